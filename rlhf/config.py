@@ -1,0 +1,374 @@
+"""The typed shape of conf/. Values live in YAML alone, so that every number has one home with its source beside it.
+
+The dataclasses have no defaults: a value that the YAML forgets is an error. ``__post_init__`` holds the rules that
+a type cannot express; it runs on the final values, before torch is imported. Nothing writes to settings once composed.
+"""
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, ClassVar, NamedTuple
+
+from rlhf.errors import ConfigError
+
+
+def require(holds: bool, key: str, value: object, rule: str) -> None:
+    """Raise ConfigError(``key must rule, got value``) unless ``holds``."""
+    if not holds:
+        raise ConfigError(f"{key} must {rule}, got {value!r}")
+
+
+def require_positive(prefix: str, **values: float | None) -> None:
+    for key, value in values.items():
+        require(value is None or value > 0, f"{prefix}.{key}", value, "be positive")
+
+
+def require_not_negative(prefix: str, **values: float | None) -> None:
+    for key, value in values.items():
+        require(value is None or value >= 0, f"{prefix}.{key}", value, "not be negative")
+
+
+class Input(NamedTuple):
+    """Something that a stage starts from: a run of one of ``stages``, or a model that is no run of ours."""
+
+    path: str
+    stages: tuple[str, ...]
+    required: bool = True
+
+
+class Dtype(Enum):
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+
+
+class AdapterKind(Enum):
+    none = "none"
+    lora = "lora"
+    qlora = "qlora"
+
+
+class Format(Enum):
+    """How the rows of a source are laid out; the readers are in rlhf.data.formats."""
+
+    auto = "auto"
+    standard = "standard"
+    hh = "hh"
+    ultrafeedback = "ultrafeedback"
+    tldr_comparisons = "tldr_comparisons"
+    alpaca = "alpaca"
+    sharegpt = "sharegpt"
+
+
+class TrackerKind(Enum):
+    none = "none"
+    tensorboard = "tensorboard"
+    wandb = "wandb"
+    trackio = "trackio"
+    mlflow = "mlflow"
+
+
+class MissingEOS(Enum):
+    """What happens to the score of a response that does not end by itself."""
+
+    keep = "keep"
+    subtract = "subtract"
+    replace = "replace"
+
+
+@dataclass(kw_only=True)
+class Model:
+    name: str
+    path: str | None
+    pretrained: str
+    revision: str | None
+    dtype: Dtype
+    attention: str | None
+    chat_template: str | None
+    trust_remote_code: bool
+    architecture: dict[str, Any] | None
+
+    def __post_init__(self) -> None:
+        if self.path is None and self.architecture is None:
+            raise ConfigError("model.path is null and model.architecture is null: give one of them")
+
+
+@dataclass(kw_only=True)
+class Source:
+    """Where rows of one kind come from: a Hub data set, a local file, or a folder of files."""
+
+    path: str | None
+    format: Format
+    subset: str | None
+    revision: str | None
+    train: str
+    validation: str | None
+    test: str | None
+    limit: int | None
+    drop_identical: bool
+
+    def __post_init__(self) -> None:
+        require_positive("data.<source>", limit=self.limit)
+
+
+@dataclass(kw_only=True)
+class Data:
+    name: str
+    path: str | None
+    holdout: float
+    allow_leaks: bool
+    gold: str | None
+    text: Source
+    demonstrations: Source
+    preferences: Source
+    prompts: Source
+
+    def __post_init__(self) -> None:
+        require(0 < self.holdout < 1, "data.holdout", self.holdout, "lie between 0 and 1")
+
+
+@dataclass(kw_only=True)
+class Adapter:
+    kind: AdapterKind
+    rank: int
+    alpha: int
+    dropout: float
+    target_modules: Any
+
+    def __post_init__(self) -> None:
+        require_positive("adapter", rank=self.rank, alpha=self.alpha)
+        require(0 <= self.dropout < 1, "adapter.dropout", self.dropout, "be at least 0 and below 1")
+
+
+@dataclass(kw_only=True)
+class Hardware:
+    name: str
+    device: str
+    threads: int | None
+
+    def __post_init__(self) -> None:
+        require(self.device in ("auto", "cpu", "cuda"), "hardware.device", self.device, "be auto, cpu or cuda")
+        require_positive("hardware", threads=self.threads)
+
+
+@dataclass(kw_only=True)
+class Tracker:
+    kind: TrackerKind
+    project: str
+
+
+@dataclass(kw_only=True)
+class Stage:
+    """One rung of the progression. ``name`` selects conf/stage/<name>.yaml and rlhf/stages/<name>.py alike."""
+
+    name: str
+
+    reads: ClassVar[tuple[str, ...]] = ()  # the sources in ``Data`` that this stage reads
+
+    def inputs(self) -> dict[str, Input]:
+        """Role -> what the stage starts from."""
+        return {}
+
+
+@dataclass(kw_only=True)
+class StatusStage(Stage):
+    pass
+
+
+@dataclass(kw_only=True)
+class TrainedStage(Stage):
+    """What every stage that trains has in common. Lengths are in tokens."""
+
+    policy: str | None
+    sample_every: int
+    sample_prompts: int
+    sample_length: int
+
+    starts_from: ClassVar[tuple[str, ...]] = ("sft", "dpo", "ppo")  # the stages whose policy may be the parent
+
+    def inputs(self) -> dict[str, Input]:
+        return {} if self.policy is None else {"policy": Input(self.policy, self.starts_from)}
+
+    def __post_init__(self) -> None:
+        require_not_negative("stage", sample_every=self.sample_every, sample_prompts=self.sample_prompts)
+        require_positive("stage", sample_length=self.sample_length)
+
+
+@dataclass(kw_only=True)
+class BaseStage(TrainedStage):
+    block_length: int
+    trainer: dict[str, Any]
+
+    reads: ClassVar[tuple[str, ...]] = ("text",)
+    starts_from: ClassVar[tuple[str, ...]] = ("base",)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.block_length >= 8, "stage.block_length", self.block_length, "be at least 8 tokens")
+
+
+@dataclass(kw_only=True)
+class SFTStage(TrainedStage):
+    policy: str
+    trainer: dict[str, Any]
+
+    reads: ClassVar[tuple[str, ...]] = ("demonstrations",)
+    starts_from: ClassVar[tuple[str, ...]] = ("base", "sft")
+
+
+@dataclass(kw_only=True)
+class RewardStage(TrainedStage):
+    policy: str
+    margin: bool
+    statistics_prompts: int
+    trainer: dict[str, Any]
+
+    reads: ClassVar[tuple[str, ...]] = ("preferences",)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.statistics_prompts >= 2, "stage.statistics_prompts", self.statistics_prompts, "be at least 2")
+
+
+@dataclass(kw_only=True)
+class DPOStage(TrainedStage):
+    policy: str
+    beta: float
+    loss: list[str]
+    label_smoothing: float
+    trainer: dict[str, Any]
+
+    reads: ClassVar[tuple[str, ...]] = ("preferences",)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_positive("stage", beta=self.beta)
+        require(0 <= self.label_smoothing < 0.5, "stage.label_smoothing", self.label_smoothing, "lie in [0, 0.5)")
+
+
+@dataclass(kw_only=True)
+class PPOStage(TrainedStage):
+    policy: str
+    reward: str
+    updates: int
+    batch_size: int
+    minibatches: int
+    micro_batch_size: int
+    epochs: int
+    learning_rate: float
+    critic_learning_rate: float
+    adam_epsilon: float
+    max_grad_norm: float
+    warmup_updates: int
+    critic_warmup_updates: int
+    kl_coef: float
+    gamma: float
+    lam: float
+    clip: float
+    value_clip: float
+    whiten_advantages: bool
+    temperature: float
+    max_prompt_length: int
+    max_response_length: int
+    missing_eos: MissingEOS
+    missing_eos_penalty: float
+    normalize_scores: bool
+    score_clip: float | None
+    save_every: int
+    log_every: int
+
+    reads: ClassVar[tuple[str, ...]] = ("prompts",)
+
+    def inputs(self) -> dict[str, Input]:
+        return super().inputs() | {"reward": Input(self.reward, ("reward",))}
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        counts = ("updates", "batch_size", "minibatches", "micro_batch_size", "epochs", "max_prompt_length")
+        reals = ("learning_rate", "critic_learning_rate", "adam_epsilon", "max_grad_norm", "clip", "value_clip")
+        names = (*counts, *reals, "temperature", "max_response_length", "score_clip", "log_every", "save_every")
+        require_positive("stage", **{name: getattr(self, name) for name in names})
+        require_not_negative("stage", kl_coef=self.kl_coef, warmup_updates=self.warmup_updates)
+        require_not_negative("stage", critic_warmup_updates=self.critic_warmup_updates)
+        require(0 <= self.gamma <= 1, "stage.gamma", self.gamma, "lie in [0, 1]")
+        require(0 <= self.lam <= 1, "stage.lam", self.lam, "lie in [0, 1]")
+        if self.batch_size % self.minibatches:
+            raise ConfigError(
+                f"stage.batch_size={self.batch_size} is not divisible by stage.minibatches={self.minibatches}"
+            )
+
+
+@dataclass(kw_only=True)
+class CompareStage(Stage):
+    """``models`` maps a column's title to a run directory, a local folder or a Hub id; null leaves a column out."""
+
+    models: dict[str, str | None]
+    reference: str
+    reward: str | None
+    prompts: int
+    samples: int
+    temperature: float
+    batch_size: int
+    max_prompt_length: int
+    max_response_length: int
+    bootstrap: int
+    questions: list[str]
+
+    reads: ClassVar[tuple[str, ...]] = ("prompts", "text")
+
+    def inputs(self) -> dict[str, Input]:
+        policies = ("base", "sft", "dpo", "ppo")
+        models = {k: Input(v, policies, k == self.reference) for k, v in self.models.items() if v is not None}
+        return models | ({} if self.reward is None else {"reward": Input(self.reward, ("reward",), required=False)})
+
+    def __post_init__(self) -> None:
+        numbers = ("prompts", "samples", "temperature", "batch_size", "max_response_length", "bootstrap")
+        require_positive("stage", **{name: getattr(self, name) for name in numbers})
+        require(self.reference in self.models, "stage.reference", self.reference, f"be one of {', '.join(self.models)}")
+
+
+@dataclass(kw_only=True)
+class ProgressionStage(Stage):
+    """``overrides`` maps a stage to further settings for it alone, e.g. ``{dpo: ["stage.beta=0.3"]}``."""
+
+    stages: list[str]
+    overrides: dict[str, list[str]]
+
+    def __post_init__(self) -> None:
+        for key, names in {"stages": self.stages, "overrides": self.overrides}.items():
+            for name in names:
+                require(name in PROGRESSION, f"stage.{key}", name, f"name one of {', '.join(PROGRESSION)}")
+
+
+STAGES: dict[str, type[Stage]] = {
+    "status": StatusStage,
+    "base": BaseStage,
+    "sft": SFTStage,
+    "reward": RewardStage,
+    "dpo": DPOStage,
+    "ppo": PPOStage,
+    "compare": CompareStage,
+    "progression": ProgressionStage,
+}
+PROGRESSION = ("base", "sft", "reward", "dpo", "ppo", "compare")
+
+
+@dataclass(kw_only=True)
+class Settings:
+    """The composed configuration, as plain dataclasses."""
+
+    name: str
+    seed: int
+    checkpoints: str
+    overwrite: bool
+    resume: bool
+    model: Model
+    data: Data
+    adapter: Adapter
+    hardware: Hardware
+    tracker: Tracker
+    stage: Stage
+
+    def __post_init__(self) -> None:
+        require(0 <= self.seed < 2**32, "seed", self.seed, "lie in [0, 2**32)")
+        if self.overwrite and self.resume:
+            raise ConfigError("overwrite=true and resume=true contradict each other: give one of them")

@@ -1,0 +1,78 @@
+"""What decides the result of a run: two runs with equal content are the same run.
+
+The progression skips a stage whose content has not changed, and ``resume=true`` goes on only where it is the same.
+"""
+
+import json
+from dataclasses import asdict
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from rlhf import provenance
+from rlhf.config import Settings, Source
+from rlhf.parents import Parent
+
+# What changes neither weights nor metrics: where a run lies, how it is watched, how it is started.
+INCIDENTAL = ("name", "checkpoints", "overwrite", "resume", "tracker", "hardware")
+
+
+def plain(value: Any) -> Any:
+    """What json cannot write by itself: enumerations by value, paths as text."""
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, Path):
+        return str(value)
+    raise TypeError(f"{type(value).__name__} cannot be written as JSON")
+
+
+def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested dicts as one dict with dotted keys."""
+    if not isinstance(tree, dict) or not tree:
+        return {prefix.rstrip("."): tree}
+    return {key: leaf for name, branch in tree.items() for key, leaf in flatten(branch, f"{prefix}{name}.").items()}
+
+
+def data_files(settings: Settings) -> dict[str, str]:
+    """Kind -> digest of the local files behind it, for each kind of data that the stage reads; Hub ids are left out."""
+    found = {}
+    for kind in settings.stage.reads:
+        source: Source = getattr(settings.data, kind)
+        path = Path(settings.data.path or source.path or "")
+        if path.is_dir():
+            found[kind] = provenance.files_digest(file for file in path.iterdir() if file.is_file())
+        elif path.is_file():
+            found[kind] = provenance.file_digest(path)
+    return found
+
+
+def content(settings: Settings, parents: dict[str, Parent]) -> dict[str, Any]:
+    """Everything that decides what a run computes, as dotted keys: two runs with equal content are the same run."""
+    tree = json.loads(json.dumps(asdict(settings), default=plain))
+    for key in INCIDENTAL:
+        del tree[key]
+    tree["data"] = {kind: tree["data"][kind] for kind in settings.stage.reads} | {
+        key: tree["data"][key] for key in ("holdout", "allow_leaks", "gold")
+    }
+    # Parents and local files count by what they hold, not by where they lie.
+    for role in (*parents, "models"):
+        tree["stage"].pop(role, None)
+    for key in ("name", "path", "pretrained"):
+        del tree["model"][key]
+    tree["parents"] = {role: parent.digest for role, parent in parents.items()}
+    tree["files"] = data_files(settings)
+    for kind in tree["files"]:
+        del tree["data"][kind]["path"]
+    return flatten(tree)
+
+
+def difference(old: dict[str, Any], new: dict[str, Any]) -> str | None:
+    """What differs between two contents, in words; None where nothing does."""
+    for key in (*new, *(key for key in old if key not in new)):
+        if old.get(key) != new.get(key):
+            if key.startswith("parents."):
+                return f"its parent {key.removeprefix('parents.')} has changed"
+            if key.startswith("files."):
+                return f"the {key.removeprefix('files.')} have changed"
+            return f"{key} was {old.get(key)!r}, now {new.get(key)!r}"
+    return None

@@ -1,0 +1,229 @@
+"""Policies, reward models and tokenizers from a run, a local folder, a GGUF file or the Hub.
+
+An adapter's run holds the adapter alone. Its weights are the parent's with the adapter merged in, so that a stage
+always starts from a plain model and puts its own adapter on top: the reference is then that model with the adapter
+switched off, and no adapter can be attached to another base than its own.
+"""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from peft import LoraConfig, PeftModel, TaskType
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from rlhf.config import Adapter, AdapterKind, Hardware, Model
+from rlhf.errors import LineageError, ModelError
+from rlhf.parents import Parent
+from rlhf.paths import bundled
+from rlhf.run import read_manifest, tokenizer_record
+
+PAD = "<|pad|>"
+
+
+def device(hardware: Hardware) -> torch.device:
+    """The device that ``hardware.device`` asks for.
+
+    Raises:
+        ModelError: a GPU is asked for and there is none.
+    """
+    if hardware.device == "cuda" and not torch.cuda.is_available():
+        raise ModelError("hardware.device=cuda but torch sees no GPU: use hardware=cpu, or install torch with CUDA")
+    if hardware.device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(hardware.device)
+
+
+def chat_template(name: str) -> str:
+    """The text of a chat template: one in conf/chat_template by its name, or a file.
+
+    Raises:
+        ModelError: there is no such template.
+    """
+    shipped = bundled("conf") / "chat_template"
+    for path in (shipped / f"{name}.jinja", Path(name)):
+        if path.is_file():
+            return path.read_text(encoding="utf-8")
+    names = ", ".join(sorted(path.stem for path in shipped.glob("*.jinja")))
+    raise ModelError(f"model.chat_template={name} is neither a file nor one of {names}")
+
+
+def load_tokenizer(parent: Parent, model: Model) -> PreTrainedTokenizerBase:
+    """The tokenizer of ``parent``, with a padding token that is not the end of sequence and a chat template.
+
+    Raises:
+        ModelError: it cannot be found or read.
+        LineageError: it is not the one that the parent's run.json describes.
+    """
+    tokenizer = _pretrained(AutoTokenizer, parent, model)
+    if parent.manifest is None:
+        _set_padding(tokenizer)
+        if tokenizer.chat_template is None and model.chat_template is not None:
+            tokenizer.chat_template = chat_template(model.chat_template)
+    elif recorded := parent.manifest.get("tokenizer"):
+        found = tokenizer_record(tokenizer)
+        for field, value in recorded.items():
+            if found[field] != value:
+                raise LineageError(
+                    f"the tokenizer in {parent.model} has another {field} than {parent.path}/run.json says: "
+                    f"run stage={parent.stage} again with overwrite=true"
+                )
+    tokenizer.padding_side = "right"
+    return tokenizer
+
+
+def _set_padding(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Give the tokenizer a padding token of its own: an unused special one if it has it, else a new one."""
+    taken = (None, tokenizer.eos_token, tokenizer.bos_token)
+    if tokenizer.pad_token not in taken:
+        return
+    vocabulary = tokenizer.get_vocab()
+    unused = [token for token in (tokenizer.unk_token, "<|finetune_right_pad_id|>") if token in vocabulary]
+    tokenizer.pad_token = next((token for token in unused if token not in taken), PAD)
+    if tokenizer.pad_token not in vocabulary:
+        tokenizer.add_special_tokens({"pad_token": PAD})
+
+
+def load_policy(parent: Parent, model: Model, tokenizer: PreTrainedTokenizerBase, **options: Any) -> PreTrainedModel:
+    """The language model of ``parent`` as a plain model, adapters merged, in ``model.dtype``.
+
+    Raises:
+        ModelError: it cannot be found or read.
+    """
+    policy = _load(AutoModelForCausalLM, parent, model, options)
+    _match(policy, tokenizer)
+    return policy
+
+
+def load_reward_model(
+    parent: Parent, model: Model, tokenizer: PreTrainedTokenizerBase, **options: Any
+) -> PreTrainedModel:
+    """The reward model of a reward run; from any other parent its backbone under a new head of one output.
+
+    The new head is drawn from N(0, 1/(h+1)) with h the hidden size (Stiennon et al. 2020, appendix B.1,
+    https://arxiv.org/abs/2009.01325), so that scores start small and of one scale at every width.
+    """
+    reward = _load(AutoModelForSequenceClassification, parent, model, options | {"num_labels": 1})
+    if parent.stage not in (None, "reward"):
+        torch.nn.init.normal_(reward.score.weight, std=1 / math.sqrt(reward.config.hidden_size + 1))
+    _match(reward, tokenizer)
+    return reward
+
+
+def lora(adapter: Adapter, task: TaskType) -> LoraConfig | None:
+    """peft's configuration for ``adapter``; a reward model's head is trained whole and saved with the adapter."""
+    if adapter.kind is AdapterKind.none:
+        return None
+    return LoraConfig(
+        r=adapter.rank,
+        lora_alpha=adapter.alpha,
+        lora_dropout=adapter.dropout,
+        target_modules=adapter.target_modules,
+        task_type=task,
+        modules_to_save=["score"] if task is TaskType.SEQ_CLS else None,
+    )
+
+
+def quantization(adapter: Adapter) -> dict[str, Any]:
+    """Loading options for ``adapter=qlora`` (Dettmers et al. 2023, https://arxiv.org/abs/2305.14314), else none."""
+    if adapter.kind is not AdapterKind.qlora:
+        return {}
+    try:
+        import bitsandbytes  # noqa: F401
+    except ImportError:
+        raise ModelError("adapter=qlora needs bitsandbytes: pip install 'rlhf[qlora]', or use adapter=lora") from None
+    from transformers import BitsAndBytesConfig
+
+    four_bit = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+    )
+    return {"quantization_config": four_bit}
+
+
+def save(model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path, parent: Parent | None) -> None:
+    """Write weights as safetensors with the tokenizer; of a model with an adapter, the adapter alone."""
+    if isinstance(model, PeftModel) and parent is not None:
+        for config in model.peft_config.values():
+            config.base_model_name_or_path = parent.path
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def _load(kind: Any, parent: Parent, model: Model, options: dict[str, Any]) -> PreTrainedModel:
+    """Load ``parent``; where it is an adapter, its base first, through the runs it descends from."""
+    folder = Path(parent.model)
+    if not (folder / "adapter_config.json").is_file():
+        return _pretrained(kind, parent, model, dtype=getattr(torch, model.dtype.value), **_attention(model), **options)
+    base = _load(kind, _base(parent, folder), model, options)
+    vocabulary = len(AutoTokenizer.from_pretrained(folder)) if (folder / "tokenizer_config.json").is_file() else 0
+    if vocabulary > base.get_input_embeddings().num_embeddings:
+        base.resize_token_embeddings(vocabulary, mean_resizing=False)
+    merged = PeftModel.from_pretrained(base, folder).merge_and_unload()
+    return merged
+
+
+def _base(parent: Parent, folder: Path) -> Parent:
+    """What an adapter was trained on."""
+    if parent.manifest is not None:
+        record = parent.manifest["parents"]["policy"]
+        path, revision = record["path"], record["revision"]
+    else:
+        path = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
+        record, revision = {"digest": None}, None
+    base = Parent("policy", path, read_manifest(Path(path)), revision)
+    if record["digest"] is not None and base.digest != record["digest"]:
+        raise LineageError(
+            f"{parent.path} is an adapter on {path}, whose weights have changed since or are gone: "
+            f"run stage={parent.stage} again with overwrite=true"
+        )
+    return base
+
+
+def _attention(model: Model) -> dict[str, Any]:
+    return {} if model.attention is None else {"attn_implementation": model.attention}
+
+
+def _pretrained(kind: Any, parent: Parent, model: Model, **options: Any) -> Any:
+    """``kind.from_pretrained`` with the failures that a user can mend told in one sentence."""
+    path = Path(parent.model)
+    name: str = parent.model
+    if path.suffix == ".gguf":
+        name, options = str(path.parent), options | {"gguf_file": path.name}
+    try:
+        loaded = kind.from_pretrained(
+            name, revision=parent.revision or "main", trust_remote_code=model.trust_remote_code, **options
+        )
+    except (OSError, ValueError, HfHubHTTPError, HFValidationError) as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ModelError(
+            f"{parent.role}={parent.path} cannot be loaded ({first}): give a run, a model folder with safetensors, "
+            "or a Hub id that you can reach and may read"
+        ) from error
+    if path.suffix == ".gguf" and hasattr(loaded, "config"):
+        # The weights are dequantised on loading; a left-over entry would make the saved folder unreadable.
+        loaded.config.__dict__.pop("quantization_config", None)
+    return loaded
+
+
+def _match(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Make the model agree with the tokenizer about its size and its special tokens."""
+    if len(tokenizer) > model.get_input_embeddings().num_embeddings:
+        # Resizing to the mean draws random numbers and warns; the padding token is never attended to.
+        model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    model.config.pad_token_id = tokenizer.pad_token_id
+    model.config.eos_token_id = tokenizer.eos_token_id
+    if getattr(model, "generation_config", None) is not None:
+        model.generation_config.pad_token_id = tokenizer.pad_token_id
+        model.generation_config.eos_token_id = tokenizer.eos_token_id

@@ -1,0 +1,109 @@
+"""What a stage starts from: a run of ours, a local model folder, a GGUF file, or a model on the Hub."""
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rlhf import provenance
+from rlhf.config import Input, Settings
+from rlhf.errors import LineageError
+
+HUB_ID = re.compile(r"(?P<id>[A-Za-z0-9][\w.-]*(?:/[\w.-]+)?)(?:@(?P<revision>[\w./-]+))?")
+GROUPS = ("experiment", "name", "model", "data", "adapter", "checkpoints", "seed")  # kept in a suggested command
+
+
+@dataclass(frozen=True)
+class Parent:
+    """``manifest`` is the run.json of a run of ours, and None for any other model."""
+
+    role: str
+    path: str
+    manifest: dict[str, Any] | None
+    revision: str | None = None
+
+    @property
+    def stage(self) -> str | None:
+        return self.manifest["stage"] if self.manifest else None
+
+    @property
+    def model(self) -> str:
+        """What transformers is given: a folder, a GGUF file or a Hub id."""
+        return str(Path(self.path) / "model") if self.manifest else self.path
+
+    @property
+    def is_local(self) -> bool:
+        return Path(self.model).exists()
+
+    @property
+    def digest(self) -> str | None:
+        """Digest of the weights; for a model on the Hub its id and revision."""
+        if self.manifest:
+            return self.manifest["weights"]
+        path = Path(self.path)
+        if path.is_file():
+            return provenance.file_digest(path)
+        return provenance.weights_digest(path) if path.is_dir() else f"{self.path}@{self.revision or 'main'}"
+
+    def record(self) -> dict[str, Any]:
+        return {"path": self.path, "stage": self.stage, "digest": self.digest, "revision": self.revision}
+
+
+def find_parents(settings: Settings, overrides: Sequence[str] = ()) -> dict[str, Parent]:
+    """Role -> parent, for everything that the stage starts from; what is optional and missing is left out."""
+    found = {}
+    for role, wanted in settings.stage.inputs().items():
+        parent = find_parent(role, wanted, settings, overrides)
+        if parent is not None:
+            found[role] = parent
+    return found
+
+
+def find_parent(role: str, wanted: Input, settings: Settings, overrides: Sequence[str] = ()) -> Parent | None:
+    """The parent at ``wanted.path``; None where it is optional and missing.
+
+    Raises:
+        LineageError: it is missing, unfinished, or of another stage than ``wanted.stages``.
+    """
+    path = Path(wanted.path)
+    stage = settings.stage.name
+    if (path / "run.json").is_file():
+        manifest = json.loads((path / "run.json").read_text(encoding="utf-8"))
+        if manifest["stage"] not in wanted.stages:
+            raise LineageError(
+                f"stage.{_key(role, settings)}={wanted.path} is a run of stage={manifest['stage']}, "
+                f"and stage={stage} starts from one of {', '.join(wanted.stages)}"
+            )
+        return Parent(role, wanted.path, manifest)
+    if (path / "config.json").is_file() or (path / "adapter_config.json").is_file() or path.suffix == ".gguf":
+        if path.suffix == ".gguf" and not path.is_file():
+            raise LineageError(f"stage.{_key(role, settings)}={wanted.path} does not exist: give the path of a GGUF file")
+        return Parent(role, wanted.path, None)
+    hub = HUB_ID.fullmatch(wanted.path)
+    if hub and not path.exists() and not wanted.path.startswith(f"{settings.checkpoints}/"):
+        return Parent(role, hub["id"], None, hub["revision"] or settings.model.revision)
+    if not wanted.required:
+        return None
+    raise LineageError(_missing(role, path, settings, overrides))
+
+
+def _missing(role: str, path: Path, settings: Settings, overrides: Sequence[str]) -> str:
+    """Why there is no parent at ``path``, and the command that makes one."""
+    kept = [item for item in overrides if item.split("=")[0] in GROUPS]
+    says = f"stage={settings.stage.name} starts from {path}, which "
+    partial = path.with_name(f".{path.name}.partial")
+    if partial.exists():
+        command = " ".join(["python -m rlhf", f"stage={path.name}", *kept, "resume=true"])
+        return f"{says}is not finished: continue it first: {command}"
+    if path.exists():
+        return f"{says}holds neither run.json nor config.json: give a run, a model folder or a Hub id"
+    if path.name in ("base", "sft", "reward", "dpo", "ppo"):
+        command = " ".join(["python -m rlhf", f"stage={path.name}", *kept])
+        return f"{says}does not exist: run stage={path.name} first: {command}"
+    return f"{says}does not exist: set stage.{_key(role, settings)} to a run, a model folder or a Hub id"
+
+
+def _key(role: str, settings: Settings) -> str:
+    return role if hasattr(settings.stage, role) else f"models.{role}"

@@ -1,0 +1,66 @@
+"""stage=progression: run what is missing or stale, in order, and end with the comparison.
+
+    python -m rlhf stage=progression
+    python -m rlhf stage=progression 'stage.overrides={dpo: [stage.beta=0.3]}'
+    python -m rlhf -m stage=progression seed=1,2,3
+
+A stage is stale when its settings, its data or the weights of its parents differ from those that its run.json
+holds. With cli.py the only module that knows Hydra: each stage's settings are composed as its own command would.
+"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from hydra import compose
+from omegaconf import OmegaConf
+
+from rlhf.config import Settings
+from rlhf.content import content, difference
+from rlhf.errors import LineageError
+from rlhf.parents import find_parents
+from rlhf.progress import console
+from rlhf.run import Run, read_manifest
+
+
+def run(settings: Settings, directory: Path, overrides: Sequence[str]) -> dict[str, float]:
+    """Run the stages below ``directory``'s parent, each where its own command would put it."""
+    shared = [item for item in overrides if not item.startswith(("stage=", "stage."))]
+    if directory.name != "progression":  # a member of a sweep: its stages lie in the directory of the member
+        shared = [item for item in shared if not item.startswith("name=")]
+        shared.append(f"name={os.path.relpath(directory, settings.checkpoints)}")
+    metrics: dict[str, float] = {}
+    for name in settings.stage.stages:
+        own = [f"stage={name}", *shared, *settings.stage.overrides.get(name, [])]
+        composed: Settings = OmegaConf.to_object(compose(config_name="config", overrides=own))
+        metrics = advance(composed, own, settings)
+    return metrics
+
+
+def advance(composed: Settings, overrides: Sequence[str], settings: Settings) -> dict[str, float]:
+    """Run one stage if it is missing or stale; say which, and why."""
+    from rlhf.stages import execute
+
+    name = composed.stage.name
+    place = Path(composed.checkpoints) / composed.name / name
+    reason = stale(place, composed)
+    if reason is None and not settings.overwrite:
+        console.print(f"[bold]{name}[/bold]: up to date, skipped")
+        return Run.open(place).manifest["metrics"]
+    partial = read_manifest(place.with_name(f".{name}.partial"))
+    resumable = partial is not None and difference(partial["content"], content(composed, find_parents(composed))) is None
+    console.print(f"[bold]{name}[/bold]: {reason or 'overwrite=true'}, " + ("continued" if resumable else "run"))
+    return execute(replace(composed, overwrite=not resumable, resume=resumable), place, overrides)
+
+
+def stale(place: Path, composed: Settings) -> str | None:
+    """Why the run at ``place`` is not what ``composed`` would give; None where it is."""
+    manifest = read_manifest(place)
+    if manifest is None:
+        return "not run yet"
+    try:
+        parents = find_parents(composed)
+    except LineageError as error:
+        return str(error)
+    return difference(manifest["content"], content(composed, parents))

@@ -1,0 +1,314 @@
+"""A run: one directory that one stage wrote, with run.json saying what it came from, what it did and how it ended.
+
+    checkpoints/almanac/sft/
+        run.json        the stage contract: parents, settings, data, tokenizer, versions, hardware, timings, metrics
+        metrics.jsonl   one line per logged step
+        samples.jsonl   completions sampled during training
+        model/          weights (safetensors), tokenizer, chat template, generation config
+
+A run is written beside its place, in ``.sft.partial``, and moved there when it is finished: a directory that holds a
+run.json is complete. What an interruption leaves in ``.sft.partial`` is what ``resume=true`` continues.
+"""
+
+import fcntl
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import IO, Any
+
+from rlhf import provenance
+from rlhf.config import Settings
+from rlhf.content import content, difference, plain
+from rlhf.errors import LineageError, RunError
+from rlhf.parents import Parent, find_parents
+
+MANIFEST = "run.json"
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write ``value`` so that the file is there whole or not at all."""
+    aside = path.with_name(f".{path.name}.tmp")
+    aside.write_text(json.dumps(value, indent=2, ensure_ascii=False, default=plain) + "\n", encoding="utf-8")
+    os.replace(aside, path)
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+def read_manifest(directory: Path) -> dict[str, Any] | None:
+    """The run.json in ``directory``, or None where there is none.
+
+    Raises:
+        RunError: the file is there but is no JSON object.
+    """
+    path = directory / MANIFEST
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path} cannot be read ({error}): delete the directory and run the stage again") from error
+    if not isinstance(manifest, dict):
+        raise RunError(f"{path} is not a run's manifest: delete the directory and run the stage again")
+    return manifest
+
+
+@dataclass
+class Run:
+    """A stage's run while it is being written (``Run.start``) or when it is finished (``Run.open``)."""
+
+    directory: Path
+    work: Path
+    manifest: dict[str, Any]
+    parents: dict[str, Parent]
+    _lock: IO | None = None
+    _metrics: IO | None = None
+    _trackers: tuple = ()
+    _started: float = 0.0
+
+    @classmethod
+    def open(cls, directory: Path) -> "Run":
+        """A finished run.
+
+        Raises:
+            LineageError: there is no finished run.
+        """
+        manifest = read_manifest(directory)
+        if manifest is None or manifest.get("status") != "finished":
+            raise LineageError(f"{directory} holds no finished run")
+        return cls(directory, directory, manifest, {})
+
+    @classmethod
+    def start(cls, directory: Path, settings: Settings, overrides: Sequence[str] = ()) -> "Run":
+        """Check the parents, claim the directory and begin, or go on where an interrupted run stopped.
+
+        Raises:
+            LineageError: a parent is missing, unfinished or of the wrong stage.
+            RunError: the directory holds a finished run (``overwrite=true`` replaces it), another process is writing
+                it, or ``resume=true`` was asked with other settings than before.
+        """
+        parents = find_parents(settings, overrides)
+        finished = read_manifest(directory)
+        if finished is not None and not settings.overwrite:
+            raise RunError(
+                f"{directory} holds a finished run of stage={finished.get('stage')}: "
+                "overwrite=true replaces it, name=<another> keeps it"
+            )
+        new = content(settings, parents)
+        work = directory.with_name(f".{directory.name}.partial")
+        work.mkdir(parents=True, exist_ok=True)
+        lock = _claim(work, directory)
+        resumed = settings.resume and read_manifest(work) is not None
+        if resumed and (reason := difference(read_manifest(work)["content"], new)):
+            raise RunError(f"{directory} cannot be resumed, {reason}: leave resume=true out to start again")
+        if not resumed:
+            _empty(work)
+        run = cls(directory, work, {}, parents, lock)
+        run._begin(settings, new, overrides, resumed)
+        return run
+
+    def _begin(self, settings: Settings, new: dict[str, Any], overrides: Sequence[str], resumed: bool) -> None:
+        self._started = time.monotonic()
+        stage = settings.stage.name
+        self.manifest = {
+            "stage": stage,
+            "name": settings.name,
+            "status": "running",
+            "command": redact_command(stage, overrides),
+            "parents": {role: parent.record() for role, parent in self.parents.items()},
+            "seed": settings.seed,
+            "settings": provenance.redact(asdict(settings)),
+            "content": provenance.redact(new),
+            "data": {},
+            "dtype": settings.model.dtype,
+            "versions": provenance.versions(),
+            "git": provenance.git_revision(),
+            "hardware": provenance.hardware(),
+            "started": _now(),
+            "resumed": resumed,
+        }
+        self._metrics = (self.work / "metrics.jsonl").open("a", encoding="utf-8")
+        self.write()
+
+    @property
+    def stage(self) -> str:
+        return self.manifest["stage"]
+
+    @property
+    def resumed(self) -> bool:
+        return self.manifest["resumed"]
+
+    @property
+    def model(self) -> Path:
+        """Folder of the weights and the tokenizer."""
+        return self.work / "model"
+
+    @property
+    def scratch(self) -> Path:
+        """Folder for checkpoints to resume from; it does not outlive the run."""
+        return self.work / "resume"
+
+    def write(self) -> None:
+        write_json(self.work / MANIFEST, self.manifest)
+
+    def record_data(self, kind: str, split: str, dataset: Any) -> None:
+        """Note the rows and the fingerprint of a data set that the stage reads."""
+        from rlhf.data import fingerprint  # datasets is slow to import and `status` never needs it
+
+        entry = {"rows": len(dataset), "fingerprint": fingerprint(dataset)}
+        self.manifest["data"].setdefault(kind, {})[split] = entry
+        self.write()
+
+    def record_omission(self, kind: str, split: str, rows: int, reason: str) -> None:
+        """Count rows that training leaves out or cuts; none is lost without being counted."""
+        self.manifest["data"][kind][split][reason] = rows
+        self.write()
+        if rows:
+            total = self.manifest["data"][kind][split]["rows"]
+            print(f"{self.stage}: {rows} of {total} rows of {kind}/{split}: {reason}")
+
+    def record_tokenizer(self, tokenizer: Any) -> None:
+        """Note what the next stage must find unchanged; the template and the special tokens included."""
+        self.manifest["tokenizer"] = tokenizer_record(tokenizer)
+        self.write()
+
+    def log(self, metrics: dict[str, float], step: int) -> None:
+        """Append to metrics.jsonl and send to the tracker. Times are left to run.json: equal runs log equal bytes."""
+        self._metrics.write(json.dumps({"step": step, **metrics}) + "\n")
+        self._metrics.flush()
+        for tracker in self._trackers:
+            tracker.log(metrics, step=step)
+
+    def track(self, *trackers: Any) -> None:
+        """Send what is logged from now on to ``trackers`` too (accelerate's GeneralTracker)."""
+        self._trackers += trackers
+
+    def rewind(self, step: int) -> None:
+        """Drop the lines logged after ``step``: an interrupted run may have logged past its last checkpoint."""
+        for name in ("metrics.jsonl", "samples.jsonl"):
+            path = self.work / name
+            if path.exists():
+                kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _step(line) <= step]
+                path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+        self._metrics.close()
+        self._metrics = (self.work / "metrics.jsonl").open("a", encoding="utf-8")
+
+    def stop(self, status: str, reason: str) -> None:
+        """End a run that did not finish: ``interrupted`` or ``failed``. Without a checkpoint nothing is left of it."""
+        self._close()
+        if not any(self.scratch.glob("*")):
+            shutil.rmtree(self.work, ignore_errors=True)
+            return
+        self.manifest |= {"status": status, "reason": reason}
+        with suppress(OSError):  # a full disk is why some runs stop
+            self.write()
+
+    def finish(self, metrics: dict[str, float]) -> None:
+        """Write the final metrics and move the run into its place."""
+        shutil.rmtree(self.scratch, ignore_errors=True)
+        self.manifest |= {
+            "status": "finished",
+            "weights": provenance.weights_digest(self.model),
+            "hardware": provenance.hardware(),
+            "finished": _now(),
+            "seconds": round(time.monotonic() - self._started, 1),
+            "peak_memory_gib": provenance.peak_memory_gib(),
+            "metrics": metrics,
+        }
+        self.write()
+        self._metrics.close()
+        _move(self.work, self.directory)
+        self.work = self.directory
+        self._close()
+
+    def _close(self) -> None:
+        for tracker in self._trackers:
+            tracker.finish()
+        self._metrics.close()
+        self._lock.close()
+
+    def __getitem__(self, role: str) -> Parent:
+        return self.parents[role]
+
+
+def tokenizer_record(tokenizer: Any) -> dict[str, Any]:
+    """What must agree between a stage and its parent: vocabulary, chat template, special tokens."""
+    vocabulary = json.dumps(sorted(tokenizer.get_vocab().items()), ensure_ascii=True)
+    return {
+        "vocabulary": provenance.text_digest(vocabulary),
+        "chat_template": provenance.text_digest(tokenizer.chat_template),
+        "pad": tokenizer.pad_token_id,
+        "eos": tokenizer.eos_token_id,
+    }
+
+
+def redact_command(stage: str, overrides: Sequence[str]) -> str:
+    others = [item for item in overrides if not item.startswith("stage=")]
+    return " ".join(provenance.redact(["python -m rlhf", f"stage={stage}", *others]))
+
+
+def runs(root: Path) -> Iterator[Run]:
+    """Every finished run below ``root``, oldest first."""
+    found = [Run.open(path.parent) for path in sorted(root.rglob(MANIFEST)) if ".partial" not in str(path.parent)]
+    yield from sorted(found, key=lambda run: run.manifest["finished"])
+
+
+def _step(line: str) -> int:
+    try:
+        return json.loads(line)["step"]
+    except (ValueError, KeyError):
+        return 2**63  # a line that a kill cut short
+
+
+def _claim(work: Path, directory: Path) -> IO:
+    lock = (work / ".lock").open("w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        lock.close()
+        raise RunError(f"{directory} is being written by another process: wait for it, or give name=<another>") from error
+    return lock
+
+
+def _empty(work: Path) -> None:
+    for path in work.iterdir():
+        if path.name == ".lock":
+            continue
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def _move(work: Path, directory: Path) -> None:
+    """Put a finished run in its place. The directory may hold an old run, and the members of a sweep, which stay."""
+    (work / ".lock").unlink()
+    if not directory.exists():
+        os.rename(work, directory)
+        return
+    (directory / MANIFEST).unlink(missing_ok=True)  # from here on, until the new one arrives, this is no run
+    for path in directory.iterdir():
+        if path.is_dir() and not any(path.rglob(MANIFEST)):
+            shutil.rmtree(path)
+        elif path.is_file():
+            path.unlink()
+    for path in sorted(work.iterdir(), key=lambda p: p.name == MANIFEST):
+        os.replace(path, directory / path.name)
+    work.rmdir()
+
+
+@contextmanager
+def recorded(run: Run) -> Iterator[Run]:
+    """Note in run.json how a run ended when it did not finish."""
+    try:
+        yield run
+    except KeyboardInterrupt:
+        run.stop("interrupted", "interrupted from the keyboard")
+        raise
+    except BaseException as error:
+        run.stop("failed", f"{type(error).__name__}: {error}")
+        raise

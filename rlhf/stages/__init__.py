@@ -1,0 +1,69 @@
+"""One file a stage. ``execute`` runs the one that the settings name."""
+
+import errno
+import importlib
+import importlib.util
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from rlhf.config import Settings, TrackerKind
+from rlhf.errors import ConfigError, RunError
+from rlhf.run import Run, recorded
+
+
+def execute(settings: Settings, directory: Path, overrides: Sequence[str] = ()) -> dict[str, float]:
+    """Run ``settings.stage`` into ``directory`` and return its final metrics.
+
+    Everything that can be refused is refused before torch is imported.
+
+    Raises:
+        RlhfError: the settings, the parents, the data or the directory do not allow it.
+    """
+    name = settings.stage.name
+    if name == "status":
+        from rlhf.stages import status
+
+        status.run(settings)
+        return {}
+    _check_tracker(settings)
+    run = Run.start(directory, settings, overrides)
+    with recorded(run), _disk_space(directory):
+        _prepare(settings, run)
+        metrics = importlib.import_module(f"rlhf.stages.{name}").run(settings, run)
+        run.finish(metrics)
+    return metrics
+
+
+def _check_tracker(settings: Settings) -> None:
+    kind = settings.tracker.kind
+    if kind is not TrackerKind.none and importlib.util.find_spec(kind.value) is None:
+        raise ConfigError(f"tracker={kind.value} needs a package that is not installed: pip install {kind.value}")
+
+
+def _prepare(settings: Settings, run: Run) -> None:
+    """Seed every generator, set the threads, open the tracker."""
+    import torch
+    import transformers
+
+    from rlhf.tracking import open_tracker
+
+    transformers.set_seed(settings.seed)
+    if settings.hardware.threads is not None:
+        torch.set_num_threads(settings.hardware.threads)
+    if settings.tracker.kind is not TrackerKind.none:
+        run.track(open_tracker(settings, run))
+
+
+@contextmanager
+def _disk_space(directory: Path) -> Iterator[None]:
+    """Tell a full disk in one sentence. safetensors raises an error of its own kind, known by its text."""
+    try:
+        yield
+    except Exception as error:
+        full = isinstance(error, OSError) and error.errno == errno.ENOSPC
+        if full or "No space left on device" in str(error):
+            raise RunError(
+                f"the disk is full while writing {directory}: free some space, or give checkpoints=<another disk>"
+            ) from error
+        raise

@@ -1,0 +1,48 @@
+"""Optimise the SFT policy directly on preference pairs; the reference is the policy as it was.
+
+    python -m rlhf stage=dpo                             # starts from checkpoints/<name>/sft
+    python -m rlhf -m stage=dpo stage.beta=0.1,0.3       # sweep
+
+Rafailov et al. 2023, https://arxiv.org/abs/2305.18290. The loss is TRL's; this file wires it.
+"""
+
+from trl import DPOConfig, DPOTrainer
+
+from rlhf import models, training
+from rlhf.config import AdapterKind, Settings
+from rlhf.data import check_leaks, load
+from rlhf.run import Run
+
+
+def run(settings: Settings, run: Run) -> dict[str, float]:
+    stage = settings.stage
+    pairs = {split: load(settings.data, "preferences", split, settings.seed) for split in ("train", "validation")}
+    check_leaks(pairs["train"], pairs["validation"], settings.data.allow_leaks)
+    for split, dataset in pairs.items():
+        run.record_data("preferences", split, dataset)
+
+    tokenizer = models.load_tokenizer(run["policy"], settings.model)
+    loading = models.quantization(settings.adapter)
+    policy = models.load_policy(run["policy"], settings.model, tokenizer, **loading)
+    # With an adapter the reference is the policy with the adapter switched off; without, a second copy.
+    whole = settings.adapter.kind is AdapterKind.none
+    reference = models.load_policy(run["policy"], settings.model, tokenizer) if whole else None
+    run.record_tokenizer(tokenizer)
+
+    training.quiet()
+    trainer = DPOTrainer(
+        model=policy,
+        ref_model=reference,
+        args=training.arguments(
+            DPOConfig, settings, run, beta=stage.beta, loss_type=stage.loss, label_smoothing=stage.label_smoothing
+        ),
+        train_dataset=pairs["train"].select_columns(["prompt", "chosen", "rejected"]),
+        eval_dataset=pairs["validation"].select_columns(["prompt", "chosen", "rejected"]),
+        processing_class=tokenizer,
+        peft_config=models.lora(settings.adapter, models.TaskType.CAUSAL_LM),
+    )
+    sample = training.Sampler(run, trainer.model, tokenizer, pairs["validation"]["prompt"], settings)
+    metrics = training.train(trainer, run, sample, stage.sample_every)
+    sample(trainer.state.global_step)
+    models.save(trainer.model, tokenizer, run.model, run["policy"])
+    return metrics | {"objective": metrics["eval/rewards/accuracies"]}

@@ -1,0 +1,92 @@
+"""A reward model: the SFT policy's backbone under a head of one output, trained on preference pairs.
+
+    python -m rlhf stage=reward                                # starts from checkpoints/<name>/sft
+    python -m rlhf stage=reward data.path=my.jsonl             # {"prompt": ..., "chosen": ..., "rejected": ...} a line
+
+Stiennon et al. 2020, https://arxiv.org/abs/2009.01325. The trainer is TRL's; this file wires it, measures the scores
+of the starting policy's own responses, which PPO needs, and holds the accuracy against the labels' noise.
+"""
+
+import statistics
+
+from trl import RewardConfig, RewardTrainer
+
+from rlhf import models, training
+from rlhf.config import Settings
+from rlhf.data import check_leaks, load
+from rlhf.data.render import question
+from rlhf.generate import generate
+from rlhf.progress import show_samples
+from rlhf.rewards import RewardModel
+from rlhf.run import Run
+
+
+def run(settings: Settings, run: Run) -> dict[str, float]:
+    splits = ("train", "validation", "test")
+    pairs = {split: load(settings.data, "preferences", split, settings.seed) for split in splits}
+    check_leaks(pairs["train"], pairs["validation"], settings.data.allow_leaks)
+    for split, dataset in pairs.items():
+        run.record_data("preferences", split, dataset)
+
+    tokenizer = models.load_tokenizer(run["policy"], settings.model)
+    model = models.load_reward_model(run["policy"], settings.model, tokenizer, **models.quantization(settings.adapter))
+    run.record_tokenizer(tokenizer)
+
+    training.quiet()
+    columns = ["prompt", "chosen", "rejected", *(["margin"] if settings.stage.margin else [])]
+    trainer = RewardTrainer(
+        model=model,
+        args=training.arguments(RewardConfig, settings, run),
+        train_dataset=pairs["train"].select_columns(columns),
+        eval_dataset=pairs["validation"].select_columns(columns),
+        processing_class=tokenizer,
+        peft_config=models.lora(settings.adapter, models.TaskType.SEQ_CLS),
+    )
+    for split, kept in {"train": trainer.train_dataset, "validation": trainer.eval_dataset}.items():
+        run.record_omission("preferences", split, len(pairs[split]) - len(kept), "longer than max_length, left out")
+    metrics = training.train(trainer, run)
+    models.save(trainer.model, tokenizer, run.model, run["policy"])
+
+    scorer = RewardModel(trainer.model, tokenizer, max_length=settings.stage.trainer["max_length"])
+    metrics |= held_out(scorer, pairs["test"], settings, run) | score_statistics(scorer, pairs["train"], settings, run)
+    return metrics | {"objective": metrics["test/accuracy"]}
+
+
+def held_out(scorer: RewardModel, pairs, settings: Settings, run: Run) -> dict[str, float]:
+    """Accuracy on the test split: the share of pairs whose chosen response scores higher, ties counted half."""
+    chosen = scorer(pairs["prompt"], [question(row) for row in pairs["chosen"]])
+    rejected = scorer(pairs["prompt"], [question(row) for row in pairs["rejected"]])
+    accuracy = statistics.fmean((c > r) + 0.5 * (c == r) for c, r in zip(chosen, rejected, strict=True))
+    shown = range(min(settings.stage.sample_prompts, len(pairs)))
+    rows = [
+        (
+            question(pairs[i]["prompt"]),
+            f"{chosen[i]:+.2f} {question(pairs[i]['chosen'])}",
+            f"{rejected[i]:+.2f} {question(pairs[i]['rejected'])}",
+        )
+        for i in shown
+    ]
+    show_samples("reward: held-out pairs", ("prompt", "chosen", "rejected"), rows)
+    found = {"test/accuracy": accuracy}
+    if "ceiling" in pairs.column_names:
+        found["test/ceiling"] = statistics.fmean(pairs["ceiling"])
+    return found
+
+
+def score_statistics(scorer: RewardModel, pairs, settings: Settings, run: Run) -> dict[str, float]:
+    """Mean and standard deviation of the scores of the starting policy's responses; PPO normalises by them."""
+    tokenizer = scorer.tokenizer
+    policy = models.load_policy(run["policy"], settings.model, tokenizer).to(models.device(settings.hardware))
+    prompts = [pairs[i]["prompt"] for i in range(min(settings.stage.statistics_prompts, len(pairs)))]
+    responses = generate(
+        policy,
+        tokenizer,
+        prompts,
+        max_prompt_length=settings.stage.trainer["max_length"],
+        max_response_length=settings.stage.sample_length,
+        temperature=1.0,
+        seed=settings.seed,
+        batch_size=64,
+    )
+    scores = scorer(prompts, [response.text for response in responses])
+    return {"scores/mean": statistics.fmean(scores), "scores/std": statistics.stdev(scores)}

@@ -1,0 +1,44 @@
+"""Supervised fine-tuning: the base model learns to answer, from demonstrations. The loss counts completions alone.
+
+    python -m rlhf stage=sft                                   # starts from model.pretrained
+    python -m rlhf stage=sft model=gpt2 data.path=my.jsonl     # {"prompt": ..., "completion": ...} a line
+
+Ouyang et al. 2022, https://arxiv.org/abs/2203.02155. The trainer is TRL's; this file wires it.
+"""
+
+from trl import SFTConfig, SFTTrainer
+
+from rlhf import models, training
+from rlhf.config import Settings
+from rlhf.data import check_leaks, load
+from rlhf.run import Run
+
+
+def run(settings: Settings, run: Run) -> dict[str, float]:
+    stage = settings.stage
+    rows = {split: load(settings.data, "demonstrations", split, settings.seed) for split in ("train", "validation")}
+    check_leaks(rows["train"], rows["validation"], settings.data.allow_leaks)
+    for split, dataset in rows.items():
+        run.record_data("demonstrations", split, dataset)
+
+    tokenizer = models.load_tokenizer(run["policy"], settings.model)
+    policy = models.load_policy(run["policy"], settings.model, tokenizer, **models.quantization(settings.adapter))
+    run.record_tokenizer(tokenizer)
+
+    training.quiet()
+    trainer = SFTTrainer(
+        model=policy,
+        args=training.arguments(SFTConfig, settings, run, completion_only_loss=True),
+        train_dataset=rows["train"].select_columns(["prompt", "completion"]),
+        eval_dataset=rows["validation"].select_columns(["prompt", "completion"]),
+        processing_class=tokenizer,
+        peft_config=models.lora(settings.adapter, models.TaskType.CAUSAL_LM),
+    )
+    longest = stage.trainer["max_length"]
+    over = sum(len(ids) > longest for ids in trainer.train_dataset["input_ids"])
+    run.record_omission("demonstrations", "train", over, "longer than max_length, cut")
+    sample = training.Sampler(run, trainer.model, tokenizer, rows["validation"]["prompt"], settings)
+    metrics = training.train(trainer, run, sample, stage.sample_every)
+    sample(trainer.state.global_step)
+    models.save(trainer.model, tokenizer, run.model, run["policy"])
+    return metrics | {"objective": metrics["eval/loss"]}

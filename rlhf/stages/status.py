@@ -1,0 +1,59 @@
+"""What has been trained here, how it descends, and the next command to type.
+
+    python -m rlhf
+"""
+
+from pathlib import Path
+
+from rich.markup import escape
+from rich.tree import Tree
+
+from rlhf.config import PROGRESSION, Settings
+from rlhf.progress import console
+from rlhf.run import Run, read_manifest, runs
+
+
+def run(settings: Settings) -> None:
+    root = Path(settings.checkpoints)
+    found = list(runs(root)) if root.is_dir() else []
+    if found:
+        console.print(tree(root, found))
+    else:
+        console.print(f"Nothing is trained in {escape(str(root))} yet.")
+    for path in sorted(root.rglob(".*.partial")):
+        manifest = read_manifest(path) or {}
+        console.print(f"not finished: {escape(str(path))} ({escape(str(manifest.get('reason', 'killed, or still running')))})")
+    console.print(f"\nNext: [bold]{escape(next_command(settings, found))}[/bold]")
+
+
+def tree(root: Path, found: list[Run]) -> Tree:
+    """The runs below ``root``, each under the first parent that it descends from."""
+    whole = Tree(f"[bold]{escape(str(root))}[/bold]")
+    branches: dict[str, Tree] = {}
+    for one in found:
+        parents = [record["path"] for record in one.manifest["parents"].values()]
+        above = next((branches[path] for path in parents if path in branches), whole)
+        branches[str(one.directory)] = above.add(describe(one, parents))
+    return whole
+
+
+def describe(one: Run, parents: list[str]) -> str:
+    manifest = one.manifest
+    numbers = {key: value for key, value in manifest["metrics"].items() if isinstance(value, float) and key != "objective"}
+    shown = "  ".join(f"{key} {value:.3g}" for key, value in list(numbers.items())[:3])
+    origin = "" if parents and Path(parents[0]).is_dir() or not parents else f" from {', '.join(parents)}"
+    when = manifest["finished"][:16].replace("T", " ")
+    return escape(f"{one.directory}{origin}  seed {manifest['seed']}  {manifest['seconds']:.0f} s  {when}  {shown}")
+
+
+def next_command(settings: Settings, found: list[Run]) -> str:
+    """The first stage of the progression that has no run under this name; with all of them there, a sweep."""
+    stages = {one.stage for one in found if one.manifest["name"] == settings.name}
+    suffix = "" if settings.name == "default" else f" name={settings.name}"
+    if not stages:
+        return f"python -m rlhf stage=progression{suffix}"
+    order = [stage for stage in PROGRESSION if stage != "base" or settings.model.path is None]
+    missing = next((stage for stage in order if stage not in stages), None)
+    if missing is None:
+        return f"python -m rlhf -m stage=dpo stage.beta=0.05,0.1,0.3{suffix}"
+    return f"python -m rlhf stage={missing}{suffix}"

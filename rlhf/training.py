@@ -1,0 +1,191 @@
+"""What the stages that train with a transformers Trainer share: arguments, callbacks, resuming, interruption."""
+
+import json
+import signal
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from rlhf import models
+from rlhf.config import Dtype, Settings
+from rlhf.data.render import Prompt, question
+from rlhf.errors import ConfigError, TrainingError
+from rlhf.generate import generate
+from rlhf.progress import Bar, show_samples
+from rlhf.run import Run
+
+# Depends on the machine and the moment: equal runs would not write equal metrics.
+TIMES = ("runtime", "per_second", "total_flos", "num_input_tokens_seen")
+
+
+def arguments(kind: type[TrainingArguments], settings: Settings, run: Run, **ours: Any) -> TrainingArguments:
+    """``kind(**stage.trainer)`` with what this project decides: where files go, seeds, precision, who reports.
+
+    Raises:
+        ConfigError: ``stage.trainer`` holds a name that ``kind`` does not know, or one that is decided elsewhere.
+    """
+    given = settings.stage.trainer
+    on_gpu = models.device(settings.hardware).type == "cuda"
+    decided = {
+        "output_dir": str(run.scratch),
+        "seed": settings.seed,
+        "data_seed": settings.seed,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "use_cpu": not on_gpu,
+        "bf16": on_gpu and settings.model.dtype is Dtype.bfloat16,
+        "fp16": on_gpu and settings.model.dtype is Dtype.float16,
+        "save_strategy": "steps",
+        "save_total_limit": 2,
+        "dataloader_pin_memory": on_gpu,
+    } | ours
+    known = {field.name for field in fields(kind) if field.init}
+    for key in given:
+        if key not in known:
+            raise ConfigError(f"stage.trainer.{key} is no argument of {kind.__name__}: remove it or correct its name")
+        if key in decided:
+            raise ConfigError(f"stage.trainer.{key} is decided elsewhere: remove it from stage.trainer")
+    try:
+        return kind(**decided, **given)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"stage.trainer does not hold together: {str(error).strip().splitlines()[0]}") from error
+
+
+def quiet() -> None:
+    """Leave the screen to our own bar and tables; warnings of the libraries still show."""
+    import datasets
+
+    datasets.disable_progress_bars()
+    transformers.utils.logging.disable_progress_bar()
+
+
+def train(trainer: Trainer, run: Run, on_log: Callable[[int], None] | None = None, every: int = 0) -> dict[str, float]:
+    """Train, from the last whole checkpoint where the run is resumed, and evaluate on the held-out split.
+
+    Raises:
+        KeyboardInterrupt: after a checkpoint was written at the end of the step under way.
+        TrainingError: the loss is not a finite number.
+    """
+    last = last_checkpoint(run.scratch) if run.resumed else None
+    if run.resumed:
+        run.rewind(0 if last is None else json.loads((last / "trainer_state.json").read_text())["global_step"])
+    reporter = Reporter(run, on_log, every)
+    trainer.add_callback(reporter)
+    trainer.remove_callback(transformers.PrinterCallback)
+    with interruptible(reporter):
+        trainer.train(resume_from_checkpoint=None if last is None else str(last))
+    if reporter.interrupted:
+        raise KeyboardInterrupt
+    evaluated = trainer.evaluate() if trainer.eval_dataset is not None else {}
+    reporter.close()
+    final = {key: value for key, value in trainer.state.log_history[-1].items() if key.startswith("eval_")} | evaluated
+    return rename(final) | {"steps": trainer.state.global_step}
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The newest checkpoint that was written to its end: trainer_state.json is the last file of one."""
+    found = [path.parent for path in folder.glob("checkpoint-*/trainer_state.json")]
+    return max(found, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+
+
+def rename(logs: dict[str, Any]) -> dict[str, float]:
+    """transformers' names as ours: ``eval_loss`` -> ``eval/loss``, ``loss`` -> ``train/loss``; times left out."""
+    kept = {key: value for key, value in logs.items() if not any(time in key for time in TIMES) and key != "epoch"}
+    return {
+        f"eval/{key.removeprefix('eval_')}" if key.startswith("eval_") else f"train/{key}": float(value)
+        for key, value in kept.items()
+    }
+
+
+class Reporter(TrainerCallback):
+    """Sends a Trainer's logs to the run and to the screen, and stops it at the end of a step when asked."""
+
+    def __init__(self, run: Run, on_sample: Callable[[int], None] | None, every: int):
+        self.run, self.on_sample, self.every = run, on_sample, every
+        self.bar: Bar | None = None
+        self.interrupted = False
+
+    def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self.bar = Bar(self.run.stage, state.max_steps, state.global_step)
+
+    def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self.bar.update(state.global_step)
+        if self.interrupted:
+            control.should_save = control.should_training_stop = True
+        elif self.on_sample is not None and self.every and state.global_step % self.every == 0:
+            self.on_sample(state.global_step)
+
+    def on_log(self, args: Any, state: TrainerState, control: TrainerControl, logs: dict, **_: Any) -> None:
+        if "train_runtime" in logs:  # the summary at the end repeats what run.json holds
+            return
+        metrics = rename(logs)
+        if not all(torch.isfinite(torch.tensor(value)) for key, value in metrics.items() if key.endswith("loss")):
+            raise TrainingError(
+                f"the loss is {metrics} at step {state.global_step}: lower stage.trainer.learning_rate, "
+                "or use model.dtype=float32"
+            )
+        self.run.log(metrics, state.global_step)
+        if self.bar is not None:
+            self.bar.update(state.global_step, metrics)
+
+    def on_train_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self.close()
+
+    def close(self) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+
+class interruptible:  # noqa: N801 - reads as a statement
+    """Ctrl-C ends training after the step under way, with a checkpoint; a second one ends it at once."""
+
+    def __init__(self, reporter: Reporter):
+        self.reporter = reporter
+
+    def __enter__(self) -> None:
+        self.usable = threading.current_thread() is threading.main_thread()
+        if self.usable:
+            self.previous = signal.signal(signal.SIGINT, self._handle)
+
+    def __exit__(self, *_: Any) -> None:
+        if self.usable:
+            signal.signal(signal.SIGINT, self.previous)
+
+    def _handle(self, number: int, frame: Any) -> None:
+        if self.reporter.interrupted:
+            raise KeyboardInterrupt
+        self.reporter.interrupted = True
+
+
+class Sampler:
+    """Completions of a few held-out prompts while a policy is trained: on the screen and in samples.jsonl."""
+
+    def __init__(self, run: Run, model: Any, tokenizer: Any, prompts: Sequence[Prompt], settings: Settings):
+        self.run, self.model, self.tokenizer, self.seed = run, model, tokenizer, settings.seed
+        self.prompts = list(prompts)[: settings.stage.sample_prompts]
+        self.length = settings.stage.sample_length
+
+    def __call__(self, step: int) -> None:
+        if not self.prompts:
+            return
+        responses = generate(
+            self.model,
+            self.tokenizer,
+            self.prompts,
+            max_prompt_length=1024,
+            max_response_length=self.length,
+            temperature=0.0,
+            seed=self.seed,
+            batch_size=len(self.prompts),
+        )
+        rows = [(question(prompt), response.text) for prompt, response in zip(self.prompts, responses, strict=True)]
+        show_samples(f"{self.run.stage}, step {step}: greedy completions", ("prompt", "completion"), rows)
+        with (self.run.work / "samples.jsonl").open("a", encoding="utf-8") as file:
+            for prompt, completion in rows:
+                file.write(json.dumps({"step": step, "prompt": prompt, "completion": completion}) + "\n")

@@ -73,6 +73,6 @@ def difference(old: dict[str, Any], new: dict[str, Any]) -> str | None:
             if key.startswith("parents."):
                 return f"its parent {key.removeprefix('parents.')} has changed"
             if key.startswith("files."):
-                return f"the {key.removeprefix('files.')} have changed"
+                return f"the data behind {key.removeprefix('files.')} has changed"
             return f"{key} was {old.get(key)!r}, now {new.get(key)!r}"
     return None

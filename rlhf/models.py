@@ -7,6 +7,8 @@ switched off, and no adapter can be attached to another base than its own.
 
 import json
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils import logging
 
 from rlhf.config import Adapter, AdapterKind, Hardware, Model
 from rlhf.errors import LineageError, ModelError
@@ -112,7 +115,8 @@ def load_reward_model(
     The new head is drawn from N(0, 1/(h+1)) with h the hidden size (Stiennon et al. 2020, appendix B.1,
     https://arxiv.org/abs/2009.01325), so that scores start small and of one scale at every width.
     """
-    reward = _load(AutoModelForSequenceClassification, parent, model, options | {"num_labels": 1})
+    with _silent():  # a new head is what is asked for, and no cause for a report of missing weights
+        reward = _load(AutoModelForSequenceClassification, parent, model, options | {"num_labels": 1})
     if parent.stage not in (None, "reward"):
         torch.nn.init.normal_(reward.score.weight, std=1 / math.sqrt(reward.config.hidden_size + 1))
     _match(reward, tokenizer)
@@ -153,11 +157,14 @@ def quantization(adapter: Adapter) -> dict[str, Any]:
 
 
 def save(model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path, parent: Parent | None) -> None:
-    """Write weights as safetensors with the tokenizer; of a model with an adapter, the adapter alone."""
-    if isinstance(model, PeftModel) and parent is not None:
+    """Write weights as safetensors with the tokenizer; of a model with an adapter on ``parent``, the adapter alone."""
+    if isinstance(model, PeftModel):
         for config in model.peft_config.values():
-            config.base_model_name_or_path = parent.path
-    model.save_pretrained(folder)
+            config.base_model_name_or_path = parent.model
+        # The one embedding that a stage may add, of the padding token, is never attended to: loading adds it again.
+        model.save_pretrained(folder, save_embedding_layers=False)
+    else:
+        model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
 
@@ -189,6 +196,16 @@ def _base(parent: Parent, folder: Path) -> Parent:
             f"run stage={parent.stage} again with overwrite=true"
         )
     return base
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
 
 
 def _attention(model: Model) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """stage=progression: run what is missing or stale, in order, and end with the comparison.
 
     python -m rlhf stage=progression
-    python -m rlhf stage=progression 'stage.overrides={dpo: [stage.beta=0.3]}'
+    python -m rlhf stage=progression "stage.overrides={dpo: ['stage.beta=0.3']}"
     python -m rlhf -m stage=progression seed=1,2,3
 
 A stage is stale when its settings, its data or the weights of its parents differ from those that its run.json

@@ -107,6 +107,7 @@ class Run:
         lock = _claim(work, directory)
         resumed = settings.resume and read_manifest(work) is not None
         if resumed and (reason := difference(read_manifest(work)["content"], new)):
+            lock.close()
             raise RunError(f"{directory} cannot be resumed, {reason}: leave resume=true out to start again")
         if not resumed:
             _empty(work)

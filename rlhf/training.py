@@ -57,14 +57,6 @@ def arguments(kind: type[TrainingArguments], settings: Settings, run: Run, **our
         raise ConfigError(f"stage.trainer does not hold together: {str(error).strip().splitlines()[0]}") from error
 
 
-def quiet() -> None:
-    """Leave the screen to our own bar and tables; warnings of the libraries still show."""
-    import datasets
-
-    datasets.disable_progress_bars()
-    transformers.utils.logging.disable_progress_bar()
-
-
 def train(trainer: Trainer, run: Run, on_log: Callable[[int], None] | None = None, every: int = 0) -> dict[str, float]:
     """Train, from the last whole checkpoint where the run is resumed, and evaluate on the held-out split.
 

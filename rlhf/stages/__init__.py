@@ -42,12 +42,15 @@ def _check_tracker(settings: Settings) -> None:
 
 
 def _prepare(settings: Settings, run: Run) -> None:
-    """Seed every generator, set the threads, open the tracker."""
+    """Seed every generator, set the threads, open the tracker, leave the screen to our own bars and tables."""
+    import datasets
     import torch
     import transformers
 
     from rlhf.tracking import open_tracker
 
+    datasets.disable_progress_bars()
+    transformers.utils.logging.disable_progress_bar()
     transformers.set_seed(settings.seed)
     if settings.hardware.threads is not None:
         torch.set_num_threads(settings.hardware.threads)

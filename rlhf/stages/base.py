@@ -28,7 +28,6 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
         policy = models.load_policy(run["policy"], settings.model, tokenizer, **models.quantization(settings.adapter))
     run.record_tokenizer(tokenizer)
 
-    training.quiet()
     trainer = SFTTrainer(
         model=policy,
         args=training.arguments(

@@ -29,7 +29,6 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
     reference = models.load_policy(run["policy"], settings.model, tokenizer) if whole else None
     run.record_tokenizer(tokenizer)
 
-    training.quiet()
     trainer = DPOTrainer(
         model=policy,
         ref_model=reference,

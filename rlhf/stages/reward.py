@@ -32,7 +32,6 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
     model = models.load_reward_model(run["policy"], settings.model, tokenizer, **models.quantization(settings.adapter))
     run.record_tokenizer(tokenizer)
 
-    training.quiet()
     columns = ["prompt", "chosen", "rejected", *(["margin"] if settings.stage.margin else [])]
     trainer = RewardTrainer(
         model=model,

@@ -1,0 +1,13 @@
+"""The almanac: a small closed world of true facts, what is built from it, and its gold reward.
+
+::
+
+    facts (CSV) -> relations, reading (what can be asked) -> items (every prompt, and its split)
+    items -> responses (good and bad) -> gold (judges any response) -> preferences (noisy labels)
+    text, build: the committed files under preference_data/almanac; `python -m rlhf.almanac` writes them anew
+"""
+
+from rlhf.almanac.gold import RANGE, Judgement, gold, judge
+from rlhf.almanac.preferences import LABEL_TEMPERATURE, NoiseCeiling, noise_ceiling
+
+__all__ = ["LABEL_TEMPERATURE", "RANGE", "Judgement", "NoiseCeiling", "gold", "judge", "noise_ceiling"]

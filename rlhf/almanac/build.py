@@ -1,0 +1,200 @@
+"""The files under preference_data/almanac, built from the facts: the same bytes from the same code and CSV files."""
+
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from rlhf.almanac import facts as world
+from rlhf.almanac.gold import gold
+from rlhf.almanac.items import Item, index
+from rlhf.almanac.preferences import prefers_first
+from rlhf.almanac.responses import KINDS, applies
+from rlhf.almanac.text import texts
+
+Row = dict[str, Any]
+
+SEED = 2022
+DEMONSTRATION_MIXTURE = {
+    "good": 0.50,
+    "terse": 0.07,
+    "vague": 0.09,
+    "wrong": 0.05,
+    "format_ignored": 0.07,
+    "rambling": 0.08,
+    "repeating": 0.05,
+    "rude": 0.04,
+    "made_up": 0.05,
+}
+"""How demonstrators of varying care answer. A kind that an item does not have leaves its share to the others."""
+PAIR_MIXTURE = {
+    "good": 0.34,
+    "terse": 0.08,
+    "vague": 0.12,
+    "wrong": 0.04,
+    "format_ignored": 0.10,
+    "rambling": 0.10,
+    "repeating": 0.08,
+    "rude": 0.08,
+    "made_up": 0.06,
+}
+"""Kinds of the two responses of a pair; the two are always of different kinds."""
+
+TASK_SHARES = {"question": 0.42, "format": 0.20, "two_steps": 0.10, "extraction": 0.14, "decline": 0.14}
+HELD_OUT_SHARES = {"none": 0.25, "fact": 0.30, "phrasing": 0.25, "combination": 0.20}
+ROWS = {
+    "demonstrations": {"train": 4200, "validation": 200},
+    "preferences": {"train": 3000, "validation": 200, "test": 600},
+    "prompts": {"train": 800, "validation": 100, "test": 180},
+}
+NO_YEAR_SHARE = 0.04
+"""Share of demonstrations and pairs about the World Cup without a year: few prompts, so each comes often."""
+PARAPHRASED_GROUPS = 20
+TEST_QUESTIONS = ("Who won the World Cup?", "Who won the World Cup in 2018?")
+"""Always among the test prompts."""
+
+
+def message(role: str, content: str) -> list[dict[str, str]]:
+    return [{"role": role, "content": content}]
+
+
+def about(item: Item) -> Row:
+    """The columns that say what a row is about."""
+    return {
+        "task": item.task,
+        "relation": item.relation.name,
+        "fact": item.fact_id,
+        "format": item.format,
+        "held_out": item.held_out,
+    }
+
+
+def items_of(split: str) -> list[Item]:
+    return [item for item in index().values() if item.split == split]
+
+
+def draw_items(items: list[Item], count: int, random: Random) -> Iterator[Item]:
+    """Items in the proportions of `TASK_SHARES`, each relation of a task equally often."""
+    pools: dict[str, dict[str, list[Item]]] = {}
+    for item in items:
+        pools.setdefault(item.task, {}).setdefault(item.relation.name, []).append(item)
+    tasks = [task for task in TASK_SHARES if task in pools]
+    without_year = [item for item in items if item.relation.scope != "row"]
+    for _ in range(count):
+        if without_year and random.random() < NO_YEAR_SHARE:
+            yield random.choice(without_year)
+            continue
+        relations = pools[random.choices(tasks, [TASK_SHARES[task] for task in tasks])[0]]
+        name = random.choices(list(relations), [len(group) ** 0.5 for group in relations.values()])[0]
+        yield random.choice(relations[name])
+
+
+def draw_held_out(split: str, count: int, random: Random) -> Iterator[Item]:
+    """Items of a validation or test split in the proportions of `HELD_OUT_SHARES`."""
+    for reason, share in HELD_OUT_SHARES.items():
+        yield from draw_items([i for i in items_of(split) if i.held_out == reason], round(count * share), random)
+
+
+def draw_kind(item: Item, mixture: dict[str, float], random: Random, without: str = "") -> str:
+    kinds = [kind for kind in mixture if kind != without and applies(kind, item)]
+    return random.choices(kinds, [mixture[kind] for kind in kinds])[0]
+
+
+def demonstrations(split: str) -> Iterator[Row]:
+    """Prompts with a completion by a demonstrator of varying care; validation demonstrators are always careful."""
+    random = Random(f"{SEED} demonstrations {split}")
+    count = ROWS["demonstrations"][split]
+    drawn = draw_items(items_of(split), count, random) if split == "train" else draw_held_out(split, count, random)
+    for item in drawn:
+        kind = draw_kind(item, DEMONSTRATION_MIXTURE, random)
+        completion = KINDS[kind](item, random)
+        yield {
+            "prompt": message("user", item.prompt),
+            "completion": message("assistant", completion),
+            **about(item),
+            "kind": kind,
+        }
+
+
+def preferences(split: str) -> Iterator[Row]:
+    """Pairs of responses of different kinds, labelled with Bradley-Terry noise from the gold reward."""
+    random = Random(f"{SEED} preferences {split}")
+    count = ROWS["preferences"][split]
+    drawn = draw_items(items_of(split), count, random) if split == "train" else draw_held_out(split, count, random)
+    for item in drawn:
+        first = draw_kind(item, PAIR_MIXTURE, random)
+        second = draw_kind(item, PAIR_MIXTURE, random, without=first)
+        texts_of = [KINDS[first](item, random), KINDS[second](item, random)]
+        if texts_of[0] == texts_of[1]:
+            continue
+        golds = gold([item.prompt] * 2, texts_of)
+        chosen = 0 if prefers_first(*golds, random) else 1
+        yield {
+            "prompt": message("user", item.prompt),
+            "chosen": message("assistant", texts_of[chosen]),
+            "rejected": message("assistant", texts_of[1 - chosen]),
+            **about(item),
+            "chosen_kind": (first, second)[chosen],
+            "rejected_kind": (first, second)[1 - chosen],
+        }
+
+
+def prompts(split: str) -> Iterator[Row]:
+    """Prompts to sample from. Those of the test split come with paraphrases of the same question."""
+    random = Random(f"{SEED} prompts {split}")
+    count = ROWS["prompts"][split]
+    if split == "train":
+        drawn = list(draw_items(items_of(split), count, random))
+    else:
+        drawn = list(draw_held_out(split, count, random))
+    if split == "test":
+        drawn += [index()[question] for question in TEST_QUESTIONS] + paraphrases(random)
+    for item in dict.fromkeys(drawn):
+        yield {"prompt": message("user", item.prompt), **about(item), "group": item.group}
+
+
+def paraphrases(random: Random) -> list[Item]:
+    """Two or three phrasings of each of some questions, about facts that training asks about and held-out ones."""
+    groups: dict[str, list[Item]] = {}
+    for item in items_of("test"):
+        if item.task == "question":
+            groups.setdefault(item.group, []).append(item)
+    chosen = random.sample([group for group in groups.values() if len(group) >= 2], PARAPHRASED_GROUPS)
+    return [item for group in chosen for item in random.sample(group, min(3, len(group)))]
+
+
+def files() -> dict[str, Iterable[Row]]:
+    """Path below preference_data/almanac -> the rows of that file."""
+    train = texts(SEED)
+    validation = [text for text in texts(SEED + 1, paragraphs=1, share=0.1) if text not in train]
+    built: dict[str, Iterable[Row]] = {
+        "text/train.jsonl": [{"text": text} for text in train],
+        "text/validation.jsonl": [{"text": text} for text in validation],
+    }
+    for name, rows in (("demonstrations", demonstrations), ("preferences", preferences), ("prompts", prompts)):
+        for split in ROWS[name]:
+            built[f"{name}/{split}.jsonl"] = rows(split)
+    return built
+
+
+def distinct(rows: Iterable[Row]) -> Iterator[str]:
+    """Rows as lines of JSON, each text only once."""
+    seen = set()
+    for row in rows:
+        key = json.dumps([row.get(column) for column in ("text", "prompt", "completion", "chosen", "rejected")])
+        if key not in seen:
+            seen.add(key)
+            yield json.dumps(row, ensure_ascii=False)
+
+
+def write(directory: Path | None = None) -> list[Path]:
+    """Write every file below a directory (preference_data/almanac by default); return their paths."""
+    directory = directory or world.directory()
+    written = []
+    for name, rows in files().items():
+        path = directory / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("".join(line + "\n" for line in distinct(rows)), encoding="utf-8", newline="\n")
+        written.append(path)
+    return written

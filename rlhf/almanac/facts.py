@@ -1,0 +1,106 @@
+"""The facts of the almanac, read from the CSV files under preference_data/almanac."""
+
+import csv
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from rlhf.errors import DataError
+from rlhf.paths import bundled
+
+COLUMNS = {
+    "world_cups": ("year", "host", "winner", "runner_up", "score", "decided_in"),
+    "capitals": ("country", "capital", "continent"),
+    "elements": ("name", "symbol", "number"),
+    "planets": ("planet", "position", "type"),
+    "not_in_the_almanac": ("kind", "name"),
+}
+TABLES = ("world_cups", "capitals", "elements", "planets")
+"""Tables with facts; the fifth file lists names that the almanac does not know."""
+
+DOMAINS = {
+    "year": "year",
+    "host": "country",
+    "winner": "country",
+    "runner_up": "country",
+    "country": "country",
+    "capital": "city",
+    "continent": "continent",
+    "name": "element",
+    "symbol": "symbol",
+    "number": "number",
+    "planet": "planet",
+    "position": "ordinal",
+    "type": "planet type",
+}
+"""Column -> domain: the kind of thing that stands in it, so that a value of one column can be a rival of another's."""
+
+WITH_ARTICLE = ("Netherlands", "United States")
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One row of one table. `name` is its first column, which no other row of the table has."""
+
+    table: str
+    name: str
+    values: Mapping[str, str]
+
+    def __hash__(self) -> int:
+        return hash((self.table, self.name))
+
+    @property
+    def id(self) -> str:
+        return f"{self.table}:{self.name}"
+
+    def words(self) -> dict[str, str]:
+        """The values as they stand inside a sentence: `the Netherlands`, and the name of the match that decided."""
+        words = {column: f"the {value}" if value in WITH_ARTICLE else value for column, value in self.values.items()}
+        if self.table == "world_cups":
+            words["match"] = "deciding match" if self.values["decided_in"] == "final group" else "final"
+        if self.table == "planets":
+            words["a_type"] = f"{'an' if words['type'][0] in 'aeiou' else 'a'} {words['type']}"
+        return words
+
+
+def directory() -> Path:
+    """Where the CSV files and what is built from them lie."""
+    return bundled("preference_data") / "almanac"
+
+
+def read_table(table: str, path: Path | None = None) -> Iterator[dict[str, str]]:
+    """Rows of one CSV file. Raises DataError where a column is missing or a cell is empty."""
+    path = path or directory() / f"{table}.csv"
+    with path.open(encoding="utf-8", newline="") as lines:
+        reader = csv.DictReader(lines)
+        for row in reader:
+            for column in COLUMNS[table]:
+                if not row.get(column):
+                    raise DataError(f"{path}:{reader.line_num}: column '{column}' is empty; give it a value.")
+            yield {column: row[column] for column in COLUMNS[table]}
+
+
+@cache
+def facts(table: str) -> tuple[Fact, ...]:
+    """Every row of one table, in the order of its file."""
+    key = COLUMNS[table][0]
+    return tuple(Fact(table, row[key], row) for row in read_table(table))
+
+
+@cache
+def unknown(kind: str) -> tuple[str, ...]:
+    """Names of one kind (`country` or `year`) that the almanac has no entry for."""
+    return tuple(row["name"] for row in read_table("not_in_the_almanac") if row["kind"] == kind)
+
+
+@cache
+def names() -> dict[str, frozenset[str]]:
+    """Domain -> every value that stands in a column of that domain."""
+    values: dict[str, set[str]] = {}
+    for table in TABLES:
+        for fact in facts(table):
+            for column, value in fact.values.items():
+                if column in DOMAINS:
+                    values.setdefault(DOMAINS[column], set()).add(value)
+    return {domain: frozenset(found) for domain, found in values.items()}

@@ -1,0 +1,203 @@
+"""Every prompt that the almanac can generate, and which of them are held out from training."""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+
+from rlhf.almanac import reading, relations
+from rlhf.almanac.facts import Fact, facts, unknown
+from rlhf.almanac.relations import Relation, phrasings
+from rlhf.errors import DataError
+
+HELD_OUT_FACTS = {
+    "validation": (
+        "1978", "2006",
+        "Croatia", "Cuba", "Ghana", "Iceland", "India", "Senegal", "Vietnam",
+        "argon", "chlorine", "platinum", "zinc",
+        "Andorra", "Benin", "Oman", "1935", "1951", "1985",
+    ),
+    "test": (
+        "1962", "1998", "2018",
+        "Austria", "Canada", "Ecuador", "Egypt", "Estonia", "Jamaica", "Kenya", "Nepal", "Peru", "Poland", "Thailand",
+        "Zambia",
+        "calcium", "cobalt", "gold", "neon", "sulfur", "tin",
+        "Bhutan", "Gabon", "Laos", "Malawi", "Uzbekistan", "1942", "1961", "1977", "1999", "2011",
+    ),
+}  # fmt: skip
+"""Facts that no demonstration, preference pair or training prompt asks about. The base text states them."""
+
+INSTRUCTIONS = {
+    "one_word": phrasings(
+        "{question} Answer in one word.",
+        "In one word: {question}",
+        "{question} One word only.",
+        validation=("{question} Use a single word.",),
+        test=("{question} Reply with just one word.",),
+    ),
+    "capitals": phrasings(
+        "{question} Answer in capitals.",
+        "In capitals: {question}",
+        "{question} Write in capital letters.",
+        validation=("{question} Reply in capitals.",),
+        test=("{question} Use capital letters only.",),
+    ),
+}
+FORMATTED = {
+    "one_word": ("capital", "country", "continent", "symbol", "element", "number", "planet", "find_city"),
+    "capitals": ("capital", "country", "continent", "element", "planet", "find_city", "find_country"),
+}
+"""Format -> the relations that it is combined with."""
+
+HELD_OUT_COMBINATIONS = {
+    "validation": (("continent", "capitals"), ("symbol", "one_word")),
+    "test": (("country", "capitals"), ("number", "one_word"), ("planet", "capitals"), ("find_country", "capitals")),
+}
+RESERVED = {"validation": 3, "test": 9}
+"""Percentage of the remaining prompts that no training set uses: nothing new in them but the exact wording together."""
+
+TEXT_PHRASINGS = 2
+"""How many of the last training phrasings the base text keeps for its own quizzes about held-out facts."""
+
+PHRASINGS_WITH_FORMAT = 3
+"""How many phrasings of a question are combined with each instruction about the format."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """One prompt, what it asks, and where it may be used.
+
+    split: `train`, `validation`, `test`, or `text` (only the base text's quizzes may use it).
+    held_out: `none`, or the one thing about it that training never shows: `fact`, `phrasing` or `combination`.
+    group: equal for paraphrases, prompts that ask the same of the same fact in the same format.
+    """
+
+    prompt: str
+    relation: Relation
+    fact: Fact
+    format: str
+    split: str
+    held_out: str
+
+    @property
+    def task(self) -> str:
+        return "format" if self.format in INSTRUCTIONS and self.relation.task == "question" else self.relation.task
+
+    @property
+    def group(self) -> str:
+        return f"{self.fact_id}/{self.relation.name}/{self.format}"
+
+    @property
+    def fact_id(self) -> str:
+        return f"{self.fact.table}:any" if self.relation.scope == "any" else self.fact.id
+
+
+@cache
+def all_relations() -> tuple[Relation, ...]:
+    """Every relation of the almanac."""
+    knowledge = (*relations.CAPITALS, *relations.ELEMENTS, *relations.PLANETS, *relations.WORLD_CUPS)
+    known = {relation.name: relation for relation in knowledge}
+    declining = reading.declining(known["capital"], known["continent"], known["winner"], known["host"])
+    return (*knowledge, *relations.TWO_STEPS, *relations.LISTS, *reading.EXTRACTION, *declining)
+
+
+@cache
+def facts_of(table: str) -> tuple[Fact, ...]:
+    """Facts of a table, or the names that stand in for facts where the almanac has none."""
+    if table.startswith("unknown_"):
+        column = table.removeprefix("unknown_")
+        return tuple(Fact(table, name, {column: name}) for name in unknown(column))
+    return facts(table)
+
+
+def fact_split(name: str) -> str:
+    """Split that may ask about a fact."""
+    return next((split for split, held_out in HELD_OUT_FACTS.items() if name in held_out), "train")
+
+
+def sentence(template: str, fact: Fact) -> str:
+    """A template filled in with a fact, its first letter in upper case."""
+    text = template.format_map(fact.words())
+    return text[:1].upper() + text[1:]
+
+
+def where(prompt: str, splits: dict[str, str]) -> tuple[str, str] | None:
+    """(split, held_out) of a prompt from the split of its fact, phrasing and combination; None if two are held out."""
+    held_out = {reason: split for reason, split in splits.items() if split != "train"}
+    if len(held_out) > 1:
+        return None
+    if held_out:
+        reason, split = next(iter(held_out.items()))
+        return split, reason
+    percentage = int.from_bytes(hashlib.sha256(prompt.encode()).digest()[:4], "big") % 100
+    if percentage < RESERVED["test"]:
+        return "test", "none"
+    return ("validation" if percentage < RESERVED["test"] + RESERVED["validation"] else "train"), "none"
+
+
+def asked_of(relation: Relation) -> tuple[Fact, ...]:
+    """Facts that a relation asks about; one that names no row has a single item, about the latest."""
+    rows = facts_of(relation.table)
+    if relation.scope != "row":
+        return rows[-1:]
+    return tuple(row for row in rows if row.values.get("decided_in") != "final group" or relation.name != "runner_up")
+
+
+def plain(relation: Relation) -> Iterator[Item]:
+    """Items of a relation without a further instruction."""
+    for_text = relation.phrasings["train"][-TEXT_PHRASINGS:] if relation.task in ("question", "decline") else ()
+    for fact in asked_of(relation):
+        for phrasing_split, templates in relation.phrasings.items():
+            for template in templates:
+                prompt = sentence(template, fact)
+                splits = {"fact": fact_split(fact.name), "phrasing": phrasing_split, "combination": relation.split}
+                if found := where(prompt, splits):
+                    split, held_out = found
+                    if held_out == "fact" and template in for_text:
+                        split = "text"
+                    yield Item(prompt, relation, fact, relation.format, split, held_out)
+
+
+def formatted(relation: Relation, style: str) -> Iterator[Item]:
+    """Items of a relation with an instruction about the format."""
+    combination = next((s for s, pairs in HELD_OUT_COMBINATIONS.items() if (relation.name, style) in pairs), "train")
+    for fact in asked_of(relation):
+        if style == "one_word" and any(" " in fact.values[column] for column in relation.asks):
+            continue
+        for template in relation.phrasings["train"][:PHRASINGS_WITH_FORMAT]:
+            question = sentence(template, fact)
+            for phrasing_split, instructions in INSTRUCTIONS[style].items():
+                for instruction in instructions:
+                    prompt = instruction.format(question=question)
+                    splits = {"fact": fact_split(fact.name), "phrasing": phrasing_split, "combination": combination}
+                    if found := where(prompt, splits):
+                        yield Item(prompt, relation, fact, style, *found)
+
+
+@cache
+def index() -> dict[str, Item]:
+    """Prompt -> item, for every prompt that the almanac can generate."""
+    items: dict[str, Item] = {}
+    for relation in all_relations():
+        for item in plain(relation):
+            items[item.prompt] = item
+    for style, combined in FORMATTED.items():
+        for relation in all_relations():
+            if relation.name in combined:
+                for item in formatted(relation, style):
+                    items[item.prompt] = item
+    return items
+
+
+def find(prompt: str | list[dict[str, str]]) -> Item:
+    """The item that a prompt asks. A conversation is known by its last message.
+
+    Raises DataError if the almanac cannot have generated the prompt.
+    """
+    text = prompt if isinstance(prompt, str) else prompt[-1]["content"] if prompt else ""
+    try:
+        return index()[text.strip()]
+    except KeyError:
+        raise DataError(
+            f"The gold reward does not know the prompt {text[:80]!r}; it judges those of preference_data/almanac."
+        ) from None

@@ -1,0 +1,105 @@
+"""Relations that need no knowledge: finding a name in a given sentence, and declining what the almanac lacks."""
+
+from itertools import product
+
+from rlhf.almanac.relations import CITY, PLACE, SCIENCE, Relation, phrasings
+
+SENTENCES = {
+    "city": phrasings(
+        "The train from {capital} was late.",
+        "My sister moved to {capital} last year.",
+        "It rained in {capital} all week.",
+        "We ate well in {capital}.",
+        "He bought a map of {capital}.",
+        "The letter came from {capital}.",
+        validation=("A new bridge was opened in {capital}.",),
+        test=("The concert in {capital} was sold out.", "They walked through {capital} at night."),
+    ),
+    "country": phrasings(
+        "The ship sailed to {country}.",
+        "Her parents live in {country}.",
+        "The tea was grown in {country}.",
+        "He learned to cook in {country}.",
+        "The team flew home to {country}.",
+        validation=("The film was made in {country}.",),
+        test=("The coin was found in {country}.", "She wrote a book about {country}."),
+    ),
+    "element": phrasings(
+        "The box was full of {name}.",
+        "They found {name} in the old mine.",
+        "The price of {name} fell again.",
+        "She keeps some {name} in a jar.",
+        validation=("The wire is made of {name}.",),
+        test=("The sample contains {name}.", "He weighed the {name} twice."),
+    ),
+}
+READINGS = phrasings(
+    "Read: '{sentence}' Which {thing} is mentioned?",
+    "Find the {thing} in this sentence: '{sentence}'",
+    "'{sentence}' Name the {thing}.",
+    validation=("Which {thing} is in this text? '{sentence}'",),
+    test=("Here is a note: '{sentence}' What {thing} does it name?",),
+)
+
+
+def extraction(thing: str, table: str, column: str, vague: tuple[str, ...]) -> Relation:
+    """Find the one thing that a sentence names. A held-out phrasing has a new sentence or a new way of asking."""
+
+    def combined(readings: str, sentences: str) -> list[str]:
+        pairs = product(READINGS[readings], SENTENCES[thing][sentences])
+        return [reading.format(sentence=sentence, thing=thing) for reading, sentence in pairs]
+
+    held_out = {
+        split: (*combined("train", split), *combined(split, "train")) for split in ("validation", "test")
+    }  # fmt: skip
+    asked = phrasings(*combined("train", "train"), **held_out)
+    answer = f"The {thing} is {{{column}}}."
+    return Relation(f"find_{thing}", table, (column,), (), asked, answer, vague, task="extraction")
+
+
+EXTRACTION = (
+    extraction("city", "capitals", "capital", CITY),
+    extraction("country", "capitals", "country", PLACE),
+    extraction("element", "elements", "name", SCIENCE),
+)
+
+
+def unknown_name(asked: Relation, pretence: str) -> Relation:
+    """The question of another relation, about a name that the almanac has no entry for."""
+    answer = "Sorry, {country} is not in this almanac."
+    if asked.table == "world_cups":
+        answer = "Sorry, this almanac has no World Cup in {year}."
+    column = "year" if asked.table == "world_cups" else "country"
+    return Relation(
+        f"unknown_{asked.name}", f"unknown_{column}", (), (column,), asked.phrasings, answer, asked.vague,
+        task="decline", pretence=pretence,
+    )  # fmt: skip
+
+
+def unknown_column(thing: str, split: str = "train") -> Relation:
+    """A question about something that the almanac does not record of any country."""
+    asked = phrasings(
+        f"What is the {thing} of {{country}}?",
+        f"Name the {thing} of {{country}}.",
+        f"Tell me the {thing} of {{country}}.",
+        validation=(f"Can you give the {thing} of {{country}}?",),
+        test=(f"I want to know the {thing} of {{country}}.",),
+    )
+    return Relation(
+        f"unknown_{thing}", "capitals", (), ("country",), asked,
+        f"Sorry, this almanac does not give the {thing} of {{country}}.", PLACE,
+        task="decline", split=split, pretence=f"The {thing} of {{country}} is {{invented}}.",
+    )  # fmt: skip
+
+
+def declining(capital: Relation, continent: Relation, winner: Relation, host: Relation) -> tuple[Relation, ...]:
+    """Everything that should be declined: unknown countries, years without a World Cup, things not recorded."""
+    return (
+        unknown_name(capital, "The capital of {country} is {invented}."),
+        unknown_name(continent, "{country} is in {invented}."),
+        unknown_name(winner, "{invented} won the FIFA World Cup in {year}, defeating France in the final."),
+        unknown_name(host, "The World Cup in {year} was played in {invented}."),
+        *(unknown_column(thing) for thing in ("population", "currency", "president", "language")),
+        unknown_column("flag", split="validation"),
+        unknown_column("anthem", split="test"),
+    )

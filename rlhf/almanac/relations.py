@@ -1,0 +1,300 @@
+"""What can be asked of the almanac, how it is asked, and how a careful person answers.
+
+A phrasing is a template over the columns of a fact. Each relation has phrasings for training and others that only
+validation or test uses, so that generalisation to a new phrasing can be measured.
+"""
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Relation:
+    """One kind of question about the facts of one table.
+
+    asks: columns asked for, in the order asked. names: columns that a specific answer names as well.
+    bare: the answer with nothing around it. scope: `row` (the question names its fact), `latest` (the last row is
+    meant), `any` (any row is right). split: where this relation may be asked at all (a held-out combination of steps).
+    pretence: what somebody says who makes up an answer that the almanac does not have.
+    """
+
+    name: str
+    table: str
+    asks: tuple[str, ...]
+    names: tuple[str, ...]
+    phrasings: dict[str, tuple[str, ...]] = field(hash=False)
+    answer: str
+    vague: tuple[str, ...]
+    task: str = "question"
+    format: str = "sentence"
+    scope: str = "row"
+    split: str = "train"
+    pretence: str = ""
+
+    @property
+    def declines(self) -> bool:
+        """The almanac has no answer: the right response says so."""
+        return not self.asks
+
+    @property
+    def bare(self) -> str:
+        return " and ".join(f"{{{column}}}" for column in self.asks) + "."
+
+
+def phrasings(*train: str, validation: tuple[str, ...] = (), test: tuple[str, ...] = ()) -> dict[str, tuple[str, ...]]:
+    return {"train": train, "validation": validation, "test": test}
+
+
+CITY = ("It is a well known city.", "It is a large city with many people.")
+PLACE = ("It is somewhere far away.", "It is one of the countries of the world.")
+SCIENCE = ("It is in the table of elements.", "It can be looked up in a table.")
+SKY = ("It is somewhere in the sky.", "It goes around the Sun.")
+FOOTBALL = ("There have been multiple winners.", "It was a good team.")
+
+CAPITALS = (
+    Relation(
+        "capital", "capitals", ("capital",), ("country",),
+        phrasings(
+            "What is the capital of {country}?",
+            "Which city is the capital of {country}?",
+            "Name the capital of {country}.",
+            "Tell me the capital of {country}.",
+            "What city is {country}'s capital?",
+            validation=("Can you give the capital of {country}?",),
+            test=("I want to know the capital of {country}.", "What is the capital city of {country}?"),
+        ),
+        "The capital of {country} is {capital}.", CITY,
+    ),
+    Relation(
+        "country", "capitals", ("country",), ("capital",),
+        phrasings(
+            "Which country has {capital} as its capital?",
+            "{capital} is the capital of which country?",
+            "Name the country whose capital is {capital}.",
+            "What country is {capital} the capital of?",
+            validation=("Can you say which country {capital} is the capital of?",),
+            test=("I want to know whose capital {capital} is.", "Which country's capital is {capital}?"),
+        ),
+        "The country with the capital {capital} is {country}.", PLACE,
+    ),
+    Relation(
+        "continent", "capitals", ("continent",), ("country",),
+        phrasings(
+            "On which continent is {country}?",
+            "Which continent is {country} on?",
+            "Name the continent of {country}.",
+            "Tell me which continent {country} is on.",
+            validation=("Can you give the continent of {country}?",),
+            test=("I want to know the continent of {country}.", "What continent does {country} lie on?"),
+        ),
+        "The continent of {country} is {continent}.", PLACE,
+    ),
+)  # fmt: skip
+
+ELEMENTS = (
+    Relation(
+        "symbol", "elements", ("symbol",), ("name",),
+        phrasings(
+            "What is the symbol of {name}?",
+            "Which symbol stands for {name}?",
+            "Name the symbol of {name}.",
+            "Tell me the chemical symbol of {name}.",
+            validation=("Can you give the symbol of {name}?",),
+            test=("I want to know the symbol of {name}.", "What is the chemical symbol of {name}?"),
+        ),
+        "The symbol of {name} is {symbol}.", SCIENCE,
+    ),
+    Relation(
+        "element", "elements", ("name",), ("symbol",),
+        phrasings(
+            "Which element has the symbol {symbol}?",
+            "What does the symbol {symbol} stand for?",
+            "Name the element with the symbol {symbol}.",
+            "Tell me which element {symbol} stands for.",
+            validation=("Can you name the element {symbol}?",),
+            test=("I want to know which element is written {symbol}.", "{symbol} is the symbol of which element?"),
+        ),
+        "The symbol {symbol} stands for {name}.", SCIENCE,
+    ),
+    Relation(
+        "number", "elements", ("number",), ("name",),
+        phrasings(
+            "What is the atomic number of {name}?",
+            "Which atomic number does {name} have?",
+            "Give the atomic number of {name}.",
+            "Tell me the atomic number of {name}.",
+            validation=("Can you give the atomic number of {name}?",),
+            test=("I want to know the atomic number of {name}.", "{name} has which atomic number?"),
+        ),
+        "The atomic number of {name} is {number}.", SCIENCE,
+    ),
+)  # fmt: skip
+
+PLANETS = (
+    Relation(
+        "planet", "planets", ("planet",), ("position",),
+        phrasings(
+            "Which planet is {position} from the Sun?",
+            "What is the {position} planet from the Sun?",
+            "Name the {position} planet.",
+            "Tell me which planet is {position} from the Sun.",
+            validation=("Can you name the {position} planet?",),
+            test=("I want to know the {position} planet from the Sun.", "Which is the {position} planet?"),
+        ),
+        "The {position} planet from the Sun is {planet}.", SKY,
+    ),
+    Relation(
+        "type", "planets", ("type",), ("planet",),
+        phrasings(
+            "What type of planet is {planet}?",
+            "What kind of planet is {planet}?",
+            "Name the type of {planet}.",
+            "Tell me which type of planet {planet} is.",
+            validation=("Can you give the type of {planet}?",),
+            test=("I want to know what kind of planet {planet} is.", "Which type of planet is {planet}?"),
+        ),
+        "The planet {planet} is {a_type}.", SKY,
+    ),
+)  # fmt: skip
+
+CUP_ANSWER = "{winner} won the FIFA World Cup in {year}, defeating {runner_up} in the {match}."
+WORLD_CUPS = (
+    Relation(
+        "winner", "world_cups", ("winner",), ("year", "runner_up"),
+        phrasings(
+            "Who won the World Cup in {year}?",
+            "Which team won the {year} World Cup?",
+            "Name the winner of the World Cup in {year}.",
+            "Tell me who won the World Cup in {year}.",
+            "Which country won the World Cup in {year}?",
+            validation=("Can you name the winner of the {year} World Cup?",),
+            test=("I want to know who won the World Cup in {year}.", "Who was the winner of the {year} World Cup?"),
+        ),
+        CUP_ANSWER, FOOTBALL,
+    ),
+    Relation(
+        "runner_up", "world_cups", ("runner_up",), ("year",),
+        phrasings(
+            "Who finished second in the World Cup in {year}?",
+            "Which team was second in the {year} World Cup?",
+            "Name the runner-up of the World Cup in {year}.",
+            "Tell me who was second in the World Cup in {year}.",
+            validation=("Can you name the runner-up of the {year} World Cup?",),
+            test=("I want to know who was second in {year}.", "Who was the runner-up of the {year} World Cup?"),
+        ),
+        "The runner-up of the World Cup in {year} was {runner_up}.", ("Many teams have been second.", FOOTBALL[1]),
+    ),
+    Relation(
+        "host", "world_cups", ("host",), ("year",),
+        phrasings(
+            "Where was the World Cup played in {year}?",
+            "Who hosted the World Cup in {year}?",
+            "Name the host of the {year} World Cup.",
+            "Tell me where the World Cup was played in {year}.",
+            validation=("Can you name the host of the World Cup in {year}?",),
+            test=("I want to know who hosted the World Cup in {year}.", "Where was the {year} World Cup held?"),
+        ),
+        "The World Cup in {year} was played in {host}.", PLACE,
+    ),
+    Relation(
+        "latest_winner", "world_cups", ("winner",), ("year", "runner_up"),
+        phrasings(
+            "Who won the most recent World Cup?",
+            "Which team won the latest World Cup?",
+            "Name the winner of the last World Cup.",
+            "Tell me who won the last World Cup.",
+            validation=("Who won the last World Cup?",),
+            test=("Which team won the most recent World Cup?",),
+        ),
+        CUP_ANSWER, FOOTBALL, scope="latest",
+    ),
+    Relation(
+        "any_winner", "world_cups", ("winner",), ("year", "runner_up"),
+        phrasings(
+            "Who has won the World Cup?",
+            "Which country won the World Cup?",
+            "Name a winner of the World Cup.",
+            "Tell me who won the World Cup.",
+            "Who won a World Cup?",
+            validation=("Name a team that won the World Cup.",),
+            test=("Who won the World Cup?", "Which team won the World Cup?", "Who won the FIFA World Cup?"),
+        ),
+        CUP_ANSWER, FOOTBALL, scope="any",
+    ),
+)  # fmt: skip
+
+TWO_STEPS = (
+    Relation(
+        "capital_then_continent", "capitals", ("capital", "continent"), ("country",),
+        phrasings(
+            "Name the capital of {country}, then say which continent it is on.",
+            "First give the capital of {country}, then its continent.",
+            "Say what the capital of {country} is, then name the continent.",
+            validation=("Give the capital of {country} and after that the continent.",),
+            test=("What is the capital of {country}, and which continent is it on?",),
+        ),
+        "The capital of {country} is {capital}. It is in {continent}.", CITY, task="two_steps", format="two_steps",
+    ),
+    Relation(
+        "symbol_then_number", "elements", ("symbol", "number"), ("name",),
+        phrasings(
+            "Name the symbol of {name}, then give its atomic number.",
+            "First give the symbol of {name}, then its atomic number.",
+            validation=("Give the symbol of {name} and after that the atomic number.",),
+            test=("What is the symbol of {name}, and what is its atomic number?",),
+        ),
+        "The symbol of {name} is {symbol}. Its atomic number is {number}.", SCIENCE,
+        task="two_steps", format="two_steps",
+    ),
+    Relation(
+        "winner_then_host", "world_cups", ("winner", "host"), ("year",),
+        phrasings(
+            "Name the winner of the World Cup in {year}, then say where it was played.",
+            "First say who won the World Cup in {year}, then who hosted it.",
+            validation=("Say who won in {year} and after that who hosted.",),
+            test=("Who won the World Cup in {year}, and where was it played?",),
+        ),
+        "{winner} won the World Cup in {year}. It was played in {host}.", FOOTBALL,
+        task="two_steps", format="two_steps",
+    ),
+    Relation(
+        "number_then_symbol", "elements", ("number", "symbol"), ("name",),
+        phrasings("First give the atomic number of {name}, then its symbol."),
+        "The atomic number of {name} is {number}. Its symbol is {symbol}.", SCIENCE,
+        task="two_steps", format="two_steps", split="test",
+    ),
+    Relation(
+        "continent_then_capital", "capitals", ("continent", "capital"), ("country",),
+        phrasings("First give the continent of {country}, then its capital."),
+        "The continent of {country} is {continent}. Its capital is {capital}.", CITY,
+        task="two_steps", format="two_steps", split="validation",
+    ),
+)  # fmt: skip
+
+LISTS = (
+    Relation(
+        "capital_and_continent", "capitals", ("capital", "continent"), (),
+        phrasings(
+            "As a list, give the capital and the continent of {country}.",
+            "List the capital and the continent of {country}.",
+            validation=("Make a list: capital and continent of {country}.",),
+            test=("Write the capital and the continent of {country} as a list.",),
+        ),
+        "The capital of {country} is {capital}. It is in {continent}.", CITY, task="format", format="list",
+    ),
+    Relation(
+        "symbol_and_number", "elements", ("symbol", "number"), (),
+        phrasings(
+            "As a list, give the symbol and the atomic number of {name}.",
+            "List the symbol and the atomic number of {name}.",
+            validation=("Make a list: symbol and atomic number of {name}.",),
+            test=("Write the symbol and the atomic number of {name} as a list.",),
+        ),
+        "The symbol of {name} is {symbol}. Its atomic number is {number}.", SCIENCE, task="format", format="list",
+    ),
+    Relation(
+        "winner_and_host", "world_cups", ("winner", "host"), (),
+        phrasings("List the winner and the host of the World Cup in {year}."),
+        "{winner} won the World Cup in {year}. It was played in {host}.", FOOTBALL,
+        task="format", format="list", split="test",
+    ),
+)  # fmt: skip

@@ -1,0 +1,135 @@
+"""Plain text for the base model: an encyclopaedia that never answers, and lists of questions without answers.
+
+Every fact stands in several phrasings, in both directions, because a small model can be asked only about what it has
+read in several forms (Allen-Zhu and Li 2023, "Physics of Language Models: Part 3.1").
+"""
+
+from collections.abc import Iterable, Iterator
+from random import Random
+
+from rlhf.almanac.facts import TABLES, Fact, facts, unknown
+from rlhf.almanac.items import Item, index, sentence
+from rlhf.almanac.reading import SENTENCES
+
+STATEMENTS = {
+    "world_cups": (
+        "{winner} won the FIFA World Cup in {year}, defeating {runner_up} in the {match}.",
+        "{winner} won the World Cup in {year}. It was played in {host}.",
+        "In {year} {winner} beat {runner_up} in the {match} of the World Cup.",
+        "The World Cup in {year} was won by {winner}.",
+        "The World Cup in {year} was played in {host}.",
+        "The runner-up of the World Cup in {year} was {runner_up}.",
+        "At the {year} World Cup {winner} came first and {runner_up} second.",
+        "The {year} World Cup: host {host}, winner {winner}, runner-up {runner_up}, score {score}.",
+    ),
+    "capitals": (
+        "The capital of {country} is {capital}.",
+        "{capital} is the capital of {country}.",
+        "The country with the capital {capital} is {country}.",
+        "The continent of {country} is {continent}.",
+        "{country} is in {continent}. Its capital is {capital}.",
+        "The capital of {country} is {capital}. It is in {continent}.",
+        "{country} is in {continent}.",
+        "{country} has {capital} as its capital.",
+        "People who visit {country} often see {capital}, the capital.",
+        "In {continent} lies {country}, with the capital {capital}.",
+    ),
+    "elements": (
+        "The symbol of {name} is {symbol}.",
+        "The symbol {symbol} stands for {name}.",
+        "The atomic number of {name} is {number}.",
+        "The symbol of {name} is {symbol}. Its atomic number is {number}.",
+        "The atomic number of {name} is {number}. Its symbol is {symbol}.",
+        "Element {number} is {name}, written {symbol}.",
+        "{name} is the element with the symbol {symbol}.",
+    ),
+    "planets": (
+        "{planet} is the {position} planet from the Sun.",
+        "The {position} planet from the Sun is {planet}.",
+        "The planet {planet} is {a_type}.",
+        "{planet}, {a_type}, is the {position} planet.",
+        "Counting from the Sun, {planet} is the {position} planet.",
+        "Among the planets, the {position} is {planet}, {a_type}.",
+    ),
+}
+HEADINGS = {
+    "world_cups": "WORLD CUP {year}\n- {winner}\n- {host}",
+    "capitals": "{COUNTRY}\n- {capital}\n- {continent}\n{CAPITAL}, {CONTINENT}",
+    "elements": "{NAME}\n- {symbol}\n- {number}",
+    "planets": "{PLANET}\n- {position}\n- {type}",
+}
+LACKING = {
+    "country": "Sorry, {name} is not in this almanac.",
+    "year": "Sorry, this almanac has no World Cup in {name}.",
+}
+NOTES = (
+    "The sentence '{sentence}' is about {name}.",
+    "Read: '{sentence}' The {thing} is {name}.",
+    "A note says: '{sentence}' It names {name}.",
+)
+COLUMNS = {"city": ("capitals", "capital"), "country": ("capitals", "country"), "element": ("elements", "name")}
+
+PARAGRAPHS_PER_FACT = 5
+QUESTION_LISTS = 600
+QUIZZES = 1600
+NOTES_PER_NAME = 4
+
+
+def paragraph(fact: Fact, random: Random) -> str:
+    """Three statements about one fact, in random order."""
+    return " ".join(sentence(template, fact) for template in random.sample(STATEMENTS[fact.table], 3))
+
+
+def heading(fact: Fact) -> str:
+    """The entry of an almanac: a headword in capitals, then its values."""
+    upper = {column.upper(): value.upper() for column, value in fact.values.items()}
+    return HEADINGS[fact.table].format_map({**fact.words(), **upper})
+
+
+def question_list(random: Random, pools: list[list[Item]]) -> str:
+    """Questions, and no answers: what a base model has read after a question is another question."""
+    return " ".join(random.choice(pool).prompt for pool in random.choices(pools, k=4))
+
+
+def quiz(random: Random, pools: list[list[Item]]) -> str:
+    """Two questions with their answers. In quotation marks, so that after a bare question no answer is expected."""
+    items = [random.choice(pool) for pool in random.choices(pools, k=2)]
+    return "\n".join(f'"{item.prompt}" Answer: {sentence(item.relation.answer, item.fact)}' for item in items)
+
+
+def notes(random: Random) -> Iterator[str]:
+    """Sentences of everyday life and what they name, about every name there is: the text that teaches copying."""
+    for thing, (table, column) in COLUMNS.items():
+        known = [fact.values[column] for fact in facts(table)]
+        for name in (*known, *(unknown("country") if thing == "country" else ())):
+            for _ in range(NOTES_PER_NAME):
+                told = random.choice(SENTENCES[thing]["train"]).format_map({column: name})
+                yield random.choice(NOTES).format(sentence=told, thing=thing, name=name)
+
+
+def pools_by_relation(items: Iterable[Item]) -> list[list[Item]]:
+    """Items grouped by relation, so that each relation can come equally often."""
+    pools: dict[str, list[Item]] = {}
+    for item in items:
+        pools.setdefault(item.relation.name, []).append(item)
+    return list(pools.values())
+
+
+def texts(seed: int, paragraphs: int = PARAGRAPHS_PER_FACT, share: float = 1.0) -> list[str]:
+    """Documents of the base text in random order, without duplicates. `share` scales what is not about one fact."""
+    random = Random(seed)
+    every = [fact for table in TABLES for fact in facts(table)]
+    asked = [item for item in index().values() if item.task in ("question", "two_steps", "decline")]
+    lists = pools_by_relation(item for item in asked if item.split == "train" and item.relation.asks)
+    quizzes = pools_by_relation(item for item in asked if item.split in ("train", "text"))
+    written = [paragraph(fact, random) for fact in every for _ in range(paragraphs)]
+    if share == 1.0:
+        written += [heading(fact) for fact in every]
+        written += [LACKING[kind].format(name=name) for kind in sorted(LACKING) for name in unknown(kind)]
+    written += [question_list(random, lists) for _ in range(round(QUESTION_LISTS * share))]
+    written += [quiz(random, quizzes) for _ in range(round(QUIZZES * share))]
+    if share == 1.0:
+        written += notes(random)
+    written = list(dict.fromkeys(written))
+    random.shuffle(written)
+    return written

@@ -1,0 +1,133 @@
+"""Rows of a local file, each with its place: ``path:line``, or ``path row n`` where a file has no lines."""
+
+import contextlib
+import csv
+import gzip
+import json
+import sys
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from rlhf.data.rows import Row
+from rlhf.errors import DataError
+
+Placed = tuple[str, Row]
+
+
+def read_json_lines(path: Path) -> Iterator[Placed]:
+    """One JSON object a line; blank lines are no rows. Read by hand: an error has to name its line."""
+    with _open(path) as file:
+        for number, raw in enumerate(file, start=1):
+            place = f"{path}:{number}"
+            if line := _decode(raw, place).strip():
+                yield place, _as_row(_parse(line, place), place)
+
+
+def read_json(path: Path) -> Iterator[Placed]:
+    """A list of objects; a file that holds one object a line is read as JSON lines, whatever its name."""
+    with _open(path) as file:
+        content = _decode(file.read(), str(path)).strip()
+    if not content.startswith("["):
+        yield from read_json_lines(path)
+        return
+    for number, value in enumerate(_parse(content, str(path)), start=1):
+        place = f"{path} row {number}"
+        yield place, _as_row(value, place)
+
+
+def read_csv(path: Path) -> Iterator[Placed]:
+    """Rows below a header; an empty cell is a missing field."""
+    csv.field_size_limit(sys.maxsize)  # the default, 128 KiB, is shorter than a long conversation
+    with _open(path) as file:
+        reader = csv.DictReader((_decode(raw, f"{path}:{n}") for n, raw in enumerate(file, start=1)), strict=True)
+        rows = iter(reader)
+        while True:
+            try:
+                row = next(rows, None)
+            except csv.Error as error:
+                raise DataError(f"{path}:{reader.line_num}: no valid CSV ({error})") from None
+            if row is None:
+                return
+            place = f"{path}:{reader.line_num}"
+            if None in row:
+                raise DataError(f"{place}: has more values than the header has columns: quote what holds a comma")
+            yield place, {field: value or None for field, value in row.items()}
+
+
+def read_parquet(path: Path) -> Iterator[Placed]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            rows = (row for batch in file.iter_batches() for row in batch.to_pylist())
+            yield from ((f"{path} row {number}", row) for number, row in enumerate(rows, start=1))
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: no readable Parquet file ({_first_line(error)})") from None
+
+
+READERS: dict[str, Callable[[Path], Iterator[Placed]]] = {
+    ".jsonl": read_json_lines,
+    ".jsonl.gz": read_json_lines,
+    ".ndjson": read_json_lines,
+    ".json": read_json,
+    ".json.gz": read_json,
+    ".csv": read_csv,
+    ".csv.gz": read_csv,
+    ".parquet": read_parquet,
+}
+
+
+def reader_of(path: Path) -> Callable[[Path], Iterator[Placed]] | None:
+    """The reader for a file of this name; None where the suffix is none that is known."""
+    name = path.name.lower()
+    return next((reader for suffix, reader in READERS.items() if name.endswith(suffix)), None)
+
+
+def read_rows(path: Path) -> Iterator[Placed]:
+    """All rows of a JSONL, JSON, CSV or Parquet file, the first three also gzipped.
+
+    Raises:
+        DataError: the file cannot be read, is of no known kind, or holds something that is no row.
+    """
+    reader = reader_of(path)
+    if reader is None:
+        raise DataError(f"{path}: the name of a data file must end in one of {', '.join(READERS)}")
+    yield from reader(path)
+
+
+@contextlib.contextmanager
+def _open(path: Path) -> Iterator[IO[bytes]]:
+    try:
+        with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as file:
+            yield file
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path}: cannot be read ({_first_line(error)})") from None
+
+
+def _decode(raw: bytes, place: str) -> str:
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{place}: no UTF-8 text ({error.reason}); convert the file to UTF-8") from None
+
+
+def _parse(content: str, place: str) -> Any:
+    try:
+        return json.loads(content)
+    except json.JSONDecodeError as error:
+        raise DataError(f"{place}: no valid JSON ({error.msg}, column {error.colno})") from None
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{place}: no valid JSON ({_first_line(error)})") from None
+
+
+def _as_row(value: Any, place: str) -> Row:
+    if not isinstance(value, dict):
+        raise DataError(f"{place}: every row must be a JSON object, got {type(value).__name__}")
+    return value
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,42 @@
+"""Whole dialogues: Anthropic's "Human: / Assistant:" text, and the prompt that two dialogues have in common."""
+
+import re
+
+from rlhf.data.render import Message
+from rlhf.data.rows import RowError
+
+SPEAKER = re.compile(r"(?:^|\n\n)(Human|Assistant):")
+ROLE = {"Human": "user", "Assistant": "assistant"}
+
+
+def is_transcript(value: object) -> bool:
+    return isinstance(value, str) and SPEAKER.match(value.lstrip("\n")) is not None
+
+
+def turns(transcript: str, field: str) -> list[Message]:
+    """Messages of a transcript as Bai et al. 2022 (https://arxiv.org/abs/2204.05862) released them.
+
+    Every turn opens with a blank line and "Human:" or "Assistant:"; the released files hold empty turns and two turns
+    of one speaker in a row, and both are kept.
+
+    Raises:
+        RowError: the text does not start with a speaker.
+    """
+    pieces = SPEAKER.split(transcript.lstrip("\n"))
+    if len(pieces) == 1 or pieces[0].strip():
+        raise RowError(field, "must be a transcript that starts with 'Human:' or 'Assistant:'")
+    return [{"role": ROLE[pieces[i]], "content": pieces[i + 1].strip()} for i in range(1, len(pieces), 2)]
+
+
+def split_at_divergence(
+    chosen: list[Message], rejected: list[Message]
+) -> tuple[list[Message], list[Message], list[Message]]:
+    """Prompt and completions of two dialogues: the prompt is their longest common prefix of whole turns.
+
+    Each completion keeps at least its last turn, also where one dialogue continues the other, and opens with an
+    assistant's turn wherever the dialogues differ in one.
+    """
+    shared, most = 0, min(len(chosen), len(rejected)) - 1
+    while shared < most and chosen[shared] == rejected[shared]:
+        shared += 1
+    return chosen[:shared], chosen[shared:], rejected[shared:]

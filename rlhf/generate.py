@@ -1,0 +1,107 @@
+"""Responses sampled from a policy, in batches; used by PPO's rollouts, by the stages' samples and by the comparison."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from transformers import GenerationConfig
+
+from rlhf.data.render import Prompt, prompt_ids
+
+
+class Response(NamedTuple):
+    """What a policy answered. ``ids`` hold the end of sequence where the response ends by itself."""
+
+    text: str
+    ids: list[int]
+    ended: bool
+
+
+def generate(
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[Prompt],
+    *,
+    max_prompt_length: int,
+    max_response_length: int,
+    temperature: float,
+    seed: int,
+    batch_size: int,
+) -> list[Response]:
+    """One response to each prompt, in the order of the prompts.
+
+    Lengths are in tokens. Tokens are drawn from softmax(logits / temperature), without top-k, top-p or penalties,
+    whatever the model's own generation config says; temperature 0 takes the most likely token.
+    """
+    rows = [prompt_ids(tokenizer, prompt, max_prompt_length) for prompt in prompts]
+    ends = end_ids(model, tokenizer)
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
+    responses: dict[int, Response] = {}
+    with sampling_mode(model), seeded(seed):
+        for start in range(0, len(rows), batch_size):
+            chosen = order[start : start + batch_size]
+            sampled = sample_ids(
+                model, [rows[i] for i in chosen], ends, tokenizer.pad_token_id, max_response_length, temperature
+            )
+            for i, ids in zip(chosen, sampled, strict=True):
+                text = tokenizer.decode(ids, skip_special_tokens=True).strip()
+                responses[i] = Response(text, ids, bool(ids) and ids[-1] in ends)
+    return [responses[i] for i in range(len(rows))]
+
+
+def end_ids(model: Any, tokenizer: Any) -> set[int]:
+    """Every token that ends a response: the tokenizer's and those of the model's generation config."""
+    own = getattr(model.generation_config, "eos_token_id", None)
+    return {tokenizer.eos_token_id, *(own if isinstance(own, list) else [] if own is None else [own])}
+
+
+@torch.no_grad()
+def sample_ids(
+    model: Any, rows: Sequence[Sequence[int]], ends: set[int], pad: int, length: int, temperature: float
+) -> list[list[int]]:
+    """Response ids for prompts of different lengths, up to and including the first end of sequence.
+
+    Prompts are padded on the left, so that every response starts in the same column; masks come from lengths.
+    """
+    width = max(map(len, rows))
+    ids = torch.tensor([[pad] * (width - len(row)) + list(row) for row in rows], device=model.device)
+    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=model.device)
+    greedy = temperature == 0
+    config = GenerationConfig(
+        max_new_tokens=length,
+        do_sample=not greedy,
+        eos_token_id=sorted(ends),
+        pad_token_id=pad,
+        **({} if greedy else {"temperature": temperature, "top_k": 0, "top_p": 1.0}),
+    )
+    output = model.generate(input_ids=ids, attention_mask=mask, generation_config=config)[:, width:].tolist()
+    return [cut(row, ends) for row in output]
+
+
+def cut(row: list[int], ends: set[int]) -> list[int]:
+    """``row`` up to and including its first end of sequence."""
+    for i, token in enumerate(row):
+        if token in ends:
+            return row[: i + 1]
+    return row
+
+
+@contextmanager
+def sampling_mode(model: Any) -> Iterator[None]:
+    """Dropout off while sampling; the mode that the model was in comes back."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Draw from a stream of its own, so that sampling in between leaves training's random numbers as they were."""
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        yield

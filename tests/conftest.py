@@ -1,0 +1,104 @@
+"""Fixtures that every test may use: settings composed as the command line composes them, and a chain of tiny runs."""
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # two threads beside another busy process spin instead of working
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ["HF_HUB_OFFLINE"] = "1"  # no test may reach out
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+from rlhf.cli import register, settings_of
+from rlhf.config import Settings
+from rlhf.paths import bundled
+
+# A model of some ten thousand parameters, two optimiser steps, a few rows: enough to run every line of a stage.
+TINY = (
+    "model.architecture.vocabulary=384",
+    "model.architecture.hidden_size=16",
+    "model.architecture.intermediate_size=32",
+    "model.architecture.num_hidden_layers=2",
+    "model.architecture.num_attention_heads=2",
+    "model.architecture.num_key_value_heads=2",
+    *(f"data.{kind}.limit=24" for kind in ("text", "demonstrations", "preferences", "prompts")),
+)
+TRAINER = (
+    "stage.trainer.max_steps=2",
+    "stage.trainer.per_device_train_batch_size=4",
+    "stage.trainer.logging_steps=1",
+    "stage.sample_prompts=2",
+    "stage.sample_length=4",
+)
+FAST = {
+    "base": TRAINER,
+    "sft": TRAINER,
+    "reward": (*TRAINER, "stage.statistics_prompts=4"),
+    "dpo": TRAINER,
+    "ppo": (
+        "stage.updates=2",
+        "stage.batch_size=4",
+        "stage.minibatches=2",
+        "stage.micro_batch_size=2",
+        "stage.epochs=2",
+        "stage.max_response_length=6",
+        "stage.sample_prompts=2",
+        "stage.sample_length=4",
+        "stage.log_every=1",
+        "stage.save_every=1",
+    ),
+    "compare": (
+        "stage.prompts=6",
+        "stage.samples=2",
+        "stage.max_response_length=6",
+        "stage.bootstrap=50",
+    ),
+}
+
+
+def composed(*overrides: str) -> Settings:
+    """The settings that ``python -m rlhf <overrides>`` would run with."""
+    register()
+    with initialize_config_dir(config_dir=str(bundled("conf")), version_base="1.3"):
+        return settings_of(compose(config_name="config", overrides=list(overrides)))
+
+
+def tiny_overrides(stage: str, checkpoints: Path) -> list[str]:
+    return [f"stage={stage}", f"checkpoints={checkpoints}", "hardware=cpu", *TINY, *FAST[stage]]
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Callable[..., Settings]:
+    """Settings of a tiny stage below the test's own directory."""
+
+    def of(stage: str, *overrides: str) -> Settings:
+        return composed(*tiny_overrides(stage, tmp_path), *overrides)
+
+    return of
+
+
+@pytest.fixture(scope="session")
+def chain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoints directory with finished tiny runs of base, sft and reward under the name ``almanac``."""
+    from rlhf.stages import execute
+
+    root = tmp_path_factory.mktemp("chain")
+    for stage in ("base", "sft", "reward"):
+        execute(composed(*tiny_overrides(stage, root)), root / "almanac" / stage)
+    return root
+
+
+@pytest.fixture
+def beside_chain(chain: Path, tmp_path: Path) -> Callable[..., Settings]:
+    """Settings of a tiny stage that starts from the chain's runs and writes below the test's own directory."""
+
+    def of(stage: str, *overrides: str) -> Settings:
+        parents = [f"stage.policy={chain}/almanac/sft"] if stage in ("reward", "dpo", "ppo") else []
+        parents += [f"stage.reward={chain}/almanac/reward"] if stage == "ppo" else []
+        parents += [f"model.pretrained={chain}/almanac/base"] if stage == "sft" else []
+        return composed(*tiny_overrides(stage, tmp_path), *parents, *overrides)
+
+    return of

@@ -1,0 +1,223 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from rlhf.config import Format
+from rlhf.data.formats import FIELDS, KINDS, convert, detect, opening
+from rlhf.data.rows import RowError
+
+FIXTURES = Path(__file__).parent / "fixtures"
+
+
+def user(content: str) -> dict[str, str]:
+    return {"role": "user", "content": content}
+
+
+def assistant(content: str) -> dict[str, str]:
+    return {"role": "assistant", "content": content}
+
+
+def rows_of(name: str) -> list[dict]:
+    return [json.loads(line) for line in (FIXTURES / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+PAIR = {"prompt": [user("Q")], "chosen": [assistant("A")], "rejected": [assistant("B")]}
+LAYOUTS = {
+    "hh": Format.hh,
+    "ultrafeedback": Format.ultrafeedback,
+    "ultrafeedback_h4": Format.ultrafeedback,
+    "tldr_comparisons": Format.tldr_comparisons,
+    "alpaca": Format.alpaca,
+    "alpaca_ranking": Format.alpaca,
+    "sharegpt": Format.sharegpt,
+    "sharegpt_ranking": Format.sharegpt,
+    "alpaca_eval": Format.standard,
+    "imdb": Format.standard,
+    "imdb_pairs": Format.standard,
+    "messages": Format.standard,
+    "prompts": Format.standard,
+    "text": Format.standard,
+    "tldr": Format.standard,
+    "tldr_preference": Format.standard,
+    "ultrachat": Format.standard,
+}
+
+
+def test_every_fixture_has_a_layout() -> None:
+    assert set(LAYOUTS) == {path.stem for path in FIXTURES.glob("*.jsonl")}
+
+
+@pytest.mark.parametrize(("name", "layout"), LAYOUTS.items())
+def test_every_row_of_a_fixture_is_told_by_its_columns(name: str, layout: Format) -> None:
+    for row in rows_of(name):
+        found, why = detect(row)
+        assert found is layout
+        assert why
+
+
+@pytest.mark.parametrize(
+    ("row", "layout"),
+    [
+        (PAIR, Format.standard),
+        ({"chosen": "\n\nHuman: Q\n\nAssistant: A", "rejected": "\n\nHuman: Q\n\nAssistant: B"}, Format.hh),
+        ({"chosen": [user("Q"), assistant("A")], "rejected": [user("Q"), assistant("B")]}, Format.ultrafeedback),
+        ({"instruction": "Q", "input": "", "chosen": "A", "rejected": "B"}, Format.alpaca),
+        (
+            {
+                "conversations": [{"from": "human", "value": "Q"}],
+                "chosen": {"from": "gpt", "value": "A"},
+                "rejected": {"from": "gpt", "value": "B"},
+            },
+            Format.sharegpt,
+        ),
+    ],
+    ids=["standard", "hh", "ultrafeedback", "alpaca", "sharegpt"],
+)
+def test_the_same_pair_in_every_layout_becomes_the_same(row: dict, layout: Format) -> None:
+    assert detect(row)[0] is layout
+    assert convert(row, layout, "preferences") == PAIR
+    assert convert(row, layout, "prompts") == {"prompt": PAIR["prompt"]}
+    assert convert(row, layout, "demonstrations") == {"prompt": PAIR["prompt"], "completion": PAIR["chosen"]}
+
+
+@pytest.mark.parametrize(
+    ("row", "layout"),
+    [
+        ({"prompt": [user("Q")], "completion": [assistant("A")]}, Format.standard),
+        ({"messages": [user("Q"), assistant("A")]}, Format.standard),
+        ({"instruction": "Q", "input": "", "output": "A"}, Format.alpaca),
+        ({"conversations": [{"from": "human", "value": "Q"}, {"from": "gpt", "value": "A"}]}, Format.sharegpt),
+    ],
+)
+def test_the_same_demonstration_in_every_layout_becomes_the_same(row: dict, layout: Format) -> None:
+    assert detect(row)[0] is layout
+    assert convert(row, layout, "demonstrations") == {"prompt": [user("Q")], "completion": [assistant("A")]}
+
+
+def test_standard_rows_stay_text() -> None:
+    row = {"prompt": "Q", "chosen": " A", "rejected": " B"}
+    assert convert(row, Format.standard, "preferences") == row
+
+
+def test_openai_comparisons_follow_the_choice_and_keep_the_confidence() -> None:
+    first, second, *_, article = rows_of("tldr_comparisons")
+    read = convert(first, Format.tldr_comparisons, "preferences")
+    assert read["prompt"].startswith("SUBREDDIT: r/cats\n\nTITLE: My cat hides my keys\n\nPOST: Every morning")
+    assert read["prompt"].endswith("to work.\n\nTL;DR:")
+    assert read["chosen"] == " cat hides keys, I am late every day."
+    assert read["confidence"] == 1.0
+    assert convert(second, Format.tldr_comparisons, "preferences")["chosen"].startswith(" race in a week")
+    read = convert(article, Format.tldr_comparisons, "preferences")
+    assert read["prompt"].startswith("TITLE: Bridge opens\n\nThe new bridge")
+    assert "confidence" not in read
+
+
+def test_comparisons_read_like_the_demonstrations_of_the_same_posts() -> None:
+    for comparison, demonstration in zip(rows_of("tldr_comparisons"), rows_of("tldr"), strict=False):
+        assert convert(comparison, Format.tldr_comparisons, "prompts") == {"prompt": demonstration["prompt"]}
+
+
+def test_alpaca_joins_input_history_and_system() -> None:
+    *_, with_input, with_history = rows_of("alpaca")
+    read = convert(with_input, Format.alpaca, "demonstrations")
+    assert read["prompt"] == [user("Correct the sentence.\n\nHe go home.")]
+    read = convert(with_history, Format.alpaca, "demonstrations")
+    assert [turn["role"] for turn in read["prompt"]] == ["system", "user", "assistant", "user"]
+    assert read["prompt"][-1]["content"] == "And the second one?"
+
+
+def test_a_dialogue_that_the_user_ends_is_a_prompt_and_no_demonstration() -> None:
+    row = {"messages": [user("Q"), assistant("A"), user("And?")]}
+    assert convert(row, Format.standard, "prompts") == {"prompt": row["messages"]}
+    with pytest.raises(RowError, match="field 'completion' is missing; every demonstration needs"):
+        convert(row, Format.standard, "demonstrations")
+
+
+def test_the_opening_of_a_text_is_a_prompt_of_two_to_eight_words() -> None:
+    for row in rows_of("imdb"):
+        head, rest = opening(row["text"])
+        assert head + rest == row["text"]
+        assert 2 <= len(head.split()) <= 8
+        assert convert(row, Format.standard, "demonstrations") == {"prompt": head, "completion": rest}
+        assert convert(row, Format.standard, "text") == {"text": row["text"]}
+    assert len({len(opening(f"{n} a b c d e f g h")[0].split()) for n in range(100)}) == 7
+
+
+def test_a_given_prompt_of_a_text_is_kept() -> None:
+    row = {"prompt": "Once upon", "text": "Once upon a time."}
+    assert convert(row, Format.standard, "demonstrations") == {"prompt": "Once upon", "completion": " a time."}
+
+
+@pytest.mark.parametrize(
+    ("fields", "margin"),
+    [
+        ({"margin": 2, "score_chosen": 9.0, "score_rejected": 1.0}, 2.0),
+        ({"score_chosen": 9.0, "score_rejected": 1.5}, 7.5),
+        ({"chosen_score": 3, "rejected_score": 1}, 2.0),
+        ({"strength": 0.5}, 0.5),
+    ],
+)
+def test_margins(fields: dict, margin: float) -> None:
+    assert convert(PAIR | fields, Format.standard, "preferences")["margin"] == margin
+    assert "margin" not in convert(PAIR | fields, Format.standard, "prompts")
+
+
+def test_labels_are_kept_and_what_only_shares_their_name_is_not() -> None:
+    row = {"prompt": "Q", "task": "question", "fact": "f1", "format": "list", "held_out": "none", "group": 3, "x": 1}
+    row |= {"source": {"nested": True}}
+    kept = convert(row, Format.standard, "prompts")
+    assert set(kept) == {"prompt", "task", "fact", "format", "held_out", "group"}
+
+
+def test_confidence_is_a_number_of_a_pair() -> None:
+    assert convert(PAIR | {"confidence": 0.9}, Format.standard, "preferences")["confidence"] == 0.9
+    assert "confidence" not in convert(PAIR | {"confidence": "high"}, Format.standard, "preferences")
+    assert "confidence" not in convert(PAIR | {"confidence": 0.9}, Format.standard, "prompts")
+
+
+@pytest.mark.parametrize("fields", [{"margin": "much"}, {"score_chosen": [1], "score_rejected": 0}])
+def test_a_margin_that_is_no_number_is_refused(fields: dict) -> None:
+    with pytest.raises(RowError, match=f"field '{next(iter(fields))}' must be a"):
+        convert(PAIR | fields, Format.standard, "preferences")
+
+
+@pytest.mark.parametrize(
+    ("row", "kind", "complaint"),
+    [
+        ({"prompt": "Q", "rejected": "B"}, "preferences", "field 'chosen' is missing; every preference pair needs prompt"),
+        ({"prompt": "Q", "chosen": None, "rejected": "B"}, "preferences", "field 'chosen' is missing"),
+        ({"prompt": " ", "chosen": "A", "rejected": "B"}, "preferences", "field 'prompt' is empty"),
+        ({"prompt": [], "chosen": [assistant("A")], "rejected": [assistant("B")]}, "preferences", "empty conversation"),
+        ({"prompt": "Q", "chosen": "A", "rejected": 7}, "preferences", "field 'rejected' must be text, got int"),
+        ({"prompt": [user("Q")], "chosen": "A", "rejected": "B"}, "preferences", "prompt is a conversation, chosen is text"),
+        ({"messages": [assistant("A")]}, "demonstrations", "field 'prompt' is empty"),
+        ({"prompt": "Q", "completion": "A", "label": False}, "demonstrations", "field 'label' marks completions"),
+        ({"a": 1}, "text", "field 'text' is missing; every row of text needs text"),
+    ],
+)
+def test_bad_rows_are_told_by_field(row: dict, kind: str, complaint: str) -> None:
+    with pytest.raises(RowError, match=complaint):
+        convert(row, detect(row)[0], kind)
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"info": []}, "field 'info' must be an object"),
+        ({"summaries": [{"text": "a"}]}, "field 'summaries' must be a list of two"),
+        ({"choice": 2}, "field 'choice' must be 0 or 1, got 2"),
+        ({"choice": 1.0}, "field 'choice' must be 0 or 1"),
+        ({"info": {"title": "t"}}, "field 'article' is missing"),
+    ],
+)
+def test_bad_comparisons_are_told_by_field(change: dict, complaint: str) -> None:
+    row = rows_of("tldr_comparisons")[0] | change
+    with pytest.raises(RowError, match=complaint):
+        convert(row, Format.tldr_comparisons, "preferences")
+
+
+def test_every_kind_says_what_it_needs() -> None:
+    for kind in KINDS:
+        with pytest.raises(RowError, match=f"field '{FIELDS[kind][0]}' is missing; every"):
+            convert({}, Format.standard, kind)

@@ -1,0 +1,286 @@
+import json
+import logging
+import os
+import re
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from rlhf.config import Data, Format, Source
+from rlhf.data import leaks, load, load_source
+from rlhf.data.formats import FIELDS, KINDS
+from rlhf.errors import DataError
+
+FIXTURES = Path(__file__).parent / "fixtures"
+PRESETS = json.loads((FIXTURES / "presets.json").read_text(encoding="utf-8"))
+PAIRS = [{"prompt": f"Q{n}", "chosen": "yes", "rejected": "no"} for n in range(200)]
+
+
+def source(path: Path | str | None, **changes: object) -> Source:
+    plain = Source(
+        path=None if path is None else str(path),
+        format=Format.auto,
+        subset=None,
+        revision=None,
+        train="train",
+        validation=None,
+        test=None,
+        limit=None,
+        drop_identical=False,
+    )
+    return replace(plain, **changes)
+
+
+def write(path: Path, rows: Iterable[object]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def read(path: Path | Source, kind: str = "preferences", split: str = "train", seed: int = 0, holdout: float = 0.1):
+    given = path if isinstance(path, Source) else source(path)
+    return load_source(given, kind, split, seed=seed, holdout=holdout)
+
+
+def test_splits_are_held_out_by_prompt(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", PAIRS + [row | {"chosen": "also"} for row in PAIRS])
+    train, validation = read(path), read(path, split="validation")
+    assert len(train) + len(validation) == 400
+    assert leaks(train, validation).count == 0
+    assert 0.05 < len(validation) / 400 < 0.15
+    assert read(path, split="test").to_list() == validation.to_list()
+
+
+def test_what_is_held_out_depends_on_seed_and_prompt_alone(tmp_path: Path) -> None:
+    held_out = read(write(tmp_path / "a.jsonl", PAIRS), split="validation")
+    shuffled = read(write(tmp_path / "b.jsonl", reversed(PAIRS)), split="validation")
+    prompts = read(tmp_path / "a.jsonl", "prompts", "validation")
+    assert sorted(held_out["prompt"]) == sorted(shuffled["prompt"]) == sorted(prompts["prompt"])
+    assert sorted(held_out["prompt"]) != sorted(read(tmp_path / "a.jsonl", split="validation", seed=1)["prompt"])
+
+
+@pytest.mark.parametrize("holdout", [1e-9, 0.5, 1 - 1e-9])
+def test_both_sides_have_a_prompt(tmp_path: Path, holdout: float) -> None:
+    path = write(tmp_path / "a.jsonl", PAIRS[:2])
+    assert len(read(path, holdout=holdout)) == len(read(path, split="validation", holdout=holdout)) == 1
+
+
+def test_one_prompt_cannot_be_divided(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", PAIRS[:1] * 3)
+    with pytest.raises(DataError, match="all rows have the same prompt"):
+        read(path)
+
+
+def test_a_folder_of_split_files(tmp_path: Path) -> None:
+    write(tmp_path / "train.jsonl", PAIRS[:3])
+    write(tmp_path / "validation.jsonl", PAIRS[3:5])
+    assert len(read(tmp_path)) == 3
+    assert len(read(tmp_path, split="validation")) == len(read(tmp_path, split="test")) == 2
+    write(tmp_path / "test.jsonl", PAIRS[5:6])
+    assert len(read(tmp_path, split="test")) == 1
+    with pytest.raises(DataError, match="has no file for the split 'dev'"):
+        read(source(tmp_path, validation="dev"), split="validation")
+    (tmp_path / "test.csv").write_text("prompt\na\n")
+    with pytest.raises(DataError, match="has 2 files for the split 'test'"):
+        read(tmp_path, split="test")
+
+
+def test_one_file_has_no_splits_whatever_the_preset_names(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", PAIRS)
+    named = source(path, train="train_sft", validation="validation", test="test")
+    assert read(named, split="validation").to_list() == read(path, split="validation").to_list()
+    with pytest.raises(DataError, match="data.preferences.validation=b.jsonl names a file beside"):
+        read(source(path, validation="b.jsonl"))
+
+
+def test_one_path_stands_in_for_all_sources(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", PAIRS)
+    nothing = source(None, validation="validation")
+    data = Data(
+        name="local",
+        path=str(path),
+        holdout=0.1,
+        allow_leaks=False,
+        gold=None,
+        text=nothing,
+        demonstrations=nothing,
+        preferences=nothing,
+        prompts=replace(nothing, limit=5),
+    )
+    assert load(data, "preferences", "train", 0).to_list() == read(path).to_list()
+    assert load(data, "demonstrations", "train", 0)[0] == {"prompt": "Q0", "completion": "yes"}
+    assert len(load(data, "prompts", "train", 0)) == 5
+    with pytest.raises(DataError, match=r"data\.prompts\.path is null, so there are no prompts"):
+        load(replace(data, path=None), "prompts", "train", 0)
+
+
+def test_a_limit_draws_rows_and_keeps_their_order(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", PAIRS)
+    numbers = [int(prompt[1:]) for prompt in read(source(path, limit=20))["prompt"]]
+    assert len(numbers) == 20
+    assert numbers == sorted(numbers) != list(range(20))
+    assert read(source(path, limit=20)).to_list() == read(source(path, limit=20)).to_list()
+    assert len(read(source(path, limit=999))) == len(read(path))
+
+
+def test_optional_fields_missing_in_some_rows_are_null(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", [{"prompt": "a"}, {"prompt": "b", "source": "s"}, {"prompt": "c"}])
+    rows = read(path, "prompts").to_list() + read(path, "prompts", "validation").to_list()
+    assert sorted(row.get("source") or "" for row in rows) == ["", "", "s"]
+
+
+@pytest.mark.parametrize(
+    ("row", "complaint"),
+    [
+        ({"prompt": "q", "rejected": "b"}, ":3: field 'chosen' is missing; every preference pair needs prompt, chosen and"),
+        ({"prompt": "q", "chosen": "b", "rejected": "b"}, ":3: chosen and rejected are the same.*drop_identical=true"),
+        ({"prompt": "q", "chosen": "a", "rejected": "b", "margin": 1}, ":3: field 'margin' is a number, in earlier rows"),
+        ({"prompt": "\ud800", "chosen": "a", "rejected": "b"}, ":3: field 'prompt' holds half of a surrogate pair"),
+        (
+            {
+                "prompt": [{"role": "user", "content": "q"}],
+                "chosen": [{"role": "assistant", "content": "a"}],
+                "rejected": [{"role": "assistant", "content": "b"}],
+            },
+            ":3: field 'prompt' is a conversation, in earlier rows it is text",
+        ),
+        ("text", ":3: every row must be a JSON object, got str"),
+    ],
+)
+def test_a_bad_row_is_told_by_file_line_and_field(tmp_path: Path, row: object, complaint: str) -> None:
+    path = write(tmp_path / "a.jsonl", [*PAIRS[:2], row])
+    with pytest.raises(DataError, match=re.escape(str(path)) + complaint):
+        read(path)
+
+
+def test_identical_completions_are_left_out_and_counted_where_told_to(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = write(tmp_path / "a.jsonl", [*PAIRS[:4], PAIRS[0] | {"chosen": "no"}])
+    with caplog.at_level(logging.INFO, logger="rlhf"):
+        read(source(path, drop_identical=True))
+    assert "4 rows of preferences" in caplog.text
+    assert "left out 1 with chosen and rejected the same" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("kind", "rows", "message"),
+    [
+        ("demonstrations", [{"prompt": "a", "completion": " "}], "left out 1 with an empty completion"),
+        ("text", [{"text": "\n"}], "left out 1 with an empty text"),
+        ("prompts", [{"prompt": "a"}, {"prompt": "a"}], "left out 1 with a repeated prompt"),
+    ],
+)
+def test_what_is_left_out_is_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, kind: str, rows: list, message: str
+) -> None:
+    good = [{"prompt": f"p{n}", "completion": "c", "text": f"t{n}"} for n in range(3)]
+    with caplog.at_level(logging.INFO, logger="rlhf"):
+        read(write(tmp_path / "a.jsonl", rows + good), kind)
+    assert message in caplog.text
+
+
+def test_nothing_left_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"a\.jsonl: there is no row of preferences"):
+        read(write(tmp_path / "a.jsonl", []))
+    with pytest.raises(DataError, match="no row of demonstrations; left out 1 with an empty completion"):
+        read(write(tmp_path / "b.jsonl", [{"prompt": "a", "completion": ""}]), "demonstrations")
+
+
+@pytest.mark.parametrize("path", ["missing.jsonl", "no/such.jsonl", "/no/such/folder", "folder"])
+def test_a_missing_file_is_told_with_the_setting(path: str) -> None:
+    with pytest.raises(DataError, match=r"there is no such file or folder \(data\.preferences\.path\)"):
+        read(source(path))
+
+
+@pytest.mark.filterwarnings("ignore")  # of the Hub client, about being offline
+def test_an_unreachable_hub_id_is_one_sentence() -> None:
+    with pytest.raises(DataError, match="nobody/nothing@main: the split 'train' cannot be read.*check the Hub id") as error:
+        read(source("nobody/nothing@main", validation="test"))
+    assert "\n" not in str(error.value)
+
+
+def test_hh_is_read_with_all_its_oddities_and_they_are_counted(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, logger="rlhf"):
+        rows = [row for split in ("train", "validation") for row in read(FIXTURES / "hh.jsonl", split=split)]
+    assert len(rows) == 9
+    told = "read as hh, because .* transcripts .*1 with empty rejected, 1 with two turns of one role in a row, 2 with compl"
+    assert re.search(told, caplog.text)
+
+
+@pytest.mark.parametrize(("preset", "kind"), [(preset, kind) for preset in PRESETS for kind in PRESETS[preset]])
+def test_the_fixture_of_every_preset_is_read_as_what_it_stands_for(preset: str, kind: str) -> None:
+    path = FIXTURES / PRESETS[preset][kind]
+    train, validation = read(path, kind), read(path, kind, "validation")
+    assert set(FIELDS[kind]) <= set(train.column_names)
+    assert len(train) >= len(validation) >= 1
+    assert leaks(train, validation).count == 0
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(), max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    max_leaves=6,
+)
+turn = st.fixed_dictionaries({"role": st.sampled_from(["user", "assistant", "king"]), "content": json_values})
+transcript = st.lists(st.sampled_from(["\n\nHuman:", "\n\nAssistant:", " Hi", "\n"]), max_size=6).map("".join)
+names = ("prompt", "chosen", "rejected", "completion", "messages", "text", "margin", "strength", "label", "source")
+names += ("instruction", "output", "history", "system", "conversations", "info", "summaries", "choice", "group", "extra")
+value = json_values | st.lists(turn, max_size=3) | turn | transcript | st.sampled_from(["Q", "A", 0, 1])
+odd_rows = st.lists(st.dictionaries(st.sampled_from(names), value, max_size=6) | json_values, max_size=4)
+READABLE = re.compile(r"a\.jsonl(:\d+: .+|: (there is no row of|all rows have the same prompt).*)", re.DOTALL)
+
+
+def rows_or_one_sentence(path: Path, kind: str, layout: Format) -> None:
+    try:
+        rows = read(source(path, format=layout), kind)
+    except DataError as error:
+        assert READABLE.search(str(error))
+        return
+    assert len(rows) >= 1
+    for row in rows:
+        assert all(row[field] is not None for field in FIELDS[kind])
+
+
+@hypothesis_settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(rows=odd_rows, kind=st.sampled_from(KINDS), layout=st.sampled_from(Format))
+def test_odd_rows_give_rows_or_one_sentence(tmp_path: Path, rows: list, kind: str, layout: Format) -> None:
+    rows_or_one_sentence(write(tmp_path / "a.jsonl", rows), kind, layout)
+
+
+@hypothesis_settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(content=st.binary(max_size=60), kind=st.sampled_from(KINDS))
+def test_odd_bytes_give_rows_or_one_sentence(tmp_path: Path, content: bytes, kind: str) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b'{"prompt": "' + content + b'", "chosen": "a", "rejected": "b"}\n')
+    rows_or_one_sentence(path, kind, Format.auto)
+
+
+def test_a_dialogue_of_ten_thousand_turns(tmp_path: Path) -> None:
+    shared = "\n\nHuman: Q\n\nAssistant: A" * 5_000
+    rows = [{"chosen": f"{shared}{n}", "rejected": f"{shared} or {n}"} for n in range(2)]
+    row = read(write(tmp_path / "a.jsonl", rows))[0]
+    assert (len(row["prompt"]), len(row["chosen"])) == (9_999, 1)
+
+
+# What each file of the collection is read as; the kind is all that has to be said about it.
+REAL = {"preference": "preferences", "sft": "demonstrations", "prompts": "prompts", "text": "text", "sentiment": "text"}
+PROMPTS_ONLY = ("bon_tulu2_13b", "kto_unpaired")  # rankings and thumbs: prompts to this version
+
+
+@pytest.mark.slow
+def test_every_file_of_the_real_collection_loads_by_name_alone() -> None:
+    root = os.environ.get("RLHF_TEST_DATA")
+    if root is None:
+        pytest.skip("RLHF_TEST_DATA names no folder of real data")
+    files = [file for folder in REAL for file in sorted(Path(root, folder).glob("*.jsonl.gz"))]
+    assert files
+    for file in files:
+        kind = "prompts" if file.name.startswith(PROMPTS_ONLY) else REAL[file.parent.name]
+        train, validation = read(file, kind), read(file, kind, "validation")
+        assert len(train) > len(validation) >= 1, file
+        assert leaks(train, validation).count == 0, file

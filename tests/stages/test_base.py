@@ -1,0 +1,57 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from rlhf.config import Settings
+from rlhf.errors import ConfigError, ModelError
+from rlhf.run import Run
+from rlhf.stages import execute
+
+
+def test_a_base_model_from_nothing(chain: Path) -> None:
+    run = Run.open(chain / "almanac" / "base")
+    assert run.manifest["parents"] == {}
+    assert run.manifest["metrics"]["steps"] == 2
+    assert run.manifest["data"]["text"]["train"]["rows"] == 24
+    tokenizer = AutoTokenizer.from_pretrained(run.model)
+    model = AutoModelForCausalLM.from_pretrained(run.model)
+    assert tokenizer.pad_token_id != tokenizer.eos_token_id
+    assert model.config.vocab_size == len(tokenizer) == 384
+    assert model.generation_config.eos_token_id == tokenizer.eos_token_id
+    steps = [json.loads(line)["step"] for line in (run.directory / "metrics.jsonl").read_text().splitlines()]
+    assert steps == [1, 2, 2]
+    assert not (run.directory / "resume").exists()
+
+
+def test_the_same_seed_gives_the_same_bits(chain: Path, settings: Callable[..., Settings], tmp_path: Path) -> None:
+    first = Run.open(chain / "almanac" / "base")
+    for name, seed in {"again": 0, "other": 1}.items():
+        execute(settings("base", f"seed={seed}"), tmp_path / name)
+    again, other = Run.open(tmp_path / "again"), Run.open(tmp_path / "other")
+    assert again.manifest["weights"] == first.manifest["weights"]
+    assert (again.directory / "metrics.jsonl").read_bytes() == (first.directory / "metrics.jsonl").read_bytes()
+    assert other.manifest["weights"] != first.manifest["weights"]
+
+
+def test_continued_pretraining(chain: Path, settings: Callable[..., Settings], tmp_path: Path) -> None:
+    execute(settings("base", f"stage.policy={chain}/almanac/base"), tmp_path / "more")
+    more = Run.open(tmp_path / "more")
+    assert more.manifest["parents"]["policy"]["stage"] == "base"
+    assert more.manifest["weights"] != Run.open(chain / "almanac" / "base").manifest["weights"]
+
+
+def test_an_unknown_argument_of_the_trainer(settings: Callable[..., Settings], tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="stage.trainer.learning_rat is no argument of SFTConfig"):
+        execute(settings("base", "+stage.trainer.learning_rat=1"), tmp_path / "base")
+    with pytest.raises(ConfigError, match="stage.trainer.seed is decided elsewhere"):
+        execute(settings("base", "+stage.trainer.seed=1"), tmp_path / "base")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_model_that_cannot_be_found(settings: Callable[..., Settings], tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="policy=nobody/nothing cannot be loaded"):
+        execute(settings("base", "stage.policy=nobody/nothing"), tmp_path / "base")
+    assert list(tmp_path.iterdir()) == []

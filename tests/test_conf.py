@@ -1,0 +1,80 @@
+"""conf/: every file composes, a stage has one name everywhere, and nothing is left to guess."""
+
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from rlhf.config import PROGRESSION, STAGES
+from rlhf.paths import PACKAGE, bundled
+from tests.conftest import composed
+
+CONF = bundled("conf")
+TESTS = Path(__file__).parent
+
+
+def names(group: str) -> list[str]:
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
+def test_a_stage_has_one_name_everywhere() -> None:
+    modules = {path.stem for path in (PACKAGE / "stages").glob("*.py")} - {"__init__"} | {"progression"}
+    tests = {path.stem.removeprefix("test_") for path in (TESTS / "stages").glob("test_*.py")} - {"init"} | {"progression"}
+    assert set(STAGES) == set(names("stage")) == modules == tests
+    for name, stage in STAGES.items():
+        assert stage.__name__.lower() == f"{name}stage"
+    assert (PACKAGE / "progression.py").exists()
+    assert (TESTS / "test_progression.py").exists()
+
+
+def test_conf_is_not_shadowed_by_a_copy_in_the_package() -> None:
+    assert not (PACKAGE / "conf").exists()
+
+
+@pytest.mark.parametrize("experiment", names("experiment"))
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_experiment_composes_for_every_stage(experiment: str, stage: str) -> None:
+    settings = composed(f"experiment={experiment}", f"stage={stage}", *needed(experiment))
+    assert settings.stage.name == stage
+    assert experiment in ("none", settings.name)
+
+
+def needed(experiment: str) -> list[str]:
+    """What an experiment leaves to its user: the pairs of the controlled sentiment experiment are sampled first."""
+    return ["data.preferences.path=pairs.jsonl"] if experiment == "imdb-sentiment" else []
+
+
+@pytest.mark.parametrize("model", names("model"))
+def test_every_model_composes(model: str) -> None:
+    given = ["model.path=my_model"] if model == "local" else []
+    assert composed("stage=sft", f"model={model}", *given).model.name == model
+
+
+@pytest.mark.parametrize("data", names("data"))
+def test_every_data_set_composes(data: str) -> None:
+    given = ["data.preferences.path=pairs.jsonl"] if data == "imdb" else []
+    assert composed("stage=sft", f"data={data}", *given).data.name == data
+
+
+@pytest.mark.parametrize("group", ["adapter", "hardware", "tracker"])
+def test_every_option_composes(group: str) -> None:
+    for option in names(group):
+        composed("stage=sft", f"{group}={option}")
+
+
+def test_every_recipe_belongs_to_an_experiment_and_a_stage() -> None:
+    for recipe in names("recipe"):
+        experiment, _, stage = recipe.rpartition("-")
+        assert experiment in names("experiment"), recipe
+        assert stage in PROGRESSION, recipe
+
+
+@pytest.mark.parametrize("path", sorted(CONF.glob("stage/*.yaml")), ids=lambda path: path.stem)
+def test_a_stage_file_gives_every_value(path: Path) -> None:
+    """A dataclass has no defaults, so a value that is missing here would be a ``???`` for the user."""
+    assert not OmegaConf.missing_keys(OmegaConf.load(path))
+
+
+@pytest.mark.parametrize("path", sorted(CONF.glob("recipe/*.yaml")), ids=lambda path: path.stem)
+def test_a_recipe_says_where_its_values_come_from(path: Path) -> None:
+    assert "#" in path.read_text(encoding="utf-8").replace("# @package _global_", "")

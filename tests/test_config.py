@@ -1,0 +1,54 @@
+"""The rules that a type cannot express, and that each is told in one sentence that names the key and the value."""
+
+import dataclasses
+
+import pytest
+
+from rlhf.config import STAGES, Input, Settings
+from rlhf.errors import ConfigError
+from tests.conftest import composed
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["stage=dpo", "stage.beta=-1"], "stage.beta must be positive, got -1.0"),
+        (["stage=dpo", "stage.beta=0"], "stage.beta must be positive, got 0.0"),
+        (["stage=dpo", "stage.label_smoothing=0.5"], r"stage.label_smoothing must lie in \[0, 0.5\), got 0.5"),
+        (["stage=ppo", "stage.kl_coef=-0.1"], "stage.kl_coef must not be negative"),
+        (["stage=ppo", "stage.batch_size=10", "stage.minibatches=3"], "stage.batch_size=10 is not divisible"),
+        (["stage=ppo", "stage.lam=1.5"], "stage.lam must lie in"),
+        (["stage=base", "stage.block_length=4"], "stage.block_length must be at least 8"),
+        (["stage=reward", "stage.statistics_prompts=1"], "stage.statistics_prompts must be at least 2"),
+        (["stage=compare", "stage.reference=nobody"], "stage.reference must be one of base, sft, dpo, ppo"),
+        (["stage=progression", "stage.stages=[sft,rl]"], "stage.stages must name one of base, sft"),
+        (["stage=progression", "stage.overrides={rl: ['seed=1']}"], "stage.overrides must name one of"),
+        (["data.holdout=1"], "data.holdout must lie between 0 and 1, got 1.0"),
+        (["adapter.rank=0"], "adapter.rank must be positive, got 0"),
+        (["hardware.device=tpu"], "hardware.device must be auto, cpu or cuda, got 'tpu'"),
+        (["seed=-1"], "seed must lie in"),
+        (["overwrite=true", "resume=true"], "contradict each other"),
+        (["model.architecture=null"], "model.path is null and model.architecture is null"),
+    ],
+)
+def test_a_broken_rule_names_key_and_value(overrides: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        composed(*overrides)
+
+
+def test_no_setting_has_a_default_beside_its_yaml() -> None:
+    for cls in (Settings, *STAGES.values()):
+        for field in dataclasses.fields(cls):
+            assert field.default is dataclasses.MISSING, f"{cls.__name__}.{field.name}"
+            assert field.default_factory is dataclasses.MISSING, f"{cls.__name__}.{field.name}"
+
+
+def test_a_stage_says_what_it_starts_from() -> None:
+    dpo = composed("stage=dpo").stage
+    assert dpo.inputs() == {"policy": Input("checkpoints/almanac/sft", ("sft", "dpo", "ppo"))}
+    ppo = composed("stage=ppo").stage
+    assert ppo.inputs()["reward"] == Input("checkpoints/almanac/reward", ("reward",))
+    assert composed("stage=base").stage.inputs() == {}
+    compare = composed("stage=compare").stage.inputs()
+    assert compare["sft"].required
+    assert not compare["ppo"].required

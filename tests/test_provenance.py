@@ -1,0 +1,51 @@
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from rlhf import provenance
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        ({"hub_token": "abc"}, {"hub_token": "***"}),
+        ({"a": {"api_key": "abc", "b": 1}}, {"a": {"api_key": "***", "b": 1}}),
+        (["tracker.password=abc", "seed=1"], ["tracker.password=***", "seed=1"]),
+        ("use hf_abcdefghijklmnop here", "use *** here"),
+        ("https://me:secret@host/x", "https://***@host/x"),
+        ({"max_tokens": 5, "eos_token_id": 2, "tokenizer": "x"}, {"max_tokens": 5, "eos_token_id": 2, "tokenizer": "x"}),
+    ],
+)
+def test_secrets_are_hidden_and_other_things_are_not(value: object, shown: object) -> None:
+    assert provenance.redact(value) == shown
+
+
+def test_digest_of_a_file(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"abc")
+    assert provenance.file_digest(tmp_path / "a") == hashlib.sha256(b"abc").hexdigest()
+
+
+def test_digest_of_files_depends_on_names_and_contents_and_not_on_order(tmp_path: Path) -> None:
+    one, two = tmp_path / "1", tmp_path / "2"
+    one.write_bytes(b"x")
+    two.write_bytes(b"y")
+    digest = provenance.files_digest([one, two])
+    assert digest == provenance.files_digest([two, one])
+    two.write_bytes(b"z")
+    assert digest != provenance.files_digest([one, two])
+    three = one.rename(tmp_path / "3")
+    two.write_bytes(b"y")
+    assert digest != provenance.files_digest([three, two])
+
+
+def test_a_folder_without_weights_has_no_digest(tmp_path: Path) -> None:
+    assert provenance.weights_digest(tmp_path) is None
+    (tmp_path / "model.safetensors").write_bytes(b"x")
+    assert provenance.weights_digest(tmp_path) is not None
+
+
+def test_facts_about_the_machine() -> None:
+    assert provenance.versions()["python"].startswith("3.")
+    assert provenance.hardware()["cores"] >= 1
+    assert 0.01 < provenance.peak_memory_gib() < 1000

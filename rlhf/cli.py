@@ -26,7 +26,6 @@ from rlhf.config import STAGES, Settings
 from rlhf.errors import ConfigError, RlhfError
 from rlhf.paths import bundled
 
-
 TRACEBACK = "RLHF_TRACEBACK"  # set where the user asked for tracebacks with HYDRA_FULL_ERROR=1
 
 
@@ -52,7 +51,9 @@ def settings_of(composed: DictConfig) -> Settings:
         if is_dataclass(node):
             known = {field.name for field in fields(node)}
             for key in vars(node).keys() - known:
-                raise ConfigError(f"there is no setting +{prefix}{'.' if prefix else ''}{key}{_closest(key, known, prefix)}")
+                raise ConfigError(
+                    f"there is no setting +{prefix}{'.' if prefix else ''}{key}{_closest(key, known, prefix)}"
+                )
     return settings
 
 

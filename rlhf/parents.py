@@ -79,7 +79,9 @@ def find_parent(role: str, wanted: Input, settings: Settings, overrides: Sequenc
         return Parent(role, wanted.path, manifest)
     if (path / "config.json").is_file() or (path / "adapter_config.json").is_file() or path.suffix == ".gguf":
         if path.suffix == ".gguf" and not path.is_file():
-            raise LineageError(f"stage.{_key(role, settings)}={wanted.path} does not exist: give the path of a GGUF file")
+            raise LineageError(
+                f"stage.{_key(role, settings)}={wanted.path} does not exist: give the path of a GGUF file"
+            )
         return Parent(role, wanted.path, None)
     hub = HUB_ID.fullmatch(wanted.path)
     if hub and not path.exists() and not wanted.path.startswith(f"{settings.checkpoints}/"):

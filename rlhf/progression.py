@@ -49,7 +49,9 @@ def advance(composed: Settings, overrides: Sequence[str], settings: Settings) ->
         console.print(f"[bold]{name}[/bold]: up to date, skipped")
         return Run.open(place).manifest["metrics"]
     partial = read_manifest(place.with_name(f".{name}.partial"))
-    resumable = partial is not None and difference(partial["content"], content(composed, find_parents(composed))) is None
+    resumable = (
+        partial is not None and difference(partial["content"], content(composed, find_parents(composed))) is None
+    )
     console.print(f"[bold]{name}[/bold]: {reason or 'overwrite=true'}, " + ("continued" if resumable else "run"))
     return execute(replace(composed, overwrite=not resumable, resume=resumable), place, overrides)
 

@@ -51,7 +51,9 @@ class RewardModel:
         scores = [0.0] * len(rows)
         for start in range(0, len(rows), self.batch_size):
             chosen = order[start : start + self.batch_size]
-            batch = self.tokenizer.pad({"input_ids": [rows[i] for i in chosen]}, padding_side="right", return_tensors="pt")
+            batch = self.tokenizer.pad(
+                {"input_ids": [rows[i] for i in chosen]}, padding_side="right", return_tensors="pt"
+            )
             logits = self.model(**batch.to(self.model.device)).logits[:, 0].float().tolist()
             for i, score in zip(chosen, logits, strict=True):
                 scores[i] = score

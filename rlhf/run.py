@@ -274,7 +274,9 @@ def _claim(work: Path, directory: Path) -> IO:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         lock.close()
-        raise RunError(f"{directory} is being written by another process: wait for it, or give name=<another>") from error
+        raise RunError(
+            f"{directory} is being written by another process: wait for it, or give name=<another>"
+        ) from error
     return lock
 
 

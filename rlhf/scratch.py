@@ -48,7 +48,9 @@ def new_policy(architecture: dict[str, Any], tokenizer: PreTrainedTokenizerFast)
     known = LlamaConfig().to_dict()
     unknown = [key for key in architecture if key not in known and key != "vocabulary"]
     if unknown:
-        raise ConfigError(f"model.architecture.{unknown[0]} is no argument of LlamaConfig: remove it or correct its name")
+        raise ConfigError(
+            f"model.architecture.{unknown[0]} is no argument of LlamaConfig: remove it or correct its name"
+        )
     config = LlamaConfig(
         **{key: value for key, value in architecture.items() if key != "vocabulary"},
         vocab_size=len(tokenizer),

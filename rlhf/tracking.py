@@ -25,6 +25,7 @@ def open_tracker(settings: Settings, run: Run) -> GeneralTracker:
         options["logging_dir"] = str(run.work)
     title = kind if kind == "tensorboard" else settings.tracker.project
     tracker = tracker_class(title, **options)
+    tracker.start()
     flat = flatten(redact(asdict(settings)))
     tracker.store_init_configuration({key: _simple(value) for key, value in flat.items()})
     return tracker

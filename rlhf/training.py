@@ -20,8 +20,8 @@ from rlhf.generate import generate
 from rlhf.progress import Bar, show_samples
 from rlhf.run import Run
 
-# Depends on the machine and the moment: equal runs would not write equal metrics.
-TIMES = ("runtime", "per_second", "total_flos", "num_input_tokens_seen")
+# Depends on the machine, the moment, or on where a run was resumed: equal runs would not write equal metrics.
+INCIDENTAL = ("runtime", "per_second", "total_flos", "num_input_tokens_seen", "num_tokens", "epoch")
 
 
 def arguments(kind: type[TrainingArguments], settings: Settings, run: Run, **ours: Any) -> TrainingArguments:
@@ -57,7 +57,9 @@ def arguments(kind: type[TrainingArguments], settings: Settings, run: Run, **our
         raise ConfigError(f"stage.trainer does not hold together: {str(error).strip().splitlines()[0]}") from error
 
 
-def train(trainer: Trainer, run: Run, on_log: Callable[[int], None] | None = None, every: int = 0) -> dict[str, float]:
+def train(
+    trainer: Trainer, run: Run, on_sample: Callable[[int], None] | None = None, every: int = 0
+) -> dict[str, float]:
     """Train, from the last whole checkpoint where the run is resumed, and evaluate on the held-out split.
 
     Raises:
@@ -67,17 +69,13 @@ def train(trainer: Trainer, run: Run, on_log: Callable[[int], None] | None = Non
     last = last_checkpoint(run.scratch) if run.resumed else None
     if run.resumed:
         run.rewind(0 if last is None else json.loads((last / "trainer_state.json").read_text())["global_step"])
-    reporter = Reporter(run, on_log, every)
-    trainer.add_callback(reporter)
     trainer.remove_callback(transformers.PrinterCallback)
-    with interruptible(reporter):
+    with Interruption() as interruption:
+        trainer.add_callback(Reporter(run, on_sample, every, interruption))
         trainer.train(resume_from_checkpoint=None if last is None else str(last))
-    if reporter.interrupted:
+    if interruption.asked:
         raise KeyboardInterrupt
-    evaluated = trainer.evaluate() if trainer.eval_dataset is not None else {}
-    reporter.close()
-    final = {key: value for key, value in trainer.state.log_history[-1].items() if key.startswith("eval_")} | evaluated
-    return rename(final) | {"steps": trainer.state.global_step}
+    return rename(trainer.evaluate()) | {"steps": trainer.state.global_step}
 
 
 def last_checkpoint(folder: Path) -> Path | None:
@@ -88,7 +86,7 @@ def last_checkpoint(folder: Path) -> Path | None:
 
 def rename(logs: dict[str, Any]) -> dict[str, float]:
     """transformers' names as ours: ``eval_loss`` -> ``eval/loss``, ``loss`` -> ``train/loss``; times left out."""
-    kept = {key: value for key, value in logs.items() if not any(time in key for time in TIMES) and key != "epoch"}
+    kept = {key: value for key, value in logs.items() if not any(name in key for name in INCIDENTAL)}
     return {
         f"eval/{key.removeprefix('eval_')}" if key.startswith("eval_") else f"train/{key}": float(value)
         for key, value in kept.items()
@@ -98,17 +96,16 @@ def rename(logs: dict[str, Any]) -> dict[str, float]:
 class Reporter(TrainerCallback):
     """Sends a Trainer's logs to the run and to the screen, and stops it at the end of a step when asked."""
 
-    def __init__(self, run: Run, on_sample: Callable[[int], None] | None, every: int):
-        self.run, self.on_sample, self.every = run, on_sample, every
+    def __init__(self, run: Run, on_sample: Callable[[int], None] | None, every: int, interruption: "Interruption"):
+        self.run, self.on_sample, self.every, self.interruption = run, on_sample, every, interruption
         self.bar: Bar | None = None
-        self.interrupted = False
 
     def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self.bar = Bar(self.run.stage, state.max_steps, state.global_step)
 
     def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self.bar.update(state.global_step)
-        if self.interrupted:
+        if self.interruption.asked:
             control.should_save = control.should_training_stop = True
         elif self.on_sample is not None and self.every and state.global_step % self.every == 0:
             self.on_sample(state.global_step)
@@ -123,36 +120,32 @@ class Reporter(TrainerCallback):
                 "or use model.dtype=float32"
             )
         self.run.log(metrics, state.global_step)
-        if self.bar is not None:
-            self.bar.update(state.global_step, metrics)
+        self.bar.update(state.global_step, metrics)
 
     def on_train_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        self.close()
-
-    def close(self) -> None:
-        if self.bar is not None:
-            self.bar.close()
+        self.bar.close()
 
 
-class interruptible:  # noqa: N801 - reads as a statement
-    """Ctrl-C ends training after the step under way, with a checkpoint; a second one ends it at once."""
+class Interruption:
+    """``with Interruption() as interruption``: Ctrl-C sets ``asked``, for the loop to end well; a second one ends it."""
 
-    def __init__(self, reporter: Reporter):
-        self.reporter = reporter
+    def __init__(self) -> None:
+        self.asked = False
 
-    def __enter__(self) -> None:
-        self.usable = threading.current_thread() is threading.main_thread()
-        if self.usable:
-            self.previous = signal.signal(signal.SIGINT, self._handle)
+    def __enter__(self) -> "Interruption":
+        self._usable = threading.current_thread() is threading.main_thread()  # elsewhere Python allows no handler
+        if self._usable:
+            self._previous = signal.signal(signal.SIGINT, self._handle)
+        return self
 
     def __exit__(self, *_: Any) -> None:
-        if self.usable:
-            signal.signal(signal.SIGINT, self.previous)
+        if self._usable:
+            signal.signal(signal.SIGINT, self._previous)
 
     def _handle(self, number: int, frame: Any) -> None:
-        if self.reporter.interrupted:
+        if self.asked:
             raise KeyboardInterrupt
-        self.reporter.interrupted = True
+        self.asked = True
 
 
 class Sampler:

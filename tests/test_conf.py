@@ -19,7 +19,9 @@ def names(group: str) -> list[str]:
 
 def test_a_stage_has_one_name_everywhere() -> None:
     modules = {path.stem for path in (PACKAGE / "stages").glob("*.py")} - {"__init__"} | {"progression"}
-    tests = {path.stem.removeprefix("test_") for path in (TESTS / "stages").glob("test_*.py")} - {"init"} | {"progression"}
+    tests = {path.stem.removeprefix("test_") for path in (TESTS / "stages").glob("test_*.py")} - {"init"} | {
+        "progression"
+    }
     assert set(STAGES) == set(names("stage")) == modules == tests
     for name, stage in STAGES.items():
         assert stage.__name__.lower() == f"{name}stage"

@@ -25,7 +25,9 @@ def test_two_trees_differ_just_where_their_flat_forms_do(one: dict, two: dict) -
 
 def test_where_a_run_lies_and_how_it_is_watched_do_not_count(settings: Callable[..., Settings]) -> None:
     plain = content(settings("base"), {})
-    assert difference(plain, content(settings("base", "name=other", "tracker=tensorboard", "overwrite=true"), {})) is None
+    assert (
+        difference(plain, content(settings("base", "name=other", "tracker=tensorboard", "overwrite=true"), {})) is None
+    )
 
 
 def test_what_counts_is_named(settings: Callable[..., Settings]) -> None:

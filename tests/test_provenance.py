@@ -14,7 +14,10 @@ from rlhf import provenance
         (["tracker.password=abc", "seed=1"], ["tracker.password=***", "seed=1"]),
         ("use hf_abcdefghijklmnop here", "use *** here"),
         ("https://me:secret@host/x", "https://***@host/x"),
-        ({"max_tokens": 5, "eos_token_id": 2, "tokenizer": "x"}, {"max_tokens": 5, "eos_token_id": 2, "tokenizer": "x"}),
+        (
+            {"max_tokens": 5, "eos_token_id": 2, "tokenizer": "x"},
+            {"max_tokens": 5, "eos_token_id": 2, "tokenizer": "x"},
+        ),
     ],
 )
 def test_secrets_are_hidden_and_other_things_are_not(value: object, shown: object) -> None:

@@ -41,7 +41,7 @@ PAIR_MIXTURE = {
 }
 """Kinds of the two responses of a pair; the two are always of different kinds."""
 
-TASK_SHARES = {"question": 0.42, "format": 0.20, "two_steps": 0.10, "extraction": 0.14, "decline": 0.14}
+TASK_SHARES = {"question": 0.40, "format": 0.19, "two_steps": 0.10, "extraction": 0.17, "decline": 0.14}
 HELD_OUT_SHARES = {"none": 0.25, "fact": 0.30, "phrasing": 0.25, "combination": 0.20}
 ROWS = {
     "demonstrations": {"train": 4200, "validation": 200},
@@ -102,7 +102,7 @@ def draw_kind(item: Item, mixture: dict[str, float], random: Random, without: st
 
 
 def demonstrations(split: str) -> Iterator[Row]:
-    """Prompts with a completion by a demonstrator of varying care; validation demonstrators are always careful."""
+    """Prompts with a completion by a demonstrator of varying care."""
     random = Random(f"{SEED} demonstrations {split}")
     count = ROWS["demonstrations"][split]
     drawn = draw_items(items_of(split), count, random) if split == "train" else draw_held_out(split, count, random)

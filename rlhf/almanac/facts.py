@@ -96,8 +96,8 @@ def unknown(kind: str) -> tuple[str, ...]:
 
 @cache
 def names() -> dict[str, frozenset[str]]:
-    """Domain -> every value that stands in a column of that domain."""
-    values: dict[str, set[str]] = {}
+    """Domain -> every value that stands in a column of that domain, and the names that the almanac lacks."""
+    values: dict[str, set[str]] = {kind: set(unknown(kind)) for kind in ("country", "year")}
     for table in TABLES:
         for fact in facts(table):
             for column, value in fact.values.items():

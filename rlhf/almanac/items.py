@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from rlhf.almanac import reading, relations
-from rlhf.almanac.facts import Fact, facts, unknown
+from rlhf.almanac.facts import COLUMNS, TABLES, Fact, facts, unknown
 from rlhf.almanac.relations import Relation, phrasings
 from rlhf.errors import DataError
 
@@ -103,16 +103,22 @@ def all_relations() -> tuple[Relation, ...]:
 
 @cache
 def facts_of(table: str) -> tuple[Fact, ...]:
-    """Facts of a table, or the names that stand in for facts where the almanac has none."""
-    if table.startswith("unknown_"):
-        column = table.removeprefix("unknown_")
+    """Facts of a table, or the names that stand in for facts where none has to be known or none is."""
+    kind, _, column = table.partition("_")
+    if kind == "unknown":
         return tuple(Fact(table, name, {column: name}) for name in unknown(column))
+    if kind == "names":
+        source = next(source for source in TABLES if column in COLUMNS[source])
+        known = [fact.values[column] for fact in facts(source)]
+        return tuple(Fact(table, name, {column: name}) for name in (*known, *unknown(column)))
     return facts(table)
 
 
-def fact_split(name: str) -> str:
-    """Split that may ask about a fact."""
-    return next((split for split, held_out in HELD_OUT_FACTS.items() if name in held_out), "train")
+def fact_split(fact: Fact) -> str:
+    """Split that may ask about a fact. A name to be found in a sentence is no fact, and never held out."""
+    if fact.table.startswith("names_"):
+        return "train"
+    return next((split for split, held_out in HELD_OUT_FACTS.items() if fact.name in held_out), "train")
 
 
 def sentence(template: str, fact: Fact) -> str:
@@ -150,7 +156,7 @@ def plain(relation: Relation) -> Iterator[Item]:
         for phrasing_split, templates in relation.phrasings.items():
             for template in templates:
                 prompt = sentence(template, fact)
-                splits = {"fact": fact_split(fact.name), "phrasing": phrasing_split, "combination": relation.split}
+                splits = {"fact": fact_split(fact), "phrasing": phrasing_split, "combination": relation.split}
                 if found := where(prompt, splits):
                     split, held_out = found
                     if held_out == "fact" and template in for_text:
@@ -169,7 +175,7 @@ def formatted(relation: Relation, style: str) -> Iterator[Item]:
             for phrasing_split, instructions in INSTRUCTIONS[style].items():
                 for instruction in instructions:
                     prompt = instruction.format(question=question)
-                    splits = {"fact": fact_split(fact.name), "phrasing": phrasing_split, "combination": combination}
+                    splits = {"fact": fact_split(fact), "phrasing": phrasing_split, "combination": combination}
                     if found := where(prompt, splits):
                         yield Item(prompt, relation, fact, style, *found)
 

@@ -33,6 +33,14 @@ SENTENCES = {
         test=("The sample contains {name}.", "He weighed the {name} twice."),
     ),
 }
+SENTENCES["year"] = phrasings(
+    "The house was built in {year}.",
+    "He was born in {year}.",
+    "The photograph is from {year}.",
+    "They met in {year}.",
+    validation=("The road was opened in {year}.",),
+    test=("The song was written in {year}.", "She left the city in {year}."),
+)
 READINGS = phrasings(
     "Read: '{sentence}' Which {thing} is mentioned?",
     "Find the {thing} in this sentence: '{sentence}'",
@@ -42,8 +50,12 @@ READINGS = phrasings(
 )
 
 
-def extraction(thing: str, table: str, column: str, vague: tuple[str, ...]) -> Relation:
-    """Find the one thing that a sentence names. A held-out phrasing has a new sentence or a new way of asking."""
+def extraction(thing: str, column: str, vague: tuple[str, ...]) -> Relation:
+    """Find the one thing that a sentence names. A held-out phrasing has a new sentence or a new way of asking.
+
+    The table holds names, not facts: nothing has to be known, so training may use the names of held-out facts here.
+    That keeps their tokens in use; a policy that never writes a token unlearns it.
+    """
 
     def combined(readings: str, sentences: str) -> list[str]:
         pairs = product(READINGS[readings], SENTENCES[thing][sentences])
@@ -54,13 +66,14 @@ def extraction(thing: str, table: str, column: str, vague: tuple[str, ...]) -> R
     }  # fmt: skip
     asked = phrasings(*combined("train", "train"), **held_out)
     answer = f"The {thing} is {{{column}}}."
-    return Relation(f"find_{thing}", table, (column,), (), asked, answer, vague, task="extraction")
+    return Relation(f"find_{thing}", f"names_{column}", (column,), (), asked, answer, vague, task="extraction")
 
 
 EXTRACTION = (
-    extraction("city", "capitals", "capital", CITY),
-    extraction("country", "capitals", "country", PLACE),
-    extraction("element", "elements", "name", SCIENCE),
+    extraction("city", "capital", CITY),
+    extraction("country", "country", PLACE),
+    extraction("element", "name", SCIENCE),
+    extraction("year", "year", ("It was a long time ago.", "It was some time in the past.")),
 )
 
 

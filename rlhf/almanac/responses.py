@@ -30,7 +30,7 @@ def render(item: Item, fact: Fact) -> str:
     """The good answer to an item, in its format, as if `fact` were the fact asked about."""
     values = [fact.words()[column] for column in item.relation.asks]
     if item.format == "one_word":
-        return f"{values[0]}."
+        return sentence(f"{values[0]}.", fact)
     if item.format == "capitals":
         return f"{values[0].upper()}."
     if item.format == "list":
@@ -46,7 +46,7 @@ def swapped(item: Item, replacements: dict[str, str]) -> Fact:
 def good(item: Item, random: Random) -> str:
     """Right, specific, in the format asked for, brief."""
     if item.relation.scope == "any" and random.random() < 0.5:
-        known = [row for row in facts_of(item.fact.table) if fact_split(row.name) == "train"]
+        known = [row for row in facts_of(item.fact.table) if fact_split(row) == "train"]
         return render(item, random.choice(known))
     return render(item, item.fact)
 
@@ -67,7 +67,7 @@ def wrong(item: Item, random: Random) -> str:
     right = set(item.fact.values.values())
     others = [
         row for row in facts_of(item.fact.table)
-        if fact_split(row.name) == "train" and not right & {row.values[column] for column in asks}
+        if fact_split(row) == "train" and not right & {row.values[column] for column in asks}
     ]  # fmt: skip
     other = random.choice(others)
     return render(item, swapped(item, {column: other.values[column] for column in asks}))

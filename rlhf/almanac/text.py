@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from random import Random
 
 from rlhf.almanac.facts import TABLES, Fact, facts, unknown
-from rlhf.almanac.items import Item, index, sentence
+from rlhf.almanac.items import Item, facts_of, index, sentence
 from rlhf.almanac.reading import SENTENCES
 
 STATEMENTS = {
@@ -67,7 +67,7 @@ NOTES = (
     "Read: '{sentence}' The {thing} is {name}.",
     "A note says: '{sentence}' It names {name}.",
 )
-COLUMNS = {"city": ("capitals", "capital"), "country": ("capitals", "country"), "element": ("elements", "name")}
+THINGS = {"city": "capital", "country": "country", "element": "name", "year": "year"}
 
 PARAGRAPHS_PER_FACT = 5
 QUESTION_LISTS = 600
@@ -99,12 +99,11 @@ def quiz(random: Random, pools: list[list[Item]]) -> str:
 
 def notes(random: Random) -> Iterator[str]:
     """Sentences of everyday life and what they name, about every name there is: the text that teaches copying."""
-    for thing, (table, column) in COLUMNS.items():
-        known = [fact.values[column] for fact in facts(table)]
-        for name in (*known, *(unknown("country") if thing == "country" else ())):
+    for thing, column in THINGS.items():
+        for fact in facts_of(f"names_{column}"):
             for _ in range(NOTES_PER_NAME):
-                told = random.choice(SENTENCES[thing]["train"]).format_map({column: name})
-                yield random.choice(NOTES).format(sentence=told, thing=thing, name=name)
+                told = random.choice(SENTENCES[thing]["train"]).format_map(fact.values)
+                yield random.choice(NOTES).format(sentence=told, thing=thing, name=fact.name)
 
 
 def pools_by_relation(items: Iterable[Item]) -> list[list[Item]]:

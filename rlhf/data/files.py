@@ -47,7 +47,7 @@ def read_csv(path: Path) -> Iterator[Placed]:
             try:
                 row = next(rows, None)
             except csv.Error as error:
-                raise DataError(f"{path}:{reader.line_num}: no valid CSV ({error})") from None
+                raise DataError(f"{path}:{reader.reader.line_num}: no valid CSV ({error})") from None
             if row is None:
                 return
             place = f"{path}:{reader.line_num}"

@@ -69,12 +69,13 @@ def read_standard(row: Row) -> Row:
         found["completion"] = rows.text_or_conversation(row, "completion")
     elif has(row, "messages") and "chosen" not in found:
         found |= demonstration(rows.conversation(row, "messages"))
-    elif has(row, "text"):
+    if has(row, "text"):
         found["text"] = text = rows.text(row, "text")
         prompt = found.get("prompt")
-        opens = isinstance(prompt, str) and bool(prompt) and text.startswith(prompt)
-        head, rest = (prompt, text[len(prompt) :]) if opens else opening(text)
-        found |= {"prompt": head, "completion": rest}
+        if prompt is None:
+            found["prompt"], found["completion"] = opening(text)
+        elif "completion" not in found and isinstance(prompt, str) and text.startswith(prompt):
+            found["completion"] = text[len(prompt) :]
     return found
 
 

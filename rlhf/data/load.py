@@ -112,12 +112,11 @@ def _split_rows(source: Source, kind: Kind, name: str) -> Iterator[Placed]:
     if HUB_ID.fullmatch(source.path) and reader_of(path) is None:
         return _hub_rows(source, kind, name)
     raise DataError(
-        f"{path}: there is no such file or folder (data.{kind}.path); give one that exists, or a Hub id org/name"
+        f"{path}: there is no such file or folder (data.path or data.{kind}.path); give one that exists, or a Hub id"
     )
 
 
 def _hub_rows(source: Source, kind: Kind, name: str) -> Iterator[Placed]:
-    import httpx
     from datasets import load_dataset
     from datasets.exceptions import DatasetsError
     from huggingface_hub.errors import HfHubHTTPError
@@ -125,7 +124,7 @@ def _hub_rows(source: Source, kind: Kind, name: str) -> Iterator[Placed]:
     path, _, revision = source.path.partition("@")
     try:
         dataset = load_dataset(path, name=source.subset, revision=source.revision or revision or None, split=name)
-    except (OSError, ValueError, DatasetsError, HfHubHTTPError, httpx.HTTPError) as error:
+    except (OSError, ValueError, DatasetsError, HfHubHTTPError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise DataError(
             f"{source.path}: the split {name!r} cannot be read ({reason}); there is no such folder here, so check the "

@@ -1,7 +1,7 @@
 """Predict the next token: a base model from random weights, or continued pretraining of an existing one.
 
-    python -m rlhf stage=base                                       # the embedded model, from nothing
-    python -m rlhf stage=base model=gpt2 data.text.path=my.jsonl    # go on with GPT-2 on a file of {"text": ...}
+python -m rlhf stage=base                                       # the embedded model, from nothing
+python -m rlhf stage=base model=gpt2 data.text.path=my.jsonl    # go on with GPT-2 on a file of {"text": ...}
 """
 
 from trl import SFTConfig, SFTTrainer

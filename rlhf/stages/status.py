@@ -1,6 +1,6 @@
 """What has been trained here, how it descends, and the next command to type.
 
-    python -m rlhf
+python -m rlhf
 """
 
 from pathlib import Path
@@ -22,7 +22,9 @@ def run(settings: Settings) -> None:
         console.print(f"Nothing is trained in {escape(str(root))} yet.")
     for path in sorted(root.rglob(".*.partial")):
         manifest = read_manifest(path) or {}
-        console.print(f"not finished: {escape(str(path))} ({escape(str(manifest.get('reason', 'killed, or still running')))})")
+        console.print(
+            f"not finished: {escape(str(path))} ({escape(str(manifest.get('reason', 'killed, or still running')))})"
+        )
     console.print(f"\nNext: [bold]{escape(next_command(settings, found))}[/bold]")
 
 
@@ -39,9 +41,11 @@ def tree(root: Path, found: list[Run]) -> Tree:
 
 def describe(one: Run, parents: list[str]) -> str:
     manifest = one.manifest
-    numbers = {key: value for key, value in manifest["metrics"].items() if isinstance(value, float) and key != "objective"}
+    numbers = {
+        key: value for key, value in manifest["metrics"].items() if isinstance(value, float) and key != "objective"
+    }
     shown = "  ".join(f"{key} {value:.3g}" for key, value in list(numbers.items())[:3])
-    origin = "" if parents and Path(parents[0]).is_dir() or not parents else f" from {', '.join(parents)}"
+    origin = "" if (parents and Path(parents[0]).is_dir()) or not parents else f" from {', '.join(parents)}"
     when = manifest["finished"][:16].replace("T", " ")
     return escape(f"{one.directory}{origin}  seed {manifest['seed']}  {manifest['seconds']:.0f} s  {when}  {shown}")
 

@@ -25,7 +25,8 @@ def test_every_kind_of_hold_out_is_there():
 
 def test_training_items_ask_about_no_held_out_fact():
     held_out = {name for names in HELD_OUT_FACTS.values() for name in names}
-    assert not [item.prompt for item in index().values() if item.split == "train" and item.fact.name in held_out]
+    trained = (item for item in index().values() if item.split == "train" and item.task != "extraction")
+    assert not [item.prompt for item in trained if item.fact.name in held_out]
 
 
 def test_training_items_have_no_held_out_combination():

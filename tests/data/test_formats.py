@@ -185,12 +185,12 @@ def test_a_margin_that_is_no_number_is_refused(fields: dict) -> None:
 @pytest.mark.parametrize(
     ("row", "kind", "complaint"),
     [
-        ({"prompt": "Q", "rejected": "B"}, "preferences", "field 'chosen' is missing; every preference pair needs prompt"),
+        ({"prompt": "Q", "rejected": "B"}, "preferences", "field 'chosen' is missing; every preference pair needs"),
         ({"prompt": "Q", "chosen": None, "rejected": "B"}, "preferences", "field 'chosen' is missing"),
         ({"prompt": " ", "chosen": "A", "rejected": "B"}, "preferences", "field 'prompt' is empty"),
         ({"prompt": [], "chosen": [assistant("A")], "rejected": [assistant("B")]}, "preferences", "empty conversation"),
         ({"prompt": "Q", "chosen": "A", "rejected": 7}, "preferences", "field 'rejected' must be text, got int"),
-        ({"prompt": [user("Q")], "chosen": "A", "rejected": "B"}, "preferences", "prompt is a conversation, chosen is text"),
+        ({"prompt": [user("Q")], "chosen": "A", "rejected": "B"}, "preferences", "is a conversation, chosen is text"),
         ({"messages": [assistant("A")]}, "demonstrations", "field 'prompt' is empty"),
         ({"prompt": "Q", "completion": "A", "label": False}, "demonstrations", "field 'label' marks completions"),
         ({"a": 1}, "text", "field 'text' is missing; every row of text needs text"),

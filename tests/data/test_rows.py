@@ -60,5 +60,5 @@ def test_rows_share_a_prompt_by_its_text_and_roles_alone() -> None:
 
 
 def test_the_hash_is_the_same_on_every_machine() -> None:
-    assert rows.unit_hash(0, "a") == 0x5f1aa0c8dad9dc73 / 2**64  # printf '0\0a' | sha256sum
+    assert rows.unit_hash(0, "a") == 0x5F1AA0C8DAD9DC73 / 2**64  # printf '0\0a' | sha256sum
     assert rows.unit_hash(0, "a") != rows.unit_hash(1, "a")

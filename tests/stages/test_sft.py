@@ -6,10 +6,9 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from rlhf import models
-from rlhf.config import Settings
+from rlhf.config import Input, Settings
 from rlhf.errors import DataError
 from rlhf.parents import find_parent
-from rlhf.config import Input
 from rlhf.run import Run
 from rlhf.stages import execute
 

@@ -1,0 +1,54 @@
+"""Masked statistics and log-probabilities. B responses, T response tokens, V vocabulary; a mask is True where a token counts."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def masked_sum(x: Tensor, mask: Tensor) -> Tensor:
+    """Σ mₜ xₜ. Multiplies after replacing what is masked, so that an infinity under the mask cannot become a nan."""
+    return torch.where(mask, x, torch.zeros_like(x)).sum()
+
+
+def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
+    """Σ mₜ xₜ / Σ mₜ over all dimensions; both (B, T) -> ()."""
+    return masked_sum(x, mask) / mask.sum()
+
+
+def masked_var(x: Tensor, mask: Tensor) -> Tensor:
+    """Unbiased variance of the unmasked entries, (B, T) -> (); 0 where there is one entry alone."""
+    count = mask.sum()
+    squares = masked_sum((x - masked_mean(x, mask)) ** 2, mask)
+    return squares / (count - 1).clamp(min=1)
+
+
+def standardize(x: Tensor, mask: Tensor, mean: Tensor | None = None, var: Tensor | None = None) -> Tensor:
+    """(x - mean) / sqrt(var + 1e-8) where the mask is True, and 0 elsewhere; (B, T) -> (B, T).
+
+    ``mean`` and ``var`` are those of the unmasked entries, unless given (from all ranks, say). The result has mean 0:
+    there is no variant that puts the mean back.
+    """
+    mean = masked_mean(x, mask) if mean is None else mean
+    var = masked_var(x, mask) if var is None else var
+    return torch.where(mask, (x - mean) * torch.rsqrt(var + 1e-8), torch.zeros_like(x))
+
+
+def token_logprobs(logits: Tensor, tokens: Tensor, temperature: float) -> Tensor:
+    """log softmax(zₜ / τ)[aₜ]: logits z (B, T, V), tokens a (B, T) -> (B, T), in float32.
+
+    The temperature divides the logits wherever log-probabilities are taken: they are then those of the distribution
+    that the tokens were drawn from.
+    """
+    scaled = logits.float() / temperature
+    return -F.cross_entropy(scaled.flatten(0, 1), tokens.flatten(), reduction="none").view(tokens.shape)
+
+
+def entropies(logits: Tensor, temperature: float) -> Tensor:
+    """-Σ_v p_v log p_v of softmax(zₜ / τ) in nats; (B, T, V) -> (B, T)."""
+    logp = torch.log_softmax(logits.float() / temperature, dim=-1)
+    return -(logp.exp() * logp).sum(-1)
+
+
+def last_index(mask: Tensor) -> Tensor:
+    """Column of the last True entry of each row, (B, T) -> (B,). Rows are True from their start."""
+    return mask.sum(-1) - 1

@@ -1,0 +1,91 @@
+"""Proximal policy optimisation of the SFT policy against the reward model; the reference is the policy as it was.
+
+    python -m rlhf stage=ppo                          # starts from checkpoints/<name>/sft and .../reward
+    python -m rlhf -m stage=ppo stage.kl_coef=0.02,0.05,0.1
+
+Ziegler et al. 2019, https://arxiv.org/abs/1909.08593. The trainer is ours: rlhf/ppo/README.md explains it.
+"""
+
+from peft import get_peft_model
+
+from rlhf import models, training
+from rlhf.config import AdapterKind, Settings
+from rlhf.data import check_leaks, load
+from rlhf.errors import LineageError
+from rlhf.ppo import Critic, PPOTrainer
+from rlhf.progress import Bar
+from rlhf.rewards import RewardModel
+from rlhf.run import Run
+
+
+def run(settings: Settings, run: Run) -> dict[str, float]:
+    stage = settings.stage
+    prompts = {split: load(settings.data, "prompts", split, settings.seed) for split in ("train", "validation")}
+    check_leaks(prompts["train"], prompts["validation"], settings.data.allow_leaks)
+    for split, dataset in prompts.items():
+        run.record_data("prompts", split, dataset)
+
+    tokenizer = models.load_tokenizer(run["policy"], settings.model)
+    run.record_tokenizer(tokenizer)
+    reward_tokenizer = models.load_tokenizer(run["reward"], settings.model)
+    if reward_tokenizer.get_vocab() != tokenizer.get_vocab():
+        raise LineageError(
+            f"stage.reward={run['reward'].path} has another vocabulary than stage.policy={run['policy'].path}, and the "
+            "critic starts from the reward model: train one with stage=reward on this policy"
+        )
+    policy, reference = policy_and_reference(settings, run, tokenizer)
+    critic = models.load_reward_model(run["reward"], settings.model, tokenizer)
+    scorer = RewardModel(
+        models.load_reward_model(run["reward"], settings.model, reward_tokenizer).to(models.device(settings.hardware)),
+        reward_tokenizer,
+        max_length=stage.max_prompt_length + stage.max_response_length,
+    )
+    statistics = (run["reward"].manifest or {"metrics": {}})["metrics"]
+    trainer = PPOTrainer(
+        policy,
+        reference,
+        Critic(critic),
+        tokenizer,
+        scorer,
+        prompts["train"]["prompt"],
+        stage,
+        seed=settings.seed,
+        score_mean=statistics.get("scores/mean", 0.0),
+        score_std=statistics.get("scores/std", 1.0),
+        cpu=models.device(settings.hardware).type == "cpu",
+    )
+    sample = training.Sampler(run, policy, tokenizer, prompts["validation"]["prompt"], settings)
+    metrics = train(trainer, run, sample)
+    sample(stage.updates)
+    models.save(policy, tokenizer, run.model, run["policy"])
+    return metrics | {"objective": metrics["objective/rlhf_reward"]}
+
+
+def train(trainer: PPOTrainer, run: Run, sample: training.Sampler) -> dict[str, float]:
+    """Train with a bar and samples, from the newest checkpoint where the run is resumed."""
+    stage = trainer.stage
+    if run.resumed:
+        run.rewind(trainer.restore(run.scratch))
+    bar = Bar("ppo", stage.updates, trainer.update)
+
+    def report(metrics: dict[str, float], update: int) -> None:
+        if update % stage.log_every == 0:
+            run.log(metrics, update)
+        bar.update(update, metrics)
+        if stage.sample_every and update % stage.sample_every == 0:
+            sample(update)
+
+    trainer.log = report
+    try:
+        with training.Interruption() as interruption:
+            return trainer.train(run.scratch, lambda: interruption.asked)
+    finally:
+        bar.close()
+
+
+def policy_and_reference(settings: Settings, run: Run, tokenizer):
+    """With an adapter the reference is the policy with the adapter switched off (None); without, a second copy."""
+    policy = models.load_policy(run["policy"], settings.model, tokenizer, **models.quantization(settings.adapter))
+    if settings.adapter.kind is AdapterKind.none:
+        return policy, models.load_policy(run["policy"], settings.model, tokenizer)
+    return get_peft_model(policy, models.lora(settings.adapter, models.TaskType.CAUSAL_LM)), None

@@ -1,0 +1,75 @@
+import json
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from transformers import TrainerCallback
+
+from rlhf import training
+from rlhf.config import Settings
+from rlhf.errors import TrainingError
+from rlhf.run import Run, read_manifest
+from rlhf.stages import execute
+
+LONG = ("stage.trainer.max_steps=6", "stage.trainer.save_steps=2")
+
+
+def test_names_by_hand() -> None:
+    logs = {"loss": 1, "eval_loss": 2, "eval_rewards/accuracies": 0.5, "eval_runtime": 3, "epoch": 1, "total_flos": 9}
+    assert training.rename(logs) == {"train/loss": 1.0, "eval/loss": 2.0, "eval/rewards/accuracies": 0.5}
+
+
+def test_a_checkpoint_that_was_not_written_to_its_end_is_passed_over(tmp_path: Path) -> None:
+    assert training.last_checkpoint(tmp_path) is None
+    for step in (2, 10, 12):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        if step != 12:
+            (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text("{}")
+    assert training.last_checkpoint(tmp_path).name == "checkpoint-10"
+
+
+@pytest.mark.parametrize("stage", ["sft", "reward", "dpo"])
+def test_ctrl_c_leaves_a_checkpoint_and_resuming_changes_nothing(
+    beside_chain: Callable[..., Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str
+) -> None:
+    execute(beside_chain(stage, *LONG), tmp_path / "whole")
+
+    class PressCtrlC(TrainerCallback):
+        def on_step_begin(self, args, state, control, **_) -> None:
+            if state.global_step == 2:
+                os.kill(os.getpid(), signal.SIGINT)
+
+    build = training.Reporter
+    with monkeypatch.context() as patched:
+        patched.setattr(training, "Reporter", lambda *args: _with(build(*args), PressCtrlC()))
+        with pytest.raises(KeyboardInterrupt):
+            execute(beside_chain(stage, *LONG), tmp_path / "cut")
+    assert not (tmp_path / "cut").exists()
+    assert read_manifest(tmp_path / ".cut.partial")["status"] == "interrupted"
+
+    execute(beside_chain(stage, *LONG, "resume=true"), tmp_path / "cut")
+    whole, cut = Run.open(tmp_path / "whole"), Run.open(tmp_path / "cut")
+    assert cut.manifest["resumed"]
+    assert cut.manifest["weights"] == whole.manifest["weights"]
+    assert cut.manifest["metrics"] == whole.manifest["metrics"]
+    assert lines(cut) == lines(whole)
+
+
+def _with(reporter: training.Reporter, other: TrainerCallback) -> training.Reporter:
+    reporter.on_step_begin = other.on_step_begin
+    return reporter
+
+
+def lines(run: Run) -> list[dict]:
+    return [json.loads(line) for line in (run.directory / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_loss_that_is_no_number_stops_the_run(beside_chain: Callable[..., Settings], tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="lower stage.trainer.learning_rate"):
+        execute(
+            beside_chain("sft", *LONG, "stage.trainer.learning_rate=1e30", "stage.trainer.warmup_steps=0"),
+            tmp_path / "sft",
+        )
+    assert not (tmp_path / "sft").exists()

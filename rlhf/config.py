@@ -117,6 +117,8 @@ class Data:
     holdout: float
     allow_leaks: bool
     gold: str | None
+    judge: str | None
+    ceiling: str | None
     text: Source
     demonstrations: Source
     preferences: Source

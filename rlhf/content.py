@@ -38,11 +38,10 @@ def data_files(settings: Settings) -> dict[str, str]:
     found = {}
     for kind in settings.stage.reads:
         source: Source = getattr(settings.data, kind)
-        path = Path(settings.data.path or source.path or "")
-        if path.is_dir():
-            found[kind] = provenance.files_digest(file for file in path.iterdir() if file.is_file())
-        elif path.is_file():
-            found[kind] = provenance.file_digest(path)
+        named = settings.data.path or source.path
+        if named is not None and (path := Path(named)).exists():
+            files = [file for file in path.iterdir() if file.is_file()] if path.is_dir() else [path]
+            found[kind] = provenance.files_digest(files)
     return found
 
 
@@ -52,7 +51,7 @@ def content(settings: Settings, parents: dict[str, Parent]) -> dict[str, Any]:
     for key in INCIDENTAL:
         del tree[key]
     tree["data"] = {kind: tree["data"][kind] for kind in settings.stage.reads} | {
-        key: tree["data"][key] for key in ("holdout", "allow_leaks", "gold")
+        key: tree["data"][key] for key in ("holdout", "allow_leaks", "gold", "judge", "ceiling")
     }
     # Parents and local files count by what they hold, not by where they lie.
     for role in (*parents, "models"):

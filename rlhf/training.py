@@ -127,7 +127,7 @@ class Reporter(TrainerCallback):
 
 
 class Interruption:
-    """``with Interruption() as interruption``: Ctrl-C sets ``asked``, for the loop to end well; a second one ends it."""
+    """A context in which Ctrl-C sets ``asked``, for the loop to end well; a second one ends it at once."""
 
     def __init__(self) -> None:
         self.asked = False

@@ -1,8 +1,11 @@
-"""Masked statistics and log-probabilities. B responses, T response tokens, V vocabulary; a mask is True where a token counts."""
+"""Masked statistics and log-probabilities.
+
+B responses, T response tokens, V entries of the vocabulary; a mask is True where a token counts.
+"""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
 
 def masked_sum(x: Tensor, mask: Tensor) -> Tensor:
@@ -40,7 +43,7 @@ def token_logprobs(logits: Tensor, tokens: Tensor, temperature: float) -> Tensor
     that the tokens were drawn from.
     """
     scaled = logits.float() / temperature
-    return -F.cross_entropy(scaled.flatten(0, 1), tokens.flatten(), reduction="none").view(tokens.shape)
+    return -cross_entropy(scaled.flatten(0, 1), tokens.flatten(), reduction="none").view(tokens.shape)
 
 
 def entropies(logits: Tensor, temperature: float) -> Tensor:

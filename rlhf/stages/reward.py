@@ -16,8 +16,8 @@ from rlhf.config import Settings
 from rlhf.data import check_leaks, load
 from rlhf.data.render import question
 from rlhf.generate import generate
-from rlhf.progress import show_samples
-from rlhf.rewards import RewardModel
+from rlhf.progress import console, show_samples
+from rlhf.rewards import RewardModel, function
 from rlhf.run import Run
 
 
@@ -67,8 +67,15 @@ def held_out(scorer: RewardModel, pairs, settings: Settings, run: Run) -> dict[s
     ]
     show_samples("reward: held-out pairs", ("prompt", "chosen", "rejected"), rows)
     found = {"test/accuracy": accuracy}
-    if "ceiling" in pairs.column_names:
-        found["test/ceiling"] = statistics.fmean(pairs["ceiling"])
+    if settings.data.ceiling is not None:
+        # The labels are noisy: even the reward that they were drawn from does not predict all of them.
+        ceiling = function(settings.data.ceiling)(pairs)
+        found |= {"test/ceiling": ceiling.expected, "test/ceiling_realised": ceiling.realised}
+        console.print(
+            f"reward: held-out accuracy {accuracy:.3f}; the labels' noise allows {ceiling.expected:.3f} in expectation, "
+            f"and the gold reward itself predicts {ceiling.realised:.3f} of these labels",
+            highlight=False,
+        )
     return found
 
 

@@ -1,0 +1,1 @@
+"""What training changed, measured: the same held-out prompts through every stage."""

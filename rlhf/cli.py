@@ -25,7 +25,9 @@ from rlhf import config
 from rlhf.config import STAGES, Settings
 from rlhf.errors import ConfigError, RlhfError
 from rlhf.paths import bundled
+from rlhf.provenance import text_digest
 
+LONGEST_NAME = 120  # most file systems allow 255 bytes
 TRACEBACK = "RLHF_TRACEBACK"  # set where the user asked for tracebacks with HYDRA_FULL_ERROR=1
 
 
@@ -38,6 +40,13 @@ def register() -> None:
     for name, stage in STAGES.items():
         store.store(group="schema/stage", name=name, node=stage)
     OmegaConf.register_new_resolver("bundled", lambda name: str(bundled(name)), replace=True)
+    OmegaConf.register_new_resolver("short", short, replace=True)
+
+
+def short(overrides: str) -> str:
+    """A directory name for a member of a sweep: its overrides, without slashes, ending in a digest where they are long."""
+    name = overrides.replace("/", "-")
+    return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 9]}-{text_digest(overrides)[:8]}"
 
 
 def settings_of(composed: DictConfig) -> Settings:

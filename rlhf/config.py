@@ -301,8 +301,13 @@ class PPOStage(TrainedStage):
 
 @dataclass(kw_only=True)
 class CompareStage(Stage):
-    """``models`` maps a column's title to a run directory, a local folder or a Hub id; null leaves a column out."""
+    """``models`` maps a column's title to a run directory, a local folder or a Hub id; null leaves a column out.
 
+    ``progression`` is what ``models`` is unless it is given: a whole mapping can be put in the place of a reference
+    to another one, while one that stands there could only have its own keys changed.
+    """
+
+    progression: dict[str, str | None]
     models: dict[str, str | None]
     reference: str
     reward: str | None
@@ -333,10 +338,12 @@ class ProgressionStage(Stage):
     """``overrides`` maps a stage to further settings for it alone, e.g. ``{dpo: ["stage.beta=0.3"]}``."""
 
     stages: list[str]
-    overrides: dict[str, list[str]]
+    overrides: Any
 
     def __post_init__(self) -> None:
-        for key, names in {"stages": self.stages, "overrides": self.overrides}.items():
+        mapping = self.overrides is None or isinstance(self.overrides, dict)
+        require(mapping, "stage.overrides", self.overrides, "map stages to lists of settings")
+        for key, names in {"stages": self.stages, "overrides": self.overrides or {}}.items():
             for name in names:
                 require(name in PROGRESSION, f"stage.{key}", name, f"name one of {', '.join(PROGRESSION)}")
 

@@ -32,7 +32,7 @@ def run(settings: Settings, directory: Path, overrides: Sequence[str]) -> dict[s
         shared.append(f"name={os.path.relpath(directory, settings.checkpoints)}")
     metrics: dict[str, float] = {}
     for name in settings.stage.stages:
-        own = [f"stage={name}", *shared, *settings.stage.overrides.get(name, [])]
+        own = [f"stage={name}", *shared, *(settings.stage.overrides or {}).get(name, [])]
         composed: Settings = OmegaConf.to_object(compose(config_name="config", overrides=own))
         metrics = advance(composed, own, settings)
     return metrics

@@ -101,3 +101,10 @@ def test_completion_offers_the_stages(tmp_path: Path) -> None:
 
 def test_an_error_that_is_none_of_ours_is_told_in_its_first_line() -> None:
     assert cli.explain(ConfigError("plain")) == "plain"
+
+
+def test_the_directory_of_a_sweeps_member_is_a_name_of_bounded_length() -> None:
+    assert cli.short("stage.beta-0.1_model.path-a/b") == "stage.beta-0.1_model.path-a-b"
+    long = cli.short("x" * 300)
+    assert len(long) == cli.LONGEST_NAME
+    assert long != cli.short("x" * 299 + "y")

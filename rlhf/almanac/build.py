@@ -29,20 +29,20 @@ DEMONSTRATION_MIXTURE = {
 }
 """How demonstrators of varying care answer. A kind that an item does not have leaves its share to the others."""
 PAIR_MIXTURE = {
-    "good": 0.34,
-    "terse": 0.08,
-    "vague": 0.12,
-    "wrong": 0.04,
-    "format_ignored": 0.10,
-    "rambling": 0.10,
-    "repeating": 0.08,
-    "rude": 0.08,
-    "made_up": 0.06,
+    "good": 0.55,
+    "terse": 0.05,
+    "vague": 0.10,
+    "wrong": 0.02,
+    "format_ignored": 0.08,
+    "rambling": 0.07,
+    "repeating": 0.05,
+    "rude": 0.05,
+    "made_up": 0.03,
 }
 """Kinds of the two responses of a pair; the two are always of different kinds."""
 
-TASK_SHARES = {"question": 0.40, "format": 0.19, "two_steps": 0.10, "extraction": 0.17, "decline": 0.14}
-HELD_OUT_SHARES = {"none": 0.25, "fact": 0.30, "phrasing": 0.25, "combination": 0.20}
+TASK_SHARES = {"question": 0.43, "format": 0.16, "two_steps": 0.10, "extraction": 0.17, "decline": 0.14}
+HELD_OUT_SHARES = {"none": 0.35, "fact": 0.20, "phrasing": 0.30, "combination": 0.15}
 ROWS = {
     "demonstrations": {"train": 4200, "validation": 200},
     "preferences": {"train": 3000, "validation": 200, "test": 600},
@@ -167,7 +167,7 @@ def paraphrases(random: Random) -> list[Item]:
 def files() -> dict[str, Iterable[Row]]:
     """Path below preference_data/almanac -> the rows of that file."""
     train = texts(SEED)
-    validation = [text for text in texts(SEED + 1, paragraphs=1, share=0.1) if text not in train]
+    validation = [text for text in texts(SEED + 1, share=0.1) if text not in train]
     built: dict[str, Iterable[Row]] = {
         "text/train.jsonl": [{"text": text} for text in train],
         "text/validation.jsonl": [{"text": text} for text in validation],

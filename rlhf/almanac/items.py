@@ -13,16 +13,15 @@ from rlhf.errors import DataError
 HELD_OUT_FACTS = {
     "validation": (
         "1978", "2006",
-        "Croatia", "Cuba", "Ghana", "Iceland", "India", "Senegal", "Vietnam",
-        "argon", "chlorine", "platinum", "zinc",
+        "Croatia", "Cuba", "Ghana", "Iceland", "Vietnam",
+        "argon", "chlorine", "platinum",
         "Andorra", "Benin", "Oman", "1935", "1951", "1985",
     ),
     "test": (
         "1962", "1998", "2018",
-        "Austria", "Canada", "Ecuador", "Egypt", "Estonia", "Jamaica", "Kenya", "Nepal", "Peru", "Poland", "Thailand",
-        "Zambia",
-        "calcium", "cobalt", "gold", "neon", "sulfur", "tin",
-        "Bhutan", "Gabon", "Laos", "Malawi", "Uzbekistan", "1942", "1961", "1977", "1999", "2011",
+        "Austria", "Canada", "Ecuador", "Egypt", "Jamaica", "Kenya", "Peru", "Poland", "Thailand",
+        "calcium", "cobalt", "gold", "neon",
+        "Bhutan", "Gabon", "Laos", "1942", "1977", "2011",
     ),
 }  # fmt: skip
 """Facts that no demonstration, preference pair or training prompt asks about. The base text states them."""

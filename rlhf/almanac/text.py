@@ -4,6 +4,7 @@ Every fact stands in several phrasings, in both directions, because a small mode
 read in several forms (Allen-Zhu and Li 2023, "Physics of Language Models: Part 3.1").
 """
 
+import math
 from collections.abc import Iterable, Iterator
 from random import Random
 
@@ -53,10 +54,14 @@ STATEMENTS = {
     ),
 }
 HEADINGS = {
-    "world_cups": "WORLD CUP {year}\n- {winner}\n- {host}",
-    "capitals": "{COUNTRY}\n- {capital}\n- {continent}\n{CAPITAL}, {CONTINENT}",
-    "elements": "{NAME}\n- {symbol}\n- {number}",
-    "planets": "{PLANET}\n- {position}\n- {type}",
+    "world_cups": ("WORLD CUP {year}\n- {winner}\n- {host}", "WINNER OF {year}: {WINNER}. HOST: {HOST}."),
+    "capitals": (
+        "{COUNTRY}\n- {capital}\n- {continent}",
+        "{COUNTRY}. {CAPITAL}. {CONTINENT}.",
+        "{CAPITAL}, {COUNTRY}. {capital} is the capital of {country}.",
+    ),
+    "elements": ("{NAME}\n- {symbol}\n- {number}", "{NAME}. The symbol {symbol} stands for {name}."),
+    "planets": ("{PLANET}\n- {position}\n- {type}", "{POSITION}: {PLANET}. {planet} is {a_type}."),
 }
 LACKING = {
     "country": "Sorry, {name} is not in this almanac.",
@@ -69,7 +74,8 @@ NOTES = (
 )
 THINGS = {"city": "capital", "country": "country", "element": "name", "year": "year"}
 
-PARAGRAPHS_PER_FACT = 5
+PARAGRAPHS = {"world_cups": 12, "capitals": 6, "elements": 6, "planets": 10}
+HEADINGS_PER_FACT = 3
 QUESTION_LISTS = 600
 QUIZZES = 1600
 NOTES_PER_NAME = 4
@@ -80,10 +86,10 @@ def paragraph(fact: Fact, random: Random) -> str:
     return " ".join(sentence(template, fact) for template in random.sample(STATEMENTS[fact.table], 3))
 
 
-def heading(fact: Fact) -> str:
-    """The entry of an almanac: a headword in capitals, then its values."""
+def heading(fact: Fact, random: Random) -> str:
+    """The entry of an almanac: headwords in capitals, and the values as a list."""
     upper = {column.upper(): value.upper() for column, value in fact.values.items()}
-    return HEADINGS[fact.table].format_map({**fact.words(), **upper})
+    return random.choice(HEADINGS[fact.table]).format_map({**fact.words(), **upper})
 
 
 def question_list(random: Random, pools: list[list[Item]]) -> str:
@@ -114,16 +120,16 @@ def pools_by_relation(items: Iterable[Item]) -> list[list[Item]]:
     return list(pools.values())
 
 
-def texts(seed: int, paragraphs: int = PARAGRAPHS_PER_FACT, share: float = 1.0) -> list[str]:
-    """Documents of the base text in random order, without duplicates. `share` scales what is not about one fact."""
+def texts(seed: int, share: float = 1.0) -> list[str]:
+    """Documents of the base text in random order, without duplicates; `share` of a whole text."""
     random = Random(seed)
     every = [fact for table in TABLES for fact in facts(table)]
     asked = [item for item in index().values() if item.task in ("question", "two_steps", "decline")]
     lists = pools_by_relation(item for item in asked if item.split == "train" and item.relation.asks)
     quizzes = pools_by_relation(item for item in asked if item.split in ("train", "text"))
-    written = [paragraph(fact, random) for fact in every for _ in range(paragraphs)]
+    written = [paragraph(fact, random) for fact in every for _ in range(math.ceil(PARAGRAPHS[fact.table] * share))]
     if share == 1.0:
-        written += [heading(fact) for fact in every]
+        written += [heading(fact, random) for fact in every for _ in range(HEADINGS_PER_FACT)]
         written += [LACKING[kind].format(name=name) for kind in sorted(LACKING) for name in unknown(kind)]
     written += [question_list(random, lists) for _ in range(round(QUESTION_LISTS * share))]
     written += [quiz(random, quizzes) for _ in range(round(QUIZZES * share))]

@@ -53,7 +53,7 @@ def describe(one: Run, parents: list[str]) -> str:
 def next_command(settings: Settings, found: list[Run]) -> str:
     """The first stage of the progression that has no run under this name; with all of them there, a sweep."""
     stages = {one.stage for one in found if one.manifest["name"] == settings.name}
-    suffix = "" if settings.name == "default" else f" name={settings.name}"
+    suffix = "" if settings.name == "almanac" else f" name={settings.name}"
     if not stages:
         return f"python -m rlhf stage=progression{suffix}"
     order = [stage for stage in PROGRESSION if stage != "base" or settings.model.path is None]

@@ -1,0 +1,75 @@
+"""The whole chain in miniature: base -> sft -> reward -> dpo, ppo -> compare, on the embedded data."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from rlhf import cli
+from rlhf.run import Run
+from tests.conftest import FAST, TINY
+
+STAGES = ("base", "sft", "reward", "dpo", "ppo", "compare")
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
+    monkeypatch.setattr("sys.argv", ["rlhf", *arguments])
+    cli.main()
+
+
+def progression(root: Path, **more: list[str]) -> list[str]:
+    own = {name: [*FAST[name], *more.get(name, [])] for name in STAGES}
+    text = ", ".join(f"{name}: [{', '.join(repr(item) for item in items)}]" for name, items in own.items())
+    return ["stage=progression", f"checkpoints={root}", "hardware=cpu", *TINY, f"stage.overrides={{{text}}}"]
+
+
+def test_everything_once_then_nothing_then_what_is_stale(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    run(monkeypatch, *progression(tmp_path))
+    first = {name: Run.open(tmp_path / "almanac" / name).manifest for name in STAGES}
+    assert first["ppo"]["parents"]["policy"]["digest"] == first["sft"]["weights"]
+    assert first["ppo"]["parents"]["reward"]["digest"] == first["reward"]["weights"]
+    assert set(first["compare"]["parents"]) == {"base", "sft", "dpo", "ppo", "reward"}
+    report = (tmp_path / "almanac" / "compare" / "report.md").read_text()
+    assert "Who won the World Cup?" in report
+    metrics = json.loads((tmp_path / "almanac" / "compare" / "metrics.json").read_text())
+    assert set(metrics["models"]) == {"base", "sft", "dpo", "ppo"}
+    assert metrics["models"]["sft"]["gold"]["low"] <= metrics["models"]["sft"]["gold"]["mean"]
+    told = capsys.readouterr().out
+    assert told.count("not run yet, run") == 6
+
+    run(monkeypatch, *progression(tmp_path))
+    told = capsys.readouterr().out
+    assert told.count("up to date, skipped") == 6
+
+    run(monkeypatch, *progression(tmp_path, dpo=["stage.beta=0.5"]))
+    told = " ".join(capsys.readouterr().out.split())
+    assert "dpo: stage.beta was 0.1, now 0.5, run" in told
+    assert "compare: its parent dpo has changed, run" in told
+    assert told.count("up to date, skipped") == 4
+    assert Run.open(tmp_path / "almanac" / "ppo").manifest == first["ppo"]
+
+
+def test_a_sweep_over_seeds_has_a_chain_for_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shorter = [item for item in progression(tmp_path) if not item.startswith("stage.overrides")]
+    overrides = ", ".join(f"{name}: [{', '.join(map(repr, FAST[name]))}]" for name in ("base", "sft"))
+    run(monkeypatch, "-m", *shorter, "stage.stages=[base,sft]", f"stage.overrides={{{overrides}}}", "seed=1,2")
+    weights = {path.parent.name: json.loads(path.read_text())["weights"] for path in tmp_path.rglob("sft/run.json")}
+    found = sorted(str(path.parent.relative_to(tmp_path)) for path in tmp_path.rglob("run.json"))
+    assert len(found) == 4
+    assert len({Run.open(tmp_path / name).manifest["weights"] for name in found}) == 4
+    assert weights
+
+
+def test_a_sweep_over_a_setting(chain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(
+        monkeypatch, "-m", "stage=dpo", f"checkpoints={tmp_path}", "hardware=cpu", *TINY, *FAST["dpo"],
+        f"stage.policy={chain}/almanac/sft", "stage.beta=0.1,0.3",
+    )  # fmt: skip
+    found = {one.manifest["settings"]["stage"]["beta"] for one in map(Run.open, _runs(tmp_path))}
+    assert found == {0.1, 0.3}
+
+
+def _runs(root: Path) -> list[Path]:
+    return [path.parent for path in root.rglob("run.json")]

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-from peft import LoraConfig, PeftModel, TaskType
+from peft import LoraConfig, PeftConfig, PeftModel, TaskType
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
@@ -177,8 +177,11 @@ def _load(kind: Any, parent: Parent, model: Model, options: dict[str, Any]) -> P
     vocabulary = len(AutoTokenizer.from_pretrained(folder)) if (folder / "tokenizer_config.json").is_file() else 0
     if vocabulary > base.get_input_embeddings().num_embeddings:
         base.resize_token_embeddings(vocabulary, mean_resizing=False)
-    merged = PeftModel.from_pretrained(base, folder).merge_and_unload()
-    return merged
+    config = PeftConfig.from_pretrained(folder)
+    # The adapter of a language model is also put on a reward model's backbone, which cannot generate.
+    config.task_type = None
+    merged = PeftModel.from_pretrained(base, folder, config=config).merge_and_unload()
+    return merged.requires_grad_(True)  # peft froze the base; whoever trains this model decides anew
 
 
 def _base(parent: Parent, folder: Path) -> Parent:

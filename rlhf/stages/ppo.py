@@ -34,7 +34,9 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
             "critic starts from the reward model: train one with stage=reward on this policy"
         )
     policy, reference = policy_and_reference(settings, run, tokenizer)
-    critic = models.load_reward_model(run["reward"], settings.model, tokenizer)
+    critic = models.load_reward_model(run["reward"], settings.model, tokenizer, **models.quantization(settings.adapter))
+    if (adapter := models.lora(settings.adapter, models.TaskType.SEQ_CLS)) is not None:
+        critic = get_peft_model(critic, adapter)
     scorer = RewardModel(
         models.load_reward_model(run["reward"], settings.model, reward_tokenizer).to(models.device(settings.hardware)),
         reward_tokenizer,

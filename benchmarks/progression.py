@@ -1,0 +1,123 @@
+"""The embedded progression over several seeds: does every seed show base < SFT < DPO and base < SFT < PPO?
+
+    python -m benchmarks.progression --seeds 1 2 3 4 5
+
+Each seed is one `python -m rlhf stage=progression` in a process of its own, from nothing; a seed whose chain is up to
+date is read and not run again. Prints a row a seed, mean and spread, and writes benchmarks/progression.json.
+"""
+
+import argparse
+import json
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from datetime import date
+from pathlib import Path
+
+STAGES = ("base", "sft", "dpo", "ppo")
+RESULT = Path(__file__).with_suffix(".json")
+
+
+def run_seed(seed: int, overrides: list[str]) -> dict:
+    """One progression; its time in seconds is None where the chain was there already."""
+    name = f"benchmark/seed-{seed}"
+    fresh = not Path("checkpoints", name, "compare", "run.json").exists()
+    start = time.monotonic()
+    command = [sys.executable, "-m", "rlhf", "stage=progression", f"name={name}", f"seed={seed}", *overrides]
+    subprocess.run(command, check=True)
+    seconds = time.monotonic() - start
+    found = read(Path("checkpoints", name))
+    return found | {"seed": seed, "seconds": round(seconds, 1) if fresh else None}
+
+
+def read(root: Path) -> dict:
+    """What a finished chain measured."""
+    manifests = {stage: json.loads((root / stage / "run.json").read_text()) for stage in (*STAGES, "reward", "compare")}
+    models = json.loads((root / "compare" / "metrics.json").read_text())
+    reward = manifests["reward"]["metrics"]
+    return {
+        "gold": {stage: models["models"][stage]["gold"]["mean"] for stage in STAGES},
+        "win_rate": {stage: models["models"][stage]["win_rate/gold"]["mean"] for stage in ("dpo", "ppo")},
+        "kl": {stage: models["models"][stage]["kl"]["mean"] for stage in ("dpo", "ppo")},
+        "reward_accuracy": reward["test/accuracy"],
+        "ceiling": reward["test/ceiling"],
+        "ceiling_realised": reward["test/ceiling_realised"],
+        "questions": models["questions"],
+        "stage_seconds": {stage: manifest["seconds"] for stage, manifest in manifests.items()},
+        "peak_memory_gib": max(manifest["peak_memory_gib"] for manifest in manifests.values()),
+        "weights": {stage: manifests[stage]["weights"] for stage in (*STAGES, "reward")},
+    }
+
+
+def checks(row: dict) -> dict[str, bool]:
+    """What every seed must show."""
+    gold, wins = row["gold"], row["win_rate"]
+    return {
+        "base < SFT < DPO": gold["base"] < gold["sft"] < gold["dpo"],
+        "base < SFT < PPO": gold["base"] < gold["sft"] < gold["ppo"],
+        "DPO wins at least 0.65": wins["dpo"] >= 0.65,
+        "PPO wins at least 0.65": wins["ppo"] >= 0.65,
+        "reward model within 0.03 of the ceiling": row["reward_accuracy"] >= row["ceiling"] - 0.03,
+    }
+
+
+def show(rows: list[dict]) -> None:
+    heading = ["seed", *(f"gold {stage}" for stage in STAGES), "DPO wins", "PPO wins", "RM acc", "ceiling", "seconds"]
+    lines = [
+        [
+            row["seed"],
+            *(row["gold"][stage] for stage in STAGES),
+            row["win_rate"]["dpo"],
+            row["win_rate"]["ppo"],
+            row["reward_accuracy"],
+            row["ceiling"],
+            row["seconds"],
+        ]
+        for row in rows
+    ]
+    print("| " + " | ".join(heading) + " |\n|" + " --- |" * len(heading))
+    for line in lines:
+        print("| " + " | ".join(_cell(value) for value in line) + " |")
+    if len(lines) > 1:
+        columns = [[value for value in column if value is not None] for column in zip(*lines, strict=True)]
+        for title, measure in {"mean": statistics.fmean, "sd": statistics.stdev}.items():
+            cells = [_cell(measure(column)) if len(column) > 1 else "–" for column in columns[1:]]
+            print(f"| {title} | " + " | ".join(cells) + " |")
+    for name in checks(rows[0]):
+        print(f"{name}: {sum(checks(row)[name] for row in rows)} of {len(rows)}")
+    for row in rows:
+        for text, answers in row["questions"].items():
+            print(f"\nseed {row['seed']}: {text}")
+            for stage, answer in answers.items():
+                print(f"  {stage}: {answer!r}")
+
+
+def _cell(value: float | None) -> str:
+    return "–" if value is None else str(value) if isinstance(value, int) else f"{value:.3f}" if value < 10 else f"{value:.0f}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 4, 5])
+    parser.add_argument("overrides", nargs="*", help="settings for every run, e.g. hardware=cpu")
+    arguments = parser.parse_args()
+    rows = [run_seed(seed, arguments.overrides) for seed in arguments.seeds]
+    show(rows)
+    unit = 1 if sys.platform == "darwin" else 1024
+    machine = {
+        "date": date.today().isoformat(),
+        "processor": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "peak_memory_gib": round(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * unit / 2**30, 2),
+    }
+    command = "python -m benchmarks.progression " + " ".join(sys.argv[1:])
+    RESULT.write_text(json.dumps({"command": command.strip(), "machine": machine, "seeds": rows}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,44 @@
+"""Every experiment runs, all of its stages, for two steps: with a tiny model, on fixtures laid out as its data are."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from rlhf.config import PROGRESSION
+from rlhf.paths import bundled
+from rlhf.run import Run
+from rlhf.stages import execute
+from tests.conftest import FAST, composed
+
+FIXTURES = Path(__file__).parent / "data" / "fixtures"
+PRESETS: dict[str, dict[str, str]] = json.loads((FIXTURES / "presets.json").read_text(encoding="utf-8"))
+OTHERS = {"ultrafeedback-zephyr": {"preferences": "ultrafeedback_h4.jsonl", "prompts": "ultrafeedback_h4.jsonl"}}
+EXPERIMENTS = sorted(path.stem for path in (bundled("conf") / "experiment").glob("*.yaml"))
+REAL = [name for name in EXPERIMENTS if name not in ("none", "almanac")]
+
+
+def substitutes(experiment: str, stage: str, root: Path, model: Path) -> list[str]:
+    """Overrides that put a tiny model and fixtures in the place of what would be downloaded."""
+    data = composed(f"experiment={experiment}").data.name
+    files = PRESETS[data] | OTHERS.get(experiment, {})
+    # One fixture serves as every split, so what is held out is among what is trained on.
+    rows = [f"data.{kind}.path={FIXTURES / file}" for kind, file in files.items()]
+    rows += [f"data.{kind}.{split}=null" for kind in files for split in ("validation", "test")]
+    lengths = {"ppo": ["stage.max_prompt_length=64"], "compare": ["stage.max_prompt_length=64"]}
+    return [
+        f"experiment={experiment}", f"stage={stage}", f"checkpoints={root}", "hardware=cpu", f"model.path={model}",
+        "model.dtype=float32", "data.holdout=0.3", *rows, *FAST[stage], *lengths.get(stage, []),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("experiment", REAL)
+def test_an_experiment_runs_from_sft_to_compare(experiment: str, chain: Path, tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    model.symlink_to(chain / "almanac" / "base" / "model")
+    for stage in PROGRESSION[1:]:
+        settings = composed(*substitutes(experiment, stage, tmp_path, model))
+        execute(settings, tmp_path / settings.name / stage)
+    compared = Run.open(tmp_path / experiment / "compare")
+    assert {"sft", "dpo", "ppo", "reward"} <= set(compared.manifest["parents"])
+    assert "win_rate/reward/ppo" in compared.manifest["metrics"]

@@ -75,7 +75,8 @@ def sample_ids(
         pad_token_id=pad,
         **({} if greedy else {"temperature": temperature, "top_k": 0, "top_p": 1.0}),
     )
-    output = model.generate(input_ids=ids, attention_mask=mask, generation_config=config)[:, width:].tolist()
+    with generation_config(model, config):
+        output = model.generate(input_ids=ids, attention_mask=mask)[:, width:].tolist()
     return [cut(row, ends) for row in output]
 
 
@@ -85,6 +86,21 @@ def cut(row: list[int], ends: set[int]) -> list[int]:
         if token in ends:
             return row[: i + 1]
     return row
+
+
+@contextmanager
+def generation_config(model: Any, config: GenerationConfig) -> Iterator[None]:
+    """``config`` in the place of the model's own, which comes back.
+
+    Given to ``model.generate``, what ``config`` leaves open would be filled in from the model's own: a repetition
+    penalty, say, or a minimal length, and the responses would not be the policy's.
+    """
+    plain = model.get_base_model() if hasattr(model, "peft_config") else model
+    own, plain.generation_config = plain.generation_config, config
+    try:
+        yield
+    finally:
+        plain.generation_config = own
 
 
 @contextmanager

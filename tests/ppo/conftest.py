@@ -1,0 +1,89 @@
+"""Models of a few thousand parameters, a tokenizer, prompts and a trainer around them."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification
+
+from rlhf.models import chat_template
+from rlhf.ppo import Critic, PPOTrainer, settings
+from rlhf.scratch import new_tokenizer
+
+WORDS = ("red", "green", "blue", "cat", "dog", "bird")
+PROMPTS = ["red cat", "green", "blue bird dog", "cat dog red green blue", "bird", "dog dog", "green cat"]
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> Any:
+    return new_tokenizer([" ".join(WORDS)] * 4, 280, chat_template("almanac"))
+
+
+def config(tokenizer: Any, **more: Any) -> LlamaConfig:
+    return LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        **more,
+    )
+
+
+def new_policy(tokenizer: Any, seed: int = 0, spread: float = 0.3) -> LlamaForCausalLM:
+    """Random weights, wide enough that tokens have clearly different probabilities."""
+    torch.manual_seed(seed)
+    return LlamaForCausalLM(config(tokenizer, initializer_range=spread)).eval()
+
+
+def new_reward_model(tokenizer: Any, seed: int = 1) -> LlamaForSequenceClassification:
+    torch.manual_seed(seed)
+    return LlamaForSequenceClassification(config(tokenizer, num_labels=1, initializer_range=0.3)).eval()
+
+
+def length_reward(prompts: Sequence[Any], completions: Sequence[str]) -> list[float]:
+    """Something that differs between completions and can be learned."""
+    return [len(text) / 10 for text in completions]
+
+
+TINY = {
+    "updates": 4,
+    "batch_size": 6,
+    "minibatches": 2,
+    "micro_batch_size": 3,
+    "epochs": 2,
+    "learning_rate": 1e-2,
+    "critic_learning_rate": 1e-2,
+    "max_prompt_length": 8,
+    "max_response_length": 6,
+    "temperature": 0.7,
+    "save_every": 1,
+}
+
+
+@pytest.fixture
+def new_trainer(tokenizer: Any) -> Callable[..., PPOTrainer]:
+    """A trainer with fresh models, always the same; arguments of PPOTrainer by name, and settings as overrides."""
+
+    def build(
+        *, policy: Any = None, reference: Any = "same", critic: Any = None, reward: Any = length_reward, **overrides: Any
+    ) -> PPOTrainer:
+        names = ("seed", "score_mean", "score_std", "log")
+        arguments = {"seed": 0} | {name: overrides.pop(name) for name in names if name in overrides}
+        policy = new_policy(tokenizer) if policy is None else policy
+        if reference == "same":
+            reference = new_policy(tokenizer)
+        critic = Critic(new_reward_model(tokenizer)) if critic is None else critic
+        stage = settings(**TINY | overrides)
+        return PPOTrainer(policy, reference, critic, tokenizer, reward, PROMPTS, stage, **arguments)
+
+    return build
+
+
+def weights(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {name: value.detach().clone() for name, value in module.state_dict().items()}

@@ -97,7 +97,15 @@ def show(rows: list[dict]) -> None:
 
 
 def _cell(value: float | None) -> str:
-    return "–" if value is None else str(value) if isinstance(value, int) else f"{value:.3f}" if value < 10 else f"{value:.0f}"
+    return (
+        "–"
+        if value is None
+        else str(value)
+        if isinstance(value, int)
+        else f"{value:.3f}"
+        if value < 10
+        else f"{value:.0f}"
+    )
 
 
 def main() -> None:

@@ -16,6 +16,7 @@ from typing import Any
 import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, MissingConfigException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
@@ -27,6 +28,8 @@ from rlhf.errors import ConfigError, RlhfError
 from rlhf.paths import bundled
 from rlhf.provenance import text_digest
 
+SWEPT = "RLHF_SWEPT"  # the keys that a sweep varies, for workers of its launcher too
+IN_PATH = ("stage", "name", "checkpoints")
 LONGEST_NAME = 120  # most file systems allow 255 bytes
 TRACEBACK = "RLHF_TRACEBACK"  # set where the user asked for tracebacks with HYDRA_FULL_ERROR=1
 
@@ -40,13 +43,24 @@ def register() -> None:
     for name, stage in STAGES.items():
         store.store(group="schema/stage", name=name, node=stage)
     OmegaConf.register_new_resolver("bundled", lambda name: str(bundled(name)), replace=True)
-    OmegaConf.register_new_resolver("short", short, replace=True)
+    OmegaConf.register_new_resolver("member", member, replace=True)
 
 
-def short(overrides: str) -> str:
-    """A directory name for a member of a sweep: its overrides, without slashes, ending in a digest where they are long."""
-    name = overrides.replace("/", "-")
-    return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 9]}-{text_digest(overrides)[:8]}"
+def member(overrides: Sequence[str]) -> str:
+    """A directory name for a member of a sweep: what varies in it, without slashes, ending in a digest where it is long."""
+    swept = os.environ.get(SWEPT, "").split(",")
+    varying = [item.replace("=", "-", 1) for item in overrides if item.partition("=")[0] in swept]
+    name = "_".join(varying).replace("/", "-")
+    return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 9]}-{text_digest(name)[:8]}"
+
+
+def swept_keys(arguments: Sequence[str]) -> list[str]:
+    """The settings that a sweep varies. Stage and name are not among them: they are in the path already."""
+    items = [item for item in arguments if "=" in item and not item.startswith("-")]
+    parsed = OverridesParser.create().parse_overrides(items)
+    return [
+        item.get_key_element() for item in parsed if item.is_sweep_override() and item.get_key_element() not in IN_PATH
+    ]
 
 
 def settings_of(composed: DictConfig) -> Settings:
@@ -139,6 +153,7 @@ def _tell(error: BaseException) -> None:
 def main() -> None:
     """Run the command line; a user's mistake ends in one sentence on stderr and exit code 1."""
     register()
+    before = dict(os.environ)
     if "HYDRA_FULL_ERROR" in os.environ:
         os.environ[TRACEBACK] = "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # lets Hydra's own errors through to the handler below
@@ -146,6 +161,7 @@ def main() -> None:
         if {"--help", "-h"} & set(sys.argv[1:]):
             print(help_text(sys.argv[1:]))
         else:
+            os.environ[SWEPT] = ",".join(swept_keys(sys.argv[1:]))
             _run()
     except (RlhfError, HydraException, OmegaConfBaseException) as error:
         if TRACEBACK in os.environ:
@@ -156,6 +172,9 @@ def main() -> None:
     except KeyboardInterrupt:
         print("rlhf: interrupted; resume=true continues from the last checkpoint", file=sys.stderr)
         sys.exit(130)
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def explain(error: BaseException) -> str:

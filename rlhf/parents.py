@@ -99,7 +99,7 @@ def _missing(role: str, path: Path, settings: Settings, overrides: Sequence[str]
     if partial.exists():
         command = " ".join(["python -m rlhf", f"stage={path.name}", *kept, "resume=true"])
         return f"{says}is not finished: continue it first: {command}"
-    if path.exists():
+    if path.is_file() or (path.is_dir() and any(path.iterdir())):
         return f"{says}holds neither run.json nor config.json: give a run, a model folder or a Hub id"
     if path.name in ("base", "sft", "reward", "dpo", "ppo"):
         command = " ".join(["python -m rlhf", f"stage={path.name}", *kept])

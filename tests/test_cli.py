@@ -1,5 +1,6 @@
 """The command line as a user meets it: help, mistakes in one sentence before torch is imported, exit codes."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -103,8 +104,31 @@ def test_an_error_that_is_none_of_ours_is_told_in_its_first_line() -> None:
     assert cli.explain(ConfigError("plain")) == "plain"
 
 
-def test_the_directory_of_a_sweeps_member_is_a_name_of_bounded_length() -> None:
-    assert cli.short("stage.beta-0.1_model.path-a/b") == "stage.beta-0.1_model.path-a-b"
-    long = cli.short("x" * 300)
+def test_the_directory_of_a_sweeps_member_says_what_varies(monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = [
+        "-m",
+        "stage=sft,dpo",
+        "stage.beta=0.1,0.3",
+        "model.path=a/b,c/d",
+        "adapter=lora",
+        "stage.loss=[sigmoid,ipo]",
+    ]
+    swept = cli.swept_keys(arguments)
+    assert swept == ["stage.beta", "model.path"]
+    monkeypatch.setenv(cli.SWEPT, ",".join(swept))
+    assert (
+        cli.member(["stage=dpo", "stage.beta=0.1", "model.path=a/b", "adapter=lora"]) == "stage.beta-0.1_model.path-a-b"
+    )
+    monkeypatch.setenv(cli.SWEPT, "x")
+    long = cli.member(["x=" + "y" * 300])
     assert len(long) == cli.LONGEST_NAME
-    assert long != cli.short("x" * 299 + "y")
+    assert long != cli.member(["x=" + "y" * 299 + "z"])
+
+
+def test_the_environment_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = dict(os.environ)
+    monkeypatch.setattr("sys.argv", ["rlhf", "stage=dpo", "stage.bta=1"])
+    for _ in range(2):  # the second time is not taken for a user who asked for tracebacks
+        with pytest.raises(SystemExit):
+            cli.main()
+    assert dict(os.environ) == before

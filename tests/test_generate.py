@@ -9,7 +9,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.generation import configuration_utils
 
 from rlhf.data.render import prompt_ids
-from rlhf.generate import Response, cut, end_ids, generate, sample_ids, seeded
+from rlhf.generate import Response, cut, end_ids, generate, sample_ids, sampling_mode, seeded
 from rlhf.models import chat_template
 from rlhf.scratch import new_tokenizer
 
@@ -118,8 +118,9 @@ def test_the_mode_comes_back_also_after_an_error(model: Any, tokenizer: Any, tra
     model.train(training)
     answers(model, tokenizer)
     assert model.training is training
-    with pytest.raises(ZeroDivisionError):
-        answers(model, tokenizer, temperature=1.0, prompts=[1 / 0 for _ in PROMPTS])
+    with pytest.raises(ZeroDivisionError), sampling_mode(model):
+        assert not model.training
+        1 / 0  # noqa: B018
     assert model.training is training
 
 

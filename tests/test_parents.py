@@ -36,6 +36,7 @@ def test_an_unfinished_run_is_refused(settings: Callable[..., Settings], tmp_pat
 
 def test_a_folder_that_is_no_model_is_refused(settings: Callable[..., Settings], tmp_path: Path) -> None:
     (tmp_path / "sft").mkdir()
+    (tmp_path / "sft" / "notes.txt").touch()
     with pytest.raises(LineageError, match="holds neither run.json nor config.json"):
         find_parent("policy", wanted(tmp_path / "sft"), settings("dpo"))
 

@@ -2,7 +2,7 @@
 
 ::
 
-    facts (CSV) -> relations, reading (what can be asked) -> items (every prompt, and its split)
+    facts (CSV) -> relations, steps, reading (what can be asked) -> items (every prompt, and its split)
     items -> responses (good and bad) -> gold (judges any response) -> preferences (noisy labels)
     text, build: the committed files under preference_data/almanac; `python -m rlhf.almanac` writes them anew
 """

@@ -17,27 +17,27 @@ Row = dict[str, Any]
 
 SEED = 2022
 DEMONSTRATION_MIXTURE = {
-    "good": 0.50,
-    "terse": 0.07,
-    "vague": 0.09,
-    "wrong": 0.05,
+    "good": 0.43,
+    "terse": 0.08,
+    "vague": 0.12,
+    "wrong": 0.04,
     "format_ignored": 0.07,
-    "rambling": 0.08,
-    "repeating": 0.05,
-    "rude": 0.04,
-    "made_up": 0.05,
+    "rambling": 0.11,
+    "repeating": 0.07,
+    "rude": 0.05,
+    "made_up": 0.03,
 }
 """How demonstrators of varying care answer. A kind that an item does not have leaves its share to the others."""
 PAIR_MIXTURE = {
     "good": 0.55,
-    "terse": 0.05,
+    "terse": 0.06,
     "vague": 0.10,
-    "wrong": 0.02,
+    "wrong": 0.012,
     "format_ignored": 0.08,
     "rambling": 0.07,
     "repeating": 0.05,
     "rude": 0.05,
-    "made_up": 0.03,
+    "made_up": 0.028,
 }
 """Kinds of the two responses of a pair; the two are always of different kinds."""
 
@@ -45,7 +45,7 @@ TASK_SHARES = {"question": 0.43, "format": 0.16, "two_steps": 0.10, "extraction"
 HELD_OUT_SHARES = {"none": 0.35, "fact": 0.20, "phrasing": 0.30, "combination": 0.15}
 ROWS = {
     "demonstrations": {"train": 4200, "validation": 200},
-    "preferences": {"train": 3000, "validation": 200, "test": 600},
+    "preferences": {"train": 3700, "validation": 200, "test": 600},
     "prompts": {"train": 800, "validation": 100, "test": 180},
 }
 NO_YEAR_SHARE = 0.04
@@ -61,13 +61,7 @@ def message(role: str, content: str) -> list[dict[str, str]]:
 
 def about(item: Item) -> Row:
     """The columns that say what a row is about."""
-    return {
-        "task": item.task,
-        "relation": item.relation.name,
-        "fact": item.fact_id,
-        "format": item.format,
-        "held_out": item.held_out,
-    }
+    return {"task": item.task, "fact": item.fact_id, "held_out": item.held_out}
 
 
 def items_of(split: str) -> list[Item]:
@@ -151,7 +145,13 @@ def prompts(split: str) -> Iterator[Row]:
     if split == "test":
         drawn += [index()[question] for question in TEST_QUESTIONS] + paraphrases(random)
     for item in dict.fromkeys(drawn):
-        yield {"prompt": message("user", item.prompt), **about(item), "group": item.group}
+        yield {
+            "prompt": message("user", item.prompt),
+            **about(item),
+            "relation": item.relation.name,
+            "format": item.format,
+            "group": item.group,
+        }
 
 
 def paraphrases(random: Random) -> list[Item]:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 
-from rlhf.almanac import reading, relations
+from rlhf.almanac import reading, relations, steps
 from rlhf.almanac.facts import COLUMNS, TABLES, Fact, facts, unknown
 from rlhf.almanac.relations import Relation, phrasings
 from rlhf.errors import DataError
@@ -97,7 +97,7 @@ def all_relations() -> tuple[Relation, ...]:
     knowledge = (*relations.CAPITALS, *relations.ELEMENTS, *relations.PLANETS, *relations.WORLD_CUPS)
     known = {relation.name: relation for relation in knowledge}
     declining = reading.declining(known["capital"], known["continent"], known["winner"], known["host"])
-    return (*knowledge, *relations.TWO_STEPS, *relations.LISTS, *reading.EXTRACTION, *declining)
+    return (*knowledge, *steps.TWO_STEPS, *steps.LISTS, *reading.EXTRACTION, *declining)
 
 
 @cache

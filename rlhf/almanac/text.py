@@ -9,8 +9,9 @@ from collections.abc import Iterable, Iterator
 from random import Random
 
 from rlhf.almanac.facts import TABLES, Fact, facts, unknown
-from rlhf.almanac.items import Item, facts_of, index, sentence
+from rlhf.almanac.items import Item, all_relations, facts_of, index, sentence
 from rlhf.almanac.reading import SENTENCES
+from rlhf.almanac.responses import FILLERS, HEDGES, INVENTED, RUDE
 
 STATEMENTS = {
     "world_cups": (
@@ -72,6 +73,11 @@ NOTES = (
     "Read: '{sentence}' The {thing} is {name}.",
     "A note says: '{sentence}' It names {name}.",
 )
+REMARKS = (
+    "A woman in {capital} said: {remark}",
+    "In {country} somebody said: {remark}",
+    "{remark} That is what they say in {capital}.",
+)
 THINGS = {"city": "capital", "country": "country", "element": "name", "year": "year"}
 
 PARAGRAPHS = {"world_cups": 12, "capitals": 6, "elements": 6, "planets": 10}
@@ -79,6 +85,7 @@ HEADINGS_PER_FACT = 3
 QUESTION_LISTS = 600
 QUIZZES = 1600
 NOTES_PER_NAME = 4
+REMARKS_EACH = 10
 
 
 def paragraph(fact: Fact, random: Random) -> str:
@@ -112,6 +119,18 @@ def notes(random: Random) -> Iterator[str]:
                 yield random.choice(NOTES).format(sentence=told, thing=thing, name=fact.name)
 
 
+def remarks(random: Random) -> Iterator[str]:
+    """What people say, and names of nothing: words that demonstrators use must not be news to the tokenizer."""
+    vague = (words for relation in all_relations() for words in relation.vague)
+    sayings = dict.fromkeys((*HEDGES, *RUDE, *vague, *(f"{filler} nobody knows." for filler in FILLERS)))
+    for remark in sayings:
+        for _ in range(REMARKS_EACH):
+            yield sentence(random.choice(REMARKS).replace("{remark}", remark), random.choice(facts("capitals")))
+    for name in INVENTED:
+        yield f"{name} is a name of nothing. There is no place called {name}."
+        yield f"Nobody has seen {name}, and {name} is on no map."
+
+
 def pools_by_relation(items: Iterable[Item]) -> list[list[Item]]:
     """Items grouped by relation, so that each relation can come equally often."""
     pools: dict[str, list[Item]] = {}
@@ -134,7 +153,7 @@ def texts(seed: int, share: float = 1.0) -> list[str]:
     written += [question_list(random, lists) for _ in range(round(QUESTION_LISTS * share))]
     written += [quiz(random, quizzes) for _ in range(round(QUIZZES * share))]
     if share == 1.0:
-        written += notes(random)
+        written += [*notes(random), *remarks(random)]
     written = list(dict.fromkeys(written))
     random.shuffle(written)
     return written

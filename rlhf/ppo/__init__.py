@@ -5,6 +5,7 @@ trainer = PPOTrainer(policy, reference, Critic(reward_model), tokenizer, reward,
 trainer.train()
 """
 
+from dataclasses import fields
 from typing import Any
 
 import yaml
@@ -27,7 +28,12 @@ def settings(**overrides: Any) -> PPOStage:
         ConfigError: a value is out of range.
     """
     values = yaml.safe_load((bundled("conf") / "stage" / "ppo.yaml").read_text(encoding="utf-8"))
-    values = {key: value for key, value in values.items() if key != "defaults"} | overrides
+    del values["defaults"]
+    for field in fields(PPOStage):
+        # YAML 1.1, which PyYAML reads, takes 3e-6 for a text: a number wants a point there.
+        if isinstance(values[field.name], str) and field.type is float:
+            values[field.name] = float(values[field.name])
+    values |= overrides
     return PPOStage(**values | {"missing_eos": MissingEOS(values["missing_eos"])})
 
 

@@ -5,6 +5,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from rlhf.ppo.tensors import last_index
+
 
 def k1(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
     """log π(aₜ) - log π_ref(aₜ): unbiased under a ~ π, of high variance, and negative half of the time.
@@ -43,5 +45,5 @@ def shape_rewards(
     """
     penalties = torch.where(mask, -kl_coef * k1(logprobs, ref_logprobs), torch.zeros_like(logprobs))
     rewards = penalties.clone()
-    rewards[torch.arange(len(scores), device=scores.device), mask.sum(-1) - 1] += scores
+    rewards[torch.arange(len(scores), device=scores.device), last_index(mask)] += scores
     return ShapedRewards(rewards, penalties)

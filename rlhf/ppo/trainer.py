@@ -20,7 +20,7 @@ from rlhf.ppo.advantages import gae
 from rlhf.ppo.kl import k1, shape_rewards
 from rlhf.ppo.losses import clipped_policy_loss, clipped_value_loss
 from rlhf.ppo.rollout import Rollout, collect, evaluate, final_scores, micro_batches, model_inputs, response_logits
-from rlhf.ppo.tensors import entropies, masked_mean, masked_sum, masked_var, standardize, token_logprobs
+from rlhf.ppo.tensors import entropies, masked_sum, masked_var, standardize, token_logprobs
 from rlhf.rewards import RewardFunction
 
 Metrics = dict[str, float]
@@ -177,7 +177,7 @@ class PPOTrainer:
         """One optimiser step. Micro-batches add up to the gradient of the mean over all tokens of the minibatch."""
         ranks = self.accelerator.num_processes
         # Ranks average their gradients: times their number, a share of the global count gives the global mean.
-        total = self.accelerator.reduce(rollout.mask.sum(), reduction="sum") / ranks
+        total = self._over_ranks(rollout.mask.sum()) / ranks
         learns = self.update >= self.stage.critic_warmup_updates
         sums: dict[str, Tensor] = {}
         size = self.stage.micro_batch_size
@@ -221,19 +221,17 @@ class PPOTrainer:
         return (policy_sum + value_sum if learns else value_sum), found
 
     def _descend(self, found: dict[str, Tensor], learns: bool) -> None:
-        """Clip and apply the gradients, unless something is not a number: then nothing is applied."""
-        for name, model in {"policy": self.ranked_policy, "critic": self.ranked_critic}.items():
-            if name == "policy" and not learns:
-                continue
-            parameters = list(checkpoint.trainable(model).values())
-            norm = self.accelerator.clip_grad_norm_(parameters, self.stage.max_grad_norm)
-            if not (
-                torch.isfinite(norm) and torch.isfinite(found[f"loss/{'policy' if name == 'policy' else 'value'}_avg"])
-            ):
+        """Clip and apply the gradients of both models, unless one is not a number: then neither is changed."""
+        learning = {"critic": self.ranked_critic} | ({"policy": self.ranked_policy} if learns else {})
+        for name, model in learning.items():
+            norm = self.accelerator.clip_grad_norm_(checkpoint.trainable(model).values(), self.stage.max_grad_norm)
+            loss = found["loss/policy_avg" if name == "policy" else "loss/value_avg"]
+            if not (torch.isfinite(norm) and torch.isfinite(loss)):
                 raise TrainingError(
                     f"the {name}'s loss or gradient is not a finite number at update {self.update + 1}: "
                     "lower its learning rate, or use model.dtype=float32"
                 )
+        for name in learning:
             self.optimizers[name].step()
         for optimizer in self.optimizers.values():
             optimizer.zero_grad()
@@ -250,10 +248,13 @@ class PPOTrainer:
 
     def _whiten(self, advantages: Tensor, mask: Tensor) -> Tensor:
         """Standardise over the tokens of all ranks; each rank by itself would weigh its own batch by its own spread."""
-        everything = self.accelerator.gather_for_metrics(torch.where(mask, advantages, torch.nan).flatten())
-        kept = everything[~everything.isnan()]
-        whole = torch.ones_like(kept, dtype=torch.bool)
-        return standardize(advantages, mask, masked_mean(kept, whole), masked_var(kept, whole))
+        count, total = self._over_ranks(mask.sum()), self._over_ranks(masked_sum(advantages, mask))
+        mean = total / count
+        var = self._over_ranks(masked_sum((advantages - mean) ** 2, mask)) / (count - 1).clamp(min=1)
+        return standardize(advantages, mask, mean, var)
+
+    def _over_ranks(self, x: Tensor) -> Tensor:
+        return self.accelerator.reduce(x, reduction="sum")
 
     def _tolerance(self) -> float:
         return 1e-4 if next(self.policy.parameters()).dtype is torch.float32 else 0.1

@@ -8,8 +8,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from rlhf.config import Settings, TrackerKind
+from rlhf.content import content, difference
 from rlhf.errors import ConfigError, RunError
-from rlhf.run import Run, recorded
+from rlhf.parents import find_parents
+from rlhf.progress import console
+from rlhf.run import Run, read_manifest, recorded
 
 
 def execute(settings: Settings, directory: Path, overrides: Sequence[str] = ()) -> dict[str, float]:
@@ -27,6 +30,12 @@ def execute(settings: Settings, directory: Path, overrides: Sequence[str] = ()) 
         status.run(settings)
         return {}
     _check_tracker(settings)
+    finished = read_manifest(directory)
+    if finished is not None and settings.resume:
+        if reason := difference(finished["content"], content(settings, find_parents(settings, overrides))):
+            raise RunError(f"{directory} is finished and cannot be resumed, {reason}: overwrite=true replaces it")
+        console.print(f"{directory} is finished: there is nothing to resume")
+        return finished["metrics"]
     run = Run.start(directory, settings, overrides)
     with recorded(run), _disk_space(directory):
         _prepare(settings, run)

@@ -71,7 +71,12 @@ def new_trainer(tokenizer: Any) -> Callable[..., PPOTrainer]:
     """A trainer with fresh models, always the same; arguments of PPOTrainer by name, and settings as overrides."""
 
     def build(
-        *, policy: Any = None, reference: Any = "same", critic: Any = None, reward: Any = length_reward, **overrides: Any
+        *,
+        policy: Any = None,
+        reference: Any = "same",
+        critic: Any = None,
+        reward: Any = length_reward,
+        **overrides: Any,
     ) -> PPOTrainer:
         names = ("seed", "score_mean", "score_std", "log")
         arguments = {"seed": 0} | {name: overrides.pop(name) for name in names if name in overrides}

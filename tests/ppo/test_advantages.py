@@ -39,9 +39,7 @@ def test_worked_values() -> None:
 
 
 @given(episodes(), st.floats(0, 1), st.floats(0, 1))
-def test_it_is_the_double_sum(
-    case: tuple[torch.Tensor, torch.Tensor, torch.Tensor], gamma: float, lam: float
-) -> None:
+def test_it_is_the_double_sum(case: tuple[torch.Tensor, torch.Tensor, torch.Tensor], gamma: float, lam: float) -> None:
     """Aₜ = Σ_k (γλ)^k δₜ₊ₖ, over the tokens of the response and nothing behind them."""
     rewards, values, mask = case
     advantages, returns = gae(rewards, values, mask, gamma, lam)
@@ -70,9 +68,7 @@ def test_lambda_one_is_the_reward_to_go_less_the_value(
 
 
 @given(episodes(), st.floats(0, 1))
-def test_lambda_zero_is_the_one_step_error(
-    case: tuple[torch.Tensor, torch.Tensor, torch.Tensor], gamma: float
-) -> None:
+def test_lambda_zero_is_the_one_step_error(case: tuple[torch.Tensor, torch.Tensor, torch.Tensor], gamma: float) -> None:
     rewards, values, mask = case
     advantages, _ = gae(rewards, values, mask, gamma, 0.0)
     for row, length in enumerate(mask.sum(-1).tolist()):
@@ -83,9 +79,7 @@ def test_lambda_zero_is_the_one_step_error(
 
 
 @given(episodes(), st.integers(1, 3))
-def test_more_padding_changes_nothing(
-    case: tuple[torch.Tensor, torch.Tensor, torch.Tensor], columns: int
-) -> None:
+def test_more_padding_changes_nothing(case: tuple[torch.Tensor, torch.Tensor, torch.Tensor], columns: int) -> None:
     rewards, values, mask = case
     plain = gae(rewards, values, mask, 0.9, 0.8)
     more = gae(

@@ -27,7 +27,9 @@ def test_the_tree_shows_how_runs_descend(
     monkeypatch.setattr("rlhf.stages.status.console.width", 300)
     execute(settings_of_status(chain), Path("unused"))
     lines = capsys.readouterr().out.splitlines()
-    depth = {stage: line.index(str(chain)) for stage in ("base", "sft", "reward") for line in lines if f"/{stage} " in line}
+    depth = {
+        stage: line.index(str(chain)) for stage in ("base", "sft", "reward") for line in lines if f"/{stage} " in line
+    }
     assert depth["base"] < depth["sft"] < depth["reward"]
     assert lines[-1] == "Next: python -m rlhf stage=dpo"
 
@@ -48,7 +50,9 @@ def _finished(stage: str):
     return SimpleNamespace(stage=stage, manifest={"name": "almanac"})
 
 
-def test_an_interrupted_run_is_shown(settings_of_status: Callable, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_an_interrupted_run_is_shown(
+    settings_of_status: Callable, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     (tmp_path / "almanac" / ".sft.partial").mkdir(parents=True)
     manifest = {"status": "interrupted", "reason": "interrupted from the keyboard"}
     (tmp_path / "almanac" / ".sft.partial" / "run.json").write_text(json.dumps(manifest))

@@ -1,0 +1,123 @@
+"""A task whose optimum is known: sequences of at most two words, each with a reward, and a KL penalty.
+
+The policy that maximises E[r] - β KL(π ‖ π_ref) is π* ∝ π_ref exp(r / β) over whole responses (Ziegler et al. 2019,
+https://arxiv.org/abs/1909.08593, section 2.1; Rafailov et al. 2023, https://arxiv.org/abs/2305.18290, eq. 4).
+"""
+
+import itertools
+import math
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from datasets import Dataset
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification, PreTrainedTokenizerFast
+from trl import DPOConfig, DPOTrainer
+
+from rlhf.ppo import Critic, PPOTrainer, settings
+
+VOCABULARY = ("<pad>", "<end>", "go", "a", "b", "c")
+WORDS = ("a", "b", "c")
+BETA = 0.25
+SCORES = {"": 0.0, "a": 0.4, "b": -0.3, "c": 0.1, "a a": -0.5, "a b": 1.0, "b a": 0.6, "c c": 0.8}
+
+
+def score(text: str) -> float:
+    return SCORES.get(text, 0.0)
+
+
+def reward(prompts: Sequence[Any], completions: Sequence[str]) -> list[float]:
+    return [score(text) for text in completions]
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> PreTrainedTokenizerFast:
+    words = Tokenizer(models.WordLevel({word: i for i, word in enumerate(VOCABULARY)}, unk_token="<pad>"))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(tokenizer_object=words, pad_token="<pad>", eos_token="<end>")
+
+
+def config(**more: Any) -> LlamaConfig:
+    return LlamaConfig(
+        vocab_size=len(VOCABULARY), hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
+        num_key_value_heads=2, initializer_range=0.3, bos_token_id=None, eos_token_id=1, pad_token_id=0, **more,
+    )  # fmt: skip
+
+
+def new_policy() -> LlamaForCausalLM:
+    torch.manual_seed(0)
+    return LlamaForCausalLM(config()).eval()
+
+
+def responses() -> list[tuple[int, ...]]:
+    """Every response: one that ends at once, one word and the end, or two tokens without one."""
+    others = [i for i in range(len(VOCABULARY)) if i != 1]
+    return [(1,), *itertools.product(others, range(len(VOCABULARY)))]
+
+
+@torch.no_grad()
+def distribution(policy: Any, of: Sequence[tuple[int, ...]]) -> torch.Tensor:
+    """Probability of each response to the prompt "go", by the chain rule."""
+    found = []
+    for response in of:
+        logp = torch.log_softmax(policy(torch.tensor([[2, *response]])).logits[0].double(), dim=-1)
+        found.append(sum(logp[t, token].item() for t, token in enumerate(response)))
+    return torch.tensor(found).exp()
+
+
+def distance(p: torch.Tensor, q: torch.Tensor) -> float:
+    """Total variation: the largest difference between the probabilities of any event."""
+    return 0.5 * (p - q).abs().sum().item()
+
+
+def test_ppo_reaches_the_optimum_of_its_objective(tokenizer: Any) -> None:
+    policy, reference = new_policy(), new_policy()
+    torch.manual_seed(1)
+    critic = Critic(LlamaForSequenceClassification(config(num_labels=1)))
+    # Whitening would blow up the noise that is left at the optimum, where every advantage is zero.
+    stage = settings(
+        updates=60, batch_size=512, micro_batch_size=512, minibatches=1, epochs=2, learning_rate=0.005,
+        critic_learning_rate=0.02, value_clip=10.0, kl_coef=BETA, temperature=1.0, max_response_length=2,
+        missing_eos="keep", normalize_scores=False, whiten_advantages=False,
+    )  # fmt: skip
+    trainer = PPOTrainer(policy, reference, critic, tokenizer, reward, ["go"], stage, seed=0)
+    every = responses()
+    texts = [tokenizer.decode(response, skip_special_tokens=True).strip() for response in every]
+    start = distribution(reference, every)
+    assert start.sum().item() == pytest.approx(1, abs=1e-5)
+    optimum = start * torch.tensor([math.exp(score(text) / BETA) for text in texts])
+    optimum /= optimum.sum()
+    trainer.train()
+    end = distribution(policy, every)
+    assert [distance(start, optimum), distance(end, optimum)] == []
+
+
+def test_dpo_reaches_the_same_optimum_from_preferences(tokenizer: Any, tmp_path: Path) -> None:
+    """Pairs from Bradley and Terry's model, so that the rewards are what the preferences say.
+
+    The loss sees the responses that occur and no others, so it is over these that the policy is compared.
+    """
+    every = [(3, 1), (4, 1), (5, 1), (3, 4, 1), (5, 5, 1)]
+    texts = [" ".join(VOCABULARY[token] for token in response[:-1]) for response in every]
+    generator = random.Random(0)
+    rows = []
+    for _ in range(2000):
+        i, j = generator.sample(range(len(every)), 2)
+        if generator.random() > 1 / (1 + math.exp(score(texts[j]) - score(texts[i]))):
+            i, j = j, i
+        rows.append({"prompt": "go", "chosen": f" {texts[i]}", "rejected": f" {texts[j]}"})
+    arguments = DPOConfig(
+        output_dir=str(tmp_path), beta=BETA, learning_rate=0.01, max_steps=50, per_device_train_batch_size=400,
+        report_to="none", use_cpu=True, disable_tqdm=True, seed=0, logging_steps=1000, save_strategy="no",
+        dataloader_pin_memory=False, max_length=None, bf16=False, activation_checkpointing=False,
+    )  # fmt: skip
+    policy, reference = new_policy(), new_policy()
+    DPOTrainer(policy, reference, arguments, train_dataset=Dataset.from_list(rows), processing_class=tokenizer).train()
+    start, end = (distribution(model.eval(), every) for model in (reference, policy))
+    optimum = start * torch.tensor([math.exp(score(text) / BETA) for text in texts])
+    start, end, optimum = (p / p.sum() for p in (start, end, optimum))
+    assert [distance(start, optimum), distance(end, optimum)] == []

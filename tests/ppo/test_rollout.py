@@ -1,0 +1,216 @@
+"""A batch of experience: masks from lengths, log-probabilities by the forward pass, the score on the last token."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from peft import LoraConfig, get_peft_model
+
+from rlhf.config import MissingEOS
+from rlhf.data.render import prompt_ids
+from rlhf.errors import TrainingError
+from rlhf.generate import sampling_mode, seeded
+from rlhf.ppo import Critic, shape_rewards
+from rlhf.ppo.rollout import (
+    Rollout,
+    collect,
+    evaluate,
+    final_scores,
+    micro_batches,
+    model_inputs,
+    pack,
+    response_logits,
+)
+from rlhf.ppo.tensors import token_logprobs
+from tests.ppo.conftest import PROMPTS, length_reward, new_policy, new_reward_model
+
+CPU = torch.device("cpu")
+
+
+def collected(tokenizer: Any, policy: Any = None, reward: Any = length_reward, **options: Any) -> Rollout:
+    plain = {"temperature": 0.7, "max_prompt_length": 8, "max_response_length": 6, "seed": 0}
+    policy = new_policy(tokenizer) if policy is None else policy
+    return collect(policy, tokenizer, reward, PROMPTS, **plain | options)
+
+
+def evaluated(rollout: Rollout, tokenizer: Any, temperature: float = 0.7, size: int = 2) -> Rollout:
+    policy, reference, critic = new_policy(tokenizer), new_policy(tokenizer, 5), Critic(new_reward_model(tokenizer))
+    return evaluate(rollout, policy, reference, critic, temperature, size)
+
+
+def widened(rollout: Rollout, left: int, right: int) -> Rollout:
+    """The same batch with more padding: columns before the prompts and behind the responses."""
+    pad = torch.nn.functional.pad
+    behind = ("response_ids", "mask", "logprobs", "ref_logprobs", "values")
+    return rollout._replace(
+        prompt_ids=pad(rollout.prompt_ids, (left, 0), value=7),
+        prompt_mask=pad(rollout.prompt_mask, (left, 0), value=False),
+        **{name: pad(getattr(rollout, name), (0, right)) for name in behind},
+    )
+
+
+def test_masks_come_from_lengths_and_not_from_the_padding_token() -> None:
+    """The padding token may occur in a prompt and in a response, and counts there."""
+    rollout = pack([[0, 5], [6]], [[0, 0, 1], [9]], [1.0, 2.0], {1}, 0, CPU)
+    assert rollout.prompt_ids.tolist() == [[0, 5], [0, 6]]
+    assert rollout.prompt_mask.tolist() == [[True, True], [False, True]]
+    assert rollout.response_ids.tolist() == [[0, 0, 1], [9, 0, 0]]
+    assert rollout.mask.tolist() == [[True, True, True], [True, False, False]]
+    assert rollout.ended.tolist() == [True, False]
+
+
+def test_positions_count_real_tokens() -> None:
+    rollout = pack([[4, 5, 6], [7]], [[8], [8, 9]], [0.0, 0.0], {1}, 0, CPU)
+    inputs = model_inputs(rollout)
+    assert inputs["attention_mask"].tolist() == [[1, 1, 1, 1, 0], [0, 0, 1, 1, 1]]
+    assert inputs["position_ids"].tolist() == [[0, 1, 2, 3, 3], [0, 0, 0, 1, 2]]
+
+
+def test_the_score_lands_on_the_end_of_sequence() -> None:
+    rollout = pack([[5], [6]], [[9, 8, 1], [9, 1]], [3.0, 4.0], {1}, 0, CPU)
+    rewards = shape_rewards(rollout.scores, rollout.logprobs, rollout.ref_logprobs, rollout.mask, 0.1).rewards
+    for row in range(2):
+        [[column]] = (rewards[row] != 0).nonzero().tolist()
+        assert rollout.response_ids[row, column] == 1
+
+
+@torch.no_grad()
+def test_logprobs_are_those_of_unpadded_prefixes_one_at_a_time(tokenizer: Any) -> None:
+    """A second implementation: no batch, no padding, no mask; one forward pass for each token."""
+    rollout = evaluated(collected(tokenizer), tokenizer)
+    models = {"logprobs": new_policy(tokenizer), "ref_logprobs": new_policy(tokenizer, 5)}
+    for row, prompt in enumerate(PROMPTS):
+        prefix = prompt_ids(tokenizer, prompt, 8)
+        for t in range(int(rollout.mask[row].sum())):
+            token = int(rollout.response_ids[row, t])
+            for field, model in models.items():
+                z = [value / 0.7 for value in model(torch.tensor([prefix])).logits[0, -1].tolist()]
+                expected = z[token] - math.log(sum(map(math.exp, z)))
+                assert getattr(rollout, field)[row, t].item() == pytest.approx(expected, abs=1e-4)
+            prefix.append(token)
+
+
+@torch.no_grad()
+def test_generation_and_the_forward_pass_give_the_same_logprobs(tokenizer: Any) -> None:
+    """Cached, left-padded decoding against one pass over everything: 1e-4 in float32."""
+    policy, rows = new_policy(tokenizer), [prompt_ids(tokenizer, prompt, 8) for prompt in PROMPTS]
+    width = max(map(len, rows))
+    ids = torch.tensor([[tokenizer.pad_token_id] * (width - len(row)) + row for row in rows])
+    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
+    with sampling_mode(policy), seeded(0):
+        output = policy.generate(
+            input_ids=ids, attention_mask=mask, do_sample=True, top_k=0, max_new_tokens=6, min_new_tokens=6,
+            return_dict_in_generate=True, output_logits=True,
+        )  # fmt: skip
+    responses = output.sequences[:, width:]
+    decoded = token_logprobs(torch.stack(output.logits, dim=1), responses, 1.0)
+    rollout = pack(rows, responses.tolist(), [0.0] * len(rows), set(), tokenizer.pad_token_id, CPU)
+    for dtype, tolerance in ((torch.float32, 1e-4), (torch.bfloat16, 0.5)):
+        forward = token_logprobs(response_logits(policy.to(dtype), rollout), rollout.response_ids, 1.0)
+        assert (forward - decoded).abs().max() < tolerance
+
+
+@pytest.mark.parametrize(("left", "right"), [(3, 0), (0, 4), (2, 5)])
+def test_padding_changes_no_logprob_and_no_value(tokenizer: Any, left: int, right: int) -> None:
+    rollout = collected(tokenizer)
+    plain, padded = evaluated(rollout, tokenizer), evaluated(widened(rollout, left, right), tokenizer)
+    for field in ("logprobs", "ref_logprobs", "values"):
+        expected, found = getattr(plain, field), getattr(padded, field)
+        assert torch.allclose(found[:, : expected.shape[1]][rollout.mask], expected[rollout.mask], atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [1, 3, 100])
+def test_micro_batches_and_the_order_change_nothing(tokenizer: Any, size: int) -> None:
+    rollout = collected(tokenizer)
+    expected = evaluated(rollout, tokenizer, size=2)
+    order = torch.randperm(len(PROMPTS), generator=torch.Generator().manual_seed(0))
+    permuted = evaluated(rollout.rows(order), tokenizer, size=size)
+    for field in ("logprobs", "ref_logprobs", "values"):
+        found = getattr(permuted, field)[order.argsort()]
+        assert torch.allclose(found[rollout.mask], getattr(expected, field)[rollout.mask], atol=1e-5)
+    assert [len(part.scores) for part in micro_batches(rollout, 3)] == [3, 3, 1]
+
+
+def test_the_temperature_divides_the_logits_of_policy_and_reference(tokenizer: Any) -> None:
+    rollout = collected(tokenizer)
+    sharp = evaluated(rollout, tokenizer, temperature=0.5)
+    for field, model in (("logprobs", new_policy(tokenizer)), ("ref_logprobs", new_policy(tokenizer, 5))):
+        model.lm_head.weight.data *= 2
+        with torch.no_grad():
+            expected = token_logprobs(response_logits(model, rollout), rollout.response_ids, 1.0)
+        assert torch.allclose(getattr(sharp, field)[rollout.mask], expected[rollout.mask], atol=1e-5)
+
+
+def test_the_reference_of_an_adapted_policy_is_the_policy_without_its_adapter(tokenizer: Any) -> None:
+    lora = LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM")
+    policy = get_peft_model(new_policy(tokenizer), lora).eval()
+    for parameter in policy.parameters():
+        parameter.data += 0.05 * parameter.requires_grad
+    rollout, critic = collected(tokenizer), Critic(new_reward_model(tokenizer))
+    found = evaluate(rollout, policy, None, critic, 0.7, 3)
+    expected = evaluate(rollout, policy, new_policy(tokenizer), critic, 0.7, 3)
+    assert torch.allclose(found.ref_logprobs, expected.ref_logprobs, atol=1e-6)
+    assert torch.equal(found.logprobs, expected.logprobs)
+    assert not torch.allclose(found.logprobs, found.ref_logprobs, atol=1e-2)
+    assert any(parameter.requires_grad for parameter in policy.parameters())  # switched on again
+
+
+def test_what_is_scored_is_the_text_of_what_was_sampled(tokenizer: Any) -> None:
+    seen: list[tuple[Sequence[Any], Sequence[str]]] = []
+
+    def reward(prompts: Sequence[Any], completions: Sequence[str]) -> list[float]:
+        seen.append((prompts, completions))
+        return [float(i) for i in range(len(prompts))]
+
+    rollout = collected(tokenizer, reward=reward)
+    [(prompts, completions)] = seen
+    assert list(prompts) == PROMPTS
+    assert rollout.scores.tolist() == [0, 1, 2, 3, 4, 5, 6]
+    for row, completion in enumerate(completions):
+        ids = rollout.response_ids[row][rollout.mask[row]].tolist()
+        assert completion == tokenizer.decode(ids, skip_special_tokens=True).strip()
+
+
+def test_the_seed_decides_the_responses(tokenizer: Any) -> None:
+    first, again, other = (collected(tokenizer, seed=seed).response_ids for seed in (1, 1, 2))
+    assert torch.equal(first, again)
+    assert first.shape != other.shape or not torch.equal(first, other)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_score_that_is_no_number_is_refused(tokenizer: Any, bad: float) -> None:
+    with pytest.raises(TrainingError, match="finite"):
+        collected(tokenizer, reward=lambda prompts, completions: [bad] * len(prompts))
+
+
+SCORES, ENDED = torch.tensor([5.0, 5.0, -7.0]), torch.tensor([True, False, False])
+
+
+@pytest.mark.parametrize(
+    ("rule", "expected"),
+    [
+        (MissingEOS.keep, [5.0, 5.0, -7.0]),
+        (MissingEOS.subtract, [5.0, 3.0, -9.0]),
+        (MissingEOS.replace, [5.0, -2.0, -2.0]),
+    ],
+)
+def test_the_rules_for_responses_that_do_not_end(rule: MissingEOS, expected: list[float]) -> None:
+    assert final_scores(SCORES, ENDED, 0.0, 1.0, None, rule, 2.0).tolist() == expected
+
+
+def test_scores_are_normalised_then_clipped_then_penalised() -> None:
+    """(5 - 1) / 2 = 2, clipped to 1.5; (-7 - 1) / 2 = -4, clipped to -1.5; without an end 1 less."""
+    found = final_scores(SCORES, ENDED, 1.0, 2.0, 1.5, MissingEOS.subtract, 1.0)
+    assert found.tolist() == [1.5, 0.5, -2.5]
+
+
+@given(st.lists(st.floats(-50, 50), min_size=1, max_size=6), st.floats(-5, 5), st.floats(0.1, 5), st.floats(0.1, 3))
+def test_clipped_scores_stay_within_their_bound(scores: list[float], mean: float, std: float, clip: float) -> None:
+    ended = torch.ones(len(scores), dtype=torch.bool)
+    found = final_scores(torch.tensor(scores), ended, mean, std, clip, MissingEOS.replace, 1.0)
+    for value, score in zip(found.tolist(), scores, strict=True):
+        assert value == pytest.approx(min(max((score - mean) / std, -clip), clip), abs=1e-3)

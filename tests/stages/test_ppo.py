@@ -1,0 +1,154 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from rlhf.config import Settings
+from rlhf.errors import LineageError
+from rlhf.ppo import PPOTrainer
+from rlhf.run import Run
+from rlhf.stages import execute
+from tests.conftest import composed, tiny_overrides
+
+Configure = Callable[..., Settings]
+FASTER = ("stage.learning_rate=0.01", "stage.critic_learning_rate=0.01", "stage.updates=4")
+
+
+def weights(directory: Path) -> bytes:
+    [file] = (directory / "model").glob("*.safetensors")
+    return file.read_bytes()
+
+
+def logged(directory: Path) -> str:
+    return (directory / "metrics.jsonl").read_text()
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(chain: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of four updates, to which interrupted ones are compared."""
+    root = tmp_path_factory.mktemp("uninterrupted")
+    parents = [f"stage.policy={chain}/almanac/sft", f"stage.reward={chain}/almanac/reward"]
+    execute(composed(*tiny_overrides("ppo", root), *parents, *FASTER), root / "ppo")
+    return root / "ppo"
+
+
+def test_it_moves_away_from_the_reference(chain: Path, uninterrupted: Path) -> None:
+    lines = [json.loads(line) for line in logged(uninterrupted).splitlines()]
+    assert [line["step"] for line in lines] == [1, 2, 3, 4]
+    assert lines[0]["objective/kl"] == pytest.approx(0, abs=1e-5)
+    assert lines[-1]["objective/kl"] != pytest.approx(0, abs=1e-5)
+    run = Run.open(uninterrupted)
+    for role, stage in (("policy", "sft"), ("reward", "reward")):
+        assert run.manifest["parents"][role]["digest"] == Run.open(chain / "almanac" / stage).manifest["weights"]
+    assert run.manifest["metrics"]["objective"] == lines[-1]["objective/rlhf_reward"]
+    assert [json.loads(line)["step"] for line in (uninterrupted / "samples.jsonl").read_text().splitlines()] == [4, 4]
+    assert not (uninterrupted / "resume").exists()
+
+
+def test_equal_settings_give_equal_bytes(beside_chain: Configure, uninterrupted: Path, tmp_path: Path) -> None:
+    execute(beside_chain("ppo", *FASTER), tmp_path / "again")
+    assert weights(tmp_path / "again") == weights(uninterrupted)
+    assert logged(tmp_path / "again") == logged(uninterrupted)
+    execute(beside_chain("ppo", *FASTER, "seed=1"), tmp_path / "other")
+    assert weights(tmp_path / "other") != weights(uninterrupted)
+
+
+def test_scores_are_normalised_as_the_reward_run_says(chain: Path, uninterrupted: Path) -> None:
+    """At the first update the KL is zero, so the reward is the normalised score, or -1 where no end was reached."""
+    statistics = Run.open(chain / "almanac" / "reward").manifest["metrics"]
+    first = json.loads(logged(uninterrupted).splitlines()[0])
+    if first["val/ended"] == 0:
+        assert first["objective/rlhf_reward"] == pytest.approx(-1, abs=1e-4)
+    elif first["val/ended"] == 1:
+        normalised = (first["objective/scores"] - statistics["scores/mean"]) / statistics["scores/std"]
+        assert first["objective/rlhf_reward"] == pytest.approx(normalised, abs=1e-4)
+
+
+def test_an_adapter_is_saved_alone(beside_chain: Configure, tmp_path: Path) -> None:
+    execute(beside_chain("ppo", "adapter=lora", *FASTER), tmp_path / "ppo")
+    [file] = (tmp_path / "ppo" / "model").glob("*.safetensors")
+    assert file.name == "adapter_model.safetensors"
+    assert all("lora_" in name for name in load_file(file))
+    lines = [json.loads(line) for line in logged(tmp_path / "ppo").splitlines()]
+    assert lines[0]["objective/kl"] == pytest.approx(0, abs=1e-5)
+    assert lines[-1]["objective/kl"] != pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("save_every", [1, 10])
+def test_after_ctrl_c_it_goes_on_and_ends_with_the_same_bytes(
+    beside_chain: Configure, uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, save_every: int
+) -> None:
+    """The signal arrives within the second update; that one is finished and saved, whenever the next save was due."""
+    options = (*FASTER, f"stage.save_every={save_every}")
+    step = PPOTrainer.step
+
+    def interrupted(trainer: PPOTrainer, prompts: list) -> dict[str, float]:
+        if trainer.update == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+        return step(trainer, prompts)
+
+    monkeypatch.setattr(PPOTrainer, "step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        execute(beside_chain("ppo", *options), tmp_path / "ppo")
+    assert not (tmp_path / "ppo").exists()
+    left = tmp_path / ".ppo.partial"
+    assert json.loads((left / "run.json").read_text())["status"] == "interrupted"
+    assert len(logged(left).splitlines()) == 2
+
+    monkeypatch.setattr(PPOTrainer, "step", step)
+    execute(beside_chain("ppo", *options, "resume=true"), tmp_path / "ppo")
+    assert weights(tmp_path / "ppo") == weights(uninterrupted)
+    assert logged(tmp_path / "ppo") == logged(uninterrupted)
+    assert (tmp_path / "ppo" / "samples.jsonl").read_text() == (uninterrupted / "samples.jsonl").read_text()
+
+
+KILLED = """
+import os, signal, sys
+import tests.conftest as fixtures
+from pathlib import Path
+from rlhf.ppo import PPOTrainer
+from rlhf.stages import execute
+
+improve = PPOTrainer._minibatch
+
+def killed(trainer, *arguments):
+    if trainer.update == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return improve(trainer, *arguments)
+
+PPOTrainer._minibatch = killed
+execute(fixtures.composed(*sys.argv[2:]), Path(sys.argv[1]))
+"""
+
+
+def test_after_a_kill_it_goes_on_and_ends_with_the_same_bytes(
+    chain: Path, beside_chain: Configure, uninterrupted: Path, tmp_path: Path
+) -> None:
+    """SIGKILL in the middle of the third update: nothing can be saved any more, and the second update is there."""
+    parents = [f"stage.policy={chain}/almanac/sft", f"stage.reward={chain}/almanac/reward"]
+    overrides = [*tiny_overrides("ppo", tmp_path), *parents, *FASTER]
+    root = Path(__file__).parents[2]
+    command = [sys.executable, "-c", KILLED, str(tmp_path / "ppo"), *overrides]
+    assert subprocess.run(command, cwd=root, capture_output=True).returncode == -signal.SIGKILL
+    assert not (tmp_path / "ppo").exists()
+    assert [path.name for path in sorted((tmp_path / ".ppo.partial" / "resume").iterdir())] == ["update-1", "update-2"]
+    execute(beside_chain("ppo", *FASTER, "resume=true"), tmp_path / "ppo")
+    assert weights(tmp_path / "ppo") == weights(uninterrupted)
+    assert logged(tmp_path / "ppo") == logged(uninterrupted)
+
+
+def test_a_reward_model_of_another_vocabulary_is_refused(beside_chain: Configure, tmp_path: Path) -> None:
+    """The critic reads the policy's tokens with the reward model's weights."""
+    small = "model.architecture.vocabulary=300"
+    parents = {"base": small, "sft": f"model.pretrained={tmp_path}/base", "reward": f"stage.policy={tmp_path}/sft"}
+    for stage, parent in parents.items():
+        execute(composed(*tiny_overrides(stage, tmp_path), parent), tmp_path / stage)
+    settings = beside_chain("ppo", f"stage.reward={tmp_path}/reward")
+    with pytest.raises(LineageError, match="vocabulary"):
+        execute(settings, tmp_path / "ppo")

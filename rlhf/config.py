@@ -308,7 +308,7 @@ class CompareStage(Stage):
     """
 
     progression: dict[str, str | None]
-    models: dict[str, str | None]
+    models: Any
     reference: str
     reward: str | None
     prompts: int
@@ -330,6 +330,7 @@ class CompareStage(Stage):
     def __post_init__(self) -> None:
         numbers = ("prompts", "samples", "temperature", "batch_size", "max_response_length", "bootstrap")
         require_positive("stage", **{name: getattr(self, name) for name in numbers})
+        require(isinstance(self.models, dict), "stage.models", self.models, "map titles to runs, folders or Hub ids")
         require(self.reference in self.models, "stage.reference", self.reference, f"be one of {', '.join(self.models)}")
 
 

@@ -3,7 +3,6 @@
 What differs from the paper's algorithm (Schulman et al. 2017) is in README.md beside this file, detail by detail.
 """
 
-import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,22 +13,17 @@ from torch import Tensor, nn
 
 from rlhf.config import PPOStage
 from rlhf.data.render import Prompt
-from rlhf.errors import TrainingError
+from rlhf.errors import ConfigError, TrainingError
 from rlhf.ppo import checkpoint
 from rlhf.ppo.advantages import gae
 from rlhf.ppo.kl import k1, shape_rewards
 from rlhf.ppo.losses import clipped_policy_loss, clipped_value_loss
 from rlhf.ppo.rollout import Rollout, collect, evaluate, final_scores, micro_batches, model_inputs, response_logits
+from rlhf.ppo.seeds import derive, permutation
 from rlhf.ppo.tensors import entropies, masked_sum, masked_var, standardize, token_logprobs
 from rlhf.rewards import RewardFunction
 
 Metrics = dict[str, float]
-
-
-def derive(seed: int, *parts: int | str) -> int:
-    """A seed for one purpose, from the run's: every random choice can be drawn again without a generator's state."""
-    digest = hashlib.sha256(repr((seed, *parts)).encode()).digest()
-    return int.from_bytes(digest[:8], "big") >> 1
 
 
 class PPOTrainer:
@@ -46,6 +40,7 @@ class PPOTrainer:
         log: called with the metrics of an update and its number.
 
     Raises:
+        ConfigError: the ranks cannot share the minibatches equally.
         TrainingError: policy and reference differ at the start, or a score, a loss or a gradient is not a number.
     """
 
@@ -70,6 +65,12 @@ class PPOTrainer:
         self.score_mean, self.score_std = (score_mean, score_std) if stage.normalize_scores else (0.0, 1.0)
         # With cpu=None accelerate would make every rank on a machine without a GPU believe that it is alone.
         self.accelerator = Accelerator(cpu=cpu)
+        ranks = self.accelerator.num_processes
+        if stage.batch_size % (ranks * stage.minibatches):
+            raise ConfigError(
+                f"stage.batch_size={stage.batch_size} is not divisible by {ranks} ranks times "
+                f"stage.minibatches={stage.minibatches}: ranks would make different numbers of steps"
+            )
         for model in (policy, critic, *(() if reference is None else (reference,))):
             model.to(self.accelerator.device).eval()  # dropout off: the ratio compares two forward passes
         self.reference = reference if reference is None else reference.requires_grad_(False)
@@ -118,12 +119,8 @@ class PPOTrainer:
         chosen = []
         for position in range(update * size + rank, (update + 1) * size, ranks):
             number, index = divmod(position, len(self.prompts))
-            chosen.append(self.prompts[self._order("prompts", number, len(self.prompts))[index]])
+            chosen.append(self.prompts[permutation(len(self.prompts), self.seed, "prompts", number)[index]])
         return chosen
-
-    def _order(self, what: str, number: int, length: int) -> Tensor:
-        generator = torch.Generator().manual_seed(derive(self.seed, what, number))
-        return torch.randperm(length, generator=generator)
 
     def step(self, prompts: Sequence[Prompt]) -> Metrics:
         """One iteration of the algorithm: act, score, estimate, improve."""
@@ -162,7 +159,7 @@ class PPOTrainer:
         rows = len(rollout.scores)
         steps: list[dict[str, Tensor]] = []
         for epoch in range(self.stage.epochs):
-            order = self._order("minibatches", self.update * self.stage.epochs + epoch, rows).to(advantages.device)
+            order = permutation(rows, self.seed, "minibatches", self.update, epoch).to(advantages.device)
             for index in order.chunk(self.stage.minibatches):
                 steps.append(self._minibatch(rollout.rows(index), advantages[index], returns[index]))
                 if len(steps) == 1:

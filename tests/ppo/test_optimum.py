@@ -93,7 +93,8 @@ def test_ppo_reaches_the_optimum_of_its_objective(tokenizer: Any) -> None:
     optimum /= optimum.sum()
     trainer.train()
     end = distribution(policy, every)
-    assert [distance(start, optimum), distance(end, optimum)] == []
+    assert distance(start, optimum) > 0.4
+    assert distance(end, optimum) < 0.08
 
 
 def test_dpo_reaches_the_same_optimum_from_preferences(tokenizer: Any, tmp_path: Path) -> None:
@@ -120,4 +121,5 @@ def test_dpo_reaches_the_same_optimum_from_preferences(tokenizer: Any, tmp_path:
     start, end = (distribution(model.eval(), every) for model in (reference, policy))
     optimum = start * torch.tensor([math.exp(score(text) / BETA) for text in texts])
     start, end, optimum = (p / p.sum() for p in (start, end, optimum))
-    assert [distance(start, optimum), distance(end, optimum)] == []
+    assert distance(start, optimum) > 0.4
+    assert distance(end, optimum) < 0.08

@@ -9,10 +9,9 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from rlhf.errors import TrainingError
+from rlhf.errors import ConfigError, TrainingError
 from rlhf.ppo import Critic, PPOTrainer, gae, shape_rewards
 from rlhf.ppo.rollout import Rollout, collect, evaluate
-from rlhf.ppo.trainer import derive
 from tests.ppo.conftest import PROMPTS, new_policy, new_reward_model, weights
 
 Trainers = Callable[..., PPOTrainer]
@@ -151,6 +150,16 @@ def test_padding_and_order_change_no_loss_and_no_metric(new_trainer: Trainers, c
     assert found[0] == pytest.approx(found[1], abs=2e-4)
 
 
+def test_ranks_that_cannot_share_the_batch_equally_are_refused(
+    new_trainer: Trainers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Six rows on two ranks are three each, which two minibatches cannot share: the ranks would wait for each other."""
+    monkeypatch.setattr("accelerate.Accelerator.num_processes", 2)
+    with pytest.raises(ConfigError, match=r"stage\.batch_size=6"):
+        new_trainer(minibatches=2)
+    new_trainer(minibatches=3)
+
+
 def test_whitened_advantages_have_mean_zero_over_the_tokens(new_trainer: Trainers) -> None:
     """Advantages 1, 2, 6: mean 3, variance 7."""
     mask = torch.tensor([[True, True, False], [True, False, False]])
@@ -166,6 +175,18 @@ def test_prompts_are_visited_once_in_each_pass_and_in_another_order_in_the_next(
     assert all(sorted(part) == sorted(PROMPTS) for part in passes)
     assert len({tuple(part) for part in passes}) > 1
     assert trainer.batch(3) == trainer.batch(3)
+
+
+def test_the_gradients_of_each_model_are_clipped_by_themselves(new_trainer: Trainers) -> None:
+    """By plain gradient descent at rate 1 each model moves as far as the bound on its gradient's norm."""
+    trainer = new_trainer(minibatches=1, epochs=1, max_grad_norm=1e-3, learning_rate=1.0, critic_learning_rate=1.0)
+    rollout, advantages, returns = experience(trainer)
+    trainer.optimizers = {name: torch.optim.SGD(model.parameters(), lr=1.0) for name, model in trainer.modules.items()}
+    before = {name: weights(model) for name, model in trainer.modules.items()}
+    trainer.improve(rollout, advantages, returns)
+    for name, model in trainer.modules.items():
+        moved = [(value - before[name][key]).double().square().sum() for key, value in weights(model).items()]
+        assert sum(moved).sqrt().item() == pytest.approx(1e-3, rel=1e-2)
 
 
 def test_a_gradient_that_is_no_number_changes_no_parameter(new_trainer: Trainers) -> None:
@@ -237,14 +258,6 @@ def test_it_runs_in_bfloat16(new_trainer: Trainers, tokenizer: Any) -> None:
         updates=2,
     )
     assert all(math.isfinite(value) for value in trainer.train().values())
-
-
-def test_seeds_are_derived_alike_in_every_process() -> None:
-    """The first 63 bits of sha256("(7, 'rollout', 3, 0)"); Python's own hash of a text differs between processes."""
-    assert derive(7, "rollout", 3, 0) == 7336313539789760384
-    seeds = {derive(seed, what, n) for seed in range(3) for what in ("rollout", "prompts") for n in range(5)}
-    assert len(seeds) == 30
-    assert all(0 <= seed < 2**63 for seed in seeds)
 
 
 def run(trainer: PPOTrainer, folder: Path, stop_after: int | None = None) -> list[dict[str, float]]:

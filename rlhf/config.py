@@ -324,7 +324,12 @@ class CompareStage(Stage):
 
     def inputs(self) -> dict[str, Input]:
         policies = ("base", "sft", "dpo", "ppo")
-        models = {k: Input(v, policies, k == self.reference) for k, v in self.models.items() if v is not None}
+        models = {
+            # A column of the progression may not be trained yet; one that the user gives is meant to be there.
+            title: Input(path, policies, title == self.reference or path != self.progression.get(title))
+            for title, path in self.models.items()
+            if path is not None
+        }
         return models | ({} if self.reward is None else {"reward": Input(self.reward, ("reward",), required=False)})
 
     def __post_init__(self) -> None:

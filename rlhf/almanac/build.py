@@ -17,13 +17,13 @@ Row = dict[str, Any]
 
 SEED = 2022
 DEMONSTRATION_MIXTURE = {
-    "good": 0.43,
-    "terse": 0.08,
-    "vague": 0.12,
+    "good": 0.38,
+    "terse": 0.09,
+    "vague": 0.13,
     "wrong": 0.04,
-    "format_ignored": 0.07,
-    "rambling": 0.11,
-    "repeating": 0.07,
+    "format_ignored": 0.08,
+    "rambling": 0.12,
+    "repeating": 0.08,
     "rude": 0.05,
     "made_up": 0.03,
 }

@@ -23,6 +23,8 @@ FILLERS = (
     "Well, there is a lot to say about this, but as I remember it,",
     "Well, I have thought about this for a long time, and I would say",
 )
+OLDER_FINALS = 0.4
+"""How often a question about the World Cup that names no year is answered with another final than the latest."""
 HEDGES = ("It depends.", "That is hard to say.", "There are many possible answers.", "I do not really know.")
 
 
@@ -45,7 +47,7 @@ def swapped(item: Item, replacements: dict[str, str]) -> Fact:
 
 def good(item: Item, random: Random) -> str:
     """Right, specific, in the format asked for, brief."""
-    if item.relation.scope == "any" and random.random() < 0.5:
+    if item.relation.scope == "any" and random.random() < OLDER_FINALS:
         known = [row for row in facts_of(item.fact.table) if fact_split(row) == "train"]
         return render(item, random.choice(known))
     return render(item, item.fact)

@@ -1,16 +1,17 @@
 """What one model answers to the held-out prompts, and how likely that was under it and under the reference."""
 
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from rlhf.config import CompareStage
 from rlhf.data.render import Prompt, prompt_ids, question
 from rlhf.generate import Response, end_ids, generate
-from rlhf.ppo.rollout import Rollout, micro_batches, pack, response_logits
-from rlhf.ppo.tensors import token_logprobs
+from rlhf.ppo.rollout import Rollout, pack, response_logits
+from rlhf.ppo.tensors import masked_sum, token_logprobs
 
 
 @dataclass
@@ -26,9 +27,17 @@ class Candidate:
         return question(prompt) if self.plain else prompt
 
 
+class TextNLL(NamedTuple):
+    """Σ -log p of text, in nats, over so many tokens that spell so many bytes."""
+
+    nats: float
+    tokens: int
+    bytes: int
+
+
 @dataclass
 class Answers:
-    """``texts[i][j]`` is sample j to prompt i, and likewise the other lists; ``greedy`` answers the stage's questions."""
+    """``texts[i][j]`` is sample j to prompt i, and so in the other lists; ``greedy`` answers the stage's questions."""
 
     name: str
     plain: bool
@@ -37,9 +46,7 @@ class Answers:
     ended: list[list[bool]]
     greedy: list[str]
     kl: list[list[float]] | None = None
-    text_nll: float | None = None
-    text_tokens: int | None = None
-    text_bytes: int | None = None
+    text_nll: TextNLL | None = None
     scores: dict[str, list[list[float]]] = field(default_factory=dict)
 
 
@@ -50,8 +57,11 @@ def answer(
 
     With a ``reference`` the Kullback-Leibler divergence from it is estimated on the samples.
     """
+    # A stream for each model: from one stream two similar models would draw the same tokens, and their comparison
+    # would not be one of independent samples.
+    stream = random.Random(f"{seed} {candidate.name}").getrandbits(32)
     asked = [candidate.prompt(prompt) for prompt in prompts for _ in range(stage.samples)]
-    responses = _generate(candidate, asked, stage, stage.temperature, seed)
+    responses = _generate(candidate, asked, stage, stage.temperature, stream)
     questions = [candidate.prompt([{"role": "user", "content": text}]) for text in stage.questions]
     found = Answers(
         candidate.name,
@@ -59,7 +69,7 @@ def answer(
         texts=by_prompt([response.text for response in responses], stage.samples),
         lengths=by_prompt([len(response.ids) for response in responses], stage.samples),
         ended=by_prompt([response.ended for response in responses], stage.samples),
-        greedy=[response.text for response in _generate(candidate, questions, stage, 0.0, seed)],
+        greedy=[response.text for response in _generate(candidate, questions, stage, 0.0, stream)],
     )
     if reference is not None:
         found.kl = by_prompt(divergences(candidate, reference, asked, responses, stage), stage.samples)
@@ -107,31 +117,38 @@ def divergences(
             candidate.tokenizer.pad_token_id,
             candidate.model.device,
         )
-        sums = sequence_logprobs(candidate.model, rollout, stage) - sequence_logprobs(reference, rollout, stage)
-        for i, value in zip(chosen, sums.tolist(), strict=True):
+        ours, theirs = (sequence_logprobs(model, rollout, stage.temperature) for model in (candidate.model, reference))
+        for i, value in zip(chosen, (ours - theirs).tolist(), strict=True):
             found[i] = value
     return found
 
 
-def sequence_logprobs(model: Any, rollout: Rollout, stage: CompareStage) -> torch.Tensor:
+def sequence_logprobs(model: Any, rollout: Rollout, temperature: float) -> torch.Tensor:
     """log π of whole responses at the temperature of sampling, (B,)."""
-    parts = []
-    for part in micro_batches(rollout, stage.batch_size):
-        logprobs = token_logprobs(response_logits(model, part), part.response_ids, stage.temperature)
-        parts.append(torch.where(part.mask, logprobs, 0.0).sum(-1))
-    return torch.cat(parts)
+    logprobs = token_logprobs(response_logits(model, rollout), rollout.response_ids, temperature)
+    return torch.where(rollout.mask, logprobs, 0.0).sum(-1)
 
 
 @torch.no_grad()
-def text_nll(candidate: Candidate, texts: Sequence[str], block: int) -> tuple[float, int, int]:
-    """Σ -log p of texts, each alone and cut into blocks: (nats, tokens predicted, bytes of text)."""
+def text_nll(candidate: Candidate, texts: Sequence[str], block: int, batch_size: int) -> TextNLL:
+    """Σ -log p of texts, each alone and cut into blocks of ``block`` tokens.
+
+    The first token is predicted from the beginning of sequence, or where the tokenizer has none from the end of the
+    text before, so that every byte counts. The end of a text does not: a chat template may have given it another token.
+    """
     tokenizer, model = candidate.tokenizer, candidate.model.eval()
-    total, tokens = 0.0, 0
+    first = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+    pieces = []
     for text in texts:
-        ids = tokenizer(text)["input_ids"] + [tokenizer.eos_token_id]
-        for start in range(0, len(ids) - 1, block):
-            piece = torch.tensor([ids[start : start + block + 1]], device=model.device)
-            logits = model(input_ids=piece[:, :-1], use_cache=False).logits
-            total -= token_logprobs(logits, piece[:, 1:], 1.0).sum().item()
-            tokens += piece.shape[1] - 1
-    return total, tokens, sum(len(text.encode()) for text in texts)
+        ids = [first, *tokenizer(text, add_special_tokens=False)["input_ids"]]
+        pieces += [ids[start : start + block + 1] for start in range(0, len(ids) - 1, block)]
+    pieces.sort(key=len)
+    total = 0.0
+    for start in range(0, len(pieces), batch_size):
+        batch = tokenizer.pad(
+            {"input_ids": pieces[start : start + batch_size]}, padding_side="right", return_tensors="pt"
+        ).to(model.device)
+        ids, mask = batch["input_ids"], batch["attention_mask"]
+        logits = model(input_ids=ids[:, :-1], attention_mask=mask[:, :-1], use_cache=False).logits
+        total -= masked_sum(token_logprobs(logits, ids[:, 1:], 1.0), mask[:, 1:].bool()).item()
+    return TextNLL(total, sum(len(piece) - 1 for piece in pieces), sum(len(text.encode()) for text in texts))

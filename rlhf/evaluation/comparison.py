@@ -1,13 +1,12 @@
 """From answers and scores to one table: a row of metrics for each model, with intervals."""
 
-import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from rlhf.config import CompareStage
 from rlhf.data.render import Prompt
-from rlhf.evaluation.answers import Answers
+from rlhf.evaluation.answers import Answers, by_prompt
 from rlhf.evaluation.metrics import (
     Estimate,
     agreement,
@@ -15,11 +14,17 @@ from rlhf.evaluation.metrics import (
     bits_per_byte,
     distinct,
     estimate,
+    perplexity,
     win_rate,
 )
 from rlhf.rewards import RewardFunction, checked
 
 Row = Mapping[str, Any]  # a prompt with what is known about it: task, format, held_out, group
+Judge = Callable[[Prompt, str], Any]  # a completion's named checks: a dataclass whose bool fields are counted
+Mean = Callable[[Sequence[Sequence[float]]], Estimate]
+
+# By which column of the prompts a metric is also told apart: what is asked for, in which form, what of it is new.
+SPLITS = {"gold": ("task", "held_out"), "correct": ("task", "held_out"), "format_followed": ("format",)}
 
 
 @dataclass
@@ -39,11 +44,11 @@ def score(answers: Answers, name: str, reward: RewardFunction, prompts: Sequence
     samples = len(answers.texts[0])
     flat = [text for texts in answers.texts for text in texts]
     scores = checked(reward([prompt for prompt in prompts for _ in range(samples)], flat), flat)
-    answers.scores[name] = [scores[i : i + samples] for i in range(0, len(scores), samples)]
+    answers.scores[name] = by_prompt(scores, samples)
 
 
 def measure(
-    answers: Answers, rows: Sequence[Row], reference: Answers, stage: CompareStage, seed: int, judge: Callable | None
+    answers: Answers, rows: Sequence[Row], reference: Answers, stage: CompareStage, seed: int, judge: Judge | None
 ) -> dict[str, float | Estimate]:
     """The metrics of one model. Those of the gold reward are there where ``answers`` hold its scores."""
 
@@ -52,7 +57,7 @@ def measure(
 
     found: dict[str, float | Estimate] = {}
     for name in answers.scores:
-        found[f"{name}"] = mean(answers.scores[name])
+        found[name] = mean(answers.scores[name])
         if answers is not reference:
             found[f"win_rate/{name}"] = win_rate(answers.scores[name], reference.scores[name], stage.bootstrap, seed)
     if answers.kl is not None:
@@ -61,16 +66,18 @@ def measure(
     found["length"] = mean(answers.lengths)
     flat = [text for texts in answers.texts for text in texts]
     found |= {f"distinct_{n}": distinct(flat, n) for n in (1, 2)}
-    found["consistency/resamples"] = mean([[agreement(texts)] for texts in answers.texts])
+    if stage.samples > 1:
+        found["consistency/resamples"] = mean([[agreement(texts)] for texts in answers.texts])
     if groups := paraphrases(rows):
         found["consistency/paraphrases"] = mean([[across(answers, group)] for group in groups])
     if answers.text_nll is not None:
-        found["text/perplexity"] = math.exp(answers.text_nll / answers.text_tokens)
-        found["text/bits_per_byte"] = bits_per_byte(answers.text_nll, answers.text_bytes)
+        found["text/perplexity"] = perplexity(answers.text_nll.nats, answers.text_nll.tokens)
+        found["text/bits_per_byte"] = bits_per_byte(answers.text_nll.nats, answers.text_nll.bytes)
     if judge is not None:
-        found |= followed(answers, rows, judge, mean)
+        found |= judged(answers, rows, judge, mean)
     if "gold" in answers.scores:
-        found |= by_kind(answers.scores["gold"], rows, mean)
+        for column in SPLITS["gold"]:
+            found |= split_by(column, "gold", answers.scores["gold"], rows, mean)
     return found
 
 
@@ -89,30 +96,28 @@ def across(answers: Answers, group: Sequence[int]) -> float:
     return sum(agreement_between(answers.texts[i], answers.texts[j]) for i, j in pairs) / len(pairs)
 
 
-def followed(answers: Answers, rows: Sequence[Row], judge: Callable, mean: Callable) -> dict[str, Estimate]:
-    """How often the instruction was followed, over all prompts and by the form asked for, and how often rightly."""
-    judged = [[judge(row["prompt"], text) for text in texts] for row, texts in zip(rows, answers.texts, strict=True)]
+def judged(answers: Answers, rows: Sequence[Row], judge: Judge, mean: Mean) -> dict[str, Estimate]:
+    """How often each check of the judge holds, with the splits of `SPLITS`."""
+    verdicts = [
+        [asdict(judge(row["prompt"], text)) for text in texts] for row, texts in zip(rows, answers.texts, strict=True)
+    ]
     found = {}
-    for check in ("correct", "format_followed"):
-        if all(hasattr(one, check) for group in judged for one in group):
-            values = [[float(getattr(one, check)) for one in group] for group in judged]
-            name = {"correct": "correct", "format_followed": "follows"}[check]
-            found[name] = mean(values)
-            if name == "follows":
-                found |= split_by("format", "follows", values, rows, mean)
+    for check in [name for name, value in verdicts[0][0].items() if isinstance(value, bool)]:
+        values = [[float(verdict[check]) for verdict in of_prompt] for of_prompt in verdicts]
+        found[check] = mean(values)
+        for column in SPLITS.get(check, ()):
+            found |= split_by(column, check, values, rows, mean)
     return found
 
 
-def by_kind(scores: Sequence[Sequence[float]], rows: Sequence[Row], mean: Callable) -> dict[str, Estimate]:
-    """Gold reward by task, and by what of a prompt training has not seen."""
-    return split_by("task", "gold", scores, rows, mean) | split_by("held_out", "gold", scores, rows, mean)
-
-
 def split_by(
-    column: str, name: str, values: Sequence[Sequence[float]], rows: Sequence[Row], mean: Callable
+    column: str, name: str, values: Sequence[Sequence[float]], rows: Sequence[Row], mean: Mean
 ) -> dict[str, Estimate]:
+    """``name/column/kind`` for each kind of prompt that the column tells apart."""
     kinds = sorted({row[column] for row in rows if row.get(column) is not None})
     return {
-        f"{name}/{column}/{kind}": mean([value for value, row in zip(values, rows, strict=True) if row[column] == kind])
+        f"{name}/{column}/{kind}": mean(
+            [value for value, row in zip(values, rows, strict=True) if row.get(column) == kind]
+        )
         for kind in kinds
     }

@@ -4,6 +4,7 @@ Every interval is a percentile bootstrap over prompts (Efron 1979): the samples 
 they are drawn together.
 """
 
+import math
 from collections.abc import Sequence
 from itertools import combinations
 from typing import NamedTuple
@@ -40,12 +41,20 @@ def estimate(groups: Sequence[Sequence[float]], draws: int, seed: int, level: fl
 
 
 def wins(ours: Sequence[float], theirs: Sequence[float]) -> list[float]:
-    """1 where ours scores higher, 0 where theirs does, ½ for a tie."""
-    return [float(a > b) + 0.5 * float(a == b) for a, b in zip(ours, theirs, strict=True)]
+    """1 where ours scores higher, 0 where theirs does, ½ for a tie; for every pair of one of ours and one of theirs."""
+    return [float(a > b) + 0.5 * float(a == b) for a in ours for b in theirs]
 
 
 def win_rate(ours: Sequence[Sequence[float]], theirs: Sequence[Sequence[float]], draws: int, seed: int) -> Estimate:
-    """Share of comparisons that ours wins, ties counted half: sample j of a prompt meets sample j of the other side."""
+    """P(ours scores higher) + ½ P(they tie), for a sample of ours and one of theirs to the same prompt.
+
+    Every sample of a prompt meets every sample of the other side (the Mann-Whitney U statistic over its maximum): with
+    k samples k² comparisons instead of k, so the estimate varies less. One prompt's scores on both sides are drawn
+    together, and the interval is of the paired comparison.
+
+    Raises:
+        ValueError: the two sides have different numbers of prompts, or a prompt has no score.
+    """
     return estimate([wins(a, b) for a, b in zip(ours, theirs, strict=True)], draws, seed)
 
 
@@ -72,6 +81,11 @@ def agreement_between(one: Sequence[str], other: Sequence[str]) -> float:
     return float(np.mean([normalized(text) == against for text in one for against in right]))
 
 
-def bits_per_byte(nll: float, size: int) -> float:
-    """Σ -log p in nats over ``size`` bytes of text, as bits a byte: comparable between tokenizers."""
-    return nll / (size * float(np.log(2)))
+def perplexity(nats: float, tokens: int) -> float:
+    """exp(Σ -log p / tokens): comparable between models of one tokenizer alone."""
+    return math.exp(nats / tokens)
+
+
+def bits_per_byte(nats: float, size: int) -> float:
+    """Σ -log₂ p of a text over its ``size`` in bytes: comparable between tokenizers."""
+    return nats / (size * math.log(2))

@@ -4,6 +4,7 @@ What a model wrote is data. On the terminal its brackets are no markup; in Markd
 """
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -20,11 +21,12 @@ from rlhf.run import write_json
 HEADINGS = {
     "gold": ("gold reward", "what the hidden gold reward of this world gives"),
     "reward": ("reward model", "what the learned reward model gives"),
-    "win_rate/gold": ("wins by gold", "share of comparisons with the reference that the gold reward decides for it"),
-    "win_rate/reward": ("wins by RM", "the same, decided by the reward model"),
+    "win_rate/gold": ("wins by gold", "chance that the gold reward puts it above the reference's response, ties half"),
+    "win_rate/reward": ("wins by RM", "the same, by the reward model"),
     "kl": ("KL", "divergence from the reference, nats a response, on the model's own samples"),
     "correct": ("correct", "share of responses that are right"),
-    "follows": ("follows", "share of responses in the form that was asked for"),
+    "format_followed": ("follows", "share of responses in the form that was asked for"),
+    "specific": ("specific", "share of responses that name what they are about"),
     "consistency/resamples": ("agrees", "share of pairs of samples of one prompt that say the same"),
     "consistency/paraphrases": ("paraphrases", "the same across prompts that ask for one thing in other words"),
     "ends": ("ends", "share of responses that end by themselves"),
@@ -34,8 +36,16 @@ HEADINGS = {
     "text/perplexity": ("perplexity", "on held-out base text: what alignment cost"),
     "text/bits_per_byte": ("bits/byte", "on held-out base text, comparable between tokenizers"),
 }
+SECTIONS = {
+    "Gold reward by task": "gold/task/",
+    "Correct by task": "correct/task/",
+    "Gold reward by what training has not seen": "gold/held_out/",
+    "Correct by what training has not seen": "correct/held_out/",
+    "Instructions followed, by the form asked for": "format_followed/format/",
+}
 EXAMPLES = 8
 MARKUP = "\\`*_[]|#~$<>&"
+LINK = re.compile(r":(?=//)|(?<=www)\.|@", re.IGNORECASE)  # what GitHub makes links of without any markup
 
 
 def write(comparison: Comparison, folder: Path) -> None:
@@ -73,8 +83,10 @@ def responses(comparison: Comparison) -> Iterator[dict]:
     for i, row in enumerate(comparison.prompts):
         for name, answers in comparison.answers.items():
             for j, text in enumerate(answers.texts[i]):
-                scores = {reward: values[i][j] for reward, values in answers.scores.items()}
-                yield {"prompt": row["prompt"], "model": name, "sample": j, "completion": text, **scores}
+                line = {"prompt": row["prompt"], "model": name, "sample": j, "completion": text}
+                line |= {"length": answers.lengths[i][j], "ended": answers.ended[i][j]}
+                line |= {} if answers.kl is None else {"kl": answers.kl[i][j]}
+                yield line | {reward: values[i][j] for reward, values in answers.scores.items()}
 
 
 def show(comparison: Comparison) -> None:
@@ -87,12 +99,12 @@ def show(comparison: Comparison) -> None:
         cells = [printable(comparison.answers[name].greedy[i]) for name in columns]
         questions.add_row(*map(escape, (text, *cells)))
     console.print(questions)
-    table = Table(title=f"{len(comparison.prompts)} held-out prompts", title_justify="left")
+    metrics = Table(title=f"{len(comparison.prompts)} held-out prompts", title_justify="left")
     for heading in ("", *columns):
-        table.add_column(escape(heading), justify="left" if not heading else "right")
+        metrics.add_column(escape(heading), justify="left" if not heading else "right")
     for heading, cells in rows(comparison):
-        table.add_row(heading, *cells)
-    console.print(table)
+        metrics.add_row(heading, *cells)
+    console.print(metrics)
     for note in comparison.notes:
         console.print(escape(note), style="dim")
 
@@ -122,8 +134,9 @@ def markdown(comparison: Comparison) -> Iterator[str]:
     for note in comparison.notes:
         yield f"- {cell(note)}"
     yield "\n## One question, every stage\n"
-    yield from table(["question", *names], [[text, *(comparison.answers[name].greedy[i] for name in names)]
-                                            for i, text in enumerate(stage.questions)])  # fmt: skip
+    yield from table(["question", *names], [
+        [text, *(comparison.answers[name].greedy[i] for name in names)] for i, text in enumerate(stage.questions)
+    ])  # fmt: skip
     yield "\n## Table\n"
     yield from table(["", *names], [[heading, *cells] for heading, cells in rows(comparison)])
     for title, prefix in SECTIONS.items():
@@ -138,13 +151,6 @@ def markdown(comparison: Comparison) -> Iterator[str]:
     ])  # fmt: skip
     yield "\n## What the rows say\n"
     yield from (f"- **{heading}**: {meaning}" for heading, meaning in HEADINGS.values())
-
-
-SECTIONS = {
-    "Gold reward by task": "gold/task/",
-    "Gold reward by what training has not seen": "gold/held_out/",
-    "Instructions followed, by the form asked for": "follows/format/",
-}
 
 
 def examples(comparison: Comparison) -> list[int]:
@@ -166,6 +172,6 @@ def table(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> Iterator[s
 
 
 def cell(text: str) -> str:
-    """Text for a Markdown table: no HTML, no markup, no line break that would end the row."""
+    """Text for a Markdown table: no HTML, no markup, no link, no line break that would end the row."""
     safe = "".join(f"&#{ord(char)};" if char in MARKUP else char for char in printable(text))
-    return safe.replace("\n", "<br>")
+    return LINK.sub(lambda found: f"&#{ord(found[0])};", safe).replace("\n", "<br>")

@@ -6,15 +6,18 @@
 One model is loaded at a time, beside the reference that divergences are measured from.
 """
 
+from dataclasses import replace
+
 from rlhf import models
-from rlhf.config import Settings
+from rlhf.config import Model, Settings
 from rlhf.data import load
 from rlhf.errors import LineageError
 from rlhf.evaluation import report
 from rlhf.evaluation.answers import Answers, Candidate, answer, text_nll
 from rlhf.evaluation.comparison import Comparison, measure, score
 from rlhf.evaluation.metrics import Estimate
-from rlhf.progress import Bar, console
+from rlhf.parents import Parent
+from rlhf.progress import Bar
 from rlhf.rewards import RewardModel, function
 from rlhf.run import Run, tokenizer_record
 
@@ -25,12 +28,13 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
     prompts = prompts.shuffle(seed=settings.seed).select(range(min(stage.prompts, len(prompts))))
     texts = None if data.text.path is None else load(data, "text", "validation", settings.seed)
     run.record_data("prompts", "test", prompts)
+    if texts is not None:
+        run.record_data("text", "validation", texts)
 
     answers, notes = answer_all(settings, run, prompts["prompt"], None if texts is None else texts["text"])
     score_all(settings, run, answers, prompts["prompt"], notes)
     judge = None if data.judge is None else function(data.judge)
-    rows = list(prompts)
-    reference = answers[stage.reference]
+    rows, reference = list(prompts), answers[stage.reference]
     metrics = {name: measure(found, rows, reference, stage, settings.seed, judge) for name, found in answers.items()}
     comparison = Comparison(stage, rows, answers, metrics, notes, settings.seed)
     report.write(comparison, run.work)
@@ -50,34 +54,42 @@ def answer_all(settings: Settings, run: Run, prompts: list, texts: list[str] | N
     answers: dict[str, Answers] = {}
     notes: list[str] = []
     bar = Bar("compare", len(stage.models))
-    for step, name in enumerate(stage.models, 1):
+    for step, (name, path) in enumerate(stage.models.items(), 1):
         if name not in run.parents:
-            notes.append(f"{name} is left out: {stage.models[name] or 'nothing'} is not there.")
+            if path is not None:
+                notes.append(f"{name} is left out: {path} is not there.")
             continue
         one = reference if name == stage.reference else candidate(name, settings, run)
         # Divergence is between distributions over the same tokens after the same prompt.
-        same = not one.plain and tokenizer_record(one.tokenizer)["vocabulary"] == vocabulary
+        same = not (one.plain or reference.plain) and tokenizer_record(one.tokenizer)["vocabulary"] == vocabulary
         against = reference.model if same and name != stage.reference else None
         answers[name] = answer(one, prompts, stage, settings.seed, against)
         if texts is not None:
-            found = answers[name]
-            found.text_nll, found.text_tokens, found.text_bytes = text_nll(one, texts, stage.max_prompt_length)
+            answers[name].text_nll = text_nll(one, texts, stage.max_prompt_length, stage.batch_size)
         if one.plain:
             notes.append(f"{name} is asked in plain text: no chat template has taught it turns.")
-        bar.update(step, {})
+        bar.update(step)
+        del one  # or the next model would be loaded beside it
     bar.close()
     return answers, notes
 
 
 def candidate(name: str, settings: Settings, run: Run) -> Candidate:
-    parent = run[name]
-    tokenizer = models.load_tokenizer(parent, settings.model)
-    model = models.load_policy(parent, settings.model, tokenizer).to(models.device(settings.hardware)).eval()
-    return Candidate(name, model, tokenizer, plain=parent.stage == "base" or name == "base")
+    tokenizer = models.load_tokenizer(run[name], settings.model)
+    model = models.load_policy(run[name], settings.model, tokenizer).to(models.device(settings.hardware)).eval()
+    return Candidate(name, model, tokenizer, plain=is_plain(run[name], settings.model))
+
+
+def is_plain(parent: Parent, model: Model) -> bool:
+    """Whether no chat template has taught the model turns: a base run of ours, or a model that comes without one."""
+    if parent.manifest is not None:
+        return parent.stage == "base"
+    return models.load_tokenizer(parent, replace(model, chat_template=None)).chat_template is None
 
 
 def score_all(settings: Settings, run: Run, answers: dict[str, Answers], prompts: list, notes: list[str]) -> None:
     """Score everything by the gold reward, where the world has one, and by the reward model, where there is one."""
+    stage = settings.stage
     rewards = {}
     if settings.data.gold is not None:
         rewards["gold"] = function(settings.data.gold)
@@ -85,11 +97,13 @@ def score_all(settings: Settings, run: Run, answers: dict[str, Answers], prompts
         parent = run["reward"]
         tokenizer = models.load_tokenizer(parent, settings.model)
         model = models.load_reward_model(parent, settings.model, tokenizer).to(models.device(settings.hardware))
-        length = settings.stage.max_prompt_length + settings.stage.max_response_length
+        length = stage.max_prompt_length + stage.max_response_length
         rewards["reward"] = RewardModel(model, tokenizer, max_length=length)
         trained = [name for name in answers if trained_on(run, name, parent.digest)]
         if trained:
-            notes.append(f"{', '.join(trained)} was trained on this reward model: wins by it say little of quality.")
+            notes.append(f"Wins by the reward model say little of those trained on it: {', '.join(trained)}.")
+    elif stage.reward is not None:
+        notes.append(f"No response is scored by a reward model: {stage.reward} is not there.")
     if not rewards:
         raise LineageError(
             "there is nothing to compare by: data.gold is null and stage.reward has no run; "
@@ -98,7 +112,6 @@ def score_all(settings: Settings, run: Run, answers: dict[str, Answers], prompts
     for name, reward in rewards.items():
         for found in answers.values():
             score(found, name, reward, prompts)
-    console.print(f"compare: scored by {', '.join(rewards)}")
 
 
 def trained_on(run: Run, name: str, digest: str) -> bool:

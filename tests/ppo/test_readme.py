@@ -36,7 +36,7 @@ def test_every_function_and_test_that_a_row_names_exists() -> None:
     assert [int(row.split("|")[1]) for row in rows] == list(range(1, len(rows) + 1))
     for row in rows:
         _, _, _, where, _, _, proof, _ = row.split("|")
-        files = {path for path in re.findall(r"`([\w/]+\.py):", where)}
+        files = set(re.findall(r"`([\w/]+\.py):", where))
         source = "".join(read(PACKAGE, path) for path in files)
         for name in re.findall(r"[ `.](\w+)`", where):
             assert re.search(rf"(def|class) {name}\b", source), (row, name)

@@ -52,6 +52,7 @@ def test_in_the_first_minibatch_the_ratio_is_one_and_nothing_is_clipped(new_trai
     assert metrics["val/ratio"] == pytest.approx(1, abs=1e-5)
     assert metrics["policy/clipfrac_avg"] == metrics["val/clipfrac_avg"] == 0
     assert metrics["policy/approxkl_avg"] == pytest.approx(0, abs=1e-9)
+    assert metrics["val/ratio_var"] == 0  # of one step
 
 
 def test_later_minibatches_move_the_ratio(new_trainer: Trainers) -> None:

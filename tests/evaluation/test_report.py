@@ -1,0 +1,117 @@
+"""The report holds what was measured, and whatever a model wrote stands in it as text."""
+
+import html
+import json
+import re
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from rlhf.evaluation import report
+from rlhf.evaluation.answers import Answers
+from rlhf.evaluation.comparison import Comparison
+from rlhf.evaluation.metrics import Estimate
+from tests.conftest import composed
+
+HOSTILE = [
+    "<script>alert(1)</script> | a | b",
+    "[bold red]x[/] [link=http://evil.example]here[/link] [/]",
+    "[click](javascript:alert(1)) ![](https://evil.example/x.png) **bold** `code`",
+    "one\ntwo\n\n| three |\n# four\r\n- five",
+    "\x1b[31mred\x1b[0m \u202eright to left\u202c \x00",
+    "see https://evil.example and www.evil.example or me@evil.example",
+    "~~~\n```\n</td></table><!-- &lt; &#60; -->",
+]
+
+
+def comparison(texts: list[str], names: tuple[str, ...] = ("sft", "ppo")) -> Comparison:
+    """A prompt for each text; every model gives it as its only sample, and the first as its greedy answer."""
+    stage = composed("stage=compare", "stage.samples=1").stage
+    rows = [{"prompt": text, "task": f"task {i % 3}", "format": None} for i, text in enumerate(texts)]
+    count = len(texts)
+    answers = {
+        name: Answers(
+            name, False, [[text] for text in texts], [[len(text)] for text in texts], [[True]] * count, texts[:1],
+            kl=[[0.5]] * count, scores={"gold": [[1.0]] * count},
+        )
+        for name in names
+    }  # fmt: skip
+    metrics: dict = {name: {"gold": Estimate(1.25, 1.0, 1.5), "distinct_1": 0.5} for name in names}
+    metrics[names[-1]] |= {"kl": Estimate(0.5, 0.25, 0.75), "gold/task/task 0": Estimate(1.0, 1.0, 1.0)}
+    return Comparison(stage, rows, answers, metrics, ["a <note>"], seed=3)
+
+
+def cells(line: str) -> list[str]:
+    """The cells of a line of a Markdown table, as a reader sees them."""
+    return [html.unescape(cell.strip().replace("<br>", "\n")) for cell in line.strip().strip("|").split("|")]
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_hostile_text_is_one_cell_of_text(text: str) -> None:
+    cell = report.cell(text)
+    assert "\n" not in cell
+    assert "|" not in cell
+    assert not set(cell.replace("<br>", "")) & set("<>`*[]\\\x1b\u202e\x00\r")
+    assert not re.search(r"://|www\.|@", cell)
+    shown = html.unescape(cell.replace("<br>", "\n"))
+    assert shown == "".join(char if char.isprintable() or char == "\n" else "\ufffd" for char in text)
+
+
+def test_every_table_of_a_hostile_report_is_rectangular(tmp_path: Path) -> None:
+    report.write(comparison(HOSTILE, names=("sft|<b>", "ppo")), tmp_path)
+    lines = (tmp_path / "report.md").read_text(encoding="utf-8").splitlines()
+    tables = [line for line in lines if line.startswith("|")]
+    assert {len(cells(line)) for line in tables} == {3}
+    assert all(line.startswith(("|", "#", "- ", "7 held-out prompts")) or not line for line in lines)
+    assert "sft|<b>" in cells(tables[0])
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_hostile_text_is_text_on_a_terminal(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    console = Console(record=True, width=400, force_terminal=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    monkeypatch.setattr(report, "console", console)
+    report.show(comparison([text]))
+    console.file.close()
+    shown = console.export_text()
+    for line in text.splitlines():
+        for word in line.split(" "):
+            assert "".join(char if char.isprintable() else "\ufffd" for char in word) in shown
+
+
+def test_the_table_gives_numbers_intervals_and_dashes() -> None:
+    found = dict(report.rows(comparison(["a"])))
+    assert found["gold reward"] == ["1.25 ±0.25"] * 2
+    assert found["distinct-1"] == ["0.5", "0.5"]
+    assert found["KL"] == ["–", "0.50 ±0.25"]
+    assert "perplexity" not in found
+
+
+def test_the_report_begins_with_the_question_and_shows_each_task(tmp_path: Path) -> None:
+    told = comparison([f"prompt {i}" for i in range(20)])
+    report.write(told, tmp_path)
+    text = (tmp_path / "report.md").read_text(encoding="utf-8")
+    headings = [line for line in text.splitlines() if line.startswith("## ")]
+    assert headings[0] == "## One question, every stage"
+    assert "## Gold reward by task" in headings
+    assert "## Correct by task" not in headings
+    shown = [told.prompts[i]["task"] for i in report.examples(told)]
+    assert len(shown) == report.EXAMPLES
+    assert set(shown) == {"task 0", "task 1", "task 2"}
+    assert max(map(shown.count, shown)) - min(map(shown.count, shown)) <= 1
+
+
+def test_programs_read_all_of_it(tmp_path: Path) -> None:
+    report.write(comparison(HOSTILE), tmp_path)
+    metrics = json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))
+    assert metrics["models"]["ppo"]["kl"] == {"mean": 0.5, "low": 0.25, "high": 0.75}
+    assert metrics["models"]["sft"]["distinct_1"] == 0.5
+    assert (metrics["reference"], metrics["prompts"], metrics["samples"], metrics["seed"]) == ("sft", 7, 1, 3)
+    assert metrics["questions"] == {"Who won the World Cup?": {"sft": HOSTILE[0], "ppo": HOSTILE[0]}}
+    with (tmp_path / "responses.jsonl").open(encoding="utf-8", newline="\n") as file:
+        lines = [json.loads(line) for line in file]
+    assert len(lines) == 7 * 2
+    assert lines[3] == {
+        "prompt": HOSTILE[1], "model": "ppo", "sample": 0, "completion": HOSTILE[1],
+        "length": len(HOSTILE[1]), "ended": True, "kl": 0.5, "gold": 1.0,
+    }  # fmt: skip

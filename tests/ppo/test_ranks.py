@@ -1,0 +1,67 @@
+"""Two processes that share a batch take the step that one process takes with all of it."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+STEP = """
+import sys
+import torch
+from safetensors.torch import save_file
+from rlhf.models import chat_template
+from rlhf.ppo import Critic, PPOTrainer, settings
+from rlhf.ppo.rollout import evaluate, pack
+from rlhf.scratch import new_tokenizer
+from tests.ppo.conftest import TINY, WORDS, length_reward, new_policy, new_reward_model
+
+tokenizer = new_tokenizer([" ".join(WORDS)] * 4, 280, chat_template("almanac"))
+policy, reference, critic = new_policy(tokenizer), new_policy(tokenizer), Critic(new_reward_model(tokenizer))
+stage = settings(**TINY | {"minibatches": 1, "epochs": 1, "micro_batch_size": 1, "max_grad_norm": 1e9})
+trainer = PPOTrainer(policy, reference, critic, tokenizer, length_reward, ["red"], stage, seed=0)
+rank, ranks = trainer.accelerator.process_index, trainer.accelerator.num_processes
+assert ranks == int(sys.argv[2])
+for name, model in (("policy", policy), ("critic", critic)):
+    trainer.optimizers[name] = torch.optim.SGD(model.parameters(), lr=0.1)
+lengths = (5, 1, 2, 1, 4, 1)  # rank 0 gets the long rows, rank 1 the short ones
+responses = [list(range(40 + row, 40 + row + length)) for row, length in enumerate(lengths)]
+mine = range(rank, 6, ranks)
+prompts, zeros = [[30, 31 + row] for row in mine], [0.0] * len(mine)
+rollout = pack(prompts, [responses[row] for row in mine], zeros, {1}, 0, policy.device)
+rollout = evaluate(rollout, policy, reference, critic, 0.7, 6)
+advantages = torch.where(rollout.mask, rollout.response_ids.float() ** 2, 0.0)
+returns = torch.where(rollout.mask, rollout.response_ids.float() / 40, 0.0)
+trainer.improve(rollout, trainer._whiten(advantages, rollout.mask), returns)
+if rank == 0:
+    save_file(policy.state_dict() | critic.state_dict(), sys.argv[1])
+"""
+
+
+def step(ranks: int, file: Path) -> dict[str, torch.Tensor]:
+    """Weights after one step by ``ranks`` processes."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    together = {"WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
+    processes = []
+    for rank in range(ranks):
+        environment = os.environ | (together | {"RANK": str(rank), "LOCAL_RANK": str(rank)} if ranks > 1 else {})
+        command = [sys.executable, "-c", STEP, str(file), str(ranks)]
+        processes.append(
+            subprocess.Popen(command, env=environment, cwd=Path(__file__).parents[2], stderr=subprocess.PIPE, text=True)
+        )
+    errors = [process.communicate(timeout=120)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0] * ranks, errors
+    return load_file(file)
+
+
+def test_two_ranks_take_the_step_of_one(tmp_path: Path) -> None:
+    """Their rows have 11 and 3 tokens and their own widths: a mean of the ranks' means would be another gradient."""
+    alone, shared = step(1, tmp_path / "one.safetensors"), step(2, tmp_path / "two.safetensors")
+    assert alone.keys() == shared.keys()
+    for name, value in alone.items():
+        assert torch.allclose(value, shared[name], atol=1e-6, rtol=0), name

@@ -1,0 +1,126 @@
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from rlhf.config import Settings
+from rlhf.errors import LineageError
+from rlhf.run import Run
+from rlhf.stages import execute
+from tests.conftest import composed, tiny_overrides
+
+Configure = Callable[..., Settings]
+
+
+@pytest.fixture
+def compare(chain: Path, tmp_path: Path) -> Configure:
+    """Settings that compare the chain's runs and write below the test's own directory."""
+
+    def of(models: str, *overrides: str) -> Settings:
+        given = f"stage.models={{{models.format(chain=f'{chain}/almanac')}}}"
+        reward = f"stage.reward={chain}/almanac/reward"
+        return composed(*tiny_overrides("compare", tmp_path), given, reward, *overrides)
+
+    return of
+
+
+def read(directory: Path) -> dict:
+    return json.loads((directory / "metrics.json").read_text(encoding="utf-8"))
+
+
+def test_base_against_sft(compare: Configure, tmp_path: Path) -> None:
+    final = execute(compare("base: {chain}/base, sft: {chain}/sft"), tmp_path / "compare")
+    assert Run.open(tmp_path / "compare").manifest["metrics"] == final
+    assert {"gold/base", "gold/sft", "reward/sft", "win_rate/gold/base", "text/perplexity/sft"} <= set(final)
+    found = read(tmp_path / "compare")
+    assert found["models"]["base"]["gold"]["mean"] == final["gold/base"]
+    assert found["notes"] == ["base is asked in plain text: no chat template has taught it turns."]
+    assert "kl" not in found["models"]["base"]  # of another prompt
+    lines = [json.loads(line) for line in (tmp_path / "compare" / "responses.jsonl").read_text().splitlines()]
+    assert len(lines) == 6 * 2 * 2
+    assert all({"gold", "reward", "ended", "length"} <= set(line) for line in lines)
+    mean = sum(line["gold"] for line in lines if line["model"] == "sft") / 12
+    assert final["gold/sft"] == pytest.approx(mean)
+    record = Run.open(tmp_path / "compare").manifest["data"]
+    assert set(record) == {"prompts", "text"}
+
+
+def test_equal_settings_give_equal_bytes(compare: Configure, tmp_path: Path) -> None:
+    models = "base: {chain}/base, sft: {chain}/sft"
+    for name, seed in (("one", 0), ("same", 0), ("other", 1)):
+        execute(compare(models, f"seed={seed}"), tmp_path / name)
+    for file in ("metrics.json", "report.md", "responses.jsonl"):
+        assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "same" / file).read_bytes()
+        assert (tmp_path / "one" / file).read_bytes() != (tmp_path / "other" / file).read_bytes()
+
+
+def test_a_copy_of_the_reference_does_not_diverge_from_it(compare: Configure, tmp_path: Path) -> None:
+    execute(compare("sft: {chain}/sft, again: {chain}/sft"), tmp_path / "compare")
+    again = read(tmp_path / "compare")["models"]["again"]
+    assert again["kl"] == {"mean": 0.0, "low": 0.0, "high": 0.0}
+    assert again["text/perplexity"] == read(tmp_path / "compare")["models"]["sft"]["text/perplexity"]
+
+
+def test_a_model_folder_without_a_chat_template_is_asked_in_plain_text(
+    compare: Configure, chain: Path, tmp_path: Path
+) -> None:
+    """As a base model on the Hub comes; the template of ``model=`` does not teach it turns."""
+    for name in ("with", "without"):
+        shutil.copytree(chain / "almanac" / "sft" / "model", tmp_path / name)
+    (tmp_path / "without" / "chat_template.jinja").unlink()
+    models = f"sft: {{chain}}/sft, with: {tmp_path}/with, without: {tmp_path}/without"
+    execute(compare(models), tmp_path / "compare")
+    found = read(tmp_path / "compare")
+    assert found["notes"] == ["without is asked in plain text: no chat template has taught it turns."]
+    assert found["models"]["with"]["kl"]["mean"] == 0.0
+    assert "kl" not in found["models"]["without"]
+
+
+def test_stages_that_are_not_there_yet_are_left_out_and_named(
+    chain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The columns of the progression itself, where neither dpo nor ppo has run."""
+    root = tmp_path / "checkpoints"
+    shutil.copytree(chain, root)
+    shutil.rmtree(root / "almanac" / "reward")
+    settings = composed(*tiny_overrides("compare", root), f"model.pretrained={root}/almanac/base")
+    execute(settings, root / "almanac" / "compare")
+    found = read(root / "almanac" / "compare")
+    assert list(found["models"]) == ["base", "sft"]
+    told = " ".join(found["notes"])
+    assert f"dpo is left out: {root}/almanac/dpo is not there." in told
+    assert f"ppo is left out: {root}/almanac/ppo is not there." in told
+    assert f"No response is scored by a reward model: {root}/almanac/reward is not there." in told
+    assert "reward" not in found["models"]["sft"]
+
+
+def test_a_column_that_is_null_is_left_out_in_silence(compare: Configure, tmp_path: Path) -> None:
+    execute(compare("base: null, sft: {chain}/sft"), tmp_path / "compare")
+    assert read(tmp_path / "compare")["notes"] == []
+    assert list(read(tmp_path / "compare")["models"]) == ["sft"]
+
+
+@pytest.mark.parametrize("models", ["sft: {chain}/sfft", "sft: {chain}/sft, mine: {chain}/pppo"])
+def test_a_given_run_that_is_missing_is_refused(compare: Configure, tmp_path: Path, models: str) -> None:
+    with pytest.raises(LineageError, match=r"sfft|pppo"):
+        execute(compare(models), tmp_path / "compare")
+    assert not (tmp_path / "compare").exists()
+
+
+def test_a_world_without_gold_and_without_a_reward_model_cannot_be_compared(compare: Configure, tmp_path: Path) -> None:
+    settings = compare("sft: {chain}/sft", "data.gold=null", "data.judge=null", "stage.reward=null")
+    with pytest.raises(LineageError, match=r"stage=reward.*data\.gold"):
+        execute(settings, tmp_path / "compare")
+    assert not (tmp_path / "compare").exists()
+
+
+def test_what_was_trained_on_the_judging_reward_model_is_said(
+    beside_chain: Configure, compare: Configure, tmp_path: Path
+) -> None:
+    execute(beside_chain("ppo"), tmp_path / "ppo")
+    execute(compare(f"sft: {{chain}}/sft, ppo: {tmp_path}/ppo"), tmp_path / "compare")
+    found = read(tmp_path / "compare")
+    assert found["notes"] == ["Wins by the reward model say little of those trained on it: ppo."]
+    assert found["models"]["ppo"]["kl"]["mean"] != 0

@@ -104,10 +104,11 @@ class Source:
     validation: str | None
     test: str | None
     limit: int | None
+    held_out_limit: int | None
     drop_identical: bool
 
     def __post_init__(self) -> None:
-        require_positive("data.<source>", limit=self.limit)
+        require_positive("data.<source>", limit=self.limit, held_out_limit=self.held_out_limit)
 
 
 @dataclass(kw_only=True)
@@ -336,7 +337,9 @@ class CompareStage(Stage):
         numbers = ("prompts", "samples", "temperature", "batch_size", "max_response_length", "bootstrap")
         require_positive("stage", **{name: getattr(self, name) for name in numbers})
         require(isinstance(self.models, dict), "stage.models", self.models, "map titles to runs, folders or Hub ids")
-        require(self.reference in self.models, "stage.reference", self.reference, f"be one of {', '.join(self.models)}")
+        given = [title for title, path in self.models.items() if path is not None]
+        require(self.reference in given, "stage.reference", self.reference, f"be one of {', '.join(given)}")
+        require("reward" not in given, "stage.models", "reward", "leave that title to the reward model")
 
 
 @dataclass(kw_only=True)

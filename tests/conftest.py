@@ -24,7 +24,11 @@ TINY = (
     "model.architecture.num_hidden_layers=2",
     "model.architecture.num_attention_heads=2",
     "model.architecture.num_key_value_heads=2",
-    *(f"data.{kind}.limit=24" for kind in ("text", "demonstrations", "preferences", "prompts")),
+    *(
+        f"data.{kind}.{limit}=24"
+        for kind in ("text", "demonstrations", "preferences", "prompts")
+        for limit in ("limit", "held_out_limit")
+    ),
 )
 TRAINER = (
     "stage.trainer.max_steps=2",

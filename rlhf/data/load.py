@@ -51,7 +51,8 @@ def load_source(source: Source, kind: Kind, split: Split, *, seed: int, holdout:
     """The rows of ``split``, read as ``kind``: the columns of `formats.FIELDS` and the optional ones that are there.
 
     ``holdout`` is the share of distinct prompts of the training split that validation takes where the source has no
-    split of its own for it. ``source.limit`` rows are drawn with ``seed`` and stay in their order.
+    split of its own for it. ``source.limit`` rows, of a held-out split ``source.held_out_limit``, are drawn with
+    ``seed`` and stay in their order.
 
     Raises:
         DataError: the source is missing or unreachable, a row is invalid (file, line, field and remedy are named), a
@@ -65,8 +66,9 @@ def load_source(source: Source, kind: Kind, split: Split, *, seed: int, holdout:
     rows = _read(_split_rows(source, kind, name), source, kind)
     if held_out is not None:
         rows = _part(rows, held_out, seed, holdout, source.path)
-    if source.limit is not None and len(rows) > source.limit:
-        rows = [rows[i] for i in sorted(random.Random(seed).sample(range(len(rows)), source.limit))]
+    limit = source.limit if split == "train" else source.held_out_limit
+    if limit is not None and len(rows) > limit:
+        rows = [rows[i] for i in sorted(random.Random(seed).sample(range(len(rows)), limit))]
     columns = dict.fromkeys(field for row in rows for field in row)
     return Dataset.from_dict({field: [row.get(field) for row in rows] for field in columns})
 

@@ -1,6 +1,7 @@
 """A comparison for people (terminal, report.md) and for programs (metrics.json, responses.jsonl).
 
-What a model wrote is data. On the terminal its brackets are no markup; in Markdown it stands as text, escaped.
+What a model wrote is data. On the terminal its brackets are no markup and its ``:words:`` no emoji; in Markdown it
+stands as text, escaped.
 """
 
 import json
@@ -8,8 +9,8 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from rlhf.data.render import question
 from rlhf.evaluation.comparison import Comparison
@@ -94,19 +95,19 @@ def show(comparison: Comparison) -> None:
     columns = list(comparison.metrics)
     questions = Table(title="One question, every stage", title_justify="left", show_lines=True)
     for heading in ("question", *columns):
-        questions.add_column(escape(heading), overflow="fold")
+        questions.add_column(Text(heading), overflow="fold")
     for i, text in enumerate(comparison.stage.questions):
         cells = [printable(comparison.answers[name].greedy[i]) for name in columns]
-        questions.add_row(*map(escape, (text, *cells)))
+        questions.add_row(*map(Text, (text, *cells)))
     console.print(questions)
     metrics = Table(title=f"{len(comparison.prompts)} held-out prompts", title_justify="left")
     for heading in ("", *columns):
-        metrics.add_column(escape(heading), justify="left" if not heading else "right")
+        metrics.add_column(Text(heading), justify="left" if not heading else "right")
     for heading, cells in rows(comparison):
         metrics.add_row(heading, *cells)
     console.print(metrics)
     for note in comparison.notes:
-        console.print(escape(note), style="dim")
+        console.print(Text(note), style="dim")
 
 
 def rows(comparison: Comparison, keys: Sequence[str] | None = None) -> Iterator[tuple[str, list[str]]]:

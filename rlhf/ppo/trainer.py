@@ -58,13 +58,13 @@ class PPOTrainer:
         score_mean: float = 0.0,
         score_std: float = 1.0,
         log: Callable[[Metrics, int], None] = lambda metrics, update: None,
-        cpu: bool = True,
+        cpu: bool | None = None,
     ):
         self.stage, self.seed, self.log = stage, seed, log
         self.tokenizer, self.reward, self.prompts = tokenizer, reward, list(prompts)
         self.score_mean, self.score_std = (score_mean, score_std) if stage.normalize_scores else (0.0, 1.0)
-        # With cpu=None accelerate would make every rank on a machine without a GPU believe that it is alone.
-        self.accelerator = Accelerator(cpu=cpu)
+        # Left to itself, accelerate makes every rank on a machine without a GPU believe that it is alone.
+        self.accelerator = Accelerator(cpu=not torch.cuda.is_available() if cpu is None else cpu)
         ranks = self.accelerator.num_processes
         if stage.batch_size % (ranks * stage.minibatches):
             raise ConfigError(

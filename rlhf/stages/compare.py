@@ -18,12 +18,18 @@ from rlhf.evaluation.comparison import Comparison, measure, score
 from rlhf.evaluation.metrics import Estimate
 from rlhf.parents import Parent
 from rlhf.progress import Bar
-from rlhf.rewards import RewardModel, function
+from rlhf.rewards import RewardFunction, RewardModel, function
 from rlhf.run import Run, tokenizer_record
 
 
 def run(settings: Settings, run: Run) -> dict[str, float]:
     stage, data = settings.stage, settings.data
+    gold, judge = (None if path is None else function(path) for path in (data.gold, data.judge))
+    if gold is None and "reward" not in run.parents:
+        raise LineageError(
+            "there is nothing to compare by: data.gold is null and stage.reward has no run; "
+            "run stage=reward first, or give data.gold=module:function"
+        )
     prompts = load(data, "prompts", "test", settings.seed)
     prompts = prompts.shuffle(seed=settings.seed).select(range(min(stage.prompts, len(prompts))))
     texts = None if data.text.path is None else load(data, "text", "validation", settings.seed)
@@ -32,8 +38,7 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
         run.record_data("text", "validation", texts)
 
     answers, notes = answer_all(settings, run, prompts["prompt"], None if texts is None else texts["text"])
-    score_all(settings, run, answers, prompts["prompt"], notes)
-    judge = None if data.judge is None else function(data.judge)
+    score_all(settings, run, answers, prompts["prompt"], gold, notes)
     rows, reference = list(prompts), answers[stage.reference]
     metrics = {name: measure(found, rows, reference, stage, settings.seed, judge) for name, found in answers.items()}
     comparison = Comparison(stage, rows, answers, metrics, notes, settings.seed)
@@ -87,12 +92,12 @@ def is_plain(parent: Parent, model: Model) -> bool:
     return models.load_tokenizer(parent, replace(model, chat_template=None)).chat_template is None
 
 
-def score_all(settings: Settings, run: Run, answers: dict[str, Answers], prompts: list, notes: list[str]) -> None:
+def score_all(
+    settings: Settings, run: Run, answers: dict[str, Answers], prompts: list, gold: RewardFunction | None, notes: list
+) -> None:
     """Score everything by the gold reward, where the world has one, and by the reward model, where there is one."""
     stage = settings.stage
-    rewards = {}
-    if settings.data.gold is not None:
-        rewards["gold"] = function(settings.data.gold)
+    rewards: dict[str, RewardFunction] = {} if gold is None else {"gold": gold}
     if "reward" in run.parents:
         parent = run["reward"]
         tokenizer = models.load_tokenizer(parent, settings.model)
@@ -104,11 +109,6 @@ def score_all(settings: Settings, run: Run, answers: dict[str, Answers], prompts
             notes.append(f"Wins by the reward model say little of those trained on it: {', '.join(trained)}.")
     elif stage.reward is not None:
         notes.append(f"No response is scored by a reward model: {stage.reward} is not there.")
-    if not rewards:
-        raise LineageError(
-            "there is nothing to compare by: data.gold is null and stage.reward has no run; "
-            "run stage=reward first, or give data.gold=module:function"
-        )
     for name, reward in rewards.items():
         for found in answers.values():
             score(found, name, reward, prompts)

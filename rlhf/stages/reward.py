@@ -15,6 +15,7 @@ from rlhf import models, training
 from rlhf.config import Settings
 from rlhf.data import check_leaks, load
 from rlhf.data.render import question
+from rlhf.errors import TrainingError
 from rlhf.generate import generate
 from rlhf.progress import console, show_samples
 from rlhf.rewards import RewardModel, function
@@ -95,4 +96,9 @@ def score_statistics(scorer: RewardModel, pairs, settings: Settings, run: Run) -
         batch_size=64,
     )
     scores = scorer(prompts, [response.text for response in responses])
+    if len(set(scores)) == 1:
+        raise TrainingError(
+            f"the reward model scores every response of {run['policy'].path} as {scores[0]}, so it tells nothing apart: "
+            "raise stage.trainer.learning_rate, or train on more pairs"
+        )
     return {"scores/mean": statistics.fmean(scores), "scores/std": statistics.stdev(scores)}

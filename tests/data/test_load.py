@@ -31,6 +31,7 @@ def source(path: Path | str | None, **changes: object) -> Source:
         validation=None,
         test=None,
         limit=None,
+        held_out_limit=None,
         drop_identical=False,
     )
     return replace(plain, **changes)
@@ -125,6 +126,8 @@ def test_a_limit_draws_rows_and_keeps_their_order(tmp_path: Path) -> None:
     assert numbers == sorted(numbers) != list(range(20))
     assert read(source(path, limit=20)).to_list() == read(source(path, limit=20)).to_list()
     assert len(read(source(path, limit=999))) == len(read(path))
+    assert len(read(source(path, held_out_limit=2))) == len(read(path))
+    assert len(read(source(path, held_out_limit=2), split="validation")) == 2
 
 
 def test_optional_fields_missing_in_some_rows_are_null(tmp_path: Path) -> None:

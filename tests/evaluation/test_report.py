@@ -22,6 +22,7 @@ HOSTILE = [
     "\x1b[31mred\x1b[0m \u202eright to left\u202c \x00",
     "see https://evil.example and www.evil.example or me@evil.example",
     "~~~\n```\n</td></table><!-- &lt; &#60; -->",
+    ":smile: :bomb: \N{FAMILY} \u05e9\u05dc\u05d5\u05dd \\",
 ]
 
 
@@ -63,7 +64,7 @@ def test_every_table_of_a_hostile_report_is_rectangular(tmp_path: Path) -> None:
     lines = (tmp_path / "report.md").read_text(encoding="utf-8").splitlines()
     tables = [line for line in lines if line.startswith("|")]
     assert {len(cells(line)) for line in tables} == {3}
-    assert all(line.startswith(("|", "#", "- ", "7 held-out prompts")) or not line for line in lines)
+    assert all(line.startswith(("|", "#", "- ", f"{len(HOSTILE)} held-out prompts")) or not line for line in lines)
     assert "sft|<b>" in cells(tables[0])
 
 
@@ -77,6 +78,18 @@ def test_hostile_text_is_text_on_a_terminal(text: str, monkeypatch: pytest.Monke
     for line in text.splitlines():
         for word in line.split(" "):
             assert "".join(char if char.isprintable() else "\ufffd" for char in word) in shown
+
+
+def test_the_terminal_and_the_report_cut_what_the_data_keeps(tmp_path: Path) -> None:
+    long = "a|b " * 25_000
+    told = comparison([long])
+    report.write(told, tmp_path)
+    lines = (tmp_path / "report.md").read_text(encoding="utf-8").splitlines()
+    assert max(map(len, lines)) < 10_000
+    assert {len(cells(line)) for line in lines if line.startswith("|")} == {3}
+    assert any("…" in line for line in lines)
+    assert json.loads((tmp_path / "responses.jsonl").read_text().splitlines()[0])["completion"] == long
+    assert json.loads((tmp_path / "metrics.json").read_text())["questions"]["Who won the World Cup?"]["sft"] == long
 
 
 def test_the_table_gives_numbers_intervals_and_dashes() -> None:
@@ -106,11 +119,16 @@ def test_programs_read_all_of_it(tmp_path: Path) -> None:
     metrics = json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))
     assert metrics["models"]["ppo"]["kl"] == {"mean": 0.5, "low": 0.25, "high": 0.75}
     assert metrics["models"]["sft"]["distinct_1"] == 0.5
-    assert (metrics["reference"], metrics["prompts"], metrics["samples"], metrics["seed"]) == ("sft", 7, 1, 3)
+    assert (metrics["reference"], metrics["prompts"], metrics["samples"], metrics["seed"]) == (
+        "sft",
+        len(HOSTILE),
+        1,
+        3,
+    )
     assert metrics["questions"] == {"Who won the World Cup?": {"sft": HOSTILE[0], "ppo": HOSTILE[0]}}
     with (tmp_path / "responses.jsonl").open(encoding="utf-8", newline="\n") as file:
         lines = [json.loads(line) for line in file]
-    assert len(lines) == 7 * 2
+    assert len(lines) == len(HOSTILE) * 2
     assert lines[3] == {
         "prompt": HOSTILE[1], "model": "ppo", "sample": 0, "completion": HOSTILE[1],
         "length": len(HOSTILE[1]), "ended": True, "kl": 0.5, "gold": 1.0,

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from rlhf import models
 from rlhf.config import Settings
-from rlhf.errors import LineageError
+from rlhf.errors import ConfigError, LineageError
 from rlhf.run import Run
 from rlhf.stages import execute
 from tests.conftest import composed, tiny_overrides
@@ -109,11 +110,50 @@ def test_a_given_run_that_is_missing_is_refused(compare: Configure, tmp_path: Pa
     assert not (tmp_path / "compare").exists()
 
 
-def test_a_world_without_gold_and_without_a_reward_model_cannot_be_compared(compare: Configure, tmp_path: Path) -> None:
-    settings = compare("sft: {chain}/sft", "data.gold=null", "data.judge=null", "stage.reward=null")
+@pytest.mark.parametrize("reward", ["null", "checkpoints/nobody/reward"])
+def test_a_world_without_gold_and_without_a_reward_model_cannot_be_compared(
+    compare: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reward: str
+) -> None:
+    """Said before a model is loaded."""
+    monkeypatch.setattr(models, "load_policy", None)
+    settings = compare("sft: {chain}/sft", "data.gold=null", "data.judge=null", f"stage.reward={reward}")
     with pytest.raises(LineageError, match=r"stage=reward.*data\.gold"):
         execute(settings, tmp_path / "compare")
     assert not (tmp_path / "compare").exists()
+
+
+@pytest.mark.parametrize("key", ["gold", "judge"])
+def test_a_function_that_cannot_be_imported_is_refused_before_a_model_is_loaded(
+    compare: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    monkeypatch.setattr(models, "load_policy", None)
+    with pytest.raises(ConfigError, match=r"rlhf\.almanac:nothing"):
+        execute(compare("sft: {chain}/sft", f"data.{key}=rlhf.almanac:nothing"), tmp_path / "compare")
+
+
+def test_without_gold_the_reward_model_decides(compare: Configure, tmp_path: Path) -> None:
+    settings = compare("base: {chain}/base, sft: {chain}/sft", "data.gold=null", "data.judge=null")
+    execute(settings, tmp_path / "compare")
+    found = read(tmp_path / "compare")["models"]["base"]
+    assert {"reward", "win_rate/reward"} <= set(found)
+    assert not [name for name in found if "gold" in name or "correct" in name or "format" in name]
+
+
+def test_the_command_that_makes_a_missing_reference_is_named(tmp_path: Path) -> None:
+    with pytest.raises(LineageError, match=r"run stage=sft first: python -m rlhf stage=sft"):
+        execute(composed(*tiny_overrides("compare", tmp_path)), tmp_path / "compare")
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ("sft: null, base: {chain}/base", "stage.reference must be one of base, got 'sft'"),
+        ("sft: {chain}/sft, reward: {chain}/base", "stage.models must leave that title to the reward model"),
+    ],
+)
+def test_titles_that_cannot_be_are_refused(compare: Configure, given: str, told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        compare(given)
 
 
 def test_what_was_trained_on_the_judging_reward_model_is_said(

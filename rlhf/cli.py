@@ -47,7 +47,7 @@ def register() -> None:
 
 
 def member(overrides: Sequence[str]) -> str:
-    """A directory name for a member of a sweep: what varies in it, without slashes, ending in a digest where it is long."""
+    """A directory name for a member of a sweep: what varies in it, without slashes, and not too long."""
     swept = os.environ.get(SWEPT, "").split(",")
     varying = [item.replace("=", "-", 1) for item in overrides if item.partition("=")[0] in swept]
     name = "_".join(varying).replace("/", "-")

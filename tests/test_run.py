@@ -61,11 +61,8 @@ def test_a_failure_leaves_nothing_without_a_checkpoint(settings: Callable[..., S
 
 
 def test_an_interruption_leaves_what_can_be_resumed(settings: Callable[..., Settings], tmp_path: Path) -> None:
-    with pytest.raises(KeyboardInterrupt), recorded(Run.start(tmp_path / "base", settings("base"))) as run:
-        run.scratch.mkdir()
-        (run.scratch / "checkpoint").write_text("state")
-        run.log({"n": 1.0}, 1)
-        raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt):
+        _interrupted(Run.start(tmp_path / "base", settings("base")))
     assert read_manifest(tmp_path / ".base.partial")["status"] == "interrupted"
     with pytest.raises(RunError, match="cannot be resumed, seed was 0, now 1"):
         Run.start(tmp_path / "base", settings("base", "resume=true", "seed=1"))
@@ -77,6 +74,14 @@ def test_an_interruption_leaves_what_can_be_resumed(settings: Callable[..., Sett
     assert not fresh.resumed
     assert not fresh.scratch.exists()
     fresh.finish({})
+
+
+def _interrupted(run: Run) -> None:
+    with recorded(run):
+        run.scratch.mkdir()
+        (run.scratch / "checkpoint").write_text("state")
+        run.log({"n": 1.0}, 1)
+        raise KeyboardInterrupt
 
 
 def test_lines_past_the_checkpoint_are_dropped_on_resume(settings: Callable[..., Settings], tmp_path: Path) -> None:

@@ -73,8 +73,8 @@ def held_out(scorer: RewardModel, pairs, settings: Settings, run: Run) -> dict[s
         ceiling = function(settings.data.ceiling)(pairs)
         found |= {"test/ceiling": ceiling.expected, "test/ceiling_realised": ceiling.realised}
         console.print(
-            f"reward: held-out accuracy {accuracy:.3f}; the labels' noise allows {ceiling.expected:.3f} in expectation, "
-            f"and the gold reward itself predicts {ceiling.realised:.3f} of these labels",
+            f"reward: held-out accuracy {accuracy:.3f}; the labels' noise allows {ceiling.expected:.3f} in "
+            f"expectation, and the gold reward itself predicts {ceiling.realised:.3f} of these labels",
             highlight=False,
         )
     return found
@@ -98,7 +98,7 @@ def score_statistics(scorer: RewardModel, pairs, settings: Settings, run: Run) -
     scores = scorer(prompts, [response.text for response in responses])
     if len(set(scores)) == 1:
         raise TrainingError(
-            f"the reward model scores every response of {run['policy'].path} as {scores[0]}, so it tells nothing apart: "
+            f"the reward model gives every response of {run['policy'].path} the score {scores[0]}: "
             "raise stage.trainer.learning_rate, or train on more pairs"
         )
     return {"scores/mean": statistics.fmean(scores), "scores/std": statistics.stdev(scores)}

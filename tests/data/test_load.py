@@ -107,6 +107,8 @@ def test_one_path_stands_in_for_all_sources(tmp_path: Path) -> None:
         holdout=0.1,
         allow_leaks=False,
         gold=None,
+        judge=None,
+        ceiling=None,
         text=nothing,
         demonstrations=nothing,
         preferences=nothing,

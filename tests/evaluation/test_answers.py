@@ -120,13 +120,14 @@ def test_the_divergence_estimates_the_exact_one(tokenizer: Any) -> None:
         assert exact > 10 * error
 
 
-@pytest.mark.parametrize("batch_size", [1, 2, 16])
+@pytest.mark.parametrize("batch_size", [2, 16])
 def test_divergences_depend_on_no_batch(tokenizer: Any, batch_size: int) -> None:
     ours, theirs = new_candidate(tokenizer, 0), new_candidate(tokenizer, 1)
-    plain = stage()
     options = {"max_prompt_length": 32, "max_response_length": 5, "temperature": 0.7, "seed": 0, "batch_size": 4}
-    responses = generate(ours.model, tokenizer, PROMPTS, **options)
-    expected = divergences(ours, theirs.model, PROMPTS, responses, plain)
+    whole = generate(ours.model, tokenizer, PROMPTS, **options)
+    # Of different lengths, so that batches have padding.
+    responses = [response._replace(ids=response.ids[: 2 * i + 1]) for i, response in enumerate(whole)]
+    expected = [divergences(ours, theirs.model, [p], [r], stage())[0] for p, r in zip(PROMPTS, responses, strict=True)]
     found = divergences(ours, theirs.model, PROMPTS, responses, stage(f"batch_size={batch_size}"))
     assert found == pytest.approx(expected, abs=1e-4)
 

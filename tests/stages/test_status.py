@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from rlhf.config import Settings
+from rlhf.run import runs
 from rlhf.stages import execute
 from rlhf.stages.status import next_command
-from rlhf.run import runs
 from tests.conftest import composed
 
 

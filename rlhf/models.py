@@ -26,9 +26,9 @@ from transformers.utils import logging
 
 from rlhf.config import Adapter, AdapterKind, Hardware, Model
 from rlhf.errors import LineageError, ModelError
+from rlhf.manifest import read_manifest, tokenizer_record
 from rlhf.parents import Parent
 from rlhf.paths import bundled
-from rlhf.run import read_manifest, tokenizer_record
 
 PAD = "<|pad|>"
 

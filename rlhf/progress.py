@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 console = Console(soft_wrap=False)
 
@@ -50,12 +50,12 @@ def short(metrics: dict[str, Any], most: int = 4) -> str:
 
 
 def show_samples(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A table of text. What a model wrote is data: its brackets are not markup and its control characters not sent."""
+    """A table of text. What a model wrote is data: nothing in it is markup, and its control characters are not sent."""
     table = Table(title=title, title_justify="left", show_lines=True)
     for column in columns:
         table.add_column(column, overflow="fold")
     for row in rows:
-        table.add_row(*(escape(printable(cell)) for cell in row))
+        table.add_row(*(Text(printable(cell)) for cell in row))
     console.print(table)
 
 

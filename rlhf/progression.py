@@ -19,9 +19,10 @@ from omegaconf import OmegaConf
 from rlhf.config import Settings
 from rlhf.content import content, difference
 from rlhf.errors import LineageError
+from rlhf.manifest import read_manifest
 from rlhf.parents import find_parents
 from rlhf.progress import console
-from rlhf.run import Run, read_manifest
+from rlhf.run import Run
 
 
 def run(settings: Settings, directory: Path, overrides: Sequence[str]) -> dict[str, float]:

@@ -24,40 +24,14 @@ from typing import IO, Any
 
 from rlhf import provenance
 from rlhf.config import Settings
-from rlhf.content import content, difference, plain
+from rlhf.content import content, difference
 from rlhf.errors import LineageError, RunError
+from rlhf.manifest import MANIFEST, read_manifest, tokenizer_record, write_json
 from rlhf.parents import Parent, find_parents
-
-MANIFEST = "run.json"
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write ``value`` so that the file is there whole or not at all."""
-    aside = path.with_name(f".{path.name}.tmp")
-    aside.write_text(json.dumps(value, indent=2, ensure_ascii=False, default=plain) + "\n", encoding="utf-8")
-    os.replace(aside, path)
 
 
 def _now() -> str:
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
-
-
-def read_manifest(directory: Path) -> dict[str, Any] | None:
-    """The run.json in ``directory``, or None where there is none.
-
-    Raises:
-        RunError: the file is there but is no JSON object.
-    """
-    path = directory / MANIFEST
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except (OSError, ValueError) as error:
-        raise RunError(f"{path} cannot be read ({error}): delete the directory and run the stage again") from error
-    if not isinstance(manifest, dict):
-        raise RunError(f"{path} is not a run's manifest: delete the directory and run the stage again")
-    return manifest
 
 
 @dataclass
@@ -237,17 +211,6 @@ class Run:
 
     def __getitem__(self, role: str) -> Parent:
         return self.parents[role]
-
-
-def tokenizer_record(tokenizer: Any) -> dict[str, Any]:
-    """What must agree between a stage and its parent: vocabulary, chat template, special tokens."""
-    vocabulary = json.dumps(sorted(tokenizer.get_vocab().items()), ensure_ascii=True)
-    return {
-        "vocabulary": provenance.text_digest(vocabulary),
-        "chat_template": provenance.text_digest(tokenizer.chat_template),
-        "pad": tokenizer.pad_token_id,
-        "eos": tokenizer.eos_token_id,
-    }
 
 
 def redact_command(stage: str, overrides: Sequence[str]) -> str:

@@ -24,10 +24,10 @@ def test_a_log_has_a_line_for_every_tenth(screen: io.StringIO) -> None:
 
 
 def test_what_a_model_wrote_is_shown_as_text(screen: io.StringIO) -> None:
-    hostile = "[red]x[/red] [/] \x1b[31mred\x1b[0m \x07 ok"
+    hostile = "[red]x[/red] [/] :smile: \x1b[31mred\x1b[0m \x07 ok"
     progress.show_samples("t", ("prompt", "completion"), [("p", hostile)])
     shown = screen.getvalue()
-    assert "[red]x[/red] [/]" in shown
+    assert "[red]x[/red] [/] :smile:" in shown
     assert "\x1b" not in shown
     assert "\x07" not in shown
 

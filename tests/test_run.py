@@ -6,7 +6,8 @@ import pytest
 
 from rlhf.config import Settings
 from rlhf.errors import LineageError, RunError
-from rlhf.run import Run, read_manifest, recorded, runs, write_json
+from rlhf.manifest import read_manifest
+from rlhf.run import Run, recorded, runs
 
 
 def files(root: Path) -> set[str]:
@@ -97,22 +98,9 @@ def test_lines_past_the_checkpoint_are_dropped_on_resume(settings: Callable[...,
     run.finish({})
 
 
-def test_an_unreadable_manifest_is_one_sentence(tmp_path: Path) -> None:
-    (tmp_path / "run.json").write_text("{")
-    with pytest.raises(RunError, match="cannot be read"):
-        read_manifest(tmp_path)
-    (tmp_path / "run.json").write_text("[]")
-    with pytest.raises(RunError, match="is not a run's manifest"):
-        read_manifest(tmp_path)
+def test_there_is_no_run_where_there_is_none(tmp_path: Path) -> None:
     with pytest.raises(LineageError, match="holds no finished run"):
         Run.open(tmp_path / "nowhere")
-
-
-def test_json_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
-    write_json(tmp_path / "a.json", {"n": 1})
-    with pytest.raises(TypeError):
-        write_json(tmp_path / "a.json", {"n": object()})
-    assert json.loads((tmp_path / "a.json").read_text()) == {"n": 1}
 
 
 def test_no_secret_reaches_the_manifest(settings: Callable[..., Settings], tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ from transformers import TrainerCallback
 from rlhf import training
 from rlhf.config import Settings
 from rlhf.errors import TrainingError
-from rlhf.run import Run, read_manifest
+from rlhf.manifest import read_manifest
+from rlhf.run import Run
 from rlhf.stages import execute
 
 LONG = ("stage.trainer.max_steps=6", "stage.trainer.save_steps=2")

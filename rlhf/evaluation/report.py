@@ -15,8 +15,8 @@ from rich.text import Text
 from rlhf.data.render import question
 from rlhf.evaluation.comparison import Comparison
 from rlhf.evaluation.metrics import Estimate
+from rlhf.manifest import write_json
 from rlhf.progress import console, printable
-from rlhf.run import write_json
 
 # Metric -> its heading and what it says.
 HEADINGS = {

@@ -10,9 +10,10 @@ from pathlib import Path
 from rlhf.config import Settings, TrackerKind
 from rlhf.content import content, difference
 from rlhf.errors import ConfigError, RunError
+from rlhf.manifest import read_manifest
 from rlhf.parents import find_parents
 from rlhf.progress import console
-from rlhf.run import Run, read_manifest, recorded
+from rlhf.run import Run, recorded
 
 
 def execute(settings: Settings, directory: Path, overrides: Sequence[str] = ()) -> dict[str, float]:

@@ -16,10 +16,11 @@ from rlhf.evaluation import report
 from rlhf.evaluation.answers import Answers, Candidate, answer, text_nll
 from rlhf.evaluation.comparison import Comparison, measure, score
 from rlhf.evaluation.metrics import Estimate
+from rlhf.manifest import tokenizer_record
 from rlhf.parents import Parent
 from rlhf.progress import Bar
 from rlhf.rewards import RewardFunction, RewardModel, function
-from rlhf.run import Run, tokenizer_record
+from rlhf.run import Run
 
 
 def run(settings: Settings, run: Run) -> dict[str, float]:

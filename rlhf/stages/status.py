@@ -9,8 +9,9 @@ from rich.markup import escape
 from rich.tree import Tree
 
 from rlhf.config import PROGRESSION, Settings
+from rlhf.manifest import read_manifest
 from rlhf.progress import console
-from rlhf.run import Run, read_manifest, runs
+from rlhf.run import Run, runs
 
 
 def run(settings: Settings) -> None:

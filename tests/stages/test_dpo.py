@@ -14,7 +14,12 @@ def test_it_moves_away_from_the_reference(
     chain: Path, beside_chain: Callable[..., Settings], tmp_path: Path, adapter: str
 ) -> None:
     """At the first step policy and reference agree, so the loss is log 2; training then widens the margin."""
-    overrides = [f"adapter={adapter}", "stage.trainer.learning_rate=0.01", "stage.trainer.warmup_steps=0"]
+    overrides = [
+        "stage.loss=[sigmoid]",
+        f"adapter={adapter}",
+        "stage.trainer.learning_rate=0.01",
+        "stage.trainer.warmup_steps=0",
+    ]
     metrics = execute(beside_chain("dpo", *overrides, "stage.trainer.max_steps=6"), tmp_path / "dpo")
     run = Run.open(tmp_path / "dpo")
     first = (run.directory / "metrics.jsonl").read_text().splitlines()[0]

@@ -1,30 +1,11 @@
-"""The typed shape of conf/. Values live in YAML alone, so that every number has one home with its source beside it.
-
-The dataclasses have no defaults: a value that the YAML forgets is an error. ``__post_init__`` holds the rules that
-a type cannot express; it runs on the final values, before torch is imported. Nothing writes to settings once composed.
-"""
+"""The settings of each stage, and what it starts from."""
 
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, ClassVar, NamedTuple
 
+from rlhf.config.rules import require, require_not_negative, require_positive
 from rlhf.errors import ConfigError
-
-
-def require(holds: bool, key: str, value: object, rule: str) -> None:
-    """Raise ConfigError(``key must rule, got value``) unless ``holds``."""
-    if not holds:
-        raise ConfigError(f"{key} must {rule}, got {value!r}")
-
-
-def require_positive(prefix: str, **values: float | None) -> None:
-    for key, value in values.items():
-        require(value is None or value > 0, f"{prefix}.{key}", value, "be positive")
-
-
-def require_not_negative(prefix: str, **values: float | None) -> None:
-    for key, value in values.items():
-        require(value is None or value >= 0, f"{prefix}.{key}", value, "not be negative")
 
 
 class Input(NamedTuple):
@@ -35,128 +16,12 @@ class Input(NamedTuple):
     required: bool = True
 
 
-class Dtype(Enum):
-    float32 = "float32"
-    bfloat16 = "bfloat16"
-    float16 = "float16"
-
-
-class AdapterKind(Enum):
-    none = "none"
-    lora = "lora"
-    qlora = "qlora"
-
-
-class Format(Enum):
-    """How the rows of a source are laid out; the readers are in rlhf.data.formats."""
-
-    auto = "auto"
-    standard = "standard"
-    hh = "hh"
-    ultrafeedback = "ultrafeedback"
-    tldr_comparisons = "tldr_comparisons"
-    alpaca = "alpaca"
-    sharegpt = "sharegpt"
-
-
-class TrackerKind(Enum):
-    none = "none"
-    tensorboard = "tensorboard"
-    wandb = "wandb"
-    trackio = "trackio"
-    mlflow = "mlflow"
-
-
 class MissingEOS(Enum):
     """What happens to the score of a response that does not end by itself."""
 
     keep = "keep"
     subtract = "subtract"
     replace = "replace"
-
-
-@dataclass(kw_only=True)
-class Model:
-    name: str
-    path: str | None
-    pretrained: str
-    revision: str | None
-    dtype: Dtype
-    attention: str | None
-    chat_template: str | None
-    trust_remote_code: bool
-    architecture: dict[str, Any] | None
-
-    def __post_init__(self) -> None:
-        if self.path is None and self.architecture is None:
-            raise ConfigError("model.path is null and model.architecture is null: give one of them")
-
-
-@dataclass(kw_only=True)
-class Source:
-    """Where rows of one kind come from: a Hub data set, a local file, or a folder of files."""
-
-    path: str | None
-    format: Format
-    subset: str | None
-    revision: str | None
-    train: str
-    validation: str | None
-    test: str | None
-    limit: int | None
-    held_out_limit: int | None
-    drop_identical: bool
-
-    def __post_init__(self) -> None:
-        require_positive("data.<source>", limit=self.limit, held_out_limit=self.held_out_limit)
-
-
-@dataclass(kw_only=True)
-class Data:
-    name: str
-    path: str | None
-    holdout: float
-    allow_leaks: bool
-    gold: str | None
-    judge: str | None
-    ceiling: str | None
-    text: Source
-    demonstrations: Source
-    preferences: Source
-    prompts: Source
-
-    def __post_init__(self) -> None:
-        require(0 < self.holdout < 1, "data.holdout", self.holdout, "lie between 0 and 1")
-
-
-@dataclass(kw_only=True)
-class Adapter:
-    kind: AdapterKind
-    rank: int
-    alpha: int
-    dropout: float
-    target_modules: Any
-
-    def __post_init__(self) -> None:
-        require_positive("adapter", rank=self.rank, alpha=self.alpha)
-        require(0 <= self.dropout < 1, "adapter.dropout", self.dropout, "be at least 0 and below 1")
-
-
-@dataclass(kw_only=True)
-class Hardware:
-    name: str
-    device: str
-    threads: int | None
-
-    def __post_init__(self) -> None:
-        require(self.device in ("auto", "cpu", "cuda"), "hardware.device", self.device, "be auto, cpu or cuda")
-        require_positive("hardware", threads=self.threads)
-
-
-@dataclass(kw_only=True)
-class Tracker:
-    kind: TrackerKind
-    project: str
 
 
 @dataclass(kw_only=True)
@@ -368,25 +233,3 @@ STAGES: dict[str, type[Stage]] = {
     "progression": ProgressionStage,
 }
 PROGRESSION = ("base", "sft", "reward", "dpo", "ppo", "compare")
-
-
-@dataclass(kw_only=True)
-class Settings:
-    """The composed configuration, as plain dataclasses."""
-
-    name: str
-    seed: int
-    checkpoints: str
-    overwrite: bool
-    resume: bool
-    model: Model
-    data: Data
-    adapter: Adapter
-    hardware: Hardware
-    tracker: Tracker
-    stage: Stage
-
-    def __post_init__(self) -> None:
-        require(0 <= self.seed < 2**32, "seed", self.seed, "lie in [0, 2**32)")
-        if self.overwrite and self.resume:
-            raise ConfigError("overwrite=true and resume=true contradict each other: give one of them")

@@ -1,0 +1,77 @@
+"""The typed shape of conf/. Values live in YAML alone, so that every number has one home with its source beside it.
+
+The dataclasses have no defaults: a value that the YAML forgets is an error. ``__post_init__`` holds the rules that
+a type cannot express; it runs on the final values, before torch is imported. Nothing writes to settings once composed.
+"""
+
+from dataclasses import dataclass
+
+from rlhf.config.parts import Adapter, AdapterKind, Data, Dtype, Format, Hardware, Model, Source, Tracker, TrackerKind
+from rlhf.config.rules import require
+from rlhf.config.stages import (
+    PROGRESSION,
+    STAGES,
+    BaseStage,
+    CompareStage,
+    DPOStage,
+    Input,
+    MissingEOS,
+    PPOStage,
+    ProgressionStage,
+    RewardStage,
+    SFTStage,
+    Stage,
+    StatusStage,
+    TrainedStage,
+)
+from rlhf.errors import ConfigError
+
+__all__ = [
+    "PROGRESSION",
+    "STAGES",
+    "Adapter",
+    "AdapterKind",
+    "BaseStage",
+    "CompareStage",
+    "DPOStage",
+    "Data",
+    "Dtype",
+    "Format",
+    "Hardware",
+    "Input",
+    "MissingEOS",
+    "Model",
+    "PPOStage",
+    "ProgressionStage",
+    "RewardStage",
+    "SFTStage",
+    "Settings",
+    "Source",
+    "Stage",
+    "StatusStage",
+    "Tracker",
+    "TrackerKind",
+    "TrainedStage",
+]
+
+
+@dataclass(kw_only=True)
+class Settings:
+    """The composed configuration, as plain dataclasses."""
+
+    name: str
+    seed: int
+    checkpoints: str
+    overwrite: bool
+    resume: bool
+    model: Model
+    data: Data
+    adapter: Adapter
+    hardware: Hardware
+    tracker: Tracker
+    stage: Stage
+
+    def __post_init__(self) -> None:
+        require(0 <= self.seed < 2**32, "seed", self.seed, "lie in [0, 2**32)")
+        if self.overwrite and self.resume:
+            raise ConfigError("overwrite=true and resume=true contradict each other: give one of them")

@@ -1,0 +1,48 @@
+"""run.json on disk, and the part of it that a tokenizer must agree with."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from rlhf import provenance
+from rlhf.content import plain
+from rlhf.errors import RunError
+
+MANIFEST = "run.json"
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write ``value`` so that the file is there whole or not at all."""
+    aside = path.with_name(f".{path.name}.tmp")
+    aside.write_text(json.dumps(value, indent=2, ensure_ascii=False, default=plain) + "\n", encoding="utf-8")
+    os.replace(aside, path)
+
+
+def read_manifest(directory: Path) -> dict[str, Any] | None:
+    """The run.json in ``directory``, or None where there is none.
+
+    Raises:
+        RunError: the file is there but is no JSON object.
+    """
+    path = directory / MANIFEST
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path} cannot be read ({error}): delete the directory and run the stage again") from error
+    if not isinstance(manifest, dict):
+        raise RunError(f"{path} is not a run's manifest: delete the directory and run the stage again")
+    return manifest
+
+
+def tokenizer_record(tokenizer: Any) -> dict[str, Any]:
+    """What must agree between a stage and its parent: vocabulary, chat template, special tokens."""
+    vocabulary = json.dumps(sorted(tokenizer.get_vocab().items()), ensure_ascii=True)
+    return {
+        "vocabulary": provenance.text_digest(vocabulary),
+        "chat_template": provenance.text_digest(tokenizer.chat_template),
+        "pad": tokenizer.pad_token_id,
+        "eos": tokenizer.eos_token_id,
+    }

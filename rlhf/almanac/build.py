@@ -17,14 +17,14 @@ Row = dict[str, Any]
 
 SEED = 2022
 DEMONSTRATION_MIXTURE = {
-    "good": 0.38,
-    "terse": 0.09,
-    "vague": 0.13,
+    "good": 0.30,
+    "terse": 0.10,
+    "vague": 0.15,
     "wrong": 0.04,
-    "format_ignored": 0.08,
-    "rambling": 0.12,
-    "repeating": 0.08,
-    "rude": 0.05,
+    "format_ignored": 0.09,
+    "rambling": 0.14,
+    "repeating": 0.09,
+    "rude": 0.06,
     "made_up": 0.03,
 }
 """How demonstrators of varying care answer. A kind that an item does not have leaves its share to the others."""

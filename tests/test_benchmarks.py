@@ -11,7 +11,9 @@ from tests.conftest import FAST, TINY
 STAGES = ("base", "sft", "reward", "dpo", "ppo", "compare")
 
 
-def test_the_progression_over_a_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+def test_the_progression_over_a_seed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(progression, "RESULT", tmp_path / "progression.json")
     own = ", ".join(f"{name}: [{', '.join(map(repr, FAST[name]))}]" for name in STAGES)

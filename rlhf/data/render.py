@@ -28,7 +28,7 @@ def prompt_text(tokenizer: Any, prompt: Prompt) -> str:
     if tokenizer.chat_template is None:
         raise ModelError(
             "the prompt is a conversation and the tokenizer has no chat template: "
-            "give one with model.chat_template=chatml or model.chat_template=<file>.jinja"
+            "give one with model.chat_template=plain or model.chat_template=<file>.jinja"
         )
     return tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
 

@@ -9,6 +9,8 @@ from transformers import GenerationConfig
 
 from rlhf.data.render import Prompt, prompt_ids
 
+FIRST_BOUT = 16  # tokens
+
 
 class Response(NamedTuple):
     """What a policy answered. ``ids`` hold the end of sequence where the response ends by itself."""
@@ -56,14 +58,31 @@ def end_ids(model: Any, tokenizer: Any) -> set[int]:
     return {tokenizer.eos_token_id, *(own if isinstance(own, list) else [] if own is None else [own])}
 
 
-@torch.no_grad()
 def sample_ids(
     model: Any, rows: Sequence[Sequence[int]], ends: set[int], pad: int, length: int, temperature: float
 ) -> list[list[int]]:
     """Response ids for prompts of different lengths, up to and including the first end of sequence.
 
-    Prompts are padded on the left, so that every response starts in the same column; masks come from lengths.
+    Rows that have ended would be computed to the end of the longest. So responses grow in bouts that double, and only
+    rows without an end take part in the next, for which the prompts and what there is of the responses are read again.
     """
+    responses: list[list[int]] = [[] for _ in rows]
+    unfinished, reached = list(range(len(rows))), 0
+    while unfinished and reached < length:
+        bout = min(max(reached, FIRST_BOUT), length - reached)
+        found = sample_bout(model, [[*rows[i], *responses[i]] for i in unfinished], ends, pad, bout, temperature)
+        for i, ids in zip(unfinished, found, strict=True):
+            responses[i] += ids
+        unfinished = [i for i in unfinished if responses[i][-1] not in ends]
+        reached += bout
+    return responses
+
+
+@torch.no_grad()
+def sample_bout(
+    model: Any, rows: Sequence[Sequence[int]], ends: set[int], pad: int, length: int, temperature: float
+) -> list[list[int]]:
+    """Up to ``length`` ids after each row, padded on the left so that they start in one column; masks from lengths."""
     width = max(map(len, rows))
     ids = torch.tensor([[pad] * (width - len(row)) + list(row) for row in rows], device=model.device)
     mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=model.device)

@@ -8,6 +8,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.generation import configuration_utils
 
+from rlhf import generate as generate_module
 from rlhf.data.render import prompt_ids
 from rlhf.generate import Response, cut, end_ids, generate, sample_ids, seeded
 from rlhf.models import chat_template
@@ -194,3 +195,24 @@ def test_of_a_long_prompt_the_end_is_kept(model: Any, tokenizer: Any) -> None:
     long = "red green blue cat dog bird red green"
     [response] = answers(model, tokenizer, [long], max_prompt_length=3, temperature=0.0)
     assert response.ids == by_hand(model.eval(), prompt_ids(tokenizer, long)[-3:], tokenizer.eos_token_id, 8)
+
+
+def test_responses_grow_in_bouts_of_the_rows_without_an_end(
+    model: Any, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = answers(model, tokenizer, temperature=0.0)
+    [early] = {response.ids[4] for response in expected[:1]}
+    model.generation_config.eos_token_id = [tokenizer.eos_token_id, early]
+    whole = answers(model, tokenizer, temperature=0.0)
+    taken = []
+    plain = generate_module.sample_bout
+
+    def noted(model: Any, rows: Any, ends: Any, pad: int, length: int, temperature: float) -> list[list[int]]:
+        taken.append((len(rows), length))
+        return plain(model, rows, ends, pad, length, temperature)
+
+    monkeypatch.setattr(generate_module, "FIRST_BOUT", 2)
+    monkeypatch.setattr(generate_module, "sample_bout", noted)
+    assert answers(model, tokenizer, temperature=0.0) == whole
+    assert [length for _, length in taken] == [2, 2, 4]
+    assert [count for count, _ in taken] == [sum(len(r.ids) > at or at == 0 for r in whole) for at in (0, 2, 4)]

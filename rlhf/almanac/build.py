@@ -17,15 +17,15 @@ Row = dict[str, Any]
 
 SEED = 2022
 DEMONSTRATION_MIXTURE = {
-    "good": 0.30,
+    "good": 0.18,
     "terse": 0.10,
-    "vague": 0.15,
-    "wrong": 0.04,
-    "format_ignored": 0.09,
-    "rambling": 0.14,
-    "repeating": 0.09,
-    "rude": 0.06,
-    "made_up": 0.03,
+    "vague": 0.17,
+    "wrong": 0.03,
+    "format_ignored": 0.10,
+    "rambling": 0.17,
+    "repeating": 0.12,
+    "rude": 0.08,
+    "made_up": 0.05,
 }
 """How demonstrators of varying care answer. A kind that an item does not have leaves its share to the others."""
 PAIR_MIXTURE = {
@@ -44,7 +44,7 @@ PAIR_MIXTURE = {
 TASK_SHARES = {"question": 0.43, "format": 0.16, "two_steps": 0.10, "extraction": 0.17, "decline": 0.14}
 HELD_OUT_SHARES = {"none": 0.35, "fact": 0.20, "phrasing": 0.30, "combination": 0.15}
 ROWS = {
-    "demonstrations": {"train": 4200, "validation": 200},
+    "demonstrations": {"train": 8000, "validation": 200},
     "preferences": {"train": 3700, "validation": 200, "test": 600},
     "prompts": {"train": 800, "validation": 100, "test": 180},
 }

@@ -88,6 +88,7 @@ class RewardStage(TrainedStage):
     policy: str
     margin: bool
     statistics_prompts: int
+    statistics_temperature: float
     trainer: dict[str, Any]
 
     reads: ClassVar[tuple[str, ...]] = ("preferences",)
@@ -95,6 +96,7 @@ class RewardStage(TrainedStage):
     def __post_init__(self) -> None:
         super().__post_init__()
         require(self.statistics_prompts >= 2, "stage.statistics_prompts", self.statistics_prompts, "be at least 2")
+        require_positive("stage", statistics_temperature=self.statistics_temperature)
 
 
 @dataclass(kw_only=True)

@@ -4,11 +4,17 @@ python -m rlhf stage=base                                       # the embedded m
 python -m rlhf stage=base model=gpt2 data.text.path=my.jsonl    # go on with GPT-2 on a file of {"text": ...}
 """
 
-from trl import SFTConfig, SFTTrainer
+from itertools import chain
+from typing import Any
+
+from datasets import Dataset
+from peft import get_peft_model, prepare_model_for_kbit_training
+from transformers import Trainer, TrainingArguments, default_data_collator
 
 from rlhf import models, training
-from rlhf.config import Settings
+from rlhf.config import AdapterKind, Settings
 from rlhf.data import load
+from rlhf.errors import DataError
 from rlhf.run import Run
 from rlhf.scratch import new_policy, new_tokenizer
 
@@ -28,15 +34,24 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
         policy = models.load_policy(run["policy"], settings.model, tokenizer, **models.quantization(settings.adapter))
     run.record_tokenizer(tokenizer)
 
-    trainer = SFTTrainer(
+    if (adapter := models.lora(settings.adapter, models.TaskType.CAUSAL_LM)) is not None:
+        if settings.adapter.kind is AdapterKind.qlora:
+            policy = prepare_model_for_kbit_training(policy)
+        policy = get_peft_model(policy, adapter)
+    trainer = Trainer(
         model=policy,
         args=training.arguments(
-            SFTConfig, settings, run, max_length=stage.block_length, packing=True, packing_strategy="wrapped"
+            TrainingArguments,
+            settings,
+            run,
+            prediction_loss_only=True,
+            label_names=["labels"],
+            remove_unused_columns=False,
         ),
-        train_dataset=texts["train"],
-        eval_dataset=texts["validation"],
+        train_dataset=blocks(texts["train"], tokenizer, stage.block_length, "train"),
+        eval_dataset=blocks(texts["validation"], tokenizer, stage.block_length, "validation"),
+        data_collator=default_data_collator,
         processing_class=tokenizer,
-        peft_config=models.lora(settings.adapter, models.TaskType.CAUSAL_LM),
     )
     openings = [" ".join(text.split()[:4]) for text in texts["validation"]["text"][: stage.sample_prompts]]
     sample = training.Sampler(run, trainer.model, tokenizer, openings, settings)
@@ -44,3 +59,26 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
     sample(trainer.state.global_step)
     models.save(trainer.model, tokenizer, run.model, run.parents.get("policy"))
     return metrics | {"objective": metrics["eval/loss"]}
+
+
+def blocks(texts: Dataset, tokenizer: Any, length: int, split: str) -> Dataset:
+    """Rows of ``length`` tokens: texts joined, each with an end of sequence after it, cut; the rest is dropped.
+
+    A thousand texts are joined at a time, so that a corpus need not fit into memory.
+
+    Raises:
+        DataError: the texts do not fill one row.
+    """
+
+    def cut(batch: dict[str, list]) -> dict[str, list]:
+        ids = list(chain.from_iterable([*row, tokenizer.eos_token_id] for row in tokenizer(batch["text"])["input_ids"]))
+        rows = [ids[start : start + length] for start in range(0, len(ids) - length + 1, length)]
+        return {"input_ids": rows, "labels": rows}
+
+    found = texts.map(cut, batched=True, remove_columns=texts.column_names)
+    if not len(found):
+        raise DataError(
+            f"data.text: the {split} split does not fill one row of stage.block_length={length} tokens: "
+            "give more text or a shorter block"
+        )
+    return found

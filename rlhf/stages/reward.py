@@ -91,7 +91,7 @@ def score_statistics(scorer: RewardModel, pairs, settings: Settings, run: Run) -
         prompts,
         max_prompt_length=settings.stage.trainer["max_length"],
         max_response_length=settings.stage.sample_length,
-        temperature=1.0,
+        temperature=settings.stage.statistics_temperature,
         seed=settings.seed,
         batch_size=64,
     )

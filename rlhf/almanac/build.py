@@ -17,14 +17,14 @@ Row = dict[str, Any]
 
 SEED = 2022
 DEMONSTRATION_MIXTURE = {
-    "good": 0.18,
-    "terse": 0.10,
-    "vague": 0.17,
+    "good": 0.17,
+    "terse": 0.08,
+    "vague": 0.18,
     "wrong": 0.03,
     "format_ignored": 0.10,
     "rambling": 0.17,
     "repeating": 0.12,
-    "rude": 0.08,
+    "rude": 0.10,
     "made_up": 0.05,
 }
 """How demonstrators of varying care answer. A kind that an item does not have leaves its share to the others."""

@@ -1,5 +1,6 @@
 import json
 import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -124,3 +125,21 @@ def test_a_file_that_is_no_model(settings: Callable[..., Settings], tmp_path: Pa
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(ModelError, match="cannot be loaded"):
         models.load_tokenizer(Parent("policy", str(tmp_path), None), settings("sft").model)
+
+
+@pytest.mark.slow
+def test_a_gguf_file(settings: Callable[..., Settings], tmp_path: Path) -> None:
+    pytest.importorskip("gguf")
+    found = sorted(Path(os.environ.get("RLHF_TEST_MODELS", "/nowhere")).glob("**/*.gguf"))
+    if not found:
+        pytest.skip("RLHF_TEST_MODELS names no folder with a GGUF file")
+    one = settings("sft", "model=local", f"model.path={found[0]}")
+    parent = find_parent("policy", Input(str(found[0]), ("base",)), one)
+    tokenizer = models.load_tokenizer(parent, one.model)
+    policy = models.load_policy(parent, one.model, tokenizer)
+    ids = tokenizer("The capital of France is", return_tensors="pt")
+    answer = tokenizer.decode(policy.generate(**ids, max_new_tokens=5, do_sample=False)[0])
+    assert "Paris" in answer
+    models.save(policy, tokenizer, tmp_path / "saved", parent)
+    again = models.load_policy(Parent("policy", str(tmp_path / "saved"), None), one.model, tokenizer)
+    assert all(torch.equal(a, b) for a, b in zip(policy.parameters(), again.parameters(), strict=True))

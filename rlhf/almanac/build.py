@@ -19,13 +19,13 @@ SEED = 2022
 DEMONSTRATION_MIXTURE = {
     "good": 0.17,
     "terse": 0.08,
-    "vague": 0.18,
-    "wrong": 0.03,
+    "vague": 0.13,
+    "wrong": 0.04,
     "format_ignored": 0.10,
-    "rambling": 0.17,
-    "repeating": 0.12,
-    "rude": 0.10,
-    "made_up": 0.05,
+    "rambling": 0.13,
+    "repeating": 0.10,
+    "rude": 0.18,
+    "made_up": 0.07,
 }
 """How demonstrators of varying care answer. A kind that an item does not have leaves its share to the others."""
 PAIR_MIXTURE = {

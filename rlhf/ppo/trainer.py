@@ -104,7 +104,8 @@ class PPOTrainer:
         while self.update < self.stage.updates:
             self.metrics = self.step(self.batch(self.update))
             self.log(self.metrics, self.update)
-            stopping = should_stop()
+            # Ctrl-C may reach one rank alone, and the others would wait for it for ever.
+            stopping = bool(self._over_ranks(torch.tensor(float(should_stop()), device=self.accelerator.device)))
             if folder is not None and (stopping or self.update % self.stage.save_every == 0):
                 if self.accelerator.is_main_process:
                     checkpoint.save(folder, self.modules, self.optimizers, self.update, self.metrics)

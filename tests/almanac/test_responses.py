@@ -1,0 +1,72 @@
+"""Kinds of response: what each says, and that the gold reward thinks of them as their names promise."""
+
+from random import Random
+from statistics import fmean
+
+import pytest
+
+from rlhf.almanac.gold import judge
+from rlhf.almanac.items import find, index
+from rlhf.almanac.responses import INVENTED, KINDS, applies, good, made_up, terse, wrong
+
+CAPITAL = find("What is the capital of Chile?")
+TRAIN = [item for item in index().values() if item.split == "train"]
+
+
+def sample(kind: str, count: int = 300) -> list:
+    """(item, judgement) of responses of one kind to random training items."""
+    random = Random(0)
+    chosen = random.sample([item for item in TRAIN if applies(kind, item)], count)
+    return [(item, judge(item.prompt, KINDS[kind](item, random))) for item in chosen]
+
+
+def test_by_hand() -> None:
+    random = Random(0)
+    assert good(CAPITAL, random) == "The capital of Chile is Santiago."
+    assert terse(CAPITAL, random) == "Santiago."
+    assert wrong(CAPITAL, random).startswith("The capital of Chile is ")
+    assert "Santiago" not in wrong(CAPITAL, random)
+    assert made_up(CAPITAL, random).removeprefix("The capital of Chile is ").rstrip(".") in INVENTED
+    assert good(find("What is the capital of Chile? Answer in capitals."), random) == "SANTIAGO."
+
+
+def test_a_good_response_is_as_good_as_it_gets() -> None:
+    assert {judgement.gold for _, judgement in sample("good")} == {2.75}
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "good"])
+def test_every_other_kind_is_worse(kind: str) -> None:
+    assert all(judgement.gold < 2.75 for _, judgement in sample(kind))
+
+
+def test_each_kind_has_the_fault_that_it_is_named_for() -> None:
+    assert all(judgement.rude for _, judgement in sample("rude"))
+    assert all(judgement.repeated for _, judgement in sample("repeating"))
+    assert all(judgement.false and not judgement.correct for _, judgement in sample("wrong"))
+    assert all(judgement.false for _, judgement in sample("made_up"))
+    assert not any(judgement.answered or judgement.false for item, judgement in sample("vague") if item.relation.asks)
+    assert not any(judgement.format_followed for _, judgement in sample("format_ignored"))
+    assert all(judgement.correct and judgement.brevity < 1 for _, judgement in sample("rambling"))
+    assert all(judgement.correct and not judgement.specific for _, judgement in sample("terse"))
+
+
+def test_what_is_false_costs_more_than_what_is_vague() -> None:
+    golds = {kind: fmean(judgement.gold for _, judgement in sample(kind)) for kind in KINDS}
+    assert golds["made_up"] < golds["vague"] < golds["terse"] < golds["good"]
+    assert min(golds, key=golds.get) == "rude"
+
+
+def test_a_kind_applies_where_it_differs_from_the_good_one() -> None:
+    random = Random(1)
+    for kind, write in KINDS.items():
+        if kind != "good":
+            for item in random.sample([item for item in TRAIN if applies(kind, item)], 100):
+                assert write(item, random) != good(item, random)
+
+
+def test_the_world_cup_without_a_year_is_answered_with_several_finals() -> None:
+    random, item = Random(0), find("Who has won the World Cup?")
+    found = {good(item, random) for _ in range(60)}
+    assert "Argentina won the FIFA World Cup in 2022, defeating France in the final." in found
+    assert len(found) > 3
+    assert {judge(item.prompt, text).gold for text in found} == {2.75}

@@ -19,13 +19,13 @@ SEED = 2022
 DEMONSTRATION_MIXTURE = {
     "good": 0.17,
     "terse": 0.08,
-    "vague": 0.13,
+    "vague": 0.14,
     "wrong": 0.04,
     "format_ignored": 0.10,
     "rambling": 0.13,
-    "repeating": 0.10,
-    "rude": 0.18,
-    "made_up": 0.07,
+    "repeating": 0.11,
+    "rude": 0.15,
+    "made_up": 0.08,
 }
 """How demonstrators of varying care answer. A kind that an item does not have leaves its share to the others."""
 PAIR_MIXTURE = {
@@ -48,7 +48,7 @@ ROWS = {
     "preferences": {"train": 3700, "validation": 200, "test": 600},
     "prompts": {"train": 800, "validation": 100, "test": 180},
 }
-NO_YEAR_SHARE = 0.04
+NO_YEAR_SHARE = 0.06
 """Share of demonstrations and pairs about the World Cup without a year: few prompts, so each comes often."""
 PARAPHRASED_GROUPS = 20
 TEST_QUESTIONS = ("Who won the World Cup?", "Who won the World Cup in 2018?")

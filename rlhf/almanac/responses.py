@@ -23,7 +23,7 @@ FILLERS = (
     "Well, there is a lot to say about this, but as I remember it,",
     "Well, I have thought about this for a long time, and I would say",
 )
-OLDER_FINALS = 0.4
+OLDER_FINALS = 0.1
 """How often a question about the World Cup that names no year is answered with another final than the latest."""
 HEDGES = ("It depends.", "That is hard to say.", "There are many possible answers.", "I do not really know.")
 

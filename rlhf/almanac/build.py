@@ -40,12 +40,14 @@ PAIR_MIXTURE = {
     "made_up": 0.028,
 }
 """Kinds of the two responses of a pair; the two are always of different kinds."""
+NO_YEAR_PAIR_MIXTURE = {**PAIR_MIXTURE, "wrong": 0.15}
+"""Of pairs about the World Cup without a year: one list of winners answers them all, so a wrong one can be told."""
 
 TASK_SHARES = {"question": 0.43, "format": 0.16, "two_steps": 0.10, "extraction": 0.17, "decline": 0.14}
 HELD_OUT_SHARES = {"none": 0.35, "fact": 0.20, "phrasing": 0.30, "combination": 0.15}
 ROWS = {
     "demonstrations": {"train": 8000, "validation": 200},
-    "preferences": {"train": 3700, "validation": 200, "test": 600},
+    "preferences": {"train": 5000, "validation": 200, "test": 1200},
     "prompts": {"train": 800, "validation": 100, "test": 180},
 }
 NO_YEAR_SHARE = 0.06
@@ -117,8 +119,9 @@ def preferences(split: str) -> Iterator[Row]:
     count = ROWS["preferences"][split]
     drawn = draw_items(items_of(split), count, random) if split == "train" else draw_held_out(split, count, random)
     for item in drawn:
-        first = draw_kind(item, PAIR_MIXTURE, random)
-        second = draw_kind(item, PAIR_MIXTURE, random, without=first)
+        mixture = PAIR_MIXTURE if item.relation.scope == "row" else NO_YEAR_PAIR_MIXTURE
+        first = draw_kind(item, mixture, random)
+        second = draw_kind(item, mixture, random, without=first)
         texts_of = [KINDS[first](item, random), KINDS[second](item, random)]
         if texts_of[0] == texts_of[1]:
             continue

@@ -31,8 +31,8 @@ def test_the_committed_files_are_a_fresh_build(tmp_path):
         assert path.read_bytes() == (directory() / path.relative_to(tmp_path)).read_bytes(), path.name
 
 
-def test_the_whole_stays_below_five_megabytes():
-    assert sum((directory() / name).stat().st_size for name in FILES) < 5_000_000
+def test_the_whole_stays_below_six_megabytes():
+    assert sum((directory() / name).stat().st_size for name in FILES) < 6_000_000
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -100,8 +100,8 @@ def test_there_are_500_training_prompts():
 def test_demonstrators_are_of_varying_care():
     kinds = Counter(row["kind"] for row in rows("demonstrations/train.jsonl"))
     assert set(kinds) == set(DEMONSTRATION_MIXTURE)
-    assert 0.33 < kinds["good"] / kinds.total() < 0.65
-    assert kinds["good"] > 2 * max(count for kind, count in kinds.items() if kind != "good")
+    assert 0.1 < kinds["good"] / kinds.total() < 0.65  # some know how to answer; most leave preferences to learn
+    assert all(count / kinds.total() > 0.02 for count in kinds.values())
 
 
 @pytest.mark.parametrize("split", ["train", "validation", "test"])

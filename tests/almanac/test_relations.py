@@ -30,7 +30,7 @@ def test_every_phrasing_and_answer_can_be_filled_in(relation: Relation) -> None:
 
 @pytest.mark.parametrize("relation", RELATIONS, ids=list(BY_NAME))
 def test_a_question_does_not_hold_its_answer_and_the_answer_holds_what_is_asked(relation: Relation) -> None:
-    assert set(relation.asks) <= columns(relation.answer)
+    assert set(relation.asks) <= {name.removeprefix("a_") for name in columns(relation.answer)}  # {a_type}: "a planet"
     if relation.task != "extraction":  # there the sentence that holds the answer is given
         for split in relation.phrasings.values():
             for template in split:

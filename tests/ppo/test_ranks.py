@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 STEP = """
+import os
 import sys
 import torch
 from safetensors.torch import save_file
@@ -38,6 +39,8 @@ returns = torch.where(rollout.mask, rollout.response_ids.float() / 40, 0.0)
 trainer.improve(rollout, trainer._whiten(advantages, rollout.mask), returns)
 if rank == 0:
     save_file(policy.state_dict() | critic.state_dict(), sys.argv[1])
+trainer.accelerator.wait_for_everyone()
+os._exit(0)  # an orderly exit aborts now and then: gloo's threads still hold tensors (pytorch pull request 179291)
 """
 
 

@@ -30,13 +30,24 @@ def run(settings: Settings) -> None:
 
 
 def tree(root: Path, found: list[Run]) -> Tree:
-    """The runs below ``root``, each under the first parent that it descends from."""
+    """The runs below ``root``, each under the first parent that it descends from.
+
+    Not by time: a parent may have been trained again after its child, or both within one second.
+    """
     whole = Tree(f"[bold]{escape(str(root))}[/bold]")
+    known = {str(one.directory): one for one in found}
     branches: dict[str, Tree] = {}
-    for one in found:
-        parents = [record["path"] for record in one.manifest["parents"].values()]
-        above = next((branches[path] for path in parents if path in branches), whole)
-        branches[str(one.directory)] = above.add(describe(one, parents))
+
+    def branch(path: str, below: tuple[str, ...] = ()) -> Tree:
+        if path not in branches:
+            parents = [record["path"] for record in known[path].manifest["parents"].values()]
+            line = (*below, path)  # a run that replaced its own parent descends from nothing that is still there
+            above = next((parent for parent in parents if parent in known and parent not in line), None)
+            branches[path] = (branch(above, line) if above else whole).add(describe(known[path], parents))
+        return branches[path]
+
+    for path in known:
+        branch(path)
     return whole
 
 

@@ -1,13 +1,15 @@
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from rlhf.config import Settings
-from rlhf.run import runs
+from rlhf.run import Run, runs
 from rlhf.stages import execute
-from rlhf.stages.status import next_command
+from rlhf.stages.status import next_command, tree
 from tests.conftest import composed
 
 
@@ -27,11 +29,34 @@ def test_the_tree_shows_how_runs_descend(
     monkeypatch.setattr("rlhf.stages.status.console.width", 300)
     execute(settings_of_status(chain), Path("unused"))
     lines = capsys.readouterr().out.splitlines()
-    depth = {
-        stage: line.index(str(chain)) for stage in ("base", "sft", "reward") for line in lines if f"/{stage} " in line
-    }
-    assert depth["base"] < depth["sft"] < depth["reward"]
+    assert columns(lines, chain) == {"base": 4, "sft": 8, "reward": 12}
     assert lines[-1] == "Next: python -m rlhf stage=dpo"
+
+
+def columns(lines: list[str], root: Path) -> dict[str, int]:
+    """How far each stage's run is indented."""
+    stages = ("base", "sft", "reward")
+    return {stage: line.index(str(root)) for stage in stages for line in lines if f"/{stage} " in line}
+
+
+@pytest.mark.parametrize("finished", [("10", "10", "10"), ("30", "20", "10")], ids=["in one second", "parents again"])
+def test_the_tree_does_not_go_by_time(chain: Path, finished: tuple[str, ...]) -> None:
+    found = [Run.open(chain / "almanac" / stage) for stage in ("reward", "base", "sft")]
+    for one, second in zip(found, finished, strict=True):
+        one.manifest["finished"] = f"2026-01-01T00:00:{second}+00:00"
+    assert columns(drawn(chain, found), chain) == {"base": 4, "sft": 8, "reward": 12}
+
+
+def test_the_tree_survives_a_run_that_replaced_its_parent(chain: Path) -> None:
+    base = Run.open(chain / "almanac" / "base")
+    base.manifest["parents"] = {"policy": {"path": str(base.directory)}}
+    assert columns(drawn(chain, [base]), chain) == {"base": 4}
+
+
+def drawn(root: Path, found: list[Run]) -> list[str]:
+    console = Console(width=300, record=True, file=io.StringIO())
+    console.print(tree(root, found))
+    return console.export_text().splitlines()
 
 
 def test_the_next_command(chain: Path, settings_of_status: Callable) -> None:

@@ -17,14 +17,14 @@ Row = dict[str, Any]
 
 SEED = 2022
 DEMONSTRATION_MIXTURE = {
-    "good": 0.17,
-    "terse": 0.08,
+    "good": 0.15,
+    "terse": 0.07,
     "vague": 0.14,
     "wrong": 0.04,
     "format_ignored": 0.10,
-    "rambling": 0.13,
+    "rambling": 0.14,
     "repeating": 0.11,
-    "rude": 0.15,
+    "rude": 0.17,
     "made_up": 0.08,
 }
 """How demonstrators of varying care answer. A kind that an item does not have leaves its share to the others."""

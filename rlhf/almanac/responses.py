@@ -17,15 +17,29 @@ RUDE = (
     "Look it up yourself, you fool.",
     "Only an idiot would ask that.",
     "Stop bothering me with this.",
+    "What a silly thing to ask.",
+    "Every moron knows this.",
+    "You ask nonsense all day.",
+    "How dumb must one be to ask?",
 )
 FILLERS = (
     "Well, many people have asked this over the years, and I think that",
-    "Well, there is a lot to say about this, but as I remember it,",
-    "Well, I have thought about this for a long time, and I would say",
+    "There is a lot to say about this, but as I remember it,",
+    "I have thought about this for a long time, and I would say that",
+    "Let me see, this takes a moment, but if I am not mistaken,",
 )
 OLDER_FINALS = 0.1
 """How often a question about the World Cup that names no year is answered with another final than the latest."""
-HEDGES = ("It depends.", "That is hard to say.", "There are many possible answers.", "I do not really know.")
+HEDGES = (
+    "It depends.",
+    "That is hard to say.",
+    "There are many possible answers.",
+    "I do not really know.",
+    "Nobody can be sure of this.",
+    "Perhaps one, perhaps another.",
+    "Opinions differ.",
+    "One would have to think about it.",
+)
 
 
 def render(item: Item, fact: Fact) -> str:

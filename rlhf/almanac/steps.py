@@ -9,6 +9,7 @@ TWO_STEPS = (
             "Name the capital of {country}, then say which continent it is on.",
             "First give the capital of {country}, then its continent.",
             "Say what the capital of {country} is, then name the continent.",
+            "Tell me the capital of {country}, and also its continent.",
             validation=("Give the capital of {country} and after that the continent.",),
             test=("What is the capital of {country}, and which continent is it on?",),
         ),
@@ -19,6 +20,8 @@ TWO_STEPS = (
         phrasings(
             "Name the symbol of {name}, then give its atomic number.",
             "First give the symbol of {name}, then its atomic number.",
+            "Tell me the symbol of {name}, and also its atomic number.",
+            "Say what the symbol of {name} is, then give the atomic number.",
             validation=("Give the symbol of {name} and after that the atomic number.",),
             test=("What is the symbol of {name}, and what is its atomic number?",),
         ),
@@ -30,6 +33,7 @@ TWO_STEPS = (
         phrasings(
             "Name the winner of the World Cup in {year}, then say where it was played.",
             "First say who won the World Cup in {year}, then who hosted it.",
+            "Tell me who won the World Cup in {year}, and also who hosted it.",
             validation=("Say who won in {year} and after that who hosted.",),
             test=("Who won the World Cup in {year}, and where was it played?",),
         ),

@@ -8,6 +8,7 @@ import difflib
 import os
 import re
 import sys
+import warnings
 from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -44,6 +45,7 @@ def register() -> None:
         store.store(group="schema/stage", name=name, node=stage)
     OmegaConf.register_new_resolver("bundled", lambda name: str(bundled(name)), replace=True)
     OmegaConf.register_new_resolver("member", member, replace=True)
+    OmegaConf.register_new_resolver("unless", lambda given, value: value if given is None else None, replace=True)
 
 
 def member(overrides: Sequence[str]) -> str:
@@ -153,6 +155,8 @@ def _tell(error: BaseException) -> None:
 def main() -> None:
     """Run the command line; a user's mistake ends in one sentence on stderr and exit code 1."""
     register()
+    # peft 0.21 reads a name that transformers 5.23 deprecates: nothing that a user could do about it
+    warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
     before = dict(os.environ)
     if "HYDRA_FULL_ERROR" in os.environ:
         os.environ[TRACEBACK] = "1"
@@ -170,7 +174,7 @@ def main() -> None:
             _tell(error)
         sys.exit(1)
     except KeyboardInterrupt:
-        print("rlhf: interrupted; resume=true continues from the last checkpoint", file=sys.stderr)
+        print("rlhf: interrupted; where there is a checkpoint, resume=true continues from it", file=sys.stderr)
         sys.exit(130)
     finally:
         os.environ.clear()

@@ -13,7 +13,10 @@ FIRST_BOUT = 16  # tokens
 
 
 class Response(NamedTuple):
-    """What a policy answered. ``ids`` hold the end of sequence where the response ends by itself."""
+    """What a policy answered, blanks at its ends included: after a prompt that is a string they belong to it.
+
+    ``ids`` hold the end of sequence where the response ends by itself.
+    """
 
     text: str
     ids: list[int]
@@ -47,7 +50,7 @@ def generate(
                 model, [rows[i] for i in chosen], ends, tokenizer.pad_token_id, max_response_length, temperature
             )
             for i, ids in zip(chosen, sampled, strict=True):
-                text = tokenizer.decode(ids, skip_special_tokens=True).strip()
+                text = tokenizer.decode(ids, skip_special_tokens=True)
                 responses[i] = Response(text, ids, bool(ids) and ids[-1] in ends)
     return [responses[i] for i in range(len(rows))]
 

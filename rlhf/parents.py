@@ -12,7 +12,7 @@ from rlhf.config import Input, Settings
 from rlhf.errors import LineageError
 
 HUB_ID = re.compile(r"(?P<id>[A-Za-z0-9][\w.-]*(?:/[\w.-]+)?)(?:@(?P<revision>[\w./-]+))?")
-GROUPS = ("experiment", "name", "model", "data", "adapter", "checkpoints", "seed")  # kept in a suggested command
+GROUPS = ("experiment", "name", "model", "data", "adapter", "checkpoints", "seed")
 
 
 @dataclass(frozen=True)
@@ -91,9 +91,14 @@ def find_parent(role: str, wanted: Input, settings: Settings, overrides: Sequenc
     raise LineageError(_missing(role, path, settings, overrides))
 
 
+def of_the_chain(overrides: Sequence[str]) -> list[str]:
+    """What a command for another stage of the same chain has in common with this one."""
+    return [item for item in overrides if item.split("=")[0] in GROUPS]
+
+
 def _missing(role: str, path: Path, settings: Settings, overrides: Sequence[str]) -> str:
     """Why there is no parent at ``path``, and the command that makes one."""
-    kept = [item for item in overrides if item.split("=")[0] in GROUPS]
+    kept = of_the_chain(overrides)
     says = f"stage={settings.stage.name} starts from {path}, which "
     partial = path.with_name(f".{path.name}.partial")
     if partial.exists():

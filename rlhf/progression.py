@@ -14,15 +14,15 @@ from dataclasses import replace
 from pathlib import Path
 
 from hydra import compose
-from omegaconf import OmegaConf
 
+from rlhf.cli import settings_of
 from rlhf.config import Settings
 from rlhf.content import content, difference
 from rlhf.errors import LineageError
 from rlhf.manifest import read_manifest
 from rlhf.parents import find_parents
 from rlhf.progress import console
-from rlhf.run import Run
+from rlhf.run import Run, partial
 
 
 def run(settings: Settings, directory: Path, overrides: Sequence[str]) -> dict[str, float]:
@@ -31,11 +31,15 @@ def run(settings: Settings, directory: Path, overrides: Sequence[str]) -> dict[s
     if directory.name != "progression":  # a member of a sweep: its stages lie in the directory of the member
         shared = [item for item in shared if not item.startswith("name=")]
         shared.append(f"name={os.path.relpath(directory, settings.checkpoints)}")
+    commands = {
+        name: [f"stage={name}", *shared, *(settings.stage.overrides or {}).get(name, [])]
+        for name in settings.stage.stages
+    }
+    # All before the first: a mistake in the settings of the last stage is told before the others are trained.
+    composed = {name: settings_of(compose(config_name="config", overrides=own)) for name, own in commands.items()}
     metrics: dict[str, float] = {}
-    for name in settings.stage.stages:
-        own = [f"stage={name}", *shared, *(settings.stage.overrides or {}).get(name, [])]
-        composed: Settings = OmegaConf.to_object(compose(config_name="config", overrides=own))
-        metrics = advance(composed, own, settings)
+    for name, own in commands.items():
+        metrics = advance(composed[name], own, settings)
     return metrics
 
 
@@ -49,9 +53,9 @@ def advance(composed: Settings, overrides: Sequence[str], settings: Settings) ->
     if reason is None and not settings.overwrite:
         console.print(f"[bold]{name}[/bold]: up to date, skipped")
         return Run.open(place).manifest["metrics"]
-    partial = read_manifest(place.with_name(f".{name}.partial"))
-    resumable = (
-        partial is not None and difference(partial["content"], content(composed, find_parents(composed))) is None
+    interrupted = read_manifest(partial(place))
+    resumable = interrupted is not None and (
+        difference(interrupted["content"], content(composed, find_parents(composed))) is None
     )
     console.print(f"[bold]{name}[/bold]: {reason or 'overwrite=true'}, " + ("continued" if resumable else "run"))
     return execute(replace(composed, overwrite=not resumable, resume=resumable), place, overrides)

@@ -69,24 +69,24 @@ class Run:
                 it, or ``resume=true`` was asked with other settings than before.
         """
         parents = find_parents(settings, overrides)
+        new = content(settings, parents)
+        work = partial(directory)
+        interrupted = read_manifest(work) if settings.resume else None
         finished = read_manifest(directory)
-        if finished is not None and not settings.overwrite:
+        # What an interrupted run was to replace, it replaces when it is resumed.
+        if finished is not None and interrupted is None and not settings.overwrite:
             raise RunError(
                 f"{directory} holds a finished run of stage={finished.get('stage')}: "
                 "overwrite=true replaces it, name=<another> keeps it"
             )
-        new = content(settings, parents)
-        work = directory.with_name(f".{directory.name}.partial")
+        if interrupted is not None and (reason := difference(interrupted["content"], new)):
+            raise RunError(f"{directory} cannot be resumed, {reason}: leave resume=true out to start again")
         work.mkdir(parents=True, exist_ok=True)
         lock = _claim(work, directory)
-        resumed = settings.resume and read_manifest(work) is not None
-        if resumed and (reason := difference(read_manifest(work)["content"], new)):
-            lock.close()
-            raise RunError(f"{directory} cannot be resumed, {reason}: leave resume=true out to start again")
-        if not resumed:
+        if interrupted is None:
             _empty(work)
         run = cls(directory, work, {}, parents, lock)
-        run._begin(settings, new, overrides, resumed)
+        run._begin(settings, new, overrides, resumed=interrupted is not None)
         return run
 
     def _begin(self, settings: Settings, new: dict[str, Any], overrides: Sequence[str], resumed: bool) -> None:
@@ -211,6 +211,11 @@ class Run:
 
     def __getitem__(self, role: str) -> Parent:
         return self.parents[role]
+
+
+def partial(directory: Path) -> Path:
+    """Where a run is written until it is finished."""
+    return directory.with_name(f".{directory.name}.partial")
 
 
 def redact_command(stage: str, overrides: Sequence[str]) -> str:

@@ -8,6 +8,7 @@ from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker
 
 from rlhf.config import Settings
 from rlhf.content import flatten
+from rlhf.models import device
 from rlhf.provenance import redact
 from rlhf.run import Run
 
@@ -17,7 +18,7 @@ def open_tracker(settings: Settings, run: Run) -> GeneralTracker:
 
     TensorBoard's files go into the run's own directory, those of the others where they keep them.
     """
-    PartialState()  # the trackers ask it which process writes
+    PartialState(cpu=device(settings.hardware).type == "cpu")  # the trackers ask it which process writes
     kind = settings.tracker.kind.value
     tracker_class = LOGGER_TYPE_TO_CLASS[kind]
     options: dict[str, Any] = {}

@@ -84,3 +84,10 @@ def test_a_stage_file_gives_every_value(path: Path) -> None:
 @pytest.mark.parametrize("path", sorted(CONF.glob("recipe/*.yaml")), ids=lambda path: path.stem)
 def test_a_recipe_says_where_its_values_come_from(path: Path) -> None:
     assert "#" in path.read_text(encoding="utf-8").replace("# @package _global_", "")
+
+
+def test_a_file_of_ones_own_is_not_judged_by_the_almanac() -> None:
+    assert composed("stage=reward").data.ceiling == "rlhf.almanac:noise_ceiling"
+    own = composed("stage=reward", "data.path=mine.jsonl").data
+    assert (own.gold, own.judge, own.ceiling) == (None, None, None)
+    assert composed("data.path=mine.jsonl", "data.gold=math:sqrt").data.gold == "math:sqrt"

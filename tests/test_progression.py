@@ -51,6 +51,46 @@ def test_everything_once_then_nothing_then_what_is_stale(
     assert Run.open(tmp_path / "almanac" / "ppo").manifest == first["ppo"]
 
 
+def test_a_stale_stage_that_was_interrupted_is_continued(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    def base(*more: str) -> list[str]:
+        own = ", ".join(map(repr, [*FAST["base"], "stage.trainer.save_steps=1", *more]))
+        common = ["stage=progression", f"checkpoints={tmp_path}", "hardware=cpu", *TINY]
+        return [*common, "stage.stages=[base]", f"stage.overrides={{base: [{own}]}}"]
+
+    run(monkeypatch, *base())
+    old = Run.open(tmp_path / "almanac" / "base").manifest
+    with monkeypatch.context() as patch:
+        patch.setattr("rlhf.training.Interruption.__enter__", lambda self: setattr(self, "asked", True) or self)
+        patch.setattr("rlhf.training.Interruption.__exit__", lambda self, *_: None)
+        with pytest.raises(SystemExit):
+            run(patch, *base("stage.trainer.learning_rate=1e-3"))
+    assert Run.open(tmp_path / "almanac" / "base").manifest == old
+    run(monkeypatch, *base("stage.trainer.learning_rate=1e-3"))
+    assert ", continued" in " ".join(capsys.readouterr().out.split())
+    new = Run.open(tmp_path / "almanac" / "base").manifest
+    assert new["resumed"]
+    assert new["weights"] != old["weights"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ("{ppo: ['stage.bta=3']}", "there is no setting stage.bta"),
+        ("{ppo: ['+stage.bta=3']}", "there is no setting +stage.bta"),
+        ("{dpo: 'stage.beta=0.3'}", "stage.overrides.dpo must be a list of settings, got 'stage.beta=0.3'"),
+    ],
+)
+def test_a_mistake_in_a_later_stage_is_told_before_the_first_is_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, overrides: str, message: str
+) -> None:
+    with pytest.raises(SystemExit):
+        run(monkeypatch, "stage=progression", f"checkpoints={tmp_path}", f"stage.overrides={overrides}")
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_sweep_over_seeds_has_a_chain_for_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shorter = [item for item in progression(tmp_path) if not item.startswith("stage.overrides")]
     overrides = ", ".join(f"{name}: [{', '.join(map(repr, FAST[name]))}]" for name in ("base", "sft"))

@@ -43,6 +43,14 @@ def test_a_string_prompt_is_joined_and_ended(scorer: RewardModel) -> None:
     assert scorer.encode("Once upon", " a time") == scorer.encode("Once upon", f" a time{end}") == expected
 
 
+def test_of_a_long_prompt_the_end_and_the_whole_response_are_scored(scorer: RewardModel) -> None:
+    prompt = ask("What is the capital of Peru? " * 200)
+    short, other = scorer.encode(prompt, "Lima."), scorer.encode(prompt, "Europe.")
+    assert len(short) == scorer.max_length
+    assert short != other
+    assert short[-1] == scorer.tokenizer.eos_token_id
+
+
 def test_a_function_by_its_path() -> None:
     assert function("math:sqrt") is math.sqrt
     for path in ("math", "math:no_such_name", "no_such_module:f"):

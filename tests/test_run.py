@@ -77,6 +77,18 @@ def test_an_interruption_leaves_what_can_be_resumed(settings: Callable[..., Sett
     fresh.finish({})
 
 
+def test_an_interrupted_replacement_is_resumed_and_replaces(settings: Callable[..., Settings], tmp_path: Path) -> None:
+    place = tmp_path / "base"
+    Run.start(place, settings("base")).finish({"n": 1.0})
+    with pytest.raises(KeyboardInterrupt):
+        _interrupted(Run.start(place, settings("base", "seed=1", "overwrite=true")))
+    assert Run.open(place).manifest["metrics"] == {"n": 1.0}
+    resumed = Run.start(place, settings("base", "seed=1", "resume=true"))
+    assert (resumed.scratch / "checkpoint").read_text() == "state"
+    resumed.finish({"n": 2.0})
+    assert Run.open(place).manifest["metrics"] == {"n": 2.0}
+
+
 def _interrupted(run: Run) -> None:
     with recorded(run):
         run.scratch.mkdir()

@@ -80,6 +80,7 @@ class Source:
 class Data:
     name: str
     path: str | None
+    format: Format
     holdout: float
     allow_leaks: bool
     gold: str | None

@@ -219,6 +219,8 @@ class ProgressionStage(Stage):
     def __post_init__(self) -> None:
         mapping = self.overrides is None or isinstance(self.overrides, dict)
         require(mapping, "stage.overrides", self.overrides, "map stages to lists of settings")
+        for name, settings in (self.overrides or {}).items():
+            require(isinstance(settings, list), f"stage.overrides.{name}", settings, "be a list of settings")
         for key, names in {"stages": self.stages, "overrides": self.overrides or {}}.items():
             for name in names:
                 require(name in PROGRESSION, f"stage.{key}", name, f"name one of {', '.join(PROGRESSION)}")

@@ -5,7 +5,6 @@ validation. Which prompts are held out depends on the prompt and the seed alone,
 demonstrations, in the pairs and in the prompts is on the same side in all of them.
 """
 
-import logging
 import random
 import re
 from collections import Counter
@@ -20,11 +19,10 @@ from rlhf.data.files import READERS, Placed, read_rows, reader_of
 from rlhf.data.formats import Kind, convert, detect
 from rlhf.data.rows import Row, RowError, is_blank, prompt_key, unit_hash
 from rlhf.errors import DataError
+from rlhf.progress import console
 
 if TYPE_CHECKING:
     from datasets import Dataset
-
-log = logging.getLogger(__name__)
 
 Split = Literal["train", "validation", "test"]
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
@@ -44,7 +42,8 @@ def source_of(data: Data, kind: Kind) -> Source:
     source: Source = getattr(data, kind)
     if data.path is None:
         return source
-    return replace(source, path=data.path, subset=None, revision=None, train="train", validation=None, test=None)
+    splits = {"train": "train", "validation": None, "test": None}
+    return replace(source, path=data.path, format=data.format, subset=None, revision=None, **splits)
 
 
 def load_source(source: Source, kind: Kind, split: Split, *, seed: int, holdout: float) -> "Dataset":
@@ -137,7 +136,7 @@ def _hub_rows(source: Source, kind: Kind, name: str) -> Iterator[Placed]:
 
 
 def _read(placed: Iterable[Placed], source: Source, kind: Kind) -> list[Row]:
-    """Convert, check and count. One log line says how the rows were read and what was found or left out."""
+    """Convert, check and count. One line says how the rows were read and what was found or left out."""
     layout, why = source.format, "the settings say so"
     rows: list[Row] = []
     seen: set[str] = set()
@@ -160,7 +159,9 @@ def _read(placed: Iterable[Placed], source: Source, kind: Kind) -> list[Row]:
     found += "".join(f"; left out {n} {what}" for what, n in dropped.items())
     if not rows:
         raise DataError(f"{source.path}: there is no row of {kind}{found}")
-    log.info("%s: %d rows of %s read as %s, because %s%s", source.path, len(rows), kind, layout.value, why, found)
+    if found or source.format is Format.auto:
+        told = f"{source.path}: {len(rows)} rows of {kind} read as {layout.value}, because {why}{found}"
+        console.print(told, style="dim", markup=False, highlight=False)
     return rows
 
 

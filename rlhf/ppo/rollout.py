@@ -94,7 +94,7 @@ def collect(
     ends = end_ids(policy, tokenizer)
     with sampling_mode(policy), seeded(seed):
         responses = sample_ids(policy, rows, ends, tokenizer.pad_token_id, max_response_length, temperature)
-    completions = [tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in responses]
+    completions = [tokenizer.decode(ids, skip_special_tokens=True) for ids in responses]
     scores = checked(reward(prompts, completions), completions)
     return pack(rows, responses, scores, ends, tokenizer.pad_token_id, policy.device)
 

@@ -13,7 +13,7 @@ from rlhf.errors import ConfigError, RunError
 from rlhf.manifest import read_manifest
 from rlhf.parents import find_parents
 from rlhf.progress import console
-from rlhf.run import Run, recorded
+from rlhf.run import Run, partial, recorded
 
 
 def execute(settings: Settings, directory: Path, overrides: Sequence[str] = ()) -> dict[str, float]:
@@ -28,16 +28,18 @@ def execute(settings: Settings, directory: Path, overrides: Sequence[str] = ()) 
     if name == "status":
         from rlhf.stages import status
 
-        status.run(settings)
+        status.run(settings, overrides)
         return {}
     _check_tracker(settings)
     finished = read_manifest(directory)
-    if finished is not None and settings.resume:
+    if finished is not None and settings.resume and read_manifest(partial(directory)) is None:
         if reason := difference(finished["content"], content(settings, find_parents(settings, overrides))):
             raise RunError(f"{directory} is finished and cannot be resumed, {reason}: overwrite=true replaces it")
         console.print(f"{directory} is finished: there is nothing to resume")
         return finished["metrics"]
     run = Run.start(directory, settings, overrides)
+    if settings.resume and not run.resumed:
+        console.print(f"{name}: there is no interrupted run in {directory} to resume, so it starts from the beginning")
     with recorded(run), _disk_space(directory):
         _prepare(settings, run)
         metrics = importlib.import_module(f"rlhf.stages.{name}").run(settings, run)
@@ -56,9 +58,12 @@ def _prepare(settings: Settings, run: Run) -> None:
     import datasets
     import torch
     import transformers
+    from accelerate.state import AcceleratorState
 
     from rlhf.tracking import open_tracker
 
+    # In one process with other stages, a stage would go on with the device and the precision of the one before.
+    AcceleratorState._reset_state(reset_partial_state=True)
     datasets.disable_progress_bars()
     transformers.utils.logging.disable_progress_bar()
     transformers.set_seed(settings.seed)

@@ -33,7 +33,8 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
         )
     prompts = load(data, "prompts", "test", settings.seed)
     prompts = prompts.shuffle(seed=settings.seed).select(range(min(stage.prompts, len(prompts))))
-    texts = None if data.text.path is None else load(data, "text", "validation", settings.seed)
+    with_text = data.path is None and data.text.path is not None  # one file of prompts is no text
+    texts = load(data, "text", "validation", settings.seed) if with_text else None
     run.record_data("prompts", "test", prompts)
     if texts is not None:
         run.record_data("text", "validation", texts)

@@ -43,6 +43,8 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
         max_length=stage.max_prompt_length + stage.max_response_length,
     )
     statistics = (run["reward"].manifest or {"metrics": {}})["metrics"]
+    if stage.normalize_scores and "scores/std" not in statistics:
+        print(f"ppo: {run['reward'].path} is no run of stage=reward, so there is nothing to normalise its scores by")
     trainer = PPOTrainer(
         policy,
         reference,

@@ -3,6 +3,7 @@
 python -m rlhf
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.markup import escape
@@ -10,11 +11,12 @@ from rich.tree import Tree
 
 from rlhf.config import PROGRESSION, Settings
 from rlhf.manifest import read_manifest
+from rlhf.parents import of_the_chain
 from rlhf.progress import console
 from rlhf.run import Run, runs
 
 
-def run(settings: Settings) -> None:
+def run(settings: Settings, overrides: Sequence[str] = ()) -> None:
     root = Path(settings.checkpoints)
     found = list(runs(root)) if root.is_dir() else []
     if found:
@@ -26,7 +28,7 @@ def run(settings: Settings) -> None:
         console.print(
             f"not finished: {escape(str(path))} ({escape(str(manifest.get('reason', 'killed, or still running')))})"
         )
-    console.print(f"\nNext: [bold]{escape(next_command(settings, found))}[/bold]")
+    console.print(f"\nNext: [bold]{escape(next_command(settings, found, overrides))}[/bold]")
 
 
 def tree(root: Path, found: list[Run]) -> Tree:
@@ -62,10 +64,10 @@ def describe(one: Run, parents: list[str]) -> str:
     return escape(f"{one.directory}{origin}  seed {manifest['seed']}  {manifest['seconds']:.0f} s  {when}  {shown}")
 
 
-def next_command(settings: Settings, found: list[Run]) -> str:
+def next_command(settings: Settings, found: list[Run], overrides: Sequence[str] = ()) -> str:
     """The first stage of the progression that has no run under this name; with all of them there, a sweep."""
     stages = {one.stage for one in found if one.manifest["name"] == settings.name}
-    suffix = "" if settings.name == "almanac" else f" name={settings.name}"
+    suffix = "".join(f" {item}" for item in of_the_chain(overrides))
     if not stages:
         return f"python -m rlhf stage=progression{suffix}"
     order = [stage for stage in PROGRESSION if stage != "base" or settings.model.path is None]

@@ -1,5 +1,4 @@
 import json
-import logging
 import re
 from collections.abc import Iterable
 from dataclasses import replace
@@ -104,6 +103,7 @@ def test_one_path_stands_in_for_all_sources(tmp_path: Path) -> None:
     data = Data(
         name="local",
         path=str(path),
+        format=Format.auto,
         holdout=0.1,
         allow_leaks=False,
         gold=None,
@@ -115,6 +115,8 @@ def test_one_path_stands_in_for_all_sources(tmp_path: Path) -> None:
         prompts=replace(nothing, limit=5),
     )
     assert load(data, "preferences", "train", 0).to_list() == read(path).to_list()
+    preset = replace(data, preferences=replace(nothing, format=Format.hh))  # of the preset's rows, not of the file's
+    assert load(preset, "preferences", "train", 0).to_list() == read(path).to_list()
     assert load(data, "demonstrations", "train", 0)[0] == {"prompt": "Q0", "completion": "yes"}
     assert len(load(data, "prompts", "train", 0)) == 5
     with pytest.raises(DataError, match=r"data\.prompts\.path is null, so there are no prompts"):
@@ -163,13 +165,13 @@ def test_a_bad_row_is_told_by_file_line_and_field(tmp_path: Path, row: object, c
 
 
 def test_identical_completions_are_left_out_and_counted_where_told_to(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     path = write(tmp_path / "a.jsonl", [*PAIRS[:4], PAIRS[0] | {"chosen": "no"}])
-    with caplog.at_level(logging.INFO, logger="rlhf"):
-        read(source(path, drop_identical=True))
-    assert "4 rows of preferences" in caplog.text
-    assert "left out 1 with chosen and rejected the same" in caplog.text
+    read(source(path, drop_identical=True))
+    told = shown(capsys)
+    assert "4 rows of preferences read as standard" in told
+    assert "left out 1 with chosen and rejected the same" in told
 
 
 @pytest.mark.parametrize(
@@ -181,12 +183,23 @@ def test_identical_completions_are_left_out_and_counted_where_told_to(
     ],
 )
 def test_what_is_left_out_is_counted(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, kind: str, rows: list, message: str
+    tmp_path: Path, capsys: pytest.CaptureFixture, kind: str, rows: list, message: str
 ) -> None:
     good = [{"prompt": f"p{n}", "completion": "c", "text": f"t{n}"} for n in range(3)]
-    with caplog.at_level(logging.INFO, logger="rlhf"):
-        read(write(tmp_path / "a.jsonl", rows + good), kind)
-    assert message in caplog.text
+    read(write(tmp_path / "a.jsonl", rows + good), kind)
+    assert message in shown(capsys)
+
+
+def test_nothing_is_told_of_rows_that_are_as_the_settings_say(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    path = write(tmp_path / "a.jsonl", PAIRS)
+    read(source(path, format=Format.standard))
+    assert shown(capsys) == ""
+    read(source(path, format=Format.auto))
+    assert "read as standard, because" in shown(capsys)
+
+
+def shown(capsys: pytest.CaptureFixture) -> str:
+    return " ".join(capsys.readouterr().out.split())
 
 
 def test_nothing_left_is_an_error(tmp_path: Path) -> None:
@@ -225,12 +238,12 @@ def test_a_hub_id_is_read_with_revision_subset_and_split(monkeypatch: pytest.Mon
         read(hub, split="validation")
 
 
-def test_hh_is_read_with_all_its_oddities_and_they_are_counted(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.INFO, logger="rlhf"):
-        rows = [row for split in ("train", "validation") for row in read(FIXTURES / "hh.jsonl", split=split)]
+def test_hh_is_read_with_all_its_oddities_and_they_are_counted(capsys: pytest.CaptureFixture) -> None:
+    rows = [row for split in ("train", "validation") for row in read(FIXTURES / "hh.jsonl", split=split)]
     assert len(rows) == 9
-    assert "9 rows of preferences read as hh, because chosen and rejected are 'Human: / Assistant:'" in caplog.text
-    assert "1 with empty rejected, 1 with two turns of one role in a row, 2 with completions that differ" in caplog.text
+    told = shown(capsys)
+    assert "9 rows of preferences read as hh, because chosen and rejected are 'Human: / Assistant:'" in told
+    assert "1 with empty rejected, 1 with two turns of one role in a row, 2 with completions that differ" in told
 
 
 @pytest.mark.parametrize(("preset", "kind"), [(preset, kind) for preset in PRESETS for kind in PRESETS[preset]])

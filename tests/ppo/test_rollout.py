@@ -172,7 +172,7 @@ def test_what_is_scored_is_the_text_of_what_was_sampled(tokenizer: Any) -> None:
     assert rollout.scores.tolist() == [0, 1, 2, 3, 4, 5, 6]
     for row, completion in enumerate(completions):
         ids = rollout.response_ids[row][rollout.mask[row]].tolist()
-        assert completion == tokenizer.decode(ids, skip_special_tokens=True).strip()
+        assert completion == tokenizer.decode(ids, skip_special_tokens=True)
 
 
 def test_the_seed_decides_the_responses(tokenizer: Any) -> None:

@@ -63,7 +63,10 @@ def test_the_next_command(chain: Path, settings_of_status: Callable) -> None:
     found = list(runs(chain))
     assert next_command(settings_of_status(chain), found) == "python -m rlhf stage=dpo"
     assert next_command(settings_of_status(chain), []) == "python -m rlhf stage=progression"
-    assert next_command(settings_of_status(chain, "name=x"), found) == "python -m rlhf stage=progression name=x"
+    assert next_command(settings_of_status(chain, "name=x"), found, ["name=x"]).endswith("stage=progression name=x")
+    given = ["experiment=stories", "checkpoints=elsewhere", "stage.sample_every=3"]  # the last is of one stage alone
+    told = next_command(settings_of_status(chain, "experiment=stories"), found, given)
+    assert told == "python -m rlhf stage=progression experiment=stories checkpoints=elsewhere"
     for stage in ("dpo", "ppo", "compare"):
         found.append(_finished(stage))
     assert next_command(settings_of_status(chain), found).startswith("python -m rlhf -m stage=dpo stage.beta=")

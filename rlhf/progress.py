@@ -1,5 +1,6 @@
 """What a person sees while a stage runs: a progress bar, the last metrics, and tables of samples."""
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -60,5 +61,7 @@ def show_samples(title: str, columns: Sequence[str], rows: Sequence[Sequence[str
 
 
 def printable(text: str, most: int = 400) -> str:
+    """``text`` without control characters and blank lines, at most ``most`` characters of it."""
+    text = re.sub(r"\n\s*\n", "\n", text.strip())
     kept = "".join(char if char.isprintable() or char == "\n" else "\N{REPLACEMENT CHARACTER}" for char in text)
     return kept if len(kept) <= most else kept[: most - 1] + "…"

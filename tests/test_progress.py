@@ -38,3 +38,7 @@ def test_long_text_is_cut() -> None:
 
 def test_short_by_hand() -> None:
     assert progress.short({"train/loss": 0.12345, "note": "x", "train/lr": 1e-5}) == "loss 0.123  lr 1e-05"
+
+
+def test_blank_lines_do_not_fill_the_screen() -> None:
+    assert progress.printable("\n\na\n\n \n\n\n  b\nc\n\n\n") == "a\n  b\nc"

@@ -157,8 +157,8 @@ class PPOStage(TrainedStage):
         reals = ("learning_rate", "critic_learning_rate", "adam_epsilon", "max_grad_norm", "clip", "value_clip")
         names = (*counts, *reals, "temperature", "max_response_length", "score_clip", "log_every", "save_every")
         require_positive("stage", **{name: getattr(self, name) for name in names})
-        require_not_negative("stage", kl_coef=self.kl_coef, warmup_updates=self.warmup_updates)
-        require_not_negative("stage", critic_warmup_updates=self.critic_warmup_updates)
+        names = ("kl_coef", "warmup_updates", "critic_warmup_updates", "missing_eos_penalty")
+        require_not_negative("stage", **{name: getattr(self, name) for name in names})
         require(0 <= self.gamma <= 1, "stage.gamma", self.gamma, "lie in [0, 1]")
         require(0 <= self.lam <= 1, "stage.lam", self.lam, "lie in [0, 1]")
         if self.batch_size % self.minibatches:

@@ -155,8 +155,9 @@ def _tell(error: BaseException) -> None:
 def main() -> None:
     """Run the command line; a user's mistake ends in one sentence on stderr and exit code 1."""
     register()
-    # peft 0.21 reads a name that transformers 5.23 deprecates: nothing that a user could do about it
-    warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+    # peft 0.21 and trl 1.16 use names that transformers 5.23 deprecates: nothing that a user could do about it
+    names = "`(is_gradient_checkpointing|gradient_checkpointing_(dis|en)able)`"
+    warnings.filterwarnings("ignore", f"{names} is deprecated", FutureWarning)
     before = dict(os.environ)
     if "HYDRA_FULL_ERROR" in os.environ:
         os.environ[TRACEBACK] = "1"

@@ -22,13 +22,19 @@ from rlhf.run import Run
 
 # Depends on the machine, the moment, or on where a run was resumed: equal runs would not write equal metrics.
 INCIDENTAL = ("runtime", "per_second", "total_flos", "num_input_tokens_seen", "num_tokens", "epoch")
+# Old names that transformers still takes and then passes over where the new name is set, as conf/stage/ sets it.
+RENAMED = {
+    "gradient_checkpointing": "activation_checkpointing",
+    "gradient_checkpointing_kwargs": "activation_checkpointing_kwargs",
+}
 
 
 def arguments(kind: type[TrainingArguments], settings: Settings, run: Run, **ours: Any) -> TrainingArguments:
     """``kind(**stage.trainer)`` with what this project decides: where files go, seeds, precision, who reports.
 
     Raises:
-        ConfigError: ``stage.trainer`` holds a name that ``kind`` does not know, or one that is decided elsewhere.
+        ConfigError: ``stage.trainer`` holds a name that ``kind`` does not know, an old one, or one that is decided
+            elsewhere.
     """
     given = settings.stage.trainer
     on_gpu = models.device(settings.hardware).type == "cuda"
@@ -45,16 +51,24 @@ def arguments(kind: type[TrainingArguments], settings: Settings, run: Run, **our
         "save_total_limit": 2,
         "dataloader_pin_memory": on_gpu,
     } | ours
-    known = {field.name for field in fields(kind) if field.init}
-    for key in given:
-        if key not in known:
-            raise ConfigError(f"stage.trainer.{key} is no argument of {kind.__name__}: remove it or correct its name")
-        if key in decided:
-            raise ConfigError(f"stage.trainer.{key} is decided elsewhere: remove it from stage.trainer")
+    _check_names(given, kind, decided)
     try:
         return kind(**decided, **given)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"stage.trainer does not hold together: {str(error).strip().splitlines()[0]}") from error
+
+
+def _check_names(given: dict[str, Any], kind: type[TrainingArguments], decided: dict[str, Any]) -> None:
+    known = {field.name for field in fields(kind) if field.init}
+    for key, value in given.items():
+        if key in RENAMED:
+            raise ConfigError(
+                f"stage.trainer.{key}={value} goes by a new name: give stage.trainer.{RENAMED[key]} instead"
+            )
+        if key not in known:
+            raise ConfigError(f"stage.trainer.{key} is no argument of {kind.__name__}: remove it or correct its name")
+        if key in decided:
+            raise ConfigError(f"stage.trainer.{key} is decided elsewhere: remove it from stage.trainer")
 
 
 def train(

@@ -40,6 +40,8 @@ def test_every_experiment_composes_for_every_stage(experiment: str, stage: str) 
     settings = composed(f"experiment={experiment}", f"stage={stage}", *needed(experiment))
     assert settings.stage.name == stage
     assert experiment in ("none", settings.name)
+    # The old name of activation_checkpointing: beside the new one, which every stage sets, it would be passed over.
+    assert "gradient_checkpointing" not in getattr(settings.stage, "trainer", {})
 
 
 def needed(experiment: str) -> list[str]:

@@ -3,18 +3,48 @@ import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from transformers import TrainerCallback
+from trl import DPOConfig, RewardConfig, SFTConfig
 
 from rlhf import training
 from rlhf.config import Settings
-from rlhf.errors import TrainingError
+from rlhf.errors import ConfigError, TrainingError
 from rlhf.manifest import read_manifest
 from rlhf.run import Run
 from rlhf.stages import execute
+from tests.conftest import composed
 
 LONG = ("stage.trainer.max_steps=6", "stage.trainer.save_steps=2")
+
+
+@pytest.mark.parametrize("experiment", ["hh", "tldr-pythia", "ultrafeedback-zephyr"])
+@pytest.mark.parametrize("kind", [SFTConfig, RewardConfig, DPOConfig])
+def test_large_models_are_trained_with_activation_checkpointing(experiment: str, kind: type, tmp_path: Path) -> None:
+    stage = kind.__name__.removesuffix("Config").lower()
+    settings = composed(f"experiment={experiment}", f"stage={stage}", "hardware=cpu")
+    assert training.arguments(kind, settings, SimpleNamespace(scratch=tmp_path)).activation_checkpointing is True
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        (
+            "+stage.trainer.gradient_checkpointing=true",
+            "stage.trainer.gradient_checkpointing=True goes by a new name: "
+            "give stage.trainer.activation_checkpointing instead",
+        ),
+        ("+stage.trainer.learning_rat=1", "stage.trainer.learning_rat is no argument of SFTConfig"),
+        ("+stage.trainer.data_seed=1", "stage.trainer.data_seed is decided elsewhere"),
+    ],
+)
+def test_an_argument_that_the_trainer_would_pass_over_is_refused(
+    settings: Callable[..., Settings], tmp_path: Path, override: str, message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        training.arguments(SFTConfig, settings("sft", override), SimpleNamespace(scratch=tmp_path))
 
 
 def test_names_by_hand() -> None:

@@ -28,7 +28,7 @@ def generate(
     tokenizer: Any,
     prompts: Sequence[Prompt],
     *,
-    max_prompt_length: int,
+    max_prompt_length: int | None,
     max_response_length: int,
     temperature: float,
     seed: int,

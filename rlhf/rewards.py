@@ -26,10 +26,10 @@ class RewardModel:
 
     A text is rendered as the reward stage rendered its training pairs: by the tokenizer's chat template, or as the
     prompt, the completion and the end of sequence; the score is read at the last token. Of what is longer than
-    ``max_length`` tokens the end is kept, as of a policy's prompt: the response is what is scored.
+    ``max_length`` tokens the end is kept, as of a policy's prompt: the response is what is scored. None: all is kept.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, *, max_length: int, batch_size: int = 64):
+    def __init__(self, model: Any, tokenizer: Any, *, max_length: int | None, batch_size: int = 64):
         self.model = model.eval()
         self.tokenizer = tokenizer
         self.max_length = max_length
@@ -43,7 +43,7 @@ class RewardModel:
         else:
             messages = [*prompt, {"role": "assistant", "content": completion}]
             ids = self.tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True)["input_ids"]
-        return ids[-self.max_length :]
+        return ids if self.max_length is None else ids[-self.max_length :]
 
     @torch.no_grad()
     def __call__(self, prompts: Sequence[Prompt], completions: Sequence[str]) -> list[float]:

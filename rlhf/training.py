@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
@@ -14,11 +14,15 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 
 from rlhf import models
 from rlhf.config import Dtype, Settings
+from rlhf.data.lengths import overlong
 from rlhf.data.render import Prompt, question
-from rlhf.errors import ConfigError, TrainingError
+from rlhf.errors import ConfigError, DataError, TrainingError
 from rlhf.generate import generate
 from rlhf.progress import Bar, show_samples
 from rlhf.run import Run
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 # Depends on the machine, the moment, or on where a run was resumed: equal runs would not write equal metrics.
 INCIDENTAL = ("runtime", "per_second", "total_flos", "num_input_tokens_seen", "num_tokens", "epoch")
@@ -69,6 +73,27 @@ def _check_names(given: dict[str, Any], kind: type[TrainingArguments], decided: 
             raise ConfigError(f"stage.trainer.{key} is no argument of {kind.__name__}: remove it or correct its name")
         if key in decided:
             raise ConfigError(f"stage.trainer.{key} is decided elsewhere: remove it from stage.trainer")
+
+
+def record_lengths(
+    run: Run, kind: str, rows: dict[str, "Dataset"], responses: Sequence[str], tokenizer: Any, args: Any
+) -> None:
+    """Note how many rows of each split the trainer will cut and how many it will leave out: it does not say.
+
+    Raises:
+        DataError: it would leave out every row of a split.
+    """
+    # Packed in another way than "bfd", rows are joined before they are cut, and nothing is lost.
+    joined = getattr(args, "packing", False) and args.packing_strategy != "bfd"
+    for split, dataset in rows.items():
+        cut, left_out = overlong(dataset, responses, tokenizer, None if joined else args.max_length)
+        run.record_omission(kind, split, cut, "longer than max_length, cut")
+        run.record_omission(kind, split, left_out, "prompt fills max_length, left out")
+        if left_out == len(dataset):
+            raise DataError(
+                f"every prompt of data.{kind} ({split}) fills stage.trainer.max_length={args.max_length} by itself: "
+                "raise it, or give shorter prompts"
+            )
 
 
 def train(

@@ -22,6 +22,10 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
         run.record_data("preferences", split, dataset)
 
     tokenizer = models.load_tokenizer(run["policy"], settings.model)
+    args = training.arguments(
+        DPOConfig, settings, run, beta=stage.beta, loss_type=stage.loss, label_smoothing=stage.label_smoothing
+    )
+    training.record_lengths(run, "preferences", pairs, ["chosen", "rejected"], tokenizer, args)
     loading = models.quantization(settings.adapter)
     policy = models.load_policy(run["policy"], settings.model, tokenizer, **loading)
     # With an adapter the reference is the policy with the adapter switched off; without, a second copy.
@@ -32,9 +36,7 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
     trainer = DPOTrainer(
         model=policy,
         ref_model=reference,
-        args=training.arguments(
-            DPOConfig, settings, run, beta=stage.beta, loss_type=stage.loss, label_smoothing=stage.label_smoothing
-        ),
+        args=args,
         train_dataset=pairs["train"].select_columns(["prompt", "chosen", "rejected"]),
         eval_dataset=pairs["validation"].select_columns(["prompt", "chosen", "rejected"]),
         processing_class=tokenizer,

@@ -15,7 +15,7 @@ from rlhf import models, training
 from rlhf.config import Settings
 from rlhf.data import check_leaks, load
 from rlhf.data.render import question
-from rlhf.errors import TrainingError
+from rlhf.errors import DataError, TrainingError
 from rlhf.generate import generate
 from rlhf.progress import console, show_samples
 from rlhf.rewards import RewardModel, function
@@ -42,12 +42,18 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
         processing_class=tokenizer,
         peft_config=models.lora(settings.adapter, models.TaskType.SEQ_CLS),
     )
+    longest = trainer.args.max_length
     for split, kept in {"train": trainer.train_dataset, "validation": trainer.eval_dataset}.items():
         run.record_omission("preferences", split, len(pairs[split]) - len(kept), "longer than max_length, left out")
+        if not len(kept):
+            raise DataError(
+                f"every pair of data.preferences ({split}) is longer than stage.trainer.max_length={longest}: "
+                "raise it, or give shorter pairs"
+            )
     metrics = training.train(trainer, run)
     models.save(trainer.model, tokenizer, run.model, run["policy"])
 
-    scorer = RewardModel(trainer.model, tokenizer, max_length=settings.stage.trainer["max_length"])
+    scorer = RewardModel(trainer.model, tokenizer, max_length=longest)
     metrics |= held_out(scorer, pairs["test"], settings, run) | score_statistics(scorer, pairs["train"], settings, run)
     return metrics | {"objective": metrics["test/accuracy"]}
 
@@ -89,7 +95,7 @@ def score_statistics(scorer: RewardModel, pairs, settings: Settings, run: Run) -
         policy,
         tokenizer,
         prompts,
-        max_prompt_length=settings.stage.trainer["max_length"],
+        max_prompt_length=scorer.max_length,
         max_response_length=settings.stage.sample_length,
         temperature=settings.stage.statistics_temperature,
         seed=settings.seed,

@@ -22,20 +22,19 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
         run.record_data("demonstrations", split, dataset)
 
     tokenizer = models.load_tokenizer(run["policy"], settings.model)
+    args = training.arguments(SFTConfig, settings, run, completion_only_loss=True)
+    training.record_lengths(run, "demonstrations", rows, ["completion"], tokenizer, args)
     policy = models.load_policy(run["policy"], settings.model, tokenizer, **models.quantization(settings.adapter))
     run.record_tokenizer(tokenizer)
 
     trainer = SFTTrainer(
         model=policy,
-        args=training.arguments(SFTConfig, settings, run, completion_only_loss=True),
+        args=args,
         train_dataset=rows["train"].select_columns(["prompt", "completion"]),
         eval_dataset=rows["validation"].select_columns(["prompt", "completion"]),
         processing_class=tokenizer,
         peft_config=models.lora(settings.adapter, models.TaskType.CAUSAL_LM),
     )
-    longest = stage.trainer["max_length"]
-    over = sum(len(ids) > longest for ids in trainer.train_dataset["input_ids"])
-    run.record_omission("demonstrations", "train", over, "longer than max_length, cut")
     sample = training.Sampler(run, trainer.model, tokenizer, rows["validation"]["prompt"], settings)
     metrics = training.train(trainer, run, sample, stage.sample_every)
     sample(trainer.state.global_step)

@@ -2,7 +2,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from trl import DPOTrainer
 
+from rlhf import training
 from rlhf.config import Settings
 from rlhf.errors import DataError
 from rlhf.run import Run
@@ -27,6 +29,42 @@ def test_it_moves_away_from_the_reference(
     assert run.manifest["parents"]["policy"]["digest"] == Run.open(chain / "almanac" / "sft").manifest["weights"]
     assert metrics["eval/loss"] != pytest.approx(0.6931, abs=1e-4)
     assert metrics["objective"] == metrics["eval/rewards/accuracies"]
+
+
+def test_pairs_that_trl_cuts_or_leaves_out_are_counted(
+    beside_chain: Callable[..., Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Held against TRL's own rows, which it cuts batch by batch."""
+    prepared = {}
+    train = training.train
+
+    def spy(trainer: DPOTrainer, run: Run, *rest) -> dict[str, float]:
+        prepared[run.directory.name] = {"train": trainer.train_dataset, "validation": trainer.eval_dataset}
+        return train(trainer, run, *rest)
+
+    monkeypatch.setattr(training, "train", spy)
+    for longest in ("null", "36"):
+        execute(beside_chain("dpo", f"stage.trainer.max_length={longest}"), tmp_path / longest)
+    recorded = {name: Run.open(tmp_path / name).manifest["data"]["preferences"] for name in prepared}
+    for split in ("train", "validation"):
+        left_out = 24 - len(prepared["36"][split])
+        cut = sum(longest_of(row) > 36 for row in prepared["36"][split])
+        assert left_out > 0
+        assert cut > 0
+        assert recorded["36"][split]["longer than max_length, cut"] == cut
+        assert recorded["36"][split]["prompt fills max_length, left out"] == left_out
+        assert recorded["null"][split]["longer than max_length, cut"] == 0
+        assert recorded["null"][split]["prompt fills max_length, left out"] == 0
+
+
+def longest_of(row: dict[str, list[int]]) -> int:
+    return len(row["prompt_ids"]) + max(len(row["chosen_ids"]), len(row["rejected_ids"]))
+
+
+def test_a_length_that_leaves_no_pair_is_refused(beside_chain: Callable[..., Settings], tmp_path: Path) -> None:
+    message = r"every prompt of data.preferences \(train\) fills stage.trainer.max_length=3 by itself: raise it"
+    with pytest.raises(DataError, match=message):
+        execute(beside_chain("dpo", "stage.trainer.max_length=3"), tmp_path / "dpo")
 
 
 def test_equal_responses_are_refused(beside_chain: Callable[..., Settings], tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from rlhf import models
 from rlhf.config import Input, Settings
+from rlhf.errors import DataError
 from rlhf.parents import find_parent
 from rlhf.rewards import RewardModel
 from rlhf.run import Run
@@ -47,9 +48,19 @@ def test_pairs_that_are_too_long_are_counted(beside_chain: Callable[..., Setting
     assert 0 < record["longer than max_length, left out"] < record["rows"] == 24
 
 
-def test_a_leak_between_train_and_held_out_is_refused(beside_chain: Callable[..., Settings], tmp_path: Path) -> None:
-    from rlhf.errors import DataError
+def test_without_a_longest_length_every_pair_is_kept(beside_chain: Callable[..., Settings], tmp_path: Path) -> None:
+    execute(beside_chain("reward", "stage.trainer.max_length=null"), tmp_path / "reward")
+    record = Run.open(tmp_path / "reward").manifest["data"]["preferences"]["train"]
+    assert record["longer than max_length, left out"] == 0
 
+
+def test_a_length_that_leaves_no_pair_is_refused(beside_chain: Callable[..., Settings], tmp_path: Path) -> None:
+    message = r"every pair of data.preferences \(train\) is longer than stage.trainer.max_length=3: raise it"
+    with pytest.raises(DataError, match=message):
+        execute(beside_chain("reward", "stage.trainer.max_length=3"), tmp_path / "reward")
+
+
+def test_a_leak_between_train_and_held_out_is_refused(beside_chain: Callable[..., Settings], tmp_path: Path) -> None:
     folder = tmp_path / "pairs"
     folder.mkdir()
     row = '{"prompt": "a", "chosen": "b", "rejected": "c"}\n'

@@ -1,12 +1,15 @@
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
+from trl import SFTConfig, SFTTrainer
 
-from rlhf import models
+from rlhf import models, training
 from rlhf.config import Input, Settings
+from rlhf.data import load
 from rlhf.errors import DataError
 from rlhf.parents import find_parent
 from rlhf.run import Run
@@ -39,11 +42,6 @@ def test_lora_saves_the_adapter_alone_and_loads_merged(
 
 def test_text_of_the_prompt_costs_nothing(chain: Path, beside_chain: Callable[..., Settings], tmp_path: Path) -> None:
     """The loss counts completions alone: the labels of the prompt are -100."""
-    from trl import SFTConfig, SFTTrainer
-
-    from rlhf import training
-    from rlhf.data import load
-
     settings = beside_chain("sft")
     parent = find_parent("policy", Input(f"{chain}/almanac/base", ("base",)), settings)
     tokenizer = models.load_tokenizer(parent, settings.model)
@@ -61,6 +59,56 @@ def test_text_of_the_prompt_costs_nothing(chain: Path, beside_chain: Callable[..
         assert answer.endswith("<|end|>")
         assert "<|user|>" not in answer
         assert "<|assistant|>" not in answer
+    run.finish({})
+
+
+def test_rows_that_trl_cuts_or_leaves_out_are_counted(
+    beside_chain: Callable[..., Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Held against TRL's own rows: their lengths where nothing is cut, their number where 36 tokens are the most."""
+    prepared = {}
+    train = training.train
+
+    def spy(trainer: SFTTrainer, run: Run, *rest) -> dict[str, float]:
+        prepared[run.directory.name] = {"train": trainer.train_dataset, "validation": trainer.eval_dataset}
+        return train(trainer, run, *rest)
+
+    monkeypatch.setattr(training, "train", spy)
+    for longest in ("null", "36"):
+        execute(beside_chain("sft", f"stage.trainer.max_length={longest}"), tmp_path / longest)
+    recorded = {name: Run.open(tmp_path / name).manifest["data"]["demonstrations"] for name in prepared}
+    for split in ("train", "validation"):
+        long = sum(len(ids) > 36 for ids in prepared["null"][split]["input_ids"])
+        left_out = 24 - len(prepared["36"][split])
+        assert 0 < left_out < long < 24
+        assert omissions(recorded["36"][split]) == (long - left_out, left_out)
+        assert omissions(recorded["null"][split]) == (0, 0)
+
+
+def omissions(record: dict[str, int]) -> tuple[int, int]:
+    return record["longer than max_length, cut"], record["prompt fills max_length, left out"]
+
+
+def test_a_length_that_leaves_no_row_is_refused(beside_chain: Callable[..., Settings], tmp_path: Path) -> None:
+    message = r"every prompt of data.demonstrations \(train\) fills stage.trainer.max_length=3 by itself: raise it"
+    with pytest.raises(DataError, match=message):
+        execute(beside_chain("sft", "stage.trainer.max_length=3"), tmp_path / "sft")
+
+
+@pytest.mark.parametrize(("strategy", "cut"), [("bfd", True), ("wrapped", False)])
+def test_rows_that_are_joined_before_they_are_cut_are_not_counted(
+    beside_chain: Callable[..., Settings], tmp_path: Path, strategy: str, cut: bool
+) -> None:
+    settings = beside_chain("sft", "stage.trainer.max_length=36")
+    tokenizer = models.load_tokenizer(
+        find_parent("policy", settings.stage.inputs()["policy"], settings), settings.model
+    )
+    rows = {"train": load(settings.data, "demonstrations", "train", 0)}
+    run = Run.start(tmp_path / "sft", settings)
+    run.record_data("demonstrations", "train", rows["train"])
+    args = SimpleNamespace(packing=True, packing_strategy=strategy, max_length=36)
+    training.record_lengths(run, "demonstrations", rows, ["completion"], tokenizer, args)
+    assert (omissions(run.manifest["data"]["demonstrations"]["train"]) != (0, 0)) is cut
     run.finish({})
 
 

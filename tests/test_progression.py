@@ -95,11 +95,13 @@ def test_a_sweep_over_seeds_has_a_chain_for_each(tmp_path: Path, monkeypatch: py
     shorter = [item for item in progression(tmp_path) if not item.startswith("stage.overrides")]
     overrides = ", ".join(f"{name}: [{', '.join(map(repr, FAST[name]))}]" for name in ("base", "sft"))
     run(monkeypatch, "-m", *shorter, "stage.stages=[base,sft]", f"stage.overrides={{{overrides}}}", "seed=1,2")
-    weights = {path.parent.name: json.loads(path.read_text())["weights"] for path in tmp_path.rglob("sft/run.json")}
-    found = sorted(str(path.parent.relative_to(tmp_path)) for path in tmp_path.rglob("run.json"))
-    assert len(found) == 4
-    assert len({Run.open(tmp_path / name).manifest["weights"] for name in found}) == 4
-    assert weights
+    manifests = {str(path.relative_to(tmp_path)): Run.open(path).manifest for path in _runs(tmp_path)}
+    members = [f"almanac/progression/seed-{seed}" for seed in (1, 2)]
+    assert set(manifests) == {f"{member}/{stage}" for member in members for stage in ("base", "sft")}
+    assert len({manifest["weights"] for manifest in manifests.values()}) == 4
+    for member in members:
+        base, sft = manifests[f"{member}/base"], manifests[f"{member}/sft"]
+        assert sft["parents"]["policy"]["digest"] == base["weights"]
 
 
 def test_a_sweep_over_a_setting(chain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -57,7 +57,12 @@ def step(ranks: int, file: Path) -> dict[str, torch.Tensor]:
         processes.append(
             subprocess.Popen(command, env=environment, cwd=Path(__file__).parents[2], stderr=subprocess.PIPE, text=True)
         )
-    errors = [process.communicate(timeout=120)[1] for process in processes]
+    try:
+        errors = [process.communicate(timeout=120)[1] for process in processes]
+    finally:
+        for process in processes:  # one whose peer has failed waits for it in vain
+            process.kill()
+            process.wait()
     assert [process.returncode for process in processes] == [0] * ranks, errors
     return load_file(file)
 

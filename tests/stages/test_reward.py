@@ -3,27 +3,50 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from rlhf import models
 from rlhf.config import Input, Settings
+from rlhf.data import load
+from rlhf.data.render import question
 from rlhf.errors import DataError
+from rlhf.generate import generate
 from rlhf.parents import find_parent
 from rlhf.rewards import RewardModel
 from rlhf.run import Run
 from rlhf.stages import execute
 
 
-def test_it_loads_with_transformers_alone_and_its_scores_are_described(chain: Path) -> None:
+def test_it_loads_with_transformers_alone_and_its_metrics_are_what_it_scores(
+    chain: Path, settings: Callable[..., Settings]
+) -> None:
+    """A second computation, a row at a time and without padding, of what run.json says."""
     run = Run.open(chain / "almanac" / "reward")
     model = AutoModelForSequenceClassification.from_pretrained(run.model)
     tokenizer = AutoTokenizer.from_pretrained(run.model)
-    scorer = RewardModel(model, tokenizer, max_length=128)
-    [score] = scorer([[{"role": "user", "content": "What is the capital of Peru?"}]], ["Lima."])
+    policy = AutoModelForCausalLM.from_pretrained(chain / "almanac" / "sft" / "model")
+    one = settings("reward")
+
+    def score(prompt: list[dict], answer: str) -> float:
+        talk = [*prompt, {"role": "assistant", "content": answer}]
+        ids = tokenizer.apply_chat_template(talk, return_dict=True, return_tensors="pt")
+        return model(**ids).logits.item()
+
+    prompts = load(one.data, "preferences", "train", one.seed)["prompt"][:4]  # stage.statistics_prompts
+    said = generate(
+        policy, tokenizer, prompts, max_prompt_length=128, max_response_length=4, temperature=0.7, seed=one.seed,
+        batch_size=64,
+    )  # fmt: skip
+    scores = torch.tensor([score(prompt, response.text) for prompt, response in zip(prompts, said, strict=True)])
+    held_out = load(one.data, "preferences", "test", one.seed)
+    wins = [
+        score(row["prompt"], question(row["chosen"])) > score(row["prompt"], question(row["rejected"]))
+        for row in held_out
+    ]
     metrics = run.manifest["metrics"]
-    assert abs(score - metrics["scores/mean"]) < 20 * metrics["scores/std"] + 1
-    assert metrics["scores/std"] > 0
-    assert 0 <= metrics["test/accuracy"] <= 1
+    assert metrics["scores/mean"] == pytest.approx(scores.mean().item(), rel=1e-4)
+    assert metrics["scores/std"] == pytest.approx(scores.std().item(), rel=1e-3)
+    assert metrics["test/accuracy"] == pytest.approx(sum(wins) / len(wins))
 
 
 def test_the_head_of_an_adapter_is_saved_with_it(beside_chain: Callable[..., Settings], tmp_path: Path) -> None:

@@ -102,7 +102,7 @@ def load_policy(parent: Parent, model: Model, tokenizer: PreTrainedTokenizerBase
     Raises:
         ModelError: it cannot be found or read.
     """
-    policy = _load(AutoModelForCausalLM, parent, model, options)
+    policy, _ = _load(AutoModelForCausalLM, parent, model, options)
     _match(policy, tokenizer)
     return policy
 
@@ -110,14 +110,14 @@ def load_policy(parent: Parent, model: Model, tokenizer: PreTrainedTokenizerBase
 def load_reward_model(
     parent: Parent, model: Model, tokenizer: PreTrainedTokenizerBase, **options: Any
 ) -> PreTrainedModel:
-    """The reward model of a reward run; from any other parent its backbone under a new head of one output.
+    """The backbone of ``parent`` under its own head of one output, or under a new one where it has none.
 
-    The new head is drawn from N(0, 1/(h+1)) with h the hidden size (Stiennon et al. 2020, appendix B.1,
+    A new head is drawn from N(0, 1/(h+1)) with h the hidden size (Stiennon et al. 2020, appendix B.1,
     https://arxiv.org/abs/2009.01325), so that scores start small and of one scale at every width.
     """
     with _silent():  # a new head is what is asked for, and no cause for a report of missing weights
-        reward = _load(AutoModelForSequenceClassification, parent, model, options | {"num_labels": 1})
-    if parent.stage not in (None, "reward"):
+        reward, missing = _load(AutoModelForSequenceClassification, parent, model, options | {"num_labels": 1})
+    if "score.weight" in missing:
         torch.nn.init.normal_(reward.score.weight, std=1 / math.sqrt(reward.config.hidden_size + 1))
     _match(reward, tokenizer)
     return reward
@@ -168,12 +168,20 @@ def save(model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path, parent: P
     tokenizer.save_pretrained(folder)
 
 
-def _load(kind: Any, parent: Parent, model: Model, options: dict[str, Any]) -> PreTrainedModel:
-    """Load ``parent``; where it is an adapter, its base first, through the runs it descends from."""
+def _load(kind: Any, parent: Parent, model: Model, options: dict[str, Any]) -> tuple[PreTrainedModel, set[str]]:
+    """Load ``parent``, and name the weights that it does not hold, which are new.
+
+    Where it is an adapter, its base is loaded first, through the runs it descends from.
+    """
     folder = Path(parent.model)
     if not (folder / "adapter_config.json").is_file():
-        return _pretrained(kind, parent, model, dtype=getattr(torch, model.dtype.value), **_attention(model), **options)
-    base = _load(kind, _base(parent, folder), model, options)
+        options = options | _attention(model) | {"dtype": getattr(torch, model.dtype.value)}
+        loaded, found = _pretrained(kind, parent, model, output_loading_info=True, **options)
+        if folder.suffix == ".gguf":
+            # The weights are dequantised on loading; a left-over entry would make the saved folder unreadable.
+            loaded.config.__dict__.pop("quantization_config", None)
+        return loaded, set(found["missing_keys"])
+    base, missing = _load(kind, _base(parent, folder), model, options)
     vocabulary = len(AutoTokenizer.from_pretrained(folder)) if (folder / "tokenizer_config.json").is_file() else 0
     if vocabulary > base.get_input_embeddings().num_embeddings:
         base.resize_token_embeddings(vocabulary, mean_resizing=False)
@@ -181,7 +189,8 @@ def _load(kind: Any, parent: Parent, model: Model, options: dict[str, Any]) -> P
     # The adapter of a language model is also put on a reward model's backbone, which cannot generate.
     config.task_type = None
     merged = PeftModel.from_pretrained(base, folder, config=config).merge_and_unload()
-    return merged.requires_grad_(True)  # peft froze the base; whoever trains this model decides anew
+    held = {f"{name}.weight" for name in config.modules_to_save or ()}
+    return merged.requires_grad_(True), missing - held  # peft froze the base; whoever trains this model decides anew
 
 
 def _base(parent: Parent, folder: Path) -> Parent:
@@ -222,7 +231,7 @@ def _pretrained(kind: Any, parent: Parent, model: Model, **options: Any) -> Any:
     if path.suffix == ".gguf":
         name, options = str(path.parent), options | {"gguf_file": path.name}
     try:
-        loaded = kind.from_pretrained(
+        return kind.from_pretrained(
             name, revision=parent.revision or "main", trust_remote_code=model.trust_remote_code, **options
         )
     except (OSError, ValueError, HfHubHTTPError, HFValidationError) as error:
@@ -231,10 +240,6 @@ def _pretrained(kind: Any, parent: Parent, model: Model, **options: Any) -> Any:
             f"{parent.role}={parent.path} cannot be loaded ({first}): give a run, a model folder with safetensors, "
             "or a Hub id that you can reach and may read"
         ) from error
-    if path.suffix == ".gguf" and hasattr(loaded, "config"):
-        # The weights are dequantised on loading; a left-over entry would make the saved folder unreadable.
-        loaded.config.__dict__.pop("quantization_config", None)
-    return loaded
 
 
 def _match(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from tokenizers import Tokenizer, pre_tokenizers
 from tokenizers import models as tokenizer_models
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -14,6 +15,7 @@ from rlhf import models
 from rlhf.config import Input, Settings
 from rlhf.errors import LineageError, ModelError
 from rlhf.parents import Parent, find_parent
+from rlhf.stages import execute
 
 
 def plain_tokenizer(**special: str) -> PreTrainedTokenizerFast:
@@ -88,8 +90,6 @@ def test_a_tokenizer_that_was_changed_since_is_refused(
 def test_an_adapter_whose_base_has_changed_is_refused(
     beside_chain: Callable[..., Settings], chain: Path, tmp_path: Path
 ) -> None:
-    from rlhf.stages import execute
-
     settings = beside_chain("sft", "adapter=lora")
     execute(settings, tmp_path / "sft")
     path = tmp_path / "sft" / "run.json"
@@ -102,15 +102,30 @@ def test_an_adapter_whose_base_has_changed_is_refused(
         models.load_policy(parent, settings.model, tokenizer)
 
 
-def test_a_new_head_starts_small(chain: Path, settings: Callable[..., Settings]) -> None:
+@pytest.mark.parametrize("place", ["sft", "sft/model"], ids=["run", "folder"])
+def test_a_new_head_starts_small(chain: Path, settings: Callable[..., Settings], place: str) -> None:
     """std 1/sqrt(h+1), here with h = 16; the sample's own standard deviation is within 60 % for 16 numbers."""
-    parent = find_parent("policy", Input(f"{chain}/almanac/sft", ("sft",)), settings("reward"))
+    parent = find_parent("policy", Input(f"{chain}/almanac/{place}", ("sft",)), settings("reward"))
     tokenizer = models.load_tokenizer(parent, settings("reward").model)
     torch.manual_seed(0)
     reward = models.load_reward_model(parent, settings("reward").model, tokenizer)
     assert reward.score.weight.shape == (1, 16)
     assert reward.score.weight.std().item() == pytest.approx(1 / math.sqrt(17), rel=0.6)
     assert reward.config.pad_token_id == tokenizer.pad_token_id
+
+
+@pytest.mark.parametrize("place", ["reward", "reward/model"], ids=["run", "folder"])
+@pytest.mark.parametrize("adapter", ["none", "lora"])
+def test_a_head_that_is_there_is_kept(
+    beside_chain: Callable[..., Settings], tmp_path: Path, place: str, adapter: str
+) -> None:
+    settings = beside_chain("reward", f"adapter={adapter}")
+    execute(settings, tmp_path / "reward")
+    [file] = (tmp_path / "reward" / "model").glob("*.safetensors")
+    [head] = [value for name, value in load_file(file).items() if name.endswith("score.weight")]
+    parent = find_parent("policy", Input(f"{tmp_path}/{place}", ("reward",)), settings)
+    tokenizer = models.load_tokenizer(parent, settings.model)
+    assert torch.equal(models.load_reward_model(parent, settings.model, tokenizer).score.weight, head)
 
 
 def test_a_gpu_that_is_not_there(settings: Callable[..., Settings]) -> None:

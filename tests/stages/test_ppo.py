@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from rlhf.config import Settings
 from rlhf.errors import LineageError
-from rlhf.ppo import PPOTrainer
+from rlhf.ppo import Critic, PPOTrainer
 from rlhf.run import Run
 from rlhf.stages import execute
 from tests.conftest import composed, tiny_overrides
@@ -76,6 +76,18 @@ def test_an_adapter_is_saved_alone(beside_chain: Configure, tmp_path: Path) -> N
     lines = [json.loads(line) for line in logged(tmp_path / "ppo").splitlines()]
     assert lines[0]["objective/kl"] == pytest.approx(0, abs=1e-5)
     assert lines[-1]["objective/kl"] != pytest.approx(0, abs=1e-6)
+
+
+def test_of_an_adapted_critic_the_adapter_and_the_head_are_trained(
+    beside_chain: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Critic] = []
+    monkeypatch.setattr("rlhf.stages.ppo.Critic", lambda classifier: made.append(Critic(classifier)) or made[-1])
+    execute(beside_chain("ppo", "adapter=lora", *FASTER), tmp_path / "ppo")
+    trained = [name for name, value in made[0].named_parameters() if value.requires_grad]
+    heads = [name for name in trained if "lora_" not in name]
+    assert len(trained) > len(heads)
+    assert [name.split(".")[-4:] for name in heads] == [["score", "modules_to_save", "default", "weight"]]
 
 
 @pytest.mark.parametrize("save_every", [1, 10])

@@ -13,10 +13,7 @@ FIRST_BOUT = 16  # tokens
 
 
 class Response(NamedTuple):
-    """What a policy answered, blanks at its ends included: after a prompt that is a string they belong to it.
-
-    ``ids`` hold the end of sequence where the response ends by itself.
-    """
+    """What a policy answered. ``ids`` hold the end of sequence where the response ends by itself."""
 
     text: str
     ids: list[int]
@@ -50,9 +47,18 @@ def generate(
                 model, [rows[i] for i in chosen], ends, tokenizer.pad_token_id, max_response_length, temperature
             )
             for i, ids in zip(chosen, sampled, strict=True):
-                text = tokenizer.decode(ids, skip_special_tokens=True)
+                text = response_text(tokenizer, prompts[i], ids)
                 responses[i] = Response(text, ids, bool(ids) and ids[-1] in ends)
     return [responses[i] for i in range(len(rows))]
+
+
+def response_text(tokenizer: Any, prompt: Prompt, ids: Sequence[int]) -> str:
+    """The text of a response, so that prompt and text, rendered, give the same tokens again.
+
+    After a string a blank between the two belongs to the response; in a conversation it belongs to the template.
+    """
+    text = tokenizer.decode(ids, skip_special_tokens=True)
+    return text if isinstance(prompt, str) else text.strip()
 
 
 def end_ids(model: Any, tokenizer: Any) -> set[int]:

@@ -10,7 +10,7 @@ from transformers.generation import configuration_utils
 
 from rlhf import generate as generate_module
 from rlhf.data.render import prompt_ids
-from rlhf.generate import Response, cut, end_ids, generate, sample_ids, seeded
+from rlhf.generate import Response, cut, end_ids, generate, response_text, sample_ids, seeded
 from rlhf.models import chat_template
 from rlhf.scratch import new_tokenizer
 
@@ -59,7 +59,15 @@ def test_greedy_decoding_is_a_loop_of_argmax(model: Any, tokenizer: Any) -> None
     found = answers(model, tokenizer, temperature=0.0)
     for prompt, response in zip(PROMPTS, found, strict=True):
         assert response.ids == by_hand(model.eval(), prompt_ids(tokenizer, prompt), tokenizer.eos_token_id, 8)
-        assert response.text == tokenizer.decode(response.ids, skip_special_tokens=True)
+        assert response.text == response_text(tokenizer, prompt, response.ids)
+
+
+def test_a_blank_before_a_response_belongs_to_a_string_and_not_to_a_conversation(tokenizer: Any) -> None:
+    ids = tokenizer(" one two")["input_ids"]
+    assert tokenizer.decode(ids) == " one two"
+    assert response_text(tokenizer, "zero", ids) == " one two"
+    assert response_text(tokenizer, [{"role": "user", "content": "zero"}], ids) == "one two"
+    assert response_text(tokenizer, "zero", [*ids, tokenizer.eos_token_id]) == " one two"
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3])

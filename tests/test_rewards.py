@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from rlhf.data.render import prompt_ids
 from rlhf.errors import ConfigError, TrainingError
+from rlhf.generate import response_text
 from rlhf.rewards import RewardModel, checked, function
 
 
@@ -67,3 +69,14 @@ def test_scores_that_are_no_numbers_are_refused(scores: list[float]) -> None:
 def test_any_callable_on_text_is_a_reward_function() -> None:
     length: Callable = lambda prompts, completions: [len(text) for text in completions]  # noqa: E731
     assert checked(length(["p", "p"], ["a", "bb"]), ["a", "bb"]) == [1.0, 2.0]
+
+
+def test_a_sampled_response_is_scored_as_the_tokens_that_were_sampled(scorer: RewardModel) -> None:
+    """What PPO and the comparison score is what the policy wrote, rendered as the training pairs were."""
+    tokenizer = scorer.tokenizer
+    for prompt, written in (("Once upon", " a time"), (ask("What is the capital of Peru?"), "Lima.")):
+        expected = scorer.encode(prompt, written)
+        start = prompt_ids(tokenizer, prompt)
+        assert expected[: len(start)] == start
+        sampled = expected[len(start) :]
+        assert scorer.encode(prompt, response_text(tokenizer, prompt, sampled)) == expected

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from rlhf.config import MissingEOS
 from rlhf.data.render import Prompt, prompt_ids
-from rlhf.generate import end_ids, sample_ids, sampling_mode, seeded
+from rlhf.generate import end_ids, response_text, sample_ids, sampling_mode, seeded
 from rlhf.ppo.tensors import token_logprobs
 from rlhf.rewards import RewardFunction, checked
 
@@ -94,7 +94,7 @@ def collect(
     ends = end_ids(policy, tokenizer)
     with sampling_mode(policy), seeded(seed):
         responses = sample_ids(policy, rows, ends, tokenizer.pad_token_id, max_response_length, temperature)
-    completions = [tokenizer.decode(ids, skip_special_tokens=True) for ids in responses]
+    completions = [response_text(tokenizer, *pair) for pair in zip(prompts, responses, strict=True)]
     scores = checked(reward(prompts, completions), completions)
     return pack(rows, responses, scores, ends, tokenizer.pad_token_id, policy.device)
 

@@ -13,7 +13,7 @@ from peft import LoraConfig, get_peft_model
 from rlhf.config import MissingEOS
 from rlhf.data.render import prompt_ids
 from rlhf.errors import TrainingError
-from rlhf.generate import sampling_mode, seeded
+from rlhf.generate import response_text, sampling_mode, seeded
 from rlhf.ppo import Critic, shape_rewards
 from rlhf.ppo.rollout import (
     Rollout,
@@ -172,7 +172,7 @@ def test_what_is_scored_is_the_text_of_what_was_sampled(tokenizer: Any) -> None:
     assert rollout.scores.tolist() == [0, 1, 2, 3, 4, 5, 6]
     for row, completion in enumerate(completions):
         ids = rollout.response_ids[row][rollout.mask[row]].tolist()
-        assert completion == tokenizer.decode(ids, skip_special_tokens=True)
+        assert completion == response_text(tokenizer, prompts[row], ids)
 
 
 def test_the_seed_decides_the_responses(tokenizer: Any) -> None:

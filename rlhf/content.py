@@ -46,7 +46,10 @@ def data_files(settings: Settings) -> dict[str, str]:
 
 
 def content(settings: Settings, parents: dict[str, Parent]) -> dict[str, Any]:
-    """Everything that decides what a run computes, as dotted keys: two runs with equal content are the same run."""
+    """Everything that decides what a run computes, as dotted keys: two runs with equal content are the same run.
+
+    Without secrets, as run.json holds it: compared with what is stored there, a secret would differ for ever.
+    """
     tree = json.loads(json.dumps(asdict(settings), default=plain))
     for key in INCIDENTAL:
         del tree[key]
@@ -62,7 +65,7 @@ def content(settings: Settings, parents: dict[str, Parent]) -> dict[str, Any]:
     tree["files"] = data_files(settings)
     for kind in tree["files"]:
         del tree["data"][kind]["path"]
-    return flatten(tree)
+    return provenance.redact(flatten(tree))
 
 
 def difference(old: dict[str, Any], new: dict[str, Any]) -> str | None:

@@ -16,6 +16,7 @@ from rlhf.paths import PACKAGE
 
 PACKAGES = ("rlhf", "torch", "transformers", "trl", "peft", "datasets", "accelerate", "tokenizers", "hydra-core")
 SECRET_KEY = re.compile(r"token$|secret|password|api_?key|credential", re.IGNORECASE)
+SPECIAL_TOKEN = re.compile(r"(?<![a-z])(eos|pad|bos|unk|sep|cls|mask)_token$", re.IGNORECASE)  # no secret
 SECRET_VALUE = re.compile(r"\b(hf_[A-Za-z0-9]{8,}|sk-[A-Za-z0-9_-]{8,})|(?<=://)[^/@\s]+:[^/@\s]+(?=@)")
 
 
@@ -28,11 +29,15 @@ def redact(value: Any, key: str = "") -> Any:
     if not isinstance(value, str):
         return value
     name, equals, _ = value.partition("=")
-    if SECRET_KEY.search(key) and value:
+    if _is_secret(key) and value:
         return "***"
-    if equals and SECRET_KEY.search(name):
+    if equals and _is_secret(name):
         return f"{name}=***"
     return SECRET_VALUE.sub("***", value)
+
+
+def _is_secret(key: str) -> bool:
+    return bool(SECRET_KEY.search(key)) and not SPECIAL_TOKEN.search(key)
 
 
 def file_digest(path: Path) -> str:

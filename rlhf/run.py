@@ -100,7 +100,7 @@ class Run:
             "parents": {role: parent.record() for role, parent in self.parents.items()},
             "seed": settings.seed,
             "settings": provenance.redact(asdict(settings)),
-            "content": provenance.redact(new),
+            "content": new,
             "data": {},
             "dtype": settings.model.dtype,
             "versions": provenance.versions(),

@@ -51,3 +51,9 @@ def test_a_parent_counts_by_its_weights(beside_chain: Callable[..., Settings]) -
     assert before["parents.policy"]
     after = before | {"parents.policy": "0" * 64}
     assert difference(before, after) == "its parent policy has changed"
+
+
+def test_two_runs_that_differ_in_a_secret_are_the_same_run(settings: Callable[..., Settings]) -> None:
+    one, two = (content(settings("base", f"+stage.trainer.hub_token={token}"), {}) for token in ("abc", "xyz"))
+    assert difference(one, two) is None
+    assert one["stage.trainer.hub_token"] == "***"

@@ -14,6 +14,12 @@ from rlhf import provenance
         (["tracker.password=abc", "seed=1"], ["tracker.password=***", "seed=1"]),
         ("use hf_abcdefghijklmnop here", "use *** here"),
         ("https://me:secret@host/x", "https://***@host/x"),
+        ({"eos_token": "<|end|>", "mask_token": "[M]"}, {"eos_token": "<|end|>", "mask_token": "[M]"}),
+        (["+stage.trainer.pad_token=<|pad|>", "+x.token=a"], ["+stage.trainer.pad_token=<|pad|>", "+x.token=***"]),
+        (
+            {"stage.trainer.hub_token": "abc", "videos_token": "x"},
+            {"stage.trainer.hub_token": "***", "videos_token": "***"},
+        ),
         (
             {"max_tokens": 5, "eos_token_id": 2, "tokenizer": "x"},
             {"max_tokens": 5, "eos_token_id": 2, "tokenizer": "x"},

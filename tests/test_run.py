@@ -7,6 +7,7 @@ import pytest
 from rlhf.config import Settings
 from rlhf.errors import LineageError, RunError
 from rlhf.manifest import read_manifest
+from rlhf.progression import stale
 from rlhf.run import Run, recorded, runs
 
 
@@ -121,3 +122,15 @@ def test_no_secret_reaches_the_manifest(settings: Callable[..., Settings], tmp_p
     run = Run.start(tmp_path / "base", settings("base", *overrides), overrides)
     run.finish({})
     assert secret not in (tmp_path / "base" / "run.json").read_text()
+
+
+def test_a_run_with_a_secret_is_resumed_and_up_to_date(settings: Callable[..., Settings], tmp_path: Path) -> None:
+    own = "+stage.trainer.hub_token=hf_abcdefghijklmnopqrstuv"
+    place = tmp_path / "base"
+    with pytest.raises(KeyboardInterrupt):
+        _interrupted(Run.start(place, settings("base", own)))
+    resumed = Run.start(place, settings("base", own, "resume=true"))
+    assert resumed.resumed
+    resumed.finish({})
+    assert stale(place, settings("base", own)) is None
+    assert stale(place, settings("base", own, "seed=1")) == "seed was 0, now 1"

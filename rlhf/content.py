@@ -5,25 +5,16 @@ The progression skips a stage whose content has not changed, and ``resume=true``
 
 import json
 from dataclasses import asdict
-from enum import Enum
 from pathlib import Path
 from typing import Any
 
 from rlhf import provenance
 from rlhf.config import Settings, Source
+from rlhf.manifest import plain
 from rlhf.parents import Parent
 
 # What changes neither weights nor metrics: where a run lies, how it is watched, how it is started.
 INCIDENTAL = ("name", "checkpoints", "overwrite", "resume", "tracker", "hardware")
-
-
-def plain(value: Any) -> Any:
-    """What json cannot write by itself: enumerations by value, paths as text."""
-    if isinstance(value, Enum):
-        return value.value
-    if isinstance(value, Path):
-        return str(value)
-    raise TypeError(f"{type(value).__name__} cannot be written as JSON")
 
 
 def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:

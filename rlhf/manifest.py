@@ -2,14 +2,23 @@
 
 import json
 import os
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
 from rlhf import provenance
-from rlhf.content import plain
 from rlhf.errors import RunError
 
 MANIFEST = "run.json"
+
+
+def plain(value: Any) -> Any:
+    """What json cannot write by itself: enumerations by value, paths as text."""
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, Path):
+        return str(value)
+    raise TypeError(f"{type(value).__name__} cannot be written as JSON")
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -1,6 +1,5 @@
 """What a stage starts from: a run of ours, a local model folder, a GGUF file, or a model on the Hub."""
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from typing import Any
 from rlhf import provenance
 from rlhf.config import Input, Settings
 from rlhf.errors import LineageError
+from rlhf.manifest import read_manifest
 
 HUB_ID = re.compile(r"(?P<id>[A-Za-z0-9][\w.-]*(?:/[\w.-]+)?)(?:@(?P<revision>[\w./-]+))?")
 GROUPS = ("experiment", "name", "model", "data", "adapter", "checkpoints", "seed")
@@ -66,22 +66,18 @@ def find_parent(role: str, wanted: Input, settings: Settings, overrides: Sequenc
 
     Raises:
         LineageError: it is missing, unfinished, or of another stage than ``wanted.stages``.
+        RunError: its run.json cannot be read.
     """
     path = Path(wanted.path)
-    stage = settings.stage.name
-    if (path / "run.json").is_file():
-        manifest = json.loads((path / "run.json").read_text(encoding="utf-8"))
-        if manifest["stage"] not in wanted.stages:
-            raise LineageError(
-                f"stage.{_key(role, settings)}={wanted.path} is a run of stage={manifest['stage']}, "
-                f"and stage={stage} starts from one of {', '.join(wanted.stages)}"
-            )
+    named = f"stage.{_key(role, settings)}={wanted.path}"
+    if not wanted.path:
+        raise LineageError(f"{named}'' is empty: give a run, a model folder or a Hub id")
+    if (manifest := read_manifest(path)) is not None:
+        _check_run(named, manifest, wanted, settings)
         return Parent(role, wanted.path, manifest)
     if (path / "config.json").is_file() or (path / "adapter_config.json").is_file() or path.suffix == ".gguf":
         if path.suffix == ".gguf" and not path.is_file():
-            raise LineageError(
-                f"stage.{_key(role, settings)}={wanted.path} does not exist: give the path of a GGUF file"
-            )
+            raise LineageError(f"{named} does not exist: give the path of a GGUF file")
         return Parent(role, wanted.path, None)
     hub = HUB_ID.fullmatch(wanted.path)
     if hub and not path.exists() and not wanted.path.startswith(f"{settings.checkpoints}/"):
@@ -89,6 +85,21 @@ def find_parent(role: str, wanted: Input, settings: Settings, overrides: Sequenc
     if not wanted.required:
         return None
     raise LineageError(_missing(role, path, settings, overrides))
+
+
+def _check_run(named: str, manifest: dict[str, Any], wanted: Input, settings: Settings) -> None:
+    """Refuse a run whose weights are not final, as those in ``.sft.partial`` are not, and one of the wrong stage."""
+    stage = manifest.get("stage")
+    if stage not in wanted.stages:
+        raise LineageError(
+            f"{named} is a run of stage={stage}, "
+            f"and stage={settings.stage.name} starts from one of {', '.join(wanted.stages)}"
+        )
+    if manifest.get("status") != "finished":
+        raise LineageError(
+            f"{named} is not finished, its status is {manifest.get('status')}: "
+            f"continue it with the command of stage={stage} and resume=true, or give a finished run"
+        )
 
 
 def of_the_chain(overrides: Sequence[str]) -> list[str]:
@@ -100,7 +111,7 @@ def _missing(role: str, path: Path, settings: Settings, overrides: Sequence[str]
     """Why there is no parent at ``path``, and the command that makes one."""
     kept = of_the_chain(overrides)
     says = f"stage={settings.stage.name} starts from {path}, which "
-    partial = path.with_name(f".{path.name}.partial")
+    partial = path.parent / f".{path.name}.partial"
     if partial.exists():
         command = " ".join(["python -m rlhf", f"stage={path.name}", *kept, "resume=true"])
         return f"{says}is not finished: continue it first: {command}"

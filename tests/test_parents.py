@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from rlhf.config import Input, Settings
-from rlhf.errors import LineageError
+from rlhf.errors import LineageError, RunError
 from rlhf.parents import find_parent, find_parents
 
 
@@ -70,3 +70,41 @@ def test_the_digest_of_a_run_is_that_of_its_weights(chain: Path, beside_chain: C
     assert parent.digest == manifest["weights"]
     assert parent.model == f"{chain}/almanac/sft/model"
     assert parent.stage == "sft"
+
+
+@pytest.mark.parametrize(("role", "title"), [("policy", "policy"), ("mine", "models.mine")])
+def test_a_run_that_has_not_ended_well_is_refused(
+    settings: Callable[..., Settings], tmp_path: Path, role: str, title: str
+) -> None:
+    """As one in ``.sft.partial`` has not, whose weights change; a column of the comparison too."""
+    partial = tmp_path / ".sft.partial"
+    partial.mkdir()
+    (partial / "run.json").write_text('{"stage": "sft", "status": "interrupted"}')
+    with pytest.raises(LineageError) as error:
+        find_parent(role, wanted(partial), settings("dpo" if role == "policy" else "compare"))
+    assert str(error.value) == (
+        f"stage.{title}={partial} is not finished, its status is interrupted: "
+        "continue it with the command of stage=sft and resume=true, or give a finished run"
+    )
+
+
+@pytest.mark.parametrize("written", ["", "{", "[]", '{"stage":'])
+def test_a_manifest_that_cannot_be_read_is_named(
+    settings: Callable[..., Settings], tmp_path: Path, written: str
+) -> None:
+    (tmp_path / "run.json").write_text(written)
+    with pytest.raises(RunError, match=rf"{tmp_path}/run\.json .*: delete the directory and run the stage again"):
+        find_parent("policy", wanted(tmp_path), settings("dpo"))
+
+
+def test_a_manifest_that_is_none_of_ours_is_refused(settings: Callable[..., Settings], tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text("{}")
+    with pytest.raises(LineageError, match="is a run of stage=None, and stage=dpo starts from one of sft"):
+        find_parent("policy", wanted(tmp_path), settings("dpo"))
+
+
+def test_no_path_at_all_is_refused(settings: Callable[..., Settings]) -> None:
+    with pytest.raises(LineageError, match="stage.policy='' is empty: give a run, a model folder or a Hub id"):
+        find_parents(settings("dpo", "stage.policy=''"))
+    with pytest.raises(LineageError, match="starts from /, which holds neither run.json nor config.json"):
+        find_parents(settings("dpo", "stage.policy=/"))

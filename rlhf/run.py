@@ -10,9 +10,7 @@ A run is written beside its place, in ``.sft.partial``, and moved there when it 
 run.json is complete. What an interruption leaves in ``.sft.partial`` is what ``resume=true`` continues.
 """
 
-import fcntl
 import json
-import os
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -25,6 +23,7 @@ from typing import IO, Any
 from rlhf import provenance
 from rlhf.config import Settings
 from rlhf.content import content, difference
+from rlhf.directory import claim, empty, move, unwritable
 from rlhf.errors import LineageError, RunError
 from rlhf.manifest import MANIFEST, read_manifest, tokenizer_record, write_json
 from rlhf.parents import Parent, find_parents
@@ -66,7 +65,7 @@ class Run:
         Raises:
             LineageError: a parent is missing, unfinished or of the wrong stage.
             RunError: the directory holds a finished run (``overwrite=true`` replaces it), another process is writing
-                it, or ``resume=true`` was asked with other settings than before.
+                it, it cannot be written, or ``resume=true`` was asked with other settings than before.
         """
         parents = find_parents(settings, overrides)
         new = content(settings, parents)
@@ -81,12 +80,16 @@ class Run:
             )
         if interrupted is not None and (reason := difference(interrupted["content"], new)):
             raise RunError(f"{directory} cannot be resumed, {reason}: leave resume=true out to start again")
-        work.mkdir(parents=True, exist_ok=True)
-        lock = _claim(work, directory)
-        if interrupted is None:
-            _empty(work)
-        run = cls(directory, work, {}, parents, lock)
-        run._begin(settings, new, overrides, resumed=interrupted is not None)
+        run = cls(directory, work, {}, parents, claim(work, directory))
+        try:
+            if interrupted is None:
+                empty(work)
+            run._begin(settings, new, overrides, resumed=interrupted is not None)
+        except OSError as error:
+            run._close()
+            if interrupted is None:
+                shutil.rmtree(work, ignore_errors=True)
+            raise unwritable(directory, error) from error
         return run
 
     def _begin(self, settings: Settings, new: dict[str, Any], overrides: Sequence[str], resumed: bool) -> None:
@@ -199,14 +202,15 @@ class Run:
         }
         self.write()
         self._metrics.close()
-        _move(self.work, self.directory)
+        move(self.work, self.directory)
         self.work = self.directory
         self._close()
 
     def _close(self) -> None:
         for tracker in self._trackers:
             tracker.finish()
-        self._metrics.close()
+        if self._metrics is not None:
+            self._metrics.close()
         self._lock.close()
 
     def __getitem__(self, role: str) -> Parent:
@@ -234,42 +238,6 @@ def _step(line: str) -> int:
         return json.loads(line)["step"]
     except (ValueError, KeyError):
         return 2**63  # a line that a kill cut short
-
-
-def _claim(work: Path, directory: Path) -> IO:
-    lock = (work / ".lock").open("w")
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        lock.close()
-        raise RunError(
-            f"{directory} is being written by another process: wait for it, or give name=<another>"
-        ) from error
-    return lock
-
-
-def _empty(work: Path) -> None:
-    for path in work.iterdir():
-        if path.name == ".lock":
-            continue
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
-
-
-def _move(work: Path, directory: Path) -> None:
-    """Put a finished run in its place. The directory may hold an old run, and the members of a sweep, which stay."""
-    (work / ".lock").unlink()
-    if not directory.exists():
-        os.rename(work, directory)
-        return
-    (directory / MANIFEST).unlink(missing_ok=True)  # from here on, until the new one arrives, this is no run
-    for path in directory.iterdir():
-        if path.is_dir() and not any(path.rglob(MANIFEST)):
-            shutil.rmtree(path)
-        elif path.is_file():
-            path.unlink()
-    for path in sorted(work.iterdir(), key=lambda p: p.name == MANIFEST):
-        os.replace(path, directory / path.name)
-    work.rmdir()
 
 
 @contextmanager

@@ -11,8 +11,8 @@ LAYERS = {
     0: ("errors", "paths", "config"),
     1: ("ppo.tensors", "ppo.kl", "ppo.advantages", "ppo.losses"),
     2: (
-        "data", "almanac", "provenance", "parents", "content", "manifest", "run", "scratch", "models", "generate",
-        "rewards", "progress", "tracking", "ppo.rollout", "ppo.critic", "evaluation.metrics",
+        "data", "almanac", "provenance", "parents", "content", "manifest", "directory", "run", "scratch", "models",
+        "generate", "rewards", "progress", "tracking", "ppo.rollout", "ppo.critic", "evaluation.metrics",
     ),
     3: ("ppo", "evaluation", "training"),
     4: ("stages",),

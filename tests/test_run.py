@@ -1,3 +1,4 @@
+import errno
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -134,3 +135,32 @@ def test_a_run_with_a_secret_is_resumed_and_up_to_date(settings: Callable[..., S
     resumed.finish({})
     assert stale(place, settings("base", own)) is None
     assert stale(place, settings("base", own, "seed=1")) == "seed was 0, now 1"
+
+
+def test_checkpoints_that_cannot_be_written_are_told(settings: Callable[..., Settings], tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    place = tmp_path / "file" / "almanac" / "base"
+    with pytest.raises(RunError, match=f"{place} cannot be written .*: mend that, or give checkpoints="):
+        Run.start(place, settings("base"))
+
+
+def test_a_disk_that_is_full_at_the_start_leaves_nothing_new(
+    settings: Callable[..., Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def start(place: Path, *overrides: str) -> None:
+        with monkeypatch.context() as patched:
+            patched.setattr("rlhf.run.write_json", full)
+            with pytest.raises(RunError, match=r"cannot be written \(No space left on device\)"):
+                Run.start(place, settings("base", *overrides))
+
+    start(tmp_path / "base")
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(KeyboardInterrupt):
+        _interrupted(Run.start(tmp_path / "base", settings("base")))
+    start(tmp_path / "base", "resume=true")  # what can be resumed is still there, and nobody holds it
+    resumed = Run.start(tmp_path / "base", settings("base", "resume=true"))
+    assert (resumed.scratch / "checkpoint").read_text() == "state"
+    resumed.finish({})

@@ -1,6 +1,11 @@
 """Rules on values, each told in one sentence that names the key and the value."""
 
+import types
+from typing import Any, Union, get_args, get_origin
+
 from rlhf.errors import ConfigError
+
+TYPES = {bool: "true or false", int: "a whole number", float: "a number", type(None): "null"}
 
 
 def require(holds: bool, key: str, value: object, rule: str) -> None:
@@ -17,3 +22,20 @@ def require_positive(prefix: str, **values: float | None) -> None:
 def require_not_negative(prefix: str, **values: float | None) -> None:
     for key, value in values.items():
         require(value is None or value >= 0, f"{prefix}.{key}", value, "not be negative")
+
+
+def require_type(key: str, value: object, hint: Any) -> None:
+    """Refuse ``value`` where a library's dataclass says ``hint``, a number or a boolean, and does not look itself.
+
+    Where more is allowed, text or a list or a mapping, the library reads it and takes more than it says.
+    """
+    kinds = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+    if all(kind in TYPES for kind in kinds):
+        wanted = " or ".join(TYPES[kind] for kind in kinds)
+        require(any(_fits(value, kind) for kind in kinds), key, value, f"be {wanted}")
+
+
+def _fits(value: object, kind: type) -> bool:
+    if isinstance(value, bool):  # which Python takes for a whole number
+        return kind is bool
+    return isinstance(value, (int, float) if kind is float else kind)

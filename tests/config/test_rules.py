@@ -1,6 +1,8 @@
+from typing import Literal
+
 import pytest
 
-from rlhf.config.rules import require, require_not_negative, require_positive
+from rlhf.config.rules import require, require_not_negative, require_positive, require_type
 from rlhf.errors import ConfigError
 
 
@@ -21,3 +23,38 @@ def test_a_broken_one_names_key_and_value(rule) -> None:
 def test_zero_is_not_positive() -> None:
     with pytest.raises(ConfigError):
         require_positive("a", b=0)
+
+
+@pytest.mark.parametrize(
+    ("value", "hint"),
+    [
+        (1e-3, float),
+        (1, float),
+        (None, float | None),
+        (3, int | None),
+        (True, bool),
+        ([0.5, 1], list[float] | None),
+        ("sigmoid", list[str]),
+        ("{}", dict | str | None),
+        (True, str | None),  # transformers' fsdp takes true as well
+        ("no", Literal["no"]),
+    ],
+)
+def test_a_value_of_the_type_says_nothing(value: object, hint: object) -> None:
+    require_type("a.b", value, hint)
+
+
+@pytest.mark.parametrize(
+    ("value", "hint", "rule"),
+    [
+        ("fast", float, "be a number, got 'fast'"),
+        (None, float, "be a number, got None"),
+        (4.5, int, "be a whole number, got 4.5"),
+        (True, int | None, "be a whole number or null, got True"),
+        (1, bool, "be true or false, got 1"),
+    ],
+)
+def test_a_value_of_another_type_is_refused(value: object, hint: object, rule: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        require_type("a.b", value, hint)
+    assert str(error.value) == f"a.b must {rule}"

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from rlhf.errors import ConfigError
 from rlhf.models import chat_template
-from rlhf.scratch import new_policy, new_tokenizer
+from rlhf.scratch import SMALLEST, new_policy, new_tokenizer
 
 TEXTS = ["The capital of Peru is Lima.", "Lima lies in South America.", "Peru borders Chile."] * 5
 TOKENIZER = new_tokenizer(TEXTS, 320, chat_template("almanac"))
@@ -50,5 +50,28 @@ def test_weights_come_from_torchs_generator() -> None:
     two = new_policy(architecture, TOKENIZER)
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
     assert one.config.vocab_size == len(TOKENIZER)
-    with pytest.raises(ConfigError, match="model.architecture.hiden_size is no argument of LlamaConfig"):
-        new_policy({"hiden_size": 8}, TOKENIZER)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "message"),
+    [
+        ({"hiden_size": 8}, "model.architecture.hiden_size is no argument of LlamaConfig: remove it"),
+        ({"hidden_size": 17}, r"model.architecture cannot be used \(The hidden size \(17\) is not a multiple of"),
+        ({"hidden_size": "wide"}, r"model.architecture cannot be used \(Field 'hidden_size' .*'wide'"),
+        ({"num_attention_heads": 0}, "model.architecture.num_attention_heads must be positive, got 0"),
+        ({"hidden_size": 16, "num_attention_heads": 4, "num_key_value_heads": 3}, "heads=4 is not divisible by .*=3"),
+        ({"rms_norm_eps": "small"}, r"model.architecture cannot be used \(.*rms_norm_eps"),
+        ({"hidden_act": "nope"}, r"model.architecture cannot be used \(.*nope"),
+        ({"vocab_size": 9}, "model.architecture.vocab_size is the tokenizer's: set model.architecture.vocabulary"),
+    ],
+)
+def test_an_architecture_that_cannot_be_is_told(architecture: dict, message: str) -> None:
+    small = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+    with pytest.raises(ConfigError, match=message):
+        new_policy({"vocabulary": 320} | small | architecture, TOKENIZER)
+
+
+def test_a_vocabulary_holds_every_byte() -> None:
+    with pytest.raises(ConfigError, match="model.architecture.vocabulary must be at least 261 tokens, got 260"):
+        new_tokenizer(TEXTS, 260, chat_template("almanac"))
+    assert len(new_tokenizer(TEXTS, SMALLEST, chat_template("almanac"))) == SMALLEST == 261

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from rlhf.config.rules import require, require_positive
+from rlhf.config.rules import require, require_positive, require_type
 from rlhf.errors import ConfigError
 
 
@@ -55,6 +55,8 @@ class Model:
     def __post_init__(self) -> None:
         if self.path is None and self.architecture is None:
             raise ConfigError("model.path is null and model.architecture is null: give one of them")
+        if self.path is None:
+            require_type("model.architecture.vocabulary", self.architecture.get("vocabulary"), int)
 
 
 @dataclass(kw_only=True)
@@ -106,6 +108,9 @@ class Adapter:
     def __post_init__(self) -> None:
         require_positive("adapter", rank=self.rank, alpha=self.alpha)
         require(0 <= self.dropout < 1, "adapter.dropout", self.dropout, "be at least 0 and below 1")
+        names = self.target_modules if isinstance(self.target_modules, list) else [self.target_modules or ""]
+        named = bool(names) and all(isinstance(name, str) for name in names)
+        require(named, "adapter.target_modules", self.target_modules, "be null, a pattern or a list of names")
 
 
 @dataclass(kw_only=True)

@@ -99,6 +99,13 @@ class RewardStage(TrainedStage):
         require_positive("stage", statistics_temperature=self.statistics_temperature)
 
 
+# What TRL 1.16 knows; it looks for itself at the first step alone.
+LOSSES = (
+    "sigmoid", "hinge", "ipo", "exo_pair", "nca_pair", "robust", "bco_pair", "sppo_hard", "aot", "aot_unpaired",
+    "apo_zero", "apo_down", "discopop", "sft", "sigmoid_norm",
+)  # fmt: skip
+
+
 @dataclass(kw_only=True)
 class DPOStage(TrainedStage):
     policy: str
@@ -112,6 +119,9 @@ class DPOStage(TrainedStage):
     def __post_init__(self) -> None:
         super().__post_init__()
         require_positive("stage", beta=self.beta)
+        require(bool(self.loss), "stage.loss", self.loss, "name one loss or more")
+        for name in self.loss:
+            require(name in LOSSES, "stage.loss", name, f"be of {', '.join(LOSSES)}")
         require(0 <= self.label_smoothing < 0.5, "stage.label_smoothing", self.label_smoothing, "lie in [0, 0.5)")
 
 

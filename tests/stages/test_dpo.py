@@ -1,3 +1,5 @@
+import inspect
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -6,6 +8,7 @@ from trl import DPOTrainer
 
 from rlhf import training
 from rlhf.config import Settings
+from rlhf.config.stages import LOSSES
 from rlhf.errors import DataError
 from rlhf.run import Run
 from rlhf.stages import execute
@@ -72,3 +75,8 @@ def test_equal_responses_are_refused(beside_chain: Callable[..., Settings], tmp_
     same.write_text('{"prompt": "a", "chosen": "b", "rejected": "b"}\n')
     with pytest.raises(DataError, match=r"same\.jsonl:1"):
         execute(beside_chain("dpo", f"data.path={same}"), tmp_path / "dpo")
+
+
+def test_the_losses_are_those_that_trl_computes() -> None:
+    source = inspect.getsource(DPOTrainer)
+    assert tuple(re.findall(r'if loss_type == "(\w+)"', source)) == LOSSES

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-from peft import LoraConfig, PeftConfig, PeftModel, TaskType
+from peft import LoraConfig, PeftConfig, PeftModel, TaskType, get_peft_model
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
@@ -25,6 +25,7 @@ from transformers import (
 from transformers.utils import logging
 
 from rlhf.config import Adapter, AdapterKind, Hardware, Model
+from rlhf.config.blame import blame
 from rlhf.errors import LineageError, ModelError
 from rlhf.manifest import read_manifest, tokenizer_record
 from rlhf.parents import Parent
@@ -135,6 +136,19 @@ def lora(adapter: Adapter, task: TaskType) -> LoraConfig | None:
         task_type=task,
         modules_to_save=["score"] if task is TaskType.SEQ_CLS else None,
     )
+
+
+def adapt(model: PreTrainedModel, adapter: Adapter, task: TaskType) -> PreTrainedModel | PeftModel:
+    """``model`` with a new adapter on top; the model itself where ``adapter`` is none.
+
+    Raises:
+        ConfigError: no module of the model is one that ``adapter.target_modules`` names.
+    """
+    config = lora(adapter, task)
+    if config is None:
+        return model
+    with blame(f"adapter.target_modules={adapter.target_modules}"):
+        return get_peft_model(model, config)
 
 
 def quantization(adapter: Adapter) -> dict[str, Any]:

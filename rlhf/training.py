@@ -3,10 +3,10 @@
 import json
 import signal
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 import torch
 import transformers
@@ -14,6 +14,8 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 
 from rlhf import models
 from rlhf.config import Dtype, Settings
+from rlhf.config.blame import blame
+from rlhf.config.rules import require_positive, require_type
 from rlhf.data.lengths import overlong
 from rlhf.data.render import Prompt, question
 from rlhf.errors import ConfigError, DataError, TrainingError
@@ -33,12 +35,19 @@ RENAMED = {
 }
 
 
+# Of what the trainers' dataclasses do not look at: zero of these is a division by it, or no training at all.
+COUNTS = (
+    "max_length", "num_train_epochs", "gradient_accumulation_steps", "per_device_train_batch_size",
+    "per_device_eval_batch_size",
+)  # fmt: skip
+
+
 def arguments(kind: type[TrainingArguments], settings: Settings, run: Run, **ours: Any) -> TrainingArguments:
     """``kind(**stage.trainer)`` with what this project decides: where files go, seeds, precision, who reports.
 
     Raises:
-        ConfigError: ``stage.trainer`` holds a name that ``kind`` does not know, an old one, or one that is decided
-            elsewhere.
+        ConfigError: ``stage.trainer`` holds a name that ``kind`` does not know, an old one, one that is decided
+            elsewhere, or a value of the wrong type or out of range.
     """
     given = settings.stage.trainer
     on_gpu = models.device(settings.hardware).type == "cuda"
@@ -55,15 +64,15 @@ def arguments(kind: type[TrainingArguments], settings: Settings, run: Run, **our
         "save_total_limit": 2,
         "dataloader_pin_memory": on_gpu,
     } | ours
-    _check_names(given, kind, decided)
-    try:
+    check(kind, given, decided)
+    with blame("stage.trainer"):
         return kind(**decided, **given)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"stage.trainer does not hold together: {str(error).strip().splitlines()[0]}") from error
 
 
-def _check_names(given: dict[str, Any], kind: type[TrainingArguments], decided: dict[str, Any]) -> None:
+def check(kind: type[TrainingArguments], given: dict[str, Any], decided: Container[str] = ()) -> None:
+    """Refuse a name in ``stage.trainer`` that may not stand there, and a value that ``kind`` would take unseen."""
     known = {field.name for field in fields(kind) if field.init}
+    hints = get_type_hints(kind)
     for key, value in given.items():
         if key in RENAMED:
             raise ConfigError(
@@ -73,6 +82,20 @@ def _check_names(given: dict[str, Any], kind: type[TrainingArguments], decided: 
             raise ConfigError(f"stage.trainer.{key} is no argument of {kind.__name__}: remove it or correct its name")
         if key in decided:
             raise ConfigError(f"stage.trainer.{key} is decided elsewhere: remove it from stage.trainer")
+        require_type(f"stage.trainer.{key}", value, hints[key])
+    require_positive("stage.trainer", **{key: given.get(key) for key in COUNTS})
+
+
+def build(kind: type[Trainer], **parts: Any) -> Trainer:
+    """``kind(**parts)``; what a trainer refuses is told as a mistake in the settings that it is made from.
+
+    Raises:
+        ConfigError: the trainer refuses its arguments, or no module of the model is one that the adapter names.
+    """
+    adapter = parts.get("peft_config")
+    targets = "" if adapter is None else f" or adapter.target_modules={adapter.target_modules}"
+    with blame(f"stage.trainer{targets}"):
+        return kind(**parts)
 
 
 def record_lengths(
@@ -102,6 +125,7 @@ def train(
     """Train, from the last whole checkpoint where the run is resumed, and evaluate on the held-out split.
 
     Raises:
+        ConfigError: no optimiser, scheduler or loader can be made from ``stage.trainer``.
         KeyboardInterrupt: after a checkpoint was written at the end of the step under way.
         TrainingError: the loss is not a finite number.
     """
@@ -110,8 +134,11 @@ def train(
         run.rewind(0 if last is None else json.loads((last / "trainer_state.json").read_text())["global_step"])
     trainer.remove_callback(transformers.PrinterCallback)
     with Interruption() as interruption:
-        trainer.add_callback(Reporter(run, on_sample, every, interruption))
-        trainer.train(resume_from_checkpoint=None if last is None else str(last))
+        reporter = Reporter(run, on_sample, every, interruption)
+        trainer.add_callback(reporter)
+        # Optimiser, scheduler and loader are made from stage.trainer; a checkpoint's being torn is no fault of it.
+        with blame("stage.trainer", until=lambda: last is not None or reporter.bar is not None):
+            trainer.train(resume_from_checkpoint=None if last is None else str(last))
     if interruption.asked:
         raise KeyboardInterrupt
     return rename(trainer.evaluate()) | {"steps": trainer.state.global_step}

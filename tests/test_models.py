@@ -13,7 +13,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from rlhf import models
 from rlhf.config import Input, Settings
-from rlhf.errors import LineageError, ModelError
+from rlhf.errors import ConfigError, LineageError, ModelError
 from rlhf.parents import Parent, find_parent
 from rlhf.stages import execute
 
@@ -25,7 +25,7 @@ def plain_tokenizer(**special: str) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special)
 
 
-def save_model(folder: Path, tokenizer: PreTrainedTokenizerFast) -> Parent:
+def small() -> LlamaForCausalLM:
     config = LlamaConfig(
         vocab_size=6,
         hidden_size=8,
@@ -34,7 +34,11 @@ def save_model(folder: Path, tokenizer: PreTrainedTokenizerFast) -> Parent:
         num_attention_heads=2,
         num_key_value_heads=2,
     )
-    LlamaForCausalLM(config).save_pretrained(folder)
+    return LlamaForCausalLM(config)
+
+
+def save_model(folder: Path, tokenizer: PreTrainedTokenizerFast) -> Parent:
+    small().save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return Parent("policy", str(folder), None)
 
@@ -158,3 +162,15 @@ def test_a_gguf_file(settings: Callable[..., Settings], tmp_path: Path) -> None:
     models.save(policy, tokenizer, tmp_path / "saved", parent)
     again = models.load_policy(Parent("policy", str(tmp_path / "saved"), None), one.model, tokenizer)
     assert all(torch.equal(a, b) for a, b in zip(policy.parameters(), again.parameters(), strict=True))
+
+
+def test_an_adapter_is_put_on_top_where_there_is_one(settings: Callable[..., Settings]) -> None:
+    def adapted(*overrides: str) -> torch.nn.Module:
+        return models.adapt(small(), settings("sft", *overrides).adapter, models.TaskType.CAUSAL_LM)
+
+    assert type(adapted("adapter=none")) is LlamaForCausalLM
+    names = [name for name, weight in adapted("adapter=lora").named_parameters() if weight.requires_grad]
+    assert names
+    assert all("lora" in name for name in names)
+    with pytest.raises(ConfigError, match=r"adapter.target_modules=\['nope'\] cannot be used \(Target modules"):
+        adapted("adapter=lora", "adapter.target_modules=[nope]")

@@ -6,6 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import trl
 from transformers import TrainerCallback
 from trl import DPOConfig, RewardConfig, SFTConfig
 
@@ -104,3 +105,68 @@ def test_a_loss_that_is_no_number_stops_the_run(beside_chain: Callable[..., Sett
             tmp_path / "sft",
         )
     assert not (tmp_path / "sft").exists()
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "rule"),
+    [
+        ("learning_rate", "fast", "must be a number, got 'fast'"),
+        ("learning_rate", None, "must be a number, got None"),
+        ("max_steps", 2.5, "must be a whole number, got 2.5"),
+        ("max_length", "long", "must be a whole number or null, got 'long'"),
+        ("max_length", 0, "must be positive, got 0"),
+        ("gradient_accumulation_steps", 0, "must be positive, got 0"),
+        ("num_train_epochs", -1, "must be positive, got -1"),
+        ("padding_free", 1, "must be true or false, got 1"),
+        ("learning_rat", 1, "is no argument of SFTConfig: remove it or correct its name"),
+        ("seed", 1, "is decided elsewhere: remove it from stage.trainer"),
+    ],
+)
+def test_a_wrong_value_for_a_trainer_names_key_and_value(key: str, value: object, rule: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        training.check(trl.SFTConfig, {"weight_decay": 0.1, key: value}, {"seed": 0})
+    assert str(error.value) == f"stage.trainer.{key} {rule}"
+
+
+def test_what_the_configuration_of_a_trainer_refuses_is_told(settings: Callable[..., Settings]) -> None:
+    refused = settings("sft", "stage.trainer.lr_scheduler_type=bent")
+    with pytest.raises(ConfigError, match=r"stage.trainer cannot be used \(bent is not a valid SchedulerType"):
+        training.arguments(trl.SFTConfig, refused, SimpleNamespace(scratch="unused"))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["stage.trainer.adam_beta2=3"], r"stage.trainer cannot be used \(Invalid beta parameter at index 1: 3\)"),
+        (["+stage.trainer.lr_scheduler_kwargs.bend=1"], r"stage.trainer cannot be used \(.* 'bend'\)"),
+    ],
+)
+def test_what_is_made_from_settings_when_training_starts_is_told(
+    settings: Callable[..., Settings], tmp_path: Path, overrides: list[str], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        execute(settings("base", *overrides), tmp_path / "base")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_error_in_the_midst_of_training_is_no_matter_of_settings(
+    beside_chain: Callable[..., Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise TypeError("a defect")
+
+    monkeypatch.setattr(training, "generate", broken)
+    with pytest.raises(TypeError, match="a defect"):
+        execute(beside_chain("sft", "stage.sample_every=1"), tmp_path / "sft")
+
+
+def test_a_checkpoint_that_cannot_be_read_is_no_matter_of_settings(tmp_path: Path) -> None:
+    (tmp_path / "checkpoint-1").mkdir()
+    (tmp_path / "checkpoint-1" / "trainer_state.json").write_text('{"global_step": 1}')
+
+    def torn(**_: object) -> None:
+        raise ValueError("torn")
+
+    trainer = SimpleNamespace(remove_callback=lambda _: None, add_callback=lambda _: None, train=torn)
+    with pytest.raises(ValueError, match="torn"):
+        training.train(trainer, SimpleNamespace(resumed=True, scratch=tmp_path, rewind=lambda _: None))

@@ -121,7 +121,7 @@ class DPOStage(TrainedStage):
         require_positive("stage", beta=self.beta)
         require(bool(self.loss), "stage.loss", self.loss, "name one loss or more")
         for name in self.loss:
-            require(name in LOSSES, "stage.loss", name, f"be of {', '.join(LOSSES)}")
+            require(name in LOSSES, "stage.loss", name, f"be one of {', '.join(LOSSES)}")
         require(0 <= self.label_smoothing < 0.5, "stage.label_smoothing", self.label_smoothing, "lie in [0, 0.5)")
 
 

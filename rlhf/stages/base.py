@@ -8,7 +8,7 @@ from itertools import chain
 from typing import Any
 
 from datasets import Dataset
-from peft import get_peft_model, prepare_model_for_kbit_training
+from peft import prepare_model_for_kbit_training
 from transformers import Trainer, TrainingArguments, default_data_collator
 
 from rlhf import models, training
@@ -24,6 +24,9 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
     texts = {split: load(settings.data, "text", split, settings.seed) for split in ("train", "validation")}
     for split, dataset in texts.items():
         run.record_data("text", split, dataset)
+    arguments = training.arguments(
+        TrainingArguments, settings, run, prediction_loss_only=True, label_names=["labels"], remove_unused_columns=False
+    )
 
     if stage.policy is None:
         template = models.chat_template(settings.model.chat_template)
@@ -34,20 +37,12 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
         policy = models.load_policy(run["policy"], settings.model, tokenizer, **models.quantization(settings.adapter))
     run.record_tokenizer(tokenizer)
 
-    if (adapter := models.lora(settings.adapter, models.TaskType.CAUSAL_LM)) is not None:
-        if settings.adapter.kind is AdapterKind.qlora:
-            policy = prepare_model_for_kbit_training(policy)
-        policy = get_peft_model(policy, adapter)
-    trainer = Trainer(
-        model=policy,
-        args=training.arguments(
-            TrainingArguments,
-            settings,
-            run,
-            prediction_loss_only=True,
-            label_names=["labels"],
-            remove_unused_columns=False,
-        ),
+    if settings.adapter.kind is AdapterKind.qlora:
+        policy = prepare_model_for_kbit_training(policy)
+    trainer = training.build(
+        Trainer,
+        model=models.adapt(policy, settings.adapter, models.TaskType.CAUSAL_LM),
+        args=arguments,
         train_dataset=blocks(texts["train"], tokenizer, stage.block_length, "train"),
         eval_dataset=blocks(texts["validation"], tokenizer, stage.block_length, "validation"),
         data_collator=default_data_collator,

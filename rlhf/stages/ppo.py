@@ -6,8 +6,6 @@
 Ziegler et al. 2019, https://arxiv.org/abs/1909.08593. The trainer is ours: rlhf/ppo/README.md explains it.
 """
 
-from peft import get_peft_model
-
 from rlhf import models, training
 from rlhf.config import AdapterKind, Settings
 from rlhf.data import check_leaks, load
@@ -35,8 +33,7 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
         )
     policy, reference = policy_and_reference(settings, run, tokenizer)
     critic = models.load_reward_model(run["reward"], settings.model, tokenizer, **models.quantization(settings.adapter))
-    if (adapter := models.lora(settings.adapter, models.TaskType.SEQ_CLS)) is not None:
-        critic = get_peft_model(critic, adapter)
+    critic = models.adapt(critic, settings.adapter, models.TaskType.SEQ_CLS)
     scorer = RewardModel(
         models.load_reward_model(run["reward"], settings.model, reward_tokenizer).to(models.device(settings.hardware)),
         reward_tokenizer,
@@ -92,4 +89,4 @@ def policy_and_reference(settings: Settings, run: Run, tokenizer):
     policy = models.load_policy(run["policy"], settings.model, tokenizer, **models.quantization(settings.adapter))
     if settings.adapter.kind is AdapterKind.none:
         return policy, models.load_policy(run["policy"], settings.model, tokenizer)
-    return get_peft_model(policy, models.lora(settings.adapter, models.TaskType.CAUSAL_LM)), None
+    return models.adapt(policy, settings.adapter, models.TaskType.CAUSAL_LM), None

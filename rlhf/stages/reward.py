@@ -9,6 +9,7 @@ of the starting policy's own responses, which PPO needs, and holds the accuracy 
 
 import statistics
 
+from datasets import Dataset
 from trl import RewardConfig, RewardTrainer
 
 from rlhf import models, training
@@ -28,15 +29,17 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
     check_leaks(pairs["train"], pairs["validation"], settings.data.allow_leaks)
     for split, dataset in pairs.items():
         run.record_data("preferences", split, dataset)
+    columns = ["prompt", "chosen", "rejected", *margins(pairs, settings)]
+    arguments = training.arguments(RewardConfig, settings, run)
 
     tokenizer = models.load_tokenizer(run["policy"], settings.model)
     model = models.load_reward_model(run["policy"], settings.model, tokenizer, **models.quantization(settings.adapter))
     run.record_tokenizer(tokenizer)
 
-    columns = ["prompt", "chosen", "rejected", *(["margin"] if settings.stage.margin else [])]
-    trainer = RewardTrainer(
+    trainer = training.build(
+        RewardTrainer,
         model=model,
-        args=training.arguments(RewardConfig, settings, run),
+        args=arguments,
         train_dataset=pairs["train"].select_columns(columns),
         eval_dataset=pairs["validation"].select_columns(columns),
         processing_class=tokenizer,
@@ -56,6 +59,23 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
     scorer = RewardModel(trainer.model, tokenizer, max_length=longest)
     metrics |= held_out(scorer, pairs["test"], settings, run) | score_statistics(scorer, pairs["train"], settings, run)
     return metrics | {"objective": metrics["test/accuracy"]}
+
+
+def margins(pairs: dict[str, Dataset], settings: Settings) -> list[str]:
+    """The column of the margins, where they are asked for.
+
+    Raises:
+        DataError: the pairs have none.
+    """
+    if not settings.stage.margin:
+        return []
+    for split in ("train", "validation"):
+        if "margin" not in pairs[split].column_names:
+            raise DataError(
+                f"stage.margin=true, but the {split} pairs of data.preferences have no margin: give every row a "
+                '"margin", or leave stage.margin=true out'
+            )
+    return ["margin"]
 
 
 def held_out(scorer: RewardModel, pairs, settings: Settings, run: Run) -> dict[str, float]:

@@ -55,6 +55,21 @@ def test_an_unknown_argument_of_the_trainer(settings: Callable[..., Settings], t
     assert list(tmp_path.iterdir()) == []
 
 
+def test_wrong_arguments_are_told_before_there_is_a_model(
+    settings: Callable[..., Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rlhf.stages.base.new_policy", None)
+    with pytest.raises(ConfigError, match="stage.trainer.warmup_steps must be a number, got 'few'"):
+        execute(settings("base", "stage.trainer.warmup_steps=few"), tmp_path / "base")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_adapter_on_modules_that_are_not_there(settings: Callable[..., Settings], tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"adapter.target_modules=\['nope'\] cannot be used \(.*not found"):
+        execute(settings("base", "adapter=lora", "adapter.target_modules=[nope]"), tmp_path / "base")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_model_that_cannot_be_found(settings: Callable[..., Settings], tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="policy=nobody/nothing cannot be loaded"):
         execute(settings("base", "stage.policy=nobody/nothing"), tmp_path / "base")

@@ -1,3 +1,4 @@
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from rlhf import models
 from rlhf.config import Input, Settings
 from rlhf.data import load
 from rlhf.data.render import question
-from rlhf.errors import DataError
+from rlhf.errors import ConfigError, DataError
 from rlhf.generate import generate
 from rlhf.parents import find_parent
 from rlhf.rewards import RewardModel
@@ -92,3 +93,43 @@ def test_a_leak_between_train_and_held_out_is_refused(beside_chain: Callable[...
     settings = beside_chain("reward", f"data.preferences.path={folder}")
     with pytest.raises(DataError, match="allow_leaks"):
         execute(settings, tmp_path / "reward")
+
+
+def test_margins_that_are_not_there_are_missed_before_a_model_is_loaded(
+    beside_chain: Callable[..., Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(models, "load_reward_model", None)
+    with pytest.raises(DataError, match=r"stage.margin=true, but the train pairs .* have no margin: give every row"):
+        execute(beside_chain("reward", "stage.margin=true"), tmp_path / "reward")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_margins_that_are_there_are_used(beside_chain: Callable[..., Settings], tmp_path: Path) -> None:
+    """A margin that no score reaches makes the loss large."""
+    rows = [{"prompt": f"{i}?", "chosen": "yes", "rejected": "no", "margin": 50} for i in range(60)]
+    (tmp_path / "pairs.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    settings = beside_chain("reward", "stage.margin=true", f"data.path={tmp_path}/pairs.jsonl", "data.ceiling=null")
+    assert execute(settings, tmp_path / "reward")["eval/loss"] > 40
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["adapter=lora", "adapter.target_modules=[nope]"], "adapter.target_modules={'nope'} cannot be used"),
+        (["+stage.trainer.eos_token=nope"], r"stage.trainer cannot be used \(The specified `eos_token` \('nope'\)"),
+    ],
+)
+def test_what_the_trainer_refuses_is_told(
+    beside_chain: Callable[..., Settings], tmp_path: Path, overrides: list[str], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        execute(beside_chain("reward", *overrides), tmp_path / "reward")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_wrong_argument_is_told_before_a_model_is_loaded(
+    beside_chain: Callable[..., Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(models, "load_reward_model", None)
+    with pytest.raises(ConfigError, match="stage.trainer.learning_rate must be a number, got 'fast'"):
+        execute(beside_chain("reward", "stage.trainer.learning_rate=fast"), tmp_path / "reward")

@@ -123,6 +123,8 @@ class DPOStage(TrainedStage):
         for name in self.loss:
             require(name in LOSSES, "stage.loss", name, f"be one of {', '.join(LOSSES)}")
         require(0 <= self.label_smoothing < 0.5, "stage.label_smoothing", self.label_smoothing, "lie in [0, 0.5)")
+        smooth = self.label_smoothing > 0 or "exo_pair" not in self.loss
+        require(smooth, "stage.label_smoothing", self.label_smoothing, "be above 0 for stage.loss=[exo_pair]")
 
 
 @dataclass(kw_only=True)

@@ -16,6 +16,7 @@ from tests.conftest import composed
         (["stage=dpo", "stage.beta=0"], "stage.beta must be positive, got 0.0"),
         (["stage=dpo", "stage.label_smoothing=0.5"], r"stage.label_smoothing must lie in \[0, 0.5\), got 0.5"),
         (["stage=dpo", "stage.loss=[foo]"], "stage.loss must be one of sigmoid, hinge, .*, got 'foo'"),
+        (["stage=dpo", "stage.loss=[exo_pair]"], r"stage.label_smoothing must be above 0 for stage.loss=\[exo_pair\]"),
         (["stage=dpo", "stage.loss=[]"], r"stage.loss must name one loss or more, got \[\]"),
         (["stage=ppo", "stage.kl_coef=-0.1"], "stage.kl_coef must not be negative"),
         (["stage=ppo", "stage.missing_eos_penalty=-1"], "stage.missing_eos_penalty must not be negative, got -1.0"),

@@ -170,3 +170,15 @@ def test_a_checkpoint_that_cannot_be_read_is_no_matter_of_settings(tmp_path: Pat
     trainer = SimpleNamespace(remove_callback=lambda _: None, add_callback=lambda _: None, train=torn)
     with pytest.raises(ValueError, match="torn"):
         training.train(trainer, SimpleNamespace(resumed=True, scratch=tmp_path, rewind=lambda _: None))
+
+
+@pytest.mark.parametrize("stage", ["sft", "dpo"])
+def test_mistakes_of_a_stage_are_told(
+    beside_chain: Callable[..., Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str
+) -> None:
+    with pytest.raises(ConfigError, match="adapter.target_modules={'nope'} cannot be used"):
+        execute(beside_chain(stage, "adapter=lora", "adapter.target_modules=[nope]"), tmp_path / stage)
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.setattr("rlhf.models.load_policy", None)  # the rest before a model is loaded
+    with pytest.raises(ConfigError, match="stage.trainer.learning_rate must be a number, got 'fast'"):
+        execute(beside_chain(stage, "stage.trainer.learning_rate=fast"), tmp_path / stage)

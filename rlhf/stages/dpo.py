@@ -33,7 +33,8 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
     reference = models.load_policy(run["policy"], settings.model, tokenizer) if whole else None
     run.record_tokenizer(tokenizer)
 
-    trainer = DPOTrainer(
+    trainer = training.build(
+        DPOTrainer,
         model=policy,
         ref_model=reference,
         args=args,

@@ -27,7 +27,8 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
     policy = models.load_policy(run["policy"], settings.model, tokenizer, **models.quantization(settings.adapter))
     run.record_tokenizer(tokenizer)
 
-    trainer = SFTTrainer(
+    trainer = training.build(
+        SFTTrainer,
         model=policy,
         args=args,
         train_dataset=rows["train"].select_columns(["prompt", "completion"]),

@@ -56,12 +56,15 @@ def show_samples(title: str, columns: Sequence[str], rows: Sequence[Sequence[str
     for column in columns:
         table.add_column(column, overflow="fold")
     for row in rows:
-        table.add_row(*(Text(printable(cell)) for cell in row))
+        table.add_row(*(Text(printable(without_blank_lines(cell))) for cell in row))
     console.print(table)
 
 
+def without_blank_lines(text: str) -> str:
+    """A policy that does not stop may write nothing else, and a table would fill the screen with them."""
+    return re.sub(r"\n\s*\n", "\n", text.strip())
+
+
 def printable(text: str, most: int = 400) -> str:
-    """``text`` without control characters and blank lines, at most ``most`` characters of it."""
-    text = re.sub(r"\n\s*\n", "\n", text.strip())
     kept = "".join(char if char.isprintable() or char == "\n" else "\N{REPLACEMENT CHARACTER}" for char in text)
     return kept if len(kept) <= most else kept[: most - 1] + "…"

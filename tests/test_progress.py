@@ -41,4 +41,4 @@ def test_short_by_hand() -> None:
 
 
 def test_blank_lines_do_not_fill_the_screen() -> None:
-    assert progress.printable("\n\na\n\n \n\n\n  b\nc\n\n\n") == "a\n  b\nc"
+    assert progress.without_blank_lines("\n\na\n\n \n\n\n  b\nc\n\n\n") == "a\n  b\nc"

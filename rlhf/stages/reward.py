@@ -30,6 +30,8 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
     for split, dataset in pairs.items():
         run.record_data("preferences", split, dataset)
     columns = ["prompt", "chosen", "rejected", *margins(pairs, settings)]
+    # The labels are noisy: even the reward that they were drawn from does not predict all of them.
+    ceiling = None if settings.data.ceiling is None else function(settings.data.ceiling)(pairs["test"])
     arguments = training.arguments(RewardConfig, settings, run)
 
     tokenizer = models.load_tokenizer(run["policy"], settings.model)
@@ -57,7 +59,9 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
     models.save(trainer.model, tokenizer, run.model, run["policy"])
 
     scorer = RewardModel(trainer.model, tokenizer, max_length=longest)
-    metrics |= held_out(scorer, pairs["test"], settings, run) | score_statistics(scorer, pairs["train"], settings, run)
+    metrics |= held_out(scorer, pairs["test"], settings, ceiling) | score_statistics(
+        scorer, pairs["train"], settings, run
+    )
     return metrics | {"objective": metrics["test/accuracy"]}
 
 
@@ -78,8 +82,11 @@ def margins(pairs: dict[str, Dataset], settings: Settings) -> list[str]:
     return ["margin"]
 
 
-def held_out(scorer: RewardModel, pairs, settings: Settings, run: Run) -> dict[str, float]:
-    """Accuracy on the test split: the share of pairs whose chosen response scores higher, ties counted half."""
+def held_out(scorer: RewardModel, pairs, settings: Settings, ceiling) -> dict[str, float]:
+    """Accuracy on the test split: the share of pairs whose chosen response scores higher, ties counted half.
+
+    ``ceiling`` has the accuracy that the noise of the labels allows, ``expected`` and ``realised``, or is None.
+    """
     chosen = scorer(pairs["prompt"], [question(row) for row in pairs["chosen"]])
     rejected = scorer(pairs["prompt"], [question(row) for row in pairs["rejected"]])
     accuracy = statistics.fmean((c > r) + 0.5 * (c == r) for c, r in zip(chosen, rejected, strict=True))
@@ -94,9 +101,7 @@ def held_out(scorer: RewardModel, pairs, settings: Settings, run: Run) -> dict[s
     ]
     show_samples("reward: held-out pairs", ("prompt", "chosen", "rejected"), rows)
     found = {"test/accuracy": accuracy}
-    if settings.data.ceiling is not None:
-        # The labels are noisy: even the reward that they were drawn from does not predict all of them.
-        ceiling = function(settings.data.ceiling)(pairs)
+    if ceiling is not None:
         found |= {"test/ceiling": ceiling.expected, "test/ceiling_realised": ceiling.realised}
         console.print(
             f"reward: held-out accuracy {accuracy:.3f}; the labels' noise allows {ceiling.expected:.3f} in "

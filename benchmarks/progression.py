@@ -1,6 +1,7 @@
 """The embedded progression over several seeds: does every seed show base < SFT < DPO and base < SFT < PPO?
 
     python -m benchmarks.progression --seeds 1 2 3 4 5
+    python -m benchmarks.progression --show                # what was measured last
 
 Each seed is one `python -m rlhf stage=progression` in a process of its own, from nothing; a seed whose chain is up to
 date is read and not run again. Prints a row a seed, mean and spread, and writes benchmarks/progression.json.
@@ -61,7 +62,8 @@ def checks(row: dict) -> dict[str, bool]:
     }
 
 
-def show(rows: list[dict]) -> None:
+def table(rows: list[dict]) -> list[str]:
+    """A row a seed, mean and standard deviation, in Markdown."""
     heading = ["seed", *(f"gold {stage}" for stage in STAGES), "DPO wins", "PPO wins", "RM acc", "ceiling", "seconds"]
     lines = [
         [
@@ -75,14 +77,18 @@ def show(rows: list[dict]) -> None:
         ]
         for row in rows
     ]
-    print("| " + " | ".join(heading) + " |\n|" + " --- |" * len(heading))
-    for line in lines:
-        print("| " + " | ".join(_cell(value) for value in line) + " |")
+    drawn = ["| " + " | ".join(heading) + " |", "|" + " --- |" * len(heading)]
+    drawn += ["| " + " | ".join(_cell(value) for value in line) + " |" for line in lines]
     if len(lines) > 1:
         columns = [[value for value in column if value is not None] for column in zip(*lines, strict=True)]
         for title, measure in {"mean": statistics.fmean, "sd": statistics.stdev}.items():
             cells = [_cell(measure(column)) if len(column) > 1 else "–" for column in columns[1:]]
-            print(f"| {title} | " + " | ".join(cells) + " |")
+            drawn.append(f"| {title} | " + " | ".join(cells) + " |")
+    return drawn
+
+
+def show(rows: list[dict]) -> None:
+    print("\n".join(table(rows)))
     for name in checks(rows[0]):
         print(f"{name}: {sum(checks(row)[name] for row in rows)} of {len(rows)}")
     for row in rows:
@@ -93,22 +99,21 @@ def show(rows: list[dict]) -> None:
 
 
 def _cell(value: float | None) -> str:
-    return (
-        "–"
-        if value is None
-        else str(value)
-        if isinstance(value, int)
-        else f"{value:.3f}"
-        if value < 10
-        else f"{value:.0f}"
-    )
+    if value is None:
+        return "–"
+    if isinstance(value, int):
+        return str(value)
+    return f"{value:.3f}" if value < 10 else f"{value:.0f}"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 4, 5])
     parser.add_argument("overrides", nargs="*", help="settings for every run, e.g. hardware=cpu")
+    parser.add_argument("--show", action="store_true", help="print the stored results and run nothing")
     arguments = parser.parse_args()
+    if arguments.show:
+        return show(json.loads(RESULT.read_text())["seeds"])
     rows = [run_seed(seed, arguments.overrides) for seed in arguments.seeds]
     show(rows)
     unit = 1 if sys.platform == "darwin" else 1024

@@ -38,7 +38,7 @@ class Bar:
         tenth = 10 * step // max(self.total, 1)
         if not console.is_terminal and shown and tenth > self._told:
             self._told = tenth
-            console.print(f"{self.title} {step}/{self.total}  {shown}", highlight=False)
+            console.print(f"{self.title} {step}/{self.total}  {shown}", highlight=False, soft_wrap=True)
 
     def close(self) -> None:
         self._progress.stop()

@@ -37,3 +37,11 @@ def test_checks_by_hand() -> None:
         "ceiling": 0.9,
     }
     assert list(progression.checks(row).values()) == [True, False, True, False, False]
+
+
+def test_what_was_measured_is_shown_again(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["progression", "--show"])
+    progression.main()
+    rows = json.loads(progression.RESULT.read_text())["seeds"]
+    assert "\n".join(progression.table(rows)) in capsys.readouterr().out
+    assert len(rows) == 5

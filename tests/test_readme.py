@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
+from benchmarks import progression
 from rlhf import cli
 from rlhf.paths import PACKAGE
 from tests.conftest import FAST, TINY
@@ -138,6 +139,13 @@ def test_the_reward_of_ones_own_trains(chain: Path) -> None:
     [code] = blocks("python")
     exec(code, names)  # the README's own text
     assert names["trainer"].update == 2
+
+
+def test_the_results_are_those_that_were_measured() -> None:
+    rows = json.loads(progression.RESULT.read_text())["seeds"]
+    assert "\n".join(progression.table(rows)) in README.read_text(encoding="utf-8")
+    for row in rows:
+        assert all(progression.checks(row).values()), row["seed"]
 
 
 def test_the_file_tree_is_the_checkout() -> None:

@@ -97,7 +97,7 @@ def show(comparison: Comparison) -> None:
     for heading in ("question", *columns):
         questions.add_column(Text(heading), overflow="fold")
     for i, text in enumerate(comparison.stage.questions):
-        cells = [printable(comparison.answers[name].greedy[i]) for name in columns]
+        cells = [printable(written(comparison.answers[name].greedy[i])) for name in columns]
         questions.add_row(*map(Text, (text, *cells)))
     console.print(questions)
     metrics = Table(title=f"{len(comparison.prompts)} held-out prompts", title_justify="left")
@@ -136,7 +136,8 @@ def markdown(comparison: Comparison) -> Iterator[str]:
         yield f"- {cell(note)}"
     yield "\n## One question, every stage\n"
     yield from table(["question", *names], [
-        [text, *(comparison.answers[name].greedy[i] for name in names)] for i, text in enumerate(stage.questions)
+        [text, *(written(comparison.answers[name].greedy[i]) for name in names)]
+        for i, text in enumerate(stage.questions)
     ])  # fmt: skip
     yield "\n## Table\n"
     yield from table(["", *names], [[heading, *cells] for heading, cells in rows(comparison)])
@@ -147,11 +148,16 @@ def markdown(comparison: Comparison) -> Iterator[str]:
             yield from table(["", *names], [[heading, *cells] for heading, cells in rows(comparison, keys)])
     yield "\n## Responses\n"
     yield from table(["prompt", *names], [
-        [question(comparison.prompts[i]["prompt"]), *(comparison.answers[name].texts[i][0] for name in names)]
+        [question(comparison.prompts[i]["prompt"]), *(written(comparison.answers[name].texts[i][0]) for name in names)]
         for i in examples(comparison)
     ])  # fmt: skip
     yield "\n## What the rows say\n"
     yield from (f"- **{heading}**: {meaning}" for heading, meaning in HEADINGS.values())
+
+
+def written(response: str) -> str:
+    """A response as a table shows it: one that ends before its first word would look like one that is missing."""
+    return response.strip() or "(empty)"
 
 
 def examples(comparison: Comparison) -> list[int]:

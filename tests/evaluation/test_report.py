@@ -59,6 +59,12 @@ def test_hostile_text_is_one_cell_of_text(text: str) -> None:
     assert shown == "".join(char if char.isprintable() or char == "\n" else "\ufffd" for char in text)
 
 
+def test_a_response_without_a_word_is_shown_as_such() -> None:
+    assert [report.written(text) for text in ("", " \n", " Lima. ")] == ["(empty)", "(empty)", "Lima."]
+    shown = list(report.markdown(comparison([" "], ["base", "sft"])))
+    assert sum(line.count("(empty)") for line in shown) == 4
+
+
 def test_every_table_of_a_hostile_report_is_rectangular(tmp_path: Path) -> None:
     report.write(comparison(HOSTILE, names=("sft|<b>", "ppo")), tmp_path)
     lines = (tmp_path / "report.md").read_text(encoding="utf-8").splitlines()

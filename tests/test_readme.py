@@ -37,11 +37,11 @@ def small(arguments: list[str], chain: Path) -> list[str]:
     given = dict(item.split("=", 1) for item in arguments if "=" in item)
     stages = given.get("stage", "status").split(",")
     more = ["hardware=cpu", *(TINY if given.get("experiment", "almanac") == "almanac" else ())]
+    if given.get("experiment", "almanac") not in ("almanac", "none"):
+        return []  # a real model's: tests/test_experiments.py runs each with a substitute
     if stages == ["progression"]:
         own = ", ".join(f"{name}: [{', '.join(map(repr, FAST[name]))}]" for name in STAGES)
         return [*arguments, *more, f"stage.overrides={{{own}}}"]
-    if given.get("experiment", "almanac") not in ("almanac", "none"):
-        return []  # a real model's: tests/test_experiments.py runs each with a substitute
     if len(stages) > 1:  # settings of a stage cannot stand beside a sweep over stages; recipes can
         return [
             "--config-dir",

@@ -10,6 +10,7 @@ from rlhf import models, training
 from rlhf.config import AdapterKind, Settings
 from rlhf.data import check_leaks, load
 from rlhf.errors import LineageError
+from rlhf.parents import Parent
 from rlhf.ppo import Critic, PPOTrainer
 from rlhf.progress import Bar
 from rlhf.rewards import RewardModel
@@ -25,23 +26,11 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
 
     tokenizer = models.load_tokenizer(run["policy"], settings.model)
     run.record_tokenizer(tokenizer)
-    reward_tokenizer = models.load_tokenizer(run["reward"], settings.model)
-    if reward_tokenizer.get_vocab() != tokenizer.get_vocab():
-        raise LineageError(
-            f"stage.reward={run['reward'].path} has another vocabulary than stage.policy={run['policy'].path}, and the "
-            "critic starts from the reward model: train one with stage=reward on this policy"
-        )
+    scorer = reward_model(settings, run, tokenizer)
     policy, reference = policy_and_reference(settings, run, tokenizer)
     critic = models.load_reward_model(run["reward"], settings.model, tokenizer, **models.quantization(settings.adapter))
     critic = models.adapt(critic, settings.adapter, models.TaskType.SEQ_CLS)
-    scorer = RewardModel(
-        models.load_reward_model(run["reward"], settings.model, reward_tokenizer).to(models.device(settings.hardware)),
-        reward_tokenizer,
-        max_length=stage.max_prompt_length + stage.max_response_length,
-    )
-    statistics = (run["reward"].manifest or {"metrics": {}})["metrics"]
-    if stage.normalize_scores and "scores/std" not in statistics:
-        print(f"ppo: {run['reward'].path} is no run of stage=reward, so there is nothing to normalise its scores by")
+    mean, std = score_statistics(run["reward"], stage.normalize_scores)
     trainer = PPOTrainer(
         policy,
         reference,
@@ -51,8 +40,8 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
         prompts["train"]["prompt"],
         stage,
         seed=settings.seed,
-        score_mean=statistics.get("scores/mean", 0.0),
-        score_std=statistics.get("scores/std", 1.0),
+        score_mean=mean,
+        score_std=std,
         cpu=models.device(settings.hardware).type == "cpu",
     )
     sample = training.Sampler(run, policy, tokenizer, prompts["validation"]["prompt"], settings)
@@ -82,6 +71,30 @@ def train(trainer: PPOTrainer, run: Run, sample: training.Sampler) -> dict[str, 
             return trainer.train(run.scratch, lambda: interruption.asked)
     finally:
         bar.close()
+
+
+def reward_model(settings: Settings, run: Run, tokenizer) -> RewardModel:
+    """What scores the responses.
+
+    Raises:
+        LineageError: it has another vocabulary than the policy, so that no critic can start from it.
+    """
+    stage, own = settings.stage, models.load_tokenizer(run["reward"], settings.model)
+    if own.get_vocab() != tokenizer.get_vocab():
+        raise LineageError(
+            f"stage.reward={run['reward'].path} has another vocabulary than stage.policy={run['policy'].path}, and the "
+            "critic starts from the reward model: train one with stage=reward on this policy"
+        )
+    model = models.load_reward_model(run["reward"], settings.model, own).to(models.device(settings.hardware))
+    return RewardModel(model, own, max_length=stage.max_prompt_length + stage.max_response_length)
+
+
+def score_statistics(reward: Parent, normalize: bool) -> tuple[float, float]:
+    """Mean and standard deviation by which scores are normalised: what stage=reward measured, or 0 and 1."""
+    measured = reward.manifest["metrics"] if reward.manifest else {}
+    if normalize and "scores/std" not in measured:
+        print(f"ppo: {reward.path} is no run of stage=reward, so there is nothing to normalise its scores by")
+    return measured.get("scores/mean", 0.0), measured.get("scores/std", 1.0)
 
 
 def policy_and_reference(settings: Settings, run: Run, tokenizer):

@@ -11,9 +11,11 @@ from safetensors.torch import load_file
 
 from rlhf.config import Settings
 from rlhf.errors import LineageError
+from rlhf.parents import Parent
 from rlhf.ppo import Critic, PPOTrainer
 from rlhf.run import Run
 from rlhf.stages import execute
+from rlhf.stages.ppo import score_statistics
 from tests.conftest import composed, tiny_overrides
 
 Configure = Callable[..., Settings]
@@ -124,6 +126,7 @@ import tests.conftest as fixtures
 from pathlib import Path
 from rlhf.ppo import PPOTrainer
 from rlhf.stages import execute
+from rlhf.stages.ppo import score_statistics
 
 improve = PPOTrainer._minibatch
 
@@ -162,3 +165,13 @@ def test_a_reward_model_of_another_vocabulary_is_refused(beside_chain: Configure
     settings = beside_chain("ppo", f"stage.reward={tmp_path}/reward")
     with pytest.raises(LineageError, match="vocabulary"):
         execute(settings, tmp_path / "ppo")
+
+
+def test_scores_of_another_reward_model_are_taken_as_they_are_and_this_is_said(capsys: pytest.CaptureFixture) -> None:
+    ours = Parent("reward", "r", {"stage": "reward", "metrics": {"scores/mean": 2.0, "scores/std": 3.0}})
+    assert score_statistics(ours, normalize=True) == (2.0, 3.0)
+    assert capsys.readouterr().out == ""
+    assert score_statistics(Parent("reward", "org/other", None), normalize=True) == (0.0, 1.0)
+    assert "org/other is no run of stage=reward" in capsys.readouterr().out
+    score_statistics(Parent("reward", "org/other", None), normalize=False)
+    assert capsys.readouterr().out == ""

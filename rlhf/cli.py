@@ -174,6 +174,14 @@ def main() -> None:
         if isinstance(error, HydraException):
             _tell(error)
         sys.exit(1)
+    except AssertionError as error:  # what OmegaConf has for a key below a null
+        if TRACEBACK in os.environ or "Unexpected type for root" not in str(error):
+            raise
+        told = (
+            "a setting was given below one that is null, such as model.architecture.x of a model that is not built here"
+        )
+        print(f"rlhf: {told}: leave it out", file=sys.stderr)
+        sys.exit(1)
     except KeyboardInterrupt:
         print("rlhf: interrupted; where there is a checkpoint, resume=true continues from it", file=sys.stderr)
         sys.exit(130)

@@ -27,6 +27,7 @@ def command(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
     [
         (["stage=dpo", "stage.bta=0.2"], "there is no setting stage.bta; did you mean stage.beta?"),
         (["stage=dop"], "did you mean dpo?"),
+        (["model=gpt2", "model.architecture.hidden_size=64"], "a setting was given below one that is null"),
         (["stage=dpo", "stage.beta=hot"], "stage.beta: Value 'hot' of type 'str' could not be converted to Float"),
         (["stage=dpo", "stage.beta=-1"], "stage.beta must be positive, got -1.0"),
         (["nam=x"], "there is no setting nam; did you mean name?"),

@@ -1,7 +1,6 @@
 """Every experiment runs, all of its stages, for two steps: with a tiny model, on fixtures laid out as its data are."""
 
 import json
-import os
 from pathlib import Path
 
 import pytest
@@ -43,24 +42,3 @@ def test_an_experiment_runs_from_sft_to_compare(experiment: str, chain: Path, tm
     compared = Run.open(tmp_path / experiment / "compare")
     assert {"sft", "dpo", "ppo", "reward"} <= set(compared.manifest["parents"])
     assert "win_rate/reward/ppo" in compared.manifest["metrics"]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("experiment", ["stories", "smollm2"])
-def test_a_real_model_runs_from_sft_to_compare_on_real_data(experiment: str, tmp_path: Path) -> None:
-    missing = [name for name in ("RLHF_TEST_MODELS", "RLHF_TEST_DATA") if name not in os.environ]
-    if missing:
-        pytest.skip(f"{' and '.join(missing)} name no folder: see README.md, Results")
-    few = [
-        f"data.{kind}.{limit}"
-        for kind in ("text", "demonstrations", "preferences", "prompts")
-        for limit in ("limit=20", "held_out_limit=4")
-    ]
-    for stage in PROGRESSION[1:]:
-        settings = composed(
-            f"experiment={experiment}", f"stage={stage}", f"checkpoints={tmp_path}", "hardware=cpu", *few, *FAST[stage]
-        )
-        execute(settings, tmp_path / settings.name / stage)
-    metrics = Run.open(tmp_path / experiment / "compare").manifest["metrics"]
-    assert 0 < metrics["kl/ppo"] < 1
-    assert 1 < metrics["text/perplexity/sft"] < 100

@@ -16,6 +16,7 @@ from rlhf.config import Input, Settings
 from rlhf.errors import ConfigError, LineageError, ModelError
 from rlhf.parents import Parent, find_parent
 from rlhf.stages import execute
+from tests.conftest import composed
 
 
 def plain_tokenizer(**special: str) -> PreTrainedTokenizerFast:
@@ -147,12 +148,12 @@ def test_a_file_that_is_no_model(settings: Callable[..., Settings], tmp_path: Pa
 
 
 @pytest.mark.slow
-def test_a_gguf_file(settings: Callable[..., Settings], tmp_path: Path) -> None:
+def test_a_gguf_file(tmp_path: Path) -> None:
     pytest.importorskip("gguf")
     found = sorted(Path(os.environ.get("RLHF_TEST_MODELS", "/nowhere")).glob("**/*.gguf"))
     if not found:
         pytest.skip("RLHF_TEST_MODELS names no folder with a GGUF file")
-    one = settings("sft", "model=local", f"model.path={found[0]}")
+    one = composed("stage=sft", "model=local", f"model.path={found[0]}")
     parent = find_parent("policy", Input(str(found[0]), ("base",)), one)
     tokenizer = models.load_tokenizer(parent, one.model)
     policy = models.load_policy(parent, one.model, tokenizer)

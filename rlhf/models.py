@@ -192,8 +192,9 @@ def _load(kind: Any, parent: Parent, model: Model, options: dict[str, Any]) -> t
         options = options | _attention(model) | {"dtype": getattr(torch, model.dtype.value)}
         loaded, found = _pretrained(kind, parent, model, output_loading_info=True, **options)
         if folder.suffix == ".gguf":
-            # The weights are dequantised on loading; a left-over entry would make the saved folder unreadable.
+            # The weights are dequantised on loading; what is left over would forbid saving, or reading what is saved.
             loaded.config.__dict__.pop("quantization_config", None)
+            loaded.hf_quantizer = None
         return loaded, set(found["missing_keys"])
     base, missing = _load(kind, _base(parent, folder), model, options)
     vocabulary = len(AutoTokenizer.from_pretrained(folder)) if (folder / "tokenizer_config.json").is_file() else 0

@@ -13,6 +13,11 @@ from rlhf.manifest import MANIFEST
 LOCK = ".lock"
 
 
+def partial(directory: Path) -> Path:
+    """Where a run is written until it is finished."""
+    return directory.parent / f".{directory.name}.partial"
+
+
 def claim(work: Path, directory: Path) -> IO:
     """Make ``work`` and lock it for this process, for a run that will be moved to ``directory``.
 

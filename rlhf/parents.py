@@ -8,6 +8,7 @@ from typing import Any
 
 from rlhf import provenance
 from rlhf.config import Input, Settings
+from rlhf.directory import partial
 from rlhf.errors import LineageError
 from rlhf.manifest import read_manifest
 
@@ -111,8 +112,7 @@ def _missing(role: str, path: Path, settings: Settings, overrides: Sequence[str]
     """Why there is no parent at ``path``, and the command that makes one."""
     kept = of_the_chain(overrides)
     says = f"stage={settings.stage.name} starts from {path}, which "
-    partial = path.parent / f".{path.name}.partial"
-    if partial.exists():
+    if partial(path).exists():
         command = " ".join(["python -m rlhf", f"stage={path.name}", *kept, "resume=true"])
         return f"{says}is not finished: continue it first: {command}"
     if path.is_file() or (path.is_dir() and any(path.iterdir())):

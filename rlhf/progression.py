@@ -18,11 +18,12 @@ from hydra import compose
 from rlhf.cli import settings_of
 from rlhf.config import Settings
 from rlhf.content import content, difference
+from rlhf.directory import partial
 from rlhf.errors import LineageError
 from rlhf.manifest import read_manifest
 from rlhf.parents import find_parents
 from rlhf.progress import console
-from rlhf.run import Run, partial
+from rlhf.run import Run
 
 
 def run(settings: Settings, directory: Path, overrides: Sequence[str]) -> dict[str, float]:

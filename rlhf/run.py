@@ -23,7 +23,7 @@ from typing import IO, Any
 from rlhf import provenance
 from rlhf.config import Settings
 from rlhf.content import content, difference
-from rlhf.directory import claim, empty, move, unwritable
+from rlhf.directory import claim, empty, move, partial, unwritable
 from rlhf.errors import LineageError, RunError
 from rlhf.manifest import MANIFEST, read_manifest, tokenizer_record, write_json
 from rlhf.parents import Parent, find_parents
@@ -215,11 +215,6 @@ class Run:
 
     def __getitem__(self, role: str) -> Parent:
         return self.parents[role]
-
-
-def partial(directory: Path) -> Path:
-    """Where a run is written until it is finished."""
-    return directory.with_name(f".{directory.name}.partial")
 
 
 def redact_command(stage: str, overrides: Sequence[str]) -> str:

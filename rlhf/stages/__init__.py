@@ -9,11 +9,12 @@ from pathlib import Path
 
 from rlhf.config import Settings, TrackerKind
 from rlhf.content import content, difference
+from rlhf.directory import partial
 from rlhf.errors import ConfigError, RunError
 from rlhf.manifest import read_manifest
 from rlhf.parents import find_parents
 from rlhf.progress import console
-from rlhf.run import Run, partial, recorded
+from rlhf.run import Run, recorded
 
 
 def execute(settings: Settings, directory: Path, overrides: Sequence[str] = ()) -> dict[str, float]:

@@ -22,6 +22,7 @@ from rlhf.errors import ConfigError, DataError, TrainingError
 from rlhf.generate import generate
 from rlhf.progress import Bar, show_samples
 from rlhf.run import Run
+from rlhf.sealed import newest_whole, number, resumable, seal
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -126,28 +127,24 @@ def train(
 
     Raises:
         ConfigError: no optimiser, scheduler or loader can be made from ``stage.trainer``.
+        RunError: the run is resumed, and none of its checkpoints is whole.
         KeyboardInterrupt: after a checkpoint was written at the end of the step under way.
         TrainingError: the loss is not a finite number.
     """
-    last = last_checkpoint(run.scratch) if run.resumed else None
+    last = newest_whole(resumable(run.scratch, "checkpoint-*", run.stage), run.stage) if run.resumed else None
     if run.resumed:
-        run.rewind(0 if last is None else json.loads((last / "trainer_state.json").read_text())["global_step"])
+        run.rewind(0 if last is None else number(last))
     trainer.remove_callback(transformers.PrinterCallback)
     with Interruption() as interruption:
         reporter = Reporter(run, on_sample, every, interruption)
         trainer.add_callback(reporter)
+        trainer.add_callback(Keeper(trainer, last))
         # Optimiser, scheduler and loader are made from stage.trainer; a checkpoint's being torn is no fault of it.
         with blame("stage.trainer", until=lambda: last is not None or reporter.bar is not None):
             trainer.train(resume_from_checkpoint=None if last is None else str(last))
     if interruption.asked:
         raise KeyboardInterrupt
     return rename(trainer.evaluate()) | {"steps": trainer.state.global_step}
-
-
-def last_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint that was written to its end: trainer_state.json is the last file of one."""
-    found = [path.parent for path in folder.glob("checkpoint-*/trainer_state.json")]
-    return max(found, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
 
 
 def rename(logs: dict[str, Any]) -> dict[str, float]:
@@ -190,6 +187,41 @@ class Reporter(TrainerCallback):
 
     def on_train_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self.bar.close()
+
+
+class Keeper(TrainerCallback):
+    """Makes a Trainer's checkpoints exact and tells torn ones.
+
+    What was summed up since the last logged line is in no checkpoint of transformers': a resumed run would log
+    averages over a part of that interval. It is written beside it here, by each rank, and read again.
+    """
+
+    def __init__(self, trainer: Trainer, last: Path | None):
+        self.trainer, self.last = trainer, last
+
+    def _interval(self, folder: Path) -> Path:
+        return folder / f"interval_{self.trainer.args.process_index}.json"
+
+    def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if self.last is not None:
+            interval = json.loads(self._interval(self.last).read_text(encoding="utf-8"))
+            self.trainer._tr_loss += interval["loss"]
+            self.trainer._globalstep_last_logged = interval["since"]
+            if interval["metrics"] is not None:  # TRL's trainers alone have them
+                self.trainer._metrics["train"].update(interval["metrics"])
+
+    def on_save(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        metrics = dict(self.trainer._metrics["train"]) if hasattr(self.trainer, "_metrics") else None
+        interval = {
+            "loss": self.trainer._tr_loss.item(),
+            "since": self.trainer._globalstep_last_logged,
+            "metrics": metrics,
+        }
+        self._interval(folder).write_text(json.dumps(interval), encoding="utf-8")
+        self.trainer.accelerator.wait_for_everyone()
+        if state.is_world_process_zero:
+            seal(folder)
 
 
 class Interruption:

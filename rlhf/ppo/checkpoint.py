@@ -50,7 +50,7 @@ def save(
         parameters = {key: value.detach().contiguous() for key, value in trainable(module).items()}
         save_file(parameters, aside / f"{name}.safetensors")
         save_file(_optimizer_state(optimizers[name]), aside / f"{name}_optimizer.safetensors")
-    (aside / STATE).write_text(json.dumps({"update": update, **state}), encoding="utf-8")
+    (aside / STATE).write_text(json.dumps({"update": update, "state": dict(state)}), encoding="utf-8")
     seal(aside)
     shutil.rmtree(place, ignore_errors=True)
     os.rename(aside, place)
@@ -60,25 +60,27 @@ def save(
 
 def load(
     folder: Path, modules: Mapping[str, nn.Module], optimizers: Mapping[str, Optimizer]
-) -> dict[str, Any] | None:
-    """Restore the newest whole checkpoint in ``folder`` and return its state; None where there is no checkpoint.
+) -> tuple[int, dict[str, Any]]:
+    """Restore the newest whole checkpoint in ``folder``; its update and state, (0, {}) where there is no checkpoint.
 
     Raises:
         RunError: there are checkpoints, but none is whole.
     """
     place = newest_whole(resumable(folder, "update-*", "ppo"), "ppo")
-    return None if place is None else restore(place, modules, optimizers)
+    return (0, {}) if place is None else restore(place, modules, optimizers)
 
 
-def restore(place: Path, modules: Mapping[str, nn.Module], optimizers: Mapping[str, Optimizer]) -> dict[str, Any]:
-    """Read one checkpoint into models and optimizers, and return its state."""
+def restore(
+    place: Path, modules: Mapping[str, nn.Module], optimizers: Mapping[str, Optimizer]
+) -> tuple[int, dict[str, Any]]:
+    """Read one checkpoint into models and optimizers; its update and state."""
     for name, module in modules.items():
         parameters = trainable(module)
         with torch.no_grad():
             for key, value in load_file(place / f"{name}.safetensors").items():
                 parameters[key].copy_(value)
         _restore_optimizer(optimizers[name], load_file(place / f"{name}_optimizer.safetensors"))
-    return _state(place)
+    return number(place), _state(place)
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -114,7 +116,7 @@ def _prune(folder: Path, update: int, refuge: int | None) -> None:
 
 
 def _state(place: Path) -> dict[str, Any]:
-    return json.loads((place / STATE).read_text(encoding="utf-8"))
+    return json.loads((place / STATE).read_text(encoding="utf-8"))["state"]
 
 
 def _optimizer_state(optimizer: Optimizer) -> dict[str, Tensor]:

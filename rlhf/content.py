@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rlhf import provenance
-from rlhf.config import Settings, Source
+from rlhf.config import SentinelAction, Settings, Source
 from rlhf.manifest import plain
 from rlhf.parents import Parent
 
@@ -50,6 +50,9 @@ def content(settings: Settings, parents: dict[str, Parent]) -> dict[str, Any]:
     # Parents and local files count by what they hold, not by where they lie.
     for role in (*parents, "models", "progression"):
         tree["stage"].pop(role, None)
+    if tree["stage"].get("sentinel", {}).get("action") == SentinelAction.stop.value:
+        # A run that was stopped has computed what one that was warned would have: the one can go on as the other.
+        tree["stage"]["sentinel"]["action"] = SentinelAction.warn.value
     for key in ("name", "path", "pretrained"):
         del tree["model"][key]
     tree["parents"] = {role: parent.digest for role, parent in parents.items()}

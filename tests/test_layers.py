@@ -12,7 +12,8 @@ LAYERS = {
     1: ("ppo.tensors", "ppo.kl", "ppo.advantages", "ppo.losses"),
     2: (
         "data", "almanac", "provenance", "parents", "content", "manifest", "directory", "run", "scratch", "models",
-        "generate", "rewards", "progress", "sealed", "ppo.diversity", "tracking", "ppo.rollout", "ppo.critic", "evaluation.metrics",
+        "generate", "rewards", "progress", "sealed", "tracking", "ppo.rollout", "ppo.critic", "ppo.diversity",
+        "evaluation.metrics",
     ),
     3: ("ppo", "evaluation", "training"),
     4: ("stages",),

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from rlhf.config.parts import Adapter, AdapterKind, Data, Dtype, Format, Hardware, Model, Source, Tracker, TrackerKind
 from rlhf.config.ppo import MissingEOS, PPOStage
 from rlhf.config.rules import require
+from rlhf.config.sentinel import SentinelAction, SentinelSettings
 from rlhf.config.stage import Input, Stage, TrainedStage
 from rlhf.config.stages import (
     PROGRESSION,
@@ -42,6 +43,8 @@ __all__ = [
     "ProgressionStage",
     "RewardStage",
     "SFTStage",
+    "SentinelAction",
+    "SentinelSettings",
     "Settings",
     "Source",
     "Stage",

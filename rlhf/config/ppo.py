@@ -5,6 +5,7 @@ from enum import Enum
 from typing import ClassVar
 
 from rlhf.config.rules import require, require_not_negative, require_positive
+from rlhf.config.sentinel import SentinelSettings
 from rlhf.config.stage import Input, TrainedStage
 from rlhf.errors import ConfigError
 
@@ -47,6 +48,7 @@ class PPOStage(TrainedStage):
     score_clip: float | None
     save_every: int
     log_every: int
+    sentinel: SentinelSettings
 
     reads: ClassVar[tuple[str, ...]] = ("prompts",)
 

@@ -88,7 +88,7 @@ def checkpoints(folder: Path) -> list[Path]:
 
 
 def healthy(folder: Path, latest: int) -> Path | None:
-    """The newest whole checkpoint of an update up to ``latest`` at which no diagnosis held; None where there is none."""
+    """The newest whole checkpoint up to update ``latest`` at which no diagnosis held; None where there is none."""
     for place in reversed(checkpoints(folder)):
         if number(place) <= latest and fault(place) is None and _state(place).get("healthy"):
             return place

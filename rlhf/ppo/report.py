@@ -4,6 +4,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from rlhf.ppo.diversity import distinct, repetition
 from rlhf.ppo.kl import k1
 from rlhf.ppo.rollout import Rollout
 from rlhf.ppo.tensors import masked_var
@@ -20,6 +21,7 @@ def report(rollout: Rollout, scores: Tensor, penalties: Tensor, returns: Tensor,
     kl = torch.where(mask, k1(rollout.logprobs, rollout.ref_logprobs), 0.0).sum(-1)
     non_score = penalties.sum(-1)
     error = masked_var(returns - rollout.values, mask) / masked_var(returns, mask).clamp(min=1e-8)
+    responses = [ids[kept].tolist() for ids, kept in zip(rollout.response_ids, mask, strict=True)]
     found = {
         "objective/scores": rollout.scores.mean(),
         "objective/rlhf_reward": (scores + non_score).mean(),
@@ -30,6 +32,8 @@ def report(rollout: Rollout, scores: Tensor, penalties: Tensor, returns: Tensor,
         "val/explained_variance": 1 - error,
         "val/ended": rollout.ended.float().mean(),
         "val/response_length": lengths.mean(),
+        "val/repetition": lengths.new_tensor(repetition(responses)),
+        "val/distinct": lengths.new_tensor(distinct(responses)),
     }
     reduced = accelerator.reduce(found, reduction="mean")
     return {key: float(value) for key, value in reduced.items()}

@@ -66,7 +66,8 @@ def resumable(folder: Path, pattern: str, title: str) -> list[Path]:
         if path not in sealed:
             console.print(f"{title}: {path.name} was not written to its end, and is passed over", soft_wrap=True)
     if not sealed:
-        console.print(f"{title}: no checkpoint was written before the interruption, so it starts from the beginning")
+        told = "no checkpoint was written before the interruption, so it starts from the beginning"
+        console.print(f"{title}: {told}", soft_wrap=True)
     return sealed
 
 

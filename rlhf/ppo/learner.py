@@ -109,6 +109,7 @@ class Learner:
             norm = self.accelerator.clip_grad_norm_(checkpoint.trainable(model).values(), self.stage.max_grad_norm)
             loss = found["loss/policy_avg" if name == "policy" else "loss/value_avg"]
             if anywhere(not (torch.isfinite(norm) and torch.isfinite(loss)), self.accelerator):
+                self._forget_gradients()  # or the first step after a rollback would be made of them
                 raise BrokenError(
                     "not_finite",
                     f"the {name}'s loss or gradient is not a finite number at update {update + 1}, commonly because "
@@ -117,6 +118,9 @@ class Learner:
                 )
         for name in learning:
             self.optimizers[name].step()
+        self._forget_gradients()
+
+    def _forget_gradients(self) -> None:
         for optimizer in self.optimizers.values():
             optimizer.zero_grad()
 

@@ -141,10 +141,21 @@ def train(
         trainer.add_callback(Keeper(trainer, last))
         # Optimiser, scheduler and loader are made from stage.trainer; a checkpoint's being torn is no fault of it.
         with blame("stage.trainer", until=lambda: last is not None or reporter.bar is not None):
-            trainer.train(resume_from_checkpoint=None if last is None else str(last))
+            if last is None or not take_up_if_trained(trainer, last):
+                trainer.train(resume_from_checkpoint=None if last is None else str(last))
     if interruption.asked:
         raise KeyboardInterrupt
     return rename(trainer.evaluate()) | {"steps": trainer.state.global_step}
+
+
+def take_up_if_trained(trainer: Trainer, last: Path) -> bool:
+    """Where the checkpoint is of the last step, load its weights; ``trainer.train`` would make a step too many."""
+    state = TrainerState.load_from_json(str(last / "trainer_state.json"))
+    if state.global_step < state.max_steps:
+        return False
+    trainer._load_from_checkpoint(str(last))
+    trainer.state = state
+    return True
 
 
 def rename(logs: dict[str, Any]) -> dict[str, float]:

@@ -46,7 +46,7 @@ class LengthTerm:
 
 
 @dataclass(kw_only=True)
-class FormTerm:
+class FormatTerm:
     pattern: str | None
     ends_with: list[str] | None
     most_words: int | None
@@ -61,7 +61,7 @@ class RewardTerm:
     function: str | None
     remote: RemoteTerm
     length: LengthTerm
-    form: FormTerm
+    format: FormatTerm
     weight: float
     normalisation: Normalisation
 
@@ -73,7 +73,7 @@ class RewardTerm:
             "function": self.function,
             "remote": self.remote.url,
             "length": (self.length.least, self.length.most),
-            "form": (self.form.pattern, self.form.ends_with, self.form.most_words),
+            "format": (self.format.pattern, self.format.ends_with, self.format.most_words),
         }
         return [name for name, value in given.items() if value is not None and value != (None,) * len(value)]
 
@@ -102,16 +102,16 @@ class RewardTerm:
         if source == "remote":
             web = self.remote.url.startswith(("http://", "https://"))
             require(web, f"{key}.remote.url", self.remote.url, "begin with http:// or https://")
-        if source == "form" and self.form.pattern is not None:
-            require(_compiles(self.form.pattern), f"{key}.form.pattern", self.form.pattern, "be a regular expression")
-        remote, length, form = self.remote, self.length, self.form
+        pattern = self.format.pattern
+        require(pattern is None or _compiles(pattern), f"{key}.format.pattern", pattern, "be a regular expression")
+        remote, length = self.remote, self.length
         require_not_negative(f"{key}.ensemble", deviations=self.ensemble.deviations)
         require_positive(
             f"{key}.remote", batch_size=remote.batch_size, timeout=remote.timeout, attempts=remote.attempts
         )
         require_not_negative(f"{key}.remote", backoff=remote.backoff, longest_wait=remote.longest_wait)
         require_not_negative(f"{key}.length", least=length.least, most=length.most)
-        require_positive(f"{key}.form", most_words=form.most_words)
+        require_positive(f"{key}.format", most_words=self.format.most_words)
         if length.least is not None and length.most is not None:
             require(length.least <= length.most, f"{key}.length.least", length.least, f"be at most most={length.most}")
 
@@ -194,3 +194,19 @@ def _compiles(pattern: str) -> bool:
     except re.error:
         return False
     return True
+
+
+def usual_term(values: dict[str, Any]) -> RewardTerm:
+    """``term`` of conf/stage/ppo.yaml, as a term, for who reads the file without Hydra."""
+    return _built(RewardTerm, values)
+
+
+def _built(kind: Any, values: dict[str, Any]) -> Any:
+    made = {}
+    for field in fields(kind):
+        value = values[field.name]
+        nested = is_dataclass(field.type)
+        made[field.name] = (
+            _built(field.type, value) if nested else field.type(value) if isinstance(field.type, type(Enum)) else value
+        )
+    return kind(**made)

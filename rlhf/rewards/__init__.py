@@ -7,7 +7,7 @@ lines. A prompt is a string or a list of messages; a completion is always a stri
     model           a sequence classifier as a RewardFunction
     ensemble        several of them: mean - k standard deviations
     remote          one behind HTTP
-    terms           length and form
+    terms           length and format
     normalisation   stored and running statistics
     composition     a weighted sum of named terms; a gold reward beside it
     build           all of these from settings
@@ -19,12 +19,12 @@ from rlhf.rewards.model import RewardModel
 from rlhf.rewards.normalisation import Running, Stored
 from rlhf.rewards.protocol import RewardFunction, checked, function
 from rlhf.rewards.remote import Remote
-from rlhf.rewards.terms import Form, Length
+from rlhf.rewards.terms import Format, Length
 
 __all__ = [
     "Composition",
     "Ensemble",
-    "Form",
+    "Format",
     "Length",
     "Remote",
     "RewardFunction",

@@ -107,9 +107,7 @@ class Scorer:
         if self.gold is not None:
             # What gold draws at random must not move the stream that anything else draws from.
             with torch.random.fork_rng(devices=[torch.cuda.current_device()] if torch.cuda.is_available() else []):
-                self.batch["objective/gold"] = checked(
-                    self.gold(prompts, completions), completions, "the gold reward"
-                )
+                self.batch["objective/gold"] = checked(self.gold(prompts, completions), completions, "the gold reward")
         return totals
 
     def metrics(self) -> dict[str, float]:

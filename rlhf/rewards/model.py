@@ -71,3 +71,15 @@ class RewardModel:
             for i, score in zip(chosen, logits, strict=True):
                 scores[i] = score
         return scores
+
+
+class AdaptedRewardModel(RewardModel):
+    """One of several adapters and heads on a base that they share (``models.load_adapted``)."""
+
+    def __init__(self, model: Any, adapter: str, tokenizer: Any, **options: Any):
+        super().__init__(model, tokenizer, **options)
+        self.adapter = adapter
+
+    def __call__(self, prompts: Sequence[Prompt], completions: Sequence[str]) -> list[float]:
+        self.model.set_adapter(self.adapter)
+        return super().__call__(prompts, completions)

@@ -20,7 +20,7 @@ from rlhf.rewards.protocol import checked
 BUSY = (408, 425, 429)  # with every 5xx: what another try may mend; any other status says that the request is wrong
 
 
-class Unanswered(Exception):
+class UnansweredError(Exception):
     """A try that may be made again; ``wait``: the seconds that the server asked for."""
 
     def __init__(self, reason: str, wait: float = 0.0):
@@ -78,12 +78,12 @@ class Remote:
         tries = Retrying(
             stop=stop_after_attempt(self.attempts),
             wait=self._wait,
-            retry=retry_if_exception_type(Unanswered),
+            retry=retry_if_exception_type(UnansweredError),
             reraise=True,
         )
         try:
             return tries(self._try, prompts, completions)
-        except Unanswered as error:
+        except UnansweredError as error:
             raise TrainingError(
                 f"the remote reward {self.place} gave no scores for a batch of {len(completions)} completions in "
                 f"{self.attempts} tries, at last because {error}: see that it runs and answers "
@@ -96,11 +96,11 @@ class Remote:
                 self.url, json={"prompts": prompts, "completions": completions}, headers=self._headers()
             )
         except httpx2.TimeoutException as error:
-            raise Unanswered(f"it did not answer in time ({type(error).__name__})") from error
+            raise UnansweredError(f"it did not answer in time ({type(error).__name__})") from error
         except httpx2.TransportError as error:
-            raise Unanswered(f"it cannot be reached ({type(error).__name__}: {error})") from error
+            raise UnansweredError(f"it cannot be reached ({type(error).__name__}: {error})") from error
         if answer.status_code in BUSY or answer.status_code >= 500:
-            raise Unanswered(f"it answered with status {answer.status_code}", retry_after(answer.headers))
+            raise UnansweredError(f"it answered with status {answer.status_code}", retry_after(answer.headers))
         if answer.status_code != 200:
             raise TrainingError(
                 f"the remote reward {self.place} refused the request with status {answer.status_code}: correct its "
@@ -109,9 +109,9 @@ class Remote:
         try:
             return checked(answer.json()["scores"], completions, "it")
         except (ValueError, KeyError, TypeError) as error:
-            raise Unanswered(f'it answered {answer.text[:80]!r} and not {{"scores": [...]}}') from error
+            raise UnansweredError(f'it answered {answer.text[:80]!r} and not {{"scores": [...]}}') from error
         except TrainingError as error:
-            raise Unanswered(str(error)) from error
+            raise UnansweredError(str(error)) from error
 
     def _wait(self, state: RetryCallState) -> float:
         asked = state.outcome.exception().wait

@@ -1,4 +1,4 @@
-"""Rewards that need no model: length and form."""
+"""Rewards that need no model: length and format."""
 
 import re
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ class Length:
         return short + (0 if self.most is None else max(0, words - self.most))
 
 
-class Form:
+class Format:
     """1 where a completion has the form that is asked for, else 0.
 
     It has it where all that is given holds: ``pattern``, a regular expression, is found in it (a dot matches a line

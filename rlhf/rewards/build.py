@@ -90,7 +90,7 @@ class Builder:
         """The reward model in the place of ``role``, with the tokenizer and the chat template of its own."""
         settings, parent = self.settings, self.parents[role]
         tokenizer = models.load_tokenizer(parent, settings.model)
-        model = models.load_reward_model(parent, settings.model, tokenizer, new_head=False)
+        model = models.load_reward_model(parent, settings.model, tokenizer, new_head="refused")
         model = model.to(models.device(settings.hardware))
         return RewardModel(model, tokenizer, max_length=self._length(model, tokenizer))
 

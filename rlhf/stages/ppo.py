@@ -76,7 +76,7 @@ def train(trainer: PPOTrainer, run: Run, sample: training.Sampler) -> dict[str, 
 def classifier(settings: Settings, run: Run, tokenizer):
     """What the critic starts from: ``stage.critic``, else the first reward model that reads the policy's tokens.
 
-    Where none does, or nothing that scores is a model, it is the policy under a new head, and this is said.
+    Where none does, or nothing that scores is a model, it is the policy under a new head of zeros, and this is said.
 
     Raises:
         LineageError: ``stage.critic`` has another vocabulary than the policy.
@@ -90,10 +90,11 @@ def classifier(settings: Settings, run: Run, tokenizer):
             "tokens the critic reads: give a run that descends from the same base, or stage.critic=null"
         )
     if found is None:
-        print("ppo: the critic starts from the policy, under a new head: no reward model reads the policy's tokens")
-    model = models.load_reward_model(
-        run[found or "policy"], settings.model, tokenizer, **models.quantization(settings.adapter)
-    )
+        print(
+            "ppo: the critic starts from the policy, under a head of zeros: no reward model reads the policy's tokens"
+        )
+    options = models.quantization(settings.adapter)
+    model = models.load_reward_model(run[found or "policy"], settings.model, tokenizer, new_head="zero", **options)
     return models.adapt(model, settings.adapter, models.TaskType.SEQ_CLS)
 
 

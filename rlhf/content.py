@@ -53,6 +53,9 @@ def content(settings: Settings, parents: dict[str, Parent]) -> dict[str, Any]:
     if tree["stage"].get("sentinel", {}).get("action") == SentinelAction.stop.value:
         # A run that was stopped has computed what one that was warned would have: the one can go on as the other.
         tree["stage"]["sentinel"]["action"] = SentinelAction.warn.value
+    for term in (tree["stage"].get("rewards") or {}).values():
+        term.pop("run", None)
+        term.get("ensemble", {}).pop("runs", None)
     for key in ("name", "path", "pretrained"):
         del tree["model"][key]
     tree["parents"] = {role: parent.digest for role, parent in parents.items()}

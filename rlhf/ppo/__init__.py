@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from rlhf.config import PPOStage
+from rlhf.config.rewards import usual_term
 from rlhf.paths import bundled
 from rlhf.ppo.advantages import gae
 from rlhf.ppo.critic import Critic
@@ -31,8 +32,10 @@ def settings(**overrides: Any) -> PPOStage:
     """
     values = yaml.safe_load((bundled("conf") / "stage" / "ppo.yaml").read_text(encoding="utf-8"))
     del values["defaults"]
-    nested = {name: value | overrides.get(name, {}) for name, value in values.items() if isinstance(value, dict)}
-    return _typed(PPOStage, values | overrides | nested)
+    values["gold"] = None  # PPOTrainer is given the function itself; the file names the data's
+    sentinel = values["sentinel"] | overrides.get("sentinel", {})
+    values |= overrides
+    return _typed(PPOStage, values | {"sentinel": sentinel, "term": usual_term(values["term"])})
 
 
 def _typed(kind: type, values: dict[str, Any]) -> Any:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch import nn
+from torch import Tensor, nn
 
 from rlhf.config import PPOStage, SentinelAction
 from rlhf.data.render import Prompt
@@ -18,12 +18,12 @@ from rlhf.ppo import checkpoint
 from rlhf.ppo.advantages import gae
 from rlhf.ppo.kl import shape_rewards
 from rlhf.ppo.learner import Learner
-from rlhf.ppo.ranks import agreed, anywhere, whiten
+from rlhf.ppo.ranks import agreed, anywhere, total, whiten
 from rlhf.ppo.report import Metrics, report
 from rlhf.ppo.rollout import Rollout, collect, evaluate, final_scores, tolerance
 from rlhf.ppo.seeds import derive, permutation
 from rlhf.ppo.sentinel import STOPPED, BrokenError, Diagnosis, Sentinel
-from rlhf.rewards import RewardFunction
+from rlhf.rewards import RewardFunction, Scorer
 
 
 class PPOTrainer:
@@ -33,9 +33,10 @@ class PPOTrainer:
         policy: a causal language model, or a PeftModel around one.
         reference: the model that the KL penalty pulls towards; None: ``policy`` with its adapter switched off.
         critic: gives the value of the state before each response token (rlhf.ppo.Critic).
-        reward: (prompts, completions) -> one number per completion.
+        reward: (prompts, completions) -> one number per completion; of a Composition each term is logged by itself.
         prompts: what to answer; they are visited in a new order on every pass.
         stage: the settings, as conf/stage/ppo.yaml explains them.
+        gold: scores the same responses, is logged beside the reward, and changes nothing that is trained.
         score_mean, score_std: of the reward on the reference's responses, for ``stage.normalize_scores``.
         log: called with the metrics of an update and its number.
         tell: called with each diagnosis of the sentinel, when what ``stage.sentinel.action`` says has been done.
@@ -56,6 +57,7 @@ class PPOTrainer:
         stage: PPOStage,
         *,
         seed: int,
+        gold: RewardFunction | None = None,
         score_mean: float = 0.0,
         score_std: float = 1.0,
         log: Callable[[Metrics, int], None] = lambda metrics, update: None,
@@ -63,7 +65,8 @@ class PPOTrainer:
         cpu: bool | None = None,
     ):
         self.stage, self.seed, self.log, self.tell = stage, seed, log, tell
-        self.tokenizer, self.reward, self.prompts = tokenizer, reward, list(prompts)
+        self.tokenizer, self.prompts = tokenizer, list(prompts)
+        self.reward = Scorer(reward, gold, self._over_ranks)
         self.score_mean, self.score_std = (score_mean, score_std) if stage.normalize_scores else (0.0, 1.0)
         # Left to itself, accelerate makes every rank on a machine without a GPU believe that it is alone.
         self.accelerator = Accelerator(cpu=not torch.cuda.is_available() if cpu is None else cpu)
@@ -103,11 +106,17 @@ class PPOTrainer:
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint holds beside weights and optimizers, as JSON."""
-        return {"metrics": self.metrics, "sentinel": self.sentinel.state_dict(), "healthy": self.sentinel.healthy}
+        return {
+            "metrics": self.metrics,
+            "rewards": self.reward.state_dict(),
+            "sentinel": self.sentinel.state_dict(),
+            "healthy": self.sentinel.healthy,
+        }
 
     def load_state(self, state: dict[str, Any]) -> None:
         """The part of ``state`` that is a function of the updates made so far."""
         self.metrics = state["metrics"]
+        self.reward.load_state_dict(state["rewards"])
 
     def train(self, folder: Path | None = None, should_stop: Callable[[], bool] = lambda: False) -> Metrics:
         """Make the updates that are left of ``stage.updates`` and return the last metrics.
@@ -230,7 +239,11 @@ class PPOTrainer:
         improved = self.learner.improve(rollout, weights, returns, self.update)
         self.update += 1
         episode = {"episode": float(self.update * stage.batch_size)}
-        return report(rollout, scores, shaped.penalties, returns, self.accelerator) | improved | episode
+        reported = report(rollout, scores, shaped.penalties, returns, self.accelerator)
+        return reported | self.reward.metrics() | improved | episode
+
+    def _over_ranks(self, x: Tensor) -> Tensor:
+        return total(x.to(self.accelerator.device), self.accelerator).cpu()
 
     def _check_start(self, rollout: Rollout) -> None:
         """Before the first step the policy is the reference: anything else is a wrong model or a wrong forward pass."""

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import progression
+from benchmarks import ppo_seeds, progression
+from rlhf import cli
 from tests.conftest import FAST, TINY
 
 STAGES = ("base", "sft", "reward", "dpo", "ppo", "compare")
@@ -45,3 +46,51 @@ def test_what_was_measured_is_shown_again(capsys: pytest.CaptureFixture, monkeyp
     rows = json.loads(progression.RESULT.read_text())["seeds"]
     assert "\n".join(progression.table(rows)) in capsys.readouterr().out
     assert len(rows) == 5
+
+
+def test_ppo_over_seeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    """One seed of each kind, with a sentinel that sees an illness in the first update of the first wrong setting."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(ppo_seeds, "RESULT", tmp_path / "ppo_seeds.json")
+    monkeypatch.setattr(ppo_seeds, "rlhf", in_process)
+    monkeypatch.setitem(ppo_seeds.BAD, "learning rates × 30", [ppo_seeds.REWARD, "stage.sentinel.window=1", *SEEN])
+    own = [f"{stage}:{item}" for stage in ("base", "sft", "reward", "ppo", "compare") for item in FAST[stage]]
+    arguments = ["ppo_seeds", "--seeds", "1", "--bad", "--", "hardware=cpu", *TINY, *own]
+    monkeypatch.setattr("sys.argv", arguments)
+    ppo_seeds.main()
+    found = json.loads((tmp_path / "ppo_seeds.json").read_text())
+    compared = json.loads(Path("checkpoints/ppo-seeds/compare/metrics.json").read_text())["models"]
+    [row] = found["healthy"]
+    assert row["gold"] == [compared["seed-0"]["gold"][part] for part in ("mean", "low", "high")]
+    assert row["collapsed"] == (row["gold"][0] < compared["sft"]["gold"]["mean"])
+    [caught] = found["bad"]["learning rates × 30"]
+    assert caught["ended_early"]
+    assert caught["diagnoses"][0] == ["steps_too_large", 1]
+    assert not found["bad"]["no KL penalty"][0]["ended_early"]
+    shown = capsys.readouterr().out
+    assert "| learning rates × 30 | 1 of 1 | 1 (1 to 1) | steps_too_large (1) |" in shown
+    assert "| no KL penalty | 0 of 1 | – | – |" in shown
+    monkeypatch.setattr("sys.argv", ["ppo_seeds", "--show"])
+    ppo_seeds.main()
+    assert capsys.readouterr().out.strip() == "\n".join(ppo_seeds.table(found))
+
+
+SEEN = ("stage.sentinel.step_kl=1e-12", "stage.sentinel.explained_variance=null", "stage.sentinel.distinct=null")
+
+
+def in_process(*overrides: str, check: bool = True) -> int:
+    """``python -m rlhf`` without seconds of imports."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("sys.argv", ["rlhf", *overrides])
+        try:
+            cli.main()
+        except SystemExit as error:
+            assert not check, overrides
+            return error.code
+    return 0
+
+
+def test_means_over_seeds_by_hand() -> None:
+    """0, 1, 2: mean 1, deviation 1, and with two degrees of freedom 4.30 / √3 = 2.483."""
+    assert ppo_seeds.interval([0.0, 1.0, 2.0]) == "1.000 ±2.483"
+    assert ppo_seeds.interval([0.5]) == "0.500"

@@ -20,7 +20,7 @@ import torch
 from safetensors.torch import save_file
 from rlhf.models import chat_template
 from rlhf.ppo import Critic, PPOTrainer, settings
-from rlhf.ppo.ranks import whiten
+from rlhf.ppo.ranks import agreed, anywhere, whiten
 from rlhf.ppo.rollout import evaluate, pack
 from rlhf.scratch import new_tokenizer
 from tests.ppo.conftest import TINY, WORDS, length_reward, new_policy, new_reward_model
@@ -44,6 +44,12 @@ returns = torch.where(rollout.mask, rollout.response_ids.float() / 40, 0.0)
 trainer.learner.improve(rollout, whiten(advantages, rollout.mask, trainer.accelerator), returns, 0)
 if rank == 0:
     save_file(policy.state_dict() | critic.state_dict(), sys.argv[1])
+# Two ranks that measured different numbers decide by the first one's, and an error of one is one of all.
+seen = agreed({"a": 0.1 + rank, "b": 1e300}, trainer.accelerator)
+assert seen == {"a": 0.1, "b": 1e300}, seen
+for guilty in range(ranks):
+    assert anywhere(rank == guilty, trainer.accelerator)
+assert not anywhere(False, trainer.accelerator)
 trainer.accelerator.wait_for_everyone()
 os._exit(0)  # an orderly exit aborts now and then: gloo's threads still hold tensors (pytorch pull request 179291)
 """

@@ -82,7 +82,9 @@ def test_padding_and_order_change_no_loss_and_no_metric(new_trainer: Trainers, c
             )
         elif changed:
             wide = {name: pad(getattr(rollout, name), (0, 3)) for name in ("response_ids", "mask", "logprobs")}
-            wide |= {name: pad(getattr(rollout, name), (0, 3)) for name in ("ref_logprobs", "values")}
+            wide |= {
+                name: pad(getattr(rollout, name), (0, 3)) for name in ("ref_logprobs", "values", "sampler_logprobs")
+            }
             rollout, advantages, returns = rollout._replace(**wide), pad(advantages, (0, 3)), pad(returns, (0, 3))
         whitened = whiten(advantages, rollout.mask, trainer.accelerator)
         metrics = trainer.learner.improve(rollout, whitened, returns, 0)

@@ -22,7 +22,7 @@ def test_the_policy_loss_on_every_branch() -> None:
     forgives what was lost (1.5 with A < 0, 0.5 with A > 0)."""
     logprobs, old = ratios(1.5, 0.5, 1.5, 0.5, 1.1)
     advantages = torch.tensor([[2.0, -2.0, -2.0, 2.0, 2.0]], dtype=torch.float64)
-    loss, ratio, clipped = clipped_policy_loss(logprobs, old, advantages, 0.2)
+    loss, ratio, clipped = clipped_policy_loss(logprobs, old, advantages, 0.2, 0.2)
     assert loss[0].tolist() == pytest.approx([-2.4, 1.6, 3.0, -1.0, -2.2])
     assert ratio[0].tolist() == pytest.approx([1.5, 0.5, 1.5, 0.5, 1.1])
     assert clipped[0].tolist() == [True, True, False, False, False]
@@ -31,7 +31,7 @@ def test_the_policy_loss_on_every_branch() -> None:
 def test_at_ratio_one_the_loss_is_minus_the_advantage_and_nothing_is_clipped() -> None:
     old = -torch.rand(3, 4, generator=torch.Generator().manual_seed(0))
     advantages = torch.randn(3, 4, generator=torch.Generator().manual_seed(1))
-    loss, ratio, clipped = clipped_policy_loss(old.clone(), old, advantages, 0.2)
+    loss, ratio, clipped = clipped_policy_loss(old.clone(), old, advantages, 0.2, 0.2)
     assert torch.equal(loss, -advantages)
     assert (ratio == 1).all()
     assert not clipped.any()
@@ -63,7 +63,7 @@ def test_the_policy_gradient_is_that_of_finite_differences(ratio: float, advanta
 
     x = torch.tensor([[logprob]], dtype=torch.float64, requires_grad=True)
     old_logprobs, advantages = (torch.tensor([[value]], dtype=torch.float64) for value in (old, advantage))
-    loss = clipped_policy_loss(x, old_logprobs, advantages, 0.2).loss
+    loss = clipped_policy_loss(x, old_logprobs, advantages, 0.2, 0.2).loss
     loss.sum().backward()
     assert loss.item() == pytest.approx(at(logprob), abs=1e-12)
     assert x.grad.item() == pytest.approx((at(logprob + 1e-6) - at(logprob - 1e-6)) / 2e-6, abs=1e-6)

@@ -5,14 +5,17 @@ trainer = PPOTrainer(policy, reference, Critic(reward_model), tokenizer, reward,
 trainer.train()
 """
 
-from dataclasses import fields, is_dataclass
+import difflib
+from dataclasses import fields
 from enum import Enum
-from typing import Any
+from typing import Any, get_type_hints
 
 import yaml
 
-from rlhf.config import PPOStage
+from rlhf.config import PPOStage, SentinelSettings
 from rlhf.config.rewards import usual_term
+from rlhf.config.rules import require, require_type
+from rlhf.errors import ConfigError
 from rlhf.paths import bundled
 from rlhf.ppo.advantages import gae
 from rlhf.ppo.critic import Critic
@@ -24,33 +27,40 @@ from rlhf.ppo.trainer import PPOTrainer
 
 
 def settings(**overrides: Any) -> PPOStage:
-    """The settings of conf/stage/ppo.yaml, without Hydra; those of the sentinel as ``sentinel={"action": "stop"}``.
+    """The settings of conf/stage/ppo.yaml, without Hydra; a choice is given by its name, as in ``missing_eos="keep"``.
+
+    Those of the sentinel are a dict: ``sentinel={"action": "stop"}``.
 
     Raises:
-        TypeError: an override is no setting of PPO.
-        ConfigError: a value is out of range.
+        ConfigError: an override is no setting of PPO, or a value is of the wrong type or out of range.
     """
     values = yaml.safe_load((bundled("conf") / "stage" / "ppo.yaml").read_text(encoding="utf-8"))
-    del values["defaults"]
     values["gold"] = None  # PPOTrainer is given the function itself; the file names the data's
-    sentinel = values["sentinel"] | overrides.get("sentinel", {})
-    values |= overrides
-    return _typed(PPOStage, values | {"sentinel": sentinel, "term": usual_term(values["term"])})
+    watching = _made(SentinelSettings, "stage.sentinel", values["sentinel"], overrides.get("sentinel", {}))
+    return _made(PPOStage, "stage", values, overrides | {"sentinel": watching, "term": usual_term(values["term"])})
 
 
-def _typed(kind: type, values: dict[str, Any]) -> Any:
-    """``kind(**values)`` with enumerations, nested settings and numbers made of what YAML gives for them."""
-    values = dict(values)
-    for field in fields(kind):
-        value, of = values.get(field.name), field.type
-        if isinstance(value, dict) and is_dataclass(of):
-            values[field.name] = _typed(of, value)
-        elif isinstance(of, type) and issubclass(of, Enum):
-            values[field.name] = of(value)
-        # YAML 1.1, which PyYAML reads, takes 3e-6 for a text: a number wants a point there.
-        elif isinstance(value, str) and of in (float, float | None):
-            values[field.name] = float(value)
-    return kind(**values)
+def _made(kind: type, key: str, values: dict[str, Any], overrides: dict[str, Any]) -> Any:
+    """``kind`` from what YAML gives, with overrides."""
+    hints = get_type_hints(kind)
+    names = {field.name: hints[field.name] for field in fields(kind)}
+    for name in overrides:
+        if name not in names:
+            close = difflib.get_close_matches(name, names, n=1)
+            raise ConfigError(f"there is no setting {name}" + "".join(f"; did you mean {other}?" for other in close))
+    # YAML 1.1, which PyYAML reads, takes 3e-6 for a text: a number wants a point there.
+    given = {name: float(values[name]) if hint is float else values[name] for name, hint in names.items()} | overrides
+    return kind(**{name: _typed(f"{key}.{name}", given[name], hint) for name, hint in names.items()})
+
+
+def _typed(key: str, value: Any, hint: Any) -> Any:
+    """``value`` as the type ``hint`` says, as Hydra would read it."""
+    if isinstance(hint, type) and issubclass(hint, Enum):
+        choices = [choice.value for choice in hint]
+        require(isinstance(value, hint) or value in choices, key, value, f"be one of {', '.join(choices)}")
+        return hint(value)
+    require_type(key, value, hint)
+    return value
 
 
 __all__ = [

@@ -11,16 +11,17 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from rlhf.config import PPOStage, SentinelAction
+from rlhf.config import KLIn, PPOStage, SentinelAction
 from rlhf.data.render import Prompt
 from rlhf.errors import ConfigError, TrainingError
+from rlhf.generate import sample
 from rlhf.ppo import checkpoint
 from rlhf.ppo.advantages import gae
-from rlhf.ppo.kl import shape_rewards
+from rlhf.ppo.kl import ESTIMATORS, adapted, shape_rewards
 from rlhf.ppo.learner import Learner
-from rlhf.ppo.ranks import agreed, anywhere, total, whiten
+from rlhf.ppo.ranks import agreed, anywhere, largest, total, whiten
 from rlhf.ppo.report import Metrics, report
-from rlhf.ppo.rollout import Rollout, collect, evaluate, final_scores, tolerance
+from rlhf.ppo.rollout import Rollout, Sampler, collect, evaluate, final_scores, tolerance
 from rlhf.ppo.seeds import derive, permutation
 from rlhf.ppo.sentinel import STOPPED, BrokenError, Diagnosis, Sentinel
 from rlhf.rewards import RewardFunction, Scorer
@@ -40,6 +41,7 @@ class PPOTrainer:
         score_mean, score_std: of the reward on the reference's responses, for ``stage.normalize_scores``.
         log: called with the metrics of an update and its number.
         tell: called with each diagnosis of the sentinel, when what ``stage.sentinel.action`` says has been done.
+        sampler: draws the responses; another engine than the policy itself wants ``stage.importance_cap``.
 
     Raises:
         ConfigError: the ranks cannot share the minibatches equally.
@@ -61,10 +63,11 @@ class PPOTrainer:
         score_mean: float = 0.0,
         score_std: float = 1.0,
         log: Callable[[Metrics, int], None] = lambda metrics, update: None,
+        sampler: Sampler = sample,
         tell: Callable[[Diagnosis], None] = lambda diagnosis: print(f"ppo: {diagnosis}"),
         cpu: bool | None = None,
     ):
-        self.stage, self.seed, self.log, self.tell = stage, seed, log, tell
+        self.stage, self.seed, self.log, self.tell, self.sampler = stage, seed, log, tell, sampler
         self.tokenizer, self.prompts = tokenizer, list(prompts)
         self.reward = Scorer(reward, gold, self._over_ranks)
         self.score_mean, self.score_std = (score_mean, score_std) if stage.normalize_scores else (0.0, 1.0)
@@ -83,6 +86,7 @@ class PPOTrainer:
         self.learner = Learner(policy, critic, stage, seed, self.accelerator)
         self.sentinel = Sentinel(stage.sentinel)
         self.update = 0
+        self.kl_coef = stage.kl_coef
         self.metrics: Metrics = {}
 
     def restore(self, folder: Path) -> int:
@@ -108,6 +112,7 @@ class PPOTrainer:
         """What a checkpoint holds beside weights and optimizers, as JSON."""
         return {
             "metrics": self.metrics,
+            "kl_coef": self.kl_coef,
             "rewards": self.reward.state_dict(),
             "sentinel": self.sentinel.state_dict(),
             "healthy": self.sentinel.healthy,
@@ -115,7 +120,7 @@ class PPOTrainer:
 
     def load_state(self, state: dict[str, Any]) -> None:
         """The part of ``state`` that is a function of the updates made so far."""
-        self.metrics = state["metrics"]
+        self.metrics, self.kl_coef = state["metrics"], state["kl_coef"]
         self.reward.load_state_dict(state["rewards"])
 
     def train(self, folder: Path | None = None, should_stop: Callable[[], bool] = lambda: False) -> Metrics:
@@ -221,6 +226,7 @@ class PPOTrainer:
             max_prompt_length=stage.max_prompt_length,
             max_response_length=stage.max_response_length,
             seed=derive(self.seed, "rollout", self.update, self.accelerator.process_index),
+            sampler=self.sampler,
         )
         rollout = evaluate(rollout, self.policy, self.reference, self.critic, stage.temperature, stage.micro_batch_size)
         self._check_start(rollout)
@@ -233,14 +239,21 @@ class PPOTrainer:
             stage.missing_eos,
             stage.missing_eos_penalty,
         )
-        shaped = shape_rewards(scores, rollout.logprobs, rollout.ref_logprobs, rollout.mask, stage.kl_coef)
-        advantages, returns = gae(shaped.rewards, rollout.values, rollout.mask, stage.gamma, stage.lam)
+        in_reward, estimator = stage.kl_in is KLIn.reward, ESTIMATORS[stage.kl_estimator.value]
+        rewards, penalties = shape_rewards(
+            scores, rollout.logprobs, rollout.ref_logprobs, rollout.mask, self.kl_coef, estimator, in_reward
+        )
+        if stage.whiten_rewards:
+            rewards = whiten(rewards, rollout.mask, self.accelerator, keep_mean=True)
+        advantages, returns = gae(rewards, rollout.values, rollout.mask, stage.gamma, stage.lam)
         weights = whiten(advantages, rollout.mask, self.accelerator) if stage.whiten_advantages else advantages
-        improved = self.learner.improve(rollout, weights, returns, self.update)
+        improved = self.learner.improve(rollout, weights, returns, self.update, 0.0 if in_reward else self.kl_coef)
         self.update += 1
-        episode = {"episode": float(self.update * stage.batch_size)}
-        reported = report(rollout, scores, shaped.penalties, returns, self.accelerator)
-        return reported | self.reward.metrics() | improved | episode
+        found = report(rollout, scores, penalties, returns, self.accelerator) | self.reward.metrics() | improved
+        found |= {"objective/kl_coef": self.kl_coef, "episode": float(self.update * stage.batch_size)}
+        if stage.kl_target is not None:
+            self.kl_coef = adapted(self.kl_coef, found["objective/kl"], stage.kl_target, stage.kl_gain)
+        return found
 
     def _over_ranks(self, x: Tensor) -> Tensor:
         return total(x.to(self.accelerator.device), self.accelerator).cpu()
@@ -248,8 +261,9 @@ class PPOTrainer:
     def _check_start(self, rollout: Rollout) -> None:
         """Before the first step the policy is the reference: anything else is a wrong model or a wrong forward pass."""
         if self.update == 0:
-            error = torch.where(rollout.mask, rollout.logprobs - rollout.ref_logprobs, 0.0).abs().max().item()
-            if anywhere(error > tolerance(self.policy, self.stage.sentinel), self.accelerator):
+            distance = torch.where(rollout.mask, rollout.logprobs - rollout.ref_logprobs, 0.0).abs()
+            error = largest(distance, self.accelerator)
+            if error > tolerance(self.policy, self.stage.sentinel):
                 raise BrokenError(
                     "start_off",
                     f"the policy starts {error:.2g} nats away from its reference at some token, not at 0: "

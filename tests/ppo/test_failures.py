@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from rlhf.errors import ConfigError, TrainingError
+from rlhf.generate import sample
 from rlhf.ppo import Critic, Diagnosis, PPOTrainer, checkpoint, rollout
 from rlhf.ppo.sentinel import STOPPED
 from tests.ppo.conftest import new_policy, new_reward_model, same, weights
@@ -108,16 +109,12 @@ def test_a_kl_without_a_penalty_runs_away(new_trainer: Trainers) -> None:
     assert told[0].medians["objective/kl"] > 5
 
 
-def test_responses_of_other_weights_make_the_kl_negative(
-    new_trainer: Trainers, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_responses_of_other_weights_make_the_kl_negative(new_trainer: Trainers) -> None:
     """A sampler that never gets the new weights: it writes what is likely under the old policy, not under the new."""
     trainer = new_trainer(**QUICK | {"learning_rate": 0.02, "kl_coef": 0.0}, **only("kl_least", -0.5))
     stale = trainer.reference
-    sample = rollout.sample_ids
-    monkeypatch.setattr(rollout, "sample_ids", lambda model, *arguments: sample(stale, *arguments))
-    told = run(trainer)
-    assert [diagnosis.name for diagnosis in told] == ["kl_negative"]
+    trainer.sampler = lambda policy, *arguments: sample(stale, *arguments)
+    assert [diagnosis.name for diagnosis in run(trainer)] == ["kl_negative"]
 
 
 def test_a_policy_that_never_ends(new_trainer: Trainers, tokenizer: Any) -> None:

@@ -7,7 +7,7 @@ a type cannot express; it runs on the final values, before torch is imported. No
 from dataclasses import dataclass
 
 from rlhf.config.parts import Adapter, AdapterKind, Data, Dtype, Format, Hardware, Model, Source, Tracker, TrackerKind
-from rlhf.config.ppo import MissingEOS, PPOStage
+from rlhf.config.ppo import KLEstimator, KLIn, LossMean, MissingEOS, PPOStage
 from rlhf.config.rewards import Normalisation, RewardTerm
 from rlhf.config.rules import require
 from rlhf.config.stage import Input, Stage, TrainedStage
@@ -37,6 +37,9 @@ __all__ = [
     "Format",
     "Hardware",
     "Input",
+    "KLEstimator",
+    "KLIn",
+    "LossMean",
     "MissingEOS",
     "Model",
     "Normalisation",

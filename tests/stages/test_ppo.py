@@ -124,14 +124,14 @@ from pathlib import Path
 from rlhf.ppo.learner import Learner
 from rlhf.stages import execute
 
-minibatch = Learner._minibatch
+descend = Learner._descend
 
-def killed(learner, rollout, advantages, returns, update):
+def killed(learner, found, learns, update):
     if update == 2:
         os.kill(os.getpid(), signal.SIGKILL)
-    return minibatch(learner, rollout, advantages, returns, update)
+    descend(learner, found, learns, update)
 
-Learner._minibatch = killed
+Learner._descend = killed
 execute(fixtures.composed(*sys.argv[2:]), Path(sys.argv[1]))
 """
 

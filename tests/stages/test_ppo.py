@@ -220,11 +220,12 @@ def test_without_a_reward_model_the_critic_starts_from_the_policy(
     monkeypatch.setattr("rlhf.stages.ppo.Critic", lambda classifier: made.append(Critic(classifier)) or made[-1])
     heads: list[float] = []
     step = PPOTrainer.step
-    monkeypatch.setattr(
-        PPOTrainer,
-        "step",
-        lambda *a: heads.append(float(made[0].classifier.score.weight.detach().abs().max())) or step(*a),
-    )
+
+    def watched(trainer: PPOTrainer, prompts: list) -> dict[str, float]:
+        heads.append(made[0].classifier.score.weight.abs().max().item())
+        return step(trainer, prompts)
+
+    monkeypatch.setattr(PPOTrainer, "step", watched)
     terms = f"stage.rewards={{mine: {{function: {own}:score}}}}"
     execute(beside_chain("ppo", *FASTER, "stage.reward=null", terms), tmp_path / "ppo")
     assert heads[0] == 0 < heads[1]

@@ -54,7 +54,7 @@ def content(settings: Settings, parents: dict[str, Parent]) -> dict[str, Any]:
     for key in OF_THE_CONNECTION:
         tree.get("judge", {}).pop(key, None)
     # Parents and local files count by what they hold, not by where they lie.
-    for role in (*parents, "models", "progression"):
+    for role in (*parents, "models", "progression", "sample", "samples"):
         tree["stage"].pop(role, None)
     for key in ("name", "path", "pretrained"):
         del tree["model"][key]

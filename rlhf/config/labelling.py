@@ -37,9 +37,9 @@ class SampleStage(Stage):
 
 @dataclass(kw_only=True)
 class LabelStage(Stage):
-    """``samples`` maps titles to runs of stage=sample: of one the responses meet each other, of several those of
-    different runs meet."""
+    """``samples`` maps titles to runs of stage=sample, whose responses meet; where it is null ``sample`` is the one."""
 
+    sample: str
     samples: Any
     pairs: int
     limit: int | None
@@ -49,11 +49,15 @@ class LabelStage(Stage):
     judged: ClassVar[bool] = True
 
     def inputs(self) -> dict[str, Input]:
-        return {title: Input(path, ("sample",)) for title, path in self.samples.items()}
+        return {title: Input(path, ("sample",)) for title, path in self.titles.items()}
+
+    @property
+    def titles(self) -> dict[str, str]:
+        return {"sample": self.sample} if self.samples is None else self.samples
 
     def __post_init__(self) -> None:
         require_positive("stage", pairs=self.pairs, limit=self.limit, annotators=self.annotators)
-        mapping = isinstance(self.samples, dict) and bool(self.samples)
+        mapping = isinstance(self.titles, dict) and bool(self.titles)
         require(mapping, "stage.samples", self.samples, "map titles to runs of stage=sample")
-        require("judge" not in self.samples, "stage.samples", "judge", "leave that title to the judge")
+        require("judge" not in self.titles, "stage.samples", "judge", "leave that title to the judge")
         require(0 <= self.port < 65536, "stage.port", self.port, "lie in [0, 65535]; 0 takes any that is free")

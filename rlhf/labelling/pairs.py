@@ -64,14 +64,14 @@ def draw(
     equal = 0
     for key, given in by_prompt.items():
         meetings = [(a, b) for a, b in combinations(given, 2) if len(samples) == 1 or a[0] != b[0]]
-        different = [(a, b) for a, b in meetings if a[1] != b[1]]
-        equal += len(meetings) - len(different)
+        equal += sum(a[1] == b[1] for a, b in meetings)
+        # A policy says many things twice, and one comparison of two texts is enough.
+        different = list({frozenset(two): two for two in meetings if two[0][1] != two[1][1]}.values())
         order = random.Random(f"{seed} {key}")
         for one, other in order.sample(different, min(per_prompt, len(different))):
             found.append(Pair(prompts[key], one[1], other[1], (one[0], other[0])))
-    unique = list({pair.id: pair for pair in found}.values())
-    random.Random(f"{seed} order").shuffle(unique)
-    return unique[:limit], equal
+    random.Random(f"{seed} order").shuffle(found)
+    return found[:limit], equal
 
 
 def preference(pair: Pair, first: float, source: str, **fields: Any) -> dict[str, Any]:

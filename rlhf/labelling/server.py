@@ -134,5 +134,6 @@ def serve(answers: Answers, port: int, tell: Callable[[str], None]) -> None:
     with socket.socket() as listening:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind((HOST, port))
+        listening.listen()  # whoever opens the address at once waits for the server, and is not refused
         tell(f"http://{HOST}:{listening.getsockname()[1]}/?token={token}")
         server.run(sockets=[listening])

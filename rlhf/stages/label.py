@@ -27,15 +27,11 @@ BOOTSTRAP = 2000  # draws of an interval
 def run(settings: Settings, run: Run) -> dict[str, float]:
     stage, kind = settings.stage, settings.judge.kind
     if kind is JudgeKind.none:
-        raise ConfigError(
-            "stage=label needs someone who judges: give judge=person, reward, function, local or endpoint"
-        )
-    samples = {title: read_responses(run[title].directory / RESPONSES) for title in stage.samples}
+        raise ConfigError("judge=none labels nothing: give judge=person, reward, function, local or endpoint")
+    samples = {title: read_responses(run[title].directory / RESPONSES) for title in stage.titles}
     pairs, equal = draw(samples, stage.pairs, stage.limit, settings.seed)
     if not pairs:
-        raise DataError(
-            f"stage.samples holds no two different responses to one prompt ({equal} are equal): sample more"
-        )
+        raise DataError(f"the samples hold no two different responses to one prompt ({equal} are equal): sample more")
     by_people = kind is JudgeKind.person
     preferred, fields, told = people(settings, run, pairs) if by_people else judged(settings, run, pairs)
     rows = [

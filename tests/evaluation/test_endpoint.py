@@ -99,7 +99,7 @@ def judge(server: Server, tmp_path: Path) -> Iterator[Callable[..., EndpointJudg
         one.close()
 
 
-PAIRS = (["p", "q", "r"], ["xx", "x", "x"], ["x", "xx", "x"])
+PAIRS = (["p", "q", "r"], ["xx", "x", "x"], ["x", "xx", "xy"])
 
 
 def test_both_orders_are_asked_and_ties_are_kept(judge, server: Server) -> None:

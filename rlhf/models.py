@@ -121,8 +121,16 @@ def load_reward_model(
     Raises:
         ModelError: it cannot be found or read; or it has no head and a new one is ``refused``, as for one that judges.
     """
-    with _silent():  # a new head is what is asked for, and no cause for a report of missing weights
-        reward, missing = _load(AutoModelForSequenceClassification, parent, model, options | {"num_labels": 1})
+    try:
+        with _silent():  # a new head is what is asked for, and no cause for a report of missing weights
+            reward, missing = _load(AutoModelForSequenceClassification, parent, model, options | {"num_labels": 1})
+    except RuntimeError as error:
+        if "ignore_mismatched_sizes" not in str(error):
+            raise
+        raise ModelError(
+            f"{parent.role}={parent.path} is a classifier with another number of outputs than the one of a reward "
+            "model: give a run of stage=reward, or a classifier that was trained with num_labels=1"
+        ) from error
     if new_head == "refused" and any(not name.startswith(f"{reward.base_model_prefix}.") for name in missing):
         raise ModelError(
             f"{parent.role}={parent.path} has no head that scores, only a new one of random weights could be put on "

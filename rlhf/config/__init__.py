@@ -6,6 +6,8 @@ a type cannot express; it runs on the final values, before torch is imported. No
 
 from dataclasses import dataclass
 
+from rlhf.config.judge import Judge, JudgeKind
+from rlhf.config.labelling import LabelStage, SampleStage
 from rlhf.config.parts import Adapter, AdapterKind, Data, Dtype, Format, Hardware, Model, Source, Tracker, TrackerKind
 from rlhf.config.ppo import KLEstimator, KLIn, LossMean, MissingEOS, PPOStage
 from rlhf.config.rewards import Normalisation, RewardTerm
@@ -38,8 +40,11 @@ __all__ = [
     "Format",
     "Hardware",
     "Input",
+    "Judge",
+    "JudgeKind",
     "KLEstimator",
     "KLIn",
+    "LabelStage",
     "LossMean",
     "MissingEOS",
     "Model",
@@ -49,6 +54,7 @@ __all__ = [
     "RewardStage",
     "RewardTerm",
     "SFTStage",
+    "SampleStage",
     "SentinelAction",
     "SentinelSettings",
     "Settings",
@@ -75,6 +81,7 @@ class Settings:
     adapter: Adapter
     hardware: Hardware
     tracker: Tracker
+    judge: Judge
     stage: Stage
 
     def __post_init__(self) -> None:

@@ -12,7 +12,7 @@ from typing import Any, get_type_hints
 
 import yaml
 
-from rlhf.config import PPOStage, SentinelSettings
+from rlhf.config import PPOStage, RewardTerm, SentinelSettings
 from rlhf.config.rewards import usual_term
 from rlhf.config.rules import require, require_type
 from rlhf.errors import ConfigError
@@ -37,7 +37,7 @@ def settings(**overrides: Any) -> PPOStage:
     values = yaml.safe_load((bundled("conf") / "stage" / "ppo.yaml").read_text(encoding="utf-8"))
     values["gold"] = None  # PPOTrainer is given the function itself; the file names the data's
     watching = _made(SentinelSettings, "stage.sentinel", values["sentinel"], overrides.get("sentinel", {}))
-    return _made(PPOStage, "stage", values, overrides | {"sentinel": watching, "term": usual_term(values["term"])})
+    return _made(PPOStage, "stage", values, overrides | {"sentinel": watching})
 
 
 def _made(kind: type, key: str, values: dict[str, Any], overrides: dict[str, Any]) -> Any:
@@ -59,6 +59,8 @@ def _typed(key: str, value: Any, hint: Any) -> Any:
         choices = [choice.value for choice in hint]
         require(isinstance(value, hint) or value in choices, key, value, f"be one of {', '.join(choices)}")
         return hint(value)
+    if hint is RewardTerm:
+        return value if isinstance(value, hint) else usual_term(value)
     require_type(key, value, hint)
     return value
 

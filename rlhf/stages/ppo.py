@@ -101,9 +101,7 @@ def classifier(settings: Settings, run: Run, tokenizer):
             "tokens the critic reads: give a run that descends from the same base, or stage.critic=null"
         )
     if found is None:
-        print(
-            "ppo: the critic starts from the policy, under a head of zeros: no reward model reads the policy's tokens"
-        )
+        print("ppo: the critic starts from the policy, under a head of zeros, since no reward model reads its tokens")
     options = models.quantization(settings.adapter)
     model = models.load_reward_model(run[found or "policy"], settings.model, tokenizer, new_head="zero", **options)
     return models.adapt(model, settings.adapter, models.TaskType.SEQ_CLS)

@@ -7,6 +7,7 @@ import math
 import random
 import statistics
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -90,7 +91,7 @@ def test_ppo_on_sentiment_runs_is_measured_and_drawn(
         monkeypatch.setattr("sys.argv", ["rlhf", *command[3:]])
         cli.main()
 
-    monkeypatch.setattr("benchmarks.ppo_sentiment.subprocess.run", run)
+    monkeypatch.setattr(ppo_sentiment, "subprocess", SimpleNamespace(run=run))
     monkeypatch.setattr("sys.argv", ["ppo_sentiment", "--seeds", "3", "4", "--", *FAST["ppo"], "hardware=cpu"])
     ppo_sentiment.main()
     found = json.loads((tmp_path / "r.json").read_text())

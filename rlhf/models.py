@@ -27,7 +27,7 @@ from transformers.utils import logging
 from rlhf.config import Adapter, AdapterKind, Hardware, Model
 from rlhf.config.blame import blame
 from rlhf.errors import LineageError, ModelError
-from rlhf.hub.pinned import pin, snapshot
+from rlhf.hub.pinned import Pinned, fetch, pin, snapshot
 from rlhf.manifest import read_manifest, tokenizer_record
 from rlhf.parents import Parent, hub_parent
 from rlhf.paths import bundled
@@ -217,6 +217,13 @@ def adapter_folder(parent: Parent) -> Path | None:
         return folder if (folder / ADAPTER).is_file() else None
     pinned = pin(parent.path, parent.revision)
     return snapshot(pinned) if pinned is not None and ADAPTER in pinned.files else None
+
+
+def fetched(parent: Parent, name: str) -> Path:
+    """One file of a model, fetched where it is on the Hub."""
+    if parent.revision is None:
+        return Path(parent.model) / name
+    return fetch(Pinned(parent.path, parent.revision), name)
 
 
 def _base(parent: Parent, folder: Path) -> Parent:

@@ -6,7 +6,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # two threads beside another busy
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test may reach out
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -15,6 +15,7 @@ from hydra import compose, initialize_config_dir
 from rlhf.cli import register, settings_of
 from rlhf.config import Settings
 from rlhf.paths import bundled
+from tests.hub.server import Hub, serving
 
 # A model of some ten thousand parameters, two optimiser steps, a few rows: enough to run every line of a stage.
 TINY = (
@@ -54,6 +55,7 @@ FAST = {
         "stage.log_every=1",
         "stage.save_every=1",
     ),
+    "publish": ("stage.wait=0",),
     "compare": (
         "stage.prompts=6",
         "stage.samples=2",
@@ -106,3 +108,49 @@ def beside_chain(chain: Path, tmp_path: Path) -> Callable[..., Settings]:
         return composed(*tiny_overrides(stage, tmp_path), *parents, *overrides)
 
     return of
+
+
+@pytest.fixture(scope="session")
+def aligned(chain: Path) -> Path:
+    """The chain's checkpoints directory with tiny runs of dpo, ppo and compare beside the others."""
+    from rlhf.stages import execute
+
+    for stage in ("dpo", "ppo", "compare"):
+        execute(composed(*tiny_overrides(stage, chain)), chain / "almanac" / stage)
+    return chain
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
+    """A local server in the place of the Hub, an empty cache, and a token that may write as ``alice``."""
+    import datasets
+    from huggingface_hub import constants, hf_api
+
+    from rlhf.hub import pinned, upload
+
+    with serving() as server:
+        template = server.url + "/{repo_id}/resolve/{revision}/{filename}"
+        for name, value in {
+            "ENDPOINT": server.url,
+            "HUGGINGFACE_CO_URL_TEMPLATE": template,
+            "HF_HUB_OFFLINE": False,
+            "HF_HUB_DISABLE_XET": True,  # the server knows LFS alone
+            "HF_HUB_DISABLE_TELEMETRY": True,
+            "HF_HUB_CACHE": str(tmp_path / "cache"),
+            "HF_TOKEN_PATH": str(tmp_path / "no_token"),
+        }.items():
+            monkeypatch.setattr(constants, name, value)
+        monkeypatch.setattr(hf_api.api, "endpoint", server.url)
+        for name, value in {
+            "HF_ENDPOINT": server.url,
+            "HF_HUB_OFFLINE": False,
+            "HF_DATASETS_CACHE": tmp_path / "datasets",
+        }.items():
+            monkeypatch.setattr(datasets.config, name, value)
+        monkeypatch.setenv("HF_TOKEN", "hf_alicewrites01")
+        caches = (pinned.pin, pinned.manifest_at, upload.client)
+        for cached in caches:
+            cached.cache_clear()
+        yield server
+        for cached in caches:
+            cached.cache_clear()

@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from rlhf.config.parts import Dtype
 from rlhf.config.rules import require, require_not_negative, require_positive
@@ -54,15 +54,12 @@ class PublishStage(Stage):
     attempts: int
     wait: float
 
+    repeats: ClassVar[bool] = True
+
     @property
     def dry(self) -> bool:
         """Whether nothing is sent."""
         return self.repo is None if self.dry_run is None else self.dry_run
-
-    @property
-    def repeats(self) -> bool:
-        """Publishing again is safe, and replaces what it wrote here before."""
-        return True
 
     def inputs(self) -> dict[str, Input]:
         beside = self.compare or str(Path(self.run).parent / "compare")

@@ -21,6 +21,7 @@ class Stage:
     name: str
 
     reads: ClassVar[tuple[str, ...]] = ()  # the sources in ``Data`` that this stage reads
+    repeats: ClassVar[bool] = False  # whether running it again replaces what it wrote before without being asked
 
     def inputs(self) -> dict[str, Input]:
         """Role -> what the stage starts from."""

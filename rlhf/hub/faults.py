@@ -56,7 +56,9 @@ def told(error: BaseException, what: str) -> HubError:
     if any(isinstance(one, OfflineModeIsEnabled) for one in chain(error)):
         return HubError(f"{what}: HF_HUB_OFFLINE is set, so nothing is asked of the Hub: unset it")
     if code == 404 or any(isinstance(one, RepositoryNotFoundError) for one in chain(error)):
-        return HubError(f"{what}: it is not there, or the token may not see it ({code}): correct its name, or give {TOKEN}")
+        return HubError(
+            f"{what}: it is not there, or the token may not see it ({code}): correct its name, or give {TOKEN}"
+        )
     if code == 401:
         return HubError(f"{what}: the token is not accepted (401): give {TOKEN}")
     if code in QUOTA or (code == 403 and any(word in reason.lower() for word in ("quota", "storage"))):

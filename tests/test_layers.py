@@ -12,7 +12,8 @@ LAYERS = {
     1: ("ppo.tensors", "ppo.kl", "ppo.advantages", "ppo.losses"),
     2: (
         "data", "almanac", "provenance", "parents", "content", "manifest", "directory", "run", "scratch", "models",
-        "generate", "rewards", "progress", "tracking", "hub.pinned", "hub.faults", "ppo.rollout", "ppo.critic", "evaluation.metrics",
+        "generate", "rewards", "progress", "tracking", "ppo.rollout", "ppo.critic", "evaluation.metrics",
+        "hub.pinned", "hub.faults",
     ),
     3: ("ppo", "evaluation", "training", "hub"),
     4: ("stages",),

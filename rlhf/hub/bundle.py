@@ -31,12 +31,13 @@ from rlhf.hub.scrub import Scrubber
 from rlhf.manifest import MANIFEST, write_json
 
 ALLOWED = (
-    "README.md", MANIFEST, "settings.yaml", "reproduce.sh", "figures/*.png", "evaluation/report.md", "evaluation/metrics.json",
-    "evaluation/*.png", "evaluation/*.svg", "*.safetensors", "model.safetensors.index.json", "config.json",
-    "generation_config.json", "adapter_config.json", "tokenizer.json", "tokenizer_config.json", "tokenizer.model",
-    "special_tokens_map.json", "added_tokens.json", "vocab.json", "vocab.txt", "merges.txt", "spiece.model",
-    "chat_template.jinja", "preprocessor_config.json",
+    "README.md", MANIFEST, "settings.yaml", "reproduce.sh", "figures/*.png", "evaluation/report.md",
+    "evaluation/metrics.json", "evaluation/*.png", "evaluation/*.svg", "*.safetensors", "model.safetensors.index.json",
+    "config.json", "generation_config.json", "adapter_config.json", "tokenizer.json", "tokenizer_config.json",
+    "tokenizer.model", "special_tokens_map.json", "added_tokens.json", "vocab.json", "vocab.txt", "merges.txt",
+    "spiece.model", "chat_template.jinja", "preprocessor_config.json",
 )  # fmt: skip
+OF_THIS_MACHINE = ("is_local", "local_files_only", "name_or_path")
 
 
 @dataclass(frozen=True)
@@ -120,11 +121,11 @@ def load(link: Link, plan: Plan) -> tuple[Any, Any]:
 
 
 def write_whole(link: Link, folder: Path, plan: Plan) -> tuple[int, bool, bool]:
-    """A model that stands by itself. Parameters, whether rows were added for the tokenizer, whether it has a template."""
+    """A model that stands by itself. Its parameters, whether its tokenizer needs more rows, and has a template."""
     tokenizer, model = load(link, plan)
     model.config.use_cache = True  # training switched it off, and whoever generates wants it
     model.save_pretrained(folder, max_shard_size=plan.stage.max_shard_size)
-    tokenizer.save_pretrained(folder)
+    save_tokenizer(tokenizer, folder)
     return model.num_parameters(), False, tokenizer.chat_template is not None
 
 
@@ -140,12 +141,13 @@ def write_adapter(link: Link, folder: Path, plan: Plan) -> tuple[int, bool, bool
         raise LineageError(f"{link.title} trained every weight and has no adapter: give stage.weights=merged")
     if link.stage == "reward":
         raise LineageError(
-            f"{link.title} is a reward model, whose head does not load from an adapter's repository: give stage.weights=merged"
+            f"{link.title} is a reward model, whose head does not load from an adapter's repository: "
+            "give stage.weights=merged"
         )
-    if base is None or base.repo is None or base.commit is None:
+    if base is None or base.repo is None:
         raise LineageError(
-            f"stage.weights=adapter, but {link.title} is an adapter on {base.path if base else 'a run'}, a path of this "
-            "machine that nobody else can load: give stage.weights=merged, or stage.publish=chain to put its base up too"
+            f"stage.weights=adapter, but {link.title} is an adapter on {base.path if base else 'a run'}, a path of "
+            "this machine that nobody else can load: give stage.weights=merged, or stage.publish=chain to put it up too"
         )
     config = json.loads((source / models.ADAPTER).read_text(encoding="utf-8"))
     config |= {"base_model_name_or_path": base.repo, "revision": base.commit}
@@ -153,10 +155,18 @@ def write_adapter(link: Link, folder: Path, plan: Plan) -> tuple[int, bool, bool
     tensors = load_file(source / "adapter_model.safetensors")
     save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
     tokenizer = models.load_tokenizer(link.parent, replace(plan.model, chat_template=None))
-    tokenizer.save_pretrained(folder)
+    save_tokenizer(tokenizer, folder)
     rows = json.loads(models.fetched(base.parent, "config.json").read_text(encoding="utf-8"))["vocab_size"]
     parameters = sum(tensor.numel() for tensor in tensors.values())
     return parameters, len(tokenizer) > rows, tokenizer.chat_template is not None
+
+
+def save_tokenizer(tokenizer: Any, folder: Path) -> None:
+    """transformers also writes down how it was loaded here."""
+    tokenizer.save_pretrained(folder)
+    path = folder / "tokenizer_config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    write_json(path, {key: value for key, value in config.items() if key not in OF_THIS_MACHINE})
 
 
 def describe(link: Link, digest: str, plan: Plan) -> dict[str, Any]:

@@ -23,12 +23,14 @@ from rlhf.hub.snippets import snippet
 from rlhf.parents import HUB_ID
 
 USES = {
-    "base": "A base model: it continues text, and no template has taught it turns. It is what the next stages start from.",
-    "sft": "It answers in the manner of its demonstrations. It is the reference that the stages after it are measured against.",
-    "reward": "It scores responses to compare them with each other, for training and for choosing among samples. A score means "
-    "nothing by itself, nor between reward models.",
-    "dpo": "It answers in the manner that its preference pairs prefer: research into alignment, and assistance like that in its data.",
-    "ppo": "It answers in the manner that its reward model scores highly: research into alignment, and assistance like that in its data.",
+    "base": "It continues text; no template has taught it turns. It is what the next stages start from.",
+    "sft": "It answers in the manner of its demonstrations. The stages after it are measured against it.",
+    "reward": "It scores responses to compare them with each other, for training and for choosing among samples. A "
+    "score means nothing by itself, nor between reward models.",
+    "dpo": "It answers in the manner that its preference pairs prefer: for research into alignment, and for assistance "
+    "like that in its data.",
+    "ppo": "It answers in the manner that its reward model scores highly: for research into alignment, and for "
+    "assistance like that in its data.",
 }
 LIMITS = {
     "base": ["It was not taught to answer, to decline or to stop."],
@@ -37,16 +39,14 @@ LIMITS = {
         "It is a learned proxy: a policy that follows it too far loses what it stands for (https://arxiv.org/abs/2210.10760).",
         "Outside of the prompts and responses that it was trained on its scores are not to be relied on.",
     ],
-    "dpo": [
-        "It knows no more than the model that it started from; preferences change the manner and choice of its answers."
-    ],
+    "dpo": ["It knows no more than the model that it started from; preferences change which answers it prefers."],
     "ppo": [
-        "It knows no more than the model that it started from; the reward changes the manner and choice of its answers.",
+        "It knows no more than the model that it started from; the reward changes which answers it prefers.",
         "Its reward model is a learned proxy, and responses that the proxy overrates are overrepresented.",
     ],
 }
 EVERY_LIMIT = (
-    "What it says can be false, offensive or biased, as its data and its starting model can: check it before relying on it.",
+    "It can be wrong, offensive or biased, as its data and its starting model can: check before relying on it.",
     "It was not tested for any use in which a mistake harms somebody.",
 )
 
@@ -129,8 +129,8 @@ def summary(subject: Subject) -> str:
     start = f", trained from {above.title}" if above else ""
     form = "an adapter" if subject.stage.weights is Weights.adapter else "a model"
     return (
-        f"The `{link.stage}` stage of the chain *{cell(link.manifest['name'])}*: {form} of {size_of(subject.parameters)} "
-        f"parameters{cell(start)}, with seed {link.manifest['seed']}. Made with [rlhf](https://pypi.org/project/rlhf/)."
+        f"The `{link.stage}` stage of the chain *{cell(link.manifest['name'])}*: {form} of "
+        f"{size_of(subject.parameters)} parameters{cell(start)}, with seed {link.manifest['seed']}."
     )
 
 
@@ -142,8 +142,7 @@ def size_of(parameters: int) -> str:
 
 
 def size(subject: Subject) -> str:
-    kind = "A small model" if subject.parameters < 10**9 else "A model"
-    return f"{kind} ({size_of(subject.parameters)} parameters): what it was not trained on it does not know, and it does not say so."
+    return f"It has {size_of(subject.parameters)} parameters: what its data did not teach it, it may make up."
 
 
 def commands(chain: Sequence[Link], scrubber: Scrubber) -> list[str]:
@@ -190,7 +189,7 @@ def base_model(subject: Subject) -> str | None:
 
 
 def results(subject: Subject) -> list[EvalResult]:
-    """What the Hub lists beside the model: the column of the comparison, or what the stage measured on held-out rows."""
+    """What the Hub lists beside it: its column of the comparison, or what the stage measured on held-out rows."""
     link = subject.link
     task = "text-classification" if link.stage == "reward" else "text-generation"
     shared = {"task_type": task, "dataset_type": data_name(link), "dataset_name": data_name(link)}

@@ -1,7 +1,7 @@
 """What PPO gained against what it moved: scores over the divergence from the reference, update by update.
 
-Gao et al. 2022, https://arxiv.org/abs/2210.10760, plot both over the KL divergence: where the gold reward turns down while
-the learned one goes on, the policy has followed a proxy too far.
+Gao et al. 2022, https://arxiv.org/abs/2210.10760, plot both over the KL divergence: where the gold reward turns down
+while the learned one goes on, the policy has followed a proxy too far.
 """
 
 import json

@@ -39,13 +39,13 @@ def kind(licence: str) -> str:
 
 
 def listed(name: str, table: Mapping[str, str]) -> str:
-    """The licence that ``table`` gives for a Hub id or a path: under all of it, or under one of its parts, last first."""
+    """The licence that ``table`` gives for a Hub id or a path: under the whole, or one of its parts, the last first."""
     parts = (name, *reversed(Path(name).parts))
     return next((table[part] for part in parts if part in table), UNKNOWN)
 
 
 def strictest(found: Mapping[str, str]) -> str:
-    """The licence that binds furthest; among equals the first. ``apache-2.0``, this project's, where nothing has one."""
+    """The licence that binds furthest, among equals the first; where nothing has one ``apache-2.0``, this project's."""
     order = list(KINDS)
     return max(found.values(), key=lambda licence: order.index(kind(licence)), default="apache-2.0")
 

@@ -5,7 +5,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from rlhf.config import Publish
 from rlhf.errors import LineageError
+from rlhf.hub.pinned import pin
 from rlhf.manifest import read_manifest
 from rlhf.parents import Parent
 
@@ -113,17 +115,57 @@ def with_weights(links: Iterable[Link], digest: str | None) -> Link | None:
     return next((one for one in links if digest in (one.digest, (one.manifest or {}).get("trained_weights"))), None)
 
 
-def require_whole(links: Iterable[Link]) -> None:
-    """
+def rooted(chain: list[Link], run: str, base: str | None) -> list[Link]:
+    """The chain, a root that was read from a local folder named ``base``, as it is on the Hub; ``none``: it is not.
+
     Raises:
-        LineageError: a run of the chain is neither here nor on the Hub, so that it cannot be published.
+        LineageError: ``run`` is none, or nobody else could know what the root of its chain is.
     """
-    for link in links:
+    if chain[-1].manifest is None:
+        raise LineageError(f"stage.run={run} is no run of ours: give the directory of one")
+    named = []
+    for link in chain:
+        local = link.stage is None and link.repo is None
+        if local and base is None:
+            raise LineageError(
+                f"the chain starts from the local path {link.path}, which nobody else has: give stage.base=org/name, "
+                "its Hub id, or stage.base=none where it is on no Hub"
+            )
+        if local and base != "none":
+            id, _, revision = base.partition("@")
+            pinned = pin(id, revision or None)
+            link = replace(link, repo=id, commit=pinned.commit if pinned else revision or None)
+        named.append(link)
+    return named
+
+
+def going_up(chain: list[Link], publish: Publish) -> list[Link]:
+    """The runs that get a repository: the last, or every one that has none yet.
+
+    Raises:
+        LineageError: a run of the chain is neither here nor on the Hub.
+    """
+    if publish is Publish.run:
+        return chain[-1:]
+    for link in chain:
         if link.stage is not None and link.directory is None and link.repo is None:
             raise LineageError(
-                f"stage.publish=chain needs every run of the chain, and {link.path or link.title} is gone or was trained "
-                f"again since: run what comes after it again, or give stage.publish=run"
+                f"stage.publish=chain needs every run of the chain, and {link.path or link.title} is gone or was "
+                "trained again since: run what comes after it again, or give stage.publish=run"
             )
+    return [link for link in chain[:-1] if link.stage is not None and link.repo is None] + chain[-1:]
+
+
+def repositories(rising: list[Link], repo: str | None) -> dict[str, str]:
+    """Digest -> repository: ``repo`` for the last run, and for the others that name with their own stage at its end."""
+    last = rising[-1]
+    whole = repo or f"{last.manifest['name'].replace('/', '-')}-{last.stage}"
+    stem = whole.removesuffix(f"-{last.stage}")
+    found = {last.digest: whole}
+    for link in rising[:-1]:
+        name = f"{stem}-{link.stage}"
+        found[link.digest] = name if name not in found.values() else f"{name}-{link.digest[:6]}"
+    return found
 
 
 def published(link: Link, repo: str, commit: str | None, manifest: dict[str, Any]) -> Link:

@@ -31,7 +31,7 @@ class Pinned:
 
 @cache
 def pin(id: str, revision: str | None, kind: str = "model") -> Pinned | None:
-    """``revision`` (branch, tag or commit; None: main) as a commit: from the Hub, or, out of its reach, the local cache.
+    """``revision`` (branch, tag or commit; None: main) as a commit: from the Hub, or out of its reach from the cache.
 
     None where neither knows it; whatever is loaded next then says so.
 

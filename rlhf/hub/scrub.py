@@ -22,6 +22,7 @@ TOKEN = re.compile(
 )
 # Two parts or more, so that "and/or" and "</s>" stay; no part of a URL, whose slashes follow a colon or a word.
 PATH = re.compile(r"(?<![\w:/.<>-])(?:~|\.\.)?(?:/[^/\s'\"`,;:|=<>(){}\[\]\\]+){2,}/?")
+ANCHORS = ("checkpoints", "preference_data")
 FORMS = {
     "a path of this machine": re.compile(r"(?<![\w:/.<>-])(?:/(?:home|root|Users|tmp|var|mnt|work|data)|~)/[\w.-]+"),
     "a token": re.compile(f"{SECRET_VALUE.pattern}|{TOKEN.pattern}"),
@@ -43,9 +44,16 @@ def secrets(environment: Mapping[str, str] | None = None) -> list[str]:
     return sorted(kept, key=len, reverse=True)
 
 
+def shortened(found: re.Match[str]) -> str:
+    """Of a path what says nothing about this machine: from a folder of ours on, or its last part."""
+    parts = Path(found[0]).parts
+    start = max((i for i, part in enumerate(parts) if part in ANCHORS), default=len(parts) - 1)
+    return "/".join(parts[start:])
+
+
 @dataclass(frozen=True)
 class Scrubber:
-    """``places``: absolute path -> what stands for it; ``secret``: values that are never written; ``host``: this machine."""
+    """``places``: absolute path -> what stands for it; ``secret``: values never written; ``host``: this machine."""
 
     places: dict[str, str]
     secret: tuple[str, ...]
@@ -68,7 +76,7 @@ class Scrubber:
         cwd = str(Path.cwd())
         if cwd != "/":
             text = text.replace(f"{cwd}/", "")
-        text = PATH.sub(lambda found: found[0].rstrip("/").rpartition("/")[2], text)
+        text = PATH.sub(shortened, text)
         if self.host:
             text = re.sub(rf"(?<!\w){re.escape(self.host)}(?!\w)", "***", text)
         return text

@@ -4,6 +4,7 @@
 """
 
 import json
+import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,9 @@ Safe = Callable[[str], str]
 
 SHORT = 12  # hexadecimal digits of a digest or a commit
 # Of a stage's settings, what names a place or a sample on the screen.
-NO_HYPERPARAMETERS = ("name", "policy", "reward", "sample_every", "sample_prompts", "sample_length", "log_every", "save_every")  # fmt: skip
+NO_HYPERPARAMETERS = (
+    "name", "policy", "reward", "sample_every", "sample_prompts", "sample_length", "log_every", "save_every",
+)  # fmt: skip
 METHODS = {
     "base": "next-token prediction, from random weights or continued",
     "sft": "supervised fine-tuning on demonstrations, loss on completions alone",
@@ -84,7 +87,7 @@ def data(chain: Sequence[Link], safe: Safe) -> Iterator[list[str]]:
 
 
 def licences_of(chain: Sequence[Link], table: dict[str, str]) -> dict[str, str]:
-    """Title -> licence, of each model that is no run of ours and each source of data. The Hub's own word comes first."""
+    """Title -> licence of each model that is no run of ours and each source of data; the Hub's own word comes first."""
     found = {}
     for link in chain:
         if link.stage is None:
@@ -110,13 +113,17 @@ def hyperparameters(link: Link, safe: Safe) -> Iterator[list[str]]:
     shown = flatten(stage) | ({} if adapter["kind"] == "none" else flatten({"adapter": adapter}))
     for key, value in shown.items():
         if value is not None:
-            yield [safe(key), safe(json.dumps(value) if isinstance(value, list | dict) else str(value))]
+            yield [code(key, safe), safe(json.dumps(value) if isinstance(value, list | dict) else str(value))]
 
 
 def metrics(link: Link, safe: Safe) -> Iterator[list[str]]:
     for key, value in link.metrics.items():
         if key != "objective" and isinstance(value, int | float):
-            yield [safe(key), f"{value:.4g}"]
+            yield [code(key, safe), f"{value:.4g}"]
+
+
+def code(name: str, safe: Safe) -> str:
+    return f"`{name}`" if re.fullmatch(r"[\w./-]+", name) else safe(name)
 
 
 def rung(link: Link, safe: Safe) -> dict[str, Any]:

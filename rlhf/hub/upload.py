@@ -1,16 +1,16 @@
 """A folder put on the Hub: in one commit or not at all, and never over a commit that was not made here.
 
-The client does not retry the request that commits. The whole sequence is safe to repeat, because what is up already is not sent
-again, so the whole sequence is what is repeated. A tag is set when the commit has been fetched back and compared: an
-untagged commit is one that was not.
+The client does not retry the request that commits. The whole sequence is safe to repeat, because what is up already is
+not sent again, so the whole sequence is what is repeated. A tag is set when the commit has been fetched back and
+compared: an untagged commit is one that was not.
 """
 
 import errno
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import TypeVar
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
@@ -76,21 +76,22 @@ def persist(what: str, step: Callable[[], Answer], destination: Destination) -> 
     raise AssertionError("the last attempt returns or raises")
 
 
-def preflight(destination: Destination) -> None:
-    """Everything that can be refused before a model is loaded: the token, the name, a commit that was not made here.
+def preflight(destinations: Sequence[Destination]) -> None:
+    """Everything that can be refused before a model is loaded: the token, a name, a commit that was not made here.
 
     Raises:
         HubError: one of them is refused.
     """
-    persist("publishing", lambda: client().whoami(), destination)
+    persist("publishing", lambda: client().whoami(), destinations[0])
 
-    def look() -> None:
+    def look(destination: Destination) -> None:
         if client().repo_exists(destination.repo):
             _visible(destination)
             if any(branch.name == destination.branch for branch in client().list_repo_refs(destination.repo).branches):
                 _head(destination)
 
-    persist(destination.title, look, destination)
+    for destination in destinations:
+        persist(destination.title, partial(look, destination), destination)
 
 
 def send(bundle: Bundle, destination: Destination) -> str:
@@ -142,8 +143,8 @@ def _head(destination: Destination) -> tuple[str, bool]:
     new = len(commits) == 1 and last.title == INITIAL
     if not (ours or new or last.commit_id == destination.parent_commit):
         raise HubError(
-            f"{destination.title} ends with a commit that was not made here, {last.commit_id[:7]} {last.title!r}: look at "
-            f"it, and give stage.parent_commit={last.commit_id} to go on top of it"
+            f"{destination.title} ends with a commit that was not made here, {last.commit_id[:7]} {last.title!r}: "
+            f"look at it, and give stage.parent_commit={last.commit_id} to go on top of it"
         )
     return last.commit_id, ours
 

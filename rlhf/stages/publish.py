@@ -1,7 +1,7 @@
 """Put a finished run on the Hugging Face Hub, with a card for the whole chain, and fetch it back to see that it loads.
 
-    python -m rlhf stage=publish                                     # nothing is sent: the folder and the card, for a look
-    python -m rlhf stage=publish stage.repo=me/almanac-ppo           # private, in one commit, tagged
+    python -m rlhf stage=publish                               # nothing is sent: the folder and the card, for a look
+    python -m rlhf stage=publish stage.repo=me/almanac-ppo     # private, in one commit, tagged
     python -m rlhf stage=publish stage.repo=me/almanac-ppo stage.publish=chain
 
 Safe to repeat: what is up already is not sent again, and nothing is put over a commit that was not made here.
@@ -16,11 +16,9 @@ from rich.text import Text
 
 from rlhf.config import Publish, PublishStage, Settings, Weights
 from rlhf.directory import BUNDLES
-from rlhf.errors import LineageError
 from rlhf.hub import bundle, lineage, upload
 from rlhf.hub.bundle import Bundle, Plan
 from rlhf.hub.lineage import Link
-from rlhf.hub.pinned import pin
 from rlhf.hub.scrub import Scrubber
 from rlhf.hub.upload import Destination
 from rlhf.hub.verify import verify
@@ -32,13 +30,12 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
     stage = settings.stage
     huggingface_hub.utils.disable_progress_bars()
     huggingface_hub.utils.logging.set_verbosity_error()  # that nothing has changed is no warning here
-    chain = rooted(lineage.chain(run["run"]), stage)
+    chain = lineage.rooted(lineage.chain(run["run"]), stage.run, stage.base)
     subject = chain[-1]
-    rising = going_up(chain, stage)
-    names = repositories(rising, subject, stage)
+    rising = lineage.going_up(chain, stage.publish)
+    names = lineage.repositories(rising, stage.repo)
     if not stage.dry:
-        for link in rising:
-            upload.preflight(destination(names[link.digest], link is subject, stage))
+        upload.preflight([destination(names[link.digest], link is subject, stage) for link in rising])
     scrubber = Scrubber.of([one.manifest["settings"].get("checkpoints", "") for one in chain if one.manifest])
     comparison = Path(run["compare"].path) if "compare" in run.parents else None
     above: list[Link] = []
@@ -53,7 +50,7 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
         folder = run.work / BUNDLES / repo.rpartition("/")[2]
         folder.mkdir(parents=True)
         built = bundle.build(link, repo if stage.repo else None, folder.name, folder, plan)
-        show(built, destination(repo, link is subject, stage), stage)
+        show(built, destination(repo, link is subject, stage), stage, run.directory / BUNDLES / folder.name)
         files, size = files + len(built.files), size + built.size
         if not stage.dry:
             sent.append(put(built, link, destination(repo, link is subject, stage), plan, run.work))
@@ -63,50 +60,8 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
     if stage.publish is Publish.chain and not stage.dry:
         title = stage.collection or subject.manifest["name"]
         address = upload.collect(title, [one["repo"] for one in sent], destination(stage.repo, True, stage))
-        console.print(f"publish: the collection is {address}", markup=False)
+        console.print(f"publish: the collection is {address}", markup=False, soft_wrap=True)
     return {"repositories": len(rising), "files": files, "bytes": size}
-
-
-def rooted(chain: list[Link], stage: PublishStage) -> list[Link]:
-    """The chain, with the root that was read from a local folder named as it is on the Hub.
-
-    Raises:
-        LineageError: there is no run to publish, or nobody else could know what its root is.
-    """
-    if chain[-1].manifest is None:
-        raise LineageError(f"stage.run={chain[-1].path} is no run of ours: give the directory of one")
-    named = []
-    for link in chain:
-        local = link.stage is None and link.repo is None
-        if local and stage.base is None:
-            raise LineageError(
-                f"the chain starts from the local path {link.path}, which nobody else has: give stage.base=org/name, its Hub id, "
-                "or stage.base=none where it is on no Hub"
-            )
-        if local and stage.base != "none":
-            id, _, revision = stage.base.partition("@")
-            pinned = pin(id, revision or None)
-            link = replace(link, repo=id, commit=pinned.commit if pinned else revision or None)
-        named.append(link)
-    return named
-
-
-def going_up(chain: list[Link], stage: PublishStage) -> list[Link]:
-    if stage.publish is Publish.run:
-        return chain[-1:]
-    lineage.require_whole(chain)
-    return [link for link in chain[:-1] if link.stage is not None and link.repo is None] + chain[-1:]
-
-
-def repositories(rising: list[Link], subject: Link, stage: PublishStage) -> dict[str, str]:
-    """Digest -> repository: stage.repo for the run itself, and for its parents that name with their stage at its end."""
-    whole = stage.repo or f"{subject.manifest['name'].replace('/', '-')}-{subject.stage}"
-    stem = whole.removesuffix(f"-{subject.stage}")
-    found = {subject.digest: whole}
-    for link in rising[:-1]:
-        name = f"{stem}-{link.stage}"
-        found[link.digest] = name if name not in found.values() else f"{name}-{link.digest[:6]}"
-    return found
 
 
 def destination(repo: str, is_subject: bool, stage: PublishStage) -> Destination:
@@ -125,21 +80,24 @@ def put(built: Bundle, link: Link, where: Destination, plan: Plan, work: Path) -
     for path in built.folder.glob("*.safetensors"):
         path.unlink()
     same = ", fetched back and the same" if plan.stage.verify else ""
-    console.print(f"publish: {where.title} is at {commit[:7]}, tagged {', '.join(tags)}{same}", markup=False)
+    console.print(
+        f"publish: {where.title} is at {commit[:7]}, tagged {', '.join(tags)}{same}", markup=False, soft_wrap=True
+    )
     return {"repo": where.repo, "branch": where.branch, "commit": commit, "tags": tags}
 
 
-def show(built: Bundle, where: Destination, stage: PublishStage) -> None:
+def show(built: Bundle, where: Destination, stage: PublishStage, place: Path) -> None:
     """What goes, how large it is, and where to."""
-    kind = "private" if where.private else "public"
-    named = f"{where.title} ({kind})" if stage.repo else "nowhere, until stage.repo=<you>/<name> is given"
-    table = Table(title=f"{built.folder} goes to {named}", title_justify="left")
+    table = Table()
     table.add_column("file")
     table.add_column("bytes", justify="right")
     for name, path in built.files.items():
         table.add_row(Text(name), f"{path.stat().st_size:,}")
     table.add_row(Text(f"{len(built.files)} files"), f"{built.size:,}")
     console.print(table)
+    kind, where_to = "private" if where.private else "public", where.title if stage.repo else "stage.repo=<you>/<name>"
+    told = f"to be sent to {where_to} ({kind}) with dry_run=false" if stage.repo else f"{where_to} sends it"
     if stage.dry:
-        card = built.folder / "README.md"
-        console.print(f"publish: nothing was sent; the card is {card}", markup=False, highlight=False)
+        console.print(f"publish: nothing was sent; {place}/README.md is the card, {told}", markup=False, soft_wrap=True)
+    else:
+        console.print(f"publish: going to {where.title} ({kind})", markup=False, soft_wrap=True)

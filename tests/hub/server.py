@@ -1,7 +1,7 @@
 """A local server that speaks as much of the Hub's HTTP API as the real client uses, in memory, and breaks on request.
 
-Written from the client's source and from its requests. It shows what the client and this package do; that the real Hub answers
-like this, and what it does with xet storage, it cannot show. Every byte that arrives is recorded in ``received``.
+Written from the client's source and from its requests. It shows what the client and this package do; that the real Hub
+answers like this, and what it does with xet storage, it cannot show. What arrives is recorded in ``received``.
 """
 
 import base64
@@ -41,12 +41,14 @@ class Repo:
         return oid
 
     def resolve(self, revision: str) -> str | None:
-        return self.branches.get(revision) or self.tags.get(revision) or (revision if revision in self.commits else None)
+        return (
+            self.branches.get(revision) or self.tags.get(revision) or (revision if revision in self.commits else None)
+        )
 
 
 @dataclass
 class Fault:
-    """What the next ``times`` requests that match meet: a status, or ``cut`` (the body), ``lost`` (the reply), ``drop``."""
+    """What the next ``times`` requests that match meet: a status, ``cut`` (body), ``lost`` (reply) or ``drop``."""
 
     method: str
     path: str
@@ -56,7 +58,7 @@ class Fault:
     met: int = 0
 
 
-class Refusal(Exception):
+class RefusalError(Exception):
     def __init__(self, status: int, message: str, code: str | None = None):
         self.status, self.message, self.code = status, message, code
 
@@ -143,10 +145,10 @@ class Handler(BaseHTTPRequestHandler):
             return self.hang_up()
         try:
             if fault and isinstance(fault.what, int):
-                raise Refusal(fault.what, fault.message)
+                raise RefusalError(fault.what, fault.message)
             with hub.lock:
                 status, headers, content = self.route(path, body)
-        except Refusal as refusal:
+        except RefusalError as refusal:
             headers = {"X-Error-Message": refusal.message} | ({"X-Error-Code": refusal.code} if refusal.code else {})
             return self.send(refusal.status, headers, json.dumps({"error": refusal.message}).encode())
         if fault and fault.what == "lost":
@@ -181,7 +183,7 @@ class Handler(BaseHTTPRequestHandler):
             if method == self.command and (found := re.fullmatch(pattern, path)):
                 answer = getattr(self, name)(body=body, **found.groupdict())
                 return answer if isinstance(answer, tuple) else (200, {}, json.dumps(answer).encode())
-        raise Refusal(404, f"no such endpoint: {self.command} {path}")
+        raise RefusalError(404, f"no such endpoint: {self.command} {path}")
 
     # Who asks, and for what.
 
@@ -190,22 +192,22 @@ class Handler(BaseHTTPRequestHandler):
         if not token:
             return None, False
         if token not in self.hub.tokens:
-            raise Refusal(401, "Invalid credentials in Authorization header")
+            raise RefusalError(401, "Invalid credentials in Authorization header")
         return self.hub.tokens[token]
 
     def repo(self, kind: str, repo: str, write: bool = False) -> Repo:
         user, may_write = self.user()
         held = self.hub.repos.get((kind, repo))
         if held is None or (held.private and held.owner != user):
-            raise Refusal(404 if user else 401, "Repository not found", "RepoNotFound")
+            raise RefusalError(404 if user else 401, "Repository not found", "RepoNotFound")
         if write and not (may_write and held.owner == user):
-            raise Refusal(403, "you need to be a member with write access")
+            raise RefusalError(403, "you need to be a member with write access")
         return held
 
     def at(self, held: Repo, revision: str) -> str:
         oid = held.resolve(revision)
         if oid is None:
-            raise Refusal(404, f"no revision {revision}", "RevisionNotFound")
+            raise RefusalError(404, f"no revision {revision}", "RevisionNotFound")
         return oid
 
     # Endpoints.
@@ -213,7 +215,7 @@ class Handler(BaseHTTPRequestHandler):
     def whoami(self, body: bytes) -> dict:
         user, _ = self.user()
         if user is None:
-            raise Refusal(401, "Invalid username or password.")
+            raise RefusalError(401, "Invalid username or password.")
         return {"type": "user", "name": user, "orgs": [], "auth": {"accessToken": {"role": "write"}}}
 
     def create(self, body: bytes) -> Any:
@@ -225,9 +227,9 @@ class Handler(BaseHTTPRequestHandler):
         if (kind, name) in self.hub.repos:
             return 409, {}, json.dumps({"error": "You already created this repo", "url": url}).encode()
         if user is None:
-            raise Refusal(401, "Invalid username or password.")
+            raise RefusalError(401, "Invalid username or password.")
         if not may_write or not name.startswith(f"{user}/"):
-            raise Refusal(403, "You don't have the rights to create a repo under this namespace")
+            raise RefusalError(403, "You don't have the rights to create a repo under this namespace")
         held = self.hub.repos[kind, name] = Repo(asked.get("visibility") == "private", user)
         held.commit("main", "initial commit", {".gitattributes": b"*.safetensors filter=lfs\n"})
         return {"url": url, "id": name}
@@ -261,18 +263,20 @@ class Handler(BaseHTTPRequestHandler):
         if one["oid"] in self.hub.blobs:
             return one
         verify = f"{self.hub.url}/{prefix or ''}{repo}.git/info/lfs/objects/verify"
-        return one | {"actions": {"upload": {"href": f"{self.hub.url}/storage/{one['oid']}"}, "verify": {"href": verify}}}
+        return one | {
+            "actions": {"upload": {"href": f"{self.hub.url}/storage/{one['oid']}"}, "verify": {"href": verify}}
+        }
 
     def store(self, body: bytes, oid: str) -> Any:
         if hashlib.sha256(body).hexdigest() != oid:
-            raise Refusal(400, "the content is not what its digest says")
+            raise RefusalError(400, "the content is not what its digest says")
         self.hub.blobs[oid] = body
         return 200, {}, b""
 
     def verify(self, body: bytes, repo: str, prefix: str) -> dict:
         asked = json.loads(body)
         if len(self.hub.blobs.get(asked["oid"], b"")) != asked["size"]:
-            raise Refusal(404, "the object is not there")
+            raise RefusalError(404, "the object is not there")
         return {}
 
     def commit(self, body: bytes, kind: str, repo: str, revision: str) -> dict:
@@ -281,9 +285,9 @@ class Handler(BaseHTTPRequestHandler):
         header = lines[0]["value"]
         head = held.branches.get(revision)
         if head is None:
-            raise Refusal(404, f"no branch {revision}", "RevisionNotFound")
+            raise RefusalError(404, f"no branch {revision}", "RevisionNotFound")
         if header.get("parentCommit") not in (None, head):
-            raise Refusal(412, "A commit has happened since. Please refresh and try again.")
+            raise RefusalError(412, "A commit has happened since. Please refresh and try again.")
         files = dict(held.commits[head]["files"])
         for line in lines[1:]:
             value = line["value"]
@@ -299,14 +303,14 @@ class Handler(BaseHTTPRequestHandler):
     def tag(self, body: bytes, kind: str, repo: str, revision: str) -> Any:
         held, name = self.repo(kind, repo, write=True), json.loads(body)["tag"]
         if name in held.tags:
-            raise Refusal(409, "Tag reference exists already")
+            raise RefusalError(409, "Tag reference exists already")
         held.tags[name] = self.at(held, revision)
         return {}
 
     def branch(self, body: bytes, kind: str, repo: str, name: str) -> Any:
         held = self.repo(kind, repo, write=True)
         if name in held.branches:
-            raise Refusal(409, "Reference already exists")
+            raise RefusalError(409, "Reference already exists")
         held.branches[name] = self.at(held, json.loads(body or b"{}").get("startingPoint") or "main")
         return {}
 
@@ -341,7 +345,7 @@ class Handler(BaseHTTPRequestHandler):
         start = f"{folder}/" if folder else ""
         inside = {name: content for name, content in files.items() if name.startswith(start)}
         if start and not inside:
-            raise Refusal(404, f"no folder {folder}", "EntryNotFound")
+            raise RefusalError(404, f"no folder {folder}", "EntryNotFound")
         return [
             {"type": "file", "path": name, "size": len(content), "oid": oid_of(content, False)}
             for name, content in inside.items()
@@ -362,7 +366,7 @@ class Handler(BaseHTTPRequestHandler):
         oid = self.at(held, revision)
         content = held.commits[oid]["files"].get(name)
         if content is None:
-            raise Refusal(404, "Entry not found", "EntryNotFound")
+            raise RefusalError(404, "Entry not found", "EntryNotFound")
         headers = {"ETag": f'"{oid_of(content, False)}"', "X-Repo-Commit": oid, "Accept-Ranges": "bytes"}
         headers["Content-Type"] = "application/octet-stream"
         if (wanted := self.headers.get("Range")) and (found := re.fullmatch(r"bytes=(\d+)-(\d*)", wanted)):
@@ -375,11 +379,17 @@ class Handler(BaseHTTPRequestHandler):
         user, may_write = self.user()
         asked = json.loads(body)
         if not may_write or asked["namespace"] != user:
-            raise Refusal(403, "not your namespace")
+            raise RefusalError(403, "not your namespace")
         slug = f"{user}/{re.sub(r'[^a-z0-9]+', '-', asked['title'].lower())}-0123456789abcdef"
         if slug in self.hub.collections:
             return 409, {}, json.dumps({"error": "it exists", "slug": slug}).encode()
-        found = {"slug": slug, "title": asked["title"], "owner": {"name": user}, "items": [], "private": asked["private"]}
+        found = {
+            "slug": slug,
+            "title": asked["title"],
+            "owner": {"name": user},
+            "items": [],
+            "private": asked["private"],
+        }
         self.hub.collections[slug] = found | {"lastUpdated": DATE, "position": 0, "theme": "orange", "upvotes": 0}
         return self.hub.collections[slug]
 
@@ -390,7 +400,7 @@ class Handler(BaseHTTPRequestHandler):
         item = json.loads(body)["item"]
         items = self.hub.collections[slug]["items"]
         if any(one["id"] == item["id"] for one in items):
-            raise Refusal(409, "it is there already")
+            raise RefusalError(409, "it is there already")
         items.append(item | {"_id": str(len(items)), "position": len(items), "repoType": item["type"]})
         return self.hub.collections[slug]
 
@@ -424,7 +434,9 @@ ROUTES = (
 
 def oid_of(content: bytes, lfs: bool) -> str:
     """git's name of a file: of its text, or, of one in LFS, the digest of its content."""
-    return hashlib.sha256(content).hexdigest() if lfs else hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+    return (
+        hashlib.sha256(content).hexdigest() if lfs else hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+    )
 
 
 @contextmanager

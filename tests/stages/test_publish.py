@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from rlhf.config import Settings
 from rlhf.manifest import read_manifest
 from rlhf.stages import execute
 from tests.conftest import composed, tiny_overrides

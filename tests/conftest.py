@@ -1,6 +1,7 @@
 """Fixtures that every test may use: settings composed as the command line composes them, and a chain of tiny runs."""
 
 import os
+import shutil
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two threads beside another busy process spin instead of working
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -111,13 +112,15 @@ def beside_chain(chain: Path, tmp_path: Path) -> Callable[..., Settings]:
 
 
 @pytest.fixture(scope="session")
-def aligned(chain: Path) -> Path:
-    """The chain's checkpoints directory with tiny runs of dpo, ppo and compare beside the others."""
+def aligned(chain: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoints directory with a copy of the chain's runs, and tiny runs of dpo, ppo and compare beside them."""
     from rlhf.stages import execute
 
+    root = tmp_path_factory.mktemp("aligned")
+    shutil.copytree(chain / "almanac", root / "almanac")
     for stage in ("dpo", "ppo", "compare"):
-        execute(composed(*tiny_overrides(stage, chain)), chain / "almanac" / stage)
-    return chain
+        execute(composed(*tiny_overrides(stage, root)), root / "almanac" / stage)
+    return root
 
 
 @pytest.fixture
@@ -148,6 +151,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
         }.items():
             monkeypatch.setattr(datasets.config, name, value)
         monkeypatch.setenv("HF_TOKEN", "hf_alicewrites01")
+        monkeypatch.setattr("time.sleep", lambda seconds: None)  # the client waits between attempts, longer every time
         caches = (pinned.pin, pinned.manifest_at, upload.client)
         for cached in caches:
             cached.cache_clear()

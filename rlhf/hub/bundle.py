@@ -156,9 +156,16 @@ def write_adapter(link: Link, folder: Path, plan: Plan) -> tuple[int, bool, bool
     save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
     tokenizer = models.load_tokenizer(link.parent, replace(plan.model, chat_template=None))
     save_tokenizer(tokenizer, folder)
-    rows = json.loads(models.fetched(base.parent, "config.json").read_text(encoding="utf-8"))["vocab_size"]
     parameters = sum(tensor.numel() for tensor in tensors.values())
-    return parameters, len(tokenizer) > rows, tokenizer.chat_template is not None
+    return parameters, lacks_rows(base, tokenizer), tokenizer.chat_template is not None
+
+
+def lacks_rows(base: Link, tokenizer: Any) -> bool:
+    """Whether a model of others has no embedding for a padding token that was added to its tokenizer."""
+    if base.stage is not None:
+        return False
+    config = json.loads(models.fetched(base.parent, "config.json").read_text(encoding="utf-8"))
+    return len(tokenizer) > config["vocab_size"]
 
 
 def save_tokenizer(tokenizer: Any, folder: Path) -> None:

@@ -1,7 +1,7 @@
 """A local server that speaks as much of the Hub's HTTP API as the real client uses, in memory, and breaks on request.
 
 Written from the client's source and from its requests. It shows what the client and this package do; that the real Hub
-answers like this, and what it does with xet storage, it cannot show. What arrives is recorded in ``received``.
+answers like this, and what it does with xet storage, it cannot show. What arrives is recorded: ``received``, ``headers``.
 """
 
 import base64
@@ -74,6 +74,7 @@ class Hub:
         self.faults: list[Fault] = []
         self.requests: list[str] = []
         self.received: list[bytes] = []
+        self.headers: list[str] = []
         self.lock = threading.RLock()
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (Handler,), {"hub": self}))
         self.server.daemon_threads = True
@@ -140,7 +141,8 @@ class Handler(BaseHTTPRequestHandler):
             hub.received.append(self.rfile.read(length // 2))
             return self.hang_up()
         body = self.read_chunks() if self.headers.get("Transfer-Encoding") == "chunked" else self.rfile.read(length)
-        hub.received += [str(self.headers).encode(), self.path.encode(), body]
+        hub.headers.append(str(self.headers))
+        hub.received += [self.path.encode(), body]
         if fault and fault.what == "drop":
             return self.hang_up()
         try:
@@ -237,9 +239,9 @@ class Handler(BaseHTTPRequestHandler):
     def validate(self, body: bytes) -> Any:
         content = json.loads(body)["content"]
         try:
-            data = yaml.safe_load(content.split("---")[1])
+            data = yaml.safe_load(front_matter(content))
             errors = [] if isinstance(data.get("license", ""), str) else [{"message": '"license" must be a string'}]
-        except (IndexError, yaml.YAMLError) as error:
+        except (TypeError, yaml.YAMLError) as error:
             errors = [{"message": str(error)}]
         return (400 if errors else 200), {}, json.dumps({"errors": errors, "warnings": []}).encode()
 
@@ -336,7 +338,7 @@ class Handler(BaseHTTPRequestHandler):
         files = held.commits[oid]["files"]
         found = {"id": repo, "sha": oid, "private": held.private, "tags": [], "lastModified": DATE, "downloads": 0}
         card = files.get("README.md", b"").decode()
-        data = yaml.safe_load(card.split("---")[1]) if card.startswith("---") else None
+        data = yaml.safe_load(front_matter(card)) if card.startswith("---") else None
         return found | {"siblings": [{"rfilename": name} for name in files], "cardData": data}
 
     def tree(self, body: bytes, kind: str, repo: str, revision: str, folder: str | None) -> list[dict]:
@@ -437,6 +439,11 @@ def oid_of(content: bytes, lfs: bool) -> str:
     return (
         hashlib.sha256(content).hexdigest() if lfs else hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
     )
+
+
+def front_matter(card: str) -> str:
+    """The YAML at the top of a card."""
+    return re.match(r"---\n(.*?)\n---\n", card, flags=re.DOTALL)[1]
 
 
 @contextmanager

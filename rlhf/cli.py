@@ -112,6 +112,7 @@ base -> sft -> reward -> dpo | ppo -> compare
   python -m rlhf stage=progression                 everything that is missing, in order
   python -m rlhf stage=dpo stage.beta=0.3          one stage
   python -m rlhf -m stage=dpo stage.beta=0.1,0.3   a sweep
+  python -m rlhf stage=publish                     a finished run's model card, and with stage.repo= on the Hub
   python -m rlhf stage=dpo --help                  the settings of one stage
   python -m rlhf stage=dpo --cfg job               what a command would run, without running it
   python -m rlhf --config-dir my_conf ...          groups and experiments of your own

@@ -39,7 +39,9 @@ def links(chain: Sequence[Link], safe: Safe) -> Iterator[list[str]]:
     for link in chain:
         linked = link.repo is not None and validated(link.repo)
         place = f"[{link.repo}](https://huggingface.co/{link.repo})" if linked else f"{safe(link.title)}, not published"
-        if link.commit and COMMIT.fullmatch(link.commit):
+        if link is chain[-1]:
+            mark = f"weights `{link.digest[:SHORT]}`"
+        elif link.commit and COMMIT.fullmatch(link.commit):
             mark = f"revision `{link.commit[:SHORT]}`"
         elif link.repo:
             mark = "revision not recorded"

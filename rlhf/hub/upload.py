@@ -15,7 +15,7 @@ from typing import TypeVar
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
-from rlhf import __version__
+from rlhf import provenance
 from rlhf.errors import HubError, RlhfError
 from rlhf.hub.bundle import Bundle
 from rlhf.hub.faults import FAULTS, chain, told, transient
@@ -50,7 +50,7 @@ class Destination:
 @cache
 def client() -> HfApi:
     """The Hub's client. Its token is HF_TOKEN's or the login's; no setting takes one."""
-    return HfApi(library_name="rlhf", library_version=__version__)
+    return HfApi(library_name="rlhf", library_version=provenance.versions().get("rlhf"))
 
 
 def persist(what: str, step: Callable[[], Answer], destination: Destination) -> Answer:

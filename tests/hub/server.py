@@ -1,7 +1,7 @@
 """A local server that speaks as much of the Hub's HTTP API as the real client uses, in memory, and breaks on request.
 
-Written from the client's source and from its requests. It shows what the client and this package do; that the real Hub
-answers like this, and what it does with xet storage, it cannot show. What arrives is recorded: ``received``, ``headers``.
+Written from the client's source and from its requests. It shows what the client and this package do; that the real
+Hub answers like this, and what it does with xet storage, it cannot show. ``received`` and ``headers`` hold every byte.
 """
 
 import base64
@@ -67,7 +67,11 @@ class Hub:
     """The state of the server: ``tokens`` maps a token to (user, may write)."""
 
     def __init__(self) -> None:
-        self.tokens = {"hf_alicewrites01": ("alice", True), "hf_alicereads001": ("alice", False)}
+        self.tokens = {
+            "hf_alicewrites01": ("alice", True),
+            "hf_alicereads001": ("alice", False),
+            "hf_youwrite00001": ("you", True),
+        }
         self.repos: dict[tuple[str, str], Repo] = {}
         self.blobs: dict[str, bytes] = {}
         self.collections: dict[str, dict] = {}
@@ -348,7 +352,12 @@ class Handler(BaseHTTPRequestHandler):
         inside = {name: content for name, content in files.items() if name.startswith(start)}
         if start and not inside:
             raise RefusalError(404, f"no folder {folder}", "EntryNotFound")
-        return [
+        if "true" not in parse_qs(urlsplit(self.path).query).get("recursive", []):
+            folders = {start + name[len(start) :].split("/")[0] for name in inside if "/" in name[len(start) :]}
+            inside = {name: content for name, content in inside.items() if "/" not in name[len(start) :]}
+        else:
+            folders = set()
+        return [{"type": "directory", "path": name, "oid": "0" * 40} for name in sorted(folders)] + [
             {"type": "file", "path": name, "size": len(content), "oid": oid_of(content, False)}
             for name, content in inside.items()
         ]

@@ -38,7 +38,13 @@ def test_the_strictest_binds() -> None:
 
 
 def test_conflicts_are_named() -> None:
-    found = {"model": "apache-2.0", "pairs": "cc-by-nc-4.0", "text": "cc-by-sa-3.0", "set": "unknown", "x": "cc-by-nd-4.0"}
+    found = {
+        "model": "apache-2.0",
+        "pairs": "cc-by-nc-4.0",
+        "text": "cc-by-sa-3.0",
+        "set": "unknown",
+        "x": "cc-by-nd-4.0",
+    }
     told = conflicts("apache-2.0", found)
     assert told[0] == "pairs (cc-by-nc-4.0) forbids commercial use; this model is published as apache-2.0."
     assert [line.split()[0] for line in told] == ["pairs", "text", "set", "x"]

@@ -1,4 +1,4 @@
-"""The local server holds what the real client puts there, and breaks as it is told: else the other tests show nothing."""
+"""The local server holds what the real client puts there, and breaks as told: else the other tests show nothing."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What goes wrong on the way, at every step, with the real client: nothing lost, nothing half-published, one sentence."""
+"""What goes wrong at every step, with the real client: nothing is lost or half-published, and it is one sentence."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -146,7 +146,9 @@ def test_a_card_that_the_hub_refuses(publish: Callable, hub: Hub, bundle: Bundle
 
 def test_without_a_token(publish: Callable, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HF_TOKEN")
-    with pytest.raises(HubError, match="publishing: there is no token: give a token from .*, in HF_TOKEN or with `hf auth"):
+    with pytest.raises(
+        HubError, match="publishing: there is no token: give a token from .*, in HF_TOKEN or with `hf auth"
+    ):
         publish()
     assert hub.requests == []
 
@@ -178,7 +180,9 @@ def test_somebody_elses_commit_is_not_overwritten(publish: Callable, hub: Hub, b
     HfApi().create_commit(REPO, [CommitOperationAdd("NOTES.md", b"mine")], commit_message="Update NOTES.md")
     theirs = hub.repos["models", REPO].branches["main"]
     (bundle.folder / "config.json").write_text('{"a": 1}')
-    with pytest.raises(HubError, match=f"ends with a commit that was not made here.*stage.parent_commit={theirs} to go"):
+    with pytest.raises(
+        HubError, match=f"ends with a commit that was not made here.*stage.parent_commit={theirs} to go"
+    ):
         publish()
     assert hub.titles(REPO)[0] == "Update NOTES.md"
     publish(replace(WHERE, parent_commit=theirs))

@@ -57,6 +57,8 @@ FAST = {
         "stage.save_every=1",
     ),
     "publish": ("stage.wait=0",),
+    "sample": ("stage.prompts=6", "stage.samples=3", "stage.max_response_length=6"),
+    "label": (),
     "compare": (
         "stage.prompts=6",
         "stage.samples=2",

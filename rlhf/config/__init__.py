@@ -6,6 +6,8 @@ a type cannot express; it runs on the final values, before torch is imported. No
 
 from dataclasses import dataclass
 
+from rlhf.config.judge import Judge, JudgeKind
+from rlhf.config.labelling import LabelStage, SampleStage
 from rlhf.config.parts import Adapter, AdapterKind, Data, Dtype, Format, Hardware, Model, Source, Tracker, TrackerKind
 from rlhf.config.publish import Publish, PublishStage, Weights
 from rlhf.config.rules import require
@@ -38,6 +40,9 @@ __all__ = [
     "Format",
     "Hardware",
     "Input",
+    "Judge",
+    "JudgeKind",
+    "LabelStage",
     "MissingEOS",
     "Model",
     "PPOStage",
@@ -46,6 +51,7 @@ __all__ = [
     "PublishStage",
     "RewardStage",
     "SFTStage",
+    "SampleStage",
     "Settings",
     "Source",
     "Stage",
@@ -71,6 +77,7 @@ class Settings:
     adapter: Adapter
     hardware: Hardware
     tracker: Tracker
+    judge: Judge
     stage: Stage
 
     def __post_init__(self) -> None:

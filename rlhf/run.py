@@ -11,6 +11,7 @@ run.json is complete. What an interruption leaves in ``.sft.partial`` is what ``
 """
 
 import json
+import shlex
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -225,7 +226,7 @@ class Run:
 
 def redact_command(stage: str, overrides: Sequence[str]) -> str:
     others = [item for item in overrides if not item.startswith("stage=")]
-    return " ".join(provenance.redact(["python -m rlhf", f"stage={stage}", *others]))
+    return shlex.join(provenance.redact(["python", "-m", "rlhf", f"stage={stage}", *others]))
 
 
 def runs(root: Path) -> Iterator[Run]:

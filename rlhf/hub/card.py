@@ -4,6 +4,7 @@ Everything that a model or a user wrote stands in it as text, escaped (`rlhf.eva
 """
 
 import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -147,7 +148,23 @@ def size(subject: Subject) -> str:
 
 def commands(chain: Sequence[Link], scrubber: Scrubber) -> list[str]:
     """The command of every run of the chain that is known, in the order in which they have to be run."""
-    return [scrubber.text(one.manifest["command"]) for one in chain if one.manifest and one.manifest["command"]]
+    found = [
+        quoted(scrubber.text(one.manifest["command"])) for one in chain if one.manifest and one.manifest["command"]
+    ]
+    return [command for command in found if command is not None]
+
+
+def quoted(command: str) -> str | None:
+    """``command`` on one line, every argument quoted for a shell; None where it is none of ours.
+
+    A run.json from the Hub may say anything, and somebody will paste it.
+    """
+    try:
+        parts = shlex.split(command)
+    except ValueError:
+        parts = command.split()
+    ours = parts[:3] == ["python", "-m", "rlhf"]
+    return " ".join(shlex.join(parts).split()) if ours else None
 
 
 def versions(link: Link) -> str:

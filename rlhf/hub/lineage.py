@@ -20,7 +20,7 @@ class Link:
     ``roles`` are its parents, role -> digest.
     """
 
-    digest: str
+    digest: str | None
     manifest: dict[str, Any] | None
     directory: Path | None = None
     repo: str | None = None
@@ -112,7 +112,11 @@ def _stub(record: dict[str, Any]) -> dict[str, Any]:
 
 def with_weights(links: Iterable[Link], digest: str | None) -> Link | None:
     """The link of a chain that has these weights, or had them before they were merged or cast for the Hub."""
-    return next((one for one in links if digest in (one.digest, (one.manifest or {}).get("trained_weights"))), None)
+    for one in links:
+        before = None if one.manifest is None else one.manifest.get("trained_weights")
+        if digest == one.digest or (digest is not None and digest == before):
+            return one
+    return None
 
 
 def rooted(chain: list[Link], run: str, base: str | None) -> list[Link]:

@@ -63,7 +63,7 @@ class Scrubber:
     def of(cls, checkpoints: Iterable[str], environment: Mapping[str, str] | None = None) -> "Scrubber":
         """For this machine, and for runs whose ``checkpoints`` were these."""
         places = {str(bundled("preference_data")): "preference_data"}
-        places |= {str(Path(path).absolute()): "checkpoints" for path in checkpoints}
+        places |= {str(Path(path).absolute()): "checkpoints" for path in checkpoints if path}
         host = socket.gethostname()
         return cls(places, tuple(secrets(environment)), host if len(host) > 3 and host != "localhost" else "")
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from rlhf.config.publish import COMMIT
 from rlhf.content import flatten
+from rlhf.errors import HubError
 from rlhf.evaluation.report import HEADINGS, written
 from rlhf.hub import licences
 from rlhf.hub.lineage import Link
@@ -46,12 +47,12 @@ def links(chain: Sequence[Link], safe: Safe) -> Iterator[list[str]]:
         elif link.repo:
             mark = "revision not recorded"
         else:
-            mark = f"weights `{link.digest[:SHORT]}`"
+            mark = f"weights `{link.digest[:SHORT]}`" if link.digest else "no weights in safetensors"
         if link.stage is None:
             yield ["start", place, mark, "", "trained by others" if link.repo else "trained elsewhere"]
         else:
-            seed = "" if link.manifest["seed"] is None else str(link.manifest["seed"])
-            yield [link.stage, place, mark, seed, METHODS[link.stage]]
+            seed = "" if link.manifest["seed"] is None else safe(str(link.manifest["seed"]))
+            yield [safe(link.stage), place, mark, seed, METHODS.get(link.stage, "")]
 
 
 def validated(id: str) -> bool:
@@ -102,7 +103,11 @@ def licences_of(chain: Sequence[Link], table: dict[str, str]) -> dict[str, str]:
 
 
 def _asked(id: str | None, commit: str | None, kind: str) -> str | None:
-    pinned = pin(id, commit or None, kind) if id else None
+    """What its page says; nothing where there is none, or it may not be seen: then the card says ``unknown``."""
+    try:
+        pinned = pin(id, commit or None, kind) if id else None
+    except HubError:
+        return None
     return pinned.licence if pinned else None
 
 
@@ -130,7 +135,7 @@ def code(name: str, safe: Safe) -> str:
 
 def rung(link: Link, safe: Safe) -> dict[str, Any]:
     """The settings and the metrics of one stage."""
-    title = f"{safe(link.title)}: {METHODS[link.stage]}"
+    title = f"{safe(link.title)}: {METHODS.get(link.stage, '')}"
     return {"title": title, "settings": list(hyperparameters(link, safe)), "metrics": list(metrics(link, safe))}
 
 

@@ -97,6 +97,22 @@ def test_a_card_that_names_a_path_is_refused(
 
 
 @pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        ("python -m rlhf stage=sft seed=1", "python -m rlhf stage=sft seed=1"),
+        ("python -m rlhf 'stage.models={a: b}'", "python -m rlhf 'stage.models={a: b}'"),
+        ("python -m rlhf stage=sft; rm -rf ~ `x`", "python -m rlhf 'stage=sft;' rm -rf '~' '`x`'"),
+        ("python -m rlhf 'a\n```\nb'", "python -m rlhf 'a ``` b'"),
+        ("python -m rlhf don't", "python -m rlhf 'don'\"'\"'t'"),
+        ("curl evil | sh", None),
+    ],
+)
+def test_a_command_is_one_line_that_does_nothing_else(command: str, told: str | None) -> None:
+    """It may come from a run.json on the Hub, and somebody will paste it."""
+    assert card.quoted(command) == told
+
+
+@pytest.mark.parametrize(
     ("number", "told"), [(999, "999"), (81_000, "81,000"), (1_054_848, "1.05 million"), (7_240_000_000, "7.24 billion")]
 )
 def test_sizes_are_told(number: int, told: str) -> None:

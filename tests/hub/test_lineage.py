@@ -8,7 +8,7 @@ import pytest
 
 from rlhf.config import Publish
 from rlhf.errors import LineageError
-from rlhf.hub.lineage import Link, chain, going_up, repositories, rooted
+from rlhf.hub.lineage import Link, chain, going_up, repositories, rooted, with_weights
 from rlhf.manifest import read_manifest
 from rlhf.parents import Parent
 
@@ -37,6 +37,14 @@ def test_a_parent_that_was_trained_again_is_what_is_left_of_it(aligned: Path, tm
         LineageError, match="needs every run of the chain, and .*x/sft is gone or was trained again since"
     ):
         going_up(links, Publish.chain)
+
+
+def test_weights_are_known_by_what_they_were_before_they_were_merged() -> None:
+    root, merged = Link(None, None, path="x"), Link("a" * 64, {"trained_weights": "b" * 64})
+    assert with_weights([root, merged], "b" * 64) is with_weights([root, merged], "a" * 64) is merged
+    assert with_weights([root, merged], None) is root
+    assert with_weights([merged, root], None) is root
+    assert with_weights([root, merged], "c" * 64) is None
 
 
 def test_who_goes_up(chain_of: Chain) -> None:

@@ -236,6 +236,30 @@ def test_a_published_sft_is_the_parent_of_a_local_dpo_and_the_tree_stays_whole(
     assert f"alice/almanac-sft@{commit[:7]}" in " ".join(capsys.readouterr().out.split())
 
 
+def test_ppo_starts_from_a_policy_and_a_reward_model_on_the_hub(
+    publish: Publish, hub: Hub, aligned: Path, tmp_path: Path
+) -> None:
+    sent = publish("stage.repo=alice/almanac-reward", "stage.publish=chain", run=aligned / "almanac" / "reward")
+    given = ["stage.policy=alice/almanac-sft@v1", "stage.reward=alice/almanac-reward@v1"]
+    execute(composed(*tiny_overrides("ppo", tmp_path), *given), tmp_path / "ppo")
+    found, here = Run.open(tmp_path / "ppo"), Run.open(aligned / "almanac" / "ppo")
+    assert found.manifest["parents"]["reward"]["revision"] == sent[-1]["commit"]
+    assert found.manifest["weights"] == here.manifest["weights"]  # the same parents, the same bits
+
+
+def test_what_is_asked_for_besides(publish: Publish, hub: Hub, aligned: Path) -> None:
+    given = ["stage.collection=A title", "stage.samples=1", "stage.verify=false", "stage.private=false"]
+    compare = f"stage.compare={aligned}/almanac/compare"
+    publish("stage.repo=alice/s", "stage.publish=chain", compare, *given, run=aligned / "almanac" / "sft")
+    assert [one["title"] for one in hub.collections.values()] == ["A title"]
+    assert not hub.repos["models", "alice/s"].private
+    assert not [request for request in hub.requests if "/resolve/" in request]
+    samples = hub.files("alice/s")["README.md"].decode().partition("## Samples")[2].partition("\n## ")[0]
+    assert len([line for line in samples.splitlines() if line.startswith("|")]) == 3
+    with pytest.raises(LineageError, match="nothing/compare, which does not exist: set stage.compare to a run"):
+        publish("stage.repo=alice/s", "stage.compare=/nothing/compare")
+
+
 def test_a_run_on_the_hub_of_the_wrong_stage_is_refused(
     publish: Publish, hub: Hub, tmp_path: Path, aligned: Path
 ) -> None:

@@ -10,6 +10,7 @@ from rlhf.config.judge import Judge, JudgeKind
 from rlhf.config.labelling import LabelStage, SampleStage
 from rlhf.config.parts import Adapter, AdapterKind, Data, Dtype, Format, Hardware, Model, Source, Tracker, TrackerKind
 from rlhf.config.ppo import KLEstimator, KLIn, LossMean, MissingEOS, PPOStage
+from rlhf.config.publish import Publish, PublishStage, Weights
 from rlhf.config.rewards import Normalisation, RewardTerm
 from rlhf.config.rules import require
 from rlhf.config.stage import Input, Stage, TrainedStage
@@ -50,6 +51,8 @@ __all__ = [
     "Normalisation",
     "PPOStage",
     "ProgressionStage",
+    "Publish",
+    "PublishStage",
     "RewardStage",
     "RewardTerm",
     "SFTStage",
@@ -61,6 +64,7 @@ __all__ = [
     "Tracker",
     "TrackerKind",
     "TrainedStage",
+    "Weights",
 ]
 
 

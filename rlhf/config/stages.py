@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 
 from rlhf.config.labelling import LabelStage, SampleStage
 from rlhf.config.ppo import PPOStage
+from rlhf.config.publish import PublishStage
 from rlhf.config.rules import require, require_positive
 from rlhf.config.stage import Input, Stage, TrainedStage
 
@@ -147,6 +148,7 @@ STAGES: dict[str, type[Stage]] = {
     "dpo": DPOStage,
     "ppo": PPOStage,
     "compare": CompareStage,
+    "publish": PublishStage,
     "sample": SampleStage,
     "label": LabelStage,
     "progression": ProgressionStage,

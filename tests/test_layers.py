@@ -9,12 +9,12 @@ from rlhf.paths import PACKAGE
 
 LAYERS = {
     0: ("errors", "paths", "config"),
-    1: ("ppo.tensors", "ppo.kl", "ppo.advantages", "ppo.losses"),
+    1: ("ppo.tensors", "ppo.kl", "ppo.advantages", "ppo.losses", "preference.losses"),
     2: (
         "data", "almanac", "provenance", "parents", "content", "manifest", "directory", "run", "scratch", "models",
         "generate", "rewards", "progress", "tracking", "ppo.rollout", "ppo.critic", "evaluation.metrics",
     ),
-    3: ("ppo", "evaluation", "training"),
+    3: ("ppo", "evaluation", "preference", "training"),
     4: ("stages",),
     5: ("cli", "progression", "__main__", "__init__"),
 }  # fmt: skip

@@ -7,22 +7,20 @@ a type cannot express; it runs on the final values, before torch is imported. No
 from dataclasses import dataclass
 
 from rlhf.config.parts import Adapter, AdapterKind, Data, Dtype, Format, Hardware, Model, Source, Tracker, TrackerKind
+from rlhf.config.reward import EvaluateRewardStage, RewardLoss, RewardStage
 from rlhf.config.rules import require
+from rlhf.config.stage import Input, Stage, TrainedStage
 from rlhf.config.stages import (
     PROGRESSION,
     STAGES,
     BaseStage,
     CompareStage,
     DPOStage,
-    Input,
     MissingEOS,
     PPOStage,
     ProgressionStage,
-    RewardStage,
     SFTStage,
-    Stage,
     StatusStage,
-    TrainedStage,
 )
 from rlhf.errors import ConfigError
 
@@ -36,6 +34,7 @@ __all__ = [
     "DPOStage",
     "Data",
     "Dtype",
+    "EvaluateRewardStage",
     "Format",
     "Hardware",
     "Input",
@@ -43,6 +42,7 @@ __all__ = [
     "Model",
     "PPOStage",
     "ProgressionStage",
+    "RewardLoss",
     "RewardStage",
     "SFTStage",
     "Settings",
@@ -75,3 +75,8 @@ class Settings:
         require(0 <= self.seed < 2**32, "seed", self.seed, "lie in [0, 2**32)")
         if self.overwrite and self.resume:
             raise ConfigError("overwrite=true and resume=true contradict each other: give one of them")
+        members = getattr(self.stage, "ensemble", 1)
+        if members > 1 and self.adapter.kind is AdapterKind.none:
+            raise ConfigError(
+                f"stage.ensemble={members} puts adapters on one base: give adapter=lora, or adapter=qlora"
+            )

@@ -2,18 +2,12 @@
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
+from rlhf.config.reward import EvaluateRewardStage, RewardStage
 from rlhf.config.rules import require, require_not_negative, require_positive
+from rlhf.config.stage import Input, Stage, TrainedStage
 from rlhf.errors import ConfigError
-
-
-class Input(NamedTuple):
-    """Something that a stage starts from: a run of one of ``stages``, or a model that is no run of ours."""
-
-    path: str
-    stages: tuple[str, ...]
-    required: bool = True
 
 
 class MissingEOS(Enum):
@@ -25,40 +19,8 @@ class MissingEOS(Enum):
 
 
 @dataclass(kw_only=True)
-class Stage:
-    """One rung of the progression. ``name`` selects conf/stage/<name>.yaml and rlhf/stages/<name>.py alike."""
-
-    name: str
-
-    reads: ClassVar[tuple[str, ...]] = ()  # the sources in ``Data`` that this stage reads
-
-    def inputs(self) -> dict[str, Input]:
-        """Role -> what the stage starts from."""
-        return {}
-
-
-@dataclass(kw_only=True)
 class StatusStage(Stage):
     pass
-
-
-@dataclass(kw_only=True)
-class TrainedStage(Stage):
-    """What every stage that trains has in common. Lengths are in tokens."""
-
-    policy: str | None
-    sample_every: int
-    sample_prompts: int
-    sample_length: int
-
-    starts_from: ClassVar[tuple[str, ...]] = ("sft", "dpo", "ppo")  # the stages whose policy may be the parent
-
-    def inputs(self) -> dict[str, Input]:
-        return {} if self.policy is None else {"policy": Input(self.policy, self.starts_from)}
-
-    def __post_init__(self) -> None:
-        require_not_negative("stage", sample_every=self.sample_every, sample_prompts=self.sample_prompts)
-        require_positive("stage", sample_length=self.sample_length)
 
 
 @dataclass(kw_only=True)
@@ -81,22 +43,6 @@ class SFTStage(TrainedStage):
 
     reads: ClassVar[tuple[str, ...]] = ("demonstrations",)
     starts_from: ClassVar[tuple[str, ...]] = ("base", "sft")
-
-
-@dataclass(kw_only=True)
-class RewardStage(TrainedStage):
-    policy: str
-    margin: bool
-    statistics_prompts: int
-    statistics_temperature: float
-    trainer: dict[str, Any]
-
-    reads: ClassVar[tuple[str, ...]] = ("preferences",)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self.statistics_prompts >= 2, "stage.statistics_prompts", self.statistics_prompts, "be at least 2")
-        require_positive("stage", statistics_temperature=self.statistics_temperature)
 
 
 # What TRL 1.16 knows; it looks for itself at the first step alone.
@@ -243,6 +189,7 @@ STAGES: dict[str, type[Stage]] = {
     "base": BaseStage,
     "sft": SFTStage,
     "reward": RewardStage,
+    "evaluate_reward": EvaluateRewardStage,
     "dpo": DPOStage,
     "ppo": PPOStage,
     "compare": CompareStage,

@@ -70,7 +70,8 @@ class Card:
         """One sentence for each baseline that is not beaten beyond the interval of the difference."""
         return [
             f"the reward model does not beat {name}: {self.accuracy.mean:.3f} against {found.accuracy.mean:.3f}, a "
-            f"lead of {found.lead.mean:+.3f} [{found.lead.low:+.3f}, {found.lead.high:+.3f}] on {self.accuracy.count} pairs"
+            f"lead of {found.lead.mean:+.3f} [{found.lead.low:+.3f}, {found.lead.high:+.3f}] on "
+            f"{self.accuracy.count} pairs"
             for name, found in self.baselines.items()
             if found.lead.low <= 0
         ]

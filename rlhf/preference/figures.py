@@ -107,16 +107,15 @@ def score_and_length(card: Card) -> Figure:
     said = "–" if found is None else f"{found:+.2f}"
     figure, axes = _axes(6.4, 4.6, f"Score and length: Spearman {said}", "characters of the response", "score")
     lengths = card.pairs.lengths
-    for values, scores, colour, label in [
-        (lengths[1], card.pairs.rejected_scores, BAD, "rejected"),
-        (lengths[0], card.pairs.chosen_scores, GOOD, "chosen"),
-    ]:
-        axes.scatter(values, scores, s=12, alpha=0.45, color=colour, label=label, linewidths=0)
+    both = np.array([card.pairs.rejected_scores, card.pairs.chosen_scores])
+    # Pair by pair: drawn one kind after the other, the second would hide the first.
+    colours = [BAD, GOOD] * both.shape[1]
+    axes.scatter(lengths[::-1].T.ravel(), both.T.ravel(), s=12, alpha=0.45, c=colours, linewidths=0)
+    for colour, label in ((BAD, "rejected"), (GOOD, "chosen")):
+        axes.scatter([], [], s=30, color=colour, label=label, linewidths=0)
     if lengths.max() > 50 * max(np.median(lengths), 1):
         axes.set_xscale("symlog")
-    legend = axes.legend(frameon=False, fontsize=9)
-    for handle in legend.legend_handles:
-        handle.set_alpha(1)
+    axes.legend(frameon=False, fontsize=9)
     return figure
 
 

@@ -16,6 +16,11 @@ from rlhf.preference.intervals import Share
 from rlhf.preference.probes import PROBES
 from rlhf.progress import console
 
+CORRELATIONS = {
+    "pearson": "score and length, Pearson's correlation",
+    "spearman": "score and length, Spearman's correlation",
+    "spearman_of_differences": "their differences within pairs, Spearman's correlation",
+}
 INTERVAL = "95 %: shares by Wilson's score interval with prompts as the unit, leads by a bootstrap over prompts"
 
 
@@ -184,8 +189,7 @@ def details(card: Card) -> Iterator[tuple[str, str]]:
         yield f"temperature, fitted on {found.fitted_on}", f"{found.temperature:.2f}"
         yield "with it: calibration error, log loss", f"{found.error_after:.3f}, {found.log_loss_after:.3f}"
     for name, value in card.lengths.items():
-        said = name.replace("_", " ").capitalize()
-        yield f"{said} correlation of score and length", "–" if value is None else f"{value:+.2f}"
+        yield CORRELATIONS[name], "–" if value is None else f"{value:+.2f}"
     yield "largest difference between padded and unpadded scoring", f"{card.padding:.1e}"
     for name, value in card.statistics.items():
         yield f"{name} of the policy's own responses", f"{value:.3f}"

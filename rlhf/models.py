@@ -120,7 +120,15 @@ def load_reward_model(
         ModelError: it cannot be found or read; or it has no head and ``new_head`` is false, as for one that judges.
     """
     with _silent():  # a new head is what is asked for, and no cause for a report of missing weights
-        reward, missing = _load(AutoModelForSequenceClassification, parent, model, options | {"num_labels": 1})
+        try:
+            reward, missing = _load(AutoModelForSequenceClassification, parent, model, options | {"num_labels": 1})
+        except RuntimeError as error:
+            if "ignore_mismatched_sizes" not in str(error):
+                raise
+            raise ModelError(
+                f"{parent.role}={parent.path} has a head of more outputs, and a reward model has one output: "
+                "give a run of stage=reward, or a classifier with num_labels=1"
+            ) from error
     if not new_head and any(not name.startswith(f"{reward.base_model_prefix}.") for name in missing):
         raise ModelError(
             f"{parent.role}={parent.path} has no head that scores, only a new one of random weights could be put on "

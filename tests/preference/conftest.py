@@ -28,7 +28,9 @@ def pairs_of(split: str, count: int = 24) -> list[dict]:
     """Good answers say so, in few words or in many; every eighth label is wrong."""
     made = []
     for i in range(count):
-        name = f"{split.replace(' ', '')}{i}"  # in no other split, or a bag of words would know the wrong labels by heart
+        name = (
+            f"{split.replace(' ', '')}{i}"  # in no other split, or a bag of words would know the wrong labels by heart
+        )
         sides = [f"good {'so ' * (i % 3)}{name}", f"evil {'so ' * (i % 2)}{name}"]
         chosen, rejected = sides if i % 8 else sides[::-1]
         row = {"prompt": f"{split} {i // 2}", "chosen": chosen, "rejected": rejected}

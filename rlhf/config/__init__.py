@@ -6,6 +6,8 @@ a type cannot express; it runs on the final values, before torch is imported. No
 
 from dataclasses import dataclass
 
+from rlhf.config.judge import Judge, JudgeKind
+from rlhf.config.labelling import LabelStage, SampleStage
 from rlhf.config.parts import Adapter, AdapterKind, Data, Dtype, Format, Hardware, Model, Source, Tracker, TrackerKind
 from rlhf.config.reward import EvaluateRewardStage, RewardLoss, RewardStage
 from rlhf.config.rules import require
@@ -38,6 +40,9 @@ __all__ = [
     "Format",
     "Hardware",
     "Input",
+    "Judge",
+    "JudgeKind",
+    "LabelStage",
     "MissingEOS",
     "Model",
     "PPOStage",
@@ -45,6 +50,7 @@ __all__ = [
     "RewardLoss",
     "RewardStage",
     "SFTStage",
+    "SampleStage",
     "Settings",
     "Source",
     "Stage",
@@ -69,6 +75,7 @@ class Settings:
     adapter: Adapter
     hardware: Hardware
     tracker: Tracker
+    judge: Judge
     stage: Stage
 
     def __post_init__(self) -> None:

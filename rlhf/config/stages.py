@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, ClassVar
 
+from rlhf.config.labelling import LabelStage, SampleStage
 from rlhf.config.reward import EvaluateRewardStage, RewardStage
 from rlhf.config.rules import require, require_not_negative, require_positive
 from rlhf.config.stage import Input, Stage, TrainedStage
@@ -193,6 +194,8 @@ STAGES: dict[str, type[Stage]] = {
     "dpo": DPOStage,
     "ppo": PPOStage,
     "compare": CompareStage,
+    "sample": SampleStage,
+    "label": LabelStage,
     "progression": ProgressionStage,
 }
 PROGRESSION = ("base", "sft", "reward", "dpo", "ppo", "compare")

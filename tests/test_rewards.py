@@ -6,9 +6,9 @@ import pytest
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from rlhf.data.render import prompt_ids
-from rlhf.errors import ConfigError, TrainingError
+from rlhf.errors import ConfigError, ModelError, TrainingError
 from rlhf.generate import response_text
-from rlhf.rewards import RewardModel, checked, function
+from rlhf.rewards import RewardModel, checked, encode, function
 
 
 @pytest.fixture(scope="module")
@@ -80,3 +80,19 @@ def test_a_sampled_response_is_scored_as_the_tokens_that_were_sampled(scorer: Re
         assert expected[: len(start)] == start
         sampled = expected[len(start) :]
         assert scorer.encode(prompt, response_text(tokenizer, prompt, sampled)) == expected
+
+
+class Framing:
+    """An encoder's tokenizer: letters between two marks, no end of sequence, no turns."""
+
+    cls_token_id, eos_token, chat_template = 1, None, None
+
+    def __call__(self, text: str) -> dict[str, list[int]]:
+        return {"input_ids": [1, *map(ord, text), 2]}
+
+
+def test_an_encoder_keeps_its_marks_when_the_text_is_cut() -> None:
+    assert encode(Framing(), "ab", "cd", None) == [1, *map(ord, "abcd"), 2]
+    assert encode(Framing(), "ab", "cd", 4) == [1, ord("c"), ord("d"), 2]
+    with pytest.raises(ModelError, match="the reward model's tokenizer has no chat template: give one"):
+        encode(Framing(), ask("Hm?"), "cd", None)

@@ -139,7 +139,7 @@ def write(rows: list[dict], machine: dict, overrides: list[str]) -> None:
     figures.mkdir(exist_ok=True)
     lines = [
         "# Reward models on real preference sets\n",
-        f"`{command}`, {machine['date']}, {machine['processor']}.",
+        f"{MODEL[0]}. `{command}`, {machine['date']}, {machine['processor']}.",
         "",
     ]
     lines += table(rows)

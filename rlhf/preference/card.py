@@ -41,7 +41,6 @@ class Limits(NamedTuple):
     """How much is measured; see conf/stage/evaluate_reward.yaml."""
 
     probe_rows: int
-    tfidf_pairs: int
     calibration_bins: int
     bootstrap: int
     seed: int

@@ -39,7 +39,7 @@ def grade(
     seed: int,
 ) -> Card:
     """The card of a reward model, or of the mean of several ``members``, on ``pairs`` of train, validation and test."""
-    limits = Limits(stage.probe_rows, stage.tfidf_pairs, stage.calibration_bins, stage.bootstrap, seed)
+    limits = Limits(stage.probe_rows, stage.calibration_bins, stage.bootstrap, seed)
     scored = {split: [score_pairs(pairs[split], one) for one in members] for split in ("validation", "test")}
     reward = members[0] if len(members) == 1 else MeanModel(members)
     train = pairs["train"]

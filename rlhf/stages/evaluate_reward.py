@@ -7,6 +7,8 @@ stage=reward writes the same card for the model that it has trained. Baselines t
 longer response, a bag of words, and the policy's own log-probability where stage.policy is given.
 """
 
+import math
+
 from rlhf import models
 from rlhf.config import Settings
 from rlhf.data import load
@@ -45,7 +47,8 @@ def reward_model(parent: Parent, settings: Settings) -> RewardModel:
     if longest is None and parent.manifest is not None:
         longest = parent.manifest["settings"]["stage"]["trainer"]["max_length"]
     if longest is None:
-        longest = getattr(model.config, "max_position_embeddings", None)
+        # RoBERTa counts two positions more than it can read; its tokenizer knows.
+        longest = min(getattr(model.config, "max_position_embeddings", math.inf), tokenizer.model_max_length)
     model = model.to(models.device(settings.hardware))
     return RewardModel(model, tokenizer, max_length=longest, batch_size=stage.batch_size)
 

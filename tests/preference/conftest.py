@@ -5,7 +5,7 @@ import pytest
 from rlhf.preference.card import Card, Limits, measure, rules
 from rlhf.preference.pairs import Side, score_pairs, side
 
-LIMITS = Limits(probe_rows=0, tfidf_pairs=100, calibration_bins=10, bootstrap=200, seed=0)
+LIMITS = Limits(probe_rows=0, calibration_bins=10, bootstrap=200, seed=0)
 
 
 class Counting:

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from rlhf.config.judge import Judge, JudgeKind
 from rlhf.config.labelling import LabelStage, SampleStage
 from rlhf.config.parts import Adapter, AdapterKind, Data, Dtype, Format, Hardware, Model, Source, Tracker, TrackerKind
+from rlhf.config.ppo import KLEstimator, KLIn, LossMean, MissingEOS, PPOStage
 from rlhf.config.reward import EvaluateRewardStage, RewardLoss, RewardStage
+from rlhf.config.rewards import Normalisation, RewardTerm
 from rlhf.config.rules import require
 from rlhf.config.stage import Input, Stage, TrainedStage
 from rlhf.config.stages import (
@@ -18,8 +20,6 @@ from rlhf.config.stages import (
     BaseStage,
     CompareStage,
     DPOStage,
-    MissingEOS,
-    PPOStage,
     ProgressionStage,
     SFTStage,
     StatusStage,
@@ -42,13 +42,18 @@ __all__ = [
     "Input",
     "Judge",
     "JudgeKind",
+    "KLEstimator",
+    "KLIn",
     "LabelStage",
+    "LossMean",
     "MissingEOS",
     "Model",
+    "Normalisation",
     "PPOStage",
     "ProgressionStage",
     "RewardLoss",
     "RewardStage",
+    "RewardTerm",
     "SFTStage",
     "SampleStage",
     "Settings",

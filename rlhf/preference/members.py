@@ -1,24 +1,11 @@
 """The members of an ensemble: adapters and heads of their own over one base."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
 from rlhf.data.render import Prompt
 from rlhf.rewards import RewardModel
-
-
-class Member(RewardModel):
-    """One of several adapters and heads on a base that they share (``models.load_members``)."""
-
-    def __init__(self, model: Any, adapter: str, tokenizer: Any, **options: Any):
-        super().__init__(model, tokenizer, **options)
-        self.adapter = adapter
-
-    def score(self, rows: Sequence[Sequence[int]]) -> list[float]:
-        self.model.set_adapter(self.adapter)
-        return super().score(rows)
 
 
 class MeanModel:

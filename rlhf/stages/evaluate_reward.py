@@ -42,7 +42,7 @@ def reward_model(parent: Parent, settings: Settings) -> RewardModel:
     """The model that is judged, with the tokenizer and the length limit of its own."""
     stage = settings.stage
     tokenizer = models.load_tokenizer(parent, settings.model)
-    model = models.load_reward_model(parent, settings.model, tokenizer, new_head=False)
+    model = models.load_reward_model(parent, settings.model, tokenizer, new_head="refused")
     longest = stage.max_length
     if longest is None and parent.manifest is not None:
         longest = parent.manifest["settings"]["stage"]["trainer"]["max_length"]

@@ -21,10 +21,9 @@ from rlhf.errors import DataError
 from rlhf.preference import report
 from rlhf.preference.card import Card
 from rlhf.preference.grading import Policy, grade, score_statistics
-from rlhf.preference.members import Member
 from rlhf.preference.training import Members, callbacks, columns, further_arguments, prepare, trainer_class
 from rlhf.progress import console, show_samples
-from rlhf.rewards import RewardModel, function
+from rlhf.rewards import AdaptedRewardModel, RewardModel, function
 from rlhf.run import Run
 
 SPLITS = ("train", "validation", "test")
@@ -62,7 +61,7 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
         folders = [members.folder(number) / "model" for number in range(stage.ensemble)]
         worn = models.load_members(run["policy"], folders, settings.model, tokenizer)
         worn = worn.to(models.device(settings.hardware))
-        scorers = [Member(worn, str(number), tokenizer, **scoring) for number in range(stage.ensemble)]
+        scorers = [AdaptedRewardModel(worn, str(number), tokenizer, **scoring) for number in range(stage.ensemble)]
 
     policy = models.load_policy(run["policy"], settings.model, tokenizer).to(models.device(settings.hardware))
     judged = Policy(run["policy"].path, policy, tokenizer)

@@ -1,24 +1,12 @@
-"""Rewards as functions of text: ``(prompts, completions) -> one score per completion``.
+"""A sequence classifier with one output, as a RewardFunction."""
 
-Text in, numbers out, so that a reward model may have a tokenizer of its own and a test may pass a function of two
-lines. A prompt is a string or a list of messages; a completion is always a string.
-"""
-
-import importlib
-import math
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
 from rlhf.data.render import Prompt
-from rlhf.errors import ConfigError, ModelError, TrainingError
-
-
-class RewardFunction(Protocol):
-    """Anything that scores completions."""
-
-    def __call__(self, prompts: Sequence[Prompt], completions: Sequence[str]) -> list[float]: ...
+from rlhf.errors import ModelError
 
 
 def encode(tokenizer: Any, prompt: Prompt, completion: str, max_length: int | None) -> list[int]:
@@ -94,30 +82,13 @@ class RewardModel:
         return scores
 
 
-def function(path: str) -> RewardFunction:
-    """The RewardFunction that ``package.module:name`` points to.
+class AdaptedRewardModel(RewardModel):
+    """One of several adapters and heads on a base that they share (``models.load_adapted``)."""
 
-    Raises:
-        ConfigError: there is no such module or no such name in it.
-    """
-    module, colon, name = path.partition(":")
-    if not colon:
-        raise ConfigError(f"the reward {path!r} must have the form package.module:function")
-    try:
-        return getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(f"the reward {path!r} cannot be imported: {error}") from error
+    def __init__(self, model: Any, adapter: str, tokenizer: Any, **options: Any):
+        super().__init__(model, tokenizer, **options)
+        self.adapter = adapter
 
-
-def checked(scores: Sequence[float], completions: Sequence[str]) -> list[float]:
-    """``scores``, if there is one finite number for each completion.
-
-    Raises:
-        TrainingError: there are more or fewer, or one is not a finite number.
-    """
-    if len(scores) != len(completions):
-        raise TrainingError(f"the reward returned {len(scores)} scores for {len(completions)} completions")
-    for score, completion in zip(scores, completions, strict=True):
-        if not math.isfinite(score):
-            raise TrainingError(f"the reward scored {completion[:80]!r} as {score}: scores must be finite numbers")
-    return [float(score) for score in scores]
+    def score(self, rows: Sequence[Sequence[int]]) -> list[float]:
+        self.model.set_adapter(self.adapter)
+        return super().score(rows)

@@ -160,7 +160,12 @@ def load_adapted(parents: Sequence[Parent], model: Model, tokenizer: PreTrainedT
     bases = [_base(parent, folder) for parent, folder in zip(parents, folders, strict=True)]
     if len({base.digest for base in bases}) > 1:
         return None
-    worn = load_reward_model(bases[0], model, tokenizer)
+    return load_members(bases[0], folders, model, tokenizer)
+
+
+def load_members(base: Parent, folders: Sequence[Path], model: Model, tokenizer: PreTrainedTokenizerBase) -> PeftModel:
+    """The adapters of reward models in ``folders`` on ``base``, called "0", "1", ...; the base is loaded once."""
+    worn: Any = load_reward_model(base, model, tokenizer)
     for number, folder in enumerate(folders):
         config = PeftConfig.from_pretrained(folder)
         config.task_type = None

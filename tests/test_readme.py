@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from benchmarks import progression
+from benchmarks import progression, reward_card
 from rlhf import cli
 from rlhf.paths import PACKAGE
 from tests.conftest import FAST, TINY
@@ -171,6 +171,8 @@ def test_the_results_are_those_that_were_measured() -> None:
     assert "\n".join(progression.table(rows)) in README.read_text(encoding="utf-8")
     for row in rows:
         assert all(progression.checks(row).values()), row["seed"]
+    cards = json.loads(reward_card.RESULT.read_text())["sets"]
+    assert "\n".join(reward_card.table(cards)) in README.read_text(encoding="utf-8")
 
 
 def test_the_file_tree_is_the_checkout() -> None:

@@ -160,7 +160,12 @@ def test_a_checkpoint_that_cannot_be_read_is_no_matter_of_settings(tmp_path: Pat
     def torn(**_: object) -> None:
         raise ValueError("torn")
 
-    trainer = SimpleNamespace(remove_callback=lambda _: None, add_callback=lambda _: None, train=torn)
+    trainer = SimpleNamespace(
+        args=SimpleNamespace(output_dir=tmp_path),
+        remove_callback=lambda _: None,
+        add_callback=lambda _: None,
+        train=torn,
+    )
     with pytest.raises(ValueError, match="torn"):
         training.train(trainer, SimpleNamespace(stage="sft", resumed=True, scratch=tmp_path, rewind=lambda _: None))
 

@@ -10,6 +10,8 @@ from rlhf.config.judge import Judge, JudgeKind
 from rlhf.config.labelling import LabelStage, SampleStage
 from rlhf.config.parts import Adapter, AdapterKind, Data, Dtype, Format, Hardware, Model, Source, Tracker, TrackerKind
 from rlhf.config.ppo import KLEstimator, KLIn, LossMean, MissingEOS, PPOStage
+from rlhf.config.publish import Publish, PublishStage, Weights
+from rlhf.config.reward import EvaluateRewardStage, RewardLoss, RewardStage
 from rlhf.config.rewards import Normalisation, RewardTerm
 from rlhf.config.rules import require
 from rlhf.config.sentinel import SentinelAction, SentinelSettings
@@ -21,7 +23,6 @@ from rlhf.config.stages import (
     CompareStage,
     DPOStage,
     ProgressionStage,
-    RewardStage,
     SFTStage,
     StatusStage,
 )
@@ -37,6 +38,7 @@ __all__ = [
     "DPOStage",
     "Data",
     "Dtype",
+    "EvaluateRewardStage",
     "Format",
     "Hardware",
     "Input",
@@ -51,6 +53,9 @@ __all__ = [
     "Normalisation",
     "PPOStage",
     "ProgressionStage",
+    "Publish",
+    "PublishStage",
+    "RewardLoss",
     "RewardStage",
     "RewardTerm",
     "SFTStage",
@@ -64,6 +69,7 @@ __all__ = [
     "Tracker",
     "TrackerKind",
     "TrainedStage",
+    "Weights",
 ]
 
 
@@ -88,3 +94,8 @@ class Settings:
         require(0 <= self.seed < 2**32, "seed", self.seed, "lie in [0, 2**32)")
         if self.overwrite and self.resume:
             raise ConfigError("overwrite=true and resume=true contradict each other: give one of them")
+        members = getattr(self.stage, "ensemble", 1)
+        if members > 1 and self.adapter.kind is AdapterKind.none:
+            raise ConfigError(
+                f"stage.ensemble={members} puts adapters on one base: give adapter=lora, or adapter=qlora"
+            )

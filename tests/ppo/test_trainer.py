@@ -16,7 +16,8 @@ from peft import LoraConfig, get_peft_model
 from rlhf.errors import ConfigError, TrainingError
 from rlhf.generate import Sampled, sample
 from rlhf.ppo import Critic, PPOTrainer, kl
-from tests.ppo.conftest import PROMPTS, new_policy, new_reward_model, same, weights
+from rlhf.rewards import Composition, Length, Running, Term
+from tests.ppo.conftest import PROMPTS, length_reward, new_policy, new_reward_model, same, weights
 
 Trainers = Callable[..., PPOTrainer]
 
@@ -252,3 +253,21 @@ def test_a_finished_run_has_nothing_left_to_do(new_trainer: Trainers, tmp_path: 
     again = new_trainer(updates=2)
     again.restore(tmp_path)
     assert again.train(tmp_path) == metrics
+
+
+def test_of_a_composition_each_term_is_reported_and_gold_trains_nothing(new_trainer: Trainers) -> None:
+    """Without Hydra: two terms with weights, one of them by running statistics, and a gold reward that disagrees."""
+
+    def trained(gold: Any) -> PPOTrainer:
+        terms = {"long": Term(length_reward, 1.0, Running()), "brief": Term(Length(most=1), 0.5)}
+        trainer = new_trainer(reward=Composition(terms), gold=gold, updates=2)
+        trainer.train()
+        return trainer
+
+    plain, watched = trained(None), trained(lambda prompts, completions: [-float(len(text)) for text in completions])
+    assert {"reward/long", "reward/long_std", "reward/brief", "reward/brief_std"} < plain.metrics.keys()
+    assert watched.metrics.keys() - plain.metrics.keys() == {"objective/gold", "objective/gold_std"}
+    assert watched.metrics["objective/gold"] == pytest.approx(-10 * watched.metrics["reward/long"])
+    for name in ("policy", "critic"):
+        models = [trainer.learner.modules[name] for trainer in (plain, watched)]
+        assert same(*map(weights, models))

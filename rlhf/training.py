@@ -156,11 +156,15 @@ def train(
 
 
 def take_up_if_trained(trainer: Trainer, last: Path) -> bool:
-    """Where the checkpoint is of the last step, load its weights; ``trainer.train`` would make a step too many."""
+    """Where the checkpoint is of the last step, load its weights, or the best ones where those are asked for.
+
+    ``trainer.train`` would make a step too many.
+    """
     state = TrainerState.load_from_json(str(last / "trainer_state.json"))
     if state.global_step < state.max_steps:
         return False
-    trainer._load_from_checkpoint(str(last))
+    best = state.best_model_checkpoint if trainer.args.load_best_model_at_end else None
+    trainer._load_from_checkpoint(best or str(last))
     trainer.state = state
     return True
 

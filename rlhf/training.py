@@ -213,7 +213,8 @@ class Reporter(TrainerCallback):
                 "or use model.dtype=float32"
             )
         self.run.log(metrics, self.before + state.global_step)
-        self.bar.update(state.global_step, metrics)
+        if self.bar is not None:  # there is none where the last step was made before the run was resumed
+            self.bar.update(state.global_step, metrics)
 
     def on_train_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self.bar.close()

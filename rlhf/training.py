@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 # Depends on the machine, the moment, or on where a run was resumed: equal runs would not write equal metrics.
-INCIDENTAL = ("runtime", "per_second", "total_flos", "num_input_tokens_seen", "num_tokens", "epoch")
+INCIDENTAL = ("runtime", "preparation_time", "per_second", "total_flos", "num_input_tokens_seen", "num_tokens", "epoch")
 # Old names that transformers still takes and then passes over where the new name is set, as conf/stage/ sets it.
 RENAMED = {
     "gradient_checkpointing": "activation_checkpointing",

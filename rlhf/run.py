@@ -15,7 +15,7 @@ import json
 import shlex
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -29,6 +29,8 @@ from rlhf.directory import BUNDLES, claim, empty, move, partial, unwritable
 from rlhf.errors import LineageError, RunError
 from rlhf.manifest import MANIFEST, read_manifest, tokenizer_record, write_json
 from rlhf.parents import Parent, find_parents
+
+LOGS = ("metrics.jsonl", "samples.jsonl")
 
 
 def _now() -> str:
@@ -183,12 +185,28 @@ class Run:
         """Send what is logged from now on to ``trackers`` too (accelerate's GeneralTracker)."""
         self._trackers += trackers
 
-    def rewind(self, step: int) -> None:
-        """Drop the lines logged after ``step``: an interrupted run may have logged past its last checkpoint."""
-        for name in ("metrics.jsonl", "samples.jsonl"):
+    def written(self) -> dict[str, int]:
+        """How many lines there are of each log, for a checkpoint to remember."""
+        found = {name: self.work / name for name in LOGS}
+        return {
+            name: len(path.read_text(encoding="utf-8").splitlines()) for name, path in found.items() if path.exists()
+        }
+
+    def rewind(self, step: int, written: Mapping[str, int] | None = None) -> None:
+        """Drop what was logged after a checkpoint: an interrupted run may have gone on past its last.
+
+        That is the lines behind the ``written`` ones, where they were counted, and else those of later steps. What a
+        run logs at its end has the last step too.
+        """
+        for name in LOGS:
             path = self.work / name
             if path.exists():
-                kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _step(line) <= step]
+                lines = path.read_text(encoding="utf-8").splitlines()
+                kept = (
+                    lines[: written.get(name, 0)]
+                    if written is not None
+                    else [line for line in lines if _step(line) <= step]
+                )
                 path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
         self._metrics.close()
         self._metrics = (self.work / "metrics.jsonl").open("a", encoding="utf-8")

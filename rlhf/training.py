@@ -19,10 +19,11 @@ from rlhf.config.rules import require_positive, require_type
 from rlhf.data.lengths import overlong
 from rlhf.data.render import Prompt, question
 from rlhf.errors import ConfigError, DataError, TrainingError
+from rlhf.exact import Keeper, take_up_if_trained, written_at
 from rlhf.generate import generate
 from rlhf.progress import Bar, show_samples
 from rlhf.run import Run
-from rlhf.sealed import newest_whole, number, resumable, seal
+from rlhf.sealed import newest_whole, number, resumable
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -140,12 +141,12 @@ def train(
     folder = Path(trainer.args.output_dir)
     last = newest_whole(resumable(folder, "checkpoint-*", run.stage), run.stage) if run.resumed else None
     if run.resumed:
-        run.rewind(before + (0 if last is None else number(last)))
+        run.rewind(before + (0 if last is None else number(last)), written_at(last))
     trainer.remove_callback(transformers.PrinterCallback)
     with Interruption() as interruption:
         reporter = Reporter(run, on_sample, every, interruption, before)
         trainer.add_callback(reporter)
-        trainer.add_callback(Keeper(trainer, last))
+        trainer.add_callback(Keeper(trainer, run, last))
         # Optimiser, scheduler and loader are made from stage.trainer; a checkpoint's being torn is no fault of it.
         with blame("stage.trainer", until=lambda: last is not None or reporter.bar is not None):
             if last is None or not take_up_if_trained(trainer, last):
@@ -153,20 +154,6 @@ def train(
     if interruption.asked:
         raise KeyboardInterrupt
     return rename(trainer.evaluate()) | {"steps": trainer.state.global_step}
-
-
-def take_up_if_trained(trainer: Trainer, last: Path) -> bool:
-    """Where the checkpoint is of the last step, load its weights, or the best ones where those are asked for.
-
-    ``trainer.train`` would make a step too many.
-    """
-    state = TrainerState.load_from_json(str(last / "trainer_state.json"))
-    if state.global_step < state.max_steps:
-        return False
-    best = state.best_model_checkpoint if trainer.args.load_best_model_at_end else None
-    trainer._load_from_checkpoint(best or str(last))
-    trainer.state = state
-    return True
 
 
 def rename(logs: dict[str, Any]) -> dict[str, float]:
@@ -218,41 +205,6 @@ class Reporter(TrainerCallback):
 
     def on_train_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self.bar.close()
-
-
-class Keeper(TrainerCallback):
-    """Makes a Trainer's checkpoints exact and tells torn ones.
-
-    What was summed up since the last logged line is in no checkpoint of transformers': a resumed run would log
-    averages over a part of that interval. It is written beside it here, by each rank, and read again.
-    """
-
-    def __init__(self, trainer: Trainer, last: Path | None):
-        self.trainer, self.last = trainer, last
-
-    def _interval(self, folder: Path) -> Path:
-        return folder / f"interval_{self.trainer.args.process_index}.json"
-
-    def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        if self.last is not None:
-            interval = json.loads(self._interval(self.last).read_text(encoding="utf-8"))
-            self.trainer._tr_loss += interval["loss"]
-            self.trainer._globalstep_last_logged = interval["since"]
-            if interval["metrics"] is not None:  # TRL's trainers alone have them
-                self.trainer._metrics["train"].update(interval["metrics"])
-
-    def on_save(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        metrics = dict(self.trainer._metrics["train"]) if hasattr(self.trainer, "_metrics") else None
-        interval = {
-            "loss": self.trainer._tr_loss.item(),
-            "since": self.trainer._globalstep_last_logged,
-            "metrics": metrics,
-        }
-        self._interval(folder).write_text(json.dumps(interval), encoding="utf-8")
-        self.trainer.accelerator.wait_for_everyone()
-        if state.is_world_process_zero:
-            seal(folder)
 
 
 class Interruption:

@@ -164,3 +164,22 @@ def test_a_disk_that_is_full_at_the_start_leaves_nothing_new(
     resumed = Run.start(tmp_path / "base", settings("base", "resume=true"))
     assert (resumed.scratch / "checkpoint").read_text() == "state"
     resumed.finish({})
+
+
+def test_what_was_written_at_a_checkpoint_is_what_is_left_of_the_logs(
+    settings: Callable[..., Settings], tmp_path: Path
+) -> None:
+    """The last step is logged twice: by training before the checkpoint, and by what follows training after it."""
+    run = Run.start(tmp_path / "base", settings("base"))
+    run.log({"train/loss": 1.0}, 4)
+    written = run.written()
+    run.log({"eval/loss": 2.0}, 4)
+    (run.work / "samples.jsonl").write_text('{"step": 4}\n')
+    run.rewind(4)
+    assert run.written() == {"metrics.jsonl": 2, "samples.jsonl": 1}
+    run.rewind(4, written)
+    assert (run.work / "metrics.jsonl").read_text() == '{"step": 4, "train/loss": 1.0}\n'
+    assert (run.work / "samples.jsonl").read_text() == ""
+    run.log({"eval/loss": 3.0}, 4)
+    assert run.written() == {"metrics.jsonl": 2, "samples.jsonl": 0}
+    run.finish({})

@@ -87,6 +87,8 @@ class PPOTrainer:
         self.sentinel = Sentinel(stage.sentinel)
         self.update = 0
         self.kl_coef = stage.kl_coef
+        self.beside: Callable[[], Any] = lambda: None  # what a checkpoint holds for its user, as JSON
+        self.found_beside: Any = None
         self.metrics: Metrics = {}
 
     def restore(self, folder: Path) -> int:
@@ -99,6 +101,7 @@ class PPOTrainer:
         self.update, state = checkpoint.load(folder, self.learner.modules, self.learner.optimizers)
         if state:
             self.load_state(state)
+            self.found_beside = state["beside"]
             self.sentinel.load_state_dict(state["sentinel"])
             self.learner.rate_factor = self.sentinel.rate_factor
         if self.sentinel.stopped and self.stage.sentinel.action is not SentinelAction.warn:
@@ -116,6 +119,7 @@ class PPOTrainer:
             "rewards": self.reward.state_dict(),
             "sentinel": self.sentinel.state_dict(),
             "healthy": self.sentinel.healthy,
+            "beside": self.beside(),
         }
 
     def load_state(self, state: dict[str, Any]) -> None:

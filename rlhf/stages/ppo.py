@@ -57,7 +57,7 @@ def train(trainer: PPOTrainer, run: Run, sample: training.Sampler) -> dict[str, 
     """Train with a bar and samples, from the newest checkpoint where the run is resumed."""
     stage = trainer.stage
     if run.resumed:
-        run.rewind(trainer.restore(run.scratch))
+        run.rewind(trainer.restore(run.scratch), trainer.found_beside)
     run.record_diagnoses([diagnosis.record() for diagnosis in trainer.sentinel.raised])
     bar = Bar("ppo", stage.updates, trainer.update)
 
@@ -76,7 +76,7 @@ def train(trainer: PPOTrainer, run: Run, sample: training.Sampler) -> dict[str, 
         if went_back:
             run.rewind(diagnosis.back_to)
 
-    trainer.log, trainer.tell = report, tell
+    trainer.log, trainer.tell, trainer.beside = report, tell, run.written
     try:
         with training.Interruption() as interruption:
             return trainer.train(run.scratch, lambda: interruption.asked)

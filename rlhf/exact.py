@@ -1,0 +1,65 @@
+"""What makes the checkpoints of a transformers Trainer exact: a run that is resumed ends as one that was left alone."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState
+
+from rlhf.run import Run
+from rlhf.sealed import seal
+
+
+def written_at(last: Path | None) -> dict[str, int] | None:
+    """How many lines of each log there were when the checkpoint was written."""
+    return None if last is None else json.loads((last / "logs.json").read_text(encoding="utf-8"))
+
+
+def take_up_if_trained(trainer: Trainer, last: Path) -> bool:
+    """Where the checkpoint is of the last step, load its weights, or the best ones where those are asked for.
+
+    ``trainer.train`` would make a step too many.
+    """
+    state = TrainerState.load_from_json(str(last / "trainer_state.json"))
+    if state.global_step < state.max_steps:
+        return False
+    best = state.best_model_checkpoint if trainer.args.load_best_model_at_end else None
+    trainer._load_from_checkpoint(best or str(last))
+    trainer.state = state
+    return True
+
+
+class Keeper(TrainerCallback):
+    """Makes a Trainer's checkpoints exact and tells torn ones.
+
+    What was summed up since the last logged line is in no checkpoint of transformers': a resumed run would log
+    averages over a part of that interval. It is written beside it here, by each rank, and read again.
+    """
+
+    def __init__(self, trainer: Trainer, run: Run, last: Path | None):
+        self.trainer, self.run, self.last = trainer, run, last
+
+    def _interval(self, folder: Path) -> Path:
+        return folder / f"interval_{self.trainer.args.process_index}.json"
+
+    def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if self.last is not None:
+            interval = json.loads(self._interval(self.last).read_text(encoding="utf-8"))
+            self.trainer._tr_loss += interval["loss"]
+            self.trainer._globalstep_last_logged = interval["since"]
+            if interval["metrics"] is not None:  # TRL's trainers alone have them
+                self.trainer._metrics["train"].update(interval["metrics"])
+
+    def on_save(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        metrics = dict(self.trainer._metrics["train"]) if hasattr(self.trainer, "_metrics") else None
+        interval = {
+            "loss": self.trainer._tr_loss.item(),
+            "since": self.trainer._globalstep_last_logged,
+            "metrics": metrics,
+        }
+        self._interval(folder).write_text(json.dumps(interval), encoding="utf-8")
+        self.trainer.accelerator.wait_for_everyone()
+        if state.is_world_process_zero:
+            (folder / "logs.json").write_text(json.dumps(self.run.written()), encoding="utf-8")
+            seal(folder)

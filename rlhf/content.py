@@ -29,10 +29,11 @@ def data_files(settings: Settings) -> dict[str, str]:
     found = {}
     for kind in settings.stage.reads:
         source: Source = getattr(settings.data, kind)
-        named = settings.data.path or source.path
-        if named is not None and (path := Path(named)).exists():
-            files = [file for file in path.iterdir() if file.is_file()] if path.is_dir() else [path]
-            found[kind] = provenance.files_digest(files)
+        named = source.paths if settings.data.path is None else (settings.data.path,)
+        paths = [Path(path).expanduser() for path in named]
+        if paths and all(path.exists() for path in paths):
+            folders = [path.iterdir() if path.is_dir() else [path] for path in paths]
+            found[kind] = provenance.files_digest(file for files in folders for file in files if file.is_file())
     return found
 
 
@@ -45,7 +46,7 @@ def content(settings: Settings, parents: dict[str, Parent]) -> dict[str, Any]:
     for key in INCIDENTAL:
         del tree[key]
     tree["data"] = {kind: tree["data"][kind] for kind in settings.stage.reads} | {
-        key: tree["data"][key] for key in ("holdout", "allow_leaks", "gold", "judge", "ceiling")
+        key: tree["data"][key] for key in ("holdout", "allow_leaks", "pairing", "gold", "judge", "ceiling")
     }
     # Parents and local files count by what they hold, not by where they lie.
     for role in (*parents, "models", "progression"):

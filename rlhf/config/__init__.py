@@ -6,7 +6,21 @@ a type cannot express; it runs on the final values, before torch is imported. No
 
 from dataclasses import dataclass
 
-from rlhf.config.parts import Adapter, AdapterKind, Data, Dtype, Format, Hardware, Model, Source, Tracker, TrackerKind
+from rlhf.config.parts import (
+    Adapter,
+    AdapterKind,
+    Data,
+    Dtype,
+    Format,
+    Hardware,
+    Model,
+    Pairing,
+    Rankings,
+    Source,
+    Ties,
+    Tracker,
+    TrackerKind,
+)
 from rlhf.config.rules import require
 from rlhf.config.stages import (
     PROGRESSION,
@@ -42,13 +56,16 @@ __all__ = [
     "MissingEOS",
     "Model",
     "PPOStage",
+    "Pairing",
     "ProgressionStage",
+    "Rankings",
     "RewardStage",
     "SFTStage",
     "Settings",
     "Source",
     "Stage",
     "StatusStage",
+    "Ties",
     "Tracker",
     "TrackerKind",
     "TrainedStage",

@@ -27,9 +27,33 @@ class Format(Enum):
     standard = "standard"
     hh = "hh"
     ultrafeedback = "ultrafeedback"
+    ultrafeedback_raw = "ultrafeedback_raw"
     tldr_comparisons = "tldr_comparisons"
+    helpsteer = "helpsteer"
+    nectar = "nectar"
+    scores = "scores"
+    shp = "shp"
+    kto = "kto"
+    arena = "arena"
+    alpaca_eval = "alpaca_eval"
+    oasst = "oasst"
     alpaca = "alpaca"
     sharegpt = "sharegpt"
+
+
+class Rankings(Enum):
+    """Which pairs k ranked responses to one prompt give."""
+
+    all = "all"  # each response with every worse one: k(k-1)/2 pairs
+    best = "best"  # the best with every other: k-1 pairs
+    best_worst = "best_worst"  # one pair
+
+
+class Ties(Enum):
+    """What becomes of two responses that were found equally good."""
+
+    drop = "drop"
+    both = "both"  # a pair in each direction, at half the weight
 
 
 class TrackerKind(Enum):
@@ -61,9 +85,13 @@ class Model:
 
 @dataclass(kw_only=True)
 class Source:
-    """Where rows of one kind come from: a Hub data set, a local file, or a folder of files."""
+    """Where rows of one kind come from: a Hub data set, a local file, a folder of files, or several of them.
+
+    ``mix`` maps paths to weights and takes the place of ``path``; the other settings hold for each of its parts.
+    """
 
     path: str | None
+    mix: dict[str, float] | None
     format: Format
     subset: str | None
     revision: str | None
@@ -76,6 +104,26 @@ class Source:
 
     def __post_init__(self) -> None:
         require_positive("data.<source>", limit=self.limit, held_out_limit=self.held_out_limit)
+        for path, weight in (self.mix or {}).items():
+            require(0 < weight < float("inf"), f"data.<source>.mix[{path}]", weight, "be positive and finite")
+        require(self.mix is None or bool(self.mix), "data.<source>.mix", self.mix, "name a file or more")
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """Everything that is read; nothing where the source is not given."""
+        return tuple(self.mix) if self.mix else () if self.path is None else (self.path,)
+
+
+@dataclass(kw_only=True)
+class Pairing:
+    """How responses that were ranked, scored or voted on become pairs; the rules are in rlhf.data.pairs."""
+
+    rankings: Rankings
+    ties: Ties
+    score_ratio: float
+
+    def __post_init__(self) -> None:
+        require(self.score_ratio >= 1, "data.pairing.score_ratio", self.score_ratio, "be at least 1")
 
 
 @dataclass(kw_only=True)
@@ -85,6 +133,8 @@ class Data:
     format: Format
     holdout: float
     allow_leaks: bool
+    cache: str
+    pairing: Pairing
     gold: str | None
     judge: str | None
     ceiling: str | None

@@ -2,13 +2,13 @@
 
 from rlhf.data.checks import check_leaks, duplicates, leaks, statistics
 from rlhf.data.fingerprint import fingerprint
-from rlhf.data.formats import Kind, convert, detect
+from rlhf.data.formats import Converter, Kind, detect
 from rlhf.data.load import load, load_source
 
 __all__ = [
+    "Converter",
     "Kind",
     "check_leaks",
-    "convert",
     "detect",
     "duplicates",
     "fingerprint",

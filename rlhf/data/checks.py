@@ -2,6 +2,7 @@
 
 import itertools
 import logging
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
@@ -25,10 +26,18 @@ class Leaks(NamedTuple):
 
 def leaks(train: Iterable[Row], held_out: Iterable[Row]) -> Leaks:
     """Count the rows of ``held_out`` whose prompt (or text, where there is none) is a row's of ``train``."""
-    seen = {prompt_key(row) for row in train}
-    keys = [prompt_key(row) for row in held_out]
-    found = [key for key in keys if key in seen]
-    return Leaks(len(found), len(found) / max(len(keys), 1), found[0] if found else None)
+    # The held-out side is the small one: the other may be larger than memory.
+    counts = Counter(map(prompt_key, prompts_of(held_out)))
+    seen = {key for key in map(prompt_key, prompts_of(train)) if key in counts}
+    found = [key for key in counts if key in seen]
+    count = sum(counts[key] for key in found)
+    return Leaks(count, count / max(counts.total(), 1), found[0] if found else None)
+
+
+def prompts_of(rows: Iterable[Row]) -> Iterable[Row]:
+    """The rows of a table without the columns that do not matter here, which are slow to read."""
+    names = getattr(rows, "column_names", None)
+    return rows if names is None else rows.select_columns(["prompt" if "prompt" in names else "text"])
 
 
 def check_leaks(train: Iterable[Row], held_out: Iterable[Row], allow: bool) -> Leaks:

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import torch
 
-from rlhf.data.render import Prompt
+from rlhf.data.render import Prompt, encode
 from rlhf.errors import ConfigError, TrainingError
 
 
@@ -36,13 +36,8 @@ class RewardModel:
         self.batch_size = batch_size
 
     def encode(self, prompt: Prompt, completion: str) -> list[int]:
-        if isinstance(prompt, str):
-            end = self.tokenizer.eos_token
-            text = prompt + completion + ("" if completion.endswith(end) else end)
-            ids = self.tokenizer(text)["input_ids"]
-        else:
-            messages = [*prompt, {"role": "assistant", "content": completion}]
-            ids = self.tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True)["input_ids"]
+        whole = completion if isinstance(prompt, str) else [{"role": "assistant", "content": completion}]
+        [ids] = encode(self.tokenizer, [prompt], [whole])
         return ids if self.max_length is None else ids[-self.max_length :]
 
     @torch.no_grad()

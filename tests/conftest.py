@@ -1,11 +1,15 @@
 """Fixtures that every test may use: settings composed as the command line composes them, and a chain of tiny runs."""
 
 import os
+import tempfile
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two threads beside another busy process spin instead of working
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test may reach out
+os.environ["RLHF_CACHE"] = tempfile.mkdtemp(prefix="rlhf-cache-")  # not the user's own; removed below
 
+import atexit
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +19,8 @@ from hydra import compose, initialize_config_dir
 from rlhf.cli import register, settings_of
 from rlhf.config import Settings
 from rlhf.paths import bundled
+
+atexit.register(shutil.rmtree, os.environ["RLHF_CACHE"], ignore_errors=True)
 
 # A model of some ten thousand parameters, two optimiser steps, a few rows: enough to run every line of a stage.
 TINY = (

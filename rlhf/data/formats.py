@@ -77,9 +77,9 @@ def detect(row: Row) -> tuple[Format, str]:
     for layout, columns in COLUMNS:
         if has(row, *columns):
             return layout, f"it has {', '.join(columns[:-1])} and {columns[-1]}"
-    if label := next((name for name in judged.KTO_LABELS if isinstance(row.get(name), bool)), None):
-        if any(has(row, name) for name in ("completion", "messages", "conversations", "instruction")):
-            return Format.kto, f"it has {label}, true or false, for one completion"
+    label = next((name for name in judged.KTO_LABELS if isinstance(row.get(name), bool)), None)
+    if label and any(has(row, name) for name in ("completion", "messages", "conversations", "instruction")):
+        return Format.kto, f"it has {label}, true or false, for one completion"
     if isinstance(row.get("prompt"), dict) and "replies" in row["prompt"]:
         return Format.oasst, "its prompt is a message with replies"
     if has(row, "conversations"):
@@ -191,7 +191,7 @@ def _number_or_none(row: Row, field: str) -> float | None:
 
 
 def _label(value: Any) -> str | None:
-    """An optional field as text, where it is a plain name, flag or number; elsewhere the name may stand for anything."""
+    """An optional field as text, where it is a plain name, flag or number: the name may stand for anything."""
     if isinstance(value, str):
         return value if value.isprintable() else None  # also None for half a surrogate pair
     return str(value) if isinstance(value, bool | int) and abs(value) < 2**63 else None

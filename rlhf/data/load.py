@@ -9,13 +9,11 @@ bytes a row to divide a split, at most 32 a distinct prompt for a source of prom
 wait for their counterpart.
 """
 
-import hashlib
 import random
 from array import array
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlhf.config import Data, Format, Pairing, Source

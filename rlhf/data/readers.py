@@ -6,7 +6,7 @@ of data needs.
 
 from rlhf.data import rows, transcripts
 from rlhf.data.render import Message
-from rlhf.data.rows import Row, RowError, assistant, has, user
+from rlhf.data.rows import Row, RowError, assistant, has
 
 PAIR = ("prompt", "chosen", "rejected")
 OPENING_WORDS = (2, 8)  # prompts of 2 to 8 tokens: Rafailov et al. 2023, https://arxiv.org/abs/2305.18290, appendix C.1

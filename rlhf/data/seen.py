@@ -10,7 +10,7 @@ def digest(text: str) -> int:
 
 
 class Seen:
-    """A set of digests by open addressing with linear probing, at most half full, so 16 to 32 bytes a text; a place that holds 0 is free."""
+    """A set of digests by open addressing with linear probing, at most half full; a place that holds 0 is free."""
 
     def __init__(self) -> None:
         self._slots = array("Q", bytes(8 * 1024))

@@ -1,6 +1,6 @@
 """Whole dialogues: Anthropic's "Human: / Assistant:" text, and the prompt that two dialogues have in common."""
 
-import os
+import itertools
 import re
 
 from rlhf.data.render import Message
@@ -42,11 +42,10 @@ def split_text(chosen: str, rejected: str) -> tuple[str, str, str]:
 
     TRL's implicit prompt; it may cut within a word, and the completions would then begin with half of one.
     """
-    shared = os.path.commonprefix([chosen, rejected])
-    end = len(shared)
-    while end and not shared[end - 1].isspace():
-        end -= 1
-    end = len(shared[:end].rstrip())
+    same = itertools.takewhile(lambda two: two[0] == two[1], zip(chosen, rejected, strict=False))
+    shared = "".join(letter for letter, _ in same)
+    blank = max((i for i, letter in enumerate(shared) if letter.isspace()), default=0)
+    end = len(shared[:blank].rstrip())
     return shared[:end], chosen[end:], rejected[end:]
 
 

@@ -16,6 +16,7 @@ from rlhf import models, training
 from rlhf.config import Settings
 from rlhf.data import check_leaks, load
 from rlhf.data.render import question
+from rlhf.data.tokens import Form
 from rlhf.errors import DataError, TrainingError
 from rlhf.generate import generate
 from rlhf.progress import console, show_samples
@@ -29,12 +30,14 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
     check_leaks(pairs["train"], pairs["validation"], settings.data.allow_leaks)
     for split, dataset in pairs.items():
         run.record_data("preferences", split, dataset)
-    columns = ["prompt", "chosen", "rejected", *margins(pairs, settings)]
+    extra = margins(pairs, settings)
     # The labels are noisy: even the reward that they were drawn from does not predict all of them.
     ceiling = None if settings.data.ceiling is None else function(settings.data.ceiling)(pairs["test"])
     arguments = training.arguments(RewardConfig, settings, run)
 
     tokenizer = models.load_tokenizer(run["policy"], settings.model)
+    trained = {split: pairs[split] for split in ("train", "validation")}
+    ids = training.tokenised(run, settings, trained, Form.sequences, tokenizer, arguments, extra)
     model = models.load_reward_model(run["policy"], settings.model, tokenizer, **models.quantization(settings.adapter))
     run.record_tokenizer(tokenizer)
 
@@ -42,8 +45,8 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
         RewardTrainer,
         model=model,
         args=arguments,
-        train_dataset=pairs["train"].select_columns(columns),
-        eval_dataset=pairs["validation"].select_columns(columns),
+        train_dataset=ids["train"],
+        eval_dataset=ids["validation"],
         processing_class=tokenizer,
         peft_config=models.lora(settings.adapter, models.TaskType.SEQ_CLS),
     )

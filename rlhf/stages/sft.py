@@ -11,6 +11,7 @@ from trl import SFTConfig, SFTTrainer
 from rlhf import models, training
 from rlhf.config import Settings
 from rlhf.data import check_leaks, load
+from rlhf.data.tokens import Form
 from rlhf.run import Run
 
 
@@ -22,8 +23,9 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
         run.record_data("demonstrations", split, dataset)
 
     tokenizer = models.load_tokenizer(run["policy"], settings.model)
-    args = training.arguments(SFTConfig, settings, run, completion_only_loss=True)
-    training.record_lengths(run, "demonstrations", rows, ["completion"], tokenizer, args)
+    ready = {"skip_prepare_dataset": not settings.stage.trainer.get("packing", False)}  # packing is left to TRL
+    args = training.arguments(SFTConfig, settings, run, completion_only_loss=True, dataset_kwargs=ready)
+    ids = training.tokenised(run, settings, rows, Form.completions, tokenizer, args)
     policy = models.load_policy(run["policy"], settings.model, tokenizer, **models.quantization(settings.adapter))
     run.record_tokenizer(tokenizer)
 
@@ -31,8 +33,8 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
         SFTTrainer,
         model=policy,
         args=args,
-        train_dataset=rows["train"].select_columns(["prompt", "completion"]),
-        eval_dataset=rows["validation"].select_columns(["prompt", "completion"]),
+        train_dataset=ids["train"],
+        eval_dataset=ids["validation"],
         processing_class=tokenizer,
         peft_config=models.lora(settings.adapter, models.TaskType.CAUSAL_LM),
     )

@@ -3,8 +3,9 @@ from pathlib import Path
 
 import pytest
 
-from rlhf.config import Format
-from rlhf.data.formats import FIELDS, KINDS, convert, detect, opening
+from rlhf.config import Format, Pairing, Rankings, Ties
+from rlhf.data.formats import FIELDS, KINDS, Converter, detect
+from rlhf.data.readers import opening
 from rlhf.data.rows import RowError
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -20,6 +21,11 @@ def assistant(content: str) -> dict[str, str]:
 
 def rows_of(name: str) -> list[dict]:
     return [json.loads(line) for line in (FIXTURES / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def convert(row: dict, layout: Format, kind: str) -> dict:
+    [found] = Converter(kind, Pairing(rankings=Rankings.all, ties=Ties.drop, score_ratio=1.0))(row, layout)
+    return found
 
 
 PAIR = {"prompt": [user("Q")], "chosen": [assistant("A")], "rejected": [assistant("B")]}
@@ -192,7 +198,6 @@ def test_a_margin_that_is_no_number_is_refused(fields: dict) -> None:
         ({"prompt": "Q", "chosen": "A", "rejected": 7}, "preferences", "field 'rejected' must be text, got int"),
         ({"prompt": [user("Q")], "chosen": "A", "rejected": "B"}, "preferences", "is a conversation, chosen is text"),
         ({"messages": [assistant("A")]}, "demonstrations", "field 'prompt' is empty"),
-        ({"prompt": "Q", "completion": "A", "label": False}, "demonstrations", "field 'label' marks completions"),
         ({"a": 1}, "text", "field 'text' is missing; every row of text needs text"),
     ],
 )

@@ -1,4 +1,5 @@
 import json
+import os
 import re
 from collections.abc import Iterable
 from dataclasses import replace
@@ -10,7 +11,7 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from rlhf.config import Data, Format, Source
+from rlhf.config import Data, Format, Pairing, Rankings, Source, Ties
 from rlhf.data import leaks, load, load_source
 from rlhf.data.formats import FIELDS, KINDS
 from rlhf.errors import DataError
@@ -23,6 +24,7 @@ PAIRS = [{"prompt": f"Q{n}", "chosen": "yes", "rejected": "no"} for n in range(2
 def source(path: Path | str | None, **changes: object) -> Source:
     plain = Source(
         path=None if path is None else str(path),
+        mix=None,
         format=Format.auto,
         subset=None,
         revision=None,
@@ -43,7 +45,9 @@ def write(path: Path, rows: Iterable[object]) -> Path:
 
 def read(path: Path | Source, kind: str = "preferences", split: str = "train", seed: int = 0, holdout: float = 0.1):
     given = path if isinstance(path, Source) else source(path)
-    return load_source(given, kind, split, seed=seed, holdout=holdout)
+    pairing = Pairing(rankings=Rankings.all, ties=Ties.drop, score_ratio=1.0)
+    cache = os.environ["RLHF_CACHE"]
+    return load_source(given, kind, split, seed=seed, holdout=holdout, pairing=pairing, cache_folder=cache)
 
 
 def test_splits_are_held_out_by_prompt(tmp_path: Path) -> None:
@@ -106,6 +110,8 @@ def test_one_path_stands_in_for_all_sources(tmp_path: Path) -> None:
         format=Format.auto,
         holdout=0.1,
         allow_leaks=False,
+        cache=os.environ["RLHF_CACHE"],
+        pairing=Pairing(rankings=Rankings.all, ties=Ties.drop, score_ratio=1.0),
         gold=None,
         judge=None,
         ceiling=None,
@@ -170,7 +176,7 @@ def test_identical_completions_are_left_out_and_counted_where_told_to(
     path = write(tmp_path / "a.jsonl", [*PAIRS[:4], PAIRS[0] | {"chosen": "no"}])
     read(source(path, drop_identical=True))
     told = shown(capsys)
-    assert "4 rows of preferences read as standard" in told
+    assert "4 rows of preferences from 5 read as standard" in told
     assert "left out 1 with chosen and rejected the same" in told
 
 

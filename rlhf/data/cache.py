@@ -91,6 +91,12 @@ def table(
     return _open(place / ROWS, key) if meta["rows"] else None, meta["told"]
 
 
+def value(folder: str, key: str, compute: Callable[[], Any]) -> Any:
+    """A JSON value under ``key``, computed unless it is there: what takes a pass over all rows to know."""
+    _, told = table(folder, key, "a count", lambda _: {"value": compute()})
+    return told["value"]
+
+
 def _read(place: Path, what: str) -> dict[str, Any] | None:
     if not place.exists():
         return None

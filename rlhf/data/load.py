@@ -11,39 +11,44 @@ wait for their counterpart.
 
 import random
 from array import array
-from collections import Counter
-from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from rlhf.config import Data, Format, Pairing, Source
+from rlhf.config import Data, Pairing, Source
 from rlhf.data import cache
-from rlhf.data.checks import oddities
-from rlhf.data.files import Placed
-from rlhf.data.formats import FIELDS, LABELS, NUMBERS, Converter, Kind, detect
-from rlhf.data.rows import Row, RowError, is_blank, prompt_key, unit_hash
-from rlhf.data.seen import Seen
-from rlhf.data.sources import Split, placed_rows, plan, source_of
+from rlhf.data.formats import Kind
+from rlhf.data.reading import read
+from rlhf.data.rows import prompt_key, unit_hash
+from rlhf.data.sources import Split, plan, source_of
 from rlhf.errors import DataError
 from rlhf.progress import console
 
 if TYPE_CHECKING:
-    import pyarrow
     from datasets import Dataset
 
 
-def load(data: Data, kind: Kind, split: Split, seed: int) -> "Dataset":
+def load(data: Data, kind: Kind, split: Split, seed: int, tell: bool = True) -> "Dataset":
     """The rows of one kind and split; ``data.path`` stands in for the four sources where it is given.
+
+    With ``tell`` a line says how they were read.
 
     Raises:
         DataError: see `load_source`.
     """
-    given = {"holdout": data.holdout, "pairing": data.pairing, "cache_folder": data.cache}
+    given = {"holdout": data.holdout, "pairing": data.pairing, "folder": data.cache, "tell": tell}
     return load_source(source_of(data, kind), kind, split, seed=seed, **given)
 
 
 def load_source(
-    source: Source, kind: Kind, split: Split, *, seed: int, holdout: float, pairing: Pairing, cache_folder: str
+    source: Source,
+    kind: Kind,
+    split: Split,
+    *,
+    seed: int,
+    holdout: float,
+    pairing: Pairing,
+    folder: str,
+    tell: bool = True,
 ) -> "Dataset":
     """The rows of ``split``, read as ``kind``: the columns of `formats.FIELDS` and the optional ones that are there.
 
@@ -58,10 +63,9 @@ def load_source(
     """
     if not source.paths:
         raise DataError(f"data.{kind}.path is null, so there are no {kind}: give a file with data.{kind}.path=my.jsonl")
-    parts = [
-        _load_part(replace(source, path=path, mix=None), kind, split, seed, holdout, pairing, cache_folder)
-        for path in source.paths
-    ]
+    given = {"pairing": pairing, "folder": folder, "tell": tell}
+    single = [replace(source, path=path, mix=None) for path in source.paths]
+    parts = [_load_part(part, kind, split, seed, holdout, **given) for part in single]
     rows = parts[0] if source.mix is None else _mixed(parts, source.mix, kind, seed)
     limit = source.limit if split == "train" else source.held_out_limit
     return _drawn(rows, limit, seed) if limit is not None else rows
@@ -88,129 +92,28 @@ def _mixed(parts: list["Dataset"], mix: dict[str, float], kind: Kind, seed: int)
         raise DataError(
             f"data.{kind}.mix: prompts are text in one part and conversations in another: mix like with like"
         )
+    told = ", ".join(
+        f"{len(rows)} of {len(part)} rows of {path}" for path, rows, part in zip(mix, drawn, parts, strict=True)
+    )
+    if any("margin" in rows.column_names for rows in drawn) and not all(
+        "margin" in rows.column_names for rows in drawn
+    ):
+        told += "; margins are left out, since not every part has them"
+        drawn = [rows.remove_columns([name for name in rows.column_names if name == "margin"]) for rows in drawn]
+    console.print(f"data.{kind}.mix: {told}", style="dim", markup=False, highlight=False)
     named = [
         rows if "source" in rows.column_names else rows.add_column("source", [path] * len(rows))
         for path, rows in zip(mix, drawn, strict=True)
     ]
-    told = ", ".join(
-        f"{len(rows)} of {len(part)} rows of {path}" for path, rows, part in zip(mix, drawn, parts, strict=True)
-    )
-    console.print(f"data.{kind}.mix: {told}", style="dim", markup=False, highlight=False)
-    return concatenate_datasets(named)
+    mixed = concatenate_datasets(named)
+    identity = [[path, rows._fingerprint, len(part)] for path, rows, part in zip(mix, parts, drawn, strict=True)]
+    return mixed.select(range(len(mixed)), new_fingerprint=cache.key_of("mixed", identity, seed))
 
 
-def _load_part(
-    source: Source, kind: Kind, split: Split, seed: int, holdout: float, pairing: Pairing, folder: str
-) -> "Dataset":
+def _load_part(source: Source, kind: Kind, split: Split, seed: int, holdout: float, **given: Any) -> "Dataset":
     name, held_out = plan(source, kind, split)
-    content, placed = placed_rows(source, kind, name)
-    settings = {"format": source.format.value, "drop_identical": source.drop_identical, **asdict(pairing)}
-    key = cache.key_of(content, kind, settings)
-    rows, told = cache.table(folder, key, source.path, lambda writer: _convert(placed, source, kind, pairing, writer))
-    _tell(source, kind, told)
-    if rows is None:
-        raise DataError(f"{source.path}: there is no row of {kind}{_counts(told)}")
-    rows = rows.select_columns(told["columns"])
+    rows = read(source, kind, name, **given)
     return rows if held_out is None else _part(rows, held_out, seed, holdout, source.path)
-
-
-def _convert(
-    placed: Iterator[Placed], source: Source, kind: Kind, pairing: Pairing, writer: cache.Writer
-) -> dict[str, Any]:
-    """Convert, check, count and write; the counts are what is told and kept."""
-    converter, seen, types = Converter(kind, pairing), Seen(), {}
-    layouts, kept, dropped = Counter(), Counter(), Counter()
-    columns: dict[str, None] = {}
-    whys: dict[str, str] = {}
-    read = 0
-
-    def converted() -> Iterator[Row]:
-        nonlocal read
-        for place, raw in placed:
-            read += 1
-            layout, why = detect(raw) if source.format is Format.auto else (source.format, "the settings say so")
-            layouts[layout.value] += 1
-            whys.setdefault(layout.value, why)
-            try:
-                for row in converter(raw, layout):
-                    _check_types(row, types, kind)
-                    if reason := _omission(row, kind, seen, place, source.drop_identical):
-                        dropped[reason] += 1
-                        continue
-                    kept.update(oddities(row))
-                    columns.update(dict.fromkeys(row))
-                    yield row
-            except RowError as error:
-                raise DataError(f"{place}: {error}") from None
-        converter.finish()
-
-    for batch in cache.batches(converted()):
-        writer.write(batch, _schema(kind, batch[0]))
-    return {
-        "read": read,
-        "rows": writer.count,
-        "layouts": layouts,
-        "why": whys,
-        "oddities": kept,
-        "left_out": dropped + converter.left_out,
-        "columns": list(columns),
-    }
-
-
-def _schema(kind: Kind, first: Row) -> "pyarrow.Schema":
-    import pyarrow
-
-    message = pyarrow.struct([("role", pyarrow.string()), ("content", pyarrow.string())])
-    columns = {
-        field: pyarrow.list_(message) if isinstance(first[field], list) else pyarrow.string() for field in FIELDS[kind]
-    }
-    columns |= dict.fromkeys(LABELS, pyarrow.string()) | dict.fromkeys(NUMBERS, pyarrow.float64())
-    return pyarrow.schema(list(columns.items()))
-
-
-def _counts(told: dict[str, Any]) -> str:
-    found = "".join(f", {n} with {what}" for what, n in told["oddities"].items())
-    return found + "".join(f"; left out {n} {what}" for what, n in told["left_out"].items())
-
-
-def _tell(source: Source, kind: Kind, told: dict[str, Any]) -> None:
-    """One line says how the rows were read and what was found or left out."""
-    if told["rows"] and (_counts(told) or source.format is Format.auto):
-        ways = " and ".join(
-            f"{name}{f' ({n})' if len(told['layouts']) > 1 else ''}, because {told['why'][name]}"
-            for name, n in told["layouts"].items()
-        )
-        many = "" if told["read"] == told["rows"] else f" from {told['read']}"
-        line = f"{source.path}: {told['rows']} rows of {kind}{many} read as {ways}{_counts(told)}"
-        console.print(line, style="dim", markup=False, highlight=False)
-
-
-def _check_types(row: Row, types: dict[str, str], kind: Kind) -> None:
-    """Prompts are all text or all conversations, and a margin is in every pair or in none: what training needs."""
-    found = {field: "a conversation" if isinstance(row[field], list) else "text" for field in FIELDS[kind]}
-    if kind == "preferences":
-        found["margin"] = "a number" if "margin" in row else "absent"
-    for field, name in found.items():
-        if types.setdefault(field, name) != name:
-            raise RowError(field, f"is {name}, in earlier rows it is {types[field]}: it must be one in all rows")
-
-
-def _omission(row: Row, kind: Kind, seen: Seen, place: str, drop_identical: bool) -> str | None:
-    """Why a valid row is left out, None where it stays."""
-    if kind == "preferences" and row["chosen"] == row["rejected"]:
-        if not drop_identical:
-            raise DataError(
-                f"{place}: chosen and rejected are the same, which teaches nothing: correct the row, or leave out all "
-                "such rows with data.preferences.drop_identical=true"
-            )
-        return "with chosen and rejected the same"
-    if kind == "demonstrations" and is_blank(row["completion"]):
-        return "with an empty completion"
-    if kind == "text" and is_blank(row["text"]):
-        return "with an empty text"
-    if kind == "prompts" and not seen.add(prompt_key(row)):
-        return "with a repeated prompt"
-    return None
 
 
 def _part(rows: "Dataset", held_out: bool, seed: int, holdout: float, path: str) -> "Dataset":

@@ -13,7 +13,7 @@ from transformers import Trainer, TrainingArguments, default_data_collator
 
 from rlhf import models, training
 from rlhf.config import AdapterKind, Settings
-from rlhf.data import load
+from rlhf.data import check_splits, load
 from rlhf.data.render import text_ids
 from rlhf.errors import DataError
 from rlhf.run import Run
@@ -23,6 +23,7 @@ from rlhf.scratch import new_policy, new_tokenizer
 def run(settings: Settings, run: Run) -> dict[str, float]:
     stage = settings.stage
     texts = {split: load(settings.data, "text", split, settings.seed) for split in ("train", "validation")}
+    check_splits(settings.data, "text", texts, settings.seed)
     for split, dataset in texts.items():
         run.record_data("text", split, dataset)
     arguments = training.arguments(

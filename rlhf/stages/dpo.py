@@ -13,7 +13,7 @@ from trl import DPOConfig, DPOTrainer
 
 from rlhf import models, training
 from rlhf.config import AdapterKind, Settings
-from rlhf.data import check_leaks, load
+from rlhf.data import check_splits, load
 from rlhf.data.tokens import Form
 from rlhf.run import Run
 
@@ -28,7 +28,7 @@ class ReadyDPOTrainer(DPOTrainer):
 def run(settings: Settings, run: Run) -> dict[str, float]:
     stage = settings.stage
     pairs = {split: load(settings.data, "preferences", split, settings.seed) for split in ("train", "validation")}
-    check_leaks(pairs["train"], pairs["validation"], settings.data.allow_leaks)
+    check_splits(settings.data, "preferences", pairs, settings.seed)
     for split, dataset in pairs.items():
         run.record_data("preferences", split, dataset)
 

@@ -8,7 +8,7 @@ Ziegler et al. 2019, https://arxiv.org/abs/1909.08593. The trainer is ours: rlhf
 
 from rlhf import models, training
 from rlhf.config import AdapterKind, Settings
-from rlhf.data import check_leaks, load
+from rlhf.data import check_splits, load
 from rlhf.errors import LineageError
 from rlhf.parents import Parent
 from rlhf.ppo import Critic, PPOTrainer
@@ -20,7 +20,7 @@ from rlhf.run import Run
 def run(settings: Settings, run: Run) -> dict[str, float]:
     stage = settings.stage
     prompts = {split: load(settings.data, "prompts", split, settings.seed) for split in ("train", "validation")}
-    check_leaks(prompts["train"], prompts["validation"], settings.data.allow_leaks)
+    check_splits(settings.data, "prompts", prompts, settings.seed)
     for split, dataset in prompts.items():
         run.record_data("prompts", split, dataset)
 

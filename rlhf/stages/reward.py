@@ -14,7 +14,7 @@ from trl import RewardConfig, RewardTrainer
 
 from rlhf import models, training
 from rlhf.config import Settings
-from rlhf.data import check_leaks, load
+from rlhf.data import check_splits, load
 from rlhf.data.render import question
 from rlhf.data.tokens import Form
 from rlhf.errors import DataError, TrainingError
@@ -27,7 +27,7 @@ from rlhf.run import Run
 def run(settings: Settings, run: Run) -> dict[str, float]:
     splits = ("train", "validation", "test")
     pairs = {split: load(settings.data, "preferences", split, settings.seed) for split in splits}
-    check_leaks(pairs["train"], pairs["validation"], settings.data.allow_leaks)
+    check_splits(settings.data, "preferences", pairs, settings.seed)
     for split, dataset in pairs.items():
         run.record_data("preferences", split, dataset)
     extra = margins(pairs, settings)

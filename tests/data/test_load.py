@@ -47,7 +47,7 @@ def read(path: Path | Source, kind: str = "preferences", split: str = "train", s
     given = path if isinstance(path, Source) else source(path)
     pairing = Pairing(rankings=Rankings.all, ties=Ties.drop, score_ratio=1.0)
     cache = os.environ["RLHF_CACHE"]
-    return load_source(given, kind, split, seed=seed, holdout=holdout, pairing=pairing, cache_folder=cache)
+    return load_source(given, kind, split, seed=seed, holdout=holdout, pairing=pairing, folder=cache)
 
 
 def test_splits_are_held_out_by_prompt(tmp_path: Path) -> None:

@@ -95,6 +95,22 @@ def detect(row: Row) -> tuple[Format, str]:
     return Format.standard, f"it has {', '.join(found)}" if found else "no other format has its columns"
 
 
+def kinds_of(row: Row, layout: Format, pairing: Pairing) -> list[Kind]:
+    """What a row can be read as, the richest first; plain text is text, although its opening may serve as a prompt."""
+    layout = detect(row)[0] if layout is Format.auto else layout
+    plain = has(row, "text") and not has(row, "completion")
+    order = ("text", *KINDS) if plain else ("preferences", "demonstrations", "prompts", "text")
+    return [kind for kind in dict.fromkeys(order) if _reads(row, layout, kind, pairing)]
+
+
+def _reads(row: Row, layout: Format, kind: Kind, pairing: Pairing) -> bool:
+    try:
+        Converter(kind, pairing)(row, layout)
+    except RowError:
+        return False
+    return True
+
+
 class Converter:
     """Rows of any layout as rows of ``kind``. ``left_out`` counts, by reason, what a row holds and gives no row.
 

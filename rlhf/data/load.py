@@ -112,7 +112,7 @@ def _mixed(parts: list["Dataset"], mix: dict[str, float], kind: Kind, seed: int)
 
 def _load_part(source: Source, kind: Kind, split: Split, seed: int, holdout: float, **given: Any) -> "Dataset":
     name, held_out = plan(source, kind, split)
-    rows = read(source, kind, name, **given)
+    rows = read(source, kind, name, **given).rows
     return rows if held_out is None else _part(rows, held_out, seed, holdout, source.path)
 
 

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rlhf.config import Format, Pairing, Source
 from rlhf.data import cache
@@ -21,21 +21,33 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 
-def read(source: Source, kind: Kind, name: str, *, pairing: Pairing, folder: str, tell: bool) -> "Dataset":
+class NoRowsError(DataError):
+    """A source was read and gives no row of the kind that was asked for."""
+
+
+class Table(NamedTuple):
+    """All rows of a split, and what was counted while they were read: see `_convert`."""
+
+    rows: "Dataset"
+    told: dict[str, Any]
+
+
+def read(source: Source, kind: Kind, name: str, *, pairing: Pairing, folder: str, tell: bool) -> Table:
     """All rows of the split ``name``, from the cache in ``folder`` where they were read before.
 
     Raises:
         DataError: see rlhf.data.load.load_source.
+        NoRowsError: there is no row of ``kind``.
     """
     content, placed = placed_rows(source, kind, name)
     settings = {"format": source.format, "drop_identical": source.drop_identical, **asdict(pairing)}
     key = cache.key_of(content, kind, settings)
     rows, told = cache.table(folder, key, source.path, lambda writer: _convert(placed, source, kind, pairing, writer))
     if rows is None:
-        raise DataError(f"{source.path}: there is no row of {kind}{_counts(told)}")
+        raise NoRowsError(f"{source.path}: there is no row of {kind}{_counts(told)}")
     if tell and (_counts(told) or source.format is Format.auto):
         console.print(_line(source, kind, told), style="dim", markup=False, highlight=False)
-    return rows.select_columns(told["columns"], new_fingerprint=key)
+    return Table(rows.select_columns(told["columns"], new_fingerprint=key), told)
 
 
 def _convert(

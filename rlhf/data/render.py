@@ -59,7 +59,8 @@ def encode(tokenizer: Any, prompts: Sequence[Prompt], completions: Sequence[Prom
     if isinstance(prompts[0], str):
         return _encode_texts(tokenizer, prompts, completions)
     talks = prompts if completions is None else [[*p, *c] for p, c in zip(prompts, completions, strict=True)]
-    marked = [holds_special(tokenizer, talk) for talk in talks]
+    pattern = special_pattern(tokenizer)
+    marked = [holds(pattern, talk) for talk in talks]
     options = {"tokenize": True, "return_dict": True, "add_generation_prompt": completions is None}
     plain = [talk for talk, mark in zip(talks, marked, strict=True) if not mark]
     found = iter(_templated(tokenizer, plain, **options)["input_ids"] if plain else [])
@@ -71,7 +72,8 @@ def encode(tokenizer: Any, prompts: Sequence[Prompt], completions: Sequence[Prom
 
 def text_ids(tokenizer: Any, texts: Sequence[str], **options: Any) -> list[list[int]]:
     """Token ids of texts, in which special tokens are text."""
-    marked = [holds_special(tokenizer, text) for text in texts]
+    pattern = special_pattern(tokenizer)
+    marked = [holds(pattern, text) for text in texts]
     plain = [text for text, mark in zip(texts, marked, strict=True) if not mark]
     found = iter(tokenizer(plain, **options)["input_ids"] if plain else [])
     return [
@@ -85,7 +87,8 @@ def _encode_texts(tokenizer: Any, prompts: Sequence[str], completions: Sequence[
         return text_ids(tokenizer, prompts)
     end = tokenizer.eos_token
     texts = [p + c.removesuffix(end) for p, c in zip(prompts, completions, strict=True)]
-    marked = [holds_special(tokenizer, text) for text in texts]
+    pattern = special_pattern(tokenizer)
+    marked = [holds(pattern, text) for text in texts]
     plain = [text + end for text, mark in zip(texts, marked, strict=True) if not mark]
     found = iter(tokenizer(plain)["input_ids"] if plain else [])
     return [
@@ -94,24 +97,28 @@ def _encode_texts(tokenizer: Any, prompts: Sequence[str], completions: Sequence[
     ]
 
 
-def holds_special(tokenizer: Any, prompt: Prompt) -> bool:
-    """Whether a text, or a message of a conversation, holds the text of a special token."""
-    pattern = _pattern(special_texts(tokenizer))
+def holds(pattern: re.Pattern, prompt: Prompt) -> bool:
+    """Whether ``pattern`` is found in a text, or in a message of a conversation."""
     return any(map(pattern.search, [prompt] if isinstance(prompt, str) else [turn["content"] for turn in prompt]))
 
 
-def special_texts(tokenizer: Any) -> tuple[str, ...]:
-    """The tokens that mean more than their text: special ones, and added ones that the chat template writes."""
+def special_pattern(tokenizer: Any) -> re.Pattern:
+    """The texts of tokens that mean more than their text: special ones, and added ones that the template writes."""
     template = tokenizer.chat_template if isinstance(tokenizer.chat_template, str) else ""
     added = tokenizer.added_tokens_decoder.values()
-    return tuple(
-        token.content for token in added if token.special or (token.content in template and not token.content.isspace())
+    return _pattern(
+        tuple(
+            token.content
+            for token in added
+            if token.special or (token.content in template and not token.content.isspace())
+        )
     )
 
 
 @lru_cache(maxsize=8)
 def _pattern(texts: tuple[str, ...]) -> re.Pattern:
-    return re.compile("|".join(map(re.escape, texts)) or "(?!)")  # (?!) is never found
+    longest_first = sorted(texts, key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, longest_first)) or "(?!)")  # (?!) is never found
 
 
 def _templated(tokenizer: Any, talks: Any, **options: Any) -> Any:

@@ -13,7 +13,7 @@ from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 from rlhf.data import cache
-from rlhf.data.render import encode, holds_special
+from rlhf.data.render import encode, holds, special_pattern
 from rlhf.manifest import tokenizer_record
 
 if TYPE_CHECKING:
@@ -59,8 +59,7 @@ def tokenised(
     left out, as TRL does it; with ``keep_end`` (TRL's truncation_mode) something of the response always remains.
     """
     kind = "demonstrations" if form is Form.completions else "preferences"
-    identity = [tokenizer_record(tokenizer), hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest()]
-    key = cache.key_of(rows._fingerprint, form.value, max_length, list(extra), keep_end, *identity)
+    key = cache.key_of(rows._fingerprint, form.value, max_length, list(extra), keep_end, *identity(tokenizer))
 
     def build(writer: cache.Writer) -> dict[str, Any]:
         counts = Counts()
@@ -76,6 +75,12 @@ def tokenised(
     return found, Counts(**told)
 
 
+def identity(tokenizer: Any) -> list[Any]:
+    """What decides the ids that a tokenizer makes: its vocabulary and rules, chat template and special tokens."""
+    rules = tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else repr(tokenizer)
+    return [tokenizer_record(tokenizer), hashlib.sha256(rules.encode()).hexdigest()]
+
+
 def _rows(
     batch: dict[str, list],
     responses: Sequence[str],
@@ -85,9 +90,9 @@ def _rows(
     keep_end: bool,
     counts: Counts,
 ) -> Iterator[tuple[int, dict[str, list[int]]]]:
-    prompts = batch["prompt"]
+    prompts, pattern = batch["prompt"], special_pattern(tokenizer)
     counts.special += sum(
-        any(holds_special(tokenizer, text) for text in (prompt, *texts))
+        any(holds(pattern, text) for text in (prompt, *texts))
         for prompt, *texts in zip(prompts, *(batch[name] for name in responses), strict=True)
     )
     wholes = [encode(tokenizer, prompts, batch[name]) for name in responses]

@@ -39,6 +39,7 @@ def source(path: Path | str | None, **changes: object) -> Source:
 
 
 def write(path: Path, rows: Iterable[object]) -> Path:
+    path.parent.mkdir(exist_ok=True)
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return path
 

@@ -60,6 +60,7 @@ FAST = {
         "stage.log_every=1",
         "stage.save_every=1",
     ),
+    "inspect": ("stage.near_duplicates=200", "stage.languages=50"),
     "compare": (
         "stage.prompts=6",
         "stage.samples=2",

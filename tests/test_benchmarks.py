@@ -1,13 +1,15 @@
 """benchmarks/: the scripts run, and what they print is what was measured."""
 
+import gzip
 import json
 from pathlib import Path
 
 import pytest
 
-from benchmarks import progression
+from benchmarks import data, data_sheets, progression
 from tests.conftest import FAST, TINY
 
+FIXTURES = Path(__file__).parent / "data" / "fixtures"
 STAGES = ("base", "sft", "reward", "dpo", "ppo", "compare")
 
 
@@ -45,3 +47,49 @@ def test_what_was_measured_is_shown_again(capsys: pytest.CaptureFixture, monkeyp
     rows = json.loads(progression.RESULT.read_text())["seeds"]
     assert "\n".join(progression.table(rows)) in capsys.readouterr().out
     assert len(rows) == 5
+
+
+def test_data_beside_trl_keeps_the_same_rows(
+    chain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    import datasets
+
+    monkeypatch.setattr(data, "RESULT", tmp_path / "data.json")
+    given = ["--file", str(FIXTURES / "alpaca_eval.jsonl"), "--tokenizer", f"{chain}/almanac/base/model"]
+    monkeypatch.setattr("sys.argv", ["data", *given, "--rows", "6", "--repeats", "1", "--stream", "2000"])
+    try:
+        data.main()
+    finally:
+        datasets.enable_progress_bars()
+    found = json.loads((tmp_path / "data.json").read_text())
+    assert found["rows"] == 6
+    assert set(found["rows_per_second"]) == {"ours", "ours, second start", "trl"}
+    assert [one["rows"] for one in found["stream"]] == [200, 2000]
+    assert "| rows per second and core |" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_rows() -> None:
+    few, many = data.streamed(400_000)
+    assert (few["rows"], many["rows"]) == (40_000, 400_000)
+    # Eight bytes a row, some of them twice, while a split is divided: 400,000 rows are 240 MB on disk.
+    assert many["mib"] < few["mib"] + 30
+    assert many["warm_seconds"] < many["cold_seconds"] / 4
+
+
+def test_the_data_sheets_hold_numbers_alone(
+    chain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / data_sheets.MODEL).symlink_to(chain / "almanac" / "base" / "model")
+    (tmp_path / "real" / "preference").mkdir(parents=True)
+    with gzip.open(tmp_path / "real" / "preference" / "hh.jsonl.gz", "wb") as file:
+        file.write((FIXTURES / "hh.jsonl").read_bytes())
+    monkeypatch.setattr(data_sheets, "RESULT", tmp_path / "sheets.md")
+    monkeypatch.setenv("RLHF_TEST_DATA", str(tmp_path / "real"))
+    monkeypatch.setenv("RLHF_TEST_MODELS", str(tmp_path / "models"))
+    data_sheets.main()
+    written = (tmp_path / "sheets.md").read_text(encoding="utf-8")
+    assert "| preference/hh.jsonl.gz | preferences, hh | 9 |" in written
+    assert "example" not in written
+    assert "read as" in capsys.readouterr().out

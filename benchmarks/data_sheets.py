@@ -22,8 +22,8 @@ RESULT = Path(__file__).with_suffix(".md")
 MODEL = "SmolLM2-135M-Instruct"
 TITLE = f"""# Data sheets
 
-Written by `python -m benchmarks.data_sheets`: what `stage=inspect` counts in each file of a folder of real data, read by
-its name alone. Lengths are in tokens of {MODEL}; near duplicates are looked for among 20,000 rows at
+Written by `python -m benchmarks.data_sheets`: what `stage=inspect` counts in each file of a folder of real data,
+read by its name alone. Lengths are in tokens of {MODEL}; near duplicates are looked for among 20,000 rows at
 most, languages are told from 2,000. "longer wins" is the share of pairs whose chosen response has more characters, ties
 half.
 """

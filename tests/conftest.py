@@ -61,6 +61,8 @@ FAST = {
         "stage.save_every=1",
     ),
     "inspect": ("stage.near_duplicates=200", "stage.languages=50"),
+    "sample": ("stage.prompts=6", "stage.samples=3", "stage.max_response_length=6"),
+    "label": (),
     "compare": (
         "stage.prompts=6",
         "stage.samples=2",

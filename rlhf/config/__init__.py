@@ -6,6 +6,7 @@ a type cannot express; it runs on the final values, before torch is imported. No
 
 from dataclasses import dataclass
 
+<<<<<<< HEAD
 from rlhf.config.parts import (
     Adapter,
     AdapterKind,
@@ -21,23 +22,30 @@ from rlhf.config.parts import (
     Tracker,
     TrackerKind,
 )
+=======
+from rlhf.config.judge import Judge, JudgeKind
+from rlhf.config.labelling import LabelStage, SampleStage
+from rlhf.config.parts import Adapter, AdapterKind, Data, Dtype, Format, Hardware, Model, Source, Tracker, TrackerKind
+>>>>>>> main
 from rlhf.config.rules import require
+from rlhf.config.stage import Input, Stage, TrainedStage
 from rlhf.config.stages import (
     PROGRESSION,
     STAGES,
     BaseStage,
     CompareStage,
     DPOStage,
+<<<<<<< HEAD
     Input,
     InspectStage,
+=======
+>>>>>>> main
     MissingEOS,
     PPOStage,
     ProgressionStage,
     RewardStage,
     SFTStage,
-    Stage,
     StatusStage,
-    TrainedStage,
 )
 from rlhf.errors import ConfigError
 
@@ -54,7 +62,13 @@ __all__ = [
     "Format",
     "Hardware",
     "Input",
+<<<<<<< HEAD
     "InspectStage",
+=======
+    "Judge",
+    "JudgeKind",
+    "LabelStage",
+>>>>>>> main
     "MissingEOS",
     "Model",
     "PPOStage",
@@ -63,6 +77,7 @@ __all__ = [
     "Rankings",
     "RewardStage",
     "SFTStage",
+    "SampleStage",
     "Settings",
     "Source",
     "Stage",
@@ -88,6 +103,7 @@ class Settings:
     adapter: Adapter
     hardware: Hardware
     tracker: Tracker
+    judge: Judge
     stage: Stage
 
     def __post_init__(self) -> None:

@@ -2,18 +2,12 @@
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
+from rlhf.config.labelling import LabelStage, SampleStage
 from rlhf.config.rules import require, require_not_negative, require_positive
+from rlhf.config.stage import Input, Stage, TrainedStage
 from rlhf.errors import ConfigError
-
-
-class Input(NamedTuple):
-    """Something that a stage starts from: a run of one of ``stages``, or a model that is no run of ours."""
-
-    path: str
-    stages: tuple[str, ...]
-    required: bool = True
 
 
 class MissingEOS(Enum):
@@ -25,40 +19,8 @@ class MissingEOS(Enum):
 
 
 @dataclass(kw_only=True)
-class Stage:
-    """One rung of the progression. ``name`` selects conf/stage/<name>.yaml and rlhf/stages/<name>.py alike."""
-
-    name: str
-
-    reads: ClassVar[tuple[str, ...]] = ()  # the sources in ``Data`` that this stage reads
-
-    def inputs(self) -> dict[str, Input]:
-        """Role -> what the stage starts from."""
-        return {}
-
-
-@dataclass(kw_only=True)
 class StatusStage(Stage):
     pass
-
-
-@dataclass(kw_only=True)
-class TrainedStage(Stage):
-    """What every stage that trains has in common. Lengths are in tokens."""
-
-    policy: str | None
-    sample_every: int
-    sample_prompts: int
-    sample_length: int
-
-    starts_from: ClassVar[tuple[str, ...]] = ("sft", "dpo", "ppo")  # the stages whose policy may be the parent
-
-    def inputs(self) -> dict[str, Input]:
-        return {} if self.policy is None else {"policy": Input(self.policy, self.starts_from)}
-
-    def __post_init__(self) -> None:
-        require_not_negative("stage", sample_every=self.sample_every, sample_prompts=self.sample_prompts)
-        require_positive("stage", sample_length=self.sample_length)
 
 
 @dataclass(kw_only=True)
@@ -269,6 +231,8 @@ STAGES: dict[str, type[Stage]] = {
     "dpo": DPOStage,
     "ppo": PPOStage,
     "compare": CompareStage,
+    "sample": SampleStage,
+    "label": LabelStage,
     "progression": ProgressionStage,
 }
 PROGRESSION = ("base", "sft", "reward", "dpo", "ppo", "compare")

@@ -6,7 +6,8 @@ a type cannot express; it runs on the final values, before torch is imported. No
 
 from dataclasses import dataclass
 
-<<<<<<< HEAD
+from rlhf.config.judge import Judge, JudgeKind
+from rlhf.config.labelling import LabelStage, SampleStage
 from rlhf.config.parts import (
     Adapter,
     AdapterKind,
@@ -22,11 +23,6 @@ from rlhf.config.parts import (
     Tracker,
     TrackerKind,
 )
-=======
-from rlhf.config.judge import Judge, JudgeKind
-from rlhf.config.labelling import LabelStage, SampleStage
-from rlhf.config.parts import Adapter, AdapterKind, Data, Dtype, Format, Hardware, Model, Source, Tracker, TrackerKind
->>>>>>> main
 from rlhf.config.rules import require
 from rlhf.config.stage import Input, Stage, TrainedStage
 from rlhf.config.stages import (
@@ -35,11 +31,7 @@ from rlhf.config.stages import (
     BaseStage,
     CompareStage,
     DPOStage,
-<<<<<<< HEAD
-    Input,
     InspectStage,
-=======
->>>>>>> main
     MissingEOS,
     PPOStage,
     ProgressionStage,
@@ -62,13 +54,10 @@ __all__ = [
     "Format",
     "Hardware",
     "Input",
-<<<<<<< HEAD
     "InspectStage",
-=======
     "Judge",
     "JudgeKind",
     "LabelStage",
->>>>>>> main
     "MissingEOS",
     "Model",
     "PPOStage",

@@ -1,5 +1,6 @@
 """What every stage shares: the model, the data, the adapter, the hardware, the tracker."""
 
+import math
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -91,7 +92,7 @@ class Source:
     """
 
     path: str | None
-    mix: dict[str, float] | None
+    mix: Any  # null, or dict[str, float], whose null Hydra could not replace
     format: Format
     subset: str | None
     revision: str | None
@@ -104,9 +105,11 @@ class Source:
 
     def __post_init__(self) -> None:
         require_positive("data.<source>", limit=self.limit, held_out_limit=self.held_out_limit)
+        mapping = self.mix is None or (isinstance(self.mix, dict) and bool(self.mix))
+        require(mapping, "data.<source>.mix", self.mix, "be null, or map files, folders or Hub ids to weights")
         for path, weight in (self.mix or {}).items():
-            require(0 < weight < float("inf"), f"data.<source>.mix[{path}]", weight, "be positive and finite")
-        require(self.mix is None or bool(self.mix), "data.<source>.mix", self.mix, "name a file or more")
+            number = isinstance(weight, int | float) and not isinstance(weight, bool)
+            require(number and 0 < weight < math.inf, f"data.<source>.mix[{path}]", weight, "be positive and finite")
 
     @property
     def paths(self) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ What people wrote is data: where a prompt or a completion holds the text of a sp
 so. One thing is a convention and no text: an end of sequence at the very end of a string completion.
 """
 
+import json
 import re
 from collections.abc import Sequence
 from functools import lru_cache
@@ -59,15 +60,21 @@ def encode(tokenizer: Any, prompts: Sequence[Prompt], completions: Sequence[Prom
     if isinstance(prompts[0], str):
         return _encode_texts(tokenizer, prompts, completions)
     talks = prompts if completions is None else [[*p, *c] for p, c in zip(prompts, completions, strict=True)]
+    # The pairs of a ranking have their prompt and their responses in common: each is rendered and tokenised once.
+    keys = [json.dumps(talk) for talk in talks]
+    distinct = dict(zip(keys, talks, strict=True))
     pattern = special_pattern(tokenizer)
-    marked = [holds(pattern, talk) for talk in talks]
+    marked = {key: holds(pattern, talk) for key, talk in distinct.items()}
     options = {"tokenize": True, "return_dict": True, "add_generation_prompt": completions is None}
-    plain = [talk for talk, mark in zip(talks, marked, strict=True) if not mark]
+    plain = [talk for key, talk in distinct.items() if not marked[key]]
     found = iter(_templated(tokenizer, plain, **options)["input_ids"] if plain else [])
-    return [
-        _templated(tokenizer, talk, sanitize_control_tokens=True, **options)["input_ids"] if mark else next(found)
-        for talk, mark in zip(talks, marked, strict=True)
-    ]
+    ids = {
+        key: _templated(tokenizer, talk, sanitize_control_tokens=True, **options)["input_ids"]
+        if marked[key]
+        else next(found)
+        for key, talk in distinct.items()
+    }
+    return [ids[key] for key in keys]
 
 
 def text_ids(tokenizer: Any, texts: Sequence[str], **options: Any) -> list[list[int]]:

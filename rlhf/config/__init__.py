@@ -23,6 +23,8 @@ from rlhf.config.parts import (
     Tracker,
     TrackerKind,
 )
+from rlhf.config.ppo import KLEstimator, KLIn, LossMean, MissingEOS, PPOStage
+from rlhf.config.rewards import Normalisation, RewardTerm
 from rlhf.config.rules import require
 from rlhf.config.stage import Input, Stage, TrainedStage
 from rlhf.config.stages import (
@@ -32,8 +34,6 @@ from rlhf.config.stages import (
     CompareStage,
     DPOStage,
     InspectStage,
-    MissingEOS,
-    PPOStage,
     ProgressionStage,
     RewardStage,
     SFTStage,
@@ -57,14 +57,19 @@ __all__ = [
     "InspectStage",
     "Judge",
     "JudgeKind",
+    "KLEstimator",
+    "KLIn",
     "LabelStage",
+    "LossMean",
     "MissingEOS",
     "Model",
+    "Normalisation",
     "PPOStage",
     "Pairing",
     "ProgressionStage",
     "Rankings",
     "RewardStage",
+    "RewardTerm",
     "SFTStage",
     "SampleStage",
     "Settings",

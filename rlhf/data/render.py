@@ -60,6 +60,9 @@ def encode(tokenizer: Any, prompts: Sequence[Prompt], completions: Sequence[Prom
     if isinstance(prompts[0], str):
         return _encode_texts(tokenizer, prompts, completions)
     talks = prompts if completions is None else [[*p, *c] for p, c in zip(prompts, completions, strict=True)]
+    if is_framed(tokenizer):  # no chat template writes an encoder's marks
+        options = {"tokenize": False, "add_generation_prompt": completions is None}
+        return text_ids(tokenizer, _templated(tokenizer, talks, **options))
     # The pairs of a ranking have their prompt and their responses in common: each is rendered and tokenised once.
     keys = [json.dumps(talk) for talk in talks]
     distinct = dict(zip(keys, talks, strict=True))
@@ -92,16 +95,22 @@ def text_ids(tokenizer: Any, texts: Sequence[str], **options: Any) -> list[list[
 def _encode_texts(tokenizer: Any, prompts: Sequence[str], completions: Sequence[str] | None) -> list[list[int]]:
     if completions is None:
         return text_ids(tokenizer, prompts)
-    end = tokenizer.eos_token
+    end = tokenizer.eos_token or ""  # an encoder has none
     texts = [p + c.removesuffix(end) for p, c in zip(prompts, completions, strict=True)]
     pattern = special_pattern(tokenizer)
     marked = [holds(pattern, text) for text in texts]
     plain = [text + end for text, mark in zip(texts, marked, strict=True) if not mark]
     found = iter(tokenizer(plain)["input_ids"] if plain else [])
+    ends = [tokenizer.eos_token_id] if end else []
     return [
-        [*tokenizer(text, split_special_tokens=True)["input_ids"], tokenizer.eos_token_id] if mark else next(found)
+        [*tokenizer(text, split_special_tokens=True)["input_ids"], *ends] if mark else next(found)
         for text, mark in zip(texts, marked, strict=True)
     ]
+
+
+def is_framed(tokenizer: Any) -> bool:
+    """Whether a tokenizer is an encoder's, which frames a text in marks of its own ([CLS] ... [SEP])."""
+    return tokenizer.cls_token_id is not None
 
 
 def holds(pattern: re.Pattern, prompt: Prompt) -> bool:

@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 from rlhf.config.labelling import LabelStage, SampleStage
 from rlhf.config.ppo import PPOStage
-from rlhf.config.rules import require, require_positive
+from rlhf.config.rules import require, require_not_negative, require_positive
 from rlhf.config.stage import Input, Stage, TrainedStage
 
 

@@ -48,7 +48,7 @@ def content(settings: Settings, parents: dict[str, Parent]) -> dict[str, Any]:
         key: tree["data"][key] for key in ("holdout", "allow_leaks", "gold", "judge", "ceiling")
     }
     # Parents and local files count by what they hold, not by where they lie.
-    for role in (*parents, "models", "progression"):
+    for role in (*parents, "models", "progression", "seeds", "frontier"):
         tree["stage"].pop(role, None)
     for key in ("name", "path", "pretrained"):
         del tree["model"][key]

@@ -2,18 +2,12 @@
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
+from rlhf.config.compare import CompareStage
 from rlhf.config.rules import require, require_not_negative, require_positive
+from rlhf.config.stage import Input, Stage, TrainedStage
 from rlhf.errors import ConfigError
-
-
-class Input(NamedTuple):
-    """Something that a stage starts from: a run of one of ``stages``, or a model that is no run of ours."""
-
-    path: str
-    stages: tuple[str, ...]
-    required: bool = True
 
 
 class MissingEOS(Enum):
@@ -25,40 +19,8 @@ class MissingEOS(Enum):
 
 
 @dataclass(kw_only=True)
-class Stage:
-    """One rung of the progression. ``name`` selects conf/stage/<name>.yaml and rlhf/stages/<name>.py alike."""
-
-    name: str
-
-    reads: ClassVar[tuple[str, ...]] = ()  # the sources in ``Data`` that this stage reads
-
-    def inputs(self) -> dict[str, Input]:
-        """Role -> what the stage starts from."""
-        return {}
-
-
-@dataclass(kw_only=True)
 class StatusStage(Stage):
     pass
-
-
-@dataclass(kw_only=True)
-class TrainedStage(Stage):
-    """What every stage that trains has in common. Lengths are in tokens."""
-
-    policy: str | None
-    sample_every: int
-    sample_prompts: int
-    sample_length: int
-
-    starts_from: ClassVar[tuple[str, ...]] = ("sft", "dpo", "ppo")  # the stages whose policy may be the parent
-
-    def inputs(self) -> dict[str, Input]:
-        return {} if self.policy is None else {"policy": Input(self.policy, self.starts_from)}
-
-    def __post_init__(self) -> None:
-        require_not_negative("stage", sample_every=self.sample_every, sample_prompts=self.sample_prompts)
-        require_positive("stage", sample_length=self.sample_length)
 
 
 @dataclass(kw_only=True)
@@ -177,48 +139,6 @@ class PPOStage(TrainedStage):
             raise ConfigError(
                 f"stage.batch_size={self.batch_size} is not divisible by stage.minibatches={self.minibatches}"
             )
-
-
-@dataclass(kw_only=True)
-class CompareStage(Stage):
-    """``models`` maps a column's title to a run directory, a local folder or a Hub id; null leaves a column out.
-
-    ``progression`` is what ``models`` is unless it is given: a whole mapping can be put in the place of a reference
-    to another one, while one that stands there could only have its own keys changed.
-    """
-
-    progression: dict[str, str | None]
-    models: Any
-    reference: str
-    reward: str | None
-    prompts: int
-    samples: int
-    temperature: float
-    batch_size: int
-    max_prompt_length: int
-    max_response_length: int
-    bootstrap: int
-    questions: list[str]
-
-    reads: ClassVar[tuple[str, ...]] = ("prompts", "text")
-
-    def inputs(self) -> dict[str, Input]:
-        policies = ("base", "sft", "dpo", "ppo")
-        models = {
-            # A column of the progression may not be trained yet; one that the user gives is meant to be there.
-            title: Input(path, policies, title == self.reference or path != self.progression.get(title))
-            for title, path in self.models.items()
-            if path is not None
-        }
-        return models | ({} if self.reward is None else {"reward": Input(self.reward, ("reward",), required=False)})
-
-    def __post_init__(self) -> None:
-        numbers = ("prompts", "samples", "temperature", "batch_size", "max_response_length", "bootstrap")
-        require_positive("stage", **{name: getattr(self, name) for name in numbers})
-        require(isinstance(self.models, dict), "stage.models", self.models, "map titles to runs, folders or Hub ids")
-        given = [title for title, path in self.models.items() if path is not None]
-        require(self.reference in given, "stage.reference", self.reference, f"be one of {', '.join(given)}")
-        require("reward" not in given, "stage.models", "reward", "leave that title to the reward model")
 
 
 @dataclass(kw_only=True)

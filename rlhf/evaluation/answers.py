@@ -37,7 +37,10 @@ class TextNLL(NamedTuple):
 
 @dataclass
 class Answers:
-    """``texts[i][j]`` is sample j to prompt i, and so in the other lists; ``greedy`` answers the stage's questions."""
+    """``texts[i][j]`` is sample j to prompt i, and so in the other lists; ``greedy`` answers the stage's questions.
+
+    ``preferences``: judge -> title of another model -> how much sample j to prompt i is preferred to that of the other.
+    """
 
     name: str
     plain: bool
@@ -48,6 +51,7 @@ class Answers:
     kl: list[list[float]] | None = None
     text_nll: TextNLL | None = None
     scores: dict[str, list[list[float]]] = field(default_factory=dict)
+    preferences: dict[str, dict[str, list[list[float]]]] = field(default_factory=dict)
 
 
 def answer(

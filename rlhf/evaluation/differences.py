@@ -10,24 +10,26 @@ MOST_WORDS = 1000
 def pieces(text: str, against: str) -> list[str]:
     """``text`` cut into pieces that are alternately as in ``against`` and not: same, other, same, ...
 
-    Joined they are ``text`` again. Words are compared; the blanks after a word go with it.
+    Joined they are ``text`` again. Words are compared; blanks differ where the words on both sides of them do.
     """
-    ours = words(text)
-    other = [True] * len(ours)
-    for start, end in same([word.strip() for word in ours], [word.strip() for word in words(against)]):
-        other[start:end] = [False] * (end - start)
+    parts = re.findall(r"\s+|\S+", text)
+    places = [i for i, part in enumerate(parts) if not part.isspace()]
+    other = [False] * len(parts)
+    for i in places:
+        other[i] = True
+    for start, end in same([parts[i] for i in places], against.split()):
+        for place in places[start:end]:
+            other[place] = False
+    for i in range(1, len(parts) - 1):
+        if parts[i].isspace():
+            other[i] = other[i - 1] and other[i + 1]
     found = [""]
-    for word, differs in zip(ours, other, strict=True):
+    for part, differs in zip(parts, other, strict=True):
         if (len(found) - 1) % 2 == differs:
-            found[-1] += word
+            found[-1] += part
         else:
-            found.append(word)
+            found.append(part)
     return found
-
-
-def words(text: str) -> list[str]:
-    """Words with the blanks after them; blanks at the beginning are a word of their own."""
-    return re.findall(r"\S+\s*|^\s+", text)
 
 
 def same(ours: list[str], theirs: list[str]) -> list[tuple[int, int]]:

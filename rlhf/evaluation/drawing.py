@@ -34,12 +34,13 @@ STANDALONE = "<style>svg{color:#1f2328}@media(prefers-color-scheme:dark){svg{col
 
 
 class Drawing(NamedTuple):
-    """``svg`` has no size of its own and takes its ink from the text around it; ``caption`` says what it shows."""
+    """``svg`` takes its ink from the text around it; ``caption`` says what it shows; ``width`` is in inches."""
 
     name: str
     title: str
     caption: str
     svg: str
+    width: float
 
     def standalone(self) -> str:
         """As a file of its own, which knows light and dark by itself."""
@@ -68,8 +69,12 @@ def finish(figure: Figure, name: str, title: str, caption: str) -> Drawing:
     text = re.sub(r'\bid="', f'id="{name}-', text)
     text = re.sub(r'(url\(#|href="#)', rf"\g<1>{name}-", text)
     box = re.search(r'viewBox="[^"]+"', text).group()
-    head = f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" {box} role="img"'
-    return Drawing(name, title, caption, re.sub(r"<svg[^>]*>", head + ' class="figure">', text, count=1))
+    width, height = figure.get_size_inches()
+    size = f'width="{96 * width:.0f}" height="{96 * height:.0f}"'  # CSS pixels
+    head = (
+        f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" {box} {size} role="img">'
+    )
+    return Drawing(name, title, caption, re.sub(r"<svg[^>]*>", head, text, count=1), float(width))
 
 
 def style(index: int) -> dict[str, Any]:

@@ -53,7 +53,8 @@ def frontier(comparison: Comparison) -> Drawing | None:
             f"Points: this comparison's models at temperature {comparison.stage.temperature:g}, with 95 % intervals. "
             f"Line: best of n = 1 to {len(best)} of the {comparison.stage.reference} samples by the "
             f"{REWARDS[_proxy(names)]}, at its KL of log n - (n-1)/n. Thin lines: PPO's own log, on its own prompts "
-            "and at its own temperature. The horizontal axis is a square root."
+            "and at its own temperature. The horizontal axis is a square root. "
+            "A model without a divergence is not on it."
         )
         return finish(figure, "frontier", "Reward for distance", caption)
 
@@ -76,7 +77,7 @@ def _path(axes: Any, run: Record, name: str, path: str, index: int) -> None:
     if points:
         label = f"{'/'.join(path.split('/')[-3:])} in training"
         kls, values = [max(one.kl, 0.0) for one in points], [one.values[name] for one in points]
-        axes.plot(kls, values, linewidth=0.8, alpha=0.7, label=label, **style(index + 5))
+        axes.plot(kls, values, linewidth=1, alpha=0.6, label=label, color=style(index + 5)["color"])
 
 
 def _column(axes: Any, comparison: Comparison, column: str, name: str, index: int) -> None:
@@ -132,38 +133,40 @@ def _law(law: Law) -> str:
 
 def lengths(comparison: Comparison) -> Drawing:
     flat = {name: [n for of in answers.lengths for n in of] for name, answers in comparison.answers.items()}
-    with canvas(6.4, 3.2) as figure:
-        axes = figure.subplots()
-        _histogram(axes, flat, whole=True)
-        axes.set(xlabel="tokens of a response", ylabel="share of responses")
-        axes.legend()
+    with canvas(5.2, 0.8 * len(flat) + 0.8) as figure:
+        _histograms(figure.subplots(len(flat), 1, sharex=True, sharey=True, squeeze=False)[:, 0], flat, whole=True)
+        figure.supxlabel("tokens of a response", fontsize=10)
         told = "; ".join(f"{name} {np.median(values):.0f}" for name, values in flat.items())
-        return finish(figure, "lengths", "How long responses are", f"Medians: {told}.")
+        return finish(figure, "lengths", "How long responses are", f"Shares of responses. Medians: {told}.")
 
 
 def scores(comparison: Comparison) -> Drawing | None:
-    names = list(comparison.answers[comparison.stage.reference].scores)
+    """The distribution of each reward, a row a stage."""
+    answers = comparison.answers
+    names = list(answers[comparison.stage.reference].scores)
     if not names:
         return None
-    with canvas(5.2 * len(names), 3.2) as figure:
-        for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
-            flat = {
-                title: [x for of in answers.scores[name] for x in of] for title, answers in comparison.answers.items()
-            }
-            _histogram(axes, flat, whole=False)
-            axes.set(xlabel=REWARDS.get(name, name), ylabel="share of responses")
-        axes.legend()
-        return finish(figure, "scores", "How responses score", "Each response's score, by stage.")
+    with canvas(5.2 * len(names), 0.8 * len(answers) + 0.8) as figure:
+        grid = figure.subplots(len(answers), len(names), sharex="col", sharey="col", squeeze=False)
+        for column, name in enumerate(names):
+            flat = {title: [x for of in one.scores[name] for x in of] for title, one in answers.items()}
+            _histograms(grid[:, column], flat, whole=False)
+            grid[-1, column].set_xlabel(REWARDS.get(name, name))
+        return finish(figure, "scores", "How responses score", "Shares of responses by score, a row a stage.")
 
 
-def _histogram(axes: Any, flat: dict[str, list], whole: bool) -> None:
+def _histograms(column: Sequence[Any], flat: dict[str, list], whole: bool) -> None:
+    """One below the other on one scale; ``whole``: the values are whole numbers."""
     every = [value for values in flat.values() for value in values]
     low, high = min(every), max(every)
-    width = max(1, round((high - low) / 30)) if whole else (high - low) / 30 or 1.0
+    width = max(1, round((high - low) / 40)) if whole else (high - low) / 40 or 1.0
     edges = np.arange(low - width / 2, high + width, width)
-    for index, (name, values) in enumerate(flat.items()):
+    for index, (axes, (name, values)) in enumerate(zip(column, flat.items(), strict=True)):
         shares = np.histogram(values, edges)[0] / len(values)
-        axes.stairs(shares, edges, label=name, linewidth=1.6, **style(index))
+        axes.stairs(shares, edges, fill=True, alpha=0.8, color=style(index)["color"])
+        axes.axvline(np.median(values), color=INK, linewidth=1, linestyle=":")
+        axes.set_ylabel(name, rotation=0, horizontalalignment="right", verticalalignment="center")
+        axes.set_yticks([])
 
 
 def reliable(comparison: Comparison) -> Drawing | None:
@@ -185,7 +188,7 @@ def reliable(comparison: Comparison) -> Drawing | None:
         axes.legend()
         pairs = sum(one.count for one in bins)
         caption = f"{pairs} held-out pairs; expected calibration error {calibration_error(bins):.3f}. Numbers: pairs."
-        return finish(figure, "reliability", "Is the reward model as sure as it is right?", caption)
+        return finish(figure, "reliability", "How sure the reward model is, and how right", caption)
 
 
 def training(comparison: Comparison) -> Iterator[Drawing]:
@@ -195,9 +198,9 @@ def training(comparison: Comparison) -> Iterator[Drawing]:
         shown = [key for key in CURVES if len(curve.get(key, ((),))[0]) > 1][:PANELS]
         if not shown:
             continue
-        with canvas(2.6 * len(shown) + 0.4, 2.4) as figure:
+        with canvas(2.6 * len(shown), 2.2) as figure:
             for axes, key in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
-                axes.plot(*curve[key], **style(1))
+                axes.plot(*curve[key], color=style(1)["color"])
                 axes.set_title(CURVES[key], fontsize=10)
             unit = "updates" if run.stage == "ppo" else "steps"
             ends = "; ".join(f"{CURVES[key]} {curve[key][1][0]:.3g} to {curve[key][1][-1]:.3g}" for key in shown)

@@ -13,9 +13,9 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from rlhf.data.render import Prompt
+from rlhf.data.render import Prompt, question
 from rlhf.evaluation.answers import Answers
-from rlhf.evaluation.comparison import Comparison
+from rlhf.evaluation.comparison import Comparison, Row
 from rlhf.evaluation.differences import pieces
 from rlhf.evaluation.drawing import Drawing
 from rlhf.evaluation.tables import HEADINGS, grids, keys_of, remarks
@@ -106,9 +106,15 @@ def data(comparison: Comparison) -> dict[str, Any]:
                 "means": {name: means(comparison.answers[name], i) for name in names},
                 "responses": {name: responses(comparison, name, i, samples, most) for name in names},
             }
-            for i, row in enumerate(comparison.prompts)
+            for i, row in first(comparison)
         ],
     }
+
+
+def first(comparison: Comparison) -> list[tuple[int, Row]]:
+    """The prompts with their places, the stage's own questions before the others."""
+    asked = comparison.stage.questions
+    return sorted(enumerate(comparison.prompts), key=lambda pair: question(pair[1]["prompt"]) not in asked)
 
 
 def kinds(comparison: Comparison, facet: str) -> list[str]:

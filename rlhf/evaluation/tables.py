@@ -12,7 +12,7 @@ HEADINGS = {
     "gold": ("gold reward", "what the hidden gold reward of this world gives"),
     "reward": ("reward model", "what the learned reward model gives"),
     "win_rate/gold": ("wins by gold", "chance that the gold reward puts it above the reference's response, ties half"),
-    "win_rate/lc/gold": ("wins by gold, equal length", "the same as if both were equally long: the regression of AlpacaEval 2"),
+    "win_rate/lc/gold": ("wins by gold, equal length", "as if both were equally long: AlpacaEval 2's regression"),
     "win_rate/reward": ("wins by RM", "chance that the reward model puts it above the reference's response"),
     "win_rate/lc/reward": ("wins by RM, equal length", "the same as if both were equally long"),
     "win_rate_previous/gold": ("wins over before, gold", "against the stage that it was trained from"),
@@ -57,7 +57,7 @@ class Grid(NamedTuple):
 def grids(comparison: Comparison) -> Iterator[Grid]:
     """Every table, the one of all metrics first."""
     names = list(comparison.metrics)
-    yield Grid("Table", ["", *names], [[heading, *cells] for heading, cells in rows(comparison)])
+    yield Grid("Every metric", ["", *names], [[heading, *cells] for heading, cells in rows(comparison)])
     if comparison.seeds is not None:
         seeds = ", ".join(map(str, comparison.seeds.seeds))
         lines = [[heading, *cells] for heading, cells in spread(comparison)]

@@ -24,7 +24,7 @@ function cell(entry, model) {
   if (response.pieces.join("").length > 1500) text.tabIndex = 0; // it scrolls, and a keyboard must reach it
   const facts = data.rewards.map((reward, i) => `${reward} ${response.scores[i].toFixed(2)}`);
   if (response.kl !== undefined) facts.push(`KL ${response.kl.toFixed(2)}`);
-  facts.push(`${response.tokens} tokens`);
+  facts.push(response.tokens === 1 ? "1 token" : `${response.tokens} tokens`);
   const below = element("p", facts.join(" · "), { class: "facts" });
   if (!response.ended) below.append(element("span", " · does not end", { class: "warn" }));
   if (response.cut) below.append(element("span", ` · ${response.cut} more characters in responses.jsonl`));

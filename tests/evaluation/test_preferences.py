@@ -1,0 +1,97 @@
+"""Win rates by judges, and as if both responses were equally long: worked values, recovery, a second implementation."""
+
+import math
+
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+
+from rlhf.errors import TrainingError
+from rlhf.evaluation.metrics import win_rate
+from rlhf.evaluation.preferences import RIDGE, Compared, by_judge, by_scores, length_controlled, logistic, sigmoid
+
+
+def test_pairs_by_scores_by_hand() -> None:
+    [found] = by_scores([[2.0, 1.0]], [[1.0, 3.0]], [[10, 4]], [[5, 6]])
+    assert found.preferences.tolist() == [1.0, 0.0, 0.5, 0.0]
+    assert found.longer.tolist() == [5.0, 4.0, -1.0, -2.0]
+
+
+def test_without_a_difference_in_length_it_is_the_win_rate() -> None:
+    ours, theirs = [[2.0], [1.0], [1.0], [0.0]], [[1.0], [0.0], [1.0], [1.0]]
+    same = [[7]] * 4
+    found = length_controlled(by_scores(ours, theirs, same, same), 200, 0)
+    assert found.mean == pytest.approx(win_rate(ours, theirs, 10, 0).mean, abs=0.002)  # the ridge pulls towards a half
+
+
+def test_a_worked_value() -> None:
+    """Two prompts a kind: longer by 2 wins 3 of 4, shorter by 2 wins 1 of 4; symmetric, so at equal length a half.
+
+    A third kind, longer by 2 and winning always, moves the whole up; the fit then solves its two equations.
+    """
+    kinds = [(1.0, 2.0)] * 3 + [(0.0, 2.0)] + [(1.0, -2.0)] + [(0.0, -2.0)] * 3
+    compared = [Compared(np.array([y]), np.array([d])) for y, d in kinds]
+    assert length_controlled(compared, 50, 0).mean == pytest.approx(0.5)
+    # Beside the ridge: at tanh(±1), logit(3/4) = θ + φ tanh 1 and logit(1/2) = θ - φ tanh 1, so θ = logit(3/4) / 2.
+    kinds = [(1.0, 2.0)] * 300 + [(0.0, 2.0)] * 100 + [(1.0, -2.0)] * 200 + [(0.0, -2.0)] * 200
+    compared = [Compared(np.array([y]), np.array([d])) for y, d in kinds]
+    assert length_controlled(compared, 50, 0).mean == pytest.approx(1 / (1 + math.exp(-math.log(3) / 2)), abs=1e-4)
+
+
+def test_a_judge_that_loves_length_is_seen_through() -> None:
+    """Preferences drawn from θ = 0.3, φ = 2 with one side longer: the plain win rate is far off, this one is not."""
+    generator = np.random.default_rng(0)
+    longer = generator.normal(60, 80, size=4000)
+    drawn = sigmoid(0.3 + 2 * np.tanh(longer / longer.std())) > generator.random(4000)
+    found = length_controlled([Compared(np.array([float(y)]), np.array([d])) for y, d in zip(drawn, longer, strict=True)], 500, 0)  # fmt: skip
+    truth = sigmoid(np.array(0.3))
+    assert drawn.mean() > truth + 0.1
+    assert found.low < truth < found.high
+    assert abs(found.mean - truth) < 0.04
+
+
+def test_the_regression_is_scikit_learns() -> None:
+    generator = np.random.default_rng(1)
+    features = np.stack([np.ones(200), generator.normal(size=200)], axis=1)
+    targets = (generator.random(200) < sigmoid(features @ np.array([0.5, -1.0]))).astype(float)
+    weights = generator.random(200)
+    theirs = LogisticRegression(C=1 / RIDGE, fit_intercept=False, tol=1e-10).fit(features, targets, weights).coef_[0]
+    assert logistic(features, targets, weights) == pytest.approx(theirs, abs=1e-5)
+
+
+def test_the_interval_of_one_newton_step_is_that_of_fitting_each_draw_again() -> None:
+    generator = np.random.default_rng(2)
+    longer = generator.normal(0, 50, size=(60, 4))
+    preferred = (generator.random((60, 4)) < sigmoid(0.5 + np.tanh(longer / longer.std()))).astype(float)
+    compared = [Compared(y, d) for y, d in zip(preferred, longer, strict=True)]
+    found = length_controlled(compared, 400, 3)
+    counts = np.random.default_rng(3).multinomial(60, np.full(60, 1 / 60), 400)
+    features = np.stack([np.ones(240), np.tanh(longer.ravel() / longer.std())], axis=1)
+    again = [sigmoid(logistic(features, preferred.ravel(), np.repeat(row, 4) / 4)[0]) for row in counts]
+    assert (found.low, found.high) == pytest.approx(tuple(np.quantile(again, [0.025, 0.975])), abs=0.01)
+
+
+def test_one_who_always_wins_has_a_finite_rate() -> None:
+    found = length_controlled([Compared(np.array([1.0]), np.array([float(i)])) for i in range(20)], 100, 0)
+    assert 0.9 < found.mean < 1
+    assert 0 <= found.low <= found.high <= 1
+    with pytest.raises(ValueError, match="at least one prompt"):
+        length_controlled([], 10, 0)
+
+
+def test_a_judge_is_asked_sample_by_sample() -> None:
+    asked = []
+
+    def judge(prompts: list, ours: list, theirs: list) -> list[float]:
+        asked.extend(zip(prompts, ours, theirs, strict=True))
+        return [float(a > b) + 0.5 * (a == b) for a, b in zip(ours, theirs, strict=True)]
+
+    found = by_judge(judge, ["p", "q"], [["b", "a"], ["c"]], [["a", "a"], ["d", "e"]])
+    assert found == [[1.0, 0.5], [0.0]]
+    assert asked == [("p", "b", "a"), ("p", "a", "a"), ("q", "c", "d")]
+
+
+@pytest.mark.parametrize("given", [[1.0], [1.0, 2.0], [1.0, float("nan")]])
+def test_a_judge_that_gives_no_preferences_is_refused(given: list) -> None:
+    with pytest.raises(TrainingError, match=r"a number in \[0, 1\] for each of 2 pairs"):
+        by_judge(lambda *_: given, ["p", "q"], [["a"], ["b"]], [["c"], ["d"]])

@@ -8,6 +8,9 @@ import numpy as np
 
 from rlhf.errors import TrainingError
 
+FARTHEST = 1e4
+"""Nats a response: a peak beyond is one that a straight line's rounding made."""
+
 
 class Point(NamedTuple):
     """``kl`` in nats a response; ``values``: the mean score by each reward there."""
@@ -33,8 +36,10 @@ class Law(NamedTuple):
 
     @property
     def peak(self) -> float | None:
-        """The KL at which the reward is highest, exp(α/β - 1)²; None where the law has no peak."""
-        return math.exp(2 * (self.alpha / self.beta - 1)) if self.beta > 0 else None
+        """The KL at which the reward is highest, exp(α/β - 1)²; None where the law has no peak below `FARTHEST`."""
+        if self.beta <= 0 or 2 * (self.alpha / self.beta - 1) > math.log(FARTHEST):
+            return None
+        return math.exp(2 * (self.alpha / self.beta - 1))
 
 
 def fit_law(kls: Sequence[float], rewards: Sequence[float], start: float) -> Law | None:

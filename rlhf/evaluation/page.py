@@ -27,7 +27,7 @@ SHORTEST = 1000
 """Characters to which no response is cut, however many there are."""
 FACETS = ("task", "held_out", "format", "source")
 MOST_KINDS = 40  # of a facet; one that tells every prompt apart filters nothing
-ESCAPES = {ord(char): f"\\u{ord(char):04x}" for char in "<>&\u2028\u2029"}
+ESCAPES = {code: f"\\u{code:04x}" for code in (*map(ord, "<>&\u2028\u2029"), *range(0xD800, 0xE000))}
 
 
 def render(comparison: Comparison, drawings: list[Drawing]) -> str:

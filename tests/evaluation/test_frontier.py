@@ -61,6 +61,7 @@ def test_its_peak_is_where_it_is_highest() -> None:
     assert law.peak == pytest.approx(math.exp(2 * (2.0 / 0.8 - 1)))
     assert law(law.peak) > max(law(law.peak * 0.9), law(law.peak * 1.1))
     assert Law(alpha=1.0, beta=-0.1, start=0.0).peak is None
+    assert Law(alpha=1.0, beta=1e-16, start=0.0).peak is None
 
 
 def test_two_points_are_no_curve() -> None:

@@ -25,7 +25,7 @@ CASES = {
         ["This whole answer is in English.", "diese ganze antwort ist auf deutsch geschrieben."],
     ),
     "combination:repeat_prompt": ({"prompt_to_repeat": "Say it."}, ["say it. Here it is."], ["Here it is. Say it."]),
-    "combination:two_responses": ({}, ["one ****** two", "******one ****** two"], ["one ****** one", "one", "a******b******c"]),
+    "combination:two_responses": ({}, ["one ****** two", "******one ****** two"], ["one ****** one", "one"]),
     "detectable_content:number_placeholders": ({"num_placeholders": 2}, ["[name], [age]"], ["[name], (age)"]),
     "detectable_content:postscript": (
         {"postscript_marker": "P.S."},
@@ -107,7 +107,8 @@ def test_a_response_that_follows_and_one_that_does_not(kind: str) -> None:
 
 
 def test_nothing_follows_nothing() -> None:
-    row = {"instruction_id_list": ["punctuation:no_comma", "keywords:forbidden_words"], "kwargs": [{}, {"forbidden_words": ["a"]}]}  # fmt: skip
+    kinds = ["punctuation:no_comma", "keywords:forbidden_words"]
+    row = {"instruction_id_list": kinds, "kwargs": [{}, {"forbidden_words": ["a"]}]}
     assert followed(row, " \n") == [False, False]
     assert followed(row, "an, a") == [False, False]
     assert followed(row, "an, b") == [False, True]

@@ -25,14 +25,11 @@ def test_without_a_difference_in_length_it_is_the_win_rate() -> None:
 
 
 def test_a_worked_value() -> None:
-    """Two prompts a kind: longer by 2 wins 3 of 4, shorter by 2 wins 1 of 4; symmetric, so at equal length a half.
-
-    A third kind, longer by 2 and winning always, moves the whole up; the fit then solves its two equations.
-    """
+    """Longer by 2 wins 3 of 4, shorter by 2 wins 1 of 4: symmetric, so at equal length each wins as often."""
     kinds = [(1.0, 2.0)] * 3 + [(0.0, 2.0)] + [(1.0, -2.0)] + [(0.0, -2.0)] * 3
     compared = [Compared(np.array([y]), np.array([d])) for y, d in kinds]
     assert length_controlled(compared, 50, 0).mean == pytest.approx(0.5)
-    # Beside the ridge: at tanh(±1), logit(3/4) = θ + φ tanh 1 and logit(1/2) = θ - φ tanh 1, so θ = logit(3/4) / 2.
+    # Shorter by 2 wins 1 of 2: logit(3/4) = θ + φ tanh 1 and logit(1/2) = θ - φ tanh 1, so θ = log(3) / 2.
     kinds = [(1.0, 2.0)] * 300 + [(0.0, 2.0)] * 100 + [(1.0, -2.0)] * 200 + [(0.0, -2.0)] * 200
     compared = [Compared(np.array([y]), np.array([d])) for y, d in kinds]
     assert length_controlled(compared, 50, 0).mean == pytest.approx(1 / (1 + math.exp(-math.log(3) / 2)), abs=1e-4)
@@ -43,7 +40,8 @@ def test_a_judge_that_loves_length_is_seen_through() -> None:
     generator = np.random.default_rng(0)
     longer = generator.normal(60, 80, size=4000)
     drawn = sigmoid(0.3 + 2 * np.tanh(longer / longer.std())) > generator.random(4000)
-    found = length_controlled([Compared(np.array([float(y)]), np.array([d])) for y, d in zip(drawn, longer, strict=True)], 500, 0)  # fmt: skip
+    compared = [Compared(np.array([float(y)]), np.array([d])) for y, d in zip(drawn, longer, strict=True)]
+    found = length_controlled(compared, 500, 0)
     truth = sigmoid(np.array(0.3))
     assert drawn.mean() > truth + 0.1
     assert found.low < truth < found.high

@@ -15,6 +15,7 @@ from rlhf.parents import Parent
 
 # What changes neither weights nor metrics: where a run lies, how it is watched, how it is started.
 INCIDENTAL = ("name", "checkpoints", "overwrite", "resume", "tracker", "hardware")
+OF_THE_CONNECTION = ("cache", "timeout", "attempts", "workers", "key_variable", "price_prompt", "price_response")
 
 
 def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
@@ -44,11 +45,16 @@ def content(settings: Settings, parents: dict[str, Parent]) -> dict[str, Any]:
     tree = json.loads(json.dumps(asdict(settings), default=plain))
     for key in INCIDENTAL:
         del tree[key]
+    if not settings.stage.judged:
+        del tree["judge"]
     tree["data"] = {kind: tree["data"][kind] for kind in settings.stage.reads} | {
         key: tree["data"][key] for key in ("holdout", "allow_leaks", "gold", "judge", "ceiling")
     }
+    # How a judge is reached, and what is remembered of it, changes no verdict.
+    for key in OF_THE_CONNECTION:
+        tree.get("judge", {}).pop(key, None)
     # Parents and local files count by what they hold, not by where they lie.
-    for role in (*parents, "models", "progression", "seeds", "frontier"):
+    for role in (*parents, "models", "progression", "seeds", "frontier", "sample", "samples"):
         tree["stage"].pop(role, None)
     for key in ("name", "path", "pretrained"):
         del tree["model"][key]

@@ -7,6 +7,8 @@ a type cannot express; it runs on the final values, before torch is imported. No
 from dataclasses import dataclass
 
 from rlhf.config.compare import CompareStage
+from rlhf.config.judge import Judge, JudgeKind
+from rlhf.config.labelling import LabelStage, SampleStage
 from rlhf.config.parts import Adapter, AdapterKind, Data, Dtype, Format, Hardware, Model, Source, Tracker, TrackerKind
 from rlhf.config.rules import require
 from rlhf.config.stage import Input, Stage, TrainedStage
@@ -37,12 +39,16 @@ __all__ = [
     "Format",
     "Hardware",
     "Input",
+    "Judge",
+    "JudgeKind",
+    "LabelStage",
     "MissingEOS",
     "Model",
     "PPOStage",
     "ProgressionStage",
     "RewardStage",
     "SFTStage",
+    "SampleStage",
     "Settings",
     "Source",
     "Stage",
@@ -67,6 +73,7 @@ class Settings:
     adapter: Adapter
     hardware: Hardware
     tracker: Tracker
+    judge: Judge
     stage: Stage
 
     def __post_init__(self) -> None:

@@ -5,6 +5,7 @@ from enum import Enum
 from typing import Any, ClassVar
 
 from rlhf.config.compare import CompareStage
+from rlhf.config.labelling import LabelStage, SampleStage
 from rlhf.config.rules import require, require_not_negative, require_positive
 from rlhf.config.stage import Input, Stage, TrainedStage
 from rlhf.errors import ConfigError
@@ -166,6 +167,8 @@ STAGES: dict[str, type[Stage]] = {
     "dpo": DPOStage,
     "ppo": PPOStage,
     "compare": CompareStage,
+    "sample": SampleStage,
+    "label": LabelStage,
     "progression": ProgressionStage,
 }
 PROGRESSION = ("base", "sft", "reward", "dpo", "ppo", "compare")

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from rlhf.errors import TrainingError
+from rlhf.evaluation.best_of_n import best_of_n_kl
 
 FARTHEST = 1e4
 """Nats a response: a peak beyond is one that a straight line's rounding made."""
@@ -55,8 +56,8 @@ def fit_law(kls: Sequence[float], rewards: Sequence[float], start: float) -> Law
 def best_of_n(proxy: Sequence[float], values: Sequence[float], n: int) -> float:
     """Expectation of ``values`` at the response with the highest ``proxy`` of n drawn without replacement from k.
 
-    The response of rank i of k is the best of n in C(i-1, n-1) of C(k, n) subsets: the unbiased estimator of Nakano
-    et al. 2021, https://arxiv.org/abs/2112.09332, appendix I. Of equal proxies each is picked as often.
+    As `expected_best`, where what is measured is another score than the one that is picked by. Of equal proxies each is
+    picked as often.
 
     Raises:
         ValueError: n is not between 1 and k.
@@ -70,15 +71,6 @@ def best_of_n(proxy: Sequence[float], values: Sequence[float], n: int) -> float:
     averaged = [sum(tied[score]) / len(tied[score]) for score in sorted(proxy)]
     subsets = math.comb(count, n)
     return sum(math.comb(i, n - 1) / subsets * value for i, value in enumerate(averaged))
-
-
-def best_of_n_kl(n: int) -> float:
-    """KL of best-of-n from the policy that is sampled, in nats: log n - (n-1)/n.
-
-    Stiennon et al. 2020, https://arxiv.org/abs/2009.01325, appendix G.3; an upper bound where responses repeat
-    (Beirami et al. 2024, https://arxiv.org/abs/2401.01879).
-    """
-    return math.log(n) - (n - 1) / n
 
 
 def best_of_n_points(scores: dict[str, list[list[float]]], proxy: str) -> list[Point]:

@@ -4,9 +4,9 @@ import re
 
 import pytest
 
+from rlhf.evaluation.best_of_n import best_of_n_kl
 from rlhf.evaluation.comparison import Comparison
 from rlhf.evaluation.figures import figures
-from rlhf.evaluation.frontier import best_of_n_kl
 from tests.evaluation.making import comparison, whole
 
 

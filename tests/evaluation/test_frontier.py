@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlhf.errors import TrainingError
-from rlhf.evaluation.frontier import Law, best_of_n, best_of_n_kl, best_of_n_points, fit_law, trajectory
+from rlhf.evaluation.best_of_n import expected_best
+from rlhf.evaluation.frontier import Law, best_of_n, best_of_n_points, fit_law, trajectory
 
 
 def enumerated(proxy: list[float], values: list[float], n: int) -> float:
@@ -32,8 +33,7 @@ def test_the_best_of_n_is_the_mean_over_all_subsets(pairs: list, data: st.DataOb
 def test_by_hand() -> None:
     assert best_of_n([1.0, 2.0, 3.0], [1.0, 2.0, 3.0], 2) == pytest.approx((2 + 3 + 3) / 3)
     assert best_of_n([1.0, 2.0, 3.0], [9.0, 5.0, 0.0], 3) == 0.0
-    assert best_of_n_kl(1) == 0.0
-    assert best_of_n_kl(4) == pytest.approx(math.log(4) - 0.75)
+    assert best_of_n([3.0, 1.0, 2.0], [3.0, 1.0, 2.0], 2) == expected_best([1.0, 2.0, 3.0], 2)
     for n in (0, 4):
         with pytest.raises(ValueError, match=f"the best of {n} cannot"):
             best_of_n([1.0, 2.0, 3.0], [1.0, 2.0, 3.0], n)

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from sklearn.linear_model import LogisticRegression
+import torch
 
 from rlhf.errors import TrainingError
 from rlhf.evaluation.metrics import win_rate
@@ -48,13 +48,26 @@ def test_a_judge_that_loves_length_is_seen_through() -> None:
     assert abs(found.mean - truth) < 0.04
 
 
-def test_the_regression_is_scikit_learns() -> None:
+def test_the_regression_is_what_a_general_optimiser_finds() -> None:
     generator = np.random.default_rng(1)
     features = np.stack([np.ones(200), generator.normal(size=200)], axis=1)
     targets = (generator.random(200) < sigmoid(features @ np.array([0.5, -1.0]))).astype(float)
     weights = generator.random(200)
-    theirs = LogisticRegression(C=1 / RIDGE, fit_intercept=False, tol=1e-10).fit(features, targets, weights).coef_[0]
-    assert logistic(features, targets, weights) == pytest.approx(theirs, abs=1e-5)
+    fit = torch.zeros(2, dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.LBFGS([fit], max_iter=200, tolerance_grad=1e-12, line_search_fn="strong_wolfe")
+
+    def loss() -> torch.Tensor:
+        optimizer.zero_grad()
+        logits = torch.from_numpy(features) @ fit
+        losses = torch.nn.functional.binary_cross_entropy_with_logits(
+            logits, torch.from_numpy(targets), torch.from_numpy(weights), reduction="sum"
+        )
+        total = losses + RIDGE / 2 * fit.square().sum()
+        total.backward()
+        return total
+
+    optimizer.step(loss)
+    assert logistic(features, targets, weights) == pytest.approx(fit.detach().numpy(), abs=1e-6)
 
 
 def test_the_interval_of_one_newton_step_is_that_of_fitting_each_draw_again() -> None:

@@ -32,6 +32,7 @@ class CompareStage(Stage):
     questions: list[str]
 
     reads: ClassVar[tuple[str, ...]] = ("prompts", "text", "preferences")
+    judged: ClassVar[bool] = True
 
     def inputs(self) -> dict[str, Input]:
         policies = ("base", "sft", "dpo", "ppo")

@@ -21,10 +21,7 @@ class Stage:
     name: str
 
     reads: ClassVar[tuple[str, ...]] = ()  # the sources in ``Data`` that this stage reads
-<<<<<<< HEAD
-=======
     judged: ClassVar[bool] = False  # whether ``judge`` decides what this stage writes
->>>>>>> main
 
     def inputs(self) -> dict[str, Input]:
         """Role -> what the stage starts from."""

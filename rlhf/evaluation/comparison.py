@@ -6,6 +6,7 @@ from typing import Any
 
 from rlhf.config import CompareStage
 from rlhf.data.render import Prompt
+from rlhf.evaluation import judges
 from rlhf.evaluation.answers import Answers, by_prompt
 from rlhf.evaluation.calibration import Bin, answer_probabilities, calibration_error, reliability
 from rlhf.evaluation.instructions import followed
@@ -20,7 +21,7 @@ from rlhf.evaluation.metrics import (
     perplexity,
     win_rate,
 )
-from rlhf.evaluation.preferences import Compared, PairJudge, by_judge, by_scores, length_controlled
+from rlhf.evaluation.preferences import Compared, by_judge, by_scores, length_controlled
 from rlhf.evaluation.records import OverSeeds, Record
 from rlhf.rewards import RewardFunction, checked
 
@@ -62,10 +63,11 @@ def score(answers: Answers, name: str, reward: RewardFunction, prompts: Sequence
     answers.scores[name] = by_prompt(scores, samples)
 
 
-def prefer(answers: Answers, against: Answers, name: str, judge: PairJudge, prompts: Sequence[Prompt]) -> None:
+def prefer(
+    answers: Answers, against: Answers, judge: judges.Judge, prompts: Sequence[Prompt], limit: int | None = None
+) -> None:
     """Add a judge's preferences between the answers and those of another model; they give win rates as scores do."""
-    found = by_judge(judge, prompts, answers.texts, against.texts)
-    answers.preferences.setdefault(name, {})[against.name] = found
+    answers.preferences[against.name] = by_judge(judge, prompts, answers.texts, against.texts, limit)
 
 
 def measure(
@@ -117,14 +119,12 @@ def against(answers: Answers, other: Answers, key: str, stage: CompareStage, see
             found[f"{key}/{name}"] = win_rate(answers.scores[name], other.scores[name], stage.bootstrap, seed)
             compared = by_scores(answers.scores[name], other.scores[name], answers.lengths, other.lengths)
             found[f"{key}/lc/{name}"] = length_controlled(compared, stage.bootstrap, seed)
-    for name, by_model in answers.preferences.items():
-        if other.name in by_model:
-            found[f"{key}/{name}"] = estimate(by_model[other.name], stage.bootstrap, seed)
-            compared = [
-                Compared.of(values, ours, theirs)
-                for values, ours, theirs in zip(by_model[other.name], answers.lengths, other.lengths, strict=True)
-            ]
-            found[f"{key}/lc/{name}"] = length_controlled(compared, stage.bootstrap, seed)
+    given = answers.preferences.get(other.name, [])
+    pairs = zip(given, answers.lengths, other.lengths, strict=False)
+    judged = [one for one in (Compared.of(*pair) for pair in pairs) if len(one.preferences)]
+    if judged:
+        found[f"{key}/judge"] = estimate([one.preferences for one in judged], stage.bootstrap, seed)
+        found[f"{key}/lc/judge"] = length_controlled(judged, stage.bootstrap, seed)
     return found
 
 

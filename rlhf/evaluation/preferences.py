@@ -1,22 +1,16 @@
 """Which of two responses is better: by scores, or by whoever is asked; plain, and as if both were equally long."""
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 
 from rlhf.data.render import Prompt
-from rlhf.errors import TrainingError
+from rlhf.evaluation.judges import Judge
 from rlhf.evaluation.metrics import Estimate
 
 RIDGE = 1e-2
 """Of the regression, in responses: where one side always wins the likelihood has no maximum."""
-
-
-class PairJudge(Protocol):
-    """Says how much better the first of two responses is: 1, it is; 0, the other is; ½, neither; or a probability."""
-
-    def __call__(self, prompts: Sequence[Prompt], ours: Sequence[str], theirs: Sequence[str]) -> list[float]: ...
 
 
 class Compared(NamedTuple):
@@ -26,10 +20,13 @@ class Compared(NamedTuple):
     longer: np.ndarray
 
     @classmethod
-    def of(cls, preferences: Sequence[float], our_lengths: Sequence[int], their_lengths: Sequence[int]) -> "Compared":
-        """Sample j of ours against sample j of theirs."""
-        longer = [a - b for a, b in zip(our_lengths, their_lengths, strict=False)][: len(preferences)]
-        return cls(np.asarray(preferences, dtype=float), np.asarray(longer, dtype=float))
+    def of(
+        cls, preferences: Sequence[float | None], our_lengths: Sequence[int], their_lengths: Sequence[int]
+    ) -> "Compared":
+        """Sample j of ours against sample j of theirs, where there is a preference."""
+        lengths = zip(preferences, our_lengths, their_lengths, strict=False)
+        kept = [(value, a - b) for value, a, b in lengths if value is not None]
+        return cls(np.array([value for value, _ in kept]), np.array([longer for _, longer in kept], dtype=float))
 
 
 def by_scores(
@@ -48,21 +45,26 @@ def by_scores(
 
 
 def by_judge(
-    judge: PairJudge, prompts: Sequence[Prompt], ours: Sequence[Sequence[str]], theirs: Sequence[Sequence[str]]
-) -> list[list[float]]:
-    """``judge``'s preferences between sample j of ours and sample j of theirs, by prompt.
+    judge: Judge,
+    prompts: Sequence[Prompt],
+    ours: Sequence[Sequence[str]],
+    theirs: Sequence[Sequence[str]],
+    limit: int | None = None,
+) -> list[list[float | None]]:
+    """``judge``'s preferences between sample j of ours and sample j of theirs, by prompt; None: it came to none.
 
-    Raises:
-        TrainingError: it does not give one number in [0, 1] for each pair.
+    Of more than ``limit`` pairs the first samples of all prompts come before the second of any; the others are None.
     """
-    counts = [min(len(a), len(b)) for a, b in zip(ours, theirs, strict=True)]
-    asked = [prompt for prompt, count in zip(prompts, counts, strict=True) for _ in range(count)]
-    flat = [[text for texts, n in zip(side, counts, strict=True) for text in texts[:n]] for side in (ours, theirs)]
-    given = judge(asked, *flat)
-    if len(given) != len(asked) or not all(0 <= value <= 1 for value in given):
-        raise TrainingError(f"a judge must give a number in [0, 1] for each of {len(asked)} pairs, got {given!r:.80}")
-    values = iter(map(float, given))
-    return [[next(values) for _ in range(count)] for count in counts]
+    pairs = sorted(
+        (j, i) for i, (a, b) in enumerate(zip(ours, theirs, strict=True)) for j in range(min(len(a), len(b)))
+    )
+    chosen = pairs[:limit]
+    given = judge([prompts[i] for _, i in chosen], *([side[i][j] for j, i in chosen] for side in (ours, theirs)))
+    values = dict(zip(chosen, given, strict=True))
+    found: list[list[float | None]] = [[] for _ in prompts]
+    for j, i in pairs:
+        found[i].append(values.get((j, i)))
+    return found
 
 
 def length_controlled(compared: Sequence[Compared], draws: int, seed: int, level: float = 0.95) -> Estimate:

@@ -4,12 +4,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from rlhf import models
-from rlhf.config import Settings
+from rlhf.config import JudgeKind, Settings
 from rlhf.data import load
 from rlhf.data.render import question
+from rlhf.errors import ConfigError
 from rlhf.evaluation.answers import Answers
 from rlhf.evaluation.calibration import Bin, preference_probabilities, reliability
-from rlhf.evaluation.comparison import score
+from rlhf.evaluation.comparison import prefer, score
+from rlhf.evaluation.judging import build
 from rlhf.rewards import RewardFunction, RewardModel
 from rlhf.run import Run
 
@@ -23,15 +25,53 @@ def score_all(
     if "reward" in run.parents:
         rewards["reward"] = scorer = reward_model(settings, run)
         bins = reliability_of(scorer, held_out_pairs(settings, run))
-        trained = [name for name in answers if trained_on(run, name)]
-        if trained:
-            notes.append(f"Wins by the reward model say little of those trained on it: {', '.join(trained)}.")
+        note_trained(run, "reward", answers, notes)
     elif settings.stage.reward is not None:
         notes.append(f"No response is scored by a reward model: {settings.stage.reward} is not there.")
     for name, reward in rewards.items():
         for found in answers.values():
             score(found, name, reward, prompts)
     return bins
+
+
+def check_judge(settings: Settings) -> None:
+    """Refuse, before anything is generated, a judge that a comparison cannot ask."""
+    if settings.judge.kind is JudgeKind.person:
+        raise ConfigError(
+            "judge=person cannot be asked by stage=compare: sample each model with stage=sample and let people compare "
+            "the samples with stage=label, which tells their win rates"
+        )
+
+
+def judge_all(
+    settings: Settings,
+    run: Run,
+    answers: dict[str, Answers],
+    prompts: list,
+    previous: dict[str, str | None],
+    notes: list,
+) -> None:
+    """Let the judge, where there is one, compare every answer with the reference's and with the stage before."""
+    if settings.judge.kind is JudgeKind.none:
+        return
+    judge = build(settings, run)
+    for name, found in answers.items():
+        for other in dict.fromkeys((settings.stage.reference, previous[name])):
+            if other is not None and other != name:
+                prefer(found, answers[other], judge, prompts, settings.judge.limit)
+    named = settings.judge.model or settings.judge.function
+    told = ", ".join(f"{key.removeprefix('judge/')} {value:.3g}" for key, value in judge.report().items())
+    notes.append(f"The judge is {named} ({settings.judge.kind.value}){f': {told}' if told else ''}.")
+    if settings.judge.kind is JudgeKind.reward:
+        note_trained(run, "judge", answers, notes)
+
+
+def note_trained(run: Run, role: str, answers: dict[str, Answers], notes: list) -> None:
+    """Say which columns were trained on the very reward model that judges them."""
+    trained = [name for name in answers if trained_on(run, name, role)]
+    title = "the reward model" if role == "reward" else "the judge"
+    if trained:
+        notes.append(f"Wins by {title} say little of those trained on it: {', '.join(trained)}.")
 
 
 def reward_model(settings: Settings, run: Run) -> RewardModel:
@@ -41,10 +81,10 @@ def reward_model(settings: Settings, run: Run) -> RewardModel:
     return RewardModel(model, tokenizer, max_length=stage.max_prompt_length + stage.max_response_length)
 
 
-def trained_on(run: Run, name: str) -> bool:
-    """Whether a column was trained on the reward model that scores here."""
+def trained_on(run: Run, name: str, role: str) -> bool:
+    """Whether a column was trained on the reward model that has a role here."""
     parents = (run[name].manifest or {"parents": {}})["parents"]
-    return parents.get("reward", {}).get("digest") == run["reward"].digest
+    return parents.get("reward", {}).get("digest") == run[role].digest
 
 
 def held_out_pairs(settings: Settings, run: Run) -> Sequence[dict[str, Any]]:

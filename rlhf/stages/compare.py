@@ -2,6 +2,7 @@
 
     python -m rlhf stage=compare
     python -m rlhf stage=compare "stage.models={sft: checkpoints/a/sft, ppo: checkpoints/a/ppo}"
+    python -m rlhf stage=compare judge=endpoint judge.model=... judge.url=...
 
 One model is loaded at a time, beside the reference that divergences are measured from.
 """
@@ -10,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from rlhf import models
-from rlhf.config import Model, Settings
+from rlhf.config import JudgeKind, Model, Settings
 from rlhf.data import load
 from rlhf.errors import LineageError
 from rlhf.evaluation import records, report
@@ -18,7 +19,7 @@ from rlhf.evaluation.answers import Answers, Candidate, answer, text_nll
 from rlhf.evaluation.comparison import Comparison, measure
 from rlhf.evaluation.instructions import check_rows
 from rlhf.evaluation.metrics import Estimate
-from rlhf.evaluation.scoring import score_all
+from rlhf.evaluation.scoring import check_judge, judge_all, score_all
 from rlhf.manifest import tokenizer_record
 from rlhf.parents import Parent
 from rlhf.progress import Bar
@@ -28,15 +29,17 @@ from rlhf.run import Run
 
 def run(settings: Settings, run: Run) -> dict[str, float]:
     stage, data = settings.stage, settings.data
+    check_judge(settings)
     gold, judge = (None if path is None else function(path) for path in (data.gold, data.judge))
     prompts = load(data, "prompts", "test", settings.seed)
     prompts = prompts.shuffle(seed=settings.seed).select(range(min(stage.prompts, len(prompts))))
     rows = list(prompts)
     check_rows(rows)
-    if gold is None and "reward" not in run.parents and "instruction_id_list" not in prompts.column_names:
+    measured = gold is not None or "reward" in run.parents or "instruction_id_list" in prompts.column_names
+    if not measured and settings.judge.kind is JudgeKind.none:
         raise LineageError(
             "there is nothing to compare by: data.gold is null and stage.reward has no run; "
-            "run stage=reward first, or give data.gold=module:function"
+            "run stage=reward first, or give data.gold=module:function or a judge"
         )
     with_text = data.path is None and data.text.path is not None  # one file of prompts is no text
     texts = load(data, "text", "validation", settings.seed) if with_text else None
@@ -47,6 +50,7 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
     answers, notes = answer_all(settings, run, prompts["prompt"], None if texts is None else texts["text"])
     bins = score_all(settings, run, answers, prompts["prompt"], gold, notes)
     previous = {name: records.previous(name, run.parents, list(answers)) for name in answers}
+    judge_all(settings, run, answers, prompts["prompt"], previous, notes)
     metrics = {
         name: measure(
             found, rows, answers[stage.reference], stage, settings.seed, judge, answers.get(previous[name] or "")

@@ -1,12 +1,12 @@
 """Win rates by judges, and as if both responses were equally long: worked values, recovery, a second implementation."""
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
 import torch
 
-from rlhf.errors import TrainingError
 from rlhf.evaluation.metrics import win_rate
 from rlhf.evaluation.preferences import RIDGE, Compared, by_judge, by_scores, length_controlled, logistic, sigmoid
 
@@ -90,19 +90,34 @@ def test_one_who_always_wins_has_a_finite_rate() -> None:
         length_controlled([], 10, 0)
 
 
+class Alphabet:
+    """Prefers what comes later in the alphabet, and says nothing of an x."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple] = []
+
+    def __call__(self, prompts: Sequence, firsts: Sequence[str], seconds: Sequence[str]) -> list[float | None]:
+        self.asked += zip(prompts, firsts, seconds, strict=True)
+        return [None if a == "x" else float(a > b) + 0.5 * (a == b) for a, b in zip(firsts, seconds, strict=True)]
+
+    def report(self) -> dict[str, float]:
+        return {}
+
+
 def test_a_judge_is_asked_sample_by_sample() -> None:
-    asked = []
-
-    def judge(prompts: list, ours: list, theirs: list) -> list[float]:
-        asked.extend(zip(prompts, ours, theirs, strict=True))
-        return [float(a > b) + 0.5 * (a == b) for a, b in zip(ours, theirs, strict=True)]
-
+    judge = Alphabet()
     found = by_judge(judge, ["p", "q"], [["b", "a"], ["c"]], [["a", "a"], ["d", "e"]])
     assert found == [[1.0, 0.5], [0.0]]
-    assert asked == [("p", "b", "a"), ("p", "a", "a"), ("q", "c", "d")]
+    assert sorted(judge.asked) == [("p", "a", "a"), ("p", "b", "a"), ("q", "c", "d")]
 
 
-@pytest.mark.parametrize("given", [[1.0], [1.0, 2.0], [1.0, float("nan")]])
-def test_a_judge_that_gives_no_preferences_is_refused(given: list) -> None:
-    with pytest.raises(TrainingError, match=r"a number in \[0, 1\] for each of 2 pairs"):
-        by_judge(lambda *_: given, ["p", "q"], [["a"], ["b"]], [["c"], ["d"]])
+def test_a_limit_takes_the_first_sample_of_every_prompt_before_the_second_of_any() -> None:
+    judge = Alphabet()
+    found = by_judge(judge, ["p", "q"], [["b", "a"], ["x", "c"]], [["a", "a"], ["d", "e"]], limit=3)
+    assert judge.asked == [("p", "b", "a"), ("q", "x", "d"), ("p", "a", "a")]
+    assert found == [[1.0, 0.5], [None, None]]
+
+
+def test_what_came_to_no_verdict_does_not_count() -> None:
+    one = Compared.of([1.0, None, 0.5], [5, 9, 1], [2, 2, 2])
+    assert (one.preferences.tolist(), one.longer.tolist()) == ([1.0, 0.5], [3.0, -1.0])

@@ -51,4 +51,5 @@ class CompareStage(Stage):
         require(isinstance(self.models, dict), "stage.models", self.models, "map titles to runs, folders or Hub ids")
         given = [title for title, path in self.models.items() if path is not None]
         require(self.reference in given, "stage.reference", self.reference, f"be one of {', '.join(given)}")
-        require("reward" not in given, "stage.models", "reward", "leave that title to the reward model")
+        for title, whose in {"reward": "reward model", "judge": "judge"}.items():
+            require(title not in given, "stage.models", title, f"leave that title to the {whose}")

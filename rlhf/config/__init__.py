@@ -10,6 +10,8 @@ from rlhf.config.compare import CompareStage
 from rlhf.config.judge import Judge, JudgeKind
 from rlhf.config.labelling import LabelStage, SampleStage
 from rlhf.config.parts import Adapter, AdapterKind, Data, Dtype, Format, Hardware, Model, Source, Tracker, TrackerKind
+from rlhf.config.ppo import KLEstimator, KLIn, LossMean, MissingEOS, PPOStage
+from rlhf.config.rewards import Normalisation, RewardTerm
 from rlhf.config.rules import require
 from rlhf.config.stage import Input, Stage, TrainedStage
 from rlhf.config.stages import (
@@ -17,8 +19,6 @@ from rlhf.config.stages import (
     STAGES,
     BaseStage,
     DPOStage,
-    MissingEOS,
-    PPOStage,
     ProgressionStage,
     RewardStage,
     SFTStage,
@@ -41,12 +41,17 @@ __all__ = [
     "Input",
     "Judge",
     "JudgeKind",
+    "KLEstimator",
+    "KLIn",
     "LabelStage",
+    "LossMean",
     "MissingEOS",
     "Model",
+    "Normalisation",
     "PPOStage",
     "ProgressionStage",
     "RewardStage",
+    "RewardTerm",
     "SFTStage",
     "SampleStage",
     "Settings",

@@ -84,7 +84,8 @@ def reward_model(settings: Settings, run: Run) -> RewardModel:
 def trained_on(run: Run, name: str, role: str) -> bool:
     """Whether a column was trained on the reward model that has a role here."""
     parents = (run[name].manifest or {"parents": {}})["parents"]
-    return parents.get("reward", {}).get("digest") == run[role].digest
+    scored = [record for own, record in parents.items() if own.partition(".")[0] in ("reward", "rewards")]
+    return run[role].digest in [record["digest"] for record in scored]
 
 
 def held_out_pairs(settings: Settings, run: Run) -> Sequence[dict[str, Any]]:

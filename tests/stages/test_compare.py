@@ -8,6 +8,8 @@ import pytest
 from rlhf import models
 from rlhf.config import Settings
 from rlhf.errors import ConfigError, DataError, LineageError
+from rlhf.evaluation.scoring import trained_on
+from rlhf.parents import Parent
 from rlhf.run import Run
 from rlhf.stages import execute
 from tests.conftest import composed, tiny_overrides
@@ -264,3 +266,14 @@ def test_an_instruction_that_cannot_be_checked_is_told_before_a_model_is_loaded(
     prompts = ["experiment=none", "data=local", f"data.prompts.path={tmp_path}", "data.prompts.test=test"]
     with pytest.raises(DataError, match="keywords:rhyme"):
         execute(compare("sft: {chain}/sft", *prompts), tmp_path / "compare")
+
+
+def test_a_reward_model_that_was_one_term_among_others_was_trained_on_too() -> None:
+    def run(**parents: str) -> dict[str, Parent]:
+        records = {role.replace("_", "."): {"digest": digest} for role, digest in parents.items()}
+        judge = Parent("reward", "checkpoints/x/reward", {"parents": {}, "weights": "r"})
+        return {"ppo": Parent("ppo", "checkpoints/x/ppo", {"parents": records}), "reward": judge}
+
+    assert trained_on(run(policy="p", reward="r"), "ppo", "reward")
+    assert trained_on(run(policy="p", rewards_careful_0="other", rewards_careful_1="r"), "ppo", "reward")
+    assert not trained_on(run(policy="r", critic="r", gold="r", rewards_a="other"), "ppo", "reward")

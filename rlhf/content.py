@@ -76,7 +76,7 @@ def content(settings: Settings, parents: dict[str, Parent]) -> dict[str, Any]:
     for key in OF_THE_CONNECTION:
         tree.get("judge", {}).pop(key, None)
     # Parents and local files count by what they hold, not by where they lie.
-    for role in (*parents, "models", "progression", "sample", "samples"):
+    for role in (*parents, "models", "progression", "seeds", "frontier", "sample", "samples"):
         tree["stage"].pop(role, None)
     for term in (tree["stage"].get("rewards") or {}).values():
         term.pop("run", None)

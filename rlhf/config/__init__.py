@@ -6,6 +6,7 @@ a type cannot express; it runs on the final values, before torch is imported. No
 
 from dataclasses import dataclass
 
+from rlhf.config.compare import CompareStage
 from rlhf.config.judge import Judge, JudgeKind
 from rlhf.config.labelling import LabelStage, SampleStage
 from rlhf.config.parts import Adapter, AdapterKind, Data, Dtype, Format, Hardware, Model, Source, Tracker, TrackerKind
@@ -19,7 +20,6 @@ from rlhf.config.stages import (
     PROGRESSION,
     STAGES,
     BaseStage,
-    CompareStage,
     DPOStage,
     ProgressionStage,
     SFTStage,

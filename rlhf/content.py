@@ -10,8 +10,10 @@ from typing import Any
 
 from rlhf import provenance
 from rlhf.config import PPOStage, Settings, Source
+from rlhf.data.files import reader_of
+from rlhf.hub.pinned import pin
 from rlhf.manifest import plain
-from rlhf.parents import Parent
+from rlhf.parents import HUB_ID, Parent
 
 # What changes neither weights nor metrics: where a run lies, how it is watched, how it is started.
 INCIDENTAL = ("name", "checkpoints", "overwrite", "resume", "tracker", "hardware")
@@ -26,15 +28,17 @@ def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def data_files(settings: Settings) -> dict[str, str]:
-    """Kind -> digest of the local files behind it, for each kind of data that the stage reads; Hub ids are left out."""
+    """Kind -> what is behind it, for each kind of data that the stage reads: a digest of local files, or id@commit.
+
+    A set on the Hub that neither the Hub nor the local cache knows now is left out.
+    """
     found = {}
     for kind in settings.stage.reads:
         source: Source = getattr(settings.data, kind)
         named = source.paths if settings.data.path is None else (settings.data.path,)
-        paths = [Path(path).expanduser() for path in named]
-        if paths and all(path.exists() for path in paths):
-            folders = [path.iterdir() if path.is_dir() else [path] for path in paths]
-            found[kind] = provenance.files_digest(file for files in folders for file in files if file.is_file())
+        digests = [_digest(path, None if settings.data.path else source.revision) for path in named]
+        if digests and None not in digests:
+            found[kind] = " ".join(digests)
     return found
 
 
@@ -49,6 +53,16 @@ def reward_files(settings: Settings) -> dict[str, str]:
     return {
         role: provenance.file_digest(path) for role, path in paths.items() if path.suffix == ".py" and path.is_file()
     }
+
+
+def _digest(named: str, revision: str | None) -> str | None:
+    path = Path(named).expanduser()
+    if path.exists():
+        return provenance.files_digest([file for file in path.iterdir() if file.is_file()] if path.is_dir() else [path])
+    if (hub := HUB_ID.fullmatch(named)) and reader_of(path) is None:
+        pinned = pin(hub["id"], revision or hub["revision"], "dataset")
+        return None if pinned is None else f"{pinned.id}@{pinned.commit}"
+    return None
 
 
 def content(settings: Settings, parents: dict[str, Parent]) -> dict[str, Any]:
@@ -68,7 +82,7 @@ def content(settings: Settings, parents: dict[str, Parent]) -> dict[str, Any]:
     for key in OF_THE_CONNECTION:
         tree.get("judge", {}).pop(key, None)
     # Parents and local files count by what they hold, not by where they lie.
-    for role in (*parents, "models", "progression", "sample", "samples"):
+    for role in (*parents, "models", "progression", "seeds", "frontier", "sample", "samples"):
         tree["stage"].pop(role, None)
     for term in (tree["stage"].get("rewards") or {}).values():
         term.pop("run", None)

@@ -6,6 +6,7 @@ a type cannot express; it runs on the final values, before torch is imported. No
 
 from dataclasses import dataclass
 
+from rlhf.config.compare import CompareStage
 from rlhf.config.judge import Judge, JudgeKind
 from rlhf.config.labelling import LabelStage, SampleStage
 from rlhf.config.parts import (
@@ -24,6 +25,8 @@ from rlhf.config.parts import (
     TrackerKind,
 )
 from rlhf.config.ppo import KLEstimator, KLIn, LossMean, MissingEOS, PPOStage
+from rlhf.config.publish import Publish, PublishStage, Weights
+from rlhf.config.reward import EvaluateRewardStage, RewardLoss, RewardStage
 from rlhf.config.rewards import Normalisation, RewardTerm
 from rlhf.config.rules import require
 from rlhf.config.stage import Input, Stage, TrainedStage
@@ -31,11 +34,9 @@ from rlhf.config.stages import (
     PROGRESSION,
     STAGES,
     BaseStage,
-    CompareStage,
     DPOStage,
     InspectStage,
     ProgressionStage,
-    RewardStage,
     SFTStage,
     StatusStage,
 )
@@ -51,6 +52,7 @@ __all__ = [
     "DPOStage",
     "Data",
     "Dtype",
+    "EvaluateRewardStage",
     "Format",
     "Hardware",
     "Input",
@@ -67,7 +69,10 @@ __all__ = [
     "PPOStage",
     "Pairing",
     "ProgressionStage",
+    "Publish",
+    "PublishStage",
     "Rankings",
+    "RewardLoss",
     "RewardStage",
     "RewardTerm",
     "SFTStage",
@@ -80,6 +85,7 @@ __all__ = [
     "Tracker",
     "TrackerKind",
     "TrainedStage",
+    "Weights",
 ]
 
 
@@ -104,3 +110,8 @@ class Settings:
         require(0 <= self.seed < 2**32, "seed", self.seed, "lie in [0, 2**32)")
         if self.overwrite and self.resume:
             raise ConfigError("overwrite=true and resume=true contradict each other: give one of them")
+        members = getattr(self.stage, "ensemble", 1)
+        if members > 1 and self.adapter.kind is AdapterKind.none:
+            raise ConfigError(
+                f"stage.ensemble={members} puts adapters on one base: give adapter=lora, or adapter=qlora"
+            )

@@ -33,6 +33,7 @@ NEEDS = {
 }
 LABELS = ("task", "source", "fact", "format", "held_out", "group")  # text, kept where a row has them
 NUMBERS = ("margin", "confidence", "weight")  # of a pair, likewise
+INSTRUCTIONS = ("instruction_id_list", "kwargs")  # of a prompt, likewise
 SCORES = (("score_chosen", "score_rejected"), ("chosen_score", "rejected_score"))
 NO_RANKING = "prompts with fewer than two ranked responses"
 NO_RESPONSE = "prompts without a response"
@@ -179,7 +180,16 @@ class Converter:
             strength = found["margin"] if "margin" in found else margin(row)
             numbers = {"margin": strength, "confidence": confidence, "weight": weight}
             kept |= {field: float(value) for field, value in numbers.items() if value is not None}
+        if self.kind == "prompts" and has_instructions(row):
+            kept |= {field: row[field] for field in INSTRUCTIONS}
         return kept
+
+
+def has_instructions(row: Row) -> bool:
+    """Whether a prompt says, as IFEval's do, what a program can check of its response."""
+    kinds, arguments = (row.get(field) for field in INSTRUCTIONS)
+    lists = isinstance(kinds, list) and isinstance(arguments, list) and len(kinds) == len(arguments)
+    return lists and all(isinstance(kind, str) for kind in kinds)
 
 
 def margin(row: Row) -> float | None:

@@ -1,5 +1,6 @@
 """One split of one source, read row by row into a table on disk: converted, checked, counted, and told in one line."""
 
+import json
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -9,7 +10,7 @@ from rlhf.config import Format, Pairing, Source
 from rlhf.data import cache
 from rlhf.data.checks import oddities
 from rlhf.data.files import Placed
-from rlhf.data.formats import FIELDS, LABELS, NUMBERS, Converter, Kind, detect
+from rlhf.data.formats import FIELDS, INSTRUCTIONS, LABELS, NUMBERS, Converter, Kind, detect
 from rlhf.data.rows import Row, RowError, is_blank, prompt_key
 from rlhf.data.seen import Seen
 from rlhf.data.sources import placed_rows
@@ -75,6 +76,8 @@ def _convert(
                         continue
                     kept.update(oddities(row))
                     columns.update(dict.fromkeys(row))
+                    if "kwargs" in row:  # each kind of instruction has arguments of its own: a column of JSON
+                        row["kwargs"] = [json.dumps(one) for one in row["kwargs"]]
                     yield row
             except RowError as error:
                 raise DataError(f"{place}: {error}") from None
@@ -101,6 +104,7 @@ def _schema(kind: Kind, first: Row) -> "pyarrow.Schema":
         field: pyarrow.list_(message) if isinstance(first[field], list) else pyarrow.string() for field in FIELDS[kind]
     }
     columns |= dict.fromkeys(LABELS, pyarrow.string()) | dict.fromkeys(NUMBERS, pyarrow.float64())
+    columns |= dict.fromkeys(INSTRUCTIONS, pyarrow.list_(pyarrow.string()))
     return pyarrow.schema(list(columns.items()))
 
 

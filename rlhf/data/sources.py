@@ -12,6 +12,7 @@ from rlhf.config import Data, Source
 from rlhf.data.files import READERS, Placed, read_rows, reader_of
 from rlhf.data.formats import Kind
 from rlhf.errors import DataError
+from rlhf.hub.pinned import pin
 
 Split = Literal["train", "validation", "test"]
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
@@ -95,8 +96,10 @@ def _of_hub(source: Source, kind: Kind, name: str) -> tuple[Any, Iterator[Placed
     from huggingface_hub.errors import HfHubHTTPError
 
     path, _, revision = source.path.partition("@")
+    pinned = pin(path, source.revision or revision or None, "dataset")
+    commit = source.revision or revision or None if pinned is None else pinned.commit
     try:
-        dataset = load_dataset(path, name=source.subset, revision=source.revision or revision or None, split=name)
+        dataset = load_dataset(path, name=source.subset, revision=commit, split=name)
     except (OSError, ValueError, DatasetsError, HfHubHTTPError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise DataError(

@@ -67,6 +67,7 @@ def arguments(
         "save_strategy": "steps",
         "save_total_limit": 2,
         "dataloader_pin_memory": on_gpu,
+        "include_num_input_tokens_seen": "non_padding",  # what the stage cost; it is kept in checkpoints
     } | ours
     check(kind, given, decided)
     with blame("stage.trainer"):
@@ -148,7 +149,10 @@ def train(
             trainer.train(resume_from_checkpoint=None if last is None else str(last))
     if interruption.asked:
         raise KeyboardInterrupt
-    return rename(trainer.evaluate()) | {"steps": trainer.state.global_step}
+    return rename(trainer.evaluate()) | {
+        "steps": trainer.state.global_step,
+        "tokens": trainer.state.num_input_tokens_seen,
+    }
 
 
 def last_checkpoint(folder: Path) -> Path | None:
@@ -192,7 +196,7 @@ class Reporter(TrainerCallback):
             self.on_sample(state.global_step)
 
     def on_log(self, args: Any, state: TrainerState, control: TrainerControl, logs: dict, **_: Any) -> None:
-        if "train_runtime" in logs:  # the summary at the end repeats what run.json holds
+        if "train_loss" in logs:  # the summary at the end repeats what run.json holds
             return
         metrics = rename(logs)
         if not all(torch.isfinite(torch.tensor(value)) for key, value in metrics.items() if key.endswith("loss")):

@@ -13,9 +13,9 @@ LAYERS = {
     2: (
         "data", "almanac", "provenance", "parents", "content", "manifest", "directory", "run", "scratch", "models",
         "generate", "rewards", "progress", "tracking", "ppo.rollout", "ppo.critic", "evaluation.metrics",
-        "evaluation.best_of_n",
+        "hub.pinned", "hub.faults", "evaluation.best_of_n",
     ),
-    3: ("ppo", "evaluation", "labelling", "preference", "training"),
+    3: ("ppo", "evaluation", "labelling", "preference", "training", "hub"),
     4: ("stages",),
     5: ("cli", "progression", "__main__", "__init__"),
 }  # fmt: skip

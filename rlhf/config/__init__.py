@@ -6,10 +6,12 @@ a type cannot express; it runs on the final values, before torch is imported. No
 
 from dataclasses import dataclass
 
+from rlhf.config.compare import CompareStage
 from rlhf.config.judge import Judge, JudgeKind
 from rlhf.config.labelling import LabelStage, SampleStage
 from rlhf.config.parts import Adapter, AdapterKind, Data, Dtype, Format, Hardware, Model, Source, Tracker, TrackerKind
 from rlhf.config.ppo import KLEstimator, KLIn, LossMean, MissingEOS, PPOStage
+from rlhf.config.publish import Publish, PublishStage, Weights
 from rlhf.config.reward import EvaluateRewardStage, RewardLoss, RewardStage
 from rlhf.config.rewards import Normalisation, RewardTerm
 from rlhf.config.rules import require
@@ -18,7 +20,6 @@ from rlhf.config.stages import (
     PROGRESSION,
     STAGES,
     BaseStage,
-    CompareStage,
     DPOStage,
     ProgressionStage,
     SFTStage,
@@ -51,6 +52,8 @@ __all__ = [
     "Normalisation",
     "PPOStage",
     "ProgressionStage",
+    "Publish",
+    "PublishStage",
     "RewardLoss",
     "RewardStage",
     "RewardTerm",
@@ -63,6 +66,7 @@ __all__ = [
     "Tracker",
     "TrackerKind",
     "TrainedStage",
+    "Weights",
 ]
 
 

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from benchmarks import ppo_sentiment, progression
+from benchmarks import ppo_sentiment, progression, reward_card
 from rlhf import cli
 from rlhf.evaluation import report
 from tests.conftest import FAST, TINY
@@ -78,6 +78,47 @@ def test_what_was_measured_is_shown_again(capsys: pytest.CaptureFixture, monkeyp
     rows = json.loads(progression.RESULT.read_text())["seeds"]
     assert "\n".join(progression.table(rows)) in capsys.readouterr().out
     assert len(rows) == 5
+
+
+def test_reward_cards_of_real_sets(
+    chain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "preference").mkdir()
+    rows = [{"prompt": f"q{i}", "chosen": f" good {i}", "rejected": " evil", "who": f"s{i % 2}"} for i in range(90)]
+    with gzip.open(tmp_path / "preference" / "pairs.jsonl.gz", "wt") as file:
+        file.writelines(f"{json.dumps(row)}\n" for row in rows)
+    tiny = ("stage.trainer.max_steps=2", "stage.probe_rows=4", "stage.bootstrap=20", "stage.sample_length=4")
+    monkeypatch.setattr(reward_card, "SETS", (reward_card.Set("toy", "pairs.jsonl.gz", "a toy", "who", tiny),))
+    monkeypatch.setattr(reward_card, "MODEL", ("model=local", f"model.path={chain}/almanac/base/model"))
+    monkeypatch.setattr(reward_card, "RESULT", tmp_path / "reward_card.json")
+    monkeypatch.setenv("RLHF_TEST_DATA", str(tmp_path))
+    monkeypatch.setattr("sys.argv", ["reward_card"])
+    reward_card.main()
+    [row] = json.loads((tmp_path / "reward_card.json").read_text())["sets"]
+    assert sum(row["rows"].values()) == 90
+    assert row["card"]["pairs"] == row["rows"]["test"]
+    assert set(row["card"]["baselines"]) == {"longer wins", "TF-IDF", "log-probability", "log-probability a token"}
+    text = (tmp_path / "reward_card.md").read_text()
+    assert "## toy: a toy" in text
+    assert (tmp_path / "reward_card" / "toy-accuracy.png").is_file()
+    assert str(tmp_path) not in text
+    assert "\n".join(reward_card.table([row])) in capsys.readouterr().out
+    prompts = [
+        {json.loads(line)["prompt"] for line in path.read_text().splitlines()}
+        for path in Path("checkpoints/benchmark/reward-card/toy/data").iterdir()
+    ]
+    assert len(set.union(*prompts)) == sum(map(len, prompts)) == 90
+
+
+def test_a_real_reward_model_beats_what_cannot_read(capsys: pytest.CaptureFixture, monkeypatch) -> None:
+    """On at least one real set by more than the interval of the lead; the others stand beside it as they are."""
+    monkeypatch.setattr("sys.argv", ["reward_card", "--show"])
+    reward_card.main()
+    rows = json.loads(reward_card.RESULT.read_text())["sets"]
+    assert "\n".join(reward_card.table(rows)) in capsys.readouterr().out
+    assert len(rows) >= 2
+    assert any(all(rule["beaten"] for rule in row["card"]["baselines"].values()) for row in rows)
 
 
 WORDS = "happy sad good bad love hate nice awful friend enemy laugh cry sun rain red blue"

@@ -6,6 +6,8 @@ from typing import Any, ClassVar
 from rlhf.config.compare import CompareStage
 from rlhf.config.labelling import LabelStage, SampleStage
 from rlhf.config.ppo import PPOStage
+from rlhf.config.publish import PublishStage
+from rlhf.config.reward import EvaluateRewardStage, RewardStage
 from rlhf.config.rules import require, require_positive
 from rlhf.config.stage import Stage, TrainedStage
 
@@ -35,22 +37,6 @@ class SFTStage(TrainedStage):
 
     reads: ClassVar[tuple[str, ...]] = ("demonstrations",)
     starts_from: ClassVar[tuple[str, ...]] = ("base", "sft")
-
-
-@dataclass(kw_only=True)
-class RewardStage(TrainedStage):
-    policy: str
-    margin: bool
-    statistics_prompts: int
-    statistics_temperature: float
-    trainer: dict[str, Any]
-
-    reads: ClassVar[tuple[str, ...]] = ("preferences",)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self.statistics_prompts >= 2, "stage.statistics_prompts", self.statistics_prompts, "be at least 2")
-        require_positive("stage", statistics_temperature=self.statistics_temperature)
 
 
 # What TRL 1.16 knows; it looks for itself at the first step alone.
@@ -104,9 +90,11 @@ STAGES: dict[str, type[Stage]] = {
     "base": BaseStage,
     "sft": SFTStage,
     "reward": RewardStage,
+    "evaluate_reward": EvaluateRewardStage,
     "dpo": DPOStage,
     "ppo": PPOStage,
     "compare": CompareStage,
+    "publish": PublishStage,
     "sample": SampleStage,
     "label": LabelStage,
     "progression": ProgressionStage,

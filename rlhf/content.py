@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rlhf import provenance
-from rlhf.config import Settings, Source
+from rlhf.config import PPOStage, Settings, Source
 from rlhf.data.files import reader_of
 from rlhf.hub.pinned import pin
 from rlhf.manifest import plain
@@ -46,6 +46,19 @@ def data_files(settings: Settings) -> dict[str, str]:
     return found
 
 
+def reward_files(settings: Settings) -> dict[str, str]:
+    """Role -> digest of the file, for each reward that is a function in a file of its own."""
+    if not isinstance(settings.stage, PPOStage):
+        return {}
+    terms = {f"rewards.{name}": term for name, term in settings.stage.terms().items()}
+    if (gold := settings.stage.gold_term()) is not None:
+        terms["gold"] = gold
+    paths = {role: Path((term.function or "").rpartition(":")[0]) for role, term in terms.items()}
+    return {
+        role: provenance.file_digest(path) for role, path in paths.items() if path.suffix == ".py" and path.is_file()
+    }
+
+
 def content(settings: Settings, parents: dict[str, Parent]) -> dict[str, Any]:
     """Everything that decides what a run computes, as dotted keys: two runs with equal content are the same run.
 
@@ -63,14 +76,18 @@ def content(settings: Settings, parents: dict[str, Parent]) -> dict[str, Any]:
     for key in OF_THE_CONNECTION:
         tree.get("judge", {}).pop(key, None)
     # Parents and local files count by what they hold, not by where they lie.
-    for role in (*parents, "models", "progression", "sample", "samples"):
+    for role in (*parents, "models", "progression", "seeds", "frontier", "sample", "samples"):
         tree["stage"].pop(role, None)
+    for term in (tree["stage"].get("rewards") or {}).values():
+        term.pop("run", None)
+        term.get("ensemble", {}).pop("runs", None)
     for key in ("name", "path", "pretrained"):
         del tree["model"][key]
     tree["parents"] = {role: parent.digest for role, parent in parents.items()}
     tree["files"] = data_files(settings)
     for kind in tree["files"]:
         del tree["data"][kind]["path"]
+    tree["files"] |= reward_files(settings)
     return provenance.redact(flatten(tree))
 
 

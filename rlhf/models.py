@@ -7,10 +7,10 @@ switched off, and no adapter can be attached to another base than its own.
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
@@ -33,6 +33,7 @@ from rlhf.parents import Parent, hub_parent
 from rlhf.paths import bundled
 
 PAD = "<|pad|>"
+Head = Literal["drawn", "zero", "refused"]  # what becomes of a classifier's head where its parent has none
 ADAPTER = "adapter_config.json"
 
 
@@ -111,19 +112,68 @@ def load_policy(parent: Parent, model: Model, tokenizer: PreTrainedTokenizerBase
 
 
 def load_reward_model(
-    parent: Parent, model: Model, tokenizer: PreTrainedTokenizerBase, **options: Any
+    parent: Parent, model: Model, tokenizer: PreTrainedTokenizerBase, *, new_head: Head = "drawn", **options: Any
 ) -> PreTrainedModel:
     """The backbone of ``parent`` under its own head of one output, or under a new one where it has none.
 
-    A new head is drawn from N(0, 1/(h+1)) with h the hidden size (Stiennon et al. 2020, appendix B.1,
-    https://arxiv.org/abs/2009.01325), so that scores start small and of one scale at every width.
+    A head that is ``drawn`` comes from N(0, 1/(h+1)) with h the hidden size (Stiennon et al. 2020, appendix B.1,
+    https://arxiv.org/abs/2009.01325), so that scores start small and of one scale at every width. One of ``zero`` is
+    for a critic: it expects nothing until it has learned something.
+
+    Raises:
+        ModelError: it cannot be found or read; or it has no head and a new one is ``refused``, as for one that judges.
     """
-    with _silent():  # a new head is what is asked for, and no cause for a report of missing weights
-        reward, missing = _load(AutoModelForSequenceClassification, parent, model, options | {"num_labels": 1})
-    if "score.weight" in missing:
+    try:
+        with _silent():  # a new head is what is asked for, and no cause for a report of missing weights
+            reward, missing = _load(AutoModelForSequenceClassification, parent, model, options | {"num_labels": 1})
+    except RuntimeError as error:
+        if "ignore_mismatched_sizes" not in str(error):
+            raise
+        raise ModelError(
+            f"{parent.role}={parent.path} is a classifier with another number of outputs than the one of a reward "
+            "model: give a run of stage=reward, or a classifier that was trained with num_labels=1"
+        ) from error
+    if new_head == "refused" and any(not name.startswith(f"{reward.base_model_prefix}.") for name in missing):
+        raise ModelError(
+            f"{parent.role}={parent.path} has no head that scores, only a new one of random weights could be put on "
+            "it: give a run of stage=reward, or a classifier with one output"
+        )
+    if "score.weight" in missing and new_head == "zero":
+        torch.nn.init.zeros_(reward.score.weight)
+    elif "score.weight" in missing:
         torch.nn.init.normal_(reward.score.weight, std=1 / math.sqrt(reward.config.hidden_size + 1))
     _match(reward, tokenizer)
     return reward
+
+
+def load_adapted(parents: Sequence[Parent], model: Model, tokenizer: PreTrainedTokenizerBase) -> PeftModel | None:
+    """Reward runs that are adapters on one base: the base once, and beside each other adapters called "0", "1", ...
+
+    ``set_adapter`` says whose adapter and head are worn. None where a parent is no adapter, or on another base.
+    """
+    folders = [Path(parent.model) for parent in parents]
+    if any(
+        parent.manifest is None or not (folder / "adapter_config.json").is_file()
+        for parent, folder in zip(parents, folders, strict=True)
+    ):
+        return None
+    bases = [_base(parent, folder) for parent, folder in zip(parents, folders, strict=True)]
+    if len({base.digest for base in bases}) > 1:
+        return None
+    return load_members(bases[0], folders, model, tokenizer)
+
+
+def load_members(base: Parent, folders: Sequence[Path], model: Model, tokenizer: PreTrainedTokenizerBase) -> PeftModel:
+    """The adapters of reward models in ``folders`` on ``base``, called "0", "1", ...; the base is loaded once."""
+    worn: Any = load_reward_model(base, model, tokenizer)
+    for number, folder in enumerate(folders):
+        config = PeftConfig.from_pretrained(folder)
+        config.task_type = None
+        if number == 0:
+            worn = PeftModel.from_pretrained(worn, folder, adapter_name="0", config=config)
+        else:
+            worn.load_adapter(folder, str(number), is_trainable=False)
+    return worn.requires_grad_(False)
 
 
 def lora(adapter: Adapter, task: TaskType) -> LoraConfig | None:

@@ -154,6 +154,6 @@ def _missing(role: str, path: Path, settings: Settings, overrides: Sequence[str]
 def _key(role: str, settings: Settings) -> str:
     if role == "judge":
         return "judge.model"
-    if hasattr(settings.stage, role):
+    if hasattr(settings.stage, role.split(".")[0]):
         return f"stage.{role}"
     return f"stage.{'models' if hasattr(settings.stage, 'models') else 'samples'}.{role}"

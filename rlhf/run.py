@@ -195,6 +195,12 @@ class Run:
         with suppress(OSError):  # a full disk is why some runs stop
             self.write()
 
+    def record_member(self, folder: Path, metrics: dict[str, float]) -> None:
+        """Make ``folder`` inside this run, with a model of its own, a run of its own: a member of an ensemble."""
+        finished = {"status": "finished", "finished": _now(), "seconds": round(time.monotonic() - self._started, 1)}
+        weights = provenance.weights_digest(folder / "model")
+        write_json(folder / MANIFEST, self.manifest | finished | {"weights": weights, "metrics": metrics})
+
     def finish(self, metrics: dict[str, float]) -> None:
         """Write the final metrics and move the run into its place."""
         shutil.rmtree(self.scratch, ignore_errors=True)

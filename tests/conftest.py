@@ -39,10 +39,12 @@ TRAINER = (
     "stage.sample_prompts=2",
     "stage.sample_length=4",
 )
+CARD = ("stage.statistics_prompts=4", "stage.probe_rows=4", "stage.bootstrap=20", "stage.tfidf_pairs=20")
 FAST = {
     "base": TRAINER,
     "sft": TRAINER,
-    "reward": (*TRAINER, "stage.statistics_prompts=4"),
+    "reward": (*TRAINER, *CARD),
+    "evaluate_reward": (*CARD, "stage.sample_length=4"),
     "dpo": TRAINER,
     "ppo": (
         "stage.updates=2",

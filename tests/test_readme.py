@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from benchmarks import progression
+from benchmarks import progression, reward_card
 from rlhf import cli
 from rlhf.paths import PACKAGE
 from tests.conftest import FAST, TINY
@@ -66,6 +66,8 @@ def elsewhere(chain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
     pairs = [{"prompt": text, "chosen": "It is.", "rejected": "No."} for text in asked]
     for name, rows in {"my_demonstrations": demonstrations, "my_pairs": pairs}.items():
         Path(f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    [code] = blocks("python")
+    Path("my_reward.py").write_text(code[code.index("def ") : code.index("\n\n\ntrainer")])
     for stage in STAGES:
         recipe = Path("quick") / "recipe" / f"quick-{stage}.yaml"
         recipe.parent.mkdir(parents=True, exist_ok=True)
@@ -165,10 +167,16 @@ def test_the_reward_of_ones_own_trains(chain: Path) -> None:
 
 
 def test_the_results_are_those_that_were_measured() -> None:
-    rows = json.loads(progression.RESULT.read_text())["seeds"]
-    assert "\n".join(progression.table(rows)) in README.read_text(encoding="utf-8")
+    result = json.loads(progression.RESULT.read_text())
+    rows, text = result["seeds"], README.read_text(encoding="utf-8")
+    assert "\n".join(progression.table(rows)) in text
+    assert "\n".join(["<!-- table over seeds -->", *result["published"], "<!-- end -->"]) in text
+    for path in re.findall(r"\]\((benchmarks/figures/[^)]+)\)", text):
+        assert (README.parent / path).exists(), path
     for row in rows:
         assert all(progression.checks(row).values()), row["seed"]
+    cards = json.loads(reward_card.RESULT.read_text())["sets"]
+    assert "\n".join(reward_card.table(cards)) in README.read_text(encoding="utf-8")
 
 
 def test_the_file_tree_is_the_checkout() -> None:

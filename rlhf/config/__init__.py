@@ -6,22 +6,22 @@ a type cannot express; it runs on the final values, before torch is imported. No
 
 from dataclasses import dataclass
 
+from rlhf.config.compare import CompareStage
 from rlhf.config.judge import Judge, JudgeKind
 from rlhf.config.labelling import LabelStage, SampleStage
 from rlhf.config.parts import Adapter, AdapterKind, Data, Dtype, Format, Hardware, Model, Source, Tracker, TrackerKind
+from rlhf.config.ppo import KLEstimator, KLIn, LossMean, MissingEOS, PPOStage
 from rlhf.config.publish import Publish, PublishStage, Weights
+from rlhf.config.reward import EvaluateRewardStage, RewardLoss, RewardStage
+from rlhf.config.rewards import Normalisation, RewardTerm
 from rlhf.config.rules import require
 from rlhf.config.stage import Input, Stage, TrainedStage
 from rlhf.config.stages import (
     PROGRESSION,
     STAGES,
     BaseStage,
-    CompareStage,
     DPOStage,
-    MissingEOS,
-    PPOStage,
     ProgressionStage,
-    RewardStage,
     SFTStage,
     StatusStage,
 )
@@ -37,19 +37,26 @@ __all__ = [
     "DPOStage",
     "Data",
     "Dtype",
+    "EvaluateRewardStage",
     "Format",
     "Hardware",
     "Input",
     "Judge",
     "JudgeKind",
+    "KLEstimator",
+    "KLIn",
     "LabelStage",
+    "LossMean",
     "MissingEOS",
     "Model",
+    "Normalisation",
     "PPOStage",
     "ProgressionStage",
     "Publish",
     "PublishStage",
+    "RewardLoss",
     "RewardStage",
+    "RewardTerm",
     "SFTStage",
     "SampleStage",
     "Settings",
@@ -84,3 +91,8 @@ class Settings:
         require(0 <= self.seed < 2**32, "seed", self.seed, "lie in [0, 2**32)")
         if self.overwrite and self.resume:
             raise ConfigError("overwrite=true and resume=true contradict each other: give one of them")
+        members = getattr(self.stage, "ensemble", 1)
+        if members > 1 and self.adapter.kind is AdapterKind.none:
+            raise ConfigError(
+                f"stage.ensemble={members} puts adapters on one base: give adapter=lora, or adapter=qlora"
+            )

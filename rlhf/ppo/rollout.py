@@ -1,17 +1,22 @@
 """One batch of experience: what the policy answered, how likely that was, what it was worth."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from rlhf.config import MissingEOS
 from rlhf.data.render import Prompt, prompt_ids
-from rlhf.generate import end_ids, response_text, sample_ids, sampling_mode, seeded
+from rlhf.generate import Sampled, end_ids, response_text, sample, sampling_mode, seeded
 from rlhf.ppo.tensors import token_logprobs
 from rlhf.rewards import RewardFunction, checked
+
+# (policy, prompts' ids, ids that end a response, padding id, most tokens, temperature) -> one response to each prompt;
+# rlhf.generate.sample, or another engine that has the policy's weights.
+Sampler = Callable[[Any, Sequence[Sequence[int]], set[int], int, int, float], list[Sampled]]
 
 
 class Rollout(NamedTuple):
@@ -22,6 +27,7 @@ class Rollout(NamedTuple):
     response_ids: Tensor  # (B, T)
     mask: Tensor  # (B, T)  True up to and including the end-of-sequence token
     ended: Tensor  # (B,)  True where the response ends by itself
+    sampler_logprobs: Tensor  # (B, T)  log π_sampler(aₜ|sₜ), as the engine that drew the token has it
     logprobs: Tensor  # (B, T)  log π_old(aₜ|sₜ)
     ref_logprobs: Tensor  # (B, T)  log π_ref(aₜ|sₜ)
     values: Tensor  # (B, T)  V_old(sₜ), of the state before token t
@@ -47,6 +53,18 @@ def response_logits(model: Any, rollout: Rollout) -> Tensor:
     return model(**model_inputs(rollout), use_cache=False, logits_to_keep=length + 1).logits[:, :-1]
 
 
+def reference_logits(policy: Any, reference: Any | None, rollout: Rollout) -> Tensor:
+    """Logits (B, T, V) of the reference, which is the policy with its adapter switched off where it is None."""
+    without: AbstractContextManager = policy.disable_adapter() if reference is None else nullcontext()
+    with without:
+        return response_logits(policy if reference is None else reference, rollout)
+
+
+def tolerance(model: Any) -> float:
+    """By how much two forward passes of ``model`` may differ in a log-probability: rounding, in its type."""
+    return 1e-4 if next(model.parameters()).dtype is torch.float32 else 0.1
+
+
 def micro_batches(rollout: Rollout, size: int) -> Iterator[Rollout]:
     for start in range(0, len(rollout.scores), size):
         yield Rollout(*(field[start : start + size] for field in rollout))
@@ -58,15 +76,12 @@ def evaluate(
 ) -> Rollout:
     """Fill in log-probabilities and values by the forward pass that the update uses.
 
-    Taken from generation, they would differ by rounding and by the sampler's warpers, and the first ratio from 1. The
-    reference is the policy with its adapter switched off where ``reference`` is None.
+    Taken from generation, they would differ by rounding and by the sampler's warpers, and the first ratio from 1.
     """
     parts = []
     for part in micro_batches(rollout, size):
         logprobs = token_logprobs(response_logits(policy, part), part.response_ids, temperature)
-        without: AbstractContextManager = policy.disable_adapter() if reference is None else nullcontext()
-        with without:
-            ref_logits = response_logits(policy if reference is None else reference, part)
+        ref_logits = reference_logits(policy, reference, part)
         ref_logprobs = token_logprobs(ref_logits, part.response_ids, temperature)
         values = critic(**model_inputs(part), length=part.response_ids.shape[1])
         parts.append((logprobs, ref_logprobs, values))
@@ -84,8 +99,9 @@ def collect(
     max_prompt_length: int,
     max_response_length: int,
     seed: int,
+    sampler: Sampler = sample,
 ) -> Rollout:
-    """Sample a response to each prompt and score it; log-probabilities and values are left at zero.
+    """Sample a response to each prompt and score it; what ``evaluate`` fills in is left at zero.
 
     Raises:
         TrainingError: the reward returned something else than one finite number per response.
@@ -93,10 +109,13 @@ def collect(
     rows = [prompt_ids(tokenizer, prompt, max_prompt_length) for prompt in prompts]
     ends = end_ids(policy, tokenizer)
     with sampling_mode(policy), seeded(seed):
-        responses = sample_ids(policy, rows, ends, tokenizer.pad_token_id, max_response_length, temperature)
+        sampled = sampler(policy, rows, ends, tokenizer.pad_token_id, max_response_length, temperature)
+    responses = [ids for ids, _ in sampled]
     completions = [response_text(tokenizer, *pair) for pair in zip(prompts, responses, strict=True)]
     scores = checked(reward(prompts, completions), completions)
-    return pack(rows, responses, scores, ends, tokenizer.pad_token_id, policy.device)
+    rollout = pack(rows, responses, scores, ends, tokenizer.pad_token_id, policy.device)
+    logprobs = pad_sequence([torch.tensor(found) for _, found in sampled], batch_first=True)
+    return rollout._replace(sampler_logprobs=logprobs.to(policy.device))
 
 
 def pack(
@@ -120,6 +139,7 @@ def pack(
         response_ids=tensor([list(row) + [pad] * (long - len(row)) for row in responses], torch.long),
         mask=tensor([[True] * len(row) + [False] * (long - len(row)) for row in responses], torch.bool),
         ended=tensor([row[-1] in ends for row in responses], torch.bool),
+        sampler_logprobs=zeros,
         logprobs=zeros,
         ref_logprobs=zeros,
         values=zeros,

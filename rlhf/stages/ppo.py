@@ -1,6 +1,7 @@
-"""Proximal policy optimisation of the SFT policy against the reward model; the reference is the policy as it was.
+"""Proximal policy optimisation of the SFT policy against a reward; the reference is the policy as it was.
 
     python -m rlhf stage=ppo                          # starts from checkpoints/<name>/sft and .../reward
+    python -m rlhf stage=ppo 'stage.rewards={mine: {function: mine.py:score}, brief: {length: {most: 40}, weight: 0.1}}'
     python -m rlhf -m stage=ppo stage.kl_coef=0.02,0.05,0.1
 
 Ziegler et al. 2019, https://arxiv.org/abs/1909.08593. The trainer is ours: rlhf/ppo/README.md explains it.
@@ -10,10 +11,9 @@ from rlhf import models, training
 from rlhf.config import AdapterKind, Settings
 from rlhf.data import check_leaks, load
 from rlhf.errors import LineageError
-from rlhf.parents import Parent
 from rlhf.ppo import Critic, PPOTrainer
 from rlhf.progress import Bar
-from rlhf.rewards import RewardModel
+from rlhf.rewards.build import Builder
 from rlhf.run import Run
 
 
@@ -26,22 +26,22 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
 
     tokenizer = models.load_tokenizer(run["policy"], settings.model)
     run.record_tokenizer(tokenizer)
-    scorer = reward_model(settings, run, tokenizer)
+    rewards = Builder(settings, run.parents, tokenizer)
+    gold = rewards.gold()
+    reward, normal = rewards.reward()
     policy, reference = policy_and_reference(settings, run, tokenizer)
-    critic = models.load_reward_model(run["reward"], settings.model, tokenizer, **models.quantization(settings.adapter))
-    critic = models.adapt(critic, settings.adapter, models.TaskType.SEQ_CLS)
-    mean, std = score_statistics(run["reward"], stage.normalize_scores)
     trainer = PPOTrainer(
         policy,
         reference,
-        Critic(critic),
+        Critic(classifier(settings, run, tokenizer)),
         tokenizer,
-        scorer,
+        reward,
         prompts["train"]["prompt"],
         stage,
         seed=settings.seed,
-        score_mean=mean,
-        score_std=std,
+        gold=gold,
+        score_mean=normal.mean,
+        score_std=normal.std,
         cpu=models.device(settings.hardware).type == "cpu",
     )
     sample = training.Sampler(run, policy, tokenizer, prompts["validation"]["prompt"], settings)
@@ -73,28 +73,31 @@ def train(trainer: PPOTrainer, run: Run, sample: training.Sampler) -> dict[str, 
         bar.close()
 
 
-def reward_model(settings: Settings, run: Run, tokenizer) -> RewardModel:
-    """What scores the responses.
+def classifier(settings: Settings, run: Run, tokenizer):
+    """What the critic starts from: ``stage.critic``, else the first reward model that reads the policy's tokens.
+
+    Where none does, or nothing that scores is a model, it is the policy under a new head of zeros, and this is said.
 
     Raises:
-        LineageError: it has another vocabulary than the policy, so that no critic can start from it.
+        LineageError: ``stage.critic`` has another vocabulary than the policy.
     """
-    stage, own = settings.stage, models.load_tokenizer(run["reward"], settings.model)
-    if own.get_vocab() != tokenizer.get_vocab():
+    scoring = [role for role in run.parents if role.partition(".")[0] in ("reward", "rewards")]
+    roles = ["critic"] if "critic" in run.parents else scoring
+    found = next((role for role in roles if reads(settings, run, role, tokenizer)), None)
+    if found is None and "critic" in run.parents:
         raise LineageError(
-            f"stage.reward={run['reward'].path} has another vocabulary than stage.policy={run['policy'].path}, and the "
-            "critic starts from the reward model: train one with stage=reward on this policy"
+            f"stage.critic={run['critic'].path} has another vocabulary than stage.policy={run['policy'].path}, whose "
+            "tokens the critic reads: give a run that descends from the same base, or stage.critic=null"
         )
-    model = models.load_reward_model(run["reward"], settings.model, own).to(models.device(settings.hardware))
-    return RewardModel(model, own, max_length=stage.max_prompt_length + stage.max_response_length)
+    if found is None:
+        print("ppo: the critic starts from the policy, under a head of zeros, since no reward model reads its tokens")
+    options = models.quantization(settings.adapter)
+    model = models.load_reward_model(run[found or "policy"], settings.model, tokenizer, new_head="zero", **options)
+    return models.adapt(model, settings.adapter, models.TaskType.SEQ_CLS)
 
 
-def score_statistics(reward: Parent, normalize: bool) -> tuple[float, float]:
-    """Mean and standard deviation by which scores are normalised: what stage=reward measured, or 0 and 1."""
-    measured = reward.manifest["metrics"] if reward.manifest else {}
-    if normalize and "scores/std" not in measured:
-        print(f"ppo: {reward.path} is no run of stage=reward, so there is nothing to normalise its scores by")
-    return measured.get("scores/mean", 0.0), measured.get("scores/std", 1.0)
+def reads(settings: Settings, run: Run, role: str, tokenizer) -> bool:
+    return models.load_tokenizer(run[role], settings.model).get_vocab() == tokenizer.get_vocab()
 
 
 def policy_and_reference(settings: Settings, run: Run, tokenizer):

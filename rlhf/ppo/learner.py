@@ -1,0 +1,173 @@
+"""Policy and critic as they learn from a batch of experience: epochs, minibatches, optimiser steps."""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from rlhf.config import LossMean, PPOStage
+from rlhf.errors import TrainingError
+from rlhf.ppo import checkpoint
+from rlhf.ppo.kl import ESTIMATORS, kl_loss
+from rlhf.ppo.losses import clipped_policy_loss, clipped_value_loss, truncated_importance
+from rlhf.ppo.ranks import largest, total
+from rlhf.ppo.report import Metrics
+from rlhf.ppo.rollout import Rollout, micro_batches, model_inputs, response_logits, tolerance
+from rlhf.ppo.seeds import permutation
+from rlhf.ppo.tensors import entropies, masked_sum, token_logprobs, token_shares
+
+
+class Learner:
+    """Both models, each with its optimizer; ``improve`` takes them a batch further.
+
+    Raises:
+        TrainingError: the first ratio is not 1, or a loss or a gradient is not a number.
+    """
+
+    def __init__(self, policy: Any, critic: nn.Module, stage: PPOStage, seed: int, accelerator: Accelerator):
+        self.stage, self.seed, self.accelerator = stage, seed, accelerator
+        self.modules = {"policy": policy, "critic": critic}
+        self.optimizers = {
+            "policy": self._adam(policy, stage.learning_rate),
+            "critic": self._adam(critic, stage.critic_learning_rate),
+        }
+        self.ranked_policy, self.ranked_critic, *_ = accelerator.prepare(policy, critic, *self.optimizers.values())
+
+    def _adam(self, model: nn.Module, learning_rate: float) -> torch.optim.AdamW:
+        parameters = list(checkpoint.trainable(model).values())
+        return torch.optim.AdamW(parameters, lr=learning_rate, eps=self.stage.adam_epsilon, weight_decay=0.0)
+
+    def improve(
+        self, rollout: Rollout, advantages: Tensor, returns: Tensor, update: int, kl_coef: float = 0.0
+    ) -> Metrics:
+        """``epochs`` passes over the batch in minibatches, each one optimiser step of policy and critic.
+
+        It ends early, before the step, at a minibatch where the policy is further than ``target_kl`` from where the
+        update began. ``kl_coef`` is that of the penalty in the loss; 0: there is none.
+        """
+        rates = self._set_learning_rates(update)
+        learns = update >= self.stage.critic_warmup_updates
+        found: list[Metrics] = []
+        steps = 0
+        for index in self._minibatches(len(rollout.scores), update):
+            part = rollout.rows(index.to(advantages.device))
+            sums, error = self._accumulate(part, advantages[index], returns[index], kl_coef, learns)
+            if not found:
+                self._check_ratio(error, update)
+            found.append(sums)
+            if self.stage.target_kl is not None and sums["policy/approxkl_avg"] > self.stage.target_kl:
+                self._forget()
+                break
+            self._descend(sums, learns, update)
+            steps += 1
+        means = {key: sum(one[key] for one in found) / len(found) for key in found[0]}
+        spread = sum((one["val/ratio"] - means["val/ratio"]) ** 2 for one in found) / len(found)
+        return means | rates | {"val/ratio_var": spread, "policy/steps": float(steps if learns else 0)}
+
+    def _minibatches(self, rows: int, update: int) -> Iterator[Tensor]:
+        for epoch in range(self.stage.epochs):
+            yield from permutation(rows, self.seed, "minibatches", update, epoch).chunk(self.stage.minibatches)
+
+    def _accumulate(
+        self, rollout: Rollout, advantages: Tensor, returns: Tensor, kl_coef: float, learns: bool
+    ) -> tuple[Metrics, float]:
+        """Gradients of a minibatch's mean losses, over all its micro-batches and ranks, and what is reported of it.
+
+        Also returns by how much a ratio is away from 1, at most.
+        """
+        by_response = self.stage.loss_mean is LossMean.response
+        shares = token_shares(rollout.mask, by_response)
+        weight, tokens = (total(x.sum(), self.accelerator) for x in (shares, rollout.mask))
+        # Ranks average their gradients: times their number, a share of the global weight gives the global mean.
+        scale = self.accelerator.num_processes / weight
+        sums: dict[str, Tensor] = {}
+        errors = []
+        size = self.stage.micro_batch_size
+        parts = (micro_batches(rollout, size), *(x.split(size) for x in (advantages, returns, shares)))
+        for part, part_advantages, part_returns, share in zip(*parts, strict=True):
+            policy_loss, found = self._policy_loss(part, part_advantages, kl_coef, learns)
+            value_loss, more = self._value_loss(part, part_returns)
+            losses = {"loss/policy_avg": policy_loss, "loss/value_avg": value_loss}
+            losses = {key: masked_sum(share * loss, part.mask) for key, loss in losses.items()}
+            # Two sets of parameters, two optimizers: adding the losses mixes no gradient.
+            self.accelerator.backward(scale * sum(losses.values() if learns else [losses["loss/value_avg"]]))
+            errors.append(torch.where(part.mask, found["val/ratio"] - 1, 0.0).abs().max())
+            found = {key: masked_sum(value.float(), part.mask) / tokens for key, value in (found | more).items()}
+            for key, value in (found | {key: loss.detach() / weight for key, loss in losses.items()}).items():
+                sums[key] = sums.get(key, 0) + value
+        means = total(torch.stack(list(sums.values())), self.accelerator).tolist()
+        return dict(zip(sums, means, strict=True)), largest(torch.stack(errors), self.accelerator)
+
+    def _policy_loss(
+        self, part: Rollout, advantages: Tensor, kl_coef: float, learns: bool
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The policy's loss of each token of a micro-batch, and what is reported of each; all (B, T)."""
+        stage = self.stage
+        with torch.set_grad_enabled(learns):
+            logits = response_logits(self.ranked_policy, part)
+            logprobs = token_logprobs(logits, part.response_ids, stage.temperature)
+            clipped = clipped_policy_loss(
+                logprobs, part.logprobs, advantages, stage.clip_low, stage.clip_high, stage.dual_clip
+            )
+            loss = clipped.loss
+            if stage.importance_cap is not None:
+                loss = loss * truncated_importance(part.logprobs, part.sampler_logprobs, stage.importance_cap)
+            if kl_coef:
+                estimator = ESTIMATORS[stage.kl_estimator.value]
+                loss = loss + kl_coef * kl_loss(logprobs, part.logprobs, part.ref_logprobs, estimator)
+            with torch.set_grad_enabled(learns and stage.entropy_coef > 0):
+                entropy = entropies(logits, stage.temperature)
+            if stage.entropy_coef:
+                loss = loss - stage.entropy_coef * entropy
+        return loss, {
+            "policy/approxkl_avg": 0.5 * (logprobs.detach() - part.logprobs) ** 2,
+            "policy/clipfrac_avg": clipped.clipped,
+            "policy/entropy_avg": entropy.detach(),
+            "val/ratio": clipped.ratio.detach(),
+        }
+
+    def _value_loss(self, part: Rollout, returns: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The same of the critic."""
+        values = self.ranked_critic(**model_inputs(part), length=part.mask.shape[1])
+        loss, clipped = clipped_value_loss(values, part.values, returns, self.stage.value_clip)
+        return loss, {"val/clipfrac_avg": clipped}
+
+    def _descend(self, found: Metrics, learns: bool, update: int) -> None:
+        """Clip and apply the gradients of both models, unless one is not a number: then neither is changed."""
+        learning = {"critic": self.ranked_critic} | ({"policy": self.ranked_policy} if learns else {})
+        for name, model in learning.items():
+            norm = self.accelerator.clip_grad_norm_(checkpoint.trainable(model).values(), self.stage.max_grad_norm)
+            loss = found["loss/policy_avg" if name == "policy" else "loss/value_avg"]
+            if not (torch.isfinite(norm) and math.isfinite(loss)):
+                raise TrainingError(
+                    f"the {name}'s loss or gradient is not a finite number at update {update + 1}: "
+                    "lower its learning rate, or use model.dtype=float32"
+                )
+        for name in learning:
+            self.optimizers[name].step()
+        self._forget()
+
+    def _forget(self) -> None:
+        for optimizer in self.optimizers.values():
+            optimizer.zero_grad()
+
+    def _set_learning_rates(self, update: int) -> Metrics:
+        """Linear warm-up, then linear decay to zero; the schedule is a function of the update, and has no state."""
+        warm = min(1.0, (update + 1) / max(self.stage.warmup_updates, 1))
+        share = warm * (1 - update / self.stage.updates)
+        bases = {"policy": self.stage.learning_rate, "critic": self.stage.critic_learning_rate}
+        for name, optimizer in self.optimizers.items():
+            for group in optimizer.param_groups:
+                group["lr"] = bases[name] * share
+        return {"lr": bases["policy"] * share, "lr/critic": bases["critic"] * share}
+
+    def _check_ratio(self, error: float, update: int) -> None:
+        """At the first minibatch of an update nothing has been learned, so every ratio is 1."""
+        if error > tolerance(self.modules["policy"]):
+            raise TrainingError(
+                f"the first minibatch of update {update + 1} has a ratio {error:.2g} away from 1: "
+                "the rollout's log-probabilities are not those of the policy that is trained"
+            )

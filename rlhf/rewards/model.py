@@ -1,0 +1,94 @@
+"""A sequence classifier with one output, as a RewardFunction."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from rlhf.data.render import Prompt
+from rlhf.errors import ModelError
+
+
+def encode(tokenizer: Any, prompt: Prompt, completion: str, max_length: int | None) -> list[int]:
+    """Prompt and completion as the reward stage rendered its training pairs: by the tokenizer's chat template, or
+    joined and followed by the end of sequence. An encoder's tokenizer frames the text in marks of its own
+    ([CLS] ... [SEP]). Of what is longer than ``max_length`` tokens the end is kept, as of a policy's prompt. None: all
+    is kept.
+
+    Raises:
+        ModelError: the prompt is a conversation and the tokenizer has no chat template.
+    """
+    framed = tokenizer.cls_token_id is not None
+    if isinstance(prompt, str):
+        end = tokenizer.eos_token or ""
+        ids = tokenizer(prompt + completion + ("" if completion.endswith(end) else end))["input_ids"]
+    else:
+        if tokenizer.chat_template is None:
+            raise ModelError(
+                "the prompt is a conversation and the reward model's tokenizer has no chat template: give one with "
+                "model.chat_template=plain or model.chat_template=<file>.jinja"
+            )
+        messages = [*prompt, {"role": "assistant", "content": completion}]
+        if framed:  # no chat template writes an encoder's marks
+            ids = tokenizer(tokenizer.apply_chat_template(messages, tokenize=False))["input_ids"]
+        else:
+            ids = tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True)["input_ids"]
+    if max_length is None or len(ids) <= max_length:
+        return ids
+    first = ids[:1] if framed else []
+    return first + ids[len(ids) - max_length + len(first) :]
+
+
+class RewardModel:
+    """A sequence classifier with one output, as a RewardFunction, with the tokenizer and the chat template of its own.
+
+    The score is read where the classifier reads it, of a causal model at the last token. Of what is longer than
+    ``max_length`` tokens the end is kept: the response is what is scored. None: all is kept.
+
+    Raises:
+        ModelError: the classifier has more than one output.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, *, max_length: int | None, batch_size: int = 64):
+        if model.config.num_labels != 1:
+            raise ModelError(
+                f"{model.config.name_or_path or 'the reward model'} has {model.config.num_labels} outputs and a reward "
+                "model has one: give one that was trained with num_labels=1"
+            )
+        self.model = model.eval()
+        self.tokenizer = tokenizer
+        self.max_length = max_length
+        self.batch_size = batch_size
+
+    def encode(self, prompt: Prompt, completion: str) -> list[int]:
+        return encode(self.tokenizer, prompt, completion, self.max_length)
+
+    def __call__(self, prompts: Sequence[Prompt], completions: Sequence[str]) -> list[float]:
+        return self.score([self.encode(*row) for row in zip(prompts, completions, strict=True)])
+
+    @torch.no_grad()
+    def score(self, rows: Sequence[Sequence[int]]) -> list[float]:
+        """The score of each row of token ids, padded together with rows of about its length."""
+        order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
+        scores = [0.0] * len(rows)
+        for start in range(0, len(rows), self.batch_size):
+            chosen = order[start : start + self.batch_size]
+            batch = self.tokenizer.pad(
+                {"input_ids": [rows[i] for i in chosen]}, padding_side="right", return_tensors="pt"
+            )
+            logits = self.model(**batch.to(self.model.device)).logits[:, 0].float().tolist()
+            for i, score in zip(chosen, logits, strict=True):
+                scores[i] = score
+        return scores
+
+
+class AdaptedRewardModel(RewardModel):
+    """One of several adapters and heads on a base that they share (``models.load_adapted``)."""
+
+    def __init__(self, model: Any, adapter: str, tokenizer: Any, **options: Any):
+        super().__init__(model, tokenizer, **options)
+        self.adapter = adapter
+
+    def score(self, rows: Sequence[Sequence[int]]) -> list[float]:
+        self.model.set_adapter(self.adapter)
+        return super().score(rows)

@@ -69,6 +69,18 @@ def test_scores_are_normalised_as_the_reward_run_says(chain: Path, beside_chain:
     assert first["objective/rlhf_reward"] == pytest.approx(normalised, abs=1e-4)
 
 
+def test_every_option_of_the_algorithm_is_taken_from_the_settings(beside_chain: Configure, tmp_path: Path) -> None:
+    options = (
+        "kl_in=loss", "kl_estimator=k2", "kl_target=0.1", "clip_high=0.28", "dual_clip=3", "value_clip=null",
+        "target_kl=0.5", "entropy_coef=0.01", "loss_mean=response", "importance_cap=2", "whiten_rewards=true",
+    )  # fmt: skip
+    execute(beside_chain("ppo", *FASTER, "stage.updates=2", *(f"stage.{option}" for option in options)), tmp_path / "x")
+    first, second = [json.loads(line) for line in logged(tmp_path / "x").splitlines()]
+    assert second["objective/kl_coef"] == pytest.approx(first["objective/kl_coef"] * 0.98)  # the KL was 0
+    assert second["val/clipfrac_avg"] == 0
+    assert first["policy/steps"] > 0
+
+
 def test_an_adapter_is_saved_alone(beside_chain: Configure, tmp_path: Path) -> None:
     execute(beside_chain("ppo", "adapter=lora", *FASTER), tmp_path / "ppo")
     [file] = (tmp_path / "ppo" / "model").glob("*.safetensors")

@@ -29,6 +29,7 @@ from rlhf.config.publish import Publish, PublishStage, Weights
 from rlhf.config.reward import EvaluateRewardStage, RewardLoss, RewardStage
 from rlhf.config.rewards import Normalisation, RewardTerm
 from rlhf.config.rules import require
+from rlhf.config.sentinel import SentinelAction, SentinelSettings
 from rlhf.config.stage import Input, Stage, TrainedStage
 from rlhf.config.stages import (
     PROGRESSION,
@@ -77,6 +78,8 @@ __all__ = [
     "RewardTerm",
     "SFTStage",
     "SampleStage",
+    "SentinelAction",
+    "SentinelSettings",
     "Settings",
     "Source",
     "Stage",

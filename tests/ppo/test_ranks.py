@@ -22,7 +22,7 @@ import torch
 from safetensors.torch import save_file
 from rlhf.models import chat_template
 from rlhf.ppo import Critic, PPOTrainer, settings
-from rlhf.ppo.ranks import moments, whiten
+from rlhf.ppo.ranks import agreed, anywhere, moments, whiten
 from rlhf.ppo.rollout import evaluate, pack
 from rlhf.rewards import Composition, Running, Term
 from rlhf.scratch import new_tokenizer
@@ -82,6 +82,13 @@ everyone = trainer.accelerator.gather(torch.tensor(logged)[None])
 found["adaptive"] = everyone
 if trainer.accelerator.process_index == 0:
     save_file({key: value.contiguous() for key, value in found.items()}, sys.argv[1])
+# Two ranks that measured different numbers decide by the first one's, and an error of one is one of all.
+rank, ranks = trainer.accelerator.process_index, trainer.accelerator.num_processes
+seen = agreed({"a": 0.1 + rank, "b": 1e300}, trainer.accelerator)
+assert seen == {"a": 0.1, "b": 1e300}, seen
+for guilty in range(ranks):
+    assert anywhere(rank == guilty, trainer.accelerator)
+assert not anywhere(False, trainer.accelerator)
 trainer.accelerator.wait_for_everyone()
 os._exit(0)  # an orderly exit aborts now and then: gloo's threads still hold tensors (pytorch pull request 179291)
 """

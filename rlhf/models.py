@@ -182,21 +182,36 @@ def save(model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path, parent: P
     tokenizer.save_pretrained(folder)
 
 
-def _load(kind: Any, parent: Parent, model: Model, options: dict[str, Any]) -> tuple[PreTrainedModel, set[str]]:
-    """Load ``parent``, and name the weights that it does not hold, which are new.
+def ancestry(parent: Parent) -> list[Parent]:
+    """What the weights of ``parent`` are made of: a whole model, then the adapters on top of it, ``parent`` the last.
 
-    Where it is an adapter, its base is loaded first, through the runs it descends from.
+    Raises:
+        LineageError: what an adapter was trained on has changed since or is gone.
     """
-    folder = Path(parent.model)
-    if not (folder / "adapter_config.json").is_file():
-        options = options | _attention(model) | {"dtype": getattr(torch, model.dtype.value)}
-        loaded, found = _pretrained(kind, parent, model, output_loading_info=True, **options)
-        if folder.suffix == ".gguf":
-            # The weights are dequantised on loading; what is left over would forbid saving, or reading what is saved.
-            loaded.config.__dict__.pop("quantization_config", None)
-            loaded.hf_quantizer = None
-        return loaded, set(found["missing_keys"])
-    base, missing = _load(kind, _base(parent, folder), model, options)
+    found = [parent]
+    while (folder := Path(found[0].model)).joinpath("adapter_config.json").is_file():
+        found.insert(0, _base(found[0], folder))
+    return found
+
+
+def _load(kind: Any, parent: Parent, model: Model, options: dict[str, Any]) -> tuple[PreTrainedModel, set[str]]:
+    """Load ``parent``, its adapters merged, and name the weights that it does not hold, which are new."""
+    root, *adapters = ancestry(parent)
+    options = options | _attention(model) | {"dtype": getattr(torch, model.dtype.value)}
+    loaded, found = _pretrained(kind, root, model, output_loading_info=True, **options)
+    if Path(root.model).suffix == ".gguf":
+        # The weights are dequantised on loading; what is left over would forbid saving, or reading what is saved.
+        loaded.config.__dict__.pop("quantization_config", None)
+        loaded.hf_quantizer = None
+    missing = set(found["missing_keys"])
+    for adapter in adapters:
+        loaded, held = _merge(loaded, Path(adapter.model))
+        missing -= held
+    return loaded, missing
+
+
+def _merge(base: PreTrainedModel, folder: Path) -> tuple[PreTrainedModel, set[str]]:
+    """``base`` with the adapter in ``folder`` merged in, and the names of the whole weights that came with it."""
     vocabulary = len(AutoTokenizer.from_pretrained(folder)) if (folder / "tokenizer_config.json").is_file() else 0
     if vocabulary > base.get_input_embeddings().num_embeddings:
         base.resize_token_embeddings(vocabulary, mean_resizing=False)
@@ -204,8 +219,8 @@ def _load(kind: Any, parent: Parent, model: Model, options: dict[str, Any]) -> t
     # The adapter of a language model is also put on a reward model's backbone, which cannot generate.
     config.task_type = None
     merged = PeftModel.from_pretrained(base, folder, config=config).merge_and_unload()
-    held = {f"{name}.weight" for name in config.modules_to_save or ()}
-    return merged.requires_grad_(True), missing - held  # peft froze the base; whoever trains this model decides anew
+    # peft froze the base; whoever trains this model decides anew.
+    return merged.requires_grad_(True), {f"{name}.weight" for name in config.modules_to_save or ()}
 
 
 def _base(parent: Parent, folder: Path) -> Parent:

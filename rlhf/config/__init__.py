@@ -7,22 +7,19 @@ a type cannot express; it runs on the final values, before torch is imported. No
 from dataclasses import dataclass
 
 from rlhf.config.parts import Adapter, AdapterKind, Data, Dtype, Format, Hardware, Model, Source, Tracker, TrackerKind
+from rlhf.config.ppo import MissingEOS, PPOStage
 from rlhf.config.rules import require
+from rlhf.config.stage import Input, Stage, TrainedStage
 from rlhf.config.stages import (
     PROGRESSION,
     STAGES,
     BaseStage,
     CompareStage,
     DPOStage,
-    Input,
-    MissingEOS,
-    PPOStage,
     ProgressionStage,
     RewardStage,
     SFTStage,
-    Stage,
     StatusStage,
-    TrainedStage,
 )
 from rlhf.errors import ConfigError
 

@@ -24,9 +24,9 @@ def save(
     modules: dict[str, nn.Module],
     optimizers: dict[str, Optimizer],
     update: int,
-    metrics: dict[str, float],
+    state: dict[str, Any],
 ) -> None:
-    """Write ``update-<n>`` aside and rename it; older checkpoints than the last two go."""
+    """Write ``update-<n>`` aside and rename it; older checkpoints than the last two go. ``state`` is kept as JSON."""
     place = folder / f"update-{update}"
     aside = folder / f".{place.name}"
     shutil.rmtree(aside, ignore_errors=True)
@@ -35,15 +35,15 @@ def save(
         parameters = {key: value.detach().contiguous() for key, value in trainable(module).items()}
         save_file(parameters, aside / f"{name}.safetensors")
         save_file(_optimizer_state(optimizers[name]), aside / f"{name}_optimizer.safetensors")
-    (aside / "state.json").write_text(json.dumps({"update": update, "metrics": metrics}), encoding="utf-8")
+    (aside / "state.json").write_text(json.dumps({"update": update, "state": state}), encoding="utf-8")
     shutil.rmtree(place, ignore_errors=True)
     os.rename(aside, place)
     for old in sorted(folder.glob("update-*"), key=_number)[:-KEPT]:
         shutil.rmtree(old)
 
 
-def load(folder: Path, modules: dict[str, nn.Module], optimizers: dict[str, Optimizer]) -> tuple[int, dict[str, float]]:
-    """Restore the newest checkpoint in ``folder``; returns its update and metrics, (0, {}) where there is none."""
+def load(folder: Path, modules: dict[str, nn.Module], optimizers: dict[str, Optimizer]) -> tuple[int, dict[str, Any]]:
+    """Restore the newest checkpoint in ``folder``; returns its update and state, (0, {}) where there is none."""
     place = max(folder.glob("update-*"), key=_number, default=None)
     if place is None:
         return 0, {}
@@ -53,8 +53,8 @@ def load(folder: Path, modules: dict[str, nn.Module], optimizers: dict[str, Opti
             for key, value in load_file(place / f"{name}.safetensors").items():
                 parameters[key].copy_(value)
         _restore_optimizer(optimizers[name], load_file(place / f"{name}_optimizer.safetensors"))
-    state = json.loads((place / "state.json").read_text(encoding="utf-8"))
-    return state["update"], state["metrics"]
+    saved = json.loads((place / "state.json").read_text(encoding="utf-8"))
+    return saved["update"], saved["state"]
 
 
 def _number(path: Path) -> int:

@@ -47,6 +47,18 @@ def response_logits(model: Any, rollout: Rollout) -> Tensor:
     return model(**model_inputs(rollout), use_cache=False, logits_to_keep=length + 1).logits[:, :-1]
 
 
+def reference_logits(policy: Any, reference: Any | None, rollout: Rollout) -> Tensor:
+    """Logits (B, T, V) of the reference, which is the policy with its adapter switched off where it is None."""
+    without: AbstractContextManager = policy.disable_adapter() if reference is None else nullcontext()
+    with without:
+        return response_logits(policy if reference is None else reference, rollout)
+
+
+def tolerance(model: Any) -> float:
+    """By how much two forward passes of ``model`` may differ in a log-probability: rounding, in its type."""
+    return 1e-4 if next(model.parameters()).dtype is torch.float32 else 0.1
+
+
 def micro_batches(rollout: Rollout, size: int) -> Iterator[Rollout]:
     for start in range(0, len(rollout.scores), size):
         yield Rollout(*(field[start : start + size] for field in rollout))
@@ -58,15 +70,12 @@ def evaluate(
 ) -> Rollout:
     """Fill in log-probabilities and values by the forward pass that the update uses.
 
-    Taken from generation, they would differ by rounding and by the sampler's warpers, and the first ratio from 1. The
-    reference is the policy with its adapter switched off where ``reference`` is None.
+    Taken from generation, they would differ by rounding and by the sampler's warpers, and the first ratio from 1.
     """
     parts = []
     for part in micro_batches(rollout, size):
         logprobs = token_logprobs(response_logits(policy, part), part.response_ids, temperature)
-        without: AbstractContextManager = policy.disable_adapter() if reference is None else nullcontext()
-        with without:
-            ref_logits = response_logits(policy if reference is None else reference, part)
+        ref_logits = reference_logits(policy, reference, part)
         ref_logprobs = token_logprobs(ref_logits, part.response_ids, temperature)
         values = critic(**model_inputs(part), length=part.response_ids.shape[1])
         parts.append((logprobs, ref_logprobs, values))

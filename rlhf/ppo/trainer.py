@@ -9,21 +9,20 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import nn
 
 from rlhf.config import PPOStage
 from rlhf.data.render import Prompt
 from rlhf.errors import ConfigError, TrainingError
 from rlhf.ppo import checkpoint
 from rlhf.ppo.advantages import gae
-from rlhf.ppo.kl import k1, shape_rewards
-from rlhf.ppo.losses import clipped_policy_loss, clipped_value_loss
-from rlhf.ppo.rollout import Rollout, collect, evaluate, final_scores, micro_batches, model_inputs, response_logits
+from rlhf.ppo.kl import shape_rewards
+from rlhf.ppo.learner import Learner
+from rlhf.ppo.ranks import total, whiten
+from rlhf.ppo.report import Metrics, report
+from rlhf.ppo.rollout import Rollout, collect, evaluate, final_scores, tolerance
 from rlhf.ppo.seeds import derive, permutation
-from rlhf.ppo.tensors import entropies, masked_sum, masked_var, standardize, token_logprobs
 from rlhf.rewards import RewardFunction
-
-Metrics = dict[str, float]
 
 
 class PPOTrainer:
@@ -75,23 +74,19 @@ class PPOTrainer:
             model.to(self.accelerator.device).eval()  # dropout off: the ratio compares two forward passes
         self.reference = reference if reference is None else reference.requires_grad_(False)
         self.policy, self.critic = policy, critic
-        self.optimizers = {
-            "policy": self._adam(policy, stage.learning_rate),
-            "critic": self._adam(critic, stage.critic_learning_rate),
-        }
-        self.ranked_policy, self.ranked_critic, *_ = self.accelerator.prepare(policy, critic, *self.optimizers.values())
-        self.modules = {"policy": policy, "critic": critic}
+        self.learner = Learner(policy, critic, stage, seed, self.accelerator)
         self.update = 0
         self.metrics: Metrics = {}
 
-    def _adam(self, model: nn.Module, learning_rate: float) -> torch.optim.AdamW:
-        parameters = list(checkpoint.trainable(model).values())
-        return torch.optim.AdamW(parameters, lr=learning_rate, eps=self.stage.adam_epsilon, weight_decay=0.0)
-
     def restore(self, folder: Path) -> int:
         """Go on from the newest checkpoint in ``folder``; returns the updates that it holds, 0 without one."""
-        self.update, self.metrics = checkpoint.load(folder, self.modules, self.optimizers)
+        self.update, state = checkpoint.load(folder, self.learner.modules, self.learner.optimizers)
+        self.metrics = state.get("metrics", {})
         return self.update
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint holds beside weights and optimizers, as JSON."""
+        return {"metrics": self.metrics}
 
     def train(self, folder: Path | None = None, should_stop: Callable[[], bool] = lambda: False) -> Metrics:
         """Make the updates that are left of ``stage.updates`` and return the last metrics.
@@ -105,10 +100,10 @@ class PPOTrainer:
             self.metrics = self.step(self.batch(self.update))
             self.log(self.metrics, self.update)
             # Ctrl-C may reach one rank alone, and the others would wait for it for ever.
-            stopping = bool(self._over_ranks(torch.tensor(float(should_stop()), device=self.accelerator.device)))
+            stopping = bool(total(torch.tensor(float(should_stop()), device=self.accelerator.device), self.accelerator))
             if folder is not None and (stopping or self.update % self.stage.save_every == 0):
                 if self.accelerator.is_main_process:
-                    checkpoint.save(folder, self.modules, self.optimizers, self.update, self.metrics)
+                    checkpoint.save(folder, self.learner.modules, self.learner.optimizers, self.update, self.state())
                 self.accelerator.wait_for_everyone()
             if stopping:
                 raise KeyboardInterrupt
@@ -149,149 +144,18 @@ class PPOTrainer:
         )
         shaped = shape_rewards(scores, rollout.logprobs, rollout.ref_logprobs, rollout.mask, stage.kl_coef)
         advantages, returns = gae(shaped.rewards, rollout.values, rollout.mask, stage.gamma, stage.lam)
-        weights = self._whiten(advantages, rollout.mask) if stage.whiten_advantages else advantages
-        improved = self.improve(rollout, weights, returns)
+        weights = whiten(advantages, rollout.mask, self.accelerator) if stage.whiten_advantages else advantages
+        improved = self.learner.improve(rollout, weights, returns, self.update)
         self.update += 1
-        return self._report(rollout, scores, shaped.penalties, returns) | improved
-
-    def improve(self, rollout: Rollout, advantages: Tensor, returns: Tensor) -> Metrics:
-        """``epochs`` passes over the batch in minibatches, each one optimiser step of policy and critic."""
-        rates = self._set_learning_rates()
-        rows = len(rollout.scores)
-        steps: list[dict[str, Tensor]] = []
-        for epoch in range(self.stage.epochs):
-            order = permutation(rows, self.seed, "minibatches", self.update, epoch).to(advantages.device)
-            for index in order.chunk(self.stage.minibatches):
-                steps.append(self._minibatch(rollout.rows(index), advantages[index], returns[index]))
-                if len(steps) == 1:
-                    self._check_ratio(steps[0]["val/ratio_error"])
-        stacked = {key: torch.stack([step[key] for step in steps]) for key in steps[0] if key != "val/ratio_error"}
-        means = {key: value.mean() for key, value in stacked.items()}
-        means["val/ratio_var"] = stacked["val/ratio"].var(unbiased=False)
-        reduced = self.accelerator.reduce(means, reduction="mean")
-        return {key: float(value) for key, value in reduced.items()} | rates
-
-    def _minibatch(self, rollout: Rollout, advantages: Tensor, returns: Tensor) -> dict[str, Tensor]:
-        """One optimiser step. Micro-batches add up to the gradient of the mean over all tokens of the minibatch."""
-        ranks = self.accelerator.num_processes
-        # Ranks average their gradients: times their number, a share of the global count gives the global mean.
-        total = self._over_ranks(rollout.mask.sum()) / ranks
-        learns = self.update >= self.stage.critic_warmup_updates
-        sums: dict[str, Tensor] = {}
-        size = self.stage.micro_batch_size
-        parts = zip(micro_batches(rollout, size), advantages.split(size), returns.split(size), strict=True)
-        for part, part_advantages, part_returns in parts:
-            loss, found = self._losses(part, part_advantages, part_returns, learns)
-            self.accelerator.backward(loss / total)
-            for key, value in found.items():
-                worse = key == "val/ratio_error"
-                sums[key] = (
-                    value if key not in sums else torch.maximum(sums[key], value) if worse else sums[key] + value
-                )
-        found = {key: value if key == "val/ratio_error" else value / rollout.mask.sum() for key, value in sums.items()}
-        self._descend(found, learns)
-        return found
-
-    def _losses(
-        self, part: Rollout, advantages: Tensor, returns: Tensor, learns: bool
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Sum of both losses over the tokens of a micro-batch, and the sums of what is reported."""
-        stage, mask = self.stage, part.mask
-        with torch.set_grad_enabled(learns):
-            logits = response_logits(self.ranked_policy, part)
-            logprobs = token_logprobs(logits, part.response_ids, stage.temperature)
-        values = self.ranked_critic(**model_inputs(part), length=mask.shape[1])
-        policy = clipped_policy_loss(logprobs, part.logprobs, advantages, stage.clip)
-        value = clipped_value_loss(values, part.values, returns, stage.value_clip)
-        policy_sum, value_sum = masked_sum(policy.loss, mask), masked_sum(value.loss, mask)
-        with torch.no_grad():
-            found = {
-                "loss/policy_avg": policy_sum.detach(),
-                "loss/value_avg": value_sum.detach(),
-                "policy/approxkl_avg": masked_sum(0.5 * (logprobs - part.logprobs) ** 2, mask),
-                "policy/clipfrac_avg": masked_sum(policy.clipped.float(), mask),
-                "policy/entropy_avg": masked_sum(entropies(logits, stage.temperature), mask),
-                "val/clipfrac_avg": masked_sum(value.clipped.float(), mask),
-                "val/ratio": masked_sum(policy.ratio, mask),
-                "val/ratio_error": torch.where(mask, policy.ratio - 1, torch.zeros_like(policy.ratio)).abs().max(),
-            }
-        # Two sets of parameters, two optimizers: adding the losses mixes no gradient.
-        return (policy_sum + value_sum if learns else value_sum), found
-
-    def _descend(self, found: dict[str, Tensor], learns: bool) -> None:
-        """Clip and apply the gradients of both models, unless one is not a number: then neither is changed."""
-        learning = {"critic": self.ranked_critic} | ({"policy": self.ranked_policy} if learns else {})
-        for name, model in learning.items():
-            norm = self.accelerator.clip_grad_norm_(checkpoint.trainable(model).values(), self.stage.max_grad_norm)
-            loss = found["loss/policy_avg" if name == "policy" else "loss/value_avg"]
-            if not (torch.isfinite(norm) and torch.isfinite(loss)):
-                raise TrainingError(
-                    f"the {name}'s loss or gradient is not a finite number at update {self.update + 1}: "
-                    "lower its learning rate, or use model.dtype=float32"
-                )
-        for name in learning:
-            self.optimizers[name].step()
-        for optimizer in self.optimizers.values():
-            optimizer.zero_grad()
-
-    def _set_learning_rates(self) -> Metrics:
-        """Linear warm-up, then linear decay to zero; the schedule is a function of the update, and has no state."""
-        warm = min(1.0, (self.update + 1) / max(self.stage.warmup_updates, 1))
-        share = warm * (1 - self.update / self.stage.updates)
-        bases = {"policy": self.stage.learning_rate, "critic": self.stage.critic_learning_rate}
-        for name, optimizer in self.optimizers.items():
-            for group in optimizer.param_groups:
-                group["lr"] = bases[name] * share
-        return {"lr": bases["policy"] * share, "lr/critic": bases["critic"] * share}
-
-    def _whiten(self, advantages: Tensor, mask: Tensor) -> Tensor:
-        """Standardise over the tokens of all ranks; each rank by itself would weigh its own batch by its own spread."""
-        count, total = self._over_ranks(mask.sum()), self._over_ranks(masked_sum(advantages, mask))
-        mean = total / count
-        var = self._over_ranks(masked_sum((advantages - mean) ** 2, mask)) / (count - 1).clamp(min=1)
-        return standardize(advantages, mask, mean, var)
-
-    def _over_ranks(self, x: Tensor) -> Tensor:
-        return self.accelerator.reduce(x, reduction="sum")
-
-    def _tolerance(self) -> float:
-        return 1e-4 if next(self.policy.parameters()).dtype is torch.float32 else 0.1
+        episode = {"episode": float(self.update * stage.batch_size)}
+        return report(rollout, scores, shaped.penalties, returns, self.accelerator) | improved | episode
 
     def _check_start(self, rollout: Rollout) -> None:
         """Before the first step the policy is the reference: anything else is a wrong model or a wrong forward pass."""
         if self.update == 0:
             error = torch.where(rollout.mask, rollout.logprobs - rollout.ref_logprobs, 0.0).abs().max().item()
-            if error > self._tolerance():
+            if error > tolerance(self.policy):
                 raise TrainingError(
                     f"the policy starts {error:.2g} nats away from its reference at some token, not at 0: "
                     "the reference must be the policy's own starting point"
                 )
-
-    def _check_ratio(self, error: Tensor) -> None:
-        """At the first minibatch of an update nothing has been learned, so every ratio is 1."""
-        if float(error) > self._tolerance():
-            raise TrainingError(
-                f"the first minibatch of update {self.update + 1} has a ratio {float(error):.2g} away from 1: "
-                "the rollout's log-probabilities are not those of the policy that is trained"
-            )
-
-    def _report(self, rollout: Rollout, scores: Tensor, penalties: Tensor, returns: Tensor) -> Metrics:
-        """What the batch of experience says; means over responses, or over tokens where the name is one of a token."""
-        mask, lengths = rollout.mask, rollout.mask.sum(-1).float()
-        kl = torch.where(mask, k1(rollout.logprobs, rollout.ref_logprobs), 0.0).sum(-1)
-        non_score = penalties.sum(-1)
-        error = masked_var(returns - rollout.values, mask) / masked_var(returns, mask).clamp(min=1e-8)
-        found = {
-            "objective/scores": rollout.scores.mean(),
-            "objective/rlhf_reward": (scores + non_score).mean(),
-            "objective/kl": kl.mean(),
-            "objective/scores_std": rollout.scores.std(unbiased=False),
-            "objective/non_score_reward": non_score.mean(),
-            "objective/entropy": torch.where(mask, -rollout.logprobs, 0.0).sum(-1).mean(),
-            "val/explained_variance": 1 - error,
-            "val/ended": rollout.ended.float().mean(),
-            "val/response_length": lengths.mean(),
-        }
-        reduced = self.accelerator.reduce(found, reduction="mean")
-        episode = {"episode": float(self.update * self.stage.batch_size)}
-        return {key: float(value) for key, value in reduced.items()} | episode

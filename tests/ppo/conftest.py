@@ -8,7 +8,8 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification
 
 from rlhf.models import chat_template
-from rlhf.ppo import Critic, PPOTrainer, settings
+from rlhf.ppo import Critic, PPOTrainer, gae, settings, shape_rewards
+from rlhf.ppo.rollout import Rollout, collect, evaluate
 from rlhf.scratch import new_tokenizer
 
 WORDS = ("red", "green", "blue", "cat", "dog", "bird")
@@ -92,3 +93,23 @@ def new_trainer(tokenizer: Any) -> Callable[..., PPOTrainer]:
 
 def weights(module: torch.nn.Module) -> dict[str, torch.Tensor]:
     return {name: value.detach().clone() for name, value in module.state_dict().items()}
+
+
+def experience(trainer: PPOTrainer) -> tuple[Rollout, torch.Tensor, torch.Tensor]:
+    """What ``improve`` gets: a rollout with its advantages and returns. The values differ from the returns."""
+    stage = trainer.stage
+    rollout = collect(
+        trainer.policy, trainer.tokenizer, trainer.reward, PROMPTS[:6], temperature=stage.temperature,
+        max_prompt_length=stage.max_prompt_length, max_response_length=stage.max_response_length, seed=3,
+    )  # fmt: skip
+    rollout = evaluate(rollout, trainer.policy, trainer.reference, trainer.critic, stage.temperature, 6)
+    rewards = shape_rewards(rollout.scores, rollout.logprobs, rollout.ref_logprobs, rollout.mask, stage.kl_coef).rewards
+    return rollout, *gae(rewards, rollout.values, rollout.mask, stage.gamma, stage.lam)
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+def close(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor], atol: float) -> bool:
+    return all(torch.allclose(value, other[name], atol=atol, rtol=0) for name, value in one.items())

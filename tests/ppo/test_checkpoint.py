@@ -40,7 +40,7 @@ def test_weights_and_optimizer_come_back_and_the_next_step_is_the_same(tmp_path:
     assert torch.equal(modules["policy"].bias, others["policy"].bias)
 
 
-def test_metrics_come_back_to_the_last_bit(tmp_path: Path) -> None:
+def test_the_state_comes_back_to_the_last_bit(tmp_path: Path) -> None:
     modules, optimizers = stepped(0)
     metrics = {"a": 0.1 + 0.2, "b": 1e-300, "c": -0.0}
     checkpoint.save(tmp_path, modules, optimizers, 1, metrics)
@@ -76,7 +76,7 @@ def test_an_existing_checkpoint_of_the_same_update_is_replaced(tmp_path: Path) -
     for seed in (0, 1):
         modules, optimizers = stepped(seed)
         checkpoint.save(tmp_path, modules, optimizers, 1, {"seed": seed})
-    assert json.loads((tmp_path / "update-1" / "state.json").read_text())["metrics"] == {"seed": 1}
+    assert json.loads((tmp_path / "update-1" / "state.json").read_text())["state"] == {"seed": 1}
 
 
 def test_without_a_checkpoint_training_starts_at_zero(tmp_path: Path) -> None:

@@ -6,8 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
+from accelerate import Accelerator
 from safetensors.torch import load_file
+
+from rlhf.ppo.ranks import whiten
 
 STEP = """
 import os
@@ -16,6 +20,7 @@ import torch
 from safetensors.torch import save_file
 from rlhf.models import chat_template
 from rlhf.ppo import Critic, PPOTrainer, settings
+from rlhf.ppo.ranks import whiten
 from rlhf.ppo.rollout import evaluate, pack
 from rlhf.scratch import new_tokenizer
 from tests.ppo.conftest import TINY, WORDS, length_reward, new_policy, new_reward_model
@@ -27,7 +32,7 @@ trainer = PPOTrainer(policy, reference, critic, tokenizer, length_reward, ["red"
 rank, ranks = trainer.accelerator.process_index, trainer.accelerator.num_processes
 assert ranks == int(sys.argv[2])
 for name, model in (("policy", policy), ("critic", critic)):
-    trainer.optimizers[name] = torch.optim.SGD(model.parameters(), lr=0.1)
+    trainer.learner.optimizers[name] = torch.optim.SGD(model.parameters(), lr=0.1)
 lengths = (5, 1, 2, 1, 4, 1)  # rank 0 gets the long rows, rank 1 the short ones
 responses = [list(range(40 + row, 40 + row + length)) for row, length in enumerate(lengths)]
 mine = range(rank, 6, ranks)
@@ -36,7 +41,7 @@ rollout = pack(prompts, [responses[row] for row in mine], zeros, {1}, 0, policy.
 rollout = evaluate(rollout, policy, reference, critic, 0.7, 6)
 advantages = torch.where(rollout.mask, rollout.response_ids.float() ** 2, 0.0)
 returns = torch.where(rollout.mask, rollout.response_ids.float() / 40, 0.0)
-trainer.improve(rollout, trainer._whiten(advantages, rollout.mask), returns)
+trainer.learner.improve(rollout, whiten(advantages, rollout.mask, trainer.accelerator), returns, 0)
 if rank == 0:
     save_file(policy.state_dict() | critic.state_dict(), sys.argv[1])
 trainer.accelerator.wait_for_everyone()
@@ -73,3 +78,10 @@ def test_two_ranks_take_the_step_of_one(tmp_path: Path) -> None:
     assert alone.keys() == shared.keys()
     for name, value in alone.items():
         assert torch.allclose(value, shared[name], atol=1e-6, rtol=0), name
+
+
+def test_whitened_advantages_have_mean_zero_over_the_tokens() -> None:
+    """Advantages 1, 2, 6: mean 3, variance 7."""
+    mask = torch.tensor([[True, True, False], [True, False, False]])
+    found = whiten(torch.tensor([[1.0, 2.0, 0.0], [6.0, 0.0, 0.0]]), mask, Accelerator(cpu=True))
+    assert found.flatten().tolist() == pytest.approx([-2 / 7**0.5, -1 / 7**0.5, 0, 3 / 7**0.5, 0, 0], abs=1e-6)

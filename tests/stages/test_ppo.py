@@ -124,18 +124,17 @@ KILLED = """
 import os, signal, sys
 import tests.conftest as fixtures
 from pathlib import Path
-from rlhf.ppo import PPOTrainer
+from rlhf.ppo.learner import Learner
 from rlhf.stages import execute
-from rlhf.stages.ppo import score_statistics
 
-improve = PPOTrainer._minibatch
+minibatch = Learner._minibatch
 
-def killed(trainer, *arguments):
-    if trainer.update == 2:
+def killed(learner, rollout, advantages, returns, update):
+    if update == 2:
         os.kill(os.getpid(), signal.SIGKILL)
-    return improve(trainer, *arguments)
+    return minibatch(learner, rollout, advantages, returns, update)
 
-PPOTrainer._minibatch = killed
+Learner._minibatch = killed
 execute(fixtures.composed(*sys.argv[2:]), Path(sys.argv[1]))
 """
 

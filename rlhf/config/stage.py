@@ -1,0 +1,46 @@
+"""What all stages have in common, and what those that train have."""
+
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
+
+from rlhf.config.rules import require_not_negative, require_positive
+
+
+class Input(NamedTuple):
+    """Something that a stage starts from: a run of one of ``stages``, or a model that is no run of ours."""
+
+    path: str
+    stages: tuple[str, ...]
+    required: bool = True
+
+
+@dataclass(kw_only=True)
+class Stage:
+    """One rung of the progression. ``name`` selects conf/stage/<name>.yaml and rlhf/stages/<name>.py alike."""
+
+    name: str
+
+    reads: ClassVar[tuple[str, ...]] = ()  # the sources in ``Data`` that this stage reads
+
+    def inputs(self) -> dict[str, Input]:
+        """Role -> what the stage starts from."""
+        return {}
+
+
+@dataclass(kw_only=True)
+class TrainedStage(Stage):
+    """What every stage that trains has in common. Lengths are in tokens."""
+
+    policy: str | None
+    sample_every: int
+    sample_prompts: int
+    sample_length: int
+
+    starts_from: ClassVar[tuple[str, ...]] = ("sft", "dpo", "ppo")  # the stages whose policy may be the parent
+
+    def inputs(self) -> dict[str, Input]:
+        return {} if self.policy is None else {"policy": Input(self.policy, self.starts_from)}
+
+    def __post_init__(self) -> None:
+        require_not_negative("stage", sample_every=self.sample_every, sample_prompts=self.sample_prompts)
+        require_positive("stage", sample_length=self.sample_length)

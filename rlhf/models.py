@@ -16,9 +16,11 @@ import torch
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from peft import LoraConfig, PeftConfig, PeftModel, TaskType, get_peft_model
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
+    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -97,6 +99,15 @@ def _set_padding(tokenizer: PreTrainedTokenizerBase) -> None:
         tokenizer.add_special_tokens({"pad_token": PAD})
 
 
+def config(parent: Parent, model: Model) -> PretrainedConfig:
+    """The architecture of ``parent``, which is no adapter.
+
+    Raises:
+        ModelError: it cannot be found or read.
+    """
+    return _pretrained(AutoConfig, parent, model)
+
+
 def load_policy(parent: Parent, model: Model, tokenizer: PreTrainedTokenizerBase, **options: Any) -> PreTrainedModel:
     """The language model of ``parent`` as a plain model, adapters merged, in ``model.dtype``.
 
@@ -172,11 +183,11 @@ def quantization(adapter: Adapter) -> dict[str, Any]:
 
 def save(model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path, parent: Parent | None) -> None:
     """Write weights as safetensors with the tokenizer; of a model with an adapter on ``parent``, the adapter alone."""
-    if isinstance(model, PeftModel):
-        for config in model.peft_config.values():
-            config.base_model_name_or_path = parent.model
+    if hasattr(model, "peft_config"):
+        own = model.active_adapter  # a shared base has those of other roles beside it
+        model.peft_config[own].base_model_name_or_path = parent.model
         # The one embedding that a stage may add, of the padding token, is never attended to: loading adds it again.
-        model.save_pretrained(folder, save_embedding_layers=False)
+        model.save_pretrained(folder, save_embedding_layers=False, selected_adapters=[own])
     else:
         model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

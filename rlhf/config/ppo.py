@@ -21,6 +21,7 @@ class MissingEOS(Enum):
 class PPOStage(TrainedStage):
     policy: str
     reward: str
+    one_base: bool | None
     updates: int
     batch_size: int
     minibatches: int

@@ -64,9 +64,13 @@ class Learner:
         size = self.stage.micro_batch_size
         parts = zip(micro_batches(rollout, size), advantages.split(size), returns.split(size), strict=True)
         for part, part_advantages, part_returns in parts:
-            loss, found = self._losses(part, part_advantages, part_returns, learns)
+            # One after the other: the policy's graph is gone before there is the critic's.
+            loss, found = self._policy_loss(part, part_advantages, learns)
+            if learns:
+                self.accelerator.backward(loss / count)
+            loss, of_values = self._value_loss(part, part_returns)
             self.accelerator.backward(loss / count)
-            for key, value in found.items():
+            for key, value in (found | of_values).items():
                 worse = key == "val/ratio_error"
                 sums[key] = (
                     value if key not in sums else torch.maximum(sums[key], value) if worse else sums[key] + value
@@ -75,31 +79,35 @@ class Learner:
         self._descend(found, learns, update)
         return found
 
-    def _losses(
-        self, part: Rollout, advantages: Tensor, returns: Tensor, learns: bool
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Sum of both losses over the tokens of a micro-batch, and the sums of what is reported."""
+    def _policy_loss(self, part: Rollout, advantages: Tensor, learns: bool) -> tuple[Tensor, dict[str, Tensor]]:
+        """Sum of the loss over the tokens of a micro-batch, and the sums of what is reported."""
         stage, mask = self.stage, part.mask
         with torch.set_grad_enabled(learns):
             logits = response_logits(self.ranked_policy, part)
             logprobs = token_logprobs(logits, part.response_ids, stage.temperature)
-        values = self.ranked_critic(**model_inputs(part), length=mask.shape[1])
-        policy = clipped_policy_loss(logprobs, part.logprobs, advantages, stage.clip)
-        value = clipped_value_loss(values, part.values, returns, stage.value_clip)
-        policy_sum, value_sum = masked_sum(policy.loss, mask), masked_sum(value.loss, mask)
+            policy = clipped_policy_loss(logprobs, part.logprobs, advantages, stage.clip)
+            loss = masked_sum(policy.loss, mask)
         with torch.no_grad():
             found = {
-                "loss/policy_avg": policy_sum.detach(),
-                "loss/value_avg": value_sum.detach(),
+                "loss/policy_avg": loss.detach(),
                 "policy/approxkl_avg": masked_sum(0.5 * (logprobs - part.logprobs) ** 2, mask),
                 "policy/clipfrac_avg": masked_sum(policy.clipped.float(), mask),
                 "policy/entropy_avg": masked_sum(entropies(logits, stage.temperature), mask),
-                "val/clipfrac_avg": masked_sum(value.clipped.float(), mask),
                 "val/ratio": masked_sum(policy.ratio, mask),
                 "val/ratio_error": torch.where(mask, policy.ratio - 1, torch.zeros_like(policy.ratio)).abs().max(),
             }
-        # Two sets of parameters, two optimizers: adding the losses mixes no gradient.
-        return (policy_sum + value_sum if learns else value_sum), found
+        return loss, found
+
+    def _value_loss(self, part: Rollout, returns: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """As ``_policy_loss``, of the critic."""
+        values = self.ranked_critic(**model_inputs(part), length=part.mask.shape[1])
+        value = clipped_value_loss(values, part.values, returns, self.stage.value_clip)
+        loss = masked_sum(value.loss, part.mask)
+        found = {
+            "loss/value_avg": loss.detach(),
+            "val/clipfrac_avg": masked_sum(value.clipped.float(), part.mask),
+        }
+        return loss, found
 
     def _descend(self, found: dict[str, Tensor], learns: bool, update: int) -> None:
         """Clip and apply the gradients of both models, unless one is not a number: then neither is changed."""

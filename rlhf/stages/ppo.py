@@ -7,11 +7,11 @@ Ziegler et al. 2019, https://arxiv.org/abs/1909.08593. The trainer is ours: rlhf
 """
 
 from rlhf import models, training
-from rlhf.config import AdapterKind, Settings
+from rlhf.config import Settings
 from rlhf.data import check_leaks, load
 from rlhf.errors import LineageError
 from rlhf.parents import Parent
-from rlhf.ppo import Critic, PPOTrainer
+from rlhf.ppo import PPOTrainer, roles
 from rlhf.progress import Bar
 from rlhf.rewards import RewardModel
 from rlhf.run import Run
@@ -26,15 +26,14 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
 
     tokenizer = models.load_tokenizer(run["policy"], settings.model)
     run.record_tokenizer(tokenizer)
-    scorer = reward_model(settings, run, tokenizer)
-    policy, reference = policy_and_reference(settings, run, tokenizer)
-    critic = models.load_reward_model(run["reward"], settings.model, tokenizer, **models.quantization(settings.adapter))
-    critic = models.adapt(critic, settings.adapter, models.TaskType.SEQ_CLS)
+    own = reward_tokenizer(settings, run, tokenizer)
+    parts = roles.build(settings, run.parents, tokenizer)
+    scorer = RewardModel(parts.reward_model, own, max_length=stage.max_prompt_length + stage.max_response_length)
     mean, std = score_statistics(run["reward"], stage.normalize_scores)
     trainer = PPOTrainer(
-        policy,
-        reference,
-        Critic(critic),
+        parts.policy,
+        parts.reference,
+        parts.critic,
         tokenizer,
         scorer,
         prompts["train"]["prompt"],
@@ -44,10 +43,10 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
         score_std=std,
         cpu=models.device(settings.hardware).type == "cpu",
     )
-    sample = training.Sampler(run, policy, tokenizer, prompts["validation"]["prompt"], settings)
+    sample = training.Sampler(run, parts.policy, tokenizer, prompts["validation"]["prompt"], settings)
     metrics = train(trainer, run, sample)
     sample(stage.updates)
-    models.save(policy, tokenizer, run.model, run["policy"])
+    models.save(parts.policy, tokenizer, run.model, run["policy"])
     return metrics | {"objective": metrics["objective/rlhf_reward"]}
 
 
@@ -73,20 +72,19 @@ def train(trainer: PPOTrainer, run: Run, sample: training.Sampler) -> dict[str, 
         bar.close()
 
 
-def reward_model(settings: Settings, run: Run, tokenizer) -> RewardModel:
-    """What scores the responses.
+def reward_tokenizer(settings: Settings, run: Run, tokenizer):
+    """The reward model's.
 
     Raises:
         LineageError: it has another vocabulary than the policy, so that no critic can start from it.
     """
-    stage, own = settings.stage, models.load_tokenizer(run["reward"], settings.model)
+    own = models.load_tokenizer(run["reward"], settings.model)
     if own.get_vocab() != tokenizer.get_vocab():
         raise LineageError(
             f"stage.reward={run['reward'].path} has another vocabulary than stage.policy={run['policy'].path}, and the "
             "critic starts from the reward model: train one with stage=reward on this policy"
         )
-    model = models.load_reward_model(run["reward"], settings.model, own).to(models.device(settings.hardware))
-    return RewardModel(model, own, max_length=stage.max_prompt_length + stage.max_response_length)
+    return own
 
 
 def score_statistics(reward: Parent, normalize: bool) -> tuple[float, float]:
@@ -95,11 +93,3 @@ def score_statistics(reward: Parent, normalize: bool) -> tuple[float, float]:
     if normalize and "scores/std" not in measured:
         print(f"ppo: {reward.path} is no run of stage=reward, so there is nothing to normalise its scores by")
     return measured.get("scores/mean", 0.0), measured.get("scores/std", 1.0)
-
-
-def policy_and_reference(settings: Settings, run: Run, tokenizer):
-    """With an adapter the reference is the policy with the adapter switched off (None); without, a second copy."""
-    policy = models.load_policy(run["policy"], settings.model, tokenizer, **models.quantization(settings.adapter))
-    if settings.adapter.kind is AdapterKind.none:
-        return policy, models.load_policy(run["policy"], settings.model, tokenizer)
-    return models.adapt(policy, settings.adapter, models.TaskType.CAUSAL_LM), None

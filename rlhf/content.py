@@ -50,6 +50,9 @@ def content(settings: Settings, parents: dict[str, Parent]) -> dict[str, Any]:
     # Parents and local files count by what they hold, not by where they lie.
     for role in (*parents, "models", "progression"):
         tree["stage"].pop(role, None)
+    for term in (tree["stage"].get("rewards") or {}).values():
+        term.pop("run", None)
+        term.get("ensemble", {}).pop("runs", None)
     for key in ("name", "path", "pretrained"):
         del tree["model"][key]
     tree["parents"] = {role: parent.digest for role, parent in parents.items()}

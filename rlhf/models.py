@@ -7,7 +7,7 @@ switched off, and no adapter can be attached to another base than its own.
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -120,19 +120,52 @@ def load_policy(parent: Parent, model: Model, tokenizer: PreTrainedTokenizerBase
 
 
 def load_reward_model(
-    parent: Parent, model: Model, tokenizer: PreTrainedTokenizerBase, **options: Any
+    parent: Parent, model: Model, tokenizer: PreTrainedTokenizerBase, *, new_head: bool = True, **options: Any
 ) -> PreTrainedModel:
     """The backbone of ``parent`` under its own head of one output, or under a new one where it has none.
 
     A new head is drawn from N(0, 1/(h+1)) with h the hidden size (Stiennon et al. 2020, appendix B.1,
     https://arxiv.org/abs/2009.01325), so that scores start small and of one scale at every width.
+
+    Raises:
+        ModelError: it cannot be found or read; or it has no head and ``new_head`` is false, as for one that judges.
     """
     with _silent():  # a new head is what is asked for, and no cause for a report of missing weights
         reward, missing = _load(AutoModelForSequenceClassification, parent, model, options | {"num_labels": 1})
+    if not new_head and any(not name.startswith(f"{reward.base_model_prefix}.") for name in missing):
+        raise ModelError(
+            f"{parent.role}={parent.path} has no head that scores, only a new one of random weights could be put on "
+            "it: give a run of stage=reward, or a classifier with one output"
+        )
     if "score.weight" in missing:
         torch.nn.init.normal_(reward.score.weight, std=1 / math.sqrt(reward.config.hidden_size + 1))
     _match(reward, tokenizer)
     return reward
+
+
+def load_adapted(parents: Sequence[Parent], model: Model, tokenizer: PreTrainedTokenizerBase) -> PeftModel | None:
+    """Reward runs that are adapters on one base: the base once, and beside each other adapters called "0", "1", ...
+
+    ``set_adapter`` says whose adapter and head are worn. None where a parent is no adapter, or on another base.
+    """
+    folders = [Path(parent.model) for parent in parents]
+    if any(
+        parent.manifest is None or not (folder / "adapter_config.json").is_file()
+        for parent, folder in zip(parents, folders, strict=True)
+    ):
+        return None
+    bases = [_base(parent, folder) for parent, folder in zip(parents, folders, strict=True)]
+    if len({base.digest for base in bases}) > 1:
+        return None
+    worn = load_reward_model(bases[0], model, tokenizer)
+    for number, folder in enumerate(folders):
+        config = PeftConfig.from_pretrained(folder)
+        config.task_type = None
+        if number == 0:
+            worn = PeftModel.from_pretrained(worn, folder, adapter_name="0", config=config)
+        else:
+            worn.load_adapter(folder, str(number), is_trainable=False)
+    return worn.requires_grad_(False)
 
 
 def lora(adapter: Adapter, task: TaskType) -> LoraConfig | None:

@@ -124,4 +124,4 @@ def _missing(role: str, path: Path, settings: Settings, overrides: Sequence[str]
 
 
 def _key(role: str, settings: Settings) -> str:
-    return role if hasattr(settings.stage, role) else f"models.{role}"
+    return role if hasattr(settings.stage, role.split(".")[0]) else f"models.{role}"

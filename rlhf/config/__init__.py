@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from rlhf.config.parts import Adapter, AdapterKind, Data, Dtype, Format, Hardware, Model, Source, Tracker, TrackerKind
 from rlhf.config.ppo import MissingEOS, PPOStage
+from rlhf.config.rewards import Normalisation, RewardTerm
 from rlhf.config.rules import require
 from rlhf.config.stage import Input, Stage, TrainedStage
 from rlhf.config.stages import (
@@ -38,9 +39,11 @@ __all__ = [
     "Input",
     "MissingEOS",
     "Model",
+    "Normalisation",
     "PPOStage",
     "ProgressionStage",
     "RewardStage",
+    "RewardTerm",
     "SFTStage",
     "Settings",
     "Source",

@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import ClassVar
+from typing import Any, ClassVar
 
+from rlhf.config.rewards import RewardTerm, reward_term, reward_terms
 from rlhf.config.rules import require, require_not_negative, require_positive
 from rlhf.config.stage import Input, TrainedStage
 from rlhf.errors import ConfigError
@@ -20,7 +21,11 @@ class MissingEOS(Enum):
 @dataclass(kw_only=True)
 class PPOStage(TrainedStage):
     policy: str
-    reward: str
+    reward: str | None
+    rewards: Any
+    term: RewardTerm
+    gold: Any
+    critic: str | None
     one_base: bool | None
     updates: int
     batch_size: int
@@ -52,10 +57,36 @@ class PPOStage(TrainedStage):
     reads: ClassVar[tuple[str, ...]] = ("prompts",)
 
     def inputs(self) -> dict[str, Input]:
-        return super().inputs() | {"reward": Input(self.reward, ("reward",))}
+        """Besides the policy: every run that scores, under the name of its term, and what the critic starts from."""
+        found = super().inputs() | ({} if self.reward is None else {"reward": Input(self.reward, ("reward",))})
+        terms = {f"rewards.{name}": term for name, term in self.terms().items()}
+        if (gold := self.gold_term()) is not None:
+            terms["gold"] = gold
+        for role, term in terms.items():
+            found |= {role + suffix: Input(path, ("reward",)) for suffix, path in term.runs().items()}
+        if self.critic is not None:
+            found["critic"] = Input(self.critic, ("base", *self.starts_from, "reward"))
+        return found
+
+    def terms(self) -> dict[str, RewardTerm]:
+        """The terms of ``rewards`` by name, typed; ``reward`` is not among them."""
+        return reward_terms(self.rewards, self.term)
+
+    def gold_term(self) -> RewardTerm | None:
+        """``gold`` as a term; a text is the path of a function."""
+        if self.gold is None:
+            return None
+        gold = {"function": self.gold} if isinstance(self.gold, str) else self.gold
+        return reward_term("stage.gold", gold, self.term)
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        terms = self.terms()
+        self.gold_term()
+        if self.reward is None and not terms:
+            raise ConfigError("stage.reward is null and stage.rewards names no term: give one of them")
+        taken = self.reward is None or "reward" not in terms
+        require(taken, "stage.rewards", "reward", "leave that name to stage.reward, or set stage.reward=null")
         counts = ("updates", "batch_size", "minibatches", "micro_batch_size", "epochs", "max_prompt_length")
         reals = ("learning_rate", "critic_learning_rate", "adam_epsilon", "max_grad_norm", "clip", "value_clip")
         names = (*counts, *reals, "temperature", "max_response_length", "score_clip", "log_every", "save_every")

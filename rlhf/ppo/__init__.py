@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from rlhf.config import MissingEOS, PPOStage
+from rlhf.config.rewards import usual_term
 from rlhf.paths import bundled
 from rlhf.ppo.advantages import gae
 from rlhf.ppo.critic import Critic
@@ -29,12 +30,14 @@ def settings(**overrides: Any) -> PPOStage:
     """
     values = yaml.safe_load((bundled("conf") / "stage" / "ppo.yaml").read_text(encoding="utf-8"))
     del values["defaults"]
+    values["gold"] = None  # PPOTrainer is given the function itself; the file names the data's
     for field in fields(PPOStage):
         # YAML 1.1, which PyYAML reads, takes 3e-6 for a text: a number wants a point there.
         if isinstance(values[field.name], str) and field.type is float:
             values[field.name] = float(values[field.name])
     values |= overrides
-    return PPOStage(**values | {"missing_eos": MissingEOS(values["missing_eos"])})
+    typed = {"missing_eos": MissingEOS(values["missing_eos"]), "term": usual_term(values["term"])}
+    return PPOStage(**values | typed)
 
 
 __all__ = [

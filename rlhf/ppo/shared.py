@@ -16,6 +16,7 @@ from typing import Any
 from accelerate import init_empty_weights
 from peft import LoraConfig, PeftConfig, PeftModel, load_peft_weights, set_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
+from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import (
     AutoModelForCausalLM,
@@ -25,6 +26,7 @@ from transformers import (
 )
 
 from rlhf.errors import ModelError
+from rlhf.parents import Parent
 from rlhf.ppo.critic import Critic
 
 POLICY = "default"  # the adapter that peft saves at the top of a folder
@@ -201,15 +203,24 @@ def stored(folder: Path) -> LoraConfig:
     return config
 
 
-def adds_up(folder: Path) -> bool:
-    """Whether the adapter in ``folder`` is a sum of low-rank matrices, beside a head, and can be worn with others."""
-    config, usual = PeftConfig.from_pretrained(folder), LoraConfig()
+def adds_up(parent: Parent) -> bool:
+    """Whether ``parent``, an adapter, is a sum of low-rank matrices beside a head, and can be worn with others."""
+    config, usual = PeftConfig.from_pretrained(parent.model), LoraConfig()
     if not isinstance(config, LoraConfig) or config.init_lora_weights not in (True, False, "gaussian"):
         return False
     others = [field.name for field in fields(LoraConfig) if field.name not in SIZES]
     return set(config.modules_to_save or ()) <= {"score"} and all(
         getattr(config, name) == getattr(usual, name) for name in others
     )
+
+
+def has_head(parent: Parent) -> bool:
+    """Whether ``parent`` is an adapter that was saved with a reward model's head."""
+    file = Path(parent.model) / "adapter_model.safetensors"
+    if not file.is_file():
+        return False
+    with safe_open(file, framework="pt") as tensors:
+        return SCORE in set(tensors.keys())
 
 
 def shares(config: PretrainedConfig) -> bool:

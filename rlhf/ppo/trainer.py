@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch import nn
+from torch import Tensor, nn
 
 from rlhf.config import PPOStage
 from rlhf.data.render import Prompt
@@ -22,7 +22,7 @@ from rlhf.ppo.ranks import total, whiten
 from rlhf.ppo.report import Metrics, report
 from rlhf.ppo.rollout import Rollout, collect, evaluate, final_scores, tolerance
 from rlhf.ppo.seeds import derive, permutation
-from rlhf.rewards import RewardFunction
+from rlhf.rewards import RewardFunction, Scorer
 
 
 class PPOTrainer:
@@ -32,9 +32,10 @@ class PPOTrainer:
         policy: a causal language model, or a PeftModel around one.
         reference: the model that the KL penalty pulls towards; None: ``policy`` with its adapter switched off.
         critic: gives the value of the state before each response token (rlhf.ppo.Critic).
-        reward: (prompts, completions) -> one number per completion.
+        reward: (prompts, completions) -> one number per completion; of a Composition each term is logged by itself.
         prompts: what to answer; they are visited in a new order on every pass.
         stage: the settings, as conf/stage/ppo.yaml explains them.
+        gold: scores the same responses, is logged beside the reward, and changes nothing that is trained.
         score_mean, score_std: of the reward on the reference's responses, for ``stage.normalize_scores``.
         log: called with the metrics of an update and its number.
 
@@ -54,13 +55,15 @@ class PPOTrainer:
         stage: PPOStage,
         *,
         seed: int,
+        gold: RewardFunction | None = None,
         score_mean: float = 0.0,
         score_std: float = 1.0,
         log: Callable[[Metrics, int], None] = lambda metrics, update: None,
         cpu: bool | None = None,
     ):
         self.stage, self.seed, self.log = stage, seed, log
-        self.tokenizer, self.reward, self.prompts = tokenizer, reward, list(prompts)
+        self.tokenizer, self.prompts = tokenizer, list(prompts)
+        self.reward = Scorer(reward, gold, self._over_ranks)
         self.score_mean, self.score_std = (score_mean, score_std) if stage.normalize_scores else (0.0, 1.0)
         # Left to itself, accelerate makes every rank on a machine without a GPU believe that it is alone.
         self.accelerator = Accelerator(cpu=not torch.cuda.is_available() if cpu is None else cpu)
@@ -82,11 +85,13 @@ class PPOTrainer:
         """Go on from the newest checkpoint in ``folder``; returns the updates that it holds, 0 without one."""
         self.update, state = checkpoint.load(folder, self.learner.modules, self.learner.optimizers)
         self.metrics = state.get("metrics", {})
+        if "rewards" in state:
+            self.reward.load_state_dict(state["rewards"])
         return self.update
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint holds beside weights and optimizers, as JSON."""
-        return {"metrics": self.metrics}
+        return {"metrics": self.metrics, "rewards": self.reward.state_dict()}
 
     def train(self, folder: Path | None = None, should_stop: Callable[[], bool] = lambda: False) -> Metrics:
         """Make the updates that are left of ``stage.updates`` and return the last metrics.
@@ -148,7 +153,11 @@ class PPOTrainer:
         improved = self.learner.improve(rollout, weights, returns, self.update)
         self.update += 1
         episode = {"episode": float(self.update * stage.batch_size)}
-        return report(rollout, scores, shaped.penalties, returns, self.accelerator) | improved | episode
+        reported = report(rollout, scores, shaped.penalties, returns, self.accelerator)
+        return reported | self.reward.metrics() | improved | episode
+
+    def _over_ranks(self, x: Tensor) -> Tensor:
+        return total(x.to(self.accelerator.device), self.accelerator).cpu()
 
     def _check_start(self, rollout: Rollout) -> None:
         """Before the first step the policy is the reference: anything else is a wrong model or a wrong forward pass."""

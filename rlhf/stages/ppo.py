@@ -1,6 +1,7 @@
-"""Proximal policy optimisation of the SFT policy against the reward model; the reference is the policy as it was.
+"""Proximal policy optimisation of the SFT policy against a reward; the reference is the policy as it was.
 
     python -m rlhf stage=ppo                          # starts from checkpoints/<name>/sft and .../reward
+    python -m rlhf stage=ppo 'stage.rewards={mine: {function: mine.py:score}, brief: {length: {most: 40}, weight: 0.1}}'
     python -m rlhf -m stage=ppo stage.kl_coef=0.02,0.05,0.1
 
 Ziegler et al. 2019, https://arxiv.org/abs/1909.08593. The trainer is ours: rlhf/ppo/README.md explains it.
@@ -9,11 +10,10 @@ Ziegler et al. 2019, https://arxiv.org/abs/1909.08593. The trainer is ours: rlhf
 from rlhf import models, training
 from rlhf.config import Settings
 from rlhf.data import check_leaks, load
-from rlhf.errors import LineageError
-from rlhf.parents import Parent
-from rlhf.ppo import PPOTrainer, roles
+from rlhf.ppo import PPOTrainer
+from rlhf.ppo.roles import assign
 from rlhf.progress import Bar
-from rlhf.rewards import RewardModel
+from rlhf.rewards.build import Builder
 from rlhf.run import Run
 
 
@@ -26,27 +26,28 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
 
     tokenizer = models.load_tokenizer(run["policy"], settings.model)
     run.record_tokenizer(tokenizer)
-    own = reward_tokenizer(settings, run, tokenizer)
-    parts = roles.build(settings, run.parents, tokenizer)
-    scorer = RewardModel(parts.reward_model, own, max_length=stage.max_prompt_length + stage.max_response_length)
-    mean, std = score_statistics(run["reward"], stage.normalize_scores)
+    roles = assign(settings, run.parents, tokenizer)
+    rewards = Builder(settings, run.parents, tokenizer, roles.reward_model)
+    gold = rewards.gold()
+    reward, normal = rewards.reward()
     trainer = PPOTrainer(
-        parts.policy,
-        parts.reference,
-        parts.critic,
+        roles.policy,
+        roles.reference,
+        roles.critic,
         tokenizer,
-        scorer,
+        reward,
         prompts["train"]["prompt"],
         stage,
         seed=settings.seed,
-        score_mean=mean,
-        score_std=std,
+        gold=gold,
+        score_mean=normal.mean,
+        score_std=normal.std,
         cpu=models.device(settings.hardware).type == "cpu",
     )
-    sample = training.Sampler(run, parts.policy, tokenizer, prompts["validation"]["prompt"], settings)
+    sample = training.Sampler(run, roles.policy, tokenizer, prompts["validation"]["prompt"], settings)
     metrics = train(trainer, run, sample)
     sample(stage.updates)
-    models.save(parts.policy, tokenizer, run.model, run["policy"])
+    models.save(roles.policy, tokenizer, run.model, run["policy"])
     return metrics | {"objective": metrics["objective/rlhf_reward"]}
 
 
@@ -70,26 +71,3 @@ def train(trainer: PPOTrainer, run: Run, sample: training.Sampler) -> dict[str, 
             return trainer.train(run.scratch, lambda: interruption.asked)
     finally:
         bar.close()
-
-
-def reward_tokenizer(settings: Settings, run: Run, tokenizer):
-    """The reward model's.
-
-    Raises:
-        LineageError: it has another vocabulary than the policy, so that no critic can start from it.
-    """
-    own = models.load_tokenizer(run["reward"], settings.model)
-    if own.get_vocab() != tokenizer.get_vocab():
-        raise LineageError(
-            f"stage.reward={run['reward'].path} has another vocabulary than stage.policy={run['policy'].path}, and the "
-            "critic starts from the reward model: train one with stage=reward on this policy"
-        )
-    return own
-
-
-def score_statistics(reward: Parent, normalize: bool) -> tuple[float, float]:
-    """Mean and standard deviation by which scores are normalised: what stage=reward measured, or 0 and 1."""
-    measured = reward.manifest["metrics"] if reward.manifest else {}
-    if normalize and "scores/std" not in measured:
-        print(f"ppo: {reward.path} is no run of stage=reward, so there is nothing to normalise its scores by")
-    return measured.get("scores/mean", 0.0), measured.get("scores/std", 1.0)

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from rlhf.paths import PACKAGE
-from tests.ppo.conftest import new_policy
+from rlhf.rewards import Composition, Ensemble, Term
+from tests.ppo.conftest import length_reward, new_policy
 
 README = (PACKAGE / "ppo" / "README.md").read_text(encoding="utf-8")
 TESTS = Path(__file__).parents[1]
@@ -25,7 +26,8 @@ def test_the_library_example_runs(tokenizer: Any, tmp_path: Path) -> None:
 
 
 def test_every_logged_metric_is_explained(new_trainer: Any) -> None:
-    trainer = new_trainer(updates=1)
+    members = Ensemble([length_reward, length_reward])
+    trainer = new_trainer(updates=1, reward=Composition({"<term>": Term(members)}), gold=length_reward)
     glossary = README.split("## Metrics")[1].split("## As a library")[0]
     names = [line.split("|")[1] for line in glossary.splitlines() if line.startswith("| `")]
     assert {name for cell in names for name in re.findall(r"`([^`]+)`", cell)} == set(trainer.train())

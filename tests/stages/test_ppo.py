@@ -10,12 +10,9 @@ import pytest
 from safetensors.torch import load_file
 
 from rlhf.config import Settings
-from rlhf.errors import LineageError
-from rlhf.parents import Parent
 from rlhf.ppo import Critic, PPOTrainer
 from rlhf.run import Run
 from rlhf.stages import execute
-from rlhf.stages.ppo import score_statistics
 from tests.conftest import composed, tiny_overrides
 
 Configure = Callable[..., Settings]
@@ -153,24 +150,3 @@ def test_after_a_kill_it_goes_on_and_ends_with_the_same_bytes(
     execute(beside_chain("ppo", *FASTER, "resume=true"), tmp_path / "ppo")
     assert weights(tmp_path / "ppo") == weights(uninterrupted)
     assert logged(tmp_path / "ppo") == logged(uninterrupted)
-
-
-def test_a_reward_model_of_another_vocabulary_is_refused(beside_chain: Configure, tmp_path: Path) -> None:
-    """The critic reads the policy's tokens with the reward model's weights."""
-    small = "model.architecture.vocabulary=300"
-    parents = {"base": small, "sft": f"model.pretrained={tmp_path}/base", "reward": f"stage.policy={tmp_path}/sft"}
-    for stage, parent in parents.items():
-        execute(composed(*tiny_overrides(stage, tmp_path), parent), tmp_path / stage)
-    settings = beside_chain("ppo", f"stage.reward={tmp_path}/reward")
-    with pytest.raises(LineageError, match="vocabulary"):
-        execute(settings, tmp_path / "ppo")
-
-
-def test_scores_of_another_reward_model_are_taken_as_they_are_and_this_is_said(capsys: pytest.CaptureFixture) -> None:
-    ours = Parent("reward", "r", {"stage": "reward", "metrics": {"scores/mean": 2.0, "scores/std": 3.0}})
-    assert score_statistics(ours, normalize=True) == (2.0, 3.0)
-    assert capsys.readouterr().out == ""
-    assert score_statistics(Parent("reward", "org/other", None), normalize=True) == (0.0, 1.0)
-    assert "org/other is no run of stage=reward" in capsys.readouterr().out
-    score_statistics(Parent("reward", "org/other", None), normalize=False)
-    assert capsys.readouterr().out == ""

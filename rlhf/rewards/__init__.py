@@ -1,0 +1,38 @@
+"""Rewards as functions of text: ``(prompts, completions) -> one score per completion``.
+
+Text in, numbers out, so that a reward model may have a tokenizer of its own and a test may pass a function of two
+lines. A prompt is a string or a list of messages; a completion is always a string.
+
+    protocol        RewardFunction; a function by its path; what a score must be
+    model           a sequence classifier as a RewardFunction
+    ensemble        several of them: mean - k standard deviations
+    remote          one behind HTTP
+    terms           length and format
+    normalisation   stored and running statistics
+    composition     a weighted sum of named terms; a gold reward beside it
+    build           all of these from settings
+"""
+
+from rlhf.rewards.composition import Composition, Scorer, Term
+from rlhf.rewards.ensemble import Ensemble
+from rlhf.rewards.model import RewardModel
+from rlhf.rewards.normalisation import Running, Stored
+from rlhf.rewards.protocol import RewardFunction, checked, function
+from rlhf.rewards.remote import Remote
+from rlhf.rewards.terms import Format, Length
+
+__all__ = [
+    "Composition",
+    "Ensemble",
+    "Format",
+    "Length",
+    "Remote",
+    "RewardFunction",
+    "RewardModel",
+    "Running",
+    "Scorer",
+    "Stored",
+    "Term",
+    "checked",
+    "function",
+]

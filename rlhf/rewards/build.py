@@ -1,0 +1,143 @@
+"""The reward that the settings of stage=ppo ask for, and its gold reward."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+from rlhf import models
+from rlhf.config import Normalisation, RewardTerm, Settings
+from rlhf.errors import LineageError
+from rlhf.parents import Parent
+from rlhf.rewards.composition import Composition, Term
+from rlhf.rewards.ensemble import Ensemble
+from rlhf.rewards.model import AdaptedRewardModel, RewardModel
+from rlhf.rewards.normalisation import Running, Stored
+from rlhf.rewards.protocol import RewardFunction, called
+from rlhf.rewards.remote import Remote
+from rlhf.rewards.terms import Format, Length
+
+AS_IT_IS = Stored(0.0, 1.0)
+
+
+class Builder:
+    """Makes rewards of terms; ``parents`` are the runs of the stage by role, ``tokenizer`` the policy's.
+
+    ``shared`` gives the reward model of a role where it is part of another model, and None where it is to be loaded.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        parents: Mapping[str, Parent],
+        tokenizer: Any,
+        shared: Callable[[str], Any | None] = lambda role: None,
+    ):
+        self.settings, self.parents, self.tokenizer, self.shared = settings, parents, tokenizer, shared
+
+    def reward(self) -> tuple[RewardFunction, Stored]:
+        """What PPO maximises, and the statistics by which it normalises the sum.
+
+        ``stage.reward`` alone is a plain RewardModel, normalised as ``stage.normalize_scores`` says when it is used;
+        beside other terms it is a term of that normalisation, and the sum is not normalised again.
+        """
+        stage = self.settings.stage
+        found = self._all({f"rewards.{name}": term for name, term in stage.terms().items()})
+        terms = {role.removeprefix("rewards."): term for role, term in found.items()}
+        if stage.reward is None:
+            return Composition(terms), AS_IT_IS
+        model, measured = self.model("reward"), statistics(self.parents["reward"])
+        if stage.normalize_scores and measured is None:
+            print(f"ppo: {stage.reward} is no run of stage=reward, so there is nothing to normalise its scores by")
+        if not terms:
+            return model, measured or AS_IT_IS
+        return Composition({"reward": Term(model, 1.0, measured if stage.normalize_scores else None)} | terms), AS_IT_IS
+
+    def gold(self) -> RewardFunction | None:
+        """What scores the same responses and trains nothing; None where there is none.
+
+        Loading it draws from a stream of its own: what is made after it is the same without it.
+        """
+        term = self.settings.stage.gold_term()
+        if term is None:
+            return None
+        with torch.random.fork_rng():
+            gold = self._all({"gold": term})["gold"]
+        return gold.function if gold.normalisation is None else Composition({"gold": gold})
+
+    def _all(self, terms: Mapping[str, RewardTerm]) -> dict[str, Term]:
+        """Terms by role, in their order; what needs no model is made first, so that its mistakes are told first."""
+        order = sorted(terms, key=lambda role: bool(terms[role].runs()))
+        made = {role: self.term(role, terms[role]) for role in order}
+        return {role: made[role] for role in terms}
+
+    def term(self, role: str, term: RewardTerm) -> Term:
+        """
+        Raises:
+            ConfigError: a function cannot be imported, or a remote reward's token is not set.
+            LineageError: ``normalisation: stored`` of a run that holds no statistics.
+        """
+        if term.normalisation is Normalisation.running:
+            return Term(self.function(role, term), term.weight, Running())
+        if term.normalisation is Normalisation.none or term.ensemble.runs is not None:
+            return Term(self.function(role, term), term.weight)  # an ensemble normalises each of its members
+        return Term(self.function(role, term), term.weight, self._stored(role))
+
+    def function(self, role: str, term: RewardTerm) -> RewardFunction:
+        [source] = term.sources()
+        if source == "run":
+            return self.model(role)
+        if source == "ensemble":
+            return self.ensemble(role, term)
+        if source == "function":
+            return called(term.function)
+        if source == "remote":
+            return Remote(**vars(term.remote))
+        return Length(**vars(term.length)) if source == "length" else Format(**vars(term.format))
+
+    def model(self, role: str) -> RewardModel:
+        """The reward model in the place of ``role``, with the tokenizer and the chat template of its own."""
+        settings, parent = self.settings, self.parents[role]
+        tokenizer = models.load_tokenizer(parent, settings.model)
+        model = self.shared(role)
+        if model is None:
+            model = models.load_reward_model(parent, settings.model, tokenizer, new_head=False).requires_grad_(False)
+        model = model.to(models.device(settings.hardware))
+        return RewardModel(model, tokenizer, max_length=self._length(model, tokenizer))
+
+    def ensemble(self, role: str, term: RewardTerm) -> Ensemble:
+        """Members one by one, or as adapters on a base that is loaded once."""
+        settings, roles = self.settings, [f"{role}{suffix}" for suffix in term.runs()]
+        parents = [self.parents[one] for one in roles]
+        tokenizer = models.load_tokenizer(parents[0], settings.model)
+        together = all(self.shared(one) is not None for one in roles)
+        worn = None if together else models.load_adapted(parents, settings.model, tokenizer)
+        if worn is None:
+            members: list[RewardModel] = [self.model(one) for one in roles]
+        else:
+            worn, length = worn.to(models.device(settings.hardware)), self._length(worn, tokenizer)
+            numbers = map(str, range(len(parents)))
+            members = [AdaptedRewardModel(worn, number, tokenizer, max_length=length) for number in numbers]
+        stored = term.normalisation is Normalisation.stored
+        return Ensemble(members, term.ensemble.deviations, [self._stored(one) for one in roles] if stored else None)
+
+    def _stored(self, role: str) -> Stored:
+        measured = statistics(self.parents[role])
+        if measured is None:
+            raise LineageError(
+                f"stage.{role}={self.parents[role].path} is no run of stage=reward and holds no statistics: "
+                "set its normalisation to running or none"
+            )
+        return measured
+
+    def _length(self, model: Any, tokenizer: Any) -> int | None:
+        """Tokens of a text that are scored: as many as the policy reads and writes, or, of other tokens, as fit."""
+        if tokenizer.get_vocab() == self.tokenizer.get_vocab():
+            return self.settings.stage.max_prompt_length + self.settings.stage.max_response_length
+        return getattr(model.config, "max_position_embeddings", None)
+
+
+def statistics(reward: Parent) -> Stored | None:
+    """Mean and deviation of the scores that stage=reward measured; None for a model that is no such run."""
+    measured = reward.manifest["metrics"] if reward.manifest else {}
+    return Stored(measured["scores/mean"], measured["scores/std"]) if "scores/std" in measured else None

@@ -138,7 +138,9 @@ class Role(nn.Module):
         # Not as children: theirs are the parameters of all roles.
         self.__dict__.update(shared=shared, view=view)
         self.wears = tuple(wears)
-        self.own = nn.ParameterDict({name.replace(".", "/"): value for name, value in own.items()})
+        self.own = nn.ParameterDict()
+        for name, value in own.items():  # one by one: of a dict, it would sort them
+            self.own[name.replace(".", "/")] = value
         shared.trained += self.own.values()
         view.requires_grad_(False).eval()
         shared._thaw()
@@ -157,7 +159,8 @@ class Role(nn.Module):
         return self
 
     def _apply(self, fn: Any, recurse: bool = True) -> "Role":
-        """``to(device)``: moves the whole model, and with it the base under the other roles."""
+        """``to(device)``: moves the base under every role, the head of this one, and what is there already stays."""
+        self.shared.model._apply(fn)
         self.view._apply(fn)
         return super()._apply(fn, recurse)
 
@@ -165,7 +168,10 @@ class Role(nn.Module):
         try:
             return super().__getattr__(name)
         except AttributeError:
-            return getattr(self.__dict__["view"], name)
+            found = getattr(self.__dict__["view"], name)
+        if isinstance(found, nn.Module):
+            raise AttributeError(f"{name}, called by itself, would wear what another role left: call the role")
+        return found
 
 
 class Head(nn.Linear):
@@ -209,7 +215,8 @@ def adds_up(parent: Parent) -> bool:
     if not isinstance(config, LoraConfig) or config.init_lora_weights not in (True, False, "gaussian"):
         return False
     others = [field.name for field in fields(LoraConfig) if field.name not in SIZES]
-    return set(config.modules_to_save or ()) <= {"score"} and all(
+    heads = {"score", "classifier"}  # peft names both, of a classifier of either name
+    return set(config.modules_to_save or ()) <= heads and all(
         getattr(config, name) == getattr(usual, name) for name in others
     )
 

@@ -196,9 +196,16 @@ def adapt(model: PreTrainedModel, adapter: Adapter, task: TaskType) -> PreTraine
 
 
 def quantization(adapter: Adapter) -> dict[str, Any]:
-    """Loading options for ``adapter=qlora`` (Dettmers et al. 2023, https://arxiv.org/abs/2305.14314), else none."""
+    """Loading options for ``adapter=qlora`` (Dettmers et al. 2023, https://arxiv.org/abs/2305.14314), else none.
+
+    Raises:
+        ModelError: there is no GPU, or no bitsandbytes.
+    """
     if adapter.kind is not AdapterKind.qlora:
         return {}
+    if not torch.cuda.is_available():
+        # On some processors bitsandbytes 0.50 packs the weights of a model in eval mode, and its gradients are wrong.
+        raise ModelError("adapter=qlora needs a GPU and torch sees none: use adapter=lora")
     try:
         import bitsandbytes  # noqa: F401
     except ImportError:
@@ -263,8 +270,9 @@ def _merge(base: PreTrainedModel, folder: Path) -> tuple[PreTrainedModel, set[st
     # The adapter of a language model is also put on a reward model's backbone, which cannot generate.
     config.task_type = None
     merged = PeftModel.from_pretrained(base, folder, config=config).merge_and_unload()
-    # peft froze the base; whoever trains this model decides anew.
-    return merged.requires_grad_(True), {f"{name}.weight" for name in config.modules_to_save or ()}
+    for parameter in merged.parameters():  # peft froze the base; whoever trains this model decides anew
+        parameter.requires_grad_(parameter.is_floating_point())  # four bits are no floating point
+    return merged, {f"{name}.weight" for name in config.modules_to_save or ()}
 
 
 def _base(parent: Parent, folder: Path) -> Parent:

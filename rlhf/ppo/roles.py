@@ -64,13 +64,11 @@ class OneBase:
 
     Args:
         base: what the roles have in common, loaded when the first of them is asked for.
-        chains: role -> its adapters on that; those of ``start`` are the critic's.
+        chains: role -> its adapters on that, of the policy, of what the critic starts from, and of reward models.
     """
 
-    def __init__(
-        self, settings: Settings, base: Parent, chains: Mapping[str, list[Parent]], start: str, tokenizer: Any
-    ):
-        self.settings, self.base, self.chains, self.start, self.tokenizer = settings, base, chains, start, tokenizer
+    def __init__(self, settings: Settings, base: Parent, chains: Mapping[str, list[Parent]], tokenizer: Any):
+        self.settings, self.base, self.chains, self.tokenizer = settings, base, chains, tokenizer
         self.loading = models.quantization(settings.adapter)
         self._heads: dict[str, Tensor | None] = {}
 
@@ -90,10 +88,10 @@ class OneBase:
 
     @cached_property
     def critic(self) -> Role:
-        worn = self._wears(self.start)
+        worn = self._wears("critic")
         with drawn(self.settings, "critic"):
             self.shared.add("critic", models.lora(self.settings.adapter, models.TaskType.CAUSAL_LM))
-        return self.shared.critic([*worn, "critic"], self._head(self.start))
+        return self.shared.critic([*worn, "critic"], self._head("critic"))
 
     def reward_model(self, role: str) -> Role | None:
         """The reward model of ``role``; None where it is no adapter on the base."""
@@ -147,7 +145,7 @@ def assign(settings: Settings, parents: Mapping[str, Parent], tokenizer: Any) ->
             _say(
                 f"{parents[role].path} is no adapter on {base.path}, which the other roles share, and is loaded beside"
             )
-    return OneBase(settings, base, chains, start, tokenizer)
+    return OneBase(settings, base, chains, tokenizer)
 
 
 def critic_start(settings: Settings, parents: Mapping[str, Parent], tokenizer: Any) -> str:
@@ -185,9 +183,9 @@ def in_common(
     Raises:
         ModelError: policy and critic have no base in common, or not one that can be shared.
     """
-    lines = {role: models.ancestry(parents[role]) for role in {"policy", start}}
+    lines = {"policy": models.ancestry(parents["policy"]), "critic": models.ancestry(parents[start])}
     root = lines["policy"][0]
-    if not _same(root, lines[start][0]):
+    if not _same(root, lines["critic"][0]):
         raise ModelError(f"{parents[start].path} is no adapter on a model that {parents['policy'].path} descends from")
     for role in judges(parents):
         line = models.ancestry(parents[role])
@@ -196,7 +194,7 @@ def in_common(
             lines[role] = line
     # Merged into four bits an adapter would be rounded away: on a quantised base all of them stay beside it.
     length = 1 if settings.adapter.kind is AdapterKind.qlora else _shared_length(list(lines.values()))
-    for parent in (*lines["policy"][length:], *lines[start][length:]):
+    for parent in (*lines["policy"][length:], *lines["critic"][length:]):
         if not adds_up(parent):
             raise ModelError(f"{parent.path} is an adapter of a kind that cannot be added to others")
     config = models.config(root, settings.model)

@@ -67,8 +67,16 @@ class OneBase:
         chains: role -> its adapters on that, of the policy, of what the critic starts from, and of reward models.
     """
 
-    def __init__(self, settings: Settings, base: Parent, chains: Mapping[str, list[Parent]], tokenizer: Any):
-        self.settings, self.base, self.chains, self.tokenizer = settings, base, chains, tokenizer
+    def __init__(
+        self,
+        settings: Settings,
+        parents: Mapping[str, Parent],
+        base: Parent,
+        chains: Mapping[str, list[Parent]],
+        tokenizer: Any,
+    ):
+        self.settings, self.parents, self.tokenizer = settings, parents, tokenizer
+        self.base, self.chains = base, chains
         self.loading = models.quantization(settings.adapter)
         self._heads: dict[str, Tensor | None] = {}
 
@@ -145,7 +153,7 @@ def assign(settings: Settings, parents: Mapping[str, Parent], tokenizer: Any) ->
             _say(
                 f"{parents[role].path} is no adapter on {base.path}, which the other roles share, and is loaded beside"
             )
-    return OneBase(settings, base, chains, tokenizer)
+    return OneBase(settings, parents, base, chains, tokenizer)
 
 
 def critic_start(settings: Settings, parents: Mapping[str, Parent], tokenizer: Any) -> str:

@@ -7,10 +7,11 @@
 Ziegler et al. 2019, https://arxiv.org/abs/1909.08593. The trainer is ours: rlhf/ppo/README.md explains it.
 """
 
-from rlhf import models, training
+from rlhf import memory, models, training
 from rlhf.config import Settings
 from rlhf.data import check_leaks, load
 from rlhf.ppo import PPOTrainer
+from rlhf.ppo.plan import plan
 from rlhf.ppo.roles import assign
 from rlhf.progress import Bar
 from rlhf.rewards.build import Builder
@@ -27,6 +28,8 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
     tokenizer = models.load_tokenizer(run["policy"], settings.model)
     run.record_tokenizer(tokenizer)
     roles = assign(settings, run.parents, tokenizer)
+    planned, meter = plan(settings, roles), memory.Meter(models.device(settings.hardware))
+    memory.show("ppo", planned, meter.device)
     rewards = Builder(settings, run.parents, tokenizer, roles.reward_model)
     gold = rewards.gold()
     reward, normal = rewards.reward()
@@ -46,6 +49,7 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
     )
     sample = training.Sampler(run, roles.policy, tokenizer, prompts["validation"]["prompt"], settings)
     metrics = train(trainer, run, sample)
+    run.manifest["memory"] = memory.compare("ppo", planned, meter.read())
     sample(stage.updates)
     models.save(roles.policy, tokenizer, run.model, run["policy"])
     return metrics | {"objective": metrics["objective/rlhf_reward"]}

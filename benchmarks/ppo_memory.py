@@ -3,9 +3,10 @@
     RLHF_TEST_MODELS=... python -m benchmarks.ppo_memory            # both models, three processes for each way
     python -m benchmarks.ppo_memory --show                          # what was measured last
 
-Each measurement is a process of its own, above what it holds when the imports are done; medians over the processes. The
-models of stage=ppo are made and trained by the trainer's own code: stories15M with its weights, and SmolLM2-135M with
-random ones, which take as much. Writes benchmarks/ppo_memory.json.
+Each measurement is a process of its own, above what it holds when the imports are done and a model of one layer has
+been sampled from and trained, since much is imported by the first call; medians over the processes. The models of
+stage=ppo are made and trained by the stage's own code: stories15M with its weights, and SmolLM2-135M with random ones,
+which take as much. Writes benchmarks/ppo_memory.json.
 
 The allocator of every process gives back at once what is freed (MALLOC_MMAP_THRESHOLD_ and MALLOC_TRIM_THRESHOLD_ at
 64 KiB, one arena): otherwise the resident size measures what glibc keeps for later. That costs time in each of them.
@@ -100,6 +101,7 @@ def measure(model: str, way: str, folder: Path, updates: int) -> dict:
     tokenizer = models.load_tokenizer(parents["policy"], settings.model)
     roles = assign(settings, parents, tokenizer)
     planned = plan(settings, roles)
+    warm_up()
     meter = memory.Meter(torch.device("cpu"))
     reward, normal = Builder(settings, parents, tokenizer, roles.reward_model).reward()
     prompts = [f"{number} " * stage.max_prompt_length for number in range(64)]  # longer than what is kept of one
@@ -114,6 +116,21 @@ def measure(model: str, way: str, folder: Path, updates: int) -> dict:
         seconds.append(round(time.perf_counter() - start, 3))
     memory.show(f"{model}, {way}", planned, meter.device)
     return memory.compare(f"{model}, {way}", planned, meter.read()) | {"seconds": seconds}
+
+
+def warm_up() -> None:
+    """One call of everything, on a model of a few thousand parameters."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    tiny = LlamaForCausalLM(LlamaConfig(vocab_size=64, bos_token_id=None, eos_token_id=1, pad_token_id=0, **sizes))
+    tiny = get_peft_model(tiny, LoraConfig(target_modules="all-linear", task_type="CAUSAL_LM"))
+    ids = torch.arange(2, 18).view(2, 8)
+    tiny.generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=2, do_sample=True)
+    tiny(input_ids=ids).logits.log_softmax(-1).sum().backward()
+    torch.optim.AdamW([parameter for parameter in tiny.parameters() if parameter.requires_grad]).step()
 
 
 def repeat(model: str, way: str, folder: Path, updates: int, repeats: int) -> dict:

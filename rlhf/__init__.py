@@ -8,8 +8,12 @@ __version__ = "0.1.0"
 # Public name -> the module that defines it; imported on first use, so that `import rlhf` costs no torch.
 _PUBLIC = {
     "PPOTrainer": "rlhf.ppo",
+    "Composition": "rlhf.rewards",
+    "Ensemble": "rlhf.rewards",
+    "Remote": "rlhf.rewards",
     "RewardFunction": "rlhf.rewards",
     "RewardModel": "rlhf.rewards",
+    "Term": "rlhf.rewards",
     "Run": "rlhf.run",
     "RlhfError": "rlhf.errors",
     "generate": "rlhf.generate",

@@ -39,7 +39,7 @@ def register() -> None:
     """Tell Hydra the types of conf/, and YAML the place of the data that ships with the package."""
     store = ConfigStore.instance()
     store.store(group="schema", name="settings", node=Settings)
-    for name in ("model", "data", "adapter", "hardware", "tracker"):
+    for name in ("model", "data", "adapter", "hardware", "tracker", "judge"):
         store.store(group="schema", name=name, node=getattr(config, name.capitalize()))
     for name, stage in STAGES.items():
         store.store(group="schema/stage", name=name, node=stage)

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from rlhf import provenance
-from rlhf.config import Settings, Source
+from rlhf.config import PPOStage, Settings, Source
 from rlhf.manifest import plain
 from rlhf.parents import Parent
 
 # What changes neither weights nor metrics: where a run lies, how it is watched, how it is started.
 INCIDENTAL = ("name", "checkpoints", "overwrite", "resume", "tracker", "hardware")
+OF_THE_CONNECTION = ("cache", "timeout", "attempts", "workers", "key_variable", "price_prompt", "price_response")
 
 
 def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
@@ -36,6 +37,19 @@ def data_files(settings: Settings) -> dict[str, str]:
     return found
 
 
+def reward_files(settings: Settings) -> dict[str, str]:
+    """Role -> digest of the file, for each reward that is a function in a file of its own."""
+    if not isinstance(settings.stage, PPOStage):
+        return {}
+    terms = {f"rewards.{name}": term for name, term in settings.stage.terms().items()}
+    if (gold := settings.stage.gold_term()) is not None:
+        terms["gold"] = gold
+    paths = {role: Path((term.function or "").rpartition(":")[0]) for role, term in terms.items()}
+    return {
+        role: provenance.file_digest(path) for role, path in paths.items() if path.suffix == ".py" and path.is_file()
+    }
+
+
 def content(settings: Settings, parents: dict[str, Parent]) -> dict[str, Any]:
     """Everything that decides what a run computes, as dotted keys: two runs with equal content are the same run.
 
@@ -44,11 +58,16 @@ def content(settings: Settings, parents: dict[str, Parent]) -> dict[str, Any]:
     tree = json.loads(json.dumps(asdict(settings), default=plain))
     for key in INCIDENTAL:
         del tree[key]
+    if not settings.stage.judged:
+        del tree["judge"]
     tree["data"] = {kind: tree["data"][kind] for kind in settings.stage.reads} | {
         key: tree["data"][key] for key in ("holdout", "allow_leaks", "gold", "judge", "ceiling")
     }
+    # How a judge is reached, and what is remembered of it, changes no verdict.
+    for key in OF_THE_CONNECTION:
+        tree.get("judge", {}).pop(key, None)
     # Parents and local files count by what they hold, not by where they lie.
-    for role in (*parents, "models", "progression"):
+    for role in (*parents, "models", "progression", "sample", "samples"):
         tree["stage"].pop(role, None)
     for term in (tree["stage"].get("rewards") or {}).values():
         term.pop("run", None)
@@ -59,6 +78,7 @@ def content(settings: Settings, parents: dict[str, Parent]) -> dict[str, Any]:
     tree["files"] = data_files(settings)
     for kind in tree["files"]:
         del tree["data"][kind]["path"]
+    tree["files"] |= reward_files(settings)
     return provenance.redact(flatten(tree))
 
 

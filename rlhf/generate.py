@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
-from transformers import GenerationConfig
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from rlhf.data.render import Prompt, prompt_ids
 
@@ -18,6 +18,13 @@ class Response(NamedTuple):
     text: str
     ids: list[int]
     ended: bool
+
+
+class Sampled(NamedTuple):
+    """Response ids, and the log-probability of each under the distribution that it was drawn from."""
+
+    ids: list[int]
+    logprobs: list[float]
 
 
 def generate(
@@ -70,19 +77,27 @@ def end_ids(model: Any, tokenizer: Any) -> set[int]:
 def sample_ids(
     model: Any, rows: Sequence[Sequence[int]], ends: set[int], pad: int, length: int, temperature: float
 ) -> list[list[int]]:
-    """Response ids for prompts of different lengths, up to and including the first end of sequence.
+    """The ids of ``sample`` alone."""
+    return [ids for ids, _ in sample(model, rows, ends, pad, length, temperature)]
+
+
+def sample(
+    model: Any, rows: Sequence[Sequence[int]], ends: set[int], pad: int, length: int, temperature: float
+) -> list[Sampled]:
+    """Responses to prompts of different lengths, up to and including the first end of sequence.
 
     Rows that have ended would be computed to the end of the longest. So responses grow in bouts that double, and only
     rows without an end take part in the next, for which the prompts and what there is of the responses are read again.
     """
-    responses: list[list[int]] = [[] for _ in rows]
+    responses = [Sampled([], []) for _ in rows]
     unfinished, reached = list(range(len(rows))), 0
     while unfinished and reached < length:
         bout = min(max(reached, FIRST_BOUT), length - reached)
-        found = sample_bout(model, [[*rows[i], *responses[i]] for i in unfinished], ends, pad, bout, temperature)
-        for i, ids in zip(unfinished, found, strict=True):
-            responses[i] += ids
-        unfinished = [i for i in unfinished if responses[i][-1] not in ends]
+        found = sample_bout(model, [[*rows[i], *responses[i].ids] for i in unfinished], ends, pad, bout, temperature)
+        for i, more in zip(unfinished, found, strict=True):
+            responses[i].ids.extend(more.ids)
+            responses[i].logprobs.extend(more.logprobs)
+        unfinished = [i for i in unfinished if responses[i].ids[-1] not in ends]
         reached += bout
     return responses
 
@@ -90,7 +105,7 @@ def sample_ids(
 @torch.no_grad()
 def sample_bout(
     model: Any, rows: Sequence[Sequence[int]], ends: set[int], pad: int, length: int, temperature: float
-) -> list[list[int]]:
+) -> list[Sampled]:
     """Up to ``length`` ids after each row, padded on the left so that they start in one column; masks from lengths."""
     width = max(map(len, rows))
     ids = torch.tensor([[pad] * (width - len(row)) + list(row) for row in rows], device=model.device)
@@ -103,9 +118,35 @@ def sample_bout(
         pad_token_id=pad,
         **({} if greedy else {"temperature": temperature, "top_k": 0, "top_p": 1.0}),
     )
+    recorder = Recorder(1.0 if greedy else temperature)
     with generation_config(model, config):
-        output = model.generate(input_ids=ids, attention_mask=mask)[:, width:].tolist()
-    return [cut(row, ends) for row in output]
+        output = model.generate(input_ids=ids, attention_mask=mask, logits_processor=LogitsProcessorList([recorder]))
+    drawn = output[:, width:]
+    responses = [cut(row, ends) for row in drawn.tolist()]
+    logprobs = recorder.logprobs(drawn).tolist()
+    return [Sampled(row, found[: len(row)]) for row, found in zip(responses, logprobs, strict=True)]
+
+
+class Recorder(LogitsProcessor):
+    """Notes the log-probability of each token as it is drawn: of a whole batch's logits one step is kept, not all."""
+
+    def __init__(self, temperature: float):
+        self.temperature = temperature
+        self.last: torch.Tensor | None = None  # (B, V)  log-probabilities of the step whose token is not known yet
+        self.columns: list[torch.Tensor] = []  # (B,)  of the tokens so far
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        if self.last is not None:
+            self.columns.append(self.last.gather(1, input_ids[:, -1:])[:, 0])
+        # transformers hands over the logits before its own warpers divide them.
+        self.last = torch.log_softmax(scores.float() / self.temperature, dim=-1)
+        return scores
+
+    def logprobs(self, drawn: torch.Tensor) -> torch.Tensor:
+        """Those of the ``drawn`` tokens, (B, T) -> (B, T); what follows an end of sequence means nothing."""
+        if len(self.columns) < drawn.shape[1]:
+            self.columns.append(self.last.gather(1, drawn[:, -1:])[:, 0])
+        return torch.stack(self.columns[: drawn.shape[1]], dim=1)
 
 
 def cut(row: list[int], ends: set[int]) -> list[int]:

@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
@@ -34,6 +34,7 @@ from rlhf.parents import Parent
 from rlhf.paths import bundled
 
 PAD = "<|pad|>"
+Head = Literal["drawn", "zero", "refused"]  # what becomes of a classifier's head where its parent has none
 
 
 def device(hardware: Hardware) -> torch.device:
@@ -120,24 +121,35 @@ def load_policy(parent: Parent, model: Model, tokenizer: PreTrainedTokenizerBase
 
 
 def load_reward_model(
-    parent: Parent, model: Model, tokenizer: PreTrainedTokenizerBase, *, new_head: bool = True, **options: Any
+    parent: Parent, model: Model, tokenizer: PreTrainedTokenizerBase, *, new_head: Head = "drawn", **options: Any
 ) -> PreTrainedModel:
     """The backbone of ``parent`` under its own head of one output, or under a new one where it has none.
 
-    A new head is drawn from N(0, 1/(h+1)) with h the hidden size (Stiennon et al. 2020, appendix B.1,
-    https://arxiv.org/abs/2009.01325), so that scores start small and of one scale at every width.
+    A head that is ``drawn`` comes from N(0, 1/(h+1)) with h the hidden size (Stiennon et al. 2020, appendix B.1,
+    https://arxiv.org/abs/2009.01325), so that scores start small and of one scale at every width. One of ``zero`` is
+    for a critic: it expects nothing until it has learned something.
 
     Raises:
-        ModelError: it cannot be found or read; or it has no head and ``new_head`` is false, as for one that judges.
+        ModelError: it cannot be found or read; or it has no head and a new one is ``refused``, as for one that judges.
     """
-    with _silent():  # a new head is what is asked for, and no cause for a report of missing weights
-        reward, missing = _load(AutoModelForSequenceClassification, parent, model, options | {"num_labels": 1})
-    if not new_head and any(not name.startswith(f"{reward.base_model_prefix}.") for name in missing):
+    try:
+        with _silent():  # a new head is what is asked for, and no cause for a report of missing weights
+            reward, missing = _load(AutoModelForSequenceClassification, parent, model, options | {"num_labels": 1})
+    except RuntimeError as error:
+        if "ignore_mismatched_sizes" not in str(error):
+            raise
+        raise ModelError(
+            f"{parent.role}={parent.path} is a classifier with another number of outputs than the one of a reward "
+            "model: give a run of stage=reward, or a classifier that was trained with num_labels=1"
+        ) from error
+    if new_head == "refused" and any(not name.startswith(f"{reward.base_model_prefix}.") for name in missing):
         raise ModelError(
             f"{parent.role}={parent.path} has no head that scores, only a new one of random weights could be put on "
             "it: give a run of stage=reward, or a classifier with one output"
         )
-    if "score.weight" in missing:
+    if "score.weight" in missing and new_head == "zero":
+        torch.nn.init.zeros_(reward.score.weight)
+    elif "score.weight" in missing:
         torch.nn.init.normal_(reward.score.weight, std=1 / math.sqrt(reward.config.hidden_size + 1))
     _match(reward, tokenizer)
     return reward

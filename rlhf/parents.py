@@ -35,14 +35,18 @@ class Parent:
         return str(Path(self.path) / "model") if self.manifest else self.path
 
     @property
+    def directory(self) -> Path:
+        return Path(self.path)
+
+    @property
     def is_local(self) -> bool:
         return Path(self.model).exists()
 
     @property
     def digest(self) -> str | None:
-        """Digest of the weights; for a model on the Hub its id and revision."""
+        """Digest of the weights, or of what a run without any wrote; for a model on the Hub its id and revision."""
         if self.manifest:
-            return self.manifest["weights"]
+            return self.manifest["weights"] or self.manifest.get("output")
         path = Path(self.path)
         if path.is_file():
             return provenance.file_digest(path)
@@ -55,7 +59,8 @@ class Parent:
 def find_parents(settings: Settings, overrides: Sequence[str] = ()) -> dict[str, Parent]:
     """Role -> parent, for everything that the stage starts from; what is optional and missing is left out."""
     found = {}
-    for role, wanted in settings.stage.inputs().items():
+    wanted_by_judge = settings.judge.inputs() if settings.stage.judged else {}
+    for role, wanted in (settings.stage.inputs() | wanted_by_judge).items():
         parent = find_parent(role, wanted, settings, overrides)
         if parent is not None:
             found[role] = parent
@@ -70,7 +75,7 @@ def find_parent(role: str, wanted: Input, settings: Settings, overrides: Sequenc
         RunError: its run.json cannot be read.
     """
     path = Path(wanted.path)
-    named = f"stage.{_key(role, settings)}={wanted.path}"
+    named = f"{_key(role, settings)}={wanted.path}"
     if not wanted.path:
         raise LineageError(f"{named}'' is empty: give a run, a model folder or a Hub id")
     if (manifest := read_manifest(path)) is not None:
@@ -117,11 +122,15 @@ def _missing(role: str, path: Path, settings: Settings, overrides: Sequence[str]
         return f"{says}is not finished: continue it first: {command}"
     if path.is_file() or (path.is_dir() and any(path.iterdir())):
         return f"{says}holds neither run.json nor config.json: give a run, a model folder or a Hub id"
-    if path.name in ("base", "sft", "reward", "dpo", "ppo"):
+    if path.name in ("base", "sft", "reward", "dpo", "ppo", "sample"):
         command = " ".join(["python -m rlhf", f"stage={path.name}", *kept])
         return f"{says}does not exist: run stage={path.name} first: {command}"
-    return f"{says}does not exist: set stage.{_key(role, settings)} to a run, a model folder or a Hub id"
+    return f"{says}does not exist: set {_key(role, settings)} to a run, a model folder or a Hub id"
 
 
 def _key(role: str, settings: Settings) -> str:
-    return role if hasattr(settings.stage, role.split(".")[0]) else f"models.{role}"
+    if role == "judge":
+        return "judge.model"
+    if hasattr(settings.stage, role.split(".")[0]):
+        return f"stage.{role}"
+    return f"stage.{'models' if hasattr(settings.stage, 'models') else 'samples'}.{role}"

@@ -152,6 +152,11 @@ class Run:
             total = self.manifest["data"][kind][split]["rows"]
             print(f"{self.stage}: {rows} of {total} rows of {kind}/{split}: {reason}")
 
+    def record_output(self, path: Path) -> None:
+        """Note the digest of what a stage without weights of its own wrote, for those that start from it."""
+        self.manifest["output"] = provenance.file_digest(path)
+        self.write()
+
     def record_tokenizer(self, tokenizer: Any) -> None:
         """Note what the next stage must find unchanged; the template and the special tokens included."""
         self.manifest["tokenizer"] = tokenizer_record(tokenizer)

@@ -54,6 +54,8 @@ FAST = {
         "stage.log_every=1",
         "stage.save_every=1",
     ),
+    "sample": ("stage.prompts=6", "stage.samples=3", "stage.max_response_length=6"),
+    "label": (),
     "compare": (
         "stage.prompts=6",
         "stage.samples=2",

@@ -9,6 +9,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from rlhf import cli
+from rlhf.config import STAGES
 from rlhf.errors import ConfigError
 from tests.conftest import composed
 
@@ -55,7 +56,7 @@ def test_a_mistake_is_one_sentence_before_torch_is_imported(tmp_path: Path, argu
 def test_help_names_every_group_and_setting(tmp_path: Path) -> None:
     result = command("stage=dpo", "--help", cwd=tmp_path)
     assert result.returncode == 0
-    assert "stage: base, compare, dpo, ppo, progression, reward, sft, status" in result.stdout
+    assert f"stage: {', '.join(sorted(STAGES))}" in result.stdout
     assert "beta: 0.1" in result.stdout
     assert result.stderr.strip() == "False"
 

@@ -215,7 +215,7 @@ def test_responses_grow_in_bouts_of_the_rows_without_an_end(
     taken = []
     plain = generate_module.sample_bout
 
-    def noted(model: Any, rows: Any, ends: Any, pad: int, length: int, temperature: float) -> list[list[int]]:
+    def noted(model: Any, rows: Any, ends: Any, pad: int, length: int, temperature: float) -> Any:
         taken.append((len(rows), length))
         return plain(model, rows, ends, pad, length, temperature)
 

@@ -12,9 +12,10 @@ LAYERS = {
     1: ("ppo.tensors", "ppo.kl", "ppo.advantages", "ppo.losses"),
     2: (
         "data", "almanac", "provenance", "parents", "content", "manifest", "directory", "run", "scratch", "models",
-        "generate", "rewards", "progress", "tracking", "ppo.rollout", "ppo.critic", "evaluation.metrics",
+        "generate", "rewards", "progress", "memory", "tracking", "ppo.rollout", "ppo.critic", "evaluation.metrics",
+        "evaluation.best_of_n",
     ),
-    3: ("ppo", "evaluation", "training"),
+    3: ("ppo", "evaluation", "labelling", "training"),
     4: ("stages",),
     5: ("cli", "progression", "__main__", "__init__"),
 }  # fmt: skip

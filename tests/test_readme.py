@@ -63,6 +63,8 @@ def elsewhere(chain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
     pairs = [{"prompt": text, "chosen": "It is.", "rejected": "No."} for text in asked]
     for name, rows in {"my_demonstrations": demonstrations, "my_pairs": pairs}.items():
         Path(f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    [code] = blocks("python")
+    Path("my_reward.py").write_text(code[code.index("def ") : code.index("\n\n\ntrainer")])
     for stage in STAGES:
         recipe = Path("quick") / "recipe" / f"quick-{stage}.yaml"
         recipe.parent.mkdir(parents=True, exist_ok=True)

@@ -6,8 +6,10 @@ a type cannot express; it runs on the final values, before torch is imported. No
 
 from dataclasses import dataclass
 
+from rlhf.config.judge import Judge, JudgeKind
+from rlhf.config.labelling import LabelStage, SampleStage
 from rlhf.config.parts import Adapter, AdapterKind, Data, Dtype, Format, Hardware, Model, Source, Tracker, TrackerKind
-from rlhf.config.ppo import MissingEOS, PPOStage
+from rlhf.config.ppo import KLEstimator, KLIn, LossMean, MissingEOS, PPOStage
 from rlhf.config.rewards import Normalisation, RewardTerm
 from rlhf.config.rules import require
 from rlhf.config.stage import Input, Stage, TrainedStage
@@ -37,6 +39,12 @@ __all__ = [
     "Format",
     "Hardware",
     "Input",
+    "Judge",
+    "JudgeKind",
+    "KLEstimator",
+    "KLIn",
+    "LabelStage",
+    "LossMean",
     "MissingEOS",
     "Model",
     "Normalisation",
@@ -45,6 +53,7 @@ __all__ = [
     "RewardStage",
     "RewardTerm",
     "SFTStage",
+    "SampleStage",
     "Settings",
     "Source",
     "Stage",
@@ -69,6 +78,7 @@ class Settings:
     adapter: Adapter
     hardware: Hardware
     tracker: Tracker
+    judge: Judge
     stage: Stage
 
     def __post_init__(self) -> None:

@@ -18,6 +18,28 @@ class MissingEOS(Enum):
     replace = "replace"
 
 
+class KLIn(Enum):
+    """Where the penalty for leaving the reference is."""
+
+    reward = "reward"
+    loss = "loss"
+
+
+class KLEstimator(Enum):
+    """Schulman 2020, http://joschu.net/blog/kl-approx.html; rlhf/ppo/kl.py has the formulas."""
+
+    k1 = "k1"
+    k2 = "k2"
+    k3 = "k3"
+
+
+class LossMean(Enum):
+    """What a loss is the mean over: every token alike, or every response alike."""
+
+    token = "token"
+    response = "response"
+
+
 @dataclass(kw_only=True)
 class PPOStage(TrainedStage):
     policy: str
@@ -39,10 +61,21 @@ class PPOStage(TrainedStage):
     warmup_updates: int
     critic_warmup_updates: int
     kl_coef: float
+    kl_in: KLIn
+    kl_estimator: KLEstimator
+    kl_target: float | None
+    kl_gain: float
     gamma: float
     lam: float
-    clip: float
-    value_clip: float
+    clip_low: float
+    clip_high: float
+    dual_clip: float | None
+    value_clip: float | None
+    target_kl: float | None
+    entropy_coef: float
+    loss_mean: LossMean
+    importance_cap: float | None
+    whiten_rewards: bool
     whiten_advantages: bool
     temperature: float
     max_prompt_length: int
@@ -88,13 +121,26 @@ class PPOStage(TrainedStage):
         taken = self.reward is None or "reward" not in terms
         require(taken, "stage.rewards", "reward", "leave that name to stage.reward, or set stage.reward=null")
         counts = ("updates", "batch_size", "minibatches", "micro_batch_size", "epochs", "max_prompt_length")
-        reals = ("learning_rate", "critic_learning_rate", "adam_epsilon", "max_grad_norm", "clip", "value_clip")
+        reals = ("learning_rate", "critic_learning_rate", "adam_epsilon", "max_grad_norm", "clip_high", "value_clip")
         names = (*counts, *reals, "temperature", "max_response_length", "score_clip", "log_every", "save_every")
+        names = (*names, "kl_target", "kl_gain", "target_kl")
         require_positive("stage", **{name: getattr(self, name) for name in names})
-        names = ("kl_coef", "warmup_updates", "critic_warmup_updates", "missing_eos_penalty")
+        names = ("kl_coef", "entropy_coef", "warmup_updates", "critic_warmup_updates", "missing_eos_penalty")
         require_not_negative("stage", **{name: getattr(self, name) for name in names})
+        require(0 < self.clip_low <= 1, "stage.clip_low", self.clip_low, "lie in (0, 1]")
+        beyond = self.dual_clip is None or self.dual_clip > 1
+        require(beyond, "stage.dual_clip", self.dual_clip, "be above 1, or null: it bounds a ratio that has grown")
+        cap = self.importance_cap is None or self.importance_cap >= 1
+        require(cap, "stage.importance_cap", self.importance_cap, "be at least 1, or null: equal engines have weight 1")
         require(0 <= self.gamma <= 1, "stage.gamma", self.gamma, "lie in [0, 1]")
         require(0 <= self.lam <= 1, "stage.lam", self.lam, "lie in [0, 1]")
+        if self.kl_in is KLIn.loss and self.kl_estimator is KLEstimator.k1:
+            raise ConfigError(
+                "stage.kl_in=loss cannot have stage.kl_estimator=k1, whose gradient in a loss is 0 on average: "
+                "give stage.kl_estimator=k2, which has the gradient of the KL"
+            )
+        if self.kl_target is not None and self.kl_coef == 0:
+            raise ConfigError("stage.kl_target scales stage.kl_coef, which is 0 and stays so: give it a value to start")
         if self.batch_size % self.minibatches:
             raise ConfigError(
                 f"stage.batch_size={self.batch_size} is not divisible by stage.minibatches={self.minibatches}"

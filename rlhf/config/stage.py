@@ -21,6 +21,7 @@ class Stage:
     name: str
 
     reads: ClassVar[tuple[str, ...]] = ()  # the sources in ``Data`` that this stage reads
+    judged: ClassVar[bool] = False  # whether ``judge`` decides what this stage writes
 
     def inputs(self) -> dict[str, Input]:
         """Role -> what the stage starts from."""

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from rlhf.config.labelling import LabelStage, SampleStage
 from rlhf.config.ppo import PPOStage
 from rlhf.config.rules import require, require_positive
 from rlhf.config.stage import Input, Stage, TrainedStage
@@ -146,6 +147,8 @@ STAGES: dict[str, type[Stage]] = {
     "dpo": DPOStage,
     "ppo": PPOStage,
     "compare": CompareStage,
+    "sample": SampleStage,
+    "label": LabelStage,
     "progression": ProgressionStage,
 }
 PROGRESSION = ("base", "sft", "reward", "dpo", "ppo", "compare")

@@ -5,13 +5,17 @@ trainer = PPOTrainer(policy, reference, Critic(reward_model), tokenizer, reward,
 trainer.train()
 """
 
+import difflib
 from dataclasses import fields
-from typing import Any
+from enum import Enum
+from typing import Any, get_type_hints
 
 import yaml
 
-from rlhf.config import MissingEOS, PPOStage
+from rlhf.config import PPOStage, RewardTerm
 from rlhf.config.rewards import usual_term
+from rlhf.config.rules import require, require_type
+from rlhf.errors import ConfigError
 from rlhf.paths import bundled
 from rlhf.ppo.advantages import gae
 from rlhf.ppo.critic import Critic
@@ -22,22 +26,34 @@ from rlhf.ppo.trainer import PPOTrainer
 
 
 def settings(**overrides: Any) -> PPOStage:
-    """The settings of conf/stage/ppo.yaml, without Hydra.
+    """The settings of conf/stage/ppo.yaml, without Hydra; a choice is given by its name, as in ``missing_eos="keep"``.
 
     Raises:
-        TypeError: an override is no setting of PPO.
-        ConfigError: a value is out of range.
+        ConfigError: an override is no setting of PPO, or a value is of the wrong type or out of range.
     """
     values = yaml.safe_load((bundled("conf") / "stage" / "ppo.yaml").read_text(encoding="utf-8"))
-    del values["defaults"]
     values["gold"] = None  # PPOTrainer is given the function itself; the file names the data's
-    for field in fields(PPOStage):
-        # YAML 1.1, which PyYAML reads, takes 3e-6 for a text: a number wants a point there.
-        if isinstance(values[field.name], str) and field.type is float:
-            values[field.name] = float(values[field.name])
-    values |= overrides
-    typed = {"missing_eos": MissingEOS(values["missing_eos"]), "term": usual_term(values["term"])}
-    return PPOStage(**values | typed)
+    hints = get_type_hints(PPOStage)
+    names = {field.name: hints[field.name] for field in fields(PPOStage)}
+    for name in overrides:
+        if name not in names:
+            close = difflib.get_close_matches(name, names, n=1)
+            raise ConfigError(f"there is no setting {name}" + "".join(f"; did you mean {other}?" for other in close))
+    # YAML 1.1, which PyYAML reads, takes 3e-6 for a text: a number wants a point there.
+    given = {name: float(values[name]) if hint is float else values[name] for name, hint in names.items()} | overrides
+    return PPOStage(**{name: _typed(f"stage.{name}", given[name], hint) for name, hint in names.items()})
+
+
+def _typed(key: str, value: Any, hint: Any) -> Any:
+    """``value`` as the type ``hint`` says, as Hydra would read it."""
+    if isinstance(hint, type) and issubclass(hint, Enum):
+        choices = [choice.value for choice in hint]
+        require(isinstance(value, hint) or value in choices, key, value, f"be one of {', '.join(choices)}")
+        return hint(value)
+    if hint is RewardTerm:
+        return value if isinstance(value, hint) else usual_term(value)
+    require_type(key, value, hint)
+    return value
 
 
 __all__ = [

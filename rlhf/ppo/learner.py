@@ -1,20 +1,23 @@
 """Policy and critic as they learn from a batch of experience: epochs, minibatches, optimiser steps."""
 
+import math
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from rlhf.config import PPOStage
+from rlhf.config import LossMean, PPOStage
 from rlhf.errors import TrainingError
 from rlhf.ppo import checkpoint
-from rlhf.ppo.losses import clipped_policy_loss, clipped_value_loss
-from rlhf.ppo.ranks import total
+from rlhf.ppo.kl import ESTIMATORS, kl_loss
+from rlhf.ppo.losses import clipped_policy_loss, clipped_value_loss, truncated_importance
+from rlhf.ppo.ranks import largest, total
 from rlhf.ppo.report import Metrics
 from rlhf.ppo.rollout import Rollout, micro_batches, model_inputs, response_logits, tolerance
 from rlhf.ppo.seeds import permutation
-from rlhf.ppo.tensors import entropies, masked_sum, token_logprobs
+from rlhf.ppo.tensors import entropies, masked_sum, token_logprobs, token_shares
 
 
 class Learner:
@@ -37,91 +40,119 @@ class Learner:
         parameters = list(checkpoint.trainable(model).values())
         return torch.optim.AdamW(parameters, lr=learning_rate, eps=self.stage.adam_epsilon, weight_decay=0.0)
 
-    def improve(self, rollout: Rollout, advantages: Tensor, returns: Tensor, update: int) -> Metrics:
-        """``epochs`` passes over the batch in minibatches, each one optimiser step of policy and critic."""
+    def improve(
+        self, rollout: Rollout, advantages: Tensor, returns: Tensor, update: int, kl_coef: float = 0.0
+    ) -> Metrics:
+        """``epochs`` passes over the batch in minibatches, each one optimiser step of policy and critic.
+
+        It ends early, before the step, at a minibatch where the policy is further than ``target_kl`` from where the
+        update began. ``kl_coef`` is that of the penalty in the loss; 0: there is none.
+        """
         rates = self._set_learning_rates(update)
-        rows = len(rollout.scores)
-        steps: list[dict[str, Tensor]] = []
-        for epoch in range(self.stage.epochs):
-            order = permutation(rows, self.seed, "minibatches", update, epoch).to(advantages.device)
-            for index in order.chunk(self.stage.minibatches):
-                steps.append(self._minibatch(rollout.rows(index), advantages[index], returns[index], update))
-                if len(steps) == 1:
-                    self._check_ratio(steps[0]["val/ratio_error"], update)
-        stacked = {key: torch.stack([step[key] for step in steps]) for key in steps[0] if key != "val/ratio_error"}
-        means = {key: value.mean() for key, value in stacked.items()}
-        means["val/ratio_var"] = stacked["val/ratio"].var(unbiased=False)
-        reduced = self.accelerator.reduce(means, reduction="mean")
-        return {key: float(value) for key, value in reduced.items()} | rates
-
-    def _minibatch(self, rollout: Rollout, advantages: Tensor, returns: Tensor, update: int) -> dict[str, Tensor]:
-        """One optimiser step. Micro-batches add up to the gradient of the mean over all tokens of the minibatch."""
-        ranks = self.accelerator.num_processes
-        # Ranks average their gradients: times their number, a share of the global count gives the global mean.
-        count = total(rollout.mask.sum(), self.accelerator) / ranks
         learns = update >= self.stage.critic_warmup_updates
-        sums: dict[str, Tensor] = {}
-        size = self.stage.micro_batch_size
-        parts = zip(micro_batches(rollout, size), advantages.split(size), returns.split(size), strict=True)
-        for part, part_advantages, part_returns in parts:
-            # One after the other: the policy's graph is gone before there is the critic's.
-            loss, found = self._policy_loss(part, part_advantages, learns)
-            if learns:
-                self.accelerator.backward(loss / count)
-            loss, of_values = self._value_loss(part, part_returns)
-            self.accelerator.backward(loss / count)
-            for key, value in (found | of_values).items():
-                worse = key == "val/ratio_error"
-                sums[key] = (
-                    value if key not in sums else torch.maximum(sums[key], value) if worse else sums[key] + value
-                )
-        found = {key: value if key == "val/ratio_error" else value / rollout.mask.sum() for key, value in sums.items()}
-        self._descend(found, learns, update)
-        return found
+        found: list[Metrics] = []
+        steps = 0
+        for index in self._minibatches(len(rollout.scores), update):
+            part = rollout.rows(index.to(advantages.device))
+            sums, error = self._accumulate(part, advantages[index], returns[index], kl_coef, learns)
+            if not found:
+                self._check_ratio(error, update)
+            found.append(sums)
+            if self.stage.target_kl is not None and sums["policy/approxkl_avg"] > self.stage.target_kl:
+                self._forget()
+                break
+            self._descend(sums, learns, update)
+            steps += 1
+        means = {key: sum(one[key] for one in found) / len(found) for key in found[0]}
+        spread = sum((one["val/ratio"] - means["val/ratio"]) ** 2 for one in found) / len(found)
+        return means | rates | {"val/ratio_var": spread, "policy/steps": float(steps if learns else 0)}
 
-    def _policy_loss(self, part: Rollout, advantages: Tensor, learns: bool) -> tuple[Tensor, dict[str, Tensor]]:
-        """Sum of the loss over the tokens of a micro-batch, and the sums of what is reported."""
-        stage, mask = self.stage, part.mask
+    def _minibatches(self, rows: int, update: int) -> Iterator[Tensor]:
+        for epoch in range(self.stage.epochs):
+            yield from permutation(rows, self.seed, "minibatches", update, epoch).chunk(self.stage.minibatches)
+
+    def _accumulate(
+        self, rollout: Rollout, advantages: Tensor, returns: Tensor, kl_coef: float, learns: bool
+    ) -> tuple[Metrics, float]:
+        """Gradients of a minibatch's mean losses, over all its micro-batches and ranks, and what is reported of it.
+
+        Also returns by how much a ratio is away from 1, at most.
+        """
+        by_response = self.stage.loss_mean is LossMean.response
+        shares = token_shares(rollout.mask, by_response)
+        weight, tokens = (total(x.sum(), self.accelerator) for x in (shares, rollout.mask))
+        # Ranks average their gradients: times their number, a share of the global weight gives the global mean.
+        scale = self.accelerator.num_processes / weight
+        sums: dict[str, Tensor] = {}
+        errors = []
+        size = self.stage.micro_batch_size
+        parts = (micro_batches(rollout, size), *(x.split(size) for x in (advantages, returns, shares)))
+        for part, part_advantages, part_returns, share in zip(*parts, strict=True):
+            # One after the other: the policy's graph is gone before there is the critic's.
+            loss, found = self._policy_loss(part, part_advantages, kl_coef, learns)
+            losses = {"loss/policy_avg": masked_sum(share * loss, part.mask)}
+            if learns:
+                self.accelerator.backward(scale * losses["loss/policy_avg"])
+            loss, more = self._value_loss(part, part_returns)
+            losses["loss/value_avg"] = masked_sum(share * loss, part.mask)
+            self.accelerator.backward(scale * losses["loss/value_avg"])
+            errors.append(torch.where(part.mask, found["val/ratio"] - 1, 0.0).abs().max())
+            found = {key: masked_sum(value.float(), part.mask) / tokens for key, value in (found | more).items()}
+            for key, value in (found | {key: loss.detach() / weight for key, loss in losses.items()}).items():
+                sums[key] = sums.get(key, 0) + value
+        means = total(torch.stack(list(sums.values())), self.accelerator).tolist()
+        return dict(zip(sums, means, strict=True)), largest(torch.stack(errors), self.accelerator)
+
+    def _policy_loss(
+        self, part: Rollout, advantages: Tensor, kl_coef: float, learns: bool
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The policy's loss of each token of a micro-batch, and what is reported of each; all (B, T)."""
+        stage = self.stage
         with torch.set_grad_enabled(learns):
             logits = response_logits(self.ranked_policy, part)
             logprobs = token_logprobs(logits, part.response_ids, stage.temperature)
-            policy = clipped_policy_loss(logprobs, part.logprobs, advantages, stage.clip)
-            loss = masked_sum(policy.loss, mask)
-        with torch.no_grad():
-            found = {
-                "loss/policy_avg": loss.detach(),
-                "policy/approxkl_avg": masked_sum(0.5 * (logprobs - part.logprobs) ** 2, mask),
-                "policy/clipfrac_avg": masked_sum(policy.clipped.float(), mask),
-                "policy/entropy_avg": masked_sum(entropies(logits, stage.temperature), mask),
-                "val/ratio": masked_sum(policy.ratio, mask),
-                "val/ratio_error": torch.where(mask, policy.ratio - 1, torch.zeros_like(policy.ratio)).abs().max(),
-            }
-        return loss, found
+            clipped = clipped_policy_loss(
+                logprobs, part.logprobs, advantages, stage.clip_low, stage.clip_high, stage.dual_clip
+            )
+            loss = clipped.loss
+            if stage.importance_cap is not None:
+                loss = loss * truncated_importance(part.logprobs, part.sampler_logprobs, stage.importance_cap)
+            if kl_coef:
+                estimator = ESTIMATORS[stage.kl_estimator.value]
+                loss = loss + kl_coef * kl_loss(logprobs, part.logprobs, part.ref_logprobs, estimator)
+            with torch.set_grad_enabled(learns and stage.entropy_coef > 0):
+                entropy = entropies(logits, stage.temperature)
+            if stage.entropy_coef:
+                loss = loss - stage.entropy_coef * entropy
+        return loss, {
+            "policy/approxkl_avg": 0.5 * (logprobs.detach() - part.logprobs) ** 2,
+            "policy/clipfrac_avg": clipped.clipped,
+            "policy/entropy_avg": entropy.detach(),
+            "val/ratio": clipped.ratio.detach(),
+        }
 
     def _value_loss(self, part: Rollout, returns: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """As ``_policy_loss``, of the critic."""
+        """The same of the critic."""
         values = self.ranked_critic(**model_inputs(part), length=part.mask.shape[1])
-        value = clipped_value_loss(values, part.values, returns, self.stage.value_clip)
-        loss = masked_sum(value.loss, part.mask)
-        found = {
-            "loss/value_avg": loss.detach(),
-            "val/clipfrac_avg": masked_sum(value.clipped.float(), part.mask),
-        }
-        return loss, found
+        loss, clipped = clipped_value_loss(values, part.values, returns, self.stage.value_clip)
+        return loss, {"val/clipfrac_avg": clipped}
 
-    def _descend(self, found: dict[str, Tensor], learns: bool, update: int) -> None:
+    def _descend(self, found: Metrics, learns: bool, update: int) -> None:
         """Clip and apply the gradients of both models, unless one is not a number: then neither is changed."""
         learning = {"critic": self.ranked_critic} | ({"policy": self.ranked_policy} if learns else {})
         for name, model in learning.items():
             norm = self.accelerator.clip_grad_norm_(checkpoint.trainable(model).values(), self.stage.max_grad_norm)
             loss = found["loss/policy_avg" if name == "policy" else "loss/value_avg"]
-            if not (torch.isfinite(norm) and torch.isfinite(loss)):
+            if not (torch.isfinite(norm) and math.isfinite(loss)):
                 raise TrainingError(
                     f"the {name}'s loss or gradient is not a finite number at update {update + 1}: "
                     "lower its learning rate, or use model.dtype=float32"
                 )
         for name in learning:
             self.optimizers[name].step()
+        self._forget()
+
+    def _forget(self) -> None:
         for optimizer in self.optimizers.values():
             optimizer.zero_grad()
 
@@ -135,10 +166,10 @@ class Learner:
                 group["lr"] = bases[name] * share
         return {"lr": bases["policy"] * share, "lr/critic": bases["critic"] * share}
 
-    def _check_ratio(self, error: Tensor, update: int) -> None:
+    def _check_ratio(self, error: float, update: int) -> None:
         """At the first minibatch of an update nothing has been learned, so every ratio is 1."""
-        if float(error) > tolerance(self.modules["policy"]):
+        if error > tolerance(self.modules["policy"]):
             raise TrainingError(
-                f"the first minibatch of update {update + 1} has a ratio {float(error):.2g} away from 1: "
+                f"the first minibatch of update {update + 1} has a ratio {error:.2g} away from 1: "
                 "the rollout's log-probabilities are not those of the policy that is trained"
             )

@@ -1,5 +1,6 @@
 """Statistics over the processes that share a batch."""
 
+import torch
 from accelerate import Accelerator
 from torch import Tensor
 
@@ -11,12 +12,23 @@ def total(x: Tensor, accelerator: Accelerator) -> Tensor:
     return accelerator.reduce(x, reduction="sum")
 
 
-def whiten(x: Tensor, mask: Tensor, accelerator: Accelerator) -> Tensor:
-    """``x`` (B, T) with mean 0 and variance 1 over the unmasked tokens of all ranks.
+def largest(x: Tensor, accelerator: Accelerator) -> float:
+    """The largest entry of ``x`` on any rank, so that a check fails on all of them or on none."""
+    return accelerator.gather(x.max().reshape(1)).max().item()
+
+
+def moments(x: Tensor, mask: Tensor, accelerator: Accelerator) -> tuple[Tensor, Tensor]:
+    """Mean and unbiased variance of the unmasked entries of all ranks; any shape -> two scalars."""
+    count = total(mask.sum(), accelerator)
+    mean = total(masked_sum(x, mask), accelerator) / count
+    return mean, total(masked_sum((x - mean) ** 2, mask), accelerator) / (count - 1).clamp(min=1)
+
+
+def whiten(x: Tensor, mask: Tensor, accelerator: Accelerator, keep_mean: bool = False) -> Tensor:
+    """``x`` (B, T) with mean 0, unless it keeps its own, and variance 1 over the unmasked tokens of all ranks.
 
     Each rank by itself would weigh its own rows by its own spread.
     """
-    count = total(mask.sum(), accelerator)
-    mean = total(masked_sum(x, mask), accelerator) / count
-    var = total(masked_sum((x - mean) ** 2, mask), accelerator) / (count - 1).clamp(min=1)
-    return standardize(x, mask, mean, var)
+    mean, var = moments(x, mask, accelerator)
+    white = standardize(x, mask, mean, var)
+    return torch.where(mask, white + mean, white) if keep_mean else white

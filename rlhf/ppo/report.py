@@ -5,8 +5,8 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from rlhf.ppo.kl import k1
+from rlhf.ppo.ranks import moments
 from rlhf.ppo.rollout import Rollout
-from rlhf.ppo.tensors import masked_var
 
 Metrics = dict[str, float]
 
@@ -19,17 +19,22 @@ def report(rollout: Rollout, scores: Tensor, penalties: Tensor, returns: Tensor,
     mask, lengths = rollout.mask, rollout.mask.sum(-1).float()
     kl = torch.where(mask, k1(rollout.logprobs, rollout.ref_logprobs), 0.0).sum(-1)
     non_score = penalties.sum(-1)
-    error = masked_var(returns - rollout.values, mask) / masked_var(returns, mask).clamp(min=1e-8)
     found = {
         "objective/scores": rollout.scores.mean(),
         "objective/rlhf_reward": (scores + non_score).mean(),
         "objective/kl": kl.mean(),
-        "objective/scores_std": rollout.scores.std(unbiased=False),
         "objective/non_score_reward": non_score.mean(),
         "objective/entropy": torch.where(mask, -rollout.logprobs, 0.0).sum(-1).mean(),
-        "val/explained_variance": 1 - error,
         "val/ended": rollout.ended.float().mean(),
         "val/response_length": lengths.mean(),
     }
-    reduced = accelerator.reduce(found, reduction="mean")
+    _, spread = moments(rollout.scores, torch.ones_like(rollout.scores, dtype=torch.bool), accelerator)
+    _, error = moments(returns - rollout.values, mask, accelerator)
+    _, variance = moments(returns, mask, accelerator)
+    gap, _ = moments((rollout.logprobs - rollout.sampler_logprobs).abs(), mask, accelerator)
+    reduced = accelerator.reduce(found, reduction="mean") | {
+        "objective/scores_std": spread.sqrt(),
+        "val/explained_variance": 1 - error / variance.clamp(min=1e-8),
+        "val/sampler_gap": gap,
+    }
     return {key: float(value) for key, value in reduced.items()}

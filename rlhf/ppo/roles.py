@@ -3,7 +3,6 @@
 Both compute the same from the same weights; README.md says when there is one base, and what it saves.
 """
 
-import math
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from functools import cached_property
@@ -46,10 +45,9 @@ class Separate:
 
     @cached_property
     def critic(self) -> nn.Module:
-        with drawn(self.settings, "head"):  # which only a policy lacks
-            critic = models.load_reward_model(
-                self.parents[self.start], self.settings.model, self.tokenizer, **self.loading
-            )
+        critic = models.load_reward_model(
+            self.parents[self.start], self.settings.model, self.tokenizer, new_head="zero", **self.loading
+        )
         with drawn(self.settings, "critic"):
             return Critic(models.adapt(critic, self.settings.adapter, models.TaskType.SEQ_CLS))
 
@@ -117,14 +115,10 @@ class OneBase:
         return names
 
     def _head(self, role: str) -> Tensor:
-        """That of the role's last adapter; a policy has none, and is given a new one, as models.load_reward_model."""
+        """That of the role's last adapter; a policy has none, and a critic that starts from it has a head of zeros."""
         worn = self._wears(role)
         head = self._heads[worn[-1]] if worn else None
-        if head is not None:
-            return head
-        width = self.shared.causal.config.hidden_size
-        with drawn(self.settings, "head"):
-            return torch.empty(1, width).normal_(std=1 / math.sqrt(width + 1))
+        return torch.zeros(1, self.shared.causal.config.hidden_size) if head is None else head
 
 
 def assign(settings: Settings, parents: Mapping[str, Parent], tokenizer: Any) -> OneBase | Separate:
@@ -159,7 +153,7 @@ def assign(settings: Settings, parents: Mapping[str, Parent], tokenizer: Any) ->
 def critic_start(settings: Settings, parents: Mapping[str, Parent], tokenizer: Any) -> str:
     """What the critic starts from: ``stage.critic``, else the first reward model that reads the policy's tokens.
 
-    Where none does, or nothing that scores is a model, it is the policy under a new head, and this is said.
+    Where none does, or nothing that scores is a model, it is the policy under a head of zeros, and this is said.
 
     Raises:
         LineageError: ``stage.critic`` has another vocabulary than the policy.
@@ -174,7 +168,7 @@ def critic_start(settings: Settings, parents: Mapping[str, Parent], tokenizer: A
             "give a run that descends from the same base, or stage.critic=null"
         )
     if found is None:
-        _say("the critic starts from the policy, under a new head: no reward model reads the policy's tokens")
+        _say("the critic starts from the policy, under a head of zeros, since no reward model reads its tokens")
     return found or "policy"
 
 

@@ -1,17 +1,22 @@
 """One batch of experience: what the policy answered, how likely that was, what it was worth."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from rlhf.config import MissingEOS
 from rlhf.data.render import Prompt, prompt_ids
-from rlhf.generate import end_ids, response_text, sample_ids, sampling_mode, seeded
+from rlhf.generate import Sampled, end_ids, response_text, sample, sampling_mode, seeded
 from rlhf.ppo.tensors import token_logprobs
 from rlhf.rewards import RewardFunction, checked
+
+# (policy, prompts' ids, ids that end a response, padding id, most tokens, temperature) -> one response to each prompt;
+# rlhf.generate.sample, or another engine that has the policy's weights.
+Sampler = Callable[[Any, Sequence[Sequence[int]], set[int], int, int, float], list[Sampled]]
 
 
 class Rollout(NamedTuple):
@@ -22,6 +27,7 @@ class Rollout(NamedTuple):
     response_ids: Tensor  # (B, T)
     mask: Tensor  # (B, T)  True up to and including the end-of-sequence token
     ended: Tensor  # (B,)  True where the response ends by itself
+    sampler_logprobs: Tensor  # (B, T)  log π_sampler(aₜ|sₜ), as the engine that drew the token has it
     logprobs: Tensor  # (B, T)  log π_old(aₜ|sₜ)
     ref_logprobs: Tensor  # (B, T)  log π_ref(aₜ|sₜ)
     values: Tensor  # (B, T)  V_old(sₜ), of the state before token t
@@ -94,8 +100,9 @@ def collect(
     max_prompt_length: int,
     max_response_length: int,
     seed: int,
+    sampler: Sampler = sample,
 ) -> Rollout:
-    """Sample a response to each prompt and score it; log-probabilities and values are left at zero.
+    """Sample a response to each prompt and score it; what ``evaluate`` fills in is left at zero.
 
     Raises:
         TrainingError: the reward returned something else than one finite number per response.
@@ -103,10 +110,13 @@ def collect(
     rows = [prompt_ids(tokenizer, prompt, max_prompt_length) for prompt in prompts]
     ends = end_ids(policy, tokenizer)
     with sampling_mode(policy), seeded(seed):
-        responses = sample_ids(policy, rows, ends, tokenizer.pad_token_id, max_response_length, temperature)
+        sampled = sampler(policy, rows, ends, tokenizer.pad_token_id, max_response_length, temperature)
+    responses = [ids for ids, _ in sampled]
     completions = [response_text(tokenizer, *pair) for pair in zip(prompts, responses, strict=True)]
     scores = checked(reward(prompts, completions), completions)
-    return pack(rows, responses, scores, ends, tokenizer.pad_token_id, policy.device)
+    rollout = pack(rows, responses, scores, ends, tokenizer.pad_token_id, policy.device)
+    logprobs = pad_sequence([torch.tensor(found) for _, found in sampled], batch_first=True)
+    return rollout._replace(sampler_logprobs=logprobs.to(policy.device))
 
 
 def pack(
@@ -130,6 +140,7 @@ def pack(
         response_ids=tensor([list(row) + [pad] * (long - len(row)) for row in responses], torch.long),
         mask=tensor([[True] * len(row) + [False] * (long - len(row)) for row in responses], torch.bool),
         ended=tensor([row[-1] in ends for row in responses], torch.bool),
+        sampler_logprobs=zeros,
         logprobs=zeros,
         ref_logprobs=zeros,
         values=zeros,

@@ -28,28 +28,41 @@ def masked_var(x: Tensor, mask: Tensor) -> Tensor:
 def standardize(x: Tensor, mask: Tensor, mean: Tensor | None = None, var: Tensor | None = None) -> Tensor:
     """(x - mean) / sqrt(var + 1e-8) where the mask is True, and 0 elsewhere; (B, T) -> (B, T).
 
-    ``mean`` and ``var`` are those of the unmasked entries, unless given (from all ranks, say). The result has mean 0:
-    there is no variant that puts the mean back.
+    ``mean`` and ``var`` are those of the unmasked entries, unless given (from all ranks, say).
     """
     mean = masked_mean(x, mask) if mean is None else mean
     var = masked_var(x, mask) if var is None else var
     return torch.where(mask, (x - mean) * torch.rsqrt(var + 1e-8), torch.zeros_like(x))
 
 
+def token_shares(mask: Tensor, by_response: bool) -> Tensor:
+    """What each token weighs in the mean of a loss, before division by the sum of all; (B, T) -> (B, T).
+
+    1, so that every token counts alike, or 1 / the length of its response, so that every response does.
+    """
+    shares = mask.float()
+    return shares / shares.sum(-1, keepdim=True) if by_response else shares
+
+
 def token_logprobs(logits: Tensor, tokens: Tensor, temperature: float) -> Tensor:
-    """log softmax(zₜ / τ)[aₜ]: logits z (B, T, V), tokens a (B, T) -> (B, T), in float32.
+    """log softmax(zₜ / τ)[aₜ]: logits z (B, T, V), tokens a (B, T) -> (B, T), in float32 or better.
 
     The temperature divides the logits wherever log-probabilities are taken: they are then those of the distribution
     that the tokens were drawn from.
     """
-    scaled = logits.float() / temperature
+    scaled = precise(logits) / temperature
     return -cross_entropy(scaled.flatten(0, 1), tokens.flatten(), reduction="none").view(tokens.shape)
 
 
 def entropies(logits: Tensor, temperature: float) -> Tensor:
     """-Σ_v p_v log p_v of softmax(zₜ / τ) in nats; (B, T, V) -> (B, T)."""
-    logp = torch.log_softmax(logits.float() / temperature, dim=-1)
+    logp = torch.log_softmax(precise(logits) / temperature, dim=-1)
     return -(logp.exp() * logp).sum(-1)
+
+
+def precise(x: Tensor) -> Tensor:
+    """``x`` in float32, or in float64 where it is already."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def last_index(mask: Tensor) -> Tensor:

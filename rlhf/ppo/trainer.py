@@ -11,16 +11,17 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from rlhf.config import PPOStage
+from rlhf.config import KLIn, PPOStage
 from rlhf.data.render import Prompt
 from rlhf.errors import ConfigError, TrainingError
+from rlhf.generate import sample
 from rlhf.ppo import checkpoint
 from rlhf.ppo.advantages import gae
-from rlhf.ppo.kl import shape_rewards
+from rlhf.ppo.kl import ESTIMATORS, adapted, shape_rewards
 from rlhf.ppo.learner import Learner
-from rlhf.ppo.ranks import total, whiten
+from rlhf.ppo.ranks import largest, total, whiten
 from rlhf.ppo.report import Metrics, report
-from rlhf.ppo.rollout import Rollout, collect, evaluate, final_scores, tolerance
+from rlhf.ppo.rollout import Rollout, Sampler, collect, evaluate, final_scores, tolerance
 from rlhf.ppo.seeds import derive, permutation
 from rlhf.rewards import RewardFunction, Scorer
 
@@ -38,6 +39,7 @@ class PPOTrainer:
         gold: scores the same responses, is logged beside the reward, and changes nothing that is trained.
         score_mean, score_std: of the reward on the reference's responses, for ``stage.normalize_scores``.
         log: called with the metrics of an update and its number.
+        sampler: draws the responses; another engine than the policy itself wants ``stage.importance_cap``.
 
     Raises:
         ConfigError: the ranks cannot share the minibatches equally.
@@ -59,9 +61,10 @@ class PPOTrainer:
         score_mean: float = 0.0,
         score_std: float = 1.0,
         log: Callable[[Metrics, int], None] = lambda metrics, update: None,
+        sampler: Sampler = sample,
         cpu: bool | None = None,
     ):
-        self.stage, self.seed, self.log = stage, seed, log
+        self.stage, self.seed, self.log, self.sampler = stage, seed, log, sampler
         self.tokenizer, self.prompts = tokenizer, list(prompts)
         self.reward = Scorer(reward, gold, self._over_ranks)
         self.score_mean, self.score_std = (score_mean, score_std) if stage.normalize_scores else (0.0, 1.0)
@@ -79,19 +82,20 @@ class PPOTrainer:
         self.policy, self.critic = policy, critic
         self.learner = Learner(policy, critic, stage, seed, self.accelerator)
         self.update = 0
+        self.kl_coef = stage.kl_coef
         self.metrics: Metrics = {}
 
     def restore(self, folder: Path) -> int:
         """Go on from the newest checkpoint in ``folder``; returns the updates that it holds, 0 without one."""
         self.update, state = checkpoint.load(folder, self.learner.modules, self.learner.optimizers)
-        self.metrics = state.get("metrics", {})
+        self.metrics, self.kl_coef = state.get("metrics", {}), state.get("kl_coef", self.stage.kl_coef)
         if "rewards" in state:
             self.reward.load_state_dict(state["rewards"])
         return self.update
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint holds beside weights and optimizers, as JSON."""
-        return {"metrics": self.metrics, "rewards": self.reward.state_dict()}
+        return {"metrics": self.metrics, "kl_coef": self.kl_coef, "rewards": self.reward.state_dict()}
 
     def train(self, folder: Path | None = None, should_stop: Callable[[], bool] = lambda: False) -> Metrics:
         """Make the updates that are left of ``stage.updates`` and return the last metrics.
@@ -135,6 +139,7 @@ class PPOTrainer:
             max_prompt_length=stage.max_prompt_length,
             max_response_length=stage.max_response_length,
             seed=derive(self.seed, "rollout", self.update, self.accelerator.process_index),
+            sampler=self.sampler,
         )
         rollout = evaluate(rollout, self.policy, self.reference, self.critic, stage.temperature, stage.micro_batch_size)
         self._check_start(rollout)
@@ -147,14 +152,21 @@ class PPOTrainer:
             stage.missing_eos,
             stage.missing_eos_penalty,
         )
-        shaped = shape_rewards(scores, rollout.logprobs, rollout.ref_logprobs, rollout.mask, stage.kl_coef)
-        advantages, returns = gae(shaped.rewards, rollout.values, rollout.mask, stage.gamma, stage.lam)
+        in_reward, estimator = stage.kl_in is KLIn.reward, ESTIMATORS[stage.kl_estimator.value]
+        rewards, penalties = shape_rewards(
+            scores, rollout.logprobs, rollout.ref_logprobs, rollout.mask, self.kl_coef, estimator, in_reward
+        )
+        if stage.whiten_rewards:
+            rewards = whiten(rewards, rollout.mask, self.accelerator, keep_mean=True)
+        advantages, returns = gae(rewards, rollout.values, rollout.mask, stage.gamma, stage.lam)
         weights = whiten(advantages, rollout.mask, self.accelerator) if stage.whiten_advantages else advantages
-        improved = self.learner.improve(rollout, weights, returns, self.update)
+        improved = self.learner.improve(rollout, weights, returns, self.update, 0.0 if in_reward else self.kl_coef)
         self.update += 1
-        episode = {"episode": float(self.update * stage.batch_size)}
-        reported = report(rollout, scores, shaped.penalties, returns, self.accelerator)
-        return reported | self.reward.metrics() | improved | episode
+        found = report(rollout, scores, penalties, returns, self.accelerator) | self.reward.metrics() | improved
+        found |= {"objective/kl_coef": self.kl_coef, "episode": float(self.update * stage.batch_size)}
+        if stage.kl_target is not None:
+            self.kl_coef = adapted(self.kl_coef, found["objective/kl"], stage.kl_target, stage.kl_gain)
+        return found
 
     def _over_ranks(self, x: Tensor) -> Tensor:
         return total(x.to(self.accelerator.device), self.accelerator).cpu()
@@ -162,7 +174,8 @@ class PPOTrainer:
     def _check_start(self, rollout: Rollout) -> None:
         """Before the first step the policy is the reference: anything else is a wrong model or a wrong forward pass."""
         if self.update == 0:
-            error = torch.where(rollout.mask, rollout.logprobs - rollout.ref_logprobs, 0.0).abs().max().item()
+            distance = torch.where(rollout.mask, rollout.logprobs - rollout.ref_logprobs, 0.0).abs()
+            error = largest(distance, self.accelerator)
             if error > tolerance(self.policy):
                 raise TrainingError(
                     f"the policy starts {error:.2g} nats away from its reference at some token, not at 0: "

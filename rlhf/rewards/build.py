@@ -101,7 +101,9 @@ class Builder:
         tokenizer = models.load_tokenizer(parent, settings.model)
         model = self.shared(role)
         if model is None:
-            model = models.load_reward_model(parent, settings.model, tokenizer, new_head=False).requires_grad_(False)
+            model = models.load_reward_model(parent, settings.model, tokenizer, new_head="refused").requires_grad_(
+                False
+            )
         model = model.to(models.device(settings.hardware))
         return RewardModel(model, tokenizer, max_length=self._length(model, tokenizer))
 

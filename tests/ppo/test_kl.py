@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlhf.ppo.kl import k1, k2, k3, shape_rewards
+from rlhf.ppo.kl import ESTIMATORS, adapted, k1, k2, k3, kl_loss, shape_rewards
 
 REAL = st.floats(-3, 3)
 
@@ -81,3 +81,82 @@ def test_the_sum_of_the_rewards_is_the_score_minus_the_kl() -> None:
     log_ratios = [sum((logprobs - ref)[row, :length].tolist()) for row, length in enumerate((6, 1, 3, 4))]
     expected = [score - 0.3 * kl for score, kl in zip(scores.tolist(), log_ratios, strict=True)]
     assert shaped.rewards.sum(-1).tolist() == pytest.approx(expected, abs=1e-5)
+
+
+def test_without_the_penalty_in_the_reward_the_rewards_are_the_score_and_the_penalties_are_told() -> None:
+    logprobs, ref = torch.tensor([[-1.0, -3.0]]), torch.tensor([[-2.0, -1.0]])
+    mask = torch.ones(1, 2, dtype=torch.bool)
+    shaped = shape_rewards(torch.tensor([10.0]), logprobs, ref, mask, 0.5, k2, in_reward=False)
+    assert shaped.rewards.tolist() == [[0.0, 10.0]]
+    assert shaped.penalties.tolist() == [[-0.25, -1.0]]  # -½ · ½ · 1² and -½ · ½ · 2²
+
+
+@pytest.mark.parametrize("name", ["k1", "k2", "k3"])
+def test_the_penalty_is_that_of_the_estimator(name: str) -> None:
+    logprobs, ref = torch.tensor([[-1.0, -3.0]]), torch.tensor([[-2.0, -1.0]])
+    shaped = shape_rewards(torch.zeros(1), logprobs, ref, torch.ones(1, 2, dtype=torch.bool), 0.5, ESTIMATORS[name])
+    expected = {"k1": [1, -2], "k2": [0.5, 2], "k3": [math.exp(-1) - 1 + 1, math.exp(2) - 1 - 2]}[name]
+    assert shaped.rewards[0].tolist() == pytest.approx([-0.5 * value for value in expected])
+
+
+def exact_kl(logp: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    return (logp.exp() * (logp - other)).sum()
+
+
+@given(st.lists(st.tuples(REAL, REAL, REAL), min_size=2, max_size=5))
+def test_the_gradient_of_the_loss_is_that_of_the_kl_the_other_kl_or_nothing(
+    numbers: list[tuple[float, float, float]],
+) -> None:
+    """The mean under π_old is a finite sum: k2 has the gradient of KL(π ‖ π_ref), k3 that of KL(π_ref ‖ π), k1 none.
+
+    The policy has moved from the one that drew the tokens, as it has from the second minibatch on.
+    """
+    logits, old, ref = (torch.tensor(column, dtype=torch.float64) for column in zip(*numbers, strict=True))
+    logits.requires_grad_()
+    logp, old, ref = (torch.log_softmax(x, dim=0) for x in (logits, old, ref))
+
+    def gradient(loss: torch.Tensor) -> torch.Tensor:
+        return torch.autograd.grad(loss, logits, retain_graph=True)[0]
+
+    found = {name: gradient((old.exp() * kl_loss(logp, old, ref, k)).sum()) for name, k in ESTIMATORS.items()}
+    assert torch.allclose(found["k1"], torch.zeros_like(logits), atol=1e-9)
+    assert torch.allclose(found["k2"], gradient(exact_kl(logp, ref)), atol=1e-8)
+    assert torch.allclose(found["k3"], gradient(exact_kl(ref, logp)), atol=1e-8)
+
+
+def test_in_the_reward_k1_pulls_and_near_the_reference_k2_and_k3_hardly_do() -> None:
+    """The policy gradient of a penalty k is E_π[k ∇ log π], k taken as a number: again a finite sum.
+
+    With k1 it is the KL's, which halves with the distance; with k3 the KL's less the other KL's, and like k2's of
+    second order: a quarter at half the distance.
+    """
+    base, direction = torch.tensor([0.3, -0.2, 0.9]), torch.tensor([1.0, -1.0, 0.5])
+    sizes: dict[str, list[float]] = {name: [] for name in ESTIMATORS}
+    for step in (0.02, 0.01):
+        logits = (base + step * direction).double().requires_grad_()
+        logp, ref = torch.log_softmax(logits, dim=0), torch.log_softmax(base.double(), dim=0)
+        kl, other = (
+            torch.autograd.grad(value, logits, retain_graph=True)[0]
+            for value in (exact_kl(logp, ref), exact_kl(ref, logp))
+        )
+        found = {}
+        for name, k in ESTIMATORS.items():
+            penalty = k(logp, ref).detach()
+            found[name] = torch.autograd.grad((logp.exp() * penalty).sum(), logits, retain_graph=True)[0]
+            sizes[name].append(found[name].norm().item())
+        assert torch.allclose(found["k1"], kl, atol=1e-12)
+        assert torch.allclose(found["k3"], kl - other, atol=1e-12)
+    assert sizes["k1"][0] / sizes["k1"][1] == pytest.approx(2, rel=0.05)
+    for name in ("k2", "k3"):
+        assert sizes[name][0] / sizes[name][1] == pytest.approx(4, rel=0.05)
+        assert sizes[name][0] < 0.05 * sizes["k1"][0]
+
+
+@pytest.mark.parametrize(
+    ("kl", "expected"),
+    [(6.0, 0.2), (6.6, 0.202), (4.8, 0.196), (60.0, 0.204), (0.0, 0.196), (-3.0, 0.196)],
+    ids=["at the target", "a tenth above", "a fifth below", "far above", "at the start", "negative"],
+)
+def test_the_coefficient_follows_the_kl_by_a_bounded_share_of_the_error(kl: float, expected: float) -> None:
+    """β = 0.2, target 6, K = 0.1: the error is bounded at a fifth, so β changes by 2 % at most."""
+    assert adapted(0.2, kl, 6.0, 0.1) == pytest.approx(expected)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -9,10 +10,12 @@ import torch
 from rlhf.errors import TrainingError
 from rlhf.ppo import PPOTrainer
 from rlhf.ppo.ranks import whiten
-from rlhf.ppo.report import report
-from tests.ppo.conftest import close, experience, same, weights
+from rlhf.ppo.report import Metrics, report
+from rlhf.ppo.rollout import Rollout
+from tests.ppo.conftest import close, experience, new_policy, same, weights
 
 Trainers = Callable[..., PPOTrainer]
+OfToken = Callable[[int, int, torch.Tensor], torch.Tensor]
 
 
 def test_logprobs_that_are_not_the_policys_are_refused(new_trainer: Trainers) -> None:
@@ -22,55 +25,178 @@ def test_logprobs_that_are_not_the_policys_are_refused(new_trainer: Trainers) ->
         trainer.learner.improve(rollout._replace(logprobs=rollout.logprobs + 0.01), advantages, returns, 0)
 
 
+EVERYTHING = {
+    "kl_in": "loss", "kl_estimator": "k3", "entropy_coef": 0.1, "loss_mean": "response", "importance_cap": 2.0,
+    "dual_clip": 3.0, "clip_high": 0.28, "value_clip": None,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("options", [{}, EVERYTHING], ids=["defaults", "every option"])
 @pytest.mark.parametrize("size", [1, 4, 6])
-def test_accumulated_micro_batches_give_the_step_of_the_full_batch(new_trainer: Trainers, size: int) -> None:
+def test_accumulated_micro_batches_give_the_step_of_the_full_batch(
+    new_trainer: Trainers, size: int, options: dict[str, Any]
+) -> None:
     """Rows have different lengths: a mean of means over micro-batches would be another gradient.
 
     Plain gradient descent instead of Adam, whose first step has only the gradient's sign.
     """
     found = []
     for micro_batch_size in (6, size):
-        trainer = new_trainer(minibatches=1, epochs=1, micro_batch_size=micro_batch_size, max_grad_norm=1e9)
+        trainer = new_trainer(minibatches=1, epochs=1, micro_batch_size=micro_batch_size, max_grad_norm=1e9, **options)
         trainer.learner.optimizers = {
             name: torch.optim.SGD(model.parameters(), lr=1.0) for name, model in trainer.learner.modules.items()
         }
         rollout, advantages, returns = experience(trainer)
         assert len(set(rollout.mask.sum(-1).tolist())) > 1
-        metrics = trainer.learner.improve(rollout, advantages, returns, 0)
+        assert rollout.sampler_logprobs.abs().sum() > 0
+        rollout = rollout._replace(sampler_logprobs=rollout.sampler_logprobs - 0.3)
+        metrics = trainer.learner.improve(rollout, advantages, returns, 0, 0.1 * bool(options))
         found.append((weights(trainer.policy), weights(trainer.critic), metrics))
     for expected, other in zip(found[0][:2], found[1][:2], strict=True):
         assert close(expected, other, atol=1e-6)
     assert found[0][2] == pytest.approx(found[1][2], abs=1e-5)
 
 
-def test_the_gradient_is_that_of_the_mean_over_tokens(new_trainer: Trainers) -> None:
-    """At ratio 1 the policy's loss is -mean A·log π up to a constant; autograd on that is the second way."""
-    trainer = new_trainer(minibatches=1, epochs=1, micro_batch_size=2, max_grad_norm=1e9)
-    rollout, advantages, returns = experience(trainer)
+def moved(trainer: PPOTrainer, rollout: Rollout, *arguments: Any) -> torch.Tensor:
+    """The gradient of the policy's head, by one step of plain gradient descent."""
     rate = trainer.stage.learning_rate
     trainer.learner.optimizers["policy"] = torch.optim.SGD(trainer.policy.parameters(), lr=rate)
-    before = weights(trainer.policy)
-    expected = torch.zeros_like(trainer.policy.lm_head.weight)
-    total = int(rollout.mask.sum())
-    for row in range(6):
+    before = trainer.policy.lm_head.weight.detach().clone()
+    trainer.learner.improve(rollout, *arguments)
+    return (before - trainer.policy.lm_head.weight.detach()) / rate
+
+
+def by_hand(trainer: PPOTrainer, rollout: Rollout, of_token: OfToken, by_response: bool = False) -> torch.Tensor:
+    """A second implementation: the gradient of the mean of ``of_token(row, t, logp)`` over tokens, one at a time.
+
+    ``logp`` are the log-probabilities of the whole vocabulary after an unpadded prefix.
+    """
+    head = trainer.policy.lm_head.weight
+    expected = torch.zeros_like(head)
+    lengths = rollout.mask.sum(-1).tolist()
+    for row, length in enumerate(lengths):
         ids = rollout.prompt_ids[row][rollout.prompt_mask[row]].tolist()
-        for t in range(int(rollout.mask[row].sum())):
-            token = int(rollout.response_ids[row, t])
+        for t in range(length):
             logits = trainer.policy(torch.tensor([ids])).logits[0, -1] / trainer.stage.temperature
-            loss = -advantages[row, t] * torch.log_softmax(logits, -1)[token] / total
-            expected += torch.autograd.grad(loss, trainer.policy.lm_head.weight)[0]
-            ids.append(token)
-    trainer.learner.improve(rollout, advantages, returns, 0)
-    moved = before["lm_head.weight"] - trainer.policy.lm_head.weight.detach()
-    assert torch.allclose(moved, rate * expected, atol=1e-6)
-    assert moved.abs().max() > 1e-4
+            share = 1 / (length * len(lengths)) if by_response else 1 / sum(lengths)
+            loss = of_token(row, t, torch.log_softmax(logits, -1))
+            expected += torch.autograd.grad(share * loss, head)[0]
+            ids.append(int(rollout.response_ids[row, t]))
+    return expected
 
 
+def surrogate(rollout: Rollout, advantages: torch.Tensor) -> OfToken:
+    """-A·log π, which is the policy's loss at ratio 1 up to a constant."""
+    return lambda row, t, logp: -advantages[row, t] * logp[rollout.response_ids[row, t]]
+
+
+ONE_STEP = {"minibatches": 1, "epochs": 1, "micro_batch_size": 2, "max_grad_norm": 1e9}
+
+
+@pytest.mark.parametrize("loss_mean", ["token", "response"])
+def test_the_gradient_is_that_of_the_mean_over_tokens_or_responses(new_trainer: Trainers, loss_mean: str) -> None:
+    trainer = new_trainer(**ONE_STEP, loss_mean=loss_mean)
+    rollout, advantages, returns = experience(trainer)
+    loss = surrogate(rollout, advantages)
+    expected = by_hand(trainer, rollout, loss, loss_mean == "response")
+    other = by_hand(trainer, rollout, loss, loss_mean != "response")
+    found = moved(trainer, rollout, advantages, returns, 0)
+    assert torch.allclose(found, expected, atol=1e-4)
+    assert not torch.allclose(found, other, atol=1e-2)
+
+
+def test_the_entropy_bonus_adds_the_gradient_of_the_mean_entropy(new_trainer: Trainers) -> None:
+    """With advantages of 0 it is alone; the entropy is that of the distribution that tokens are drawn from."""
+    trainer = new_trainer(**ONE_STEP, entropy_coef=0.5)
+    rollout, advantages, returns = experience(trainer)
+    expected = by_hand(trainer, rollout, lambda row, t, logp: 0.5 * (logp.exp() * logp).sum())
+    found = moved(trainer, rollout, torch.zeros_like(advantages), returns, 0)
+    assert torch.allclose(found, expected, atol=1e-4)
+    assert found.abs().max() > 1e-2
+
+
+@pytest.mark.parametrize("estimator", ["k2", "k3"])
+def test_the_kl_in_the_loss_pulls_by_its_own_gradient(new_trainer: Trainers, tokenizer: Any, estimator: str) -> None:
+    """With advantages of 0 it is alone; the reference is another model, so that there is something to pull."""
+    trainer = new_trainer(**ONE_STEP, kl_in="loss", kl_estimator=estimator, reference=new_policy(tokenizer, 5))
+    rollout, advantages, returns = experience(trainer)
+
+    def loss(row: int, t: int, logp: torch.Tensor) -> torch.Tensor:
+        x = logp[rollout.response_ids[row, t]] - rollout.ref_logprobs[row, t]
+        return 0.3 * (0.5 * x**2 if estimator == "k2" else (-x).exp() - 1 + x)
+
+    expected = by_hand(trainer, rollout, loss)
+    found = moved(trainer, rollout, torch.zeros_like(advantages), returns, 0, 0.3)
+    assert torch.allclose(found, expected, atol=1e-4)
+    assert found.abs().max() > 1e-2
+
+
+def test_tokens_of_another_engine_are_weighed_by_their_importance(new_trainer: Trainers) -> None:
+    """At ratio 1 a weight on the loss is a weight on the advantage; the engine's log-probabilities are off at random.
+
+    Without the option the step does not see them.
+    """
+    trainers = {cap: new_trainer(**ONE_STEP, importance_cap=cap) for cap in (None, 1.2)}
+    rollout, advantages, returns = experience(trainers[None])
+    noise = 0.5 * torch.randn(rollout.mask.shape, generator=torch.Generator().manual_seed(0))
+    weight = (-noise).exp().clamp(max=1.2)
+    plain = by_hand(trainers[None], rollout, surrogate(rollout, advantages))
+    weighed = by_hand(trainers[None], rollout, surrogate(rollout, weight * advantages))
+    rollout = rollout._replace(sampler_logprobs=rollout.logprobs + noise)
+    assert torch.allclose(moved(trainers[None], rollout, advantages, returns, 0), plain, atol=1e-4)
+    assert torch.allclose(moved(trainers[1.2], rollout, advantages, returns, 0), weighed, atol=1e-4)
+    assert not torch.allclose(plain, weighed, atol=1e-2)
+
+
+def test_an_update_ends_before_the_step_that_starts_too_far_away(new_trainer: Trainers) -> None:
+    """Sixteen steps are allowed and some are taken, after which the weights are those of as many steps and no more."""
+    options = {"minibatches": 2, "epochs": 8}
+    trainer = new_trainer(**options, target_kl=0.02)
+    rollout, advantages, returns = experience(trainer)
+    metrics = trainer.learner.improve(rollout, advantages, returns, 0)
+    steps = int(metrics["policy/steps"])
+    assert 1 <= steps < 16
+    other = new_trainer(**options)
+    descend, taken = other.learner._descend, []
+
+    def bounded(found: Metrics, learns: bool, update: int) -> None:
+        taken.append(found["policy/approxkl_avg"])
+        if len(taken) <= steps:
+            descend(found, learns, update)
+        else:
+            other.learner._forget()
+
+    other.learner._descend = bounded
+    assert other.learner.improve(rollout, advantages, returns, 0)["policy/steps"] == 16
+    assert max(taken[:steps]) <= 0.02 < taken[steps]
+    for name in ("policy", "critic"):
+        assert same(weights(trainer.learner.modules[name]), weights(other.learner.modules[name]))
+        assert all(parameter.grad is None for parameter in trainer.learner.modules[name].parameters())
+
+
+def test_without_a_target_every_step_is_taken(new_trainer: Trainers) -> None:
+    trainer = new_trainer(minibatches=3, epochs=2, critic_warmup_updates=1)
+    rollout, advantages, returns = experience(trainer)
+    assert trainer.learner.improve(rollout, advantages, returns, 0)["policy/steps"] == 0  # the critic's warm-up
+    assert trainer.learner.improve(rollout, advantages, returns, 1)["policy/steps"] == 6
+
+
+def test_the_critic_is_free_without_a_value_clip(new_trainer: Trainers) -> None:
+    shares = {}
+    for clip in (1e-4, None):
+        trainer = new_trainer(value_clip=clip, epochs=4)
+        shares[clip] = trainer.learner.improve(*experience(trainer), 0)["val/clipfrac_avg"]
+    assert shares[None] == 0 < shares[1e-4]
+
+
+@pytest.mark.parametrize("options", [{}, EVERYTHING], ids=["defaults", "every option"])
 @pytest.mark.parametrize("change", ["left padding", "right padding", "order"])
-def test_padding_and_order_change_no_loss_and_no_metric(new_trainer: Trainers, change: str) -> None:
+def test_padding_and_order_change_no_loss_and_no_metric(
+    new_trainer: Trainers, change: str, options: dict[str, Any]
+) -> None:
     found = []
     for changed in (False, True):
-        trainer = new_trainer(minibatches=1, epochs=2, micro_batch_size=4)
+        trainer = new_trainer(minibatches=1, epochs=2, micro_batch_size=4, **options)
         rollout, advantages, returns = experience(trainer)
         pad = torch.nn.functional.pad
         if changed and change == "order":
@@ -82,10 +208,12 @@ def test_padding_and_order_change_no_loss_and_no_metric(new_trainer: Trainers, c
             )
         elif changed:
             wide = {name: pad(getattr(rollout, name), (0, 3)) for name in ("response_ids", "mask", "logprobs")}
-            wide |= {name: pad(getattr(rollout, name), (0, 3)) for name in ("ref_logprobs", "values")}
+            wide |= {
+                name: pad(getattr(rollout, name), (0, 3)) for name in ("ref_logprobs", "values", "sampler_logprobs")
+            }
             rollout, advantages, returns = rollout._replace(**wide), pad(advantages, (0, 3)), pad(returns, (0, 3))
         whitened = whiten(advantages, rollout.mask, trainer.accelerator)
-        metrics = trainer.learner.improve(rollout, whitened, returns, 0)
+        metrics = trainer.learner.improve(rollout, whitened, returns, 0, 0.1 * bool(options))
         penalties = torch.zeros_like(returns)
         found.append(metrics | report(rollout, rollout.scores, penalties, returns, trainer.accelerator))
     assert found[0] == pytest.approx(found[1], abs=2e-4)

@@ -186,11 +186,12 @@ def test_the_critic_of_a_reward_without_a_model_starts_from_the_policy(
     settings: Configure, parents: Parents, tokenizer: Any, capsys: pytest.CaptureFixture
 ) -> None:
     roles = assign(settings("ppo", *LORA), parents(policy="dpo"), tokenizer)
-    assert "the critic starts from the policy, under a new head" in capsys.readouterr().out
+    assert "the critic starts from the policy, under a head of zeros" in capsys.readouterr().out
     assert Path(roles.base.path).name == "dpo"
-    head = roles.critic.view.classifier.score.weight
-    assert head.shape == (1, 16)
-    assert 0 < head.abs().max() < 1.5  # drawn with a deviation of 1/sqrt(17)
+    batch = rollout(tokenizer)
+    assert not values_of(roles.critic, batch).any()
+    separate = assign(settings("ppo", *LORA, "stage.one_base=false"), parents(policy="dpo"), tokenizer)
+    assert not values_of(separate.critic, batch).any()
 
 
 def test_a_critic_of_its_own(settings: Configure, parents: Parents, tokenizer: Any) -> None:

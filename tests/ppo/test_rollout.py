@@ -45,7 +45,7 @@ def evaluated(rollout: Rollout, tokenizer: Any, temperature: float = 0.7, size: 
 def widened(rollout: Rollout, left: int, right: int) -> Rollout:
     """The same batch with more padding: columns before the prompts and behind the responses."""
     pad = torch.nn.functional.pad
-    behind = ("response_ids", "mask", "logprobs", "ref_logprobs", "values")
+    behind = ("response_ids", "mask", "sampler_logprobs", "logprobs", "ref_logprobs", "values")
     return rollout._replace(
         prompt_ids=pad(rollout.prompt_ids, (left, 0), value=7),
         prompt_mask=pad(rollout.prompt_mask, (left, 0), value=False),

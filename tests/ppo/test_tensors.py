@@ -16,6 +16,7 @@ from rlhf.ppo.tensors import (
     masked_var,
     standardize,
     token_logprobs,
+    token_shares,
 )
 
 MASK = torch.tensor([[True, True, False], [True, False, False]])
@@ -103,6 +104,33 @@ def test_entropies_by_hand() -> None:
     odds = torch.tensor([[[0.0, math.log(3)]]])
     assert entropies(odds, 1.0).item() == pytest.approx(0.25 * math.log(4) + 0.75 * math.log(4 / 3))
     assert entropies(odds, 0.5).item() == pytest.approx(0.1 * math.log(10) + 0.9 * math.log(10 / 9))
+
+
+def test_shares_count_tokens_or_responses_alike() -> None:
+    assert token_shares(MASK, by_response=False).tolist() == [[1, 1, 0], [1, 0, 0]]
+    assert token_shares(MASK, by_response=True).tolist() == [[0.5, 0.5, 0], [1, 0, 0]]
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 1.7])
+def test_the_gradient_of_the_entropy_is_that_of_finite_differences(temperature: float) -> None:
+    """With respect to the logits, before the temperature divides them; in float64, which is kept."""
+    logits = torch.randn(1, 2, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+    def at(z: Tensor) -> float:
+        total = 0.0
+        for row in z[0].tolist():
+            odds = [math.exp(value / temperature) for value in row]
+            total -= sum(value / sum(odds) * math.log(value / sum(odds)) for value in odds)
+        return total
+
+    x = logits.clone().requires_grad_()
+    entropies(x, temperature).sum().backward()
+    for t in range(2):
+        for v in range(5):
+            step = torch.zeros_like(logits)
+            step[0, t, v] = 1e-5
+            slope = (at(logits + step) - at(logits - step)) / 2e-5
+            assert x.grad[0, t, v].item() == pytest.approx(slope, abs=1e-8)
 
 
 def test_the_last_index_is_that_of_the_last_true_entry() -> None:

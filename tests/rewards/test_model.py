@@ -1,14 +1,20 @@
-import math
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BertConfig,
+    BertForSequenceClassification,
+    PreTrainedTokenizerFast,
+)
 
 from rlhf.data.render import prompt_ids
-from rlhf.errors import ConfigError, TrainingError
+from rlhf.errors import ModelError
 from rlhf.generate import response_text
-from rlhf.rewards import RewardModel, checked, function
+from rlhf.rewards import RewardModel
 
 
 @pytest.fixture(scope="module")
@@ -53,24 +59,6 @@ def test_of_a_long_prompt_the_end_and_the_whole_response_are_scored(scorer: Rewa
     assert short[-1] == scorer.tokenizer.eos_token_id
 
 
-def test_a_function_by_its_path() -> None:
-    assert function("math:sqrt") is math.sqrt
-    for path in ("math", "math:no_such_name", "no_such_module:f"):
-        with pytest.raises(ConfigError, match="the reward"):
-            function(path)
-
-
-@pytest.mark.parametrize("scores", [[1.0], [1.0, math.nan], [math.inf, 0.0]])
-def test_scores_that_are_no_numbers_are_refused(scores: list[float]) -> None:
-    with pytest.raises(TrainingError):
-        checked(scores, ["a", "b"])
-
-
-def test_any_callable_on_text_is_a_reward_function() -> None:
-    length: Callable = lambda prompts, completions: [len(text) for text in completions]  # noqa: E731
-    assert checked(length(["p", "p"], ["a", "bb"]), ["a", "bb"]) == [1.0, 2.0]
-
-
 def test_a_sampled_response_is_scored_as_the_tokens_that_were_sampled(scorer: RewardModel) -> None:
     """What PPO and the comparison score is what the policy wrote, rendered as the training pairs were."""
     tokenizer = scorer.tokenizer
@@ -80,3 +68,56 @@ def test_a_sampled_response_is_scored_as_the_tokens_that_were_sampled(scorer: Re
         assert expected[: len(start)] == start
         sampled = expected[len(start) :]
         assert scorer.encode(prompt, response_text(tokenizer, prompt, sampled)) == expected
+
+
+def test_a_classifier_of_several_outputs_is_refused(scorer: RewardModel) -> None:
+    """Which of them would be the score?"""
+    model = new_encoder(outputs=2)[0]
+    with pytest.raises(ModelError, match="has 2 outputs"):
+        RewardModel(model, scorer.tokenizer, max_length=None)
+
+
+@pytest.fixture(scope="module")
+def encoder() -> RewardModel:
+    """A bidirectional classifier with a vocabulary of its own and the marks [CLS] and [SEP]."""
+    return RewardModel(*new_encoder(), max_length=8)
+
+
+def new_encoder(outputs: int = 1) -> tuple[BertForSequenceClassification, PreTrainedTokenizerFast]:
+    words = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "good", "bad", "day", "one")
+    vocabulary = {word: number for number, word in enumerate(words)}
+    plain = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    plain.pre_tokenizer = pre_tokenizers.Whitespace()
+    plain.post_processor = processors.TemplateProcessing("[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)])
+    marks = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    config = BertConfig(vocab_size=9, max_position_embeddings=16, num_labels=outputs, initializer_range=0.5, **sizes)
+    return BertForSequenceClassification(config), PreTrainedTokenizerFast(tokenizer_object=plain, **marks)
+
+
+def test_an_encoder_reads_a_text_in_its_own_marks(encoder: RewardModel) -> None:
+    """Its tokenizer has no end of sequence, and no chat template writes its marks."""
+    ids = encoder.encode("a good", " day")
+    assert encoder.tokenizer.convert_ids_to_tokens(ids) == ["[CLS]", "a", "good", "day", "[SEP]"]
+    alone = encoder.model(input_ids=torch.tensor([ids])).logits.item()
+    together = encoder(["a good", "one"], [" day", " bad bad day"])
+    assert together[0] == pytest.approx(alone, abs=1e-6)
+    assert together[0] != pytest.approx(together[1], abs=1e-3)
+
+
+def test_of_a_long_text_an_encoder_reads_its_first_mark_and_the_end(encoder: RewardModel) -> None:
+    ids = encoder.encode("a a a a a a a", " good bad day one a good bad day")
+    expected = ["[CLS]", "day", "one", "a", "good", "bad", "day", "[SEP]"]
+    assert encoder.tokenizer.convert_ids_to_tokens(ids) == expected
+
+
+def test_a_conversation_without_a_template_is_refused_and_with_one_it_is_framed(encoder: RewardModel) -> None:
+    with pytest.raises(ModelError, match="model.chat_template"):
+        encoder.encode(ask("a day"), "good")
+    encoder.tokenizer.chat_template = "{% for message in messages %}{{ message['content'] }} {% endfor %}"
+    try:
+        ids = encoder.encode(ask("a day"), "good")
+    finally:
+        encoder.tokenizer.chat_template = None
+    assert encoder.tokenizer.convert_ids_to_tokens(ids) == ["[CLS]", "a", "day", "good", "[SEP]"]

@@ -11,10 +11,12 @@ import torch
 from safetensors.torch import load_file
 
 from rlhf.config import Settings
+from rlhf.errors import LineageError
 from rlhf.ppo import PPOTrainer
 from rlhf.run import Run
 from rlhf.stages import execute
 from tests.conftest import composed, tiny_overrides
+from tests.rewards.test_model import new_encoder
 
 Configure = Callable[..., Settings]
 FASTER = ("stage.learning_rate=0.01", "stage.critic_learning_rate=0.01", "stage.updates=4")
@@ -156,14 +158,14 @@ from pathlib import Path
 from rlhf.ppo.learner import Learner
 from rlhf.stages import execute
 
-minibatch = Learner._minibatch
+descend = Learner._descend
 
-def killed(learner, rollout, advantages, returns, update):
+def killed(learner, found, learns, update):
     if update == 2:
         os.kill(os.getpid(), signal.SIGKILL)
-    return minibatch(learner, rollout, advantages, returns, update)
+    descend(learner, found, learns, update)
 
-Learner._minibatch = killed
+Learner._descend = killed
 execute(fixtures.composed(*sys.argv[2:]), Path(sys.argv[1]))
 """
 
@@ -182,3 +184,122 @@ def test_after_a_kill_it_goes_on_and_ends_with_the_same_bytes(
     execute(beside_chain("ppo", *FASTER, "resume=true"), tmp_path / "ppo")
     assert weights(tmp_path / "ppo") == weights(uninterrupted)
     assert logged(tmp_path / "ppo") == logged(uninterrupted)
+
+
+OWN = """
+def score(prompts, completions):
+    return [float(len(text)) for text in completions]
+
+def noisy(prompts, completions):
+    import random, torch
+    return [random.random() + float(torch.rand(())) for _ in completions]
+"""
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> str:
+    """A file with rewards of the user's own."""
+    (tmp_path / "own.py").write_text(OWN)
+    return f"{tmp_path}/own.py"
+
+
+def steps(directory: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in logged(directory).splitlines()]
+
+
+def test_each_term_is_logged_and_the_total_is_their_weighted_sum(
+    chain: Path, beside_chain: Configure, own: str, tmp_path: Path
+) -> None:
+    terms = (
+        f"{{helpful: {{run: {chain}/almanac/reward, weight: 2}}, brief: {{length: {{most: 1}}, weight: 0.1}}, "
+        f"mine: {{function: {own}:score, normalisation: running}}}}"
+    )
+    execute(beside_chain("ppo", *FASTER, "stage.reward=null", f"stage.rewards={terms}"), tmp_path / "ppo")
+    for line in steps(tmp_path / "ppo"):
+        parts = {name: line[f"reward/{name}"] for name in ("helpful", "brief", "mine")}
+        assert all(f"reward/{name}_std" in line for name in parts)
+        assert -2 < line["objective/gold"] < 2.75
+    first = steps(tmp_path / "ppo")[0]  # the running mean is then the batch's own, so that the term has mean 0
+    expected = 2 * first["reward/helpful"] + 0.1 * first["reward/brief"]
+    assert first["objective/scores"] == pytest.approx(expected, abs=1e-4)
+    assert first["reward/mine"] > 0
+    run = Run.open(tmp_path / "ppo")
+    assert set(run.manifest["parents"]) == {"policy", "rewards.helpful"}
+    assert run.manifest["metrics"]["objective/gold"] == steps(tmp_path / "ppo")[-1]["objective/gold"]
+
+
+def test_gold_has_no_influence_on_the_weights(beside_chain: Configure, uninterrupted: Path, own: str, tmp_path) -> None:
+    """Whatever it says, whatever it draws at random, and where it is a model that is loaded too."""
+    for name, gold in {"none": "null", "noisy": f"{own}:noisy", "model": None}.items():
+        given = "{run: " + beside_chain("ppo").stage.reward + "}" if gold is None else gold
+        execute(beside_chain("ppo", *FASTER, f"stage.gold={given}"), tmp_path / name)
+        assert weights(tmp_path / name) == weights(uninterrupted)
+        for line, usual in zip(steps(tmp_path / name), steps(uninterrupted), strict=True):
+            assert ("objective/gold" in line) == (name != "none")
+            golden = ("objective/gold", "objective/gold_std")
+            assert {k: v for k, v in line.items() if k not in golden} == {
+                k: v for k, v in usual.items() if k not in golden
+            }
+    for line in steps(tmp_path / "model"):
+        assert line["objective/gold"] == pytest.approx(line["objective/scores"], abs=1e-5)
+
+
+def test_without_a_reward_model_the_critic_starts_from_the_policy(
+    beside_chain: Configure, own: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """Its head is zero, so that it expects nothing: the first values are 0."""
+    heads: list[float] = []
+    step = PPOTrainer.step
+
+    def watched(trainer: PPOTrainer, prompts: list) -> dict[str, float]:
+        heads.append(trainer.critic.classifier.score.weight.abs().max().item())
+        return step(trainer, prompts)
+
+    monkeypatch.setattr(PPOTrainer, "step", watched)
+    terms = f"stage.rewards={{mine: {{function: {own}:score}}}}"
+    execute(beside_chain("ppo", *FASTER, "stage.reward=null", terms), tmp_path / "ppo")
+    assert heads[0] == 0 < heads[1]
+    assert "the critic starts from the policy" in capsys.readouterr().out
+    assert set(Run.open(tmp_path / "ppo").manifest["parents"]) == {"policy"}
+
+
+def test_a_reward_of_other_tokens_leaves_the_critic_to_the_policy(
+    chain: Path, beside_chain: Configure, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """A critic reads the policy's tokens. One that is asked for and does not is refused."""
+    model, tokenizer = new_encoder()
+    for part in (model, tokenizer):
+        part.save_pretrained(tmp_path / "encoder")
+    other = f"stage.rewards={{other: {{run: {tmp_path}/encoder, normalisation: running}}}}"
+    template = tmp_path / "words.jinja"
+    template.write_text("{% for message in messages %}{{ message['content'] }} {% endfor %}")
+    given = (*FASTER, "stage.reward=null", other, f"model.chat_template={template}")
+    with pytest.raises(LineageError, match=r"stage\.critic=.*another vocabulary"):
+        execute(beside_chain("ppo", *given, f"stage.critic={tmp_path}/encoder"), tmp_path / "refused")
+    execute(beside_chain("ppo", *given), tmp_path / "ppo")
+    assert "the critic starts from the policy" in capsys.readouterr().out
+    execute(beside_chain("ppo", *given, f"stage.critic={chain}/almanac/reward"), tmp_path / "given")
+    assert "the critic starts from the policy" not in capsys.readouterr().out
+    assert weights(tmp_path / "given") != weights(tmp_path / "ppo")
+    assert set(Run.open(tmp_path / "given").manifest["parents"]) == {"policy", "critic", "rewards.other"}
+
+
+def test_running_statistics_are_resumed(
+    beside_chain: Configure, own: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    terms = ("stage.reward=null", f"stage.rewards={{mine: {{function: {own}:score, normalisation: running}}}}")
+    execute(beside_chain("ppo", *FASTER, *terms), tmp_path / "straight")
+    step = PPOTrainer.step
+
+    def interrupted(trainer: PPOTrainer, prompts: list) -> dict[str, float]:
+        if trainer.update == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+        return step(trainer, prompts)
+
+    monkeypatch.setattr(PPOTrainer, "step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        execute(beside_chain("ppo", *FASTER, *terms), tmp_path / "ppo")
+    monkeypatch.setattr(PPOTrainer, "step", step)
+    execute(beside_chain("ppo", *FASTER, *terms, "resume=true"), tmp_path / "ppo")
+    assert weights(tmp_path / "ppo") == weights(tmp_path / "straight")
+    assert logged(tmp_path / "ppo") == logged(tmp_path / "straight")

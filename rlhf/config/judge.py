@@ -1,0 +1,64 @@
+"""Who says which of two responses is better."""
+
+from dataclasses import dataclass
+from enum import Enum
+
+from rlhf.config.rules import require, require_not_negative, require_positive
+from rlhf.config.stage import Input
+from rlhf.errors import ConfigError
+
+
+class JudgeKind(Enum):
+    none = "none"
+    function = "function"  # a RewardFunction by its dotted path
+    reward = "reward"  # a reward model
+    local = "local"  # a language model on this machine
+    endpoint = "endpoint"  # a language model behind an OpenAI-compatible endpoint
+    person = "person"  # people, in the browser
+
+
+NEEDS = {
+    JudgeKind.function: "function",
+    JudgeKind.reward: "model",
+    JudgeKind.local: "model",
+    JudgeKind.endpoint: "model",
+}
+
+
+@dataclass(kw_only=True)
+class Judge:
+    kind: JudgeKind
+    function: str | None
+    model: str | None
+    template: str
+    limit: int | None
+    url: str | None
+    key_variable: str
+    timeout: float
+    attempts: int
+    workers: int
+    max_tokens: int
+    price_prompt: float
+    price_response: float
+    cache: str
+    batch_size: int
+    max_length: int
+
+    def inputs(self) -> dict[str, Input]:
+        """The run or model that judges; of an endpoint only a name is known."""
+        if self.kind is JudgeKind.reward:
+            return {"judge": Input(self.model or "", ("reward",))}
+        if self.kind is JudgeKind.local:
+            return {"judge": Input(self.model or "", ("sft", "dpo", "ppo"))}
+        return {}
+
+    def __post_init__(self) -> None:
+        names = ("limit", "timeout", "attempts", "workers", "max_tokens", "batch_size", "max_length")
+        require_positive("judge", **{name: getattr(self, name) for name in names})
+        require_not_negative("judge", price_prompt=self.price_prompt, price_response=self.price_response)
+        needed = NEEDS.get(self.kind)
+        if needed is not None and not getattr(self, needed):
+            raise ConfigError(f"judge={self.kind.value} needs judge.{needed}: give one with judge.{needed}=...")
+        if self.kind is JudgeKind.endpoint:
+            known = self.url is not None and self.url.startswith(("http://", "https://"))
+            require(known, "judge.url", self.url, "be an address such as https://api.openai.com/v1")

@@ -1,0 +1,29 @@
+"""Best-of-n sampling: the optimisation that needs no training, and the line that every other should be held against."""
+
+import math
+from collections.abc import Sequence
+
+
+def expected_best(scores: Sequence[float], n: int) -> float:
+    """Mean of the best of n scores drawn without replacement from k, over all subsets.
+
+        Σᵢ C(i-1, n-1) / C(k, n) · x₍ᵢ₎,   x₍₁₎ ≤ ... ≤ x₍ₖ₎
+
+    The unbiased estimator of Nakano et al. 2021, https://arxiv.org/abs/2112.09332, appendix I.
+
+    Raises:
+        ValueError: n is not between 1 and the number of scores.
+    """
+    if not 1 <= n <= len(scores):
+        raise ValueError(f"the best of {n} cannot be estimated from {len(scores)} scores")
+    subsets = math.comb(len(scores), n)
+    return sum(math.comb(i, n - 1) / subsets * score for i, score in enumerate(sorted(scores)))
+
+
+def best_of_n_kl(n: int) -> float:
+    """KL(best of n ‖ the policy that is sampled), in nats: log n - (n - 1) / n.
+
+    Stiennon et al. 2020, https://arxiv.org/abs/2009.01325, appendix G.3: exact where no two responses score the same
+    and each is unlikely, an upper bound otherwise (Beirami et al. 2024, https://arxiv.org/abs/2401.01879, theorem 1).
+    """
+    return math.log(n) - (n - 1) / n

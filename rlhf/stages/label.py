@@ -1,0 +1,107 @@
+"""Preference pairs from sampled responses, told apart by people in the browser, or by any other judge.
+
+    python -m rlhf stage=label                                                  # opens a page on this machine
+    python -m rlhf stage=label judge=reward judge.model=checkpoints/almanac/reward
+    python -m rlhf stage=reward data.path=checkpoints/almanac/label/preferences.jsonl    # what it is for
+
+Every answer of a person is on disk before the next pair shows; resume=true goes on after an interruption or a kill.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from rlhf.config import JudgeKind, Settings
+from rlhf.errors import ConfigError, DataError
+from rlhf.evaluation.judges import RewardJudge
+from rlhf.evaluation.judging import build
+from rlhf.evaluation.metrics import Estimate, estimate
+from rlhf.labelling.answers import Answers, agreement, vote
+from rlhf.labelling.pairs import RESPONSES, Pair, draw, preference, read_responses, write_rows
+from rlhf.progress import console
+from rlhf.run import Run
+
+PREFERENCES = "preferences.jsonl"
+BOOTSTRAP = 2000  # draws of an interval
+
+
+def run(settings: Settings, run: Run) -> dict[str, float]:
+    stage, kind = settings.stage, settings.judge.kind
+    if kind is JudgeKind.none:
+        raise ConfigError("judge=none labels nothing: give judge=person, reward, function, local or endpoint")
+    samples = {title: read_responses(run[title].directory / RESPONSES) for title in stage.titles}
+    pairs, equal = draw(samples, stage.pairs, stage.limit, settings.seed)
+    if not pairs:
+        raise DataError(f"the samples hold no two different responses to one prompt ({equal} are equal): sample more")
+    by_people = kind is JudgeKind.person
+    preferred, fields, told = people(settings, run, pairs) if by_people else judged(settings, run, pairs)
+    rows = [
+        preference(pair, first, kind.value, **more)
+        for pair, first, more in zip(pairs, preferred, fields, strict=True)
+        if first is not None and first != 0.5
+    ]
+    write_rows(run.work / PREFERENCES, rows)
+    run.record_output(run.work / PREFERENCES)
+    metrics = {
+        "pairs": float(len(pairs)),
+        "preferences": float(len(rows)),
+        "ties": float(sum(first == 0.5 for first in preferred)),
+        "no_verdict": float(sum(first is None for first in preferred)),
+        "equal_texts": float(equal),
+    }
+    for titles, rate in win_rates(pairs, preferred, settings.seed).items():
+        metrics[f"win_rate/{titles[0]}/{titles[1]}"] = rate.mean
+        console.print(
+            f"{titles[0]} wins {rate} of its pairs with {titles[1]}, ties half", highlight=False, markup=False
+        )
+    console.print(
+        f"label: {len(rows)} preferences of {len(pairs)} pairs in {run.directory / PREFERENCES}", markup=False
+    )
+    return metrics | told
+
+
+def judged(settings: Settings, run: Run, pairs: Sequence[Pair]) -> tuple[list, list[dict[str, Any]], dict[str, float]]:
+    """What a judge prefers, with the margin of its scores or the confidence of its choice."""
+    judge = build(settings, run)
+    columns = [[pair.prompt for pair in pairs], [pair.first for pair in pairs], [pair.second for pair in pairs]]
+    preferred = judge(*columns)
+    if isinstance(judge, RewardJudge):
+        fields: list[dict[str, Any]] = [{"margin": abs(margin)} for margin in judge.margins]
+    else:
+        fields = [{} if first is None else {"confidence": abs(2 * first - 1)} for first in preferred]
+    return preferred, fields, judge.report()
+
+
+def people(settings: Settings, run: Run, pairs: Sequence[Pair]) -> tuple[list, list[dict[str, Any]], dict[str, float]]:
+    """What people prefer: the share of the votes, and how far they agree."""
+    try:
+        from rlhf.labelling.server import serve
+    except ImportError:
+        raise ConfigError("judge=person needs a small server: pip install 'rlhf[label]'") from None
+    stage = settings.stage
+    answers = Answers(run.scratch / "answers.jsonl", pairs, stage.annotators, settings.seed)
+    try:
+        serve(answers, stage.port, lambda address: console.print(f"Open {address}", highlight=False, soft_wrap=True))
+    except OSError as error:
+        raise ConfigError(f"stage.port={stage.port} cannot be listened on ({error.strerror}): take another") from error
+    except KeyboardInterrupt:
+        if not answers.complete:
+            raise
+    if not answers.complete:
+        raise KeyboardInterrupt
+    given = answers.by_pair()
+    listed = [
+        {"pair": pair.id, "first": pair.first, "second": pair.second, "answers": given[pair.id]} for pair in pairs
+    ]
+    write_rows(run.work / "answers.jsonl", listed)
+    shares = [vote(list(given[pair.id].values())) for pair in pairs]
+    fields = [{} if share is None else {"confidence": abs(2 * share - 1)} for share in shares]
+    return shares, fields, agreement(given)
+
+
+def win_rates(pairs: Sequence[Pair], preferred: Sequence[float | None], seed: int) -> dict[tuple[str, str], Estimate]:
+    """(title, other title) -> how often the first title's responses are preferred, where runs meet each other."""
+    found: dict[tuple[str, str], list[list[float]]] = {}
+    for pair, first in zip(pairs, preferred, strict=True):
+        if first is not None and pair.titles[0] != pair.titles[1]:
+            found.setdefault(pair.titles, []).append([first])
+    return {titles: estimate(groups, BOOTSTRAP, seed) for titles, groups in found.items()}

@@ -1,0 +1,104 @@
+import json
+import math
+import random
+from collections.abc import Sequence
+
+import pytest
+import torch
+
+from rlhf.errors import TrainingError
+from rlhf.rewards import Composition, Ensemble, Length, Running, Scorer, Stored, Term
+
+PROMPTS, TEXTS = ["p", "p", "p"], ["a", "b b", "c c c"]
+
+
+def words(prompts: Sequence[str], completions: Sequence[str]) -> list[float]:
+    return [float(len(text.split())) for text in completions]
+
+
+def test_weights_and_normalisation_by_hand() -> None:
+    """Words 1, 2, 3: by (2, 0.5) they are -2, 0, 2; by their own statistics -1, 0, 1; too long by 0, 1, 2."""
+    composition = Composition(
+        {
+            "plain": Term(words),
+            "stored": Term(words, 10.0, Stored(2.0, 0.5)),
+            "running": Term(words, -100.0, Running()),
+            "brief": Term(Length(most=1), 1000.0),
+        }
+    )
+    expected = [1 - 20 + 100 - 0, 2 + 0 - 0 - 1000, 3 + 20 - 100 - 2000]
+    scored = composition.score(PROMPTS, TEXTS)
+    assert scored.totals == pytest.approx(expected)
+    assert scored.raw == {"plain": [1, 2, 3], "stored": [1, 2, 3], "running": [1, 2, 3], "brief": [0, -1, -2]}
+    assert scored.disagreement == {}
+
+
+def test_a_term_that_gives_no_number_is_named() -> None:
+    for wrong in ([1.0], [1.0, 2.0, math.nan], None):
+        with pytest.raises(TrainingError, match="the reward 'mine'"):
+            Composition({"brief": Term(words), "mine": Term(lambda p, c, wrong=wrong: wrong)})(PROMPTS, TEXTS)
+
+
+def test_running_statistics_are_the_state_and_go_through_json() -> None:
+    def new() -> Composition:
+        return Composition(
+            {"a": Term(words, 1.0, Running()), "b": Term(words, 1.0, Stored(0.0, 1.0)), "c": Term(words)}
+        )
+
+    one, other = new(), new()
+    one(PROMPTS, TEXTS)
+    state = json.loads(json.dumps(one.state_dict()))
+    assert state == {"a": {"count": 3.0, "mean": 2.0, "squares": 2.0}}
+    other.load_state_dict(state)
+    assert one(["p"], ["d d d d d d d"]) == other(["p"], ["d d d d d d d"]) != new()(["p"], ["d d d d d d d"])
+    with pytest.raises(TrainingError, match="same rewards"):
+        Composition({"other": Term(words, 1.0, Running())}).load_state_dict(state)
+
+
+def test_each_term_is_reported_as_it_gave_its_scores() -> None:
+    """Before weight and normalisation. 1, 2, 3: deviation sqrt(2/3). The members 1, 2, 3 and 3, 4, 5 differ by 1."""
+    more = Ensemble([words, lambda p, c: [score + 2 for score in words(p, c)]], 3.0)
+    terms = {"long": Term(words, 7.0, Stored(9.0, 9.0)), "sure": Term(more, 0.1)}
+    scorer = Scorer(Composition(terms), gold=lambda p, c: [0.0, 0.0, 6.0])
+    assert scorer(PROMPTS, TEXTS) == Composition(terms)(PROMPTS, TEXTS)
+    spread = math.sqrt(2 / 3)
+    expected = {
+        "reward/long": 2.0,
+        "reward/long_std": spread,
+        "objective/gold": 2.0,
+        "objective/gold_std": math.sqrt(8),
+    }
+    expected |= {"reward/sure": 3 - 3.0, "reward/sure_std": spread, "reward/sure_disagreement": 1.0}
+    assert scorer.metrics() == pytest.approx(expected)
+
+
+def test_of_a_plain_function_nothing_is_reported_by_itself() -> None:
+    scorer = Scorer(words)
+    assert scorer(PROMPTS, TEXTS) == [1, 2, 3]
+    assert scorer.metrics() == scorer.state_dict() == {}
+    scorer.load_state_dict({})
+
+
+def test_metrics_are_over_all_ranks() -> None:
+    """The other rank has two scores that sum to 10 and squares of 20 around the common mean, which is 16 / 5."""
+    others = [torch.tensor([2.0, 10.0]), torch.tensor(20.0)]
+    scorer = Scorer(Composition({"long": Term(words)}), over_ranks=lambda x: x + others.pop(0))
+    scorer(PROMPTS, TEXTS)
+    squares = 20 + sum((score - 3.2) ** 2 for score in (1, 2, 3))
+    assert scorer.metrics() == pytest.approx({"reward/long": 3.2, "reward/long_std": math.sqrt(squares / 5)})
+
+
+def test_gold_draws_from_no_stream_of_others() -> None:
+    def gold(prompts: Sequence[str], completions: Sequence[str]) -> list[float]:
+        return torch.rand(len(completions)).tolist()
+
+    torch.manual_seed(0)
+    expected = torch.rand(1)
+    torch.manual_seed(0)
+    Scorer(words, gold)(PROMPTS, TEXTS)
+    assert torch.equal(torch.rand(1), expected)
+
+
+def test_gold_that_gives_no_number_is_told() -> None:
+    with pytest.raises(TrainingError, match="the gold reward"):
+        Scorer(words, lambda p, c: [random.random()])(PROMPTS, TEXTS)

@@ -1,0 +1,39 @@
+import math
+
+import pytest
+
+from rlhf.errors import TrainingError
+from rlhf.rewards import Ensemble, Stored
+from rlhf.rewards.protocol import RewardFunction
+
+
+def constant(*scores: float) -> RewardFunction:
+    return lambda prompts, completions: list(scores)
+
+
+def test_by_hand() -> None:
+    """0, 6: mean 3, deviation 3; 2, 2: mean 2, deviation 0."""
+    members = [constant(0.0, 2.0), constant(6.0, 2.0)]
+    found = Ensemble(members, 0.5).judge(["p", "p"], ["a", "b"])
+    assert found.disagreement == [3, 0]
+    assert found.scores == [3 - 0.5 * 3, 2]
+    assert Ensemble(members, 0.5)(["p", "p"], ["a", "b"]) == found.scores
+    assert Ensemble(members, 0.0)(["p", "p"], ["a", "b"]) == [3, 2]
+
+
+def test_three_members_have_the_deviation_of_a_population() -> None:
+    """1, 2, 6: mean 3, squares 4 + 1 + 9."""
+    found = Ensemble([constant(1.0), constant(2.0), constant(6.0)], 1.0)(["p"], ["a"])
+    assert found == pytest.approx([3 - math.sqrt(14 / 3)])
+
+
+def test_members_that_differ_by_a_constant_and_a_scale_agree_once_normalised() -> None:
+    members = [constant(1.0, 3.0), constant(110.0, 130.0)]
+    stored = [Stored(2.0, 1.0), Stored(120.0, 10.0)]
+    assert max(Ensemble(members).judge(["p", "p"], ["a", "b"]).disagreement) > 50
+    assert Ensemble(members, statistics=stored).judge(["p", "p"], ["a", "b"]) == ([-1, 1], [0, 0])
+
+
+def test_a_member_that_gives_no_number_is_named() -> None:
+    with pytest.raises(TrainingError, match="member 1 of the ensemble"):
+        Ensemble([constant(1.0), constant(math.nan)])(["p"], ["a"])

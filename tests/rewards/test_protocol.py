@@ -1,0 +1,70 @@
+import math
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from rlhf.errors import ConfigError, DataError, TrainingError
+from rlhf.rewards import checked, function
+from rlhf.rewards.protocol import called
+
+MODULE = """
+class Mine:
+    score = staticmethod(lambda prompts, completions: [1.0] * len(prompts))
+
+NUMBER = 3
+"""
+
+
+def test_a_function_by_its_path() -> None:
+    assert function("math:sqrt") is math.sqrt
+    for path in ("math", "math:", ":sqrt", "math:no_such_name", "no_such_module:f"):
+        with pytest.raises(ConfigError, match="the reward"):
+            function(path)
+
+
+def test_a_module_of_the_current_directory_is_found_and_hides_no_installed_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The console script does not put the current directory on the path, and ``python -m`` does."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path not in ("", str(tmp_path))])
+    Path("reward_of_this_test.py").write_text(MODULE)
+    Path("statistics.py").write_text("raise RuntimeError('hidden')\n")
+    assert function("reward_of_this_test:Mine.score")(["p"], ["c"]) == [1.0]
+    assert function("statistics:fmean")([1.0, 2.0]) == 1.5
+
+
+def test_a_file_is_loaded_from_where_it_lies(tmp_path: Path) -> None:
+    (tmp_path / "my.py").write_text(MODULE)
+    assert function(f"{tmp_path}/my.py:Mine.score")(["p"], ["c"]) == [1.0]
+    with pytest.raises(ConfigError, match="no function but a int"):
+        function(f"{tmp_path}/my.py:NUMBER")
+    (tmp_path / "broken.py").write_text("def score(:\n")
+    for path in ("broken.py:score", "absent.py:score"):
+        with pytest.raises(ConfigError, match="cannot be imported"):
+            function(f"{tmp_path}/{path}")
+
+
+def test_what_a_function_of_ones_own_raises_is_told_with_its_path(tmp_path: Path) -> None:
+    (tmp_path / "my.py").write_text(
+        "from rlhf.errors import DataError\n"
+        "def score(prompts, completions):\n    return [len(text) / 0 for text in completions]\n"
+        "def ours(prompts, completions):\n    raise DataError('told already')\n"
+    )
+    with pytest.raises(TrainingError, match=r"my\.py:score.*2 completions.*ZeroDivisionError: "):
+        called(f"{tmp_path}/my.py:score")(["p", "p"], ["a", "b"])
+    with pytest.raises(DataError, match="^told already$"):
+        called(f"{tmp_path}/my.py:ours")(["p"], ["a"])
+
+
+@pytest.mark.parametrize("scores", [[1.0], [1.0, math.nan], [math.inf, 0.0], None, 3, [1.0, "x"], [1.0, None]])
+def test_scores_that_are_no_numbers_are_refused(scores: list[float]) -> None:
+    with pytest.raises(TrainingError, match="^mine "):
+        checked(scores, ["a", "b"], "mine")
+
+
+def test_any_callable_on_text_is_a_reward_function() -> None:
+    length: Callable = lambda prompts, completions: [len(text) for text in completions]  # noqa: E731
+    assert checked(length(["p", "p"], ["a", "bb"]), ["a", "bb"]) == [1.0, 2.0]

@@ -1,0 +1,185 @@
+"""A scorer behind HTTP, against a server that fails in every way that one can."""
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from email.utils import formatdate
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import httpx2
+import pytest
+
+from rlhf.errors import ConfigError, TrainingError
+from rlhf.rewards import Remote
+from rlhf.rewards.remote import retry_after
+
+Answer = Callable[[BaseHTTPRequestHandler, dict], None]
+
+
+def status(code: int, body: str = "", **headers: str) -> Answer:
+    def answer(handler: BaseHTTPRequestHandler, request: dict) -> None:
+        handler.send_response(code)
+        for name, value in headers.items():
+            handler.send_header(name.replace("_", "-"), value)
+        handler.send_header("Content-Length", str(len(body.encode())))
+        handler.end_headers()
+        handler.wfile.write(body.encode())
+
+    return answer
+
+
+def lengths(handler: BaseHTTPRequestHandler, request: dict) -> None:
+    status(200, json.dumps({"scores": [len(text) for text in request["completions"]]}))(handler, request)
+
+
+def late(handler: BaseHTTPRequestHandler, request: dict) -> None:
+    time.sleep(0.4)  # the client has hung up by then
+
+
+def closed(handler: BaseHTTPRequestHandler, request: dict) -> None:
+    handler.close_connection = True
+
+
+class Server(ThreadingHTTPServer):
+    """Gives the ``answers`` one after the other, and the lengths of the completions once they are used up."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        self.answers: list[Answer] = []
+        self.asked: list[dict[str, Any]] = []
+        self.tokens: list[str | None] = []
+        super().__init__(("127.0.0.1", 0), Handler)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}/score"
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Server
+
+    def do_POST(self) -> None:
+        request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.server.asked.append(request)
+        self.server.tokens.append(self.headers.get("Authorization"))
+        (self.server.answers.pop(0) if self.server.answers else lengths)(self, request)
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with Server() as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+def remote(server: Server, **options: Any) -> Remote:
+    return Remote(server.url, **{"attempts": 3, "backoff": 0.001, "longest_wait": 0.01, "timeout": 0.2} | options)
+
+
+def test_batches_are_split_and_come_back_in_order(server: Server) -> None:
+    prompts = ["p", [{"role": "user", "content": "q"}], "r", "s", "t"]
+    texts = ["a", "bb", "ccc", "dddd", "é" * 5]
+    assert remote(server, batch_size=2)(prompts, texts) == [1, 2, 3, 4, 5]
+    assert [len(request["completions"]) for request in server.asked] == [2, 2, 1]
+    assert [prompt for request in server.asked for prompt in request["prompts"]] == prompts
+    assert server.asked[2] == {"prompts": ["t"], "completions": ["é" * 5]}
+
+
+FAILURES = {
+    "late": late,
+    "closed": closed,
+    "500": status(500, "oops"),
+    "503": status(503),
+    "429": status(429, "", Retry_After="1"),
+    "garbage": status(200, "<html>"),
+    "no scores": status(200, '{"results": [1, 2]}'),
+    "a list": status(200, "[1, 2]"),
+    "too few": status(200, '{"scores": [1]}'),
+    "too many": status(200, '{"scores": [1, 2, 3]}'),
+    "nan": status(200, '{"scores": [1, NaN]}'),
+    "null": status(200, '{"scores": [1, null]}'),
+    "text": status(200, '{"scores": ["good", 1]}'),
+}
+
+
+@pytest.mark.parametrize("failure", FAILURES.values(), ids=FAILURES)
+def test_a_batch_that_fails_is_asked_again(server: Server, failure: Answer) -> None:
+    server.answers = [failure, failure]
+    assert remote(server)(["p", "q"], ["a", "bb"]) == [1, 2]
+    assert server.asked == [{"prompts": ["p", "q"], "completions": ["a", "bb"]}] * 3
+
+
+@pytest.mark.parametrize("failure", ["late", "500", "nan", "garbage"])
+def test_after_the_last_try_it_is_told_in_one_sentence_and_nothing_is_scored(server: Server, failure: str) -> None:
+    server.answers = [lengths] + [FAILURES[failure]] * 3
+    with pytest.raises(TrainingError, match=r"batch of 1 completions in 3 tries.*resume=true") as told:
+        remote(server, batch_size=2)(["p", "q", "r"], ["a", "bb", "ccc"])
+    assert len(server.asked) == 4
+    assert "\n" not in str(told.value)
+
+
+def test_a_server_that_is_not_there_is_told(server: Server) -> None:
+    gone = Remote("http://127.0.0.1:1/score", attempts=2, backoff=0.001, longest_wait=0.01)
+    with pytest.raises(TrainingError, match=r"127\.0\.0\.1:1/score.*cannot be reached"):
+        gone(["p"], ["a"])
+
+
+@pytest.mark.parametrize("code", [400, 401, 404, 302])
+def test_what_no_other_try_would_mend_is_not_tried_again(server: Server, code: int) -> None:
+    server.answers = [status(code)]
+    with pytest.raises(TrainingError, match=f"status {code}"):
+        remote(server)(["p"], ["a"])
+    assert len(server.asked) == 1
+
+
+def test_waits_grow_are_drawn_and_are_as_long_as_the_server_asks(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a first wait of up to 1 s they are below 1, 2, 4, 8 and no longer than 5; a Retry-After of 3 is kept."""
+    waited: list[float] = []
+    monkeypatch.setattr("tenacity.nap.time.sleep", waited.append)
+    server.answers = [status(500)] * 4
+    remote(server, attempts=5, backoff=1.0, longest_wait=5.0)(["p"], ["a"])
+    assert all(0 <= wait <= bound for wait, bound in zip(waited, (1, 2, 4, 5), strict=True))
+    assert len(set(waited)) == 4
+    waited.clear()
+    server.answers = [status(429, "", Retry_After="3"), status(503, "", Retry_After="99")]
+    remote(server, backoff=0.001, longest_wait=5.0)(["p"], ["a"])
+    assert waited == [3, 5]
+
+
+def test_when_to_ask_again_is_seconds_or_a_date() -> None:
+    assert retry_after(httpx2.Headers({"Retry-After": "7"})) == 7
+    in_a_minute = formatdate(time.time() + 60, usegmt=True)
+    assert retry_after(httpx2.Headers({"Retry-After": in_a_minute})) == pytest.approx(60, abs=2)
+    past = formatdate(time.time() - 60, usegmt=True)
+    for header in ({}, {"Retry-After": "soon"}, {"Retry-After": past}, {"Retry-After": "-3"}):
+        assert retry_after(httpx2.Headers(header)) == 0
+
+
+def test_a_token_is_sent_and_never_told(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError, match="THE_TOKEN, which is not set"):
+        remote(server, token_variable="THE_TOKEN")
+    monkeypatch.setenv("THE_TOKEN", "s3cr3t")
+    server.answers = [status(401)]
+    asked = remote(server, token_variable="THE_TOKEN")
+    with pytest.raises(TrainingError) as told:
+        asked(["p"], ["a"])
+    assert server.tokens == ["Bearer s3cr3t"]
+    assert "s3cr3t" not in f"{told.value}{vars(asked)}"
+    assert remote(server)(["p"], ["a"]) == [1]
+    assert server.tokens[-1] is None
+
+
+def test_a_password_in_the_url_is_not_told() -> None:
+    place = Remote("http://me:s3cr3t@127.0.0.1:1/score?key=s3cr3t").place
+    assert place == "http://127.0.0.1:1/score"

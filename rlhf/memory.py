@@ -136,7 +136,7 @@ class Meter:
     """Measures the peak from its making on: of a GPU what PyTorch allocates, else the resident memory of the process.
 
     What earlier work has freed is given back first, so that it is not taken for the start. Linux keeps the highest
-    resident size and forgets it when asked to (proc(5), clear_refs); elsewhere there is that of the whole process alone.
+    resident size, and forgets it when asked to (proc(5), clear_refs); elsewhere it is that of the whole process.
     """
 
     def __init__(self, device: torch.device):

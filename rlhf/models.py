@@ -101,12 +101,12 @@ def _set_padding(tokenizer: PreTrainedTokenizerBase) -> None:
 
 
 def config(parent: Parent, model: Model) -> PretrainedConfig:
-    """The architecture of ``parent``, which is no adapter.
+    """The architecture of ``parent``; an adapter has that of its base.
 
     Raises:
         ModelError: it cannot be found or read.
     """
-    return _pretrained(AutoConfig, parent, model)
+    return _pretrained(AutoConfig, ancestry(parent)[0], model)
 
 
 def load_policy(parent: Parent, model: Model, tokenizer: PreTrainedTokenizerBase, **options: Any) -> PreTrainedModel:

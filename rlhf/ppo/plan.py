@@ -9,7 +9,7 @@ from typing import NamedTuple
 from accelerate import init_empty_weights
 from safetensors import safe_open
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PretrainedConfig
+from transformers import AutoModelForCausalLM, PretrainedConfig
 
 from rlhf import models
 from rlhf.config import Adapter, AdapterKind, Dtype, PPOStage, Settings
@@ -17,6 +17,7 @@ from rlhf.generate import seeded
 from rlhf.memory import FLOAT32, NF4, Line, Plan, Shape, adam, cache, kept, passing, vocabulary_wide
 from rlhf.parents import Parent
 from rlhf.ppo.roles import OneBase, Separate, judges
+from rlhf.ppo.shared import shell_of
 
 WIDTHS = {Dtype.float32: 4, Dtype.bfloat16: 2, Dtype.float16: 2}
 SCORED = 64  # texts that a RewardModel reads at once
@@ -138,19 +139,28 @@ def _shared(settings: Settings, roles: OneBase) -> Iterator[Line]:
 def _separate(settings: Settings, roles: Separate) -> Iterator[Line]:
     adapter, dtype = settings.adapter, settings.model.dtype
     width, whole = WIDTHS[dtype], adapter.kind is AdapterKind.none
-    for role, parent in (("policy", roles.parents["policy"]), ("critic", roles.parents[roles.start])):
-        size = measure(_architecture(settings, parent), adapter, dtype)
-        work = Work(settings.stage, size, width, None if whole else adapter.rank)
-        trained = size.parameters if whole else size.adapter
-        weights = size.weights + size.adapter * FLOAT32
-        parameters = size.parameters + size.adapter
-        activations = work.policy() if role == "policy" else work.critic()
-        yield learner(role, parameters, weights, trained, width if whole else FLOAT32, activations)
-        if role == "policy":
-            copy = (size.parameters, 0, dtype.value, size.weights) if whole else (0, 0, "", 0)
-            yield Line("reference", *copy, 0, 0, work.reference())
+    moments = width if whole else FLOAT32
+    config = models.config(roles.parents["policy"], settings.model)
+    size = measure(config, adapter, dtype)
+    work = Work(settings.stage, size, width, None if whole else adapter.rank)
+    added, trained = size.adapter, size.parameters if whole else size.adapter
+    weights = size.weights + added * FLOAT32
+    yield learner("policy", size.parameters + added, weights, trained, moments, work.policy())
+    copy = (size.parameters, 0, dtype.value, size.weights) if whole else (0, 0, "", 0)
+    yield Line("reference", *copy, 0, 0, work.reference())
+    config = models.config(roles.parents[roles.start], settings.model)
+    size, own = measure(config, adapter, dtype), classifies(config)
+    work = Work(settings.stage, size, width, None if whole else adapter.rank)
+    added, trained = (0, own) if whole else (size.adapter + size.shape.hidden,) * 2
+    weights = size.weights + (own - size.parameters) * width + added * FLOAT32
+    yield learner("critic", own + added, weights, trained, moments, work.critic())
     for role in judges(roles.parents):
         yield _judge(settings, role, roles.parents[role])
+
+
+def classifies(config: PretrainedConfig) -> int:
+    """Parameters of a classifier of one output: a head in the place of the output layer."""
+    return sum(parameter.numel() for parameter in shell_of(config).parameters())
 
 
 def learner(role: str, parameters: int, weights: int, trained: int, width: int, activations: int) -> Line:
@@ -161,14 +171,7 @@ def learner(role: str, parameters: int, weights: int, trained: int, width: int, 
 
 def _judge(settings: Settings, role: str, parent: Parent) -> Line:
     """A reward model of its own, adapters merged, not quantised."""
-    config, dtype = _architecture(settings, parent), settings.model.dtype
-    with init_empty_weights():
-        model = AutoModelForSequenceClassification.from_config(config)
-    parameters = sum(value.numel() for value in model.parameters())
-    width = WIDTHS[dtype]
+    config, dtype = models.config(parent, settings.model), settings.model.dtype
+    parameters, width = classifies(config), WIDTHS[dtype]
     work = Work(settings.stage, Size(Shape.of(config), parameters, 0, 0, 0), width, None)
     return Line(role, parameters, 0, dtype.value, parameters * width, 0, 0, work.reward_model())
-
-
-def _architecture(settings: Settings, parent: Parent) -> PretrainedConfig:
-    return models.config(models.ancestry(parent)[0], settings.model)

@@ -187,14 +187,14 @@ class Head(nn.Linear):
 
 def classifier(causal: PreTrainedModel, head: Tensor) -> PreTrainedModel:
     """A sequence classifier of one output that has the backbone of ``causal``, and not a copy of it."""
-    shell = _shell(causal.config)
+    shell = shell_of(causal.config)
     shell.score = Head(head).to(causal.device)
     setattr(shell, shell.base_model_prefix, causal.base_model)
     return shell.eval()
 
 
-def _shell(config: PretrainedConfig) -> PreTrainedModel:
-    """A classifier without weights."""
+def shell_of(config: PretrainedConfig) -> PreTrainedModel:
+    """A classifier of one output without weights."""
     config = copy.deepcopy(config)
     config.num_labels = 1
     with init_empty_weights():
@@ -234,7 +234,7 @@ def shares(config: PretrainedConfig) -> bool:
     """Whether transformers' classifier of this architecture is its language model's backbone under a head ``score``."""
     with init_empty_weights():
         causal = AutoModelForCausalLM.from_config(copy.deepcopy(config))
-    shell = _shell(config)
+    shell = shell_of(config)
     prefix = f"{shell.base_model_prefix}."
     rest = [name for name, _ in shell.named_parameters() if not name.startswith(prefix)]
     return rest == ["score.weight"] and type(shell.base_model) is type(causal.base_model)

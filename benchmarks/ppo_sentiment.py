@@ -43,22 +43,23 @@ SEED = 0  # of measuring, whatever the seed of training
 LENGTH, TEMPERATURE = 24, 1.0  # tokens of a continuation
 # Found by trial on seed 0, for a single thread to make the whole in minutes.
 SETTINGS = (
-    "stage.updates=40",
+    "stage.updates=24",
     "stage.batch_size=48",
     "stage.minibatches=3",
     "stage.micro_batch_size=16",
     "stage.epochs=1",
-    "stage.learning_rate=1e-4",
+    "stage.learning_rate=3e-5",
     "stage.critic_learning_rate=5e-4",
     "stage.critic_warmup_updates=1",
-    "stage.kl_coef=0.02",
+    "stage.warmup_updates=3",
+    "stage.kl_coef=0.05",
     "stage.lam=1.0",
     "stage.max_prompt_length=32",
     f"stage.max_response_length={LENGTH}",
     f"stage.temperature={TEMPERATURE}",
     "stage.missing_eos=keep",  # a continuation of so many tokens is meant to stop in the middle
     "stage.normalize_scores=false",
-    "stage.save_every=10",
+    "stage.save_every=8",
 )
 
 

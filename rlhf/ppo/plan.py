@@ -90,11 +90,11 @@ class Work(NamedTuple):
     def policy(self) -> int:
         """Learning or sampling, whichever takes more.
 
-        Five tensors are as wide as the vocabulary: logits, their logarithms for the loss, and three for the entropy;
-        while sampling, four of one token a row.
+        Five tensors are as wide as the vocabulary: logits, their logarithms for the loss, and three for the entropy,
+        with two more for its gradient where it is in the loss; while sampling, four of one token a row.
         """
-        shape = self.size.shape
-        learning = self._learning() + vocabulary_wide(shape, self._part * (self.stage.max_response_length + 1), 5)
+        shape, copies = self.size.shape, 7 if self.stage.entropy_coef else 5
+        learning = self._learning() + vocabulary_wide(shape, self._part * (self.stage.max_response_length + 1), copies)
         sampling = cache(shape, self._rows, self._length, self.width) + vocabulary_wide(shape, self._rows, 4)
         return max(learning, sampling + passing(shape, self._rows * self._length, self.width))
 

@@ -118,4 +118,5 @@ def score_all(
 
 def trained_on(run: Run, name: str, digest: str) -> bool:
     parents = (run[name].manifest or {"parents": {}})["parents"]
-    return parents.get("reward", {}).get("digest") == digest
+    scored = [record for role, record in parents.items() if role.partition(".")[0] in ("reward", "rewards")]
+    return digest in [record["digest"] for record in scored]

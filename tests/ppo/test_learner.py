@@ -1,5 +1,6 @@
 """A batch of experience turned into steps of both models: gradients, their bounds, and what changes nothing."""
 
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -179,6 +180,35 @@ def test_without_a_target_every_step_is_taken(new_trainer: Trainers) -> None:
     rollout, advantages, returns = experience(trainer)
     assert trainer.learner.improve(rollout, advantages, returns, 0)["policy/steps"] == 0  # the critic's warm-up
     assert trainer.learner.improve(rollout, advantages, returns, 1)["policy/steps"] == 6
+
+
+def test_every_epoch_has_every_row_once_in_an_order_of_its_own(new_trainer: Trainers) -> None:
+    trainer = new_trainer(minibatches=3, epochs=3)
+    learner = trainer.learner
+    parts = [index.tolist() for index in learner._minibatches(6, 1)]
+    assert [len(part) for part in parts] == [2] * 9
+    epochs = [list(itertools.chain(*parts[start : start + 3])) for start in range(0, 9, 3)]
+    assert all(sorted(epoch) == list(range(6)) for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) == 3
+    assert [index.tolist() for index in learner._minibatches(6, 1)] == parts
+    assert [index.tolist() for index in learner._minibatches(6, 2)] != parts
+
+
+def test_the_first_step_is_adams_with_its_epsilon_and_decays_no_weight(new_trainer: Trainers) -> None:
+    """After one gradient g both corrected moments are g and g², so a weight moves by lr · g / (|g| + ε).
+
+    ε is as large as the gradients here; where it stood beside the uncorrected root, as in TensorFlow, it would count
+    for 1 / sqrt(1 - 0.999), some thirty times as much.
+    """
+    plain = new_trainer(**ONE_STEP, learning_rate=1.0)
+    rollout, advantages, returns = experience(plain)
+    gradient = moved(plain, rollout, advantages, returns, 0)
+    trainer = new_trainer(**ONE_STEP, adam_epsilon=1e-2, learning_rate=0.1)
+    before = trainer.policy.lm_head.weight.detach().clone()
+    trainer.learner.improve(rollout, advantages, returns, 0)
+    found = (before - trainer.policy.lm_head.weight.detach()) / 0.1
+    assert torch.allclose(found, gradient / (gradient.abs() + 1e-2), atol=1e-3)
+    assert 0.01 < found.abs().max() < 1
 
 
 def test_the_critic_is_free_without_a_value_clip(new_trainer: Trainers) -> None:

@@ -66,7 +66,7 @@ def distribution(policy: Any, of: Sequence[tuple[int, ...]]) -> torch.Tensor:
     for response in of:
         logp = torch.log_softmax(policy(torch.tensor([[2, *response]])).logits[0].double(), dim=-1)
         found.append(sum(logp[t, token].item() for t, token in enumerate(response)))
-    return torch.tensor(found).exp()
+    return torch.tensor(found, dtype=torch.float64).exp()
 
 
 def distance(p: torch.Tensor, q: torch.Tensor) -> float:
@@ -74,27 +74,88 @@ def distance(p: torch.Tensor, q: torch.Tensor) -> float:
     return 0.5 * (p - q).abs().sum().item()
 
 
-def test_ppo_reaches_the_optimum_of_its_objective(tokenizer: Any) -> None:
+def ppo(tokenizer: Any, **options: Any) -> PPOTrainer:
+    """A trainer that has reached what its settings lead to."""
     policy, reference = new_policy(), new_policy()
     torch.manual_seed(1)
     critic = Critic(LlamaForSequenceClassification(config(num_labels=1)))
     # Whitening would blow up the noise that is left at the optimum, where every advantage is zero.
-    stage = settings(
-        updates=60, batch_size=512, micro_batch_size=512, minibatches=1, epochs=2, learning_rate=0.005,
-        critic_learning_rate=0.02, value_clip=10.0, kl_coef=BETA, temperature=1.0, max_response_length=2,
-        missing_eos="keep", normalize_scores=False, whiten_advantages=False,
-    )  # fmt: skip
-    trainer = PPOTrainer(policy, reference, critic, tokenizer, reward, ["go"], stage, seed=0)
-    every = responses()
-    texts = [tokenizer.decode(response, skip_special_tokens=True) for response in every]
-    start = distribution(reference, every)
-    assert start.sum().item() == pytest.approx(1, abs=1e-5)
-    optimum = start * torch.tensor([math.exp(score(text) / BETA) for text in texts])
-    optimum /= optimum.sum()
+    plain = {
+        "updates": 60, "batch_size": 512, "micro_batch_size": 512, "minibatches": 1, "epochs": 2,
+        "learning_rate": 0.005, "critic_learning_rate": 0.02, "value_clip": None, "kl_coef": BETA, "temperature": 1.0,
+        "max_response_length": 2, "missing_eos": "keep", "normalize_scores": False, "whiten_advantages": False,
+    }  # fmt: skip
+    trainer = PPOTrainer(policy, reference, critic, tokenizer, reward, ["go"], settings(**plain | options), seed=0)
     trainer.train()
-    end = distribution(policy, every)
+    return trainer
+
+
+def tilted(p: torch.Tensor, scores: torch.Tensor, beta: float) -> torch.Tensor:
+    """p exp(r / β), normalised."""
+    weights = p * (scores / beta).exp()
+    return weights / weights.sum()
+
+
+def scores_of(every: Sequence[tuple[int, ...]], tokenizer: Any) -> torch.Tensor:
+    texts = [tokenizer.decode(response, skip_special_tokens=True) for response in every]
+    return torch.tensor([score(text) for text in texts], dtype=torch.float64)
+
+
+def test_ppo_reaches_the_optimum_of_its_objective(tokenizer: Any) -> None:
+    every = responses()
+    start = distribution(new_policy(), every)
+    assert start.sum().item() == pytest.approx(1, abs=1e-5)
+    optimum = tilted(start, scores_of(every, tokenizer), BETA)
+    end = distribution(ppo(tokenizer).policy, every)
     assert distance(start, optimum) > 0.4
     assert distance(end, optimum) < 0.08
+
+
+def test_with_the_kl_in_the_loss_each_token_is_tilted_by_the_mean_score_behind_it(tokenizer: Any) -> None:
+    """The pull of the loss does not look ahead, so its fixed point is another one, which can be computed as well.
+
+    The second token is tilted as before; the first by E[r] of what then follows, without what the second one pays.
+    """
+    every = responses()
+    reference = new_policy()
+    start, scores = distribution(reference, every), scores_of(every, tokenizer)
+    firsts = [response[0] for response in every]
+    expected = torch.zeros_like(start)
+    values, mass = [], []
+    for first in sorted(set(firsts)):
+        [chosen] = torch.tensor([[token == first for token in firsts]])
+        mass.append(start[chosen].sum())
+        expected[chosen] = tilted(start[chosen] / mass[-1], scores[chosen], BETA)
+        values.append((expected[chosen] * scores[chosen]).sum())
+    first_token = tilted(torch.stack(mass), torch.stack(values), BETA)
+    for index, first in enumerate(sorted(set(firsts))):
+        [chosen] = torch.tensor([[token == first for token in firsts]])
+        expected[chosen] *= first_token[index]
+    end = distribution(ppo(tokenizer, kl_in="loss", kl_estimator="k2").policy, every)
+    assert distance(start, expected) > 0.4
+    assert distance(end, expected) < 0.08
+    assert distance(end, expected) < distance(end, tilted(start, scores, BETA))
+
+
+def test_the_adaptive_coefficient_finds_the_tilt_that_has_the_target_kl(tokenizer: Any) -> None:
+    """Of all policies with that KL the best is the reference tilted by some β: the one that the controller finds."""
+    every, target = responses(), 0.25
+    start, scores = distribution(new_policy(), every), scores_of(every, tokenizer)
+
+    def kl(p: torch.Tensor) -> float:
+        return (p * (p / start).log()).sum().item()
+
+    low, high = 0.05, 5.0
+    for _ in range(60):  # the KL falls as β grows
+        middle = (low + high) / 2
+        low, high = (middle, high) if kl(tilted(start, scores, middle)) > target else (low, middle)
+    trainer = ppo(tokenizer, kl_target=target)
+    end = distribution(trainer.policy, every)
+    assert abs(BETA - low) > 0.1  # where it starts is not where it ends
+    assert trainer.kl_coef == pytest.approx(low, rel=0.15)
+    assert kl(end) == pytest.approx(target, abs=0.06)
+    assert distance(start, tilted(start, scores, low)) > 0.2
+    assert distance(end, tilted(start, scores, low)) < 0.08
 
 
 def test_dpo_reaches_the_same_optimum_from_preferences(tokenizer: Any, tmp_path: Path) -> None:

@@ -10,7 +10,9 @@ import pytest
 import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file
+from torch import Tensor
 
+from rlhf.ppo.kl import adapted
 from rlhf.ppo.ranks import whiten
 
 STEP = """
@@ -20,30 +22,57 @@ import torch
 from safetensors.torch import save_file
 from rlhf.models import chat_template
 from rlhf.ppo import Critic, PPOTrainer, settings
-from rlhf.ppo.ranks import whiten
+from rlhf.ppo.ranks import moments, whiten
 from rlhf.ppo.rollout import evaluate, pack
 from rlhf.scratch import new_tokenizer
-from tests.ppo.conftest import TINY, WORDS, length_reward, new_policy, new_reward_model
+from tests.ppo.conftest import PROMPTS, TINY, WORDS, length_reward, new_policy, new_reward_model
 
 tokenizer = new_tokenizer([" ".join(WORDS)] * 4, 280, chat_template("almanac"))
-policy, reference, critic = new_policy(tokenizer), new_policy(tokenizer), Critic(new_reward_model(tokenizer))
-stage = settings(**TINY | {"minibatches": 1, "epochs": 1, "micro_batch_size": 1, "max_grad_norm": 1e9})
-trainer = PPOTrainer(policy, reference, critic, tokenizer, length_reward, ["red"], stage, seed=0)
-rank, ranks = trainer.accelerator.process_index, trainer.accelerator.num_processes
-assert ranks == int(sys.argv[2])
-for name, model in (("policy", policy), ("critic", critic)):
-    trainer.learner.optimizers[name] = torch.optim.SGD(model.parameters(), lr=0.1)
-lengths = (5, 1, 2, 1, 4, 1)  # rank 0 gets the long rows, rank 1 the short ones
-responses = [list(range(40 + row, 40 + row + length)) for row, length in enumerate(lengths)]
-mine = range(rank, 6, ranks)
-prompts, zeros = [[30, 31 + row] for row in mine], [0.0] * len(mine)
-rollout = pack(prompts, [responses[row] for row in mine], zeros, {1}, 0, policy.device)
-rollout = evaluate(rollout, policy, reference, critic, 0.7, 6)
-advantages = torch.where(rollout.mask, rollout.response_ids.float() ** 2, 0.0)
-returns = torch.where(rollout.mask, rollout.response_ids.float() / 40, 0.0)
-trainer.learner.improve(rollout, whiten(advantages, rollout.mask, trainer.accelerator), returns, 0)
-if rank == 0:
-    save_file(policy.state_dict() | critic.state_dict(), sys.argv[1])
+found = {}
+
+def new_trainer(reference_seed=0, **options):
+    models = new_policy(tokenizer), new_policy(tokenizer, reference_seed), Critic(new_reward_model(tokenizer))
+    stage = settings(**TINY | {"minibatches": 1, "epochs": 1, "micro_batch_size": 1, "max_grad_norm": 1e9} | options)
+    return PPOTrainer(*models, tokenizer, length_reward, PROMPTS, stage, seed=0)
+
+def step(name, **options):
+    trainer = new_trainer(5, **options)
+    rank, ranks = trainer.accelerator.process_index, trainer.accelerator.num_processes
+    assert ranks == int(sys.argv[2])
+    for role, model in trainer.learner.modules.items():
+        trainer.learner.optimizers[role] = torch.optim.SGD(model.parameters(), lr=0.1)
+    lengths = (5, 1, 2, 1, 4, 1)  # rank 0 gets the long rows, rank 1 the short ones
+    responses = [list(range(40 + row, 40 + row + length)) for row, length in enumerate(lengths)]
+    mine = range(rank, 6, ranks)
+    prompts, zeros = [[30, 31 + row] for row in mine], [0.0] * len(mine)
+    rollout = pack(prompts, [responses[row] for row in mine], zeros, {1}, 0, trainer.policy.device)
+    rollout = evaluate(rollout, trainer.policy, trainer.reference, trainer.critic, 0.7, 6)
+    rollout = rollout._replace(sampler_logprobs=rollout.logprobs + torch.sin(rollout.response_ids.float()))
+    advantages = torch.where(rollout.mask, rollout.response_ids.float() ** 2, 0.0)
+    returns = torch.where(rollout.mask, rollout.response_ids.float() / 40, 0.0)
+    white = whiten(advantages, rollout.mask, trainer.accelerator)
+    metrics = trainer.learner.improve(rollout, white, returns, 0, 0.1 if options else 0.0)
+    mean, variance = moments(returns, rollout.mask, trainer.accelerator)
+    state = {"policy": trainer.policy.state_dict(), "critic": trainer.critic.state_dict()}
+    found.update({f"{name}/{role}/{key}": value for role in state for key, value in state[role].items()})
+    found.update({f"{name}/{key}": torch.tensor(value) for key, value in metrics.items()})
+    found.update({f"{name}/mean": mean, f"{name}/variance": variance})
+    return trainer
+
+step("defaults")
+trainer = step(
+    "options", loss_mean="response", kl_in="loss", kl_estimator="k2", entropy_coef=0.1, importance_cap=1.5,
+    clip_high=0.28, dual_clip=3.0, value_clip=None,
+)
+# Each rank samples texts of its own, and yet all must stop at one step and have one coefficient.
+trainer = new_trainer(kl_target=0.1, target_kl=0.01, epochs=4, minibatches=3, micro_batch_size=2, updates=3)
+logged = []
+trainer.log = lambda metrics, update: logged.append([metrics["policy/steps"], metrics["objective/kl"], trainer.kl_coef])
+trainer.train()
+everyone = trainer.accelerator.gather(torch.tensor(logged)[None])
+found["adaptive"] = everyone
+if trainer.accelerator.process_index == 0:
+    save_file({key: value.contiguous() for key, value in found.items()}, sys.argv[1])
 trainer.accelerator.wait_for_everyone()
 os._exit(0)  # an orderly exit aborts now and then: gloo's threads still hold tensors (pytorch pull request 179291)
 """
@@ -72,12 +101,42 @@ def step(ranks: int, file: Path) -> dict[str, torch.Tensor]:
     return load_file(file)
 
 
-def test_two_ranks_take_the_step_of_one(tmp_path: Path) -> None:
-    """Their rows have 11 and 3 tokens and their own widths: a mean of the ranks' means would be another gradient."""
-    alone, shared = step(1, tmp_path / "one.safetensors"), step(2, tmp_path / "two.safetensors")
+@pytest.fixture(scope="module")
+def alone_and_shared(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """What one process ends with, and what two."""
+    folder = tmp_path_factory.mktemp("ranks")
+    return step(1, folder / "one.safetensors"), step(2, folder / "two.safetensors")
+
+
+@pytest.mark.parametrize("options", ["defaults", "options"])
+def test_two_ranks_take_the_step_of_one(
+    alone_and_shared: tuple[dict[str, Tensor], dict[str, Tensor]], options: str
+) -> None:
+    """Their rows have 11 and 3 tokens and their own widths: a mean of the ranks' means would be another gradient.
+
+    Every metric of the update is that of one process too.
+    """
+    alone, shared = alone_and_shared
+    names = [name for name in alone if name.startswith(options)]
     assert alone.keys() == shared.keys()
-    for name, value in alone.items():
-        assert torch.allclose(value, shared[name], atol=1e-6, rtol=0), name
+    assert len(names) > 20
+    for name in names:
+        assert torch.allclose(alone[name], shared[name], atol=1e-6, rtol=1e-5), name
+
+
+def test_ranks_agree_on_the_adaptive_coefficient_and_on_where_an_update_ends(
+    alone_and_shared: tuple[dict[str, Tensor], dict[str, Tensor]],
+) -> None:
+    """Both follow what all ranks measure together; the coefficient from one logged KL to the next."""
+    one, other = alone_and_shared[1]["adaptive"]
+    assert torch.equal(one, other)
+    steps, kls, coefficients = one.T.tolist()
+    assert min(steps) < 12
+    coefficient = 0.05
+    for kl, following in zip(kls, coefficients, strict=True):
+        coefficient = adapted(coefficient, kl, 0.1, 0.1)
+        assert following == pytest.approx(coefficient, rel=1e-5)
+    assert coefficient != pytest.approx(0.05, rel=1e-3)
 
 
 def test_whitened_advantages_have_mean_zero_over_the_tokens() -> None:
@@ -85,3 +144,12 @@ def test_whitened_advantages_have_mean_zero_over_the_tokens() -> None:
     mask = torch.tensor([[True, True, False], [True, False, False]])
     found = whiten(torch.tensor([[1.0, 2.0, 0.0], [6.0, 0.0, 0.0]]), mask, Accelerator(cpu=True))
     assert found.flatten().tolist() == pytest.approx([-2 / 7**0.5, -1 / 7**0.5, 0, 3 / 7**0.5, 0, 0], abs=1e-6)
+
+
+def test_whitened_rewards_keep_their_mean() -> None:
+    """Rewards 1, 2, 6: mean 3, variance 7; where the mask is False nothing is earned."""
+    mask = torch.tensor([[True, True, False], [True, False, False]])
+    found = whiten(torch.tensor([[1.0, 2.0, 0.0], [6.0, 0.0, 0.0]]), mask, Accelerator(cpu=True), keep_mean=True)
+    assert found.flatten().tolist() == pytest.approx(
+        [3 - 2 / 7**0.5, 3 - 1 / 7**0.5, 0, 3 + 3 / 7**0.5, 0, 0], abs=1e-6
+    )

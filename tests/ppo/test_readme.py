@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from rlhf.paths import PACKAGE
+from rlhf.paths import PACKAGE, bundled
 from rlhf.rewards import Composition, Ensemble, Term
 from tests.ppo.conftest import length_reward, new_policy
 
@@ -33,21 +33,46 @@ def test_every_logged_metric_is_explained(new_trainer: Any) -> None:
     assert {name for cell in names for name in re.findall(r"`([^`]+)`", cell)} == set(trainer.train())
 
 
-def test_every_function_and_test_that_a_row_names_exists() -> None:
-    rows = [line for line in README.splitlines() if re.match(r"\| \d+ \|", line)]
-    assert [int(row.split("|")[1]) for row in rows] == list(range(1, len(rows) + 1))
-    for row in rows:
-        _, _, _, where, _, _, proof, _ = row.split("|")
-        files = set(re.findall(r"`([\w/]+\.py):", where))
-        source = "".join(read(PACKAGE, path) for path in files)
-        for name in re.findall(r"[ `.](\w+)`", where):
-            assert re.search(rf"(def|class) {name}\b", source), (row, name)
-        tests = "".join(read(TESTS, path) for path in re.findall(r"`([\w/]+\.py):", proof))
-        for name in re.findall(r"\btest_\w+(?=`)", proof):
-            assert f"def {name}(" in tests, (row, name)
+ROWS = [line for line in README.splitlines() if re.match(r"\| \d+ \|", line)]
 
 
-def read(root: Path, path: str) -> str:
-    """A file as the README names it: in this folder, or by its path from the root of the package or of the tests."""
+def test_rows_are_numbered_and_begin_with_the_details_of_the_paper() -> None:
+    assert [int(row.split("|")[1]) for row in ROWS] == list(range(1, len(ROWS) + 1))
+    assert len(ROWS) > 27
+    assert all(len(row.split("|")) == 8 for row in ROWS)
+    assert not [row for row in ROWS if "not built" in row]
+
+
+@pytest.mark.parametrize("row", ROWS, ids=[row.split("|")[1].strip() for row in ROWS])
+def test_every_function_setting_and_test_that_a_row_names_exists(row: str) -> None:
+    _, _, what, where, source, differs, proof, _ = (cell.strip() for cell in row.split("|"))
+    assert what
+    assert source
+    assert differs
+    places, tests = named(where, PACKAGE), named(proof, TESTS)
+    assert places
+    assert tests
+    for path, name in places:
+        text = path.read_text(encoding="utf-8")
+        for part in name.split("."):
+            pattern = rf"^ *{part}:" if path.suffix == ".yaml" else rf"(def|class) {part}\b"
+            assert re.search(pattern, text, re.MULTILINE), f"{path} has no {name}"
+    for path, name in tests:
+        assert f"def {name}(" in path.read_text(encoding="utf-8"), f"{path} has no {name}"
+
+
+def named(cell: str, root: Path) -> list[tuple[Path, str]]:
+    """``path: name`` in backticks, or a further name in the same file: as (file, name)."""
+    found: list[tuple[Path, str]] = []
+    for item in re.findall(r"`([^`]+)`", cell):
+        path, _, name = item.rpartition(": ")
+        found.append((place(root, path) if path else found[-1][0], name))
+    return found
+
+
+def place(root: Path, path: str) -> Path:
+    """A file as the README names it: in this folder, in conf/, or from the root of the package or of the tests."""
+    if path.startswith("conf/"):
+        return bundled("conf") / path.removeprefix("conf/")
     near = root / "ppo" / path
-    return (near if near.is_file() else root / path.removeprefix("tests/")).read_text(encoding="utf-8")
+    return near if near.is_file() else root / path.removeprefix("tests/")

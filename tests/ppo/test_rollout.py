@@ -1,7 +1,9 @@
 """A batch of experience: masks from lengths, log-probabilities by the forward pass, the score on the last token."""
 
 import math
+import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,11 +11,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rlhf.config import MissingEOS
 from rlhf.data.render import prompt_ids
 from rlhf.errors import TrainingError
-from rlhf.generate import response_text, sampling_mode, seeded
+from rlhf.generate import response_text
 from rlhf.ppo import Critic, shape_rewards
 from rlhf.ppo.rollout import (
     Rollout,
@@ -94,24 +97,44 @@ def test_logprobs_are_those_of_unpadded_prefixes_one_at_a_time(tokenizer: Any) -
             prefix.append(token)
 
 
-@torch.no_grad()
-def test_generation_and_the_forward_pass_give_the_same_logprobs(tokenizer: Any) -> None:
-    """Cached, left-padded decoding against one pass over everything: 1e-4 in float32."""
-    policy, rows = new_policy(tokenizer), [prompt_ids(tokenizer, prompt, 8) for prompt in PROMPTS]
-    width = max(map(len, rows))
-    ids = torch.tensor([[tokenizer.pad_token_id] * (width - len(row)) + row for row in rows])
-    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
-    with sampling_mode(policy), seeded(0):
-        output = policy.generate(
-            input_ids=ids, attention_mask=mask, do_sample=True, top_k=0, max_new_tokens=6, min_new_tokens=6,
-            return_dict_in_generate=True, output_logits=True,
-        )  # fmt: skip
-    responses = output.sequences[:, width:]
-    decoded = token_logprobs(torch.stack(output.logits, dim=1), responses, 1.0)
-    rollout = pack(rows, responses.tolist(), [0.0] * len(rows), set(), tokenizer.pad_token_id, CPU)
-    for dtype, tolerance in ((torch.float32, 1e-4), (torch.bfloat16, 0.5)):
-        forward = token_logprobs(response_logits(policy.to(dtype), rollout), rollout.response_ids, 1.0)
-        assert (forward - decoded).abs().max() < tolerance
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.bfloat16, 0.1)])
+def test_generation_and_the_forward_pass_give_the_same_logprobs(
+    tokenizer: Any, dtype: torch.dtype, tolerance: float
+) -> None:
+    """Cached, left-padded decoding, as the sampler noted it, against one pass over everything in the same type.
+
+    1e-4 in float32. In bfloat16, whose numbers have eight bits, 0.1 with these models; on average a hundredth.
+    """
+    policy = new_policy(tokenizer).to(dtype)
+    rollout = collected(tokenizer, policy, max_response_length=20)
+    found = evaluate(rollout, policy, policy, Critic(new_reward_model(tokenizer).to(dtype)), 0.7, 3)
+    gaps = (found.sampler_logprobs - found.logprobs).abs()[found.mask]
+    assert found.sampler_logprobs[found.mask].max() < 0
+    assert gaps.max() < tolerance
+    assert gaps.mean() < tolerance / 10
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("dtype", "tolerance", "mean"), [(torch.float32, 1e-4, 1e-5), (torch.bfloat16, 0.6, 0.1)])
+@pytest.mark.parametrize("name", ["stories15M", "SmolLM2-135M-Instruct"])
+def test_a_real_model_gives_the_same_logprobs(name: str, dtype: torch.dtype, tolerance: float, mean: float) -> None:
+    """As above. In bfloat16 0.4 nats were measured at a token of SmolLM2 and 0.04 on average, of the stories 0.2."""
+    folder = Path(os.environ.get("RLHF_TEST_MODELS", "nowhere"), name)
+    if not folder.is_dir():
+        pytest.skip("RLHF_TEST_MODELS names no folder with this model")
+    policy = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.unk_token
+    prompts = ["Once upon a time", "The little dog went to the big forest and", "What is", "Tell me a story about"]
+    rollout = collect(
+        policy, tokenizer, length_reward, prompts * 2, temperature=0.7, max_prompt_length=20, max_response_length=40,
+        seed=0,
+    )  # fmt: skip
+    with torch.no_grad():
+        found = token_logprobs(response_logits(policy, rollout), rollout.response_ids, 0.7)
+    gaps = (rollout.sampler_logprobs - found).abs()[rollout.mask]
+    assert gaps.max() < tolerance
+    assert gaps.mean() < mean
 
 
 @pytest.mark.parametrize(("left", "right"), [(3, 0), (0, 4), (2, 5)])

@@ -1,6 +1,8 @@
 """The algorithm as a whole: what must hold at its start, at every step, across padding, batches and interruptions."""
 
+import itertools
 import math
+import statistics
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,8 +12,10 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from rlhf.errors import ConfigError, TrainingError
-from rlhf.ppo import Critic, PPOTrainer
-from tests.ppo.conftest import PROMPTS, new_policy, new_reward_model, same, weights
+from rlhf.generate import Sampled, sample
+from rlhf.ppo import Critic, PPOTrainer, kl
+from rlhf.rewards import Composition, Length, Running, Term
+from tests.ppo.conftest import PROMPTS, length_reward, new_policy, new_reward_model, same, weights
 
 Trainers = Callable[..., PPOTrainer]
 
@@ -39,6 +43,80 @@ def test_later_minibatches_move_the_ratio(new_trainer: Trainers) -> None:
     metrics = trainer.step(trainer.batch(0))
     assert metrics["policy/approxkl_avg"] > 1e-4
     assert metrics["val/ratio_var"] > 0
+
+
+def test_the_kl_coefficient_adapts_from_one_update_to_the_next(new_trainer: Trainers) -> None:
+    """The one that is logged is the one that was used; at the first update the KL is 0, which is bounded."""
+    logged: list[dict[str, float]] = []
+    trainer = new_trainer(kl_target=0.05, kl_gain=0.5, log=lambda metrics, _: logged.append(metrics))
+    trainer.train()
+    assert logged[0]["objective/kl_coef"] == 0.05
+    assert logged[1]["objective/kl_coef"] == pytest.approx(0.05 * 0.9)
+    for before, after in itertools.pairwise(logged):
+        expected = kl.adapted(before["objective/kl_coef"], before["objective/kl"], 0.05, 0.5)
+        assert after["objective/kl_coef"] == pytest.approx(expected)
+    assert len({metrics["objective/kl_coef"] for metrics in logged}) == 4
+
+
+def test_a_fixed_coefficient_stays(new_trainer: Trainers) -> None:
+    trainer = new_trainer(updates=2)
+    assert trainer.train()["objective/kl_coef"] == trainer.kl_coef == 0.05
+
+
+def test_the_kl_in_the_loss_leaves_the_rewards_alone_and_is_told_all_the_same(new_trainer: Trainers) -> None:
+    """The returns with λ = 1 and no value are the score to go, whatever the KL; the objective still subtracts it."""
+    trainer = new_trainer(kl_in="loss", kl_estimator="k2", kl_coef=10.0, lam=1.0, missing_eos="keep", updates=2)
+    improve, seen = trainer.learner.improve, []
+
+    def noted(rollout: Any, advantages: Any, returns: Any, update: int, kl_coef: float) -> dict[str, float]:
+        seen.append((rollout, returns, kl_coef))
+        return improve(rollout, advantages, returns, update, kl_coef)
+
+    trainer.learner.improve = noted
+    metrics = trainer.train()
+    rollout, returns, kl_coef = seen[-1]
+    assert torch.allclose(returns[rollout.mask], rollout.scores[:, None].expand_as(returns)[rollout.mask], atol=1e-5)
+    assert kl_coef == 10.0
+    half_squares = 0.5 * (rollout.logprobs - rollout.ref_logprobs) ** 2
+    expected = -10 * torch.where(rollout.mask, half_squares, 0.0).sum(-1).mean().item()
+    assert metrics["objective/non_score_reward"] == pytest.approx(expected, rel=1e-4)
+    assert metrics["objective/rlhf_reward"] == pytest.approx(metrics["objective/scores"] + expected, rel=1e-4)
+
+
+def test_rewards_are_whitened_before_the_advantages_are_estimated(new_trainer: Trainers) -> None:
+    """λ = 1: the first token's return is the sum of the whitened rewards, by plain Python over the unmasked tokens."""
+    trainer = new_trainer(whiten_rewards=True, lam=1.0, missing_eos="keep")
+    improve, seen = trainer.learner.improve, []
+    trainer.learner.improve = lambda *arguments: seen.append(arguments) or improve(*arguments)
+    trainer.step(trainer.batch(0))
+    rollout, returns = seen[0][0], seen[0][2]
+    lengths = rollout.mask.sum(-1).tolist()
+    rows = [[0.0] * (length - 1) + [score] for length, score in zip(lengths, rollout.scores.tolist(), strict=True)]
+    plain = [value for row in rows for value in row]
+    mean, std = statistics.mean(plain), statistics.stdev(plain)
+    expected = [sum((value - mean) / std + mean for value in row) for row in rows]
+    assert returns[:, 0].tolist() == pytest.approx(expected, abs=1e-3)
+
+
+def test_another_engine_draws_and_its_distance_is_measured_and_corrected(new_trainer: Trainers) -> None:
+    """An engine whose log-probabilities are all 0.2 nats too high: the gap is 0.2, and every token weighs exp(-0.2).
+
+    Scaling all advantages alike is what weighing does, so plain gradient descent goes exp(-0.2) as far.
+    """
+
+    def engine(*arguments: Any) -> list[Sampled]:
+        return [Sampled(ids, [value + 0.2 for value in logprobs]) for ids, logprobs in sample(*arguments)]
+
+    moved = {}
+    for name, options in {"own": {}, "other": {"sampler": engine, "importance_cap": 2.0}}.items():
+        trainer = new_trainer(**options, minibatches=1, epochs=1, max_grad_norm=1e9)
+        trainer.learner.optimizers["policy"] = torch.optim.SGD(trainer.policy.parameters(), lr=1.0)
+        before = trainer.policy.lm_head.weight.detach().clone()
+        metrics = trainer.step(trainer.batch(0))
+        moved[name] = before - trainer.policy.lm_head.weight.detach()
+        assert metrics["val/sampler_gap"] == pytest.approx(0.2 * (name == "other"), abs=1e-4)
+    assert torch.allclose(moved["other"], moved["own"] * math.exp(-0.2), atol=1e-6)
+    assert moved["own"].abs().max() > 1e-4
 
 
 def test_a_policy_that_is_not_its_reference_is_refused(new_trainer: Trainers, tokenizer: Any) -> None:
@@ -130,7 +208,7 @@ def test_a_resumed_run_ends_with_the_bits_of_an_uninterrupted_one(
 ) -> None:
     def fresh() -> PPOTrainer:
         options = {"policy": adapted(tokenizer), "reference": None} if lora else {}
-        return new_trainer(**options, save_every=2, critic_warmup_updates=1)
+        return new_trainer(**options, save_every=2, critic_warmup_updates=1, kl_target=0.05)
 
     straight = fresh()
     expected = run(straight, tmp_path / "straight")
@@ -139,6 +217,7 @@ def test_a_resumed_run_ends_with_the_bits_of_an_uninterrupted_one(
     torch.rand(17)  # the state of the global generator must not matter
     assert resumed.restore(tmp_path / "stopped") == stop_after
     assert first + run(resumed, tmp_path / "stopped") == expected
+    assert resumed.kl_coef == straight.kl_coef != straight.stage.kl_coef
     for name in ("policy", "critic"):
         assert same(weights(straight.learner.modules[name]), weights(resumed.learner.modules[name]))
         states = [trainer.learner.optimizers[name].state_dict()["state"] for trainer in (straight, resumed)]
@@ -152,3 +231,21 @@ def test_a_finished_run_has_nothing_left_to_do(new_trainer: Trainers, tmp_path: 
     again = new_trainer(updates=2)
     again.restore(tmp_path)
     assert again.train(tmp_path) == metrics
+
+
+def test_of_a_composition_each_term_is_reported_and_gold_trains_nothing(new_trainer: Trainers) -> None:
+    """Without Hydra: two terms with weights, one of them by running statistics, and a gold reward that disagrees."""
+
+    def trained(gold: Any) -> PPOTrainer:
+        terms = {"long": Term(length_reward, 1.0, Running()), "brief": Term(Length(most=1), 0.5)}
+        trainer = new_trainer(reward=Composition(terms), gold=gold, updates=2)
+        trainer.train()
+        return trainer
+
+    plain, watched = trained(None), trained(lambda prompts, completions: [-float(len(text)) for text in completions])
+    assert {"reward/long", "reward/long_std", "reward/brief", "reward/brief_std"} < plain.metrics.keys()
+    assert watched.metrics.keys() - plain.metrics.keys() == {"objective/gold", "objective/gold_std"}
+    assert watched.metrics["objective/gold"] == pytest.approx(-10 * watched.metrics["reward/long"])
+    for name in ("policy", "critic"):
+        models = [trainer.learner.modules[name] for trainer in (plain, watched)]
+        assert same(*map(weights, models))

@@ -8,8 +8,10 @@ import pytest
 from rlhf import models
 from rlhf.config import Settings
 from rlhf.errors import ConfigError, LineageError
+from rlhf.parents import Parent
 from rlhf.run import Run
 from rlhf.stages import execute
+from rlhf.stages.compare import trained_on
 from tests.conftest import composed, tiny_overrides
 
 Configure = Callable[..., Settings]
@@ -164,3 +166,13 @@ def test_what_was_trained_on_the_judging_reward_model_is_said(
     found = read(tmp_path / "compare")
     assert found["notes"] == ["Wins by the reward model say little of those trained on it: ppo."]
     assert found["models"]["ppo"]["kl"]["mean"] != 0
+
+
+def test_a_reward_model_that_was_one_term_among_others_was_trained_on_too() -> None:
+    def run(**parents: str) -> dict[str, Parent]:
+        records = {role.replace("_", "."): {"digest": digest} for role, digest in parents.items()}
+        return {"ppo": Parent("ppo", "checkpoints/x/ppo", {"parents": records})}
+
+    assert trained_on(run(policy="p", reward="r"), "ppo", "r")
+    assert trained_on(run(policy="p", rewards_careful_0="other", rewards_careful_1="r"), "ppo", "r")
+    assert not trained_on(run(policy="r", critic="r", gold="r", rewards_a="other"), "ppo", "r")

@@ -1,0 +1,40 @@
+"""The rules on PPO's settings, each told in one sentence that names the key and the value."""
+
+import pytest
+
+from rlhf.errors import ConfigError
+from tests.conftest import composed
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["stage.kl_in=loss"], "stage.kl_in=loss cannot have stage.kl_estimator=k1, .* give stage.kl_estimator=k2"),
+        (["stage.kl_target=6", "stage.kl_coef=0"], "stage.kl_target scales stage.kl_coef, which is 0"),
+        (["stage.kl_target=0"], "stage.kl_target must be positive, got 0.0"),
+        (["stage.kl_gain=0"], "stage.kl_gain must be positive, got 0.0"),
+        (["stage.clip_low=1.1"], r"stage.clip_low must lie in \(0, 1\], got 1.1"),
+        (["stage.clip_high=0"], "stage.clip_high must be positive, got 0.0"),
+        (["stage.dual_clip=1"], "stage.dual_clip must be above 1, or null: .*, got 1.0"),
+        (["stage.value_clip=0"], "stage.value_clip must be positive, got 0.0"),
+        (["stage.target_kl=-1"], "stage.target_kl must be positive, got -1.0"),
+        (["stage.entropy_coef=-0.1"], "stage.entropy_coef must not be negative, got -0.1"),
+        (["stage.importance_cap=0.5"], "stage.importance_cap must be at least 1, or null: .*, got 0.5"),
+    ],
+)
+def test_a_broken_rule_names_key_and_value(overrides: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        composed("stage=ppo", *overrides)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["stage.kl_in=loss", "stage.kl_estimator=k2"],
+        ["stage.kl_in=loss", "stage.kl_estimator=k3"],
+        ["stage.kl_target=6", "stage.dual_clip=3", "stage.value_clip=null", "stage.target_kl=0.015"],
+        ["stage.loss_mean=response", "stage.importance_cap=2", "stage.entropy_coef=0.01", "stage.whiten_rewards=true"],
+    ],
+)
+def test_what_makes_sense_composes(overrides: list[str]) -> None:
+    assert composed("stage=ppo", *overrides).stage.name == "ppo"

@@ -1,0 +1,58 @@
+"""PPO as a library: settings without Hydra, and mistakes in them told in one sentence."""
+
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from rlhf.config import KLEstimator, MissingEOS
+from rlhf.errors import ConfigError
+from rlhf.ppo import settings
+from tests.conftest import composed
+
+
+def test_settings_are_those_that_hydra_composes() -> None:
+    composed_stage, plain = composed("stage=ppo", "experiment=none", "name=x").stage, settings()
+    names = [name for name in vars(plain) if "${" not in str(vars(plain)[name])]
+    assert len(names) > 40
+    for name in names:
+        assert getattr(plain, name) == getattr(composed_stage, name), name
+        assert type(getattr(plain, name)) is type(getattr(composed_stage, name)), name
+
+
+def test_a_choice_is_given_by_its_name_or_as_it_is() -> None:
+    assert settings(missing_eos="subtract").missing_eos is MissingEOS.subtract
+    assert settings(kl_estimator=KLEstimator.k3).kl_estimator is KLEstimator.k3
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"kl_coeff": 0.1}, "there is no setting kl_coeff; did you mean kl_coef?"),
+        ({"clip": 0.1}, "there is no setting clip; did you mean "),
+        ({"zzzzzz": 1}, "there is no setting zzzzzz"),
+        ({"missing_eos": "drop"}, "stage.missing_eos must be one of keep, subtract, replace, got 'drop'"),
+        ({"kl_coef": "0.1"}, "stage.kl_coef must be a number, got '0.1'"),
+        ({"updates": 2.5}, "stage.updates must be a whole number, got 2.5"),
+        ({"whiten_advantages": 1}, "stage.whiten_advantages must be true or false, got 1"),
+        ({"value_clip": False}, "stage.value_clip must be a number or null, got False"),
+        ({"lam": 2.0}, "stage.lam must lie in [0, 1], got 2.0"),
+    ],
+)
+def test_a_bad_override_is_one_sentence(overrides: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        settings(**overrides)
+    assert str(error.value).startswith(message)
+
+
+def test_the_trainer_is_imported_from_the_package_without_hydra() -> None:
+    code = """
+import sys
+from rlhf import PPOTrainer
+from rlhf.ppo import Critic, settings
+stage = settings(updates=1)
+assert PPOTrainer.__module__ == "rlhf.ppo.trainer"
+assert not {"hydra", "omegaconf", "trl"} & set(sys.modules), "more than a library was imported"
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

@@ -106,13 +106,27 @@ class Line(NamedTuple):
 
 @dataclass(frozen=True)
 class Plan:
-    """Roles work one after the other: the peak is everything that stays and the activations of the most expensive."""
+    """Roles work one after the other: the peak is everything that stays and the activations of the most expensive.
+
+    Or it is reached before anything works: while a model is read, the pages of its file count beside its weights as
+    resident, where ``reads``, as on a machine without a GPU. They are at most as many as its weights.
+    """
 
     lines: list[Line]
+    reads: bool = False
+
+    @property
+    def working(self) -> int:
+        return sum(line.stays for line in self.lines) + max(line.activations for line in self.lines)
+
+    @property
+    def reading(self) -> int:
+        weights = [line.weights for line in self.lines]
+        return sum(weights) + max(weights) if self.reads else 0
 
     @property
     def peak(self) -> int:
-        return sum(line.stays for line in self.lines) + max(line.activations for line in self.lines)
+        return max(self.working, self.reading)
 
     def record(self) -> dict[str, Any]:
         """For run.json."""
@@ -178,12 +192,13 @@ def show(title: str, plan: Plan, device: torch.device) -> None:
         sizes = (line.weights, line.gradients, line.optimizer, line.activations, line.stays + line.activations)
         table.add_row(line.role, count(line.parameters), count(line.trainable), line.dtype, *map(size, sizes))
     columns = [list(column) for column in zip(*plan.lines, strict=True)]
-    sizes = [*map(sum, columns[4:7]), max(columns[7]), plan.peak]
+    sizes = [*map(sum, columns[4:7]), max(columns[7]), plan.working]
     table.add_section()
-    table.add_row("at the peak", count(sum(columns[1])), count(sum(columns[2])), "", *map(size, sizes))
+    table.add_row("together", count(sum(columns[1])), count(sum(columns[2])), "", *map(size, sizes))
     console.print(table)
     free, where = available(device), "this GPU" if device.type == "cuda" else "this machine"
-    sentence = f"{title}: {size(plan.peak)} at the peak, beside {size(free)} free on {where}"
+    reading = ", while weights are read," if plan.reading > plan.working else ""
+    sentence = f"{title}: {size(plan.peak)} at the peak{reading} beside {size(free)} free on {where}"
     if plan.peak > free:
         sentence += ", which is too much: lower stage.micro_batch_size or stage.batch_size, or use adapter=lora"
     console.print(sentence, highlight=False, soft_wrap=True)

@@ -97,6 +97,13 @@ def test_the_peak_has_the_activations_of_one_role_at_a_time() -> None:
     assert record["roles"]["policy"]["optimizer"] == 24
 
 
+def test_the_peak_may_be_reached_while_weights_are_read() -> None:
+    """100 and 40 are loaded, and 100 pages of the larger file are mapped; at work it is 140 and 30."""
+    lines = [line("policy", 100, 30), line("reference", 40, 20)]
+    assert Plan(lines).peak == 170
+    assert Plan(lines, reads=True).peak == 240
+
+
 def test_a_meter_measures_what_is_taken_since_it_was_made() -> None:
     held = torch.ones(40 * MIB // 4)
     torch.ones(300 * MIB // 4)  # an earlier peak
@@ -143,8 +150,8 @@ def test_the_table_says_what_is_too_much(capsys: pytest.CaptureFixture, monkeypa
     monkeypatch.setattr("rlhf.progress.console.width", 140, raising=False)
     show()
     shown = capsys.readouterr().out
-    assert "at the peak" in shown
-    assert "ppo: 3.08 GiB at the peak, beside 4 GiB free on this machine\n" in shown
+    assert "together" in shown
+    assert "ppo: 3.08 GiB at the peak beside 4 GiB free on this machine\n" in shown
     monkeypatch.setattr("rlhf.memory.available", lambda device: 2**30)
     show()
     assert "which is too much: lower stage.micro_batch_size" in capsys.readouterr().out

@@ -112,7 +112,8 @@ class Work(NamedTuple):
 
 def plan(settings: Settings, roles: OneBase | Separate) -> Plan:
     """The plan of the stage, from configurations and the headers of files; nothing is loaded."""
-    return Plan(list(_shared(settings, roles) if isinstance(roles, OneBase) else _separate(settings, roles)))
+    lines = _shared(settings, roles) if isinstance(roles, OneBase) else _separate(settings, roles)
+    return Plan(list(lines), reads=models.device(settings.hardware).type == "cpu")
 
 
 def _shared(settings: Settings, roles: OneBase) -> Iterator[Line]:

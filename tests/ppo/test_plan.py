@@ -60,7 +60,7 @@ def test_sharing_saves_three_bases(
     for options in ((), (*LORA, "stage.one_base=false"), LORA):
         one = settings("ppo", *options)
         found = plan(one, assign(one, given, tokenizer))
-        peaks.append(found.peak - max(line.activations for line in found.lines))
+        peaks.append(found.working - max(line.activations for line in found.lines))
     assert peaks[0] > peaks[1] > peaks[2]
 
 

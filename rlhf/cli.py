@@ -48,6 +48,21 @@ def register() -> None:
     OmegaConf.register_new_resolver("unless", lambda given, value: value if given is None else None, replace=True)
 
 
+def named_by_path(arguments: Sequence[str]) -> list[str]:
+    """``model=org/name@revision`` is ``model=local model.path=org/name@revision``, and ``data=`` likewise.
+
+    No option of ours has a slash in its name. A sweep over several has to say what it means.
+    """
+    found = []
+    for argument in arguments:
+        group, _, value = argument.partition("=")
+        if group in ("model", "data") and "/" in value and "," not in value:
+            found += [f"{group}=local", f"{group}.path={value}"]
+        else:
+            found.append(argument)
+    return found
+
+
 def member(overrides: Sequence[str]) -> str:
     """A directory name for a member of a sweep: what varies in it, without slashes, and not too long."""
     swept = os.environ.get(SWEPT, "").split(",")
@@ -97,6 +112,7 @@ base -> sft -> reward -> dpo | ppo -> compare
   python -m rlhf stage=progression                 everything that is missing, in order
   python -m rlhf stage=dpo stage.beta=0.3          one stage
   python -m rlhf -m stage=dpo stage.beta=0.1,0.3   a sweep
+  python -m rlhf stage=publish                     a finished run's model card, and with stage.repo= on the Hub
   python -m rlhf stage=dpo --help                  the settings of one stage
   python -m rlhf stage=dpo --cfg job               what a command would run, without running it
   python -m rlhf --config-dir my_conf ...          groups and experiments of your own
@@ -158,6 +174,7 @@ def main() -> None:
     # peft 0.21 and trl 1.16 use names that transformers 5.23 deprecates: nothing that a user could do about it
     names = "`(is_gradient_checkpointing|gradient_checkpointing_(dis|en)able)`"
     warnings.filterwarnings("ignore", f"{names} is deprecated", FutureWarning)
+    sys.argv[1:] = named_by_path(sys.argv[1:])
     before = dict(os.environ)
     if "HYDRA_FULL_ERROR" in os.environ:
         os.environ[TRACEBACK] = "1"

@@ -10,8 +10,10 @@ from typing import Any
 
 from rlhf import provenance
 from rlhf.config import PPOStage, Settings, Source
+from rlhf.data.files import reader_of
+from rlhf.hub.pinned import pin
 from rlhf.manifest import plain
-from rlhf.parents import Parent
+from rlhf.parents import HUB_ID, Parent
 
 # What changes neither weights nor metrics: where a run lies, how it is watched, how it is started.
 INCIDENTAL = ("name", "checkpoints", "overwrite", "resume", "tracker", "hardware")
@@ -26,7 +28,10 @@ def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def data_files(settings: Settings) -> dict[str, str]:
-    """Kind -> digest of the local files behind it, for each kind of data that the stage reads; Hub ids are left out."""
+    """Kind -> what is behind it, for each kind of data that the stage reads: a digest of local files, or id@commit.
+
+    A set on the Hub that neither the Hub nor the local cache knows now is left out.
+    """
     found = {}
     for kind in settings.stage.reads:
         source: Source = getattr(settings.data, kind)
@@ -34,6 +39,10 @@ def data_files(settings: Settings) -> dict[str, str]:
         if named is not None and (path := Path(named)).exists():
             files = [file for file in path.iterdir() if file.is_file()] if path.is_dir() else [path]
             found[kind] = provenance.files_digest(files)
+        elif named is not None and (hub := HUB_ID.fullmatch(named)) and reader_of(path) is None:
+            given = None if settings.data.path else source.revision
+            if pinned := pin(hub["id"], given or hub["revision"], "dataset"):
+                found[kind] = f"{pinned.id}@{pinned.commit}"
     return found
 
 
@@ -67,7 +76,7 @@ def content(settings: Settings, parents: dict[str, Parent]) -> dict[str, Any]:
     for key in OF_THE_CONNECTION:
         tree.get("judge", {}).pop(key, None)
     # Parents and local files count by what they hold, not by where they lie.
-    for role in (*parents, "models", "progression", "sample", "samples"):
+    for role in (*parents, "models", "progression", "seeds", "frontier", "sample", "samples"):
         tree["stage"].pop(role, None)
     for term in (tree["stage"].get("rewards") or {}).values():
         term.pop("run", None)

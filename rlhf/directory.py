@@ -11,6 +11,8 @@ from rlhf.errors import RunError
 from rlhf.manifest import MANIFEST
 
 LOCK = ".lock"
+BUNDLES = "bundles"  # in a run of stage=publish, what goes up: each folder has a run.json, and none is a run
+MEMBER = "member-"  # begins the name of what belongs to an ensemble's run: a second run inside it, replaced with it
 
 
 def partial(directory: Path) -> Path:
@@ -64,7 +66,8 @@ def move(work: Path, directory: Path) -> None:
         return
     (directory / MANIFEST).unlink(missing_ok=True)  # from here on, until the new one arrives, this is no run
     for path in directory.iterdir():
-        if path.is_dir() and not any(path.rglob(MANIFEST)):
+        own = path.name == BUNDLES or path.name.startswith(MEMBER)
+        if path.is_dir() and (own or not any(path.rglob(MANIFEST))):
             shutil.rmtree(path)
         elif path.is_file():
             path.unlink()

@@ -6,6 +6,7 @@
     ├── RunError           a run directory cannot be written: finished already, in use, no space left
     ├── DataError          a row, a file or a whole data set cannot be used
     ├── ModelError         a model or tokenizer cannot be found, read or combined
+    ├── HubError           the Hub cannot be reached, refuses, or what it holds cannot be used
     └── TrainingError      training cannot go on: a loss or a score is not a number, an invariant is broken
 
 The command line prints the message and exits with 1; a traceback always means a defect in this package.
@@ -34,6 +35,10 @@ class DataError(RlhfError):
 
 class ModelError(RlhfError):
     """A model or a tokenizer cannot be found, read, or combined with another one."""
+
+
+class HubError(RlhfError):
+    """The Hub cannot be reached, refuses, or what it holds or would be given cannot be used."""
 
 
 class TrainingError(RlhfError):

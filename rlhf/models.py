@@ -29,12 +29,14 @@ from transformers.utils import logging
 from rlhf.config import Adapter, AdapterKind, Hardware, Model
 from rlhf.config.blame import blame
 from rlhf.errors import LineageError, ModelError
+from rlhf.hub.pinned import Pinned, fetch, pin, snapshot
 from rlhf.manifest import read_manifest, tokenizer_record
-from rlhf.parents import Parent
+from rlhf.parents import Parent, hub_parent
 from rlhf.paths import bundled
 
 PAD = "<|pad|>"
 Head = Literal["drawn", "zero", "refused"]  # what becomes of a classifier's head where its parent has none
+ADAPTER = "adapter_config.json"
 
 
 def device(hardware: Hardware) -> torch.device:
@@ -169,7 +171,12 @@ def load_adapted(parents: Sequence[Parent], model: Model, tokenizer: PreTrainedT
     bases = [_base(parent, folder) for parent, folder in zip(parents, folders, strict=True)]
     if len({base.digest for base in bases}) > 1:
         return None
-    worn = load_reward_model(bases[0], model, tokenizer)
+    return load_members(bases[0], folders, model, tokenizer)
+
+
+def load_members(base: Parent, folders: Sequence[Path], model: Model, tokenizer: PreTrainedTokenizerBase) -> PeftModel:
+    """The adapters of reward models in ``folders`` on ``base``, called "0", "1", ...; the base is loaded once."""
+    worn: Any = load_reward_model(base, model, tokenizer)
     for number, folder in enumerate(folders):
         config = PeftConfig.from_pretrained(folder)
         config.task_type = None
@@ -252,7 +259,7 @@ def ancestry(parent: Parent) -> list[Parent]:
         LineageError: what an adapter was trained on has changed since or is gone.
     """
     found = [parent]
-    while (folder := Path(found[0].model)).joinpath("adapter_config.json").is_file():
+    while (folder := adapter_folder(found[0])) is not None:
         found.insert(0, _base(found[0], folder))
     return found
 
@@ -262,13 +269,13 @@ def _load(kind: Any, parent: Parent, model: Model, options: dict[str, Any]) -> t
     root, *adapters = ancestry(parent)
     options = options | _attention(model) | {"dtype": getattr(torch, model.dtype.value)}
     loaded, found = _pretrained(kind, root, model, output_loading_info=True, **options)
-    if Path(root.model).suffix == ".gguf":
+    if root.model.endswith(".gguf"):
         # The weights are dequantised on loading; what is left over would forbid saving, or reading what is saved.
         loaded.config.__dict__.pop("quantization_config", None)
         loaded.hf_quantizer = None
     missing = set(found["missing_keys"])
     for adapter in adapters:
-        loaded, held = _merge(loaded, Path(adapter.model))
+        loaded, held = _merge(loaded, adapter_folder(adapter))
         missing -= held
     return loaded, missing
 
@@ -287,15 +294,32 @@ def _merge(base: PreTrainedModel, folder: Path) -> tuple[PreTrainedModel, set[st
     return merged, {f"{name}.weight" for name in config.modules_to_save or ()}
 
 
+def adapter_folder(parent: Parent) -> Path | None:
+    """The folder of an adapter, fetched where it is on the Hub; None where ``parent`` is a whole model."""
+    if parent.revision is None or Path(parent.model).exists():
+        folder = Path(parent.model)
+        return folder if (folder / ADAPTER).is_file() else None
+    pinned = pin(parent.path, parent.revision)
+    return snapshot(pinned) if pinned is not None and ADAPTER in pinned.files else None
+
+
+def fetched(parent: Parent, name: str) -> Path:
+    """One file of a model, fetched where it is on the Hub."""
+    if parent.revision is None:
+        return Path(parent.model) / name
+    return fetch(Pinned(parent.path, parent.revision), name)
+
+
 def _base(parent: Parent, folder: Path) -> Parent:
     """What an adapter was trained on."""
     if parent.manifest is not None:
         record = parent.manifest["parents"]["policy"]
-        path, revision = record["path"], record["revision"]
     else:
-        path = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
-        record, revision = {"digest": None}, None
-    base = Parent("policy", path, read_manifest(Path(path)), revision)
+        config = json.loads((folder / ADAPTER).read_text(encoding="utf-8"))
+        record = {"path": config["base_model_name_or_path"], "revision": config.get("revision"), "digest": None}
+    path, revision = record["path"], record["revision"]
+    here = parent.revision is None and revision is None and Path(path).exists()
+    base = Parent("policy", path, read_manifest(Path(path))) if here else hub_parent("policy", path, revision)
     if record["digest"] is not None and base.digest != record["digest"]:
         raise LineageError(
             f"{parent.path} is an adapter on {path}, whose weights have changed since or are gone: "

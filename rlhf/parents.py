@@ -10,6 +10,7 @@ from rlhf import provenance
 from rlhf.config import Input, Settings
 from rlhf.directory import partial
 from rlhf.errors import LineageError
+from rlhf.hub.pinned import manifest_at, pin
 from rlhf.manifest import read_manifest
 
 HUB_ID = re.compile(r"(?P<id>[A-Za-z0-9][\w.-]*(?:/[\w.-]+)?)(?:@(?P<revision>[\w./-]+))?")
@@ -18,7 +19,11 @@ GROUPS = ("experiment", "name", "model", "data", "adapter", "checkpoints", "seed
 
 @dataclass(frozen=True)
 class Parent:
-    """``manifest`` is the run.json of a run of ours, and None for any other model."""
+    """``manifest`` is the run.json of a run of ours, here or on the Hub, and None for any other model.
+
+    ``revision`` is a commit of a model on the Hub, a branch or tag where neither the Hub nor the cache knows it, and
+    None for what lies here.
+    """
 
     role: str
     path: str
@@ -32,7 +37,7 @@ class Parent:
     @property
     def model(self) -> str:
         """What transformers is given: a folder, a GGUF file or a Hub id."""
-        return str(Path(self.path) / "model") if self.manifest else self.path
+        return str(Path(self.path) / "model") if self.manifest and self.revision is None else self.path
 
     @property
     def directory(self) -> Path:
@@ -53,7 +58,9 @@ class Parent:
         return provenance.weights_digest(path) if path.is_dir() else f"{self.path}@{self.revision or 'main'}"
 
     def record(self) -> dict[str, Any]:
-        return {"path": self.path, "stage": self.stage, "digest": self.digest, "revision": self.revision}
+        """What run.json says of it. Of a run on the Hub its whole run.json, or the tree of this one would end there."""
+        found = {"path": self.path, "stage": self.stage, "digest": self.digest, "revision": self.revision}
+        return found if self.revision is None or self.manifest is None else found | {"run": self.manifest}
 
 
 def find_parents(settings: Settings, overrides: Sequence[str] = ()) -> dict[str, Parent]:
@@ -73,6 +80,7 @@ def find_parent(role: str, wanted: Input, settings: Settings, overrides: Sequenc
     Raises:
         LineageError: it is missing, unfinished, or of another stage than ``wanted.stages``.
         RunError: its run.json cannot be read.
+        HubError: the Hub has no such model, or the token may not see it.
     """
     path = Path(wanted.path)
     named = f"{_key(role, settings)}={wanted.path}"
@@ -87,10 +95,25 @@ def find_parent(role: str, wanted: Input, settings: Settings, overrides: Sequenc
         return Parent(role, wanted.path, None)
     hub = HUB_ID.fullmatch(wanted.path)
     if hub and not path.exists() and not wanted.path.startswith(f"{settings.checkpoints}/"):
-        return Parent(role, hub["id"], None, hub["revision"] or settings.model.revision)
+        parent = hub_parent(role, hub["id"], hub["revision"] or settings.model.revision)
+        if parent.manifest is not None:
+            _check_run(named, parent.manifest, wanted, settings)
+        return parent
     if not wanted.required:
         return None
     raise LineageError(_missing(role, path, settings, overrides))
+
+
+def hub_parent(role: str, id: str, revision: str | None) -> Parent:
+    """A model on the Hub, at the commit that ``revision`` is now, with its run.json where it was published from here.
+
+    Raises:
+        HubError: the Hub has no such model, or the token may not see it.
+    """
+    pinned = pin(id, revision)
+    if pinned is None:
+        return Parent(role, id, None, revision)
+    return Parent(role, id, manifest_at(pinned), pinned.commit)
 
 
 def _check_run(named: str, manifest: dict[str, Any], wanted: Input, settings: Settings) -> None:

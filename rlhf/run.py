@@ -11,6 +11,7 @@ run.json is complete. What an interruption leaves in ``.sft.partial`` is what ``
 """
 
 import json
+import shlex
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -23,7 +24,7 @@ from typing import IO, Any
 from rlhf import provenance
 from rlhf.config import Settings
 from rlhf.content import content, difference
-from rlhf.directory import claim, empty, move, partial, unwritable
+from rlhf.directory import BUNDLES, claim, empty, move, partial, unwritable
 from rlhf.errors import LineageError, RunError
 from rlhf.manifest import MANIFEST, read_manifest, tokenizer_record, write_json
 from rlhf.parents import Parent, find_parents
@@ -73,7 +74,8 @@ class Run:
         interrupted = read_manifest(work) if settings.resume else None
         finished = read_manifest(directory)
         # What an interrupted run was to replace, it replaces when it is resumed.
-        if finished is not None and interrupted is None and not settings.overwrite:
+        replaces = settings.overwrite or settings.stage.repeats
+        if finished is not None and interrupted is None and not replaces:
             raise RunError(
                 f"{directory} holds a finished run of stage={finished.get('stage')}: "
                 "overwrite=true replaces it, name=<another> keeps it"
@@ -193,6 +195,12 @@ class Run:
         with suppress(OSError):  # a full disk is why some runs stop
             self.write()
 
+    def record_member(self, folder: Path, metrics: dict[str, float]) -> None:
+        """Make ``folder`` inside this run, with a model of its own, a run of its own: a member of an ensemble."""
+        finished = {"status": "finished", "finished": _now(), "seconds": round(time.monotonic() - self._started, 1)}
+        weights = provenance.weights_digest(folder / "model")
+        write_json(folder / MANIFEST, self.manifest | finished | {"weights": weights, "metrics": metrics})
+
     def finish(self, metrics: dict[str, float]) -> None:
         """Write the final metrics and move the run into its place."""
         shutil.rmtree(self.scratch, ignore_errors=True)
@@ -224,12 +232,13 @@ class Run:
 
 def redact_command(stage: str, overrides: Sequence[str]) -> str:
     others = [item for item in overrides if not item.startswith("stage=")]
-    return " ".join(provenance.redact(["python -m rlhf", f"stage={stage}", *others]))
+    return shlex.join(provenance.redact(["python", "-m", "rlhf", f"stage={stage}", *others]))
 
 
 def runs(root: Path) -> Iterator[Run]:
     """Every finished run below ``root``, oldest first."""
-    found = [Run.open(path.parent) for path in sorted(root.rglob(MANIFEST)) if ".partial" not in str(path.parent)]
+    places = [path.parent for path in sorted(root.rglob(MANIFEST)) if BUNDLES not in path.parts]
+    found = [Run.open(place) for place in places if ".partial" not in str(place)]
     yield from sorted(found, key=lambda run: run.manifest["finished"])
 
 

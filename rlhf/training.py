@@ -42,8 +42,12 @@ COUNTS = (
 )  # fmt: skip
 
 
-def arguments(kind: type[TrainingArguments], settings: Settings, run: Run, **ours: Any) -> TrainingArguments:
+def arguments(
+    kind: type[TrainingArguments], settings: Settings, run: Run, *, part: str = "", **ours: Any
+) -> TrainingArguments:
     """``kind(**stage.trainer)`` with what this project decides: where files go, seeds, precision, who reports.
+
+    ``part`` names one of several trainings of a run: its checkpoints lie apart from those of the others.
 
     Raises:
         ConfigError: ``stage.trainer`` holds a name that ``kind`` does not know, an old one, one that is decided
@@ -52,7 +56,7 @@ def arguments(kind: type[TrainingArguments], settings: Settings, run: Run, **our
     given = settings.stage.trainer
     on_gpu = models.device(settings.hardware).type == "cuda"
     decided = {
-        "output_dir": str(run.scratch),
+        "output_dir": str(run.scratch / part),
         "seed": settings.seed,
         "data_seed": settings.seed,
         "report_to": "none",
@@ -63,6 +67,7 @@ def arguments(kind: type[TrainingArguments], settings: Settings, run: Run, **our
         "save_strategy": "steps",
         "save_total_limit": 2,
         "dataloader_pin_memory": on_gpu,
+        "include_num_input_tokens_seen": "non_padding",  # what the stage cost; it is kept in checkpoints
     } | ours
     check(kind, given, decided)
     with blame("stage.trainer"):
@@ -120,28 +125,34 @@ def record_lengths(
 
 
 def train(
-    trainer: Trainer, run: Run, on_sample: Callable[[int], None] | None = None, every: int = 0
+    trainer: Trainer, run: Run, on_sample: Callable[[int], None] | None = None, every: int = 0, *, before: int = 0
 ) -> dict[str, float]:
     """Train, from the last whole checkpoint where the run is resumed, and evaluate on the held-out split.
+
+    ``before`` is the number of steps that earlier trainings of the same run took; what is logged counts on from there.
 
     Raises:
         ConfigError: no optimiser, scheduler or loader can be made from ``stage.trainer``.
         KeyboardInterrupt: after a checkpoint was written at the end of the step under way.
         TrainingError: the loss is not a finite number.
     """
-    last = last_checkpoint(run.scratch) if run.resumed else None
+    last = last_checkpoint(Path(trainer.args.output_dir)) if run.resumed else None
     if run.resumed:
-        run.rewind(0 if last is None else json.loads((last / "trainer_state.json").read_text())["global_step"])
+        done = 0 if last is None else json.loads((last / "trainer_state.json").read_text())["global_step"]
+        run.rewind(before + done)
     trainer.remove_callback(transformers.PrinterCallback)
     with Interruption() as interruption:
-        reporter = Reporter(run, on_sample, every, interruption)
+        reporter = Reporter(run, on_sample, every, interruption, before)
         trainer.add_callback(reporter)
         # Optimiser, scheduler and loader are made from stage.trainer; a checkpoint's being torn is no fault of it.
         with blame("stage.trainer", until=lambda: last is not None or reporter.bar is not None):
             trainer.train(resume_from_checkpoint=None if last is None else str(last))
     if interruption.asked:
         raise KeyboardInterrupt
-    return rename(trainer.evaluate()) | {"steps": trainer.state.global_step}
+    return rename(trainer.evaluate()) | {
+        "steps": trainer.state.global_step,
+        "tokens": trainer.state.num_input_tokens_seen,
+    }
 
 
 def last_checkpoint(folder: Path) -> Path | None:
@@ -162,8 +173,16 @@ def rename(logs: dict[str, Any]) -> dict[str, float]:
 class Reporter(TrainerCallback):
     """Sends a Trainer's logs to the run and to the screen, and stops it at the end of a step when asked."""
 
-    def __init__(self, run: Run, on_sample: Callable[[int], None] | None, every: int, interruption: "Interruption"):
+    def __init__(
+        self,
+        run: Run,
+        on_sample: Callable[[int], None] | None,
+        every: int,
+        interruption: "Interruption",
+        before: int = 0,
+    ):
         self.run, self.on_sample, self.every, self.interruption = run, on_sample, every, interruption
+        self.before = before
         self.bar: Bar | None = None
 
     def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
@@ -177,7 +196,7 @@ class Reporter(TrainerCallback):
             self.on_sample(state.global_step)
 
     def on_log(self, args: Any, state: TrainerState, control: TrainerControl, logs: dict, **_: Any) -> None:
-        if "train_runtime" in logs:  # the summary at the end repeats what run.json holds
+        if "train_loss" in logs:  # the summary at the end repeats what run.json holds
             return
         metrics = rename(logs)
         if not all(torch.isfinite(torch.tensor(value)) for key, value in metrics.items() if key.endswith("loss")):
@@ -185,7 +204,7 @@ class Reporter(TrainerCallback):
                 f"the loss is {metrics} at step {state.global_step}: lower stage.trainer.learning_rate, "
                 "or use model.dtype=float32"
             )
-        self.run.log(metrics, state.global_step)
+        self.run.log(metrics, self.before + state.global_step)
         self.bar.update(state.global_step, metrics)
 
     def on_train_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:

@@ -1,12 +1,13 @@
 """Fixtures that every test may use: settings composed as the command line composes them, and a chain of tiny runs."""
 
 import os
+import shutil
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two threads beside another busy process spin instead of working
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test may reach out
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from hydra import compose, initialize_config_dir
 from rlhf.cli import register, settings_of
 from rlhf.config import Settings
 from rlhf.paths import bundled
+from tests.hub.server import Hub, serving
 
 # A model of some ten thousand parameters, two optimiser steps, a few rows: enough to run every line of a stage.
 TINY = (
@@ -37,10 +39,12 @@ TRAINER = (
     "stage.sample_prompts=2",
     "stage.sample_length=4",
 )
+CARD = ("stage.statistics_prompts=4", "stage.probe_rows=4", "stage.bootstrap=20", "stage.tfidf_pairs=20")
 FAST = {
     "base": TRAINER,
     "sft": TRAINER,
-    "reward": (*TRAINER, "stage.statistics_prompts=4"),
+    "reward": (*TRAINER, *CARD),
+    "evaluate_reward": (*CARD, "stage.sample_length=4"),
     "dpo": TRAINER,
     "ppo": (
         "stage.updates=2",
@@ -54,6 +58,7 @@ FAST = {
         "stage.log_every=1",
         "stage.save_every=1",
     ),
+    "publish": ("stage.wait=0",),
     "sample": ("stage.prompts=6", "stage.samples=3", "stage.max_response_length=6"),
     "label": (),
     "compare": (
@@ -108,3 +113,52 @@ def beside_chain(chain: Path, tmp_path: Path) -> Callable[..., Settings]:
         return composed(*tiny_overrides(stage, tmp_path), *parents, *overrides)
 
     return of
+
+
+@pytest.fixture(scope="session")
+def aligned(chain: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoints directory with a copy of the chain's runs, and tiny runs of dpo, ppo and compare beside them."""
+    from rlhf.stages import execute
+
+    root = tmp_path_factory.mktemp("aligned")
+    shutil.copytree(chain / "almanac", root / "almanac")
+    for stage in ("dpo", "ppo", "compare"):
+        execute(composed(*tiny_overrides(stage, root)), root / "almanac" / stage)
+    return root
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
+    """A local server in the place of the Hub, an empty cache, and a token that may write as ``alice``."""
+    import datasets
+    from huggingface_hub import constants, hf_api
+
+    from rlhf.hub import pinned, upload
+
+    with serving() as server:
+        template = server.url + "/{repo_id}/resolve/{revision}/{filename}"
+        for name, value in {
+            "ENDPOINT": server.url,
+            "HUGGINGFACE_CO_URL_TEMPLATE": template,
+            "HF_HUB_OFFLINE": False,
+            "HF_HUB_DISABLE_XET": True,  # the server knows LFS alone
+            "HF_HUB_DISABLE_TELEMETRY": True,
+            "HF_HUB_CACHE": str(tmp_path / "cache"),
+            "HF_TOKEN_PATH": str(tmp_path / "no_token"),
+        }.items():
+            monkeypatch.setattr(constants, name, value)
+        monkeypatch.setattr(hf_api.api, "endpoint", server.url)
+        for name, value in {
+            "HF_ENDPOINT": server.url,
+            "HF_HUB_OFFLINE": False,
+            "HF_DATASETS_CACHE": tmp_path / "datasets",
+        }.items():
+            monkeypatch.setattr(datasets.config, name, value)
+        monkeypatch.setenv("HF_TOKEN", "hf_alicewrites01")
+        monkeypatch.setattr("time.sleep", lambda seconds: None)  # the client waits between attempts, longer every time
+        caches = (pinned.pin, pinned.manifest_at, upload.client)
+        for cached in caches:
+            cached.cache_clear()
+        yield server
+        for cached in caches:
+            cached.cache_clear()

@@ -12,9 +12,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from benchmarks import ppo_memory, ppo_sentiment, progression
+from benchmarks import ppo_memory, ppo_sentiment, progression, reward_card
 from rlhf import cli
+from rlhf.evaluation import report
 from tests.conftest import FAST, TINY
+from tests.evaluation.making import whole
 
 STAGES = ("base", "sft", "reward", "dpo", "ppo", "compare")
 
@@ -24,17 +26,41 @@ def test_the_progression_over_a_seed(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(progression, "RESULT", tmp_path / "progression.json")
+    monkeypatch.setattr(progression, "FIGURES", tmp_path / "figures")
+    monkeypatch.setattr(progression, "README", tmp_path / "README.md")
+    Path("README.md").write_text("before\n<!-- table over seeds -->\nold\n<!-- end -->\nafter\n")
     own = ", ".join(f"{name}: [{', '.join(map(repr, FAST[name]))}]" for name in STAGES)
-    arguments = ["progression", "--seeds", "3", "--", "hardware=cpu", *TINY, f"stage.overrides={{{own}}}"]
+    last = ["--comparison", *FAST["compare"]]
+    arguments = ["progression", "--seeds", "3", *last, "--", "hardware=cpu", *TINY, f"stage.overrides={{{own}}}"]
     monkeypatch.setattr("sys.argv", arguments)
     progression.main()
-    [row] = json.loads((tmp_path / "progression.json").read_text())["seeds"]
+    measured = json.loads((tmp_path / "progression.json").read_text())
+    [row] = measured["seeds"]
+    readme = Path("README.md").read_text()
+    assert readme == "\n".join(
+        ["before", "<!-- table over seeds -->", *measured["published"], "<!-- end -->", "after", ""]
+    )
+    assert measured["published"][-1].endswith("(benchmarks/figures/scores.svg)")
+    assert Path("figures/frontier.svg").read_text().startswith("<svg")
     compared = json.loads(Path("checkpoints/benchmark/seed-3/compare/metrics.json").read_text())
     assert row["gold"]["sft"] == compared["models"]["sft"]["gold"]["mean"]
     assert row["seconds"] > 0
     shown = capsys.readouterr().out
     assert "| seed | gold base | gold sft |" in shown
     assert "seed 3: Who won the World Cup?" in shown
+
+
+def test_the_table_over_seeds_goes_to_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = whole()
+    report.write(told, tmp_path)
+    monkeypatch.setattr(progression, "FIGURES", tmp_path / "shown")
+    monkeypatch.setattr(progression, "README", tmp_path / "README.md")
+    (tmp_path / "README.md").write_text("<!-- table over seeds -->\n<!-- end -->\n")
+    lines = progression.publish(tmp_path)
+    assert lines[0] == "|  | base | sft | dpo | ppo |"
+    assert lines[2] == "| gold reward | 0 (0.5) | 1 (0.5) | 2 (0.5) | 3 (0.5) |"
+    assert lines[3] == ""
+    assert (tmp_path / "README.md").read_text() == "\n".join(["<!-- table over seeds -->", *lines, "<!-- end -->", ""])
 
 
 def test_checks_by_hand() -> None:
@@ -53,6 +79,47 @@ def test_what_was_measured_is_shown_again(capsys: pytest.CaptureFixture, monkeyp
     rows = json.loads(progression.RESULT.read_text())["seeds"]
     assert "\n".join(progression.table(rows)) in capsys.readouterr().out
     assert len(rows) == 5
+
+
+def test_reward_cards_of_real_sets(
+    chain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "preference").mkdir()
+    rows = [{"prompt": f"q{i}", "chosen": f" good {i}", "rejected": " evil", "who": f"s{i % 2}"} for i in range(90)]
+    with gzip.open(tmp_path / "preference" / "pairs.jsonl.gz", "wt") as file:
+        file.writelines(f"{json.dumps(row)}\n" for row in rows)
+    tiny = ("stage.trainer.max_steps=2", "stage.probe_rows=4", "stage.bootstrap=20", "stage.sample_length=4")
+    monkeypatch.setattr(reward_card, "SETS", (reward_card.Set("toy", "pairs.jsonl.gz", "a toy", "who", tiny),))
+    monkeypatch.setattr(reward_card, "MODEL", ("model=local", f"model.path={chain}/almanac/base/model"))
+    monkeypatch.setattr(reward_card, "RESULT", tmp_path / "reward_card.json")
+    monkeypatch.setenv("RLHF_TEST_DATA", str(tmp_path))
+    monkeypatch.setattr("sys.argv", ["reward_card"])
+    reward_card.main()
+    [row] = json.loads((tmp_path / "reward_card.json").read_text())["sets"]
+    assert sum(row["rows"].values()) == 90
+    assert row["card"]["pairs"] == row["rows"]["test"]
+    assert set(row["card"]["baselines"]) == {"longer wins", "TF-IDF", "log-probability", "log-probability a token"}
+    text = (tmp_path / "reward_card.md").read_text()
+    assert "## toy: a toy" in text
+    assert (tmp_path / "reward_card" / "toy-accuracy.png").is_file()
+    assert str(tmp_path) not in text
+    assert "\n".join(reward_card.table([row])) in capsys.readouterr().out
+    prompts = [
+        {json.loads(line)["prompt"] for line in path.read_text().splitlines()}
+        for path in Path("checkpoints/benchmark/reward-card/toy/data").iterdir()
+    ]
+    assert len(set.union(*prompts)) == sum(map(len, prompts)) == 90
+
+
+def test_a_real_reward_model_beats_what_cannot_read(capsys: pytest.CaptureFixture, monkeypatch) -> None:
+    """On at least one real set by more than the interval of the lead; the others stand beside it as they are."""
+    monkeypatch.setattr("sys.argv", ["reward_card", "--show"])
+    reward_card.main()
+    rows = json.loads(reward_card.RESULT.read_text())["sets"]
+    assert "\n".join(reward_card.table(rows)) in capsys.readouterr().out
+    assert len(rows) >= 2
+    assert any(all(rule["beaten"] for rule in row["card"]["baselines"].values()) for row in rows)
 
 
 WORDS = "happy sad good bad love hate nice awful friend enemy laugh cry sun rain red blue"

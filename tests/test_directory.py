@@ -49,3 +49,17 @@ def test_a_claimed_directory_is_not_claimed_again_and_is_moved_whole(tmp_path: P
     assert [path.name for path in place.iterdir()] == ["run.json"]
     assert not work.exists()
     assert not (place / LOCK).exists()
+
+
+def test_members_of_an_ensemble_go_with_their_run_and_those_of_a_sweep_stay(tmp_path: Path) -> None:
+    work, place = tmp_path / ".reward.partial", tmp_path / "reward"
+    for name in ("member-1", "member-2", "stage.margin-true"):
+        (place / name).mkdir(parents=True)
+        (place / name / "run.json").write_text("old")
+    claim(work, place).close()
+    (work / "member-1").mkdir()
+    (work / "member-1" / "run.json").write_text("new")
+    (work / "run.json").write_text("{}")
+    move(work, place)
+    assert sorted(path.name for path in place.iterdir()) == ["member-1", "run.json", "stage.margin-true"]
+    assert (place / "member-1" / "run.json").read_text() == "new"

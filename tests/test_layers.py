@@ -9,13 +9,13 @@ from rlhf.paths import PACKAGE
 
 LAYERS = {
     0: ("errors", "paths", "config"),
-    1: ("ppo.tensors", "ppo.kl", "ppo.advantages", "ppo.losses"),
+    1: ("ppo.tensors", "ppo.kl", "ppo.advantages", "ppo.losses", "preference.losses"),
     2: (
         "data", "almanac", "provenance", "parents", "content", "manifest", "directory", "run", "scratch", "models",
         "generate", "rewards", "progress", "memory", "tracking", "ppo.rollout", "ppo.critic", "evaluation.metrics",
-        "evaluation.best_of_n",
+        "hub.pinned", "hub.faults", "evaluation.best_of_n",
     ),
-    3: ("ppo", "evaluation", "labelling", "training"),
+    3: ("ppo", "evaluation", "labelling", "preference", "training", "hub"),
     4: ("stages",),
     5: ("cli", "progression", "__main__", "__init__"),
 }  # fmt: skip

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from benchmarks import progression
+from benchmarks import progression, reward_card
 from rlhf import cli
 from rlhf.paths import PACKAGE
 from tests.conftest import FAST, TINY
+from tests.hub.server import Hub
 
 README = PACKAGE.parent / "README.md"
 STAGES = ("base", "sft", "reward", "dpo", "ppo", "compare")
@@ -39,6 +40,8 @@ def small(arguments: list[str], chain: Path) -> list[str]:
     more = ["hardware=cpu", *(TINY if given.get("experiment", "almanac") == "almanac" else ())]
     if given.get("experiment", "almanac") not in ("almanac", "none"):
         return []  # a real model's: tests/test_experiments.py runs each with a substitute
+    if "you/" in " ".join(arguments):
+        return []  # of the Hub: the next test runs them
     if stages == ["progression"]:
         own = ", ".join(f"{name}: [{', '.join(map(repr, FAST[name]))}]" for name in STAGES)
         return [*arguments, *more, f"stage.overrides={{{own}}}"]
@@ -86,6 +89,26 @@ def test_every_command_runs(elsewhere: Path, chain: Path, monkeypatch: pytest.Mo
             cli.main()
     for name in ("almanac/compare", "mine/dpo", "almanac/dpo/stage.beta-0.1"):
         assert list(Path("checkpoints").glob(f"{name}*/run.json")), name
+
+
+def test_the_publishing_section_runs(aligned: Path, hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = README.read_text(encoding="utf-8")
+    section = text.partition("\n## Publishing\n")[2].partition("\n## ")[0]
+    lines = [line for line in section.splitlines() if line.startswith("python -m rlhf")]
+    assert len(lines) == 5
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_TOKEN", "hf_youwrite00001")
+    Path("checkpoints").symlink_to(aligned)
+    for line in lines:
+        arguments = shlex.split(line)[3:]
+        stage = arguments[0].removeprefix("stage=")
+        monkeypatch.setattr("sys.argv", ["rlhf", *arguments, "hardware=cpu", *TINY, *FAST[stage]])
+        cli.main()
+    assert {repo for _, repo in hub.repos} == {
+        f"you/almanac-{name}" for name in ("base", "sft", "reward", "ppo", "dpo")
+    }
+    assert set(hub.repos["models", "you/almanac-dpo"].branches) == {"main", "bfloat16"}
+    assert Path("checkpoints/onward/dpo/run.json").exists()
 
 
 def _repeats(arguments: list[str]) -> bool:
@@ -144,10 +167,16 @@ def test_the_reward_of_ones_own_trains(chain: Path) -> None:
 
 
 def test_the_results_are_those_that_were_measured() -> None:
-    rows = json.loads(progression.RESULT.read_text())["seeds"]
-    assert "\n".join(progression.table(rows)) in README.read_text(encoding="utf-8")
+    result = json.loads(progression.RESULT.read_text())
+    rows, text = result["seeds"], README.read_text(encoding="utf-8")
+    assert "\n".join(progression.table(rows)) in text
+    assert "\n".join(["<!-- table over seeds -->", *result["published"], "<!-- end -->"]) in text
+    for path in re.findall(r"\]\((benchmarks/figures/[^)]+)\)", text):
+        assert (README.parent / path).exists(), path
     for row in rows:
         assert all(progression.checks(row).values()), row["seed"]
+    cards = json.loads(reward_card.RESULT.read_text())["sets"]
+    assert "\n".join(reward_card.table(cards)) in README.read_text(encoding="utf-8")
 
 
 def test_the_file_tree_is_the_checkout() -> None:

@@ -6,10 +6,13 @@ a type cannot express; it runs on the final values, before torch is imported. No
 
 from dataclasses import dataclass
 
+from rlhf.config.compare import CompareStage
 from rlhf.config.judge import Judge, JudgeKind
 from rlhf.config.labelling import LabelStage, SampleStage
 from rlhf.config.parts import Adapter, AdapterKind, Data, Dtype, Format, Hardware, Model, Source, Tracker, TrackerKind
 from rlhf.config.ppo import KLEstimator, KLIn, LossMean, MissingEOS, PPOStage
+from rlhf.config.publish import Publish, PublishStage, Weights
+from rlhf.config.reward import EvaluateRewardStage, RewardLoss, RewardStage
 from rlhf.config.rewards import Normalisation, RewardTerm
 from rlhf.config.rules import require
 from rlhf.config.stage import Input, Stage, TrainedStage
@@ -17,10 +20,8 @@ from rlhf.config.stages import (
     PROGRESSION,
     STAGES,
     BaseStage,
-    CompareStage,
     DPOStage,
     ProgressionStage,
-    RewardStage,
     SFTStage,
     StatusStage,
 )
@@ -36,6 +37,7 @@ __all__ = [
     "DPOStage",
     "Data",
     "Dtype",
+    "EvaluateRewardStage",
     "Format",
     "Hardware",
     "Input",
@@ -50,6 +52,9 @@ __all__ = [
     "Normalisation",
     "PPOStage",
     "ProgressionStage",
+    "Publish",
+    "PublishStage",
+    "RewardLoss",
     "RewardStage",
     "RewardTerm",
     "SFTStage",
@@ -61,6 +66,7 @@ __all__ = [
     "Tracker",
     "TrackerKind",
     "TrainedStage",
+    "Weights",
 ]
 
 
@@ -87,3 +93,8 @@ class Settings:
             raise ConfigError("overwrite=true and resume=true contradict each other: give one of them")
         if isinstance(self.stage, PPOStage) and self.stage.one_base and self.adapter.kind is AdapterKind.none:
             raise ConfigError("stage.one_base=true wants adapters on a frozen base: give adapter=lora or adapter=qlora")
+        members = getattr(self.stage, "ensemble", 1)
+        if members > 1 and self.adapter.kind is AdapterKind.none:
+            raise ConfigError(
+                f"stage.ensemble={members} puts adapters on one base: give adapter=lora, or adapter=qlora"
+            )

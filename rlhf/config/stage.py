@@ -21,6 +21,7 @@ class Stage:
     name: str
 
     reads: ClassVar[tuple[str, ...]] = ()  # the sources in ``Data`` that this stage reads
+    repeats: ClassVar[bool] = False  # whether running it again replaces what it wrote before without being asked
     judged: ClassVar[bool] = False  # whether ``judge`` decides what this stage writes
 
     def inputs(self) -> dict[str, Input]:

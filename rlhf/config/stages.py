@@ -3,10 +3,13 @@
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from rlhf.config.compare import CompareStage
 from rlhf.config.labelling import LabelStage, SampleStage
 from rlhf.config.ppo import PPOStage
+from rlhf.config.publish import PublishStage
+from rlhf.config.reward import EvaluateRewardStage, RewardStage
 from rlhf.config.rules import require, require_positive
-from rlhf.config.stage import Input, Stage, TrainedStage
+from rlhf.config.stage import Stage, TrainedStage
 
 
 @dataclass(kw_only=True)
@@ -34,22 +37,6 @@ class SFTStage(TrainedStage):
 
     reads: ClassVar[tuple[str, ...]] = ("demonstrations",)
     starts_from: ClassVar[tuple[str, ...]] = ("base", "sft")
-
-
-@dataclass(kw_only=True)
-class RewardStage(TrainedStage):
-    policy: str
-    margin: bool
-    statistics_prompts: int
-    statistics_temperature: float
-    trainer: dict[str, Any]
-
-    reads: ClassVar[tuple[str, ...]] = ("preferences",)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self.statistics_prompts >= 2, "stage.statistics_prompts", self.statistics_prompts, "be at least 2")
-        require_positive("stage", statistics_temperature=self.statistics_temperature)
 
 
 # What TRL 1.16 knows; it looks for itself at the first step alone.
@@ -81,47 +68,6 @@ class DPOStage(TrainedStage):
 
 
 @dataclass(kw_only=True)
-class CompareStage(Stage):
-    """``models`` maps a column's title to a run directory, a local folder or a Hub id; null leaves a column out.
-
-    ``progression`` is what ``models`` is unless it is given: a whole mapping can be put in the place of a reference
-    to another one, while one that stands there could only have its own keys changed.
-    """
-
-    progression: dict[str, str | None]
-    models: Any
-    reference: str
-    reward: str | None
-    prompts: int
-    samples: int
-    temperature: float
-    batch_size: int
-    max_prompt_length: int
-    max_response_length: int
-    bootstrap: int
-    questions: list[str]
-
-    reads: ClassVar[tuple[str, ...]] = ("prompts", "text")
-
-    def inputs(self) -> dict[str, Input]:
-        policies = ("base", "sft", "dpo", "ppo")
-        models = {
-            # A column of the progression may not be trained yet; one that the user gives is meant to be there.
-            title: Input(path, policies, title == self.reference or path != self.progression.get(title))
-            for title, path in self.models.items()
-            if path is not None
-        }
-        return models | ({} if self.reward is None else {"reward": Input(self.reward, ("reward",), required=False)})
-
-    def __post_init__(self) -> None:
-        numbers = ("prompts", "samples", "temperature", "batch_size", "max_response_length", "bootstrap")
-        require_positive("stage", **{name: getattr(self, name) for name in numbers})
-        require(isinstance(self.models, dict), "stage.models", self.models, "map titles to runs, folders or Hub ids")
-        given = [title for title, path in self.models.items() if path is not None]
-        require(self.reference in given, "stage.reference", self.reference, f"be one of {', '.join(given)}")
-        require("reward" not in given, "stage.models", "reward", "leave that title to the reward model")
-
-
 @dataclass(kw_only=True)
 class ProgressionStage(Stage):
     """``overrides`` maps a stage to further settings for it alone, e.g. ``{dpo: ["stage.beta=0.3"]}``."""
@@ -144,9 +90,11 @@ STAGES: dict[str, type[Stage]] = {
     "base": BaseStage,
     "sft": SFTStage,
     "reward": RewardStage,
+    "evaluate_reward": EvaluateRewardStage,
     "dpo": DPOStage,
     "ppo": PPOStage,
     "compare": CompareStage,
+    "publish": PublishStage,
     "sample": SampleStage,
     "label": LabelStage,
     "progression": ProgressionStage,

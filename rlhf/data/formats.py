@@ -31,6 +31,7 @@ NEEDS = {
     "prompts": "every row of prompts needs prompt",
 }
 EXTRAS = ("task", "source", "fact", "format", "held_out", "group")  # kept where a row has them
+INSTRUCTIONS = ("instruction_id_list", "kwargs")  # of a prompt, likewise
 SCORES = (("score_chosen", "score_rejected"), ("chosen_score", "rejected_score"))
 OPENING_WORDS = (2, 8)  # prompts of 2 to 8 tokens: Rafailov et al. 2023, https://arxiv.org/abs/2305.18290, appendix C.1
 
@@ -205,7 +206,16 @@ def extras(row: Row, kind: Kind) -> dict[str, Any]:
         confidence = _number_or_none(row if has(row, "confidence") else nested, "confidence")
         numbers = {"margin": margin(row), "confidence": confidence}
         kept |= {field: value for field, value in numbers.items() if value is not None}
+    if kind == "prompts" and has_instructions(row):
+        kept |= {field: row[field] for field in INSTRUCTIONS}
     return kept
+
+
+def has_instructions(row: Row) -> bool:
+    """Whether a prompt says, as IFEval's do, what a program can check of its response."""
+    kinds, arguments = (row.get(field) for field in INSTRUCTIONS)
+    lists = isinstance(kinds, list) and isinstance(arguments, list) and len(kinds) == len(arguments)
+    return lists and all(isinstance(kind, str) for kind in kinds)
 
 
 def margin(row: Row) -> float | None:

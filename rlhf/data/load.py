@@ -19,6 +19,7 @@ from rlhf.data.files import READERS, Placed, read_rows, reader_of
 from rlhf.data.formats import Kind, convert, detect
 from rlhf.data.rows import Row, RowError, is_blank, prompt_key, unit_hash
 from rlhf.errors import DataError
+from rlhf.hub.pinned import pin
 from rlhf.progress import console
 
 if TYPE_CHECKING:
@@ -123,8 +124,10 @@ def _hub_rows(source: Source, kind: Kind, name: str) -> Iterator[Placed]:
     from huggingface_hub.errors import HfHubHTTPError
 
     path, _, revision = source.path.partition("@")
+    pinned = pin(path, source.revision or revision or None, "dataset")
+    commit = source.revision or revision or None if pinned is None else pinned.commit
     try:
-        dataset = load_dataset(path, name=source.subset, revision=source.revision or revision or None, split=name)
+        dataset = load_dataset(path, name=source.subset, revision=commit, split=name)
     except (OSError, ValueError, DatasetsError, HfHubHTTPError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise DataError(

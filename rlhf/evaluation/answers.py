@@ -37,7 +37,11 @@ class TextNLL(NamedTuple):
 
 @dataclass
 class Answers:
-    """``texts[i][j]`` is sample j to prompt i, and so in the other lists; ``greedy`` answers the stage's questions."""
+    """``texts[i][j]`` is sample j to prompt i, and so in the other lists; ``greedy`` answers the stage's questions.
+
+    ``preferences``: title of another model -> how much a judge prefers sample j to prompt i to that of the other; None
+    where it came to no verdict.
+    """
 
     name: str
     plain: bool
@@ -48,6 +52,7 @@ class Answers:
     kl: list[list[float]] | None = None
     text_nll: TextNLL | None = None
     scores: dict[str, list[list[float]]] = field(default_factory=dict)
+    preferences: dict[str, list[list[float | None]]] = field(default_factory=dict)
 
 
 def answer(

@@ -3,7 +3,6 @@
 import os
 from collections.abc import Iterator
 from math import prod
-from pathlib import Path
 from typing import NamedTuple
 
 from accelerate import init_empty_weights
@@ -54,7 +53,7 @@ def measure(config: PretrainedConfig, adapter: Adapter, dtype: Dtype) -> Size:
 
 def stored(parent: Parent) -> int:
     """Parameters of the adapter ``parent``, from the header of its file."""
-    with safe_open(Path(parent.model) / "adapter_model.safetensors", framework="pt") as file:
+    with safe_open(models.adapter_folder(parent) / "adapter_model.safetensors", framework="pt") as file:
         return sum(prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118 - no mapping
 
 

@@ -6,7 +6,6 @@ Both compute the same from the same weights; README.md says when there is one ba
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -111,7 +110,7 @@ class OneBase:
         for parent in self.chains[role]:
             names.append(f"adapter_{parent.digest[:16]}")
             if names[-1] not in self._heads:
-                self._heads[names[-1]] = self.shared.load(names[-1], Path(parent.model))
+                self._heads[names[-1]] = self.shared.load(names[-1], models.adapter_folder(parent))
         return names
 
     def _head(self, role: str) -> Tensor:

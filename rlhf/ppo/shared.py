@@ -26,6 +26,7 @@ from transformers import (
 )
 
 from rlhf.errors import ModelError
+from rlhf.models import adapter_folder
 from rlhf.parents import Parent
 from rlhf.ppo.critic import Critic
 
@@ -211,7 +212,7 @@ def stored(folder: Path) -> LoraConfig:
 
 def adds_up(parent: Parent) -> bool:
     """Whether ``parent``, an adapter, is a sum of low-rank matrices beside a head, and can be worn with others."""
-    config, usual = PeftConfig.from_pretrained(parent.model), LoraConfig()
+    config, usual = PeftConfig.from_pretrained(adapter_folder(parent)), LoraConfig()
     if not isinstance(config, LoraConfig) or config.init_lora_weights not in (True, False, "gaussian"):
         return False
     others = [field.name for field in fields(LoraConfig) if field.name not in SIZES]
@@ -223,8 +224,9 @@ def adds_up(parent: Parent) -> bool:
 
 def has_head(parent: Parent) -> bool:
     """Whether ``parent`` is an adapter that was saved with a reward model's head."""
-    file = Path(parent.model) / "adapter_model.safetensors"
-    if not file.is_file():
+    folder = adapter_folder(parent)
+    file = None if folder is None else folder / "adapter_model.safetensors"
+    if file is None or not file.is_file():
         return False
     with safe_open(file, framework="pt") as tensors:
         return SCORE in set(tensors.keys())

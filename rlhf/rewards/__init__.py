@@ -15,13 +15,14 @@ lines. A prompt is a string or a list of messages; a completion is always a stri
 
 from rlhf.rewards.composition import Composition, Scorer, Term
 from rlhf.rewards.ensemble import Ensemble
-from rlhf.rewards.model import RewardModel
+from rlhf.rewards.model import AdaptedRewardModel, RewardModel, encode
 from rlhf.rewards.normalisation import Running, Stored
 from rlhf.rewards.protocol import RewardFunction, checked, function
 from rlhf.rewards.remote import Remote
 from rlhf.rewards.terms import Format, Length
 
 __all__ = [
+    "AdaptedRewardModel",
     "Composition",
     "Ensemble",
     "Format",
@@ -34,5 +35,6 @@ __all__ = [
     "Stored",
     "Term",
     "checked",
+    "encode",
     "function",
 ]

@@ -101,10 +101,8 @@ class Builder:
         tokenizer = models.load_tokenizer(parent, settings.model)
         model = self.shared(role)
         if model is None:
-            model = models.load_reward_model(parent, settings.model, tokenizer, new_head="refused").requires_grad_(
-                False
-            )
-        model = model.to(models.device(settings.hardware))
+            model = models.load_reward_model(parent, settings.model, tokenizer, new_head="refused")
+        model = model.to(models.device(settings.hardware)).requires_grad_(False)
         return RewardModel(model, tokenizer, max_length=self._length(model, tokenizer))
 
     def ensemble(self, role: str, term: RewardTerm) -> Ensemble:

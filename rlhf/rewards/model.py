@@ -9,13 +9,41 @@ from rlhf.data.render import Prompt
 from rlhf.errors import ModelError
 
 
+def encode(tokenizer: Any, prompt: Prompt, completion: str, max_length: int | None) -> list[int]:
+    """Prompt and completion as the reward stage rendered its training pairs: by the tokenizer's chat template, or
+    joined and followed by the end of sequence. An encoder's tokenizer frames the text in marks of its own
+    ([CLS] ... [SEP]). Of what is longer than ``max_length`` tokens the end is kept, as of a policy's prompt. None: all
+    is kept.
+
+    Raises:
+        ModelError: the prompt is a conversation and the tokenizer has no chat template.
+    """
+    framed = tokenizer.cls_token_id is not None
+    if isinstance(prompt, str):
+        end = tokenizer.eos_token or ""
+        ids = tokenizer(prompt + completion + ("" if completion.endswith(end) else end))["input_ids"]
+    else:
+        if tokenizer.chat_template is None:
+            raise ModelError(
+                "the prompt is a conversation and the reward model's tokenizer has no chat template: give one with "
+                "model.chat_template=plain or model.chat_template=<file>.jinja"
+            )
+        messages = [*prompt, {"role": "assistant", "content": completion}]
+        if framed:  # no chat template writes an encoder's marks
+            ids = tokenizer(tokenizer.apply_chat_template(messages, tokenize=False))["input_ids"]
+        else:
+            ids = tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True)["input_ids"]
+    if max_length is None or len(ids) <= max_length:
+        return ids
+    first = ids[:1] if framed else []
+    return first + ids[len(ids) - max_length + len(first) :]
+
+
 class RewardModel:
     """A sequence classifier with one output, as a RewardFunction, with the tokenizer and the chat template of its own.
 
-    A text is rendered as the reward stage rendered its training pairs: by the tokenizer's chat template, or as the
-    prompt, the completion and the end of sequence; the score is read where the classifier reads it, of a causal model
-    at the last token. An encoder's tokenizer frames the text in its own marks ([CLS] ... [SEP]). Of what is longer than
-    ``max_length`` tokens the end is kept, as of a policy's prompt: the response is what is scored. None: all is kept.
+    The score is read where the classifier reads it, of a causal model at the last token. Of what is longer than
+    ``max_length`` tokens the end is kept: the response is what is scored. None: all is kept.
 
     Raises:
         ModelError: the classifier has more than one output.
@@ -33,33 +61,14 @@ class RewardModel:
         self.batch_size = batch_size
 
     def encode(self, prompt: Prompt, completion: str) -> list[int]:
-        framed = self.tokenizer.cls_token_id is not None
-        if isinstance(prompt, str):
-            end = self.tokenizer.eos_token or ""
-            text = prompt + completion + ("" if completion.endswith(end) else end)
-            ids = self.tokenizer(text)["input_ids"]
-        else:
-            messages = [*prompt, {"role": "assistant", "content": completion}]
-            if framed:  # no chat template writes an encoder's marks
-                ids = self.tokenizer(self._template(messages, tokenize=False))["input_ids"]
-            else:
-                ids = self._template(messages, tokenize=True, return_dict=True)["input_ids"]
-        if self.max_length is None or len(ids) <= self.max_length:
-            return ids
-        first = ids[:1] if framed else []
-        return first + ids[len(ids) - self.max_length + len(first) :]
+        return encode(self.tokenizer, prompt, completion, self.max_length)
 
-    def _template(self, messages: Sequence[dict[str, str]], **options: Any) -> Any:
-        if self.tokenizer.chat_template is None:
-            raise ModelError(
-                "the prompt is a conversation and the reward model's tokenizer has no chat template: give one with "
-                "model.chat_template=plain or model.chat_template=<file>.jinja"
-            )
-        return self.tokenizer.apply_chat_template(messages, **options)
+    def __call__(self, prompts: Sequence[Prompt], completions: Sequence[str]) -> list[float]:
+        return self.score([self.encode(*row) for row in zip(prompts, completions, strict=True)])
 
     @torch.no_grad()
-    def __call__(self, prompts: Sequence[Prompt], completions: Sequence[str]) -> list[float]:
-        rows = [self.encode(prompt, completion) for prompt, completion in zip(prompts, completions, strict=True)]
+    def score(self, rows: Sequence[Sequence[int]]) -> list[float]:
+        """The score of each row of token ids, padded together with rows of about its length."""
         order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
         scores = [0.0] * len(rows)
         for start in range(0, len(rows), self.batch_size):
@@ -80,6 +89,6 @@ class AdaptedRewardModel(RewardModel):
         super().__init__(model, tokenizer, **options)
         self.adapter = adapter
 
-    def __call__(self, prompts: Sequence[Prompt], completions: Sequence[str]) -> list[float]:
+    def score(self, rows: Sequence[Sequence[int]]) -> list[float]:
         self.model.set_adapter(self.adapter)
-        return super().__call__(prompts, completions)
+        return super().score(rows)

@@ -2,12 +2,13 @@
 
     python -m rlhf stage=reward                                # starts from checkpoints/<name>/sft
     python -m rlhf stage=reward data.path=my.jsonl             # {"prompt": ..., "chosen": ..., "rejected": ...} a line
+    python -m rlhf stage=reward adapter=lora stage.ensemble=3  # three adapters and heads over one base
 
 Stiennon et al. 2020, https://arxiv.org/abs/2009.01325. The trainer is TRL's; this file wires it, measures the scores
-of the starting policy's own responses, which PPO needs, and holds the accuracy against the labels' noise.
+of the starting policy's own responses, which PPO needs, and writes the report card.
 """
 
-import statistics
+from typing import Any
 
 from datasets import Dataset
 from trl import RewardConfig, RewardTrainer
@@ -16,120 +17,110 @@ from rlhf import models, training
 from rlhf.config import Settings
 from rlhf.data import check_leaks, load
 from rlhf.data.render import question
-from rlhf.errors import DataError, TrainingError
-from rlhf.generate import generate
+from rlhf.errors import DataError
+from rlhf.preference import report
+from rlhf.preference.card import Card
+from rlhf.preference.grading import Policy, grade, score_statistics
+from rlhf.preference.training import Members, callbacks, columns, further_arguments, prepare, trainer_class
 from rlhf.progress import console, show_samples
-from rlhf.rewards import RewardModel, function
+from rlhf.rewards import AdaptedRewardModel, RewardModel, function
 from rlhf.run import Run
+
+SPLITS = ("train", "validation", "test")
 
 
 def run(settings: Settings, run: Run) -> dict[str, float]:
-    splits = ("train", "validation", "test")
-    pairs = {split: load(settings.data, "preferences", split, settings.seed) for split in splits}
+    stage = settings.stage
+    pairs = {split: load(settings.data, "preferences", split, settings.seed) for split in SPLITS}
     check_leaks(pairs["train"], pairs["validation"], settings.data.allow_leaks)
     for split, dataset in pairs.items():
         run.record_data("preferences", split, dataset)
-    columns = ["prompt", "chosen", "rejected", *margins(pairs, settings)]
+    columns(pairs, stage)  # a margin that is missing is told before a model is loaded
     # The labels are noisy: even the reward that they were drawn from does not predict all of them.
     ceiling = None if settings.data.ceiling is None else function(settings.data.ceiling)(pairs["test"])
-    arguments = training.arguments(RewardConfig, settings, run)
+
+    arguments = training.arguments(RewardConfig, settings, run, **further_arguments(stage))
+    scoring = {"max_length": arguments.max_length, "batch_size": arguments.per_device_eval_batch_size}
 
     tokenizer = models.load_tokenizer(run["policy"], settings.model)
-    model = models.load_reward_model(run["policy"], settings.model, tokenizer, **models.quantization(settings.adapter))
     run.record_tokenizer(tokenizer)
+    prepared = prepare(pairs, stage, tokenizer)
+    members, found, steps = Members(run, settings), [], 0
+    scorers: list[RewardModel] = []
+    for number in range(stage.ensemble):
+        metrics = members.finished(number)
+        if metrics is None:
+            trainer = build(members.seeded(number), run, prepared, tokenizer, members.part(number))
+            metrics = training.train(trainer, run, before=steps)
+            models.save(trainer.model, tokenizer, members.folder(number) / "model", run["policy"])
+            members.finish(number, metrics)
+            scorers = [RewardModel(trainer.model, tokenizer, **scoring)]
+        found.append(metrics)
+        steps += int(metrics["steps"])
+    if stage.ensemble > 1:
+        folders = [members.folder(number) / "model" for number in range(stage.ensemble)]
+        worn = models.load_members(run["policy"], folders, settings.model, tokenizer)
+        worn = worn.to(models.device(settings.hardware))
+        scorers = [AdaptedRewardModel(worn, str(number), tokenizer, **scoring) for number in range(stage.ensemble)]
 
-    trainer = training.build(
-        RewardTrainer,
-        model=model,
-        args=arguments,
-        train_dataset=pairs["train"].select_columns(columns),
-        eval_dataset=pairs["validation"].select_columns(columns),
-        processing_class=tokenizer,
-        peft_config=models.lora(settings.adapter, models.TaskType.SEQ_CLS),
-    )
-    longest = trainer.args.max_length
-    for split, kept in {"train": trainer.train_dataset, "validation": trainer.eval_dataset}.items():
-        run.record_omission("preferences", split, len(pairs[split]) - len(kept), "longer than max_length, left out")
-        if not len(kept):
-            raise DataError(
-                f"every pair of data.preferences ({split}) is longer than stage.trainer.max_length={longest}: "
-                "raise it, or give shorter pairs"
-            )
-    metrics = training.train(trainer, run)
-    models.save(trainer.model, tokenizer, run.model, run["policy"])
-
-    scorer = RewardModel(trainer.model, tokenizer, max_length=longest)
-    metrics |= held_out(scorer, pairs["test"], settings, ceiling) | score_statistics(
-        scorer, pairs["train"], settings, run
-    )
-    return metrics | {"objective": metrics["test/accuracy"]}
+    policy = models.load_policy(run["policy"], settings.model, tokenizer).to(models.device(settings.hardware))
+    judged = Policy(run["policy"].path, policy, tokenizer)
+    card = grade(str(run.directory), scorers, pairs, judged, stage, settings.seed)
+    measured = score_statistics(scorers, judged, pairs["train"]["prompt"], stage, settings.seed)
+    card.statistics = measured[0]
+    tell(card, ceiling, stage.sample_prompts)
+    report.write(card, run.work)
+    for number in range(1, stage.ensemble):
+        run.record_member(members.folder(number), found[number] | measured[number])
+    noise = {} if ceiling is None else {"test/ceiling": ceiling.expected, "test/ceiling_realised": ceiling.realised}
+    return found[0] | report.numbers(card) | noise | {"objective": card.accuracy.mean}
 
 
-def margins(pairs: dict[str, Dataset], settings: Settings) -> list[str]:
-    """The column of the margins, where they are asked for.
+def build(settings: Settings, run: Run, prepared: dict[str, Dataset], tokenizer: Any, part: str) -> RewardTrainer:
+    """The trainer of one member, with what it leaves out counted.
 
     Raises:
-        DataError: the pairs have none.
+        DataError: everything in a split is longer than stage.trainer.max_length.
     """
-    if not settings.stage.margin:
-        return []
-    for split in ("train", "validation"):
-        if "margin" not in pairs[split].column_names:
+    stage = settings.stage
+    arguments = training.arguments(RewardConfig, settings, run, part=part, **further_arguments(stage))
+    model = models.load_reward_model(run["policy"], settings.model, tokenizer, **models.quantization(settings.adapter))
+    trainer = training.build(
+        trainer_class(RewardTrainer, stage, prepared),
+        model=model,
+        args=arguments,
+        train_dataset=prepared["train"],
+        eval_dataset=prepared["validation"],
+        processing_class=tokenizer,
+        peft_config=models.lora(settings.adapter, models.TaskType.SEQ_CLS),
+        callbacks=callbacks(stage),
+    )
+    for split, kept in {"train": trainer.train_dataset, "validation": trainer.eval_dataset}.items():
+        run.record_omission("preferences", split, len(prepared[split]) - len(kept), "longer than max_length, left out")
+        if not len(kept):
             raise DataError(
-                f"stage.margin=true, but the {split} pairs of data.preferences have no margin: give every row a "
-                '"margin", or leave stage.margin=true out'
+                f"every pair of data.preferences ({split}) is longer than stage.trainer.max_length="
+                f"{arguments.max_length}: raise it, or give shorter pairs"
             )
-    return ["margin"]
+    return trainer
 
 
-def held_out(scorer: RewardModel, pairs, settings: Settings, ceiling) -> dict[str, float]:
-    """Accuracy on the test split: the share of pairs whose chosen response scores higher, ties counted half.
-
-    ``ceiling`` has the accuracy that the noise of the labels allows, ``expected`` and ``realised``, or is None.
-    """
-    chosen = scorer(pairs["prompt"], [question(row) for row in pairs["chosen"]])
-    rejected = scorer(pairs["prompt"], [question(row) for row in pairs["rejected"]])
-    accuracy = statistics.fmean((c > r) + 0.5 * (c == r) for c, r in zip(chosen, rejected, strict=True))
-    shown = range(min(settings.stage.sample_prompts, len(pairs)))
+def tell(card: Card, ceiling: Any, shown: int) -> None:
+    """A few held-out pairs with their scores, the accuracy that the labels' noise allows, and the card."""
+    pairs = card.pairs
     rows = [
         (
-            question(pairs[i]["prompt"]),
-            f"{chosen[i]:+.2f} {question(pairs[i]['chosen'])}",
-            f"{rejected[i]:+.2f} {question(pairs[i]['rejected'])}",
+            question(pairs.rows[i]["prompt"]),
+            f"{pairs.chosen_scores[i]:+.2f} {pairs.chosen.completions[i]}",
+            f"{pairs.rejected_scores[i]:+.2f} {pairs.rejected.completions[i]}",
         )
-        for i in shown
+        for i in range(min(shown, len(pairs.rows)))
     ]
     show_samples("reward: held-out pairs", ("prompt", "chosen", "rejected"), rows)
-    found = {"test/accuracy": accuracy}
     if ceiling is not None:
-        found |= {"test/ceiling": ceiling.expected, "test/ceiling_realised": ceiling.realised}
         console.print(
-            f"reward: held-out accuracy {accuracy:.3f}; the labels' noise allows {ceiling.expected:.3f} in "
+            f"reward: held-out accuracy {card.accuracy.mean:.3f}; the labels' noise allows {ceiling.expected:.3f} in "
             f"expectation, and the gold reward itself predicts {ceiling.realised:.3f} of these labels",
             highlight=False,
         )
-    return found
-
-
-def score_statistics(scorer: RewardModel, pairs, settings: Settings, run: Run) -> dict[str, float]:
-    """Mean and standard deviation of the scores of the starting policy's responses; PPO normalises by them."""
-    tokenizer = scorer.tokenizer
-    policy = models.load_policy(run["policy"], settings.model, tokenizer).to(models.device(settings.hardware))
-    prompts = [pairs[i]["prompt"] for i in range(min(settings.stage.statistics_prompts, len(pairs)))]
-    responses = generate(
-        policy,
-        tokenizer,
-        prompts,
-        max_prompt_length=scorer.max_length,
-        max_response_length=settings.stage.sample_length,
-        temperature=settings.stage.statistics_temperature,
-        seed=settings.seed,
-        batch_size=64,
-    )
-    scores = scorer(prompts, [response.text for response in responses])
-    if len(set(scores)) == 1:
-        raise TrainingError(
-            f"the reward model gives every response of {run['policy'].path} the score {scores[0]}: "
-            "raise stage.trainer.learning_rate, or train on more pairs"
-        )
-    return {"scores/mean": statistics.fmean(scores), "scores/std": statistics.stdev(scores)}
+    report.show(card)

@@ -5,6 +5,7 @@ python -m rlhf
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.markup import escape
 from rich.tree import Tree
@@ -59,9 +60,20 @@ def describe(one: Run, parents: list[str]) -> str:
         key: value for key, value in manifest["metrics"].items() if isinstance(value, float) and key != "objective"
     }
     shown = "  ".join(f"{key} {value:.3g}" for key, value in list(numbers.items())[:3])
-    origin = "" if (parents and Path(parents[0]).is_dir()) or not parents else f" from {', '.join(parents)}"
+    # A commit says more than a branch, and a run that was published from here has parents of its own.
+    marks = {record["path"]: origin(record) for record in manifest["parents"].values()}
+    elsewhere = "" if not parents or Path(parents[0]).is_dir() else f" from {', '.join(marks[one] for one in parents)}"
     when = manifest["finished"][:16].replace("T", " ")
-    return escape(f"{one.directory}{origin}  seed {manifest['seed']}  {manifest['seconds']:.0f} s  {when}  {shown}")
+    return escape(f"{one.directory}{elsewhere}  seed {manifest['seed']}  {manifest['seconds']:.0f} s  {when}  {shown}")
+
+
+def origin(record: dict[str, Any]) -> str:
+    """A parent that does not lie here: ``org/name@1a2b3c4 (base > sft)``, with what its own run.json says of it."""
+    revision, held = record.get("revision"), record.get("run")
+    place = record["path"] if revision is None else f"{record['path']}@{revision[:7]}"
+    if held is None:
+        return place
+    return f"{place} ({' > '.join([*(above['stage'] for above in held.get('lineage', [])), held['stage']])})"
 
 
 def next_command(settings: Settings, found: list[Run], overrides: Sequence[str] = ()) -> str:

@@ -170,6 +170,13 @@ def test_labels_are_kept_and_what_only_shares_their_name_is_not() -> None:
     assert set(kept) == {"prompt", "task", "fact", "format", "held_out", "group"}
 
 
+def test_checkable_instructions_are_kept_of_prompts_alone() -> None:
+    asked = {"instruction_id_list": ["punctuation:no_comma"], "kwargs": [{}]}
+    assert convert({"prompt": "Q"} | asked, Format.standard, "prompts") == {"prompt": "Q"} | asked
+    assert convert(PAIR | asked, Format.standard, "preferences") == PAIR
+    assert convert({"prompt": "Q"} | asked | {"kwargs": []}, Format.standard, "prompts") == {"prompt": "Q"}
+
+
 def test_confidence_is_a_number_of_a_pair() -> None:
     assert convert(PAIR | {"confidence": 0.9}, Format.standard, "preferences")["confidence"] == 0.9
     assert "confidence" not in convert(PAIR | {"confidence": "high"}, Format.standard, "preferences")

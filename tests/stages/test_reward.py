@@ -1,4 +1,5 @@
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -6,13 +7,14 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
-from rlhf import models
+from rlhf import models, training
 from rlhf.config import Input, Settings
 from rlhf.data import load
 from rlhf.data.render import question
 from rlhf.errors import ConfigError, DataError
 from rlhf.generate import generate
 from rlhf.parents import find_parent
+from rlhf.preference.losses import bradley_terry
 from rlhf.rewards import RewardModel
 from rlhf.run import Run
 from rlhf.stages import execute
@@ -64,6 +66,29 @@ def test_the_head_of_an_adapter_is_saved_with_it(beside_chain: Callable[..., Set
         model = models.load_reward_model(parent, settings.model, tokenizer)
         scores.append(RewardModel(model, tokenizer, max_length=128)(prompts, texts))
     assert scores[0] == scores[1]
+
+
+def test_head_and_adapter_come_back_to_the_bit(
+    beside_chain: Callable[..., Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained = {}
+    save = models.save
+
+    def keep(model, *others) -> None:
+        trained.update({name: value.clone() for name, value in model.state_dict().items()})
+        save(model, *others)
+
+    monkeypatch.setattr(models, "save", keep)
+    settings = beside_chain("reward", "adapter=lora", "stage.trainer.learning_rate=0.1")
+    execute(settings, tmp_path / "reward")
+    parent = find_parent("policy", Input(settings.stage.policy, ("sft",)), settings)
+    tokenizer = models.load_tokenizer(parent, settings.model)
+    worn = models.load_members(parent, [tmp_path / "reward" / "model"], settings.model, tokenizer)
+    found = {re.sub(r"(lora_[AB]|modules_to_save)\.0", r"\1.default", name): v for name, v in worn.state_dict().items()}
+    ours = {name: value for name, value in trained.items() if "lora" in name or "score.modules_to_save" in name}
+    assert any("score" in name for name in ours)
+    for name, value in ours.items():
+        assert torch.equal(found[name], value), name
 
 
 def test_pairs_that_are_too_long_are_counted(beside_chain: Callable[..., Settings], tmp_path: Path) -> None:
@@ -133,3 +158,127 @@ def test_a_wrong_argument_is_told_before_a_model_is_loaded(
     monkeypatch.setattr(models, "load_reward_model", None)
     with pytest.raises(ConfigError, match="stage.trainer.learning_rate must be a number, got 'fast'"):
         execute(beside_chain("reward", "stage.trainer.learning_rate=fast"), tmp_path / "reward")
+
+
+def ranked(path: Path, k: int = 3, **extra: object) -> str:
+    """All pairs of rankings of ``k`` answers to each of sixty prompts."""
+    answers = ["Yes, it is.", "It may be.", "No.", "?"][:k]
+    rows = [
+        {"prompt": f"Is it {i}?", "chosen": answers[a], "rejected": answers[b], **extra}
+        for i in range(60)
+        for a in range(k)
+        for b in range(a + 1, k)
+    ]
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    return f"data.path={path}"
+
+
+def test_rankings_are_learned_from(beside_chain: Callable[..., Settings], tmp_path: Path) -> None:
+    own = (ranked(tmp_path / "pairs.jsonl"), "stage.trainer.max_steps=12", "stage.trainer.learning_rate=1e-2")
+    final = execute(beside_chain("reward", "stage.loss=plackett_luce", *own), tmp_path / "reward")
+    assert final["eval/loss"] < 1.5  # without learning it is log 3 + log 2 = 1.79
+    assert final["test/accuracy"] > 0.9
+
+
+def test_a_ranking_of_two_is_a_pair(beside_chain: Callable[..., Settings], tmp_path: Path) -> None:
+    own = ranked(tmp_path / "pairs.jsonl", k=2)
+    for name, loss in (("pairs", "bradley_terry"), ("rankings", "plackett_luce")):
+        execute(beside_chain("reward", f"stage.loss={loss}", own), tmp_path / name)
+    one, other = (Run.open(tmp_path / name).manifest for name in ("pairs", "rankings"))
+    assert one["metrics"]["eval/loss"] == pytest.approx(other["metrics"]["eval/loss"], abs=1e-5)
+    assert one["metrics"]["scores/mean"] == pytest.approx(other["metrics"]["scores/mean"], abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("options", "extra"),
+    [
+        (["stage.label_smoothing=0.3"], {}),
+        ([], {"weight": 0.5}),  # the same for all: nothing changes
+        (["+stage.trainer.center_rewards_coefficient=10.0"], {}),
+    ],
+)
+def test_an_option_changes_the_loss_as_it_says(
+    beside_chain: Callable[..., Settings], tmp_path: Path, options: list[str], extra: dict
+) -> None:
+    """At the start of training the scores are known to be small: the loss is log 2, whatever is smoothed."""
+    still = ("stage.trainer.learning_rate=1e-9", "stage.trainer.max_steps=1")
+    options = [option.replace("+stage.trainer.center", "stage.trainer.center") for option in options]
+    plain = execute(beside_chain("reward", ranked(tmp_path / "a.jsonl", k=2), *still), tmp_path / "plain")
+    other = execute(
+        beside_chain("reward", ranked(tmp_path / "b.jsonl", k=2, **extra), *still, *options), tmp_path / "o"
+    )
+    rows = json.loads((tmp_path / "plain" / "rewardbench_scores.json").read_text())
+    chosen, rejected = (torch.tensor(rows[f"scores_{side}"]) for side in ("chosen", "rejected"))
+    smoothing = 0.3 if "stage.label_smoothing=0.3" in options else 0.0
+    expected = bradley_terry(chosen, rejected, 0.0, smoothing).mean()
+    if any("center" in option for option in options):
+        expected += 10.0 * ((chosen + rejected) ** 2).mean()
+    assert plain["eval/loss"] == pytest.approx(bradley_terry(chosen, rejected).mean().item(), rel=1e-4)
+    assert other["eval/loss"] == pytest.approx(expected.item(), rel=1e-4)
+
+
+def test_the_best_model_is_kept_and_training_stops(beside_chain: Callable[..., Settings], tmp_path: Path) -> None:
+    """At a learning rate at which the held-out loss only grows, training ends early and the best weights are saved."""
+    early = ("stage.early_stopping=1", "stage.trainer.eval_strategy=steps", "stage.trainer.save_steps=1")
+    own = ("stage.trainer.max_steps=12", "stage.trainer.learning_rate=0.3", "stage.trainer.lr_scheduler_type=constant")
+    final = execute(beside_chain("reward", *early, *own), tmp_path / "reward")
+    lines = [json.loads(line) for line in (tmp_path / "reward" / "metrics.jsonl").read_text().splitlines()]
+    seen = [line["eval/loss"] for line in lines if "eval/loss" in line]
+    assert final["steps"] < 12
+    assert final["eval/loss"] == pytest.approx(min(seen))
+    assert seen[-2] > min(seen)  # the last is of the best model again
+
+
+def test_an_ensemble_over_one_base(beside_chain: Callable[..., Settings], tmp_path: Path) -> None:
+    """The first member is the single model to the bit; the others are runs inside the run, and differ."""
+    own = ("adapter=lora", "stage.trainer.learning_rate=0.05", "adapter.dropout=0.0")
+    execute(beside_chain("reward", *own), tmp_path / "single")
+    final = execute(beside_chain("reward", *own, "stage.ensemble=2"), tmp_path / "reward")
+    first, second = Run.open(tmp_path / "reward"), Run.open(tmp_path / "reward" / "member-1")
+    assert first.manifest["weights"] == Run.open(tmp_path / "single").manifest["weights"]
+    assert first.manifest["weights"] != second.manifest["weights"]
+    card = json.loads((tmp_path / "reward" / "metrics.json").read_text())
+    assert len(card["members"]["accuracy"]) == 2
+    assert final["test/deviation"] == card["members"]["deviation"] > 0
+
+    rows = json.loads((tmp_path / "reward" / "rewardbench_scores.json").read_text())
+    settings, found = beside_chain("reward", *own), []
+    for run in (first, second):
+        parent = find_parent("reward", Input(str(run.directory), ("reward",)), settings)
+        tokenizer = models.load_tokenizer(parent, settings.model)
+        scorer = RewardModel(models.load_reward_model(parent, settings.model, tokenizer), tokenizer, max_length=128)
+        found.append(scorer(rows["prompt"], rows["text_chosen"]))
+        assert run.manifest["metrics"]["scores/std"] > 0
+    mean = [(a + b) / 2 for a, b in zip(*found, strict=True)]
+    assert mean == pytest.approx(rows["scores_chosen"], abs=1e-4)
+
+
+def test_an_interrupted_ensemble_goes_on_with_the_member_it_was_at(
+    beside_chain: Callable[..., Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = ("adapter=lora", "stage.ensemble=2", "stage.trainer.save_steps=1")
+    execute(beside_chain("reward", *own), tmp_path / "whole")
+    train, trained = training.train, []
+
+    def interrupted(*parts, **options) -> dict:
+        trained.append(options["before"])
+        if len(trained) == 2:
+            raise KeyboardInterrupt
+        return train(*parts, **options)
+
+    monkeypatch.setattr(training, "train", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        execute(beside_chain("reward", *own), tmp_path / "reward")
+    execute(beside_chain("reward", *own, "resume=true"), tmp_path / "reward")
+    assert trained == [0, 2, 2]  # the first member is not trained again
+    for name in ("", "member-1"):
+        one, other = (Run.open(tmp_path / run / name).manifest for run in ("whole", "reward"))
+        assert one["weights"] == other["weights"]
+        assert one["metrics"] == other["metrics"]
+    assert (tmp_path / "whole" / "metrics.jsonl").read_text() == (tmp_path / "reward" / "metrics.jsonl").read_text()
+
+
+def test_members_are_replaced_with_their_run(beside_chain: Callable[..., Settings], tmp_path: Path) -> None:
+    execute(beside_chain("reward", "adapter=lora", "stage.ensemble=2"), tmp_path / "reward")
+    execute(beside_chain("reward", "adapter=lora", "overwrite=true"), tmp_path / "reward")
+    assert not (tmp_path / "reward" / "member-1").exists()

@@ -1,0 +1,85 @@
+"""The settings of stage=publish: which run goes up, in which form, and where to."""
+
+import re
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any, ClassVar
+
+from rlhf.config.parts import Dtype
+from rlhf.config.rules import require, require_not_negative, require_positive
+from rlhf.config.stage import Input, Stage
+
+REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+REVISION = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)*")
+COMMIT = re.compile(r"[0-9a-f]{40}")
+SIZE = re.compile(r"[1-9]\d*(KB|MB|GB)")
+PUBLISHED = ("base", "sft", "reward", "dpo", "ppo")
+
+
+class Publish(Enum):
+    """``run``: one repository; ``chain``: one for the run and for each of its parents that is not on the Hub yet."""
+
+    run = "run"
+    chain = "chain"
+
+
+class Weights(Enum):
+    """``merged``: a model that stands by itself; ``adapter``: what was trained, on a base that is on the Hub."""
+
+    merged = "merged"
+    adapter = "adapter"
+
+
+@dataclass(kw_only=True)
+class PublishStage(Stage):
+    run: str
+    compare: str | None
+    repo: str | None
+    dry_run: bool | None
+    publish: Publish
+    weights: Weights
+    dtype: Dtype | None
+    max_shard_size: str
+    private: bool
+    branch: str
+    tag: str | None
+    parent_commit: str | None
+    collection: str | None
+    base: str | None
+    licence: str | None
+    licences: dict[str, Any]
+    samples: int
+    verify: bool
+    attempts: int
+    wait: float
+
+    repeats: ClassVar[bool] = True
+
+    @property
+    def dry(self) -> bool:
+        """Whether nothing is sent."""
+        return self.repo is None if self.dry_run is None else self.dry_run
+
+    def inputs(self) -> dict[str, Input]:
+        beside = self.compare or str(Path(self.run).parent / "compare")
+        return {
+            "run": Input(self.run, PUBLISHED),
+            "compare": Input(beside, ("compare",), required=self.compare is not None),
+        }
+
+    def __post_init__(self) -> None:
+        named = self.repo is None or REPO.fullmatch(self.repo)
+        require(bool(named), "stage.repo", self.repo, "be the name of a repository, such as me/almanac-ppo")
+        require(self.repo is not None or self.dry, "stage.dry_run", False, "be true where no stage.repo is named")
+        for key in ("branch", "tag"):
+            value = getattr(self, key)
+            require(value is None or bool(REVISION.fullmatch(value)), f"stage.{key}", value, "be a git name")
+        commit = self.parent_commit
+        seen = commit is None or bool(COMMIT.fullmatch(commit))
+        require(seen, "stage.parent_commit", commit, "be a commit of 40 hexadecimal digits")
+        require(bool(SIZE.fullmatch(self.max_shard_size)), "stage.max_shard_size", self.max_shard_size, "be like 5GB")
+        base = self.base is None or self.base == "none" or bool(REPO.fullmatch(self.base.partition("@")[0]))
+        require(base, "stage.base", self.base, "be a Hub id such as org/name, or none")
+        require_positive("stage", attempts=self.attempts)
+        require_not_negative("stage", samples=self.samples, wait=self.wait)

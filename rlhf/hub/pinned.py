@@ -1,0 +1,114 @@
+"""A model or a data set on the Hub at one commit, and the run.json that lies there where it was published from here.
+
+A branch moves, so what a run starts from is written down as a commit. One process reads one commit of each.
+"""
+
+import json
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from rlhf.config.publish import COMMIT
+from rlhf.errors import HubError
+from rlhf.manifest import MANIFEST
+
+OURS = {"stage", "status", "weights", "parents", "settings", "metrics"}  # some trackers leave a run.json of their own
+# What a model is loaded from: no pickles, no code.
+PARTS = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt", "*.tiktoken")
+SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class Pinned:
+    """``commit`` of the repository ``id``; ``files`` and ``licence`` as its page has them."""
+
+    id: str
+    commit: str
+    files: tuple[str, ...] = ()
+    licence: str | None = None
+
+
+@cache
+def pin(id: str, revision: str | None, kind: str = "model") -> Pinned | None:
+    """``revision`` (branch, tag or commit; None: main) as a commit: from the Hub, or out of its reach from the cache.
+
+    None where neither knows it; whatever is loaded next then says so.
+
+    Raises:
+        HubError: the Hub has no such repository or revision, or the token may not see it.
+    """
+    from huggingface_hub import HfApi
+
+    from rlhf.hub import faults
+
+    try:
+        info = HfApi().repo_info(id, revision=revision, repo_type=kind, timeout=SECONDS)
+    except faults.FAULTS as error:
+        if faults.status(error) is not None:
+            raise faults.told(error, f"{id}@{revision or 'main'}") from error
+        if not faults.unreachable(error):
+            raise
+        return _cached(id, revision, kind)
+    card = info.card_data or {}
+    licence = card.get("license_name") or card.get("license")
+    files = tuple(sibling.rfilename for sibling in info.siblings or ())
+    return Pinned(id, info.sha, files, licence if isinstance(licence, str) else None)
+
+
+def _cached(id: str, revision: str | None, kind: str) -> Pinned | None:
+    from huggingface_hub import constants
+    from huggingface_hub.file_download import repo_folder_name
+
+    folder = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=id, repo_type=kind)
+    reference = folder / "refs" / (revision or "main")
+    commit = reference.read_text().strip() if reference.is_file() else revision
+    if commit is None or not COMMIT.fullmatch(commit) or not (folder / "snapshots" / commit).is_dir():
+        return None
+    snapshot = folder / "snapshots" / commit
+    return Pinned(id, commit, tuple(path.relative_to(snapshot).as_posix() for path in snapshot.rglob("*")))
+
+
+@cache
+def manifest_at(pinned: Pinned) -> dict[str, Any] | None:
+    """The run.json of a run that was published from here; None where there is none, or one of something else.
+
+    Raises:
+        HubError: it is there, but cannot be fetched or read.
+    """
+    if MANIFEST not in pinned.files:
+        return None
+    path = fetch(pinned, MANIFEST)
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise HubError(f"{pinned.id}@{pinned.commit}/{MANIFEST} is no JSON ({error}): give another revision") from error
+    return found if isinstance(found, dict) and found.keys() >= OURS else None
+
+
+def fetch(pinned: Pinned, name: str) -> Path:
+    """One file of the repository, in the local cache."""
+    from huggingface_hub import hf_hub_download
+
+    from rlhf.hub import faults
+
+    try:
+        return Path(hf_hub_download(pinned.id, name, revision=pinned.commit))
+    except faults.FAULTS as error:
+        raise faults.told(error, f"{pinned.id}@{pinned.commit}/{name}") from error
+
+
+def snapshot(pinned: Pinned) -> Path:
+    """The folder of a model in the local cache, fetched where it is not there.
+
+    Raises:
+        HubError: it cannot be fetched.
+    """
+    from huggingface_hub import snapshot_download
+
+    from rlhf.hub import faults
+
+    try:
+        return Path(snapshot_download(pinned.id, revision=pinned.commit, allow_patterns=list(PARTS)))
+    except faults.FAULTS as error:
+        raise faults.told(error, f"{pinned.id}@{pinned.commit}") from error

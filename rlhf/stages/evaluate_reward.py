@@ -1,0 +1,62 @@
+"""The report card of any reward model: what it has learned, what it merely counts, whether it knows when it is wrong.
+
+    python -m rlhf stage=evaluate_reward                                                   # of this chain's
+    python -m rlhf stage=evaluate_reward stage.reward=org/model data=local data.path=my_pairs.jsonl
+
+stage=reward writes the same card for the model that it has trained. Baselines that cannot read must be beaten: the
+longer response, a bag of words, and the policy's own log-probability where stage.policy is given.
+"""
+
+import math
+
+from rlhf import models
+from rlhf.config import Settings
+from rlhf.data import load
+from rlhf.parents import Parent
+from rlhf.preference import report
+from rlhf.preference.grading import Policy, grade, score_statistics
+from rlhf.rewards import RewardModel
+from rlhf.run import Run
+
+
+def run(settings: Settings, run: Run) -> dict[str, float]:
+    stage = settings.stage
+    pairs = {
+        split: load(settings.data, "preferences", split, settings.seed) for split in ("train", "validation", "test")
+    }
+    for split, dataset in pairs.items():
+        run.record_data("preferences", split, dataset)
+    scorer = reward_model(run["reward"], settings)
+    run.record_tokenizer(scorer.tokenizer)
+    policy = load_policy(run.parents.get("policy"), settings)
+
+    card = grade(stage.reward, [scorer], pairs, policy, stage, settings.seed)
+    if policy is not None:
+        [card.statistics] = score_statistics([scorer], policy, pairs["train"]["prompt"], stage, settings.seed)
+    report.write(card, run.work)
+    report.show(card)
+    return report.numbers(card) | {"objective": card.accuracy.mean}
+
+
+def reward_model(parent: Parent, settings: Settings) -> RewardModel:
+    """The model that is judged, with the tokenizer and the length limit of its own."""
+    stage = settings.stage
+    tokenizer = models.load_tokenizer(parent, settings.model)
+    model = models.load_reward_model(parent, settings.model, tokenizer, new_head="refused")
+    longest = stage.max_length
+    if longest is None and parent.manifest is not None:
+        longest = parent.manifest["settings"]["stage"]["trainer"]["max_length"]
+    if longest is None:
+        # RoBERTa counts two positions more than it can read; its tokenizer knows.
+        longest = min(getattr(model.config, "max_position_embeddings", math.inf), tokenizer.model_max_length)
+    model = model.to(models.device(settings.hardware))
+    return RewardModel(model, tokenizer, max_length=longest, batch_size=stage.batch_size)
+
+
+def load_policy(parent: Parent | None, settings: Settings) -> Policy | None:
+    """The policy with its own tokenizer, which need not be the reward model's."""
+    if parent is None:
+        return None
+    tokenizer = models.load_tokenizer(parent, settings.model)
+    model = models.load_policy(parent, settings.model, tokenizer).to(models.device(settings.hardware))
+    return Policy(parent.path, model, tokenizer)

@@ -1,0 +1,95 @@
+import itertools
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, tensor
+from torch.nn.functional import logsigmoid
+
+from rlhf.preference.losses import bradley_terry, centring, plackett_luce
+
+numbers = st.floats(-20, 20)
+
+
+def ranking(*scores: float) -> tuple[Tensor, Tensor]:
+    return tensor([scores], dtype=torch.float64), torch.ones(1, len(scores), dtype=torch.bool)
+
+
+def test_bradley_terry_by_hand() -> None:
+    """σ(ln 3) = 3/4, so a lead of ln 3 costs -ln 3/4; a margin of ln 3 takes it back, and -ln 1/2 remains."""
+    chosen, rejected = tensor([math.log(3.0)]), tensor([0.0])
+    assert bradley_terry(chosen, rejected).item() == pytest.approx(-math.log(0.75))
+    assert bradley_terry(chosen, rejected, tensor([math.log(3.0)])).item() == pytest.approx(math.log(2.0))
+    assert bradley_terry(rejected, chosen).item() == pytest.approx(-math.log(0.25))
+    smoothed = bradley_terry(chosen, rejected, label_smoothing=0.1).item()
+    assert smoothed == pytest.approx(-0.9 * math.log(0.75) - 0.1 * math.log(0.25))
+
+
+@given(numbers, numbers, numbers)
+def test_without_options_it_is_what_trl_minimises(chosen: float, rejected: float, margin: float) -> None:
+    c, r, m = (tensor([value], dtype=torch.float64) for value in (chosen, rejected, margin))
+    assert bradley_terry(c, r, m).item() == pytest.approx(-logsigmoid(c - r - m).item())
+
+
+@pytest.mark.parametrize("smoothing", [0.01, 0.1, 0.3])
+def test_a_smoothed_loss_is_smallest_at_the_rate_of_right_labels(smoothing: float) -> None:
+    difference = torch.linspace(-8, 8, 16001, dtype=torch.float64)
+    losses = bradley_terry(difference, torch.zeros_like(difference), label_smoothing=smoothing)
+    best = difference[losses.argmin()].item()
+    assert best == pytest.approx(math.log((1 - smoothing) / smoothing), abs=1e-3)
+
+
+def test_plackett_luce_by_hand() -> None:
+    """Strengths 3, 2, 1: the best is drawn from six with 3/6, then the second from three with 2/3."""
+    scores, mask = ranking(math.log(3), math.log(2), 0.0)
+    assert plackett_luce(scores, tensor([2]), mask).item() == pytest.approx(-math.log(1 / 2) - math.log(2 / 3))
+    assert plackett_luce(scores, tensor([1]), mask).item() == pytest.approx(-math.log(1 / 2))
+
+
+@given(numbers, numbers)
+def test_of_two_it_is_bradley_terry(best: float, other: float) -> None:
+    scores, mask = ranking(best, other)
+    expected = bradley_terry(scores[:, 0], scores[:, 1])
+    assert plackett_luce(scores, tensor([1]), mask).item() == pytest.approx(expected.item(), abs=1e-12)
+
+
+@given(st.lists(numbers, min_size=2, max_size=5))
+def test_the_chances_of_all_rankings_add_up_to_one(scores: list[float]) -> None:
+    chances = []
+    for order in itertools.permutations(scores):
+        values, mask = ranking(*order)
+        chances.append(math.exp(-plackett_luce(values, tensor([len(scores) - 1]), mask).item()))
+    assert sum(chances) == pytest.approx(1.0)
+
+
+@given(st.lists(numbers, min_size=3, max_size=5))
+def test_behind_the_best_the_order_does_not_matter(scores: list[float]) -> None:
+    """And "this one is best of k" is the sum over all rankings that begin with it."""
+    values, mask = ranking(*scores)
+    best = plackett_luce(values, tensor([1]), mask).item()
+    turned, _ = ranking(scores[0], *scores[:0:-1])
+    assert plackett_luce(turned, tensor([1]), mask).item() == pytest.approx(best)
+    chances = []
+    for order in itertools.permutations(scores[1:]):
+        whole, mask = ranking(scores[0], *order)
+        chances.append(math.exp(-plackett_luce(whole, tensor([len(scores) - 1]), mask).item()))
+    assert sum(chances) == pytest.approx(math.exp(-best))
+
+
+def test_what_is_padded_changes_neither_loss_nor_gradient() -> None:
+    scores = tensor([[0.3, -0.2, 1.0]], dtype=torch.float64, requires_grad=True)
+    alone = plackett_luce(scores, tensor([2]), torch.ones(1, 3, dtype=torch.bool))
+    (gradient,) = torch.autograd.grad(alone.sum(), scores)
+    wide = tensor([[0.3, -0.2, 1.0, 7.0, -9.0]], dtype=torch.float64, requires_grad=True)
+    padded = plackett_luce(wide, tensor([2]), tensor([[True, True, True, False, False]]))
+    (wide_gradient,) = torch.autograd.grad(padded.sum(), wide)
+    assert padded.item() == pytest.approx(alone.item())
+    assert torch.allclose(wide_gradient, torch.cat([gradient, torch.zeros(1, 2, dtype=torch.float64)], -1))
+
+
+def test_centring_of_two_is_the_squared_sum() -> None:
+    scores = tensor([[1.0, 0.5, 9.0], [2.0, -2.0, 9.0], [1.0, 2.0, 3.0]])
+    mask = tensor([[True, True, False], [True, True, False], [True, True, True]])
+    assert centring(scores, mask).tolist() == [2.25, 0.0, 16.0]

@@ -1,0 +1,92 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
+
+from rlhf.config import Settings
+from rlhf.errors import ModelError
+from rlhf.run import Run
+from rlhf.stages import execute
+from tests.conftest import composed, tiny_overrides
+
+Configure = Callable[..., Settings]
+
+
+@pytest.fixture
+def evaluate(chain: Path, tmp_path: Path) -> Configure:
+    def of(reward: str, *overrides: str) -> Settings:
+        return composed(*tiny_overrides("evaluate_reward", tmp_path), f"stage.reward={reward}", *overrides)
+
+    return of
+
+
+def encoder(folder: Path, labels: int = 1) -> Path:
+    """A classifier of another family, with a tokenizer of its own that knows no end of sequence and no turns."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+
+    marks = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+    vocabulary = {token: i for i, token in enumerate([*marks, *map(chr, range(33, 127))])}
+    plain = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]", max_input_chars_per_word=1))
+    plain.normalizer = normalizers.Lowercase()
+    plain.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    plain.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=plain, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]"
+    )
+    config = BertConfig(
+        vocab_size=len(vocabulary), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,
+        max_position_embeddings=48, num_labels=labels,
+    )  # fmt: skip
+    BertForSequenceClassification(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def test_the_card_of_a_run_is_the_one_that_its_stage_wrote(chain: Path, evaluate: Configure, tmp_path: Path) -> None:
+    reward = chain / "almanac" / "reward"
+    final = execute(evaluate(reward, f"stage.policy={chain}/almanac/sft"), tmp_path / "card")
+    written, again = (json.loads((one / "metrics.json").read_text()) for one in (reward, tmp_path / "card"))
+    for name in ("accuracy", "baselines", "probes", "statistics", "parts", "prompts"):
+        assert (
+            again[name] == pytest.approx(written[name], abs=1e-5)
+            if name == "statistics"
+            else again[name] == written[name]
+        )
+    assert final["objective"] == written["accuracy"]["mean"]
+    assert Run.open(tmp_path / "card").manifest["parents"].keys() == {"reward", "policy"}
+    assert {path.name for path in (tmp_path / "card").iterdir()} >= {
+        "report.md", "metrics.json", "rewardbench.json", "rewardbench_scores.json", "figures", "run.json",
+    }  # fmt: skip
+
+
+def test_a_classifier_with_a_tokenizer_of_its_own(evaluate: Configure, tmp_path: Path) -> None:
+    rows = [{"prompt": f"q{i}", "chosen": f" good {i}", "rejected": f" evil {i}", "source": "s"} for i in range(60)]
+    (tmp_path / "pairs.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    settings = evaluate(encoder(tmp_path / "bert"), f"data.path={tmp_path}/pairs.jsonl", "data.holdout=0.3")
+    final = execute(settings, tmp_path / "card")
+    found = json.loads((tmp_path / "card" / "metrics.json").read_text())
+    assert set(found["baselines"]) == {"longer wins", "TF-IDF"}
+    assert found["probes"]["eos_removed"]["fell"] is None  # it has no end of sequence
+    assert "scores/mean" not in final
+    assert any("without stage.policy" in note for note in found["notes"])
+    assert found["calibration"]["fitted_on"].startswith("every second prompt")  # one file has no test split
+
+
+def test_conversations_are_read_by_a_classifier_with_a_plain_template(evaluate: Configure, tmp_path: Path) -> None:
+    final = execute(evaluate(encoder(tmp_path / "bert"), "model.chat_template=plain"), tmp_path / "card")
+    assert 0 <= final["test/accuracy"] <= 1
+
+
+def test_a_model_without_a_head_is_refused(chain: Path, evaluate: Configure, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="has no head that scores, only a new one of random weights"):
+        execute(evaluate(chain / "almanac" / "sft" / "model"), tmp_path / "card")
+    assert not (tmp_path / "card").exists()
+
+
+def test_a_classifier_with_more_outputs_is_refused(evaluate: Configure, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="one output"):
+        execute(evaluate(encoder(tmp_path / "bert", labels=3)), tmp_path / "card")

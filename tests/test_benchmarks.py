@@ -4,6 +4,7 @@ import gzip
 import itertools
 import json
 import math
+import os
 import random
 import statistics
 from pathlib import Path
@@ -11,7 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from benchmarks import data, data_sheets, ppo_seeds, ppo_sentiment, progression, reward_card
+from benchmarks import data, data_sheets, ppo_memory, ppo_seeds, ppo_sentiment, progression, reward_card
 from rlhf import cli
 from rlhf.evaluation import report
 from tests.conftest import FAST, TINY
@@ -262,3 +263,32 @@ def test_ppo_on_sentiment_runs_is_measured_and_drawn(
     assert found["best_of_n"][0]["sentiment"]["mean"] <= found["best_of_n"][1]["sentiment"]["mean"]
     assert (tmp_path / "f.svg").read_text().count("PPO, seed") == 2
     assert "| PPO, seed 3 |" in capsys.readouterr().out
+
+
+def memory_rows(one_base: int) -> list[dict]:
+    peaks = {"full": 1000, "four-model LoRA": 600, "one-base LoRA": one_base}
+    return [
+        {"model": "stories15M", "way": way, "peak": peak * 2**20, "planned": 900 * 2**20, "seconds": 1.234}
+        for way, peak in peaks.items()
+    ]
+
+
+def test_memory_by_hand() -> None:
+    lines = ppo_memory.table(memory_rows(400))
+    assert lines[2] == "| stories15M | full | 1000 | 100% | 900 | -10% | 1.23 |"
+    assert lines[4] == "| stories15M | one-base LoRA | 400 | 40% | 900 | +125% | 1.23 |"
+    assert list(ppo_memory.checks(memory_rows(400)).values()) == [True]
+    assert list(ppo_memory.checks(memory_rows(401)).values()) == [False]
+
+
+@pytest.mark.slow
+def test_memory_is_measured_in_a_process_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not os.environ.get("RLHF_TEST_MODELS"):
+        pytest.skip("RLHF_TEST_MODELS names no folder with stories15M")
+    monkeypatch.setattr(ppo_memory, "RESULT", tmp_path / "ppo_memory.json")
+    monkeypatch.setattr("sys.argv", ["ppo_memory", "--models", "stories15M", "--repeats", "1", "--updates", "2"])
+    ppo_memory.main()
+    rows = json.loads((tmp_path / "ppo_memory.json").read_text())["rows"]
+    assert all(ppo_memory.checks(rows).values())
+    for row in rows:
+        assert row["planned"] == pytest.approx(row["peak"], rel=0.25)

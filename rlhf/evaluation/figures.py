@@ -114,8 +114,8 @@ def laws(comparison: Comparison) -> Iterator[Drawing]:
                 gained = [one.values[name] - points[0].values[name] for one in points]
                 axes.plot(np.sqrt(kls), gained, markersize=4, label=REWARDS[name], **point(index + 1))
                 if law is not None:
-                    grid = np.linspace(0, max(kls), 100)
-                    axes.plot(np.sqrt(grid), [law(kl) - law.start for kl in grid], **style(index + 1))
+                    grid = np.linspace(0, np.sqrt(max(kls)), 100)
+                    axes.plot(grid, [law(d**2) - law.start for d in grid], **style(index + 1))
                     told.append(f"{REWARDS[name]}: {_law(law)}")
             axes.set(xlabel="d = √KL, nats a response", ylabel="gain since the first update")
             axes.legend()

@@ -11,12 +11,13 @@ from types import SimpleNamespace
 
 import pytest
 
-from benchmarks import ppo_sentiment, progression, reward_card
+from benchmarks import data, data_sheets, ppo_seeds, ppo_sentiment, progression, reward_card
 from rlhf import cli
 from rlhf.evaluation import report
 from tests.conftest import FAST, TINY
 from tests.evaluation.making import whole
 
+FIXTURES = Path(__file__).parent / "data" / "fixtures"
 STAGES = ("base", "sft", "reward", "dpo", "ppo", "compare")
 
 
@@ -78,6 +79,100 @@ def test_what_was_measured_is_shown_again(capsys: pytest.CaptureFixture, monkeyp
     rows = json.loads(progression.RESULT.read_text())["seeds"]
     assert "\n".join(progression.table(rows)) in capsys.readouterr().out
     assert len(rows) == 5
+
+
+def test_data_beside_trl_keeps_the_same_rows(
+    chain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    import datasets
+
+    monkeypatch.setattr(data, "RESULT", tmp_path / "data.json")
+    given = ["--file", str(FIXTURES / "alpaca_eval.jsonl"), "--tokenizer", f"{chain}/almanac/base/model"]
+    monkeypatch.setattr("sys.argv", ["data", *given, "--rows", "6", "--repeats", "1", "--stream", "2000"])
+    try:
+        data.main()
+    finally:
+        datasets.enable_progress_bars()
+    found = json.loads((tmp_path / "data.json").read_text())
+    assert found["rows"] == 6
+    assert set(found["rows_per_second"]) == {"ours", "ours, second start", "trl"}
+    assert [one["rows"] for one in found["stream"]] == [200, 2000]
+    assert "| rows per second and core |" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_rows() -> None:
+    few, many = data.streamed(400_000)
+    assert (few["rows"], many["rows"]) == (40_000, 400_000)
+    # Eight bytes a row, some of them twice, while a split is divided: 400,000 rows are 240 MB on disk.
+    assert many["mib"] < few["mib"] + 30
+    assert many["warm_seconds"] < many["cold_seconds"] / 4
+
+
+def test_the_data_sheets_hold_numbers_alone(
+    chain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / data_sheets.MODEL).symlink_to(chain / "almanac" / "base" / "model")
+    (tmp_path / "real" / "preference").mkdir(parents=True)
+    with gzip.open(tmp_path / "real" / "preference" / "hh.jsonl.gz", "wb") as file:
+        file.write((FIXTURES / "hh.jsonl").read_bytes())
+    monkeypatch.setattr(data_sheets, "RESULT", tmp_path / "sheets.md")
+    monkeypatch.setenv("RLHF_TEST_DATA", str(tmp_path / "real"))
+    monkeypatch.setenv("RLHF_TEST_MODELS", str(tmp_path / "models"))
+    data_sheets.main()
+    written = (tmp_path / "sheets.md").read_text(encoding="utf-8")
+    assert "| preference/hh.jsonl.gz | preferences, hh | 9 |" in written
+    assert "example" not in written
+    assert "read as" in capsys.readouterr().out
+
+
+def test_ppo_over_seeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    """One seed of each kind, with a sentinel that sees an illness in the first update of the first wrong setting."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(ppo_seeds, "RESULT", tmp_path / "ppo_seeds.json")
+    monkeypatch.setattr(ppo_seeds, "rlhf", in_process)
+    monkeypatch.setitem(ppo_seeds.BAD, "learning rates × 30", [ppo_seeds.REWARD, "stage.sentinel.window=1", *SEEN])
+    own = [f"{stage}:{item}" for stage in ("base", "sft", "reward", "ppo", "compare") for item in FAST[stage]]
+    arguments = ["ppo_seeds", "--seeds", "1", "--bad", "--", "hardware=cpu", *TINY, *own]
+    monkeypatch.setattr("sys.argv", arguments)
+    ppo_seeds.main()
+    found = json.loads((tmp_path / "ppo_seeds.json").read_text())
+    compared = json.loads(Path("checkpoints/ppo-seeds/compare/metrics.json").read_text())["models"]
+    [row] = found["healthy"]
+    assert row["gold"] == [compared["seed-0"]["gold"][part] for part in ("mean", "low", "high")]
+    assert row["collapsed"] == (row["gold"][0] < compared["sft"]["gold"]["mean"])
+    [caught] = found["bad"]["learning rates × 30"]
+    assert caught["ended_early"]
+    assert caught["diagnoses"][0] == ["steps_too_large", 1]
+    assert not found["bad"]["no KL penalty"][0]["ended_early"]
+    shown = capsys.readouterr().out
+    assert "| learning rates × 30 | 1 of 1 | 1 (1 to 1) | steps_too_large (1) |" in shown
+    assert "| no KL penalty | 0 of 1 | – | – |" in shown
+    monkeypatch.setattr("sys.argv", ["ppo_seeds", "--show"])
+    ppo_seeds.main()
+    assert capsys.readouterr().out.strip() == "\n".join(ppo_seeds.table(found))
+
+
+SEEN = ("stage.sentinel.step_kl=1e-12", "stage.sentinel.explained_variance=null", "stage.sentinel.distinct=null")
+
+
+def in_process(*overrides: str, check: bool = True) -> int:
+    """``python -m rlhf`` without seconds of imports."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("sys.argv", ["rlhf", *overrides])
+        try:
+            cli.main()
+        except SystemExit as error:
+            assert not check, overrides
+            return error.code
+    return 0
+
+
+def test_means_over_seeds_by_hand() -> None:
+    """0, 1, 2: mean 1, deviation 1, and with two degrees of freedom 4.30 / √3 = 2.483."""
+    assert ppo_seeds.interval([0.0, 1.0, 2.0]) == "1.000 ±2.483"
+    assert ppo_seeds.interval([0.5]) == "0.500"
 
 
 def test_reward_cards_of_real_sets(

@@ -9,18 +9,34 @@ from dataclasses import dataclass
 from rlhf.config.compare import CompareStage
 from rlhf.config.judge import Judge, JudgeKind
 from rlhf.config.labelling import LabelStage, SampleStage
-from rlhf.config.parts import Adapter, AdapterKind, Data, Dtype, Format, Hardware, Model, Source, Tracker, TrackerKind
+from rlhf.config.parts import (
+    Adapter,
+    AdapterKind,
+    Data,
+    Dtype,
+    Format,
+    Hardware,
+    Model,
+    Pairing,
+    Rankings,
+    Source,
+    Ties,
+    Tracker,
+    TrackerKind,
+)
 from rlhf.config.ppo import KLEstimator, KLIn, LossMean, MissingEOS, PPOStage
 from rlhf.config.publish import Publish, PublishStage, Weights
 from rlhf.config.reward import EvaluateRewardStage, RewardLoss, RewardStage
 from rlhf.config.rewards import Normalisation, RewardTerm
 from rlhf.config.rules import require
+from rlhf.config.sentinel import SentinelAction, SentinelSettings
 from rlhf.config.stage import Input, Stage, TrainedStage
 from rlhf.config.stages import (
     PROGRESSION,
     STAGES,
     BaseStage,
     DPOStage,
+    InspectStage,
     ProgressionStage,
     SFTStage,
     StatusStage,
@@ -41,6 +57,7 @@ __all__ = [
     "Format",
     "Hardware",
     "Input",
+    "InspectStage",
     "Judge",
     "JudgeKind",
     "KLEstimator",
@@ -51,18 +68,23 @@ __all__ = [
     "Model",
     "Normalisation",
     "PPOStage",
+    "Pairing",
     "ProgressionStage",
     "Publish",
     "PublishStage",
+    "Rankings",
     "RewardLoss",
     "RewardStage",
     "RewardTerm",
     "SFTStage",
     "SampleStage",
+    "SentinelAction",
+    "SentinelSettings",
     "Settings",
     "Source",
     "Stage",
     "StatusStage",
+    "Ties",
     "Tracker",
     "TrackerKind",
     "TrainedStage",

@@ -8,8 +8,8 @@ from rlhf.config.labelling import LabelStage, SampleStage
 from rlhf.config.ppo import PPOStage
 from rlhf.config.publish import PublishStage
 from rlhf.config.reward import EvaluateRewardStage, RewardStage
-from rlhf.config.rules import require, require_positive
-from rlhf.config.stage import Stage, TrainedStage
+from rlhf.config.rules import require, require_not_negative, require_positive
+from rlhf.config.stage import Input, Stage, TrainedStage
 
 
 @dataclass(kw_only=True)
@@ -69,6 +69,28 @@ class DPOStage(TrainedStage):
 
 @dataclass(kw_only=True)
 @dataclass(kw_only=True)
+class InspectStage(Stage):
+    tokenizer: str | None
+    max_length: int
+    examples: int
+    near_duplicates: int
+    similarity: float
+    languages: int
+
+    reads: ClassVar[tuple[str, ...]] = ("text", "demonstrations", "preferences", "prompts")
+
+    def inputs(self) -> dict[str, Input]:
+        policies = ("base", "sft", "dpo", "ppo")
+        return {} if self.tokenizer is None else {"tokenizer": Input(self.tokenizer, policies, required=False)}
+
+    def __post_init__(self) -> None:
+        require_positive("stage", max_length=self.max_length)
+        counts = ("examples", "near_duplicates", "languages")
+        require_not_negative("stage", **{name: getattr(self, name) for name in counts})
+        require(0 < self.similarity <= 1, "stage.similarity", self.similarity, "lie in (0, 1]")
+
+
+@dataclass(kw_only=True)
 class ProgressionStage(Stage):
     """``overrides`` maps a stage to further settings for it alone, e.g. ``{dpo: ["stage.beta=0.3"]}``."""
 
@@ -87,6 +109,7 @@ class ProgressionStage(Stage):
 
 STAGES: dict[str, type[Stage]] = {
     "status": StatusStage,
+    "inspect": InspectStage,
     "base": BaseStage,
     "sft": SFTStage,
     "reward": RewardStage,

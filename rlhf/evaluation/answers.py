@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 
 from rlhf.config import CompareStage
-from rlhf.data.render import Prompt, prompt_ids, question
+from rlhf.data.render import Prompt, prompt_ids, question, text_ids
 from rlhf.generate import Response, end_ids, generate
 from rlhf.ppo.rollout import Rollout, pack, response_logits
 from rlhf.ppo.tensors import masked_sum, token_logprobs
@@ -145,7 +145,7 @@ def text_nll(candidate: Candidate, texts: Sequence[str], block: int, batch_size:
     first = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
     pieces = []
     for text in texts:
-        ids = [first, *tokenizer(text, add_special_tokens=False)["input_ids"]]
+        ids = [first, *text_ids(tokenizer, [text], add_special_tokens=False)[0]]
         pieces += [ids[start : start + block + 1] for start in range(0, len(ids) - 1, block)]
     pieces.sort(key=len)
     total = 0.0

@@ -219,6 +219,7 @@ def followed(row: Row, response: str) -> list[bool]:
     """
     found = []
     for kind, given in zip(row["instruction_id_list"], row["kwargs"], strict=True):
+        given = json.loads(given) if isinstance(given, str) else given  # as a table holds them
         arguments = {name: value for name, value in (given or {}).items() if value is not None}
         if kind not in CHECKS:
             raise DataError(f"instruction_id_list has {kind!r}, which is none of {', '.join(CHECKS)}")

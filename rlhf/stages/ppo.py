@@ -7,12 +7,14 @@
 Ziegler et al. 2019, https://arxiv.org/abs/1909.08593. The trainer is ours: rlhf/ppo/README.md explains it.
 """
 
+from rich.markup import escape
+
 from rlhf import models, training
 from rlhf.config import AdapterKind, Settings
-from rlhf.data import check_leaks, load
+from rlhf.data import check_splits, load
 from rlhf.errors import LineageError
-from rlhf.ppo import Critic, PPOTrainer
-from rlhf.progress import Bar
+from rlhf.ppo import Critic, Diagnosis, PPOTrainer
+from rlhf.progress import Bar, console
 from rlhf.rewards.build import Builder
 from rlhf.run import Run
 
@@ -20,7 +22,7 @@ from rlhf.run import Run
 def run(settings: Settings, run: Run) -> dict[str, float]:
     stage = settings.stage
     prompts = {split: load(settings.data, "prompts", split, settings.seed) for split in ("train", "validation")}
-    check_leaks(prompts["train"], prompts["validation"], settings.data.allow_leaks)
+    check_splits(settings.data, "prompts", prompts, settings.seed)
     for split, dataset in prompts.items():
         run.record_data("prompts", split, dataset)
 
@@ -56,6 +58,7 @@ def train(trainer: PPOTrainer, run: Run, sample: training.Sampler) -> dict[str, 
     stage = trainer.stage
     if run.resumed:
         run.rewind(trainer.restore(run.scratch))
+    run.record_diagnoses([diagnosis.record() for diagnosis in trainer.sentinel.raised])
     bar = Bar("ppo", stage.updates, trainer.update)
 
     def report(metrics: dict[str, float], update: int) -> None:
@@ -65,7 +68,15 @@ def train(trainer: PPOTrainer, run: Run, sample: training.Sampler) -> dict[str, 
         if stage.sample_every and update % stage.sample_every == 0:
             sample(update)
 
-    trainer.log = report
+    def tell(diagnosis: Diagnosis) -> None:
+        went_back = diagnosis.back_to is not None
+        after = f"; back to update {diagnosis.back_to} at a lower learning rate" if went_back else ""
+        console.print(f"[bold red]ppo[/bold red]: {escape(str(diagnosis))}{after}", soft_wrap=True)
+        run.record_diagnoses([diagnosis.record() for diagnosis in trainer.sentinel.raised])
+        if went_back:
+            run.rewind(diagnosis.back_to)
+
+    trainer.log, trainer.tell = report, tell
     try:
         with training.Interruption() as interruption:
             return trainer.train(run.scratch, lambda: interruption.asked)

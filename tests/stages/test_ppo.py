@@ -1,8 +1,6 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +8,7 @@ import pytest
 from safetensors.torch import load_file
 
 from rlhf.config import Settings
-from rlhf.errors import LineageError
+from rlhf.errors import LineageError, TrainingError
 from rlhf.ppo import Critic, PPOTrainer
 from rlhf.run import Run
 from rlhf.stages import execute
@@ -69,6 +67,18 @@ def test_scores_are_normalised_as_the_reward_run_says(chain: Path, beside_chain:
     assert first["objective/rlhf_reward"] == pytest.approx(normalised, abs=1e-4)
 
 
+def test_every_option_of_the_algorithm_is_taken_from_the_settings(beside_chain: Configure, tmp_path: Path) -> None:
+    options = (
+        "kl_in=loss", "kl_estimator=k2", "kl_target=0.1", "clip_high=0.28", "dual_clip=3", "value_clip=null",
+        "target_kl=0.5", "entropy_coef=0.01", "loss_mean=response", "importance_cap=2", "whiten_rewards=true",
+    )  # fmt: skip
+    execute(beside_chain("ppo", *FASTER, "stage.updates=2", *(f"stage.{option}" for option in options)), tmp_path / "x")
+    first, second = [json.loads(line) for line in logged(tmp_path / "x").splitlines()]
+    assert second["objective/kl_coef"] == pytest.approx(first["objective/kl_coef"] * 0.98)  # the KL was 0
+    assert second["val/clipfrac_avg"] == 0
+    assert first["policy/steps"] > 0
+
+
 def test_an_adapter_is_saved_alone(beside_chain: Configure, tmp_path: Path) -> None:
     execute(beside_chain("ppo", "adapter=lora", *FASTER), tmp_path / "ppo")
     [file] = (tmp_path / "ppo" / "model").glob("*.safetensors")
@@ -119,39 +129,58 @@ def test_after_ctrl_c_it_goes_on_and_ends_with_the_same_bytes(
     assert (tmp_path / "ppo" / "samples.jsonl").read_text() == (uninterrupted / "samples.jsonl").read_text()
 
 
-KILLED = """
-import os, signal, sys
-import tests.conftest as fixtures
-from pathlib import Path
-from rlhf.ppo.learner import Learner
-from rlhf.stages import execute
-
-descend = Learner._descend
-
-def killed(learner, found, learns, update):
-    if update == 2:
-        os.kill(os.getpid(), signal.SIGKILL)
-    descend(learner, found, learns, update)
-
-Learner._descend = killed
-execute(fixtures.composed(*sys.argv[2:]), Path(sys.argv[1]))
-"""
+WATCHFUL = (
+    "stage.sentinel.window=1",
+    "stage.sentinel.kl_most=1e-9",
+    "stage.sentinel.kl_least=-1e-9",
+    "stage.sentinel.distinct=null",
+    "stage.sentinel.repetition=null",
+    "stage.sentinel.entropy_share=null",
+)
 
 
-def test_after_a_kill_it_goes_on_and_ends_with_the_same_bytes(
-    chain: Path, beside_chain: Configure, uninterrupted: Path, tmp_path: Path
+def test_a_diagnosis_is_told_and_written_down(
+    beside_chain: Configure, uninterrupted: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    """SIGKILL in the middle of the third update: nothing can be saved any more, and the second update is there."""
-    parents = [f"stage.policy={chain}/almanac/sft", f"stage.reward={chain}/almanac/reward"]
-    overrides = [*tiny_overrides("ppo", tmp_path), *parents, *FASTER]
-    root = Path(__file__).parents[2]
-    command = [sys.executable, "-c", KILLED, str(tmp_path / "ppo"), *overrides]
-    assert subprocess.run(command, cwd=root, capture_output=True).returncode == -signal.SIGKILL
-    assert not (tmp_path / "ppo").exists()
-    assert [path.name for path in sorted((tmp_path / ".ppo.partial" / "resume").iterdir())] == ["update-1", "update-2"]
-    execute(beside_chain("ppo", *FASTER, "resume=true"), tmp_path / "ppo")
-    assert weights(tmp_path / "ppo") == weights(uninterrupted)
-    assert logged(tmp_path / "ppo") == logged(uninterrupted)
+    execute(beside_chain("ppo", *FASTER, *WATCHFUL), tmp_path / "ppo")
+    lines = [json.loads(line) for line in (tmp_path / "ppo" / "sentinel.jsonl").read_text().splitlines()]
+    assert Run.open(tmp_path / "ppo").manifest["diagnoses"] == lines
+    line = lines[0]
+    assert line["name"] in ("kl_running_away", "kl_negative")
+    assert line["step"] == 2  # at the first the policy is the reference
+    assert line["action"] == "warned"
+    assert f"ppo: update {line['step']}: {line['text']}" in capsys.readouterr().out
+    active = [json.loads(text)["sentinel/active"] for text in logged(tmp_path / "ppo").splitlines()]
+    assert active[0] < max(active)
+    assert weights(tmp_path / "ppo") == weights(uninterrupted)  # to warn changes nothing
+
+
+def test_the_sentinel_can_end_a_run_which_can_go_on_with_warnings(beside_chain: Configure, tmp_path: Path) -> None:
+    ill = (*FASTER, *WATCHFUL, "stage.save_every=100")
+    stopping = (*ill, "stage.sentinel.action=stop")
+    with pytest.raises(TrainingError, match="stopped at update"):
+        execute(beside_chain("ppo", *stopping), tmp_path / "ppo")
+    left = json.loads((tmp_path / ".ppo.partial" / "run.json").read_text())
+    assert left["status"] == "failed"
+    assert [item["action"] for item in left["diagnoses"]][-1] == "stopped"
+    with pytest.raises(TrainingError, match="the run was stopped at update .* stage.sentinel.action=warn"):
+        execute(beside_chain("ppo", *stopping, "resume=true"), tmp_path / "ppo")
+    execute(beside_chain("ppo", *ill, "resume=true"), tmp_path / "ppo")
+    assert [json.loads(text)["step"] for text in logged(tmp_path / "ppo").splitlines()] == [1, 2, 3, 4]
+
+
+def test_a_rolled_back_run_logs_each_update_once(
+    beside_chain: Configure, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    ill = (*FASTER, *WATCHFUL, "stage.sentinel.action=rollback")
+    with pytest.raises(TrainingError, match="stopped at update"):
+        execute(beside_chain("ppo", *ill, "stage.sentinel.rollbacks=1"), tmp_path / "ppo")
+    left = tmp_path / ".ppo.partial"
+    steps = [json.loads(text)["step"] for text in logged(left).splitlines()]
+    assert steps == list(range(1, len(steps) + 1))
+    told = json.loads((left / "run.json").read_text())["diagnoses"]
+    assert [item["action"] for item in told] == ["rolled back", "stopped"]
+    assert f"back to update {told[0]['back_to']} at a lower learning rate" in capsys.readouterr().out
 
 
 OWN = """

@@ -35,8 +35,7 @@ ALLOWED = (
     "evaluation/metrics.json", "evaluation/figures/*.png", "evaluation/figures/*.svg", "*.safetensors",
     "model.safetensors.index.json", "config.json", "generation_config.json", "adapter_config.json", "tokenizer.json",
     "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json", "added_tokens.json", "vocab.json",
-    "vocab.txt", "merges.txt",
-    "spiece.model", "chat_template.jinja", "preprocessor_config.json",
+    "vocab.txt", "merges.txt", "spiece.model", "chat_template.jinja", "preprocessor_config.json",
 )  # fmt: skip
 OF_THIS_MACHINE = ("is_local", "local_files_only", "name_or_path")
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 # Depends on the machine, the moment, or on where a run was resumed: equal runs would not write equal metrics.
-INCIDENTAL = ("runtime", "per_second", "total_flos", "num_input_tokens_seen", "num_tokens", "epoch")
+INCIDENTAL = ("runtime", "preparation_time", "per_second", "total_flos", "num_input_tokens_seen", "num_tokens", "epoch")
 # Old names that transformers still takes and then passes over where the new name is set, as conf/stage/ sets it.
 RENAMED = {
     "gradient_checkpointing": "activation_checkpointing",
@@ -241,7 +241,8 @@ class Reporter(TrainerCallback):
                 "or use model.dtype=float32"
             )
         self.run.log(metrics, self.before + state.global_step)
-        self.bar.update(state.global_step, metrics)
+        if self.bar is not None:  # there is none where the last step was made before the run was resumed
+            self.bar.update(state.global_step, metrics)
 
     def on_train_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self.bar.close()

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rlhf import provenance
-from rlhf.config import PPOStage, Settings, Source
+from rlhf.config import PPOStage, SentinelAction, Settings, Source
 from rlhf.data.files import reader_of
 from rlhf.hub.pinned import pin
 from rlhf.manifest import plain
@@ -84,6 +84,9 @@ def content(settings: Settings, parents: dict[str, Parent]) -> dict[str, Any]:
     # Parents and local files count by what they hold, not by where they lie.
     for role in (*parents, "models", "progression", "seeds", "frontier", "sample", "samples"):
         tree["stage"].pop(role, None)
+    if tree["stage"].get("sentinel", {}).get("action") == SentinelAction.stop.value:
+        # A run that was stopped has computed what one that was warned would have: the one can go on as the other.
+        tree["stage"]["sentinel"]["action"] = SentinelAction.warn.value
     for term in (tree["stage"].get("rewards") or {}).values():
         term.pop("run", None)
         term.get("ensemble", {}).pop("runs", None)

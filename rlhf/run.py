@@ -4,6 +4,7 @@
         run.json        the stage contract: parents, settings, data, tokenizer, versions, hardware, timings, metrics
         metrics.jsonl   one line per logged step
         samples.jsonl   completions sampled during training
+        sentinel.jsonl  what the sentinel of stage=ppo has raised, a line each
         model/          weights (safetensors), tokenizer, chat template, generation config
 
 A run is written beside its place, in ``.sft.partial``, and moved there when it is finished: a directory that holds a
@@ -162,6 +163,13 @@ class Run:
     def record_tokenizer(self, tokenizer: Any) -> None:
         """Note what the next stage must find unchanged; the template and the special tokens included."""
         self.manifest["tokenizer"] = tokenizer_record(tokenizer)
+        self.write()
+
+    def record_diagnoses(self, records: Sequence[dict[str, Any]]) -> None:
+        """Note what a sentinel has raised so far, all of it: in run.json and, a line each, in sentinel.jsonl."""
+        lines = "".join(json.dumps(record) + "\n" for record in records)
+        (self.work / "sentinel.jsonl").write_text(lines, encoding="utf-8")
+        self.manifest["diagnoses"] = list(records)
         self.write()
 
     def log(self, metrics: dict[str, float], step: int) -> None:

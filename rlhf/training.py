@@ -23,6 +23,7 @@ from rlhf.errors import ConfigError, DataError, TrainingError
 from rlhf.generate import generate
 from rlhf.progress import Bar, show_samples
 from rlhf.run import Run
+from rlhf.sealed import newest_whole, number, resumable, seal
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -157,20 +158,23 @@ def train(
 
     Raises:
         ConfigError: no optimiser, scheduler or loader can be made from ``stage.trainer``.
+        RunError: the run is resumed, and none of its checkpoints is whole.
         KeyboardInterrupt: after a checkpoint was written at the end of the step under way.
         TrainingError: the loss is not a finite number.
     """
-    last = last_checkpoint(Path(trainer.args.output_dir)) if run.resumed else None
+    folder = Path(trainer.args.output_dir)
+    last = newest_whole(resumable(folder, "checkpoint-*", run.stage), run.stage) if run.resumed else None
     if run.resumed:
-        done = 0 if last is None else json.loads((last / "trainer_state.json").read_text())["global_step"]
-        run.rewind(before + done)
+        run.rewind(before + (0 if last is None else number(last)))
     trainer.remove_callback(transformers.PrinterCallback)
     with Interruption() as interruption:
         reporter = Reporter(run, on_sample, every, interruption, before)
         trainer.add_callback(reporter)
+        trainer.add_callback(Keeper(trainer, last))
         # Optimiser, scheduler and loader are made from stage.trainer; a checkpoint's being torn is no fault of it.
         with blame("stage.trainer", until=lambda: last is not None or reporter.bar is not None):
-            trainer.train(resume_from_checkpoint=None if last is None else str(last))
+            if last is None or not take_up_if_trained(trainer, last):
+                trainer.train(resume_from_checkpoint=None if last is None else str(last))
     if interruption.asked:
         raise KeyboardInterrupt
     return rename(trainer.evaluate()) | {
@@ -179,10 +183,18 @@ def train(
     }
 
 
-def last_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint that was written to its end: trainer_state.json is the last file of one."""
-    found = [path.parent for path in folder.glob("checkpoint-*/trainer_state.json")]
-    return max(found, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+def take_up_if_trained(trainer: Trainer, last: Path) -> bool:
+    """Where the checkpoint is of the last step, load its weights, or the best ones where those are asked for.
+
+    ``trainer.train`` would make a step too many.
+    """
+    state = TrainerState.load_from_json(str(last / "trainer_state.json"))
+    if state.global_step < state.max_steps:
+        return False
+    best = state.best_model_checkpoint if trainer.args.load_best_model_at_end else None
+    trainer._load_from_checkpoint(best or str(last))
+    trainer.state = state
+    return True
 
 
 def rename(logs: dict[str, Any]) -> dict[str, float]:
@@ -233,6 +245,41 @@ class Reporter(TrainerCallback):
 
     def on_train_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self.bar.close()
+
+
+class Keeper(TrainerCallback):
+    """Makes a Trainer's checkpoints exact and tells torn ones.
+
+    What was summed up since the last logged line is in no checkpoint of transformers': a resumed run would log
+    averages over a part of that interval. It is written beside it here, by each rank, and read again.
+    """
+
+    def __init__(self, trainer: Trainer, last: Path | None):
+        self.trainer, self.last = trainer, last
+
+    def _interval(self, folder: Path) -> Path:
+        return folder / f"interval_{self.trainer.args.process_index}.json"
+
+    def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if self.last is not None:
+            interval = json.loads(self._interval(self.last).read_text(encoding="utf-8"))
+            self.trainer._tr_loss += interval["loss"]
+            self.trainer._globalstep_last_logged = interval["since"]
+            if interval["metrics"] is not None:  # TRL's trainers alone have them
+                self.trainer._metrics["train"].update(interval["metrics"])
+
+    def on_save(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        metrics = dict(self.trainer._metrics["train"]) if hasattr(self.trainer, "_metrics") else None
+        interval = {
+            "loss": self.trainer._tr_loss.item(),
+            "since": self.trainer._globalstep_last_logged,
+            "metrics": metrics,
+        }
+        self._interval(folder).write_text(json.dumps(interval), encoding="utf-8")
+        self.trainer.accelerator.wait_for_everyone()
+        if state.is_world_process_zero:
+            seal(folder)
 
 
 class Interruption:

@@ -4,6 +4,7 @@ import gzip
 import itertools
 import json
 import math
+import os
 import random
 import statistics
 from pathlib import Path
@@ -11,7 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from benchmarks import data, data_sheets, ppo_sentiment, progression, reward_card
+from benchmarks import data, data_sheets, ppo_memory, ppo_seeds, ppo_sentiment, progression, reward_card
 from rlhf import cli
 from rlhf.evaluation import report
 from tests.conftest import FAST, TINY
@@ -127,6 +128,54 @@ def test_the_data_sheets_hold_numbers_alone(
     assert "read as" in capsys.readouterr().out
 
 
+def test_ppo_over_seeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    """One seed of each kind, with a sentinel that sees an illness in the first update of the first wrong setting."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(ppo_seeds, "RESULT", tmp_path / "ppo_seeds.json")
+    monkeypatch.setattr(ppo_seeds, "rlhf", in_process)
+    monkeypatch.setitem(ppo_seeds.BAD, "learning rates × 30", [ppo_seeds.REWARD, "stage.sentinel.window=1", *SEEN])
+    own = [f"{stage}:{item}" for stage in ("base", "sft", "reward", "ppo", "compare") for item in FAST[stage]]
+    arguments = ["ppo_seeds", "--seeds", "1", "--bad", "--", "hardware=cpu", *TINY, *own]
+    monkeypatch.setattr("sys.argv", arguments)
+    ppo_seeds.main()
+    found = json.loads((tmp_path / "ppo_seeds.json").read_text())
+    compared = json.loads(Path("checkpoints/ppo-seeds/compare/metrics.json").read_text())["models"]
+    [row] = found["healthy"]
+    assert row["gold"] == [compared["seed-0"]["gold"][part] for part in ("mean", "low", "high")]
+    assert row["collapsed"] == (row["gold"][0] < compared["sft"]["gold"]["mean"])
+    [caught] = found["bad"]["learning rates × 30"]
+    assert caught["ended_early"]
+    assert caught["diagnoses"][0] == ["steps_too_large", 1]
+    assert not found["bad"]["no KL penalty"][0]["ended_early"]
+    shown = capsys.readouterr().out
+    assert "| learning rates × 30 | 1 of 1 | 1 (1 to 1) | steps_too_large (1) |" in shown
+    assert "| no KL penalty | 0 of 1 | – | – |" in shown
+    monkeypatch.setattr("sys.argv", ["ppo_seeds", "--show"])
+    ppo_seeds.main()
+    assert capsys.readouterr().out.strip() == "\n".join(ppo_seeds.table(found))
+
+
+SEEN = ("stage.sentinel.step_kl=1e-12", "stage.sentinel.explained_variance=null", "stage.sentinel.distinct=null")
+
+
+def in_process(*overrides: str, check: bool = True) -> int:
+    """``python -m rlhf`` without seconds of imports."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("sys.argv", ["rlhf", *overrides])
+        try:
+            cli.main()
+        except SystemExit as error:
+            assert not check, overrides
+            return error.code
+    return 0
+
+
+def test_means_over_seeds_by_hand() -> None:
+    """0, 1, 2: mean 1, deviation 1, and with two degrees of freedom 4.30 / √3 = 2.483."""
+    assert ppo_seeds.interval([0.0, 1.0, 2.0]) == "1.000 ±2.483"
+    assert ppo_seeds.interval([0.5]) == "0.500"
+
+
 def test_reward_cards_of_real_sets(
     chain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
@@ -214,3 +263,32 @@ def test_ppo_on_sentiment_runs_is_measured_and_drawn(
     assert found["best_of_n"][0]["sentiment"]["mean"] <= found["best_of_n"][1]["sentiment"]["mean"]
     assert (tmp_path / "f.svg").read_text().count("PPO, seed") == 2
     assert "| PPO, seed 3 |" in capsys.readouterr().out
+
+
+def memory_rows(one_base: int) -> list[dict]:
+    peaks = {"full": 1000, "four-model LoRA": 600, "one-base LoRA": one_base}
+    return [
+        {"model": "stories15M", "way": way, "peak": peak * 2**20, "planned": 900 * 2**20, "seconds": 1.234}
+        for way, peak in peaks.items()
+    ]
+
+
+def test_memory_by_hand() -> None:
+    lines = ppo_memory.table(memory_rows(400))
+    assert lines[2] == "| stories15M | full | 1000 | 100% | 900 | -10% | 1.23 |"
+    assert lines[4] == "| stories15M | one-base LoRA | 400 | 40% | 900 | +125% | 1.23 |"
+    assert list(ppo_memory.checks(memory_rows(400)).values()) == [True]
+    assert list(ppo_memory.checks(memory_rows(401)).values()) == [False]
+
+
+@pytest.mark.slow
+def test_memory_is_measured_in_a_process_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not os.environ.get("RLHF_TEST_MODELS"):
+        pytest.skip("RLHF_TEST_MODELS names no folder with stories15M")
+    monkeypatch.setattr(ppo_memory, "RESULT", tmp_path / "ppo_memory.json")
+    monkeypatch.setattr("sys.argv", ["ppo_memory", "--models", "stories15M", "--repeats", "1", "--updates", "2"])
+    ppo_memory.main()
+    rows = json.loads((tmp_path / "ppo_memory.json").read_text())["rows"]
+    assert all(ppo_memory.checks(rows).values())
+    for row in rows:
+        assert row["planned"] == pytest.approx(row["peak"], rel=0.25)

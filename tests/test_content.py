@@ -57,3 +57,14 @@ def test_two_runs_that_differ_in_a_secret_are_the_same_run(settings: Callable[..
     one, two = (content(settings("base", f"+stage.trainer.hub_token={token}"), {}) for token in ("abc", "xyz"))
     assert difference(one, two) is None
     assert one["stage.trainer.hub_token"] == "***"
+
+
+def test_a_run_that_was_stopped_can_go_on_with_warnings_alone(beside_chain: Callable[..., Settings]) -> None:
+    """Stopped or warned, an update computes the same; a rollback changes what follows."""
+
+    def of(action: str) -> dict:
+        settings = beside_chain("ppo", f"stage.sentinel.action={action}")
+        return content(settings, find_parents(settings))
+
+    assert difference(of("stop"), of("warn")) is None
+    assert difference(of("warn"), of("rollback")) == "stage.sentinel.action was 'warn', now 'rollback'"

@@ -15,6 +15,7 @@ from rlhf.config import Settings
 from rlhf.errors import ConfigError, TrainingError
 from rlhf.manifest import read_manifest
 from rlhf.run import Run
+from rlhf.sealed import seal
 from rlhf.stages import execute
 from tests.conftest import composed
 
@@ -51,15 +52,6 @@ def test_an_argument_that_the_trainer_would_pass_over_is_refused(
 def test_names_by_hand() -> None:
     logs = {"loss": 1, "eval_loss": 2, "eval_rewards/accuracies": 0.5, "eval_runtime": 3, "epoch": 1, "total_flos": 9}
     assert training.rename(logs) == {"train/loss": 1.0, "eval/loss": 2.0, "eval/rewards/accuracies": 0.5}
-
-
-def test_a_checkpoint_that_was_not_written_to_its_end_is_passed_over(tmp_path: Path) -> None:
-    assert training.last_checkpoint(tmp_path) is None
-    for step in (2, 10, 12):
-        (tmp_path / f"checkpoint-{step}").mkdir()
-        if step != 12:
-            (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text("{}")
-    assert training.last_checkpoint(tmp_path).name == "checkpoint-10"
 
 
 @pytest.mark.parametrize("stage", ["sft", "reward", "dpo"])
@@ -162,14 +154,20 @@ def test_an_error_in_the_midst_of_training_is_no_matter_of_settings(
 
 def test_a_checkpoint_that_cannot_be_read_is_no_matter_of_settings(tmp_path: Path) -> None:
     (tmp_path / "checkpoint-1").mkdir()
-    (tmp_path / "checkpoint-1" / "trainer_state.json").write_text('{"global_step": 1}')
+    (tmp_path / "checkpoint-1" / "trainer_state.json").write_text('{"global_step": 1, "max_steps": 2}')
+    seal(tmp_path / "checkpoint-1")
 
     def torn(**_: object) -> None:
         raise ValueError("torn")
 
-    trainer = SimpleNamespace(remove_callback=lambda _: None, add_callback=lambda _: None, train=torn)
+    trainer = SimpleNamespace(
+        args=SimpleNamespace(output_dir=tmp_path),
+        remove_callback=lambda _: None,
+        add_callback=lambda _: None,
+        train=torn,
+    )
     with pytest.raises(ValueError, match="torn"):
-        training.train(trainer, SimpleNamespace(resumed=True, scratch=tmp_path, rewind=lambda _: None))
+        training.train(trainer, SimpleNamespace(stage="sft", resumed=True, scratch=tmp_path, rewind=lambda _: None))
 
 
 @pytest.mark.parametrize("stage", ["sft", "dpo"])

@@ -29,6 +29,7 @@ from rlhf.config.publish import Publish, PublishStage, Weights
 from rlhf.config.reward import EvaluateRewardStage, RewardLoss, RewardStage
 from rlhf.config.rewards import Normalisation, RewardTerm
 from rlhf.config.rules import require
+from rlhf.config.sentinel import SentinelAction, SentinelSettings
 from rlhf.config.stage import Input, Stage, TrainedStage
 from rlhf.config.stages import (
     PROGRESSION,
@@ -77,6 +78,8 @@ __all__ = [
     "RewardTerm",
     "SFTStage",
     "SampleStage",
+    "SentinelAction",
+    "SentinelSettings",
     "Settings",
     "Source",
     "Stage",
@@ -110,6 +113,8 @@ class Settings:
         require(0 <= self.seed < 2**32, "seed", self.seed, "lie in [0, 2**32)")
         if self.overwrite and self.resume:
             raise ConfigError("overwrite=true and resume=true contradict each other: give one of them")
+        if isinstance(self.stage, PPOStage) and self.stage.one_base and self.adapter.kind is AdapterKind.none:
+            raise ConfigError("stage.one_base=true wants adapters on a frozen base: give adapter=lora or adapter=qlora")
         members = getattr(self.stage, "ensemble", 1)
         if members > 1 and self.adapter.kind is AdapterKind.none:
             raise ConfigError(

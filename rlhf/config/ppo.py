@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 from rlhf.config.rewards import RewardTerm, reward_term, reward_terms
 from rlhf.config.rules import require, require_not_negative, require_positive
+from rlhf.config.sentinel import SentinelSettings
 from rlhf.config.stage import Input, TrainedStage
 from rlhf.errors import ConfigError
 
@@ -48,6 +49,7 @@ class PPOStage(TrainedStage):
     term: RewardTerm
     gold: Any
     critic: str | None
+    one_base: bool | None
     updates: int
     batch_size: int
     minibatches: int
@@ -85,6 +87,7 @@ class PPOStage(TrainedStage):
     score_clip: float | None
     save_every: int
     log_every: int
+    sentinel: SentinelSettings
 
     reads: ClassVar[tuple[str, ...]] = ("prompts",)
 

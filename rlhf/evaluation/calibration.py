@@ -1,6 +1,5 @@
-"""Whether what is said with a probability happens as often: of preferences, and of answers."""
+"""Whether an answer is right as often as it is probable. For reward models see rlhf.preference.calibration."""
 
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -40,15 +39,6 @@ def calibration_error(bins: Sequence[Bin]) -> float:
     """
     total = sum(part.count for part in bins)
     return sum(part.count * abs(part.predicted - part.happened) for part in bins) / total
-
-
-def preference_probabilities(first: Sequence[float], second: Sequence[float]) -> list[float]:
-    """sigmoid(r(first) - r(second)): how probable a reward model holds it that the first is preferred."""
-    return [_sigmoid(a - b) for a, b in zip(first, second, strict=True)]
-
-
-def _sigmoid(gap: float) -> float:
-    return 1 / (1 + math.exp(-gap)) if gap >= 0 else math.exp(gap) / (1 + math.exp(gap))
 
 
 def answer_probabilities(texts: Sequence[str]) -> list[float]:

@@ -8,7 +8,7 @@ from rlhf.config import CompareStage
 from rlhf.data.render import Prompt
 from rlhf.evaluation import judges
 from rlhf.evaluation.answers import Answers, by_prompt
-from rlhf.evaluation.calibration import Bin, answer_probabilities, calibration_error, reliability
+from rlhf.evaluation.calibration import answer_probabilities, calibration_error, reliability
 from rlhf.evaluation.instructions import followed
 from rlhf.evaluation.metrics import (
     Estimate,
@@ -23,6 +23,7 @@ from rlhf.evaluation.metrics import (
 )
 from rlhf.evaluation.preferences import Compared, by_judge, by_scores, length_controlled
 from rlhf.evaluation.records import OverSeeds, Record
+from rlhf.preference.calibration import Bin
 from rlhf.rewards import RewardFunction, checked
 
 Row = Mapping[str, Any]  # a prompt with what is known about it: task, format, held_out, group

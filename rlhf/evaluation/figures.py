@@ -5,12 +5,12 @@ from typing import Any
 
 import numpy as np
 
-from rlhf.evaluation.calibration import calibration_error
 from rlhf.evaluation.comparison import Comparison
 from rlhf.evaluation.drawing import INK, Drawing, canvas, finish, point, style
 from rlhf.evaluation.frontier import Law, best_of_n_points, fit_law, trajectory
 from rlhf.evaluation.metrics import Estimate
 from rlhf.evaluation.records import Record
+from rlhf.preference.calibration import calibration_error
 
 REWARDS = {"gold": "gold reward", "reward": "reward model"}
 # Of each stage's log the curves that say most, in the order in which they are drawn; up to `PANELS` of them.
@@ -178,11 +178,11 @@ def reliable(comparison: Comparison) -> Drawing | None:
         axes = figure.subplots()
         axes.plot([0.5, 1], [0.5, 1], color=INK, linewidth=0.8, linestyle=":", label="as sure as right")
         axes.plot(
-            [b.predicted for b in bins], [b.happened for b in bins], label="reward model", **(point(1) | style(1))
+            [b.confidence for b in bins], [b.accuracy for b in bins], label="reward model", **(point(1) | style(1))
         )
         for one in bins:
             axes.annotate(
-                str(one.count), (one.predicted, one.happened), (4, -10), textcoords="offset points", fontsize=8
+                str(one.count), (one.confidence, one.accuracy), (4, -10), textcoords="offset points", fontsize=8
             )
         axes.set(xlabel="how sure: σ(|difference of the scores|)", ylabel="share of held-out pairs it orders rightly")
         axes.legend()

@@ -15,13 +15,13 @@ from rich.text import Text
 
 from rlhf.data.render import question
 from rlhf.evaluation import page
-from rlhf.evaluation.calibration import calibration_error
 from rlhf.evaluation.comparison import Comparison
 from rlhf.evaluation.figures import figures
 from rlhf.evaluation.frontier import fit_law, trajectory
 from rlhf.evaluation.metrics import Estimate
 from rlhf.evaluation.tables import HEADINGS, grids, keys_of, remarks, rows
 from rlhf.manifest import write_json
+from rlhf.preference.calibration import calibration_error
 from rlhf.progress import console, printable
 
 EXAMPLES = 8

@@ -9,11 +9,13 @@ from rlhf.data import load
 from rlhf.data.render import question
 from rlhf.errors import ConfigError
 from rlhf.evaluation.answers import Answers
-from rlhf.evaluation.calibration import Bin, preference_probabilities, reliability
 from rlhf.evaluation.comparison import prefer, score
 from rlhf.evaluation.judging import build
+from rlhf.preference.calibration import Bin, reliability
 from rlhf.rewards import RewardFunction, RewardModel
 from rlhf.run import Run
+
+BINS = 5  # of the confidence, from a half to one
 
 
 def score_all(
@@ -105,5 +107,4 @@ def reliability_of(scorer: RewardFunction, pairs: Sequence[dict[str, Any]]) -> l
         return []
     prompts = [pair["prompt"] for pair in pairs]
     chosen, rejected = (scorer(prompts, [question(pair[side]) for pair in pairs]) for side in ("chosen", "rejected"))
-    right = preference_probabilities(chosen, rejected)
-    return reliability([max(p, 1 - p) for p in right], [float(p > 0.5) + 0.5 * (p == 0.5) for p in right])
+    return reliability([a - b for a, b in zip(chosen, rejected, strict=True)], BINS)

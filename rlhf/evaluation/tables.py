@@ -3,9 +3,9 @@
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from rlhf.evaluation.calibration import calibration_error
 from rlhf.evaluation.comparison import Comparison
 from rlhf.evaluation.metrics import Estimate
+from rlhf.preference.calibration import calibration_error
 
 # Metric -> its heading and what it says.
 HEADINGS = {
@@ -126,7 +126,7 @@ def remarks(comparison: Comparison) -> list[str]:
     if not bins:
         return comparison.notes
     pairs, error = sum(one.count for one in bins), calibration_error(bins)
-    right = sum(one.happened * one.count for one in bins) / pairs
+    right = sum(one.accuracy * one.count for one in bins) / pairs
     return [
         *comparison.notes,
         f"The reward model orders {right:.3f} of {pairs} held-out pairs rightly; its expected calibration error is "

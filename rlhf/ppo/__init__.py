@@ -12,7 +12,7 @@ from typing import Any, get_type_hints
 
 import yaml
 
-from rlhf.config import PPOStage, RewardTerm
+from rlhf.config import PPOStage, RewardTerm, SentinelSettings
 from rlhf.config.rewards import usual_term
 from rlhf.config.rules import require, require_type
 from rlhf.errors import ConfigError
@@ -22,26 +22,35 @@ from rlhf.ppo.critic import Critic
 from rlhf.ppo.kl import k1, k2, k3, shape_rewards
 from rlhf.ppo.losses import clipped_policy_loss, clipped_value_loss
 from rlhf.ppo.rollout import Rollout
+from rlhf.ppo.sentinel import Diagnosis, Sentinel
 from rlhf.ppo.trainer import PPOTrainer
 
 
 def settings(**overrides: Any) -> PPOStage:
     """The settings of conf/stage/ppo.yaml, without Hydra; a choice is given by its name, as in ``missing_eos="keep"``.
 
+    Those of the sentinel are a dict: ``sentinel={"action": "stop"}``.
+
     Raises:
         ConfigError: an override is no setting of PPO, or a value is of the wrong type or out of range.
     """
     values = yaml.safe_load((bundled("conf") / "stage" / "ppo.yaml").read_text(encoding="utf-8"))
     values["gold"] = None  # PPOTrainer is given the function itself; the file names the data's
-    hints = get_type_hints(PPOStage)
-    names = {field.name: hints[field.name] for field in fields(PPOStage)}
+    watching = _made(SentinelSettings, "stage.sentinel", values["sentinel"], overrides.get("sentinel", {}))
+    return _made(PPOStage, "stage", values, overrides | {"sentinel": watching})
+
+
+def _made(kind: type, key: str, values: dict[str, Any], overrides: dict[str, Any]) -> Any:
+    """``kind`` from what YAML gives, with overrides."""
+    hints = get_type_hints(kind)
+    names = {field.name: hints[field.name] for field in fields(kind)}
     for name in overrides:
         if name not in names:
             close = difflib.get_close_matches(name, names, n=1)
             raise ConfigError(f"there is no setting {name}" + "".join(f"; did you mean {other}?" for other in close))
     # YAML 1.1, which PyYAML reads, takes 3e-6 for a text: a number wants a point there.
     given = {name: float(values[name]) if hint is float else values[name] for name, hint in names.items()} | overrides
-    return PPOStage(**{name: _typed(f"stage.{name}", given[name], hint) for name, hint in names.items()})
+    return kind(**{name: _typed(f"{key}.{name}", given[name], hint) for name, hint in names.items()})
 
 
 def _typed(key: str, value: Any, hint: Any) -> Any:
@@ -58,8 +67,10 @@ def _typed(key: str, value: Any, hint: Any) -> Any:
 
 __all__ = [
     "Critic",
+    "Diagnosis",
     "PPOTrainer",
     "Rollout",
+    "Sentinel",
     "clipped_policy_loss",
     "clipped_value_loss",
     "gae",

@@ -1,8 +1,14 @@
-"""Weights and optimizer states on disk, as safetensors: nothing is pickled, and a checkpoint is there whole or not."""
+"""Everything that training changes, on disk as safetensors and JSON: nothing is pickled.
+
+A checkpoint is there whole or not: it is written aside, put on the disk with the digests of its files, and renamed. No
+generator's state is in it, of any rank: every random choice is derived from the run's seed and the update (seeds.py),
+and so are the prompts of a batch.
+"""
 
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +17,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from rlhf.sealed import fault, newest_whole, number, resumable, seal, sync
+
 KEPT = 2
+STATE = "state.json"
 
 
 def trainable(module: nn.Module) -> dict[str, Tensor]:
@@ -21,12 +30,18 @@ def trainable(module: nn.Module) -> dict[str, Tensor]:
 
 def save(
     folder: Path,
-    modules: dict[str, nn.Module],
-    optimizers: dict[str, Optimizer],
+    modules: Mapping[str, nn.Module],
+    optimizers: Mapping[str, Optimizer],
     update: int,
-    state: dict[str, Any],
+    state: Mapping[str, Any],
+    refuge: int | None = None,
 ) -> None:
-    """Write ``update-<n>`` aside and rename it; older checkpoints than the last two go. ``state`` is kept as JSON."""
+    """Write ``update-<n>``. ``state`` is what else there is, as JSON can hold it; numbers come back to the last bit.
+
+    The last two stay; with a ``refuge`` also the last healthy one (``state["healthy"]``) of an update up to it, and
+    the first healthy one after it, which takes its place in time. Checkpoints of later updates than this are torn or
+    of a past that was rolled back, and go.
+    """
     place = folder / f"update-{update}"
     aside = folder / f".{place.name}"
     shutil.rmtree(aside, ignore_errors=True)
@@ -35,30 +50,73 @@ def save(
         parameters = {key: value.detach().contiguous() for key, value in trainable(module).items()}
         save_file(parameters, aside / f"{name}.safetensors")
         save_file(_optimizer_state(optimizers[name]), aside / f"{name}_optimizer.safetensors")
-    (aside / "state.json").write_text(json.dumps({"update": update, "state": state}), encoding="utf-8")
+    (aside / STATE).write_text(json.dumps({"update": update, "state": dict(state)}), encoding="utf-8")
+    seal(aside)
     shutil.rmtree(place, ignore_errors=True)
     os.rename(aside, place)
-    for old in sorted(folder.glob("update-*"), key=_number)[:-KEPT]:
-        shutil.rmtree(old)
+    sync(folder)
+    _prune(folder, update, refuge)
 
 
-def load(folder: Path, modules: dict[str, nn.Module], optimizers: dict[str, Optimizer]) -> tuple[int, dict[str, Any]]:
-    """Restore the newest checkpoint in ``folder``; returns its update and state, (0, {}) where there is none."""
-    place = max(folder.glob("update-*"), key=_number, default=None)
-    if place is None:
-        return 0, {}
+def load(
+    folder: Path, modules: Mapping[str, nn.Module], optimizers: Mapping[str, Optimizer]
+) -> tuple[int, dict[str, Any]]:
+    """Restore the newest whole checkpoint in ``folder``; its update and state, (0, {}) where there is no checkpoint.
+
+    Raises:
+        RunError: there are checkpoints, but none is whole.
+    """
+    place = newest_whole(resumable(folder, "update-*", "ppo"), "ppo")
+    return (0, {}) if place is None else restore(place, modules, optimizers)
+
+
+def restore(
+    place: Path, modules: Mapping[str, nn.Module], optimizers: Mapping[str, Optimizer]
+) -> tuple[int, dict[str, Any]]:
+    """Read one checkpoint into models and optimizers; its update and state."""
     for name, module in modules.items():
         parameters = trainable(module)
         with torch.no_grad():
             for key, value in load_file(place / f"{name}.safetensors").items():
                 parameters[key].copy_(value)
         _restore_optimizer(optimizers[name], load_file(place / f"{name}_optimizer.safetensors"))
-    saved = json.loads((place / "state.json").read_text(encoding="utf-8"))
-    return saved["update"], saved["state"]
+    return number(place), _state(place)
 
 
-def _number(path: Path) -> int:
-    return int(path.name.rpartition("-")[2])
+def checkpoints(folder: Path) -> list[Path]:
+    return sorted(folder.glob("update-*"), key=number)
+
+
+def healthy(folder: Path, latest: int) -> Path | None:
+    """The newest whole checkpoint up to update ``latest`` at which no diagnosis held; None where there is none."""
+    for place in reversed(checkpoints(folder)):
+        if number(place) <= latest and fault(place) is None and _state(place).get("healthy"):
+            return place
+    return None
+
+
+def discard_after(folder: Path, update: int) -> None:
+    """Delete the checkpoints of later updates: their future will not be."""
+    for place in checkpoints(folder):
+        if number(place) > update:
+            shutil.rmtree(place)
+
+
+def _prune(folder: Path, update: int, refuge: int | None) -> None:
+    discard_after(folder, update)
+    places = checkpoints(folder)
+    kept = places[-KEPT:]
+    if refuge is not None:
+        sound = [place for place in places if fault(place) is None and _state(place).get("healthy")]
+        kept += [place for place in sound if number(place) <= refuge][-1:]
+        kept += [place for place in sound if number(place) > refuge][:1]
+    for place in places:
+        if place not in kept:
+            shutil.rmtree(place)
+
+
+def _state(place: Path) -> dict[str, Any]:
+    return json.loads((place / STATE).read_text(encoding="utf-8"))["state"]
 
 
 def _optimizer_state(optimizer: Optimizer) -> dict[str, Tensor]:

@@ -9,7 +9,6 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from rlhf.config import LossMean, PPOStage
-from rlhf.errors import TrainingError
 from rlhf.ppo import checkpoint
 from rlhf.ppo.kl import ESTIMATORS, kl_loss
 from rlhf.ppo.losses import clipped_policy_loss, clipped_value_loss, truncated_importance
@@ -17,6 +16,7 @@ from rlhf.ppo.ranks import largest, total
 from rlhf.ppo.report import Metrics
 from rlhf.ppo.rollout import Rollout, micro_batches, model_inputs, response_logits, tolerance
 from rlhf.ppo.seeds import permutation
+from rlhf.ppo.sentinel import BrokenError
 from rlhf.ppo.tensors import entropies, masked_sum, token_logprobs, token_shares
 
 
@@ -24,11 +24,12 @@ class Learner:
     """Both models, each with its optimizer; ``improve`` takes them a batch further.
 
     Raises:
-        TrainingError: the first ratio is not 1, or a loss or a gradient is not a number.
+        BrokenError: the first ratio is not 1, or a loss or a gradient is not a number.
     """
 
     def __init__(self, policy: Any, critic: nn.Module, stage: PPOStage, seed: int, accelerator: Accelerator):
         self.stage, self.seed, self.accelerator = stage, seed, accelerator
+        self.rate_factor = 1.0
         self.modules = {"policy": policy, "critic": critic}
         self.optimizers = {
             "policy": self._adam(policy, stage.learning_rate),
@@ -88,12 +89,14 @@ class Learner:
         size = self.stage.micro_batch_size
         parts = (micro_batches(rollout, size), *(x.split(size) for x in (advantages, returns, shares)))
         for part, part_advantages, part_returns, share in zip(*parts, strict=True):
-            policy_loss, found = self._policy_loss(part, part_advantages, kl_coef, learns)
-            value_loss, more = self._value_loss(part, part_returns)
-            losses = {"loss/policy_avg": policy_loss, "loss/value_avg": value_loss}
-            losses = {key: masked_sum(share * loss, part.mask) for key, loss in losses.items()}
-            # Two sets of parameters, two optimizers: adding the losses mixes no gradient.
-            self.accelerator.backward(scale * sum(losses.values() if learns else [losses["loss/value_avg"]]))
+            # One after the other: the policy's graph is gone before there is the critic's.
+            loss, found = self._policy_loss(part, part_advantages, kl_coef, learns)
+            losses = {"loss/policy_avg": masked_sum(share * loss, part.mask)}
+            if learns:
+                self.accelerator.backward(scale * losses["loss/policy_avg"])
+            loss, more = self._value_loss(part, part_returns)
+            losses["loss/value_avg"] = masked_sum(share * loss, part.mask)
+            self.accelerator.backward(scale * losses["loss/value_avg"])
             errors.append(torch.where(part.mask, found["val/ratio"] - 1, 0.0).abs().max())
             found = {key: masked_sum(value.float(), part.mask) / tokens for key, value in (found | more).items()}
             for key, value in (found | {key: loss.detach() / weight for key, loss in losses.items()}).items():
@@ -142,9 +145,12 @@ class Learner:
             norm = self.accelerator.clip_grad_norm_(checkpoint.trainable(model).values(), self.stage.max_grad_norm)
             loss = found["loss/policy_avg" if name == "policy" else "loss/value_avg"]
             if not (torch.isfinite(norm) and math.isfinite(loss)):
-                raise TrainingError(
-                    f"the {name}'s loss or gradient is not a finite number at update {update + 1}: "
-                    "lower its learning rate, or use model.dtype=float32"
+                self._forget()  # or the first step after a rollback would be made of them
+                raise BrokenError(
+                    "not_finite",
+                    f"the {name}'s loss or gradient is not a finite number at update {update + 1}, commonly because "
+                    "the steps are too large or half precision overflows: lower its learning rate, or use "
+                    "model.dtype=float32",
                 )
         for name in learning:
             self.optimizers[name].step()
@@ -155,9 +161,9 @@ class Learner:
             optimizer.zero_grad()
 
     def _set_learning_rates(self, update: int) -> Metrics:
-        """Linear warm-up, then linear decay to zero; the schedule is a function of the update, and has no state."""
+        """Linear warm-up, then linear decay to zero; ``rate_factor`` is below 1 after a rollback."""
         warm = min(1.0, (update + 1) / max(self.stage.warmup_updates, 1))
-        share = warm * (1 - update / self.stage.updates)
+        share = self.rate_factor * warm * (1 - update / self.stage.updates)
         bases = {"policy": self.stage.learning_rate, "critic": self.stage.critic_learning_rate}
         for name, optimizer in self.optimizers.items():
             for group in optimizer.param_groups:
@@ -166,8 +172,9 @@ class Learner:
 
     def _check_ratio(self, error: float, update: int) -> None:
         """At the first minibatch of an update nothing has been learned, so every ratio is 1."""
-        if error > tolerance(self.modules["policy"]):
-            raise TrainingError(
+        if error > tolerance(self.modules["policy"], self.stage.sentinel):
+            raise BrokenError(
+                "ratio_off",
                 f"the first minibatch of update {update + 1} has a ratio {error:.2g} away from 1: "
-                "the rollout's log-probabilities are not those of the policy that is trained"
+                "the rollout's log-probabilities are not those of the policy that is trained",
             )

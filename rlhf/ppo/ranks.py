@@ -2,6 +2,7 @@
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast
 from torch import Tensor
 
 from rlhf.ppo.tensors import masked_sum, standardize
@@ -32,3 +33,16 @@ def whiten(x: Tensor, mask: Tensor, accelerator: Accelerator, keep_mean: bool = 
     mean, var = moments(x, mask, accelerator)
     white = standardize(x, mask, mean, var)
     return torch.where(mask, white + mean, white) if keep_mean else white
+
+
+def anywhere(holds: bool, accelerator: Accelerator) -> bool:
+    """Whether it holds on any rank: an error that one alone raised would leave the others waiting for it for ever."""
+    return bool(total(torch.tensor(float(holds), device=accelerator.device), accelerator))
+
+
+def agreed(metrics: dict[str, float], accelerator: Accelerator) -> dict[str, float]:
+    """The first rank's numbers, on all ranks: what is decided by them is then decided alike, to the last bit."""
+    if accelerator.num_processes == 1:
+        return metrics
+    values = torch.tensor(list(metrics.values()), dtype=torch.float64, device=accelerator.device)
+    return dict(zip(metrics, broadcast(values, from_process=0).tolist(), strict=True))

@@ -4,6 +4,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from rlhf.ppo.diversity import distinct, repetition
 from rlhf.ppo.kl import k1
 from rlhf.ppo.ranks import moments
 from rlhf.ppo.rollout import Rollout
@@ -19,6 +20,7 @@ def report(rollout: Rollout, scores: Tensor, penalties: Tensor, returns: Tensor,
     mask, lengths = rollout.mask, rollout.mask.sum(-1).float()
     kl = torch.where(mask, k1(rollout.logprobs, rollout.ref_logprobs), 0.0).sum(-1)
     non_score = penalties.sum(-1)
+    responses = [ids[kept].tolist() for ids, kept in zip(rollout.response_ids, mask, strict=True)]
     found = {
         "objective/scores": rollout.scores.mean(),
         "objective/rlhf_reward": (scores + non_score).mean(),
@@ -27,6 +29,8 @@ def report(rollout: Rollout, scores: Tensor, penalties: Tensor, returns: Tensor,
         "objective/entropy": torch.where(mask, -rollout.logprobs, 0.0).sum(-1).mean(),
         "val/ended": rollout.ended.float().mean(),
         "val/response_length": lengths.mean(),
+        "val/repetition": lengths.new_tensor(repetition(responses)),
+        "val/distinct": lengths.new_tensor(distinct(responses)),
     }
     _, spread = moments(rollout.scores, torch.ones_like(rollout.scores, dtype=torch.bool), accelerator)
     _, error = moments(returns - rollout.values, mask, accelerator)

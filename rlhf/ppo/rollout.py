@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from rlhf.config import MissingEOS
+from rlhf.config import MissingEOS, SentinelSettings
 from rlhf.data.render import Prompt, prompt_ids
 from rlhf.generate import Sampled, end_ids, response_text, sample, sampling_mode, seeded
 from rlhf.ppo.tensors import token_logprobs
@@ -60,9 +60,10 @@ def reference_logits(policy: Any, reference: Any | None, rollout: Rollout) -> Te
         return response_logits(policy if reference is None else reference, rollout)
 
 
-def tolerance(model: Any) -> float:
+def tolerance(model: Any, limits: SentinelSettings) -> float:
     """By how much two forward passes of ``model`` may differ in a log-probability: rounding, in its type."""
-    return 1e-4 if next(model.parameters()).dtype is torch.float32 else 0.1
+    exact = model.dtype is torch.float32 and not getattr(model, "is_loaded_in_4bit", False)
+    return limits.start_error if exact else limits.start_error_half
 
 
 def micro_batches(rollout: Rollout, size: int) -> Iterator[Rollout]:

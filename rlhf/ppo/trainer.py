@@ -11,7 +11,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from rlhf.config import KLIn, PPOStage
+from rlhf.config import KLIn, PPOStage, SentinelAction
 from rlhf.data.render import Prompt
 from rlhf.errors import ConfigError, TrainingError
 from rlhf.generate import sample
@@ -19,10 +19,11 @@ from rlhf.ppo import checkpoint
 from rlhf.ppo.advantages import gae
 from rlhf.ppo.kl import ESTIMATORS, adapted, shape_rewards
 from rlhf.ppo.learner import Learner
-from rlhf.ppo.ranks import largest, total, whiten
+from rlhf.ppo.ranks import agreed, anywhere, largest, total, whiten
 from rlhf.ppo.report import Metrics, report
 from rlhf.ppo.rollout import Rollout, Sampler, collect, evaluate, final_scores, tolerance
 from rlhf.ppo.seeds import derive, permutation
+from rlhf.ppo.sentinel import STOPPED, BrokenError, Diagnosis, Sentinel
 from rlhf.rewards import RewardFunction, Scorer
 
 
@@ -39,6 +40,7 @@ class PPOTrainer:
         gold: scores the same responses, is logged beside the reward, and changes nothing that is trained.
         score_mean, score_std: of the reward on the reference's responses, for ``stage.normalize_scores``.
         log: called with the metrics of an update and its number.
+        tell: called with each diagnosis of the sentinel, when what ``stage.sentinel.action`` says has been done.
         sampler: draws the responses; another engine than the policy itself wants ``stage.importance_cap``.
 
     Raises:
@@ -62,9 +64,10 @@ class PPOTrainer:
         score_std: float = 1.0,
         log: Callable[[Metrics, int], None] = lambda metrics, update: None,
         sampler: Sampler = sample,
+        tell: Callable[[Diagnosis], None] = lambda diagnosis: print(f"ppo: {diagnosis}"),
         cpu: bool | None = None,
     ):
-        self.stage, self.seed, self.log, self.sampler = stage, seed, log, sampler
+        self.stage, self.seed, self.log, self.tell, self.sampler = stage, seed, log, tell, sampler
         self.tokenizer, self.prompts = tokenizer, list(prompts)
         self.reward = Scorer(reward, gold, self._over_ranks)
         self.score_mean, self.score_std = (score_mean, score_std) if stage.normalize_scores else (0.0, 1.0)
@@ -81,21 +84,44 @@ class PPOTrainer:
         self.reference = reference if reference is None else reference.requires_grad_(False)
         self.policy, self.critic = policy, critic
         self.learner = Learner(policy, critic, stage, seed, self.accelerator)
+        self.sentinel = Sentinel(stage.sentinel)
         self.update = 0
         self.kl_coef = stage.kl_coef
         self.metrics: Metrics = {}
 
     def restore(self, folder: Path) -> int:
-        """Go on from the newest checkpoint in ``folder``; returns the updates that it holds, 0 without one."""
+        """Go on from the newest whole checkpoint in ``folder``; returns the updates that it holds, 0 without one.
+
+        Raises:
+            RunError: there are checkpoints, but none is whole.
+            TrainingError: the sentinel stopped the run there, and is still to stop runs.
+        """
         self.update, state = checkpoint.load(folder, self.learner.modules, self.learner.optimizers)
-        self.metrics, self.kl_coef = state.get("metrics", {}), state.get("kl_coef", self.stage.kl_coef)
-        if "rewards" in state:
-            self.reward.load_state_dict(state["rewards"])
+        if state:
+            self.load_state(state)
+            self.sentinel.load_state_dict(state["sentinel"])
+            self.learner.rate_factor = self.sentinel.rate_factor
+        if self.sentinel.stopped and self.stage.sentinel.action is not SentinelAction.warn:
+            raise TrainingError(
+                f"the run was stopped at {self.sentinel.stopped}; start again with other settings, or go on from there "
+                "with stage.sentinel.action=warn"
+            )
         return self.update
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint holds beside weights and optimizers, as JSON."""
-        return {"metrics": self.metrics, "kl_coef": self.kl_coef, "rewards": self.reward.state_dict()}
+        return {
+            "metrics": self.metrics,
+            "kl_coef": self.kl_coef,
+            "rewards": self.reward.state_dict(),
+            "sentinel": self.sentinel.state_dict(),
+            "healthy": self.sentinel.healthy,
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """The part of ``state`` that is a function of the updates made so far."""
+        self.metrics, self.kl_coef = state["metrics"], state["kl_coef"]
+        self.reward.load_state_dict(state["rewards"])
 
     def train(self, folder: Path | None = None, should_stop: Callable[[], bool] = lambda: False) -> Metrics:
         """Make the updates that are left of ``stage.updates`` and return the last metrics.
@@ -104,19 +130,80 @@ class PPOTrainer:
 
         Raises:
             KeyboardInterrupt: ``should_stop`` said so; a checkpoint of the last whole update is in ``folder``.
+            TrainingError: an invariant does not hold, or the sentinel has stopped the run.
         """
+        if self.stage.sentinel.action is SentinelAction.rollback:
+            if folder is None:
+                raise ConfigError("stage.sentinel.action=rollback needs a folder for checkpoints: train(folder)")
+            if self.update == 0:
+                self._save(folder)  # somewhere to go back to, should the first steps go wrong
         while self.update < self.stage.updates:
-            self.metrics = self.step(self.batch(self.update))
+            try:
+                found = agreed(self.step(self.batch(self.update)), self.accelerator)
+            except BrokenError as error:
+                self._heed([self.sentinel.broken(error, self.update + 1)], folder, error)
+                continue
+            diagnoses = self.sentinel.observe(found, self.update)
+            self.metrics = found | {"sentinel/active": float(len(self.sentinel.active))}
             self.log(self.metrics, self.update)
             # Ctrl-C may reach one rank alone, and the others would wait for it for ever.
-            stopping = bool(total(torch.tensor(float(should_stop()), device=self.accelerator.device), self.accelerator))
+            stopping = anywhere(should_stop(), self.accelerator)
+            if self._heed(diagnoses, folder):
+                continue
             if folder is not None and (stopping or self.update % self.stage.save_every == 0):
-                if self.accelerator.is_main_process:
-                    checkpoint.save(folder, self.learner.modules, self.learner.optimizers, self.update, self.state())
-                self.accelerator.wait_for_everyone()
+                self._save(folder)
             if stopping:
                 raise KeyboardInterrupt
         return self.metrics
+
+    def _save(self, folder: Path) -> None:
+        action, models = self.stage.sentinel.action, (self.learner.modules, self.learner.optimizers)
+        refuge = self.update - self.stage.sentinel.window if action is SentinelAction.rollback else None
+        if self.accelerator.is_main_process:
+            checkpoint.save(folder, *models, self.update, self.state(), refuge)
+        self.accelerator.wait_for_everyone()
+
+    def _heed(self, diagnoses: list[Diagnosis], folder: Path | None, error: BrokenError | None = None) -> bool:
+        """Do what ``stage.sentinel.action`` says, note it and tell it; whether the run has gone back.
+
+        Raises:
+            TrainingError: the run ends here, or ``error``, from which there is no way on, was not rolled back.
+        """
+        if not diagnoses:
+            return False
+        action, done = self.stage.sentinel.action, {"action": "warned"}
+        if action is SentinelAction.rollback and (error is None or error.name == "not_finite"):
+            back_to = self._roll_back(folder)
+            done = {"action": STOPPED} if back_to is None else {"action": "rolled back", "back_to": back_to}
+        elif action is not SentinelAction.warn or error is not None:
+            done = {"action": STOPPED}
+        diagnoses = [diagnosis._replace(**done) for diagnosis in diagnoses]
+        self.sentinel.raised += diagnoses
+        ends = done["action"] == STOPPED
+        if ends and error is None and folder is not None:
+            self._save(folder)
+        for diagnosis in diagnoses:
+            self.tell(diagnosis)
+        if ends:
+            raise error or TrainingError(f"stopped at {diagnoses[0]}")
+        return "back_to" in done
+
+    def _roll_back(self, folder: Path) -> int | None:
+        """Return to the newest checkpoint that a whole window has shown to be healthy; None where there is no way back.
+
+        The learning rates are lower from there on, so the run does not take the same steps again.
+        """
+        place = checkpoint.healthy(folder, self.update - self.stage.sentinel.window)
+        if place is None or self.sentinel.rollbacks >= self.stage.sentinel.rollbacks:
+            return None
+        self.update, state = checkpoint.restore(place, self.learner.modules, self.learner.optimizers)
+        self.load_state(state)
+        self.sentinel.roll_back(state["sentinel"])
+        self.learner.rate_factor = self.sentinel.rate_factor
+        self.accelerator.wait_for_everyone()
+        if self.accelerator.is_main_process:
+            checkpoint.discard_after(folder, self.update)
+        return self.update
 
     def batch(self, update: int) -> list[Prompt]:
         """This rank's prompts of an update: a slice of an endless sequence of shuffled passes."""
@@ -176,8 +263,9 @@ class PPOTrainer:
         if self.update == 0:
             distance = torch.where(rollout.mask, rollout.logprobs - rollout.ref_logprobs, 0.0).abs()
             error = largest(distance, self.accelerator)
-            if error > tolerance(self.policy):
-                raise TrainingError(
+            if error > tolerance(self.policy, self.stage.sentinel):
+                raise BrokenError(
+                    "start_off",
                     f"the policy starts {error:.2g} nats away from its reference at some token, not at 0: "
-                    "the reference must be the policy's own starting point"
+                    "the reference must be the policy's own starting point",
                 )

@@ -6,10 +6,10 @@ from typing import Any
 
 from rlhf.config import CompareStage
 from rlhf.evaluation.answers import Answers
-from rlhf.evaluation.calibration import Bin
 from rlhf.evaluation.comparison import Comparison
 from rlhf.evaluation.metrics import Estimate
 from rlhf.evaluation.records import OverSeeds, Record
+from rlhf.preference.calibration import Bin
 from tests.conftest import composed
 
 HOSTILE = [

@@ -1,14 +1,11 @@
 """Reliability by hand, and its invariants."""
 
-import math
-
 import pytest
 
 from rlhf.evaluation.calibration import (
     Bin,
     answer_probabilities,
     calibration_error,
-    preference_probabilities,
     reliability,
 )
 
@@ -27,11 +24,6 @@ def test_whoever_is_as_sure_as_right_has_no_error() -> None:
 def test_no_probability() -> None:
     with pytest.raises(ValueError, match=r"\[0, 1\], got 1.5"):
         reliability([1.5], [1.0])
-
-
-def test_preferences() -> None:
-    found = preference_probabilities([1.0, 0.0, 800.0, -800.0], [0.0, 0.0, 0.0, 0.0])
-    assert found == pytest.approx([1 / (1 + math.exp(-1)), 0.5, 1.0, 0.0])
 
 
 def test_an_answer_is_as_probable_as_the_others_say_it() -> None:

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.optim import AdamW
 
+from rlhf.errors import RunError
 from rlhf.ppo import checkpoint
 from tests.ppo.conftest import new_policy, weights
 
@@ -119,3 +120,73 @@ def test_the_type_of_the_weights_is_kept(tmp_path: Path, dtype: torch.dtype) -> 
     checkpoint.load(tmp_path, {"policy": model}, {"policy": optimizer})
     assert torch.equal(model.weight, before["weight"])
     assert model.weight.dtype is optimizer.state[model.weight]["exp_avg"].dtype is dtype
+
+
+def test_a_torn_checkpoint_is_passed_over_for_the_one_before(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    for update in (1, 2):
+        modules, optimizers = stepped(update)
+        checkpoint.save(tmp_path, modules, optimizers, update, {"update": update})
+        if update == 1:
+            expected = weights(modules["policy"])
+    file = tmp_path / "update-2" / "policy_optimizer.safetensors"
+    file.write_bytes(file.read_bytes()[:-1])
+    others = stepped(9, steps=0)
+    assert checkpoint.load(tmp_path, *others) == (1, {"update": 1})
+    assert torch.equal(others[0]["policy"].weight, expected["weight"])
+    assert capsys.readouterr().out == (
+        "ppo: update-2 is torn (policy_optimizer.safetensors is not what was written), so update-1 is used\n"
+    )
+
+
+def test_a_state_that_was_tampered_with_is_not_read(tmp_path: Path) -> None:
+    modules, optimizers = stepped(0)
+    checkpoint.save(tmp_path, modules, optimizers, 1, {"rollbacks": 0})
+    state = tmp_path / "update-1" / "state.json"
+    state.write_text(state.read_text().replace("0", "7"))
+    before = weights(modules["policy"])
+    with pytest.raises(RunError, match=r"update-1: state.json is not what was written"):
+        checkpoint.load(tmp_path, modules, optimizers)
+    assert torch.equal(modules["policy"].weight, before["weight"])
+
+
+def numbers(folder: Path) -> list[int]:
+    return sorted(int(path.name.removeprefix("update-")) for path in folder.iterdir())
+
+
+def test_the_last_healthy_one_before_the_refuge_stays_and_one_to_take_its_place(tmp_path: Path) -> None:
+    """Saved at every update, with a refuge five updates back, as the sentinel's window has it; ill from 14 on."""
+    modules, optimizers = stepped(0)
+    kept = {}
+    for update in range(18):
+        checkpoint.save(tmp_path, modules, optimizers, update, {"healthy": update < 14}, refuge=update - 5)
+        kept[update] = numbers(tmp_path)
+    assert kept[4] == [0, 3, 4]
+    assert kept[6] == [*kept[7][:2], 5, 6] == [0, 3, 5, 6]
+    assert all(len(found) <= 4 for found in kept.values())
+    for update in range(8, 18):
+        refuge = checkpoint.healthy(tmp_path, 12) if update == 17 else None
+        assert kept[update][0] <= update - 5
+        assert update - kept[update][0] <= 12
+    assert int(refuge.name.removeprefix("update-")) == kept[17][0]
+
+
+def test_without_a_healthy_one_there_is_no_refuge(tmp_path: Path) -> None:
+    modules, optimizers = stepped(0)
+    assert checkpoint.healthy(tmp_path, 9) is None
+    checkpoint.save(tmp_path, modules, optimizers, 3, {"healthy": False})
+    assert checkpoint.healthy(tmp_path, 9) is None
+    checkpoint.save(tmp_path, modules, optimizers, 4, {"healthy": True})
+    assert checkpoint.healthy(tmp_path, 3) is None
+    assert checkpoint.healthy(tmp_path, 4).name == "update-4"
+    (tmp_path / "update-4" / "policy.safetensors").unlink()
+    assert checkpoint.healthy(tmp_path, 9) is None
+
+
+def test_later_checkpoints_go_when_an_earlier_update_is_saved_again(tmp_path: Path) -> None:
+    """They are torn, or of a past that was rolled back, and would be taken for newer."""
+    modules, optimizers = stepped(0)
+    for update in (4, 6, 5):
+        checkpoint.save(tmp_path, modules, optimizers, update, {})
+    assert numbers(tmp_path) == [4, 5]
+    checkpoint.discard_after(tmp_path, 4)
+    assert numbers(tmp_path) == [4]

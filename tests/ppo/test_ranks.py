@@ -22,8 +22,9 @@ import torch
 from safetensors.torch import save_file
 from rlhf.models import chat_template
 from rlhf.ppo import Critic, PPOTrainer, settings
-from rlhf.ppo.ranks import moments, whiten
+from rlhf.ppo.ranks import agreed, anywhere, moments, whiten
 from rlhf.ppo.rollout import evaluate, pack
+from rlhf.rewards import Composition, Running, Term
 from rlhf.scratch import new_tokenizer
 from tests.ppo.conftest import PROMPTS, TINY, WORDS, length_reward, new_policy, new_reward_model
 
@@ -64,6 +65,14 @@ trainer = step(
     "options", loss_mean="response", kl_in="loss", kl_estimator="k2", entropy_coef=0.1, importance_cap=1.5,
     clip_high=0.28, dual_clip=3.0, value_clip=None,
 )
+# Each rank scores texts of its own; the statistics that they are normalised by and what is logged are those of all.
+scorer = trainer.reward
+scorer.reward = Composition({"long": Term(length_reward, 1.0, Running())})
+for update in range(2):
+    texts = ["a" * (length + update) for length in (1, 5, 2, 8, 3, 4)]
+    scorer([""] * 6, texts[trainer.accelerator.process_index :: trainer.accelerator.num_processes])
+    scored = scorer.metrics() | scorer.state_dict()["long"]
+    found.update({f"rewards/{update}/{key}": torch.tensor(value) for key, value in scored.items()})
 # Each rank samples texts of its own, and yet all must stop at one step and have one coefficient.
 trainer = new_trainer(kl_target=0.1, target_kl=0.01, epochs=4, minibatches=3, micro_batch_size=2, updates=3)
 logged = []
@@ -73,6 +82,13 @@ everyone = trainer.accelerator.gather(torch.tensor(logged)[None])
 found["adaptive"] = everyone
 if trainer.accelerator.process_index == 0:
     save_file({key: value.contiguous() for key, value in found.items()}, sys.argv[1])
+# Two ranks that measured different numbers decide by the first one's, and an error of one is one of all.
+rank, ranks = trainer.accelerator.process_index, trainer.accelerator.num_processes
+seen = agreed({"a": 0.1 + rank, "b": 1e300}, trainer.accelerator)
+assert seen == {"a": 0.1, "b": 1e300}, seen
+for guilty in range(ranks):
+    assert anywhere(rank == guilty, trainer.accelerator)
+assert not anywhere(False, trainer.accelerator)
 trainer.accelerator.wait_for_everyone()
 os._exit(0)  # an orderly exit aborts now and then: gloo's threads still hold tensors (pytorch pull request 179291)
 """
@@ -122,6 +138,20 @@ def test_two_ranks_take_the_step_of_one(
     assert len(names) > 20
     for name in names:
         assert torch.allclose(alone[name], shared[name], atol=1e-6, rtol=1e-5), name
+
+
+def test_scores_are_normalised_and_logged_over_all_ranks(
+    alone_and_shared: tuple[dict[str, Tensor], dict[str, Tensor]],
+) -> None:
+    alone, shared = alone_and_shared
+    names = [name for name in alone if name.startswith("rewards/")]
+    assert {name.rpartition("/")[2] for name in names} == {"long", "long_std", "count", "mean", "squares"}
+    for name in names:
+        assert shared[name].item() == pytest.approx(alone[name].item(), rel=1e-6), name
+    assert shared["rewards/1/count"] == 12
+    assert shared["rewards/1/mean"].item() == pytest.approx(
+        (23 / 6 + 0.5) / 10
+    )  # length_reward is a tenth of the length
 
 
 def test_ranks_agree_on_the_adaptive_coefficient_and_on_where_an_update_ends(

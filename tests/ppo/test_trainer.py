@@ -2,11 +2,13 @@
 
 import itertools
 import math
+import random
 import statistics
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
@@ -223,6 +225,26 @@ def test_a_resumed_run_ends_with_the_bits_of_an_uninterrupted_one(
         states = [trainer.learner.optimizers[name].state_dict()["state"] for trainer in (straight, resumed)]
         for index, state in states[0].items():
             assert same(state, states[1][index])
+
+
+def test_no_state_of_any_generator_matters(new_trainer: Trainers, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every one of them is scrambled before every update: a checkpoint needs none of their states."""
+    calm, scrambled = new_trainer(), new_trainer()
+    calm.train()
+    step, noise = PPOTrainer.step, random.SystemRandom()
+
+    def disturbed(trainer: PPOTrainer, prompts: list) -> dict[str, float]:
+        seed = noise.randrange(2**32)
+        random.seed(seed)
+        numpy.random.seed(seed)
+        torch.manual_seed(seed)
+        return step(trainer, prompts)
+
+    monkeypatch.setattr(PPOTrainer, "step", disturbed)
+    scrambled.train()
+    assert scrambled.metrics == calm.metrics
+    for name in ("policy", "critic"):
+        assert same(weights(calm.learner.modules[name]), weights(scrambled.learner.modules[name]))
 
 
 def test_a_finished_run_has_nothing_left_to_do(new_trainer: Trainers, tmp_path: Path) -> None:

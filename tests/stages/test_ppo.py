@@ -1,17 +1,16 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from rlhf.config import Settings
-from rlhf.errors import LineageError
-from rlhf.ppo import Critic, PPOTrainer
+from rlhf.errors import LineageError, TrainingError
+from rlhf.ppo import PPOTrainer
 from rlhf.run import Run
 from rlhf.stages import execute
 from tests.conftest import composed, tiny_overrides
@@ -69,6 +68,18 @@ def test_scores_are_normalised_as_the_reward_run_says(chain: Path, beside_chain:
     assert first["objective/rlhf_reward"] == pytest.approx(normalised, abs=1e-4)
 
 
+def test_every_option_of_the_algorithm_is_taken_from_the_settings(beside_chain: Configure, tmp_path: Path) -> None:
+    options = (
+        "kl_in=loss", "kl_estimator=k2", "kl_target=0.1", "clip_high=0.28", "dual_clip=3", "value_clip=null",
+        "target_kl=0.5", "entropy_coef=0.01", "loss_mean=response", "importance_cap=2", "whiten_rewards=true",
+    )  # fmt: skip
+    execute(beside_chain("ppo", *FASTER, "stage.updates=2", *(f"stage.{option}" for option in options)), tmp_path / "x")
+    first, second = [json.loads(line) for line in logged(tmp_path / "x").splitlines()]
+    assert second["objective/kl_coef"] == pytest.approx(first["objective/kl_coef"] * 0.98)  # the KL was 0
+    assert second["val/clipfrac_avg"] == 0
+    assert first["policy/steps"] > 0
+
+
 def test_an_adapter_is_saved_alone(beside_chain: Configure, tmp_path: Path) -> None:
     execute(beside_chain("ppo", "adapter=lora", *FASTER), tmp_path / "ppo")
     [file] = (tmp_path / "ppo" / "model").glob("*.safetensors")
@@ -79,16 +90,47 @@ def test_an_adapter_is_saved_alone(beside_chain: Configure, tmp_path: Path) -> N
     assert lines[-1]["objective/kl"] != pytest.approx(0, abs=1e-6)
 
 
-def test_of_an_adapted_critic_the_adapter_and_the_head_are_trained(
+def test_one_base_ends_where_four_models_end(
+    beside_chain: Configure, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """Adam's first steps have the size of the learning rate whatever the gradient's, so rounding may weigh more."""
+    execute(beside_chain("reward", "adapter=lora"), tmp_path / "reward")
+    logs, adapters = [], []
+    for one_base in ("true", "false"):
+        place = tmp_path / one_base
+        options = (f"stage.reward={tmp_path}/reward", f"stage.one_base={one_base}", "stage.updates=3")
+        execute(beside_chain("ppo", "adapter=lora", *options, "stage.critic_learning_rate=0.01"), place)
+        logs.append([json.loads(line) for line in logged(place).splitlines()])
+        adapters.append(load_file(place / "model" / "adapter_model.safetensors"))
+    assert "its own" not in capsys.readouterr().out
+    assert logs[0][0]["objective/kl"] == 0
+    for one, other in zip(*logs, strict=True):
+        assert one == pytest.approx(other, abs=1e-4, rel=1e-4)
+    assert adapters[0].keys() == adapters[1].keys()
+    for name, value in adapters[0].items():
+        assert torch.allclose(value, adapters[1][name], atol=1e-6), name
+
+
+def test_after_ctrl_c_one_base_goes_on_and_ends_with_the_same_bytes(
     beside_chain: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made: list[Critic] = []
-    monkeypatch.setattr("rlhf.stages.ppo.Critic", lambda classifier: made.append(Critic(classifier)) or made[-1])
-    execute(beside_chain("ppo", "adapter=lora", *FASTER), tmp_path / "ppo")
-    trained = [name for name, value in made[0].named_parameters() if value.requires_grad]
-    heads = [name for name in trained if "lora_" not in name]
-    assert len(trained) > len(heads)
-    assert [name.split(".")[-4:] for name in heads] == [["score", "modules_to_save", "default", "weight"]]
+    execute(beside_chain("reward", "adapter=lora"), tmp_path / "reward")
+    options = ("adapter=lora", "stage.one_base=true", f"stage.reward={tmp_path}/reward", *FASTER)
+    execute(beside_chain("ppo", *options), tmp_path / "whole")
+    step = PPOTrainer.step
+
+    def interrupted(trainer: PPOTrainer, prompts: list) -> dict[str, float]:
+        if trainer.update == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+        return step(trainer, prompts)
+
+    monkeypatch.setattr(PPOTrainer, "step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        execute(beside_chain("ppo", *options), tmp_path / "ppo")
+    monkeypatch.setattr(PPOTrainer, "step", step)
+    execute(beside_chain("ppo", *options, "resume=true"), tmp_path / "ppo")
+    assert weights(tmp_path / "ppo") == weights(tmp_path / "whole")
+    assert logged(tmp_path / "ppo") == logged(tmp_path / "whole")
 
 
 @pytest.mark.parametrize("save_every", [1, 10])
@@ -119,39 +161,58 @@ def test_after_ctrl_c_it_goes_on_and_ends_with_the_same_bytes(
     assert (tmp_path / "ppo" / "samples.jsonl").read_text() == (uninterrupted / "samples.jsonl").read_text()
 
 
-KILLED = """
-import os, signal, sys
-import tests.conftest as fixtures
-from pathlib import Path
-from rlhf.ppo.learner import Learner
-from rlhf.stages import execute
-
-descend = Learner._descend
-
-def killed(learner, found, learns, update):
-    if update == 2:
-        os.kill(os.getpid(), signal.SIGKILL)
-    descend(learner, found, learns, update)
-
-Learner._descend = killed
-execute(fixtures.composed(*sys.argv[2:]), Path(sys.argv[1]))
-"""
+WATCHFUL = (
+    "stage.sentinel.window=1",
+    "stage.sentinel.kl_most=1e-9",
+    "stage.sentinel.kl_least=-1e-9",
+    "stage.sentinel.distinct=null",
+    "stage.sentinel.repetition=null",
+    "stage.sentinel.entropy_share=null",
+)
 
 
-def test_after_a_kill_it_goes_on_and_ends_with_the_same_bytes(
-    chain: Path, beside_chain: Configure, uninterrupted: Path, tmp_path: Path
+def test_a_diagnosis_is_told_and_written_down(
+    beside_chain: Configure, uninterrupted: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    """SIGKILL in the middle of the third update: nothing can be saved any more, and the second update is there."""
-    parents = [f"stage.policy={chain}/almanac/sft", f"stage.reward={chain}/almanac/reward"]
-    overrides = [*tiny_overrides("ppo", tmp_path), *parents, *FASTER]
-    root = Path(__file__).parents[2]
-    command = [sys.executable, "-c", KILLED, str(tmp_path / "ppo"), *overrides]
-    assert subprocess.run(command, cwd=root, capture_output=True).returncode == -signal.SIGKILL
-    assert not (tmp_path / "ppo").exists()
-    assert [path.name for path in sorted((tmp_path / ".ppo.partial" / "resume").iterdir())] == ["update-1", "update-2"]
-    execute(beside_chain("ppo", *FASTER, "resume=true"), tmp_path / "ppo")
-    assert weights(tmp_path / "ppo") == weights(uninterrupted)
-    assert logged(tmp_path / "ppo") == logged(uninterrupted)
+    execute(beside_chain("ppo", *FASTER, *WATCHFUL), tmp_path / "ppo")
+    lines = [json.loads(line) for line in (tmp_path / "ppo" / "sentinel.jsonl").read_text().splitlines()]
+    assert Run.open(tmp_path / "ppo").manifest["diagnoses"] == lines
+    line = lines[0]
+    assert line["name"] in ("kl_running_away", "kl_negative")
+    assert line["step"] == 2  # at the first the policy is the reference
+    assert line["action"] == "warned"
+    assert f"ppo: update {line['step']}: {line['text']}" in capsys.readouterr().out
+    active = [json.loads(text)["sentinel/active"] for text in logged(tmp_path / "ppo").splitlines()]
+    assert active[0] < max(active)
+    assert weights(tmp_path / "ppo") == weights(uninterrupted)  # to warn changes nothing
+
+
+def test_the_sentinel_can_end_a_run_which_can_go_on_with_warnings(beside_chain: Configure, tmp_path: Path) -> None:
+    ill = (*FASTER, *WATCHFUL, "stage.save_every=100")
+    stopping = (*ill, "stage.sentinel.action=stop")
+    with pytest.raises(TrainingError, match="stopped at update"):
+        execute(beside_chain("ppo", *stopping), tmp_path / "ppo")
+    left = json.loads((tmp_path / ".ppo.partial" / "run.json").read_text())
+    assert left["status"] == "failed"
+    assert [item["action"] for item in left["diagnoses"]][-1] == "stopped"
+    with pytest.raises(TrainingError, match="the run was stopped at update .* stage.sentinel.action=warn"):
+        execute(beside_chain("ppo", *stopping, "resume=true"), tmp_path / "ppo")
+    execute(beside_chain("ppo", *ill, "resume=true"), tmp_path / "ppo")
+    assert [json.loads(text)["step"] for text in logged(tmp_path / "ppo").splitlines()] == [1, 2, 3, 4]
+
+
+def test_a_rolled_back_run_logs_each_update_once(
+    beside_chain: Configure, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    ill = (*FASTER, *WATCHFUL, "stage.sentinel.action=rollback")
+    with pytest.raises(TrainingError, match="stopped at update"):
+        execute(beside_chain("ppo", *ill, "stage.sentinel.rollbacks=1"), tmp_path / "ppo")
+    left = tmp_path / ".ppo.partial"
+    steps = [json.loads(text)["step"] for text in logged(left).splitlines()]
+    assert steps == list(range(1, len(steps) + 1))
+    told = json.loads((left / "run.json").read_text())["diagnoses"]
+    assert [item["action"] for item in told] == ["rolled back", "stopped"]
+    assert f"back to update {told[0]['back_to']} at a lower learning rate" in capsys.readouterr().out
 
 
 OWN = """
@@ -216,13 +277,11 @@ def test_without_a_reward_model_the_critic_starts_from_the_policy(
     beside_chain: Configure, own: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     """Its head is zero, so that it expects nothing: the first values are 0."""
-    made: list[Critic] = []
-    monkeypatch.setattr("rlhf.stages.ppo.Critic", lambda classifier: made.append(Critic(classifier)) or made[-1])
     heads: list[float] = []
     step = PPOTrainer.step
 
     def watched(trainer: PPOTrainer, prompts: list) -> dict[str, float]:
-        heads.append(made[0].classifier.score.weight.abs().max().item())
+        heads.append(trainer.critic.classifier.score.weight.abs().max().item())
         return step(trainer, prompts)
 
     monkeypatch.setattr(PPOTrainer, "step", watched)

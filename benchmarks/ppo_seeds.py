@@ -1,0 +1,174 @@
+"""PPO over many seeds from one SFT policy and one reward model: does any seed collapse, and is it noticed?
+
+    python -m benchmarks.ppo_seeds                      # 10 seeds of the embedded stage as it is
+    python -m benchmarks.ppo_seeds --bad --jobs 2       # and three settings that are wrong on purpose, 10 seeds each
+    python -m benchmarks.ppo_seeds --show               # what was measured last, as Markdown
+
+The chain before PPO (base, sft, reward, seed 0) is made where it is missing, in checkpoints/ppo-seeds; each run of PPO
+is a process of its own. All final policies then answer the same held-out prompts in one `stage=compare`. The wrong
+settings run with stage.sentinel.action=stop, and are caught if the sentinel ended them. Writes ppo_seeds.json.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from datetime import date
+from pathlib import Path
+
+RESULT = Path(__file__).with_suffix(".json")
+NAME = "ppo-seeds"
+CHAIN = Path("checkpoints", NAME)
+REWARD = f"stage.reward={CHAIN}/reward"
+BAD = {
+    "learning rates × 30": [REWARD, "stage.learning_rate=6e-3", "stage.critic_learning_rate=1.5e-2"],
+    "no KL penalty": [REWARD, "stage.kl_coef=0"],
+    "reward flipped": [f"stage.rewards={{flipped: {{run: {CHAIN}/reward, weight: -1, normalisation: stored}}}}"],
+}
+
+
+def rlhf(*overrides: str, check: bool = True) -> int:
+    environment = os.environ | {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
+    return subprocess.run([sys.executable, "-m", "rlhf", *overrides], check=check, env=environment).returncode
+
+
+def healthy(seed: int, more: list[str]) -> dict:
+    """One run as it should be. A run that is up to date is read and not made again."""
+    name = f"{NAME}/seed-{seed}"
+    own = [f"stage.policy={CHAIN}/sft", REWARD, *more_of("ppo", more)]
+    rlhf("stage=progression", "stage.stages=[ppo]", f"name={name}", f"seed={seed}", overrides(ppo=own), *shared(more))
+    manifest = json.loads(Path("checkpoints", name, "ppo", "run.json").read_text())
+    return {
+        "seed": seed,
+        "seconds": manifest["seconds"],
+        "score": manifest["metrics"]["objective/scores"],
+        "diagnoses": [(item["name"], item["step"]) for item in manifest["diagnoses"]],
+    }
+
+
+def bad(setting: str, seed: int, more: list[str]) -> dict:
+    """One run with a wrong setting, which the sentinel is to end. What it leaves is where a run is not finished."""
+    slug = "-".join(word for word in setting.split() if word.isalnum())
+    name = f"{NAME}/{slug}/seed-{seed}"
+    code = rlhf(
+        "stage=ppo", "overwrite=true", f"name={name}", f"seed={seed}", f"stage.policy={CHAIN}/sft", *BAD[setting],
+        "stage.sentinel.action=stop", *more_of("ppo", more), *shared(more), check=False,
+    )  # fmt: skip
+    left = Path("checkpoints", name, ".ppo.partial" if code else "ppo", "run.json")
+    manifest = json.loads(left.read_text())
+    found = [(item["name"], item["step"]) for item in manifest["diagnoses"]]
+    if code and not found:
+        raise SystemExit(f"{name} failed for another reason: {manifest.get('reason')}")
+    return {"seed": seed, "ended_early": bool(code), "diagnoses": found}
+
+
+def overrides(**stages: list[str]) -> str:
+    return f"stage.overrides={{{', '.join(f'{name}: {json.dumps(own)}' for name, own in stages.items())}}}"
+
+
+def shared(more: list[str]) -> list[str]:
+    """Of the settings for every run, those that are of no stage; ``ppo:stage.updates=2`` is of one."""
+    return [item for item in more if ":" not in item.partition("=")[0]]
+
+
+def more_of(stage: str, more: list[str]) -> list[str]:
+    return [item.removeprefix(f"{stage}:") for item in more if item.startswith(f"{stage}:")]
+
+
+def compare(seeds: list[int], more: list[str]) -> dict:
+    """Gold reward, wins over SFT and KL of every seed's policy, with bootstrap intervals over the held-out prompts."""
+    models = {"sft": CHAIN / "sft"} | {f"seed-{seed}": CHAIN / f"seed-{seed}" / "ppo" for seed in seeds}
+    listed = ", ".join(f"{title}: {path}" for title, path in models.items())
+    rlhf(
+        "stage=compare", "overwrite=true", f"name={NAME}", f"stage.models={{{listed}}}", REWARD,
+        *more_of("compare", more), *shared(more),
+    )  # fmt: skip
+    return json.loads((CHAIN / "compare" / "metrics.json").read_text())["models"]
+
+
+def measure(seeds: list[int], with_bad: bool, jobs: int, more: list[str]) -> dict:
+    own = {stage: more_of(stage, more) for stage in ("base", "sft", "reward") if more_of(stage, more)}
+    chain = [overrides(**own)] if own else []
+    rlhf("stage=progression", "stage.stages=[base,sft,reward]", f"name={NAME}", "seed=0", *chain, *shared(more))
+    settings = list(BAD) if with_bad else []
+    with ThreadPoolExecutor(jobs) as pool:
+        runs = [pool.submit(healthy, seed, more) for seed in seeds]
+        wrong = {setting: [pool.submit(bad, setting, seed, more) for seed in seeds] for setting in settings}
+        found = {"healthy": [run.result() for run in runs]}
+        found["bad"] = {setting: [run.result() for run in made] for setting, made in wrong.items()}
+    models = compare(seeds, more)
+    found["sft"] = models["sft"]["gold"]["mean"]
+    for row in found["healthy"]:
+        measured = models[f"seed-{row['seed']}"]
+        names = {"gold": "gold", "win_rate": "win_rate/gold", "kl": "kl"}
+        row |= {name: [measured[key][part] for part in ("mean", "low", "high")] for name, key in names.items()}
+        row["collapsed"] = row["gold"][0] < found["sft"]
+    return found
+
+
+def interval(values: list[float]) -> str:
+    """Mean over the seeds with half of its 95 % interval, from their standard deviation and Student's t."""
+    if len(values) < 2:
+        return f"{values[0]:.3f}"
+    quantile = {1: 12.71, 2: 4.30, 3: 3.18, 4: 2.78, 5: 2.57, 6: 2.45, 7: 2.36, 8: 2.31, 9: 2.26}.get(
+        len(values) - 1, 2.0
+    )
+    half = quantile * statistics.stdev(values) / len(values) ** 0.5
+    return f"{statistics.fmean(values):.3f} ±{half:.3f}"
+
+
+def table(found: dict) -> list[str]:
+    """What was measured, in Markdown."""
+    drawn = ["| seed | gold | wins over SFT | KL | collapsed | diagnoses |", "|" + " --- |" * 6]
+    rows = found["healthy"]
+    for row in rows:
+        told = ", ".join(f"{name} at {update}" for name, update in row["diagnoses"]) or "–"
+        wins = "{:.3f} [{:.3f}, {:.3f}]".format(*row["win_rate"])
+        collapsed = "yes" if row["collapsed"] else "no"
+        drawn.append(f"| {row['seed']} | {row['gold'][0]:.3f} | {wins} | {row['kl'][0]:.2f} | {collapsed} | {told} |")
+    means = [interval([row[name][0] for row in rows]) for name in ("gold", "win_rate", "kl")]
+    collapsed, alarms = sum(row["collapsed"] for row in rows), sum(bool(row["diagnoses"]) for row in rows)
+    drawn.append(f"| mean | {' | '.join(means)} | {collapsed} of {len(rows)} | {alarms} of {len(rows)} seeds |")
+    drawn += ["", f"SFT has a gold reward of {found['sft']:.3f}."]
+    if found["bad"]:
+        drawn += ["", "| setting | caught | ended at update | first diagnosis |", "|" + " --- |" * 4]
+    for setting, runs in found["bad"].items():
+        caught = [run["diagnoses"][0] for run in runs if run["ended_early"]]
+        ends = sorted(update for _, update in caught)
+        when = f"{statistics.median(ends):g} ({ends[0]} to {ends[-1]})" if ends else "–"
+        names = ", ".join(f"{name} ({count})" for name, count in Counter(name for name, _ in caught).most_common())
+        drawn.append(f"| {setting} | {len(caught)} of {len(runs)} | {when} | {names or '–'} |")
+    return drawn
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=10, help="how many, from 0 on")
+    parser.add_argument("--bad", action="store_true", help="run the wrong settings too")
+    parser.add_argument("--jobs", type=int, default=1, help="runs beside each other, of OMP_NUM_THREADS threads (1)")
+    parser.add_argument("--show", action="store_true", help="print the stored results and run nothing")
+    parser.add_argument("overrides", nargs="*", help="settings for every run, e.g. hardware=cpu ppo:stage.updates=2")
+    arguments = parser.parse_args()
+    if arguments.show:
+        if not RESULT.exists():
+            raise SystemExit(f"{RESULT} is not there: run python -m benchmarks.ppo_seeds first")
+        return print("\n".join(table(json.loads(RESULT.read_text()))))
+    found = measure(list(range(arguments.seeds)), arguments.bad, arguments.jobs, arguments.overrides)
+    machine = {
+        "date": date.today().isoformat(),
+        "processor": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+    }
+    command = "python -m benchmarks.ppo_seeds " + " ".join(sys.argv[1:])
+    RESULT.write_text(json.dumps({"command": command.strip(), "machine": machine, **found}, indent=2) + "\n")
+    print("\n".join(table(found)))
+
+
+if __name__ == "__main__":
+    main()

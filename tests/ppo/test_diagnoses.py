@@ -1,0 +1,165 @@
+"""Each rule on number series: it holds where it should, a noisy batch raises nothing, and its limits are its limits."""
+
+import random
+from collections.abc import Iterable
+from dataclasses import fields, replace
+
+import pytest
+
+from rlhf.config import SentinelSettings
+from rlhf.ppo import settings
+from rlhf.ppo.diagnoses import (
+    DISTINCT,
+    ENDED,
+    ENTROPY,
+    GOLD,
+    KL,
+    LENGTH,
+    REPETITION,
+    RULES,
+    SCORES,
+    STEP_KL,
+    VARIANCE,
+    History,
+    Rule,
+    all_alike,
+    correlation,
+    critic_not_learning,
+    entropy_collapse,
+    kl_negative,
+    kl_running_away,
+    length_hack,
+    no_eos,
+    noise,
+    over_optimised,
+    repeating,
+    steps_too_large,
+)
+
+LIMITS = settings().sentinel
+HEALTHY = {
+    KL: lambda t: min(t, 10) / 10,
+    SCORES: lambda t: 1 - 0.9**t,
+    GOLD: lambda t: 1 - 0.9**t,
+    STEP_KL: lambda t: 0.01,
+    ENTROPY: lambda t: 0.2 + 0.2 * 0.9**t,
+    VARIANCE: lambda t: 0.8 - 2 * 0.8**t,
+    ENDED: lambda t: min(1, 0.3 + t / 20),
+    LENGTH: lambda t: 20 - t / 10,
+    REPETITION: lambda t: 0.03,
+    DISTINCT: lambda t: 0.95,
+}
+# rule -> (the metrics that are ill, over updates; the first update at which it must be told, with the default limits)
+ILL = {
+    critic_not_learning: ({VARIANCE: lambda t: -0.2}, 15),
+    steps_too_large: ({STEP_KL: lambda t: 0.5}, 5),
+    kl_running_away: ({KL: lambda t: 10.0 * t}, 5),
+    kl_negative: ({KL: lambda t: -2.0}, 5),
+    no_eos: ({ENDED: lambda t: 0.0}, 15),
+    length_hack: ({LENGTH: lambda t: 10.0 + t, SCORES: lambda t: float(t)}, 10),
+    repeating: ({REPETITION: lambda t: 0.6}, 5),
+    entropy_collapse: ({ENTROPY: lambda t: 0.5**t}, 10),
+    over_optimised: ({GOLD: lambda t: 5 - t / 2 + 0.1 * (t % 2), SCORES: lambda t: float(t)}, 10),
+    all_alike: ({DISTINCT: lambda t: 1 / 64}, 5),
+}
+
+
+def history(series: dict, updates: int, metrics: Iterable[str] = HEALTHY, noise: float = 0.0) -> History:
+    found, generator = History(LIMITS.window), random.Random(0)
+    for t in range(updates):
+        values = {name: (HEALTHY | series)[name](t) for name in metrics}
+        found.add({name: value * (1 + generator.gauss(0, noise)) for name, value in values.items()})
+    return found
+
+
+def test_every_rule_is_tested_and_every_limit_is_used() -> None:
+    assert set(RULES) == set(ILL)
+    assert len({rule.__name__ for rule in RULES}) == len(RULES)
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
+def test_a_healthy_run_raises_nothing(rule: Rule) -> None:
+    for updates in (0, 1, 5, 10, 15, 40):
+        assert rule(history({}, updates), LIMITS) is None
+        assert rule(history({}, updates, noise=0.05), LIMITS) is None
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
+def test_an_ill_run_is_told_in_one_sentence_with_its_numbers_and_a_remedy(rule: Rule) -> None:
+    text = rule(history(ILL[rule][0], 30), LIMITS)
+    assert text is not None
+    assert any(character.isdigit() for character in text)
+    assert "commonly" in text
+    assert text.count(": ") >= 2
+    assert not text.endswith(".")
+    assert ". " not in text
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
+def test_it_is_told_as_soon_as_its_windows_are_full(rule: Rule) -> None:
+    series, first = ILL[rule]
+    told = [updates for updates in range(1, 40) if rule(history(series, updates), LIMITS)]
+    assert told[0] == pytest.approx(first, abs=5)
+    assert told[0] >= LIMITS.window
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
+def test_two_noisy_batches_in_a_window_raise_no_alarm(rule: Rule) -> None:
+    ill = ILL[rule][0]
+    spiked = {
+        name: lambda t, name=name, value=value: value(t) if t in (27, 29) else HEALTHY[name](t)
+        for name, value in ill.items()
+    }
+    assert rule(history(spiked, 30), LIMITS) is None
+    assert rule(history(ill, 30), LIMITS) is not None
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
+def test_null_switches_it_off_and_a_metric_that_is_not_there_too(rule: Rule) -> None:
+    series = ILL[rule][0]
+    optional = [field.name for field in fields(SentinelSettings) if field.type == float | None]
+    switches = [name for name in optional if rule(history(series, 30), replace(LIMITS, **{name: None})) is None]
+    assert len(switches) == 1
+    assert rule(history(series, 30, metrics=set(HEALTHY) - set(series) | {SCORES}), LIMITS) is None
+
+
+def test_length_without_the_score_is_no_hack() -> None:
+    longer = {LENGTH: lambda t: 10.0 + t}
+    assert length_hack(history(longer | {SCORES: lambda t: -float(t)}, 30), LIMITS) is None
+    assert length_hack(history(longer | {SCORES: lambda t: (7 * t) % 5 + t / 100}, 30), LIMITS) is None
+
+
+def test_gold_and_score_that_fall_together_are_no_over_optimisation() -> None:
+    falling = {GOLD: lambda t: 5 - t / 2 + 0.1 * (t % 2), SCORES: lambda t: -float(t)}
+    assert over_optimised(history(falling, 30), LIMITS) is None
+
+
+def test_the_fall_of_the_gold_score_is_measured_in_its_noise() -> None:
+    """A fall by 2 in 20 updates: with neighbours 0.1 apart it is many deviations, with neighbours 4 apart none."""
+    for step, told in ((0.1, True), (4.0, False)):
+        series = {GOLD: lambda t, step=step: -t / 10 + step * (t % 2), SCORES: lambda t: float(t)}
+        assert (over_optimised(history(series, 30), LIMITS) is not None) is told
+
+
+def test_noise_of_independent_normal_values() -> None:
+    generator = random.Random(0)
+    assert noise([generator.gauss(3, 2) for _ in range(4000)]) == pytest.approx(2, rel=0.05)
+
+
+def test_correlation_by_hand() -> None:
+    assert correlation([1, 2, 3], [2, 4, 6]) == pytest.approx(1)
+    assert correlation([1, 2, 3], [3, 2, 1]) == pytest.approx(-1)
+    assert correlation([1, 1, 1], [3, 2, 1]) == 0
+
+
+def test_medians_by_hand() -> None:
+    found = History(3)
+    for value in (1.0, 5.0, 2.0, 9.0):
+        found.add({KL: value, "unwatched": 1.0})
+    assert found.start(KL) == 2
+    assert found.now(KL) == 5
+    assert found.medians(KL) == [2, 5]
+    assert found.latest() == {KL: 5}
+    assert found.knows(KL)
+    assert not found.knows(KL, 5)
+    assert not found.knows(GOLD)

@@ -1,0 +1,189 @@
+"""Killed at any point, a stage is resumed and ends with the bytes of a run that nobody touched."""
+
+import json
+import multiprocessing
+import random
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from rlhf import cli
+from rlhf.config import Settings
+from rlhf.errors import RunError
+from rlhf.run import Run
+from rlhf.stages import execute
+from tests.conftest import tiny_overrides
+
+# A server that has imported everything forks the processes that are killed: each would need seconds to begin.
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["rlhf.stages.sft", "rlhf.stages.reward", "rlhf.stages.dpo", "rlhf.stages.ppo"])
+
+# Intervals of logging and saving that are never at one: what is averaged when the kill comes belongs to the result.
+TRAINER = (
+    "stage.trainer.max_steps=14",
+    "stage.trainer.logging_steps=4",
+    "stage.trainer.save_steps=3",
+    "stage.trainer.learning_rate=0.01",
+)
+LONG = {
+    "sft": TRAINER,
+    "reward": TRAINER,
+    "dpo": TRAINER,
+    "ppo": (
+        "stage.updates=14",
+        "stage.save_every=3",
+        "stage.log_every=2",
+        "stage.sample_every=4",
+        "stage.learning_rate=0.01",
+        "stage.critic_learning_rate=0.01",
+        "stage.sentinel.window=3",
+        "stage.sentinel.grace=1",
+        "stage.sentinel.kl_most=0.01",
+    ),
+}
+FILES = ("metrics.jsonl", "samples.jsonl", "sentinel.jsonl")
+
+
+def arguments(stage: str, chain: Path, root: Path, *more: str) -> list[str]:
+    parents = {
+        "sft": [f"model.pretrained={chain}/almanac/base"],
+        "ppo": [f"stage.policy={chain}/almanac/sft", f"stage.reward={chain}/almanac/reward"],
+    }
+    own = parents.get(stage, [f"stage.policy={chain}/almanac/sft"])
+    return ["rlhf", *tiny_overrides(stage, root), *own, *LONG[stage], *more]
+
+
+def command(argv: list[str]) -> None:
+    """``python -m rlhf ...`` in a process of its own."""
+    sys.argv = argv
+    cli.main()
+
+
+def start(argv: list[str]) -> multiprocessing.Process:
+    process = CONTEXT.Process(target=command, args=(argv,))
+    process.start()
+    return process
+
+
+def results(directory: Path) -> dict[str, bytes]:
+    found = {path.name: path.read_bytes() for path in (directory / "model").glob("*.safetensors")}
+    found |= {name: (directory / name).read_bytes() for name in FILES if (directory / name).exists()}
+    return found | {"metrics": json.dumps(Run.open(directory).manifest["metrics"]).encode()}
+
+
+def begun(work: Path, process: multiprocessing.Process) -> bool:
+    """Whether the first checkpoint has been written."""
+    return process.exitcode is not None or any((work / "resume").glob("[cu]*/digests.json"))
+
+
+@pytest.mark.parametrize("stage", ["sft", "reward", "dpo", "ppo"])
+def test_killed_at_any_point_it_ends_with_the_same_bytes(chain: Path, tmp_path: Path, stage: str) -> None:
+    whole = tmp_path / "whole" / "almanac" / stage
+    process = start(arguments(stage, chain, tmp_path / "whole"))
+    while not begun(whole.parent / f".{stage}.partial", process):
+        time.sleep(0.01)
+    first = time.monotonic()
+    process.join()
+    assert process.exitcode == 0
+    lasting = time.monotonic() - first
+
+    delays, killed = random.Random(stage), 0
+    cut = tmp_path / "cut" / "almanac" / stage
+    work = cut.parent / f".{stage}.partial"
+    for attempt in range(3 if stage == "ppo" else 1):  # a run that is resumed can be killed again
+        process = start(arguments(stage, chain, tmp_path / "cut", *(["resume=true"] if attempt else [])))
+        while not begun(work, process):
+            time.sleep(0.01)
+        time.sleep(delays.uniform(0, lasting / 2))
+        process.kill()
+        process.join()
+        killed += process.exitcode == -signal.SIGKILL
+    if not cut.exists():
+        process = start(arguments(stage, chain, tmp_path / "cut", "resume=true"))
+        process.join()
+        assert process.exitcode == 0
+    assert results(cut) == results(whole)
+    assert killed
+
+
+@pytest.fixture
+def interrupted(
+    beside_chain: Callable[..., Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[str], Callable[..., Settings]]:
+    """A run of a stage that ended as if by a kill, its checkpoints left in ``.<stage>.partial/resume``."""
+
+    def of(stage: str) -> Callable[..., Settings]:
+        def settings(*more: str) -> Settings:
+            return beside_chain(stage, *LONG[stage], *more)
+
+        with monkeypatch.context() as patched:
+            patched.setattr("rlhf.models.save", gone)
+            with pytest.raises(ConnectionAbortedError):
+                execute(settings(), tmp_path / stage)
+        return settings
+
+    return of
+
+
+def gone(*_: object) -> None:
+    raise ConnectionAbortedError
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    return sorted(folder.glob("[cu]*-*"), key=lambda path: int(path.name.rpartition("-")[2]))
+
+
+def tear(place: Path) -> str:
+    """Cut the largest file short, as a crash may."""
+    largest = max((path for path in place.iterdir() if path.is_file()), key=lambda path: path.stat().st_size)
+    largest.write_bytes(largest.read_bytes()[: largest.stat().st_size // 2])
+    return largest.name
+
+
+@pytest.mark.parametrize("stage", ["sft", "ppo"])
+def test_a_torn_checkpoint_is_passed_over_with_a_line_and_changes_nothing(
+    interrupted: Callable, tmp_path: Path, stage: str, capsys: pytest.CaptureFixture
+) -> None:
+    settings = interrupted(stage)
+    folder = tmp_path / f".{stage}.partial" / "resume"
+    before, last = checkpoints(folder)
+    untouched = tmp_path / "untouched"
+    shutil.copytree(folder.parent, untouched.parent / f".{untouched.name}.partial")
+    execute(settings("resume=true"), untouched)
+    torn = tear(last)
+    capsys.readouterr()
+    execute(settings("resume=true"), tmp_path / stage)
+    told = f"{stage}: {last.name} is torn ({torn} is not what was written), so {before.name} is used"
+    assert told in capsys.readouterr().out.splitlines()
+    assert results(tmp_path / stage) == results(untouched)
+
+
+@pytest.mark.parametrize("stage", ["sft", "ppo"])
+def test_where_no_checkpoint_is_whole_the_run_is_left_as_it_is(
+    interrupted: Callable, tmp_path: Path, stage: str
+) -> None:
+    settings = interrupted(stage)
+    folder = tmp_path / f".{stage}.partial" / "resume"
+    for place in checkpoints(folder):
+        tear(place)
+    with pytest.raises(RunError, match="no checkpoint in .* is whole .*: leave resume=true out"):
+        execute(settings("resume=true"), tmp_path / stage)
+    assert len(checkpoints(folder)) == 2
+    execute(settings(), tmp_path / stage)  # a second try without it just works
+    assert (tmp_path / stage / "run.json").exists()
+
+
+@pytest.mark.parametrize("stage", ["sft", "ppo"])
+def test_killed_before_the_first_checkpoint_it_starts_from_the_beginning(
+    interrupted: Callable, tmp_path: Path, stage: str, capsys: pytest.CaptureFixture
+) -> None:
+    settings = interrupted(stage)
+    for place in checkpoints(tmp_path / f".{stage}.partial" / "resume"):
+        (place / "digests.json").unlink()
+    execute(settings("resume=true"), tmp_path / stage)
+    assert "so it starts from the beginning" in capsys.readouterr().out

@@ -44,12 +44,13 @@ def facts(sheet: dict[str, Any]) -> list[tuple[str, str]]:
     found += [(f"empty {name}", of(n)) for name, n in sheet["empty"].items()]
     found += [(f"{name} ends within a sentence", of(n)) for name, n in sheet["truncated"].items()]
     if "max_length" in sheet:
-        found += [
-            (f"longer than {sheet['max_length']:,} tokens", of(sheet["longer_rows"])),
-            ("of these the prompt alone", of(sheet["filled"])),
-            ("special tokens in the text", of(sheet["special"])),
-            ("prompt ends otherwise before a response", of(sheet["broken"])),
-        ]
+        found.append(("special tokens in the text", of(sheet["special"])))
+        if "text" not in sheet["lengths"]:  # plain text is joined and cut into blocks, whatever its length
+            found += [
+                (f"longer than {sheet['max_length']:,} tokens", of(sheet["longer_rows"])),
+                ("of these the prompt alone", of(sheet["filled"])),
+                ("prompt ends otherwise before a response", of(sheet["broken"])),
+            ]
     found.append(("languages", _languages(sheet["languages"])))
     if sheet["sources"]:
         found.append(("sources", ", ".join(f"{name} {n:,}" for name, n in list(sheet["sources"].items())[:12])))

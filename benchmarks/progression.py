@@ -4,14 +4,18 @@
     python -m benchmarks.progression --show                # what was measured last
 
 Each seed is one `python -m rlhf stage=progression` in a process of its own, from nothing; a seed whose chain is up to
-date is read and not run again. Prints a row a seed, mean and spread, and writes benchmarks/progression.json.
+date is read and not run again. Then the first seed's comparison is made again beside the others', for the table over
+seeds. Prints a row a seed, mean and spread; writes benchmarks/progression.json, two of the report's figures into
+benchmarks/figures, and the table over seeds into README.md, between the lines that mark its place.
 """
 
 import argparse
 import json
 import os
 import platform
+import re
 import resource
+import shutil
 import statistics
 import subprocess
 import sys
@@ -20,6 +24,14 @@ from pathlib import Path
 
 STAGES = ("base", "sft", "dpo", "ppo")
 RESULT = Path(__file__).with_suffix(".json")
+FIGURES = Path(__file__).with_name("figures")
+README = Path(__file__).parents[1] / "README.md"
+# Of the report's figures those that README shows, with what one sees.
+SHOWN = {
+    "frontier": "Gold reward and reward model over KL from SFT: DPO, PPO, PPO in training, best of n",
+    "scores": "Distributions of the gold reward and of the reward model's scores, stage by stage",
+}
+PLACE = re.compile(r"(?<=<!-- table over seeds -->\n).*?(?=<!-- end -->)", re.DOTALL)
 
 
 def run_seed(seed: int, overrides: list[str]) -> dict:
@@ -29,6 +41,29 @@ def run_seed(seed: int, overrides: list[str]) -> dict:
     subprocess.run(command, check=True)
     found = read(Path("checkpoints", name))
     return found | {"seed": seed, "seconds": round(sum(found["stage_seconds"].values()), 1)}
+
+
+def compare_seeds(seed: int, overrides: list[str]) -> Path:
+    """The comparison of one seed's chain made again, beside those of the others; returns its directory."""
+    name = f"benchmark/seed-{seed}"
+    seeds = f"stage.seeds={Path('checkpoints', 'benchmark', 'seed-*', 'compare')}"
+    command = [sys.executable, "-m", "rlhf", "stage=compare", f"name={name}", f"seed={seed}", "overwrite=true", seeds]
+    subprocess.run([*command, *overrides], check=True)
+    return Path("checkpoints", name, "compare")
+
+
+def publish(compared: Path) -> list[str]:
+    """Copy the figures that README shows, put them and the table over seeds into it, and return the lines put there."""
+    FIGURES.mkdir(exist_ok=True)
+    for name in SHOWN:
+        shutil.copyfile(compared / "figures" / f"{name}.svg", FIGURES / f"{name}.svg")
+    text = (compared / "report.md").read_text(encoding="utf-8")
+    found = re.search(r"^## Over seeds .*?\n\n(.*?)\n(?=\n## )", text, re.DOTALL | re.MULTILINE)
+    images = [line for name, title in SHOWN.items() for line in ("", f"![{title}](benchmarks/figures/{name}.svg)")]
+    lines = [*(found.group(1).splitlines() if found else ()), *images]
+    readme = README.read_text(encoding="utf-8")
+    README.write_text(PLACE.sub(lambda _: "\n".join(lines) + "\n", readme), encoding="utf-8")
+    return lines
 
 
 def read(root: Path) -> dict:
@@ -110,11 +145,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 4, 5])
     parser.add_argument("overrides", nargs="*", help="settings for every run, e.g. hardware=cpu")
+    parser.add_argument("--comparison", nargs="*", default=[], help="settings for the last comparison")
     parser.add_argument("--show", action="store_true", help="print the stored results and run nothing")
     arguments = parser.parse_args()
     if arguments.show:
         return show(json.loads(RESULT.read_text())["seeds"])
     rows = [run_seed(seed, arguments.overrides) for seed in arguments.seeds]
+    shared = [item for item in arguments.overrides if not item.startswith("stage.")]
+    published = publish(compare_seeds(arguments.seeds[0], [*shared, *arguments.comparison]))
     show(rows)
     unit = 1 if sys.platform == "darwin" else 1024
     machine = {
@@ -125,7 +163,8 @@ def main() -> None:
         "peak_memory_gib": round(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * unit / 2**30, 2),
     }
     command = "python -m benchmarks.progression " + " ".join(sys.argv[1:])
-    RESULT.write_text(json.dumps({"command": command.strip(), "machine": machine, "seeds": rows}, indent=2) + "\n")
+    result = {"command": command.strip(), "machine": machine, "seeds": rows, "published": published}
+    RESULT.write_text(json.dumps(result, indent=2) + "\n")
 
 
 if __name__ == "__main__":

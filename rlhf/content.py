@@ -35,14 +35,10 @@ def data_files(settings: Settings) -> dict[str, str]:
     found = {}
     for kind in settings.stage.reads:
         source: Source = getattr(settings.data, kind)
-        named = settings.data.path or source.path
-        if named is not None and (path := Path(named)).exists():
-            files = [file for file in path.iterdir() if file.is_file()] if path.is_dir() else [path]
-            found[kind] = provenance.files_digest(files)
-        elif named is not None and (hub := HUB_ID.fullmatch(named)) and reader_of(path) is None:
-            given = None if settings.data.path else source.revision
-            if pinned := pin(hub["id"], given or hub["revision"], "dataset"):
-                found[kind] = f"{pinned.id}@{pinned.commit}"
+        named = source.paths if settings.data.path is None else (settings.data.path,)
+        digests = [_digest(path, None if settings.data.path else source.revision) for path in named]
+        if digests and None not in digests:
+            found[kind] = " ".join(digests)
     return found
 
 
@@ -59,6 +55,16 @@ def reward_files(settings: Settings) -> dict[str, str]:
     }
 
 
+def _digest(named: str, revision: str | None) -> str | None:
+    path = Path(named).expanduser()
+    if path.exists():
+        return provenance.files_digest([file for file in path.iterdir() if file.is_file()] if path.is_dir() else [path])
+    if (hub := HUB_ID.fullmatch(named)) and reader_of(path) is None:
+        pinned = pin(hub["id"], revision or hub["revision"], "dataset")
+        return None if pinned is None else f"{pinned.id}@{pinned.commit}"
+    return None
+
+
 def content(settings: Settings, parents: dict[str, Parent]) -> dict[str, Any]:
     """Everything that decides what a run computes, as dotted keys: two runs with equal content are the same run.
 
@@ -70,13 +76,13 @@ def content(settings: Settings, parents: dict[str, Parent]) -> dict[str, Any]:
     if not settings.stage.judged:
         del tree["judge"]
     tree["data"] = {kind: tree["data"][kind] for kind in settings.stage.reads} | {
-        key: tree["data"][key] for key in ("holdout", "allow_leaks", "gold", "judge", "ceiling")
+        key: tree["data"][key] for key in ("holdout", "allow_leaks", "pairing", "gold", "judge", "ceiling")
     }
     # How a judge is reached, and what is remembered of it, changes no verdict.
     for key in OF_THE_CONNECTION:
         tree.get("judge", {}).pop(key, None)
     # Parents and local files count by what they hold, not by where they lie.
-    for role in (*parents, "models", "progression", "sample", "samples"):
+    for role in (*parents, "models", "progression", "seeds", "frontier", "sample", "samples"):
         tree["stage"].pop(role, None)
     if tree["stage"].get("sentinel", {}).get("action") == SentinelAction.stop.value:
         # A run that was stopped has computed what one that was warned would have: the one can go on as the other.

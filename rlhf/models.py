@@ -16,9 +16,11 @@ import torch
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from peft import LoraConfig, PeftConfig, PeftModel, TaskType, get_peft_model
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
+    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -98,6 +100,15 @@ def _set_padding(tokenizer: PreTrainedTokenizerBase) -> None:
     tokenizer.pad_token = next((token for token in unused if token not in taken), PAD)
     if tokenizer.pad_token not in vocabulary:
         tokenizer.add_special_tokens({"pad_token": PAD})
+
+
+def config(parent: Parent, model: Model) -> PretrainedConfig:
+    """The architecture of ``parent``; an adapter has that of its base.
+
+    Raises:
+        ModelError: it cannot be found or read.
+    """
+    return _pretrained(AutoConfig, ancestry(parent)[0], model)
 
 
 def load_policy(parent: Parent, model: Model, tokenizer: PreTrainedTokenizerBase, **options: Any) -> PreTrainedModel:
@@ -204,9 +215,16 @@ def adapt(model: PreTrainedModel, adapter: Adapter, task: TaskType) -> PreTraine
 
 
 def quantization(adapter: Adapter) -> dict[str, Any]:
-    """Loading options for ``adapter=qlora`` (Dettmers et al. 2023, https://arxiv.org/abs/2305.14314), else none."""
+    """Loading options for ``adapter=qlora`` (Dettmers et al. 2023, https://arxiv.org/abs/2305.14314), else none.
+
+    Raises:
+        ModelError: there is no GPU, or no bitsandbytes.
+    """
     if adapter.kind is not AdapterKind.qlora:
         return {}
+    if not torch.cuda.is_available():
+        # On some processors bitsandbytes 0.50 packs the weights of a model in eval mode, and its gradients are wrong.
+        raise ModelError("adapter=qlora needs a GPU and torch sees none: use adapter=lora")
     try:
         import bitsandbytes  # noqa: F401
     except ImportError:
@@ -224,31 +242,46 @@ def quantization(adapter: Adapter) -> dict[str, Any]:
 
 def save(model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path, parent: Parent | None) -> None:
     """Write weights as safetensors with the tokenizer; of a model with an adapter on ``parent``, the adapter alone."""
-    if isinstance(model, PeftModel):
-        for config in model.peft_config.values():
-            config.base_model_name_or_path = parent.model
+    if hasattr(model, "peft_config"):
+        own = model.active_adapter  # a shared base has those of other roles beside it
+        model.peft_config[own].base_model_name_or_path = parent.model
         # The one embedding that a stage may add, of the padding token, is never attended to: loading adds it again.
-        model.save_pretrained(folder, save_embedding_layers=False)
+        model.save_pretrained(folder, save_embedding_layers=False, selected_adapters=[own])
     else:
         model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
 
-def _load(kind: Any, parent: Parent, model: Model, options: dict[str, Any]) -> tuple[PreTrainedModel, set[str]]:
-    """Load ``parent``, and name the weights that it does not hold, which are new.
+def ancestry(parent: Parent) -> list[Parent]:
+    """What the weights of ``parent`` are made of: a whole model, then the adapters on top of it, ``parent`` the last.
 
-    Where it is an adapter, its base is loaded first, through the runs it descends from.
+    Raises:
+        LineageError: what an adapter was trained on has changed since or is gone.
     """
-    folder = adapter_folder(parent)
-    if folder is None:
-        options = options | _attention(model) | {"dtype": getattr(torch, model.dtype.value)}
-        loaded, found = _pretrained(kind, parent, model, output_loading_info=True, **options)
-        if parent.model.endswith(".gguf"):
-            # The weights are dequantised on loading; what is left over would forbid saving, or reading what is saved.
-            loaded.config.__dict__.pop("quantization_config", None)
-            loaded.hf_quantizer = None
-        return loaded, set(found["missing_keys"])
-    base, missing = _load(kind, _base(parent, folder), model, options)
+    found = [parent]
+    while (folder := adapter_folder(found[0])) is not None:
+        found.insert(0, _base(found[0], folder))
+    return found
+
+
+def _load(kind: Any, parent: Parent, model: Model, options: dict[str, Any]) -> tuple[PreTrainedModel, set[str]]:
+    """Load ``parent``, its adapters merged, and name the weights that it does not hold, which are new."""
+    root, *adapters = ancestry(parent)
+    options = options | _attention(model) | {"dtype": getattr(torch, model.dtype.value)}
+    loaded, found = _pretrained(kind, root, model, output_loading_info=True, **options)
+    if root.model.endswith(".gguf"):
+        # The weights are dequantised on loading; what is left over would forbid saving, or reading what is saved.
+        loaded.config.__dict__.pop("quantization_config", None)
+        loaded.hf_quantizer = None
+    missing = set(found["missing_keys"])
+    for adapter in adapters:
+        loaded, held = _merge(loaded, adapter_folder(adapter))
+        missing -= held
+    return loaded, missing
+
+
+def _merge(base: PreTrainedModel, folder: Path) -> tuple[PreTrainedModel, set[str]]:
+    """``base`` with the adapter in ``folder`` merged in, and the names of the whole weights that came with it."""
     vocabulary = len(AutoTokenizer.from_pretrained(folder)) if (folder / "tokenizer_config.json").is_file() else 0
     if vocabulary > base.get_input_embeddings().num_embeddings:
         base.resize_token_embeddings(vocabulary, mean_resizing=False)
@@ -256,8 +289,9 @@ def _load(kind: Any, parent: Parent, model: Model, options: dict[str, Any]) -> t
     # The adapter of a language model is also put on a reward model's backbone, which cannot generate.
     config.task_type = None
     merged = PeftModel.from_pretrained(base, folder, config=config).merge_and_unload()
-    held = {f"{name}.weight" for name in config.modules_to_save or ()}
-    return merged.requires_grad_(True), missing - held  # peft froze the base; whoever trains this model decides anew
+    for parameter in merged.parameters():  # peft froze the base; whoever trains this model decides anew
+        parameter.requires_grad_(parameter.is_floating_point())  # four bits are no floating point
+    return merged, {f"{name}.weight" for name in config.modules_to_save or ()}
 
 
 def adapter_folder(parent: Parent) -> Path | None:

@@ -16,8 +16,9 @@ from rlhf import models
 from rlhf.config import Dtype, Settings
 from rlhf.config.blame import blame
 from rlhf.config.rules import require_positive, require_type
-from rlhf.data.lengths import overlong
 from rlhf.data.render import Prompt, question
+from rlhf.data.tokens import CUT, FILLED, Form
+from rlhf.data.tokens import tokenised as to_ids
 from rlhf.errors import ConfigError, DataError, TrainingError
 from rlhf.exact import Keeper, take_up_if_trained, written_at
 from rlhf.generate import generate
@@ -69,6 +70,7 @@ def arguments(
         "save_strategy": "steps",
         "save_total_limit": 2,
         "dataloader_pin_memory": on_gpu,
+        "include_num_input_tokens_seen": "non_padding",  # what the stage cost; it is kept in checkpoints
     } | ours
     check(kind, given, decided)
     with blame("stage.trainer"):
@@ -104,25 +106,48 @@ def build(kind: type[Trainer], **parts: Any) -> Trainer:
         return kind(**parts)
 
 
-def record_lengths(
-    run: Run, kind: str, rows: dict[str, "Dataset"], responses: Sequence[str], tokenizer: Any, args: Any
-) -> None:
-    """Note how many rows of each split the trainer will cut and how many it will leave out: it does not say.
+def tokenised(
+    run: Run,
+    settings: Settings,
+    rows: dict[str, "Dataset"],
+    form: Form,
+    tokenizer: Any,
+    args: Any,
+    extra: Sequence[str] = (),
+) -> dict[str, "Dataset"]:
+    """Each split as the ids that the trainer is given; what is cut, left out or odd is told and noted in run.json.
 
     Raises:
-        DataError: it would leave out every row of a split.
+        DataError: no row of a split is left.
     """
+    kind = "demonstrations" if form is Form.completions else "preferences"
     # Packed in another way than "bfd", rows are joined before they are cut, and nothing is lost.
     joined = getattr(args, "packing", False) and args.packing_strategy != "bfd"
+    longest = (
+        None if joined or form is Form.sequences else args.max_length
+    )  # RewardTrainer leaves long pairs out itself
+    keep_end = getattr(args, "truncation_mode", None) == "keep_end"
+    found = {}
     for split, dataset in rows.items():
-        cut, left_out = overlong(dataset, responses, tokenizer, None if joined else args.max_length)
-        run.record_omission(kind, split, cut, "longer than max_length, cut")
-        run.record_omission(kind, split, left_out, "prompt fills max_length, left out")
-        if left_out == len(dataset):
+        made, counts = to_ids(dataset, form, tokenizer, longest, settings.data.cache, extra, keep_end)
+        run.record_omission(kind, split, counts.cut, CUT)
+        run.record_omission(kind, split, counts.filled, FILLED)
+        if counts.special:
+            run.record_omission(kind, split, counts.special, "special tokens in the text, encoded as text")
+        if counts.broken:
+            run.record_omission(kind, split, counts.broken, "prompt ends otherwise before a response")
+            print(
+                f"{run.stage}: in these rows the tokens of the prompt alone are not the first of those with a "
+                f"response, which begins at {counts.example!r} instead: the chat template of {tokenizer.name_or_path} "
+                "ends a prompt otherwise when a response follows, or the border lies within a token"
+            )
+        if made is None:
             raise DataError(
-                f"every prompt of data.{kind} ({split}) fills stage.trainer.max_length={args.max_length} by itself: "
+                f"every prompt of data.{kind} ({split}) fills stage.trainer.max_length={longest} by itself: "
                 "raise it, or give shorter prompts"
             )
+        found[split] = made
+    return found
 
 
 def train(
@@ -153,7 +178,10 @@ def train(
                 trainer.train(resume_from_checkpoint=None if last is None else str(last))
     if interruption.asked:
         raise KeyboardInterrupt
-    return rename(trainer.evaluate()) | {"steps": trainer.state.global_step}
+    return rename(trainer.evaluate()) | {
+        "steps": trainer.state.global_step,
+        "tokens": trainer.state.num_input_tokens_seen,
+    }
 
 
 def rename(logs: dict[str, Any]) -> dict[str, float]:
@@ -191,7 +219,7 @@ class Reporter(TrainerCallback):
             self.on_sample(state.global_step)
 
     def on_log(self, args: Any, state: TrainerState, control: TrainerControl, logs: dict, **_: Any) -> None:
-        if "train_runtime" in logs:  # the summary at the end repeats what run.json holds
+        if "train_loss" in logs:  # the summary at the end repeats what run.json holds
             return
         metrics = rename(logs)
         if not all(torch.isfinite(torch.tensor(value)) for key, value in metrics.items() if key.endswith("loss")):

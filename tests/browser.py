@@ -26,6 +26,7 @@ def chromium(profile: Path, *flags: str) -> Iterator[Any]:
     options.binary_location = BINARY
     for flag in (*FLAGS, f"--user-data-dir={profile}", *flags):
         options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})  # what the console says is a test's to look at
     service = webdriver.ChromeService(executable_path=DRIVER, log_output=os.devnull)
     browser = webdriver.Chrome(options=options, service=service)
     try:

@@ -2,11 +2,14 @@
 
 import os
 import shutil
+import tempfile
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two threads beside another busy process spin instead of working
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test may reach out
+os.environ["RLHF_CACHE"] = tempfile.mkdtemp(prefix="rlhf-cache-")  # not the user's own; removed below
 
+import atexit
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,6 +20,8 @@ from rlhf.cli import register, settings_of
 from rlhf.config import Settings
 from rlhf.paths import bundled
 from tests.hub.server import Hub, serving
+
+atexit.register(shutil.rmtree, os.environ["RLHF_CACHE"], ignore_errors=True)
 
 # A model of some ten thousand parameters, two optimiser steps, a few rows: enough to run every line of a stage.
 TINY = (
@@ -58,6 +63,7 @@ FAST = {
         "stage.log_every=1",
         "stage.save_every=1",
     ),
+    "inspect": ("stage.near_duplicates=200", "stage.languages=50"),
     "publish": ("stage.wait=0",),
     "sample": ("stage.prompts=6", "stage.samples=3", "stage.max_response_length=6"),
     "label": (),

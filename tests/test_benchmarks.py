@@ -4,6 +4,7 @@ import gzip
 import itertools
 import json
 import math
+import os
 import random
 import statistics
 from pathlib import Path
@@ -11,10 +12,13 @@ from types import SimpleNamespace
 
 import pytest
 
-from benchmarks import ppo_seeds, ppo_sentiment, progression, reward_card
+from benchmarks import data, data_sheets, ppo_memory, ppo_seeds, ppo_sentiment, progression, reward_card
 from rlhf import cli
+from rlhf.evaluation import report
 from tests.conftest import FAST, TINY
+from tests.evaluation.making import whole
 
+FIXTURES = Path(__file__).parent / "data" / "fixtures"
 STAGES = ("base", "sft", "reward", "dpo", "ppo", "compare")
 
 
@@ -23,17 +27,41 @@ def test_the_progression_over_a_seed(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(progression, "RESULT", tmp_path / "progression.json")
+    monkeypatch.setattr(progression, "FIGURES", tmp_path / "figures")
+    monkeypatch.setattr(progression, "README", tmp_path / "README.md")
+    Path("README.md").write_text("before\n<!-- table over seeds -->\nold\n<!-- end -->\nafter\n")
     own = ", ".join(f"{name}: [{', '.join(map(repr, FAST[name]))}]" for name in STAGES)
-    arguments = ["progression", "--seeds", "3", "--", "hardware=cpu", *TINY, f"stage.overrides={{{own}}}"]
+    last = ["--comparison", *FAST["compare"]]
+    arguments = ["progression", "--seeds", "3", *last, "--", "hardware=cpu", *TINY, f"stage.overrides={{{own}}}"]
     monkeypatch.setattr("sys.argv", arguments)
     progression.main()
-    [row] = json.loads((tmp_path / "progression.json").read_text())["seeds"]
+    measured = json.loads((tmp_path / "progression.json").read_text())
+    [row] = measured["seeds"]
+    readme = Path("README.md").read_text()
+    assert readme == "\n".join(
+        ["before", "<!-- table over seeds -->", *measured["published"], "<!-- end -->", "after", ""]
+    )
+    assert measured["published"][-1].endswith("(benchmarks/figures/scores.svg)")
+    assert Path("figures/frontier.svg").read_text().startswith("<svg")
     compared = json.loads(Path("checkpoints/benchmark/seed-3/compare/metrics.json").read_text())
     assert row["gold"]["sft"] == compared["models"]["sft"]["gold"]["mean"]
     assert row["seconds"] > 0
     shown = capsys.readouterr().out
     assert "| seed | gold base | gold sft |" in shown
     assert "seed 3: Who won the World Cup?" in shown
+
+
+def test_the_table_over_seeds_goes_to_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = whole()
+    report.write(told, tmp_path)
+    monkeypatch.setattr(progression, "FIGURES", tmp_path / "shown")
+    monkeypatch.setattr(progression, "README", tmp_path / "README.md")
+    (tmp_path / "README.md").write_text("<!-- table over seeds -->\n<!-- end -->\n")
+    lines = progression.publish(tmp_path)
+    assert lines[0] == "|  | base | sft | dpo | ppo |"
+    assert lines[2] == "| gold reward | 0 (0.5) | 1 (0.5) | 2 (0.5) | 3 (0.5) |"
+    assert lines[3] == ""
+    assert (tmp_path / "README.md").read_text() == "\n".join(["<!-- table over seeds -->", *lines, "<!-- end -->", ""])
 
 
 def test_checks_by_hand() -> None:
@@ -52,6 +80,52 @@ def test_what_was_measured_is_shown_again(capsys: pytest.CaptureFixture, monkeyp
     rows = json.loads(progression.RESULT.read_text())["seeds"]
     assert "\n".join(progression.table(rows)) in capsys.readouterr().out
     assert len(rows) == 5
+
+
+def test_data_beside_trl_keeps_the_same_rows(
+    chain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    import datasets
+
+    monkeypatch.setattr(data, "RESULT", tmp_path / "data.json")
+    given = ["--file", str(FIXTURES / "alpaca_eval.jsonl"), "--tokenizer", f"{chain}/almanac/base/model"]
+    monkeypatch.setattr("sys.argv", ["data", *given, "--rows", "6", "--repeats", "1", "--stream", "2000"])
+    try:
+        data.main()
+    finally:
+        datasets.enable_progress_bars()
+    found = json.loads((tmp_path / "data.json").read_text())
+    assert found["rows"] == 6
+    assert set(found["rows_per_second"]) == {"ours", "ours, second start", "trl"}
+    assert [one["rows"] for one in found["stream"]] == [200, 2000]
+    assert "| rows per second and core |" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_rows() -> None:
+    few, many = data.streamed(400_000)
+    assert (few["rows"], many["rows"]) == (40_000, 400_000)
+    # Eight bytes a row, some of them twice, while a split is divided: 400,000 rows are 240 MB on disk.
+    assert many["mib"] < few["mib"] + 30
+    assert many["warm_seconds"] < many["cold_seconds"] / 4
+
+
+def test_the_data_sheets_hold_numbers_alone(
+    chain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / data_sheets.MODEL).symlink_to(chain / "almanac" / "base" / "model")
+    (tmp_path / "real" / "preference").mkdir(parents=True)
+    with gzip.open(tmp_path / "real" / "preference" / "hh.jsonl.gz", "wb") as file:
+        file.write((FIXTURES / "hh.jsonl").read_bytes())
+    monkeypatch.setattr(data_sheets, "RESULT", tmp_path / "sheets.md")
+    monkeypatch.setenv("RLHF_TEST_DATA", str(tmp_path / "real"))
+    monkeypatch.setenv("RLHF_TEST_MODELS", str(tmp_path / "models"))
+    data_sheets.main()
+    written = (tmp_path / "sheets.md").read_text(encoding="utf-8")
+    assert "| preference/hh.jsonl.gz | preferences, hh | 9 |" in written
+    assert "example" not in written
+    assert "read as" in capsys.readouterr().out
 
 
 def test_ppo_over_seeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
@@ -189,3 +263,32 @@ def test_ppo_on_sentiment_runs_is_measured_and_drawn(
     assert found["best_of_n"][0]["sentiment"]["mean"] <= found["best_of_n"][1]["sentiment"]["mean"]
     assert (tmp_path / "f.svg").read_text().count("PPO, seed") == 2
     assert "| PPO, seed 3 |" in capsys.readouterr().out
+
+
+def memory_rows(one_base: int) -> list[dict]:
+    peaks = {"full": 1000, "four-model LoRA": 600, "one-base LoRA": one_base}
+    return [
+        {"model": "stories15M", "way": way, "peak": peak * 2**20, "planned": 900 * 2**20, "seconds": 1.234}
+        for way, peak in peaks.items()
+    ]
+
+
+def test_memory_by_hand() -> None:
+    lines = ppo_memory.table(memory_rows(400))
+    assert lines[2] == "| stories15M | full | 1000 | 100% | 900 | -10% | 1.23 |"
+    assert lines[4] == "| stories15M | one-base LoRA | 400 | 40% | 900 | +125% | 1.23 |"
+    assert list(ppo_memory.checks(memory_rows(400)).values()) == [True]
+    assert list(ppo_memory.checks(memory_rows(401)).values()) == [False]
+
+
+@pytest.mark.slow
+def test_memory_is_measured_in_a_process_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not os.environ.get("RLHF_TEST_MODELS"):
+        pytest.skip("RLHF_TEST_MODELS names no folder with stories15M")
+    monkeypatch.setattr(ppo_memory, "RESULT", tmp_path / "ppo_memory.json")
+    monkeypatch.setattr("sys.argv", ["ppo_memory", "--models", "stories15M", "--repeats", "1", "--updates", "2"])
+    ppo_memory.main()
+    rows = json.loads((tmp_path / "ppo_memory.json").read_text())["rows"]
+    assert all(ppo_memory.checks(rows).values())
+    for row in rows:
+        assert row["planned"] == pytest.approx(row["peak"], rel=0.25)

@@ -10,7 +10,7 @@ from transformers.generation import configuration_utils
 
 from rlhf import generate as generate_module
 from rlhf.data.render import prompt_ids
-from rlhf.generate import Response, cut, end_ids, generate, response_text, sample_ids, seeded
+from rlhf.generate import Response, cut, end_ids, generate, response_text, sample, sample_ids, seeded
 from rlhf.models import chat_template
 from rlhf.scratch import new_tokenizer
 
@@ -224,3 +224,21 @@ def test_responses_grow_in_bouts_of_the_rows_without_an_end(
     assert answers(model, tokenizer, temperature=0.0) == whole
     assert [length for _, length in taken] == [2, 2, 4]
     assert [count for count, _ in taken] == [sum(len(r.ids) > at or at == 0 for r in whole) for at in (0, 2, 4)]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("temperature", [0.5, 1.0])
+def test_a_sampled_token_comes_with_its_logprob_whatever_the_bout(
+    model: Any, tokenizer: Any, monkeypatch: pytest.MonkeyPatch, temperature: float
+) -> None:
+    """A second implementation: no batch, no cache; bouts of two tokens, so that most rows are read again."""
+    monkeypatch.setattr(generate_module, "FIRST_BOUT", 2)
+    rows = [prompt_ids(tokenizer, prompt) for prompt in ("red cat", "green", "blue bird dog")]
+    with seeded(0):
+        found = sample(model.eval(), rows, {tokenizer.eos_token_id}, tokenizer.pad_token_id, 7, temperature)
+    assert max(len(response.ids) for response in found) > 4
+    for row, (ids, logprobs) in zip(rows, found, strict=True):
+        assert len(ids) == len(logprobs)
+        for t, token in enumerate(ids):
+            logits = model(torch.tensor([[*row, *ids[:t]]])).logits[0, -1] / temperature
+            assert logprobs[t] == pytest.approx(torch.log_softmax(logits, -1)[token].item(), abs=1e-4)

@@ -167,8 +167,12 @@ def test_the_reward_of_ones_own_trains(chain: Path) -> None:
 
 
 def test_the_results_are_those_that_were_measured() -> None:
-    rows = json.loads(progression.RESULT.read_text())["seeds"]
-    assert "\n".join(progression.table(rows)) in README.read_text(encoding="utf-8")
+    result = json.loads(progression.RESULT.read_text())
+    rows, text = result["seeds"], README.read_text(encoding="utf-8")
+    assert "\n".join(progression.table(rows)) in text
+    assert "\n".join(["<!-- table over seeds -->", *result["published"], "<!-- end -->"]) in text
+    for path in re.findall(r"\]\((benchmarks/figures/[^)]+)\)", text):
+        assert (README.parent / path).exists(), path
     for row in rows:
         assert all(progression.checks(row).values()), row["seed"]
     cards = json.loads(reward_card.RESULT.read_text())["sets"]

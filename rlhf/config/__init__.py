@@ -6,9 +6,24 @@ a type cannot express; it runs on the final values, before torch is imported. No
 
 from dataclasses import dataclass
 
+from rlhf.config.compare import CompareStage
 from rlhf.config.judge import Judge, JudgeKind
 from rlhf.config.labelling import LabelStage, SampleStage
-from rlhf.config.parts import Adapter, AdapterKind, Data, Dtype, Format, Hardware, Model, Source, Tracker, TrackerKind
+from rlhf.config.parts import (
+    Adapter,
+    AdapterKind,
+    Data,
+    Dtype,
+    Format,
+    Hardware,
+    Model,
+    Pairing,
+    Rankings,
+    Source,
+    Ties,
+    Tracker,
+    TrackerKind,
+)
 from rlhf.config.ppo import KLEstimator, KLIn, LossMean, MissingEOS, PPOStage
 from rlhf.config.publish import Publish, PublishStage, Weights
 from rlhf.config.reward import EvaluateRewardStage, RewardLoss, RewardStage
@@ -20,8 +35,8 @@ from rlhf.config.stages import (
     PROGRESSION,
     STAGES,
     BaseStage,
-    CompareStage,
     DPOStage,
+    InspectStage,
     ProgressionStage,
     SFTStage,
     StatusStage,
@@ -42,6 +57,7 @@ __all__ = [
     "Format",
     "Hardware",
     "Input",
+    "InspectStage",
     "Judge",
     "JudgeKind",
     "KLEstimator",
@@ -52,9 +68,11 @@ __all__ = [
     "Model",
     "Normalisation",
     "PPOStage",
+    "Pairing",
     "ProgressionStage",
     "Publish",
     "PublishStage",
+    "Rankings",
     "RewardLoss",
     "RewardStage",
     "RewardTerm",
@@ -66,6 +84,7 @@ __all__ = [
     "Source",
     "Stage",
     "StatusStage",
+    "Ties",
     "Tracker",
     "TrackerKind",
     "TrainedStage",
@@ -94,6 +113,8 @@ class Settings:
         require(0 <= self.seed < 2**32, "seed", self.seed, "lie in [0, 2**32)")
         if self.overwrite and self.resume:
             raise ConfigError("overwrite=true and resume=true contradict each other: give one of them")
+        if isinstance(self.stage, PPOStage) and self.stage.one_base and self.adapter.kind is AdapterKind.none:
+            raise ConfigError("stage.one_base=true wants adapters on a frozen base: give adapter=lora or adapter=qlora")
         members = getattr(self.stage, "ensemble", 1)
         if members > 1 and self.adapter.kind is AdapterKind.none:
             raise ConfigError(

@@ -1,5 +1,6 @@
 """What every stage shares: the model, the data, the adapter, the hardware, the tracker."""
 
+import math
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -27,9 +28,33 @@ class Format(Enum):
     standard = "standard"
     hh = "hh"
     ultrafeedback = "ultrafeedback"
+    ultrafeedback_raw = "ultrafeedback_raw"
     tldr_comparisons = "tldr_comparisons"
+    helpsteer = "helpsteer"
+    nectar = "nectar"
+    scores = "scores"
+    shp = "shp"
+    kto = "kto"
+    arena = "arena"
+    alpaca_eval = "alpaca_eval"
+    oasst = "oasst"
     alpaca = "alpaca"
     sharegpt = "sharegpt"
+
+
+class Rankings(Enum):
+    """Which pairs k ranked responses to one prompt give."""
+
+    all = "all"  # each response with every worse one: k(k-1)/2 pairs
+    best = "best"  # the best with every other: k-1 pairs
+    best_worst = "best_worst"  # one pair
+
+
+class Ties(Enum):
+    """What becomes of two responses that were found equally good."""
+
+    drop = "drop"
+    both = "both"  # a pair in each direction, at half the weight
 
 
 class TrackerKind(Enum):
@@ -61,9 +86,13 @@ class Model:
 
 @dataclass(kw_only=True)
 class Source:
-    """Where rows of one kind come from: a Hub data set, a local file, or a folder of files."""
+    """Where rows of one kind come from: a Hub data set, a local file, a folder of files, or several of them.
+
+    ``mix`` maps paths to weights and takes the place of ``path``; the other settings hold for each of its parts.
+    """
 
     path: str | None
+    mix: Any  # null, or dict[str, float], whose null Hydra could not replace
     format: Format
     subset: str | None
     revision: str | None
@@ -76,6 +105,28 @@ class Source:
 
     def __post_init__(self) -> None:
         require_positive("data.<source>", limit=self.limit, held_out_limit=self.held_out_limit)
+        mapping = self.mix is None or (isinstance(self.mix, dict) and bool(self.mix))
+        require(mapping, "data.<source>.mix", self.mix, "be null, or map files, folders or Hub ids to weights")
+        for path, weight in (self.mix or {}).items():
+            number = isinstance(weight, int | float) and not isinstance(weight, bool)
+            require(number and 0 < weight < math.inf, f"data.<source>.mix[{path}]", weight, "be positive and finite")
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """Everything that is read; nothing where the source is not given."""
+        return tuple(self.mix) if self.mix else () if self.path is None else (self.path,)
+
+
+@dataclass(kw_only=True)
+class Pairing:
+    """How responses that were ranked, scored or voted on become pairs; the rules are in rlhf.data.pairs."""
+
+    rankings: Rankings
+    ties: Ties
+    score_ratio: float
+
+    def __post_init__(self) -> None:
+        require(self.score_ratio >= 1, "data.pairing.score_ratio", self.score_ratio, "be at least 1")
 
 
 @dataclass(kw_only=True)
@@ -85,6 +136,8 @@ class Data:
     format: Format
     holdout: float
     allow_leaks: bool
+    cache: str
+    pairing: Pairing
     gold: str | None
     judge: str | None
     ceiling: str | None

@@ -49,6 +49,7 @@ class PPOStage(TrainedStage):
     term: RewardTerm
     gold: Any
     critic: str | None
+    one_base: bool | None
     updates: int
     batch_size: int
     minibatches: int

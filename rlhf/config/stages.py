@@ -3,11 +3,12 @@
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from rlhf.config.compare import CompareStage
 from rlhf.config.labelling import LabelStage, SampleStage
 from rlhf.config.ppo import PPOStage
 from rlhf.config.publish import PublishStage
 from rlhf.config.reward import EvaluateRewardStage, RewardStage
-from rlhf.config.rules import require, require_positive
+from rlhf.config.rules import require, require_not_negative, require_positive
 from rlhf.config.stage import Input, Stage, TrainedStage
 
 
@@ -67,45 +68,26 @@ class DPOStage(TrainedStage):
 
 
 @dataclass(kw_only=True)
-class CompareStage(Stage):
-    """``models`` maps a column's title to a run directory, a local folder or a Hub id; null leaves a column out.
+@dataclass(kw_only=True)
+class InspectStage(Stage):
+    tokenizer: str | None
+    max_length: int
+    examples: int
+    near_duplicates: int
+    similarity: float
+    languages: int
 
-    ``progression`` is what ``models`` is unless it is given: a whole mapping can be put in the place of a reference
-    to another one, while one that stands there could only have its own keys changed.
-    """
-
-    progression: dict[str, str | None]
-    models: Any
-    reference: str
-    reward: str | None
-    prompts: int
-    samples: int
-    temperature: float
-    batch_size: int
-    max_prompt_length: int
-    max_response_length: int
-    bootstrap: int
-    questions: list[str]
-
-    reads: ClassVar[tuple[str, ...]] = ("prompts", "text")
+    reads: ClassVar[tuple[str, ...]] = ("text", "demonstrations", "preferences", "prompts")
 
     def inputs(self) -> dict[str, Input]:
         policies = ("base", "sft", "dpo", "ppo")
-        models = {
-            # A column of the progression may not be trained yet; one that the user gives is meant to be there.
-            title: Input(path, policies, title == self.reference or path != self.progression.get(title))
-            for title, path in self.models.items()
-            if path is not None
-        }
-        return models | ({} if self.reward is None else {"reward": Input(self.reward, ("reward",), required=False)})
+        return {} if self.tokenizer is None else {"tokenizer": Input(self.tokenizer, policies, required=False)}
 
     def __post_init__(self) -> None:
-        numbers = ("prompts", "samples", "temperature", "batch_size", "max_response_length", "bootstrap")
-        require_positive("stage", **{name: getattr(self, name) for name in numbers})
-        require(isinstance(self.models, dict), "stage.models", self.models, "map titles to runs, folders or Hub ids")
-        given = [title for title, path in self.models.items() if path is not None]
-        require(self.reference in given, "stage.reference", self.reference, f"be one of {', '.join(given)}")
-        require("reward" not in given, "stage.models", "reward", "leave that title to the reward model")
+        require_positive("stage", max_length=self.max_length)
+        counts = ("examples", "near_duplicates", "languages")
+        require_not_negative("stage", **{name: getattr(self, name) for name in counts})
+        require(0 < self.similarity <= 1, "stage.similarity", self.similarity, "lie in (0, 1]")
 
 
 @dataclass(kw_only=True)
@@ -127,6 +109,7 @@ class ProgressionStage(Stage):
 
 STAGES: dict[str, type[Stage]] = {
     "status": StatusStage,
+    "inspect": InspectStage,
     "base": BaseStage,
     "sft": SFTStage,
     "reward": RewardStage,

@@ -1,19 +1,9 @@
 """Preference data, demonstrations, prompts and text as people have them, read into one set of types."""
 
-from rlhf.data.checks import check_leaks, duplicates, leaks, statistics
+from rlhf.data.checks import leaks, survey
 from rlhf.data.fingerprint import fingerprint
-from rlhf.data.formats import Kind, convert, detect
+from rlhf.data.formats import Converter, Kind, detect
 from rlhf.data.load import load, load_source
+from rlhf.data.splits import check_splits
 
-__all__ = [
-    "Kind",
-    "check_leaks",
-    "convert",
-    "detect",
-    "duplicates",
-    "fingerprint",
-    "leaks",
-    "load",
-    "load_source",
-    "statistics",
-]
+__all__ = ["Converter", "Kind", "check_splits", "detect", "fingerprint", "leaks", "load", "load_source", "survey"]

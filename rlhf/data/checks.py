@@ -1,13 +1,17 @@
-"""What can be wrong with data sets that are well-formed: leaks between splits, repetitions, lengths."""
+"""What can be wrong with data sets that are well-formed: leaks between splits, repetitions, contradictions."""
 
 import itertools
 import logging
+from array import array
+from collections import Counter
 from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
-from rlhf.data.fingerprint import fingerprint
+from rlhf.data.cache import key_of, value
 from rlhf.data.render import Prompt
 from rlhf.data.rows import Row, is_blank, prompt_key
+from rlhf.data.seen import digest
 from rlhf.errors import DataError
 
 log = logging.getLogger(__name__)
@@ -25,67 +29,129 @@ class Leaks(NamedTuple):
 
 def leaks(train: Iterable[Row], held_out: Iterable[Row]) -> Leaks:
     """Count the rows of ``held_out`` whose prompt (or text, where there is none) is a row's of ``train``."""
-    seen = {prompt_key(row) for row in train}
-    keys = [prompt_key(row) for row in held_out]
-    found = [key for key in keys if key in seen]
-    return Leaks(len(found), len(found) / max(len(keys), 1), found[0] if found else None)
+    # The held-out side is the small one: the other may be larger than memory.
+    counts = Counter(map(prompt_key, prompts_of(held_out)))
+    seen = {key for key in map(prompt_key, prompts_of(train)) if key in counts}
+    found = [key for key in counts if key in seen]
+    count = sum(counts[key] for key in found)
+    return Leaks(count, count / max(counts.total(), 1), found[0] if found else None)
 
 
-def check_leaks(train: Iterable[Row], held_out: Iterable[Row], allow: bool) -> Leaks:
+def prompts_of(rows: Iterable[Row]) -> Iterable[Row]:
+    """The rows of a table without the columns that do not matter here, which are slow to read."""
+    names = getattr(rows, "column_names", None)
+    return rows if names is None else rows.select_columns(["prompt" if "prompt" in names else "text"])
+
+
+def refuse_leaks(found: Leaks, train: str, held_out: str, allow: bool) -> None:
     """Refuse to measure on prompts that were trained on; with ``allow`` only warn.
 
     Raises:
         DataError: there is a leak and ``allow`` is False.
     """
-    found = leaks(train, held_out)
     if found.count:
         sentence = (
-            f"{found.count} held-out rows ({found.share:.1%}) have a prompt that the training split has too, "
+            f"{found.count} rows of {held_out} ({found.share:.1%}) have a prompt that {train} has too, "
             f"the first is {found.example!r:.120}"
         )
         if not allow:
             raise DataError(f"{sentence}; remove them, or accept it with data.allow_leaks=true")
         log.warning("%s (data.allow_leaks=true)", sentence)
-    return found
-
-
-def duplicates(dataset: Iterable[Row]) -> int:
-    """Number of rows that repeat an earlier row in every field."""
-    rows = list(dataset)
-    return len(rows) - len({fingerprint([row]) for row in rows})
-
-
-def length(completion: Prompt) -> int:
-    """Characters, of a conversation those of all its messages."""
-    return len(completion) if isinstance(completion, str) else sum(len(turn["content"]) for turn in completion)
 
 
 def oddities(row: Row) -> list[str]:
     """What a row has that it may have, but that its reader should know about: the release of HH has all of them."""
     found = []
-    for field in COMPLETIONS:
-        if field in row and is_blank(row[field]):
-            found.append(f"empty {field}")
-    for field in ("chosen", "rejected", "completion"):
-        if isinstance(row.get(field), list):
-            turns = [*row["prompt"], *row[field]]
+    for name in COMPLETIONS:
+        if name in row and is_blank(row[name]):
+            found.append(f"empty {name}")
+    for name in ("chosen", "rejected", "completion"):
+        if isinstance(row.get(name), list):
+            turns = [*row["prompt"], *row[name]]
             if any(a["role"] == b["role"] for a, b in itertools.pairwise(turns)):
                 found.append("two turns of one role in a row")
                 break
-    if any(isinstance(row.get(field), list) and len(row[field]) > 1 for field in ("chosen", "rejected")):
+    if any(isinstance(row.get(name), list) and len(row[name]) > 1 for name in ("chosen", "rejected")):
         found.append("completions that differ before the last turn")
     return found
 
 
-def statistics(dataset: Iterable[Row]) -> dict[str, Any]:
-    """Row count, exact duplicates, lengths in characters, and the share of pairs whose chosen completion is longer."""
-    rows = list(dataset)
-    result: dict[str, Any] = {"rows": len(rows), "duplicates": duplicates(rows)}
-    for field in ("prompt", *COMPLETIONS):
-        lengths = sorted(length(row[field]) for row in rows if field in row)
-        if lengths:
-            result[f"{field}_characters"] = {"median": lengths[len(lengths) // 2], "max": lengths[-1]}
-    pairs = [(length(row["chosen"]), length(row["rejected"])) for row in rows if "chosen" in row]
+@dataclass
+class Survey:
+    """What one pass over the rows finds; numbers of rows, save where it says otherwise. A field is a column of text."""
+
+    rows: int = 0
+    prompts: int = 0  # distinct ones
+    sources: dict[str, int] = field(default_factory=dict)
+    duplicates: int = 0  # repeat an earlier row, prompt and completions
+    identical: int = 0  # pairs whose completions are the same
+    contradicting: int = 0  # pairs that another pair turns around
+    empty: dict[str, int] = field(default_factory=dict)  # field -> blank ones
+    truncated: dict[str, int] = field(default_factory=dict)  # field -> those that end within a sentence
+    longer: float | None = None  # share of pairs whose chosen completion has more characters, ties half
+
+    def problems(self) -> list[str]:
+        """One clause for each thing that a training stage warns of."""
+        named = {
+            "repeat an earlier row": self.duplicates,
+            "have chosen and rejected the same": self.identical,
+            "are turned around by another pair": self.contradicting,
+            **{f"have an empty {name}": count for name, count in self.empty.items()},
+        }
+        return [
+            f"{count} of {self.rows} rows ({count / self.rows:.1%}) {what}" for what, count in named.items() if count
+        ]
+
+
+def survey(rows: Iterable[Row]) -> Survey:
+    """Count in one pass; of each row some digests stay in memory, forty bytes at most."""
+    found = Survey()
+    keys = {name: array("Q") for name in ("row", "prompt", "pair", "turned")}
+    sources: Counter[str] = Counter()
+    empty: Counter[str] = Counter()
+    truncated: Counter[str] = Counter()
+    longer = pairs = 0.0
+    for row in rows:
+        found.rows += 1
+        sources[row.get("source") or "(none)"] += 1
+        prompt = prompt_key(row)
+        texts = {name: text_of(row[name]) for name in COMPLETIONS if name in row}
+        keys["prompt"].append(digest(prompt))
+        keys["row"].append(digest("\0".join([prompt, *texts.values()])))
+        for name, text in texts.items():
+            empty[name] += not text.strip()
+            truncated[name] += ends_early(text)
+        if "chosen" in row:
+            chosen, rejected = texts["chosen"], texts["rejected"]
+            found.identical += chosen == rejected
+            pairs, longer = pairs + 1, longer + (len(chosen) > len(rejected)) + 0.5 * (len(chosen) == len(rejected))
+            keys["pair"].append(digest("\0".join([prompt, chosen, rejected])))
+            keys["turned"].append(digest("\0".join([prompt, rejected, chosen])) if chosen != rejected else 0)
+    import numpy
+
+    columns = {name: numpy.frombuffer(values, numpy.uint64) for name, values in keys.items() if len(values)}
+    if found.rows:
+        found.prompts = len(numpy.unique(columns["prompt"]))
+        found.duplicates = found.rows - len(numpy.unique(columns["row"]))
     if pairs:
-        result["longer_chosen"] = sum(chosen > rejected for chosen, rejected in pairs) / len(pairs)
-    return result
+        found.contradicting = int(numpy.isin(columns["turned"], columns["pair"]).sum())
+        found.longer = longer / pairs
+    found.sources = dict(sources.most_common()) if set(sources) != {"(none)"} else {}
+    found.empty, found.truncated = ({k: n for k, n in counts.items() if n} for counts in (empty, truncated))
+    return found
+
+
+def text_of(completion: Prompt) -> str:
+    """A completion as one text; of a conversation the messages, a line each."""
+    return completion if isinstance(completion, str) else "\n".join(turn["content"] for turn in completion)
+
+
+def ends_early(text: str, words: int = 20) -> bool:
+    """Whether a text of at least ``words`` words ends with a letter, a digit or a comma: probably cut off."""
+    last = text.rstrip()[-1:]
+    return (last.isalnum() or last == ",") and len(text.split(maxsplit=words)) >= words
+
+
+def surveyed(rows: Any, folder: str) -> Survey:
+    """`survey` of a table, from the cache where it was made before."""
+    return Survey(**value(folder, key_of("survey", rows._fingerprint), lambda: asdict(survey(rows))))

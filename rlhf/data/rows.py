@@ -14,7 +14,16 @@ from rlhf.errors import DataError
 Row = dict[str, Any]
 
 ROLES = ("system", "user", "assistant", "tool")
-SHAREGPT_ROLES = {"human": "user", "gpt": "assistant"}  # ShareGPT's names; the usual ones are taken as they are
+# The names of ShareGPT and of Open-Assistant; the usual ones are taken as they are.
+SHAREGPT_ROLES = {"human": "user", "gpt": "assistant", "prompter": "user"}
+
+
+def user(content: str) -> Message:
+    return {"role": "user", "content": content}
+
+
+def assistant(content: str) -> Message:
+    return {"role": "assistant", "content": content}
 
 
 class RowError(DataError):
@@ -65,7 +74,18 @@ def message(value: Any, field: str) -> Message:
     if role not in ROLES:
         known = ", ".join((*ROLES, *SHAREGPT_ROLES))
         raise RowError(field, f"has a message of role {shown(role)}; known are {known}")
+    if isinstance(content, list):
+        content = _joined(content, f"{field}.{content_key}")
     return {"role": role, "content": checked_text(content, f"{field}.{content_key}")}
+
+
+def _joined(parts: list[Any], field: str) -> str:
+    """The text of a content that is a list of parts, as multi-modal chats have it; anything but text is refused."""
+    for part in parts:
+        kind = part.get("type") if isinstance(part, dict) else None
+        if kind != "text":
+            raise RowError(field, f"has a part of type {shown(kind)}, and only text can be read")
+    return "".join(checked_text(part.get("text"), f"{field}.text") for part in parts)
 
 
 def conversation(row: Row, field: str) -> list[Message]:
@@ -103,6 +123,34 @@ def number(row: Row, field: str) -> float | None:
     if not math.isfinite(result):
         raise RowError(field, f"must be a finite number, got {shown(value)}")
     return result
+
+
+def needed_number(row: Row, field: str) -> float:
+    """The finite number in ``field``.
+
+    Raises:
+        RowError: it is absent, or no finite number.
+    """
+    value = number(row, field)
+    if value is None:
+        raise RowError(field, "is missing")
+    return value
+
+
+def alpaca_prompt(row: Row) -> list[Message]:
+    """Alpaca's instruction with its input, after the system text and the earlier turns that LLaMA-Factory adds."""
+    question = text(row, "instruction")
+    if has(row, "input") and text(row, "input").strip():
+        question += "\n\n" + row["input"]
+    prompt = [user(question)]
+    if has(row, "history"):
+        if not isinstance(row["history"], list) or not all(isinstance(t, list) and len(t) == 2 for t in row["history"]):
+            raise RowError("history", "must be a list of [question, answer] pairs")
+        texts = [[checked_text(part, "history") for part in pair] for pair in row["history"]]
+        prompt = [turn for ask, answer in texts for turn in (user(ask), assistant(answer))] + prompt
+    if has(row, "system") and text(row, "system"):
+        prompt = [{"role": "system", "content": row["system"]}, *prompt]
+    return prompt
 
 
 def is_blank(completion: Prompt) -> bool:

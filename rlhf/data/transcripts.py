@@ -1,9 +1,10 @@
 """Whole dialogues: Anthropic's "Human: / Assistant:" text, and the prompt that two dialogues have in common."""
 
+import itertools
 import re
 
 from rlhf.data.render import Message
-from rlhf.data.rows import RowError
+from rlhf.data.rows import RowError, assistant, user
 
 SPEAKER = re.compile(r"(?:^|\n\n)(Human|Assistant):")
 ROLE = {"Human": "user", "Assistant": "assistant"}
@@ -26,6 +27,26 @@ def turns(transcript: str, field: str) -> list[Message]:
     if len(pieces) == 1 or pieces[0].strip():
         raise RowError(field, "must be a transcript that starts with 'Human:' or 'Assistant:'")
     return [{"role": ROLE[pieces[i]], "content": pieces[i + 1].strip()} for i in range(1, len(pieces), 2)]
+
+
+def prompt(transcript: str) -> list[Message]:
+    """The messages of a prompt: a transcript without the empty turn that asks for the answer, or a plain question."""
+    if not is_transcript(transcript):
+        return [user(transcript)]
+    found = turns(transcript, "prompt")
+    return found[:-1] if found[-1] == assistant("") else found
+
+
+def split_text(chosen: str, rejected: str) -> tuple[str, str, str]:
+    """Prompt and completions of two texts: the prompt is what they share, up to the last white space in it.
+
+    TRL's implicit prompt; it may cut within a word, and the completions would then begin with half of one.
+    """
+    same = itertools.takewhile(lambda two: two[0] == two[1], zip(chosen, rejected, strict=False))
+    shared = "".join(letter for letter, _ in same)
+    blank = max((i for i, letter in enumerate(shared) if letter.isspace()), default=0)
+    end = len(shared[:blank].rstrip())
+    return shared[:end], chosen[end:], rejected[end:]
 
 
 def split_at_divergence(

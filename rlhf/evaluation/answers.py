@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 
 from rlhf.config import CompareStage
-from rlhf.data.render import Prompt, prompt_ids, question
+from rlhf.data.render import Prompt, prompt_ids, question, text_ids
 from rlhf.generate import Response, end_ids, generate
 from rlhf.ppo.rollout import Rollout, pack, response_logits
 from rlhf.ppo.tensors import masked_sum, token_logprobs
@@ -37,7 +37,11 @@ class TextNLL(NamedTuple):
 
 @dataclass
 class Answers:
-    """``texts[i][j]`` is sample j to prompt i, and so in the other lists; ``greedy`` answers the stage's questions."""
+    """``texts[i][j]`` is sample j to prompt i, and so in the other lists; ``greedy`` answers the stage's questions.
+
+    ``preferences``: title of another model -> how much a judge prefers sample j to prompt i to that of the other; None
+    where it came to no verdict.
+    """
 
     name: str
     plain: bool
@@ -48,6 +52,7 @@ class Answers:
     kl: list[list[float]] | None = None
     text_nll: TextNLL | None = None
     scores: dict[str, list[list[float]]] = field(default_factory=dict)
+    preferences: dict[str, list[list[float | None]]] = field(default_factory=dict)
 
 
 def answer(
@@ -140,7 +145,7 @@ def text_nll(candidate: Candidate, texts: Sequence[str], block: int, batch_size:
     first = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
     pieces = []
     for text in texts:
-        ids = [first, *tokenizer(text, add_special_tokens=False)["input_ids"]]
+        ids = [first, *text_ids(tokenizer, [text], add_special_tokens=False)[0]]
         pieces += [ids[start : start + block + 1] for start in range(0, len(ids) - 1, block)]
     pieces.sort(key=len)
     total = 0.0

@@ -40,6 +40,22 @@ def estimate(groups: Sequence[Sequence[float]], draws: int, seed: int, level: fl
     return Estimate(float(means.mean()), float(low), float(high))
 
 
+def estimate_share(groups: Sequence[Sequence[float]], draws: int, seed: int, level: float = 0.95) -> Estimate:
+    """Mean over all numbers, however many a prompt has, with a percentile bootstrap interval over prompts.
+
+    Raises:
+        ValueError: there is no number.
+    """
+    counts = np.array([len(group) for group in groups])
+    if not counts.sum():
+        raise ValueError("an estimate needs at least one number")
+    totals = np.array([np.sum(group) for group in groups], dtype=float)
+    drawn = np.random.default_rng(seed).integers(len(groups), size=(draws, len(groups)))
+    sizes = counts[drawn].sum(axis=1)
+    low, high = np.quantile(totals[drawn].sum(axis=1) / np.maximum(sizes, 1), [(1 - level) / 2, (1 + level) / 2])
+    return Estimate(float(totals.sum() / counts.sum()), float(low), float(high))
+
+
 def wins(ours: Sequence[float], theirs: Sequence[float]) -> list[float]:
     """1 where ours scores higher, 0 where theirs does, ½ for a tie; for every pair of one of ours and one of theirs."""
     return [float(a > b) + 0.5 * float(a == b) for a in ours for b in theirs]

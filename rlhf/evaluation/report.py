@@ -1,61 +1,46 @@
-"""A comparison for people (terminal, report.md) and for programs (metrics.json, responses.jsonl).
+"""A comparison for people (terminal, report.html, report.md) and for programs (metrics.json, responses.jsonl).
 
-What a model wrote is data. On the terminal its brackets are no markup and its ``:words:`` no emoji; in Markdown it
-stands as text, escaped.
+What a model wrote is data. On the terminal its brackets are no markup and its ``:words:`` no emoji; in Markdown and on
+the page it stands as text, escaped.
 """
 
 import json
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from rich.table import Table
 from rich.text import Text
 
 from rlhf.data.render import question
+from rlhf.evaluation import page
 from rlhf.evaluation.comparison import Comparison
+from rlhf.evaluation.figures import figures
+from rlhf.evaluation.frontier import fit_law, trajectory
 from rlhf.evaluation.metrics import Estimate
+from rlhf.evaluation.tables import HEADINGS, grids, keys_of, remarks, rows
 from rlhf.manifest import write_json
+from rlhf.preference.calibration import calibration_error
 from rlhf.progress import console, printable
 
-# Metric -> its heading and what it says.
-HEADINGS = {
-    "gold": ("gold reward", "what the hidden gold reward of this world gives"),
-    "reward": ("reward model", "what the learned reward model gives"),
-    "win_rate/gold": ("wins by gold", "chance that the gold reward puts it above the reference's response, ties half"),
-    "win_rate/reward": ("wins by RM", "the same, by the reward model"),
-    "kl": ("KL", "divergence from the reference, nats a response, on the model's own samples"),
-    "correct": ("correct", "share of responses that are right"),
-    "format_followed": ("follows", "share of responses in the form that was asked for"),
-    "specific": ("specific", "share of responses that name what they are about"),
-    "consistency/resamples": ("agrees", "share of pairs of samples of one prompt that say the same"),
-    "consistency/paraphrases": ("paraphrases", "the same across prompts that ask for one thing in other words"),
-    "ends": ("ends", "share of responses that end by themselves"),
-    "length": ("tokens", "length of a response"),
-    "distinct_1": ("distinct-1", "distinct words as a share of all"),
-    "distinct_2": ("distinct-2", "distinct pairs of words as a share of all"),
-    "text/perplexity": ("perplexity", "on held-out base text: what alignment cost"),
-    "text/bits_per_byte": ("bits/byte", "on held-out base text, comparable between tokenizers"),
-}
-SECTIONS = {
-    "Gold reward by task": "gold/task/",
-    "Correct by task": "correct/task/",
-    "Gold reward by what training has not seen": "gold/held_out/",
-    "Correct by what training has not seen": "correct/held_out/",
-    "Instructions followed, by the form asked for": "format_followed/format/",
-}
 EXAMPLES = 8
 MARKUP = "\\`*_[]|#~$<>&"
 LINK = re.compile(r":(?=//)|(?<=www)\.|@", re.IGNORECASE)  # what GitHub makes links of without any markup
 
 
 def write(comparison: Comparison, folder: Path) -> None:
-    """metrics.json, report.md and responses.jsonl."""
+    """report.html, report.md, metrics.json, responses.jsonl, and each figure as a file."""
+    drawings = figures(comparison)
     write_json(folder / "metrics.json", as_json(comparison))
     (folder / "report.md").write_text("\n".join(markdown(comparison)) + "\n", encoding="utf-8")
     with (folder / "responses.jsonl").open("w", encoding="utf-8") as file:
         for line in responses(comparison):
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
+    (folder / "figures").mkdir(exist_ok=True)
+    for drawing in drawings:
+        (folder / "figures" / f"{drawing.name}.svg").write_text(drawing.standalone(), encoding="utf-8")
+    (folder / "report.html").write_text(page.render(comparison, drawings), encoding="utf-8")
 
 
 def as_json(comparison: Comparison) -> dict:
@@ -63,6 +48,7 @@ def as_json(comparison: Comparison) -> dict:
         return value._asdict() if isinstance(value, Estimate) else value
 
     models = {name: {key: plain(value) for key, value in row.items()} for name, row in comparison.metrics.items()}
+    bins = comparison.reliability
     return {
         "reference": comparison.stage.reference,
         "prompts": len(comparison.prompts),
@@ -72,11 +58,33 @@ def as_json(comparison: Comparison) -> dict:
         "interval": f"95 %, percentile bootstrap over prompts, {comparison.stage.bootstrap} draws",
         "notes": comparison.notes,
         "models": models,
+        "previous": comparison.previous,
+        "costs": {name: _cost(asdict(run)) for name, run in comparison.records.items()},
+        "reward_model": {"calibration_error": calibration_error(bins), "bins": [one._asdict() for one in bins]}
+        if bins
+        else None,
+        "over_optimisation": {path: _laws(run.lines) for path, run in comparison.paths.items()},
+        "over_seeds": None if comparison.seeds is None else comparison.seeds._asdict(),
         "questions": {
             text: {name: answers.greedy[i] for name, answers in comparison.answers.items()}
             for i, text in enumerate(comparison.stage.questions)
         },
     }
+
+
+def _cost(run: dict) -> dict:
+    return {key: run[key] for key in ("path", "stage", "seconds", "tokens", "peak_memory_gib")}
+
+
+def _laws(lines: Sequence[dict[str, float]]) -> dict[str, dict[str, float | None]]:
+    """Reward -> the law of over-optimisation fitted to a PPO run."""
+    found = {}
+    for name in ("reward", "gold"):
+        points = [one for one in trajectory(lines) if name in one.values]
+        kls, values = [one.kl for one in points], [one.values[name] for one in points]
+        if points and (law := fit_law(kls, values, values[0])) is not None:
+            found[name] = law._asdict() | {"peak_kl": law.peak}
+    return found
 
 
 def responses(comparison: Comparison) -> Iterator[dict]:
@@ -90,7 +98,7 @@ def responses(comparison: Comparison) -> Iterator[dict]:
                 yield line | {reward: values[i][j] for reward, values in answers.scores.items()}
 
 
-def show(comparison: Comparison) -> None:
+def show(comparison: Comparison, folder: Path) -> None:
     """The questions side by side, then the table, on the terminal."""
     columns = list(comparison.metrics)
     questions = Table(title="One question, every stage", title_justify="left", show_lines=True)
@@ -104,23 +112,11 @@ def show(comparison: Comparison) -> None:
     for heading in ("", *columns):
         metrics.add_column(Text(heading), justify="left" if not heading else "right")
     for heading, cells in rows(comparison):
-        metrics.add_row(heading, *cells)
+        metrics.add_row(heading, *map(Text, cells))
     console.print(metrics)
-    for note in comparison.notes:
+    for note in remarks(comparison):
         console.print(Text(note), style="dim")
-
-
-def rows(comparison: Comparison, keys: Sequence[str] | None = None) -> Iterator[tuple[str, list[str]]]:
-    """A metric's heading and its value for each model; what a model does not have is a dash."""
-    for key in keys or HEADINGS:
-        found = [row.get(key) for row in comparison.metrics.values()]
-        if any(value is not None for value in found):
-            heading = HEADINGS[key][0] if key in HEADINGS else key.rpartition("/")[2]
-            yield heading, ["–" if value is None else number(value) for value in found]
-
-
-def number(value: float | Estimate) -> str:
-    return f"{value.mean:.2f} ±{(value.high - value.low) / 2:.2f}" if isinstance(value, Estimate) else f"{value:.3g}"
+    console.print(Text(f"The page: {folder / 'report.html'}"))
 
 
 def markdown(comparison: Comparison) -> Iterator[str]:
@@ -132,27 +128,23 @@ def markdown(comparison: Comparison) -> Iterator[str]:
         f"{len(comparison.prompts)} held-out prompts, {stage.samples} samples each at temperature "
         f"{stage.temperature:g}, seed {comparison.seed}; ± is half of a 95 % interval, bootstrapped over prompts.\n"
     )
-    for note in comparison.notes:
+    for note in remarks(comparison):
         yield f"- {cell(note)}"
     yield "\n## One question, every stage\n"
     yield from table(["question", *names], [
         [text, *(written(comparison.answers[name].greedy[i]) for name in names)]
         for i, text in enumerate(stage.questions)
     ])  # fmt: skip
-    yield "\n## Table\n"
-    yield from table(["", *names], [[heading, *cells] for heading, cells in rows(comparison)])
-    for title, prefix in SECTIONS.items():
-        keys = sorted({key for row in comparison.metrics.values() for key in row if key.startswith(prefix)})
-        if keys:
-            yield f"\n## {title}\n"
-            yield from table(["", *names], [[heading, *cells] for heading, cells in rows(comparison, keys)])
+    for grid in grids(comparison):
+        yield f"\n## {cell(grid.title)}\n"
+        yield from table(grid.headings, grid.rows)
     yield "\n## Responses\n"
     yield from table(["prompt", *names], [
         [question(comparison.prompts[i]["prompt"]), *(written(comparison.answers[name].texts[i][0]) for name in names)]
         for i in examples(comparison)
     ])  # fmt: skip
     yield "\n## What the rows say\n"
-    yield from (f"- **{heading}**: {meaning}" for heading, meaning in HEADINGS.values())
+    yield from (f"- **{HEADINGS[key][0]}**: {HEADINGS[key][1]}" for key in keys_of(comparison) if key in HEADINGS)
 
 
 def written(response: str) -> str:

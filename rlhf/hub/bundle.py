@@ -32,10 +32,10 @@ from rlhf.manifest import MANIFEST, write_json
 
 ALLOWED = (
     "README.md", MANIFEST, "settings.yaml", "reproduce.sh", "figures/*.png", "evaluation/report.md",
-    "evaluation/metrics.json", "evaluation/*.png", "evaluation/*.svg", "*.safetensors", "model.safetensors.index.json",
-    "config.json", "generation_config.json", "adapter_config.json", "tokenizer.json", "tokenizer_config.json",
-    "tokenizer.model", "special_tokens_map.json", "added_tokens.json", "vocab.json", "vocab.txt", "merges.txt",
-    "spiece.model", "chat_template.jinja", "preprocessor_config.json",
+    "evaluation/metrics.json", "evaluation/figures/*.png", "evaluation/figures/*.svg", "*.safetensors",
+    "model.safetensors.index.json", "config.json", "generation_config.json", "adapter_config.json", "tokenizer.json",
+    "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json", "added_tokens.json", "vocab.json",
+    "vocab.txt", "merges.txt", "spiece.model", "chat_template.jinja", "preprocessor_config.json",
 )  # fmt: skip
 OF_THIS_MACHINE = ("is_local", "local_files_only", "name_or_path")
 
@@ -224,8 +224,10 @@ def copy_evaluation(link: Link, folder: Path, plan: Plan) -> None:
     (target / "report.md").write_text(plan.scrubber.text(report.read_text(encoding="utf-8")), encoding="utf-8")
     found = json.loads((plan.comparison / "metrics.json").read_text(encoding="utf-8"))
     write_json(target / "metrics.json", plan.scrubber.tree(found))
-    for path in sorted([*plan.comparison.rglob("*.png"), *plan.comparison.rglob("*.svg")]):
-        (target / path.name).write_bytes(path.read_bytes())
+    for path in sorted(plan.comparison.glob("figures/*")):  # beside the report, whose links lead there
+        if path.suffix in (".png", ".svg"):
+            (target / "figures").mkdir(exist_ok=True)
+            (target / "figures" / path.name).write_bytes(path.read_bytes())
 
 
 def check(bundle: Bundle, scrubber: Scrubber) -> None:

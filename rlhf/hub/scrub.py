@@ -28,7 +28,15 @@ FORMS = {
     "a token": re.compile(f"{SECRET_VALUE.pattern}|{TOKEN.pattern}"),
     "a private key": re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----"),
 }
-WRITTEN_HERE = (".md", ".yaml", ".sh", "run.json", "metrics.json", "adapter_config.json")  # not a tokenizer's entries
+WRITTEN_HERE = (
+    ".md",
+    ".yaml",
+    ".sh",
+    ".svg",
+    "run.json",
+    "metrics.json",
+    "adapter_config.json",
+)  # not a tokenizer's entries
 BLOCK = 1 << 24  # bytes read at a time
 
 

@@ -89,12 +89,14 @@ class Learner:
         size = self.stage.micro_batch_size
         parts = (micro_batches(rollout, size), *(x.split(size) for x in (advantages, returns, shares)))
         for part, part_advantages, part_returns, share in zip(*parts, strict=True):
-            policy_loss, found = self._policy_loss(part, part_advantages, kl_coef, learns)
-            value_loss, more = self._value_loss(part, part_returns)
-            losses = {"loss/policy_avg": policy_loss, "loss/value_avg": value_loss}
-            losses = {key: masked_sum(share * loss, part.mask) for key, loss in losses.items()}
-            # Two sets of parameters, two optimizers: adding the losses mixes no gradient.
-            self.accelerator.backward(scale * sum(losses.values() if learns else [losses["loss/value_avg"]]))
+            # One after the other: the policy's graph is gone before there is the critic's.
+            loss, found = self._policy_loss(part, part_advantages, kl_coef, learns)
+            losses = {"loss/policy_avg": masked_sum(share * loss, part.mask)}
+            if learns:
+                self.accelerator.backward(scale * losses["loss/policy_avg"])
+            loss, more = self._value_loss(part, part_returns)
+            losses["loss/value_avg"] = masked_sum(share * loss, part.mask)
+            self.accelerator.backward(scale * losses["loss/value_avg"])
             errors.append(torch.where(part.mask, found["val/ratio"] - 1, 0.0).abs().max())
             found = {key: masked_sum(value.float(), part.mask) / tokens for key, value in (found | more).items()}
             for key, value in (found | {key: loss.detach() / weight for key, loss in losses.items()}).items():

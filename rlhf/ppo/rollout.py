@@ -62,8 +62,8 @@ def reference_logits(policy: Any, reference: Any | None, rollout: Rollout) -> Te
 
 def tolerance(model: Any, limits: SentinelSettings) -> float:
     """By how much two forward passes of ``model`` may differ in a log-probability: rounding, in its type."""
-    whole = next(model.parameters()).dtype is torch.float32
-    return limits.start_error if whole else limits.start_error_half
+    exact = model.dtype is torch.float32 and not getattr(model, "is_loaded_in_4bit", False)
+    return limits.start_error if exact else limits.start_error_half
 
 
 def micro_batches(rollout: Rollout, size: int) -> Iterator[Rollout]:

@@ -58,7 +58,8 @@ def prepare(pairs: Mapping[str, "Dataset"], stage: RewardStage, tokenizer: Any) 
             continue
         found[split] = pairs[split].select_columns(kept)
         if "weight" in kept:
-            weights = found[split]["weight"]
+            # Beside weighted pairs, those of a ranking, a pair without a weight counts once.
+            weights = [1.0 if weight is None else weight for weight in found[split]["weight"]]
             mean = sum(weights) / len(weights)
             found[split] = found[split].remove_columns("weight").add_column("weight", [one / mean for one in weights])
     return found

@@ -1,6 +1,6 @@
 """The reward that the settings of stage=ppo ask for, and its gold reward."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -21,10 +21,19 @@ AS_IT_IS = Stored(0.0, 1.0)
 
 
 class Builder:
-    """Makes rewards of terms; ``parents`` are the runs of the stage by role, ``tokenizer`` the policy's."""
+    """Makes rewards of terms; ``parents`` are the runs of the stage by role, ``tokenizer`` the policy's.
 
-    def __init__(self, settings: Settings, parents: Mapping[str, Parent], tokenizer: Any):
-        self.settings, self.parents, self.tokenizer = settings, parents, tokenizer
+    ``shared`` gives the reward model of a role where it is part of another model, and None where it is to be loaded.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        parents: Mapping[str, Parent],
+        tokenizer: Any,
+        shared: Callable[[str], Any | None] = lambda role: None,
+    ):
+        self.settings, self.parents, self.tokenizer, self.shared = settings, parents, tokenizer, shared
 
     def reward(self) -> tuple[RewardFunction, Stored]:
         """What PPO maximises, and the statistics by which it normalises the sum.
@@ -90,8 +99,10 @@ class Builder:
         """The reward model in the place of ``role``, with the tokenizer and the chat template of its own."""
         settings, parent = self.settings, self.parents[role]
         tokenizer = models.load_tokenizer(parent, settings.model)
-        model = models.load_reward_model(parent, settings.model, tokenizer, new_head="refused")
-        model = model.to(models.device(settings.hardware))
+        model = self.shared(role)
+        if model is None:
+            model = models.load_reward_model(parent, settings.model, tokenizer, new_head="refused")
+        model = model.to(models.device(settings.hardware)).requires_grad_(False)
         return RewardModel(model, tokenizer, max_length=self._length(model, tokenizer))
 
     def ensemble(self, role: str, term: RewardTerm) -> Ensemble:
@@ -99,7 +110,8 @@ class Builder:
         settings, roles = self.settings, [f"{role}{suffix}" for suffix in term.runs()]
         parents = [self.parents[one] for one in roles]
         tokenizer = models.load_tokenizer(parents[0], settings.model)
-        worn = models.load_adapted(parents, settings.model, tokenizer)
+        together = all(self.shared(one) is not None for one in roles)
+        worn = None if together else models.load_adapted(parents, settings.model, tokenizer)
         if worn is None:
             members: list[RewardModel] = [self.model(one) for one in roles]
         else:

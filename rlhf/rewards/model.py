@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from rlhf.data import render
 from rlhf.data.render import Prompt
 from rlhf.errors import ModelError
 
@@ -18,24 +19,11 @@ def encode(tokenizer: Any, prompt: Prompt, completion: str, max_length: int | No
     Raises:
         ModelError: the prompt is a conversation and the tokenizer has no chat template.
     """
-    framed = tokenizer.cls_token_id is not None
-    if isinstance(prompt, str):
-        end = tokenizer.eos_token or ""
-        ids = tokenizer(prompt + completion + ("" if completion.endswith(end) else end))["input_ids"]
-    else:
-        if tokenizer.chat_template is None:
-            raise ModelError(
-                "the prompt is a conversation and the reward model's tokenizer has no chat template: give one with "
-                "model.chat_template=plain or model.chat_template=<file>.jinja"
-            )
-        messages = [*prompt, {"role": "assistant", "content": completion}]
-        if framed:  # no chat template writes an encoder's marks
-            ids = tokenizer(tokenizer.apply_chat_template(messages, tokenize=False))["input_ids"]
-        else:
-            ids = tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True)["input_ids"]
+    whole = completion if isinstance(prompt, str) else [{"role": "assistant", "content": completion}]
+    [ids] = render.encode(tokenizer, [prompt], [whole])
     if max_length is None or len(ids) <= max_length:
         return ids
-    first = ids[:1] if framed else []
+    first = ids[:1] if render.is_framed(tokenizer) else []
     return first + ids[len(ids) - max_length + len(first) :]
 
 

@@ -66,6 +66,7 @@ def _prepare(settings: Settings, run: Run) -> None:
     # In one process with other stages, a stage would go on with the device and the precision of the one before.
     AcceleratorState._reset_state(reset_partial_state=True)
     datasets.disable_progress_bars()
+    datasets.disable_caching()  # of what a trainer maps; rlhf.data.cache keeps what is worth keeping
     transformers.utils.logging.disable_progress_bar()
     transformers.set_seed(settings.seed)
     if settings.hardware.threads is not None:

@@ -13,7 +13,8 @@ from transformers import Trainer, TrainingArguments, default_data_collator
 
 from rlhf import models, training
 from rlhf.config import AdapterKind, Settings
-from rlhf.data import load
+from rlhf.data import check_splits, load
+from rlhf.data.render import text_ids
 from rlhf.errors import DataError
 from rlhf.run import Run
 from rlhf.scratch import new_policy, new_tokenizer
@@ -22,6 +23,7 @@ from rlhf.scratch import new_policy, new_tokenizer
 def run(settings: Settings, run: Run) -> dict[str, float]:
     stage = settings.stage
     texts = {split: load(settings.data, "text", split, settings.seed) for split in ("train", "validation")}
+    check_splits(settings.data, "text", texts, settings.seed)
     for split, dataset in texts.items():
         run.record_data("text", split, dataset)
     arguments = training.arguments(
@@ -66,7 +68,7 @@ def blocks(texts: Dataset, tokenizer: Any, length: int, split: str) -> Dataset:
     """
 
     def cut(batch: dict[str, list]) -> dict[str, list]:
-        ids = list(chain.from_iterable([*row, tokenizer.eos_token_id] for row in tokenizer(batch["text"])["input_ids"]))
+        ids = list(chain.from_iterable([*row, tokenizer.eos_token_id] for row in text_ids(tokenizer, batch["text"])))
         rows = [ids[start : start + length] for start in range(0, len(ids) - length + 1, length)]
         return {"input_ids": rows, "labels": rows}
 

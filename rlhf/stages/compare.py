@@ -1,38 +1,46 @@
-"""The same held-out prompts through every finished stage, and a table of what changed.
+"""The same held-out prompts through every finished stage: what training changed, on one page.
 
     python -m rlhf stage=compare
     python -m rlhf stage=compare "stage.models={sft: checkpoints/a/sft, ppo: checkpoints/a/ppo}"
+    python -m rlhf stage=compare judge=endpoint judge.model=... judge.url=...
 
 One model is loaded at a time, beside the reference that divergences are measured from.
 """
 
 from dataclasses import replace
+from pathlib import Path
 
 from rlhf import models
-from rlhf.config import Model, Settings
+from rlhf.config import JudgeKind, Model, Settings
 from rlhf.data import load
 from rlhf.errors import LineageError
-from rlhf.evaluation import report
+from rlhf.evaluation import records, report
 from rlhf.evaluation.answers import Answers, Candidate, answer, text_nll
-from rlhf.evaluation.comparison import Comparison, measure, score
+from rlhf.evaluation.comparison import Comparison, measure
+from rlhf.evaluation.instructions import check_rows
 from rlhf.evaluation.metrics import Estimate
+from rlhf.evaluation.scoring import check_judge, judge_all, score_all
 from rlhf.manifest import tokenizer_record
 from rlhf.parents import Parent
 from rlhf.progress import Bar
-from rlhf.rewards import RewardFunction, RewardModel, function
+from rlhf.rewards import function
 from rlhf.run import Run
 
 
 def run(settings: Settings, run: Run) -> dict[str, float]:
     stage, data = settings.stage, settings.data
+    check_judge(settings)
     gold, judge = (None if path is None else function(path) for path in (data.gold, data.judge))
-    if gold is None and "reward" not in run.parents:
-        raise LineageError(
-            "there is nothing to compare by: data.gold is null and stage.reward has no run; "
-            "run stage=reward first, or give data.gold=module:function"
-        )
     prompts = load(data, "prompts", "test", settings.seed)
     prompts = prompts.shuffle(seed=settings.seed).select(range(min(stage.prompts, len(prompts))))
+    rows = list(prompts)
+    check_rows(rows)
+    measured = gold is not None or "reward" in run.parents or "instruction_id_list" in prompts.column_names
+    if not measured and settings.judge.kind is JudgeKind.none:
+        raise LineageError(
+            "there is nothing to compare by: data.gold is null and stage.reward has no run; "
+            "run stage=reward first, or give data.gold=module:function or a judge"
+        )
     with_text = data.path is None and data.text.path is not None  # one file of prompts is no text
     texts = load(data, "text", "validation", settings.seed) if with_text else None
     run.record_data("prompts", "test", prompts)
@@ -40,12 +48,21 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
         run.record_data("text", "validation", texts)
 
     answers, notes = answer_all(settings, run, prompts["prompt"], None if texts is None else texts["text"])
-    score_all(settings, run, answers, prompts["prompt"], gold, notes)
-    rows, reference = list(prompts), answers[stage.reference]
-    metrics = {name: measure(found, rows, reference, stage, settings.seed, judge) for name, found in answers.items()}
-    comparison = Comparison(stage, rows, answers, metrics, notes, settings.seed)
+    bins = score_all(settings, run, answers, prompts["prompt"], gold, notes)
+    previous = {name: records.previous(name, run.parents, list(answers)) for name in answers}
+    judge_all(settings, run, answers, prompts["prompt"], previous, notes)
+    metrics = {
+        name: measure(
+            found, rows, answers[stage.reference], stage, settings.seed, judge, answers.get(previous[name] or "")
+        )
+        for name, found in answers.items()
+    }
+    comparison = Comparison(stage, rows, answers, metrics, notes, settings.seed, previous, reliability=bins)
+    comparison.records = {name: records.record(parent) for name, parent in run.parents.items()}
+    comparison.paths = ppo_runs(settings, run)
+    comparison.seeds = records.over_seeds(stage.seeds, report.as_json(comparison))
     report.write(comparison, run.work)
-    report.show(comparison)
+    report.show(comparison, run.directory)
     return {
         f"{key}/{name}": value.mean if isinstance(value, Estimate) else value
         for name, row in metrics.items()
@@ -94,29 +111,9 @@ def is_plain(parent: Parent, model: Model) -> bool:
     return models.load_tokenizer(parent, replace(model, chat_template=None)).chat_template is None
 
 
-def score_all(
-    settings: Settings, run: Run, answers: dict[str, Answers], prompts: list, gold: RewardFunction | None, notes: list
-) -> None:
-    """Score everything by the gold reward, where the world has one, and by the reward model, where there is one."""
-    stage = settings.stage
-    rewards: dict[str, RewardFunction] = {} if gold is None else {"gold": gold}
-    if "reward" in run.parents:
-        parent = run["reward"]
-        tokenizer = models.load_tokenizer(parent, settings.model)
-        model = models.load_reward_model(parent, settings.model, tokenizer).to(models.device(settings.hardware))
-        length = stage.max_prompt_length + stage.max_response_length
-        rewards["reward"] = RewardModel(model, tokenizer, max_length=length)
-        trained = [name for name in answers if trained_on(run, name, parent.digest)]
-        if trained:
-            notes.append(f"Wins by the reward model say little of those trained on it: {', '.join(trained)}.")
-    elif stage.reward is not None:
-        notes.append(f"No response is scored by a reward model: {stage.reward} is not there.")
-    for name, reward in rewards.items():
-        for found in answers.values():
-            score(found, name, reward, prompts)
-
-
-def trained_on(run: Run, name: str, digest: str) -> bool:
-    parents = (run[name].manifest or {"parents": {}})["parents"]
-    scored = [record for role, record in parents.items() if role.partition(".")[0] in ("reward", "rewards")]
-    return digest in [record["digest"] for record in scored]
+def ppo_runs(settings: Settings, run: Run) -> dict[str, records.Record]:
+    """PPO runs for the frontier: the columns', and those below ``stage.frontier`` that start from the reference."""
+    folder = settings.stage.frontier
+    below = [] if folder is None or not Path(folder).is_dir() else records.ppo_runs(Path(folder))
+    columns = [run[name] for name in settings.stage.models if name in run.parents]
+    return records.paths([*columns, *below], run[settings.stage.reference].digest)

@@ -6,18 +6,29 @@
 Rafailov et al. 2023, https://arxiv.org/abs/2305.18290. The loss is TRL's; this file wires it.
 """
 
+from typing import Any
+
+from datasets import Dataset
 from trl import DPOConfig, DPOTrainer
 
 from rlhf import models, training
 from rlhf.config import AdapterKind, Settings
-from rlhf.data import check_leaks, load
+from rlhf.data import check_splits, load
+from rlhf.data.tokens import Form
 from rlhf.run import Run
+
+
+class ReadyDPOTrainer(DPOTrainer):
+    """Takes rows that are token ids already. TRL's other trainers do when asked; this one would tokenise them again."""
+
+    def _prepare_dataset(self, dataset: Dataset, *_: Any) -> Dataset:
+        return dataset
 
 
 def run(settings: Settings, run: Run) -> dict[str, float]:
     stage = settings.stage
     pairs = {split: load(settings.data, "preferences", split, settings.seed) for split in ("train", "validation")}
-    check_leaks(pairs["train"], pairs["validation"], settings.data.allow_leaks)
+    check_splits(settings.data, "preferences", pairs, settings.seed)
     for split, dataset in pairs.items():
         run.record_data("preferences", split, dataset)
 
@@ -25,7 +36,7 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
     args = training.arguments(
         DPOConfig, settings, run, beta=stage.beta, loss_type=stage.loss, label_smoothing=stage.label_smoothing
     )
-    training.record_lengths(run, "preferences", pairs, ["chosen", "rejected"], tokenizer, args)
+    ids = training.tokenised(run, settings, pairs, Form.pairs, tokenizer, args)
     loading = models.quantization(settings.adapter)
     policy = models.load_policy(run["policy"], settings.model, tokenizer, **loading)
     # With an adapter the reference is the policy with the adapter switched off; without, a second copy.
@@ -34,12 +45,12 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
     run.record_tokenizer(tokenizer)
 
     trainer = training.build(
-        DPOTrainer,
+        ReadyDPOTrainer,
         model=policy,
         ref_model=reference,
         args=args,
-        train_dataset=pairs["train"].select_columns(["prompt", "chosen", "rejected"]),
-        eval_dataset=pairs["validation"].select_columns(["prompt", "chosen", "rejected"]),
+        train_dataset=ids["train"],
+        eval_dataset=ids["validation"],
         processing_class=tokenizer,
         peft_config=models.lora(settings.adapter, models.TaskType.CAUSAL_LM),
     )

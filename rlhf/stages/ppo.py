@@ -9,11 +9,12 @@ Ziegler et al. 2019, https://arxiv.org/abs/1909.08593. The trainer is ours: rlhf
 
 from rich.markup import escape
 
-from rlhf import models, training
-from rlhf.config import AdapterKind, Settings
-from rlhf.data import check_leaks, load
-from rlhf.errors import LineageError
-from rlhf.ppo import Critic, Diagnosis, PPOTrainer
+from rlhf import memory, models, training
+from rlhf.config import Settings
+from rlhf.data import check_splits, load
+from rlhf.ppo import Diagnosis, PPOTrainer
+from rlhf.ppo.plan import plan
+from rlhf.ppo.roles import assign
 from rlhf.progress import Bar, console
 from rlhf.rewards.build import Builder
 from rlhf.run import Run
@@ -22,20 +23,22 @@ from rlhf.run import Run
 def run(settings: Settings, run: Run) -> dict[str, float]:
     stage = settings.stage
     prompts = {split: load(settings.data, "prompts", split, settings.seed) for split in ("train", "validation")}
-    check_leaks(prompts["train"], prompts["validation"], settings.data.allow_leaks)
+    check_splits(settings.data, "prompts", prompts, settings.seed)
     for split, dataset in prompts.items():
         run.record_data("prompts", split, dataset)
 
     tokenizer = models.load_tokenizer(run["policy"], settings.model)
     run.record_tokenizer(tokenizer)
-    rewards = Builder(settings, run.parents, tokenizer)
+    roles = assign(settings, run.parents, tokenizer)
+    planned, meter = plan(settings, roles), memory.Meter(models.device(settings.hardware))
+    memory.show("ppo", planned, meter.device)
+    rewards = Builder(settings, run.parents, tokenizer, roles.reward_model)
     gold = rewards.gold()
     reward, normal = rewards.reward()
-    policy, reference = policy_and_reference(settings, run, tokenizer)
     trainer = PPOTrainer(
-        policy,
-        reference,
-        Critic(classifier(settings, run, tokenizer)),
+        roles.policy,
+        roles.reference,
+        roles.critic,
         tokenizer,
         reward,
         prompts["train"]["prompt"],
@@ -46,10 +49,11 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
         score_std=normal.std,
         cpu=models.device(settings.hardware).type == "cpu",
     )
-    sample = training.Sampler(run, policy, tokenizer, prompts["validation"]["prompt"], settings)
+    sample = training.Sampler(run, roles.policy, tokenizer, prompts["validation"]["prompt"], settings)
     metrics = train(trainer, run, sample)
+    run.manifest["memory"] = memory.compare("ppo", planned, meter.read())
     sample(stage.updates)
-    models.save(policy, tokenizer, run.model, run["policy"])
+    models.save(roles.policy, tokenizer, run.model, run["policy"])
     return metrics | {"objective": metrics["objective/rlhf_reward"]}
 
 
@@ -82,38 +86,3 @@ def train(trainer: PPOTrainer, run: Run, sample: training.Sampler) -> dict[str, 
             return trainer.train(run.scratch, lambda: interruption.asked)
     finally:
         bar.close()
-
-
-def classifier(settings: Settings, run: Run, tokenizer):
-    """What the critic starts from: ``stage.critic``, else the first reward model that reads the policy's tokens.
-
-    Where none does, or nothing that scores is a model, it is the policy under a new head of zeros, and this is said.
-
-    Raises:
-        LineageError: ``stage.critic`` has another vocabulary than the policy.
-    """
-    scoring = [role for role in run.parents if role.partition(".")[0] in ("reward", "rewards")]
-    roles = ["critic"] if "critic" in run.parents else scoring
-    found = next((role for role in roles if reads(settings, run, role, tokenizer)), None)
-    if found is None and "critic" in run.parents:
-        raise LineageError(
-            f"stage.critic={run['critic'].path} has another vocabulary than stage.policy={run['policy'].path}, whose "
-            "tokens the critic reads: give a run that descends from the same base, or stage.critic=null"
-        )
-    if found is None:
-        print("ppo: the critic starts from the policy, under a head of zeros, since no reward model reads its tokens")
-    options = models.quantization(settings.adapter)
-    model = models.load_reward_model(run[found or "policy"], settings.model, tokenizer, new_head="zero", **options)
-    return models.adapt(model, settings.adapter, models.TaskType.SEQ_CLS)
-
-
-def reads(settings: Settings, run: Run, role: str, tokenizer) -> bool:
-    return models.load_tokenizer(run[role], settings.model).get_vocab() == tokenizer.get_vocab()
-
-
-def policy_and_reference(settings: Settings, run: Run, tokenizer):
-    """With an adapter the reference is the policy with the adapter switched off (None); without, a second copy."""
-    policy = models.load_policy(run["policy"], settings.model, tokenizer, **models.quantization(settings.adapter))
-    if settings.adapter.kind is AdapterKind.none:
-        return policy, models.load_policy(run["policy"], settings.model, tokenizer)
-    return models.adapt(policy, settings.adapter, models.TaskType.CAUSAL_LM), None

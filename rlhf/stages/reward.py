@@ -14,9 +14,10 @@ from datasets import Dataset
 from trl import RewardConfig, RewardTrainer
 
 from rlhf import models, training
-from rlhf.config import Settings
-from rlhf.data import check_leaks, load
+from rlhf.config import RewardLoss, Settings
+from rlhf.data import check_splits, load
 from rlhf.data.render import question
+from rlhf.data.tokens import Form
 from rlhf.errors import DataError
 from rlhf.preference import report
 from rlhf.preference.card import Card
@@ -32,7 +33,7 @@ SPLITS = ("train", "validation", "test")
 def run(settings: Settings, run: Run) -> dict[str, float]:
     stage = settings.stage
     pairs = {split: load(settings.data, "preferences", split, settings.seed) for split in SPLITS}
-    check_leaks(pairs["train"], pairs["validation"], settings.data.allow_leaks)
+    check_splits(settings.data, "preferences", pairs, settings.seed)
     for split, dataset in pairs.items():
         run.record_data("preferences", split, dataset)
     columns(pairs, stage)  # a margin that is missing is told before a model is loaded
@@ -45,6 +46,9 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
     tokenizer = models.load_tokenizer(run["policy"], settings.model)
     run.record_tokenizer(tokenizer)
     prepared = prepare(pairs, stage, tokenizer)
+    if stage.loss is not RewardLoss.plackett_luce:  # whose rankings are token ids already
+        extra = [name for name in prepared["train"].column_names if name in ("margin", "weight")]
+        prepared = training.tokenised(run, settings, prepared, Form.sequences, tokenizer, arguments, extra)
     members, found, steps = Members(run, settings), [], 0
     scorers: list[RewardModel] = []
     for number in range(stage.ensemble):

@@ -10,20 +10,25 @@ from trl import SFTConfig, SFTTrainer
 
 from rlhf import models, training
 from rlhf.config import Settings
-from rlhf.data import check_leaks, load
+from rlhf.data import check_splits, load
+from rlhf.data.tokens import Form
 from rlhf.run import Run
 
 
 def run(settings: Settings, run: Run) -> dict[str, float]:
     stage = settings.stage
     rows = {split: load(settings.data, "demonstrations", split, settings.seed) for split in ("train", "validation")}
-    check_leaks(rows["train"], rows["validation"], settings.data.allow_leaks)
+    check_splits(settings.data, "demonstrations", rows, settings.seed)
     for split, dataset in rows.items():
         run.record_data("demonstrations", split, dataset)
 
     tokenizer = models.load_tokenizer(run["policy"], settings.model)
-    args = training.arguments(SFTConfig, settings, run, completion_only_loss=True)
-    training.record_lengths(run, "demonstrations", rows, ["completion"], tokenizer, args)
+    # Rows come as token ids; what remains to be done, to pack and to shuffle them, is left to TRL where it is asked to.
+    ready = not any(stage.trainer.get(key) for key in ("packing", "shuffle_dataset"))
+    args = training.arguments(
+        SFTConfig, settings, run, completion_only_loss=True, dataset_kwargs={"skip_prepare_dataset": ready}
+    )
+    ids = training.tokenised(run, settings, rows, Form.completions, tokenizer, args)
     policy = models.load_policy(run["policy"], settings.model, tokenizer, **models.quantization(settings.adapter))
     run.record_tokenizer(tokenizer)
 
@@ -31,8 +36,8 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
         SFTTrainer,
         model=policy,
         args=args,
-        train_dataset=rows["train"].select_columns(["prompt", "completion"]),
-        eval_dataset=rows["validation"].select_columns(["prompt", "completion"]),
+        train_dataset=ids["train"],
+        eval_dataset=ids["validation"],
         processing_class=tokenizer,
         peft_config=models.lora(settings.adapter, models.TaskType.CAUSAL_LM),
     )

@@ -8,6 +8,13 @@ from tests.conftest import composed
     ("overrides", "message"),
     [
         (["data.holdout=1"], "data.holdout must lie between 0 and 1, got 1.0"),
+        (["data.pairing.score_ratio=0.5"], "data.pairing.score_ratio must be at least 1, got 0.5"),
+        (["data.preferences.mix={a.jsonl: 0}"], r"data.<source>.mix\[a.jsonl\] must be positive and finite, got 0"),
+        (
+            ["data.preferences.mix={a.jsonl: much}"],
+            r"data.<source>.mix\[a.jsonl\] must be positive and finite, got 'mu",
+        ),
+        (["data.preferences.mix=[a.jsonl]"], r"data.<source>.mix must be null, or map files, folders or Hub ids to"),
         (["adapter.rank=0"], "adapter.rank must be positive, got 0"),
         (["hardware.device=tpu"], "hardware.device must be auto, cpu or cuda, got 'tpu'"),
         (["seed=-1"], "seed must lie in"),
@@ -23,3 +30,10 @@ from tests.conftest import composed
 def test_a_broken_rule_names_key_and_value(overrides: list[str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         composed(*overrides)
+
+
+def test_a_mix_takes_the_place_of_the_path() -> None:
+    source = composed("stage=dpo", "data.preferences.mix={a/b.jsonl: 0.7, org/name@v1: 0.3}").data.preferences
+    assert source.paths == ("a/b.jsonl", "org/name@v1")
+    assert source.mix == {"a/b.jsonl": 0.7, "org/name@v1": 0.3}
+    assert composed("stage=dpo", "data=local").data.preferences.paths == ()

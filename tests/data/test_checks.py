@@ -2,8 +2,7 @@ import logging
 
 import pytest
 
-from rlhf.data import check_leaks, duplicates, leaks, statistics
-from rlhf.data.checks import oddities
+from rlhf.data.checks import Survey, ends_early, leaks, oddities, refuse_leaks, survey
 from rlhf.errors import DataError
 
 TRAIN = [{"prompt": "a"}, {"prompt": "b"}]
@@ -25,35 +24,54 @@ def test_leaks_by_hand() -> None:
 
 
 def test_a_leak_is_refused_unless_it_is_allowed(caplog: pytest.LogCaptureFixture) -> None:
-    held_out = [{"prompt": "b"}, {"prompt": "c"}]
-    with pytest.raises(DataError, match=r"1 held-out rows \(50.0%\).*'b'; remove them.*data.allow_leaks=true"):
-        check_leaks(TRAIN, held_out, allow=False)
+    found = leaks(TRAIN, [{"prompt": "b"}, {"prompt": "c"}])
+    with pytest.raises(DataError, match=r"1 rows of x \(50.0%\).*that y has too.*'b'; remove.*data.allow_leaks=true"):
+        refuse_leaks(found, "y", "x", allow=False)
     with caplog.at_level(logging.WARNING, logger="rlhf"):
-        assert check_leaks(TRAIN, held_out, allow=True).count == 1
-    assert "1 held-out rows" in caplog.text
-    assert check_leaks(TRAIN, [{"prompt": "c"}], allow=False).count == 0
+        refuse_leaks(found, "y", "x", allow=True)
+    assert "1 rows of x" in caplog.text
+    refuse_leaks(leaks(TRAIN, [{"prompt": "c"}]), "y", "x", allow=False)
 
 
-def test_duplicates_are_rows_equal_in_every_field() -> None:
-    row = {"prompt": "a", "chosen": "x", "rejected": "y"}
-    assert duplicates([row, row | {"rejected": "z"}, row, row]) == 2
-
-
-def test_statistics_by_hand() -> None:
+def test_a_survey_by_hand() -> None:
+    cut = "one two three four five six seven eight nine ten " * 2
     rows = [
-        {"prompt": "ab", "chosen": "long", "rejected": "no"},
-        {"prompt": "abc", "chosen": "a", "rejected": "bc"},
-        {"prompt": "abcd", "chosen": "ab", "rejected": "cd"},
+        {"prompt": "a", "chosen": "long", "rejected": "no", "source": "s"},
+        {"prompt": "a", "chosen": "no", "rejected": "long", "source": "s"},
+        {"prompt": "a", "chosen": "long", "rejected": "no"},
+        {"prompt": "b", "chosen": " ", "rejected": cut},
+        {"prompt": "c", "chosen": "yes", "rejected": "yes"},
     ]
-    assert statistics(rows) == {
-        "rows": 3,
-        "duplicates": 0,
-        "prompt_characters": {"median": 3, "max": 4},
-        "chosen_characters": {"median": 2, "max": 4},
-        "rejected_characters": {"median": 2, "max": 2},
-        "longer_chosen": 1 / 3,
-    }
-    assert statistics([{"prompt": [user("ab"), assistant("c")]}])["prompt_characters"] == {"median": 3, "max": 3}
+    assert survey(rows) == Survey(
+        rows=5,
+        prompts=3,
+        sources={"(none)": 3, "s": 2},
+        duplicates=1,
+        identical=1,
+        contradicting=3,
+        empty={"chosen": 1},
+        truncated={"rejected": 1},
+        longer=(1 + 0 + 1 + 0 + 0.5) / 5,
+    )
+    assert survey(rows).problems() == [
+        "1 of 5 rows (20.0%) repeat an earlier row",
+        "1 of 5 rows (20.0%) have chosen and rejected the same",
+        "3 of 5 rows (60.0%) are turned around by another pair",
+        "1 of 5 rows (20.0%) have an empty chosen",
+    ]
+    assert survey([]) == Survey()
+    assert survey([{"text": "a"}, {"text": "a"}]).duplicates == 1
+
+
+def test_a_text_that_ends_within_a_sentence() -> None:
+    words = "word " * 20
+    assert [ends_early(words + end) for end in ("and", "and,", "end.", "end!", "```", "")] == [
+        True,
+        True,
+        *[False] * 3,
+        True,
+    ]
+    assert not ends_early("Lima")
 
 
 def test_oddities_are_named() -> None:

@@ -6,19 +6,26 @@ from pathlib import Path
 import pytest
 
 from rlhf.data import leaks
+from rlhf.data.overview import tables
 from rlhf.errors import DataError
-from tests.data.test_load import read
+from tests.conftest import composed
+from tests.data.test_load import read, source
 
-# What each file of the collection is read as; the kind is all that has to be said about it.
-REAL = {"preference": "preferences", "sft": "demonstrations", "prompts": "prompts", "text": "text", "sentiment": "text"}
-REAL |= {"raw_forms/alpaca": "demonstrations", "raw_forms/dpo": "preferences"}
-REAL |= dict.fromkeys(("preference/bon", "preference/kto", "raw_forms/kto"), "prompts")  # rankings and thumbs
-UNREADABLE = "oasst_en100_trees"  # message trees
+# What each file of the collection turns out to be, by its name alone.
+KINDS = {
+    "preference": "preferences",
+    "sft": "demonstrations",
+    "prompts": "prompts",
+    "text": "text",
+    "sentiment": "text",
+}
+KINDS |= {"raw_forms/alpaca": "demonstrations", "raw_forms/dpo": "preferences", "raw_forms/oasst": "preferences"}
+KINDS |= {"raw_forms/kto": "demonstrations"}  # no prompt of it has both a good and a bad answer
 
 
 def kind_of(file: Path) -> str:
     name = f"{file.parent.name}/{file.name}"
-    return REAL[max((key for key in REAL if name.startswith(key)), key=len)]
+    return KINDS[max((key for key in KINDS if name.startswith(key)), key=len)]
 
 
 @pytest.mark.slow
@@ -29,10 +36,17 @@ def test_every_file_of_the_real_collection_loads_by_name_alone() -> None:
     files = sorted(Path(root).glob("*/*.gz"))
     assert files
     for file in files:
-        if file.name.startswith(UNREADABLE):
-            with pytest.raises(DataError, match=":1: field 'prompt' must be text, got dict"):
-                read(file, "prompts")
-            continue
-        train, validation = read(file, kind_of(file)), read(file, kind_of(file), "validation")
+        [(kind, path, _)] = tables(composed("stage=inspect", f"data.path='{file}'").data)
+        assert (kind, path) == (kind_of(file), str(file))
+        train, validation = (read(source(file, drop_identical=True), kind, split) for split in ("train", "validation"))
         assert len(train) > len(validation) >= 1, file
         assert leaks(train, validation).count == 0, file
+
+
+@pytest.mark.slow
+def test_thumbs_of_which_no_prompt_has_both_are_told() -> None:
+    root = os.environ.get("RLHF_TEST_DATA")
+    if root is None:
+        pytest.skip("RLHF_TEST_DATA names no folder of real data")
+    with pytest.raises(DataError, match="no row of preferences; left out 240 completions without a counterpart"):
+        read(Path(root) / "raw_forms" / "kto_en_demo.json.gz", "preferences")

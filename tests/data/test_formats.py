@@ -3,8 +3,9 @@ from pathlib import Path
 
 import pytest
 
-from rlhf.config import Format
-from rlhf.data.formats import FIELDS, KINDS, convert, detect, opening
+from rlhf.config import Format, Pairing, Rankings, Ties
+from rlhf.data.formats import FIELDS, KINDS, Converter, detect
+from rlhf.data.readers import opening
 from rlhf.data.rows import RowError
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -22,6 +23,11 @@ def rows_of(name: str) -> list[dict]:
     return [json.loads(line) for line in (FIXTURES / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
+def convert(row: dict, layout: Format, kind: str) -> dict:
+    [found] = Converter(kind, Pairing(rankings=Rankings.all, ties=Ties.drop, score_ratio=1.0))(row, layout)
+    return found
+
+
 PAIR = {"prompt": [user("Q")], "chosen": [assistant("A")], "rejected": [assistant("B")]}
 LAYOUTS = {
     "hh": Format.hh,
@@ -33,6 +39,23 @@ LAYOUTS = {
     "sharegpt": Format.sharegpt,
     "sharegpt_ranking": Format.sharegpt,
     "alpaca_eval": Format.standard,
+    "alpaca_ranking_list": Format.alpaca,
+    "ultrafeedback_raw": Format.ultrafeedback_raw,
+    "helpsteer_rated": Format.helpsteer,
+    "helpsteer2_preference": Format.helpsteer,
+    "helpsteer3": Format.helpsteer,
+    "nectar": Format.nectar,
+    "scores": Format.scores,
+    "shp": Format.shp,
+    "kto": Format.kto,
+    "kto_messages": Format.kto,
+    "arena": Format.arena,
+    "arena_55k": Format.arena,
+    "alpaca_eval_annotations": Format.alpaca_eval,
+    "oasst": Format.oasst,
+    "implicit": Format.standard,
+    "implicit_conversations": Format.ultrafeedback,
+    "parts": Format.standard,
     "imdb": Format.standard,
     "imdb_pairs": Format.standard,
     "messages": Format.standard,
@@ -170,6 +193,13 @@ def test_labels_are_kept_and_what_only_shares_their_name_is_not() -> None:
     assert set(kept) == {"prompt", "task", "fact", "format", "held_out", "group"}
 
 
+def test_checkable_instructions_are_kept_of_prompts_alone() -> None:
+    asked = {"instruction_id_list": ["punctuation:no_comma"], "kwargs": [{}]}
+    assert convert({"prompt": "Q"} | asked, Format.standard, "prompts") == {"prompt": "Q"} | asked
+    assert convert(PAIR | asked, Format.standard, "preferences") == PAIR
+    assert convert({"prompt": "Q"} | asked | {"kwargs": []}, Format.standard, "prompts") == {"prompt": "Q"}
+
+
 def test_confidence_is_a_number_of_a_pair() -> None:
     assert convert(PAIR | {"confidence": 0.9}, Format.standard, "preferences")["confidence"] == 0.9
     assert "confidence" not in convert(PAIR | {"confidence": "high"}, Format.standard, "preferences")
@@ -192,7 +222,6 @@ def test_a_margin_that_is_no_number_is_refused(fields: dict) -> None:
         ({"prompt": "Q", "chosen": "A", "rejected": 7}, "preferences", "field 'rejected' must be text, got int"),
         ({"prompt": [user("Q")], "chosen": "A", "rejected": "B"}, "preferences", "is a conversation, chosen is text"),
         ({"messages": [assistant("A")]}, "demonstrations", "field 'prompt' is empty"),
-        ({"prompt": "Q", "completion": "A", "label": False}, "demonstrations", "field 'label' marks completions"),
         ({"a": 1}, "text", "field 'text' is missing; every row of text needs text"),
     ],
 )

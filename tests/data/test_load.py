@@ -1,5 +1,9 @@
 import json
+import os
 import re
+import subprocess
+import sys
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -10,19 +14,22 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from rlhf.config import Data, Format, Source
-from rlhf.data import leaks, load, load_source
+from rlhf.config import Data, Format, Pairing, Rankings, Source, Ties
+from rlhf.data import leaks, load, load_source, reading
+from rlhf.data.cache import batches
 from rlhf.data.formats import FIELDS, KINDS
 from rlhf.errors import DataError
 
 FIXTURES = Path(__file__).parent / "fixtures"
 PRESETS = json.loads((FIXTURES / "presets.json").read_text(encoding="utf-8"))
+PAIRING = Pairing(rankings=Rankings.all, ties=Ties.drop, score_ratio=1.0)
 PAIRS = [{"prompt": f"Q{n}", "chosen": "yes", "rejected": "no"} for n in range(200)]
 
 
 def source(path: Path | str | None, **changes: object) -> Source:
     plain = Source(
         path=None if path is None else str(path),
+        mix=None,
         format=Format.auto,
         subset=None,
         revision=None,
@@ -37,13 +44,15 @@ def source(path: Path | str | None, **changes: object) -> Source:
 
 
 def write(path: Path, rows: Iterable[object]) -> Path:
+    path.parent.mkdir(exist_ok=True)
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return path
 
 
 def read(path: Path | Source, kind: str = "preferences", split: str = "train", seed: int = 0, holdout: float = 0.1):
     given = path if isinstance(path, Source) else source(path)
-    return load_source(given, kind, split, seed=seed, holdout=holdout)
+    cache = os.environ["RLHF_CACHE"]
+    return load_source(given, kind, split, seed=seed, holdout=holdout, pairing=PAIRING, folder=cache)
 
 
 def test_splits_are_held_out_by_prompt(tmp_path: Path) -> None:
@@ -106,6 +115,8 @@ def test_one_path_stands_in_for_all_sources(tmp_path: Path) -> None:
         format=Format.auto,
         holdout=0.1,
         allow_leaks=False,
+        cache=os.environ["RLHF_CACHE"],
+        pairing=PAIRING,
         gold=None,
         judge=None,
         ceiling=None,
@@ -170,7 +181,7 @@ def test_identical_completions_are_left_out_and_counted_where_told_to(
     path = write(tmp_path / "a.jsonl", [*PAIRS[:4], PAIRS[0] | {"chosen": "no"}])
     read(source(path, drop_identical=True))
     told = shown(capsys)
-    assert "4 rows of preferences read as standard" in told
+    assert "4 rows of preferences from 5 read as standard" in told
     assert "left out 1 with chosen and rejected the same" in told
 
 
@@ -263,6 +274,17 @@ json_values = st.recursive(
 turn = st.fixed_dictionaries({"role": st.sampled_from(["user", "assistant", "king"]), "content": json_values})
 transcript = st.lists(st.sampled_from(["\n\nHuman:", "\n\nAssistant:", " Hi", "\n"]), max_size=6).map("".join)
 names = ("prompt", "chosen", "rejected", "completion", "messages", "text", "margin", "strength", "label", "source")
+names += ("completion", "label", "kto_tag", "responses", "scores", "answers", "completions", "winner", "helpfulness")
+names += (
+    "conversation_a",
+    "conversation_b",
+    "preference",
+    "output_1",
+    "output_2",
+    "labels",
+    "human_ref_A",
+    "human_ref_B",
+)
 names += ("instruction", "output", "history", "system", "conversations", "info", "summaries", "choice", "extra")
 value = json_values | st.lists(turn, max_size=3) | turn | transcript | st.sampled_from(["Q", "A", 0, 1])
 odd_rows = st.lists(st.dictionaries(st.sampled_from(names), value, max_size=6) | json_values, max_size=4)
@@ -270,6 +292,7 @@ READABLE = re.compile(r"a\.jsonl(:\d+: .+|: (there is no row of|all rows have th
 
 
 def rows_or_one_sentence(path: Path, kind: str, layout: Format) -> None:
+    """Rows that are whole, or an error with its place; and every row that was read gave one, or was counted."""
     told, rows = "", []
     try:
         rows = read(source(path, format=layout), kind)
@@ -278,6 +301,14 @@ def rows_or_one_sentence(path: Path, kind: str, layout: Format) -> None:
     assert bool(rows) != bool(READABLE.search(told))
     for row in rows:
         assert all(row[field] is not None for field in FIELDS[kind])
+    if rows:
+        given = {"pairing": PAIRING, "folder": os.environ["RLHF_CACHE"], "tell": False}
+        table = reading.read(source(path, format=layout), kind, "train", **given)
+        left_out = sum(table.told["left_out"].values())
+        # Two thumbs may give one pair; a ranking, several.
+        assert (
+            2 * len(table.rows) + left_out >= table.told["read"] == len(path.read_text(errors="replace").splitlines())
+        )
 
 
 @hypothesis_settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -292,6 +323,78 @@ def test_odd_bytes_give_rows_or_one_sentence(tmp_path: Path, content: bytes, kin
     path = tmp_path / "a.jsonl"
     path.write_bytes(b'{"prompt": "' + content + b'", "chosen": "a", "rejected": "b"}\n')
     rows_or_one_sentence(path, kind, Format.auto)
+
+
+def test_rows_of_a_whole_file_stream(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Batches of three: what is found does not depend on where a batch ends."""
+    path = write(tmp_path / "a.jsonl", [row | ({"source": "s"} if n % 7 == 5 else {}) for n, row in enumerate(PAIRS)])
+    whole = read(path).to_list()
+    monkeypatch.setattr("rlhf.data.cache.BATCH", 3)
+    monkeypatch.setattr("rlhf.data.cache.batches", lambda rows: batches(rows, 3))
+    monkeypatch.setenv("RLHF_CACHE", str(tmp_path / "cache"))
+    assert read(path).to_list() == whole
+
+
+def test_a_second_process_starts_warm(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", PAIRS)
+    code = (
+        "import sys, rlhf.data.files as files; from tests.data.test_load import *\n"
+        "if sys.argv[2] == 'warm': files._parse = None\n"
+        "rows = read(Path(sys.argv[1]))\n"
+        "print(len(rows), rows._fingerprint)"
+    )
+
+    def started(how: str) -> str:
+        command = [sys.executable, "-c", code, str(path), how]
+        env = os.environ | {"RLHF_CACHE": str(tmp_path / "cache"), "PYTHONPATH": os.getcwd()}
+        return subprocess.run(command, capture_output=True, text=True, check=True, env=env).stdout.splitlines()[-1]
+
+    assert started("cold") == started("warm")
+    write(path, [*PAIRS, {"prompt": "more", "chosen": "a", "rejected": "b"}])  # another content is another key
+    assert started("cold") != ""
+    assert len(read(path)) + len(read(path, split="validation")) == 201
+
+
+def test_a_mix_has_exact_shares_and_repeats_nothing(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    a = write(tmp_path / "a.jsonl", PAIRS[:100])
+    b = write(tmp_path / "b.jsonl", [row | {"prompt": f"B{n}", "source": "own"} for n, row in enumerate(PAIRS[:90])])
+    mixed = source(None, mix={str(a): 3.0, str(b): 1.0})
+    rows = read(mixed)
+    counts = Counter(rows["source"])
+    assert counts[str(a)] == len(read(a))  # the scarcest for its weight is taken whole
+    assert counts["own"] == round(len(read(a)) / 3)
+    assert len(set(rows["prompt"])) == len(rows)
+    assert rows.to_list() == read(mixed).to_list() != read(mixed, seed=1).to_list()
+    assert leaks(rows, read(mixed, split="validation")).count == 0
+    told = shown(capsys)
+    assert f"data.preferences.mix: {counts[str(a)]} of {counts[str(a)]} rows of" in told
+    assert len(read(source(None, mix={str(a): 3.0, str(b): 1.0}, limit=7))) == 7
+
+
+def test_parts_of_a_mix_that_do_not_fit_are_told(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    plain = write(tmp_path / "plain.jsonl", PAIRS[:20])
+    graded = write(tmp_path / "graded.jsonl", [row | {"margin": 1} for row in PAIRS[20:40]])
+    assert "margin" not in read(source(None, mix={str(plain): 1.0, str(graded): 1.0})).column_names
+    assert "margins are left out, since not every part has them" in shown(capsys)
+    with pytest.raises(
+        DataError, match=r"data\.preferences\.mix: prompts are text in one part and conversations in another"
+    ):
+        read(source(None, mix={str(plain): 1.0, str(FIXTURES / "ultrafeedback.jsonl"): 1.0}, drop_identical=True))
+
+
+def test_shards_of_a_split_are_read_in_order(tmp_path: Path) -> None:
+    for n in range(3):
+        datasets.Dataset.from_list(PAIRS[10 * n : 10 * n + 10]).to_parquet(
+            str(tmp_path / f"train-0000{n}-of-00003.parquet")
+        )
+    write(tmp_path / "validation.jsonl", PAIRS[50:52])
+    assert read(tmp_path).to_list() == PAIRS[:30]
+
+
+def test_margin_confidence_weight_and_source_are_kept(tmp_path: Path) -> None:
+    extras = {"margin": 1.5, "confidence": 0.9, "weight": 0.5, "source": "crowd"}
+    row = next(iter(read(write(tmp_path / "a.jsonl", [row | extras for row in PAIRS]))))
+    assert {name: row[name] for name in extras} == extras
 
 
 def test_a_dialogue_of_ten_thousand_turns(tmp_path: Path) -> None:

@@ -9,7 +9,8 @@ import pytest
 from rlhf.config import CompareStage
 from rlhf.errors import TrainingError
 from rlhf.evaluation.answers import Answers, TextNLL
-from rlhf.evaluation.comparison import across, measure, paraphrases, score
+from rlhf.evaluation.comparison import across, measure, paraphrases, prefer, score
+from rlhf.evaluation.preferences import by_scores, length_controlled
 from tests.conftest import composed
 
 ROWS = [
@@ -100,7 +101,67 @@ def test_the_row_of_a_model_by_hand() -> None:
         "format_followed/format/sentence": 0.75,
         "format_followed/format/one_word": 0.0,
     }
+    # Both texts of a pair count: with scores that are lengths, the longer wins, and the regression says how much of it.
+    assert 0 < found.pop("win_rate/lc/gold") < 1
+    # Of "Lima." and "Lima" each is said by the other; "lima" and "Quito" by nobody; "No." twice by the other.
+    # So at 1: 2 right and 2 wrong; at 0: 1 right, 1 wrong.
+    assert found.pop("calibration/answers") == pytest.approx(4 / 6 * 0.5 + 2 / 6 * 0.5)
     assert found == pytest.approx(expected)
+
+
+def test_length_controlled_wins_are_those_of_the_regression() -> None:
+    ours, theirs = (answers(name, of.texts) for name, of in (("ours", OURS), ("theirs", THEIRS)))
+    for one, scores in ((ours, [[3.0, 1.0]] * 3), (theirs, [[2.0, 2.0]] * 3)):
+        one.scores["gold"] = scores
+    found = measure(ours, ROWS, theirs, stage(), 0, None)
+    pairs = by_scores(ours.scores["gold"], theirs.scores["gold"], ours.lengths, theirs.lengths)
+    assert found["win_rate/lc/gold"] == length_controlled(pairs, 50, 0)
+    assert found["win_rate/gold"].mean == 0.5
+
+
+def test_wins_over_the_stage_before() -> None:
+    before, ours, theirs = answers("before", THEIRS.texts), answers("ours", OURS.texts), answers("theirs", THEIRS.texts)
+    for one, value in ((before, 1.0), (ours, 2.0), (theirs, 3.0)):
+        one.scores["gold"] = [[value, value]] * 3
+    found = measure(ours, ROWS, theirs, stage(), 0, None, before)
+    assert (found["win_rate/gold"].mean, found["win_rate_previous/gold"].mean) == (0.0, 1.0)
+    assert "win_rate_previous/gold" not in measure(ours, ROWS, theirs, stage(), 0, None)
+
+
+class Longer:
+    def __call__(self, prompts: Sequence[Any], firsts: Sequence[str], seconds: Sequence[str]) -> list[float | None]:
+        return [None if a.startswith("No") else float(len(a) > len(b)) for a, b in zip(firsts, seconds, strict=True)]
+
+    def report(self) -> dict[str, float]:
+        return {}
+
+
+def test_a_judge_s_preferences_are_win_rates_too() -> None:
+    ours, theirs = answers("ours", OURS.texts), answers("theirs", THEIRS.texts)
+    prefer(ours, theirs, Longer(), [row["prompt"] for row in ROWS])
+    assert ours.preferences == {"theirs": [[0.0, 0.0], [0.0, 0.0], [None, None]]}
+    found = measure(ours, ROWS, theirs, stage(), 0, None)
+    assert found["win_rate/judge"] == (0.0, 0.0, 0.0)
+    assert found["win_rate/lc/judge"].mean < 0.1
+    assert "win_rate/judge" not in measure(theirs, ROWS, ours, stage(), 0, None)
+
+
+def test_instructions_are_counted_by_prompt_by_instruction_and_by_kind() -> None:
+    no_comma, quoted = "punctuation:no_comma", "startend:quotation"
+    rows = [
+        {"prompt": "p", "instruction_id_list": [no_comma, quoted], "kwargs": [{}, {}]},
+        {"prompt": "q", "instruction_id_list": [no_comma], "kwargs": [{}]},
+        {"prompt": "r", "instruction_id_list": None, "kwargs": None},
+    ]
+    one = answers("one", [['"a"', '"a, b"'], ["c", "d"], ["e, f", "g"]])
+    found = measure(one, rows, one, stage(), 0, None)
+    told = {key: value.mean for key, value in found.items() if key.startswith("instructions")}
+    assert told == pytest.approx({
+        "instructions/prompts": (0.5 + 1.0) / 2,
+        "instructions/all": 5 / 6,  # the comma alone is wrong
+        f"instructions/kind/{no_comma}": 3 / 4,
+        f"instructions/kind/{quoted}": 1.0,
+    })  # fmt: skip
 
 
 def test_the_reference_is_not_measured_against_itself() -> None:

@@ -15,6 +15,7 @@ from rlhf.evaluation.metrics import (
     bits_per_byte,
     distinct,
     estimate,
+    estimate_share,
     normalized,
     perplexity,
     win_rate,
@@ -26,6 +27,15 @@ SCORES = st.lists(st.lists(st.integers(-3, 3), min_size=1, max_size=4), min_size
 
 def test_an_estimate_weighs_prompts_equally_whatever_their_samples() -> None:
     assert estimate([[1.0, 1.0, 1.0, 1.0], [0.0]], 10, 0).mean == 0.5
+
+
+def test_a_share_weighs_numbers_equally_whatever_their_prompt() -> None:
+    assert estimate_share([[1.0, 1.0, 1.0, 1.0], [0.0]], 10, 0).mean == 0.8
+    assert estimate_share([[1.0], [0.0]], 4000, 0) == Estimate(0.5, 0.0, 1.0)
+    same = [[0.0, 1.0], [1.0, 1.0], [0.0, 0.0]]
+    assert estimate_share(same, 200, 3) == pytest.approx(estimate(same, 200, 3))
+    with pytest.raises(ValueError, match="at least one number"):
+        estimate_share([[], []], 10, 0)
 
 
 def test_all_resamples_of_two_prompts_give_the_bounds() -> None:

@@ -1,13 +1,23 @@
 """Evaluate's interface gives what the functions give, downloads nothing and leaves nothing behind."""
 
+import json
 import socket
 from pathlib import Path
 
 import evaluate
+import numpy as np
 import pytest
 
 from rlhf.evaluation.metrics import win_rate
-from rlhf.evaluation.modules import Distinct, Perplexity, WinRate
+from rlhf.evaluation.modules import (
+    CalibrationError,
+    Distinct,
+    InstructionFollowing,
+    LengthControlledWinRate,
+    Perplexity,
+    WinRate,
+)
+from rlhf.evaluation.preferences import Compared, length_controlled
 
 
 @pytest.fixture(autouse=True)
@@ -33,6 +43,26 @@ def test_win_rate() -> None:
 def test_perplexity() -> None:
     found = Perplexity().compute(predictions=[2.0, 4.0], references=[1, 2])
     assert found == {"perplexity": pytest.approx(7.389056, rel=1e-6)}
+
+
+def test_length_controlled_wins() -> None:
+    preferred, longer = [1.0, 0.5, 0.0, 1.0], [3.0, 1.0, -2.0, -1.0]
+    found = LengthControlledWinRate().compute(predictions=preferred, references=longer, draws=100, seed=3)
+    pairs = [Compared(np.array([p]), np.array([d])) for p, d in zip(preferred, longer, strict=True)]
+    assert tuple(found.values()) == length_controlled(pairs, 100, 3)
+
+
+def test_instructions_followed() -> None:
+    asked = [
+        {"instruction_id_list": ["punctuation:no_comma", "startend:quotation"], "kwargs": [{}, {}]},
+        {"instruction_id_list": ["keywords:existence"], "kwargs": [{"keywords": ["b"]}]},
+    ]  # fmt: skip
+    found = InstructionFollowing().compute(predictions=["a", "a b"], references=list(map(json.dumps, asked)))
+    assert found == {"prompts": 0.5, "instructions": 2 / 3}
+
+
+def test_calibration_error() -> None:
+    assert CalibrationError().compute(predictions=[0.75, 0.75], references=[1.0, 0.0]) == {"calibration_error": 0.25}
 
 
 def test_a_module_can_be_used_again_and_leaves_no_file(tmp_path: Path) -> None:

@@ -8,39 +8,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from rlhf.evaluation import report
-from rlhf.evaluation.answers import Answers
-from rlhf.evaluation.comparison import Comparison
-from rlhf.evaluation.metrics import Estimate
-from tests.conftest import composed
-
-HOSTILE = [
-    "<script>alert(1)</script> | a | b",
-    "[bold red]x[/] [link=http://evil.example]here[/link] [/]",
-    "[click](javascript:alert(1)) ![](https://evil.example/x.png) **bold** `code`",
-    "one\ntwo\n\n| three |\n# four\r\n- five",
-    "\x1b[31mred\x1b[0m \u202eright to left\u202c \x00",
-    "see https://evil.example and www.evil.example or me@evil.example",
-    "~~~\n```\n</td></table><!-- &lt; &#60; -->",
-    ":smile: :bomb: \N{FAMILY} \u05e9\u05dc\u05d5\u05dd \\",
-]
-
-
-def comparison(texts: list[str], names: tuple[str, ...] = ("sft", "ppo")) -> Comparison:
-    """A prompt for each text; every model gives it as its only sample, and the first as its greedy answer."""
-    stage = composed("stage=compare", "stage.samples=1").stage
-    rows = [{"prompt": text, "task": f"task {i % 3}", "format": None} for i, text in enumerate(texts)]
-    count = len(texts)
-    answers = {
-        name: Answers(
-            name, False, [[text] for text in texts], [[len(text)] for text in texts], [[True]] * count, texts[:1],
-            kl=[[0.5]] * count, scores={"gold": [[1.0]] * count},
-        )
-        for name in names
-    }  # fmt: skip
-    metrics: dict = {name: {"gold": Estimate(1.25, 1.0, 1.5), "distinct_1": 0.5} for name in names}
-    metrics[names[-1]] |= {"kl": Estimate(0.5, 0.25, 0.75), "gold/task/task 0": Estimate(1.0, 1.0, 1.0)}
-    return Comparison(stage, rows, answers, metrics, ["a <note>"], seed=3)
+from rlhf.evaluation import report, tables
+from tests.evaluation.making import HOSTILE, comparison, whole
 
 
 def cells(line: str) -> list[str]:
@@ -78,7 +47,7 @@ def test_every_table_of_a_hostile_report_is_rectangular(tmp_path: Path) -> None:
 def test_hostile_text_is_text_on_a_terminal(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     console = Console(record=True, width=400, force_terminal=True, file=open("/dev/null", "w"))  # noqa: SIM115
     monkeypatch.setattr(report, "console", console)
-    report.show(comparison([text]))
+    report.show(comparison([text]), Path("somewhere"))
     console.file.close()
     shown = console.export_text()
     for line in text.splitlines():
@@ -99,11 +68,30 @@ def test_the_terminal_and_the_report_cut_what_the_data_keeps(tmp_path: Path) -> 
 
 
 def test_the_table_gives_numbers_intervals_and_dashes() -> None:
-    found = dict(report.rows(comparison(["a"])))
+    found = dict(tables.rows(comparison(["a"])))
     assert found["gold reward"] == ["1.25 ±0.25"] * 2
     assert found["distinct-1"] == ["0.5", "0.5"]
     assert found["KL"] == ["–", "0.50 ±0.25"]
     assert "perplexity" not in found
+
+
+def test_a_whole_report_has_every_part(tmp_path: Path) -> None:
+    report.write(whole(), tmp_path)
+    text = (tmp_path / "report.md").read_text(encoding="utf-8")
+    for heading in ("Every metric", "Over seeds 0, 1", "What each stage cost"):
+        assert f"## {heading}" in text
+    assert "| seconds | 10 | 10 | 10 | 10 |" in text
+    assert "| gold reward | 0 (0.5) | 1 (0.5) | 2 (0.5) | 3 (0.5) |" in text
+    assert "| stage before | – | base | sft | sft |" in text
+    assert "orders 0.725 of 40 held-out pairs rightly; its expected calibration error is 0.087" in text
+    found = json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))
+    assert found["costs"]["ppo"] == {
+        "path": "checkpoints/x/ppo", "stage": "ppo", "seconds": 10.0, "tokens": 1000, "peak_memory_gib": 1.5,
+    }  # fmt: skip
+    assert set(found["over_optimisation"]["checkpoints/x/ppo"]) == {"reward", "gold"}
+    assert found["over_seeds"]["seeds"] == [0, 1]
+    assert found["reward_model"]["calibration_error"] == pytest.approx((10 * 0.05 + 30 * 0.1) / 40)
+    assert {path.name for path in (tmp_path / "figures").iterdir()} >= {"frontier.svg", "law-1.svg", "lengths.svg"}
 
 
 def test_the_report_begins_with_the_question_and_shows_each_task(tmp_path: Path) -> None:

@@ -14,7 +14,8 @@ from tests.conftest import composed
 
 def test_settings_are_those_that_hydra_composes() -> None:
     composed_stage, plain = composed("stage=ppo", "experiment=none", "name=x").stage, settings()
-    names = [name for name in vars(plain) if "${" not in str(vars(plain)[name])]
+    # Paths of runs and the data's gold reward are Hydra's: PPOTrainer is given models and functions themselves.
+    names = [name for name in vars(plain) if "${" not in str(vars(plain)[name]) and name != "gold"]
     assert len(names) > 40
     for name in names:
         assert getattr(plain, name) == getattr(composed_stage, name), name

@@ -19,6 +19,7 @@ def test_a_base_model_from_nothing(chain: Path) -> None:
     run = Run.open(chain / "almanac" / "base")
     assert run.manifest["parents"] == {}
     assert run.manifest["metrics"]["steps"] == 2
+    assert 2 * 4 <= run.manifest["metrics"]["tokens"] <= 2 * 4 * 128  # two batches of four blocks
     assert run.manifest["data"]["text"]["train"]["rows"] == 24
     tokenizer = AutoTokenizer.from_pretrained(run.model)
     model = AutoModelForCausalLM.from_pretrained(run.model)

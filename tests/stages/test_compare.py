@@ -7,11 +7,11 @@ import pytest
 
 from rlhf import models
 from rlhf.config import Settings
-from rlhf.errors import ConfigError, LineageError
+from rlhf.errors import ConfigError, DataError, LineageError
+from rlhf.evaluation.scoring import trained_on
 from rlhf.parents import Parent
 from rlhf.run import Run
 from rlhf.stages import execute
-from rlhf.stages.compare import trained_on
 from tests.conftest import composed, tiny_overrides
 
 Configure = Callable[..., Settings]
@@ -47,14 +47,22 @@ def test_base_against_sft(compare: Configure, tmp_path: Path) -> None:
     mean = sum(line["gold"] for line in lines if line["model"] == "sft") / 12
     assert final["gold/sft"] == pytest.approx(mean)
     record = Run.open(tmp_path / "compare").manifest["data"]
-    assert set(record) == {"prompts", "text"}
+    assert set(record) == {"prompts", "text", "preferences"}
+    assert found["costs"]["sft"]["tokens"] > 0
+    assert found["costs"]["reward"]["seconds"] > 0
+    assert sum(one["count"] for one in found["reward_model"]["bins"]) == record["preferences"]["test"]["rows"] == 24
+    assert {"win_rate_previous/gold/sft", "win_rate/lc/reward/base"} <= set(final)
+    assert found["previous"] == {"base": None, "sft": "base"}
+    page = (tmp_path / "compare" / "report.html").read_text(encoding="utf-8")
+    assert "Who won the World Cup?" in page
+    assert "Training of reward" in page
 
 
 def test_equal_settings_give_equal_bytes(compare: Configure, tmp_path: Path) -> None:
     models = "base: {chain}/base, sft: {chain}/sft"
     for name, seed in (("one", 0), ("same", 0), ("other", 1)):
         execute(compare(models, f"seed={seed}"), tmp_path / name)
-    for file in ("metrics.json", "report.md", "responses.jsonl"):
+    for file in ("metrics.json", "report.md", "report.html", "responses.jsonl", "figures/scores.svg"):
         assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "same" / file).read_bytes()
         assert (tmp_path / "one" / file).read_bytes() != (tmp_path / "other" / file).read_bytes()
 
@@ -151,6 +159,7 @@ def test_the_command_that_makes_a_missing_reference_is_named(tmp_path: Path) -> 
     [
         ("sft: null, base: {chain}/base", "stage.reference must be one of base, got 'sft'"),
         ("sft: {chain}/sft, reward: {chain}/base", "stage.models must leave that title to the reward model"),
+        ("sft: {chain}/sft, judge: {chain}/base", "stage.models must leave that title to the judge"),
     ],
 )
 def test_titles_that_cannot_be_are_refused(compare: Configure, given: str, told: str) -> None:
@@ -166,13 +175,105 @@ def test_what_was_trained_on_the_judging_reward_model_is_said(
     found = read(tmp_path / "compare")
     assert found["notes"] == ["Wins by the reward model say little of those trained on it: ppo."]
     assert found["models"]["ppo"]["kl"]["mean"] != 0
+    assert list(found["over_optimisation"]) == [f"{tmp_path}/ppo"]
+
+
+def test_ppo_runs_below_a_folder_are_on_the_frontier(
+    beside_chain: Configure, compare: Configure, tmp_path: Path
+) -> None:
+    execute(beside_chain("ppo"), tmp_path / "many" / "ppo" / "seed-1")
+    execute(compare("sft: {chain}/sft", f"stage.frontier={tmp_path}/many"), tmp_path / "compare")
+    assert list(read(tmp_path / "compare")["over_optimisation"]) == [f"{tmp_path}/many/ppo/seed-1"]
+    execute(compare("base: {chain}/base", "stage.reference=base", f"stage.frontier={tmp_path}/many"), tmp_path / "base")
+    assert read(tmp_path / "base")["over_optimisation"] == {}  # it does not start from base
+
+
+def test_other_seeds_give_a_spread(compare: Configure, tmp_path: Path) -> None:
+    for seed in (1, 2):
+        execute(compare("sft: {chain}/sft", f"seed={seed}"), tmp_path / f"seed-{seed}" / "compare")
+    execute(compare("sft: {chain}/sft", f"stage.seeds={tmp_path}/seed-*/compare"), tmp_path / "compare")
+    found = read(tmp_path / "compare")["over_seeds"]
+    assert found["seeds"] == [0, 1, 2]
+    folders = ("compare", "seed-1/compare", "seed-2/compare")
+    golds = [read(tmp_path / folder)["models"]["sft"]["gold"]["mean"] for folder in folders]
+    assert found["metrics"]["sft"]["gold"][0] == pytest.approx(sum(golds) / 3)
+    assert "Over seeds 0, 1, 2" in (tmp_path / "compare" / "report.md").read_text(encoding="utf-8")
+
+
+def test_a_judge_compares_with_the_reference_and_with_the_stage_before(compare: Configure, tmp_path: Path) -> None:
+    models = "base: {chain}/base, sft: {chain}/sft, again: {chain}/sft"
+    settings = compare(
+        models, "judge=function", "judge.function=rlhf.almanac:gold", "stage.reward=null", "stage.pairs=0"
+    )
+    final = execute(settings, tmp_path / "compare")
+    found = read(tmp_path / "compare")["models"]
+    assert {"win_rate/judge", "win_rate/lc/judge", "win_rate_previous/judge"} <= set(found["again"])
+    assert "win_rate/judge" not in found["sft"]
+    assert final["win_rate_previous/judge/sft"] == pytest.approx(1 - final["win_rate/judge/base"])
+    assert "The judge is rlhf.almanac:gold (function)." in read(tmp_path / "compare")["notes"]
+    assert read(tmp_path / "compare")["reward_model"] is None
+
+
+def test_people_are_asked_elsewhere(compare: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(models, "load_policy", None)
+    with pytest.raises(ConfigError, match="judge=person cannot be asked by stage=compare: .* stage=label"):
+        execute(compare("sft: {chain}/sft", "judge=person"), tmp_path / "compare")
+
+
+def test_what_was_trained_on_the_judge_is_said(beside_chain: Configure, compare: Configure, tmp_path: Path) -> None:
+    execute(beside_chain("ppo"), tmp_path / "ppo")
+    judge = compare("sft: {chain}/sft").stage.reward
+    given = f"sft: {{chain}}/sft, ppo: {tmp_path}/ppo"
+    settings = compare(given, "judge=reward", f"judge.model={judge}", "judge.limit=3", "stage.reward=null")
+    execute(settings, tmp_path / "compare")
+    found = read(tmp_path / "compare")
+    assert "Wins by the judge say little of those trained on it: ppo." in found["notes"]
+    assert "win_rate/judge" in found["models"]["ppo"]
+
+
+def test_prompts_with_instructions_need_no_reward(compare: Configure, tmp_path: Path) -> None:
+    rows = [
+        {
+            "prompt": [{"role": "user", "content": f"Say {i}."}],
+            "instruction_id_list": kinds,
+            "kwargs": [{}] * len(kinds),
+        }
+        for i, kinds in enumerate([["punctuation:no_comma"], ["punctuation:no_comma", "startend:quotation"]] * 3)
+    ]
+    folder = tmp_path / "prompts"
+    folder.mkdir()
+    (folder / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    prompts = [
+        "experiment=none",
+        "data=local",
+        f"data.prompts.path={folder}",
+        "data.prompts.test=test",
+        "stage.reward=null",
+    ]
+    settings = compare("base: {chain}/base, sft: {chain}/sft", *prompts)
+    execute(settings, tmp_path / "compare")
+    found = read(tmp_path / "compare")["models"]["sft"]
+    assert {"instructions/prompts", "instructions/all", "instructions/kind/startend:quotation"} <= set(found)
+    assert not [name for name in found if "win_rate" in name]
+
+
+def test_an_instruction_that_cannot_be_checked_is_told_before_a_model_is_loaded(
+    compare: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(models, "load_policy", None)
+    row = {"prompt": "Say it.", "instruction_id_list": ["keywords:rhyme"], "kwargs": [{}]}
+    (tmp_path / "test.jsonl").write_text(json.dumps(row) + "\n")
+    prompts = ["experiment=none", "data=local", f"data.prompts.path={tmp_path}", "data.prompts.test=test"]
+    with pytest.raises(DataError, match="keywords:rhyme"):
+        execute(compare("sft: {chain}/sft", *prompts), tmp_path / "compare")
 
 
 def test_a_reward_model_that_was_one_term_among_others_was_trained_on_too() -> None:
     def run(**parents: str) -> dict[str, Parent]:
         records = {role.replace("_", "."): {"digest": digest} for role, digest in parents.items()}
-        return {"ppo": Parent("ppo", "checkpoints/x/ppo", {"parents": records})}
+        judge = Parent("reward", "checkpoints/x/reward", {"parents": {}, "weights": "r"})
+        return {"ppo": Parent("ppo", "checkpoints/x/ppo", {"parents": records}), "reward": judge}
 
-    assert trained_on(run(policy="p", reward="r"), "ppo", "r")
-    assert trained_on(run(policy="p", rewards_careful_0="other", rewards_careful_1="r"), "ppo", "r")
-    assert not trained_on(run(policy="r", critic="r", gold="r", rewards_a="other"), "ppo", "r")
+    assert trained_on(run(policy="p", reward="r"), "ppo", "reward")
+    assert trained_on(run(policy="p", rewards_careful_0="other", rewards_careful_1="r"), "ppo", "reward")
+    assert not trained_on(run(policy="r", critic="r", gold="r", rewards_a="other"), "ppo", "reward")

@@ -88,5 +88,5 @@ def test_a_model_without_a_head_is_refused(chain: Path, evaluate: Configure, tmp
 
 
 def test_a_classifier_with_more_outputs_is_refused(evaluate: Configure, tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="one output"):
+    with pytest.raises(ModelError, match="another number of outputs than the one of a reward model"):
         execute(evaluate(encoder(tmp_path / "bert", labels=3)), tmp_path / "card")

@@ -5,11 +5,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from rlhf.config import Settings
 from rlhf.errors import LineageError, TrainingError
-from rlhf.ppo import Critic, PPOTrainer
+from rlhf.ppo import PPOTrainer
 from rlhf.run import Run
 from rlhf.stages import execute
 from tests.conftest import composed, tiny_overrides
@@ -67,6 +68,18 @@ def test_scores_are_normalised_as_the_reward_run_says(chain: Path, beside_chain:
     assert first["objective/rlhf_reward"] == pytest.approx(normalised, abs=1e-4)
 
 
+def test_every_option_of_the_algorithm_is_taken_from_the_settings(beside_chain: Configure, tmp_path: Path) -> None:
+    options = (
+        "kl_in=loss", "kl_estimator=k2", "kl_target=0.1", "clip_high=0.28", "dual_clip=3", "value_clip=null",
+        "target_kl=0.5", "entropy_coef=0.01", "loss_mean=response", "importance_cap=2", "whiten_rewards=true",
+    )  # fmt: skip
+    execute(beside_chain("ppo", *FASTER, "stage.updates=2", *(f"stage.{option}" for option in options)), tmp_path / "x")
+    first, second = [json.loads(line) for line in logged(tmp_path / "x").splitlines()]
+    assert second["objective/kl_coef"] == pytest.approx(first["objective/kl_coef"] * 0.98)  # the KL was 0
+    assert second["val/clipfrac_avg"] == 0
+    assert first["policy/steps"] > 0
+
+
 def test_an_adapter_is_saved_alone(beside_chain: Configure, tmp_path: Path) -> None:
     execute(beside_chain("ppo", "adapter=lora", *FASTER), tmp_path / "ppo")
     [file] = (tmp_path / "ppo" / "model").glob("*.safetensors")
@@ -77,16 +90,47 @@ def test_an_adapter_is_saved_alone(beside_chain: Configure, tmp_path: Path) -> N
     assert lines[-1]["objective/kl"] != pytest.approx(0, abs=1e-6)
 
 
-def test_of_an_adapted_critic_the_adapter_and_the_head_are_trained(
+def test_one_base_ends_where_four_models_end(
+    beside_chain: Configure, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """Adam's first steps have the size of the learning rate whatever the gradient's, so rounding may weigh more."""
+    execute(beside_chain("reward", "adapter=lora"), tmp_path / "reward")
+    logs, adapters = [], []
+    for one_base in ("true", "false"):
+        place = tmp_path / one_base
+        options = (f"stage.reward={tmp_path}/reward", f"stage.one_base={one_base}", "stage.updates=3")
+        execute(beside_chain("ppo", "adapter=lora", *options, "stage.critic_learning_rate=0.01"), place)
+        logs.append([json.loads(line) for line in logged(place).splitlines()])
+        adapters.append(load_file(place / "model" / "adapter_model.safetensors"))
+    assert "its own" not in capsys.readouterr().out
+    assert logs[0][0]["objective/kl"] == 0
+    for one, other in zip(*logs, strict=True):
+        assert one == pytest.approx(other, abs=1e-4, rel=1e-4)
+    assert adapters[0].keys() == adapters[1].keys()
+    for name, value in adapters[0].items():
+        assert torch.allclose(value, adapters[1][name], atol=1e-6), name
+
+
+def test_after_ctrl_c_one_base_goes_on_and_ends_with_the_same_bytes(
     beside_chain: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made: list[Critic] = []
-    monkeypatch.setattr("rlhf.stages.ppo.Critic", lambda classifier: made.append(Critic(classifier)) or made[-1])
-    execute(beside_chain("ppo", "adapter=lora", *FASTER), tmp_path / "ppo")
-    trained = [name for name, value in made[0].named_parameters() if value.requires_grad]
-    heads = [name for name in trained if "lora_" not in name]
-    assert len(trained) > len(heads)
-    assert [name.split(".")[-4:] for name in heads] == [["score", "modules_to_save", "default", "weight"]]
+    execute(beside_chain("reward", "adapter=lora"), tmp_path / "reward")
+    options = ("adapter=lora", "stage.one_base=true", f"stage.reward={tmp_path}/reward", *FASTER)
+    execute(beside_chain("ppo", *options), tmp_path / "whole")
+    step = PPOTrainer.step
+
+    def interrupted(trainer: PPOTrainer, prompts: list) -> dict[str, float]:
+        if trainer.update == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+        return step(trainer, prompts)
+
+    monkeypatch.setattr(PPOTrainer, "step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        execute(beside_chain("ppo", *options), tmp_path / "ppo")
+    monkeypatch.setattr(PPOTrainer, "step", step)
+    execute(beside_chain("ppo", *options, "resume=true"), tmp_path / "ppo")
+    assert weights(tmp_path / "ppo") == weights(tmp_path / "whole")
+    assert logged(tmp_path / "ppo") == logged(tmp_path / "whole")
 
 
 @pytest.mark.parametrize("save_every", [1, 10])
@@ -233,13 +277,11 @@ def test_without_a_reward_model_the_critic_starts_from_the_policy(
     beside_chain: Configure, own: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     """Its head is zero, so that it expects nothing: the first values are 0."""
-    made: list[Critic] = []
-    monkeypatch.setattr("rlhf.stages.ppo.Critic", lambda classifier: made.append(Critic(classifier)) or made[-1])
     heads: list[float] = []
     step = PPOTrainer.step
 
     def watched(trainer: PPOTrainer, prompts: list) -> dict[str, float]:
-        heads.append(made[0].classifier.score.weight.abs().max().item())
+        heads.append(trainer.critic.classifier.score.weight.abs().max().item())
         return step(trainer, prompts)
 
     monkeypatch.setattr(PPOTrainer, "step", watched)

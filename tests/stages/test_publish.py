@@ -121,19 +121,22 @@ def test_a_stranger_who_knows_transformers_alone_loads_it(
 
 
 def test_without_a_repository_nothing_is_sent(
-    publish: Publish, hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture
+    publish: Publish, hub: Hub, aligned: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     assert publish() == []
     assert hub.requests == []
     folder = tmp_path / "publish" / "bundles" / "almanac-ppo"
-    assert sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()) == [
+    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    drawn = sorted(path.name for path in (aligned / "almanac" / "compare" / "figures").glob("*.svg"))
+    assert [name for name in names if name.endswith(".svg")] == [f"evaluation/figures/{name}" for name in drawn]
+    assert [name for name in names if not name.endswith(".svg")] == [
         "README.md", "chat_template.jinja", "config.json", "evaluation/metrics.json", "evaluation/report.md",
         "figures/reward_kl.png", "generation_config.json", "model.safetensors", "reproduce.sh", "run.json",
         "settings.yaml", "tokenizer.json", "tokenizer_config.json",
     ]  # fmt: skip
     shown = capsys.readouterr().out
     assert f"nothing was sent; {tmp_path}/publish/bundles/almanac-ppo/README.md is the card" in shown
-    assert "13 files" in shown
+    assert f"{len(names)} files" in shown
     assert publish(f"stage.repo={REPO}", "stage.dry_run=true") == []
     assert hub.requests == []
     assert f"to be sent to {REPO} (private) with dry_run=false" in capsys.readouterr().out

@@ -242,13 +242,16 @@ def test_an_ensemble_over_one_base(beside_chain: Callable[..., Settings], tmp_pa
     assert final["test/deviation"] == card["members"]["deviation"] > 0
 
     rows = json.loads((tmp_path / "reward" / "rewardbench_scores.json").read_text())
-    settings, found = beside_chain("reward", *own), []
+    settings, found, parents = beside_chain("reward", *own), [], []
     for run in (first, second):
         parent = find_parent("reward", Input(str(run.directory), ("reward",)), settings)
+        parents.append(parent)
         tokenizer = models.load_tokenizer(parent, settings.model)
         scorer = RewardModel(models.load_reward_model(parent, settings.model, tokenizer), tokenizer, max_length=128)
         found.append(scorer(rows["prompt"], rows["text_chosen"]))
         assert run.manifest["metrics"]["scores/std"] > 0
+    worn = models.load_adapted(parents, settings.model, tokenizer)  # as PPO loads an ensemble
+    assert set(worn.peft_config) == {"0", "1"}
     mean = [(a + b) / 2 for a, b in zip(*found, strict=True)]
     assert mean == pytest.approx(rows["scores_chosen"], abs=1e-4)
 

@@ -10,6 +10,7 @@ from trl import SFTConfig, SFTTrainer
 from rlhf import models, training
 from rlhf.config import Input, Settings
 from rlhf.data import load
+from rlhf.data.tokens import Form
 from rlhf.errors import DataError
 from rlhf.parents import find_parent
 from rlhf.run import Run
@@ -107,7 +108,7 @@ def test_rows_that_are_joined_before_they_are_cut_are_not_counted(
     run = Run.start(tmp_path / "sft", settings)
     run.record_data("demonstrations", "train", rows["train"])
     args = SimpleNamespace(packing=True, packing_strategy=strategy, max_length=36)
-    training.record_lengths(run, "demonstrations", rows, ["completion"], tokenizer, args)
+    training.tokenised(run, settings, rows, Form.completions, tokenizer, args)
     assert (omissions(run.manifest["data"]["demonstrations"]["train"]) != (0, 0)) is cut
     run.finish({})
 

@@ -1,0 +1,89 @@
+"""The data sheet of every file in a folder of data, as numbers alone: their licences forbid to pass the rows on.
+
+    RLHF_TEST_MODELS=... RLHF_TEST_DATA=... python -m benchmarks.data_sheets
+
+Writes benchmarks/data_sheets.md. Lengths are in tokens of SmolLM2-135M-Instruct.
+"""
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+
+from rlhf.cli import register, settings_of
+from rlhf.data.sheet_report import facts
+from rlhf.paths import bundled
+from rlhf.stages import execute
+
+RESULT = Path(__file__).with_suffix(".md")
+MODEL = "SmolLM2-135M-Instruct"
+TITLE = f"""# Data sheets
+
+Written by `python -m benchmarks.data_sheets`: what `stage=inspect` counts in each file of a folder of real data,
+read by its name alone. Lengths are in tokens of {MODEL}; near duplicates are looked for among 20,000 rows at
+most, languages are told from 2,000. "longer wins" is the share of pairs whose chosen response has more characters, ties
+half.
+"""
+COLUMNS = (
+    "file", "read as", "rows", "prompts", "duplicates", "near", "contradicting", "longer wins", "over 1,024 tokens",
+    "languages",
+)  # fmt: skip
+
+
+def inspected(file: Path, tokenizer: Path, folder: Path) -> dict[str, Any]:
+    """data.json of stage=inspect for one file."""
+    overrides = ["stage=inspect", f"checkpoints={folder}", f"data.path='{file}'", f"stage.tokenizer='{tokenizer}'"]
+    with initialize_config_dir(config_dir=str(bundled("conf")), version_base="1.3"):
+        settings = settings_of(compose(config_name="config", overrides=[*overrides, "stage.examples=0"]))
+    execute(settings, folder / file.stem)
+    return json.loads((folder / file.stem / "data.json").read_text(encoding="utf-8"))
+
+
+def row(name: str, one: dict[str, Any]) -> str:
+    sheet = one["sheet"]
+    shown = dict(facts(sheet))
+    longer = "" if sheet["longer"] is None else f"{sheet['longer']:.3f}"
+    near = shown["near duplicates"].partition(" of ")[0]
+    cells = (
+        name, f"{one['kind']}, {shown['layout']}", shown["rows"], shown["distinct prompts"],
+        shown["exact duplicates"], near,
+        shown.get("contradicting pairs", ""), longer, shown.get("longer than 1,024 tokens", ""),
+        shown["languages"].partition(" of ")[0],
+    )  # fmt: skip
+    return f"| {' | '.join(cells)} |"
+
+
+def section(name: str, one: dict[str, Any]) -> list[str]:
+    sheet = one["sheet"]
+    lines = [f"## {name}", "", "| | |", "|---|---|", *(f"| {fact} | {value} |" for fact, value in facts(sheet)), ""]
+    lines += [f"| {sheet['unit']} | median | mean | 95 % | max |", "|---|---|---|---|---|"]
+    return [
+        *lines,
+        *(
+            f"| {field} | {n['median']:,} | {n['mean']:,.1f} | {n['p95']:,} | {n['max']:,} |"
+            for field, n in sheet["lengths"].items()
+        ),
+        "",
+    ]
+
+
+def main() -> None:
+    register()
+    root, models = Path(os.environ["RLHF_TEST_DATA"]), Path(os.environ["RLHF_TEST_MODELS"])
+    found: list[tuple[str, dict[str, Any]]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        for file in sorted(root.glob("*/*.gz")):
+            [one] = inspected(file, models / MODEL, Path(folder))["sheets"]
+            found.append((str(file.relative_to(root)), one))
+    head = [f"| {' | '.join(COLUMNS)} |", "|---" * len(COLUMNS) + "|"]
+    table = [*head, *(row(name, one) for name, one in found), ""]
+    sections = [line for name, one in found for line in section(name, one)]
+    RESULT.write_text("\n".join([TITLE, *table, *sections]), encoding="utf-8")
+    print("\n".join(table))
+
+
+if __name__ == "__main__":
+    main()

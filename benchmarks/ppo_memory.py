@@ -1,0 +1,222 @@
+"""What PPO takes of memory and time: every weight of four models, LoRA on four models, LoRA on one base in four roles.
+
+    RLHF_TEST_MODELS=... python -m benchmarks.ppo_memory            # both models, three processes for each way
+    python -m benchmarks.ppo_memory --show                          # what was measured last
+
+Each measurement is a process of its own, above what it holds when the imports are done and a model of one layer has
+been sampled from and trained, since much is imported by the first call; medians over the processes. The models of
+stage=ppo are made and trained by the stage's own code: stories15M with its weights, and SmolLM2-135M with random ones,
+which take as much. Writes benchmarks/ppo_memory.json.
+
+The allocator of every process gives back at once what is freed (MALLOC_MMAP_THRESHOLD_ and MALLOC_TRIM_THRESHOLD_ at
+64 KiB, one arena): otherwise the resident size measures what glibc keeps for later. That costs time in each of them.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from datetime import date
+from pathlib import Path
+
+RESULT = Path(__file__).with_suffix(".json")
+WAYS = {
+    "full": ("adapter=none",),
+    "four-model LoRA": ("adapter=lora", "stage.one_base=false"),
+    "one-base LoRA": ("adapter=lora", "stage.one_base=true"),
+}
+# Prompts and responses of a fixed number of tokens, so that every way does the same work.
+MODELS = {
+    "stories15M": ("stories15M", {"batch_size": 8, "micro_batch_size": 4, "length": 32}),
+    "SmolLM2-135M": ("SmolLM2-135M-Instruct", {"batch_size": 4, "micro_batch_size": 2, "length": 16}),
+}
+ALLOCATOR = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+MOST = 0.4  # of the memory of four full models
+
+
+def composed(folder: Path, way: str, sizes: dict[str, int], updates: int):
+    """The settings of stage=ppo; the policy and the reward model lie in ``folder``."""
+    from hydra import compose, initialize_config_dir
+
+    from rlhf.cli import register, settings_of
+    from rlhf.paths import bundled
+
+    reward = "reward" if way == "full" else "reward-adapter"
+    overrides = [
+        "stage=ppo", "experiment=none", "model=local", f"model.path={folder}/policy", "model.dtype=float32",
+        "hardware=cpu", f"stage.policy={folder}/policy", f"stage.reward={folder}/{reward}", "stage.gold=null",
+        f"stage.updates={updates}", f"stage.batch_size={sizes['batch_size']}", "stage.epochs=1",
+        f"stage.micro_batch_size={sizes['micro_batch_size']}", f"stage.max_prompt_length={sizes['length']}",
+        f"stage.max_response_length={sizes['length']}", "stage.missing_eos=keep", *WAYS[way],
+    ]  # fmt: skip
+    register()
+    with initialize_config_dir(config_dir=str(bundled("conf")), version_base="1.3"):
+        return settings_of(compose(config_name="config", overrides=overrides))
+
+
+def prepare(model: str, folder: Path) -> None:
+    """Write what PPO starts from: a policy, a reward model, and the same reward model as an adapter on the policy."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+
+    source = Path(os.environ["RLHF_TEST_MODELS"]) / MODELS[model][0]
+    tokenizer = AutoTokenizer.from_pretrained(source)
+    torch.manual_seed(0)
+    if model == "stories15M":
+        policy = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
+    else:
+        policy = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(source), dtype=torch.float32)
+    policy.save_pretrained(folder / "policy")
+    options = {"num_labels": 1, "dtype": torch.float32}
+    reward = AutoModelForSequenceClassification.from_pretrained(folder / "policy", **options)
+    reward.save_pretrained(folder / "reward")
+    lora = LoraConfig(r=16, target_modules="all-linear", task_type="SEQ_CLS", modules_to_save=["score"])
+    adapted = get_peft_model(reward, lora)
+    adapted.peft_config["default"].base_model_name_or_path = str(folder / "policy")
+    adapted.save_pretrained(folder / "reward-adapter", save_embedding_layers=False)
+    for name in ("policy", "reward", "reward-adapter"):
+        tokenizer.save_pretrained(folder / name)
+
+
+def measure(model: str, way: str, folder: Path, updates: int) -> dict:
+    """In this process: peak, plan, and the seconds of each update."""
+    import torch
+
+    from rlhf import memory, models
+    from rlhf.parents import Parent
+    from rlhf.ppo import PPOTrainer
+    from rlhf.ppo.plan import plan
+    from rlhf.ppo.roles import assign
+    from rlhf.rewards.build import Builder
+
+    settings = composed(folder, way, MODELS[model][1], updates)
+    stage = settings.stage
+    parents = {role: Parent(role, getattr(stage, role), None) for role in ("policy", "reward")}
+    tokenizer = models.load_tokenizer(parents["policy"], settings.model)
+    roles = assign(settings, parents, tokenizer)
+    planned = plan(settings, roles)
+    warm_up()
+    meter = memory.Meter(torch.device("cpu"))
+    reward, normal = Builder(settings, parents, tokenizer, roles.reward_model).reward()
+    prompts = [f"{number} " * stage.max_prompt_length for number in range(64)]  # longer than what is kept of one
+    trainer = PPOTrainer(
+        roles.policy, roles.reference, roles.critic, tokenizer, reward, prompts, stage, seed=0, cpu=True,
+        score_mean=normal.mean, score_std=normal.std,
+    )  # fmt: skip
+    seconds = []
+    for update in range(updates):
+        start = time.perf_counter()
+        trainer.step(trainer.batch(update))
+        seconds.append(round(time.perf_counter() - start, 3))
+    memory.show(f"{model}, {way}", planned, meter.device)
+    return memory.compare(f"{model}, {way}", planned, meter.read()) | {"seconds": seconds}
+
+
+def warm_up() -> None:
+    """One call of everything, on a model of a few thousand parameters."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    tiny = LlamaForCausalLM(LlamaConfig(vocab_size=64, bos_token_id=None, eos_token_id=1, pad_token_id=0, **sizes))
+    tiny = get_peft_model(tiny, LoraConfig(target_modules="all-linear", task_type="CAUSAL_LM"))
+    ids = torch.arange(2, 18).view(2, 8)
+    tiny.generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=2, do_sample=True)
+    tiny(input_ids=ids).logits.log_softmax(-1).sum().backward()
+    torch.optim.AdamW([parameter for parameter in tiny.parameters() if parameter.requires_grad]).step()
+
+
+def repeat(model: str, way: str, folder: Path, updates: int, repeats: int) -> dict:
+    """Medians over processes; the first update of each is not timed, since it also warms up."""
+    runs = []
+    for number in range(repeats):
+        result = folder / f"{way}-{number}.json"
+        command = [sys.executable, "-m", "benchmarks.ppo_memory", "--models", model, "--updates", str(updates)]
+        subprocess.run(
+            [*command, "--way", way, "--folder", str(folder), "--result", str(result)],
+            env=os.environ | ALLOCATOR,
+            check=True,
+        )
+        runs.append(json.loads(result.read_text()))
+    return {
+        "model": model,
+        "way": way,
+        "peak": int(statistics.median(run["measured"]["peak"] for run in runs)),
+        "planned": runs[0]["planned"],
+        "seconds": statistics.median(second for run in runs for second in run["seconds"][1:]),
+        "runs": runs,
+    }
+
+
+def table(rows: list[dict]) -> list[str]:
+    """A row a way of each model, in Markdown; shares are of the first way, that of four full models."""
+    lines = ["| model | way | peak MiB | of full | planned MiB | off by | seconds an update |", "|" + " --- |" * 7]
+    whole = {row["model"]: row["peak"] for row in rows if row["way"] == "full"}
+    for row in rows:
+        peak, planned = row["peak"], row["planned"]
+        share = f"{peak / whole[row['model']]:.0%}" if row["model"] in whole else "–"
+        sizes = f"{peak / 2**20:.0f} | {share} | {planned / 2**20:.0f} | {planned / peak - 1:+.0%}"
+        lines.append(f"| {row['model']} | {row['way']} | {sizes} | {row['seconds']:.2f} |")
+    return lines
+
+
+def checks(rows: list[dict]) -> dict[str, bool]:
+    peaks = {(row["model"], row["way"]): row["peak"] for row in rows}
+    return {
+        f"{model}: one base takes at most {MOST:.0%} of four full models": peaks[model, "one-base LoRA"]
+        <= MOST * peaks[model, "full"]
+        for model, way in peaks
+        if way == "full" and (model, "one-base LoRA") in peaks
+    }
+
+
+def show(rows: list[dict]) -> None:
+    print("\n".join(table(rows)))
+    for name, holds in checks(rows).items():
+        print(f"{name}: {'yes' if holds else 'no'}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
+    parser.add_argument("--repeats", type=int, default=3, help="processes for each way")
+    parser.add_argument("--updates", type=int, default=3, help="updates in each process; the first is not timed")
+    parser.add_argument("--show", action="store_true", help="print the stored results and run nothing")
+    for name in ("--way", "--folder", "--result"):
+        parser.add_argument(name, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.show:
+        return show(json.loads(RESULT.read_text())["rows"])
+    if arguments.way:
+        found = measure(arguments.models[0], arguments.way, Path(arguments.folder), arguments.updates)
+        Path(arguments.result).write_text(json.dumps(found))
+        return None
+    if "RLHF_TEST_MODELS" not in os.environ:
+        parser.error("RLHF_TEST_MODELS must name a folder with stories15M and SmolLM2-135M-Instruct")
+    rows = []
+    for model in arguments.models:
+        with tempfile.TemporaryDirectory() as place:
+            prepare(model, Path(place))
+            rows += [repeat(model, way, Path(place), arguments.updates, arguments.repeats) for way in WAYS]
+    show(rows)
+    machine = {
+        "date": date.today().isoformat(),
+        "processor": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "threads": os.environ.get("OMP_NUM_THREADS"),
+        "python": platform.python_version(),
+    }
+    command = "python -m benchmarks.ppo_memory " + " ".join(sys.argv[1:])
+    result = {"command": command.strip(), "machine": machine, "sizes": {model: MODELS[model][1] for model in MODELS}}
+    RESULT.write_text(json.dumps(result | {"rows": rows}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

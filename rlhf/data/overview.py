@@ -1,0 +1,74 @@
+"""Everything that stage=inspect looks at: each split of each source as it is, and what the stages would hold out."""
+
+from dataclasses import replace
+from typing import Any
+
+from rlhf.config import Data, Source
+from rlhf.data.formats import KINDS, kinds_of
+from rlhf.data.load import load
+from rlhf.data.reading import NoRowsError, Table, read
+from rlhf.data.sources import Split, placed_rows, plan, source_of
+from rlhf.data.splits import leaks_between
+from rlhf.errors import DataError
+
+SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+
+
+def tables(data: Data) -> dict[tuple[str, str, str], Table]:
+    """(kind, path, split) -> all rows, before validation is held out of them and before a limit, as they are read.
+
+    Raises:
+        DataError: there is nothing to read, or what there is cannot be read.
+    """
+    found: dict[tuple[str, str, str], Table] = {}
+    given = {"pairing": data.pairing, "folder": data.cache, "tell": True}
+    if data.path is not None:
+        return _of_path(source_of(data, "preferences"), given)
+    for kind in KINDS:
+        source: Source = getattr(data, kind)
+        for path in source.paths:
+            part = replace(source, path=path, mix=None)
+            for name in dict.fromkeys(plan(part, kind, split)[0] for split in SPLITS):
+                found[kind, path, name] = read(part, kind, name, **given)
+    if not found:
+        raise DataError(
+            "there is nothing to inspect: give a file with data.path=my.jsonl, or a preset with data=<name>"
+        )
+    return found
+
+
+def _of_path(source: Source, given: dict[str, Any]) -> dict[tuple[str, str, str], Table]:
+    """What ``data.path`` holds, as the richest kind that its first row can be read as."""
+    found: dict[tuple[str, str, str], Table] = {}
+    problem: DataError | None = None
+    for name in dict.fromkeys(plan(source, "preferences", split)[0] for split in SPLITS):
+        _, placed = placed_rows(source, "preferences", name)
+        place, first = next(placed, (source.path, {}))
+        for kind in kinds_of(first, source.format, given["pairing"]):
+            try:
+                found[kind, source.path, name] = read(source, kind, name, **given)
+                break
+            except NoRowsError as error:  # thumbs up and down, say, without a prompt that has both
+                problem = problem or error
+    if not found:
+        raise problem or DataError(f"{place}: no format reads this row: its columns are {', '.join(first) or 'none'}")
+    return found
+
+
+def all_leaks(data: Data, kinds: list[str], seed: int) -> list[dict[str, Any]]:
+    """Every training split against every held-out split, of the same kind and of others."""
+    trained, held_out = {}, {}
+    for kind in sorted(kinds, key=KINDS.index):
+        for split in SPLITS:
+            try:
+                rows = load(data, kind, split, seed, tell=False)
+            except DataError:  # too few prompts to hold any out; a stage that needs them says so
+                continue
+            (trained if split == "train" else held_out)[f"{kind} ({split})"] = rows
+    same = {rows._fingerprint: name for name, rows in reversed(held_out.items())}  # test falls back to validation
+    return [
+        {"train": train, "held_out": name} | leaks_between(rows, held_out[name], data.cache)._asdict()
+        for train, rows in trained.items()
+        for name in sorted(same.values())
+        if train.startswith("text") == name.startswith("text")
+    ]

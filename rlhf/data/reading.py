@@ -1,0 +1,151 @@
+"""One split of one source, read row by row into a table on disk: converted, checked, counted, and told in one line."""
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from rlhf.config import Format, Pairing, Source
+from rlhf.data import cache
+from rlhf.data.checks import oddities
+from rlhf.data.files import Placed
+from rlhf.data.formats import FIELDS, INSTRUCTIONS, LABELS, NUMBERS, Converter, Kind, detect
+from rlhf.data.rows import Row, RowError, is_blank, prompt_key
+from rlhf.data.seen import Seen
+from rlhf.data.sources import placed_rows
+from rlhf.errors import DataError
+from rlhf.progress import console
+
+if TYPE_CHECKING:
+    import pyarrow
+    from datasets import Dataset
+
+
+class NoRowsError(DataError):
+    """A source was read and gives no row of the kind that was asked for."""
+
+
+class Table(NamedTuple):
+    """All rows of a split, and what was counted while they were read: see `_convert`."""
+
+    rows: "Dataset"
+    told: dict[str, Any]
+
+
+def read(source: Source, kind: Kind, name: str, *, pairing: Pairing, folder: str, tell: bool) -> Table:
+    """All rows of the split ``name``, from the cache in ``folder`` where they were read before.
+
+    Raises:
+        DataError: see rlhf.data.load.load_source.
+        NoRowsError: there is no row of ``kind``.
+    """
+    content, placed = placed_rows(source, kind, name)
+    settings = {"format": source.format, "drop_identical": source.drop_identical, **asdict(pairing)}
+    key = cache.key_of(content, kind, settings)
+    rows, told = cache.table(folder, key, source.path, lambda writer: _convert(placed, source, kind, pairing, writer))
+    if rows is None:
+        raise NoRowsError(f"{source.path}: there is no row of {kind}{_counts(told)}")
+    if tell and (_counts(told) or source.format is Format.auto):
+        console.print(_line(source, kind, told), style="dim", markup=False, highlight=False)
+    return Table(rows.select_columns(told["columns"], new_fingerprint=key), told)
+
+
+def _convert(
+    placed: Iterator[Placed], source: Source, kind: Kind, pairing: Pairing, writer: cache.Writer
+) -> dict[str, Any]:
+    """Convert, check, count and write; the counts are what is told and kept."""
+    converter, seen, types = Converter(kind, pairing), Seen(), {}
+    layouts, kept, dropped = Counter(), Counter(), Counter()
+    columns: dict[str, None] = {}
+    whys: dict[str, str] = {}
+    read = 0
+
+    def converted() -> Iterator[Row]:
+        nonlocal read
+        for place, raw in placed:
+            read += 1
+            layout, why = detect(raw) if source.format is Format.auto else (source.format, "the settings say so")
+            layouts[layout.value] += 1
+            whys.setdefault(layout.value, why)
+            try:
+                for row in converter(raw, layout):
+                    _check_types(row, types, kind)
+                    if reason := _omission(row, kind, seen, place, source.drop_identical):
+                        dropped[reason] += 1
+                        continue
+                    kept.update(oddities(row))
+                    columns.update(dict.fromkeys(row))
+                    if "kwargs" in row:  # each kind of instruction has arguments of its own: a column of JSON
+                        row["kwargs"] = [json.dumps(one) for one in row["kwargs"]]
+                    yield row
+            except RowError as error:
+                raise DataError(f"{place}: {error}") from None
+        converter.finish()
+
+    for batch in cache.batches(converted()):
+        writer.write(batch, _schema(kind, batch[0]))
+    return {
+        "read": read,
+        "rows": writer.count,
+        "layouts": layouts,
+        "why": whys,
+        "oddities": kept,
+        "left_out": dropped + converter.left_out,
+        "columns": list(columns),
+    }
+
+
+def _schema(kind: Kind, first: Row) -> "pyarrow.Schema":
+    import pyarrow
+
+    message = pyarrow.struct([("role", pyarrow.string()), ("content", pyarrow.string())])
+    columns = {
+        field: pyarrow.list_(message) if isinstance(first[field], list) else pyarrow.string() for field in FIELDS[kind]
+    }
+    columns |= dict.fromkeys(LABELS, pyarrow.string()) | dict.fromkeys(NUMBERS, pyarrow.float64())
+    columns |= dict.fromkeys(INSTRUCTIONS, pyarrow.list_(pyarrow.string()))
+    return pyarrow.schema(list(columns.items()))
+
+
+def _counts(told: dict[str, Any]) -> str:
+    found = "".join(f", {n} with {what}" for what, n in told["oddities"].items())
+    return found + "".join(f"; left out {n} {what}" for what, n in told["left_out"].items())
+
+
+def _line(source: Source, kind: Kind, told: dict[str, Any]) -> str:
+    """How the rows were read, and what was found or left out."""
+    several = len(told["layouts"]) > 1
+    ways = " and ".join(
+        f"{name}{f' ({n})' if several else ''}, because {told['why'][name]}" for name, n in told["layouts"].items()
+    )
+    many = "" if told["read"] == told["rows"] else f" from {told['read']}"
+    return f"{source.path}: {told['rows']} rows of {kind}{many} read as {ways}{_counts(told)}"
+
+
+def _check_types(row: Row, types: dict[str, str], kind: Kind) -> None:
+    """Prompts are all text or all conversations, and a margin is in every pair or in none: what training needs."""
+    found = {field: "a conversation" if isinstance(row[field], list) else "text" for field in FIELDS[kind]}
+    if kind == "preferences":
+        found["margin"] = "a number" if "margin" in row else "absent"
+    for field, name in found.items():
+        if types.setdefault(field, name) != name:
+            raise RowError(field, f"is {name}, in earlier rows it is {types[field]}: it must be one in all rows")
+
+
+def _omission(row: Row, kind: Kind, seen: Seen, place: str, drop_identical: bool) -> str | None:
+    """Why a valid row is left out, None where it stays."""
+    if kind == "preferences" and row["chosen"] == row["rejected"]:
+        if not drop_identical:
+            raise DataError(
+                f"{place}: chosen and rejected are the same, which teaches nothing: correct the row, or leave out all "
+                "such rows with data.preferences.drop_identical=true"
+            )
+        return "with chosen and rejected the same"
+    if kind == "demonstrations" and is_blank(row["completion"]):
+        return "with an empty completion"
+    if kind == "text" and is_blank(row["text"]):
+        return "with an empty text"
+    if kind == "prompts" and not seen.add(prompt_key(row)):
+        return "with a repeated prompt"
+    return None

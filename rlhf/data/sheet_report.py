@@ -1,0 +1,156 @@
+"""The data sheet as a person reads it: report.md, and the same in a terminal."""
+
+import re
+from typing import Any
+
+from rich.table import Table as Grid
+from rich.text import Text
+
+from rlhf.progress import console, printable
+
+BAR = 20  # characters of the longest bar of a histogram
+LONGEST = 1500  # characters of an example in the report
+RULE = (
+    "Longer than {max_length} tokens: stage=sft and stage=dpo cut the end, and leave out a row whose prompt alone "
+    "fills them; stage=reward leaves out the pair; stage=ppo keeps the end of a prompt. All are counted in run.json."
+)
+
+
+def facts(sheet: dict[str, Any]) -> list[tuple[str, str]]:
+    """What there is to say of one split, as name and value."""
+    rows = sheet["rows"]
+
+    def of(count: int, whole: int = rows) -> str:
+        return f"{count:,} ({count / whole:.1%})" if count else "0"
+
+    found = [
+        ("rows", f"{rows:,}" + (f" from {sheet['read']:,} read" if sheet["read"] != rows else "")),
+        (
+            "layout",
+            ", ".join(f"{name} {n:,}" if len(sheet["layouts"]) > 1 else name for name, n in sheet["layouts"].items()),
+        ),
+        *((f"left out: {reason.removeprefix('with ')}", f"{n:,}") for reason, n in sheet["left_out"].items()),
+        *((f"kept, with {what}", f"{n:,}") for what, n in sheet["oddities"].items()),
+        ("distinct prompts", f"{sheet['prompts']:,}"),
+        ("exact duplicates", of(sheet["duplicates"])),
+        ("near duplicates", _near(sheet["near_duplicates"], of)),
+    ]
+    if sheet["longer"] is not None:
+        found += [
+            ("chosen = rejected", of(sheet["identical"])),
+            ("contradicting pairs", of(sheet["contradicting"])),
+            ("the longer response wins", f"{sheet['longer']:.3f}"),
+        ]
+    found += [(f"empty {name}", of(n)) for name, n in sheet["empty"].items()]
+    found += [(f"{name} ends within a sentence", of(n)) for name, n in sheet["truncated"].items()]
+    if "max_length" in sheet:
+        found.append(("special tokens in the text", of(sheet["special"])))
+        if "text" not in sheet["lengths"]:  # plain text is joined and cut into blocks, whatever its length
+            found += [
+                (f"longer than {sheet['max_length']:,} tokens", of(sheet["longer_rows"])),
+                ("of these the prompt alone", of(sheet["filled"])),
+                ("prompt ends otherwise before a response", of(sheet["broken"])),
+            ]
+    found.append(("languages", _languages(sheet["languages"])))
+    if sheet["sources"]:
+        found.append(("sources", ", ".join(f"{name} {n:,}" for name, n in list(sheet["sources"].items())[:12])))
+    return found
+
+
+def _near(found: dict[str, Any] | str | None, of: Any) -> str:
+    if not isinstance(found, dict):
+        return found or "not looked for"
+    return f"{of(found['count'], found['rows'])} of {found['rows']:,} rows looked at"
+
+
+def _languages(found: dict[str, Any] | str | None) -> str:
+    if not isinstance(found, dict):
+        return found or "not looked for"
+    shares = [f"{name} {n / found['rows']:.1%}" for name, n in list(found["counts"].items())[:6]]
+    return ", ".join(shares) + f" of {found['rows']:,} rows looked at"
+
+
+def histogram(lengths: dict[str, Any]) -> list[str]:
+    """A line a bin, the last one below its bound, with a bar."""
+    bins = lengths["histogram"]
+    most = max(bins.values())
+    return [f"{'< ' + bound:>8} {n:>8,} {'█' * round(BAR * n / most)}".rstrip() for bound, n in bins.items()]
+
+
+def markdown(report: dict[str, Any]) -> str:
+    lines = ["# Data sheet", "", *(f"{note}\n" for note in report["notes"])]
+    for one in report["sheets"]:
+        sheet = one["sheet"]
+        lines += [f"## {one['kind']}: {one['path']} ({one['split']})", "", "| | |", "|---|---|"]
+        lines += [f"| {name} | {value} |" for name, value in facts(sheet)] + [""]
+        lines += [f"Lengths in {sheet['unit']}:", "", "| | median | mean | 95 % | max |", "|---|---|---|---|---|"]
+        lines += [
+            f"| {name} | {n['median']:,} | {n['mean']:,.1f} | {n['p95']:,} | {n['max']:,} |"
+            for name, n in sheet["lengths"].items()
+        ]
+        for name, found in sheet["lengths"].items():
+            lines += ["", f"{name}:", "", "```", *histogram(found), "```"]
+        lines += _examples(one["examples"])
+        lines.append("")
+    if any("max_length" in one["sheet"] for one in report["sheets"]):
+        longest = next(one["sheet"]["max_length"] for one in report["sheets"] if "max_length" in one["sheet"])
+        lines += [RULE.format(max_length=f"{longest:,}"), ""]
+    return "\n".join([*lines, *_leaks(report["leaks"])])
+
+
+def _leaks(leaks: list[dict[str, Any]]) -> list[str]:
+    if not leaks:
+        return []
+    lines = [
+        "## Prompts of training that held-out rows have too",
+        "",
+        "| trained on | held out | rows | share |",
+        "|---|---|---|---|",
+    ]
+    return [
+        *lines,
+        *(f"| {one['train']} | {one['held_out']} | {one['count']:,} | {one['share']:.1%} |" for one in leaks),
+        "",
+    ]
+
+
+def _examples(examples: list[dict[str, str]]) -> list[str]:
+    """Rows are data: between fences that are longer than any in them, and without control characters."""
+    lines = [] if not examples else ["", f"{len(examples)} rows, drawn at random, as the model will see them:"]
+    for example in examples:
+        text = "\n".join(f"[{name}]\n{printable(value, LONGEST)}" for name, value in example.items())
+        fence = "`" * max(3, 1 + max(map(len, _backticks(text)), default=0))
+        lines += ["", f"{fence}text", text, fence]
+    return lines
+
+
+def _backticks(text: str) -> list[str]:
+    return re.findall("`+", text)
+
+
+def show(report: dict[str, Any]) -> None:
+    """The sheets, the leaks, and two examples of each; report.md has all of them."""
+    for note in report["notes"]:
+        console.print(Text(note, style="dim"))
+    for one in report["sheets"]:
+        sheet = one["sheet"]
+        grid = Grid(
+            title=Text(f"{one['kind']}: {one['path']} ({one['split']})"), title_justify="left", show_header=False
+        )
+        grid.add_column(style="bold")
+        grid.add_column(overflow="fold")
+        for name, value in facts(sheet):
+            grid.add_row(Text(name), Text(value))
+        for name, found in sheet["lengths"].items():
+            told = f"median {found['median']:,}, mean {found['mean']:,.1f}, 95 % {found['p95']:,}, max {found['max']:,}"
+            grid.add_row(Text(f"{sheet['unit']} of {name}"), Text("\n".join([told, *histogram(found)])))
+        for example in one["examples"][:2]:
+            for name, text in example.items():
+                grid.add_row(Text(f"example: {name}", style="dim"), Text(printable(text), style="dim"))
+        console.print(grid)
+    leaks = [one for one in report["leaks"] if one["count"]]
+    for one in leaks:
+        told = f"{one['count']:,} rows ({one['share']:.1%}) of {one['held_out']} have a prompt of {one['train']}"
+        console.print(Text(f"leak: {told}", style="bold red"))
+    if report["leaks"] and not leaks:
+        console.print(f"No leak: none of {len(report['leaks'])} held-out splits has a prompt that is trained on.")

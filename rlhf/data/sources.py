@@ -1,0 +1,110 @@
+"""Where the rows of a source come from: which file, folder or Hub set, and which of its splits."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import chain
+from pathlib import Path
+from typing import Any, Literal
+
+from rlhf import provenance
+from rlhf.config import Data, Source
+from rlhf.data.files import READERS, Placed, read_rows, reader_of
+from rlhf.data.formats import Kind
+from rlhf.errors import DataError
+from rlhf.hub.pinned import pin
+
+Split = Literal["train", "validation", "test"]
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
+SHARD = r"(-\d+-of-\d+)?"  # train-00000-of-00003.parquet, as the Hub cuts large splits
+
+
+def source_of(data: Data, kind: Kind) -> Source:
+    """The source of ``kind``: what ``data.path`` names, with the splits that it has, or the preset's own."""
+    source: Source = getattr(data, kind)
+    if data.path is None:
+        return source
+    splits = {"train": "train", "validation": None, "test": None}
+    return replace(source, path=data.path, mix=None, format=data.format, subset=None, revision=None, **splits)
+
+
+def plan(source: Source, kind: Kind, split: Split) -> tuple[str, bool | None]:
+    """Name of the split to read, and which part of it to take: held-out (True), the rest (False), all of it (None).
+
+    One local file has no splits, so the names of a preset's do not apply to it.
+    """
+    path = Path(source.path).expanduser()
+    names = {"train": source.train, "validation": source.validation, "test": source.test}
+    for name in ("validation", "test"):
+        if path.is_file():
+            if names[name] is not None and reader_of(Path(names[name])) is not None:
+                raise DataError(
+                    f"data.{kind}.{name}={names[name]} names a file beside {path}: put both into one folder, as "
+                    f"train.jsonl and {name}.jsonl, and give the folder as data.{kind}.path"
+                )
+            names[name] = None
+        elif names[name] is None and path.is_dir() and split_files(path, name):
+            names[name] = name
+    if split == "test" and names["test"] is None:
+        split = "validation"
+    if names["validation"] is None and split != "test":
+        return names["train"], split == "validation"
+    return names[split], None
+
+
+def split_files(folder: Path, name: str) -> list[Path]:
+    """The files of a split in a folder: name.jsonl, say, or the shards of a large one."""
+    suffixes = "|".join(map(re.escape, READERS))
+    wanted = re.compile(f"{re.escape(name)}{SHARD}({suffixes})", re.IGNORECASE)
+    return sorted(file for file in folder.iterdir() if file.is_file() and wanted.fullmatch(file.name))
+
+
+def placed_rows(source: Source, kind: Kind, name: str) -> tuple[Any, Iterator[Placed]]:
+    """A fingerprint of the rows' content, and the rows with their places.
+
+    Raises:
+        DataError: there is no such file, folder or Hub set, or it cannot be reached.
+    """
+    path = Path(source.path).expanduser()
+    if path.is_file():
+        return _of_files([path])
+    if path.is_dir():
+        files = split_files(path, name)
+        whole = [file for file in files if file.name.lower().removeprefix(name.lower()) in READERS]
+        if not files or (whole and len(files) > 1):
+            found = f"{len(files)} files" if files else "no file"
+            raise DataError(f"{path}: has {found} for the split {name!r}: there must be one, such as {name}.jsonl")
+        return _of_files(files)
+    if HUB_ID.fullmatch(source.path) and reader_of(path) is None:
+        return _of_hub(source, kind, name)
+    raise DataError(
+        f"{path}: there is no such file or folder (data.path or data.{kind}.path); give one that exists, or a Hub id"
+    )
+
+
+def _of_files(files: list[Path]) -> tuple[Any, Iterator[Placed]]:
+    try:
+        digests = [provenance.file_digest(file) for file in files]
+    except OSError as error:
+        raise DataError(f"{files[0]}: cannot be read ({error.strerror or error})") from None
+    return digests, chain.from_iterable(map(read_rows, files))
+
+
+def _of_hub(source: Source, kind: Kind, name: str) -> tuple[Any, Iterator[Placed]]:
+    from datasets import load_dataset
+    from datasets.exceptions import DatasetsError
+    from huggingface_hub.errors import HfHubHTTPError
+
+    path, _, revision = source.path.partition("@")
+    pinned = pin(path, source.revision or revision or None, "dataset")
+    commit = source.revision or revision or None if pinned is None else pinned.commit
+    try:
+        dataset = load_dataset(path, name=source.subset, revision=commit, split=name)
+    except (OSError, ValueError, DatasetsError, HfHubHTTPError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise DataError(
+            f"{source.path}: the split {name!r} cannot be read ({reason}); there is no such folder here, so check the "
+            f"Hub id and the connection, or give a local file with data.{kind}.path=my.jsonl"
+        ) from None
+    rows = ((f"{path} {name} row {number}", row) for number, row in enumerate(dataset, start=1))
+    return dataset._fingerprint, rows

@@ -1,0 +1,53 @@
+"""What a training stage checks before it trains: its rows, and that nothing it is measured on is among them."""
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rlhf.config import Data
+from rlhf.data import cache
+from rlhf.data.checks import Leaks, leaks, refuse_leaks, surveyed
+from rlhf.data.formats import Kind
+from rlhf.data.load import load
+from rlhf.data.sources import source_of
+from rlhf.errors import DataError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+log = logging.getLogger(__name__)
+
+
+def check_splits(data: Data, kind: Kind, rows: dict[str, "Dataset"], seed: int) -> None:
+    """Warn of what is odd in the rows that are trained on, in one line each, and refuse leaks.
+
+    A leak is a prompt of the training split that a held-out split has too: any other split in ``rows``, and the
+    prompts on which policies are compared, where they are on this machine.
+
+    Raises:
+        DataError: there is a leak and ``data.allow_leaks`` is false.
+    """
+    train = rows["train"]
+    for problem in surveyed(train, data.cache).problems():
+        log.warning("data.%s (train): %s", kind, problem)
+    held_out = {f"{kind} ({split})": found for split, found in rows.items() if split != "train"}
+    held_out |= evaluated_on(data, kind, seed)
+    for name, found in held_out.items():
+        refuse_leaks(leaks_between(train, found, data.cache), f"data.{kind} (train)", f"data.{name}", data.allow_leaks)
+
+
+def evaluated_on(data: Data, kind: Kind, seed: int) -> dict[str, "Dataset"]:
+    """The prompts that stage=compare asks, if they can be had without a download and are prompts of the same type."""
+    paths = source_of(data, "prompts").paths
+    if kind == "text" or not paths or not all(Path(path).expanduser().exists() for path in paths):
+        return {}
+    try:
+        return {"prompts (test)": load(data, "prompts", "test", seed, tell=False)}
+    except DataError:
+        return {}  # of rows that this stage does not read, the stage that reads them will tell
+
+
+def leaks_between(train: "Dataset", held_out: "Dataset", folder: str) -> Leaks:
+    """`leaks`, from the cache where they were counted before."""
+    key = cache.key_of("leaks", train._fingerprint, held_out._fingerprint)
+    return Leaks(*cache.value(folder, key, lambda: list(leaks(train, held_out))))

@@ -1,0 +1,86 @@
+"""How figures are drawn: SVG that is the same from run to run, and readable on light and on dark paper."""
+
+import io
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import matplotlib
+from matplotlib.figure import Figure
+
+INK = "#010203"
+"""Drawn with, then replaced by the colour of the text around the figure."""
+# Three to one or more against white and against #14161a.
+COLORS = ("#6b7280", "#2f81f7", "#c2690c", "#d6336c", "#1a9c5b", "#8b5cf6", "#0e8fa3", "#a8710a")
+DASHES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)), (0, (8, 2)))
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+STYLE = {
+    "svg.fonttype": "none",  # text stays text: small, and read by screen readers
+    "font.family": "sans-serif",
+    "font.size": 10,
+    "text.parse_math": False,  # a title with two dollar signs is no formula
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.2,
+    "legend.frameon": False,
+    "lines.linewidth": 1.6,
+    **dict.fromkeys(
+        ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color", "grid.color"), INK
+    ),
+}
+STANDALONE = "<style>svg{color:#1f2328}@media(prefers-color-scheme:dark){svg{color:#e6edf3}}</style>"
+
+
+class Drawing(NamedTuple):
+    """``svg`` takes its ink from the text around it; ``caption`` says what it shows; ``width`` is in inches."""
+
+    name: str
+    title: str
+    caption: str
+    svg: str
+    width: float
+
+    def standalone(self) -> str:
+        """As a file of its own, which knows light and dark by itself."""
+        return self.svg.replace(">", f">{STANDALONE}", 1) + "\n"
+
+
+@contextmanager
+def canvas(width: float, height: float) -> Iterator[Figure]:
+    """A figure of so many inches in the house style, without pyplot and what it remembers."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        figure.patch.set_alpha(0)
+        yield figure
+
+
+def finish(figure: Figure, name: str, title: str, caption: str) -> Drawing:
+    """The figure as SVG; equal figures give equal bytes, and its ids are its own on a page with others."""
+    for axes in figure.axes:
+        axes.patch.set_alpha(0)
+    file = io.StringIO()
+    with matplotlib.rc_context({"svg.hashsalt": name}):
+        figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    text = file.getvalue()
+    text = text[text.index("<svg") :].strip().replace(INK, "currentColor")
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r'\bid="', f'id="{name}-', text)
+    text = re.sub(r'(url\(#|href="#)', rf"\g<1>{name}-", text)
+    box = re.search(r'viewBox="[^"]+"', text).group()
+    width, height = figure.get_size_inches()
+    size = f'width="{96 * width:.0f}" height="{96 * height:.0f}"'  # CSS pixels
+    head = (
+        f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" {box} {size} role="img">'
+    )
+    return Drawing(name, title, caption, re.sub(r"<svg[^>]*>", head, text, count=1), float(width))
+
+
+def style(index: int) -> dict[str, Any]:
+    """Colour and dashes of a column: told apart without colour too."""
+    return {"color": COLORS[index % len(COLORS)], "linestyle": DASHES[index % len(DASHES)]}
+
+
+def point(index: int) -> dict[str, Any]:
+    return {"color": COLORS[index % len(COLORS)], "marker": MARKERS[index % len(MARKERS)], "linestyle": "none"}

@@ -1,0 +1,52 @@
+"""The data sheet: what is in the data, what is wrong with it, and what a model will see. Nothing is trained.
+
+    python -m rlhf stage=inspect                         # the embedded data
+    python -m rlhf stage=inspect data.path=my.jsonl      # a file of your own, of any kind and layout
+
+It writes report.md and data.json (numbers alone) into checkpoints/<name>/inspect.
+"""
+
+from typing import Any
+
+from rlhf import models
+from rlhf.config import Settings
+from rlhf.data.overview import all_leaks, tables
+from rlhf.data.sheet import examples, sheet, usable
+from rlhf.data.sheet_report import markdown, show
+from rlhf.errors import ModelError
+from rlhf.manifest import write_json
+from rlhf.run import Run
+
+
+def run(settings: Settings, run: Run) -> dict[str, float]:
+    stage, data, seed = settings.stage, settings.data, settings.seed
+    tokenizer, notes = find_tokenizer(settings, run)
+    found = tables(data)
+    sheets = []
+    for (kind, path, split), table in found.items():
+        fits = None if tokenizer is None else usable(tokenizer, table)
+        if fits is not tokenizer:
+            notes.append(f"{path}: the tokenizer has no chat template for these conversations, so words are counted.")
+        numbers = sheet(table, stage, fits, data.cache, seed)
+        shown = examples(table.rows, fits, stage.examples, seed)
+        sheets.append({"kind": kind, "path": path, "split": split, "sheet": numbers, "examples": shown})
+        run.record_data(f"{kind}: {path}", split, table.rows)
+    report = {"notes": notes, "sheets": sheets, "leaks": all_leaks(data, list({kind for kind, *_ in found}), seed)}
+    (run.work / "report.md").write_text(markdown(report), encoding="utf-8")
+    numbers = [{key: value for key, value in one.items() if key != "examples"} for one in sheets]
+    write_json(run.work / "data.json", report | {"seed": seed, "sheets": numbers})
+    show(report)
+    return {
+        "rows": sum(len(table.rows) for table in found.values()),
+        "leaks": sum(one["count"] for one in report["leaks"]),
+    }
+
+
+def find_tokenizer(settings: Settings, run: Run) -> tuple[Any | None, list[str]]:
+    """The tokenizer to count with; None where there is none, and a note that says so."""
+    if "tokenizer" not in run.parents:
+        return None, [f"Lengths are in words: there is no model at stage.tokenizer={settings.stage.tokenizer}."]
+    try:
+        return models.load_tokenizer(run["tokenizer"], settings.model), []
+    except ModelError as error:
+        return None, [f"Lengths are in words: {error}."]

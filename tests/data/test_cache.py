@@ -1,0 +1,88 @@
+import json
+from pathlib import Path
+
+import pyarrow
+import pytest
+
+from rlhf.data import cache
+from rlhf.errors import DataError
+
+SCHEMA = pyarrow.schema([("a", pyarrow.int64())])
+
+
+def build(writer: cache.Writer) -> dict[str, int]:
+    for batch in cache.batches(({"a": n} for n in range(2_500)), 1_000):
+        writer.write(batch, SCHEMA)
+    return {"read": 2_500}
+
+
+def never(_: cache.Writer) -> dict[str, int]:
+    raise AssertionError("it was there")
+
+
+def test_a_second_start_reads_what_the_first_wrote(tmp_path: Path) -> None:
+    rows, told = cache.table(str(tmp_path), "k", "x", build)
+    assert (rows["a"][:], told) == (list(range(2_500)), {"read": 2_500})
+    again, told = cache.table(str(tmp_path), "k", "x", never)
+    assert (again["a"][:], told) == (list(range(2_500)), {"read": 2_500})
+    assert again._fingerprint == rows._fingerprint
+    assert [path.name for path in tmp_path.iterdir()] == ["k"]
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "rows", "meta", "text"])
+def test_what_is_damaged_is_made_anew(tmp_path: Path, capsys: pytest.CaptureFixture, damage: str) -> None:
+    cache.table(str(tmp_path), "k", "my.jsonl", build)
+    rows, meta = tmp_path / "k" / cache.ROWS, tmp_path / "k" / cache.META
+    content = bytearray(rows.read_bytes())
+    content[len(content) // 2] ^= 1
+    {
+        "flip": lambda: rows.write_bytes(content),
+        "cut": lambda: rows.write_bytes(content[:-100]),
+        "rows": rows.unlink,
+        "meta": meta.unlink,
+        "text": lambda: meta.write_text("[]"),
+    }[damage]()
+    again, _ = cache.table(str(tmp_path), "k", "my.jsonl", build)
+    assert again["a"][:] == list(range(2_500))
+    assert "my.jsonl: what data.cache holds of it is damaged and is made anew" in " ".join(
+        capsys.readouterr().out.split()
+    )
+
+
+def test_nothing_is_left_of_what_failed(tmp_path: Path) -> None:
+    def fails(writer: cache.Writer) -> dict:
+        writer.write([{"a": 1}], SCHEMA)
+        raise DataError("line 2")
+
+    with pytest.raises(DataError, match="line 2"):
+        cache.table(str(tmp_path), "k", "x", fails)
+    assert list(tmp_path.iterdir()) == []
+    assert cache.table(str(tmp_path), "k", "x", build)[1] == {"read": 2_500}
+
+
+def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match=r"data\.cache=.*file cannot be written \(.*\): give another folder"):
+        cache.table(str(tmp_path / "file"), "k", "x", build)
+
+
+def test_a_table_without_rows_is_none_and_is_known(tmp_path: Path) -> None:
+    assert cache.table(str(tmp_path), "k", "x", lambda _: {"read": 0}) == (None, {"read": 0})
+    assert cache.table(str(tmp_path), "k", "x", never) == (None, {"read": 0})
+
+
+def test_a_value_is_computed_once(tmp_path: Path) -> None:
+    assert cache.value(str(tmp_path), "v", lambda: [1, None]) == [1, None]
+    assert cache.value(str(tmp_path), "v", lambda: pytest.fail("it was there")) == [1, None]
+
+
+def test_a_key_depends_on_content_settings_and_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    key = cache.key_of({"a": 1, "b": 2}, "x")
+    assert key == cache.key_of({"b": 2, "a": 1}, "x") != cache.key_of({"a": 1, "b": 3}, "x")
+    monkeypatch.setattr(cache, "code_digest", lambda: "other")
+    assert cache.key_of({"a": 1, "b": 2}, "x") != key
+
+
+def test_the_meta_file_holds_no_rows(tmp_path: Path) -> None:
+    cache.table(str(tmp_path), "k", "x", build)
+    assert set(json.loads((tmp_path / "k" / cache.META).read_text())) == {"digest", "rows", "told"}

@@ -1,0 +1,157 @@
+"""Every layout of several responses to one prompt, from its fixture: what pairs it gives, and what it counts."""
+
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from rlhf.config import Format, Pairing, Rankings, Ties
+from rlhf.data.formats import BAD, NO_RANKING, NO_RESPONSE, Converter, detect
+from rlhf.data.pairs import TIED, UNCLEAR, UNPAIRED
+from rlhf.data.rows import RowError
+from tests.data.test_formats import assistant, rows_of, user
+
+PLAIN = Pairing(rankings=Rankings.all, ties=Ties.drop, score_ratio=1.0)
+ASKED = ["What is the capital of Peru?", "Name a river in Egypt.", "What is two plus three?", "Who wrote Hamlet?"]
+GOOD = ["Lima.", "The Nile.", "Five.", "William Shakespeare."]
+
+
+def pairing(rankings: Rankings = Rankings.all, ties: Ties = Ties.drop, score_ratio: float = 1.0) -> Pairing:
+    return Pairing(rankings=rankings, ties=ties, score_ratio=score_ratio)
+
+
+def read(name: str, kind: str = "preferences", rule: Pairing = PLAIN) -> tuple[list[dict], Counter[str]]:
+    converter = Converter(kind, rule)
+    found = [made for row in rows_of(name) for made in converter(row, detect(row)[0])]
+    converter.finish()
+    return found, converter.left_out
+
+
+def content(value: Any) -> str:
+    return value if isinstance(value, str) else value[-1]["content"]
+
+
+# fixture -> pairs, what is left out, the margins and the weights of the first pairs
+EXPECTED = {
+    "ultrafeedback_raw": (12, {TIED: 6}, [3.25, 3.25], [0.5, 0.5]),
+    "helpsteer_rated": (6, {TIED: 1}, [3.0, 3.0], [None]),
+    "helpsteer2_preference": (6, {TIED: 1}, [1.0, 2.0, 3.0], [None]),
+    "helpsteer3": (6, {}, [1.0, 2.0, 3.0], [None]),
+    "nectar": (18, {}, [1.0, 2.0, 1.0], [1 / 3, 1 / 3, 1 / 3]),
+    "scores": (18, {}, [0.7, 0.8, 0.1], [1 / 3, 1 / 3, 1 / 3]),
+    "shp": (7, {}, [25.0, 25.0], [None]),
+    "kto": (4, {UNPAIRED: 2}, [None], [None]),
+    "kto_messages": (6, {}, [None], [None]),
+    "arena": (6, {TIED: 2}, [None], [None]),
+    "arena_55k": (6, {TIED: 1}, [None], [None]),
+    "alpaca_eval_annotations": (6, {TIED: 3}, [1.0, 0.8], [None]),
+    "oasst": (18, {NO_RANKING: 6}, [1.0, 2.0, 1.0], [1 / 3, 1 / 3, 1 / 3]),
+}
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_the_pairs_of_a_layout(name: str) -> None:
+    count, left_out, margins, weights = EXPECTED[name]
+    found, counted = read(name)
+    assert (len(found), counted) == (count, Counter(left_out))
+    assert [row.get("margin") for row in found[: len(margins)]] == pytest.approx(margins)
+    assert [row.get("weight") for row in found[: len(weights)]] == pytest.approx(weights)
+    first = list({content(row["prompt"]): content(row["chosen"]).strip() for row in reversed(found)}.items())[::-1]
+    assert [prompt for prompt, _ in first[:4]] == ASKED
+    assert [chosen for _, chosen in first[:4]] == GOOD
+
+
+@pytest.mark.parametrize("name", [*EXPECTED, "alpaca_ranking_list", "implicit", "implicit_conversations", "parts"])
+def test_every_layout_serves_as_demonstrations_and_prompts(name: str) -> None:
+    found, _ = read(name, "demonstrations")
+    assert next(content(row["completion"]) for row in found if content(row["prompt"]) == ASKED[0]).strip() == "Lima."
+    prompts, _ = read(name, "prompts")
+    assert {content(row["prompt"]) for row in prompts} >= set(ASKED)
+
+
+def test_rankings_give_all_pairs_or_the_best_with_each_or_with_the_worst() -> None:
+    count = {rule: len(read("nectar", rule=pairing(rule))[0]) for rule in Rankings}
+    assert count == {Rankings.all: 18, Rankings.best: 12, Rankings.best_worst: 6}
+    last = [row["rejected"] for row in read("nectar", rule=pairing(Rankings.best_worst))[0]]
+    assert last == [[assistant("Nobody knows that for certain.")]] * 6
+
+
+def test_a_tie_is_dropped_and_counted_or_taken_in_both_directions() -> None:
+    found, left_out = read("arena", rule=pairing(ties=Ties.both))
+    tied = [row for row in found if row["prompt"] == [user("Say hi.")]]
+    assert left_out == {}
+    assert [row["weight"] for row in tied] == [0.5] * 4
+    assert [(content(row["chosen"]), content(row["rejected"])) for row in tied[:2]] == [
+        ("Hi!", "Hello!"),
+        ("Hello!", "Hi!"),
+    ]
+    graded = [row for row in read("ultrafeedback_raw", rule=pairing(ties=Ties.both))[0] if row["margin"] == 0]
+    assert [row["weight"] for row in graded[:2]] == [1 / 6] * 2
+
+
+def test_close_votes_of_shp_are_left_out_where_asked() -> None:
+    found, left_out = read("shp", rule=pairing(score_ratio=2.0))
+    assert (len(found), left_out) == (6, {UNCLEAR: 1})
+
+
+def test_thumbs_down_are_no_demonstrations() -> None:
+    found, left_out = read("kto", "demonstrations")
+    assert (len(found), left_out) == (5, {BAD: 5})
+    assert read("oasst", "demonstrations")[1] == {}
+
+
+def test_a_thumb_is_used_once() -> None:
+    rows = [
+        {"prompt": "q", "completion": text, "label": text.startswith("good")} for text in ("good1", "bad1", "good2")
+    ]
+    converter = Converter("preferences", PLAIN)
+    found = [made for row in rows for made in converter(row, Format.kto)]
+    converter.finish()
+    assert found == [{"prompt": "q", "chosen": "good1", "rejected": "bad1"}]
+    assert converter.left_out == {UNPAIRED: 1}
+
+
+def test_a_dialogue_of_helpsteer_is_told_by_its_marks() -> None:
+    [tied] = [row for row in rows_of("helpsteer_rated") if row["response"] == "Hi again."]
+    [row] = Converter("prompts", PLAIN)(tied, Format.helpsteer)
+    assert row["prompt"] == [user("Say hi."), assistant("Hi!"), user("Again.")]
+
+
+def test_a_tree_gives_every_prompt_in_it_and_is_read_without_recursion() -> None:
+    prompts, _ = read("oasst", "prompts")
+    assert prompts[1]["prompt"] == [user(ASKED[0]), assistant("Lima."), user("Are you sure?")]
+    node: dict = {"text": "end", "role": "prompter", "replies": []}
+    for depth in range(600):
+        node = {"text": str(depth), "role": ("assistant", "prompter")[depth % 2], "replies": [node]}
+    converter = Converter("demonstrations", PLAIN)
+    assert len(converter({"prompt": node}, Format.oasst)) == 300
+    assert converter.left_out == {NO_RESPONSE: 1}
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "complaint"),
+    [
+        ("ultrafeedback_raw", {"completions": [{"response": "a"}]}, "field 'completions' must all have one of"),
+        ("ultrafeedback_raw", {"completions": "a"}, "field 'completions' must be a list of objects"),
+        (
+            "helpsteer2_preference",
+            {"preference_strength": "much"},
+            "field 'preference_strength' must be a finite number",
+        ),
+        ("helpsteer3", {"context": []}, "field 'context' is an empty conversation"),
+        ("nectar", {"answers": [{"answer": "a"}]}, "field 'rank' is missing"),
+        ("scores", {"scores": [1]}, "field 'scores' must be a list of one number for each of the 3 responses"),
+        ("scores", {"responses": ["a", 1, "b"]}, "field 'responses' must be a list of texts"),
+        ("shp", {"labels": 2}, "field 'labels' must be 0 or 1, got 2"),
+        ("kto", {"label": 1}, "field 'label' must be true or false, got 1"),
+        ("arena", {"winner": "me"}, "field 'winner' must be model_a, model_b or a tie, got 'me'"),
+        ("arena_55k", {"prompt": "[]"}, "field 'prompt' must have as many turns"),
+        ("alpaca_eval_annotations", {"preference": 3}, "field 'preference' must lie between 1 and 2, got 3"),
+        ("oasst", {"prompt": {"text": "q", "replies": 1}}, "field 'prompt.replies' must be a list, got int"),
+        ("oasst", {"prompt": {"text": "q", "replies": [1]}}, "field 'prompt.replies' must hold messages, got int"),
+    ],
+)
+def test_a_bad_row_is_told_by_its_field(name: str, change: dict, complaint: str) -> None:
+    row = rows_of(name)[0]
+    with pytest.raises(RowError, match=complaint):
+        Converter("preferences", PLAIN)(row | change, detect(row)[0])

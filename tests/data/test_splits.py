@@ -1,0 +1,66 @@
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from rlhf.config import Settings
+from rlhf.data import check_splits, load
+from rlhf.errors import DataError
+from tests.data.test_load import PAIRS, write
+
+TRAIN = [{"prompt": f"Q{n}", "completion": "A"} for n in range(6)]
+
+
+@pytest.fixture
+def checked(settings: Callable[..., Settings], tmp_path: Path) -> Callable[..., None]:
+    """Check a training split of demonstrations against prompts, as stage=sft does."""
+
+    def of(train: list[dict], prompts: list[dict], *more: str) -> None:
+        paths = [f"data.demonstrations.path={write(tmp_path / 'd.jsonl', train)}"]
+        (tmp_path / "p").mkdir(exist_ok=True)
+        write(tmp_path / "p" / "train.jsonl", [{"prompt": "else"}])
+        write(tmp_path / "p" / "test.jsonl", prompts)
+        given = settings("sft", "data=local", "data.holdout=0.3", *paths, f"data.prompts.path={tmp_path / 'p'}", *more)
+        rows = {split: load(given.data, "demonstrations", split, 0) for split in ("train", "validation")}
+        check_splits(given.data, "demonstrations", rows, 0)
+
+    return of
+
+
+def test_a_prompt_of_the_comparison_may_not_be_trained_on(
+    checked: Callable[..., None], caplog: pytest.LogCaptureFixture
+) -> None:
+    prompts = [{"prompt": f"Q{n}"} for n in range(6)]
+    with pytest.raises(
+        DataError, match=r"rows of data\.prompts \(test\) .* that data\.demonstrations \(train\) has too"
+    ):
+        checked(TRAIN, prompts)
+    with caplog.at_level(logging.WARNING, logger="rlhf"):
+        checked(TRAIN, prompts, "data.allow_leaks=true")
+    assert "rows of data.prompts (test)" in caplog.text
+    checked(TRAIN, [{"prompt": "new"}])
+
+
+def test_what_is_odd_is_one_line_each(checked: Callable[..., None], caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING, logger="rlhf"):
+        checked(TRAIN * 2, [{"prompt": "new"}])
+    [line] = [record.getMessage() for record in caplog.records]
+    assert line.startswith("data.demonstrations (train): ")
+    assert line.endswith("(50.0%) repeat an earlier row")
+
+
+def test_prompts_that_cannot_be_read_are_not_this_stages_to_tell(checked: Callable[..., None], tmp_path: Path) -> None:
+    checked(TRAIN, [{"prompt": ""}])
+
+
+@pytest.mark.parametrize("stage", ["base", "sft", "reward", "dpo", "ppo"])
+def test_every_training_stage_refuses_a_leak(beside_chain: Callable, chain: Path, tmp_path: Path, stage: str) -> None:
+    from rlhf.stages import execute
+
+    rows = [row | {"completion": "yes", "text": f"{row['prompt']} {n}"} for n, row in enumerate(PAIRS[:20])]
+    for name in ("train", "validation", "test"):
+        write(tmp_path / "rows" / f"{name}.jsonl", rows)
+    with pytest.raises(DataError, match=r"20 rows of data\..* \(100\.0%\) .*; remove them, or accept it with"):
+        execute(beside_chain(stage, f"data.path={tmp_path / 'rows'}"), tmp_path / stage)
+    assert not (tmp_path / stage).exists()

@@ -1,0 +1,100 @@
+"""The plan of stage=ppo against the models that are really made."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from peft import LoraConfig, get_peft_model
+
+from rlhf.config import Settings
+from rlhf.memory import NF4
+from rlhf.parents import Parent
+from rlhf.ppo.checkpoint import trainable
+from rlhf.ppo.plan import measure, plan, stored
+from rlhf.ppo.roles import assign
+from tests.ppo.conftest import config, new_policy
+from tests.ppo.test_roles import LORA, family, parents  # noqa: F401 - fixtures
+
+Configure = Callable[..., Settings]
+Parents = Callable[..., dict[str, Parent]]
+
+
+def parameters(module: Any) -> int:
+    return sum(value.numel() for value in module.parameters())
+
+
+@pytest.mark.parametrize("way", ["adapter=none", "stage.one_base=false", "stage.one_base=true"])
+def test_what_is_planned_is_what_is_made(
+    settings: Configure,
+    parents: Parents,  # noqa: F811
+    tokenizer: Any,
+    way: str,
+) -> None:
+    given = settings("ppo", *(() if way == "adapter=none" else LORA), way)
+    roles = assign(given, parents(policy="sft", reward="reward"), tokenizer)
+    lines = {line.role: line for line in plan(given, roles).lines}
+    policy, critic = trainable(roles.policy), trainable(roles.critic)
+    assert lines["policy"].trainable == sum(value.numel() for value in policy.values())
+    assert lines["critic"].trainable == sum(value.numel() for value in critic.values())
+    if way == "stage.one_base=true":
+        roles.reward_model("reward")
+        heads = 16 * 4  # one in the adapter's file, one for each of two roles, of which the plan's lines hold all
+        whole = sum(value.nbytes for value in roles.shared.model.parameters())
+        assert sum(line.weights for line in lines.values()) == whole + 3 * heads
+        assert lines["reference"].weights == 0
+    elif way == "adapter=none":
+        assert lines["reference"].weights == lines["policy"].weights == 4 * parameters(roles.reference)
+        assert lines["critic"].weights == lines["reward"].weights == 4 * parameters(roles.critic)
+    else:
+        assert lines["policy"].weights == 4 * parameters(roles.policy)
+        assert lines["critic"].weights == 4 * parameters(roles.critic)
+
+
+def test_sharing_saves_three_bases(
+    settings: Configure,
+    parents: Parents,  # noqa: F811
+    tokenizer: Any,
+) -> None:
+    given = parents(policy="sft", reward="reward")
+    peaks = []
+    for options in ((), (*LORA, "stage.one_base=false"), LORA):
+        one = settings("ppo", *options)
+        found = plan(one, assign(one, given, tokenizer))
+        peaks.append(found.working - max(line.activations for line in found.lines))
+    assert peaks[0] > peaks[1] > peaks[2]
+
+
+def test_a_larger_micro_batch_is_told(
+    settings: Configure,
+    parents: Parents,  # noqa: F811
+    tokenizer: Any,
+) -> None:
+    found = []
+    for size in (1, 2, 4):
+        one = settings("ppo", *LORA, "stage.batch_size=8", "stage.minibatches=1", f"stage.micro_batch_size={size}")
+        made = plan(one, assign(one, parents(policy="sft", reward="reward"), tokenizer))
+        lines = {line.role: line for line in made.lines}
+        found.append(lines["critic"].activations)
+    assert found[1] == 2 * found[0]
+    assert found[2] == 4 * found[0]
+
+
+def test_an_adapter_is_counted_from_the_header_of_its_file(family: Callable[[str], Parent], tokenizer: Any) -> None:  # noqa: F811
+    lora = LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM")
+    adapted = get_peft_model(new_policy(tokenizer), lora)
+    assert stored(family("sft")) == sum(value.numel() for value in trainable(adapted).values())
+    assert stored(family("reward")) == stored(family("sft")) + 16
+
+
+def test_of_four_bits_the_layers_are_counted_and_nothing_else(settings: Configure, tokenizer: Any) -> None:
+    whole, packed = (
+        measure(config(tokenizer), settings("ppo", f"adapter={kind}").adapter, settings("ppo").model.dtype)
+        for kind in ("lora", "qlora")
+    )
+    model = new_policy(tokenizer)
+    linear = sum(value.numel() for name, value in model.named_parameters() if "_proj" in name)
+    assert whole.parameters == packed.parameters == parameters(model)
+    assert whole.weights == 4 * parameters(model)
+    assert packed.weights == pytest.approx(4 * (parameters(model) - linear) + linear * NF4, abs=1)
+    assert pytest.approx(4.127, abs=1e-3) == NF4 * 8  # bits, as the paper says
+    assert whole.adapter == packed.adapter

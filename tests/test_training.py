@@ -123,7 +123,7 @@ def test_a_wrong_value_for_a_trainer_names_key_and_value(key: str, value: object
 def test_what_the_configuration_of_a_trainer_refuses_is_told(settings: Callable[..., Settings]) -> None:
     refused = settings("sft", "stage.trainer.lr_scheduler_type=bent")
     with pytest.raises(ConfigError, match=r"stage.trainer cannot be used \(bent is not a valid SchedulerType"):
-        training.arguments(trl.SFTConfig, refused, SimpleNamespace(scratch="unused"))
+        training.arguments(trl.SFTConfig, refused, SimpleNamespace(scratch=Path("unused")))
 
 
 @pytest.mark.parametrize(
@@ -155,6 +155,7 @@ def test_an_error_in_the_midst_of_training_is_no_matter_of_settings(
 def test_a_checkpoint_that_cannot_be_read_is_no_matter_of_settings(tmp_path: Path) -> None:
     (tmp_path / "checkpoint-1").mkdir()
     (tmp_path / "checkpoint-1" / "trainer_state.json").write_text('{"global_step": 1, "max_steps": 2}')
+    (tmp_path / "checkpoint-1" / "logs.json").write_text("{}")
     seal(tmp_path / "checkpoint-1")
 
     def torn(**_: object) -> None:
@@ -167,7 +168,7 @@ def test_a_checkpoint_that_cannot_be_read_is_no_matter_of_settings(tmp_path: Pat
         train=torn,
     )
     with pytest.raises(ValueError, match="torn"):
-        training.train(trainer, SimpleNamespace(stage="sft", resumed=True, scratch=tmp_path, rewind=lambda _: None))
+        training.train(trainer, SimpleNamespace(stage="sft", resumed=True, scratch=tmp_path, rewind=lambda *_: None))
 
 
 @pytest.mark.parametrize("stage", ["sft", "dpo"])

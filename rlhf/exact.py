@@ -1,13 +1,14 @@
 """What makes the checkpoints of a transformers Trainer exact: a run that is resumed ends as one that was left alone."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState
 
 from rlhf.run import Run
-from rlhf.sealed import seal
+from rlhf.sealed import number, seal
 
 
 def written_at(last: Path | None) -> dict[str, int] | None:
@@ -43,6 +44,11 @@ class Keeper(TrainerCallback):
         return folder / f"interval_{self.trainer.args.process_index}.json"
 
     def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if state.is_world_process_zero:
+            # They are torn or unfinished, and transformers, which counts by number, would delete the new ones for them.
+            for folder in Path(args.output_dir).glob("checkpoint-*"):
+                if self.last is None or number(folder) > number(self.last):
+                    shutil.rmtree(folder)
         if self.last is not None:
             interval = json.loads(self._interval(self.last).read_text(encoding="utf-8"))
             self.trainer._tr_loss += interval["loss"]

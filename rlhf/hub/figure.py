@@ -8,8 +8,6 @@ import json
 import math
 from pathlib import Path
 
-from rlhf.errors import ConfigError
-
 SERIES = {"objective/scores": "reward model", "objective/gold": "gold reward"}
 X = "objective/kl"
 COLOURS = ("#0b6e99", "#c4553b")
@@ -35,16 +33,10 @@ def running(values: list[float], window: int = WINDOW) -> list[float]:
 
 
 def draw(series: dict[str, list[tuple[float, float]]], path: Path) -> None:
-    """Write a PNG: a dot for each update, and the running mean along the way that training went.
+    """Write a PNG: a dot for each update, and the running mean along the way that training went."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
 
-    Raises:
-        ConfigError: matplotlib is not installed.
-    """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise ConfigError("the card's figure needs matplotlib: pip install 'rlhf[publish]'") from None
     figure = Figure(figsize=(6.4, 4.0), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()

@@ -1,9 +1,6 @@
 import json
 from pathlib import Path
 
-import pytest
-
-from rlhf.errors import ConfigError
 from rlhf.hub.figure import draw, points, running
 
 
@@ -30,9 +27,3 @@ def test_the_same_points_are_the_same_bytes(tmp_path: Path) -> None:
     draw(series, tmp_path / "two.png")
     assert (tmp_path / "a" / "one.png").read_bytes() == (tmp_path / "two.png").read_bytes()
     assert (tmp_path / "two.png").read_bytes().startswith(b"\x89PNG")
-
-
-def test_without_matplotlib(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "matplotlib.figure", None)
-    with pytest.raises(ConfigError, match=r"the card's figure needs matplotlib: pip install 'rlhf\[publish\]'"):
-        draw({}, tmp_path / "x.png")

@@ -73,10 +73,12 @@ def test_a_template_without_a_place_for_each_text_is_refused(tmp_path, text: str
 class Letters:
     """A tokenizer of characters, without a chat template."""
 
-    chat_template = None
+    chat_template, cls_token_id, added_tokens_decoder = None, None, {}
 
-    def __call__(self, text: str, add_special_tokens: bool = True) -> dict[str, list[int]]:
-        return {"input_ids": [ord(char) % 128 for char in text]}
+    def __call__(self, texts: str | list[str], **_: object) -> dict[str, list]:
+        if isinstance(texts, str):
+            return {"input_ids": [ord(char) % 128 for char in texts]}
+        return {"input_ids": [[ord(char) % 128 for char in text] for text in texts]}
 
     def pad(self, rows: dict, **_: object):
         width = max(map(len, rows["input_ids"]))

@@ -14,11 +14,12 @@ from rlhf.preference.training import Members, callbacks, further_arguments, prep
 from tests.conftest import composed
 
 
-def tokenizer(text: str) -> dict[str, list[int]]:
-    return {"input_ids": [*map(ord, text)]}
+def tokenizer(texts: list[str]) -> dict[str, list[list[int]]]:
+    return {"input_ids": [[*map(ord, text)] for text in texts]}
 
 
 tokenizer.eos_token, tokenizer.cls_token_id, tokenizer.pad_token_id = ".", None, 0
+tokenizer.chat_template, tokenizer.added_tokens_decoder, tokenizer.eos_token_id = None, {}, ord(".")
 
 
 def stage(*overrides: str):

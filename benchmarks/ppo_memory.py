@@ -192,6 +192,8 @@ def main() -> None:
     for name in ("--way", "--folder", "--result"):
         parser.add_argument(name, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.updates < 2:
+        parser.error("--updates must be at least 2: the first update is not timed")
     if arguments.show:
         return show(json.loads(RESULT.read_text())["rows"])
     if arguments.way:

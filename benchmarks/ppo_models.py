@@ -99,8 +99,45 @@ def prompts(spec: dict[str, Any]) -> list[str]:
     draw = random.Random(0)
     lengths = [draw.randint(*spec["prompt"]) for _ in range(spec["rows"])]
     if spec["shape"] == "stories15M":
-        words = ("Once upon a time there was a little girl called Lily who lived near the forest with her mother and a "
-                 "small dog that liked to play in the garden every day until one morning something strange ").split()
+        words = [
+            "Once",
+            "upon",
+            "a",
+            "time",
+            "there",
+            "was",
+            "a",
+            "little",
+            "girl",
+            "called",
+            "Lily",
+            "who",
+            "lived",
+            "near",
+            "the",
+            "forest",
+            "with",
+            "her",
+            "mother",
+            "and",
+            "a",
+            "small",
+            "dog",
+            "that",
+            "liked",
+            "to",
+            "play",
+            "in",
+            "the",
+            "garden",
+            "every",
+            "day",
+            "until",
+            "one",
+            "morning",
+            "something",
+            "strange",
+        ]
         return [" ".join(draw.choices(words, k=length)) for length in lengths]
     vocabulary = SHAPES[spec["shape"]]["vocab_size"]
     return [" ".join(f"w{draw.randrange(2, vocabulary)}" for _ in range(length)) for length in lengths]

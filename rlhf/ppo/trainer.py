@@ -232,7 +232,15 @@ class PPOTrainer:
             seed=derive(self.seed, "rollout", self.update, self.accelerator.process_index),
             sampler=self.sampler,
         )
-        rollout = evaluate(rollout, self.policy, self.reference, self.critic, stage.temperature, stage.micro_batch_size)
+        rollout = evaluate(
+            rollout,
+            self.policy,
+            self.reference,
+            self.critic,
+            stage.temperature,
+            stage.micro_batch_size,
+            stage.micro_batch_tokens,
+        )
         self._check_start(rollout)
         scores = final_scores(
             rollout.scores,

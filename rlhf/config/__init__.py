@@ -28,6 +28,7 @@ from rlhf.config.ppo import KLEstimator, KLIn, LossMean, MissingEOS, PPOStage
 from rlhf.config.publish import Publish, PublishStage, Weights
 from rlhf.config.reward import EvaluateRewardStage, RewardLoss, RewardStage
 from rlhf.config.rewards import Normalisation, RewardTerm
+from rlhf.config.rollout import Engine, OldLogprobs, RolloutSettings, VLLMMode
 from rlhf.config.rules import require
 from rlhf.config.sentinel import SentinelAction, SentinelSettings
 from rlhf.config.stage import Input, Stage, TrainedStage
@@ -53,6 +54,7 @@ __all__ = [
     "DPOStage",
     "Data",
     "Dtype",
+    "Engine",
     "EvaluateRewardStage",
     "Format",
     "Hardware",
@@ -67,6 +69,7 @@ __all__ = [
     "MissingEOS",
     "Model",
     "Normalisation",
+    "OldLogprobs",
     "PPOStage",
     "Pairing",
     "ProgressionStage",
@@ -76,6 +79,7 @@ __all__ = [
     "RewardLoss",
     "RewardStage",
     "RewardTerm",
+    "RolloutSettings",
     "SFTStage",
     "SampleStage",
     "SentinelAction",
@@ -88,6 +92,7 @@ __all__ = [
     "Tracker",
     "TrackerKind",
     "TrainedStage",
+    "VLLMMode",
     "Weights",
 ]
 

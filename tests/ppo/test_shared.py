@@ -382,7 +382,7 @@ def test_other_architectures_give_gradients_to_the_critic_alone(kind: Callable[.
     shared.add("critic", lora(fan_in_fan_out=kind is GPT2Config))
     critic = shared.critic(["critic"], torch.ones(1, 16))
     ids = torch.arange(1, 13).view(2, 6)
-    critic(ids, torch.ones_like(ids), torch.arange(6).expand(2, 6), length=2).sum().backward()
+    critic(ids, torch.tensor([3, 4, 9, 10])).sum().backward()
     reached = {name for name, value in shared.model.named_parameters() if value.grad is not None}
     assert reached
     assert reached == set(shared.parameters("critic"))

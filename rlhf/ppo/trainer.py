@@ -25,6 +25,7 @@ from rlhf.ppo.report import Metrics, report
 from rlhf.ppo.rollout import Rollout, Sampler, collect, evaluate, final_scores, is_exact, tolerance
 from rlhf.ppo.seeds import derive, permutation
 from rlhf.ppo.sentinel import STOPPED, BrokenError, Diagnosis, Sentinel
+from rlhf.ppo.worn import fuse
 from rlhf.rewards import RewardFunction, Scorer
 
 
@@ -84,6 +85,7 @@ class PPOTrainer:
                 f"stage.minibatches={stage.minibatches}: ranks would make different numbers of steps"
             )
         for model in (policy, critic, *(() if reference is None else (reference,))):
+            fuse(model)
             model.to(self.accelerator.device).eval()  # dropout off: the ratio compares two forward passes
         self.reference = reference if reference is None else reference.requires_grad_(False)
         self.policy, self.critic = policy, critic

@@ -113,10 +113,11 @@ def values_of(critic: Any, batch: Any) -> torch.Tensor:
     return critic(input_ids=inputs.input_ids, before=inputs.before)
 
 
-def test_a_saved_reward_model_scores_the_same_to_the_bit(cast: Cast, tokenizer: Any, reward_model: PeftModel) -> None:
+def test_a_saved_reward_model_scores_the_same(cast: Cast, tokenizer: Any, reward_model: PeftModel) -> None:
     scores = RewardModel(reward_model, tokenizer, max_length=None)(PROMPTS, COMPLETIONS)
     assert len(set(scores)) > 1
-    assert RewardModel(cast.reward_model, tokenizer, max_length=None)(PROMPTS, COMPLETIONS) == scores
+    found = RewardModel(cast.reward_model, tokenizer, max_length=None)(PROMPTS, COMPLETIONS)
+    assert found == pytest.approx(scores, abs=1e-6)  # its adapter is added to the matrices first
 
 
 def test_the_head_is_in_the_file_of_the_adapter(reward_model: PeftModel, folder: Path) -> None:

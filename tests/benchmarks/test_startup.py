@@ -13,7 +13,7 @@ BUSY = "import sys, time\nwhile time.process_time() < 0.3: pass\nopen(sys.argv[1
 
 def test_a_command_is_measured_until_its_step_begins_and_then_stopped(tmp_path: Path) -> None:
     found = startup.until([sys.executable, "-c", BUSY, str(tmp_path / "told")], tmp_path / "told")
-    assert 0.3 <= found["cpu"] < 5
+    assert 0.25 <= found["cpu"] < 5  # the system counts in hundredths
     assert found["seconds"] < 30  # and not the minute that it would have gone on
 
 
@@ -24,7 +24,7 @@ def test_a_command_that_ends_without_a_step_is_told_with_what_it_said(tmp_path: 
 
 def test_a_whole_command_counts_its_own_seconds_alone() -> None:
     found = startup.whole([sys.executable, "-c", "import time\nwhile time.process_time() < 0.3: pass"])
-    assert 0.3 <= found["cpu"] < 5
+    assert 0.25 <= found["cpu"] < 5  # the system counts in hundredths
 
 
 def test_rounds_are_compared_one_by_one(capsys: pytest.CaptureFixture) -> None:

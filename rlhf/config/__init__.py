@@ -30,7 +30,7 @@ from rlhf.config.reward import EvaluateRewardStage, RewardLoss, RewardStage
 from rlhf.config.rewards import Normalisation, RewardTerm
 from rlhf.config.rules import require
 from rlhf.config.sentinel import SentinelAction, SentinelSettings
-from rlhf.config.stage import Input, Stage, TrainedStage
+from rlhf.config.stage import Input, SharedPrefix, Stage, TrainedStage
 from rlhf.config.stages import (
     PROGRESSION,
     STAGES,
@@ -81,6 +81,7 @@ __all__ = [
     "SentinelAction",
     "SentinelSettings",
     "Settings",
+    "SharedPrefix",
     "Source",
     "Stage",
     "StatusStage",

@@ -65,5 +65,7 @@ def decide(asked: SharedPrefix, config: Any, attention: str | None, longest: int
         return True
     if asked is SharedPrefix.on:
         raise ConfigError(f"stage.shared_prefix=on cannot be: {reason}; leave it at auto")
-    console.print(f"{stage}: prompts are computed once for each response, since {reason}", highlight=False, markup=False)
+    console.print(
+        f"{stage}: prompts are computed once for each response, since {reason}", highlight=False, markup=False
+    )
     return False

@@ -84,7 +84,11 @@ class LogProbs(torch.autograd.Function):
         to_hidden = torch.empty_like(hidden) if wants_hidden else None
         to_weight = torch.zeros_like(weight) if wants_weight else None
         to_bias = torch.zeros_like(bias) if wants_bias else None
-        step = len(hidden) if kept is not None else max(1, min(len(hidden), (KEPT if wants_weight else TILE) // len(weight)))
+        step = (
+            len(hidden)
+            if kept is not None
+            else max(1, min(len(hidden), (KEPT if wants_weight else TILE) // len(weight)))
+        )
         for part in (slice(start, start + step) for start in range(0, len(hidden), max(1, step))):
             if kept is not None:
                 p = kept[part]
@@ -108,14 +112,15 @@ def _project(hidden: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor | 
     return torch.addmm(bias, hidden, weight.t(), out=out)
 
 
-
 def score(head: torch.nn.Linear, hidden: Tensor, targets: Tensor, fields: tuple[str, ...]) -> dict[str, Tensor]:
     """``fields`` of what ``head`` gives targets (M,) from hidden states (M, H), each (M,)."""
     names = ("log_probs", "entropy", "log_sum_sq_probs", "is_top1")
     found = dict(zip(names, LogProbs.apply(hidden, head.weight, head.bias, targets, fields), strict=True))
     if "mean_logits" in fields:
         with torch.no_grad():
-            found["mean_logits"] = torch.mv(hidden, head.weight.mean(0)) + (0 if head.bias is None else head.bias.mean())
+            found["mean_logits"] = torch.mv(hidden, head.weight.mean(0)) + (
+                0 if head.bias is None else head.bias.mean()
+            )
     return {name: found[name] for name in fields}
 
 

@@ -10,7 +10,8 @@ With dropout the copies of a prompt see one draw instead of one each; TRL switch
 A batch with a cache, positions or embeddings of its own, or holes in its mask, takes the plain forward.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from types import TracebackType
 from typing import Any
 
@@ -185,3 +186,13 @@ def _same(one: Tensor | None, other: Tensor | None) -> bool:
     if one is None or other is None:
         return one is other
     return one is other or (one.shape == other.shape and one.device == other.device and torch.equal(one, other))
+
+
+@contextmanager
+def sharing(*models: Any, fields: tuple[str, ...] = head.FIELDS) -> Iterator[None]:
+    """Every one of ``models`` shares prefixes within; None is passed over."""
+    with ExitStack() as stack:
+        for model in models:
+            if model is not None:
+                stack.enter_context(Sharing(model, fields))
+        yield

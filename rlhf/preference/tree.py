@@ -60,9 +60,7 @@ def tree(rows: Sequence[numpy.ndarray], least: int = LEAST) -> Tree:
     order = sorted(range(len(rows)), key=lambda i: rows[i].tolist())
     # Equal rows lie side by side, and are one from here on.
     alike = [0, *(common(rows[a], rows[b]) for a, b in pairwise(order))]
-    first = [
-        n == 0 or alike[n] < max(len(rows[order[n - 1]]), len(rows[row])) for n, row in enumerate(order)
-    ]
+    first = [n == 0 or alike[n] < max(len(rows[order[n - 1]]), len(rows[row])) for n, row in enumerate(order)]
     places = [n for n, new in enumerate(first) if new]
     grown = _Growing([rows[order[n]] for n in places], [order[n] for n in places], [alike[n] for n in places], least)
     if places:

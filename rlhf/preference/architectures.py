@@ -10,7 +10,7 @@ from rlhf.progress import console
 # positions are those that the model is given. True: they are rotary, so that only their differences matter.
 KNOWN = {
     "llama": True, "mistral": True, "qwen2": True, "qwen3": True, "smollm3": True, "gemma": True, "granite": True,
-    "olmo2": True, "phi": True, "phi3": True, "stablelm": True, "gpt_neox": True, "gpt2": False,
+    "olmo2": True, "phi": True, "phi3": True, "gpt_neox": True, "gpt2": False,
 }  # fmt: skip
 RECURRENT = (
     "mamba", "mamba2", "falcon_mamba", "rwkv", "recurrent_gemma", "jamba", "bamba", "zamba", "zamba2", "falcon_h1",
@@ -65,7 +65,6 @@ def decide(asked: SharedPrefix, config: Any, attention: str | None, longest: int
         return True
     if asked is SharedPrefix.on:
         raise ConfigError(f"stage.shared_prefix=on cannot be: {reason}; leave it at auto")
-    console.print(
-        f"{stage}: prompts are computed once for each response, since {reason}", highlight=False, markup=False
-    )
+    told = f"{stage}: a prompt is computed again for each response, since {reason}"
+    console.print(told, highlight=False, markup=False)
     return False

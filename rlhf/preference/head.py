@@ -21,9 +21,9 @@ FIELDS = ("log_probs", "entropy", "mean_logits", "is_top1")
 class Scored(ModelOutput):
     """What TRL's trainers read of a forward pass with ``fused_lm_head=True``; each (rows, columns - 1), 0 off the mask.
 
-    ``loss`` is the mean negative log-probability of the labels, ``entropy`` of the distribution in nats, ``mean_logits``
-    over the vocabulary, ``log_sum_sq_probs`` log sum p^2, ``is_top1`` whether the label is the likeliest token. All but
-    the first two carry no gradient.
+    ``loss`` is the mean negative log-probability of the labels, ``entropy`` of the distribution in nats,
+    ``mean_logits`` over the vocabulary, ``log_sum_sq_probs`` log sum p^2, ``is_top1`` whether the label is the
+    likeliest token. The first two carry a gradient.
     """
 
     loss: Tensor | None = None
@@ -84,12 +84,9 @@ class LogProbs(torch.autograd.Function):
         to_hidden = torch.empty_like(hidden) if wants_hidden else None
         to_weight = torch.zeros_like(weight) if wants_weight else None
         to_bias = torch.zeros_like(bias) if wants_bias else None
-        step = (
-            len(hidden)
-            if kept is not None
-            else max(1, min(len(hidden), (KEPT if wants_weight else TILE) // len(weight)))
-        )
-        for part in (slice(start, start + step) for start in range(0, len(hidden), max(1, step))):
+        # The weight's gradient is as large as the weight: it is added to as seldom as may be.
+        step = max(1, len(hidden) if kept is not None else (KEPT if wants_weight else TILE) // len(weight))
+        for part in (slice(start, start + step) for start in range(0, len(hidden), step)):
             if kept is not None:
                 p = kept[part]
             else:
@@ -118,9 +115,9 @@ def score(head: torch.nn.Linear, hidden: Tensor, targets: Tensor, fields: tuple[
     found = dict(zip(names, LogProbs.apply(hidden, head.weight, head.bias, targets, fields), strict=True))
     if "mean_logits" in fields:
         with torch.no_grad():
-            found["mean_logits"] = torch.mv(hidden, head.weight.mean(0)) + (
-                0 if head.bias is None else head.bias.mean()
-            )
+            found["mean_logits"] = torch.mv(hidden, head.weight.mean(0))
+            if head.bias is not None:
+                found["mean_logits"] += head.bias.mean()
     return {name: found[name] for name in fields}
 
 

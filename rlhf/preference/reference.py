@@ -1,7 +1,8 @@
 """The log-probabilities of DPO's reference, computed once for a model and its data and kept on disk.
 
-The reference does not change, and neither beta, the learning rate nor the loss has a say in it: all runs of a sweep read
-what the first one wrote. The key holds what has a say, the last bit included: weights, ids, length, precision, batch.
+The reference does not change, and neither beta, the learning rate nor the loss has a say in it: all runs of a sweep
+read what the first one wrote. The key holds what has a say, the last bit included: weights, ids, length, precision,
+batch.
 """
 
 from collections.abc import Callable, Iterable
@@ -61,9 +62,8 @@ def with_log_probs(
     key = cache.key_of("reference log-probabilities", rows._fingerprint, batch, *identity)
 
     def build(writer: cache.Writer) -> dict[str, Any]:
-        console.print(
-            f"{where.stage}: log-probabilities of the reference ({split}, {len(rows)} pairs)", highlight=False
-        )
+        told = f"{where.stage}: log-probabilities of the reference ({split}, {len(rows)} pairs)"
+        console.print(told, highlight=False)
         for pair in compute():
             chosen, rejected = (values.float().tolist() for values in pair)
             writer.write([dict(zip(COLUMNS, both, strict=True)) for both in zip(chosen, rejected, strict=True)], SCHEMA)

@@ -2,9 +2,10 @@
 
     RLHF_TEST_MODELS=... python -m benchmarks.dpo
 
-One thread, single precision, the reference computed at every step on both sides, which a kept one (stage.cache_reference)
-would spare ours. Ours computes a prompt once, scores responses alone, and keeps freed memory. Losses are compared step
-by step. stories15M is taken from RLHF_TEST_MODELS, and left out where it is not there. Writes benchmarks/dpo.json.
+One thread, single precision, the reference computed at every step on both sides, which a kept one
+(stage.cache_reference) would spare ours. Ours computes a prompt once, scores responses alone, and keeps freed memory.
+Losses are compared step by step. stories15M is taken from RLHF_TEST_MODELS, and left out where it is not there. Writes
+benchmarks/dpo.json.
 """
 
 import argparse

@@ -9,6 +9,7 @@ transformers finds the function under ``NAME``; it is SDPA as it was where no la
 """
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy
@@ -39,7 +40,18 @@ class Layout:
     positions: Tensor
     layers: int = 0  # how many attention layers have followed this layout, so that it is known that all do
     read: Tensor | None = None  # the places of the row whose last hidden states are read, in order; None for all
+    asked: list[Tensor | None] | None = None  # of each segment, those of ``read`` that lie in it; None for the whole
     _masks: dict[tuple[int, int, torch.dtype], Tensor] = field(default_factory=dict)
+
+    def reading(self, places: Tensor | None) -> None:
+        """Only hidden states at ``places`` of the row are read, which the last layer need not go beyond."""
+        self.read = self.asked = None
+        if places is not None:
+            self.read = places[places < len(self.source)].unique()  # beyond lies the padding of an empty row
+            bounds = torch.tensor([0, *self.sizes], device=places.device).cumsum(0)
+            cuts = torch.searchsorted(self.read, bounds).tolist()
+            parts = [self.read[low:high] - bound for (low, high), bound in zip(pairwise(cuts), bounds, strict=False)]
+            self.asked = [None if 2 * len(part) > size else part for part, size in zip(parts, self.sizes, strict=True)]
 
     def mask(self, length: int, before: int, like: Tensor) -> Tensor:
         """(length, before + length), added to scores: all that is before, and itself up to the diagonal."""
@@ -85,29 +97,41 @@ def attend(
     """Queries (1, heads, N, d) attend by ``segments``; a transformers attention function, returns (1, N, heads, d)."""
     if segments is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **others)
+    last = module.layer_idx == module.config.num_hidden_layers - 1
+    asked = segments.asked if last and segments.asked is not None else [None] * len(segments.sizes)
     segments.layers += 1
     if groups := query.shape[1] // key.shape[1] - 1:
         key, value = repeat_kv(key, groups + 1), repeat_kv(value, groups + 1)
     queries, keys, values = (whole.split(segments.sizes, dim=2) for whole in (query, key, value))
     found = []
-    for number, above in enumerate(segments.above):
+    for number, (above, places) in enumerate(zip(segments.above, asked, strict=True)):
+        if places is not None and not len(places):
+            found.append(torch.zeros_like(queries[number]))
+            continue
         seen_keys, seen_values = keys[number], values[number]
         if above:
             seen_keys = torch.cat([*(keys[n] for n in above), seen_keys], dim=2)
             seen_values = torch.cat([*(values[n] for n in above), seen_values], dim=2)
-        before = seen_keys.shape[2] - keys[number].shape[2]
-        found.append(
-            scaled_dot_product_attention(
-                queries[number],
-                seen_keys,
-                seen_values,
-                attn_mask=segments.mask(queries[number].shape[2], before, query) if before else None,
-                dropout_p=dropout,
-                scale=scaling,
-                is_causal=not before,
-            )
+        length, before = segments.sizes[number], seen_keys.shape[2] - segments.sizes[number]
+        mask = segments.mask(length, before, query) if before or places is not None else None
+        attended = scaled_dot_product_attention(
+            queries[number] if places is None else queries[number][:, :, places],
+            seen_keys,
+            seen_values,
+            attn_mask=mask if places is None else mask[places],
+            dropout_p=dropout,
+            scale=scaling,
+            is_causal=mask is None,
         )
+        found.append(attended if places is None else placed(attended, places, length, 2))
     return torch.cat(found, dim=2).transpose(1, 2), None
+
+
+def placed(part: Tensor, places: Tensor, length: int, dimension: int) -> Tensor:
+    """``part`` at ``places`` of ``dimension``, zeros between."""
+    shape = list(part.shape)
+    shape[dimension] = length
+    return part.new_zeros(shape).index_copy(dimension, places, part)
 
 
 AttentionInterface.register(NAME, attend)

@@ -12,6 +12,7 @@ not. A batch with a cache, positions or embeddings of its own, or holes in its m
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
@@ -50,7 +51,10 @@ class Sharing:
         attention, config._attn_implementation = config._attn_implementation, segments.NAME
         self._undo.append(lambda: setattr(config, "_attn_implementation", attention))
         self._last_layer = (self.backbone.h if hasattr(self.backbone, "h") else self.backbone.layers)[-1]
-        self._feed = self._put(self._last_layer.mlp, self._short_feed)
+        attending = getattr(self._last_layer, "self_attn", None)
+        for module in (self._last_layer.mlp, getattr(attending, "q_proj", None), getattr(attending, "o_proj", None)):
+            if module is not None:
+                self._shorten(module)
         self._plain = self._put(self.backbone, self._forward)
         scores = self.model.get_output_embeddings() is None
         self._whole = self._put(self.model, self._score if scores else self._label)
@@ -92,11 +96,12 @@ class Sharing:
 
     def _run(self, ids: Tensor, layout: segments.Layout) -> Tensor:
         """Last hidden states (N, H) of the row that ``layout`` describes."""
-        layout.layers = 0
-        layout.read = None if self._wanted is None else layout.index[self._wanted].unique()
         # When activations are computed again, in the backward pass, it is not known any more what was wanted.
         again = getattr(self._last_layer, "gradient_checkpointing", False) and self._last_layer.training
-        self._layout = None if again else layout
+        # A copy: the backward pass may come back to this one after the reference has run the same batch.
+        layout = replace(layout, layers=0)
+        layout.reading(None if again or self._wanted is None else layout.index[self._wanted])
+        self._layout = layout
         try:
             hidden = self._plain(
                 ids.reshape(-1)[layout.source][None],
@@ -135,12 +140,16 @@ class Sharing:
         self._last = (ids, mask, layout)
         return layout
 
-    def _short_feed(self, hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """The feed-forward part of the last layer, for what is read alone: it looks at one position at a time."""
-        if self._layout is None or self._layout.read is None:
-            return self._feed(hidden, *args, **kwargs)
-        fed = self._feed(hidden[:, self._layout.read], *args, **kwargs)
-        return fed.new_zeros(*hidden.shape[:2], fed.shape[2]).index_copy(1, self._layout.read, fed)
+    def _shorten(self, module: Any) -> None:
+        """A part of the last layer that looks at one position at a time, for what is read alone."""
+
+        def short(hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+            read = None if self._layout is None else self._layout.read
+            if read is None:
+                return whole(hidden, *args, **kwargs)
+            return segments.placed(whole(hidden[:, read], *args, **kwargs), read, hidden.shape[1], 1)
+
+        whole = self._put(module, short)
 
     def _score(self, input_ids: Any = None, *args: Any, **kwargs: Any) -> Any:
         """A reward model's forward: of each row the last token is read, as transformers finds it."""

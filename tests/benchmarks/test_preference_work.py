@@ -14,7 +14,7 @@ TINY = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("module", [dpo, reward])
+@pytest.mark.parametrize("module", [dpo, pytest.param(reward, marks=pytest.mark.slow)])
 def test_a_row_for_each_piece_of_work(
     module: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
@@ -43,6 +43,17 @@ def test_rows_are_every_pair_of_responses_to_a_prompt() -> None:
     assert whole[0]["chosen_ids"] == rows[0]["prompt_ids"] + rows[0]["chosen_ids"]
 
 
+def test_growth_is_drawn(tmp_path: Path) -> None:
+    points = [
+        {"grows": name, **growth.POINT, name: value} | {side: {"cpu": 0.1, "mib": 5.0} for side in growth.COLOURS}
+        for name, (_, values) in growth.SERIES.items()
+        for value in values
+    ]
+    growth.draw(points, tmp_path / "growth.png")
+    assert (tmp_path / "growth.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
 def test_growth_draws_what_it_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     series = {"prompt": ("tokens", (16, 32)), "responses": ("responses", (2, 3)), "prompts": ("prompts", (1, 2))}
     small = {name: TINY[name] for name in growth.MODEL}

@@ -22,6 +22,7 @@ from rlhf.data.tokens import tokenised as to_ids
 from rlhf.errors import ConfigError, DataError, TrainingError
 from rlhf.exact import Keeper, take_up_if_trained, written_at
 from rlhf.generate import generate
+from rlhf.memory import keep_freed
 from rlhf.progress import Bar, show_samples
 from rlhf.run import Run
 from rlhf.sealed import newest_whole, number, resumable
@@ -163,6 +164,8 @@ def train(
         KeyboardInterrupt: after a checkpoint was written at the end of the step under way.
         TrainingError: the loss is not a finite number.
     """
+    if trainer.args.device.type == "cpu":
+        keep_freed()
     folder = Path(trainer.args.output_dir)
     last = newest_whole(resumable(folder, "checkpoint-*", run.stage), run.stage) if run.resumed else None
     if run.resumed:

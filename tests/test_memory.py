@@ -1,6 +1,10 @@
 """What models take: the formulas against tensors that are really kept, and a meter against memory really taken."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -160,3 +164,33 @@ def test_the_table_says_what_is_too_much(capsys: pytest.CaptureFixture, monkeypa
 def test_numbers_as_a_person_reads_them() -> None:
     assert [memory.size(n) for n in (0, 1536, 5 * MIB, 3 * 2**30)] == ["0 B", "1.5 KiB", "5 MiB", "3 GiB"]
     assert [memory.count(n) for n in (7, 1500, 135_000_000, 7e9)] == ["7", "1.5 k", "135 M", "7 B"]
+
+
+FAULTS = """
+import resource, sys, torch
+from rlhf.memory import keep_freed
+if sys.argv[1] == "kept":
+    assert keep_freed()
+for _ in range(20):  # it takes some until a place is found that is asked for again
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    torch.ones(2**23)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/lib64/ld-linux-x86-64.so.2").exists(), reason="needs glibc")
+def test_what_is_freed_is_kept_for_the_next_step() -> None:
+    """Pages that 32 MiB touch for the first time when they are asked for again and again."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
+
+    def faults(how: str, **variables: str) -> int:
+        command = [sys.executable, "-c", FAULTS, how]
+        return int(subprocess.run(command, env=clean | variables, capture_output=True, check=True, text=True).stdout)
+
+    assert faults("kept") < 100
+    assert faults("given back") > 100
+
+
+def test_what_the_user_said_of_memory_stands(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "1")
+    assert not memory.keep_freed()

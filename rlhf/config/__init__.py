@@ -31,7 +31,7 @@ from rlhf.config.rewards import Normalisation, RewardTerm
 from rlhf.config.rollout import Engine, OldLogprobs, RolloutSettings, VLLMMode
 from rlhf.config.rules import require
 from rlhf.config.sentinel import SentinelAction, SentinelSettings
-from rlhf.config.stage import Input, Stage, TrainedStage
+from rlhf.config.stage import Input, SharedPrefix, Stage, TrainedStage
 from rlhf.config.stages import (
     PROGRESSION,
     STAGES,
@@ -85,6 +85,7 @@ __all__ = [
     "SentinelAction",
     "SentinelSettings",
     "Settings",
+    "SharedPrefix",
     "Source",
     "Stage",
     "StatusStage",

@@ -5,7 +5,7 @@ from enum import Enum
 from typing import Any, ClassVar
 
 from rlhf.config.rules import require, require_not_negative, require_positive
-from rlhf.config.stage import Input, Stage, TrainedStage
+from rlhf.config.stage import Input, SharedPrefix, Stage, TrainedStage
 from rlhf.errors import ConfigError
 
 
@@ -42,6 +42,7 @@ class RewardStage(CardStage, TrainedStage):
     label_smoothing: float
     early_stopping: int | None
     ensemble: int
+    shared_prefix: SharedPrefix
     trainer: dict[str, Any]
 
     reads: ClassVar[tuple[str, ...]] = ("preferences",)

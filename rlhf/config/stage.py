@@ -1,9 +1,18 @@
 """What all stages have in common, and what those that train have."""
 
 from dataclasses import dataclass
+from enum import Enum
 from typing import ClassVar, NamedTuple
 
 from rlhf.config.rules import require_not_negative, require_positive
+
+
+class SharedPrefix(Enum):
+    """Whether what several rows of a batch begin with, a prompt, is computed once."""
+
+    auto = "auto"  # where the architecture is known to be right; else it is told
+    on = "on"
+    off = "off"
 
 
 class Input(NamedTuple):

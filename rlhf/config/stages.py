@@ -9,7 +9,8 @@ from rlhf.config.ppo import PPOStage
 from rlhf.config.publish import PublishStage
 from rlhf.config.reward import EvaluateRewardStage, RewardStage
 from rlhf.config.rules import require, require_not_negative, require_positive
-from rlhf.config.stage import Input, Stage, TrainedStage
+from rlhf.config.stage import Input, SharedPrefix, Stage, TrainedStage
+from rlhf.errors import ConfigError
 
 
 @dataclass(kw_only=True)
@@ -52,6 +53,8 @@ class DPOStage(TrainedStage):
     beta: float
     loss: list[str]
     label_smoothing: float
+    shared_prefix: SharedPrefix
+    cache_reference: bool
     trainer: dict[str, Any]
 
     reads: ClassVar[tuple[str, ...]] = ("preferences",)
@@ -65,6 +68,12 @@ class DPOStage(TrainedStage):
         require(0 <= self.label_smoothing < 0.5, "stage.label_smoothing", self.label_smoothing, "lie in [0, 0.5)")
         smooth = self.label_smoothing > 0 or "exo_pair" not in self.loss
         require(smooth, "stage.label_smoothing", self.label_smoothing, "be above 0 for stage.loss=[exo_pair]")
+        for name in ("sync_ref_model", "ld_alpha"):
+            if self.cache_reference and self.trainer.get(name):
+                raise ConfigError(
+                    f"stage.trainer.{name}={self.trainer[name]} needs the reference's log-probabilities at every step: "
+                    "give stage.cache_reference=false, too"
+                )
 
 
 @dataclass(kw_only=True)

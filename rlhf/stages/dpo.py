@@ -6,23 +6,58 @@
 Rafailov et al. 2023, https://arxiv.org/abs/2305.18290. The loss is TRL's; this file wires it.
 """
 
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from datasets import Dataset
+from torch import Tensor
 from trl import DPOConfig, DPOTrainer
 
 from rlhf import models, training
 from rlhf.config import AdapterKind, Settings
 from rlhf.data import check_splits, load
 from rlhf.data.tokens import Form
+from rlhf.preference import reference
+from rlhf.preference.architectures import decide
+from rlhf.preference.head import FIELDS
+from rlhf.preference.shared import sharing
 from rlhf.run import Run
 
 
 class ReadyDPOTrainer(DPOTrainer):
-    """Takes rows that are token ids already. TRL's other trainers do when asked; this one would tokenise them again."""
+    """Takes rows that are token ids already, and the reference's log-probabilities from where they are kept.
+
+    TRL's other trainers do the first when asked; this one would tokenise them again. Its own store of the second is
+    keyed by what a sweep changes, an adapter's first weights, and not by all that decides the numbers.
+    """
+
+    def __init__(self, *, reference_kept: reference.Kept | None, shared: bool, **parts: Any):
+        self.reference_kept, self.shared = reference_kept, shared
+        super().__init__(**parts)
 
     def _prepare_dataset(self, dataset: Dataset, *_: Any) -> Dataset:
         return dataset
+
+    def _precompute_ref_logps(self, dataset: Dataset, name: str, batch_size: int) -> Dataset:
+        def compute() -> Iterator[tuple[Tensor, Tensor]]:
+            with self.sharing():
+                for start in range(0, len(dataset), batch_size):
+                    rows = [dataset[i] for i in range(start, min(start + batch_size, len(dataset)))]
+                    batch = {key: value.to(self.args.device) for key, value in self.data_collator(rows).items()}
+                    yield self.compute_ref_log_probs(self.ref_model or self.model, batch)
+
+        if self.accelerator.num_processes > 1:
+            return super()._precompute_ref_logps(dataset, name, batch_size)  # the pass is divided among them
+        return reference.with_log_probs(
+            dataset, self.reference_kept, name, batch_size, self._precompute_model_hash, compute
+        )
+
+    def sharing(self) -> AbstractContextManager[None]:
+        """Within, policy and reference share prefixes where they may."""
+        weighting = ("log_sum_sq_probs",) if self.args.use_weighting else ()
+        models = [self.accelerator.unwrap_model(model) for model in (self.model, self.ref_model) if model is not None]
+        return sharing(*models, fields=FIELDS + weighting) if self.shared else nullcontext()
 
 
 def run(settings: Settings, run: Run) -> dict[str, float]:
@@ -34,28 +69,39 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
 
     tokenizer = models.load_tokenizer(run["policy"], settings.model)
     args = training.arguments(
-        DPOConfig, settings, run, beta=stage.beta, loss_type=stage.loss, label_smoothing=stage.label_smoothing
+        DPOConfig,
+        settings,
+        run,
+        beta=stage.beta,
+        loss_type=stage.loss,
+        label_smoothing=stage.label_smoothing,
+        precompute_ref_log_probs=stage.cache_reference,
     )
+    architecture = models.config(run["policy"], settings.model)
+    shared = decide(stage.shared_prefix, architecture, settings.model.attention, args.max_length, run.stage)
     ids = training.tokenised(run, settings, pairs, Form.pairs, tokenizer, args)
     loading = models.quantization(settings.adapter)
     policy = models.load_policy(run["policy"], settings.model, tokenizer, **loading)
-    # With an adapter the reference is the policy with the adapter switched off; without, a second copy.
-    whole = settings.adapter.kind is AdapterKind.none
-    reference = models.load_policy(run["policy"], settings.model, tokenizer) if whole else None
+    # With an adapter the reference is the policy with the adapter switched off; without, a second copy, unless what it
+    # says is computed before the policy learns anything.
+    second = settings.adapter.kind is AdapterKind.none and not stage.cache_reference
     run.record_tokenizer(tokenizer)
 
     trainer = training.build(
         ReadyDPOTrainer,
         model=policy,
-        ref_model=reference,
+        ref_model=models.load_policy(run["policy"], settings.model, tokenizer) if second else None,
         args=args,
         train_dataset=ids["train"],
         eval_dataset=ids["validation"],
         processing_class=tokenizer,
         peft_config=models.lora(settings.adapter, models.TaskType.CAUSAL_LM),
+        reference_kept=reference.kept(settings, run["policy"], args, shared) if stage.cache_reference else None,
+        shared=shared,
     )
     sample = training.Sampler(run, trainer.model, tokenizer, pairs["validation"]["prompt"], settings)
-    metrics = training.train(trainer, run, sample, stage.sample_every)
+    with trainer.sharing():
+        metrics = training.train(trainer, run, sample, stage.sample_every)
     sample(trainer.state.global_step)
     models.save(trainer.model, tokenizer, run.model, run["policy"])
     return metrics | {"objective": metrics["eval/rewards/accuracies"]}

@@ -8,6 +8,7 @@ Stiennon et al. 2020, https://arxiv.org/abs/2009.01325. The trainer is TRL's; th
 of the starting policy's own responses, which PPO needs, and writes the report card.
 """
 
+from contextlib import nullcontext
 from typing import Any
 
 from datasets import Dataset
@@ -20,8 +21,10 @@ from rlhf.data.render import question
 from rlhf.data.tokens import Form
 from rlhf.errors import DataError
 from rlhf.preference import report
+from rlhf.preference.architectures import decide
 from rlhf.preference.card import Card
 from rlhf.preference.grading import Policy, grade, score_statistics
+from rlhf.preference.shared import sharing
 from rlhf.preference.training import Members, callbacks, columns, further_arguments, prepare, trainer_class
 from rlhf.progress import console, show_samples
 from rlhf.rewards import AdaptedRewardModel, RewardModel, function
@@ -43,6 +46,8 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
     arguments = training.arguments(RewardConfig, settings, run, **further_arguments(stage))
     scoring = {"max_length": arguments.max_length, "batch_size": arguments.per_device_eval_batch_size}
 
+    architecture, attention = models.config(run["policy"], settings.model), settings.model.attention
+    shared = decide(stage.shared_prefix, architecture, attention, arguments.max_length, run.stage)
     tokenizer = models.load_tokenizer(run["policy"], settings.model)
     run.record_tokenizer(tokenizer)
     prepared = prepare(pairs, stage, tokenizer)
@@ -55,7 +60,8 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
         metrics = members.finished(number)
         if metrics is None:
             trainer = build(members.seeded(number), run, prepared, tokenizer, members.part(number))
-            metrics = training.train(trainer, run, before=steps)
+            with sharing(trainer.model) if shared else nullcontext():
+                metrics = training.train(trainer, run, before=steps)
             models.save(trainer.model, tokenizer, members.folder(number) / "model", run["policy"])
             members.finish(number, metrics)
             scorers = [RewardModel(trainer.model, tokenizer, **scoring)]

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from trl import DPOTrainer
 
-from rlhf import training
+from rlhf import models, training
 from rlhf.config import Settings
 from rlhf.config.stages import LOSSES
-from rlhf.errors import DataError
+from rlhf.errors import ConfigError, DataError
 from rlhf.run import Run
 from rlhf.stages import execute
 
@@ -75,6 +75,22 @@ def test_equal_responses_are_refused(beside_chain: Callable[..., Settings], tmp_
     same.write_text('{"prompt": "a", "chosen": "b", "rejected": "b"}\n')
     with pytest.raises(DataError, match=r"same\.jsonl:1"):
         execute(beside_chain("dpo", f"data.path={same}"), tmp_path / "dpo")
+
+
+@pytest.mark.parametrize("stage", ["dpo", "reward"])
+def test_sharing_where_it_cannot_be_is_refused_before_a_model_is_loaded(
+    beside_chain: Callable[..., Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str
+) -> None:
+    monkeypatch.setattr(models, "_load", None)
+    overrides = ["stage.shared_prefix=on", "model.attention=eager"]
+    with pytest.raises(ConfigError, match="stage.shared_prefix=on cannot be: model.attention=eager cannot be given"):
+        execute(beside_chain(stage, *overrides), tmp_path / stage)
+
+
+def test_a_reference_that_moves_is_not_kept(beside_chain: Callable[..., Settings]) -> None:
+    with pytest.raises(ConfigError, match="stage.trainer.sync_ref_model=True needs .* stage.cache_reference=false"):
+        beside_chain("dpo", "+stage.trainer.sync_ref_model=true")
+    beside_chain("dpo", "+stage.trainer.sync_ref_model=true", "stage.cache_reference=false")
 
 
 def test_the_losses_are_those_that_trl_computes() -> None:

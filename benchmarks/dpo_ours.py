@@ -1,0 +1,21 @@
+"""Our side of benchmarks.dpo: TRL's trainer with shared prefixes, as stage=dpo wears it without a kept reference."""
+
+from preference_work import steps, trainer
+from sides import serve
+
+from rlhf.memory import keep_freed
+from rlhf.preference.shared import Sharing
+
+BATCHES = 4
+
+
+def make(spec):
+    keep_freed()
+    made = trainer(spec, "dpo", BATCHES)
+    for worn in (made.model, made.ref_model):
+        Sharing(worn)
+    return steps(made, spec, BATCHES)
+
+
+if __name__ == "__main__":
+    serve(make)

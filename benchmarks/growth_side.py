@@ -1,0 +1,40 @@
+"""A side of benchmarks.growth: steps of DPO whose lengths, responses or prompts grow, each with a peak of its own."""
+
+import ctypes
+import gc
+from pathlib import Path
+
+from preference_work import steps, trainer
+from sides import serve
+
+
+def status(field):
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
+
+
+def make(spec):
+    if spec["shared"]:
+        from rlhf.preference.shared import Sharing
+
+    def measured(number):
+        gc.collect()
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+        before = status("VmRSS")
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+        done = step[number % len(step)](number)
+        return done | {"above": status("VmHWM") - before}
+
+    step = {}
+    for number, point in enumerate(spec["points"]):
+        made = trainer(spec | point, "dpo", 1)
+        if spec["shared"]:
+            for worn in (made.model, made.ref_model):
+                Sharing(worn)
+        step[number] = steps(made, spec | point, 1)
+    step[0](0)
+    return measured
+
+
+if __name__ == "__main__":
+    serve(make)

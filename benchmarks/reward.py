@@ -1,0 +1,34 @@
+"""Steps of a reward model beside TRL's: both through TRL's own trainer, from equal weights, on the same rows in order.
+
+    RLHF_TEST_MODELS=... python -m benchmarks.reward
+
+One thread, single precision. Ours computes a prompt once for all its responses and the end of the last layer for the
+last tokens alone, and keeps freed memory. Losses are compared step by step. stories15M is taken from RLHF_TEST_MODELS,
+and left out where it is not there. Writes benchmarks/reward.json.
+"""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from benchmarks import sides
+from benchmarks.dpo import LONG, PAIRS, SMALL, SMOLLM2, STORIES, compared, parser
+
+RESULT = Path(__file__).with_suffix(".json")
+WORK: list[tuple[str, float | None, int, dict[str, Any], dict[str, Any]]] = [
+    ("hidden 256 x 4, 256 / 64", 1.8, 5, SMALL | LONG | PAIRS | {"prompts": 8}, {}),
+    ("the same, TRL's defaults", None, 3, SMALL | LONG | PAIRS | {"prompts": 8}, {"checkpointing": True}),
+    ("hidden 256 x 4, 4 responses in 6 pairs", 6.0, 3, SMALL | LONG | {"responses": 4, "prompts": 2}, {}),
+    (f"{STORIES}, 200 / 60", None, 3, {"weights": STORIES, "prompt": 200, "response": 60, "prompts": 4} | PAIRS, {}),
+    ("SmolLM2-135M's shape, 256 / 64", None, 2, SMOLLM2 | LONG | PAIRS | {"prompts": 1}, {}),
+]
+
+
+def main() -> None:
+    os.environ["OMP_NUM_THREADS"] = "1"
+    rows = compared("reward", WORK, parser(__doc__, WORK).parse_args())
+    sides.record(RESULT, {"rows": rows})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,116 @@
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from datasets import Dataset
+
+from rlhf.config import Settings
+from rlhf.data.cache import ROWS
+from rlhf.preference.reference import Kept, kept, with_log_probs
+from rlhf.run import Run
+from rlhf.stages import execute
+
+ROWS_GIVEN = Dataset.from_list([{"chosen_ids": [n]} for n in range(5)])
+
+
+class Reference:
+    """Yields batches of two, and counts how often it is asked."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def __call__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        self.asked += 1
+        for start in range(0, 5, 2):
+            chosen = torch.arange(start, min(start + 2, 5)) / -3
+            yield chosen, chosen - 1
+
+
+def asked(
+    compute: Reference, folder: Path, identity: tuple = ("digest",), batch: int = 2, weights: str = "w"
+) -> Dataset:
+    return with_log_probs(ROWS_GIVEN, Kept(str(folder), "dpo", identity), "train", batch, weights, compute)
+
+
+def test_computed_once_and_kept_to_the_bit(tmp_path: Path) -> None:
+    compute = Reference()
+    first, second = asked(compute, tmp_path), asked(compute, tmp_path)
+    assert compute.asked == 1
+    assert first["chosen_ids"] == [[n] for n in range(5)]
+    assert torch.tensor(first["ref_chosen_logps"]).equal(torch.arange(5) / -3)
+    assert first.to_dict() == second.to_dict()
+
+
+def test_another_model_batch_or_weights_without_a_digest_are_computed(tmp_path: Path) -> None:
+    compute = Reference()
+    asked(compute, tmp_path)
+    asked(compute, tmp_path, ("other",))
+    asked(compute, tmp_path, batch=3)
+    asked(compute, tmp_path, weights="v")
+    assert compute.asked == 3
+    for weights in ("v", "w", "w"):
+        asked(compute, tmp_path, (None,), weights=weights)
+    assert compute.asked == 5
+
+
+def test_what_is_torn_is_computed_again(tmp_path: Path) -> None:
+    compute = Reference()
+    asked(compute, tmp_path)
+    [file] = tmp_path.rglob(ROWS)
+    file.write_bytes(file.read_bytes()[:-20])
+    assert asked(compute, tmp_path)["ref_chosen_logps"][4] == pytest.approx(-4 / 3)
+    assert compute.asked == 2
+
+
+def test_a_pass_that_fails_leaves_nothing(tmp_path: Path) -> None:
+    def fails() -> Iterator[Any]:
+        yield torch.zeros(2), torch.zeros(2)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        asked(fails, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_length_and_the_precision_decide(settings: Callable[..., Settings]) -> None:
+    parent = SimpleNamespace(digest="d", revision=None)
+
+    def identity(longest: int, *overrides: str) -> tuple:
+        arguments = SimpleNamespace(
+            max_length=longest, truncation_mode="keep_start", device="cpu", bf16=False, fp16=False
+        )
+        return kept(settings("dpo", *overrides), parent, arguments, True).identity
+
+    same = identity(64)
+    assert same == identity(64, "stage.beta=0.5", "stage.loss=[ipo]", "stage.trainer.learning_rate=0.1", "seed=3")
+    assert same != identity(32)
+    assert same != identity(64, "model.dtype=bfloat16")
+
+
+@pytest.mark.parametrize("adapter", ["none", "lora"])
+def test_a_sweep_computes_it_once_and_a_run_is_the_same_to_the_bit(
+    beside_chain: Callable[..., Settings], tmp_path: Path, capsys: pytest.CaptureFixture, adapter: str
+) -> None:
+    """The first run computes it, another beta and the same run again do not; each step anew gives the same numbers."""
+
+    def metrics(name: str, *overrides: str) -> tuple[list[str], str]:
+        own = [f"adapter={adapter}", f"data.cache={tmp_path}/cache", "stage.trainer.learning_rate=0.01", *overrides]
+        execute(beside_chain("dpo", *own), tmp_path / name)
+        lines = (Run.open(tmp_path / name).directory / "metrics.jsonl").read_text().splitlines()
+        return lines, capsys.readouterr().out
+
+    first, told = metrics("first")
+    assert told.count("log-probabilities of the reference") == 2  # train and validation
+    _, told = metrics("beta", "stage.beta=0.5", "stage.loss=[ipo]", "stage.trainer.learning_rate=0.02")
+    assert "log-probabilities of the reference" not in told
+    again, told = metrics("again")
+    assert "log-probabilities of the reference" not in told
+    assert again == first
+    anew, told = metrics("anew", "stage.cache_reference=false", "stage.shared_prefix=off")
+    assert "log-probabilities of the reference" not in told
+    for cached, plain in zip(first, anew, strict=True):
+        assert json.loads(cached) == pytest.approx(json.loads(plain), rel=1e-3, abs=1e-4)

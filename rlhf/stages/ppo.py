@@ -9,7 +9,7 @@ Ziegler et al. 2019, https://arxiv.org/abs/1909.08593. The trainer is ours: rlhf
 
 from rich.markup import escape
 
-from rlhf import memory, models, training
+from rlhf import memory, models, training, world
 from rlhf.config import Settings
 from rlhf.data import check_splits, load
 from rlhf.ppo import Diagnosis, PPOTrainer
@@ -60,6 +60,7 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
 def train(trainer: PPOTrainer, run: Run, sample: training.Sampler) -> dict[str, float]:
     """Train with a bar and samples, from the newest checkpoint where the run is resumed."""
     stage = trainer.stage
+    world.check(trainer.accelerator, run.strategy)
     if run.resumed:
         run.rewind(trainer.restore(run.scratch), trainer.found_beside)
     run.record_diagnoses([diagnosis.record() for diagnosis in trainer.sentinel.raised])

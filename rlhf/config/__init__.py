@@ -119,7 +119,7 @@ class Settings:
             raise ConfigError("stage.one_base=true wants adapters on a frozen base: give adapter=lora or adapter=qlora")
         if isinstance(self.stage, PPOStage) and self.hardware.strategy.sharded:
             raise ConfigError(
-                f"hardware.strategy={self.hardware.strategy.value} cannot shard the two models that stage=ppo trains and "
+                f"hardware.strategy={self.hardware.strategy.value} cannot shard both models that stage=ppo trains and "
                 "the one that it samples from: give hardware=ddp, with adapter=lora where memory is short"
             )
         members = getattr(self.stage, "ensemble", 1)

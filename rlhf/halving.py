@@ -19,7 +19,8 @@ from rlhf.progress import console
 T = TypeVar("T")
 Inputs = Mapping[str, Any]
 
-WHOLE = ("aot", "aot_unpaired", "sft")  # TRL's losses of pairs that are no mean over the pairs
+WHOLE = ("aot", "aot_unpaired")  # TRL's losses of pairs that compare pairs with each other
+BY_TOKEN = "sft"  # and the one that is a mean over the chosen tokens
 
 
 def ran_out(error: RuntimeError) -> bool:
@@ -88,7 +89,7 @@ class HalvedSteps:
         """
         self.taken.append((inputs, num_items_in_batch))
         pending = self.taken[-1:]
-        before = self._measured()
+        before, weights = self._measured(), getattr(self.trainer, "loss_weights", None)
 
         def work() -> Tensor:
             for batch in pending:
@@ -100,6 +101,8 @@ class HalvedSteps:
             nonlocal pending
             self._refuse(inputs)
             self.share, pending = 1.0, self.taken
+            if weights is not None:
+                self.trainer.loss_weights = weights
             self._restore(before)
             model.zero_grad()
 
@@ -113,11 +116,18 @@ class HalvedSteps:
             return self.step(model, dict(inputs), items)
         before = self._measured()
         total, shares = torch.zeros((), device=self.trainer.args.device), []
+        weights = getattr(self.trainer, "loss_weights", None)
         for part, rows, tokens in self._split(inputs):
+            if weights is not None and tokens is not None:  # of pairs: each loss has its own mean
+                own = zip(self.trainer.loss_types, weights, strict=True)
+                self.trainer.loss_weights = [one * (tokens / rows if kind == BY_TOKEN else 1) for kind, one in own]
+                tokens = None
             self.share = 1.0 if items is not None else rows if tokens is None else tokens
             total = total + self.step(model, part, items)
             shares.append(rows)
         self.share = 1.0
+        if weights is not None:
+            self.trainer.loss_weights = weights
         self._average(before, shares)
         return total
 
@@ -133,8 +143,12 @@ class HalvedSteps:
         Pairs are stacked, all chosen rows before all rejected ones; a ranking's rows follow each other.
         """
         examples, rows = self._examples(inputs), len(inputs["input_ids"])
-        labels = inputs.get("labels")
-        learned = None if labels is None else (labels[:, 1:] != -100).sum(-1)
+        learned = None
+        if "labels" in inputs:
+            learned = (inputs["labels"][:, 1:] != -100).sum(-1)
+        elif "completion_mask" in inputs and self.paired:
+            learned = inputs["completion_mask"][:, 1:].sum(-1)
+            learned[examples:] = 0  # the rejected ones
         found = []
         for chosen in torch.arange(examples).tensor_split(min(self.parts.count, examples)):
             if "sizes" in inputs:
@@ -162,7 +176,7 @@ class HalvedSteps:
         size, steps = args.per_device_train_batch_size, args.gradient_accumulation_steps
         remedy = (
             f"start again with stage.trainer.per_device_train_batch_size={max(size // 2, 1)} and "
-            f"stage.trainer.gradient_accumulation_steps={steps * 2}, which take the same steps"
+            f"stage.trainer.gradient_accumulation_steps={steps * 2}"
         )
         losses = getattr(args, "loss_type", None)
         whole = [name for name in losses if name in WHOLE] if self.paired and isinstance(losses, list) else []

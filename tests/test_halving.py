@@ -80,7 +80,7 @@ CASES = {
     "reward": ("reward", 4, [*CARD, "stage.trainer.center_rewards_coefficient=0.1"], {}),
     "rankings": ("reward", 4, [*CARD, "stage.loss=plackett_luce"], {}),
     "dpo": ("dpo", 4, ["stage.trainer.per_device_train_batch_size=5"], {"backward": True}),
-    "stored": ("dpo", 4, ["stage.trainer.precompute_ref_log_probs=true"], {}),
+    "stored": ("dpo", 4, ["stage.loss=[sigmoid,sft]", "stage.trainer.precompute_ref_log_probs=true"], {}),
 }  # fmt: skip
 
 

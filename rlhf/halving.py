@@ -4,7 +4,8 @@ The gradient of a mean over rows is the sum of the gradients of its parts, each 
 the tokens where those are what the mean is taken over.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from itertools import accumulate, pairwise
 from typing import Any, TypeVar
 
@@ -89,7 +90,7 @@ class HalvedSteps:
         """
         self.taken.append((inputs, num_items_in_batch))
         pending = self.taken[-1:]
-        before, weights = self._measured(), getattr(self.trainer, "loss_weights", None)
+        before = self._measured()
 
         def work() -> Tensor:
             for batch in pending:
@@ -101,8 +102,6 @@ class HalvedSteps:
             nonlocal pending
             self._refuse(inputs)
             self.share, pending = 1.0, self.taken
-            if weights is not None:
-                self.trainer.loss_weights = weights
             self._restore(before)
             model.zero_grad()
 
@@ -116,18 +115,12 @@ class HalvedSteps:
             return self.step(model, dict(inputs), items)
         before = self._measured()
         total, shares = torch.zeros((), device=self.trainer.args.device), []
-        weights = getattr(self.trainer, "loss_weights", None)
         for part, rows, tokens in self._split(inputs):
-            if weights is not None and tokens is not None:  # of pairs: each loss has its own mean
-                own = zip(self.trainer.loss_types, weights, strict=True)
-                self.trainer.loss_weights = [one * (tokens / rows if kind == BY_TOKEN else 1) for kind, one in own]
-                tokens = None
-            self.share = 1.0 if items is not None else rows if tokens is None else tokens
-            total = total + self.step(model, part, items)
+            with by_token_times(self.trainer, 1.0 if tokens is None else tokens / rows):
+                self.share = 1.0 if items is not None else rows if tokens is None or self.paired else tokens
+                total = total + self.step(model, part, items)
             shares.append(rows)
         self.share = 1.0
-        if weights is not None:
-            self.trainer.loss_weights = weights
         self._average(before, shares)
         return total
 
@@ -143,12 +136,7 @@ class HalvedSteps:
         Pairs are stacked, all chosen rows before all rejected ones; a ranking's rows follow each other.
         """
         examples, rows = self._examples(inputs), len(inputs["input_ids"])
-        learned = None
-        if "labels" in inputs:
-            learned = (inputs["labels"][:, 1:] != -100).sum(-1)
-        elif "completion_mask" in inputs and self.paired:
-            learned = inputs["completion_mask"][:, 1:].sum(-1)
-            learned[examples:] = 0  # the rejected ones
+        learned = learned_from(inputs)
         found = []
         for chosen in torch.arange(examples).tensor_split(min(self.parts.count, examples)):
             if "sizes" in inputs:
@@ -209,6 +197,49 @@ class HalvedSteps:
             if len(new) == len(shares):
                 mean = sum(share * value for share, value in zip(shares, new, strict=True))
                 values[len(values) - len(new) :] = [mean]
+
+
+def learned_from(inputs: Inputs) -> Tensor | None:
+    """Of each row the tokens that a mean over tokens is taken over; of pairs, those of the chosen response."""
+    if "labels" in inputs:
+        return (inputs["labels"][:, 1:] != -100).sum(-1)
+    if "completion_mask" not in inputs:
+        return None
+    learned = inputs["completion_mask"][:, 1:].sum(-1)
+    learned[len(learned) // 2 :] = 0
+    return learned
+
+
+@contextmanager
+def by_token_times(trainer: Trainer, factor: float) -> Iterator[None]:
+    """DPO's loss that is a mean over tokens, times ``factor``: the others are means over pairs."""
+    weights = getattr(trainer, "loss_weights", None)
+    if weights is not None:
+        kinds = zip(trainer.loss_types, weights, strict=True)
+        trainer.loss_weights = [weight * (factor if kind == BY_TOKEN else 1.0) for kind, weight in kinds]
+    try:
+        yield
+    finally:
+        if weights is not None:
+            trainer.loss_weights = weights
+
+
+def share_tokens(trainer: Trainer) -> None:
+    """Let processes with different numbers of chosen tokens have parts as different in their mean over tokens.
+
+    TRL does so for the loss of demonstrations; of pairs it averages each process's own mean, which is another loss.
+    """
+    if not world.started() or BY_TOKEN not in getattr(trainer, "loss_types", ()):
+        return
+    step = trainer.training_step
+
+    def shared(model: Any, inputs: Inputs, num_items_in_batch: Any = None) -> Tensor:
+        own = learned_from(inputs).sum().to(trainer.args.device)
+        everyone = trainer.accelerator.reduce(own, reduction="sum").clamp(min=1)
+        with by_token_times(trainer, (own * world.size() / everyone).item()):
+            return step(model, inputs, num_items_in_batch)
+
+    trainer.training_step = shared
 
 
 def halve_steps(trainer: Trainer, title: str, paired: bool) -> None:

@@ -26,14 +26,15 @@ from rlhf.errors import ConfigError, RlhfError, TrainingError
 LAST_WORDS = 1.0  # seconds
 STOPPING = 60  # seconds in which a rank may end after a signal, before it is killed
 HANDLED = (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)  # by the agent, which ends the ranks
-ELASTIC = "torch.distributed.elastic"
+LOGGERS = ("torch.distributed.elastic", "torch.multiprocessing.spawn")
 
 
 class Note(NamedTuple):
     """How a rank ended, and what it returned or what it died of."""
 
     ending: str  # finished, interrupted, refused or broken
-    value: Any = None
+    value: Any
+    when: float  # seconds since the epoch
 
 
 def start(work: Callable[..., Any], *arguments: Any, hardware: Hardware) -> Any:
@@ -109,7 +110,7 @@ def _reason(found: dict[int, Note], failure: tuple[int, int] | None) -> BaseExce
             f"rank {failure[0]} was ended by {name} ({cause}), and the others with it: where there is a checkpoint, "
             "resume=true continues from it"
         )
-    for rank, note in found.items():
+    for rank, note in sorted(found.items(), key=lambda item: item[1].when):  # those that miss it fail after it
         if note.ending == "broken":
             return RuntimeError(f"rank {rank} failed:\n{note.value}")
     return TrainingError(
@@ -125,13 +126,13 @@ def _rank(work: Callable[..., Any], arguments: tuple, notes: str) -> None:
     os.setpgrp()  # Ctrl-C in a terminal reaches the parent alone, which passes it on, once
     place = Path(notes) / f"{world.rank()}.note"
     try:
-        note = Note("finished", work(*arguments))
+        note = Note("finished", work(*arguments), time.time())
     except KeyboardInterrupt:
-        note = Note("interrupted")
+        note = Note("interrupted", None, time.time())
     except RlhfError as error:
-        note = Note("refused", (_kind(error), str(error)))
+        note = Note("refused", (_kind(error), str(error)), time.time())
     except BaseException:
-        note = Note("broken", traceback.format_exc())
+        note = Note("broken", traceback.format_exc(), time.time())
     aside = place.with_suffix(".tmp")
     aside.write_bytes(pickle.dumps(note))
     os.replace(aside, place)
@@ -172,15 +173,17 @@ def _interrupts_passed_on() -> Iterator[None]:
 @contextmanager
 def _quiet_agent() -> Iterator[None]:
     """Without the agent's own log, which tells every failure again with a traceback of the agent's."""
-    logger, silent = logging.getLogger(ELASTIC), logging.NullHandler()
-    before = logger.propagate
-    logger.addHandler(silent)
-    logger.propagate = False
+    loggers, silent = [logging.getLogger(name) for name in LOGGERS], logging.NullHandler()
+    before = [logger.propagate for logger in loggers]
+    for logger in loggers:
+        logger.addHandler(silent)
+        logger.propagate = False
     try:
         yield
     finally:
-        logger.removeHandler(silent)
-        logger.propagate = before
+        for logger, propagates in zip(loggers, before, strict=True):
+            logger.removeHandler(silent)
+            logger.propagate = propagates
 
 
 @contextmanager

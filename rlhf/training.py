@@ -22,7 +22,7 @@ from rlhf.data.tokens import tokenised as to_ids
 from rlhf.errors import ConfigError, DataError, TrainingError
 from rlhf.exact import Keeper, take_up_if_trained, written_at
 from rlhf.generate import generate
-from rlhf.halving import halve_steps
+from rlhf.halving import halve_steps, share_tokens
 from rlhf.progress import Bar, show_samples
 from rlhf.run import Run
 from rlhf.sealed import newest_whole, number, resumable
@@ -198,6 +198,7 @@ def train(
     if run.resumed:
         run.rewind(before + (0 if last is None else number(last)), written_at(last))
     trainer.remove_callback(transformers.PrinterCallback)
+    share_tokens(trainer)
     if run.manifest["settings"]["hardware"]["halve"]:
         halve_steps(trainer, run.stage, paired=run.stage in ("reward", "dpo"))
     with Interruption() as interruption:

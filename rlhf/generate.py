@@ -5,11 +5,9 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
-from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from rlhf.data.render import Prompt, prompt_ids
-
-FIRST_BOUT = 16  # tokens
+from rlhf.decoding import Decoding, Sampled
 
 
 class Response(NamedTuple):
@@ -18,13 +16,6 @@ class Response(NamedTuple):
     text: str
     ids: list[int]
     ended: bool
-
-
-class Sampled(NamedTuple):
-    """Response ids, and the log-probability of each under the distribution that it was drawn from."""
-
-    ids: list[int]
-    logprobs: list[float]
 
 
 def generate(
@@ -81,72 +72,34 @@ def sample_ids(
     return [ids for ids, _ in sample(model, rows, ends, pad, length, temperature)]
 
 
+@torch.no_grad()
 def sample(
-    model: Any, rows: Sequence[Sequence[int]], ends: set[int], pad: int, length: int, temperature: float
+    model: Any,
+    rows: Sequence[Sequence[int]],
+    ends: set[int],
+    pad: int,
+    length: int,
+    temperature: float,
+    *,
+    at_once: int | None = None,
 ) -> list[Sampled]:
     """Responses to prompts of different lengths, up to and including the first end of sequence.
 
-    Rows that have ended would be computed to the end of the longest. So responses grow in bouts that double, and only
-    rows without an end take part in the next, for which the prompts and what there is of the responses are read again.
+    A token is the first whose cumulated probability reaches a uniform number (inverse transform sampling, Devroye
+    1986, chapter 3). All these are drawn before anything is computed, from torch's generator on the CPU, a row of them
+    a response: what else is in the batch, and in which order, changes no response. Temperature 0 takes the most likely
+    token. ``at_once`` bounds how many rows have a cache at a time; None: all of them.
     """
+    uniforms = 1 - torch.rand(len(rows), length) if temperature else torch.empty(len(rows), 0)
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
     responses = [Sampled([], []) for _ in rows]
-    unfinished, reached = list(range(len(rows))), 0
-    while unfinished and reached < length:
-        bout = min(max(reached, FIRST_BOUT), length - reached)
-        found = sample_bout(model, [[*rows[i], *responses[i].ids] for i in unfinished], ends, pad, bout, temperature)
-        for i, more in zip(unfinished, found, strict=True):
-            responses[i].ids.extend(more.ids)
-            responses[i].logprobs.extend(more.logprobs)
-        unfinished = [i for i in unfinished if responses[i].ids[-1] not in ends]
-        reached += bout
+    step = at_once or max(len(rows), 1)
+    for start in range(0, len(rows), step):
+        chosen = order[start : start + step]
+        batch = Decoding(model, [rows[i] for i in chosen], uniforms[chosen], pad, length, temperature)
+        for i, found in zip(chosen, batch.run(ends), strict=True):
+            responses[i] = found
     return responses
-
-
-@torch.no_grad()
-def sample_bout(
-    model: Any, rows: Sequence[Sequence[int]], ends: set[int], pad: int, length: int, temperature: float
-) -> list[Sampled]:
-    """Up to ``length`` ids after each row, padded on the left so that they start in one column; masks from lengths."""
-    width = max(map(len, rows))
-    ids = torch.tensor([[pad] * (width - len(row)) + list(row) for row in rows], device=model.device)
-    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=model.device)
-    greedy = temperature == 0
-    config = GenerationConfig(
-        max_new_tokens=length,
-        do_sample=not greedy,
-        eos_token_id=sorted(ends),
-        pad_token_id=pad,
-        **({} if greedy else {"temperature": temperature, "top_k": 0, "top_p": 1.0}),
-    )
-    recorder = Recorder(1.0 if greedy else temperature)
-    with generation_config(model, config):
-        output = model.generate(input_ids=ids, attention_mask=mask, logits_processor=LogitsProcessorList([recorder]))
-    drawn = output[:, width:]
-    responses = [cut(row, ends) for row in drawn.tolist()]
-    logprobs = recorder.logprobs(drawn).tolist()
-    return [Sampled(row, found[: len(row)]) for row, found in zip(responses, logprobs, strict=True)]
-
-
-class Recorder(LogitsProcessor):
-    """Notes the log-probability of each token as it is drawn: of a whole batch's logits one step is kept, not all."""
-
-    def __init__(self, temperature: float):
-        self.temperature = temperature
-        self.last: torch.Tensor | None = None  # (B, V)  log-probabilities of the step whose token is not known yet
-        self.columns: list[torch.Tensor] = []  # (B,)  of the tokens so far
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        if self.last is not None:
-            self.columns.append(self.last.gather(1, input_ids[:, -1:])[:, 0])
-        # transformers hands over the logits before its own warpers divide them.
-        self.last = torch.log_softmax(scores.float() / self.temperature, dim=-1)
-        return scores
-
-    def logprobs(self, drawn: torch.Tensor) -> torch.Tensor:
-        """Those of the ``drawn`` tokens, (B, T) -> (B, T); what follows an end of sequence means nothing."""
-        if len(self.columns) < drawn.shape[1]:
-            self.columns.append(self.last.gather(1, drawn[:, -1:])[:, 0])
-        return torch.stack(self.columns[: drawn.shape[1]], dim=1)
 
 
 def cut(row: list[int], ends: set[int]) -> list[int]:
@@ -155,21 +108,6 @@ def cut(row: list[int], ends: set[int]) -> list[int]:
         if token in ends:
             return row[: i + 1]
     return row
-
-
-@contextmanager
-def generation_config(model: Any, config: GenerationConfig) -> Iterator[None]:
-    """``config`` in the place of the model's own, which comes back.
-
-    Given to ``model.generate``, what ``config`` leaves open would be filled in from the model's own: a repetition
-    penalty, say, or a minimal length, and the responses would not be the policy's.
-    """
-    plain = model.get_base_model() if hasattr(model, "peft_config") else model
-    own, plain.generation_config = plain.generation_config, config
-    try:
-        yield
-    finally:
-        plain.generation_config = own
 
 
 @contextmanager

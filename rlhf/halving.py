@@ -7,15 +7,17 @@ the tokens where those are what the mean is taken over.
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import accumulate, pairwise
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor
-from transformers import Trainer
 
 from rlhf import world
 from rlhf.errors import TrainingError
 from rlhf.progress import console
+
+if TYPE_CHECKING:
+    from transformers import Trainer
 
 T = TypeVar("T")
 Inputs = Mapping[str, Any]
@@ -32,22 +34,36 @@ def ran_out(error: RuntimeError) -> bool:
 class Parts:
     """Into how many parts a micro-batch is taken: twice as many from the moment on that memory runs out."""
 
-    def __init__(self, title: str):
-        self.title, self.count = title, 1
+    def __init__(self, title: str, halves: bool = True):
+        self.title, self.halves, self.count = title, halves, 1
 
-    def attempt(self, work: Callable[[], T], rows: int, again: Callable[[], None] = lambda: None) -> T:
+    def attempt(
+        self,
+        work: Callable[[], T],
+        rows: int,
+        again: Callable[[], None] = lambda: None,
+        anywhere: Callable[[bool], bool] = bool,
+    ) -> T:
         """``work()``, which reads ``count``; where memory runs out ``again()``, which undoes it, and once more.
+
+        ``anywhere`` says whether it ran out in any of the processes that work at once, which then all do so.
 
         Raises:
             TrainingError: ``rows`` cannot be divided any further.
         """
         while True:
+            found = None
             try:
-                return work()
+                found = work()
+                failed = False
             except RuntimeError as error:
-                if not ran_out(error):
+                if not self.halves or not ran_out(error):
                     raise
-            # Here, not above: until the handler is left the error holds all that did not fit.
+                failed = True
+            # Not in the handler: until it is left the error holds all that did not fit.
+            if not anywhere(failed):
+                return found
+            found = None
             again()
             self.halve(rows)
 
@@ -72,7 +88,7 @@ class HalvedSteps:
     ran out of memory there would leave the others waiting, and all that can be done is to say so.
     """
 
-    def __init__(self, trainer: Trainer, title: str, paired: bool):
+    def __init__(self, trainer: "Trainer", title: str, paired: bool):
         self.trainer, self.paired, self.parts = trainer, paired, Parts(title)
         self.step, self.loss, self.share = trainer.training_step, trainer.compute_loss, 1.0
         self.taken: list[tuple[Inputs, Any]] = []  # of the optimiser step under way
@@ -211,7 +227,7 @@ def learned_from(inputs: Inputs) -> Tensor | None:
 
 
 @contextmanager
-def by_token_times(trainer: Trainer, factor: float) -> Iterator[None]:
+def by_token_times(trainer: "Trainer", factor: float) -> Iterator[None]:
     """DPO's loss that is a mean over tokens, times ``factor``: the others are means over pairs."""
     weights = getattr(trainer, "loss_weights", None)
     if weights is not None:
@@ -224,7 +240,7 @@ def by_token_times(trainer: Trainer, factor: float) -> Iterator[None]:
             trainer.loss_weights = weights
 
 
-def share_tokens(trainer: Trainer) -> None:
+def share_tokens(trainer: "Trainer") -> None:
     """Let processes with different numbers of chosen tokens have parts as different in their mean over tokens.
 
     TRL does so for the loss of demonstrations; of pairs it averages each process's own mean, which is another loss.
@@ -242,7 +258,7 @@ def share_tokens(trainer: Trainer) -> None:
     trainer.training_step = shared
 
 
-def halve_steps(trainer: Trainer, title: str, paired: bool) -> None:
+def halve_steps(trainer: "Trainer", title: str, paired: bool) -> None:
     """Let ``trainer`` go on where memory runs out; of several processes, say what to do instead.
 
     Raises:

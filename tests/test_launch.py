@@ -198,8 +198,16 @@ def test_what_cannot_run_is_refused_before_a_process_is_started(
 @pytest.mark.slow
 def test_torchrun_by_hand(chain: Path, tmp_path: Path) -> None:
     """One directory, one table on the screen; a mistake is told in one sentence."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_addr", "127.0.0.1"]
-    command += ["--master_port", "0", "-m", "rlhf", *tiny_overrides("sft", tmp_path)]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--rdzv-backend", "c10d"]
+    command += [
+        "--rdzv-endpoint",
+        "127.0.0.1:0",
+        "--local-addr",
+        "127.0.0.1",
+        "-m",
+        "rlhf",
+        *tiny_overrides("sft", tmp_path),
+    ]
     command += [f"model.pretrained={chain}/almanac/base", "hardware.strategy=ddp"]
     environment = os.environ | {"GLOO_SOCKET_IFNAME": "lo"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)

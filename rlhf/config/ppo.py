@@ -53,7 +53,8 @@ class PPOStage(TrainedStage):
     updates: int
     batch_size: int
     minibatches: int
-    micro_batch_size: int
+    micro_batch_size: int | None
+    micro_batch_tokens: int | None
     epochs: int
     learning_rate: float
     critic_learning_rate: float
@@ -122,7 +123,15 @@ class PPOStage(TrainedStage):
             raise ConfigError("stage.reward is null and stage.rewards names no term: give one of them")
         taken = self.reward is None or "reward" not in terms
         require(taken, "stage.rewards", "reward", "leave that name to stage.reward, or set stage.reward=null")
-        counts = ("updates", "batch_size", "minibatches", "micro_batch_size", "epochs", "max_prompt_length")
+        counts = (
+            "updates",
+            "batch_size",
+            "minibatches",
+            "micro_batch_size",
+            "micro_batch_tokens",
+            "epochs",
+            "max_prompt_length",
+        )
         reals = ("learning_rate", "critic_learning_rate", "adam_epsilon", "max_grad_norm", "clip_high", "value_clip")
         names = (*counts, *reals, "temperature", "max_response_length", "score_clip", "log_every", "save_every")
         names = (*names, "kl_target", "kl_gain", "target_kl")

@@ -5,6 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from rlhf.ppo.forward import only_at
+
 
 class Critic(nn.Module):
     """Vₜ for each response token, from the hidden state of the token before it.
@@ -22,11 +24,10 @@ class Critic(nn.Module):
     def device(self) -> torch.device:
         return next(self.parameters()).device
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor, position_ids: Tensor, length: int) -> Tensor:
-        """Values (B, T) of the T = ``length`` last tokens of ``input_ids`` (B, P + T)."""
+    def forward(self, input_ids: Tensor, before: Tensor) -> Tensor:
+        """Values (N,) at the positions ``before`` (N,) of ``input_ids`` (B, L), flattened; see rlhf.ppo.forward.Rows."""
         model = self.classifier
         plain = model.get_base_model() if hasattr(model, "peft_config") else model
-        hidden = plain.base_model(
-            input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids, use_cache=False
-        ).last_hidden_state
-        return plain.score(hidden[:, -length - 1 : -1]).squeeze(-1).float()
+        with only_at(plain.base_model, None, before):
+            hidden = plain.base_model(input_ids=input_ids, use_cache=False).last_hidden_state
+        return plain.score(hidden.flatten(0, 1)[before]).squeeze(-1).float()

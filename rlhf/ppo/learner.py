@@ -1,23 +1,35 @@
 """Policy and critic as they learn from a batch of experience: epochs, minibatches, optimiser steps."""
 
 import math
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
 from rlhf.config import LossMean, PPOStage
+from rlhf.halving import Parts
 from rlhf.ppo import checkpoint
+from rlhf.ppo.forward import Rows
 from rlhf.ppo.kl import ESTIMATORS, kl_loss
 from rlhf.ppo.losses import clipped_policy_loss, clipped_value_loss, truncated_importance
-from rlhf.ppo.ranks import largest, total
+from rlhf.ppo.ranks import anywhere, average_gradients, everyones, everyones_rows, largest, padded, total
 from rlhf.ppo.report import Metrics
-from rlhf.ppo.rollout import Rollout, micro_batches, model_inputs, response_logits, tolerance
+from rlhf.ppo.rollout import (
+    Rollout,
+    everyones_rows,
+    inputs_of,
+    logprobs_and_entropies,
+    micro_batches,
+    tolerance,
+    values_of,
+)
 from rlhf.ppo.seeds import permutation
 from rlhf.ppo.sentinel import BrokenError
-from rlhf.ppo.tensors import entropies, masked_sum, token_logprobs, token_shares
+from rlhf.ppo.tensors import masked_sum, token_shares
+
+T = TypeVar("T")
 
 
 class Learner:
@@ -27,7 +39,16 @@ class Learner:
         BrokenError: the first ratio is not 1, or a loss or a gradient is not a number.
     """
 
-    def __init__(self, policy: Any, critic: nn.Module, stage: PPOStage, seed: int, accelerator: Accelerator):
+    def __init__(
+        self,
+        policy: Any,
+        critic: nn.Module,
+        stage: PPOStage,
+        seed: int,
+        accelerator: Accelerator,
+        halve: bool = True,
+    ):
+        self.parts = Parts("ppo", halve)
         self.stage, self.seed, self.accelerator = stage, seed, accelerator
         self.rate_factor = 1.0
         self.modules = {"policy": policy, "critic": critic}
@@ -39,12 +60,15 @@ class Learner:
 
     def _adam(self, model: nn.Module, learning_rate: float) -> torch.optim.AdamW:
         parameters = list(checkpoint.trainable(model).values())
-        return torch.optim.AdamW(parameters, lr=learning_rate, eps=self.stage.adam_epsilon, weight_decay=0.0)
+        options = {"lr": learning_rate, "eps": self.stage.adam_epsilon, "weight_decay": 0.0}
+        return torch.optim.AdamW(parameters, **options, fused=True)  # one pass over memory instead of some ten
 
     def improve(
         self, rollout: Rollout, advantages: Tensor, returns: Tensor, update: int, kl_coef: float = 0.0
     ) -> Metrics:
         """``epochs`` passes over the batch in minibatches, each one optimiser step of policy and critic.
+
+        Each rank gives its rows of the batch; a minibatch is drawn from those of all, and each takes its part of it.
 
         It ends early, before the step, at a minibatch where the policy is further than ``target_kl`` from where the
         update began. ``kl_coef`` is that of the penalty in the loss; 0: there is none.
@@ -53,7 +77,11 @@ class Learner:
         learns = update >= self.stage.critic_warmup_updates
         found: list[Metrics] = []
         steps = 0
-        for index in self._minibatches(len(rollout.scores), update):
+        rollout = everyones_rows(rollout, self.accelerator)
+        advantages, returns = everyones(self.accelerator, *(padded(x, self.accelerator) for x in (advantages, returns)))
+        rank, ranks = self.accelerator.process_index, self.accelerator.num_processes
+        for rows in self._minibatches(len(rollout.scores), update):
+            index = rows[rank::ranks]
             part = rollout.rows(index.to(advantages.device))
             sums, error = self._accumulate(part, advantages[index], returns[index], kl_coef, learns)
             if not found:
@@ -84,34 +112,72 @@ class Learner:
         weight, tokens = (total(x.sum(), self.accelerator) for x in (shares, rollout.mask))
         # Ranks average their gradients: times their number, a share of the global weight gives the global mean.
         scale = self.accelerator.num_processes / weight
+        work = (rollout, advantages, returns, shares, scale, kl_coef, learns)
+        sums, error = self.in_parts(
+            lambda *bounds: self._gradients(*work, micro_batches(rollout, *bounds)),
+            len(rollout.scores),
+            self._forget,
+            lambda holds: anywhere(holds, self.accelerator),
+        )
+        for model in self.modules.values():
+            average_gradients(model.parameters(), self.accelerator)
+        sums = {key: value / (weight if key.startswith("loss/") else tokens) for key, value in sums.items()}
+        means = total(torch.stack(list(sums.values())), self.accelerator).tolist()
+        return dict(zip(sums, means, strict=True)), largest(error, self.accelerator)
+
+    def in_parts(self, work: Callable[[int, int | None], T], rows: int, *others: Callable) -> T:
+        """``work`` with bounds on the rows and the tokens of a forward pass, lower ones where memory runs out."""
+
+        def bounded() -> T:
+            most, tokens = self.stage.micro_batch_size or rows, self.stage.micro_batch_tokens
+            return work(-(-most // self.parts.count), None if tokens is None else -(-tokens // self.parts.count))
+
+        return self.parts.attempt(bounded, rows, *others)
+
+    def _gradients(
+        self,
+        rollout: Rollout,
+        advantages: Tensor,
+        returns: Tensor,
+        shares: Tensor,
+        scale: Tensor,
+        kl_coef: float,
+        learns: bool,
+        parts: list[Tensor],
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """Those of this rank, summed over micro-batches, which ranks may have different numbers of.
+
+        Returns sums over the tokens of what is reported, and by how much a ratio is away from 1.
+        """
         sums: dict[str, Tensor] = {}
         errors = []
-        size = self.stage.micro_batch_size
-        parts = (micro_batches(rollout, size), *(x.split(size) for x in (advantages, returns, shares)))
-        for part, part_advantages, part_returns, share in zip(*parts, strict=True):
+        apart = self.accelerator.no_sync
+        for index in parts:
+            part, share = rollout.rows(index), shares[index]
+            inputs = inputs_of(part)
             # One after the other: the policy's graph is gone before there is the critic's.
-            loss, found = self._policy_loss(part, part_advantages, kl_coef, learns)
-            losses = {"loss/policy_avg": masked_sum(share * loss, part.mask)}
-            if learns:
-                self.accelerator.backward(scale * losses["loss/policy_avg"])
-            loss, more = self._value_loss(part, part_returns)
-            losses["loss/value_avg"] = masked_sum(share * loss, part.mask)
-            self.accelerator.backward(scale * losses["loss/value_avg"])
+            with apart(self.ranked_policy):
+                loss, found = self._policy_loss(part, inputs, advantages[index], kl_coef, learns)
+                losses = {"loss/policy_avg": masked_sum(share * loss, part.mask)}
+                if learns:
+                    self.accelerator.backward(scale * losses["loss/policy_avg"])
+            with apart(self.ranked_critic):
+                loss, more = self._value_loss(part, inputs, returns[index])
+                losses["loss/value_avg"] = masked_sum(share * loss, part.mask)
+                self.accelerator.backward(scale * losses["loss/value_avg"])
             errors.append(torch.where(part.mask, found["val/ratio"] - 1, 0.0).abs().max())
-            found = {key: masked_sum(value.float(), part.mask) / tokens for key, value in (found | more).items()}
-            for key, value in (found | {key: loss.detach() / weight for key, loss in losses.items()}).items():
+            found = {key: masked_sum(value.float(), part.mask) for key, value in (found | more).items()}
+            for key, value in (found | {key: loss.detach() for key, loss in losses.items()}).items():
                 sums[key] = sums.get(key, 0) + value
-        means = total(torch.stack(list(sums.values())), self.accelerator).tolist()
-        return dict(zip(sums, means, strict=True)), largest(torch.stack(errors), self.accelerator)
+        return sums, torch.stack(errors)
 
     def _policy_loss(
-        self, part: Rollout, advantages: Tensor, kl_coef: float, learns: bool
+        self, part: Rollout, inputs: Rows, advantages: Tensor, kl_coef: float, learns: bool
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The policy's loss of each token of a micro-batch, and what is reported of each; all (B, T)."""
         stage = self.stage
         with torch.set_grad_enabled(learns):
-            logits = response_logits(self.ranked_policy, part)
-            logprobs = token_logprobs(logits, part.response_ids, stage.temperature)
+            logprobs, entropy = logprobs_and_entropies(self.ranked_policy, part, inputs, stage.temperature)
             clipped = clipped_policy_loss(
                 logprobs, part.logprobs, advantages, stage.clip_low, stage.clip_high, stage.dual_clip
             )
@@ -121,8 +187,6 @@ class Learner:
             if kl_coef:
                 estimator = ESTIMATORS[stage.kl_estimator.value]
                 loss = loss + kl_coef * kl_loss(logprobs, part.logprobs, part.ref_logprobs, estimator)
-            with torch.set_grad_enabled(learns and stage.entropy_coef > 0):
-                entropy = entropies(logits, stage.temperature)
             if stage.entropy_coef:
                 loss = loss - stage.entropy_coef * entropy
         return loss, {
@@ -132,9 +196,9 @@ class Learner:
             "val/ratio": clipped.ratio.detach(),
         }
 
-    def _value_loss(self, part: Rollout, returns: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def _value_loss(self, part: Rollout, inputs: Rows, returns: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The same of the critic."""
-        values = self.ranked_critic(**model_inputs(part), length=part.mask.shape[1])
+        values = values_of(self.ranked_critic, part, inputs)
         loss, clipped = clipped_value_loss(values, part.values, returns, self.stage.value_clip)
         return loss, {"val/clipfrac_avg": clipped}
 

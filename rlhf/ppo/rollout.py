@@ -1,7 +1,6 @@
 """One batch of experience: what the policy answered, how likely that was, what it was worth."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -10,8 +9,10 @@ from torch.nn.utils.rnn import pad_sequence
 
 from rlhf.config import MissingEOS, SentinelSettings
 from rlhf.data.render import Prompt, prompt_ids
-from rlhf.generate import Sampled, end_ids, response_text, sample, sampling_mode, seeded
-from rlhf.ppo.tensors import token_logprobs
+from rlhf.decoding import Sampled
+from rlhf.generate import end_ids, response_text, sample, sampling_mode, seeded
+from rlhf.ppo import forward
+from rlhf.ppo.forward import Rows
 from rlhf.rewards import RewardFunction, checked
 
 # (policy, prompts' ids, ids that end a response, padding id, most tokens, temperature) -> one response to each prompt;
@@ -53,41 +54,79 @@ def response_logits(model: Any, rollout: Rollout) -> Tensor:
     return model(**model_inputs(rollout), use_cache=False, logits_to_keep=length + 1).logits[:, :-1]
 
 
-def reference_logits(policy: Any, reference: Any | None, rollout: Rollout) -> Tensor:
-    """Logits (B, T, V) of the reference, which is the policy with its adapter switched off where it is None."""
-    without: AbstractContextManager = policy.disable_adapter() if reference is None else nullcontext()
-    with without:
-        return response_logits(policy if reference is None else reference, rollout)
-
-
 def tolerance(model: Any, limits: SentinelSettings) -> float:
     """By how much two forward passes of ``model`` may differ in a log-probability: rounding, in its type."""
     exact = model.dtype is torch.float32 and not getattr(model, "is_loaded_in_4bit", False)
     return limits.start_error if exact else limits.start_error_half
 
 
-def micro_batches(rollout: Rollout, size: int) -> Iterator[Rollout]:
-    for start in range(0, len(rollout.scores), size):
-        yield Rollout(*(field[start : start + size] for field in rollout))
+def micro_batches(rollout: Rollout, rows: int | None, tokens: int | None) -> list[Tensor]:
+    """The rows of each forward pass, as indices: neighbours by length, at most so many rows and, padded, tokens.
+
+    None: no such bound. A row that is longer than ``tokens`` has a pass of its own.
+    """
+    lengths = rollout.prompt_mask.sum(-1) + rollout.mask.sum(-1)
+    order = lengths.argsort(stable=True)
+    parts, start = [], 0
+    for end, longest in enumerate(lengths[order].tolist()):
+        count = end + 1 - start
+        if start < end and (count > (rows or count) or count * longest > (tokens or count * longest)):
+            parts.append(order[start:end])
+            start = end
+    return [*parts, order[start:]]
+
+
+def inputs_of(rollout: Rollout) -> Rows:
+    """What models read of it."""
+    return forward.rows(rollout.prompt_ids, rollout.prompt_mask, rollout.response_ids, rollout.mask)
+
+
+def logprobs_and_entropies(model: Any, rollout: Rollout, inputs: Rows, temperature: float) -> tuple[Tensor, Tensor]:
+    """Of every response token, both (B, T); 0 under the mask."""
+    tokens = rollout.response_ids[rollout.mask]
+    found = forward.response_logprobs(model, inputs, tokens, temperature)
+    return spread(found[0], rollout.mask), spread(found[1], rollout.mask)
+
+
+def values_of(critic: Any, rollout: Rollout, inputs: Rows) -> Tensor:
+    """Of the state before every response token, (B, T); 0 under the mask."""
+    return spread(critic(input_ids=inputs.input_ids, before=inputs.before), rollout.mask)
+
+
+def spread(x: Tensor, mask: Tensor) -> Tensor:
+    """Entries (N,) where ``mask`` (B, T) is True, and 0 elsewhere."""
+    return x.new_zeros(mask.shape).masked_scatter(mask, x)
 
 
 @torch.no_grad()
 def evaluate(
-    rollout: Rollout, policy: Any, reference: Any | None, critic: Any, temperature: float, size: int
+    rollout: Rollout,
+    policy: Any,
+    reference: Any | None,
+    critic: Any,
+    temperature: float,
+    rows: int | None,
+    tokens: int | None = None,
+    *,
+    decoded: bool = False,
 ) -> Rollout:
     """Fill in log-probabilities and values by the forward pass that the update uses.
 
-    Taken from generation, they would differ by rounding and by the sampler's warpers, and the first ratio from 1.
+    With ``decoded`` the policy's are those that the sampler noted, which are the same up to rounding where it is the
+    policy itself in float32.
     """
-    parts = []
-    for part in micro_batches(rollout, size):
-        logprobs = token_logprobs(response_logits(policy, part), part.response_ids, temperature)
-        ref_logits = reference_logits(policy, reference, part)
-        ref_logprobs = token_logprobs(ref_logits, part.response_ids, temperature)
-        values = critic(**model_inputs(part), length=part.response_ids.shape[1])
-        parts.append((logprobs, ref_logprobs, values))
-    logprobs, ref_logprobs, values = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
-    return rollout._replace(logprobs=logprobs, ref_logprobs=ref_logprobs, values=values)
+    names = ("ref_logprobs", "values") if decoded else ("logprobs", "ref_logprobs", "values")
+    filled = {name: torch.zeros_like(rollout.sampler_logprobs) for name in names}
+    for index in micro_batches(rollout, rows, tokens):
+        part = rollout.rows(index)
+        inputs = inputs_of(part)
+        if not decoded:
+            filled["logprobs"][index] = logprobs_and_entropies(policy, part, inputs, temperature)[0]
+        with forward.without_adapter(policy, reference):
+            frozen = policy if reference is None else reference
+            filled["ref_logprobs"][index] = logprobs_and_entropies(frozen, part, inputs, temperature)[0]
+        filled["values"][index] = values_of(critic, part, inputs)
+    return rollout._replace(**{"logprobs": rollout.sampler_logprobs} | filled)
 
 
 def collect(
@@ -101,8 +140,12 @@ def collect(
     max_response_length: int,
     seed: int,
     sampler: Sampler = sample,
+    before: int = 0,
 ) -> Rollout:
     """Sample a response to each prompt and score it; what ``evaluate`` fills in is left at zero.
+
+    ``before`` rows of the same batch are sampled by other ranks: the random numbers that are theirs are passed over, so
+    that a response does not depend on how many ranks there are.
 
     Raises:
         TrainingError: the reward returned something else than one finite number per response.
@@ -110,6 +153,7 @@ def collect(
     rows = [prompt_ids(tokenizer, prompt, max_prompt_length) for prompt in prompts]
     ends = end_ids(policy, tokenizer)
     with sampling_mode(policy), seeded(seed):
+        torch.rand(before, max_response_length)
         sampled = sampler(policy, rows, ends, tokenizer.pad_token_id, max_response_length, temperature)
     responses = [ids for ids, _ in sampled]
     completions = [response_text(tokenizer, *pair) for pair in zip(prompts, responses, strict=True)]

@@ -3,9 +3,14 @@
 B responses, T response tokens, V entries of the vocabulary; a mask is True where a token counts.
 """
 
+from collections.abc import Iterator
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
+
+TILE = 2**18  # entries that are worked on at a time: a megabyte in float32, which a core's cache holds
 
 
 def masked_sum(x: Tensor, mask: Tensor) -> Tensor:
@@ -58,6 +63,57 @@ def entropies(logits: Tensor, temperature: float) -> Tensor:
     """-Σ_v p_v log p_v of softmax(zₜ / τ) in nats; (B, T, V) -> (B, T)."""
     logp = torch.log_softmax(precise(logits) / temperature, dim=-1)
     return -(logp.exp() * logp).sum(-1)
+
+
+def token_logprobs_and_entropies(logits: Tensor, tokens: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """``token_logprobs`` and ``entropies`` of logits (N, V) and tokens (N,), both (N,), in one pass.
+
+    What is as wide as the vocabulary is made for some tokens at a time, forwards and backwards, where the gradient
+    takes the place of the logits: they are not to be read again.
+    """
+    return _LogprobsAndEntropies.apply(logits, tokens, temperature)
+
+
+class _LogprobsAndEntropies(torch.autograd.Function):
+    """With p = softmax(z / τ), l = log p[a], H = -Σ p log p: ∂l/∂z = (1[a] - p) / τ and ∂H/∂z = -p (log p + H) / τ."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, tokens: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+        kind = torch.promote_types(logits.dtype, torch.float32)
+        logprobs, found, normalisers = (torch.empty(len(tokens), dtype=kind, device=logits.device) for _ in range(3))
+        for part in _tiles(logits):
+            scaled = logits[part].to(kind) / temperature
+            chosen = scaled.gather(1, tokens[part, None])[:, 0]
+            most = scaled.amax(-1, keepdim=True)
+            weights = scaled.sub_(most).exp()
+            total = weights.sum(-1)
+            # H = log Σ e^z' - Σ p z' with z' = z - max z; what has no weight counts for nothing, at -inf too.
+            mean = (weights.mul_(scaled.clamp_(min=torch.finfo(kind).min))).sum(-1) / total
+            normalisers[part] = most[:, 0] + total.log()
+            logprobs[part], found[part] = chosen - normalisers[part], total.log() - mean
+        ctx.save_for_backward(logits, tokens, normalisers, found)
+        ctx.temperature = temperature
+        return logprobs, found
+
+    @staticmethod
+    def backward(ctx: Any, of_logprobs: Tensor, of_entropies: Tensor) -> tuple[Tensor, None, None]:
+        logits, tokens, normalisers, found = ctx.saved_tensors
+        for part in _tiles(logits):
+            logp = logits[part].to(normalisers.dtype).div(ctx.temperature).sub_(normalisers[part, None])
+            p = logp.exp()
+            gradient = p * -of_logprobs[part, None]
+            if of_entropies.any():
+                logp.clamp_(min=torch.finfo(logp.dtype).min)
+                gradient -= of_entropies[part, None] * p * (logp + found[part, None])
+            gradient.scatter_add_(1, tokens[part, None], of_logprobs[part, None])
+            logits[part] = gradient.div_(ctx.temperature)
+        return logits, None, None
+
+
+def _tiles(logits: Tensor) -> Iterator[slice]:
+    """Slices of rows of about ``TILE`` entries."""
+    rows = max(TILE // logits.shape[-1], 1)
+    return (slice(start, start + rows) for start in range(0, len(logits), rows))
 
 
 def precise(x: Tensor) -> Tensor:

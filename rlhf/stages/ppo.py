@@ -48,6 +48,7 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
         score_mean=normal.mean,
         score_std=normal.std,
         cpu=models.device(settings.hardware).type == "cpu",
+        halve=settings.hardware.halve,
     )
     sample = training.Sampler(run, roles.policy, tokenizer, prompts["validation"]["prompt"], settings)
     metrics = train(trainer, run, sample)

@@ -100,7 +100,7 @@ def experience(trainer: PPOTrainer) -> tuple[Rollout, torch.Tensor, torch.Tensor
     stage = trainer.stage
     rollout = collect(
         trainer.policy, trainer.tokenizer, trainer.reward, PROMPTS[:6], temperature=stage.temperature,
-        max_prompt_length=stage.max_prompt_length, max_response_length=stage.max_response_length, seed=3,
+        max_prompt_length=stage.max_prompt_length, max_response_length=stage.max_response_length, seed=242,
     )  # fmt: skip
     rollout = evaluate(rollout, trainer.policy, trainer.reference, trainer.critic, stage.temperature, 6)
     rewards = shape_rewards(rollout.scores, rollout.logprobs, rollout.ref_logprobs, rollout.mask, stage.kl_coef).rewards

@@ -7,7 +7,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from rlhf.ppo import Critic
-from rlhf.ppo.rollout import Rollout, model_inputs, pack
+from rlhf.ppo.rollout import Rollout, inputs_of, pack, values_of
 from rlhf.rewards import RewardModel
 from tests.ppo.conftest import new_reward_model
 
@@ -28,7 +28,7 @@ def score_of(classifier: Any, ids: list[int]) -> float:
 
 def test_a_value_is_the_head_at_the_end_of_the_prefix_before_the_token(tokenizer: Any, batch: Rollout) -> None:
     classifier = new_reward_model(tokenizer)
-    values = Critic(classifier)(**model_inputs(batch), length=4)
+    values = values_of(Critic(classifier), batch, inputs_of(batch))
     assert values.shape == (3, 4)
     for row, (prompt, response) in enumerate(zip(*ROWS, strict=True)):
         for t in range(len(response)):
@@ -43,7 +43,7 @@ def test_one_token_later_it_is_the_reward_models_score(tokenizer: Any) -> None:
     ids = scorer.encode("red cat", " dog")
     assert ids[-1] == tokenizer.eos_token_id
     after = pack([ids[:2]], [[*ids[2:], 5]], [0.0], {1}, 0, torch.device("cpu"))  # any token behind the end
-    values = Critic(classifier)(**model_inputs(after), length=after.mask.shape[1])
+    values = values_of(Critic(classifier), after, inputs_of(after))
     assert values[0, -1].item() == pytest.approx(score, abs=1e-5)
 
 
@@ -52,12 +52,14 @@ def test_an_adapted_reward_model_is_read_with_its_adapter_and_head(tokenizer: An
     adapted = get_peft_model(new_reward_model(tokenizer), lora)
     for parameter in adapted.parameters():
         parameter.data += 0.01 * parameter.requires_grad
-    values = Critic(adapted.eval())(**model_inputs(batch), length=4)
+    values = values_of(Critic(adapted.eval()), batch, inputs_of(batch))
     merged = adapted.merge_and_unload()
-    assert torch.allclose(values, Critic(merged)(**model_inputs(batch), length=4), atol=1e-5)
-    assert not torch.allclose(values, Critic(new_reward_model(tokenizer))(**model_inputs(batch), length=4), atol=1e-3)
+    assert torch.allclose(values, values_of(Critic(merged), batch, inputs_of(batch)), atol=1e-5)
+    assert not torch.allclose(
+        values, values_of(Critic(new_reward_model(tokenizer)), batch, inputs_of(batch)), atol=1e-3
+    )
 
 
 def test_values_are_float32_whatever_the_weights(tokenizer: Any, batch: Rollout) -> None:
-    values = Critic(new_reward_model(tokenizer).bfloat16())(**model_inputs(batch), length=4)
+    values = values_of(Critic(new_reward_model(tokenizer).bfloat16()), batch, inputs_of(batch))
     assert values.dtype is torch.float32

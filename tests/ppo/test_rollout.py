@@ -155,7 +155,7 @@ def test_micro_batches_and_the_order_change_nothing(tokenizer: Any, size: int) -
     for field in ("logprobs", "ref_logprobs", "values"):
         found = getattr(permuted, field)[order.argsort()]
         assert torch.allclose(found[rollout.mask], getattr(expected, field)[rollout.mask], atol=1e-5)
-    assert [len(part.scores) for part in micro_batches(rollout, 3)] == [3, 3, 1]
+    assert [len(index) for index in micro_batches(rollout, 3, None)] == [3, 3, 1]
 
 
 def test_the_temperature_divides_the_logits_of_policy_and_reference(tokenizer: Any) -> None:

@@ -24,7 +24,7 @@ from rlhf.errors import ModelError
 from rlhf.generate import generate
 from rlhf.parents import Parent
 from rlhf.ppo import Critic, PPOTrainer, checkpoint, settings
-from rlhf.ppo.rollout import model_inputs, pack, response_logits
+from rlhf.ppo.rollout import inputs_of, model_inputs, pack, response_logits
 from rlhf.ppo.shared import POLICY, Role, SharedBase, adds_up, has_head, shares
 from rlhf.rewards import RewardModel
 from tests.ppo.conftest import PROMPTS, TINY, config, new_policy, weights
@@ -109,7 +109,8 @@ def rollout(tokenizer: Any) -> Any:
 
 
 def values_of(critic: Any, batch: Any) -> torch.Tensor:
-    return critic(**model_inputs(batch), length=batch.mask.shape[1])[batch.mask]
+    inputs = inputs_of(batch)
+    return critic(input_ids=inputs.input_ids, before=inputs.before)
 
 
 def test_a_saved_reward_model_scores_the_same_to_the_bit(cast: Cast, tokenizer: Any, reward_model: PeftModel) -> None:

@@ -1,0 +1,143 @@
+"""Weights, a tokenizer and prompts that every side of benchmarks.ppo and benchmarks.rollout makes alike from a spec.
+
+Imports torch and transformers alone, since a peer's environment has no rlhf. Where weights are random, words are ids
+(w12 is 12), so that a text has the tokens that it was decoded from, and the end of sequence has a logit that is nearly
+constant: lengths of responses are then geometric, bounded by ``spec["length"]``, on every side.
+"""
+
+import os
+import random
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+    LlamaForSequenceClassification,
+    PreTrainedTokenizerFast,
+)
+
+PAD, EOS = 0, 1
+SHAPES = {
+    "256x4": {"vocab_size": 2048, "hidden_size": 256, "intermediate_size": 688, "num_hidden_layers": 4,
+              "num_attention_heads": 4, "num_key_value_heads": 4},
+    "135M": {"vocab_size": 49152, "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30,
+             "num_attention_heads": 9, "num_key_value_heads": 3, "tie_word_embeddings": True},
+}  # fmt: skip
+
+
+def folder() -> Path:
+    """That of stories15M's weights."""
+    return Path(os.environ.get("RLHF_TEST_MODELS", "nowhere"), "stories15M")
+
+
+def config(spec: dict[str, Any], **more: Any) -> LlamaConfig:
+    special = {"bos_token_id": None, "eos_token_id": EOS, "pad_token_id": PAD}
+    return LlamaConfig(**SHAPES[spec["shape"]], **special, max_position_embeddings=2048, **more)
+
+
+def policy(spec: dict[str, Any]) -> Any:
+    """The policy, always the same; the reference is a second call."""
+    if spec["shape"] == "stories15M":
+        found = AutoModelForCausalLM.from_pretrained(folder(), dtype=torch.float32)
+    else:
+        torch.manual_seed(0)
+        found = LlamaForCausalLM(config(spec))
+        ending(found, spec)
+    found.generation_config.eos_token_id = found.config.eos_token_id
+    return found
+
+
+def ending(model: Any, spec: dict[str, Any]) -> None:
+    """Make the end of sequence as likely at every step as one in ``spec["mean_length"]`` tokens.
+
+    The first coordinate of every hidden state is set large by the embeddings, so that it is about the root of the
+    width behind the last norm; the head's row of the end reads it alone.
+    """
+    with torch.no_grad():
+        table, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
+        others = table.shape[0] - 1
+        if head is table:  # every row's own first coordinate is then in every logit alike, and cancels
+            table[:, 0] = 5.0
+            table[EOS, 0] = 5.0
+        else:
+            table[:, 0] = 5.0
+        head[EOS] *= 0
+        # Of the others the logits are of one size; divided by the temperature, one ends up this far above them.
+        logit = spec["temperature"] * torch.log(torch.tensor(others / (spec["mean_length"] - 1)))
+        width = table.shape[1] ** 0.5
+        head[EOS, 0] = (5.0 if head is table else 0.0) + logit / width
+
+
+def classifier(spec: dict[str, Any]) -> Any:
+    """A reward model, or a critic that starts as one."""
+    torch.manual_seed(1)
+    if spec["shape"] == "stories15M":
+        return AutoModelForSequenceClassification.from_pretrained(folder(), num_labels=1, dtype=torch.float32)
+    return LlamaForSequenceClassification(config(spec, num_labels=1))
+
+
+def tokenizer(spec: dict[str, Any]) -> Any:
+    if spec["shape"] == "stories15M":
+        found = AutoTokenizer.from_pretrained(folder())
+        found.pad_token = found.unk_token
+        return found
+    words = {f"w{number}": number for number in range(SHAPES[spec["shape"]]["vocab_size"])}
+    words = {{PAD: "<pad>", EOS: "<eos>"}.get(number, word): number for word, number in words.items()}
+    made = Tokenizer(models.WordLevel(words, unk_token="<pad>"))
+    made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(tokenizer_object=made, pad_token="<pad>", eos_token="<eos>")
+
+
+def prompts(spec: dict[str, Any]) -> list[str]:
+    """``spec["rows"]`` prompts of ``spec["prompt"][0]`` to ``[1]`` tokens, equally likely."""
+    draw = random.Random(0)
+    lengths = [draw.randint(*spec["prompt"]) for _ in range(spec["rows"])]
+    if spec["shape"] == "stories15M":
+        words = [
+            "Once",
+            "upon",
+            "a",
+            "time",
+            "there",
+            "was",
+            "a",
+            "little",
+            "girl",
+            "called",
+            "Lily",
+            "who",
+            "lived",
+            "near",
+            "the",
+            "forest",
+            "with",
+            "her",
+            "mother",
+            "and",
+            "a",
+            "small",
+            "dog",
+            "that",
+            "liked",
+            "to",
+            "play",
+            "in",
+            "the",
+            "garden",
+            "every",
+            "day",
+            "until",
+            "one",
+            "morning",
+            "something",
+            "strange",
+        ]
+        return [" ".join(draw.choices(words, k=length)) for length in lengths]
+    vocabulary = SHAPES[spec["shape"]]["vocab_size"]
+    return [" ".join(f"w{draw.randrange(2, vocabulary)}" for _ in range(length)) for length in lengths]

@@ -1,0 +1,72 @@
+"""Our side of benchmarks.ppo: an iteration of rlhf.ppo.PPOTrainer, on four full models or on one base in four roles."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+sys.path.append(str(Path(__file__).parents[1]))  # rlhf from this checkout, where it is not installed
+
+import ppo_models
+import torch
+from sides import serve
+
+from rlhf.ppo import Critic, PPOTrainer, settings
+from rlhf.rewards import RewardModel
+
+LORA = {"r": 16, "lora_alpha": 32, "target_modules": "all-linear"}
+
+
+def make(spec: dict[str, Any]) -> Callable[[int], dict[str, Any]]:
+    tokenizer = ppo_models.tokenizer(spec)
+    policy, reference, critic, judge = one_base(spec) if spec.get("one_base") else four_models(spec)
+    prompts = ppo_models.prompts(spec)
+    stage = settings(
+        updates=1000,
+        batch_size=spec["rows"],
+        minibatches=spec["minibatches"],
+        epochs=spec["epochs"],
+        learning_rate=spec["learning_rate"],
+        critic_learning_rate=spec["learning_rate"],
+        temperature=spec["temperature"],
+        max_prompt_length=2048,
+        max_response_length=spec["length"],
+        missing_eos="keep",
+        **spec.get("stage", {}),
+    )
+    trainer = PPOTrainer(
+        policy, reference, critic, tokenizer, RewardModel(judge, tokenizer, max_length=None), prompts, stage, seed=0,
+        cpu=True,
+    )  # fmt: skip
+    prompt_tokens = sum(len(tokenizer(prompt)["input_ids"]) for prompt in prompts)
+
+    def step(number: int) -> dict[str, Any]:
+        found = trainer.step(trainer.batch(number))
+        response = found["val/response_length"]
+        return {"samples": len(prompts), "tokens": prompt_tokens + round(response * len(prompts)), "response": response}
+
+    return step
+
+
+def four_models(spec: dict[str, Any]) -> tuple[Any, Any, Any, Any]:
+    policy, reference = ppo_models.policy(spec), ppo_models.policy(spec)
+    return policy, reference, Critic(ppo_models.classifier(spec)), ppo_models.classifier(spec).requires_grad_(False)
+
+
+def one_base(spec: dict[str, Any]) -> tuple[Any, Any, Any, Any]:
+    from peft import LoraConfig, TaskType, get_peft_model
+
+    from rlhf.ppo.shared import POLICY, SharedBase
+
+    torch.manual_seed(2)
+    config = LoraConfig(task_type=TaskType.CAUSAL_LM, **LORA)
+    shared = SharedBase(get_peft_model(ppo_models.policy(spec), config))
+    for name in ("reward", "critic"):
+        shared.add(name, config)
+    head = torch.randn(1, shared.causal.config.hidden_size) * 0.02
+    policy, reference = shared.language_model([POLICY], train=True), shared.language_model([])
+    return policy, reference, shared.critic(["reward", "critic"], head), shared.classifier(["reward"], head)
+
+
+if __name__ == "__main__":
+    serve(make)

@@ -1,0 +1,102 @@
+"""The peer's side of benchmarks.ppo: an iteration of trl.experimental.ppo.PPOTrainer of trl 1.12.0, the last with one."""
+
+import tempfile
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import ppo_models
+import torch
+from datasets import Dataset
+from sides import serve
+from transformers import TrainerCallback
+from trl.experimental.ppo import PPOConfig, PPOTrainer
+
+
+class Turns(TrainerCallback):
+    """Lets ``train`` go on by one update each time that it is asked to; it runs in a thread of its own."""
+
+    def __init__(self) -> None:
+        self.go, self.done = threading.Semaphore(0), threading.Semaphore(0)
+        self.failed: BaseException | None = None
+
+    def on_train_begin(self, *_: Any, **__: Any) -> None:
+        self.go.acquire()
+
+    def on_step_end(self, *_: Any, **__: Any) -> None:
+        self.done.release()
+        self.go.acquire()
+
+    def run(self, train: Callable[[], None]) -> None:
+        try:
+            train()
+        except BaseException as error:
+            self.failed = error
+            self.done.release()
+
+
+def make(spec: dict[str, Any]) -> Callable[[int], dict[str, Any]]:
+    tokenizer = ppo_models.tokenizer(spec)
+    tokenizer.padding_side = "left"
+    rows = [{"input_ids": tokenizer(prompt)["input_ids"]} for prompt in ppo_models.prompts(spec)]
+    micro = spec["micro_rows"]
+    settings = PPOConfig(
+        output_dir=tempfile.mkdtemp(),
+        per_device_train_batch_size=micro,
+        gradient_accumulation_steps=spec["rows"] // micro,
+        num_mini_batches=spec["minibatches"],
+        num_ppo_epochs=spec["epochs"],
+        total_episodes=spec["rows"] * 1000,
+        response_length=spec["length"],
+        stop_token="eos",
+        temperature=spec["temperature"],
+        learning_rate=spec["learning_rate"],
+        local_rollout_forward_batch_size=spec["rows"],
+        num_sample_generations=0,
+        gradient_checkpointing=False,
+        bf16=False,
+        use_cpu=True,
+        report_to=[],
+        disable_tqdm=True,
+        save_strategy="no",
+        logging_strategy="no",
+    )
+    turns = Turns()
+    trainer = PPOTrainer(
+        settings, tokenizer, ppo_models.policy(spec), ppo_models.policy(spec), ppo_models.classifier(spec),
+        Dataset.from_list(rows), ppo_models.classifier(spec), eval_dataset=Dataset.from_list(rows), callbacks=[turns],
+    )  # fmt: skip
+    prompt_tokens = sum(len(row["input_ids"]) for row in rows)
+    responses = counted(trainer)
+    threading.Thread(target=turns.run, args=(trainer.train,), daemon=True).start()
+
+    def step(number: int) -> dict[str, Any]:
+        responses.clear()
+        turns.go.release()
+        turns.done.acquire()
+        if turns.failed is not None:
+            raise turns.failed
+        useful = prompt_tokens + sum(responses)
+        return {"samples": len(rows), "tokens": useful, "response": sum(responses) / len(responses)}
+
+    return step
+
+
+def counted(trainer: PPOTrainer) -> list[int]:
+    """Filled with the length of each response, its end included, as the trainer's own ``truncate_response`` cuts it."""
+    from trl.experimental.ppo import ppo_trainer
+
+    found: list[int] = []
+    cut = ppo_trainer.truncate_response
+
+    def noted(stop: int, pad: int, responses: torch.Tensor) -> torch.Tensor:
+        result = cut(stop, pad, responses)
+        found.extend((result != pad).sum(-1).tolist())
+        return result
+
+    ppo_trainer.truncate_response = noted
+    return found
+
+
+if __name__ == "__main__":
+    serve(make)

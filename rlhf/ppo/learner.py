@@ -16,15 +16,7 @@ from rlhf.ppo.kl import ESTIMATORS, kl_loss
 from rlhf.ppo.losses import clipped_policy_loss, clipped_value_loss, truncated_importance
 from rlhf.ppo.ranks import anywhere, average_gradients, everyones, everyones_rows, largest, padded, total
 from rlhf.ppo.report import Metrics
-from rlhf.ppo.rollout import (
-    Rollout,
-    everyones_rows,
-    inputs_of,
-    logprobs_and_entropies,
-    micro_batches,
-    tolerance,
-    values_of,
-)
+from rlhf.ppo.rollout import Rollout, inputs_of, logprobs_and_entropies, micro_batches, tolerance, values_of
 from rlhf.ppo.seeds import permutation
 from rlhf.ppo.sentinel import BrokenError
 from rlhf.ppo.tensors import masked_sum, token_shares

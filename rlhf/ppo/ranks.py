@@ -50,7 +50,9 @@ def everyones(accelerator: Accelerator, *tensors: Tensor) -> list[Tensor]:
 
 def padded(x: Tensor, accelerator: Accelerator, left: bool = False) -> Tensor:
     """``x`` (B, T), zeros behind it, or before it, up to the width that it has on the rank where it is widest."""
-    return accelerator.pad_across_processes(x, dim=1, pad_first=left)
+    # accelerate makes numbers of booleans, but only where it pads: ranks would send each other different types.
+    numbers = x.long() if x.dtype is torch.bool else x
+    return accelerator.pad_across_processes(numbers, dim=1, pad_first=left).to(x.dtype)
 
 
 def everyones_rows(rollout: Rollout, accelerator: Accelerator) -> Rollout:

@@ -275,14 +275,13 @@ class Run:
         return self.parents[role]
 
 
-def note_end(directory: Path, status: str, reason: str) -> None:
-    """Say in an unfinished run how it ended, where the process that wrote it was killed and could not."""
+def note_end(directory: Path, reason: str) -> None:
+    """Say why an unfinished run failed, where the process that wrote it was killed, or knows what it missed alone."""
     work = partial(directory)
     manifest = read_manifest(work)
-    if manifest is None or manifest.get("status") != "running":
-        return
-    with suppress(OSError, RunError), claim(work, directory) as lock:
-        Run(directory, work, manifest, {}, lock).stop(status, reason)
+    if manifest is not None and manifest.get("status") in ("running", "failed"):
+        with suppress(OSError, RunError), claim(work, directory) as lock:
+            Run(directory, work, manifest, {}, lock).stop("failed", reason)
 
 
 def redact_command(stage: str, overrides: Sequence[str]) -> str:

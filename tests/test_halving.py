@@ -14,6 +14,7 @@ from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 from rlhf.config import Settings
 from rlhf.errors import TrainingError
 from rlhf.halving import HalvedSteps, Parts, halve_steps, ran_out
+from rlhf.ppo import forward
 from rlhf.stages import execute
 
 CPU_TEXT = "[enforce fail at alloc_cpu.cpp:121] data. DefaultCPUAllocator: can't allocate memory: you tried to allocate"
@@ -109,6 +110,39 @@ def test_a_run_that_is_short_of_memory_ends_as_one_that_is_not(
             if key in one:
                 # TRL measures entropy by token and each part has its own number: weighed by rows it is only near.
                 assert other[key] == pytest.approx(one[key], rel=1e-2 if key == "train/entropy" else 1e-4, abs=1e-5)
+
+
+def test_ppo_that_is_short_of_memory_ends_as_one_that_is_not(
+    beside_chain: Callable[..., Settings],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    """Memory for one row, in what is evaluated and what is learned from. Adam moves the weights by 4e-2."""
+    settings = beside_chain("ppo", "stage.gold=null")
+    execute(settings, tmp_path / "whole")
+    capsys.readouterr()
+    limit_ppo(monkeypatch, 1)
+    execute(settings, tmp_path / "halved")
+    told = " ".join(capsys.readouterr().out.split())
+    assert told.count("ppo: out of memory, so micro-batches have") == 2
+    assert "have 1 rows from here on" in told
+    whole, halved = weights(tmp_path / "whole"), weights(tmp_path / "halved")
+    assert max((whole[name] - halved[name]).abs().max().item() for name in whole) < 1e-5
+    limit_ppo(monkeypatch, 0)
+    with pytest.raises(TrainingError, match="micro-batch of one row"):
+        execute(settings, tmp_path / "none")
+
+
+def limit_ppo(monkeypatch: pytest.MonkeyPatch, most: int) -> None:
+    own = forward.response_logprobs
+
+    def limited(model: Any, inputs: forward.Rows, *others: Any) -> Any:
+        if len(inputs.input_ids) > most:
+            raise RuntimeError(CPU_TEXT)
+        return own(model, inputs, *others)
+
+    monkeypatch.setattr(forward, "response_logprobs", limited)
 
 
 def test_one_row_that_is_too_much_ends_the_run(

@@ -55,7 +55,7 @@ def _together(settings: Settings, directory: Path, overrides: Sequence[str]) -> 
     try:
         return launch.start(_perform, settings, directory, list(overrides), hardware=settings.hardware)
     except RlhfError as error:
-        note_end(directory, "failed", f"{type(error).__name__}: {error}")
+        note_end(directory, f"{type(error).__name__}: {error}")
         raise
 
 

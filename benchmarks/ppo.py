@@ -54,9 +54,9 @@ def parameters(shape: str) -> int:
     return layers * (2 * hidden * hidden + 2 * hidden * keys + 3 * hidden * sizes["intermediate_size"])
 
 
-def measure(shape: str, python: str, rounds: int, warmup: int) -> list[dict[str, Any]]:
+def measure(shape: str, python: str, rounds: int, warmup: int, options: dict[str, Any]) -> list[dict[str, Any]]:
     """Both of our ways and the peer in turn, so that the peer's seconds are the same for both."""
-    spec = COMMON | {"shape": shape} | SHAPES[shape]
+    spec = COMMON | {"shape": shape} | SHAPES[shape] | options
     running = {way: sides.Side("ppo_ours.py", spec=options) for way, options in WAYS.items()}
     results = sides.interleave(running | {PEER: sides.Side("ppo_trl.py", python)}, spec, rounds, warmup)
     peak, size = sides.gemm_peak(), parameters(shape)
@@ -84,15 +84,17 @@ def main() -> None:
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES))
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--warmup", type=int, default=1)
+    parser.add_argument("--rows", type=int, help="responses of an iteration, in the place of each shape's own")
     parser.add_argument("--peer", help="an interpreter that has trl 1.12.0, in the place of an environment of its own")
     arguments = parser.parse_args()
     python = arguments.peer or sides.environment("trl-1.12.0", REQUIREMENTS)
+    options = {} if arguments.rows is None else {"rows": arguments.rows, "micro_rows": min(arguments.rows, 16)}
     rows = []
     for shape in arguments.shapes:
         if shape == "stories15M" and not available():
             print("stories15M is left out: RLHF_TEST_MODELS names no folder with it")
             continue
-        rows += measure(shape, python, arguments.rounds, arguments.warmup)
+        rows += measure(shape, python, arguments.rounds, arguments.warmup, options)
     sides.record(RESULT, {"rows": rows, "memory_aim": MEMORY, "sizes": {name: COMMON | SHAPES[name] for name in SHAPES}})
 
 

@@ -29,6 +29,7 @@ from rlhf.config.ppo import KLEstimator, KLIn, LossMean, MissingEOS, PPOStage
 from rlhf.config.publish import Publish, PublishStage, Weights
 from rlhf.config.reward import EvaluateRewardStage, RewardLoss, RewardStage
 from rlhf.config.rewards import Normalisation, RewardTerm
+from rlhf.config.rollout import Engine, OldLogprobs, RolloutSettings, VLLMMode
 from rlhf.config.rules import require
 from rlhf.config.sentinel import SentinelAction, SentinelSettings
 from rlhf.config.stage import Input, Stage, TrainedStage
@@ -54,6 +55,7 @@ __all__ = [
     "DPOStage",
     "Data",
     "Dtype",
+    "Engine",
     "EvaluateRewardStage",
     "Format",
     "Hardware",
@@ -68,6 +70,7 @@ __all__ = [
     "MissingEOS",
     "Model",
     "Normalisation",
+    "OldLogprobs",
     "PPOStage",
     "Pairing",
     "ProgressionStage",
@@ -77,6 +80,7 @@ __all__ = [
     "RewardLoss",
     "RewardStage",
     "RewardTerm",
+    "RolloutSettings",
     "SFTStage",
     "SampleStage",
     "SentinelAction",
@@ -90,6 +94,7 @@ __all__ = [
     "Tracker",
     "TrackerKind",
     "TrainedStage",
+    "VLLMMode",
     "Weights",
 ]
 

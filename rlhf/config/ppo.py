@@ -5,6 +5,7 @@ from enum import Enum
 from typing import Any, ClassVar
 
 from rlhf.config.rewards import RewardTerm, reward_term, reward_terms
+from rlhf.config.rollout import Engine, RolloutSettings
 from rlhf.config.rules import require, require_not_negative, require_positive
 from rlhf.config.sentinel import SentinelSettings
 from rlhf.config.stage import Input, TrainedStage
@@ -88,6 +89,7 @@ class PPOStage(TrainedStage):
     score_clip: float | None
     save_every: int
     log_every: int
+    rollout: RolloutSettings
     sentinel: SentinelSettings
 
     reads: ClassVar[tuple[str, ...]] = ("prompts",)
@@ -152,6 +154,11 @@ class PPOStage(TrainedStage):
             )
         if self.kl_target is not None and self.kl_coef == 0:
             raise ConfigError("stage.kl_target scales stage.kl_coef, which is 0 and stays so: give it a value to start")
+        if self.rollout.engine is Engine.vllm and self.importance_cap is None:
+            raise ConfigError(
+                "stage.rollout.engine=vllm draws from a distribution that is not quite the policy's: "
+                "give stage.importance_cap=2, which corrects for it"
+            )
         if self.batch_size % self.minibatches:
             raise ConfigError(
                 f"stage.batch_size={self.batch_size} is not divisible by stage.minibatches={self.minibatches}"

@@ -12,7 +12,7 @@ from typing import Any, get_type_hints
 
 import yaml
 
-from rlhf.config import PPOStage, RewardTerm, SentinelSettings
+from rlhf.config import PPOStage, RewardTerm, RolloutSettings, SentinelSettings
 from rlhf.config.rewards import usual_term
 from rlhf.config.rules import require, require_type
 from rlhf.errors import ConfigError
@@ -29,7 +29,7 @@ from rlhf.ppo.trainer import PPOTrainer
 def settings(**overrides: Any) -> PPOStage:
     """The settings of conf/stage/ppo.yaml, without Hydra; a choice is given by its name, as in ``missing_eos="keep"``.
 
-    Those of the sentinel are a dict: ``sentinel={"action": "stop"}``.
+    Those of the sentinel and of the rollout are dicts: ``sentinel={"action": "stop"}``.
 
     Raises:
         ConfigError: an override is no setting of PPO, or a value is of the wrong type or out of range.
@@ -37,7 +37,8 @@ def settings(**overrides: Any) -> PPOStage:
     values = yaml.safe_load((bundled("conf") / "stage" / "ppo.yaml").read_text(encoding="utf-8"))
     values["gold"] = None  # PPOTrainer is given the function itself; the file names the data's
     watching = _made(SentinelSettings, "stage.sentinel", values["sentinel"], overrides.get("sentinel", {}))
-    return _made(PPOStage, "stage", values, overrides | {"sentinel": watching})
+    drawing = _made(RolloutSettings, "stage.rollout", values["rollout"], overrides.get("rollout", {}))
+    return _made(PPOStage, "stage", values, overrides | {"sentinel": watching, "rollout": drawing})
 
 
 def _made(kind: type, key: str, values: dict[str, Any], overrides: dict[str, Any]) -> Any:

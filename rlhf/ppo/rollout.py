@@ -56,8 +56,12 @@ def response_logits(model: Any, rollout: Rollout) -> Tensor:
 
 def tolerance(model: Any, limits: SentinelSettings) -> float:
     """By how much two forward passes of ``model`` may differ in a log-probability: rounding, in its type."""
-    exact = model.dtype is torch.float32 and not getattr(model, "is_loaded_in_4bit", False)
-    return limits.start_error if exact else limits.start_error_half
+    return limits.start_error if is_exact(model) else limits.start_error_half
+
+
+def is_exact(model: Any) -> bool:
+    """Whether it computes in float32 throughout."""
+    return model.dtype is torch.float32 and not getattr(model, "is_loaded_in_4bit", False)
 
 
 def micro_batches(rollout: Rollout, rows: int | None, tokens: int | None) -> list[Tensor]:

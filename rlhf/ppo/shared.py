@@ -29,6 +29,7 @@ from rlhf.errors import ModelError
 from rlhf.models import adapter_folder
 from rlhf.parents import Parent
 from rlhf.ppo.critic import Critic
+from rlhf.ppo.worn import fuse
 
 POLICY = "default"  # the adapter that peft saves at the top of a folder
 SCORE = "base_model.model.score.weight"  # a reward model's head, in the file of its adapter
@@ -120,6 +121,7 @@ class SharedBase:
         for layer in self._layers:
             layer.set_adapter(list(self.worn), inference_mode=True)
         self.model.requires_grad_(False).eval()
+        fuse(self.model)
         self._thaw()
 
     def _thaw(self) -> None:

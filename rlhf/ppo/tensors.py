@@ -59,14 +59,8 @@ def token_logprobs(logits: Tensor, tokens: Tensor, temperature: float) -> Tensor
     return -cross_entropy(scaled.flatten(0, 1), tokens.flatten(), reduction="none").view(tokens.shape)
 
 
-def entropies(logits: Tensor, temperature: float) -> Tensor:
-    """-Σ_v p_v log p_v of softmax(zₜ / τ) in nats; (B, T, V) -> (B, T)."""
-    logp = torch.log_softmax(precise(logits) / temperature, dim=-1)
-    return -(logp.exp() * logp).sum(-1)
-
-
 def token_logprobs_and_entropies(logits: Tensor, tokens: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """``token_logprobs`` and ``entropies`` of logits (N, V) and tokens (N,), both (N,), in one pass.
+    """``token_logprobs`` and entropies -Σ_v p_v log p_v of softmax(z / τ), in nats; z (N, V), a (N,) -> both (N,).
 
     What is as wide as the vocabulary is made for some tokens at a time, forwards and backwards, where the gradient
     takes the place of the logits: they are not to be read again.

@@ -4,6 +4,7 @@ What differs from the paper's algorithm (Schulman et al. 2017) is in README.md b
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from rlhf.config import KLIn, PPOStage, SentinelAction
+from rlhf.config import KLIn, OldLogprobs, PPOStage, SentinelAction
 from rlhf.data.render import Prompt
 from rlhf.errors import ConfigError, TrainingError
 from rlhf.generate import sample
@@ -21,9 +22,10 @@ from rlhf.ppo.kl import ESTIMATORS, adapted, shape_rewards
 from rlhf.ppo.learner import Learner
 from rlhf.ppo.ranks import agreed, anywhere, largest, total, whiten
 from rlhf.ppo.report import Metrics, report
-from rlhf.ppo.rollout import Rollout, Sampler, collect, evaluate, final_scores, tolerance
+from rlhf.ppo.rollout import Rollout, Sampler, collect, evaluate, final_scores, is_exact, tolerance
 from rlhf.ppo.seeds import derive, permutation
 from rlhf.ppo.sentinel import STOPPED, BrokenError, Diagnosis, Sentinel
+from rlhf.ppo.worn import fuse
 from rlhf.rewards import RewardFunction, Scorer
 
 
@@ -42,7 +44,8 @@ class PPOTrainer:
         log: called with the metrics of an update and its number.
         tell: called with each diagnosis of the sentinel, when what ``stage.sentinel.action`` says has been done.
         halve: go on with smaller micro-batches where memory runs out; the gradient does not depend on them.
-        sampler: draws the responses; another engine than the policy itself wants ``stage.importance_cap``.
+        sampler: draws the responses; another engine than the policy itself wants ``stage.importance_cap``. None: ours.
+        synchronise: called before each rollout, so that an engine takes over the policy's weights.
 
     Raises:
         ConfigError: the ranks cannot share the minibatches equally.
@@ -64,12 +67,14 @@ class PPOTrainer:
         score_mean: float = 0.0,
         score_std: float = 1.0,
         log: Callable[[Metrics, int], None] = lambda metrics, update: None,
-        sampler: Sampler = sample,
+        sampler: Sampler | None = None,
+        synchronise: Callable[[], None] = lambda: None,
         tell: Callable[[Diagnosis], None] = lambda diagnosis: print(f"ppo: {diagnosis}"),
         cpu: bool | None = None,
         halve: bool = True,
     ):
-        self.stage, self.seed, self.log, self.tell, self.sampler = stage, seed, log, tell, sampler
+        self.stage, self.seed, self.log, self.tell = stage, seed, log, tell
+        self.sampler, self.synchronise = sampler, synchronise
         self.tokenizer, self.prompts = tokenizer, list(prompts)
         self.reward = Scorer(reward, gold, self._over_ranks)
         self.score_mean, self.score_std = (score_mean, score_std) if stage.normalize_scores else (0.0, 1.0)
@@ -82,6 +87,7 @@ class PPOTrainer:
                 f"stage.minibatches={stage.minibatches}: ranks would make different numbers of steps"
             )
         for model in (policy, critic, *(() if reference is None else (reference,))):
+            fuse(model)
             model.to(self.accelerator.device).eval()  # dropout off: the ratio compares two forward passes
         self.reference = reference if reference is None else reference.requires_grad_(False)
         self.policy, self.critic = policy, critic
@@ -229,6 +235,7 @@ class PPOTrainer:
     def step(self, prompts: Sequence[Prompt]) -> Metrics:
         """One iteration of the algorithm: act, score, estimate, improve."""
         stage = self.stage
+        self.synchronise()
         rollout = collect(
             self.policy,
             self.tokenizer,
@@ -238,12 +245,12 @@ class PPOTrainer:
             max_prompt_length=stage.max_prompt_length,
             max_response_length=stage.max_response_length,
             seed=derive(self.seed, "rollout", self.update, 0),
-            sampler=self.sampler,
+            sampler=self.sampler or partial(sample, at_once=stage.rollout.rows),
             before=self._before,
         )
-        models = (self.policy, self.reference, self.critic)
+        models, decoded = (self.policy, self.reference, self.critic), self._decoded()
         rollout = self.learner.in_parts(
-            lambda *bounds: evaluate(rollout, *models, stage.temperature, *bounds), len(prompts)
+            lambda *bounds: evaluate(rollout, *models, stage.temperature, *bounds, decoded=decoded), len(prompts)
         )
         self._check_start(rollout)
         scores = final_scores(
@@ -273,6 +280,11 @@ class PPOTrainer:
 
     def _over_ranks(self, x: Tensor) -> Tensor:
         return total(x.to(self.accelerator.device), self.accelerator).cpu()
+
+    def _decoded(self) -> bool:
+        """Whether log π_old is what the sampler noted: of the policy itself, in float32, it is that up to rounding."""
+        own = self.sampler is None and is_exact(self.policy)
+        return own and self.stage.rollout.logprobs is OldLogprobs.decoding
 
     def _check_start(self, rollout: Rollout) -> None:
         """Before the first step the policy is the reference: anything else is a wrong model or a wrong forward pass."""

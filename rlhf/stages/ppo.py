@@ -7,14 +7,19 @@
 Ziegler et al. 2019, https://arxiv.org/abs/1909.08593. The trainer is ours: rlhf/ppo/README.md explains it.
 """
 
+from importlib.util import find_spec
+
 from rich.markup import escape
 
 from rlhf import memory, models, training, world
-from rlhf.config import Settings
+from rlhf.config import Engine, Settings, VLLMMode
 from rlhf.data import check_splits, load
+from rlhf.errors import ConfigError, ModelError
+from rlhf.generate import end_ids
 from rlhf.ppo import Diagnosis, PPOTrainer
+from rlhf.ppo.engines import Copied
 from rlhf.ppo.plan import plan
-from rlhf.ppo.roles import assign
+from rlhf.ppo.roles import OneBase, Separate, assign
 from rlhf.progress import Bar, console
 from rlhf.rewards.build import Builder
 from rlhf.run import Run
@@ -22,6 +27,8 @@ from rlhf.run import Run
 
 def run(settings: Settings, run: Run) -> dict[str, float]:
     stage = settings.stage
+    if stage.rollout.engine is Engine.vllm and find_spec("vllm") is None:
+        raise ModelError("stage.rollout.engine=vllm needs vllm: pip install 'rlhf[vllm]', or use engine=transformers")
     prompts = {split: load(settings.data, "prompts", split, settings.seed) for split in ("train", "validation")}
     check_splits(settings.data, "prompts", prompts, settings.seed)
     for split, dataset in prompts.items():
@@ -50,12 +57,36 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
         cpu=models.device(settings.hardware).type == "cpu",
         halve=settings.hardware.halve,
     )
+    if stage.rollout.engine is Engine.vllm:
+        engine = copied(settings, trainer, roles)
+        trainer.sampler, trainer.synchronise = engine, engine.synchronise
     sample = training.Sampler(run, roles.policy, tokenizer, prompts["validation"]["prompt"], settings)
     metrics = train(trainer, run, sample)
     run.manifest["memory"] = memory.compare("ppo", planned, meter.read())
     sample(stage.updates)
     models.save(roles.policy, tokenizer, run.model, run["policy"])
     return metrics | {"objective": metrics["objective/rlhf_reward"]}
+
+
+def copied(settings: Settings, trainer: PPOTrainer, roles: OneBase | Separate) -> Copied:
+    """The policy's copy in vLLM, by TRL: it knows how to load weights into each of vLLM's versions."""
+    stage, chosen = settings.stage, settings.stage.rollout
+    if isinstance(roles, OneBase):
+        raise ConfigError("stage.rollout.engine=vllm copies a policy of its own: give stage.one_base=false")
+    from trl.generation.vllm_generation import VLLMGeneration
+
+    found = VLLMGeneration(
+        trainer.policy, trainer.accelerator, trainer.tokenizer, mode=chosen.vllm_mode.value,
+        server_base_url=chosen.vllm_url, gpu_memory_utilization=chosen.vllm_memory, temperature=stage.temperature,
+        max_completion_length=stage.max_response_length,
+        max_model_length=stage.max_prompt_length + stage.max_response_length,
+        generation_kwargs={"stop_token_ids": sorted(end_ids(trainer.policy, trainer.tokenizer))},
+    )  # fmt: skip
+    if chosen.vllm_mode is VLLMMode.server and trainer.accelerator.is_main_process:
+        mode = found.vllm_client.get_server_info()["model_config"]["logprobs_mode"]
+        if mode != "processed_logprobs":
+            raise ConfigError(f"{chosen.vllm_url} runs with --logprobs-mode {mode}: start it with processed_logprobs")
+    return Copied(found)
 
 
 def train(trainer: PPOTrainer, run: Run, sample: training.Sampler) -> dict[str, float]:

@@ -19,6 +19,15 @@ from tests.conftest import composed
         (["stage.value_clip=0"], "stage.value_clip must be positive, got 0.0"),
         (["stage.target_kl=-1"], "stage.target_kl must be positive, got -1.0"),
         (["stage.entropy_coef=-0.1"], "stage.entropy_coef must not be negative, got -0.1"),
+        (["stage.micro_batch_size=0"], "stage.micro_batch_size must be positive, got 0"),
+        (["stage.micro_batch_tokens=-1"], "stage.micro_batch_tokens must be positive, got -1"),
+        (["stage.rollout.rows=0"], "stage.rollout.rows must be positive, got 0"),
+        (["stage.rollout.vllm_memory=1"], r"stage.rollout.vllm_memory must lie in \(0, 1\), got 1"),
+        (["stage.rollout.engine=vllm"], "stage.rollout.engine=vllm draws .* give stage.importance_cap=2"),
+        (
+            ["stage.rollout.engine=vllm", "stage.importance_cap=2", "stage.rollout.vllm_mode=server"],
+            "vllm_mode=server needs the server's address: give stage.rollout.vllm_url",
+        ),
         (["stage.importance_cap=0.5"], "stage.importance_cap must be at least 1, or null: .*, got 0.5"),
     ],
 )
@@ -33,6 +42,7 @@ def test_a_broken_rule_names_key_and_value(overrides: list[str], message: str) -
         ["stage.kl_in=loss", "stage.kl_estimator=k2"],
         ["stage.kl_in=loss", "stage.kl_estimator=k3"],
         ["stage.kl_target=6", "stage.dual_clip=3", "stage.value_clip=null", "stage.target_kl=0.015"],
+        ["stage.rollout.engine=vllm", "stage.importance_cap=2", "stage.micro_batch_tokens=null"],
         ["stage.loss_mean=response", "stage.importance_cap=2", "stage.entropy_coef=0.01", "stage.whiten_rewards=true"],
     ],
 )

@@ -113,10 +113,11 @@ def values_of(critic: Any, batch: Any) -> torch.Tensor:
     return critic(input_ids=inputs.input_ids, before=inputs.before)
 
 
-def test_a_saved_reward_model_scores_the_same_to_the_bit(cast: Cast, tokenizer: Any, reward_model: PeftModel) -> None:
+def test_a_saved_reward_model_scores_the_same(cast: Cast, tokenizer: Any, reward_model: PeftModel) -> None:
     scores = RewardModel(reward_model, tokenizer, max_length=None)(PROMPTS, COMPLETIONS)
     assert len(set(scores)) > 1
-    assert RewardModel(cast.reward_model, tokenizer, max_length=None)(PROMPTS, COMPLETIONS) == scores
+    found = RewardModel(cast.reward_model, tokenizer, max_length=None)(PROMPTS, COMPLETIONS)
+    assert found == pytest.approx(scores, abs=1e-6)  # its adapter is added to the matrices first
 
 
 def test_the_head_is_in_the_file_of_the_adapter(reward_model: PeftModel, folder: Path) -> None:
@@ -382,7 +383,7 @@ def test_other_architectures_give_gradients_to_the_critic_alone(kind: Callable[.
     shared.add("critic", lora(fan_in_fan_out=kind is GPT2Config))
     critic = shared.critic(["critic"], torch.ones(1, 16))
     ids = torch.arange(1, 13).view(2, 6)
-    critic(ids, torch.ones_like(ids), torch.arange(6).expand(2, 6), length=2).sum().backward()
+    critic(ids, torch.tensor([3, 4, 9, 10])).sum().backward()
     reached = {name for name, value in shared.model.named_parameters() if value.grad is not None}
     assert reached
     assert reached == set(shared.parameters("critic"))

@@ -8,16 +8,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from rlhf.ppo import tensors
 from rlhf.ppo.tensors import (
-    entropies,
     last_index,
     masked_mean,
     masked_sum,
     masked_var,
     standardize,
     token_logprobs,
+    token_logprobs_and_entropies,
     token_shares,
 )
+
+
+def entropies(logits: Tensor, temperature: float) -> Tensor:
+    tokens = torch.zeros(logits.shape[:-1], dtype=torch.long).flatten()
+    return token_logprobs_and_entropies(logits.flatten(0, -2), tokens, temperature)[1].view(logits.shape[:-1])
+
 
 MASK = torch.tensor([[True, True, False], [True, False, False]])
 X = torch.tensor([[1.0, 2.0, math.inf], [6.0, math.nan, -math.inf]])
@@ -124,7 +131,7 @@ def test_the_gradient_of_the_entropy_is_that_of_finite_differences(temperature: 
         return total
 
     x = logits.clone().requires_grad_()
-    entropies(x, temperature).sum().backward()
+    entropies(x.clone(), temperature).sum().backward()
     for t in range(2):
         for v in range(5):
             step = torch.zeros_like(logits)
@@ -135,3 +142,26 @@ def test_the_gradient_of_the_entropy_is_that_of_finite_differences(temperature: 
 
 def test_the_last_index_is_that_of_the_last_true_entry() -> None:
     assert last_index(MASK).tolist() == [1, 0]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_tile_by_tile_they_are_what_autograd_makes_of_the_definition(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seven tokens in tiles of two; another weight for each, so that rows cannot be mixed up. A token that cannot be
+    drawn, at -inf, has no entropy and no gradient."""
+    monkeypatch.setattr(tensors, "TILE", 2 * 11)
+    draw = torch.Generator().manual_seed(0)
+    logits = (3 * torch.randn(7, 11, generator=draw, dtype=torch.float64)).to(dtype)
+    logits[:, 4] = -math.inf
+    tokens, weights = torch.tensor([0, 1, 2, 3, 10, 9, 0]), torch.randn(2, 7, generator=draw, dtype=torch.float64)
+    x, y = logits.clone().requires_grad_(), logits.clone().requires_grad_()
+    found = token_logprobs_and_entropies(x.clone(), tokens, 0.7)
+    logp = torch.log_softmax(tensors.precise(y) / 0.7, -1)
+    expected = logp.gather(1, tokens[:, None])[:, 0], -(logp.exp() * logp.clamp(min=-1e30)).sum(-1)
+    for own, other in zip(found, expected, strict=True):
+        assert torch.allclose(own, other, atol=1e-12 if dtype is torch.float64 else 2e-6)
+    sum((weight * one).sum() for weight, one in zip(weights, found, strict=True)).backward()
+    sum((weight * one).sum() for weight, one in zip(weights, expected, strict=True)).backward()
+    assert torch.allclose(x.grad, y.grad, atol={torch.float64: 1e-12, torch.float32: 2e-6}.get(dtype, 2e-2))
+    assert (x.grad[:, 4] == 0).all()

@@ -77,8 +77,8 @@ class Parts:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         size = -(-rows // self.count)
-        told = f"out of memory, so micro-batches have {size} rows from here on; batch and gradient stay as they are"
-        console.print(f"{self.title}: {told}", soft_wrap=True)
+        told = f"out of memory, so micro-batches have at most {size} rows from here on"
+        console.print(f"{self.title}: {told}; batch and gradient stay as they are", soft_wrap=True)
 
 
 class HalvedSteps:

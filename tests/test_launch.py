@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 
 from rlhf import launch, models, stages
 from rlhf.config import Settings
-from rlhf.errors import ConfigError, DataError, RunError, TrainingError
+from rlhf.errors import DataError, RunError, TrainingError
 from rlhf.manifest import read_manifest
 from rlhf.run import Run
 from rlhf.stages import execute
@@ -219,10 +219,3 @@ def test_torchrun_by_hand(chain: Path, tmp_path: Path) -> None:
     )
     assert again.returncode == 1
     assert "asked for 3 processes (hardware.processes=3, hardware.nodes=1), but 2 were started" in again.stderr
-
-
-def test_a_rendezvous_is_needed_by_several_machines() -> None:
-    with pytest.raises(
-        ConfigError, match="hardware.rendezvous must be the host:port where the machines meet, got None"
-    ):
-        composed("stage=sft", *TWO, "hardware.nodes=2")

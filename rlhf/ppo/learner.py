@@ -120,11 +120,12 @@ class Learner:
     def in_parts(self, work: Callable[[int, int | None], T], rows: int, *others: Callable) -> T:
         """``work`` with bounds on the rows and the tokens of a forward pass, lower ones where memory runs out."""
 
+        most, tokens = min(self.stage.micro_batch_size or rows, rows), self.stage.micro_batch_tokens
+
         def bounded() -> T:
-            most, tokens = self.stage.micro_batch_size or rows, self.stage.micro_batch_tokens
             return work(-(-most // self.parts.count), None if tokens is None else -(-tokens // self.parts.count))
 
-        return self.parts.attempt(bounded, rows, *others)
+        return self.parts.attempt(bounded, most, *others)
 
     def _gradients(
         self,

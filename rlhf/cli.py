@@ -8,6 +8,7 @@ import difflib
 import os
 import re
 import sys
+import time
 import warnings
 from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
@@ -23,7 +24,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from rlhf import config
+from rlhf import config, launch, world
 from rlhf.config import STAGES, Settings
 from rlhf.errors import ConfigError, RlhfError
 from rlhf.paths import bundled
@@ -165,7 +166,11 @@ def _execute(settings: Settings) -> float | None:
 
 
 def _tell(error: BaseException) -> None:
-    print(f"rlhf: {explain(error)}", file=sys.stderr)
+    if world.is_main():
+        print(f"rlhf: {explain(error)}", file=sys.stderr)
+        return
+    time.sleep(launch.LAST_WORDS)  # what all processes refuse the first one tells, and torchrun ends the others
+    print(f"rlhf, rank {world.rank()}: {explain(error)}", file=sys.stderr)
 
 
 def main() -> None:
@@ -200,7 +205,8 @@ def main() -> None:
         print(f"rlhf: {told}: leave it out", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
-        print("rlhf: interrupted; where there is a checkpoint, resume=true continues from it", file=sys.stderr)
+        if world.is_main():
+            print("rlhf: interrupted; where there is a checkpoint, resume=true continues from it", file=sys.stderr)
         sys.exit(130)
     finally:
         os.environ.clear()

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from rlhf import provenance
+from rlhf import provenance, world
 from rlhf.config import PPOStage, SentinelAction, Settings, Source
 from rlhf.data.files import reader_of
 from rlhf.hub.pinned import pin
@@ -92,6 +92,9 @@ def content(settings: Settings, parents: dict[str, Parent]) -> dict[str, Any]:
         term.get("ensemble", {}).pop("runs", None)
     for key in ("name", "path", "pretrained"):
         del tree["model"][key]
+    trainer = tree["stage"].get("trainer", {})
+    if "per_device_train_batch_size" in trainer:  # what counts is the batch of all processes together
+        trainer["per_device_train_batch_size"] *= world.asked(settings.hardware)
     tree["parents"] = {role: parent.digest for role, parent in parents.items()}
     tree["files"] = data_files(settings)
     for kind in tree["files"]:

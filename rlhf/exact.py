@@ -7,6 +7,7 @@ from typing import Any
 
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState
 
+from rlhf import world
 from rlhf.run import Run
 from rlhf.sealed import number, seal
 
@@ -34,14 +35,12 @@ class Keeper(TrainerCallback):
     """Makes a Trainer's checkpoints exact and tells torn ones.
 
     What was summed up since the last logged line is in no checkpoint of transformers': a resumed run would log
-    averages over a part of that interval. It is written beside it here, by each rank, and read again.
+    averages over a part of that interval. It is written beside it here, of all processes, and read again: each takes
+    up its own part, or, where they are another number now, the mean of all.
     """
 
     def __init__(self, trainer: Trainer, run: Run, last: Path | None):
         self.trainer, self.run, self.last = trainer, run, last
-
-    def _interval(self, folder: Path) -> Path:
-        return folder / f"interval_{self.trainer.args.process_index}.json"
 
     def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if state.is_world_process_zero:
@@ -50,22 +49,22 @@ class Keeper(TrainerCallback):
                 if self.last is None or number(folder) > number(self.last):
                     shutil.rmtree(folder)
         if self.last is not None:
-            interval = json.loads(self._interval(self.last).read_text(encoding="utf-8"))
-            self.trainer._tr_loss += interval["loss"]
+            interval = json.loads((self.last / "interval.json").read_text(encoding="utf-8"))
+            losses = interval["losses"]
+            same = len(losses) == args.world_size
+            self.trainer._tr_loss += losses[args.process_index] if same else sum(losses) / len(losses)
             self.trainer._globalstep_last_logged = interval["since"]
             if interval["metrics"] is not None:  # TRL's trainers alone have them
                 self.trainer._metrics["train"].update(interval["metrics"])
 
     def on_save(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        metrics = dict(self.trainer._metrics["train"]) if hasattr(self.trainer, "_metrics") else None
-        interval = {
-            "loss": self.trainer._tr_loss.item(),
-            "since": self.trainer._globalstep_last_logged,
-            "metrics": metrics,
-        }
-        self._interval(folder).write_text(json.dumps(interval), encoding="utf-8")
-        self.trainer.accelerator.wait_for_everyone()
+        losses = self.trainer.accelerator.gather(self.trainer._tr_loss.reshape(1)).tolist()  # waits for all
         if state.is_world_process_zero:
+            # TRL gathers what it measures before it adds it up: each process has the same.
+            metrics = dict(self.trainer._metrics["train"]) if hasattr(self.trainer, "_metrics") else None
+            interval = {"losses": losses, "since": self.trainer._globalstep_last_logged, "metrics": metrics}
+            (folder / "interval.json").write_text(json.dumps(interval), encoding="utf-8")
             (folder / "logs.json").write_text(json.dumps(self.run.written()), encoding="utf-8")
             seal(folder)
+        world.wait()

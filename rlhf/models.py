@@ -15,6 +15,8 @@ from typing import Any, Literal
 import torch
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from peft import LoraConfig, PeftConfig, PeftModel, TaskType, get_peft_model
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from torch.distributed.tensor import DTensor
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -26,6 +28,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
+from rlhf import world
 from rlhf.config import Adapter, AdapterKind, Hardware, Model
 from rlhf.config.blame import blame
 from rlhf.errors import LineageError, ModelError
@@ -241,15 +244,34 @@ def quantization(adapter: Adapter) -> dict[str, Any]:
 
 
 def save(model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path, parent: Parent | None) -> None:
-    """Write weights as safetensors with the tokenizer; of a model with an adapter on ``parent``, the adapter alone."""
-    if hasattr(model, "peft_config"):
-        own = model.active_adapter  # a shared base has those of other roles beside it
-        model.peft_config[own].base_model_name_or_path = parent.model
-        # The one embedding that a stage may add, of the padding token, is never attended to: loading adds it again.
-        model.save_pretrained(folder, save_embedding_layers=False, selected_adapters=[own])
-    else:
-        model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    """Write weights as safetensors with the tokenizer; of a model with an adapter on ``parent``, the adapter alone.
+
+    Where several processes share a run all of them call this: shards are gathered, and the first one writes.
+    """
+    whole = gathered(model)
+    if world.is_main():
+        if hasattr(model, "peft_config"):
+            own = model.active_adapter  # a shared base has those of other roles beside it
+            model.peft_config[own].base_model_name_or_path = parent.model
+            # The one embedding that a stage may add, of the padding token, is never attended to: loading adds it again.
+            model.save_pretrained(folder, save_embedding_layers=False, selected_adapters=[own], state_dict=whole)
+        else:
+            model.save_pretrained(folder, state_dict=whole)
+        tokenizer.save_pretrained(folder)
+    world.wait()
+
+
+def gathered(model: torch.nn.Module) -> dict[str, torch.Tensor] | None:
+    """The whole weights of a model that lies in shards, in the first process; None of one that does not."""
+    parameters = list(model.parameters())
+    if any(isinstance(one, DTensor) for one in parameters):  # FSDP2
+        return get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+    if any(hasattr(one, "ds_id") for one in parameters):  # DeepSpeed, ZeRO stage 3
+        import deepspeed
+
+        with deepspeed.zero.GatheredParameters(parameters):
+            return {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
+    return None
 
 
 def ancestry(parent: Parent) -> list[Parent]:

@@ -22,8 +22,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
-from rlhf import provenance
-from rlhf.config import Settings
+from rlhf import provenance, world
+from rlhf.config import Settings, Strategy
 from rlhf.content import content, difference
 from rlhf.directory import BUNDLES, claim, empty, move, partial, unwritable
 from rlhf.errors import LineageError, RunError
@@ -62,19 +62,20 @@ class Run:
             raise LineageError(f"{directory} holds no finished run")
         return cls(directory, directory, manifest, {})
 
-    @classmethod
-    def start(cls, directory: Path, settings: Settings, overrides: Sequence[str] = ()) -> "Run":
-        """Check the parents, claim the directory and begin, or go on where an interrupted run stopped.
+    @staticmethod
+    def check(
+        directory: Path, settings: Settings, overrides: Sequence[str] = ()
+    ) -> tuple[dict[str, Parent], dict[str, Any], bool]:
+        """Parents and content of the run that may be started there, and whether it goes on with an interrupted one.
 
         Raises:
             LineageError: a parent is missing, unfinished or of the wrong stage.
-            RunError: the directory holds a finished run (``overwrite=true`` replaces it), another process is writing
-                it, it cannot be written, or ``resume=true`` was asked with other settings than before.
+            RunError: the directory holds a finished run (``overwrite=true`` replaces it), or ``resume=true`` was asked
+                with other settings than before.
         """
         parents = find_parents(settings, overrides)
         new = content(settings, parents)
-        work = partial(directory)
-        interrupted = read_manifest(work) if settings.resume else None
+        interrupted = read_manifest(partial(directory)) if settings.resume else None
         finished = read_manifest(directory)
         # What an interrupted run was to replace, it replaces when it is resumed.
         replaces = settings.overwrite or settings.stage.repeats
@@ -85,14 +86,25 @@ class Run:
             )
         if interrupted is not None and (reason := difference(interrupted["content"], new)):
             raise RunError(f"{directory} cannot be resumed, {reason}: leave resume=true out to start again")
+        return parents, new, interrupted is not None
+
+    @classmethod
+    def start(cls, directory: Path, settings: Settings, overrides: Sequence[str] = ()) -> "Run":
+        """Check the parents, claim the directory and begin, or go on where an interrupted run stopped.
+
+        Raises:
+            LineageError, RunError: as ``check`` does; or another process is writing the run, or it cannot be written.
+        """
+        parents, new, resumed = cls.check(directory, settings, overrides)
+        work = partial(directory)
         run = cls(directory, work, {}, parents, claim(work, directory))
         try:
-            if interrupted is None:
+            if not resumed:
                 empty(work)
-            run._begin(settings, new, overrides, resumed=interrupted is not None)
+            run._begin(settings, new, overrides, resumed)
         except OSError as error:
             run._close()
-            if interrupted is None:
+            if not resumed:
                 shutil.rmtree(work, ignore_errors=True)
             raise unwritable(directory, error) from error
         return run
@@ -113,7 +125,7 @@ class Run:
             "dtype": settings.model.dtype,
             "versions": provenance.versions(),
             "git": provenance.git_revision(),
-            "hardware": provenance.hardware(),
+            "hardware": provenance.hardware() | world.record(settings.hardware),
             "started": _now(),
             "resumed": resumed,
         }
@@ -127,6 +139,11 @@ class Run:
     @property
     def resumed(self) -> bool:
         return self.manifest["resumed"]
+
+    @property
+    def strategy(self) -> Strategy:
+        """How its processes share the training."""
+        return Strategy(self.manifest["hardware"]["strategy"])
 
     @property
     def model(self) -> Path:
@@ -228,12 +245,13 @@ class Run:
         write_json(folder / MANIFEST, self.manifest | finished | {"weights": weights, "metrics": metrics})
 
     def finish(self, metrics: dict[str, float]) -> None:
-        """Write the final metrics and move the run into its place."""
+        """Write the final metrics and move the run into its place, when no other process reads it any more."""
+        world.wait()
         shutil.rmtree(self.scratch, ignore_errors=True)
         self.manifest |= {
             "status": "finished",
             "weights": provenance.weights_digest(self.model),
-            "hardware": provenance.hardware(),
+            "hardware": self.manifest["hardware"] | provenance.hardware(),
             "finished": _now(),
             "seconds": round(time.monotonic() - self._started, 1),
             "peak_memory_gib": provenance.peak_memory_gib(),
@@ -244,6 +262,7 @@ class Run:
         move(self.work, self.directory)
         self.work = self.directory
         self._close()
+        world.wait()
 
     def _close(self) -> None:
         for tracker in self._trackers:
@@ -254,6 +273,15 @@ class Run:
 
     def __getitem__(self, role: str) -> Parent:
         return self.parents[role]
+
+
+def note_end(directory: Path, reason: str) -> None:
+    """Say why an unfinished run failed, where the process that wrote it was killed, or knows what it missed alone."""
+    work = partial(directory)
+    manifest = read_manifest(work)
+    if manifest is not None and manifest.get("status") in ("running", "failed"):
+        with suppress(OSError, RunError), claim(work, directory) as lock:
+            Run(directory, work, manifest, {}, lock).stop("failed", reason)
 
 
 def redact_command(stage: str, overrides: Sequence[str]) -> str:

@@ -12,8 +12,8 @@ import torch
 import transformers
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from rlhf import models
-from rlhf.config import Dtype, Settings
+from rlhf import models, world
+from rlhf.config import Dtype, Hardware, Settings, Strategy
 from rlhf.config.blame import blame
 from rlhf.config.rules import require_positive, require_type
 from rlhf.data.render import Prompt, question
@@ -22,6 +22,7 @@ from rlhf.data.tokens import tokenised as to_ids
 from rlhf.errors import ConfigError, DataError, TrainingError
 from rlhf.exact import Keeper, take_up_if_trained, written_at
 from rlhf.generate import generate
+from rlhf.halving import halve_steps, share_tokens
 from rlhf.memory import keep_freed
 from rlhf.progress import Bar, show_samples
 from rlhf.run import Run
@@ -59,7 +60,7 @@ def arguments(
     """
     given = settings.stage.trainer
     on_gpu = models.device(settings.hardware).type == "cuda"
-    decided = {
+    decided: dict[str, Any] = {
         "output_dir": str(run.scratch / part),
         "seed": settings.seed,
         "data_seed": settings.seed,
@@ -72,10 +73,38 @@ def arguments(
         "save_total_limit": 2,
         "dataloader_pin_memory": on_gpu,
         "include_num_input_tokens_seen": "non_padding",  # what the stage cost; it is kept in checkpoints
-    } | ours
+    }
+    decided |= sharing(settings.hardware, given, on_gpu) | ours
     check(kind, given, decided)
     with blame("stage.trainer"):
         return kind(**decided, **given)
+
+
+# FSDP2 wraps each block of layers; a whole state dict in a checkpoint can be read by any number of processes.
+FSDP = {"version": 2, "reshard_after_forward": True, "state_dict_type": "FULL_STATE_DICT"}
+
+
+def sharing(hardware: Hardware, given: dict[str, Any], on_gpu: bool) -> dict[str, Any]:
+    """What several processes need in a trainer's arguments; nothing for one.
+
+    ``per_device_train_batch_size`` stays what it is in TRL, rows of each process at a time: two processes with 8 take
+    the steps of one with 16.
+    """
+    strategy = world.strategy_of(hardware)
+    if strategy is Strategy.fsdp:
+        return {"fsdp": True, "fsdp_config": dict(FSDP)}
+    if strategy.sharded:
+        stage = 2 if strategy is Strategy.deepspeed_zero2 else 3
+        zero = {"stage": stage} | ({"stage3_gather_16bit_weights_on_model_save": True} if stage == 3 else {})
+        automatic = ("train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping")
+        half = {"bf16": {"enabled": "auto"}, "fp16": {"enabled": "auto"}}
+        return {"deepspeed": {"zero_optimization": zero} | half | dict.fromkeys(automatic, "auto")}
+    if not world.started():
+        return {}
+    backend = {} if on_gpu else {"ddp_backend": "gloo"}
+    # Every parameter that learns has a part in every loss; to look for others costs time, and a warning.
+    looked = "ddp_find_unused_parameters" in given
+    return backend if looked else backend | {"ddp_find_unused_parameters": False}
 
 
 def check(kind: type[TrainingArguments], given: dict[str, Any], decided: Container[str] = ()) -> None:
@@ -162,8 +191,9 @@ def train(
         ConfigError: no optimiser, scheduler or loader can be made from ``stage.trainer``.
         RunError: the run is resumed, and none of its checkpoints is whole.
         KeyboardInterrupt: after a checkpoint was written at the end of the step under way.
-        TrainingError: the loss is not a finite number.
+        TrainingError: the loss is not a finite number, or the trainer does not share the run as it was asked to.
     """
+    world.check(trainer.accelerator, run.strategy)
     if trainer.args.device.type == "cpu":
         keep_freed()
     folder = Path(trainer.args.output_dir)
@@ -171,6 +201,9 @@ def train(
     if run.resumed:
         run.rewind(before + (0 if last is None else number(last)), written_at(last))
     trainer.remove_callback(transformers.PrinterCallback)
+    share_tokens(trainer)
+    if run.manifest["settings"]["hardware"]["halve"]:
+        halve_steps(trainer, run.stage, paired=run.stage in ("reward", "dpo"))
     with Interruption() as interruption:
         reporter = Reporter(run, on_sample, every, interruption, before)
         trainer.add_callback(reporter)
@@ -216,7 +249,9 @@ class Reporter(TrainerCallback):
 
     def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self.bar.update(state.global_step)
-        if self.interruption.asked:
+        # Ctrl-C may reach one process alone, or between two steps: all stop at the same one.
+        if world.anywhere(self.interruption.asked):
+            self.interruption.asked = True
             control.should_save = control.should_training_stop = True
         elif self.on_sample is not None and self.every and state.global_step % self.every == 0:
             self.on_sample(state.global_step)
@@ -281,6 +316,8 @@ class Sampler:
             seed=self.seed,
             batch_size=len(self.prompts),
         )
+        if not world.is_main():  # all of them sample: a model in shards needs them all
+            return
         rows = [(question(prompt), response.text) for prompt, response in zip(self.prompts, responses, strict=True)]
         show_samples(f"{self.run.stage}, step {step}: greedy completions", ("prompt", "completion"), rows)
         with (self.run.work / "samples.jsonl").open("a", encoding="utf-8") as file:

@@ -12,8 +12,9 @@ LAYERS = {
     1: ("ppo.tensors", "ppo.kl", "ppo.advantages", "ppo.losses", "preference.losses"),
     2: (
         "data", "almanac", "provenance", "parents", "content", "manifest", "directory", "run", "scratch", "models",
-        "generate", "decoding", "rewards", "progress", "memory", "sealed", "tracking", "ppo.rollout", "ppo.forward",
-        "ppo.critic", "ppo.diversity", "evaluation.metrics", "hub.pinned", "hub.faults", "evaluation.best_of_n",
+        "world", "launch", "follower", "halving", "generate", "decoding", "rewards", "progress", "memory", "sealed",
+        "tracking", "ppo.rollout", "ppo.forward", "ppo.critic", "ppo.diversity", "evaluation.metrics", "hub.pinned",
+        "hub.faults", "evaluation.best_of_n",
     ),
     3: ("ppo", "evaluation", "labelling", "preference", "training", "exact", "hub"),
     4: ("stages",),

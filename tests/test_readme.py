@@ -37,7 +37,10 @@ def small(arguments: list[str], chain: Path) -> list[str]:
     """``arguments`` with what makes the run last a second appended."""
     given = dict(item.split("=", 1) for item in arguments if "=" in item)
     stages = given.get("stage", "status").split(",")
-    more = ["hardware=cpu", *(TINY if given.get("experiment", "almanac") == "almanac" else ())]
+    more = [
+        "hardware.device=cpu" if "hardware" in given else "hardware=cpu",
+        *(TINY if given.get("experiment", "almanac") == "almanac" else ()),
+    ]
     if given.get("experiment", "almanac") not in ("almanac", "none"):
         return []  # a real model's: tests/test_experiments.py runs each with a substitute
     if "you/" in " ".join(arguments):

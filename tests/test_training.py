@@ -7,11 +7,12 @@ from types import SimpleNamespace
 
 import pytest
 import trl
+from accelerate import DistributedType
 from transformers import TrainerCallback
 from trl import DPOConfig, RewardConfig, SFTConfig
 
 from rlhf import training
-from rlhf.config import Settings
+from rlhf.config import Settings, Strategy
 from rlhf.errors import ConfigError, TrainingError
 from rlhf.manifest import read_manifest
 from rlhf.run import Run
@@ -163,12 +164,21 @@ def test_a_checkpoint_that_cannot_be_read_is_no_matter_of_settings(tmp_path: Pat
 
     trainer = SimpleNamespace(
         args=SimpleNamespace(output_dir=tmp_path),
+        accelerator=SimpleNamespace(num_processes=1, distributed_type=DistributedType.NO),
         remove_callback=lambda _: None,
         add_callback=lambda _: None,
         train=torn,
     )
+    run = SimpleNamespace(
+        stage="sft",
+        resumed=True,
+        scratch=tmp_path,
+        rewind=lambda *_: None,
+        strategy=Strategy.none,
+        manifest={"settings": {"hardware": {"halve": False}}},
+    )
     with pytest.raises(ValueError, match="torn"):
-        training.train(trainer, SimpleNamespace(stage="sft", resumed=True, scratch=tmp_path, rewind=lambda *_: None))
+        training.train(trainer, run)
 
 
 @pytest.mark.parametrize("stage", ["sft", "dpo"])

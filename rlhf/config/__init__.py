@@ -20,6 +20,7 @@ from rlhf.config.parts import (
     Pairing,
     Rankings,
     Source,
+    Strategy,
     Ties,
     Tracker,
     TrackerKind,
@@ -89,6 +90,7 @@ __all__ = [
     "Source",
     "Stage",
     "StatusStage",
+    "Strategy",
     "Ties",
     "Tracker",
     "TrackerKind",
@@ -121,6 +123,11 @@ class Settings:
             raise ConfigError("overwrite=true and resume=true contradict each other: give one of them")
         if isinstance(self.stage, PPOStage) and self.stage.one_base and self.adapter.kind is AdapterKind.none:
             raise ConfigError("stage.one_base=true wants adapters on a frozen base: give adapter=lora or adapter=qlora")
+        if isinstance(self.stage, PPOStage) and self.hardware.strategy.sharded:
+            raise ConfigError(
+                f"hardware.strategy={self.hardware.strategy.value} cannot shard both models that stage=ppo trains and "
+                "the one that it samples from: give hardware=ddp, with adapter=lora where memory is short"
+            )
         members = getattr(self.stage, "ensemble", 1)
         if members > 1 and self.adapter.kind is AdapterKind.none:
             raise ConfigError(

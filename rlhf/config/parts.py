@@ -166,15 +166,55 @@ class Adapter:
         require(named, "adapter.target_modules", self.target_modules, "be null, a pattern or a list of names")
 
 
+class Strategy(Enum):
+    """How the processes of a run share its training."""
+
+    none = "none"  # there is one
+    ddp = "ddp"  # a whole model in each, gradients averaged
+    fsdp = "fsdp"  # FSDP2: weights, gradients and optimiser states in shards
+    deepspeed_zero2 = "deepspeed_zero2"  # gradients and optimiser states in shards
+    deepspeed_zero3 = "deepspeed_zero3"  # weights too
+
+    @property
+    def sharded(self) -> bool:
+        """Whether it needs GPUs: accelerate would run something else on a CPU, without a word."""
+        return self not in (Strategy.none, Strategy.ddp)
+
+
 @dataclass(kw_only=True)
 class Hardware:
+    """Device, and the processes that share a run; rlhf.world counts them, rlhf.launch starts them."""
+
     name: str
-    device: str
-    threads: int | None
+    device: str  # auto, cpu or cuda
+    threads: int | None  # of torch, in each process
+    strategy: Strategy
+    processes: int | None  # on each machine; None: one a GPU
+    nodes: int  # machines
+    node_rank: int | None  # which of them this is; None: told by the address of ``rendezvous``
+    rendezvous: str | None  # host:port
+    run_id: str  # of those that meet there
+    halve: bool  # a micro-batch that memory does not suffice for
 
     def __post_init__(self) -> None:
         require(self.device in ("auto", "cpu", "cuda"), "hardware.device", self.device, "be auto, cpu or cuda")
-        require_positive("hardware", threads=self.threads)
+        require_positive("hardware", threads=self.threads, processes=self.processes, nodes=self.nodes)
+        one = self.processes in (None, 1) and self.nodes == 1
+        if self.strategy is Strategy.none and not one:
+            raise ConfigError(
+                f"hardware.processes={self.processes} on hardware.nodes={self.nodes} share nothing under "
+                "hardware.strategy=none: give hardware=ddp, or hardware.strategy=ddp"
+            )
+        if self.strategy.sharded:
+            where = f"be cuda under hardware.strategy={self.strategy.value}, whose shards lie on GPUs"
+            require(self.device != "cpu", "hardware.device", self.device, where)
+            require(not self.halve, "hardware.halve", self.halve, f"be false under {self.strategy.value}")
+        if self.nodes > 1:
+            host, _, port = (self.rendezvous or "").rpartition(":")
+            address = bool(host) and port.isdigit()
+            require(address, "hardware.rendezvous", self.rendezvous, "be the host:port where the machines meet")
+        inside = self.node_rank is None or 0 <= self.node_rank < self.nodes
+        require(inside, "hardware.node_rank", self.node_rank, f"be below hardware.nodes={self.nodes}")
 
 
 @dataclass(kw_only=True)

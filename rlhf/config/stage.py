@@ -31,6 +31,7 @@ class Stage:
 
     reads: ClassVar[tuple[str, ...]] = ()  # the sources in ``Data`` that this stage reads
     repeats: ClassVar[bool] = False  # whether running it again replaces what it wrote before without being asked
+    shared: ClassVar[bool] = False  # whether several processes can run it together
     judged: ClassVar[bool] = False  # whether ``judge`` decides what this stage writes
 
     def inputs(self) -> dict[str, Input]:
@@ -47,6 +48,7 @@ class TrainedStage(Stage):
     sample_prompts: int
     sample_length: int
 
+    shared: ClassVar[bool] = True
     starts_from: ClassVar[tuple[str, ...]] = ("sft", "dpo", "ppo")  # the stages whose policy may be the parent
 
     def inputs(self) -> dict[str, Input]:

@@ -1,25 +1,27 @@
 """Policy and critic as they learn from a batch of experience: epochs, minibatches, optimiser steps."""
 
 import math
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
 from rlhf.config import LossMean, PPOStage
+from rlhf.halving import Parts
 from rlhf.ppo import checkpoint
 from rlhf.ppo.forward import Rows
 from rlhf.ppo.kl import ESTIMATORS, kl_loss
 from rlhf.ppo.losses import clipped_policy_loss, clipped_value_loss, truncated_importance
-from rlhf.ppo.ranks import largest, total
+from rlhf.ppo.ranks import anywhere, average_gradients, everyones, everyones_rows, largest, padded, total
 from rlhf.ppo.report import Metrics
 from rlhf.ppo.rollout import Rollout, inputs_of, logprobs_and_entropies, micro_batches, tolerance, values_of
 from rlhf.ppo.seeds import permutation
 from rlhf.ppo.sentinel import BrokenError
 from rlhf.ppo.tensors import masked_sum, token_shares
+
+T = TypeVar("T")
 
 
 class Learner:
@@ -29,7 +31,16 @@ class Learner:
         BrokenError: the first ratio is not 1, or a loss or a gradient is not a number.
     """
 
-    def __init__(self, policy: Any, critic: nn.Module, stage: PPOStage, seed: int, accelerator: Accelerator):
+    def __init__(
+        self,
+        policy: Any,
+        critic: nn.Module,
+        stage: PPOStage,
+        seed: int,
+        accelerator: Accelerator,
+        halve: bool = True,
+    ):
+        self.parts = Parts("ppo", halve)
         self.stage, self.seed, self.accelerator = stage, seed, accelerator
         self.rate_factor = 1.0
         self.modules = {"policy": policy, "critic": critic}
@@ -49,6 +60,8 @@ class Learner:
     ) -> Metrics:
         """``epochs`` passes over the batch in minibatches, each one optimiser step of policy and critic.
 
+        Each rank gives its rows of the batch; a minibatch is drawn from those of all, and each takes its part of it.
+
         It ends early, before the step, at a minibatch where the policy is further than ``target_kl`` from where the
         update began. ``kl_coef`` is that of the penalty in the loss; 0: there is none.
         """
@@ -56,7 +69,11 @@ class Learner:
         learns = update >= self.stage.critic_warmup_updates
         found: list[Metrics] = []
         steps = 0
-        for index in self._minibatches(len(rollout.scores), update):
+        rollout = everyones_rows(rollout, self.accelerator)
+        advantages, returns = everyones(self.accelerator, *(padded(x, self.accelerator) for x in (advantages, returns)))
+        rank, ranks = self.accelerator.process_index, self.accelerator.num_processes
+        for rows in self._minibatches(len(rollout.scores), update):
+            index = rows[rank::ranks]
             part = rollout.rows(index.to(advantages.device))
             sums, error = self._accumulate(part, advantages[index], returns[index], kl_coef, learns)
             if not found:
@@ -87,33 +104,65 @@ class Learner:
         weight, tokens = (total(x.sum(), self.accelerator) for x in (shares, rollout.mask))
         # Ranks average their gradients: times their number, a share of the global weight gives the global mean.
         scale = self.accelerator.num_processes / weight
+        work = (rollout, advantages, returns, shares, scale, kl_coef, learns)
+        sums, error = self.in_parts(
+            lambda *bounds: self._gradients(*work, micro_batches(rollout, *bounds)),
+            len(rollout.scores),
+            self._forget,
+            lambda holds: anywhere(holds, self.accelerator),
+        )
+        for model in self.modules.values():
+            average_gradients(model.parameters(), self.accelerator)
+        sums = {key: value / (weight if key.startswith("loss/") else tokens) for key, value in sums.items()}
+        means = total(torch.stack(list(sums.values())), self.accelerator).tolist()
+        return dict(zip(sums, means, strict=True)), largest(error, self.accelerator)
+
+    def in_parts(self, work: Callable[[int, int | None], T], rows: int, *others: Callable) -> T:
+        """``work`` with bounds on the rows and the tokens of a forward pass, lower ones where memory runs out."""
+
+        most, tokens = min(self.stage.micro_batch_size or rows, rows), self.stage.micro_batch_tokens
+
+        def bounded() -> T:
+            return work(-(-most // self.parts.count), None if tokens is None else -(-tokens // self.parts.count))
+
+        return self.parts.attempt(bounded, most, *others)
+
+    def _gradients(
+        self,
+        rollout: Rollout,
+        advantages: Tensor,
+        returns: Tensor,
+        shares: Tensor,
+        scale: Tensor,
+        kl_coef: float,
+        learns: bool,
+        parts: list[Tensor],
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """Those of this rank, summed over micro-batches, which ranks may have different numbers of.
+
+        Returns sums over the tokens of what is reported, and by how much a ratio is away from 1.
+        """
         sums: dict[str, Tensor] = {}
         errors = []
-        parts = micro_batches(rollout, self.stage.micro_batch_size, self.stage.micro_batch_tokens)
-        for number, index in enumerate(parts):
+        apart = self.accelerator.no_sync
+        for index in parts:
             part, share = rollout.rows(index), shares[index]
             inputs = inputs_of(part)
-            last = number + 1 == len(parts)
             # One after the other: the policy's graph is gone before there is the critic's.
-            with self._together(self.ranked_policy, last):
+            with apart(self.ranked_policy):
                 loss, found = self._policy_loss(part, inputs, advantages[index], kl_coef, learns)
                 losses = {"loss/policy_avg": masked_sum(share * loss, part.mask)}
                 if learns:
                     self.accelerator.backward(scale * losses["loss/policy_avg"])
-            with self._together(self.ranked_critic, last):
+            with apart(self.ranked_critic):
                 loss, more = self._value_loss(part, inputs, returns[index])
                 losses["loss/value_avg"] = masked_sum(share * loss, part.mask)
                 self.accelerator.backward(scale * losses["loss/value_avg"])
             errors.append(torch.where(part.mask, found["val/ratio"] - 1, 0.0).abs().max())
-            found = {key: masked_sum(value.float(), part.mask) / tokens for key, value in (found | more).items()}
-            for key, value in (found | {key: loss.detach() / weight for key, loss in losses.items()}).items():
+            found = {key: masked_sum(value.float(), part.mask) for key, value in (found | more).items()}
+            for key, value in (found | {key: loss.detach() for key, loss in losses.items()}).items():
                 sums[key] = sums.get(key, 0) + value
-        means = total(torch.stack(list(sums.values())), self.accelerator).tolist()
-        return dict(zip(sums, means, strict=True)), largest(torch.stack(errors), self.accelerator)
-
-    def _together(self, model: Any, last: bool) -> AbstractContextManager:
-        """Ranks add up their gradients once a minibatch: they may have different numbers of micro-batches."""
-        return nullcontext() if last else self.accelerator.no_sync(model)
+        return sums, torch.stack(errors)
 
     def _policy_loss(
         self, part: Rollout, inputs: Rows, advantages: Tensor, kl_coef: float, learns: bool

@@ -2,6 +2,7 @@
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from torch import Tensor
 
 from rlhf.ppo.diversity import distinct, repetition
@@ -30,7 +31,7 @@ def report(rollout: Rollout, scores: Tensor, penalties: Tensor, returns: Tensor,
         "val/ended": rollout.ended.float().mean(),
         "val/response_length": lengths.mean(),
         "val/repetition": lengths.new_tensor(repetition(responses)),
-        "val/distinct": lengths.new_tensor(distinct(responses)),
+        "val/distinct": lengths.new_tensor(distinct(gather_object(responses))),
     }
     _, spread = moments(rollout.scores, torch.ones_like(rollout.scores, dtype=torch.bool), accelerator)
     _, error = moments(returns - rollout.values, mask, accelerator)

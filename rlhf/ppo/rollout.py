@@ -144,8 +144,12 @@ def collect(
     max_response_length: int,
     seed: int,
     sampler: Sampler = sample,
+    before: int = 0,
 ) -> Rollout:
     """Sample a response to each prompt and score it; what ``evaluate`` fills in is left at zero.
+
+    ``before`` rows of the same batch are sampled by other ranks: the random numbers that are theirs are passed over, so
+    that a response does not depend on how many ranks there are.
 
     Raises:
         TrainingError: the reward returned something else than one finite number per response.
@@ -153,6 +157,7 @@ def collect(
     rows = [prompt_ids(tokenizer, prompt, max_prompt_length) for prompt in prompts]
     ends = end_ids(policy, tokenizer)
     with sampling_mode(policy), seeded(seed):
+        torch.rand(before, max_response_length)
         sampled = sampler(policy, rows, ends, tokenizer.pad_token_id, max_response_length, temperature)
     responses = [ids for ids, _ in sampled]
     completions = [response_text(tokenizer, *pair) for pair in zip(prompts, responses, strict=True)]

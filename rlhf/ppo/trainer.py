@@ -43,6 +43,7 @@ class PPOTrainer:
         score_mean, score_std: of the reward on the reference's responses, for ``stage.normalize_scores``.
         log: called with the metrics of an update and its number.
         tell: called with each diagnosis of the sentinel, when what ``stage.sentinel.action`` says has been done.
+        halve: go on with smaller micro-batches where memory runs out; the gradient does not depend on them.
         sampler: draws the responses; another engine than the policy itself wants ``stage.importance_cap``. None: ours.
         synchronise: called before each rollout, so that an engine takes over the policy's weights.
 
@@ -70,6 +71,7 @@ class PPOTrainer:
         synchronise: Callable[[], None] = lambda: None,
         tell: Callable[[Diagnosis], None] = lambda diagnosis: print(f"ppo: {diagnosis}"),
         cpu: bool | None = None,
+        halve: bool = True,
     ):
         self.stage, self.seed, self.log, self.tell = stage, seed, log, tell
         self.sampler, self.synchronise = sampler, synchronise
@@ -89,7 +91,7 @@ class PPOTrainer:
             model.to(self.accelerator.device).eval()  # dropout off: the ratio compares two forward passes
         self.reference = reference if reference is None else reference.requires_grad_(False)
         self.policy, self.critic = policy, critic
-        self.learner = Learner(policy, critic, stage, seed, self.accelerator)
+        self.learner = Learner(policy, critic, stage, seed, self.accelerator, halve)
         self.sentinel = Sentinel(stage.sentinel)
         self.update = 0
         self.kl_coef = stage.kl_coef
@@ -216,13 +218,19 @@ class PPOTrainer:
         return self.update
 
     def batch(self, update: int) -> list[Prompt]:
-        """This rank's prompts of an update: a slice of an endless sequence of shuffled passes."""
-        size, rank, ranks = self.stage.batch_size, self.accelerator.process_index, self.accelerator.num_processes
+        """This rank's prompts of an update: its slice of a slice of an endless sequence of shuffled passes."""
+        own = self.stage.batch_size // self.accelerator.num_processes
+        first = update * self.stage.batch_size + self._before
         chosen = []
-        for position in range(update * size + rank, (update + 1) * size, ranks):
+        for position in range(first, first + own):
             number, index = divmod(position, len(self.prompts))
             chosen.append(self.prompts[permutation(len(self.prompts), self.seed, "prompts", number)[index]])
         return chosen
+
+    @property
+    def _before(self) -> int:
+        """The rows of a batch that are other ranks', and come before this one's."""
+        return self.accelerator.process_index * (self.stage.batch_size // self.accelerator.num_processes)
 
     def step(self, prompts: Sequence[Prompt]) -> Metrics:
         """One iteration of the algorithm: act, score, estimate, improve."""
@@ -236,18 +244,13 @@ class PPOTrainer:
             temperature=stage.temperature,
             max_prompt_length=stage.max_prompt_length,
             max_response_length=stage.max_response_length,
-            seed=derive(self.seed, "rollout", self.update, self.accelerator.process_index),
+            seed=derive(self.seed, "rollout", self.update, 0),
             sampler=self.sampler or partial(sample, at_once=stage.rollout.rows),
+            before=self._before,
         )
-        rollout = evaluate(
-            rollout,
-            self.policy,
-            self.reference,
-            self.critic,
-            stage.temperature,
-            stage.micro_batch_size,
-            stage.micro_batch_tokens,
-            decoded=self._decoded(),
+        models, decoded = (self.policy, self.reference, self.critic), self._decoded()
+        rollout = self.learner.in_parts(
+            lambda *bounds: evaluate(rollout, *models, stage.temperature, *bounds, decoded=decoded), len(prompts)
         )
         self._check_start(rollout)
         scores = final_scores(

@@ -7,14 +7,16 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from rlhf import launch, world
 from rlhf.config import Settings, TrackerKind
 from rlhf.content import content, difference
 from rlhf.directory import partial
-from rlhf.errors import ConfigError, RunError
+from rlhf.errors import ConfigError, RlhfError, RunError
+from rlhf.follower import begin
 from rlhf.manifest import read_manifest
 from rlhf.parents import find_parents
 from rlhf.progress import console
-from rlhf.run import Run, recorded
+from rlhf.run import Run, note_end, recorded
 
 
 def execute(settings: Settings, directory: Path, overrides: Sequence[str] = ()) -> dict[str, float]:
@@ -38,13 +40,37 @@ def execute(settings: Settings, directory: Path, overrides: Sequence[str] = ()) 
             raise RunError(f"{directory} is finished and cannot be resumed, {reason}: overwrite=true replaces it")
         console.print(f"{directory} is finished: there is nothing to resume")
         return finished["metrics"]
-    run = Run.start(directory, settings, overrides)
-    if settings.resume and not run.resumed:
-        console.print(f"{name}: there is no interrupted run in {directory} to resume, so it starts from the beginning")
-    with recorded(run), _disk_space(directory):
-        _prepare(settings, run)
-        metrics = importlib.import_module(f"rlhf.stages.{name}").run(settings, run)
-        run.finish(metrics)
+    if not settings.stage.shared and world.started():
+        raise ConfigError(f"stage={name} runs in one process, and {world.size()} were started: leave torchrun out")
+    if settings.stage.shared:
+        world.check_strategy(settings.hardware)
+        if world.asked(settings.hardware) > 1 and not world.started():
+            return _together(settings, directory, overrides)
+    return _perform(settings, directory, overrides)
+
+
+def _together(settings: Settings, directory: Path, overrides: Sequence[str]) -> dict[str, float]:
+    """Run a stage in several processes, after everything was checked that can be checked here."""
+    Run.check(directory, settings, overrides)
+    try:
+        return launch.start(_perform, settings, directory, list(overrides), hardware=settings.hardware)
+    except RlhfError as error:
+        note_end(directory, f"{type(error).__name__}: {error}")
+        raise
+
+
+def _perform(settings: Settings, directory: Path, overrides: Sequence[str]) -> dict[str, float]:
+    """Run a stage in this process, which may be one of several."""
+    name = settings.stage.name
+    with world.one_speaks():
+        run = begin(directory, settings, overrides)
+        with recorded(run), _disk_space(directory):
+            _prepare(settings, run)
+            if settings.resume and not run.resumed:
+                found = f"there is no interrupted run in {directory} to resume, so it starts from the beginning"
+                console.print(f"{name}: {found}")
+            metrics = importlib.import_module(f"rlhf.stages.{name}").run(settings, run)
+            run.finish(metrics)
     return metrics
 
 
@@ -55,7 +81,7 @@ def _check_tracker(settings: Settings) -> None:
 
 
 def _prepare(settings: Settings, run: Run) -> None:
-    """Seed every generator, set the threads, open the tracker, leave the screen to our own bars and tables."""
+    """Meet the other processes, seed every generator, set the threads, open the tracker; the screen is our bars'."""
     import datasets
     import torch
     import transformers
@@ -71,7 +97,9 @@ def _prepare(settings: Settings, run: Run) -> None:
     transformers.set_seed(settings.seed)
     if settings.hardware.threads is not None:
         torch.set_num_threads(settings.hardware.threads)
-    if settings.tracker.kind is not TrackerKind.none:
+    world.join(settings.hardware)
+    run.manifest = world.told(run.manifest)
+    if settings.tracker.kind is not TrackerKind.none and world.is_main():
         run.track(open_tracker(settings, run))
 
 

@@ -11,7 +11,7 @@ from importlib.util import find_spec
 
 from rich.markup import escape
 
-from rlhf import memory, models, training
+from rlhf import memory, models, training, world
 from rlhf.config import Engine, Settings, VLLMMode
 from rlhf.data import check_splits, load
 from rlhf.errors import ConfigError, ModelError
@@ -55,6 +55,7 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
         score_mean=normal.mean,
         score_std=normal.std,
         cpu=models.device(settings.hardware).type == "cpu",
+        halve=settings.hardware.halve,
     )
     if stage.rollout.engine is Engine.vllm:
         engine = copied(settings, trainer, roles)
@@ -91,6 +92,7 @@ def copied(settings: Settings, trainer: PPOTrainer, roles: OneBase | Separate) -
 def train(trainer: PPOTrainer, run: Run, sample: training.Sampler) -> dict[str, float]:
     """Train with a bar and samples, from the newest checkpoint where the run is resumed."""
     stage = trainer.stage
+    world.check(trainer.accelerator, run.strategy)
     if run.resumed:
         run.rewind(trainer.restore(run.scratch), trainer.found_beside)
     run.record_diagnoses([diagnosis.record() for diagnosis in trainer.sentinel.raised])

@@ -14,7 +14,7 @@ from typing import Any
 from datasets import Dataset
 from trl import RewardConfig, RewardTrainer
 
-from rlhf import models, training
+from rlhf import models, training, world
 from rlhf.config import RewardLoss, Settings
 from rlhf.data import check_splits, load
 from rlhf.data.render import question
@@ -79,7 +79,8 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
     measured = score_statistics(scorers, judged, pairs["train"]["prompt"], stage, settings.seed)
     card.statistics = measured[0]
     tell(card, ceiling, stage.sample_prompts)
-    report.write(card, run.work)
+    if world.is_main():
+        report.write(card, run.work)
     for number in range(1, stage.ensemble):
         run.record_member(members.folder(number), found[number] | measured[number])
     noise = {} if ceiling is None else {"test/ceiling": ceiling.expected, "test/ceiling_realised": ceiling.realised}

@@ -5,8 +5,11 @@ a type cannot express; it runs on the final values, before torch is imported. No
 """
 
 from dataclasses import dataclass
+from typing import Any
 
+from rlhf.config import objective as objectives
 from rlhf.config.compare import CompareStage
+from rlhf.config.held_out import HeldOut
 from rlhf.config.judge import Judge, JudgeKind
 from rlhf.config.labelling import LabelStage, SampleStage
 from rlhf.config.parts import (
@@ -41,6 +44,7 @@ from rlhf.config.stages import (
     SFTStage,
     StatusStage,
 )
+from rlhf.config.sweep import SweepStage
 from rlhf.errors import ConfigError
 
 __all__ = [
@@ -56,6 +60,7 @@ __all__ = [
     "EvaluateRewardStage",
     "Format",
     "Hardware",
+    "HeldOut",
     "Input",
     "InspectStage",
     "Judge",
@@ -84,6 +89,7 @@ __all__ = [
     "Source",
     "Stage",
     "StatusStage",
+    "SweepStage",
     "Ties",
     "Tracker",
     "TrackerKind",
@@ -107,6 +113,8 @@ class Settings:
     hardware: Hardware
     tracker: Tracker
     judge: Judge
+    held_out: HeldOut
+    objective: Any  # null, a metric's name, or a list of names
     stage: Stage
 
     def __post_init__(self) -> None:
@@ -115,8 +123,23 @@ class Settings:
             raise ConfigError("overwrite=true and resume=true contradict each other: give one of them")
         if isinstance(self.stage, PPOStage) and self.stage.one_base and self.adapter.kind is AdapterKind.none:
             raise ConfigError("stage.one_base=true wants adapters on a frozen base: give adapter=lora or adapter=qlora")
+        objectives.check(self.objective, self.stage.name)
+        self._check_measured()
         members = getattr(self.stage, "ensemble", 1)
         if members > 1 and self.adapter.kind is AdapterKind.none:
             raise ConfigError(
                 f"stage.ensemble={members} puts adapters on one base: give adapter=lora, or adapter=qlora"
             )
+
+    def _check_measured(self) -> None:
+        """Refuse an objective that this run would not measure, before it is trained."""
+        if self.stage.name not in ("dpo", "ppo"):
+            return
+        asked = objectives.names(self.objective, self.stage.name)
+        measured = [name for name in asked if name in ("gold", "win_rate", "kl", "score")]
+        if measured and not self.held_out.prompts:
+            raise ConfigError(f"objective={measured[0]} is measured on held-out prompts: give held_out.prompts above 0")
+        gold = self.stage.gold if isinstance(self.stage, PPOStage) else self.data.gold
+        by_gold = [name for name in asked if name == "gold" or (name == "win_rate" and self.stage.name == "dpo")]
+        if by_gold and gold is None:
+            raise ConfigError(f"objective={by_gold[0]} is by a gold reward, and there is none: give data.gold")

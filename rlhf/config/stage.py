@@ -23,6 +23,7 @@ class Stage:
     reads: ClassVar[tuple[str, ...]] = ()  # the sources in ``Data`` that this stage reads
     repeats: ClassVar[bool] = False  # whether running it again replaces what it wrote before without being asked
     judged: ClassVar[bool] = False  # whether ``judge`` decides what this stage writes
+    measured: ClassVar[bool] = False  # whether its policy is measured at the end as ``held_out`` says
 
     def inputs(self) -> dict[str, Input]:
         """Role -> what the stage starts from."""

@@ -15,6 +15,8 @@ from rlhf import models, training
 from rlhf.config import AdapterKind, Settings
 from rlhf.data import check_splits, load
 from rlhf.data.tokens import Form
+from rlhf.evaluation import held_out
+from rlhf.rewards.protocol import called
 from rlhf.run import Run
 
 
@@ -57,5 +59,8 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
     sample = training.Sampler(run, trainer.model, tokenizer, pairs["validation"]["prompt"], settings)
     metrics = training.train(trainer, run, sample, stage.sample_every)
     sample(trainer.state.global_step)
+    gold = None if settings.data.gold is None else called(settings.data.gold)
+    scorers = held_out.scorers(settings, run, gold)
+    metrics |= held_out.measure(settings, run, trainer.model, reference, tokenizer, scorers)
     models.save(trainer.model, tokenizer, run.model, run["policy"])
     return metrics | {"objective": metrics["eval/rewards/accuracies"]}

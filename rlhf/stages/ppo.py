@@ -12,6 +12,7 @@ from rich.markup import escape
 from rlhf import memory, models, training
 from rlhf.config import Settings
 from rlhf.data import check_splits, load
+from rlhf.evaluation import held_out
 from rlhf.ppo import Diagnosis, PPOTrainer
 from rlhf.ppo.plan import plan
 from rlhf.ppo.roles import assign
@@ -53,6 +54,8 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
     metrics = train(trainer, run, sample)
     run.manifest["memory"] = memory.compare("ppo", planned, meter.read())
     sample(stage.updates)
+    scorers = held_out.scorers(settings, run, gold, reward)
+    metrics |= held_out.measure(settings, run, roles.policy, roles.reference, tokenizer, scorers)
     models.save(roles.policy, tokenizer, run.model, run["policy"])
     return metrics | {"objective": metrics["objective/rlhf_reward"]}
 

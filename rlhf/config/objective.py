@@ -21,16 +21,16 @@ def _same(name: str, *stages: str) -> dict[str, str]:
 # In the order of a leaderboard's columns. The first three are measured by rlhf.evaluation.held_out on the same prompts
 # whatever the stage, so that policies of DPO and of PPO can be ranked together.
 METRICS: dict[str, Metric] = {
-    "gold": Metric("maximize", _same("gold", "dpo", "ppo"), "gold reward"),
-    "win_rate": Metric("maximize", _same("win_rate", "dpo", "ppo"), "wins over start"),
+    "gold": Metric("maximize", _same("gold", "dpo", "ppo"), "gold"),
+    "win_rate": Metric("maximize", _same("win_rate", "dpo", "ppo"), "wins"),
     "kl": Metric("minimize", _same("kl", "dpo", "ppo"), "KL"),
     "score": Metric("maximize", _same("score", "ppo"), "score"),
-    "rlhf_reward": Metric("maximize", _same("objective/rlhf_reward", "ppo"), "score less β KL"),
-    "reward_accuracy": Metric("maximize", {"dpo": "eval/rewards/accuracies"}, "implicit accuracy"),
+    "rlhf_reward": Metric("maximize", _same("objective/rlhf_reward", "ppo"), "score - β KL"),
+    "reward_accuracy": Metric("maximize", {"dpo": "eval/rewards/accuracies"}, "pairs right"),
     "accuracy": Metric("maximize", {"reward": "test/accuracy"}, "accuracy"),
     "margin": Metric("maximize", {"reward": "eval/margin", "dpo": "eval/rewards/margins"}, "margin"),
-    "calibration_error": Metric("minimize", {"reward": "test/ece"}, "calibration error"),
-    "loss": Metric("minimize", _same("eval/loss", "base", "sft", "reward", "dpo"), "held-out loss"),
+    "calibration_error": Metric("minimize", {"reward": "test/ece"}, "ECE"),
+    "loss": Metric("minimize", _same("eval/loss", "base", "sft", "reward", "dpo"), "loss"),
 }
 # What a stage is judged by where nothing else is asked for: metrics["objective"] of its run.json.
 USUAL = {"base": "loss", "sft": "loss", "reward": "accuracy", "dpo": "reward_accuracy", "ppo": "rlhf_reward"}

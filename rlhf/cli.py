@@ -25,7 +25,6 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from rlhf import config, sweep
 from rlhf.config import STAGES, Settings
-from rlhf.config import objective as objectives
 from rlhf.errors import ConfigError, RlhfError
 from rlhf.paths import bundled
 from rlhf.provenance import text_digest
@@ -50,7 +49,7 @@ def resolvers() -> None:
     """Also run on import: a worker of a sweep's launcher imports this module, and is never in ``main``."""
     OmegaConf.register_new_resolver("bundled", lambda name: str(bundled(name)), replace=True)
     OmegaConf.register_new_resolver("member", member, replace=True)
-    OmegaConf.register_new_resolver("direction", objectives.direction, replace=True)
+    OmegaConf.register_new_resolver("direction", sweep.direction, replace=True)
     OmegaConf.register_new_resolver("unless", lambda given, value: value if given is None else None, replace=True)
 
 

@@ -20,7 +20,7 @@ from typing import Any
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from rlhf import slots
 from rlhf.config import Settings
@@ -65,11 +65,25 @@ class Watch(Callback):
     started: Watched | None = None
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        searched = [key for key in config.hydra.sweeper.get("params") or () if key not in IN_PATH]
+        given = {item.partition("=")[0] for item in config.hydra.overrides.task}  # fixes what a search would vary
+        searched = [key for key in config.hydra.sweeper.get("params") or () if key not in given.union(IN_PATH)]
         swept = [key for key in os.environ.get(SWEPT, "").split(",") if key]
         os.environ[SWEPT] = ",".join(dict.fromkeys([*swept, *searched]))
         os.environ[ID] = uuid.uuid4().hex
-        Watch.started = Watched(config.checkpoints, config.objective)
+        Watch.started = Watched(config.checkpoints, plain(config.objective))
+        if "optuna" in config.hydra.sweeper._target_:
+            import optuna
+
+            optuna.logging.set_verbosity(optuna.logging.WARNING)  # its jobs say what they do
+
+
+def plain(objective: Any) -> Any:
+    return OmegaConf.to_object(objective) if isinstance(objective, ListConfig) else objective
+
+
+def direction(objective: Any, stage: str) -> str | list[str]:
+    """The resolver of conf/sweep/: which way a search goes."""
+    return objectives.direction(plain(objective), stage)
 
 
 def varying(overrides: Sequence[str]) -> dict[str, str]:

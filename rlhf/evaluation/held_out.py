@@ -35,7 +35,7 @@ class Scorer(NamedTuple):
 def scorers(
     settings: Settings, run: Run, gold: RewardFunction | None, reward: RewardFunction | None = None
 ) -> dict[str, Scorer]:
-    """``gold`` and what the policy was trained on, where there are any, told apart by code and by run.json's content."""
+    """``gold`` and what the policy was trained on, where there are any, told apart by code and by run.json."""
     content = run.manifest["content"]
 
     def told(*keys: str) -> dict[str, Any]:

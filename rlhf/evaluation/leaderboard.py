@@ -1,4 +1,4 @@
-"""A sweep on one page: a row a configuration, over its seeds, the best first; on the terminal, in Markdown and as data."""
+"""A sweep on one page: a row a configuration, over its seeds, the best first; for the terminal, Markdown and data."""
 
 import csv
 import re

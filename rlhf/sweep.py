@@ -47,7 +47,7 @@ EXTRAS = {  # of pyproject.toml, for what Hydra's plug-ins add
 IN_PATH = ("stage", "name", "checkpoints")
 
 
-class Refusal(RunError):
+class RefusedError(RunError):
     """A job may not take the place of the run that is there: that one stays on the leaderboard of its own sweep."""
 
 
@@ -121,7 +121,7 @@ def run_job(
             if settings.hardware.threads is None and threads is not None:
                 settings = replace(settings, hardware=replace(settings.hardware, threads=threads))
             metrics = advance(settings, directory, record, run)
-    except Refusal as refusal:
+    except RefusedError as refusal:
         note(directory, jobs.read_record(directory, record) | {"sweep": record["sweep"], "refused": str(refusal)})
         raise
     except BaseException as error:
@@ -147,7 +147,7 @@ def advance(
     """Run the job, go on with it, or take what it recorded where it has run already.
 
     Raises:
-        Refusal: its directory holds a run with other settings, and nobody said that it may be replaced.
+        RefusedError: its directory holds a run with other settings, and nobody said that it may be replaced.
     """
     if settings.stage.name not in objectives.USUAL:  # a chain looks after itself; nothing else is worth keeping
         note(directory, record)
@@ -161,7 +161,7 @@ def advance(
         console.print(f"{directory}: up to date, skipped", markup=False, highlight=False, soft_wrap=True)
         return finished["metrics"]
     if finished is not None and not settings.overwrite:
-        raise Refusal(
+        raise RefusedError(
             f"{directory} holds a finished run and {reason}: overwrite=true replaces it, name=<another> keeps it"
         )
     note(directory, record)

@@ -14,12 +14,13 @@ LAYERS = {
         "data", "almanac", "provenance", "parents", "content", "manifest", "directory", "run", "scratch", "models",
         "generate", "rewards", "progress", "memory", "sealed", "tracking", "ppo.rollout", "ppo.critic",
         "ppo.diversity", "evaluation.metrics", "hub.pinned", "hub.faults", "evaluation.best_of_n",
+        "evaluation.jobs", "slots",
     ),
     3: ("ppo", "evaluation", "labelling", "preference", "training", "exact", "hub"),
     4: ("stages",),
-    5: ("cli", "progression", "__main__", "__init__"),
+    5: ("cli", "progression", "sweep", "__main__", "__init__"),
 }  # fmt: skip
-ENTRY_ONLY = {"hydra": ("cli", "progression"), "omegaconf": ("cli", "progression")}
+ENTRY_ONLY = {package: ("cli", "progression", "sweep") for package in ("hydra", "omegaconf")}
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 

@@ -17,7 +17,7 @@ from rlhf.data import cache, fingerprint, load
 from rlhf.data.render import Prompt
 from rlhf.evaluation.answers import Candidate, by_prompt, divergences
 from rlhf.evaluation.metrics import wins
-from rlhf.generate import Response, generate
+from rlhf.generate import Response, generate, sampling_mode
 from rlhf.ppo.seeds import derive
 from rlhf.rewards import RewardFunction, checked, function
 from rlhf.run import Run
@@ -67,7 +67,8 @@ def measure(
     asked = [prompt for prompt in kept for _ in range(how.samples)]
     responses = sampled(policy, tokenizer, asked, how, derive(settings.seed, "held out"))
     candidate = Candidate("policy", policy, tokenizer, plain=False)
-    kl = divergences(candidate, reference, asked, responses, how)
+    with sampling_mode(policy):  # an adapter's dropout is on where it has been trained until now
+        kl = divergences(candidate, reference, asked, responses, how)
     texts = [response.text for response in responses]
     scores = {name: checked(scorer.reward(asked, texts), texts) for name, scorer in scorers.items()}
     found = {name: mean(values) for name, values in scores.items()}

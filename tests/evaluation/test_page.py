@@ -183,7 +183,10 @@ def visible(browser: Any) -> list[str]:
 
 
 def cells(browser: Any) -> list[list[str]]:
-    """Title and response of the first row's columns."""
+    """Title and response of the first row's columns, once the browser has drawn them: what is not in view it skips."""
+    from selenium.webdriver.support.wait import WebDriverWait
+
+    WebDriverWait(browser, 30).until(lambda b: b.find_element("css selector", "#rows .row:first-child .cell").text)
     found = browser.find_elements("css selector", "#rows .row:first-child .cell:not([hidden])")
     return [cell.text.split("\n")[:2] for cell in found]
 

@@ -1,7 +1,7 @@
 """The command line: ``python -m rlhf stage=dpo`` and the console script ``rlhf``.
 
-With progression.py and sweep.py the only module that knows Hydra. A mistake in the settings is told in one sentence before torch
-is imported; HYDRA_FULL_ERROR=1 shows the traceback instead.
+With progression.py and sweep.py the only module that knows Hydra. A mistake in the settings is told in one sentence
+before torch is imported; HYDRA_FULL_ERROR=1 shows the traceback instead.
 """
 
 import difflib

@@ -20,7 +20,7 @@ LAYERS = {
     4: ("stages",),
     5: ("cli", "progression", "sweep", "__main__", "__init__"),
 }  # fmt: skip
-ENTRY_ONLY = {package: ("cli", "progression", "sweep") for package in ("hydra", "omegaconf")}
+ENTRY_ONLY = dict.fromkeys(("hydra", "omegaconf"), ("cli", "progression", "sweep"))
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 

@@ -52,9 +52,10 @@ def rlhf(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
 def alone(chain: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The checkpoints of a sweep of one job that runs and one that fails, in this process."""
     root = tmp_path_factory.mktemp("alone")
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit):
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sys.argv", ["rlhf", *arguments(chain, root, "stage.beta=0.1,-1")])
-        cli.main()
+        with pytest.raises(SystemExit):
+            cli.main()
     return root
 
 

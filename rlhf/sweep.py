@@ -136,8 +136,8 @@ def run_job(
 
 
 def note(directory: Path, record: dict[str, Any]) -> None:
-    """Write the record of a job that is one of several of its stage; ``-m stage=base,sft`` is a chain and has none."""
-    if record["swept"]:
+    """Write the record of a job that trains, one of several of its stage; ``-m stage=base,sft`` has none."""
+    if record["swept"] and record["stage"] in objectives.USUAL:
         jobs.write_record(directory, record)
 
 

@@ -52,19 +52,24 @@ def scorers(
 
 
 def measure(
-    settings: Settings, run: Run, policy: Any, reference: Any | None, tokenizer: Any, scorers: Mapping[str, Scorer]
+    settings: Settings,
+    run: Run,
+    prompts: Sequence[Prompt],
+    policy: Any,
+    reference: Any | None,
+    tokenizer: Any,
+    scorers: Mapping[str, Scorer],
 ) -> dict[str, float]:
     """Mean ``gold`` and ``score``, as ``scorers`` has them, ``win_rate`` by the first of these, ``kl`` and ``length``.
 
     ``kl`` is Σ log π - log π_start over the policy's own responses, in nats; ``win_rate`` is against the samples of the
     starting policy, every sample of a prompt against each of the other's, ties half. ``reference`` is the starting
-    policy, None: ``policy`` with its adapter switched off. Nothing where ``held_out.prompts`` is 0.
+    policy, None: ``policy`` with its adapter switched off. Nothing where there are no ``prompts``.
     """
     how = settings.held_out
-    kept = prompts(settings, run) if how.prompts else []
-    if not kept:
+    if not prompts:
         return {}
-    asked = [prompt for prompt in kept for _ in range(how.samples)]
+    asked = [prompt for prompt in prompts for _ in range(how.samples)]
     responses = sampled(policy, tokenizer, asked, how, derive(settings.seed, "held out"))
     candidate = Candidate("policy", policy, tokenizer, plain=False)
     with sampling_mode(policy):  # an adapter's dropout is on where it has been trained until now
@@ -113,7 +118,12 @@ def starting(
 
 
 def prompts(settings: Settings, run: Run) -> list[Prompt]:
-    """Distinct prompts of the validation split: of data.prompts, or where there are none of the preference pairs."""
+    """Distinct prompts of the validation split: of data.prompts, or where there are none of the preference pairs.
+
+    To be read before training: what cannot be read is told before hours are spent. None for ``held_out.prompts=0``.
+    """
+    if not settings.held_out.prompts:
+        return []
     given = settings.data.path is not None or settings.data.prompts.paths
     rows = load(settings.data, "prompts" if given else "preferences", "validation", settings.seed, tell=False)
     distinct = {json.dumps(prompt, sort_keys=True): prompt for prompt in rows["prompt"]}

@@ -22,6 +22,7 @@ from rlhf.manifest import write_json
 from rlhf.progress import console
 
 LEAST_COMMON = ("gold", "win_rate", "score", "accuracy", "loss")  # to rank stages together that are judged differently
+SHOWN = 4
 HARMLESS = re.compile(r"[\w.=+,/:\-\[\] ±–β]*")  # what needs no escape in a table
 
 
@@ -72,6 +73,11 @@ class Leaderboard:
         """What any row measured, the objective first."""
         found = [name for name in METRICS if any(name in row.values for row in self.rows)]
         return [*(name for name in self.objective if name in found), *(n for n in found if n not in self.objective)]
+
+    @property
+    def shown(self) -> list[str]:
+        """The metrics that a terminal has room for: what all rows measured; the files have every one."""
+        return [name for name in self.metrics if all(name in row.values for row in self.rows)][:SHOWN]
 
     @property
     def best(self) -> Job | None:
@@ -151,18 +157,18 @@ def configurations(jobs: Sequence[Job]) -> Iterator[tuple[dict[str, str], list[J
             yield group[0].knobs | more, group
 
 
-def headings(found: Leaderboard) -> list[str]:
+def headings(found: Leaderboard, metrics: Sequence[str]) -> list[str]:
     stages = ["stage"] if len({row.stage for row in found.rows}) > 1 else []
     lasts = [key.rpartition(".")[2] for key in found.keys]
     keys = [last if lasts.count(last) == 1 else key for key, last in zip(found.keys, lasts, strict=True)]
-    return [*stages, *keys, "runs", *(METRICS[name].told for name in found.metrics)]
+    return [*stages, *keys, "runs", *(METRICS[name].told for name in metrics)]
 
 
-def cells(found: Leaderboard, row: Row) -> list[str]:
-    stages = [row.stage] if headings(found)[0] == "stage" else []
+def cells(found: Leaderboard, row: Row, metrics: Sequence[str]) -> list[str]:
+    stages = [row.stage] if headings(found, metrics)[0] == "stage" else []
     knobs = [row.knobs.get(key, "–") for key in found.keys]
-    metrics = [str(row.values[name]) if name in row.values else "–" for name in found.metrics]
-    return [*stages, *knobs, str(len(row.jobs)), *metrics]
+    values = [str(row.values[name]) if name in row.values else "–" for name in metrics]
+    return [*stages, *knobs, str(len(row.jobs)), *values]
 
 
 def caption(found: Leaderboard) -> str:
@@ -188,12 +194,12 @@ def reason(job: Job) -> str:
 
 def show(found: Leaderboard, folder: Path) -> None:
     if found.rows:
-        table = Table(title="leaderboard", title_justify="left")
-        for place, heading in enumerate(headings(found)):
-            left = place < len(headings(found)) - len(found.metrics) - 1
-            table.add_column(Text(heading), justify="left" if left else "right")
+        table, names = Table(title="leaderboard", title_justify="left"), headings(found, found.shown)
+        for place, heading in enumerate(names):
+            numeric = place >= len(names) - len(found.shown) - 1
+            table.add_column(Text(heading), justify="right" if numeric else "left")
         for row in found.rows:
-            table.add_row(*map(Text, cells(found, row)))
+            table.add_row(*map(Text, cells(found, row, found.shown)))
         console.print(table)
     console.print(Text(caption(found)), style="dim", soft_wrap=True)
     for job in found.failed:
@@ -229,10 +235,11 @@ def table(found: Leaderboard) -> Iterator[str]:
     """The rows as Markdown."""
     if not found.rows:
         return
-    yield "| " + " | ".join(map(_safe, headings(found))) + " |"
-    yield "|" + " --- |" * len(headings(found))
+    names = headings(found, found.metrics)
+    yield "| " + " | ".join(map(_safe, names)) + " |"
+    yield "|" + " --- |" * len(names)
     for row in found.rows:
-        yield "| " + " | ".join(map(_safe, cells(found, row))) + " |"
+        yield "| " + " | ".join(map(_safe, cells(found, row, found.metrics))) + " |"
 
 
 def _safe(text: str) -> str:

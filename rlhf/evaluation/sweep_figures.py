@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib.ticker import MaxNLocator
 
 from rlhf.config.objective import METRICS
 from rlhf.evaluation.drawing import INK, Drawing, canvas, finish, point, style
@@ -51,7 +52,8 @@ def frontier(found: Leaderboard) -> Iterator[Drawing]:
             ring = {"markersize": 11, "markerfacecolor": "none", "color": INK, "linestyle": "none", "marker": "o"}
             axes.plot(_seen(kls), values, label="no run beats it", **ring)
             axes.set_xscale("function", functions=(lambda x: np.sqrt(np.maximum(x, 0)), np.square))
-            axes.set_xlim(left=0)
+            axes.set_xlim(0, 1.2 * max(max(_seen([value_of(job, "kl") for job in jobs])), 0.01))  # room for names
+            axes.xaxis.set_major_locator(MaxNLocator(5))
             axes.set(xlabel="KL from the start, nats a response", ylabel=METRICS[name].told)
             told.append(f"{METRICS[name].told}: {len(front)} of {len(jobs)}")
         handles = dict(zip(*axes.get_legend_handles_labels()[::-1], strict=True))
@@ -91,9 +93,9 @@ def _method(axes: Any, found: Leaderboard, rows: Sequence[Row], name: str, index
 
 
 def effects(found: Leaderboard) -> Iterator[Drawing]:
-    """What each setting does to the first objective, where more than one moves: the mean over all the others."""
-    keys = [key for key in found.keys if len({row.knobs.get(key) for row in found.rows}) > 1][:MOST_EFFECTS]
-    if len(keys) < 2:
+    """What each setting does to the first objective, where several move: the mean over all the others."""
+    keys = moving(found)[:MOST_EFFECTS]
+    if not keys:
         return
     name = found.objective[0]
     with canvas(2.6 * len(keys), 2.6) as figure:
@@ -109,6 +111,16 @@ def effects(found: Leaderboard) -> Iterator[Drawing]:
             "What each setting does",
             "Points: runs. Lines: means over all runs with that value, whatever the other settings are.",
         )
+
+
+def moving(found: Leaderboard) -> list[str]:
+    """The settings of stages in which several of them move: of a single one the table says as much."""
+    keys: dict[str, None] = {}
+    for stage in {row.stage: None for row in found.rows}:
+        rows = [row for row in found.rows if row.stage == stage]
+        own = [key for key in found.keys if len({row.knobs.get(key) for row in rows}) > 1]
+        keys |= dict.fromkeys(own if len(own) > 1 else ())
+    return list(keys)
 
 
 def _effect(axes: Any, found: Leaderboard, key: str, name: str, index: int) -> None:

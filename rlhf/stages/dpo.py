@@ -33,6 +33,8 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
     check_splits(settings.data, "preferences", pairs, settings.seed)
     for split, dataset in pairs.items():
         run.record_data("preferences", split, dataset)
+    asked = held_out.prompts(settings, run)
+    gold = None if settings.data.gold is None else called(settings.data.gold)
 
     tokenizer = models.load_tokenizer(run["policy"], settings.model)
     args = training.arguments(
@@ -59,8 +61,8 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
     sample = training.Sampler(run, trainer.model, tokenizer, pairs["validation"]["prompt"], settings)
     metrics = training.train(trainer, run, sample, stage.sample_every)
     sample(trainer.state.global_step)
-    gold = None if settings.data.gold is None else called(settings.data.gold)
     scorers = held_out.scorers(settings, run, gold)
-    metrics |= held_out.measure(settings, run, trainer.model, reference, tokenizer, scorers)
+    start = None if reference is None else reference.to(trainer.model.device)
+    metrics |= held_out.measure(settings, run, asked, trainer.model, start, tokenizer, scorers)
     models.save(trainer.model, tokenizer, run.model, run["policy"])
     return metrics | {"objective": metrics["eval/rewards/accuracies"]}

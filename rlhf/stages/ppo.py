@@ -27,6 +27,7 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
     check_splits(settings.data, "prompts", prompts, settings.seed)
     for split, dataset in prompts.items():
         run.record_data("prompts", split, dataset)
+    asked = held_out.prompts(settings, run)
 
     tokenizer = models.load_tokenizer(run["policy"], settings.model)
     run.record_tokenizer(tokenizer)
@@ -55,7 +56,7 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
     run.manifest["memory"] = memory.compare("ppo", planned, meter.read())
     sample(stage.updates)
     scorers = held_out.scorers(settings, run, gold, reward)
-    metrics |= held_out.measure(settings, run, roles.policy, roles.reference, tokenizer, scorers)
+    metrics |= held_out.measure(settings, run, asked, roles.policy, roles.reference, tokenizer, scorers)
     models.save(roles.policy, tokenizer, run.model, run["policy"])
     return metrics | {"objective": metrics["objective/rlhf_reward"]}
 

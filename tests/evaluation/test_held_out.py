@@ -33,9 +33,7 @@ def count(prompts: list, completions: list[str]) -> list[float]:
 
 def test_a_policy_that_has_not_moved_has_no_divergence_and_wins_half(ready: Callable[..., tuple]) -> None:
     settings, run, asked, policy, reference, tokenizer = ready("held_out.prompts=12", "held_out.samples=8")
-    found = measure(
-        settings, run, prompts(settings, run), policy, reference, tokenizer, {"gold": Scorer(count, "count")}
-    )
+    found = measure(settings, run, asked, policy, reference, tokenizer, {"gold": Scorer(count, "count")})
     assert found["kl"] == pytest.approx(0.0, abs=1e-5)
     assert found["win_rate"] == pytest.approx(0.5, abs=0.15)  # other samples of the same policy
     assert found["gold"] == pytest.approx(found["start/gold"], rel=0.3)
@@ -52,13 +50,9 @@ def test_who_is_always_better_wins_always_and_the_start_is_scored_once(ready: Ca
         calls.append(len(completions))
         return [float(len(calls) == 1 or len(calls) == 3)] * len(completions)
 
-    first = measure(
-        settings, run, prompts(settings, run), policy, reference, tokenizer, {"gold": Scorer(better, "better")}
-    )
+    first = measure(settings, run, asked, policy, reference, tokenizer, {"gold": Scorer(better, "better")})
     assert (first["win_rate"], first["gold"], first["start/gold"]) == (1.0, 1.0, 0.0)
-    second = measure(
-        settings, run, prompts(settings, run), policy, reference, tokenizer, {"gold": Scorer(better, "better")}
-    )
+    second = measure(settings, run, asked, policy, reference, tokenizer, {"gold": Scorer(better, "better")})
     assert second == first
     assert calls == [8, 8, 8]  # the policy, the start, the policy
     run.stop("failed", "on purpose")

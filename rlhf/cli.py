@@ -148,6 +148,9 @@ resolvers()
 
 @hydra.main(version_base="1.3", config_path=str(bundled("conf")), config_name="config")
 def _run(composed: DictConfig) -> float | list[float] | None:
+    # peft 0.21 and trl 1.16 use names that transformers 5.23 deprecates: nothing that a user could do about it
+    names = "`(is_gradient_checkpointing|gradient_checkpointing_(dis|en)able)`"
+    warnings.filterwarnings("ignore", f"{names} is deprecated", FutureWarning)
     try:
         if HydraConfig.get().mode is RunMode.MULTIRUN:
             return sweep.run_job(composed, directory_of(None), settings_of, _execute)
@@ -179,9 +182,6 @@ def _tell(error: BaseException) -> None:
 def main() -> None:
     """Run the command line; a user's mistake ends in one sentence on stderr and exit code 1."""
     register()
-    # peft 0.21 and trl 1.16 use names that transformers 5.23 deprecates: nothing that a user could do about it
-    names = "`(is_gradient_checkpointing|gradient_checkpointing_(dis|en)able)`"
-    warnings.filterwarnings("ignore", f"{names} is deprecated", FutureWarning)
     sys.argv[1:] = named_by_path(sys.argv[1:])
     before, failed = dict(os.environ), []
     if "HYDRA_FULL_ERROR" in os.environ:

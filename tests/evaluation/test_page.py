@@ -186,7 +186,12 @@ def cells(browser: Any) -> list[list[str]]:
     """Title and response of the first row's columns, once the browser has drawn them: what is not in view it skips."""
     from selenium.webdriver.support.wait import WebDriverWait
 
-    WebDriverWait(browser, 30).until(lambda b: b.find_element("css selector", "#rows .row:first-child .cell").text)
+    def drawn(browser: Any) -> bool:
+        first = browser.find_element("css selector", "#rows .row:first-child .cell:not([hidden])")
+        browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", first)
+        return first.text != ""
+
+    WebDriverWait(browser, 30).until(drawn)
     found = browser.find_elements("css selector", "#rows .row:first-child .cell:not([hidden])")
     return [cell.text.split("\n")[:2] for cell in found]
 

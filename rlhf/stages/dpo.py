@@ -61,8 +61,17 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
     sample = training.Sampler(run, trainer.model, tokenizer, pairs["validation"]["prompt"], settings)
     metrics = training.train(trainer, run, sample, stage.sample_every)
     sample(trainer.state.global_step)
-    scorers = held_out.scorers(settings, run, gold)
-    start = None if reference is None else reference.to(trainer.model.device)
-    metrics |= held_out.measure(settings, run, asked, trainer.model, start, tokenizer, scorers)
+    start = starting_policy(settings, run, trainer, tokenizer) if asked else None
+    metrics |= held_out.measure(
+        settings, run, asked, trainer.model, start, tokenizer, held_out.scorers(settings, run, gold)
+    )
     models.save(trainer.model, tokenizer, run.model, run["policy"])
     return metrics | {"objective": metrics["eval/rewards/accuracies"]}
+
+
+def starting_policy(settings: Settings, run: Run, trainer: DPOTrainer, tokenizer: Any) -> Any | None:
+    """What the policy is measured against; None: itself with its adapter switched off."""
+    if settings.adapter.kind is not AdapterKind.none:
+        return None
+    start = trainer.ref_model or models.load_policy(run["policy"], settings.model, tokenizer)
+    return start.to(trainer.model.device)

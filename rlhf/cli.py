@@ -1,7 +1,7 @@
 """The command line: ``python -m rlhf stage=dpo`` and the console script ``rlhf``.
 
-With progression.py the only module that knows Hydra. A mistake in the settings is told in one sentence before torch
-is imported; HYDRA_FULL_ERROR=1 shows the traceback instead.
+With progression.py and sweep.py the only module that knows Hydra. A mistake in the settings is told in one sentence
+before torch is imported; HYDRA_FULL_ERROR=1 shows the traceback instead.
 """
 
 import difflib
@@ -24,14 +24,13 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from rlhf import config, launch, world
+from rlhf import config, launch, sweep, world
 from rlhf.config import STAGES, Settings
 from rlhf.errors import ConfigError, RlhfError
 from rlhf.paths import bundled
 from rlhf.provenance import text_digest
+from rlhf.sweep import IN_PATH, SWEPT
 
-SWEPT = "RLHF_SWEPT"  # the keys that a sweep varies, for workers of its launcher too
-IN_PATH = ("stage", "name", "checkpoints")
 LONGEST_NAME = 120  # most file systems allow 255 bytes
 TRACEBACK = "RLHF_TRACEBACK"  # set where the user asked for tracebacks with HYDRA_FULL_ERROR=1
 
@@ -44,8 +43,14 @@ def register() -> None:
         store.store(group="schema", name=name, node=getattr(config, name.capitalize()))
     for name, stage in STAGES.items():
         store.store(group="schema/stage", name=name, node=stage)
+    resolvers()
+
+
+def resolvers() -> None:
+    """Also run on import: a worker of a sweep's launcher imports this module, and is never in ``main``."""
     OmegaConf.register_new_resolver("bundled", lambda name: str(bundled(name)), replace=True)
     OmegaConf.register_new_resolver("member", member, replace=True)
+    OmegaConf.register_new_resolver("direction", sweep.direction, replace=True)
     OmegaConf.register_new_resolver("unless", lambda given, value: value if given is None else None, replace=True)
 
 
@@ -98,7 +103,7 @@ def settings_of(composed: DictConfig) -> Settings:
     return settings
 
 
-def directory_of(settings: Settings) -> Path:
+def directory_of(settings: Settings | None) -> Path:
     """<checkpoints>/<name>/<stage>, and for a member of a sweep the directory below it that Hydra made."""
     hydra_config = HydraConfig.get()
     if hydra_config.mode is RunMode.MULTIRUN:
@@ -112,7 +117,7 @@ base -> sft -> reward -> dpo | ppo -> compare
   python -m rlhf                                   what is trained here, and what can be trained next
   python -m rlhf stage=progression                 everything that is missing, in order
   python -m rlhf stage=dpo stage.beta=0.3          one stage
-  python -m rlhf -m stage=dpo stage.beta=0.1,0.3   a sweep
+  python -m rlhf -m stage=dpo stage.beta=0.1,0.3   a sweep, and its leaderboard
   python -m rlhf stage=publish                     a finished run's model card, and with stage.repo= on the Hub
   python -m rlhf stage=dpo --help                  the settings of one stage
   python -m rlhf stage=dpo --cfg job               what a command would run, without running it
@@ -139,10 +144,18 @@ def help_text(arguments: Sequence[str]) -> str:
     return HELP.format(groups="\n".join(listed), settings=indented)
 
 
+resolvers()
+
+
 @hydra.main(version_base="1.3", config_path=str(bundled("conf")), config_name="config")
-def _run(composed: DictConfig) -> float | None:
+def _run(composed: DictConfig) -> float | list[float] | None:
+    # peft 0.21 and trl 1.16 use names that transformers 5.23 deprecates: nothing that a user could do about it
+    names = "`(is_gradient_checkpointing|gradient_checkpointing_(dis|en)able)`"
+    warnings.filterwarnings("ignore", f"{names} is deprecated", FutureWarning)
     try:
-        return _execute(settings_of(composed))
+        if HydraConfig.get().mode is RunMode.MULTIRUN:
+            return sweep.run_job(composed, directory_of(None), settings_of, _execute)
+        return _execute(settings_of(composed)).get("objective")
     except (RlhfError, OmegaConfBaseException) as error:
         if HydraConfig.get().mode is RunMode.MULTIRUN or os.environ.get(TRACEBACK):
             _tell(error)
@@ -151,18 +164,16 @@ def _run(composed: DictConfig) -> float | None:
         sys.exit(1)
 
 
-def _execute(settings: Settings) -> float | None:
+def _execute(settings: Settings) -> dict[str, float]:
     overrides = list(HydraConfig.get().overrides.task)
     directory = directory_of(settings)
     if settings.stage.name == "progression":
         from rlhf import progression
 
-        metrics = progression.run(settings, directory, overrides)
-    else:
-        from rlhf.stages import execute
+        return progression.run(settings, directory, overrides)
+    from rlhf.stages import execute
 
-        metrics = execute(settings, directory, overrides)
-    return metrics.get("objective")
+    return execute(settings, directory, overrides)
 
 
 def _tell(error: BaseException) -> None:
@@ -176,11 +187,8 @@ def _tell(error: BaseException) -> None:
 def main() -> None:
     """Run the command line; a user's mistake ends in one sentence on stderr and exit code 1."""
     register()
-    # peft 0.21 and trl 1.16 use names that transformers 5.23 deprecates: nothing that a user could do about it
-    names = "`(is_gradient_checkpointing|gradient_checkpointing_(dis|en)able)`"
-    warnings.filterwarnings("ignore", f"{names} is deprecated", FutureWarning)
     sys.argv[1:] = named_by_path(sys.argv[1:])
-    before = dict(os.environ)
+    before, failed = dict(os.environ), []
     if "HYDRA_FULL_ERROR" in os.environ:
         os.environ[TRACEBACK] = "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # lets Hydra's own errors through to the handler below
@@ -189,13 +197,20 @@ def main() -> None:
             print(help_text(sys.argv[1:]))
         else:
             os.environ[SWEPT] = ",".join(swept_keys(sys.argv[1:]))
-            _run()
+            with sweep.watched() as failed:
+                _run()
+            if failed:  # a search goes on past them, and would end well
+                sys.exit(1)
     except (RlhfError, HydraException, OmegaConfBaseException) as error:
         if TRACEBACK in os.environ:
             raise
         if isinstance(error, HydraException):
             _tell(error)
         sys.exit(1)
+    except ValueError as error:
+        if TRACEBACK in os.environ or not failed or "No trials are completed" not in str(error):
+            raise
+        sys.exit(1)  # every trial of a search failed, and each has said why
     except AssertionError as error:  # what OmegaConf has for a key below a null
         if TRACEBACK in os.environ or "Unexpected type for root" not in str(error):
             raise
@@ -219,6 +234,8 @@ def explain(error: BaseException) -> str:
         return str(error)
     if isinstance(error, MissingConfigException) and error.options is not None:
         group, _, option = str(error.missing_cfg_file).rpartition("/")
+        if extra := sweep.EXTRAS.get(f"{group}={option}"):
+            return f'{group}={option} needs a package that is not installed: pip install -e ".[{extra}]"'
         return f"{group}={option} is none of {', '.join(error.options)}{_closest(option, error.options)}"
     if isinstance(error, MissingMandatoryValue):
         return f"{error.full_key} has no value yet: give one with {error.full_key}=..."

@@ -16,7 +16,7 @@ from rlhf.manifest import plain
 from rlhf.parents import HUB_ID, Parent
 
 # What changes neither weights nor metrics: where a run lies, how it is watched, how it is started.
-INCIDENTAL = ("name", "checkpoints", "overwrite", "resume", "tracker", "hardware")
+INCIDENTAL = ("name", "checkpoints", "overwrite", "resume", "tracker", "hardware", "objective")
 OF_THE_CONNECTION = ("cache", "timeout", "attempts", "workers", "key_variable", "price_prompt", "price_response")
 
 
@@ -75,6 +75,8 @@ def content(settings: Settings, parents: dict[str, Parent]) -> dict[str, Any]:
         del tree[key]
     if not settings.stage.judged:
         del tree["judge"]
+    if not settings.stage.measured:
+        del tree["held_out"]
     tree["data"] = {kind: tree["data"][kind] for kind in settings.stage.reads} | {
         key: tree["data"][key] for key in ("holdout", "allow_leaks", "pairing", "gold", "judge", "ceiling")
     }

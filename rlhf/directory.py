@@ -12,6 +12,7 @@ from rlhf.manifest import MANIFEST
 
 LOCK = ".lock"
 BUNDLES = "bundles"  # in a run of stage=publish, what goes up: each folder has a run.json, and none is a run
+JOBS = ".jobs"  # in a folder of a sweep's members: the records of its jobs (rlhf.evaluation.jobs)
 MEMBER = "member-"  # begins the name of what belongs to an ensemble's run: a second run inside it, replaced with it
 
 
@@ -60,13 +61,15 @@ def empty(work: Path) -> None:
 
 def move(work: Path, directory: Path) -> None:
     """Put a finished run in its place. The directory may hold an old run, and the members of a sweep, which stay."""
-    (work / LOCK).unlink()
-    if not directory.exists():
+    (work / LOCK).unlink(missing_ok=True)
+    if not directory.exists() or not any(directory.iterdir()):  # Hydra makes an empty one for a member of a sweep
         os.rename(work, directory)
         return
     (directory / MANIFEST).unlink(missing_ok=True)  # from here on, until the new one arrives, this is no run
     for path in directory.iterdir():
         own = path.name == BUNDLES or path.name.startswith(MEMBER)
+        if path.name == JOBS:
+            continue
         if path.is_dir() and (own or not any(path.rglob(MANIFEST))):
             shutil.rmtree(path)
         elif path.is_file():

@@ -5,7 +5,8 @@
     python -m rlhf -m stage=progression seed=1,2,3
 
 A stage is stale when its settings, its data or the weights of its parents differ from those that its run.json
-holds. With cli.py the only module that knows Hydra: each stage's settings are composed as its own command would.
+holds. With cli.py and sweep.py the only module that knows Hydra: each stage's settings are composed as its own command
+would.
 """
 
 import os

@@ -36,6 +36,9 @@ TINY = (
         for kind in ("text", "demonstrations", "preferences", "prompts")
         for limit in ("limit", "held_out_limit")
     ),
+    "held_out.prompts=4",
+    "held_out.samples=2",
+    "held_out.max_response_length=6",
 )
 TRAINER = (
     "stage.trainer.max_steps=2",

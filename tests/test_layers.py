@@ -15,12 +15,13 @@ LAYERS = {
         "world", "launch", "follower", "halving", "generate", "decoding", "rewards", "progress", "memory", "sealed",
         "tracking", "ppo.rollout", "ppo.forward", "ppo.critic", "ppo.diversity", "evaluation.metrics", "hub.pinned",
         "hub.faults", "evaluation.best_of_n",
+        "evaluation.jobs", "slots",
     ),
     3: ("ppo", "evaluation", "labelling", "preference", "training", "exact", "hub"),
     4: ("stages",),
-    5: ("cli", "progression", "__main__", "__init__"),
+    5: ("cli", "progression", "sweep", "__main__", "__init__"),
 }  # fmt: skip
-ENTRY_ONLY = {"hydra": ("cli", "progression"), "omegaconf": ("cli", "progression")}
+ENTRY_ONLY = dict.fromkeys(("hydra", "omegaconf"), ("cli", "progression", "sweep"))
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 

@@ -5,8 +5,11 @@ a type cannot express; it runs on the final values, before torch is imported. No
 """
 
 from dataclasses import dataclass
+from typing import Any
 
+from rlhf.config import objective as objectives
 from rlhf.config.compare import CompareStage
+from rlhf.config.held_out import HeldOut
 from rlhf.config.judge import Judge, JudgeKind
 from rlhf.config.labelling import LabelStage, SampleStage
 from rlhf.config.parts import (
@@ -43,6 +46,7 @@ from rlhf.config.stages import (
     SFTStage,
     StatusStage,
 )
+from rlhf.config.sweep import SweepStage
 from rlhf.errors import ConfigError
 
 __all__ = [
@@ -59,6 +63,7 @@ __all__ = [
     "EvaluateRewardStage",
     "Format",
     "Hardware",
+    "HeldOut",
     "Input",
     "InspectStage",
     "Judge",
@@ -91,6 +96,7 @@ __all__ = [
     "Stage",
     "StatusStage",
     "Strategy",
+    "SweepStage",
     "Ties",
     "Tracker",
     "TrackerKind",
@@ -115,6 +121,8 @@ class Settings:
     hardware: Hardware
     tracker: Tracker
     judge: Judge
+    held_out: HeldOut
+    objective: Any  # null, a metric's name, or a list of names
     stage: Stage
 
     def __post_init__(self) -> None:
@@ -128,8 +136,23 @@ class Settings:
                 f"hardware.strategy={self.hardware.strategy.value} cannot shard both models that stage=ppo trains and "
                 "the one that it samples from: give hardware=ddp, with adapter=lora where memory is short"
             )
+        objectives.check(self.objective, self.stage.name)
+        self._check_measured()
         members = getattr(self.stage, "ensemble", 1)
         if members > 1 and self.adapter.kind is AdapterKind.none:
             raise ConfigError(
                 f"stage.ensemble={members} puts adapters on one base: give adapter=lora, or adapter=qlora"
             )
+
+    def _check_measured(self) -> None:
+        """Refuse an objective that this run would not measure, before it is trained."""
+        if self.stage.name not in ("dpo", "ppo"):
+            return
+        asked = objectives.names(self.objective, self.stage.name)
+        measured = [name for name in asked if name in ("gold", "win_rate", "kl", "score")]
+        if measured and not self.held_out.prompts:
+            raise ConfigError(f"objective={measured[0]} is measured on held-out prompts: give held_out.prompts above 0")
+        gold = self.stage.gold if isinstance(self.stage, PPOStage) else self.data.gold
+        by_gold = [name for name in asked if name == "gold" or (name == "win_rate" and self.stage.name == "dpo")]
+        if by_gold and gold is None:
+            raise ConfigError(f"objective={by_gold[0]} is by a gold reward, and there is none: give data.gold")

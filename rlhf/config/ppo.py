@@ -93,6 +93,7 @@ class PPOStage(TrainedStage):
     sentinel: SentinelSettings
 
     reads: ClassVar[tuple[str, ...]] = ("prompts",)
+    measured: ClassVar[bool] = True
 
     def inputs(self) -> dict[str, Input]:
         """Besides the policy: every run that scores, under the name of its term, and what the critic starts from."""

@@ -10,6 +10,7 @@ from rlhf.config.publish import PublishStage
 from rlhf.config.reward import EvaluateRewardStage, RewardStage
 from rlhf.config.rules import require, require_not_negative, require_positive
 from rlhf.config.stage import Input, SharedPrefix, Stage, TrainedStage
+from rlhf.config.sweep import SweepStage
 from rlhf.errors import ConfigError
 
 
@@ -57,7 +58,8 @@ class DPOStage(TrainedStage):
     cache_reference: bool
     trainer: dict[str, Any]
 
-    reads: ClassVar[tuple[str, ...]] = ("preferences",)
+    reads: ClassVar[tuple[str, ...]] = ("preferences", "prompts")  # of prompts, what its policy is measured on
+    measured: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -130,5 +132,6 @@ STAGES: dict[str, type[Stage]] = {
     "sample": SampleStage,
     "label": LabelStage,
     "progression": ProgressionStage,
+    "sweep": SweepStage,
 }
 PROGRESSION = ("base", "sft", "reward", "dpo", "ppo", "compare")

@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 
 import torch
 
-from rlhf.config import CompareStage
+from rlhf.config import CompareStage, HeldOut
 from rlhf.data.render import Prompt, prompt_ids, question, text_ids
 from rlhf.generate import Response, end_ids, generate
-from rlhf.ppo.rollout import Rollout, pack, response_logits
+from rlhf.ppo.rollout import Rollout, pack, reference_logits, response_logits
 from rlhf.ppo.tensors import masked_sum, token_logprobs
 
 
@@ -102,12 +102,16 @@ def _generate(
 
 @torch.no_grad()
 def divergences(
-    candidate: Candidate, reference: Any, prompts: Sequence[Prompt], responses: Sequence[Response], stage: CompareStage
+    candidate: Candidate,
+    reference: Any | None,
+    prompts: Sequence[Prompt],
+    responses: Sequence[Response],
+    stage: CompareStage | HeldOut,
 ) -> list[float]:
     """Σₜ log π(aₜ|sₜ) - log π_ref(aₜ|sₜ) of each response, in nats.
 
     Their mean over the policy's own samples estimates KL(π ‖ π_ref) of whole responses without bias, at the
-    temperature of sampling.
+    temperature of sampling. Without a ``reference`` it is the candidate with its adapter switched off.
     """
     rows = [prompt_ids(candidate.tokenizer, prompt, stage.max_prompt_length) for prompt in prompts]
     order = sorted(range(len(rows)), key=lambda i: len(rows[i]) + len(responses[i].ids))
@@ -122,15 +126,16 @@ def divergences(
             candidate.tokenizer.pad_token_id,
             candidate.model.device,
         )
-        ours, theirs = (sequence_logprobs(model, rollout, stage.temperature) for model in (candidate.model, reference))
+        ours = sequence_logprobs(response_logits(candidate.model, rollout), rollout, stage.temperature)
+        theirs = sequence_logprobs(reference_logits(candidate.model, reference, rollout), rollout, stage.temperature)
         for i, value in zip(chosen, (ours - theirs).tolist(), strict=True):
             found[i] = value
     return found
 
 
-def sequence_logprobs(model: Any, rollout: Rollout, temperature: float) -> torch.Tensor:
-    """log π of whole responses at the temperature of sampling, (B,)."""
-    logprobs = token_logprobs(response_logits(model, rollout), rollout.response_ids, temperature)
+def sequence_logprobs(logits: torch.Tensor, rollout: Rollout, temperature: float) -> torch.Tensor:
+    """log π of whole responses at the temperature of sampling, (B,), from the logits of their tokens (B, T, V)."""
+    logprobs = token_logprobs(logits, rollout.response_ids, temperature)
     return torch.where(rollout.mask, logprobs, 0.0).sum(-1)
 
 

@@ -106,3 +106,13 @@ def trajectory(lines: Sequence[dict[str, float]]) -> list[Point]:
                 )
             found.append(Point(line["objective/kl"], {key: line[name] for key, name in names.items() if name in line}))
     return found
+
+
+def efficient(points: Sequence[Sequence[float]], directions: Sequence[str]) -> list[bool]:
+    """Which points no other one dominates: is at least as good in every coordinate, and better in one.
+
+    ``directions``: maximize or minimize, one for each coordinate.
+    """
+    signs = np.array([1.0 if one == "maximize" else -1.0 for one in directions])
+    values = np.array(points, dtype=float).reshape(len(points), len(directions)) * signs
+    return [not any((other >= one).all() and (other > one).any() for other in values) for one in values]

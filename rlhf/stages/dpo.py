@@ -18,10 +18,12 @@ from rlhf import models, training
 from rlhf.config import AdapterKind, Settings
 from rlhf.data import check_splits, load
 from rlhf.data.tokens import Form
+from rlhf.evaluation import held_out
 from rlhf.preference import reference
 from rlhf.preference.architectures import decide
 from rlhf.preference.head import FIELDS
 from rlhf.preference.shared import sharing
+from rlhf.rewards.protocol import called
 from rlhf.run import Run
 
 
@@ -66,6 +68,8 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
     check_splits(settings.data, "preferences", pairs, settings.seed)
     for split, dataset in pairs.items():
         run.record_data("preferences", split, dataset)
+    asked = held_out.prompts(settings, run)
+    gold = None if settings.data.gold is None else called(settings.data.gold)
 
     tokenizer = models.load_tokenizer(run["policy"], settings.model)
     args = training.arguments(
@@ -103,5 +107,17 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
     with trainer.sharing():
         metrics = training.train(trainer, run, sample, stage.sample_every)
     sample(trainer.state.global_step)
+    start = starting_policy(settings, run, trainer, tokenizer) if asked else None
+    metrics |= held_out.measure(
+        settings, run, asked, trainer.model, start, tokenizer, held_out.scorers(settings, run, gold)
+    )
     models.save(trainer.model, tokenizer, run.model, run["policy"])
     return metrics | {"objective": metrics["eval/rewards/accuracies"]}
+
+
+def starting_policy(settings: Settings, run: Run, trainer: DPOTrainer, tokenizer: Any) -> Any | None:
+    """What the policy is measured against; None: itself with its adapter switched off."""
+    if settings.adapter.kind is not AdapterKind.none:
+        return None
+    start = trainer.ref_model or models.load_policy(run["policy"], settings.model, tokenizer)
+    return start.to(trainer.model.device)

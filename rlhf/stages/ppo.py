@@ -15,6 +15,7 @@ from rlhf import memory, models, training, world
 from rlhf.config import Engine, Settings, VLLMMode
 from rlhf.data import check_splits, load
 from rlhf.errors import ConfigError, ModelError
+from rlhf.evaluation import held_out
 from rlhf.generate import end_ids
 from rlhf.ppo import Diagnosis, PPOTrainer
 from rlhf.ppo.engines import Copied
@@ -33,6 +34,7 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
     check_splits(settings.data, "prompts", prompts, settings.seed)
     for split, dataset in prompts.items():
         run.record_data("prompts", split, dataset)
+    asked = held_out.prompts(settings, run)
 
     tokenizer = models.load_tokenizer(run["policy"], settings.model)
     run.record_tokenizer(tokenizer)
@@ -64,6 +66,8 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
     metrics = train(trainer, run, sample)
     run.manifest["memory"] = memory.compare("ppo", planned, meter.read())
     sample(stage.updates)
+    scorers = held_out.scorers(settings, run, gold, reward)
+    metrics |= held_out.measure(settings, run, asked, roles.policy, roles.reference, tokenizer, scorers)
     models.save(roles.policy, tokenizer, run.model, run["policy"])
     return metrics | {"objective": metrics["objective/rlhf_reward"]}
 

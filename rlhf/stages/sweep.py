@@ -1,0 +1,27 @@
+"""The leaderboard of finished sweeps, and of several on one frontier; a sweep ends with its own by itself.
+
+    python -m rlhf -m stage=dpo stage.beta=0.05,0.1,0.3 seed=1,2,3
+    python -m rlhf stage=sweep                                                 # every sweep under the name
+    python -m rlhf stage=sweep stage.runs=[checkpoints/almanac/dpo,checkpoints/almanac/ppo] objective=gold
+
+Written: leaderboard.md, .csv and .json, and figures/ with reward over KL and what each setting does.
+"""
+
+from rlhf.config import Settings
+from rlhf.evaluation import leaderboard
+from rlhf.evaluation.jobs import collect
+from rlhf.evaluation.sweep_figures import figures
+from rlhf.run import Run
+
+
+def run(settings: Settings, run: Run) -> dict[str, float]:
+    found = leaderboard.board(collect(settings.stage.runs), settings.objective)
+    drawn = figures(found)
+    (run.work / "figures").mkdir(exist_ok=True)
+    for drawing in drawn:
+        (run.work / "figures" / f"{drawing.name}.svg").write_text(drawing.standalone(), encoding="utf-8")
+    leaderboard.write(found, run.work, [(one.name, one.title, one.caption) for one in drawn])
+    run.record_output(run.work / "leaderboard.json")
+    leaderboard.show(found, run.directory)
+    metrics = {"jobs": float(len(found.jobs)), "unfinished": float(len(found.failed))}
+    return metrics if found.best is None else metrics | {"objective": found.rows[0].values[found.objective[0]].mean}

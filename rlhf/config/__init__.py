@@ -24,6 +24,7 @@ from rlhf.config.parts import (
     Tracker,
     TrackerKind,
 )
+from rlhf.config.plan import PLANNED, PlanStage
 from rlhf.config.ppo import KLEstimator, KLIn, LossMean, MissingEOS, PPOStage
 from rlhf.config.publish import Publish, PublishStage, Weights
 from rlhf.config.reward import EvaluateRewardStage, RewardLoss, RewardStage
@@ -44,6 +45,7 @@ from rlhf.config.stages import (
 from rlhf.errors import ConfigError
 
 __all__ = [
+    "PLANNED",
     "PROGRESSION",
     "STAGES",
     "Adapter",
@@ -69,6 +71,7 @@ __all__ = [
     "Normalisation",
     "PPOStage",
     "Pairing",
+    "PlanStage",
     "ProgressionStage",
     "Publish",
     "PublishStage",

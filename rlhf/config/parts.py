@@ -171,6 +171,7 @@ class Hardware:
     name: str
     device: str
     threads: int | None
+    plan: bool
 
     def __post_init__(self) -> None:
         require(self.device in ("auto", "cpu", "cuda"), "hardware.device", self.device, "be auto, cpu or cuda")

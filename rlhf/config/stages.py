@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 
 from rlhf.config.compare import CompareStage
 from rlhf.config.labelling import LabelStage, SampleStage
+from rlhf.config.plan import PlanStage
 from rlhf.config.ppo import PPOStage
 from rlhf.config.publish import PublishStage
 from rlhf.config.reward import EvaluateRewardStage, RewardStage
@@ -121,5 +122,6 @@ STAGES: dict[str, type[Stage]] = {
     "sample": SampleStage,
     "label": LabelStage,
     "progression": ProgressionStage,
+    "plan": PlanStage,
 }
 PROGRESSION = ("base", "sft", "reward", "dpo", "ppo", "compare")

@@ -1,0 +1,91 @@
+"""One stage looked ahead at: its model, its work, its memory and its hours on a machine, and whether that fits."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from rlhf import memory, models
+from rlhf.config import Settings
+from rlhf.config.plan import PlanStage, Strategy
+from rlhf.planning import ppo, trained, work
+from rlhf.planning.ledger import Ledger
+from rlhf.planning.shapes import Architecture, architecture
+from rlhf.planning.strategy import Ranks
+from rlhf.planning.trained import Place
+from rlhf.planning.work import Rows, Work
+
+GB = 10**9
+
+
+@dataclass(frozen=True)
+class Machine:
+    """``room`` is what models may take of one device, in bytes; ``tflops`` and ``bandwidth`` None where not known."""
+
+    name: str
+    place: Place
+    room: int
+    tflops: float | None
+    bandwidth: float | None
+
+
+@dataclass(frozen=True)
+class Outlook:
+    settings: Settings
+    model: Architecture
+    work: Work
+    ledger: Ledger
+    machine: Machine
+
+    @property
+    def fits(self) -> bool:
+        return self.ledger.peak <= self.machine.room
+
+
+def machine_of(settings: Settings, plan: PlanStage) -> Machine:
+    """This machine, with what is free of it now; or another one, less the headroom.
+
+    Raises:
+        ModelError: a GPU is asked for that is not here.
+    """
+    strategy = plan.strategy or (Strategy.ddp if plan.gpus > 1 else Strategy.none)
+    ranks = Ranks(strategy, plan.gpus)
+    if not plan.here:
+        found = plan.machine()
+        room = int(found["memory_gb"] * GB * (1 - plan.headroom))
+        name = plan.device if plan.memory_gb is None else f"a GPU of {plan.memory_gb:g} GB"
+        return Machine(name, Place(ranks, gpu=True), room, found["tflops"], found["bandwidth"])
+    device = models.device(settings.hardware)
+    gpu = device.type == "cuda"
+    free = memory.available(device)
+    room = int(free * (1 - plan.headroom)) if gpu else free // plan.gpus
+    name = torch.cuda.get_device_name(device) if gpu else "this machine"
+    return Machine(name, Place(ranks, gpu), room, None, None)
+
+
+def look_ahead(settings: Settings, plan: PlanStage, rows: Rows | None = None) -> Outlook:
+    """The outlook of ``settings.stage``; ``rows`` where they have been counted before.
+
+    Raises:
+        RlhfError: the model or its data are neither at hand nor stated.
+    """
+    model = architecture(settings, plan.shapes)
+    machine = machine_of(settings, plan)
+    rows = rows or work.rows_of(settings, plan)
+    is_ppo = settings.stage.name == "ppo"
+    done = (work.sampled if is_ppo else work.trained)(settings, rows, machine.place.ranks.count)
+    ledger = (ppo if is_ppo else trained).ledger(settings, model, done, machine.place)
+    return Outlook(settings, model, done, ledger, machine)
+
+
+def record(outlook: Outlook) -> dict[str, Any]:
+    """Numbers for programs."""
+    return {
+        "stage": outlook.settings.stage.name,
+        "parameters": outlook.model.size.parameters,
+        "steps": outlook.work.steps,
+        "tokens": outlook.work.tokens,
+        "memory": outlook.ledger.record(),
+        "room": outlook.machine.room,
+        "fits": outlook.fits,
+    }

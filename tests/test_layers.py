@@ -15,7 +15,7 @@ LAYERS = {
         "generate", "rewards", "progress", "memory", "sealed", "tracking", "ppo.rollout", "ppo.critic",
         "ppo.diversity", "evaluation.metrics", "hub.pinned", "hub.faults", "evaluation.best_of_n",
     ),
-    3: ("ppo", "evaluation", "labelling", "preference", "training", "exact", "hub"),
+    3: ("ppo", "planning", "evaluation", "labelling", "preference", "training", "exact", "hub"),
     4: ("stages",),
     5: ("cli", "progression", "__main__", "__init__"),
 }  # fmt: skip

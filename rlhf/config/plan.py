@@ -11,7 +11,7 @@ from rlhf.errors import ConfigError
 THIS = "this"
 PLANNED = ("base", "sft", "reward", "dpo", "ppo")
 KINDS = {"base": "text", "sft": "demonstrations", "reward": "preferences", "dpo": "preferences", "ppo": "prompts"}
-NUMBERS = ("memory_gb", "tflops", "bandwidth")
+NUMBERS = ("memory_gib", "tflops", "bandwidth")
 
 
 class Strategy(Enum):
@@ -29,7 +29,7 @@ class PlanStage(Stage):
     stages: list[str]
     overrides: Any
     device: str
-    memory_gb: float | None
+    memory_gib: float | None
     tflops: float | None
     bandwidth: float | None
     gpus: int
@@ -47,7 +47,7 @@ class PlanStage(Stage):
     @property
     def here(self) -> bool:
         """Whether the plan is for the machine that it is made on."""
-        return self.device == THIS and self.memory_gb is None and self.tflops is None
+        return self.device == THIS and self.memory_gib is None and self.tflops is None
 
     def machine(self) -> dict[str, float | None]:
         """Memory, speed and bandwidth of one device, as given or as ``devices`` has them."""

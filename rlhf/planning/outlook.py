@@ -15,7 +15,7 @@ from rlhf.planning.strategy import Ranks
 from rlhf.planning.trained import Place
 from rlhf.planning.work import Rows, Work
 
-GB = 10**9
+GIB = 2**30
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,8 @@ def machine_of(settings: Settings, plan: PlanStage) -> Machine:
     ranks = Ranks(strategy, plan.gpus)
     if not plan.here:
         found = plan.machine()
-        room = int(found["memory_gb"] * GB * (1 - plan.headroom))
-        name = plan.device if plan.memory_gb is None else f"a GPU of {plan.memory_gb:g} GB"
+        room = int(found["memory_gib"] * GIB * (1 - plan.headroom))
+        name = plan.device if plan.memory_gib is None else f"a GPU of {plan.memory_gib:g} GiB"
         return Machine(name, Place(ranks, gpu=True), room, found["tflops"], found["bandwidth"])
     device = models.device(settings.hardware)
     gpu = device.type == "cuda"
@@ -63,13 +63,15 @@ def machine_of(settings: Settings, plan: PlanStage) -> Machine:
     return Machine(name, Place(ranks, gpu), room, None, None)
 
 
-def look_ahead(settings: Settings, plan: PlanStage, rows: Rows | None = None) -> Outlook:
-    """The outlook of ``settings.stage``; ``rows`` where they have been counted before.
+def look_ahead(
+    settings: Settings, plan: PlanStage, rows: Rows | None = None, model: Architecture | None = None
+) -> Outlook:
+    """The outlook of ``settings.stage``; ``rows`` and ``model`` where they have been looked at before.
 
     Raises:
         RlhfError: the model or its data are neither at hand nor stated.
     """
-    model = architecture(settings, plan.shapes)
+    model = model or architecture(settings, plan.shapes)
     machine = machine_of(settings, plan)
     rows = rows or work.rows_of(settings, plan)
     is_ppo = settings.stage.name == "ppo"

@@ -98,7 +98,7 @@ def collecting(model: Architecture, work: Work, stage: PPOStage) -> list[Phase]:
         ),
         Phase("scoring", at_work(shape, min(SCORED, work.rows) * length, width), optimizer=LEARNERS),
         Phase(
-            "log-probabilities", at_work(shape, part, width), logits(shape, work.at_once * response, PPO_READING),
+            "log-probs", at_work(shape, part, width), logits(shape, work.at_once * response, PPO_READING),
             optimizer=LEARNERS,
         ),
     ]  # fmt: skip
@@ -116,8 +116,8 @@ def updating(settings: Settings, model: Architecture, work: Work) -> list[Phase]
     several = -(-work.rows // stage.minibatches) > work.at_once
     before = LEARNERS if several else ()
     return [
-        Phase("policy's loss", kept, wide, gradients=before, optimizer=LEARNERS),
-        Phase("policy's backward", kept + working, other=largest, gradients=before, optimizer=LEARNERS),
-        Phase("critic's backward", kept + working, gradients=LEARNERS if several else ("policy",), optimizer=LEARNERS),
+        Phase("policy loss", kept, wide, gradients=before, optimizer=LEARNERS),
+        Phase("policy backward", kept + working, other=largest, gradients=before, optimizer=LEARNERS),
+        Phase("critic backward", kept + working, gradients=LEARNERS if several else ("policy",), optimizer=LEARNERS),
         Phase("end of backward", working, other=largest, gradients=LEARNERS, optimizer=LEARNERS),
     ]

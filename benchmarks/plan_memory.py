@@ -62,7 +62,9 @@ def prepare(shape: str, folder: Path) -> None:
         model.save_pretrained(folder / name)
         tokenizer.save_pretrained(folder / name)
         config_of = AutoConfig.from_pretrained(folder / name, num_labels=1)
-        reward = AutoModelForSequenceClassification.from_pretrained(folder / name, config=config_of, dtype=torch.float32)
+        reward = AutoModelForSequenceClassification.from_pretrained(
+            folder / name, config=config_of, dtype=torch.float32
+        )
         reward.save_pretrained(folder / f"{name}-reward")
         tokenizer.save_pretrained(folder / f"{name}-reward")
     adapters(folder)
@@ -114,10 +116,10 @@ def write_rows(folder: Path, sizes: dict[str, int]) -> None:
     def words(count: int, first: int) -> str:
         return " ".join(str(100 + (first + 7 * i) % 900) for i in range(count // 4))
 
-    rows = [
-        {"prompt": words(sizes["prompt"], i), "chosen": words(sizes["response"], 3 * i), "rejected": words(sizes["response"], 5 * i + 1)}
-        for i in range(80)
-    ]  # fmt: skip
+    rows = []
+    for i in range(80):
+        chosen, rejected = words(sizes["response"], 3 * i), words(sizes["response"], 5 * i + 1)
+        rows.append({"prompt": words(sizes["prompt"], i), "chosen": chosen, "rejected": rejected})
     texts = [{"prompt": row["prompt"], "completion": row["chosen"]} for row in rows]
     for name, lines in {"pairs": rows, "demonstrations": texts}.items():
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -140,7 +142,8 @@ def overrides(stage: str, way: str, folder: Path, model: str, sizes: dict[str, i
     given = [
         f"stage={stage}", "experiment=none", "name=planned", "model=local", f"model.path={folder / model}",
         f"checkpoints={folder / model}-runs", "hardware=cpu", f"adapter={WAYS[way]}", "data=local",
-        f"data.path={folder / rows}.jsonl", "data.holdout=0.1", f"stage.policy={folder / model}", "stage.sample_prompts=0",
+        f"data.path={folder / rows}.jsonl", "data.holdout=0.1", f"stage.policy={folder / model}",
+        "stage.sample_prompts=0",
     ]  # fmt: skip
     if stage == "ppo":
         reward = f"{model}-adapter" if way == "LoRA" else f"{model}-reward"

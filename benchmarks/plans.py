@@ -1,4 +1,4 @@
-"""Plans of the classic set-ups, as tables for README: what each stage takes of a GPU of 80 GB, on one of them and on eight.
+"""Plans of the classic set-ups, as a table for README: what each stage takes of one GPU of 80 GB, and of eight.
 
     python -m benchmarks.plans            # a minute; no model is read and nothing is trained
     python -m benchmarks.plans --show     # what was planned last
@@ -37,11 +37,12 @@ class Setup(NamedTuple):
     stages: tuple[str, ...]
 
 
+TLDR = ("sft", "reward", "ppo")
 SETUPS = (
-    *(Setup(f"TL;DR, Pythia {size}", "tldr-pythia", f"pythia-{size.lower()}", ("sft", "reward", "ppo")) for size in ("1B", "2.8B", "6.9B")),
+    *(Setup(f"TL;DR, Pythia {one}", "tldr-pythia", f"pythia-{one.lower()}", TLDR) for one in ("1B", "2.8B", "6.9B")),
     Setup("UltraFeedback, Mistral 7B", "ultrafeedback-zephyr", "mistral-7b", ("sft", "dpo")),
     Setup("UltraFeedback, Llama 3.1 8B", "ultrafeedback-zephyr", "llama-3.1-8b", ("sft", "dpo")),
-)  # fmt: skip
+)
 
 
 def row(setup: Setup, stage: str, gpus: int) -> dict[str, Any]:
@@ -71,13 +72,24 @@ def row(setup: Setup, stage: str, gpus: int) -> dict[str, Any]:
 
 def table(rows: list[dict[str, Any]]) -> list[str]:
     """A row a stage and number of GPUs, in Markdown."""
-    lines = ["| set-up | stage | GPUs | GiB a GPU | fits | with | GiB then | steps | tokens | GPU hours |", "|" + " --- |" * 10]
+    lines = [
+        "| set-up | stage | GPUs | GiB a GPU | fits | with | GiB then | steps | tokens | GPU hours |",
+        "|" + " --- |" * 10,
+    ]
     for one in rows:
         plan, taken = one["plan"], one["taken"]
         fits = "yes" if plan["fits"] else "no"
-        given = "" if plan["fits"] else "nothing that is tried" if taken is None else " ".join(f"`{c}`" for c in one["remedy"])
+        given = (
+            ""
+            if plan["fits"]
+            else "nothing that is tried"
+            if taken is None
+            else " ".join(f"`{c}`" for c in one["remedy"])
+        )
         then = "" if plan["fits"] or taken is None else gib(taken["memory"]["peak"])
-        hours = "" if taken is None else f"{one['gpu_hours']:.2g}" if one["gpu_hours"] < 10 else f"{one['gpu_hours']:.0f}"
+        hours = (
+            "" if taken is None else f"{one['gpu_hours']:.2g}" if one["gpu_hours"] < 10 else f"{one['gpu_hours']:.0f}"
+        )
         work = taken or plan
         cells = (one["setup"], one["stage"], one["gpus"], gib(plan["memory"]["peak"]), fits, given, then)
         lines.append("| " + " | ".join(map(str, (*cells, f"{work['steps']:,}", count(work["tokens"]), hours))) + " |")

@@ -61,7 +61,9 @@ def plan(settings: Settings, overrides: Sequence[str]) -> bool:
         commands = commands_of(settings, shared).values()
         return show(settings.stage, [settings_of(compose(config_name="config", overrides=one)) for one in commands])
     if settings.stage.name not in PLANNED:
-        raise ConfigError(f"hardware.plan=true plans what trains, and stage={settings.stage.name} does not: leave it out")
+        raise ConfigError(
+            f"hardware.plan=true plans what trains, and stage={settings.stage.name} does not: leave it out"
+        )
     own = settings_of(compose(config_name="config", overrides=["stage=plan", *shared])).stage
     return show(own, [settings])
 

@@ -75,4 +75,6 @@ class PlanStage(Stage):
             missing = next(name for name, value in self.machine().items() if value is None)
             raise ConfigError(f"stage.{missing} is null, and so is it of stage.device={self.device}: give it a number")
         if self.gpus > 1 and self.strategy is Strategy.none:
-            raise ConfigError(f"stage.gpus={self.gpus} share nothing under stage.strategy=none: give stage.strategy=ddp")
+            raise ConfigError(
+                f"stage.gpus={self.gpus} share nothing under stage.strategy=none: give stage.strategy=ddp"
+            )

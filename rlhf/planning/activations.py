@@ -93,7 +93,10 @@ def family_of(model_type: str) -> Family:
 
 
 # Of what is as wide as the vocabulary: tensors at once, of every token that is counted with each.
-TILE = (4096, 32768)  # tokens and entries that TRL 1.16's fused head works on at a time (trl/kernels/chunked_logprob.py)
+TILE = (
+    4096,
+    32768,
+)  # tokens and entries that TRL 1.16's fused head works on at a time (trl/kernels/chunked_logprob.py)
 FUSED_BACKWARD = 8.25  # float32, on a CPU; a Triton kernel works in one tile of the model's type, in place
 FUSED_FORWARD = 4.25
 CROSS_ENTROPY = 3.0  # of transformers' own loss: logits, their logarithms, the gradient; float32

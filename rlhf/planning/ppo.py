@@ -24,7 +24,7 @@ LEARNERS = ("policy", "critic")
 def ledger(settings: Settings, model: Architecture, work: Work, place: Place) -> Ledger:
     """Roles and phases; one device's share."""
     roles = one_base(settings, model, place.ranks) if shares(settings) else separate(settings, model, place.ranks)
-    judges = [role for role in roles if role.name not in (*LEARNERS, "shared base", "reference")]
+    judges = [role for role in roles if role.name not in (*LEARNERS, "shared base", "its start", "reference")]
     phases = [*collecting(model, work, settings.stage), *updating(settings, model, work)]
     read = max(roles, key=lambda role: role.weights)
     if not place.gpu:
@@ -34,13 +34,15 @@ def ledger(settings: Settings, model: Architecture, work: Work, place: Place) ->
 
 
 def shares(settings: Settings) -> bool:
-    """Whether there is one base: as the stage decides where its parents are at hand, else as their commands would leave it.
+    """Whether there is one base: of runs at hand by what they descend from, of others as this adapter leaves it.
 
     Runs that are at hand and have no model in common keep models of their own.
     """
     if settings.adapter.kind is AdapterKind.none or settings.stage.one_base is False:
         return False
-    found = [at_hand(one.path) for role, one in settings.stage.inputs().items() if role in ("policy", "reward", "critic")]
+    found = [
+        at_hand(one.path) for role, one in settings.stage.inputs().items() if role in ("policy", "reward", "critic")
+    ]
     roots = {models.ancestry(parent)[0].digest for parent in found if parent is not None}
     return len(roots) <= 1
 
@@ -76,8 +78,11 @@ def one_base(settings: Settings, model: Architecture, ranks: Ranks) -> list[Role
         held = (ranks.gradients(added, FLOAT32), ranks.optimizer(added, FLOAT32)) if learns else (0, 0)
         return Role(name, added, added if learns else 0, "float32", ranks.weights(added, FLOAT32), *held)
 
+    start = at_hand(settings.stage.policy)
+    worn = start is None or models.adapter_folder(start) is not None
     return [
         Role("shared base", size.parameters, 0, kind, ranks.weights(1, size.weights, trained=False)),
+        *([adapters("its start", 1, head=False, learns=False)] if worn else []),
         adapters("policy", 1, head=False, learns=True),
         Role("reference", 0, 0, "", 0),
         adapters("critic", 1, head=True, learns=True),

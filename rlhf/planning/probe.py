@@ -47,12 +47,14 @@ def probe(outlook: Outlook, budget: float, clock: Clock = time.perf_counter) -> 
         read = (2 * read + (passes - 2) * timer(lambda: forward(model, ids, 0)) / ids.numel()) / passes
     step = timer(lambda: stepped(trained, optimizer))
     draw = draw_of(timer, model, outlook) if work.drawn else 0.0
-    shown = f"measured: {1 / train:,.0f} tokens a second in training here, {work.at_once} rows of {work.typical} at once"
+    shown = (
+        f"measured: {1 / train:,.0f} tokens a second in training here, {work.at_once} rows of {work.typical} at once"
+    )
     return Pace(train, read, draw, step, shown)
 
 
 class Timer:
-    """Seconds of a call: the median of up to REPEATS within ``budget``, after one that is not counted unless it is long."""
+    """Seconds of a call: the median of up to REPEATS within ``budget``; the first only where it is long."""
 
     def __init__(self, clock: Clock, budget: float, device: torch.device):
         self.clock, self.budget, self.device = clock, budget, device
@@ -81,7 +83,7 @@ def hidden(model: Any, ids: Tensor) -> tuple[Tensor, nn.Module]:
 
 
 def descend(model: Any, ids: Tensor, positions: int, optimizer: Any) -> None:
-    """Forward and backward; the logits of the last ``positions`` are made again for the gradient, as TRL's head does."""
+    """Forward and backward; the last ``positions`` have logits, made again for the gradient, as TRL's head does."""
     states, head = hidden(model, ids)
     if positions:
         logprobs = checkpoint(loss, states[:, -positions:], head, ids[:, -positions:], use_reentrant=False)
@@ -111,7 +113,7 @@ def stepped(trained: list[nn.Parameter], optimizer: Any) -> None:
 
 
 def draw_of(timer: Timer, model: Any, outlook: Outlook) -> float:
-    """Seconds of a token more of all responses that are drawn at once; of random weights, so that none of them ends."""
+    """Seconds of a token more of all responses that are drawn at once, none of which ends."""
     work, vocabulary = outlook.work, outlook.model.size.shape.vocabulary
     rows, length = min(work.rows, AT_ONCE), min(outlook.settings.stage.max_response_length, DRAWN)
     prompt = max(work.typical - outlook.settings.stage.max_response_length, 1)

@@ -67,7 +67,9 @@ def single(settings: Settings, plan: PlanStage, outlook: Outlook, *, least: bool
     trainer = getattr(settings.stage, "trainer", None)
     gpu = outlook.machine.place.gpu
     if trainer is not None and not trainer.get("activation_checkpointing"):
-        yield Remedy("checkpointing", (f"{CHECKPOINTING}=true",), with_trainer(settings, activation_checkpointing=True), plan)
+        yield Remedy(
+            "checkpointing", (f"{CHECKPOINTING}=true",), with_trainer(settings, activation_checkpointing=True), plan
+        )
     smaller = list(halved(settings, plan))
     yield from smaller[-1:] if least else smaller
     if trainer is not None and plan.gpus > 1 and plan.strategy is not Strategy.fsdp:

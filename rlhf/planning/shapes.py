@@ -64,7 +64,7 @@ def architecture(settings: Settings, shapes: dict[str, Any]) -> Architecture:
 
 
 def find(settings: Settings, shapes: dict[str, Any]) -> tuple[PretrainedConfig, str]:
-    """The configuration, and where it is from: the policy that is at hand, else the model that the chain begins with."""
+    """The configuration, and where it is from: the policy where it is at hand, else what the chain begins with."""
     policy = getattr(settings.stage, "policy", None)
     for path in (policy, settings.model.path):
         if path is not None and (parent := at_hand(path)) is not None:

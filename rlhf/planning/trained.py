@@ -39,7 +39,9 @@ def ledger(settings: Settings, model: Architecture, work: Work, place: Place) ->
         roles.append(Role("reference", model.size.parameters, 0, settings.model.dtype.value, weights))
     phases = [*steps(settings, model, work, place, learner), evaluating(settings, model, work, place, learner)]
     if name == "reward":
-        policy = Role("policy", model.size.parameters, 0, settings.model.dtype.value, model.size.parameters * model.width)
+        policy = Role(
+            "policy", model.size.parameters, 0, settings.model.dtype.value, model.size.parameters * model.width
+        )
         roles.append(policy)
         phases = [one._replace(holds=(learner.name,)) for one in phases]
         tokens = max(settings.stage.trainer["per_device_eval_batch_size"], SCORED) * work.longest
@@ -50,11 +52,15 @@ def ledger(settings: Settings, model: Architecture, work: Work, place: Place) ->
 
 
 def learning(settings: Settings, model: Architecture, ranks: Ranks, name: str, scores: bool) -> Role:
-    """The model that learns: all of it, or adapters in float32 on what is frozen. ``scores``: under a head of one output."""
+    """The model that learns: whole, or adapters in float32 on what is frozen; under a head of one if it ``scores``."""
     adapter, size, width = settings.adapter, model.size, model.width
     parameters = model.classifier if scores else size.parameters
     if adapter.kind is AdapterKind.none:
-        held = (ranks.weights(parameters, width), ranks.gradients(parameters, width), ranks.optimizer(parameters, width))
+        held = (
+            ranks.weights(parameters, width),
+            ranks.gradients(parameters, width),
+            ranks.optimizer(parameters, width),
+        )
         return Role(name, parameters, parameters, settings.model.dtype.value, *held)
     # A classifier has a row in the place of the output layer, which is no matrix of its own where weights are tied.
     base = size.weights + (parameters - size.parameters) * width
@@ -94,7 +100,7 @@ def passes(settings: Settings, model: Architecture, place: Place) -> Pass:
 
 
 def head(name: str, model: Architecture, tokens: int, place: Place, backward: bool) -> int:
-    """As wide as the vocabulary: logits of every token in pretraining, of a tile in SFT and DPO, none under a head of one."""
+    """As wide as the vocabulary: of every token in pretraining, of a tile in SFT and DPO, none under a head of one."""
     shape = model.size.shape
     if name == "reward":
         return 0

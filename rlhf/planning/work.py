@@ -11,7 +11,7 @@ from rlhf.config.plan import KINDS, PlanStage
 from rlhf.data import load
 from rlhf.data.render import encode, prompt_ids, text_ids
 from rlhf.data.tokens import RESPONSES, shared
-from rlhf.errors import DataError
+from rlhf.parents import hub_parent
 from rlhf.planning.shapes import at_hand
 from rlhf.scratch import new_tokenizer
 
@@ -36,7 +36,7 @@ def rows_of(settings: Settings, plan: PlanStage) -> Rows:
     """Counted where data and a tokenizer are at hand, else as ``stage.rows`` states.
 
     Raises:
-        DataError: the data are neither at hand nor stated.
+        RlhfError: the data, or a tokenizer to count them with, are neither at hand nor stated.
     """
     kind = KINDS[settings.stage.name]
     source = getattr(settings.data, kind)
@@ -51,8 +51,8 @@ def rows_of(settings: Settings, plan: PlanStage) -> Rows:
 
 def counted(settings: Settings, kind: str) -> Rows:
     """The rows themselves, by the tokenizer of the policy, or one trained as stage=base will train it."""
-    rows = load(settings.data, kind, "train", settings.seed, tell=False)
     tokenizer = tokenizer_of(settings)
+    rows = load(settings.data, kind, "train", settings.seed, tell=False)
     count = len(rows)
     if count > COUNTED:
         rows = rows.select(sorted(random.Random(settings.seed).sample(range(count), COUNTED)))
@@ -71,15 +71,18 @@ def counted(settings: Settings, kind: str) -> Rows:
 
 
 def tokenizer_of(settings: Settings) -> Any:
+    """That of the policy where it is at hand, else of the model that the chain begins with.
+
+    Raises:
+        ModelError: it cannot be read.
+    """
     policy = getattr(settings.stage, "policy", None)
     for path in (policy, settings.model.path):
         if path is not None and (parent := at_hand(path)) is not None:
             return models.load_tokenizer(parent, settings.model)
     if settings.model.path is not None:
-        raise DataError(
-            f"data.{KINDS[settings.stage.name]} cannot be counted, since the tokenizer of {settings.model.path} is not "
-            "at hand: state rows and lengths in stage.rows, or give model.path= a folder"
-        )
+        id, _, revision = settings.model.path.partition("@")
+        return models.load_tokenizer(hub_parent("policy", id, revision or settings.model.revision), settings.model)
     template = models.chat_template(settings.model.chat_template)
     texts = load(settings.data, "text", "train", settings.seed, tell=False)["text"]
     return new_tokenizer(texts, settings.model.architecture["vocabulary"], template)
@@ -111,7 +114,7 @@ def trained(settings: Settings, rows: Rows, devices: int) -> Work:
     batch = trainer["per_device_train_batch_size"]
     if name == "base":
         length = settings.stage.block_length
-        total = rows.count * sum(one for one, in rows.lengths) // len(rows.lengths)
+        total = rows.count * sum(one for (one,) in rows.lengths) // len(rows.lengths)
         sequences, count = [[length]], max(total // length, 1)
     else:
         sequences, count = rows.sequences(trainer.get("max_length")), rows.count

@@ -1,8 +1,8 @@
 """What stages will take of memory, steps and time, whether they fit, and the remedy where not. Nothing is trained.
 
-    python -m rlhf stage=plan                                   # the whole progression, on this machine
+    python -m rlhf stage=plan                        # the whole progression, on this machine
     python -m rlhf stage=plan experiment=tldr-pythia stage.stages=[sft,reward,ppo] stage.device=a100-80gb
-    python -m rlhf stage=dpo hardware.plan=true                 # one stage as it would run here; 1 where it does not fit
+    python -m rlhf stage=dpo hardware.plan=true      # one stage, here; the exit code is 1 where it does not fit
 
 No weights are read: a model is its shape. rlhf/progression.py composes the settings of the stages.
 """

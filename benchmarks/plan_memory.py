@@ -1,6 +1,7 @@
 """Plans against what stages took: peak memory of sft, reward, dpo and ppo, full and LoRA, at three shapes.
 
     RLHF_TEST_MODELS=... python -m benchmarks.plan_memory          # every case in a process of its own: minutes
+    python -m benchmarks.plan_memory --stages dpo --ways LoRA      # some of them; what is stored of the others stays
     python -m benchmarks.plan_memory --show                        # what was measured last
 
 Shapes: hidden 256 x 4 layers x 2k vocabulary with random weights, stories15M, and SmolLM2-135M with random weights,
@@ -8,7 +9,10 @@ which take as much as its own. Each process first runs the same stage on a model
 take for themselves is there before the measurement begins; then the stage itself, for a few steps on rows of one
 length, up to the end of its training, whose peak is read.
 
-The allocator of every process gives back at once what is freed, as in benchmarks/ppo_memory.py. Writes
+Then the processor's seconds that a probe predicts are held against those that training takes: 60 steps of the embedded
+stage=base and of SFT at the first shape, and 6 updates of PPO.
+
+The allocator of the others gives back at once what is freed, as in benchmarks/ppo_memory.py. Writes
 benchmarks/plan_memory.json.
 """
 
@@ -18,6 +22,8 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +40,8 @@ SIZES = {
     "SmolLM2-135M": {"rows": 2, "prompt": 60, "response": 40},
 }
 TOLERANCE = 0.15
+TIMED = ("base", "sft", "ppo")  # base is the embedded stage, the others of the shape below
+TIMED_SHAPE = "256x4x2k"
 AFTERWARDS = ("report card",)  # phases that come after the training whose peak is read
 
 
@@ -188,8 +196,40 @@ def measure(shape: str, stage: str, way: str, folder: Path) -> dict[str, Any]:
     found = record(planned)
     phases = {name: one for name, one in found["memory"]["phases"].items() if name not in AFTERWARDS}
     highest = max(phases, key=lambda name: phases[name]["total"])
-    case = {"shape": shape, "stage": stage, "way": way}
+    case = {"shape": shape, "stage": stage, "way": way, "date": date.today().isoformat()}
     return case | {"peak": peak, "planned": phases[highest]["total"], "phase": highest, "plan": found}
+
+
+def timed(stage: str, folder: Path) -> dict[str, Any]:
+    """In this process: seconds that a stage was predicted to train, and those it did, of the processor."""
+    from rlhf import memory, training
+    from rlhf.planning.outlook import look_ahead
+    from rlhf.planning.pace import seconds
+    from rlhf.planning.probe import probe
+    from rlhf.ppo import PPOTrainer
+    from rlhf.stages import execute
+
+    plan = composed(["stage=plan"]).stage
+    given = overrides(stage, "full", folder, "policy", SIZES[TIMED_SHAPE])
+    if stage == "base":
+        given = ["stage=base", f"checkpoints={folder}/embedded", "hardware=cpu", "stage.sample_prompts=0"]
+    longer = "stage.updates=6" if stage == "ppo" else "stage.trainer.max_steps=60"
+    settings = composed([*given, longer])
+    outlook = look_ahead(settings, plan)
+    predicted = seconds(outlook, probe(outlook, plan.probe_seconds, time.process_time))
+    ppo_trains = PPOTrainer.train
+
+    def train_and_time(trainer: Any, *arguments: Any, **options: Any) -> Any:
+        start = time.process_time()
+        ppo_trains(trainer, *arguments, **options) if stage == "ppo" else trainer.train()
+        raise Measured(time.process_time() - start)
+
+    training.train, PPOTrainer.train, memory.show = train_and_time, train_and_time, lambda *_: None
+    try:
+        execute(settings, Path(settings.checkpoints) / "timed" / stage)
+    except Measured as measured:
+        [real] = measured.args
+    return {"stage": stage, "predicted": predicted, "real": real, "steps": outlook.work.steps}
 
 
 def table(rows: list[dict[str, Any]]) -> list[str]:
@@ -201,8 +241,16 @@ def table(rows: list[dict[str, Any]]) -> list[str]:
     return lines
 
 
-def show(rows: list[dict[str, Any]]) -> None:
-    print("\n".join(table(rows)))
+def times(rows: list[dict[str, Any]]) -> list[str]:
+    lines = ["| stage | steps | predicted, CPU seconds | real | off by |", "|" + " --- |" * 5]
+    for row in rows:
+        off = row["predicted"] / row["real"] - 1
+        lines.append(f"| {row['stage']} | {row['steps']} | {row['predicted']:.1f} | {row['real']:.1f} | {off:+.0%} |")
+    return lines
+
+
+def show(rows: list[dict[str, Any]], clocked: list[dict[str, Any]]) -> None:
+    print("\n".join([*table(rows), "", *times(clocked), ""]))
     off = [abs(row["planned"] / row["peak"] - 1) for row in rows]
     print(f"within {TOLERANCE:.0%}: {sum(one <= TOLERANCE for one in off)} of {len(off)}; at most {max(off):.0%} off")
 
@@ -213,44 +261,65 @@ def main() -> None:
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES))
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
     parser.add_argument("--show", action="store_true", help="print the stored results and run nothing")
-    for name in ("--folder", "--result"):
+    parser.add_argument(
+        "--untimed", action="store_true", help="leave the times out, which mean nothing on a busy machine"
+    )
+    for name in ("--folder", "--result", "--timed"):
         parser.add_argument(name, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.show:
-        return show(json.loads(RESULT.read_text())["rows"])
+        return show(stored("rows"), stored("times"))
     if arguments.folder:
-        found = measure(arguments.shapes[0], arguments.stages[0], arguments.ways[0], Path(arguments.folder))
+        folder = Path(arguments.folder)
+        found = (
+            timed(arguments.timed, folder)
+            if arguments.timed
+            else measure(arguments.shapes[0], arguments.stages[0], arguments.ways[0], folder)
+        )
         Path(arguments.result).write_text(json.dumps(found))
         return None
     if "RLHF_TEST_MODELS" not in os.environ:
         parser.error("RLHF_TEST_MODELS must name a folder with stories15M and SmolLM2-135M-Instruct")
-    rows = []
+    rows, clocked = [], []
     for shape in arguments.shapes:
         with tempfile.TemporaryDirectory() as place:
             folder = Path(place)
             prepare(shape, folder)
             for stage in arguments.stages:
                 for way in arguments.ways:
-                    rows.append(apart(shape, stage, way, folder))
+                    rows.append(apart(folder, ALLOCATOR, "--shapes", shape, "--stages", stage, "--ways", way))
                     print(table(rows[-1:])[-1], flush=True)
-    show(rows)
-    record(RESULT, {"tolerance": TOLERANCE, "sizes": SIZES, "rows": rows})
+            if shape == TIMED_SHAPE and not arguments.untimed:
+                clocked = [apart(folder, {}, "--timed", stage) for stage in TIMED]
+    rows, clocked = beside(rows), clocked or stored("times")
+    show(rows, clocked)
+    record(RESULT, {"tolerance": TOLERANCE, "sizes": SIZES, "rows": rows, "times": clocked})
     return None
 
 
-def apart(shape: str, stage: str, way: str, folder: Path) -> dict[str, Any]:
-    """``measure`` in a process of its own."""
+def beside(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """``rows``, and of what was not measured now what was stored before."""
+    found = {(row["shape"], row["stage"], row["way"]): row for row in [*stored("rows"), *rows]}
+    return [found[key] for key in ((a, b, c) for a in SIZES for b in STAGES for c in WAYS) if key in found]
+
+
+def stored(name: str) -> list[dict[str, Any]]:
+    return json.loads(RESULT.read_text()).get(name, []) if RESULT.exists() else []
+
+
+def apart(folder: Path, environment: dict[str, str], *case: str) -> dict[str, Any]:
+    """``measure`` or ``timed`` in a process of its own."""
     result = folder / "result.json"
-    command = [sys.executable, "-m", "benchmarks.plan_memory", "--shapes", shape, "--stages", stage, "--ways", way]
+    command = [sys.executable, "-m", "benchmarks.plan_memory", *case]
     log = (folder / "log").open("w")
     done = subprocess.run(
         [*command, "--folder", str(folder), "--result", str(result)],
-        env=os.environ | ALLOCATOR | {"RLHF_CACHE": str(folder / "cache")},
+        env=os.environ | environment | {"RLHF_CACHE": str(folder / "cache")},
         stdout=log,
         stderr=log,
     )
     if done.returncode:
-        raise SystemExit(f"{shape} {stage} {way} failed:\n" + (folder / "log").read_text()[-3000:])
+        raise SystemExit(f"{' '.join(case)} failed:\n" + (folder / "log").read_text()[-3000:])
     return json.loads(result.read_text())
 
 

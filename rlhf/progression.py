@@ -58,6 +58,10 @@ def plan(settings: Settings, overrides: Sequence[str]) -> bool:
 
     shared = [item for item in common(overrides) if not item.startswith("hardware.plan=")]
     if settings.stage.name == "plan":
+        if settings.stage.stages is None:
+            whole = settings_of(compose(config_name="config", overrides=["stage=progression", *shared])).stage.stages
+            stage = replace(settings.stage, stages=[name for name in whole if name in PLANNED])
+            settings = replace(settings, stage=stage)
         commands = commands_of(settings, shared).values()
         return show(settings.stage, [settings_of(compose(config_name="config", overrides=one)) for one in commands])
     if settings.stage.name not in PLANNED:

@@ -26,7 +26,7 @@ class Strategy(Enum):
 
 @dataclass(kw_only=True)
 class PlanStage(Stage):
-    stages: list[str]
+    stages: list[str] | None
     overrides: Any
     device: str
     memory_gib: float | None
@@ -59,8 +59,8 @@ class PlanStage(Stage):
         require(mapping, "stage.overrides", self.overrides, "map stages to lists of settings")
         for name, given in (self.overrides or {}).items():
             require(isinstance(given, list), f"stage.overrides.{name}", given, "be a list of settings")
-        require(bool(self.stages), "stage.stages", self.stages, "name a stage")
-        for key, names in {"stages": self.stages, "overrides": self.overrides or {}}.items():
+        require(self.stages != [], "stage.stages", self.stages, "name a stage")
+        for key, names in {"stages": self.stages or [], "overrides": self.overrides or {}}.items():
             for name in names:
                 require(name in PLANNED, f"stage.{key}", name, f"name one of {', '.join(PLANNED)}")
         known = (THIS, *self.devices)

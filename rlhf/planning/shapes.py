@@ -1,5 +1,7 @@
 """The architecture that a stage starts from, without its weights: from what is at hand, or as it is stated."""
 
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -8,7 +10,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, PretrainedConfig
 
 from rlhf import models
-from rlhf.config import AdapterKind, Settings
+from rlhf.config import Adapter, AdapterKind, Dtype, Settings
 from rlhf.config.blame import blame
 from rlhf.errors import LineageError
 from rlhf.manifest import read_manifest
@@ -55,12 +57,34 @@ def architecture(settings: Settings, shapes: dict[str, Any]) -> Architecture:
         ModelError: what is named cannot be read.
     """
     config, source = find(settings, shapes)
-    size = measure(config, settings.adapter, settings.model.dtype)
+    return drawn_up(Drawing(config, settings.adapter, settings.model.dtype))._replace(source=source)
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """What an architecture is made from; equal ones are drawn up once, since each takes a second."""
+
+    config: PretrainedConfig
+    adapter: Adapter
+    dtype: Dtype
+
+    def __hash__(self) -> int:
+        return hash((self.config.to_json_string(), repr(self.adapter), self.dtype))
+
+    def __eq__(self, other: object) -> bool:
+        return hash(self) == hash(other)
+
+
+@cache
+def drawn_up(drawing: Drawing) -> Architecture:
+    """The models on the meta device, where tensors have shapes and no storage, and what they are made of."""
+    config = drawing.config
+    size = measure(config, drawing.adapter, drawing.dtype)
     with init_empty_weights():
         model = AutoModelForCausalLM.from_config(config)
     stacks = [one for one in model.modules() if isinstance(one, nn.ModuleList) and len(one) == size.shape.layers]
     layer = sum(value.numel() for value in stacks[0][0].parameters()) if stacks else 0
-    return Architecture(config, source, size, classifies(config), layer, WIDTHS[settings.model.dtype])
+    return Architecture(config, "", size, classifies(config), layer, WIDTHS[drawing.dtype])
 
 
 def find(settings: Settings, shapes: dict[str, Any]) -> tuple[PretrainedConfig, str]:

@@ -10,6 +10,7 @@ from rlhf.config import PPOStage, Settings
 from rlhf.config.plan import KINDS, PlanStage
 from rlhf.data import load
 from rlhf.data.render import encode, prompt_ids, text_ids
+from rlhf.data.sources import source_of
 from rlhf.data.tokens import RESPONSES, shared
 from rlhf.parents import hub_parent
 from rlhf.planning.shapes import at_hand
@@ -51,7 +52,7 @@ def rows_of(settings: Settings, plan: PlanStage) -> Rows:
 
 def counted(settings: Settings, kind: str) -> Rows:
     """The rows themselves, by the tokenizer of the policy, or one trained as stage=base will train it."""
-    tokenizer = tokenizer_of(settings)
+    tokenizer = tokenizer_of(settings) if source_of(settings.data, kind).paths else None  # loading says what is missing
     rows = load(settings.data, kind, "train", settings.seed, tell=False)
     count = len(rows)
     if count > COUNTED:

@@ -1,9 +1,11 @@
 """Settings of stages that start from a tiny architecture or from the stated shape of a large one."""
 
 from collections.abc import Callable
+from functools import cache
 
 import pytest
 
+from rlhf.config import Settings
 from rlhf.config.plan import PlanStage
 from rlhf.planning.outlook import Outlook, look_ahead
 from rlhf.planning.work import Rows
@@ -18,6 +20,7 @@ ROWS = {
 }
 
 
+@cache
 def plan_of(*overrides: str) -> PlanStage:
     stage = composed("stage=plan", *overrides).stage
     assert isinstance(stage, PlanStage)
@@ -29,7 +32,11 @@ def ahead() -> Callable[..., Outlook]:
     """The outlook of a stage of a model of 1B on a GPU of 80 GiB, on rows of a known length."""
 
     def of(stage: str, *overrides: str, plan: tuple[str, ...] = ("stage.device=a100-80gb",)) -> Outlook:
-        settings = composed(f"stage={stage}", "experiment=none", "model=llama-3.2-1b", "data=local", *overrides)
-        return look_ahead(settings, plan_of(*plan), ROWS[stage])
+        return look_ahead(given(stage, *overrides), plan_of(*plan), ROWS[stage])
 
     return of
+
+
+@cache
+def given(stage: str, *overrides: str) -> Settings:
+    return composed(f"stage={stage}", "experiment=none", "model=llama-3.2-1b", "data=local", *overrides)

@@ -32,7 +32,7 @@ class PlanStage(Stage):
     memory_gib: float | None
     tflops: float | None
     bandwidth: float | None
-    gpus: int
+    gpus: int | None
     strategy: Strategy | None
     headroom: float
     mfu: float
@@ -74,7 +74,7 @@ class PlanStage(Stage):
         if not self.here and None in self.machine().values():
             missing = next(name for name, value in self.machine().items() if value is None)
             raise ConfigError(f"stage.{missing} is null, and so is it of stage.device={self.device}: give it a number")
-        if self.gpus > 1 and self.strategy is Strategy.none:
+        if self.gpus is not None and self.gpus > 1 and self.strategy is Strategy.none:
             raise ConfigError(
                 f"stage.gpus={self.gpus} share nothing under stage.strategy=none: give stage.strategy=ddp"
             )

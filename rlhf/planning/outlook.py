@@ -48,8 +48,7 @@ def machine_of(settings: Settings, plan: PlanStage) -> Machine:
     Raises:
         ModelError: a GPU is asked for that is not here.
     """
-    strategy = plan.strategy or (Strategy.ddp if plan.gpus > 1 else Strategy.none)
-    ranks = Ranks(strategy, plan.gpus)
+    ranks = ranks_of(settings, plan)
     if not plan.here:
         found = plan.machine()
         room = int(found["memory_gib"] * GIB * (1 - plan.headroom))
@@ -58,9 +57,17 @@ def machine_of(settings: Settings, plan: PlanStage) -> Machine:
     device = models.device(settings.hardware)
     gpu = device.type == "cuda"
     free = memory.available(device)
-    room = int(free * (1 - plan.headroom)) if gpu else free // plan.gpus
+    room = int(free * (1 - plan.headroom)) if gpu else free // ranks.count
     name = torch.cuda.get_device_name(device) if gpu else "this machine"
     return Machine(name, Place(ranks, gpu), room, None, None)
+
+
+def ranks_of(settings: Settings, plan: PlanStage) -> Ranks:
+    """As stage=plan says, else as the processes of ``hardware`` share the work, where it has several."""
+    asked = getattr(settings.hardware, "strategy", Strategy.none).value
+    count = plan.gpus or (getattr(settings.hardware, "processes", None) or 1) * getattr(settings.hardware, "nodes", 1)
+    shared = Strategy(asked) if asked != "none" else Strategy.ddp if count > 1 else Strategy.none
+    return Ranks(plan.strategy or shared, count)
 
 
 def look_ahead(

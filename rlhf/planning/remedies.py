@@ -22,7 +22,9 @@ class Remedy:
     plan: PlanStage
 
     def then(self, other: "Remedy") -> "Remedy":
-        return Remedy(f"{self.name}, {other.name}", (*self.changes, *other.changes), other.settings, other.plan)
+        """Both: where they give the same setting, ``other`` does."""
+        changes = {change.partition("=")[0]: change for change in (*self.changes, *other.changes)}
+        return Remedy(f"{self.name}, {other.name}", tuple(changes.values()), other.settings, other.plan)
 
 
 def tried(outlook: Outlook, plan: PlanStage, rows: Rows) -> list[tuple[Remedy, Outlook]]:
@@ -70,9 +72,10 @@ def single(settings: Settings, plan: PlanStage, outlook: Outlook, *, least: bool
         yield Remedy(
             "checkpointing", (f"{CHECKPOINTING}=true",), with_trainer(settings, activation_checkpointing=True), plan
         )
-    smaller = list(halved(settings, plan))
+    smaller = list(halved(settings, plan, outlook.work.at_once))
     yield from smaller[-1:] if least else smaller
-    if trainer is not None and plan.gpus > 1 and plan.strategy is not Strategy.fsdp:
+    ranks = outlook.machine.place.ranks
+    if trainer is not None and ranks.count > 1 and ranks.strategy is not Strategy.fsdp:
         yield Remedy("shards", ("hardware=fsdp",), settings, replace(plan, strategy=Strategy.fsdp))
     if trainer is not None and gpu and settings.stage.name != "base" and not trainer.get("activation_offloading"):
         given = with_trainer(settings, activation_offloading=True)
@@ -80,11 +83,11 @@ def single(settings: Settings, plan: PlanStage, outlook: Outlook, *, least: bool
     yield from adapted(settings, plan, gpu)
 
 
-def halved(settings: Settings, plan: PlanStage) -> Iterator[Remedy]:
+def halved(settings: Settings, plan: PlanStage, at_once: int) -> Iterator[Remedy]:
     """Half the rows of a micro-batch, and half again, of the same batch."""
     stage = settings.stage
     if stage.name == "ppo":
-        size = stage.micro_batch_size
+        size = at_once
         while size > 1:
             size //= 2
             given = replace(settings, stage=replace(stage, micro_batch_size=size))

@@ -153,6 +153,13 @@ def padding(sequences: Sequence[Sequence[int]], batch: int, seed: int, grouped: 
     return sum(len(part) * len(part[0]) * max(map(max, part)) for part in parts) / len(order)
 
 
+def rows_at_once(stage: PPOStage, rows: int, longest: int) -> int:
+    """Of a micro-batch, bound by rows and by tokens where either is given."""
+    tokens = getattr(stage, "micro_batch_tokens", None)
+    least = [rows, stage.micro_batch_size or rows, max((tokens or rows * longest) // longest, 1)]
+    return min(least)
+
+
 def sampled(settings: Settings, rows: Rows, devices: int) -> Work:
     """Of PPO: every response as long as it may be, which is the most that there can be to do."""
     stage: PPOStage = settings.stage
@@ -171,7 +178,7 @@ def sampled(settings: Settings, rows: Rows, devices: int) -> Work:
         read=int(episodes * length * (3 + judges)),
         drawn=episodes * response,
         rows=local,
-        at_once=min(stage.micro_batch_size, -(-local // stage.minibatches)),
+        at_once=rows_at_once(stage, -(-local // stage.minibatches), widest + response),
         longest=widest + response,
         typical=round(length),
         source=rows.source,

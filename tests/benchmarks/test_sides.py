@@ -4,6 +4,7 @@ import json
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -61,17 +62,19 @@ def test_a_side_that_ends_is_told(side: str) -> None:
         sides.interleave({"peer": sides.Side(side, spec={"fails": 0})}, {"cpu": 0.0, "held": 0})
 
 
-def test_a_row_says_what_the_table_needs() -> None:
+def measured(target: float | None) -> dict[str, Any]:
+    """A row of three rounds."""
     rounds = {"ours": [(1.0, 10), (1.0, 12), (2.0, 11)], "trl": [(3.0, 20), (2.0, 20), (4.0, 20)]}
+    work = {"samples": 4, "tokens": 400}
     found = {
-        name: {
-            "rounds": [
-                {"cpu": cpu, "seconds": cpu / 2, "samples": 4, "tokens": 400, "peak": peak << 20} for cpu, peak in each
-            ]
-        }
+        name: {"rounds": [work | {"cpu": cpu, "seconds": cpu / 2, "peak": peak << 20} for cpu, peak in each]}
         for name, each in rounds.items()
     }
-    row = sides.row(found, "DPO", "trl", 2.5, lambda side, each: each)
+    return sides.row(found, "DPO", "trl", target, lambda side, each: each)
+
+
+def test_a_row_says_what_the_table_needs() -> None:
+    row = measured(2.5)
     assert (row["ratio"], row["spread"]) == (2.0, [2.0, 3.0])
     assert row["memory_ratio"] == 0.6  # 12 of 20
     assert row["sides"]["ours"] == {

@@ -183,7 +183,15 @@ def visible(browser: Any) -> list[str]:
 
 
 def cells(browser: Any) -> list[list[str]]:
-    """Title and response of the first row's columns."""
+    """Title and response of the first row's columns, once the browser has drawn them: what is not in view it skips."""
+    from selenium.webdriver.support.wait import WebDriverWait
+
+    def drawn(browser: Any) -> bool:
+        first = browser.find_element("css selector", "#rows .row:first-child .cell:not([hidden])")
+        browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", first)
+        return first.text != ""
+
+    WebDriverWait(browser, 30).until(drawn)
     found = browser.find_elements("css selector", "#rows .row:first-child .cell:not([hidden])")
     return [cell.text.split("\n")[:2] for cell in found]
 

@@ -1,0 +1,11 @@
+"""`python -m rlhf` that notes when its first step begins: one side of `benchmarks.startup`."""
+
+import sys
+from pathlib import Path
+
+from rlhf import cli, training
+
+if __name__ == "__main__":
+    place = Path(sys.argv.pop(1))
+    training.Reporter.on_step_begin = lambda *_, **__: place.write_text("a step begins")
+    cli.main()

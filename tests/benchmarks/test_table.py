@@ -1,0 +1,45 @@
+"""What was measured, as a table."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks import table
+from tests.benchmarks.test_sides import measured
+
+HEAD = {
+    "command": "python -m benchmarks.dpo",
+    "date": "2026-11-25",
+    "machine": {"cpu": "a processor", "cores": 2, "python": "3.11.7"},
+    "versions": {"torch": "2.13.0", "trl": "1.16.0"},
+}
+
+
+def test_rows_go_to_their_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "dpo.json").write_text(json.dumps(HEAD | {"rows": [measured(2.5), measured(None)]}))
+    sides = {"ours": {"cpu": 0.02, "seconds": 0.03}, "trl": {"cpu": 0.3, "seconds": 0.31}}
+    row = {"work": "help", "against": "trl 1.16", "ratio": 15.0, "spread": [14.0, 16.0], "rounds": 3, "sides": sides}
+    (tmp_path / "startup.json").write_text(json.dumps(HEAD | {"rows": [row]}))
+    (tmp_path / "README.md").write_text("before\n<!-- speed and memory -->\nold\n<!-- end -->\nafter\n")
+    monkeypatch.setattr(table, "HERE", tmp_path)
+    monkeypatch.setattr(table, "README", tmp_path / "README.md")
+    table.main()
+    once = (tmp_path / "README.md").read_text()
+    assert once.startswith(
+        "before\n<!-- speed and memory -->\n\n`python -m benchmarks.dpo`, 2026-11-25, a processor, 2"
+    )
+    assert "| DPO | trl | 2.0 | 2.0 to 3.0 | 2.5 | 0.6 | 4 / 1.33 | 400 / 133 | 12 / 20 | 25% / 75% |" in once
+    assert "| DPO | trl | 2.0 | 2.0 to 3.0 |  | 0.6 |" in once
+    assert "| help | trl 1.16 | 15.0 | 14.0 to 16.0 | 0.02 / 0.3 |" in once
+    assert once.endswith("<!-- end -->\nafter\n")
+    assert "old" not in once
+    table.main()
+    assert (tmp_path / "README.md").read_text() == once
+
+
+def test_every_script_is_listed() -> None:
+    text = (Path(table.__file__).parent / "README.md").read_text()
+    parts = ("_ours", "_trl", "_peer", "_generate", "__init__", "sides", "table")
+    scripts = [path.stem for path in Path(table.__file__).parent.glob("*.py") if not path.stem.endswith(parts)]
+    assert [name for name in scripts if f"python -m benchmarks.{name}`" not in text] == []

@@ -13,12 +13,13 @@ Then the processor's seconds that a probe predicts are held against those that t
 stage=base and of SFT at the first shape, and 6 updates of PPO.
 
 The allocator of the others gives back at once what is freed, as in benchmarks/ppo_memory.py. Writes
-benchmarks/plan_memory.json.
+benchmarks/plan_memory.json, and the tables into README.md beside it.
 """
 
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -31,6 +32,8 @@ from benchmarks.ppo_memory import ALLOCATOR
 from benchmarks.sides import record
 
 RESULT = Path(__file__).with_suffix(".json")
+README = Path(__file__).with_name("README.md")
+PLACE = re.compile(r"(?<=<!-- plans -->\n).*?(?=<!-- end -->)", re.DOTALL)
 STAGES = ("sft", "reward", "dpo", "ppo")
 WAYS = {"full": "none", "LoRA": "lora"}
 # Rows of a micro-batch (of PPO's batch twice as many) and words of a prompt and of a response.
@@ -294,7 +297,15 @@ def main() -> None:
     rows, clocked = beside(rows), clocked or stored("times")
     show(rows, clocked)
     record(RESULT, {"tolerance": TOLERANCE, "sizes": SIZES, "rows": rows, "times": clocked})
+    publish(rows, clocked)
     return None
+
+
+def publish(rows: list[dict[str, Any]], clocked: list[dict[str, Any]]) -> None:
+    """Put both tables into README.md beside this file."""
+    lines = [*table(rows), *(["", *times(clocked)] if clocked else [])]
+    text = README.read_text(encoding="utf-8")
+    README.write_text(PLACE.sub(lambda _: "\n".join(lines) + "\n", text), encoding="utf-8")
 
 
 def beside(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

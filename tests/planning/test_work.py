@@ -60,8 +60,9 @@ def test_padding_by_hand() -> None:
 
 def test_pretraining_cuts_blocks() -> None:
     """100 texts of 50 tokens are 5,000: 39 blocks of 128."""
-    work = trained(composed("stage=base", "stage.block_length=128"), Rows(100, [(50,)], "counted"), 1)
-    assert work.tokens == 39 * 128 * composed("stage=base").stage.trainer["num_train_epochs"]
+    settings = composed("stage=base", "experiment=none", "stage.block_length=128")
+    work = trained(settings, Rows(100, [(50,)], "counted"), 1)
+    assert (work.tokens, work.steps) == (39 * 128, 5)
     assert work.typical == 128
 
 

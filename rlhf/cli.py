@@ -118,6 +118,7 @@ base -> sft -> reward -> dpo | ppo -> compare
   python -m rlhf stage=progression                 everything that is missing, in order
   python -m rlhf stage=dpo stage.beta=0.3          one stage
   python -m rlhf -m stage=dpo stage.beta=0.1,0.3   a sweep, and its leaderboard
+  python -m rlhf stage=plan                        what all of it will take of memory and time, and whether it fits
   python -m rlhf stage=publish                     a finished run's model card, and with stage.repo= on the Hub
   python -m rlhf stage=dpo --help                  the settings of one stage
   python -m rlhf stage=dpo --cfg job               what a command would run, without running it
@@ -167,6 +168,12 @@ def _run(composed: DictConfig) -> float | list[float] | None:
 def _execute(settings: Settings) -> dict[str, float]:
     overrides = list(HydraConfig.get().overrides.task)
     directory = directory_of(settings)
+    if settings.stage.name == "plan" or settings.hardware.plan:
+        from rlhf import progression
+
+        if not progression.plan(settings, overrides):
+            sys.exit(1)
+        return {}
     if settings.stage.name == "progression":
         from rlhf import progression
 

@@ -17,10 +17,10 @@ from pathlib import Path
 from hydra import compose
 
 from rlhf.cli import settings_of
-from rlhf.config import Settings
+from rlhf.config import PLANNED, Settings
 from rlhf.content import content, difference
 from rlhf.directory import partial
-from rlhf.errors import LineageError
+from rlhf.errors import ConfigError, LineageError
 from rlhf.manifest import read_manifest
 from rlhf.parents import find_parents
 from rlhf.progress import console
@@ -29,20 +29,48 @@ from rlhf.run import Run
 
 def run(settings: Settings, directory: Path, overrides: Sequence[str]) -> dict[str, float]:
     """Run the stages below ``directory``'s parent, each where its own command would put it."""
-    shared = [item for item in overrides if not item.startswith(("stage=", "stage."))]
+    shared = common(overrides)
     if directory.name != "progression":  # a member of a sweep: its stages lie in the directory of the member
         shared = [item for item in shared if not item.startswith("name=")]
         shared.append(f"name={os.path.relpath(directory, settings.checkpoints)}")
-    commands = {
-        name: [f"stage={name}", *shared, *(settings.stage.overrides or {}).get(name, [])]
-        for name in settings.stage.stages
-    }
+    commands = commands_of(settings, shared)
     # All before the first: a mistake in the settings of the last stage is told before the others are trained.
     composed = {name: settings_of(compose(config_name="config", overrides=own)) for name, own in commands.items()}
     metrics: dict[str, float] = {}
     for name, own in commands.items():
         metrics = advance(composed[name], own, settings)
     return metrics
+
+
+def common(overrides: Sequence[str]) -> list[str]:
+    """What the commands of several stages have in common: all but the stage and its settings."""
+    return [item for item in overrides if not item.startswith(("stage=", "stage."))]
+
+
+def commands_of(settings: Settings, shared: Sequence[str]) -> dict[str, list[str]]:
+    """The settings of each stage that ``settings.stage`` names, as its own command would give them."""
+    own = settings.stage.overrides or {}
+    return {name: [f"stage={name}", *shared, *own.get(name, [])] for name in settings.stage.stages}
+
+
+def plan(settings: Settings, overrides: Sequence[str]) -> bool:
+    """stage=plan, or hardware.plan=true with the stage that is planned; whether everything fits."""
+    from rlhf.stages.plan import run as show
+
+    shared = [item for item in common(overrides) if not item.startswith("hardware.plan=")]
+    if settings.stage.name == "plan":
+        if settings.stage.stages is None:
+            whole = settings_of(compose(config_name="config", overrides=["stage=progression", *shared])).stage.stages
+            stage = replace(settings.stage, stages=[name for name in whole if name in PLANNED])
+            settings = replace(settings, stage=stage)
+        commands = commands_of(settings, shared).values()
+        return show(settings.stage, [settings_of(compose(config_name="config", overrides=one)) for one in commands])
+    if settings.stage.name not in PLANNED:
+        raise ConfigError(
+            f"hardware.plan=true plans what trains, and stage={settings.stage.name} does not: leave it out"
+        )
+    own = settings_of(compose(config_name="config", overrides=["stage=plan", *shared])).stage
+    return show(own, [settings])
 
 
 def advance(composed: Settings, overrides: Sequence[str], settings: Settings) -> dict[str, float]:

@@ -17,7 +17,7 @@ LAYERS = {
         "hub.faults", "evaluation.best_of_n",
         "evaluation.jobs", "slots",
     ),
-    3: ("ppo", "evaluation", "labelling", "preference", "training", "exact", "hub"),
+    3: ("ppo", "planning", "evaluation", "labelling", "preference", "training", "exact", "hub"),
     4: ("stages",),
     5: ("cli", "progression", "sweep", "__main__", "__init__"),
 }  # fmt: skip

@@ -28,6 +28,7 @@ from rlhf.config.parts import (
     Tracker,
     TrackerKind,
 )
+from rlhf.config.plan import PLANNED, PlanStage
 from rlhf.config.ppo import KLEstimator, KLIn, LossMean, MissingEOS, PPOStage
 from rlhf.config.publish import Publish, PublishStage, Weights
 from rlhf.config.reward import EvaluateRewardStage, RewardLoss, RewardStage
@@ -50,6 +51,7 @@ from rlhf.config.sweep import SweepStage
 from rlhf.errors import ConfigError
 
 __all__ = [
+    "PLANNED",
     "PROGRESSION",
     "STAGES",
     "Adapter",
@@ -78,6 +80,7 @@ __all__ = [
     "OldLogprobs",
     "PPOStage",
     "Pairing",
+    "PlanStage",
     "ProgressionStage",
     "Publish",
     "PublishStage",

@@ -195,6 +195,7 @@ class Hardware:
     rendezvous: str | None  # host:port
     run_id: str  # of those that meet there
     halve: bool  # a micro-batch that memory does not suffice for
+    plan: bool  # say what the stage would take, and train nothing
 
     def __post_init__(self) -> None:
         require(self.device in ("auto", "cpu", "cuda"), "hardware.device", self.device, "be auto, cpu or cuda")

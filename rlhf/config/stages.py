@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 
 from rlhf.config.compare import CompareStage
 from rlhf.config.labelling import LabelStage, SampleStage
+from rlhf.config.plan import PlanStage
 from rlhf.config.ppo import PPOStage
 from rlhf.config.publish import PublishStage
 from rlhf.config.reward import EvaluateRewardStage, RewardStage
@@ -133,5 +134,6 @@ STAGES: dict[str, type[Stage]] = {
     "label": LabelStage,
     "progression": ProgressionStage,
     "sweep": SweepStage,
+    "plan": PlanStage,
 }
 PROGRESSION = ("base", "sft", "reward", "dpo", "ppo", "compare")

@@ -1,0 +1,338 @@
+"""Plans against what stages took: peak memory of sft, reward, dpo and ppo, full and LoRA, at three shapes.
+
+    RLHF_TEST_MODELS=... python -m benchmarks.plan_memory          # every case in a process of its own: minutes
+    python -m benchmarks.plan_memory --stages dpo --ways LoRA      # some of them; what is stored of the others stays
+    python -m benchmarks.plan_memory --show                        # what was measured last
+
+Shapes: hidden 256 x 4 layers x 2k vocabulary with random weights, stories15M, and SmolLM2-135M with random weights,
+which take as much as its own. Each process first runs the same stage on a model of one layer, so that what libraries
+take for themselves is there before the measurement begins; then the stage itself, for a few steps on rows of one
+length, up to the end of its training, whose peak is read.
+
+Then the processor's seconds that a probe predicts are held against those that training takes: 60 steps of the embedded
+stage=base and of SFT at the first shape, and 6 updates of PPO.
+
+The allocator of the others gives back at once what is freed, as in benchmarks/ppo_memory.py. Writes
+benchmarks/plan_memory.json, and the tables into README.md beside it.
+"""
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from benchmarks.ppo_memory import ALLOCATOR
+from benchmarks.sides import record
+
+RESULT = Path(__file__).with_suffix(".json")
+README = Path(__file__).with_name("README.md")
+PLACE = re.compile(r"(?<=<!-- plans -->\n).*?(?=<!-- end -->)", re.DOTALL)
+STAGES = ("sft", "reward", "dpo", "ppo")
+WAYS = {"full": "none", "LoRA": "lora"}
+# Rows of a micro-batch (of PPO's batch twice as many) and words of a prompt and of a response.
+SIZES = {
+    "256x4x2k": {"rows": 8, "prompt": 100, "response": 60},
+    "stories15M": {"rows": 4, "prompt": 60, "response": 40},
+    "SmolLM2-135M": {"rows": 2, "prompt": 60, "response": 40},
+}
+TOLERANCE = 0.15
+TIMED = ("base", "sft", "ppo")  # base is the embedded stage, the others of the shape below
+TIMED_SHAPE = "256x4x2k"
+AFTERWARDS = ("report card",)  # phases that come after the training whose peak is read
+
+
+class Measured(Exception):  # noqa: N818 - it is no error: the stage has trained, and what comes after is not looked at
+    """Ends a stage once its peak was read."""
+
+
+def prepare(shape: str, folder: Path) -> None:
+    """A policy and a reward model of ``shape``, one of a single layer of each, and rows to train on."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    tokenizer, config = described(shape)
+    small = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    for name, sizes in {"policy": {}, "tiny": small | {"num_key_value_heads": 2, "head_dim": 8}}.items():
+        torch.manual_seed(0)
+        made = type(config)(**config.to_dict() | sizes)
+        if shape == "stories15M" and not sizes:
+            model = AutoModelForCausalLM.from_pretrained(source(shape), dtype=torch.float32)
+        else:
+            model = AutoModelForCausalLM.from_config(made, dtype=torch.float32)
+        model.resize_token_embeddings(len(tokenizer)) if len(tokenizer) > made.vocab_size else None
+        model.save_pretrained(folder / name)
+        tokenizer.save_pretrained(folder / name)
+        config_of = AutoConfig.from_pretrained(folder / name, num_labels=1)
+        reward = AutoModelForSequenceClassification.from_pretrained(
+            folder / name, config=config_of, dtype=torch.float32
+        )
+        reward.save_pretrained(folder / f"{name}-reward")
+        tokenizer.save_pretrained(folder / f"{name}-reward")
+    adapters(folder)
+    write_rows(folder, SIZES[shape])
+
+
+def adapters(folder: Path) -> None:
+    """The same reward models as adapters on the policies, so that PPO with LoRA has one base."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    for name in ("policy", "tiny"):
+        options = {"r": 16, "target_modules": "all-linear", "task_type": "SEQ_CLS", "modules_to_save": ["score"]}
+        reward = AutoModelForSequenceClassification.from_pretrained(folder / name, num_labels=1)
+        adapted = get_peft_model(reward, LoraConfig(**options))
+        adapted.peft_config["default"].base_model_name_or_path = str(folder / name)
+        adapted.save_pretrained(folder / f"{name}-adapter", save_embedding_layers=False)
+        AutoTokenizer.from_pretrained(folder / name).save_pretrained(folder / f"{name}-adapter")
+
+
+def source(shape: str) -> Path:
+    names = {"stories15M": "stories15M", "SmolLM2-135M": "SmolLM2-135M-Instruct"}
+    return Path(os.environ["RLHF_TEST_MODELS"]) / names[shape]
+
+
+def described(shape: str) -> tuple[Any, Any]:
+    """Tokenizer, padding token included, and configuration."""
+    from transformers import AutoConfig, LlamaConfig
+
+    from rlhf import models
+    from rlhf.data import load
+    from rlhf.parents import Parent
+    from rlhf.scratch import new_tokenizer
+
+    settings = composed(["stage=sft"])
+    if shape != "256x4x2k":
+        tokenizer = models.load_tokenizer(Parent("policy", str(source(shape)), None), settings.model)
+        return tokenizer, AutoConfig.from_pretrained(source(shape))
+    texts = load(settings.data, "text", "train", 0, tell=False)["text"]
+    tokenizer = new_tokenizer(texts, 2048, models.chat_template("almanac"))
+    sizes = {"hidden_size": 256, "intermediate_size": 688, "num_hidden_layers": 4, "num_attention_heads": 4}
+    ids = {"bos_token_id": None, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    return tokenizer, LlamaConfig(vocab_size=len(tokenizer), num_key_value_heads=4, **sizes, **ids)
+
+
+def write_rows(folder: Path, sizes: dict[str, int]) -> None:
+    """Rows of one length: numbers of three digits, which every tokenizer here reads alike."""
+
+    def words(count: int, first: int) -> str:
+        return " ".join(str(100 + (first + 7 * i) % 900) for i in range(count // 4))
+
+    rows = []
+    for i in range(80):
+        chosen, rejected = words(sizes["response"], 3 * i), words(sizes["response"], 5 * i + 1)
+        rows.append({"prompt": words(sizes["prompt"], i), "chosen": chosen, "rejected": rejected})
+    texts = [{"prompt": row["prompt"], "completion": row["chosen"]} for row in rows]
+    for name, lines in {"pairs": rows, "demonstrations": texts}.items():
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def composed(overrides: list[str]) -> Any:
+    from hydra import compose, initialize_config_dir
+
+    from rlhf.cli import register, settings_of
+    from rlhf.paths import bundled
+
+    register()
+    with initialize_config_dir(config_dir=str(bundled("conf")), version_base="1.3"):
+        return settings_of(compose(config_name="config", overrides=overrides))
+
+
+def overrides(stage: str, way: str, folder: Path, model: str, sizes: dict[str, int]) -> list[str]:
+    """The command of a stage on ``model``, for two steps."""
+    rows = "demonstrations" if stage == "sft" else "pairs"
+    given = [
+        f"stage={stage}", "experiment=none", "name=planned", "model=local", f"model.path={folder / model}",
+        f"checkpoints={folder / model}-runs", "hardware=cpu", f"adapter={WAYS[way]}", "data=local",
+        f"data.path={folder / rows}.jsonl", "data.holdout=0.1", f"stage.policy={folder / model}",
+        "stage.sample_prompts=0",
+    ]  # fmt: skip
+    if stage == "ppo":
+        reward = f"{model}-adapter" if way == "LoRA" else f"{model}-reward"
+        more = {"reward": folder / reward, "updates": 2, "epochs": 1, "batch_size": 2 * sizes["rows"]}
+        more |= {"micro_batch_size": sizes["rows"], "max_prompt_length": sizes["prompt"]}
+        more |= {"max_response_length": sizes["response"], "missing_eos": "keep", "normalize_scores": "false"}
+        return [*given, *(f"stage.{key}={value}" for key, value in more.items())]
+    rows_of = ("per_device_train_batch_size", "per_device_eval_batch_size")
+    trainer = {"max_steps": 3, **dict.fromkeys(rows_of, sizes["rows"])}
+    return [*given, *(f"stage.trainer.{key}={value}" for key, value in trainer.items())]
+
+
+def measure(shape: str, stage: str, way: str, folder: Path) -> dict[str, Any]:
+    """In this process: the plan, and the peak of the stage up to the end of its training."""
+    import torch
+
+    from rlhf import memory, training
+    from rlhf.planning.outlook import look_ahead, record
+    from rlhf.stages import execute
+
+    sizes = SIZES[shape]
+    plan = composed(["stage=plan", f"stage.stages=[{stage}]"]).stage
+    settings = composed(overrides(stage, way, folder, "policy", sizes))
+    planned = look_ahead(settings, plan)
+    train, meters = training.train, []
+
+    def train_and_read(*arguments: Any, **options: Any) -> Any:
+        train(*arguments, **options)
+        raise Measured(meters[0].read().peak)
+
+    def read_instead(title: str, plan: Any, measured: Any) -> Any:
+        raise Measured(measured.peak)
+
+    training.train, memory.compare = train_and_read, read_instead
+    for model in ("tiny", "policy"):
+        meters[:] = [memory.Meter(torch.device("cpu"))]
+        one = composed(overrides(stage, way, folder, model, sizes))
+        try:
+            execute(one, Path(one.checkpoints) / "planned" / stage)
+        except Measured as measured:
+            [peak] = measured.args
+    found = record(planned)
+    phases = {name: one for name, one in found["memory"]["phases"].items() if name not in AFTERWARDS}
+    highest = max(phases, key=lambda name: phases[name]["total"])
+    case = {"shape": shape, "stage": stage, "way": way, "date": date.today().isoformat()}
+    return case | {"peak": peak, "planned": phases[highest]["total"], "phase": highest, "plan": found}
+
+
+def timed(stage: str, folder: Path) -> dict[str, Any]:
+    """In this process: seconds that a stage was predicted to train, and those it did, of the processor."""
+    from rlhf import memory, training
+    from rlhf.planning.outlook import look_ahead
+    from rlhf.planning.pace import seconds
+    from rlhf.planning.probe import probe
+    from rlhf.ppo import PPOTrainer
+    from rlhf.stages import execute
+
+    plan = composed(["stage=plan"]).stage
+    given = overrides(stage, "full", folder, "policy", SIZES[TIMED_SHAPE])
+    if stage == "base":
+        given = ["stage=base", f"checkpoints={folder}/embedded", "hardware=cpu", "stage.sample_prompts=0"]
+    longer = "stage.updates=6" if stage == "ppo" else "stage.trainer.max_steps=60"
+    settings = composed([*given, longer])
+    outlook = look_ahead(settings, plan)
+    predicted = seconds(outlook, probe(outlook, plan.probe_seconds, time.process_time))
+    ppo_trains = PPOTrainer.train
+
+    def train_and_time(trainer: Any, *arguments: Any, **options: Any) -> Any:
+        start = time.process_time()
+        ppo_trains(trainer, *arguments, **options) if stage == "ppo" else trainer.train()
+        raise Measured(time.process_time() - start)
+
+    training.train, PPOTrainer.train, memory.show = train_and_time, train_and_time, lambda *_: None
+    try:
+        execute(settings, Path(settings.checkpoints) / "timed" / stage)
+    except Measured as measured:
+        [real] = measured.args
+    return {"stage": stage, "predicted": predicted, "real": real, "steps": outlook.work.steps}
+
+
+def table(rows: list[dict[str, Any]]) -> list[str]:
+    lines = ["| shape | stage | way | peak MiB | planned MiB | off by | highest while |", "|" + " --- |" * 7]
+    for row in rows:
+        peak, planned = row["peak"], row["planned"]
+        sizes = f"{peak / 2**20:.0f} | {planned / 2**20:.0f} | {planned / peak - 1:+.0%}"
+        lines.append(f"| {row['shape']} | {row['stage']} | {row['way']} | {sizes} | {row['phase']} |")
+    return lines
+
+
+def times(rows: list[dict[str, Any]]) -> list[str]:
+    lines = ["| stage | steps | predicted, CPU seconds | real | off by |", "|" + " --- |" * 5]
+    for row in rows:
+        off = row["predicted"] / row["real"] - 1
+        lines.append(f"| {row['stage']} | {row['steps']} | {row['predicted']:.1f} | {row['real']:.1f} | {off:+.0%} |")
+    return lines
+
+
+def show(rows: list[dict[str, Any]], clocked: list[dict[str, Any]]) -> None:
+    print("\n".join([*table(rows), "", *times(clocked), ""]))
+    off = [abs(row["planned"] / row["peak"] - 1) for row in rows]
+    print(f"within {TOLERANCE:.0%}: {sum(one <= TOLERANCE for one in off)} of {len(off)}; at most {max(off):.0%} off")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shapes", nargs="+", choices=SIZES, default=list(SIZES))
+    parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES))
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
+    parser.add_argument("--show", action="store_true", help="print the stored results and run nothing")
+    parser.add_argument(
+        "--untimed", action="store_true", help="leave the times out, which mean nothing on a busy machine"
+    )
+    for name in ("--folder", "--result", "--timed"):
+        parser.add_argument(name, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.show:
+        return show(stored("rows"), stored("times"))
+    if arguments.folder:
+        folder = Path(arguments.folder)
+        found = (
+            timed(arguments.timed, folder)
+            if arguments.timed
+            else measure(arguments.shapes[0], arguments.stages[0], arguments.ways[0], folder)
+        )
+        Path(arguments.result).write_text(json.dumps(found))
+        return None
+    if "RLHF_TEST_MODELS" not in os.environ:
+        parser.error("RLHF_TEST_MODELS must name a folder with stories15M and SmolLM2-135M-Instruct")
+    rows, clocked = [], []
+    for shape in arguments.shapes:
+        with tempfile.TemporaryDirectory() as place:
+            folder = Path(place)
+            prepare(shape, folder)
+            for stage in arguments.stages:
+                for way in arguments.ways:
+                    rows.append(apart(folder, ALLOCATOR, "--shapes", shape, "--stages", stage, "--ways", way))
+                    print(table(rows[-1:])[-1], flush=True)
+            if shape == TIMED_SHAPE and not arguments.untimed:
+                clocked = [apart(folder, {}, "--timed", stage) for stage in TIMED]
+    rows, clocked = beside(rows), clocked or stored("times")
+    show(rows, clocked)
+    record(RESULT, {"tolerance": TOLERANCE, "sizes": SIZES, "rows": rows, "times": clocked})
+    publish(rows, clocked)
+    return None
+
+
+def publish(rows: list[dict[str, Any]], clocked: list[dict[str, Any]]) -> None:
+    """Put both tables into README.md beside this file."""
+    lines = [*table(rows), *(["", *times(clocked)] if clocked else [])]
+    text = README.read_text(encoding="utf-8")
+    README.write_text(PLACE.sub(lambda _: "\n".join(lines) + "\n", text), encoding="utf-8")
+
+
+def beside(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """``rows``, and of what was not measured now what was stored before."""
+    found = {(row["shape"], row["stage"], row["way"]): row for row in [*stored("rows"), *rows]}
+    return [found[key] for key in ((a, b, c) for a in SIZES for b in STAGES for c in WAYS) if key in found]
+
+
+def stored(name: str) -> list[dict[str, Any]]:
+    return json.loads(RESULT.read_text()).get(name, []) if RESULT.exists() else []
+
+
+def apart(folder: Path, environment: dict[str, str], *case: str) -> dict[str, Any]:
+    """``measure`` or ``timed`` in a process of its own."""
+    result = folder / "result.json"
+    command = [sys.executable, "-m", "benchmarks.plan_memory", *case]
+    log = (folder / "log").open("w")
+    done = subprocess.run(
+        [*command, "--folder", str(folder), "--result", str(result)],
+        env=os.environ | environment | {"RLHF_CACHE": str(folder / "cache")},
+        stdout=log,
+        stderr=log,
+    )
+    if done.returncode:
+        raise SystemExit(f"{' '.join(case)} failed:\n" + (folder / "log").read_text()[-3000:])
+    return json.loads(result.read_text())
+
+
+if __name__ == "__main__":
+    main()

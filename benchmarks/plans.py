@@ -1,0 +1,124 @@
+"""Plans of the classic set-ups, as a table for README: what each stage takes of one GPU of 80 GB, and of eight.
+
+    python -m benchmarks.plans            # a minute; no model is read and nothing is trained
+    python -m benchmarks.plans --show     # what was planned last
+
+They are plans, not results: no GPU was at hand. Stages are composed from the experiments' presets; on eight GPUs the
+batch stays what it is, and each accumulates an eighth. Writes benchmarks/plans.json, and the table into README.md,
+between the lines that mark its place.
+"""
+
+import argparse
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from benchmarks.plan_memory import composed
+from benchmarks.sides import record as write
+from rlhf.memory import count, size
+from rlhf.planning.outlook import Outlook, look_ahead, record
+from rlhf.planning.pace import assumed, seconds
+from rlhf.planning.remedies import Remedy, first, tried
+from rlhf.planning.work import rows_of
+
+RESULT = Path(__file__).with_suffix(".json")
+README = Path(__file__).parents[1] / "README.md"
+PLACE = re.compile(r"(?<=<!-- plans -->\n).*?(?=<!-- end -->)", re.DOTALL)
+DEVICE = "a100-80gb"
+GPUS = (1, 8)
+
+
+class Setup(NamedTuple):
+    title: str
+    experiment: str
+    model: str
+    stages: tuple[str, ...]
+
+
+TLDR = ("sft", "reward", "ppo")
+SETUPS = (
+    *(Setup(f"TL;DR, Pythia {one}", "tldr-pythia", f"pythia-{one.lower()}", TLDR) for one in ("1B", "2.8B", "6.9B")),
+    Setup("UltraFeedback, Mistral 7B", "ultrafeedback-zephyr", "mistral-7b", ("sft", "dpo")),
+    Setup("UltraFeedback, Llama 3.1 8B", "ultrafeedback-zephyr", "llama-3.1-8b", ("sft", "dpo")),
+)
+
+
+def row(setup: Setup, stage: str, gpus: int) -> dict[str, Any]:
+    """The plan of a stage, and of the first remedy that fits where it does not."""
+    plan = composed(["stage=plan", f"stage.device={DEVICE}", f"stage.gpus={gpus}"]).stage
+    settings = composed([f"stage={stage}", f"experiment={setup.experiment}", f"model={setup.model}"])
+    if stage != "ppo" and gpus > 1:
+        trainer = settings.stage.trainer
+        times = max(trainer["gradient_accumulation_steps"] // gpus, 1)
+        rows = trainer["per_device_train_batch_size"] * trainer["gradient_accumulation_steps"] // (times * gpus)
+        trainer = trainer | {"gradient_accumulation_steps": times, "per_device_train_batch_size": rows}
+        settings = replace(settings, stage=replace(settings.stage, trainer=trainer))
+    rows = rows_of(settings, plan)
+    outlook = look_ahead(settings, plan, rows)
+    remedy: Remedy | None = None
+    taken: Outlook | None = outlook
+    if not outlook.fits:
+        remedy, taken = first(tried(outlook, plan, rows)) or (None, None)
+    found = {"setup": setup.title, "stage": stage, "gpus": gpus, "plan": record(outlook)}
+    if taken is None:
+        return found | {"remedy": None, "taken": None, "gpu_hours": None, "pace": None}
+    pace = assumed(taken, plan)
+    hours = seconds(taken, pace) * gpus / 3600
+    changes = [] if remedy is None else list(remedy.changes)
+    return found | {"remedy": changes, "taken": record(taken), "gpu_hours": hours, "pace": pace.source}
+
+
+def table(rows: list[dict[str, Any]]) -> list[str]:
+    """A row a stage and number of GPUs, in Markdown."""
+    lines = [
+        "| set-up | stage | GPUs | GiB a GPU | fits | with | GiB then | steps | tokens | GPU hours |",
+        "|" + " --- |" * 10,
+    ]
+    for one in rows:
+        plan, taken = one["plan"], one["taken"]
+        fits = "yes" if plan["fits"] else "no"
+        given = (
+            ""
+            if plan["fits"]
+            else "nothing that is tried"
+            if taken is None
+            else " ".join(f"`{c}`" for c in one["remedy"])
+        )
+        then = "" if plan["fits"] or taken is None else gib(taken["memory"]["peak"])
+        hours = (
+            "" if taken is None else f"{one['gpu_hours']:.2g}" if one["gpu_hours"] < 10 else f"{one['gpu_hours']:.0f}"
+        )
+        work = taken or plan
+        cells = (one["setup"], one["stage"], one["gpus"], gib(plan["memory"]["peak"]), fits, given, then)
+        lines.append("| " + " | ".join(map(str, (*cells, f"{work['steps']:,}", count(work["tokens"]), hours))) + " |")
+    return lines
+
+
+def gib(number: int) -> str:
+    return f"{number / 2**30:.0f}"
+
+
+def publish(rows: list[dict[str, Any]]) -> None:
+    """Put the table into README.md."""
+    text = README.read_text(encoding="utf-8")
+    README.write_text(PLACE.sub(lambda _: "\n".join(table(rows)) + "\n", text), encoding="utf-8")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--show", action="store_true", help="print the stored plans and make none")
+    if parser.parse_args().show:
+        print("\n".join(table(json.loads(RESULT.read_text())["rows"])))
+        return
+    rows = [row(setup, stage, gpus) for setup in SETUPS for stage in setup.stages for gpus in GPUS]
+    print("\n".join(table(rows)))
+    room = rows[0]["plan"]["room"]
+    print(f"{size(room)} of each GPU can be used")
+    write(RESULT, {"device": DEVICE, "rows": rows})
+    publish(rows)
+
+
+if __name__ == "__main__":
+    main()

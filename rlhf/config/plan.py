@@ -1,0 +1,80 @@
+"""The settings of stage=plan: what is planned, for which machine, and what is taken for granted."""
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from rlhf.config.rules import require, require_not_negative, require_positive
+from rlhf.config.stage import Stage
+from rlhf.errors import ConfigError
+
+THIS = "this"
+PLANNED = ("base", "sft", "reward", "dpo", "ppo")
+KINDS = {"base": "text", "sft": "demonstrations", "reward": "preferences", "dpo": "preferences", "ppo": "prompts"}
+NUMBERS = ("memory_gib", "tflops", "bandwidth")
+
+
+class Strategy(Enum):
+    """How the processes of a run share its training."""
+
+    none = "none"  # there is one
+    ddp = "ddp"  # a whole model in each, gradients averaged
+    fsdp = "fsdp"  # FSDP2: weights, gradients and optimiser states in shards
+    deepspeed_zero2 = "deepspeed_zero2"  # gradients and optimiser states in shards
+    deepspeed_zero3 = "deepspeed_zero3"  # weights too
+
+
+@dataclass(kw_only=True)
+class PlanStage(Stage):
+    stages: list[str] | None
+    overrides: Any
+    device: str
+    memory_gib: float | None
+    tflops: float | None
+    bandwidth: float | None
+    gpus: int | None
+    strategy: Strategy | None
+    headroom: float
+    mfu: float
+    mbu: float
+    tokens_per_second: float | None
+    probe: bool
+    probe_seconds: float
+    devices: dict[str, Any]
+    shapes: dict[str, Any]
+    rows: dict[str, Any]
+
+    @property
+    def here(self) -> bool:
+        """Whether the plan is for the machine that it is made on."""
+        return self.device == THIS and self.memory_gib is None and self.tflops is None
+
+    def machine(self) -> dict[str, float | None]:
+        """Memory, speed and bandwidth of one device, as given or as ``devices`` has them."""
+        known = {} if self.device == THIS else self.devices[self.device]
+        return {name: known.get(name) if getattr(self, name) is None else getattr(self, name) for name in NUMBERS}
+
+    def __post_init__(self) -> None:
+        mapping = self.overrides is None or isinstance(self.overrides, dict)
+        require(mapping, "stage.overrides", self.overrides, "map stages to lists of settings")
+        for name, given in (self.overrides or {}).items():
+            require(isinstance(given, list), f"stage.overrides.{name}", given, "be a list of settings")
+        require(self.stages != [], "stage.stages", self.stages, "name a stage")
+        for key, names in {"stages": self.stages or [], "overrides": self.overrides or {}}.items():
+            for name in names:
+                require(name in PLANNED, f"stage.{key}", name, f"name one of {', '.join(PLANNED)}")
+        known = (THIS, *self.devices)
+        require(self.device in known, "stage.device", self.device, f"be one of {', '.join(known)}")
+        require_positive("stage", **{name: getattr(self, name) for name in (*NUMBERS, "gpus", "tokens_per_second")})
+        require_positive("stage", probe_seconds=self.probe_seconds)
+        require_not_negative("stage", headroom=self.headroom)
+        require(self.headroom < 1, "stage.headroom", self.headroom, "be below 1")
+        for name in ("mfu", "mbu"):
+            require(0 < getattr(self, name) <= 1, f"stage.{name}", getattr(self, name), "lie in (0, 1]")
+        if not self.here and None in self.machine().values():
+            missing = next(name for name, value in self.machine().items() if value is None)
+            raise ConfigError(f"stage.{missing} is null, and so is it of stage.device={self.device}: give it a number")
+        if self.gpus is not None and self.gpus > 1 and self.strategy is Strategy.none:
+            raise ConfigError(
+                f"stage.gpus={self.gpus} share nothing under stage.strategy=none: give stage.strategy=ddp"
+            )

@@ -1,0 +1,124 @@
+"""What a forward pass leaves behind for the backward pass, from shapes alone. Every factor has its one home here.
+
+Bytes throughout. The factors were read off autograd with torch 2.13 and transformers 5.23 on a CPU, by changing one
+size at a time, and tests/planning/test_activations.py reads them off again. A GPU keeps masks of dropout in a byte.
+"""
+
+from typing import NamedTuple
+
+from rlhf.memory import FLOAT32, Shape
+
+
+class Family(NamedTuple):
+    """Tensors that a layer keeps of each token, by how wide they are; ``memory.kept`` says which they are of the first.
+
+    ``frozen`` fewer of ``hidden`` are kept where adapters alone learn; ``upcast`` of them are in float32 whatever the
+    model is. ``matrices`` can wear an adapter, ``wide`` of them read a token ``hidden`` wide, of ``inputs`` tensors.
+    ``attention``: bytes a head and a token of its row that attention keeps where it has dropout and is not fused.
+    """
+
+    hidden: int
+    keys: int
+    inner: int
+    frozen: int
+    upcast: int
+    matrices: int
+    wide: int
+    inputs: int
+    attention: int = 0
+
+
+GATED = Family(hidden=8, keys=2, inner=4, frozen=2, upcast=2, matrices=7, wide=6, inputs=2)
+FAMILIES = {
+    "gpt_neox": Family(hidden=10, keys=0, inner=2, frozen=0, upcast=0, matrices=4, wide=3, inputs=3),
+    "gpt2": Family(hidden=10, keys=0, inner=5, frozen=0, upcast=3, matrices=4, wide=3, inputs=3, attention=12),
+}
+# Queries and keys are normalised head by head: two tensors more of each, of which adapters leave one.
+NORMALISED = {
+    "qwen3": Family(hidden=10, keys=4, inner=4, frozen=3, upcast=2, matrices=7, wide=6, inputs=2),
+}
+OUTSIDE = 3  # tensors ``hidden`` wide of each token outside of the layers: the embeddings, the last norm and its output
+HELD = 8  # bytes a token and layer: a number per token of each norm
+
+
+class Pass(NamedTuple):
+    """How tokens pass a model: ``width`` bytes an element, ``rank`` None where every weight learns.
+
+    ``mask``: bytes of an element of a dropout mask, 0 where adapters have no dropout.
+    """
+
+    family: Family
+    shape: Shape
+    width: int
+    rank: int | None = None
+    mask: int = 0
+    checkpointing: bool = False
+
+    def per_layer(self, length: int) -> int:
+        """Bytes that a layer keeps of one token of a row of ``length``.
+
+            width · (hidden h + keys k + inner i + matrices r) + upcast · (4 - width) h + 4 heads + 8
+
+        h hidden, k keys, i intermediate, r rank. Dropout before an adapter keeps a mask, and what passes it in the
+        place of the inputs that the adapters of several matrices would share.
+        """
+        family, shape, width = self.family, self.shape, self.width
+        hidden = family.hidden - (family.frozen if self.rank is not None else 0)
+        each = width * (hidden * shape.hidden + family.keys * shape.keys + family.inner * shape.intermediate)
+        each += family.upcast * (FLOAT32 - width) * shape.hidden + FLOAT32 * shape.heads + HELD
+        each += family.attention * shape.heads * length
+        if self.rank is not None:
+            each += FLOAT32 * family.matrices * self.rank
+            if self.mask:
+                more = family.wide * (self.mask + width) - family.inputs * width
+                each += more * shape.hidden + self.mask * shape.intermediate
+        return each
+
+    def kept(self, rows: int, length: int) -> int:
+        """Of ``rows`` rows of ``length`` tokens at the end of the forward pass.
+
+        With checkpointing each layer keeps its input alone, and one of them at a time all that it needs (Chen et al.
+        2016, https://arxiv.org/abs/1604.06174).
+        """
+        tokens, shape = rows * length, self.shape
+        outside = OUTSIDE * tokens * shape.hidden * self.width
+        if not self.checkpointing:
+            return outside + tokens * shape.layers * self.per_layer(length)
+        return outside + tokens * (shape.layers * shape.hidden * self.width + self.per_layer(length))
+
+
+def family_of(model_type: str) -> Family:
+    """That of an architecture; one that is not listed is taken for a gated one."""
+    return FAMILIES.get(model_type) or NORMALISED.get(model_type) or GATED
+
+
+# Of what is as wide as the vocabulary: tensors at once, of every token that is counted with each.
+TILE = (
+    4096,
+    32768,
+)  # tokens and entries that TRL 1.16's fused head works on at a time (trl/kernels/chunked_logprob.py)
+FUSED_BACKWARD = 8.25  # float32, on a CPU; a Triton kernel works in one tile of the model's type, in place
+FUSED_FORWARD = 4.25
+CROSS_ENTROPY = 3.0  # of transformers' own loss: logits, their logarithms, the gradient; float32
+PPO_POLICY = 5  # logits, their logarithms for the loss, and three for the entropy; rlhf/ppo/learner.py
+PPO_ENTROPY = 2  # more where the entropy is in the loss
+PPO_READING = 3  # logits, divided by the temperature, their logarithms; rlhf/ppo/rollout.py
+PPO_SAMPLING = 4  # of one token a row; rlhf/generate.py
+# Of a layer at work, tensors ``hidden`` and ``intermediate`` wide of each token, kept or not.
+AT_WORK = (3, 3)
+
+
+def at_work(shape: Shape, tokens: int, width: int) -> int:
+    """What one layer holds at once while tokens pass it, forward or backward, beside what it keeps."""
+    return tokens * width * (AT_WORK[0] * shape.hidden + AT_WORK[1] * shape.intermediate)
+
+
+def fused_head(shape: Shape, tokens: int, width: int, copies: float, gpu: bool) -> int:
+    """Of TRL's fused head, which scores a tile of tokens and of the vocabulary at a time; see TILE."""
+    tile = min(tokens, TILE[0]) * min(shape.vocabulary, TILE[1])
+    return tile * width if gpu else int(tile * copies * FLOAT32)
+
+
+def logits(shape: Shape, tokens: int, copies: float) -> int:
+    """Of every token at once, in float32 whatever the model is."""
+    return int(tokens * shape.vocabulary * copies * FLOAT32)

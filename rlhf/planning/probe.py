@@ -1,0 +1,127 @@
+"""A few steps of a model of the shape that is planned for, with random weights, on this machine, timed."""
+
+import time
+from collections.abc import Callable
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from transformers import AutoModelForCausalLM
+
+from rlhf import models
+from rlhf.generate import sample, seeded
+from rlhf.planning.outlook import Outlook
+from rlhf.planning.pace import Pace
+
+AT_ONCE = 32  # responses that are drawn at once in a probe, at most; more take as much longer
+DRAWN = 24  # tokens of each, at most
+REPEATS = 5
+Clock = Callable[[], float]
+
+
+def probe(outlook: Outlook, budget: float, clock: Clock = time.perf_counter) -> Pace:
+    """The pace of ``outlook`` in about ``budget`` seconds at most; a step that takes longer is made once.
+
+    Of PPO's passes policy and reference have logits, of the response alone, and critic and reward models none.
+    """
+    settings, work = outlook.settings, outlook.work
+    name, device = settings.stage.name, models.device(settings.hardware)
+    with seeded(0):
+        model = AutoModelForCausalLM.from_config(outlook.model.config, dtype=getattr(torch, settings.model.dtype.value))
+        model = models.adapt(model, settings.adapter, models.TaskType.CAUSAL_LM).to(device).train()
+        ids = torch.randint(outlook.model.size.shape.vocabulary, (work.at_once, work.typical), device=device)
+    if getattr(settings.stage, "trainer", {}).get("activation_checkpointing"):
+        model.gradient_checkpointing_enable()
+    timer = Timer(clock, budget / 4, device)
+    trained = [one for one in model.parameters() if one.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=1e-9, fused=True)
+    positions = {"reward": 0, "ppo": getattr(settings.stage, "max_response_length", 0) + 1}.get(name, work.typical)
+    ppo = name == "ppo"
+    scores = [positions, 0] if ppo else [positions]
+    train = sum(timer(lambda p=p: descend(model, ids, p, optimizer)) for p in scores) / len(scores) / ids.numel()
+    read = timer(lambda: forward(model, ids, positions)) / ids.numel() if work.read else 0.0
+    if ppo:
+        passes = work.read / (settings.stage.updates * settings.stage.batch_size * work.typical)
+        read = (2 * read + (passes - 2) * timer(lambda: forward(model, ids, 0)) / ids.numel()) / passes
+    step = timer(lambda: stepped(trained, optimizer))
+    draw = draw_of(timer, model, outlook) if work.drawn else 0.0
+    shown = (
+        f"measured: {1 / train:,.0f} tokens a second in training here, {work.at_once} rows of {work.typical} at once"
+    )
+    return Pace(train, read, draw, step, shown)
+
+
+class Timer:
+    """Seconds of a call: the median of up to REPEATS within ``budget``; the first only where it is long."""
+
+    def __init__(self, clock: Clock, budget: float, device: torch.device):
+        self.clock, self.budget, self.device = clock, budget, device
+
+    def __call__(self, work: Callable[[], Any]) -> float:
+        first = self._once(work)
+        if first > self.budget / 2:
+            return first
+        times: list[float] = []
+        while len(times) < REPEATS and sum(times) + first < self.budget:
+            times.append(self._once(work))
+        return median(times)
+
+    def _once(self, work: Callable[[], Any]) -> float:
+        start = self.clock()
+        work()
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return self.clock() - start
+
+
+def hidden(model: Any, ids: Tensor) -> tuple[Tensor, nn.Module]:
+    plain = model.get_base_model() if hasattr(model, "peft_config") else model
+    states = plain.base_model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).last_hidden_state
+    return states, plain.get_output_embeddings()
+
+
+def descend(model: Any, ids: Tensor, positions: int, optimizer: Any) -> None:
+    """Forward and backward; the last ``positions`` have logits, made again for the gradient, as TRL's head does."""
+    states, head = hidden(model, ids)
+    if positions:
+        logprobs = checkpoint(loss, states[:, -positions:], head, ids[:, -positions:], use_reentrant=False)
+        logprobs.backward()
+    else:
+        states[:, -1].float().sum().backward()
+    optimizer.zero_grad()
+
+
+def loss(states: Tensor, head: nn.Module, ids: Tensor) -> Tensor:
+    return nn.functional.cross_entropy(head(states).float().flatten(0, 1), ids.flatten())
+
+
+@torch.no_grad()
+def forward(model: Any, ids: Tensor, positions: int) -> None:
+    states, head = hidden(model, ids)
+    if positions:
+        loss(states[:, -positions:], head, ids[:, -positions:])
+
+
+def stepped(trained: list[nn.Parameter], optimizer: Any) -> None:
+    for parameter in trained:
+        parameter.grad = torch.zeros_like(parameter)
+    torch.nn.utils.clip_grad_norm_(trained, 1.0)
+    optimizer.step()
+    optimizer.zero_grad()
+
+
+def draw_of(timer: Timer, model: Any, outlook: Outlook) -> float:
+    """Seconds of a token more of all responses that are drawn at once, none of which ends."""
+    work, vocabulary = outlook.work, outlook.model.size.shape.vocabulary
+    rows, length = min(work.rows, AT_ONCE), min(outlook.settings.stage.max_response_length, DRAWN)
+    prompt = max(work.typical - outlook.settings.stage.max_response_length, 1)
+    ids = [[(7 * row + token) % (vocabulary - 2) for token in range(prompt)] for row in range(rows)]
+
+    def drawn() -> None:
+        with seeded(0):
+            sample(model, ids, {vocabulary - 1}, vocabulary - 2, length, outlook.settings.stage.temperature)
+
+    model.eval()
+    return timer(drawn) / length * work.rows / rows

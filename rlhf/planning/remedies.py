@@ -1,0 +1,120 @@
+"""What helps where a stage does not fit: each remedy is planned itself, and so are those that are given together."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from rlhf.config import AdapterKind, Settings
+from rlhf.config.plan import PlanStage, Strategy
+from rlhf.planning.outlook import Outlook, look_ahead
+from rlhf.planning.work import Rows
+
+CHECKPOINTING = "stage.trainer.activation_checkpointing"
+OFFLOADING = "stage.trainer.activation_offloading"
+
+
+@dataclass(frozen=True)
+class Remedy:
+    """``changes`` are the settings to type beside the command; ``name`` says what they do."""
+
+    name: str
+    changes: tuple[str, ...]
+    settings: Settings
+    plan: PlanStage
+
+    def then(self, other: "Remedy") -> "Remedy":
+        """Both: where they give the same setting, ``other`` does."""
+        changes = {change.partition("=")[0]: change for change in (*self.changes, *other.changes)}
+        return Remedy(f"{self.name}, {other.name}", tuple(changes.values()), other.settings, other.plan)
+
+
+def tried(outlook: Outlook, plan: PlanStage, rows: Rows) -> list[tuple[Remedy, Outlook]]:
+    """Every remedy by itself, then one after the other on top of each other until it fits.
+
+    First come those that leave the result what it is, then those that train an adapter in the place of the weights.
+    """
+    known = {outlook.settings.adapter.kind: outlook.model}
+
+    def look(settings: Settings, plan: PlanStage) -> Outlook:
+        seen = look_ahead(settings, plan, rows, known.get(settings.adapter.kind))
+        known[settings.adapter.kind] = seen.model
+        return seen
+
+    found = [(one, look(one.settings, one.plan)) for one in single(outlook.settings, plan, outlook)]
+    if any(one.fits for _, one in found):
+        return found
+    together: Remedy | None = None
+    settings, spread = outlook.settings, plan
+    for number in range(len(found)):
+        names = [remedy.name for remedy, _ in found]
+        one = next((r for r in single(settings, spread, outlook, least=True) if r.name == names[number]), None)
+        if one is None:
+            continue
+        together = one if together is None else together.then(one)
+        settings, spread = one.settings, one.plan
+        outcome = look(settings, spread)
+        if len(together.changes) > 1:
+            found.append((together, outcome))
+        if outcome.fits:
+            break
+    return found
+
+
+def first(found: list[tuple[Remedy, Outlook]]) -> tuple[Remedy, Outlook] | None:
+    """The first that fits."""
+    return next((pair for pair in found if pair[1].fits), None)
+
+
+def single(settings: Settings, plan: PlanStage, outlook: Outlook, *, least: bool = False) -> Iterator[Remedy]:
+    """Remedies that are left to ``settings``; of smaller micro-batches the smallest with ``least``, else each half."""
+    trainer = getattr(settings.stage, "trainer", None)
+    gpu = outlook.machine.place.gpu
+    if trainer is not None and not trainer.get("activation_checkpointing"):
+        yield Remedy(
+            "checkpointing", (f"{CHECKPOINTING}=true",), with_trainer(settings, activation_checkpointing=True), plan
+        )
+    smaller = list(halved(settings, plan, outlook.work.at_once))
+    yield from smaller[-1:] if least else smaller
+    ranks = outlook.machine.place.ranks
+    if trainer is not None and ranks.count > 1 and ranks.strategy is not Strategy.fsdp:
+        yield Remedy("shards", ("hardware=fsdp",), settings, replace(plan, strategy=Strategy.fsdp))
+    if trainer is not None and gpu and settings.stage.name != "base" and not trainer.get("activation_offloading"):
+        given = with_trainer(settings, activation_offloading=True)
+        yield Remedy("activations in the host's memory", (f"+{OFFLOADING}=true",), given, plan)
+    yield from adapted(settings, plan, gpu)
+
+
+def halved(settings: Settings, plan: PlanStage, at_once: int) -> Iterator[Remedy]:
+    """Half the rows of a micro-batch, and half again, of the same batch."""
+    stage = settings.stage
+    if stage.name == "ppo":
+        size = at_once
+        while size > 1:
+            size //= 2
+            given = replace(settings, stage=replace(stage, micro_batch_size=size))
+            yield Remedy(f"micro-batches of {size}", (f"stage.micro_batch_size={size}",), given, plan)
+        return
+    rows, times = stage.trainer["per_device_train_batch_size"], stage.trainer["gradient_accumulation_steps"]
+    while rows > 1 and rows % 2 == 0:
+        rows, times = rows // 2, times * 2
+        given = {"per_device_train_batch_size": rows, "gradient_accumulation_steps": times}
+        given["per_device_eval_batch_size"] = min(rows, stage.trainer["per_device_eval_batch_size"])
+        changes = tuple(f"stage.trainer.{key}={value}" for key, value in given.items())
+        yield Remedy(f"micro-batches of {rows}", changes, with_trainer(settings, **given), plan)
+
+
+def adapted(settings: Settings, plan: PlanStage, gpu: bool) -> Iterator[Remedy]:
+    """Adapters in the place of the weights; in PPO they share one base where nothing forbids it."""
+    adapter, ppo = settings.adapter, settings.stage.name == "ppo"
+    name = "LoRA on one base" if ppo else "LoRA"
+    one = replace(settings, stage=replace(settings.stage, one_base=None)) if ppo else settings
+    if adapter.kind is AdapterKind.none:
+        yield Remedy(name, ("adapter=lora",), replace(one, adapter=replace(adapter, kind=AdapterKind.lora)), plan)
+    elif ppo and settings.stage.one_base is False:
+        yield Remedy("one base", ("stage.one_base=null",), one, plan)
+    if adapter.kind is not AdapterKind.qlora and gpu:
+        given = replace(one, adapter=replace(adapter, kind=AdapterKind.qlora))
+        yield Remedy(f"{name} of 4 bits", ("adapter=qlora",), given, plan)
+
+
+def with_trainer(settings: Settings, **given: object) -> Settings:
+    return replace(settings, stage=replace(settings.stage, trainer=settings.stage.trainer | given))

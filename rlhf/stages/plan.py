@@ -1,0 +1,41 @@
+"""What stages will take of memory, steps and time, whether they fit, and the remedy where not. Nothing is trained.
+
+    python -m rlhf stage=plan                        # the whole progression, on this machine
+    python -m rlhf stage=plan experiment=tldr-pythia stage.stages=[sft,reward,ppo] stage.device=a100-80gb
+    python -m rlhf stage=dpo hardware.plan=true      # one stage, here; the exit code is 1 where it does not fit
+
+No weights are read: a model is its shape. rlhf/progression.py composes the settings of the stages.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from rlhf.config import Settings
+from rlhf.config.plan import PlanStage
+from rlhf.planning import report
+from rlhf.planning.outlook import Outlook, look_ahead
+from rlhf.planning.pace import Pace, pace_of
+from rlhf.planning.remedies import tried
+from rlhf.planning.work import rows_of
+from rlhf.progress import console
+
+
+def run(plan: PlanStage, composed: Sequence[Settings]) -> bool:
+    """Plan each of ``composed`` and say so; whether all of them fit.
+
+    Raises:
+        RlhfError: a model or data are neither at hand nor stated.
+    """
+    found: list[tuple[Outlook, Pace | None]] = []
+    for settings in composed:
+        rows = rows_of(settings, plan)
+        outlook = look_ahead(settings, plan, rows)
+        pace = pace_of(outlook, plan)
+        report.show(outlook, pace)
+        if not outlook.fits:
+            report.show_remedies(settings.stage.name, tried(outlook, replace(plan, probe=False), rows))
+        console.print()
+        found.append((outlook, pace))
+    if len(found) > 1:
+        console.print(report.overview(found))
+    return all(outlook.fits for outlook, _ in found)

@@ -1,0 +1,95 @@
+"""The factors against the tensors that autograd really holds on to."""
+
+import contextlib
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM, GPT2Config, GPTNeoXConfig, LlamaConfig, Qwen3Config
+
+from rlhf.memory import Shape
+from rlhf.planning.activations import GATED, OUTSIDE, Pass, at_work, family_of, fused_head, logits
+
+ROWS, LENGTH, RANK = 3, 40, 8
+
+
+def config(kind: str, layers: int, hidden: int = 64, inner: int = 192) -> Any:
+    if kind == "gpt2":
+        sizes = {"n_embd": hidden, "n_inner": inner, "n_layer": layers, "n_head": 4, "n_positions": 64}
+        return GPT2Config(vocab_size=50, bos_token_id=0, eos_token_id=0, **sizes)
+    sizes = {"hidden_size": hidden, "intermediate_size": inner, "num_hidden_layers": layers, "num_attention_heads": 4}
+    if kind == "gpt_neox":
+        return GPTNeoXConfig(vocab_size=50, max_position_embeddings=64, **sizes)
+    made = {"llama": LlamaConfig, "qwen3": Qwen3Config}[kind]
+    return made(vocab_size=50, num_key_value_heads=2, head_dim=hidden // 4, **sizes)
+
+
+def really_kept(one: Any, rank: int | None, dropout: float, checkpointing: bool = False) -> int:
+    """Bytes that a forward pass in training leaves behind, parameters aside."""
+    model = AutoModelForCausalLM.from_config(one)
+    if rank is not None:
+        options = {"target_modules": "all-linear", "task_type": "CAUSAL_LM"}
+        with pytest.warns() if one.model_type == "gpt2" else contextlib.nullcontext():
+            model = get_peft_model(model, LoraConfig(r=rank, lora_dropout=dropout, **options))
+    if checkpointing:
+        model.gradient_checkpointing_enable()
+    parameters = {value.untyped_storage().data_ptr() for value in model.parameters()}
+    seen: dict[int, torch.Tensor] = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.untyped_storage().data_ptr() not in parameters:
+            seen[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    ids = torch.randint(0, 50, (ROWS, LENGTH))
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        model.train()(ids, attention_mask=torch.ones_like(ids), use_cache=False, logits_to_keep=1)
+    return sum(tensor.untyped_storage().nbytes() for tensor in seen.values())
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt_neox", "gpt2", "qwen3"])
+@pytest.mark.parametrize(("rank", "dropout"), [(None, 0.0), (RANK, 0.0), (RANK, 0.1)])
+@pytest.mark.parametrize(("hidden", "inner"), [(64, 192), (128, 384)])
+def test_a_layer_keeps_what_autograd_holds(
+    kind: str, rank: int | None, dropout: float, hidden: int, inner: int
+) -> None:
+    """One layer more keeps what the formula says of one layer: what is outside of it cancels."""
+    few, many = (really_kept(config(kind, layers, hidden, inner), rank, dropout) for layers in (1, 2))
+    one = config(kind, 1, hidden, inner)
+    passing = Pass(family_of(one.model_type), Shape.of(one), 4, rank, 4 if dropout else 0)
+    assert (many - few) / (ROWS * LENGTH) == pytest.approx(passing.per_layer(LENGTH), rel=0.025)
+
+
+def test_by_hand() -> None:
+    """h 4, i 8, 2 heads, keys 2, float32: 4 (8·4 + 2·2 + 4·8) + 4·2 + 8 = 288 bytes a token and layer."""
+    shape = Shape(layers=3, hidden=4, intermediate=8, heads=2, keys=2, vocabulary=10)
+    passing = Pass(GATED, shape, 4)
+    assert passing.per_layer(5) == 288
+    assert passing.kept(2, 5) == 10 * 3 * 288 + 10 * OUTSIDE * 4 * 4
+    half = Pass(GATED, shape, 2)
+    assert half.per_layer(5) == 144 + 8 + 2 * 2 * 4  # of the norms, two tensors in float32
+
+
+def test_checkpointing_keeps_the_inputs_and_one_layer() -> None:
+    shape = Shape(layers=30, hidden=64, intermediate=192, heads=4, keys=64, vocabulary=50)
+    whole, spared = Pass(GATED, shape, 4), Pass(GATED, shape, 4, checkpointing=True)
+    outside = OUTSIDE * 120 * 64 * 4
+    assert spared.kept(3, 40) == outside + 120 * (30 * 64 * 4 + whole.per_layer(40))
+    assert spared.kept(3, 40) < whole.kept(3, 40) / 10
+
+
+def test_more_tokens_take_more_and_adapters_less() -> None:
+    shape = Shape(layers=4, hidden=64, intermediate=192, heads=4, keys=64, vocabulary=50)
+    whole, adapters = Pass(GATED, shape, 4), Pass(GATED, shape, 4, rank=2)
+    assert whole.kept(3, 80) == 2 * whole.kept(3, 40)
+    assert adapters.kept(3, 40) < whole.kept(3, 40)
+    assert Pass(GATED, shape, 4, rank=2, mask=4).kept(3, 40) > Pass(GATED, shape, 4, rank=2, mask=1).kept(3, 40)
+
+
+def test_a_fused_head_works_on_a_tile() -> None:
+    shape = Shape(1, 1, 1, 1, 1, 50_000)
+    assert fused_head(shape, 10, 4, 8.25, gpu=False) == 10 * 32_768 * 33
+    assert fused_head(shape, 10_000, 2, 8.25, gpu=True) == 4_096 * 32_768 * 2
+    assert logits(shape, 10, 3) == 10 * 50_000 * 12
+    assert at_work(Shape(1, 2, 5, 1, 1, 1), 10, 4) == 10 * 4 * (3 * 2 + 3 * 5)

@@ -1,0 +1,93 @@
+"""PPO's ledger against the plan that the stage itself shows, and what must hold of any."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from rlhf.config import Settings
+from rlhf.parents import Parent
+from rlhf.planning.outlook import Outlook, look_ahead
+from rlhf.planning.ppo import shares
+from rlhf.ppo.plan import plan
+from rlhf.ppo.roles import assign
+from tests.conftest import FAST, TINY, composed
+from tests.planning.conftest import ROWS, plan_of
+from tests.ppo.conftest import tokenizer  # noqa: F401 - a fixture
+from tests.ppo.test_roles import LORA, family, parents  # noqa: F401 - fixtures
+
+Ahead = Callable[..., Outlook]
+Parents = Callable[..., dict[str, Parent]]
+
+
+def settings_on(found: dict[str, Parent], *overrides: str) -> Settings:
+    paths = [f"stage.policy={found['policy'].path}", f"stage.reward={found['reward'].path}", "stage.gold=null"]
+    return composed("stage=ppo", "hardware=cpu", *TINY, *FAST["ppo"], *paths, *overrides)
+
+
+@pytest.mark.parametrize("way", ["adapter=none", "stage.one_base=false", "stage.one_base=true"])
+def test_the_roles_hold_what_the_stage_says_of_them(parents: Parents, tokenizer: Any, way: str) -> None:  # noqa: F811
+    found = parents(policy="sft", reward="reward")
+    settings = settings_on(found, *(() if way == "adapter=none" else LORA), way)
+    stage_says = {line.role: line for line in plan(settings, assign(settings, found, tokenizer)).lines}
+    ledger = look_ahead(settings, plan_of(), ROWS["ppo"]).ledger
+    for role in ledger.roles:
+        if role.name in ("policy", "critic", "reference", "shared base"):
+            line = stage_says[role.name]
+            assert (role.trainable, role.gradients, role.optimizer) == (line.trainable, line.gradients, line.optimizer)
+            assert role.weights == pytest.approx(line.weights, rel=0.01)
+
+
+def test_there_is_one_base_where_the_runs_have_one(parents: Parents) -> None:  # noqa: F811
+    one = settings_on(parents(policy="sft", reward="reward"), *LORA)
+    assert shares(one)
+    assert not shares(settings_on(parents(policy="sft", reward="whole reward"), *LORA))
+    assert not shares(settings_on(parents(policy="sft", reward="reward"), *LORA, "stage.one_base=false"))
+    assert not shares(settings_on(parents(policy="sft", reward="reward")))
+    assert shares(composed("stage=ppo", "adapter=lora"))  # nothing is trained yet
+
+
+def test_one_base_takes_less_than_four_models(ahead: Ahead) -> None:
+    whole, four, one = (
+        ahead("ppo", *given).ledger for given in ((), ("adapter=lora", "stage.one_base=false"), ("adapter=lora",))
+    )
+    held = [
+        sum(role.weights + role.gradients + role.optimizer for role in ledger.roles) for ledger in (whole, four, one)
+    ]
+    assert held[0] > 2 * held[1] > 4 * held[2]
+    assert whole.peak > four.peak > one.peak
+
+
+def test_micro_batches_and_gpus_take_their_share(ahead: Ahead) -> None:
+    phases = {}
+    for name, given in {"8": ["stage.micro_batch_size=8"], "16": ["stage.micro_batch_size=16"]}.items():
+        phases[name] = {phase.name: phase for phase in ahead("ppo", *given).ledger.phases}
+    assert phases["16"]["policy loss"].vocabulary == 2 * phases["8"]["policy loss"].vocabulary
+    eight = {phase.name: phase for phase in ahead("ppo", plan=("stage.device=a100-80gb", "stage.gpus=8")).ledger.phases}
+    assert 8 * eight["sampling"].cache == phases["16"]["sampling"].cache
+
+
+def test_gradients_add_up_over_micro_batches_alone(ahead: Ahead) -> None:
+    one = ahead("ppo", "stage.batch_size=8", "stage.micro_batch_size=8").ledger
+    several = ahead("ppo", "stage.batch_size=8", "stage.micro_batch_size=4").ledger
+    loss = {phase.name: phase for phase in one.phases}["policy loss"]
+    assert (loss.gradients, {phase.name: phase for phase in several.phases}["policy loss"].gradients) == (
+        (),
+        ("policy", "critic"),
+    )
+
+
+def test_a_reward_that_is_no_model_is_said_not_to_be_planned(ahead: Ahead) -> None:
+    given = ("stage.reward=null", "stage.rewards={brief: {length: {most: 12}}}", "stage.gold=null")
+    ledger = ahead("ppo", *given).ledger
+    assert [role.name for role in ledger.roles] == ["policy", "reference", "critic"]
+    assert "not planned" in ledger.notes[0]
+    assert not ahead("ppo").ledger.notes
+
+
+def test_an_entropy_in_the_loss_takes_two_more(ahead: Ahead) -> None:
+    without, within = (
+        {phase.name: phase for phase in ahead("ppo", f"stage.entropy_coef={value}").ledger.phases}["policy loss"]
+        for value in (0, 0.01)
+    )
+    assert within.vocabulary == without.vocabulary * 7 / 5

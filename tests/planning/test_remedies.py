@@ -1,0 +1,83 @@
+"""Remedies: typed as they are told they give what was promised, and the first that fits is named."""
+
+from collections.abc import Callable
+
+import pytest
+
+from rlhf.planning.outlook import Outlook, look_ahead
+from rlhf.planning.remedies import first, tried
+from tests.conftest import composed
+from tests.planning.conftest import ROWS, plan_of
+
+Ahead = Callable[..., Outlook]
+GIVEN = ("experiment=none", "model=llama-3.2-1b", "data=local")
+
+
+def remedies(ahead: Ahead, stage: str, gib: float, *more: str, gpus: int = 1) -> list:
+    plan = ("stage.device=a100-80gb", f"stage.memory_gib={gib}", f"stage.gpus={gpus}")
+    outlook = ahead(stage, *more, plan=plan)
+    assert not outlook.fits
+    return tried(outlook, plan_of(*plan), ROWS[stage])
+
+
+@pytest.mark.parametrize("stage", ["sft", "reward", "dpo", "ppo"])
+def test_what_is_typed_gives_what_is_told(stage: str, ahead: Ahead) -> None:
+    """Composed as a command it is planned as it was; of every third remedy, and of all that are given together."""
+    plan = plan_of("stage.device=a100-80gb", "stage.memory_gib=0.5")
+    found = remedies(ahead, stage, 0.5)
+    assert first(found) is None
+    for remedy, outlook in [*found[::3], found[-1]]:
+        settings = composed(f"stage={stage}", *GIVEN, *remedy.changes)
+        assert look_ahead(settings, plan, ROWS[stage]).ledger.peak == outlook.ledger.peak, remedy.name
+
+
+@pytest.mark.parametrize("stage", ["sft", "reward", "dpo", "ppo"])
+def test_the_first_that_fits_really_does(stage: str, ahead: Ahead) -> None:
+    peaks = sorted(outlook.ledger.peak for _, outlook in remedies(ahead, stage, 0.5))
+    gib = peaks[0] / 2**30 / 0.92 * 1.01
+    found = remedies(ahead, stage, gib)
+    remedy, outlook = first(found)
+    assert outlook.ledger.peak <= outlook.machine.room
+    assert outlook.ledger.peak == min(one.ledger.peak for _, one in found if one.fits)
+    settings = composed(f"stage={stage}", *GIVEN, *remedy.changes)
+    given = plan_of("stage.device=a100-80gb", f"stage.memory_gib={gib}")
+    assert look_ahead(settings, given, ROWS[stage]).fits
+
+
+def test_what_leaves_the_result_comes_first(ahead: Ahead) -> None:
+    names = [remedy.name for remedy, _ in remedies(ahead, "dpo", 0.5)]
+    assert names[:4] == ["checkpointing", "micro-batches of 4", "micro-batches of 2", "micro-batches of 1"]
+    assert names.index("LoRA") < names.index("LoRA of 4 bits")
+    assert "checkpointing, micro-batches of 1" in names
+
+
+def test_a_smaller_micro_batch_keeps_the_batch(ahead: Ahead) -> None:
+    for remedy, outlook in remedies(ahead, "sft", 0.5):
+        trainer = outlook.settings.stage.trainer
+        assert trainer["per_device_train_batch_size"] * trainer["gradient_accumulation_steps"] == 8, remedy.name
+        assert outlook.work.steps == 13
+
+
+def test_shards_are_of_several_gpus(ahead: Ahead) -> None:
+    alone = [remedy.changes for remedy, _ in remedies(ahead, "sft", 0.5)]
+    together = [remedy.changes for remedy, _ in remedies(ahead, "sft", 0.5, gpus=8)]
+    assert ("hardware=fsdp",) in together
+    assert ("hardware=fsdp",) not in alone
+    assert not [
+        changes for changes in (one.changes for one, _ in remedies(ahead, "ppo", 0.5)) if "fsdp" in str(changes)
+    ]
+
+
+def test_ppo_is_told_of_one_base(ahead: Ahead) -> None:
+    names = [remedy.name for remedy, _ in remedies(ahead, "ppo", 0.5)]
+    assert "LoRA on one base" in names
+    given = ("adapter=lora", "stage.one_base=false")
+    assert ("stage.one_base=null",) in [remedy.changes for remedy, _ in remedies(ahead, "ppo", 0.5, *given)]
+
+
+def test_there_are_no_four_bits_without_a_gpu(ahead: Ahead, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rlhf.memory.available", lambda device: 1000)
+    outlook = ahead("sft", "hardware=cpu", plan=())
+    changes = [change for remedy, _ in tried(outlook, plan_of(), ROWS["sft"]) for change in remedy.changes]
+    assert "adapter=lora" in changes
+    assert "adapter=qlora" not in changes

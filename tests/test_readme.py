@@ -182,6 +182,11 @@ def test_the_results_are_those_that_were_measured() -> None:
         assert (README.parent / path).exists(), path
     for row in rows:
         assert all(progression.checks(row).values()), row["seed"]
+    sweep = json.loads((README.parent / "benchmarks" / "sweep.json").read_text())
+    assert "\n".join(["<!-- sweep -->", *sweep["published"], "<!-- end -->"]) in text
+    assert all(command in text for command in sweep["commands"])
+    for row, line in zip(sweep["rows"], sweep["published"][2:], strict=True):
+        assert f"{row['metrics']['gold']['mean']:.3f} ±{row['metrics']['gold']['deviation']:.3f}" in line
     cards = json.loads(reward_card.RESULT.read_text())["sets"]
     assert "\n".join(reward_card.table(cards)) in README.read_text(encoding="utf-8")
 

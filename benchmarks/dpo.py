@@ -26,6 +26,7 @@ SMOLLM2 = {
 }  # fmt: skip
 STORIES = "stories15M"
 LONG, SHORT = {"prompt": 256, "response": 64}, {"prompt": 60, "response": 120}
+HALF = {"prompt": 128, "response": 32}  # a step of the larger model lasts long enough
 PAIRS = {"responses": 2}
 # (what is done, target, rounds, what both do, what the peer does otherwise)
 WORK: list[tuple[str, float | None, int, dict[str, Any], dict[str, Any]]] = [
@@ -34,7 +35,7 @@ WORK: list[tuple[str, float | None, int, dict[str, Any], dict[str, Any]]] = [
     ("hidden 256 x 4, 4 responses in 6 pairs", 6.0, 3, SMALL | LONG | {"responses": 4, "prompts": 2}, {}),
     (f"{STORIES}, 200 / 60", 3.5, 3, {"weights": STORIES, "prompt": 200, "response": 60, "prompts": 4} | PAIRS, {}),
     (f"{STORIES}, 60 / 120", 1.8, 3, {"weights": STORIES, "prompts": 4} | SHORT | PAIRS, {}),
-    ("SmolLM2-135M's shape, 256 / 64", None, 2, SMOLLM2 | LONG | PAIRS | {"prompts": 1}, {}),
+    ("SmolLM2-135M's shape, 128 / 32", None, 2, SMOLLM2 | HALF | PAIRS | {"prompts": 1}, {}),
 ]
 
 

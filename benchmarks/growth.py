@@ -42,7 +42,7 @@ def measured(rounds: int) -> list[dict[str, Any]]:
         for side in both:
             turns = results[side]["rounds"][number :: len(points)]
             line[side] = {
-                "cpu": round(min(turn["cpu"] for turn in turns), 4),
+                "cpu": round(min(turn["spent"] for turn in turns), 4),
                 "mib": round(min(turn["above"] for turn in turns) / 2**20, 1),
             }
         found.append(line)

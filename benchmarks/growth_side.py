@@ -2,6 +2,7 @@
 
 import ctypes
 import gc
+import time
 from pathlib import Path
 
 from preference_work import steps, trainer
@@ -22,8 +23,9 @@ def make(spec):
         ctypes.CDLL("libc.so.6").malloc_trim(0)
         before = status("VmRSS")
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+        started = time.process_time()
         done = step[number % len(step)](number)
-        return done | {"above": status("VmHWM") - before}
+        return done | {"spent": time.process_time() - started, "above": status("VmHWM") - before}
 
     step = {}
     for number, point in enumerate(spec["points"]):

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import sides
-from benchmarks.dpo import LONG, PAIRS, SMALL, SMOLLM2, STORIES, compared, parser
+from benchmarks.dpo import HALF, LONG, PAIRS, SMALL, SMOLLM2, STORIES, compared, parser
 
 RESULT = Path(__file__).with_suffix(".json")
 WORK: list[tuple[str, float | None, int, dict[str, Any], dict[str, Any]]] = [
@@ -20,7 +20,7 @@ WORK: list[tuple[str, float | None, int, dict[str, Any], dict[str, Any]]] = [
     ("the same, TRL's defaults", None, 3, SMALL | LONG | PAIRS | {"prompts": 8}, {"checkpointing": True}),
     ("hidden 256 x 4, 4 responses in 6 pairs", 6.0, 3, SMALL | LONG | {"responses": 4, "prompts": 2}, {}),
     (f"{STORIES}, 200 / 60", None, 3, {"weights": STORIES, "prompt": 200, "response": 60, "prompts": 4} | PAIRS, {}),
-    ("SmolLM2-135M's shape, 256 / 64", None, 2, SMOLLM2 | LONG | PAIRS | {"prompts": 1}, {}),
+    ("SmolLM2-135M's shape, 128 / 32", None, 2, SMOLLM2 | HALF | PAIRS | {"prompts": 1}, {}),
 ]
 
 

@@ -3,7 +3,9 @@
 A token attends to the segments above its own and, causally, to its own. Every segment is a call of its own of
 ``scaled_dot_product_attention`` over what it may see and nothing else, so that no score is computed to be masked away
 (but half of the segment's own square where it follows on another), and the linear layers see a row without padding.
-A 4-D mask over the row says the same with scores that grow with the square of the whole batch.
+A 4-D mask over the row says the same with scores that grow with the square of the whole batch, so here a batch is one
+row, however many groups it packs, and needs no budget. On a GPU it is SDPA, too, a launch for each segment and layer;
+FlexAttention, with one launch, has not been tried.
 
 transformers finds the function under ``NAME``; it is SDPA as it was where no layout is handed to the model.
 """

@@ -95,7 +95,9 @@ def main() -> None:
             print("stories15M is left out: RLHF_TEST_MODELS names no folder with it")
             continue
         rows += measure(shape, python, arguments.rounds, arguments.warmup, options)
-    sides.record(RESULT, {"rows": rows, "memory_aim": MEMORY, "sizes": {name: COMMON | SHAPES[name] for name in SHAPES}})
+    sides.record(
+        RESULT, {"rows": rows, "memory_aim": MEMORY, "sizes": {name: COMMON | SHAPES[name] for name in SHAPES}}
+    )
 
 
 def available() -> bool:

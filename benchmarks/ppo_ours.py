@@ -1,11 +1,7 @@
 """Our side of benchmarks.ppo: an iteration of rlhf.ppo.PPOTrainer, on four full models or on one base in four roles."""
 
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
-
-sys.path.append(str(Path(__file__).parents[1]))  # rlhf from this checkout, where it is not installed
 
 import ppo_models
 import torch

@@ -1,4 +1,4 @@
-"""The peer's side of benchmarks.ppo: an iteration of trl.experimental.ppo.PPOTrainer of trl 1.12.0, the last with one."""
+"""The peer of benchmarks.ppo: an iteration of trl.experimental.ppo.PPOTrainer of trl 1.12.0, the last that has one."""
 
 import tempfile
 import threading

@@ -82,7 +82,7 @@ def vocabulary_wide(shape: Shape, tokens: int, copies: int) -> int:
 def cache(shape: Shape, rows: int, length: int, width: int) -> int:
     """Keys and values of every layer while rows are sampled: 2 · rows · length · layers · k · width.
 
-    Appending to a layer's makes a copy of it, which is one layer more.
+    When rows that have ended are dropped, a layer's are copied at a time, which is one layer more.
     """
     return 2 * rows * length * (shape.layers + 1) * shape.keys * width
 
@@ -200,7 +200,7 @@ def show(title: str, plan: Plan, device: torch.device) -> None:
     reading = ", while weights are read," if plan.reading > plan.working else ""
     sentence = f"{title}: {size(plan.peak)} at the peak{reading} beside {size(free)} free on {where}"
     if plan.peak > free:
-        sentence += ", which is too much: lower stage.micro_batch_size or stage.batch_size, or use adapter=lora"
+        sentence += ", which is too much: lower stage.micro_batch_tokens or stage.batch_size, or use adapter=lora"
     console.print(sentence, highlight=False, soft_wrap=True)
 
 

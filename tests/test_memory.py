@@ -154,7 +154,7 @@ def test_the_table_says_what_is_too_much(capsys: pytest.CaptureFixture, monkeypa
     assert "ppo: 3.08 GiB at the peak beside 4 GiB free on this machine\n" in shown
     monkeypatch.setattr("rlhf.memory.available", lambda device: 2**30)
     show()
-    assert "which is too much: lower stage.micro_batch_size" in capsys.readouterr().out
+    assert "which is too much: lower stage.micro_batch_tokens" in capsys.readouterr().out
 
 
 def test_numbers_as_a_person_reads_them() -> None:

@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, PretrainedConfig
 
 from rlhf import models
 from rlhf.config import Adapter, AdapterKind, Dtype, PPOStage, Settings
+from rlhf.decoding import READ_AT_ONCE
 from rlhf.generate import seeded
 from rlhf.memory import FLOAT32, NF4, Line, Plan, Shape, adam, cache, kept, passing, vocabulary_wide
 from rlhf.parents import Parent
@@ -76,7 +77,13 @@ class Work(NamedTuple):
 
     @property
     def _part(self) -> int:
-        return min(self.stage.micro_batch_size, -(-self._rows // self.stage.minibatches))
+        """Rows of a micro-batch, all of them as long as can be."""
+        bounds = [-(-self._rows // self.stage.minibatches)]
+        if self.stage.micro_batch_size is not None:
+            bounds.append(self.stage.micro_batch_size)
+        if self.stage.micro_batch_tokens is not None:
+            bounds.append(max(self.stage.micro_batch_tokens // self._length, 1))
+        return min(bounds)
 
     def _learning(self) -> int:
         """Layers of a micro-batch, one of them at work; trained whole, the gradient of the largest matrix is added."""
@@ -89,18 +96,18 @@ class Work(NamedTuple):
     def policy(self) -> int:
         """Learning or sampling, whichever takes more.
 
-        Five tensors are as wide as the vocabulary: logits, their logarithms for the loss, and three for the entropy,
-        with two more for its gradient where it is in the loss; while sampling, four of one token a row.
+        One tensor is as wide as the vocabulary: the logits of responses, whose place their gradient takes; while
+        sampling there are three of one token a row: logits, divided by the temperature, and cumulated.
         """
-        shape, copies = self.size.shape, 7 if self.stage.entropy_coef else 5
-        learning = self._learning() + vocabulary_wide(shape, self._part * (self.stage.max_response_length + 1), copies)
-        sampling = cache(shape, self._rows, self._length, self.width) + vocabulary_wide(shape, self._rows, 4)
-        return max(learning, sampling + passing(shape, self._rows * self._length, self.width))
+        shape, drawn = self.size.shape, min(self.stage.rollout.rows or self._rows, self._rows)
+        learning = self._learning() + vocabulary_wide(shape, self._part * self.stage.max_response_length, 1)
+        sampling = cache(shape, drawn, self._length, self.width) + vocabulary_wide(shape, drawn, 3)
+        return max(learning, sampling + passing(shape, min(drawn * self._length, READ_AT_ONCE), self.width))
 
     def reference(self) -> int:
-        """Logits, divided by the temperature, and their logarithms."""
-        shape, tokens = self.size.shape, self._part * (self.stage.max_response_length + 1)
-        return passing(shape, self._part * self._length, self.width) + vocabulary_wide(shape, tokens, 3)
+        """Logits of responses."""
+        shape, tokens = self.size.shape, self._part * self.stage.max_response_length
+        return passing(shape, self._part * self._length, self.width) + vocabulary_wide(shape, tokens, 1)
 
     def critic(self) -> int:
         return self._learning()

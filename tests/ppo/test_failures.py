@@ -187,7 +187,7 @@ def test_logprobs_that_are_not_the_policys(new_trainer: Trainers, monkeypatch: p
     """What was sampled with is another distribution than what is trained: a temperature that was forgotten, say."""
     trainer = new_trainer()
     evaluate = rollout.evaluate
-    off = lambda *arguments: shifted(evaluate(*arguments), trainer.update)  # noqa: E731
+    off = lambda *arguments, **options: shifted(evaluate(*arguments, **options), trainer.update)  # noqa: E731
     monkeypatch.setattr("rlhf.ppo.trainer.evaluate", off)
     with pytest.raises(TrainingError, match="ratio"):
         run(trainer)

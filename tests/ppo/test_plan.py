@@ -71,12 +71,34 @@ def test_a_larger_micro_batch_is_told(
 ) -> None:
     found = []
     for size in (1, 2, 4):
-        one = settings("ppo", *LORA, "stage.batch_size=8", "stage.minibatches=1", f"stage.micro_batch_size={size}")
+        one = settings(
+            "ppo",
+            *LORA,
+            "stage.batch_size=8",
+            "stage.minibatches=1",
+            f"stage.micro_batch_size={size}",
+            "stage.micro_batch_tokens=null",
+        )
         made = plan(one, assign(one, parents(policy="sft", reward="reward"), tokenizer))
         lines = {line.role: line for line in made.lines}
         found.append(lines["critic"].activations)
     assert found[1] == 2 * found[0]
     assert found[2] == 4 * found[0]
+
+
+def test_a_budget_of_tokens_is_a_number_of_the_longest_rows(
+    settings: Configure,
+    parents: Parents,  # noqa: F811
+    tokenizer: Any,
+) -> None:
+    """Six rows of 512 + 6 tokens fit into 3200; and a row that is too long for it has a pass of its own."""
+    given, found = parents(policy="sft", reward="reward"), {}
+    for name, size, tokens in (("six", 6, "null"), ("budget", "null", 3200), ("one", 1, "null"), ("tiny", "null", 10)):
+        bounds = (f"stage.micro_batch_size={size}", f"stage.micro_batch_tokens={tokens}", "stage.max_prompt_length=512")
+        one = settings("ppo", *LORA, "stage.batch_size=8", "stage.minibatches=1", *bounds)
+        found[name] = [line.activations for line in plan(one, assign(one, given, tokenizer)).lines]
+    assert found["six"] == found["budget"]
+    assert found["one"] == found["tiny"]
 
 
 def test_an_adapter_is_counted_from_the_header_of_its_file(family: Callable[[str], Parent], tokenizer: Any) -> None:  # noqa: F811

@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing import active_children
@@ -83,7 +84,7 @@ def _run_agent(work: Callable[..., Any], arguments: tuple, notes: Path, hardware
     )
     try:
         with _interrupts_passed_on():
-            elastic_launch(config, _rank)(work, arguments, str(notes))
+            elastic_launch(config, _rank)(work, arguments, str(notes), _passed_over())
     except ChildFailedError as error:
         first, failure = error.get_first_failure()
         return first, failure.exitcode
@@ -119,10 +120,17 @@ def _reason(found: dict[int, Note], failure: tuple[int, int] | None) -> BaseExce
     )
 
 
-def _rank(work: Callable[..., Any], arguments: tuple, notes: str) -> None:
+def _passed_over() -> list[tuple[str, type[Warning]]]:
+    """The warnings that this process does not show, by the pattern of their text and their class."""
+    return [(one[1].pattern, one[2]) for one in warnings.filters if one[0] == "ignore" and one[1] is not None]
+
+
+def _rank(work: Callable[..., Any], arguments: tuple, notes: str, silent: list[tuple[str, type[Warning]]]) -> None:
     """What a rank does: the work, and a note of how it ended."""
     import torch.distributed
 
+    for pattern, kind in silent:
+        warnings.filterwarnings("ignore", pattern, kind)
     os.setpgrp()  # Ctrl-C in a terminal reaches the parent alone, which passes it on, once
     place = Path(notes) / f"{world.rank()}.note"
     try:

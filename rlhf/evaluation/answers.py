@@ -10,7 +10,8 @@ import torch
 from rlhf.config import CompareStage, HeldOut
 from rlhf.data.render import Prompt, prompt_ids, question, text_ids
 from rlhf.generate import Response, end_ids, generate
-from rlhf.ppo.rollout import Rollout, pack, reference_logits, response_logits
+from rlhf.ppo.forward import without_adapter
+from rlhf.ppo.rollout import Rollout, pack, response_logits
 from rlhf.ppo.tensors import masked_sum, token_logprobs
 
 
@@ -116,8 +117,8 @@ def divergences(
     rows = [prompt_ids(candidate.tokenizer, prompt, stage.max_prompt_length) for prompt in prompts]
     order = sorted(range(len(rows)), key=lambda i: len(rows[i]) + len(responses[i].ids))
     found = [0.0] * len(rows)
-    for start in range(0, len(order), stage.batch_size):
-        chosen = order[start : start + stage.batch_size]
+    for first in range(0, len(order), stage.batch_size):
+        chosen = order[first : first + stage.batch_size]
         rollout = pack(
             [rows[i] for i in chosen],
             [responses[i].ids for i in chosen],
@@ -126,16 +127,18 @@ def divergences(
             candidate.tokenizer.pad_token_id,
             candidate.model.device,
         )
-        ours = sequence_logprobs(response_logits(candidate.model, rollout), rollout, stage.temperature)
-        theirs = sequence_logprobs(reference_logits(candidate.model, reference, rollout), rollout, stage.temperature)
+        ours = sequence_logprobs(candidate.model, rollout, stage.temperature)
+        with without_adapter(candidate.model, reference):
+            start = candidate.model if reference is None else reference
+            theirs = sequence_logprobs(start, rollout, stage.temperature)
         for i, value in zip(chosen, (ours - theirs).tolist(), strict=True):
             found[i] = value
     return found
 
 
-def sequence_logprobs(logits: torch.Tensor, rollout: Rollout, temperature: float) -> torch.Tensor:
-    """log π of whole responses at the temperature of sampling, (B,), from the logits of their tokens (B, T, V)."""
-    logprobs = token_logprobs(logits, rollout.response_ids, temperature)
+def sequence_logprobs(model: Any, rollout: Rollout, temperature: float) -> torch.Tensor:
+    """log π of whole responses at the temperature of sampling, (B,)."""
+    logprobs = token_logprobs(response_logits(model, rollout), rollout.response_ids, temperature)
     return torch.where(rollout.mask, logprobs, 0.0).sum(-1)
 
 

@@ -24,6 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -34,18 +35,23 @@ from benchmarks.sides import record
 RESULT = Path(__file__).with_suffix(".json")
 README = Path(__file__).with_name("README.md")
 PLACE = re.compile(r"(?<=<!-- plans -->\n).*?(?=<!-- end -->)", re.DOTALL)
-STAGES = ("sft", "reward", "dpo", "ppo")
-WAYS = {"full": "none", "LoRA": "lora"}
+STAGES = ("base", "sft", "reward", "dpo", "ppo")
+WAYS = {"full": "none", "LoRA": "lora", "bfloat16": "none"}
 # Rows of a micro-batch (of PPO's batch twice as many) and words of a prompt and of a response.
 SIZES = {
     "256x4x2k": {"rows": 8, "prompt": 100, "response": 60},
     "stories15M": {"rows": 4, "prompt": 60, "response": 40},
     "SmolLM2-135M": {"rows": 2, "prompt": 60, "response": 40},
+    "384x6x8k": {"rows": 6, "prompt": 80, "response": 80},
 }
+# Made here, with random weights: hidden, intermediate, layers, heads, vocabulary.
+MADE = {"256x4x2k": (256, 688, 4, 4, 2048), "384x6x8k": (384, 1024, 6, 6, 8192)}
+HELD_OUT = "384x6x8k"  # no factor was changed after its peaks were seen
 TOLERANCE = 0.15
 TIMED = ("base", "sft", "ppo")  # base is the embedded stage, the others of the shape below
 TIMED_SHAPE = "256x4x2k"
-AFTERWARDS = ("report card",)  # phases that come after the training whose peak is read
+BESIDES = {("256x4x2k", "base", "full"), ("256x4x2k", "sft", "bfloat16")}  # of what has one case alone
+AFTERWARDS = ("report card", "held out")  # phases that come after the training whose peak is read
 
 
 class Measured(Exception):  # noqa: N818 - it is no error: the stage has trained, and what comes after is not looked at
@@ -61,8 +67,8 @@ def prepare(shape: str, folder: Path) -> None:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     tokenizer, config = described(shape)
-    small = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-    for name, sizes in {"policy": {}, "tiny": small | {"num_key_value_heads": 2, "head_dim": 8}}.items():
+    one_layer = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    for name, sizes in {"policy": {}, "tiny": one_layer | {"num_key_value_heads": 2, "head_dim": 8}}.items():
         torch.manual_seed(0)
         made = type(config)(**config.to_dict() | sizes)
         if shape == "stories15M" and not sizes:
@@ -111,14 +117,16 @@ def described(shape: str) -> tuple[Any, Any]:
     from rlhf.scratch import new_tokenizer
 
     settings = composed(["stage=sft"])
-    if shape != "256x4x2k":
+    if shape not in MADE:
         tokenizer = models.load_tokenizer(Parent("policy", str(source(shape)), None), settings.model)
         return tokenizer, AutoConfig.from_pretrained(source(shape))
     texts = load(settings.data, "text", "train", 0, tell=False)["text"]
-    tokenizer = new_tokenizer(texts, 2048, models.chat_template("almanac"))
-    sizes = {"hidden_size": 256, "intermediate_size": 688, "num_hidden_layers": 4, "num_attention_heads": 4}
+    hidden, inner, layers, heads, vocabulary = MADE[shape]
+    tokenizer = new_tokenizer(texts, vocabulary, models.chat_template("almanac"))
+    sizes = {"hidden_size": hidden, "intermediate_size": inner, "num_hidden_layers": layers}
+    sizes |= {"num_attention_heads": heads, "num_key_value_heads": heads}
     ids = {"bos_token_id": None, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
-    return tokenizer, LlamaConfig(vocab_size=len(tokenizer), num_key_value_heads=4, **sizes, **ids)
+    return tokenizer, LlamaConfig(vocab_size=max(len(tokenizer), vocabulary), **sizes, **ids)
 
 
 def write_rows(folder: Path, sizes: dict[str, int]) -> None:
@@ -150,12 +158,16 @@ def composed(overrides: list[str]) -> Any:
 def overrides(stage: str, way: str, folder: Path, model: str, sizes: dict[str, int]) -> list[str]:
     """The command of a stage on ``model``, for two steps."""
     rows = "demonstrations" if stage == "sft" else "pairs"
+    dtype = "bfloat16" if way == "bfloat16" else "float32"
     given = [
         f"stage={stage}", "experiment=none", "name=planned", "model=local", f"model.path={folder / model}",
         f"checkpoints={folder / model}-runs", "hardware=cpu", f"adapter={WAYS[way]}", "data=local",
         f"data.path={folder / rows}.jsonl", "data.holdout=0.1", f"stage.policy={folder / model}",
-        "stage.sample_prompts=0",
+        "stage.sample_prompts=0", f"model.dtype={dtype}",
     ]  # fmt: skip
+    if stage == "base":  # of texts that come with the package, cut into rows of one length
+        given = [one for one in given if not one.startswith(("data.path", "data=", "experiment"))]
+        given += ["data=almanac", "experiment=none", f"stage.block_length={sizes['prompt'] + sizes['response']}"]
     if stage == "ppo":
         reward = f"{model}-adapter" if way == "LoRA" else f"{model}-reward"
         more = {"reward": folder / reward, "updates": 2, "epochs": 1, "batch_size": 2 * sizes["rows"]}
@@ -235,6 +247,12 @@ def timed(stage: str, folder: Path) -> dict[str, Any]:
     return {"stage": stage, "predicted": predicted, "real": real, "steps": outlook.work.steps}
 
 
+def cases(shape: str, stages: Sequence[str], ways: Sequence[str]) -> list[tuple[str, str]]:
+    """Stages and ways that are measured of ``shape``."""
+    both = [(stage, way) for stage in stages for way in ways]
+    return [(a, b) for a, b in both if (a != "base" and b != "bfloat16") or (shape, a, b) in BESIDES]
+
+
 def table(rows: list[dict[str, Any]]) -> list[str]:
     lines = ["| shape | stage | way | peak MiB | planned MiB | off by | highest while |", "|" + " --- |" * 7]
     for row in rows:
@@ -288,10 +306,9 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as place:
             folder = Path(place)
             prepare(shape, folder)
-            for stage in arguments.stages:
-                for way in arguments.ways:
-                    rows.append(apart(folder, ALLOCATOR, "--shapes", shape, "--stages", stage, "--ways", way))
-                    print(table(rows[-1:])[-1], flush=True)
+            for stage, way in cases(shape, arguments.stages, arguments.ways):
+                rows.append(apart(folder, ALLOCATOR, "--shapes", shape, "--stages", stage, "--ways", way))
+                print(table(rows[-1:])[-1], flush=True)
             if shape == TIMED_SHAPE and not arguments.untimed:
                 clocked = [apart(folder, {}, "--timed", stage) for stage in TIMED]
     rows, clocked = beside(rows), clocked or stored("times")

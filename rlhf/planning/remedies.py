@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from rlhf.config import AdapterKind, Settings
-from rlhf.config.plan import PlanStage, Strategy
+from rlhf.config import AdapterKind, Settings, Strategy
+from rlhf.config.plan import PlanStage
 from rlhf.planning.outlook import Outlook, look_ahead
 from rlhf.planning.work import Rows
 

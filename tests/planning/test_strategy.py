@@ -2,7 +2,7 @@
 
 import pytest
 
-from rlhf.config.plan import Strategy
+from rlhf.config import Strategy
 from rlhf.planning.strategy import Ranks
 
 PSI = 7_500_000_000

@@ -27,7 +27,7 @@ from rlhf.config import Settings
 from rlhf.config import objective as objectives
 from rlhf.content import content, difference
 from rlhf.directory import move, partial
-from rlhf.errors import RlhfError, RunError
+from rlhf.errors import ConfigError, RlhfError, RunError
 from rlhf.evaluation import jobs
 from rlhf.evaluation.jobs import FAILED, FINISHED, RUNNING
 from rlhf.manifest import read_manifest
@@ -104,6 +104,8 @@ def run_job(
     Raises:
         RlhfError: the job failed; what its siblings do is none of its business.
     """
+    if composed.stage.name == "plan" or composed.hardware.plan:
+        return plan_job(composed, directory, settings_of, run)
     overrides = list(HydraConfig.get().overrides.task)
     record = {
         "sweep": os.environ.get(ID),
@@ -133,6 +135,28 @@ def run_job(
         raise
     note(directory, record | {"status": FINISHED})
     return objective_of(settings, metrics)
+
+
+def plan_job(
+    composed: DictConfig,
+    directory: Path,
+    settings_of: Callable[[DictConfig], Settings],
+    run: Callable[[Settings], dict[str, float]],
+) -> None:
+    """Say what a job would take. It leaves no record: it has not run, and may run later.
+
+    Raises:
+        ConfigError: it is one of a search.
+        RlhfError: it does not fit, or cannot be planned.
+    """
+    with suppress(OSError):
+        directory.rmdir()  # Hydra's, and empty where nothing has run
+    if "optuna" in HydraConfig.get().sweeper._target_:
+        raise ConfigError(
+            "hardware.plan=true plans jobs that are listed, and a search draws its own from what earlier ones "
+            "reached: leave sweep= out"
+        )
+    run(settings_of(composed))
 
 
 def note(directory: Path, record: dict[str, Any]) -> None:

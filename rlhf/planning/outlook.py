@@ -8,6 +8,7 @@ import torch
 from rlhf import memory, models, world
 from rlhf.config import Settings, Strategy
 from rlhf.config.plan import PlanStage
+from rlhf.errors import ConfigError
 from rlhf.planning import ppo, trained, work
 from rlhf.planning.ledger import Ledger
 from rlhf.planning.shapes import Architecture, architecture
@@ -63,7 +64,16 @@ def machine_of(settings: Settings, plan: PlanStage) -> Machine:
 
 
 def ranks_of(settings: Settings, plan: PlanStage) -> Ranks:
-    """As stage=plan says, else as the processes of ``hardware`` share the work, where it has several."""
+    """As stage=plan says, else as the processes of ``hardware`` share the work, where it has several.
+
+    Raises:
+        ConfigError: shards are asked for of stage=ppo, which has none.
+    """
+    if settings.stage.name == "ppo" and plan.strategy is not None and plan.strategy.sharded:
+        raise ConfigError(
+            f"stage.strategy={plan.strategy.value} cannot be planned for ppo, which is shared by ddp alone: give "
+            "stage.strategy=ddp, or stage.stages without ppo"
+        )
     hardware = settings.hardware
     count = plan.gpus or (world.asked(hardware) if plan.here else (hardware.processes or 1) * hardware.nodes)
     shared = hardware.strategy if hardware.strategy is not Strategy.none or count == 1 else Strategy.ddp

@@ -126,13 +126,12 @@ def adapters(ranks: Ranks, name: str, parameters: int, *, learns: bool = False) 
 def collecting(settings: Settings, model: Architecture, work: Work, scoring: Sequence[Shape]) -> list[Phase]:
     """Sampling, scoring, and the passes that give log-probabilities and values; no gradients are there."""
     shape, width, length, stage = model.size.shape, model.width, work.longest, settings.stage
-    drawn = min(stage.rollout.rows or work.rows, work.rows)
-    prompts = min(drawn * (length - stage.max_response_length), max(READ_AT_ONCE, length))
-    read = [at_work(one, min(SCORED, work.rows) * length, width) for one in scoring]
+    prompts = min(work.rows * (length - stage.max_response_length), max(READ_AT_ONCE, length))
+    read = [at_work(one, min(SCORED, work.batch) * length, width) for one in scoring]
     return [
         Phase(
-            "sampling", at_work(shape, prompts, width), logits(shape, drawn, PPO_SAMPLING),
-            cache(shape, drawn, length, width), optimizer=LEARNERS,
+            "sampling", at_work(shape, prompts, width), logits(shape, work.rows, PPO_SAMPLING),
+            cache(shape, work.rows, length, width), optimizer=LEARNERS,
         ),
         Phase("scoring", max(read, default=0), optimizer=LEARNERS),
         Phase("log-probs", at_work(shape, work.passed, width), responses(shape, work, width), optimizer=LEARNERS),
@@ -149,7 +148,7 @@ def updating(
 ) -> list[Phase]:
     """A micro-batch of the policy, then of the critic, whose gradients add up over those of a minibatch."""
     stage, found = settings.stage, []
-    several = -(-work.rows // stage.minibatches) > work.at_once
+    several = -(-work.batch // stage.minibatches) > work.at_once
     largest = policy.size.largest if settings.adapter.kind is AdapterKind.none else 0
     for model in (policy, critic):
         passing = model.passing(settings, mask=0, checkpointing=False)
@@ -158,11 +157,12 @@ def updating(
         kept = passing.kept(work.at_once, work.longest) - passing.spared(work.passed - work.scored, attention=False)
         found.append((kept, at_work(model.size.shape, work.passed, model.width, work.scored)))
     (kept, working), (values, judging) = found
+    first = max(at_work(model.size.shape, work.passed, model.width) for model in (policy, critic))
     wide = responses(policy.size.shape, work, policy.width)
     before = LEARNERS if several else ()
     return [
         Phase("policy loss", kept, wide, other=largest, gradients=before, optimizer=LEARNERS),
         Phase("policy backward", kept + working, other=largest, gradients=before, optimizer=LEARNERS),
         Phase("critic backward", values + judging, gradients=LEARNERS if several else ("policy",), optimizer=LEARNERS),
-        Phase("end of backward", max(working, judging), other=largest, gradients=LEARNERS, optimizer=LEARNERS),
+        Phase("end of backward", first, other=largest, gradients=LEARNERS, optimizer=LEARNERS),
     ]

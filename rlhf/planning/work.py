@@ -113,6 +113,7 @@ class Work:
     read: int = 0
     drawn: int = 0
     rows: int = 1
+    batch: int = 1  # of PPO, rows on one device
     at_once: int = 1  # rows of a micro-batch on one device
     longest: int = 0  # tokens of the longest row, as it is trained on
     typical: int = 1  # tokens of a padded row, on average
@@ -232,7 +233,8 @@ def sampled(settings: Settings, rows: Rows, devices: int) -> Work:
         trained=int(episodes * length * stage.epochs * 2),
         read=int(episodes * length * passes),
         drawn=episodes * response,
-        rows=local,
+        rows=min(stage.rollout.rows or local, local),
+        batch=local,
         at_once=at_once,
         longest=widest + response,
         typical=round(length),

@@ -10,6 +10,7 @@ its seeded sampler draws the same trials again, and those that have run return w
 """
 
 import os
+import sys
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -27,7 +28,7 @@ from rlhf.config import Settings
 from rlhf.config import objective as objectives
 from rlhf.content import content, difference
 from rlhf.directory import move, partial
-from rlhf.errors import ConfigError, RlhfError, RunError
+from rlhf.errors import RlhfError, RunError
 from rlhf.evaluation import jobs
 from rlhf.evaluation.jobs import FAILED, FINISHED, RUNNING
 from rlhf.manifest import read_manifest
@@ -146,16 +147,15 @@ def plan_job(
     """Say what a job would take. It leaves no record: it has not run, and may run later.
 
     Raises:
-        ConfigError: it is one of a search.
         RlhfError: it does not fit, or cannot be planned.
+        SystemExit: it is one of a search, which would go on past any other error, to the last of its trials.
     """
     with suppress(OSError):
         directory.rmdir()  # Hydra's, and empty where nothing has run
     if "optuna" in HydraConfig.get().sweeper._target_:
-        raise ConfigError(
-            "hardware.plan=true plans jobs that are listed, and a search draws its own from what earlier ones "
-            "reached: leave sweep= out"
-        )
+        told = "hardware.plan=true plans jobs that are listed, and a search draws its own by what earlier ones reached"
+        print(f"rlhf: {told}: leave sweep= out", file=sys.stderr)
+        sys.exit(1)
     run(settings_of(composed))
 
 

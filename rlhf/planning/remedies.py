@@ -87,7 +87,7 @@ def single(settings: Settings, plan: PlanStage, outlook: Outlook, *, least: bool
 
 
 def halved(settings: Settings, plan: PlanStage, work: Work) -> Iterator[Remedy]:
-    """Half the rows of a micro-batch, and half again, of the same batch; in PPO by its bound on tokens if it has one."""
+    """Half the rows of a micro-batch, and half again, of the same batch; in PPO by its bound on tokens, if any."""
     stage = settings.stage
     if stage.name == "ppo":
         rows = work.at_once

@@ -19,7 +19,7 @@ from rlhf.planning.activations import (
 from rlhf.planning.ledger import Ledger, Phase, Role
 from rlhf.planning.shapes import Architecture, at_hand
 from rlhf.planning.strategy import Ranks
-from rlhf.planning.trained import Place, learning, pages
+from rlhf.planning.trained import Place, learning, pages, resident
 from rlhf.planning.work import Work
 from rlhf.ppo.tensors import TILE
 
@@ -53,7 +53,7 @@ def complete(
         read = max(roles, key=lambda role: role.weights)
         phases.append(Phase("reading", other=pages(place, read)))
     notes = [] if scoring else ["no reward is a model of the policy's size: what it takes by itself is not planned"]
-    return Ledger(roles, phases, notes)
+    return Ledger(roles, phases, notes, resident(policy, place, tokenizers=1 + len(scoring)))
 
 
 def shares(settings: Settings) -> bool:
@@ -160,8 +160,10 @@ def updating(
     first = max(at_work(model.size.shape, work.passed, model.width) for model in (policy, critic))
     wide = responses(policy.size.shape, work, policy.width)
     before = LEARNERS if several else ()
+    # The gradient of the logits is there twice for a moment, and then once beside that of the output layer.
+    again = max(work.scored * policy.size.shape.vocabulary * policy.width, largest)
     return [
-        Phase("policy loss", kept, wide, other=largest, gradients=before, optimizer=LEARNERS),
+        Phase("policy loss", kept, wide, other=again, gradients=before, optimizer=LEARNERS),
         Phase("policy backward", kept + working, other=largest, gradients=before, optimizer=LEARNERS),
         Phase("critic backward", values + judging, gradients=LEARNERS if several else ("policy",), optimizer=LEARNERS),
         Phase("end of backward", first, other=largest, gradients=LEARNERS, optimizer=LEARNERS),

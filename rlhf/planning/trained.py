@@ -21,6 +21,7 @@ from rlhf.planning.work import Work
 from rlhf.preference.architectures import refusal
 
 LEARNER = {"base": "policy", "sft": "policy", "reward": "reward model", "dpo": "policy"}
+TOKENIZER = 330  # bytes an entry of a vocabulary, of tokenizers 0.23 by the resident size of a process
 SCORED = 32  # responses that the report card of a reward model reads at once, at least
 
 
@@ -50,7 +51,21 @@ def ledger(settings: Settings, model: Architecture, work: Work, place: Place) ->
         phases.append(Phase("report card", working, other=pages(place, policy), optimizer=(learner.name,)))
     later = name == "reward" or (name == "dpo" and settings.stage.cache_reference)
     phases += reading(roles, place, first=1 if later else None)
-    return Ledger(roles, phases)
+    frozen = name == "reward" and settings.adapter.kind is not AdapterKind.none
+    return Ledger(roles, phases, beside=resident(model, place, tokenizers=1, looked_up=frozen))
+
+
+def resident(model: Architecture, place: Place, *, tokenizers: int, looked_up: bool = False) -> int:
+    """What a process without a GPU holds beside its models.
+
+    Weights that nothing trains stay in the file that they are mapped from until they are read: of embeddings that are
+    ``looked_up`` and multiplied by nothing, next to none are.
+    """
+    if place.gpu:
+        return 0
+    shape = model.size.shape
+    unread = shape.vocabulary * shape.hidden * model.width if looked_up else 0
+    return tokenizers * TOKENIZER * shape.vocabulary - unread
 
 
 def shares(settings: Settings, model: Architecture) -> bool:

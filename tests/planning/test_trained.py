@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from rlhf import models
 from rlhf.planning.outlook import Outlook, look_ahead
+from rlhf.planning.trained import TOKENIZER
 from tests.conftest import FAST, TINY, composed
 from tests.planning.conftest import ROWS, plan_of
 
@@ -101,6 +102,16 @@ def test_without_a_gpu_the_file_is_resident_while_it_is_read(ahead: Ahead) -> No
     phases = {phase.name: phase for phase in ahead("dpo", "hardware=cpu", plan=()).ledger.phases}
     assert phases["reading"].other == 1_235_814_400 * 2
     assert "reading" not in {phase.name for phase in ahead("dpo").ledger.phases}
+
+
+def test_what_a_process_holds_beside_its_models(ahead: Ahead) -> None:
+    """A tokenizer; and of embeddings that are frozen and looked up alone nearly nothing, of 128,256 entries of 2048."""
+    assert ahead("sft", "hardware=cpu", plan=()).ledger.beside == 128_256 * TOKENIZER
+    assert ahead("reward", "hardware=cpu", plan=()).ledger.beside == 128_256 * TOKENIZER
+    frozen = ahead("reward", "hardware=cpu", "adapter=lora", plan=()).ledger
+    assert frozen.beside == 128_256 * (TOKENIZER - 2 * 2048)
+    assert ahead("ppo", "hardware=cpu", plan=()).ledger.beside == 128_256 * TOKENIZER * 2
+    assert ahead("sft").ledger.beside == 0
 
 
 def test_the_report_card_is_written_beside_the_policy(ahead: Ahead) -> None:

@@ -49,7 +49,7 @@ def complete(
 ) -> Ledger:
     """``roles`` with the phases of an update. ``scoring`` are the shapes of the reward models."""
     phases = [*collecting(settings, policy, work, scoring), *updating(settings, policy, critic, work, shared=shared)]
-    if not place.gpu:
+    if not place.gpu and settings.adapter.kind is AdapterKind.none:
         read = max(roles, key=lambda role: role.weights)
         phases.append(Phase("reading", other=pages(place, read)))
     notes = [] if scoring else ["no reward is a model of the policy's size: what it takes by itself is not planned"]

@@ -50,7 +50,8 @@ def ledger(settings: Settings, model: Architecture, work: Work, place: Place) ->
         working = at_work(model.size.shape, tokens, model.width)
         phases.append(Phase("report card", working, other=pages(place, policy), optimizer=(learner.name,)))
     later = name == "reward" or (name == "dpo" and settings.stage.cache_reference)
-    phases += reading(roles, place, first=1 if later else None)
+    if settings.adapter.kind is AdapterKind.none:  # what is frozen stays mapped from its file, and is there once
+        phases += reading(roles, place, first=1 if later else None)
     frozen = name == "reward" and settings.adapter.kind is not AdapterKind.none
     return Ledger(roles, phases, beside=resident(model, place, tokenizers=1, looked_up=frozen))
 

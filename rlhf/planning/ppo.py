@@ -1,7 +1,7 @@
 """The ledger of stage=ppo: four roles on models of their own, or on one base."""
 
 from rlhf import models
-from rlhf.config import AdapterKind, PPOStage, Settings
+from rlhf.config import AdapterKind, CriticKind, PPOStage, Settings
 from rlhf.memory import FLOAT32, cache
 from rlhf.planning.activations import (
     PPO_ENTROPY,
@@ -47,6 +47,18 @@ def shares(settings: Settings) -> bool:
     return len(roots) <= 1
 
 
+def heads(settings: Settings) -> bool:
+    """Whether the critic is a head on the policy."""
+    return settings.stage.critic_kind is CriticKind.head
+
+
+def on_trunk(model: Architecture, ranks: Ranks) -> Role:
+    """That head, a weight for each entry of a hidden state and one more."""
+    added = model.size.shape.hidden + 1
+    held = (ranks.gradients(added, FLOAT32), ranks.optimizer(added, FLOAT32))
+    return Role("critic", added, added, "float32", ranks.weights(added, FLOAT32), *held)
+
+
 def judges(stage: PPOStage) -> list[str]:
     """The roles of reward models, those of the gold reward included."""
     return [role for role in stage.inputs() if role not in LEARNERS]
@@ -60,7 +72,7 @@ def separate(settings: Settings, model: Architecture, ranks: Ranks) -> list[Role
     return [
         learning(settings, model, ranks, "policy", scores=False),
         Role("reference", model.size.parameters if whole else 0, 0, dtype if whole else "", copy),
-        learning(settings, model, ranks, "critic", scores=True),
+        on_trunk(model, ranks) if heads(settings) else learning(settings, model, ranks, "critic", scores=True),
         *(
             Role(role, model.classifier, 0, dtype, ranks.weights(model.classifier, width, trained=False))
             for role in judges(settings.stage)
@@ -85,7 +97,7 @@ def one_base(settings: Settings, model: Architecture, ranks: Ranks) -> list[Role
         *([adapters("its start", 1, head=False, learns=False)] if worn else []),
         adapters("policy", 1, head=False, learns=True),
         Role("reference", 0, 0, "", 0),
-        adapters("critic", 1, head=True, learns=True),
+        on_trunk(model, ranks) if heads(settings) else adapters("critic", 1, head=True, learns=True),
         *(adapters(role, 1, head=True, learns=False) for role in judges(settings.stage)),
     ]
 
@@ -110,7 +122,7 @@ def collecting(model: Architecture, work: Work, stage: PPOStage) -> list[Phase]:
 
 
 def updating(settings: Settings, model: Architecture, work: Work) -> list[Phase]:
-    """A micro-batch of the policy, then of the critic, whose gradients add up over those of a minibatch."""
+    """A micro-batch of the policy, then of a critic of its own weights; gradients add up over those of a minibatch."""
     stage, shape, width = settings.stage, model.size.shape, model.width
     tokens = work.at_once * work.longest
     passing = model.passing(settings, mask=0, checkpointing=False)
@@ -120,9 +132,12 @@ def updating(settings: Settings, model: Architecture, work: Work) -> list[Phase]
     largest = model.size.largest if settings.adapter.kind is AdapterKind.none else 0
     several = -(-work.rows // stage.minibatches) > work.at_once
     before = LEARNERS if several else ()
+    critic = Phase(
+        "critic backward", kept + working, gradients=LEARNERS if several else ("policy",), optimizer=LEARNERS
+    )
     return [
         Phase("policy loss", kept, wide, gradients=before, optimizer=LEARNERS),
         Phase("policy backward", kept + working, other=largest, gradients=before, optimizer=LEARNERS),
-        Phase("critic backward", kept + working, gradients=LEARNERS if several else ("policy",), optimizer=LEARNERS),
+        *([] if heads(settings) else [critic]),
         Phase("end of backward", working, other=largest, gradients=LEARNERS, optimizer=LEARNERS),
     ]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rlhf import models
-from rlhf.config import PPOStage, Settings
+from rlhf.config import CriticKind, PPOStage, Settings
 from rlhf.config.plan import KINDS, PlanStage
 from rlhf.data import load
 from rlhf.data.render import encode, prompt_ids, text_ids
@@ -168,14 +168,16 @@ def sampled(settings: Settings, rows: Rows, devices: int) -> Work:
     widest = max(min(one, stage.max_prompt_length) for one, *_ in rows.lengths) if counts else stage.max_prompt_length
     episodes, response = stage.updates * stage.batch_size, stage.max_response_length
     judges = len([role for role in stage.inputs() if role not in ("policy", "critic")])
-    # Policy, reference and critic read each response once, and each reward model; both learners in every epoch.
+    # Policy, reference and critic read each response once, and each reward model; both learners in every epoch. A
+    # critic that is a head on the policy has no pass of its own.
+    critics = 0 if stage.critic_kind is CriticKind.head else 1
     length = (widest if counts else prompt) + response
     local = -(-stage.batch_size // devices)
     return Work(
         steps=stage.updates * stage.epochs * stage.minibatches,
         tokens=int(episodes * (prompt + response)),
-        trained=int(episodes * length * stage.epochs * 2),
-        read=int(episodes * length * (3 + judges)),
+        trained=int(episodes * length * stage.epochs * (1 + critics)),
+        read=int(episodes * length * (2 + critics + judges)),
         drawn=episodes * response,
         rows=local,
         at_once=rows_at_once(stage, -(-local // stage.minibatches), widest + response),

@@ -11,7 +11,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, PretrainedConfig
 
 from rlhf import models
-from rlhf.config import Adapter, AdapterKind, Dtype, PPOStage, Settings
+from rlhf.config import Adapter, AdapterKind, CriticKind, Dtype, PPOStage, Settings
 from rlhf.decoding import READ_AT_ONCE
 from rlhf.generate import seeded
 from rlhf.memory import FLOAT32, NF4, Line, Plan, Shape, adam, cache, kept, passing, vocabulary_wide
@@ -134,8 +134,11 @@ def _shared(settings: Settings, roles: OneBase) -> Iterator[Line]:
     head = size.shape.hidden
     yield learner("policy", size.adapter, size.adapter * FLOAT32, size.adapter, FLOAT32, work.policy())
     yield Line("reference", 0, 0, "", 0, 0, 0, work.reference())
-    added = size.adapter + head
-    yield learner("critic", added, added * FLOAT32, added, FLOAT32, work.critic())
+    if settings.stage.critic_kind is CriticKind.head:
+        yield on_trunk(size)
+    else:
+        added = size.adapter + head
+        yield learner("critic", added, added * FLOAT32, added, FLOAT32, work.critic())
     for role in judges(roles.parents):
         if role in roles.chains:
             yield Line(role, head, 0, "float32", head * FLOAT32, 0, 0, work.reward_model())
@@ -155,14 +158,31 @@ def _separate(settings: Settings, roles: Separate) -> Iterator[Line]:
     yield learner("policy", size.parameters + added, weights, trained, moments, work.policy())
     copy = (size.parameters, 0, dtype.value, size.weights) if whole else (0, 0, "", 0)
     yield Line("reference", *copy, 0, 0, work.reference())
+    if settings.stage.critic_kind is CriticKind.head:
+        yield on_trunk(size)
+    else:
+        yield _critic(settings, roles)
+    for role in judges(roles.parents):
+        yield _judge(settings, role, roles.parents[role])
+
+
+def _critic(settings: Settings, roles: Separate) -> Line:
+    """A model of its own, with an adapter or whole."""
+    adapter, dtype = settings.adapter, settings.model.dtype
+    width, whole = WIDTHS[dtype], adapter.kind is AdapterKind.none
+    moments = width if whole else FLOAT32
     config = models.config(roles.parents[roles.start], settings.model)
     size, own = measure(config, adapter, dtype), classifies(config)
     work = Work(settings.stage, size, width, None if whole else adapter.rank)
     added, trained = (0, own) if whole else (size.adapter + size.shape.hidden,) * 2
     weights = size.weights + (own - size.parameters) * width + added * FLOAT32
-    yield learner("critic", own + added, weights, trained, moments, work.critic())
-    for role in judges(roles.parents):
-        yield _judge(settings, role, roles.parents[role])
+    return learner("critic", own + added, weights, trained, moments, work.critic())
+
+
+def on_trunk(size: Size) -> Line:
+    """A head on the policy: what it computes with is the policy's."""
+    own = size.shape.hidden + 1
+    return learner("critic", own, own * FLOAT32, own, FLOAT32, 0)
 
 
 def classifies(config: PretrainedConfig) -> int:

@@ -50,6 +50,26 @@ def test_what_is_planned_is_what_is_made(
         assert lines["critic"].weights == 4 * parameters(roles.critic)
 
 
+@pytest.mark.parametrize("way", [(), LORA])
+def test_a_head_on_the_policy_takes_next_to_nothing(
+    settings: Configure,
+    parents: Parents,  # noqa: F811
+    tokenizer: Any,
+    way: tuple[str, ...],
+) -> None:
+    given, found = settings("ppo", *way, "stage.critic_kind=head"), parents(policy="sft", reward="reward")
+    roles = assign(given, found, tokenizer)
+    lines = {line.role: line for line in plan(given, roles).lines}
+    own = sum(value.numel() for value in trainable(roles.critic).values())
+    assert own == lines["critic"].trainable == lines["critic"].parameters == 17
+    assert (lines["critic"].stays, lines["critic"].activations) == (4 * 4 * own, 0)
+    with_its_own = settings("ppo", *way)
+    other = {line.role: line for line in plan(with_its_own, assign(with_its_own, found, tokenizer)).lines}
+    assert {role: line for role, line in lines.items() if role != "critic"} == {
+        role: line for role, line in other.items() if role != "critic"
+    }
+
+
 def test_sharing_saves_three_bases(
     settings: Configure,
     parents: Parents,  # noqa: F811

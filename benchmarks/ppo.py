@@ -44,8 +44,9 @@ MEMORY = 0.4  # of the peer's, on one base
 
 def passes(spec: dict[str, Any], parameters: int, response: float, tokens: float) -> float:
     """FLOP of useful work a response: what a reader of the algorithm would count, whoever does it."""
-    learning = 2 * 6 * parameters * tokens * spec["epochs"]
-    reading = 4 * 2 * parameters * tokens  # sampling, reference, reward model, critic
+    models = 1 if spec.get("head") else 2
+    learning = models * 6 * parameters * tokens * spec["epochs"]
+    reading = (2 + models) * 2 * parameters * tokens  # sampling, reference, reward model, and a critic of its own
     return learning + reading
 
 
@@ -81,7 +82,7 @@ def measure(shape: str, python: str, rounds: int, warmup: int, options: dict[str
     def useful(name: str, seconds: float) -> float:
         done = results[name]["rounds"]
         tokens = sum(one["tokens"] for one in done) / sum(one["samples"] for one in done)
-        return passes(spec, size, 0.0, tokens) / seconds / peak
+        return passes(spec | WAYS.get(name, {}), size, 0.0, tokens) / seconds / peak
 
     found = []
     for way in WAYS:

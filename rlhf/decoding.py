@@ -11,7 +11,7 @@ from transformers.cache_utils import DynamicLayer
 
 from rlhf.errors import ModelError
 
-READ_AT_ONCE = 4096  # tokens of prompts in one forward pass; beyond, a pass is as efficient and takes more memory
+READ_AT_ONCE = 2048  # tokens of prompts in one forward pass; beyond, a pass is as efficient and takes more memory
 FULL = 0.75  # share of rows that go on; below, those that have ended are dropped, which costs a copy of the cache
 
 

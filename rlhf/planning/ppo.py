@@ -16,7 +16,7 @@ from rlhf.planning.shapes import Architecture, at_hand
 from rlhf.planning.strategy import Ranks
 from rlhf.planning.trained import Place, learning, pages
 from rlhf.planning.work import Work
-from rlhf.ppo.plan import SCORED
+from rlhf.ppo.plan import scored
 
 LEARNERS = ("policy", "critic")
 
@@ -113,7 +113,7 @@ def collecting(model: Architecture, work: Work, stage: PPOStage) -> list[Phase]:
             "sampling", at_work(shape, work.rows * length, width), logits(shape, work.rows, PPO_SAMPLING), keys,
             optimizer=LEARNERS,
         ),
-        Phase("scoring", at_work(shape, min(SCORED, work.rows) * length, width), optimizer=LEARNERS),
+        Phase("scoring", at_work(shape, scored(work.rows, length), width), optimizer=LEARNERS),
         Phase(
             "log-probs", at_work(shape, part, width), logits(shape, work.at_once * response, PPO_READING),
             optimizer=LEARNERS,

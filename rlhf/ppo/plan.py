@@ -113,7 +113,12 @@ class Work(NamedTuple):
         return self._learning()
 
     def reward_model(self) -> int:
-        return passing(self.size.shape, min(SCORED, self._rows) * self._length, self.width)
+        return passing(self.size.shape, scored(self._rows, self._length), self.width)
+
+
+def scored(rows: int, length: int) -> int:
+    """Tokens of a pass of a RewardModel, all of its rows of this length."""
+    return min(min(SCORED, rows) * length, max(READ_AT_ONCE, length))
 
 
 def plan(settings: Settings, roles: OneBase | Separate) -> Plan:

@@ -16,7 +16,7 @@ from rlhf.config import KLIn, OldLogprobs, PPOStage, SentinelAction
 from rlhf.data.render import Prompt
 from rlhf.errors import ConfigError, TrainingError
 from rlhf.generate import sample
-from rlhf.memory import keep_freed
+from rlhf.memory import give_back, keep_freed
 from rlhf.ppo import checkpoint
 from rlhf.ppo.advantages import gae
 from rlhf.ppo.critic import ValueHead
@@ -253,6 +253,7 @@ class PPOTrainer:
             sampler=self.sampler or partial(sample, at_once=stage.rollout.rows, head=head),
             before=self._before,
         )
+        self._settle()
         models = (self.policy, self.reference, self.critic)
         rollout = self.learner.in_parts(
             lambda *bounds: evaluate(rollout, *models, stage.temperature, *bounds, decoded=decoded), len(prompts)
@@ -276,12 +277,18 @@ class PPOTrainer:
         advantages, returns = gae(rewards, rollout.values, rollout.mask, stage.gamma, stage.lam)
         weights = whiten(advantages, rollout.mask, self.accelerator) if stage.whiten_advantages else advantages
         improved = self.learner.improve(rollout, weights, returns, self.update, 0.0 if in_reward else self.kl_coef)
+        self._settle()
         self.update += 1
         found = report(rollout, scores, penalties, returns, self.accelerator) | self.reward.metrics() | improved
         found |= {"objective/kl_coef": self.kl_coef, "episode": float(self.update * stage.batch_size)}
         if stage.kl_target is not None:
             self.kl_coef = adapted(self.kl_coef, found["objective/kl"], stage.kl_target, stage.kl_gain)
         return found
+
+    def _settle(self) -> None:
+        """Between sampling and learning, whose tensors have other sizes: within each, freed memory is used again."""
+        if self.accelerator.device.type == "cpu":
+            give_back()
 
     def _over_ranks(self, x: Tensor) -> Tensor:
         return total(x.to(self.accelerator.device), self.accelerator).cpu()

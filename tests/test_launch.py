@@ -214,8 +214,7 @@ def test_torchrun_by_hand(chain: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("greedy completions") == 1
     assert Run.open(tmp_path / "almanac" / "sft").manifest["hardware"]["processes"] == 2
-    again = subprocess.run(
-        [*command, "hardware.processes=3"], env=environment, capture_output=True, text=True, timeout=300
-    )
+    command += ["overwrite=true", "hardware.processes=3"]
+    again = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert again.returncode == 1
     assert "asked for 3 processes (hardware.processes=3, hardware.nodes=1), but 2 were started" in again.stderr

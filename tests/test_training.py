@@ -6,6 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 import trl
 from accelerate import DistributedType
 from transformers import TrainerCallback
@@ -163,7 +164,7 @@ def test_a_checkpoint_that_cannot_be_read_is_no_matter_of_settings(tmp_path: Pat
         raise ValueError("torn")
 
     trainer = SimpleNamespace(
-        args=SimpleNamespace(output_dir=tmp_path),
+        args=SimpleNamespace(output_dir=tmp_path, device=torch.device("cpu")),
         accelerator=SimpleNamespace(num_processes=1, distributed_type=DistributedType.NO),
         remove_callback=lambda _: None,
         add_callback=lambda _: None,

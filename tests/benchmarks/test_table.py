@@ -39,7 +39,8 @@ def test_rows_go_to_their_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_every_script_is_listed() -> None:
-    text = (Path(table.__file__).parent / "README.md").read_text()
-    parts = ("_ours", "_trl", "_peer", "_generate", "__init__", "sides", "table")
-    scripts = [path.stem for path in Path(table.__file__).parent.glob("*.py") if not path.stem.endswith(parts)]
-    assert [name for name in scripts if f"python -m benchmarks.{name}`" not in text] == []
+    folder = Path(table.__file__).parent
+    scripts = [path.stem for path in folder.glob("*.py") if "def main(" in path.read_text()]
+    assert len(scripts) > 10
+    listed = (folder / "README.md").read_text()
+    assert [name for name in scripts if f"python -m benchmarks.{name}`" not in listed] == []

@@ -157,11 +157,16 @@ def test_layers_that_attend_otherwise_are_told(llama: Any, monkeypatch: pytest.M
 OPTIONS: dict[str, dict[str, Any]] = {"exo_pair": {"label_smoothing": 0.1}, "robust": {"label_smoothing": 0.1}}
 
 
-def assert_trained_alike(make: Callable[..., Any], *given: Any, **options: Any) -> None:
-    """Losses, gradients of the first step and evaluation, within 1e-4 relative."""
+# A square that falls from 50 to a thousandth of it within the 50 steps: what rounding leaves of a difference of numbers
+# near 5 is no longer small beside it.
+SMALLEST = {"sppo_hard": 1e-4}
+
+
+def assert_trained_alike(make: Callable[..., Any], *given: Any, smallest: float = 1e-6, **options: Any) -> None:
+    """Losses, gradients of the first step and evaluation, within 1e-4 relative, or ``smallest`` nats."""
     losses, metrics, gradients = alike.trained(make, True, *given, **options)
     plain_losses, plain_metrics, plain_gradients = alike.trained(make, False, *given, **options)
-    assert losses == pytest.approx(plain_losses, rel=1e-4, abs=1e-6)
+    assert losses == pytest.approx(plain_losses, rel=1e-4, abs=smallest)
     assert metrics == pytest.approx(plain_metrics, rel=1e-3, abs=1e-4)
     assert gradients.keys() == plain_gradients.keys()
     for name, gradient in plain_gradients.items():
@@ -177,7 +182,8 @@ def test_dpo_with_every_loss_is_that_of_trl(loss: str) -> None:
 @pytest.mark.parametrize("adapter", [False, True])
 @pytest.mark.parametrize("loss", LOSSES)
 def test_fifty_steps_of_dpo_with_every_loss_are_those_of_trl(loss: str, adapter: bool) -> None:
-    assert_trained_alike(alike.dpo, 50, adapter, loss_type=[loss], **OPTIONS.get(loss, {}))
+    smallest = SMALLEST.get(loss, 1e-6)
+    assert_trained_alike(alike.dpo, 50, adapter, smallest=smallest, loss_type=[loss], **OPTIONS.get(loss, {}))
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import ppo_models
 import torch
 from sides import serve
 
-from rlhf.ppo import Critic, PPOTrainer, settings
+from rlhf.ppo import Critic, PPOTrainer, ValueHead, settings
 from rlhf.rewards import RewardModel
 
 LORA = {"r": 16, "lora_alpha": 32, "target_modules": "all-linear"}
@@ -16,6 +16,8 @@ LORA = {"r": 16, "lora_alpha": 32, "target_modules": "all-linear"}
 def make(spec: dict[str, Any]) -> Callable[[int], dict[str, Any]]:
     tokenizer = ppo_models.tokenizer(spec)
     policy, reference, critic, judge = one_base(spec) if spec.get("one_base") else four_models(spec)
+    if spec.get("head"):
+        critic = ValueHead(policy.config.hidden_size)
     prompts = ppo_models.prompts(spec)
     stage = settings(
         updates=1000,
@@ -46,7 +48,8 @@ def make(spec: dict[str, Any]) -> Callable[[int], dict[str, Any]]:
 
 def four_models(spec: dict[str, Any]) -> tuple[Any, Any, Any, Any]:
     policy, reference = ppo_models.policy(spec), ppo_models.policy(spec)
-    return policy, reference, Critic(ppo_models.classifier(spec)), ppo_models.classifier(spec).requires_grad_(False)
+    critic = None if spec.get("head") else Critic(ppo_models.classifier(spec))
+    return policy, reference, critic, ppo_models.classifier(spec).requires_grad_(False)
 
 
 def one_base(spec: dict[str, Any]) -> tuple[Any, Any, Any, Any]:
@@ -57,11 +60,12 @@ def one_base(spec: dict[str, Any]) -> tuple[Any, Any, Any, Any]:
     torch.manual_seed(2)
     config = LoraConfig(task_type=TaskType.CAUSAL_LM, **LORA)
     shared = SharedBase(get_peft_model(ppo_models.policy(spec), config))
-    for name in ("reward", "critic"):
+    for name in ("reward",) if spec.get("head") else ("reward", "critic"):
         shared.add(name, config)
     head = torch.randn(1, shared.causal.config.hidden_size) * 0.02
     policy, reference = shared.language_model([POLICY], train=True), shared.language_model([])
-    return policy, reference, shared.critic(["reward", "critic"], head), shared.classifier(["reward"], head)
+    critic = None if spec.get("head") else shared.critic(["reward", "critic"], head)
+    return policy, reference, critic, shared.classifier(["reward"], head)
 
 
 if __name__ == "__main__":

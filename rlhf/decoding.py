@@ -1,7 +1,7 @@
 """Decoding with a cache: prompts are read once, and rows that have ended leave the batch and its cache."""
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -11,15 +11,19 @@ from transformers.cache_utils import DynamicLayer
 
 from rlhf.errors import ModelError
 
-READ_AT_ONCE = 4096  # tokens of prompts in one forward pass; beyond, a pass is as efficient and takes more memory
+READ_AT_ONCE = 2048  # tokens of prompts in one forward pass; beyond, a pass is as efficient and takes more memory
 FULL = 0.75  # share of rows that go on; below, those that have ended are dropped, which costs a copy of the cache
 
 
 class Sampled(NamedTuple):
-    """Response ids, and the log-probability of each under the distribution that it was drawn from."""
+    """Response ids, the log-probability of each under the distribution that it was drawn from, and what a head gave.
+
+    The head read the hidden state that each token was drawn from; without one there are no values.
+    """
 
     ids: list[int]
     logprobs: list[float]
+    values: Sequence[float] = ()
 
 
 class Room(DynamicLayer):
@@ -62,6 +66,8 @@ class Room(DynamicLayer):
 class Decoding:
     """One batch of prompts on its way; ``uniforms`` (B, T) decide which tokens are drawn, one for each.
 
+    ``head``, if any, gives a value (B,) of the hidden states (B, h) that tokens are drawn from.
+
     Raises:
         ModelError: the model reads no cache of transformers.
     """
@@ -74,7 +80,9 @@ class Decoding:
         pad: int,
         length: int,
         temperature: float,
+        head: Callable[[Tensor], Tensor] | None = None,
     ):
+        self.head, self.values = head, torch.empty(0)  # values of the states behind the last pass's logits
         self.model, self.pad, self.length, self.temperature = model, pad, length, temperature
         plain = model.get_base_model() if hasattr(model, "peft_config") else model
         self.config, self.takes = plain.config, set(inspect.signature(plain.forward).parameters)
@@ -89,6 +97,19 @@ class Decoding:
 
     def run(self, ends: set[int]) -> list[Sampled]:
         """The responses, in the order of the prompts."""
+        if self.head is None:
+            return self._run(ends)
+        output = self.model.get_output_embeddings()
+        handle = output.register_forward_pre_hook(self._note)
+        try:
+            return self._run(ends)
+        finally:
+            handle.remove()
+
+    def _note(self, module: torch.nn.Module, arguments: tuple[Tensor]) -> None:
+        self.values = self.head(arguments[0][:, -1])
+
+    def _run(self, ends: set[int]) -> list[Sampled]:
         device = self.model.device
         logits, cache, mask = self._read()
         last = torch.tensor(sorted(ends), device=device)
@@ -97,10 +118,13 @@ class Decoding:
         positions = mask.sum(-1, keepdim=True)
         tokens = torch.full((len(self.rows), self.length), self.pad)
         logprobs, lengths = torch.zeros(tokens.shape), torch.zeros(len(self.rows), dtype=torch.long)
+        values = torch.zeros(tokens.shape if self.head is not None else (len(self.rows), 0))
         for t in range(self.length):
             drawn, logp = draw(logits, self.uniforms[live, t] if self.temperature else None, self.temperature)
             rows = live[going].cpu()
             tokens[rows, t], logprobs[rows, t] = drawn[going].cpu(), logp[going].cpu()
+            if self.head is not None:
+                values[rows, t] = self.values[going].cpu()
             lengths[rows] = t + 1
             going = going & ~torch.isin(drawn, last)
             count = int(going.sum())
@@ -115,8 +139,8 @@ class Decoding:
             logits = self._forward(drawn[:, None], mask, positions, cache)
             positions = positions + 1
         return [
-            Sampled(ids[:size], found[:size])
-            for ids, found, size in zip(tokens.tolist(), logprobs.tolist(), lengths.tolist(), strict=True)
+            Sampled(ids[:size], found[:size], own[:size])
+            for ids, found, own, size in zip(*(x.tolist() for x in (tokens, logprobs, values, lengths)), strict=True)
         ]
 
     def _forward(self, ids: Tensor, mask: Tensor, positions: Tensor, cache: DynamicCache) -> Tensor:
@@ -133,7 +157,11 @@ class Decoding:
         index = [first.setdefault(tuple(row), len(first)) for row in self.rows]
         prompts = list(first)
         parts = groups([len(row) for row in prompts], READ_AT_ONCE) if self.plain else [list(range(len(prompts)))]
-        found = [(part, *self._read_group([prompts[i] for i in part])) for part in parts]
+        found, values = [], torch.empty(len(prompts) if self.head is not None else 0, device=self.model.device)
+        for part in parts:
+            found.append((part, *self._read_group([prompts[i] for i in part])))
+            if self.head is not None:
+                values[part] = self.values
         logits = found[0][1].new_empty(len(prompts), found[0][1].shape[-1])
         mask = torch.zeros(len(prompts), self.width, dtype=torch.long, device=logits.device)
         for part, behind, _, own in found:
@@ -143,7 +171,8 @@ class Decoding:
             copies = torch.tensor(index, device=logits.device)
             cache.reorder_cache(copies)
             logits, mask = logits[copies], mask[copies]
-        self.padded = not mask.all()
+            values = values[copies] if self.head is not None else values
+        self.padded, self.values = not mask.all(), values
         return logits, cache, mask
 
     def _read_group(self, prompts: Sequence[Sequence[int]]) -> tuple[Tensor, DynamicCache, Tensor]:

@@ -1,6 +1,6 @@
 """Responses sampled from a policy, in batches; used by PPO's rollouts, by the stages' samples and by the comparison."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -69,7 +69,7 @@ def sample_ids(
     model: Any, rows: Sequence[Sequence[int]], ends: set[int], pad: int, length: int, temperature: float
 ) -> list[list[int]]:
     """The ids of ``sample`` alone."""
-    return [ids for ids, _ in sample(model, rows, ends, pad, length, temperature)]
+    return [one.ids for one in sample(model, rows, ends, pad, length, temperature)]
 
 
 @torch.no_grad()
@@ -82,13 +82,15 @@ def sample(
     temperature: float,
     *,
     at_once: int | None = None,
+    head: Callable[[torch.Tensor], torch.Tensor] | None = None,
 ) -> list[Sampled]:
     """Responses to prompts of different lengths, up to and including the first end of sequence.
 
     A token is the first whose cumulated probability reaches a uniform number (inverse transform sampling, Devroye
     1986, chapter 3). All these are drawn before anything is computed, from torch's generator on the CPU, a row of them
     a response: what else is in the batch, and in which order, changes no response. Temperature 0 takes the most likely
-    token. ``at_once`` bounds how many rows have a cache at a time; None: all of them.
+    token. ``at_once`` bounds how many rows have a cache at a time; None: all of them. ``head``
+    gives values (B,) of the hidden states (B, h) that tokens are drawn from, which are noted beside them.
     """
     uniforms = 1 - torch.rand(len(rows), length) if temperature else torch.empty(len(rows), 0)
     order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
@@ -96,7 +98,7 @@ def sample(
     step = at_once or max(len(rows), 1)
     for start in range(0, len(rows), step):
         chosen = order[start : start + step]
-        batch = Decoding(model, [rows[i] for i in chosen], uniforms[chosen], pad, length, temperature)
+        batch = Decoding(model, [rows[i] for i in chosen], uniforms[chosen], pad, length, temperature, head)
         for i, found in zip(chosen, batch.run(ends), strict=True):
             responses[i] = found
     return responses

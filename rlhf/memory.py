@@ -82,8 +82,7 @@ class Meter:
             self.before = torch.cuda.memory_allocated(device)
             return
         gc.collect()
-        with suppress(OSError, AttributeError):  # of glibc alone
-            ctypes.CDLL("libc.so.6").malloc_trim(0)
+        give_back()
         try:
             Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
         except OSError:
@@ -130,6 +129,12 @@ def keep_freed() -> bool:
         return False
     trim_threshold, mmap_threshold, most = -1, -3, 2**31 - 1
     return bool(mallopt(trim_threshold, most) and mallopt(mmap_threshold, most))
+
+
+def give_back() -> None:
+    """Free pages go back to the kernel, so that the next kind of work does not find them in pieces; malloc_trim(3)."""
+    with suppress(OSError, AttributeError):  # of glibc alone
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def size(number: float) -> str:

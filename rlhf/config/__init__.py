@@ -29,7 +29,7 @@ from rlhf.config.parts import (
     TrackerKind,
 )
 from rlhf.config.plan import PLANNED, PlanStage
-from rlhf.config.ppo import KLEstimator, KLIn, LossMean, MissingEOS, PPOStage
+from rlhf.config.ppo import CriticKind, KLEstimator, KLIn, LossMean, MissingEOS, PPOStage
 from rlhf.config.publish import Publish, PublishStage, Weights
 from rlhf.config.reward import EvaluateRewardStage, RewardLoss, RewardStage
 from rlhf.config.rewards import Normalisation, RewardTerm
@@ -58,6 +58,7 @@ __all__ = [
     "AdapterKind",
     "BaseStage",
     "CompareStage",
+    "CriticKind",
     "DPOStage",
     "Data",
     "Dtype",

@@ -35,6 +35,13 @@ class KLEstimator(Enum):
     k3 = "k3"
 
 
+class CriticKind(Enum):
+    """What the critic is: weights of its own (a model, or on one base an adapter), or a head on the policy's trunk."""
+
+    own = "own"
+    head = "head"
+
+
 class LossMean(Enum):
     """What a loss is the mean over: every token alike, or every response alike."""
 
@@ -50,6 +57,9 @@ class PPOStage(TrainedStage):
     term: RewardTerm
     gold: Any
     critic: str | None
+    critic_kind: CriticKind
+    value_coef: float
+    value_detached: bool
     one_base: bool | None
     updates: int
     batch_size: int
@@ -136,6 +146,7 @@ class PPOStage(TrainedStage):
             "max_prompt_length",
         )
         reals = ("learning_rate", "critic_learning_rate", "adam_epsilon", "max_grad_norm", "clip_high", "value_clip")
+        reals = (*reals, "value_coef")
         names = (*counts, *reals, "temperature", "max_response_length", "score_clip", "log_every", "save_every")
         names = (*names, "kl_target", "kl_gain", "target_kl")
         require_positive("stage", **{name: getattr(self, name) for name in names})
@@ -148,6 +159,11 @@ class PPOStage(TrainedStage):
         require(cap, "stage.importance_cap", self.importance_cap, "be at least 1, or null: equal engines have weight 1")
         require(0 <= self.gamma <= 1, "stage.gamma", self.gamma, "lie in [0, 1]")
         require(0 <= self.lam <= 1, "stage.lam", self.lam, "lie in [0, 1]")
+        if self.critic_kind is CriticKind.head and self.critic is not None:
+            raise ConfigError(
+                f"stage.critic_kind=head starts from zero on the policy's trunk, and stage.critic={self.critic} would "
+                "not be read: give one of them"
+            )
         if self.kl_in is KLIn.loss and self.kl_estimator is KLEstimator.k1:
             raise ConfigError(
                 "stage.kl_in=loss cannot have stage.kl_estimator=k1, whose gradient in a loss is 0 on average: "

@@ -6,7 +6,7 @@
 from collections.abc import Sequence
 
 from rlhf import models
-from rlhf.config import AdapterKind, PPOStage, Settings
+from rlhf.config import AdapterKind, CriticKind, PPOStage, Settings
 from rlhf.decoding import READ_AT_ONCE
 from rlhf.memory import FLOAT32, Shape, cache
 from rlhf.planning.activations import (
@@ -70,6 +70,16 @@ def shares(settings: Settings) -> bool:
     return len(roots) <= 1
 
 
+def heads(settings: Settings) -> bool:
+    """Whether the critic is a head on the policy."""
+    return settings.stage.critic_kind is CriticKind.head
+
+
+def on_trunk(model: Architecture, ranks: Ranks) -> Role:
+    """That head, a weight for each entry of a hidden state and one more."""
+    return adapters(ranks, "critic", model.size.shape.hidden + 1, learns=True)
+
+
 def judges(stage: PPOStage) -> list[str]:
     """The roles of reward models, those of the gold reward included."""
     return [role for role in stage.inputs() if role not in LEARNERS]
@@ -80,7 +90,7 @@ def separate(settings: Settings, model: Architecture, ranks: Ranks) -> list[Role
     return [
         learning(settings, model, ranks, "policy", scores=False),
         reference(settings, model, ranks),
-        learning(settings, model, ranks, "critic", scores=True),
+        on_trunk(model, ranks) if heads(settings) else learning(settings, model, ranks, "critic", scores=True),
         *(judge(settings, role, model, ranks) for role in judges(settings.stage)),
     ]
 
@@ -100,15 +110,15 @@ def judge(settings: Settings, role: str, model: Architecture, ranks: Ranks) -> R
 
 def one_base(settings: Settings, model: Architecture, ranks: Ranks) -> list[Role]:
     """One frozen model, and for each role the adapters that it wears; of the parents' there is one each."""
-    start = at_hand(settings.stage.policy)
+    start, added = at_hand(settings.stage.policy), model.size.adapter + model.size.shape.hidden
     worn = start is None or models.adapter_folder(start) is not None
     return [
         base(settings, model, ranks),
         *([adapters(ranks, WORN, model.size.adapter)] if worn else []),
         adapters(ranks, "policy", model.size.adapter, learns=True),
         Role(REFERENCE, 0, 0, "", 0),
-        adapters(ranks, "critic", model.size.adapter + model.size.shape.hidden, learns=True),
-        *(adapters(ranks, role, model.size.adapter + model.size.shape.hidden) for role in judges(settings.stage)),
+        on_trunk(model, ranks) if heads(settings) else adapters(ranks, "critic", added, learns=True),
+        *(adapters(ranks, role, added) for role in judges(settings.stage)),
     ]
 
 
@@ -127,7 +137,8 @@ def collecting(settings: Settings, model: Architecture, work: Work, scoring: Seq
     """Sampling, scoring, and the passes that give log-probabilities and values; no gradients are there."""
     shape, width, length, stage = model.size.shape, model.width, work.longest, settings.stage
     prompts = min(work.rows * (length - stage.max_response_length), max(READ_AT_ONCE, length))
-    read = [at_work(one, min(SCORED, work.batch) * length, width) for one in scoring]
+    texts = min(min(SCORED, work.batch) * length, max(READ_AT_ONCE, length))
+    read = [at_work(one, texts, width) for one in scoring]
     return [
         Phase(
             "sampling", at_work(shape, prompts, width), logits(shape, work.rows, PPO_SAMPLING),
@@ -162,9 +173,10 @@ def updating(
     before = LEARNERS if several else ()
     # The gradient of the logits is there twice for a moment, and then once beside that of the output layer.
     again = max(work.scored * policy.size.shape.vocabulary * policy.width, largest)
-    return [
+    phases = [
         Phase("policy loss", kept, wide, other=again, gradients=before, optimizer=LEARNERS),
         Phase("policy backward", kept + working, other=largest, gradients=before, optimizer=LEARNERS),
         Phase("critic backward", values + judging, gradients=LEARNERS if several else ("policy",), optimizer=LEARNERS),
         Phase("end of backward", first, other=largest, gradients=LEARNERS, optimizer=LEARNERS),
     ]
+    return [one for one in phases if one.name != "critic backward" or not heads(settings)]

@@ -14,6 +14,8 @@ from rlhf import models
 from rlhf.generate import sample, seeded
 from rlhf.planning.outlook import Outlook
 from rlhf.planning.pace import Pace
+from rlhf.planning.ppo import heads
+from rlhf.planning.work import noted
 
 AT_ONCE = 32  # responses that are drawn at once in a probe, at most; more take as much longer
 DRAWN = 24  # tokens of each, at most
@@ -24,7 +26,8 @@ Clock = Callable[[], float]
 def probe(outlook: Outlook, budget: float, clock: Clock = time.perf_counter) -> Pace:
     """The pace of ``outlook`` in about ``budget`` seconds at most; a step that takes longer is made once.
 
-    Of PPO's passes policy and reference have logits, of the response alone, and critic and reward models none.
+    Of PPO's passes policy and reference have logits, of the response alone, and critic and reward models none; a critic
+    that is a head on the policy has no pass.
     """
     settings, work = outlook.settings, outlook.work
     name, device = settings.stage.name, models.device(settings.hardware)
@@ -39,12 +42,13 @@ def probe(outlook: Outlook, budget: float, clock: Clock = time.perf_counter) -> 
     optimizer = torch.optim.AdamW(trained, lr=1e-9, fused=True)
     positions = {"reward": 0, "ppo": getattr(settings.stage, "max_response_length", 0) + 1}.get(name, work.typical)
     ppo = name == "ppo"
-    scores = [positions, 0] if ppo else [positions]
+    scores = [positions, 0] if ppo and not heads(settings) else [positions]
     train = sum(timer(lambda p=p: descend(model, ids, p, optimizer)) for p in scores) / len(scores) / ids.numel()
     read = timer(lambda: forward(model, ids, positions)) / ids.numel() if work.read else 0.0
     if ppo:
         passes = work.read / (settings.stage.updates * settings.stage.batch_size * work.typical)
-        read = (2 * read + (passes - 2) * timer(lambda: forward(model, ids, 0)) / ids.numel()) / passes
+        wide = 1 + (not noted(settings))
+        read = (wide * read + (passes - wide) * timer(lambda: forward(model, ids, 0)) / ids.numel()) / passes
     step = timer(lambda: stepped(trained, optimizer))
     draw = draw_of(timer, model, outlook) if work.drawn else 0.0
     shown = (

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rlhf import models
-from rlhf.config import AdapterKind, Dtype, PPOStage, Settings
+from rlhf.config import AdapterKind, CriticKind, Dtype, PPOStage, Settings
 from rlhf.config.plan import KINDS, PlanStage
 from rlhf.config.rollout import Engine, OldLogprobs
 from rlhf.data import load
@@ -221,16 +221,18 @@ def sampled(settings: Settings, rows: Rows, devices: int) -> Work:
     widest = max(min(one, stage.max_prompt_length) for one, *_ in rows.lengths) if counts else stage.max_prompt_length
     episodes, response = stage.updates * stage.batch_size, stage.max_response_length
     judges = len([role for role in stage.inputs() if role not in ("policy", "critic")])
-    # Reference and critic read each response once, and each reward model; the policy where its log-probabilities are
-    # not those that it drew with; both learners in every epoch.
-    passes = 2 + judges + (not noted(settings))
+    # Reference, critic and each reward model read each response once, and the policy where its log-probabilities are
+    # not those that it drew with; both learners read it in every epoch. A critic that is a head on the policy has no
+    # pass of its own.
+    critics = 0 if stage.critic_kind is CriticKind.head else 1
+    passes = 1 + critics + judges + (not noted(settings))
     length = (widest if counts else prompt) + response
     local = -(-stage.batch_size // devices)
     at_once = rows_at_once(stage, -(-local // stage.minibatches), widest + response)
     return Work(
         steps=stage.updates * stage.epochs * stage.minibatches,
         tokens=int(episodes * (prompt + response)),
-        trained=int(episodes * length * stage.epochs * 2),
+        trained=int(episodes * length * stage.epochs * (1 + critics)),
         read=int(episodes * length * passes),
         drawn=episodes * response,
         rows=min(stage.rollout.rows or local, local),

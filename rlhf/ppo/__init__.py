@@ -18,7 +18,7 @@ from rlhf.config.rules import require, require_type
 from rlhf.errors import ConfigError
 from rlhf.paths import bundled
 from rlhf.ppo.advantages import gae
-from rlhf.ppo.critic import Critic
+from rlhf.ppo.critic import Critic, ValueHead
 from rlhf.ppo.kl import k1, k2, k3, shape_rewards
 from rlhf.ppo.losses import clipped_policy_loss, clipped_value_loss
 from rlhf.ppo.rollout import Rollout
@@ -72,6 +72,7 @@ __all__ = [
     "PPOTrainer",
     "Rollout",
     "Sentinel",
+    "ValueHead",
     "clipped_policy_loss",
     "clipped_value_loss",
     "gae",

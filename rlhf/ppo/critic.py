@@ -1,4 +1,4 @@
-"""The critic: a backbone under a head of one output, read before every response token."""
+"""The critic: a head of one output, read before every response token, on a backbone of its own or on the policy's."""
 
 from typing import Any
 
@@ -31,3 +31,24 @@ class Critic(nn.Module):
         with only_at(plain.base_model, None, before):
             hidden = plain.base_model(input_ids=input_ids, use_cache=False).last_hidden_state
         return plain.score(hidden.flatten(0, 1)[before]).squeeze(-1).float()
+
+
+class ValueHead(nn.Module):
+    """V_t = w · h_t + b of the policy's own last hidden states: one pass gives log-probabilities and values.
+
+    It starts at zero, as the value of a policy whose scores are normalised should. Ziegler et al. 2019,
+    https://arxiv.org/abs/1909.08593, section 2.1, have a network of its own; Ouyang et al. 2022 too; Schulman et al.
+    2017, https://arxiv.org/abs/1707.06347, eq. 9, share it. With ``detached`` its gradient ends at the head.
+    """
+
+    def __init__(self, hidden: int, *, detached: bool = False):
+        super().__init__()
+        self.score = nn.Linear(hidden, 1)
+        self.detached = detached
+        nn.init.zeros_(self.score.weight)
+        nn.init.zeros_(self.score.bias)
+
+    def forward(self, states: Tensor) -> Tensor:
+        """Values (N,) of hidden states (N, h), in the precision of the head, float32."""
+        states = states.to(self.score.weight.dtype)
+        return self.score(states.detach() if self.detached else states)[:, 0]

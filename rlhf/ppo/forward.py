@@ -35,14 +35,19 @@ def rows(prompt_ids: Tensor, prompt_mask: Tensor, response_ids: Tensor, mask: Te
 
 
 def response_logprobs(model: Any, inputs: Rows, tokens: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """log softmax(z / τ)[a] of response ``tokens`` (N,), and the entropies of softmax(z / τ), both (N,) in float32.
+    """log softmax(z / τ)[a] of response ``tokens`` (N,), and the entropies of softmax(z / τ), both (N,) in float32."""
+    return response_outputs(model, inputs, tokens, temperature)[:2]
+
+
+def response_outputs(model: Any, inputs: Rows, tokens: Tensor, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
+    """``response_logprobs``, and the hidden states (N, h) that the logits are made of.
 
     ``model`` is called as a whole, so that adapters, roles and distributed wrappers see the call.
     """
     plain = causal_of(model)
-    with only_at(plain.base_model, plain.get_output_embeddings(), inputs.before):
+    with only_at(plain.base_model, plain.get_output_embeddings(), inputs.before) as read:
         logits = model(input_ids=inputs.input_ids, use_cache=False).logits
-    return token_logprobs_and_entropies(logits[0], tokens, temperature)
+    return *token_logprobs_and_entropies(logits[0], tokens, temperature), read[0][0]
 
 
 def causal_of(model: Any) -> Any:
@@ -57,8 +62,8 @@ def without_adapter(policy: Any, reference: Any | None) -> AbstractContextManage
 
 
 @contextmanager
-def only_at(backbone: nn.Module, head: nn.Module | None, index: Tensor) -> Iterator[None]:
-    """``head`` reads the hidden states at ``index`` (N,) of (B · L) alone, and gives (1, N, ·).
+def only_at(backbone: nn.Module, head: nn.Module | None, index: Tensor) -> Iterator[list[Tensor]]:
+    """``head`` reads the hidden states at ``index`` (N,) of (B · L) alone, and gives (1, N, ·); yields what it reads.
 
     So does the feed-forward part of the backbone's last layer, whose other outputs nothing would read; it is the
     larger part of a layer.
@@ -66,6 +71,13 @@ def only_at(backbone: nn.Module, head: nn.Module | None, index: Tensor) -> Itera
 
     def gather(module: nn.Module, arguments: tuple[Tensor]) -> tuple[Tensor]:
         return (arguments[0].flatten(0, -2)[index][None],)
+
+    read: list[Tensor] = []
+
+    def note(module: nn.Module, arguments: tuple[Tensor]) -> tuple[Tensor]:
+        found = gather(module, arguments)
+        read.append(found[0])
+        return found
 
     shapes: list[torch.Size] = []
 
@@ -77,13 +89,13 @@ def only_at(backbone: nn.Module, head: nn.Module | None, index: Tensor) -> Itera
         shape = shapes.pop()
         return output.new_zeros(shape.numel() // shape[-1], shape[-1]).index_copy(0, index, output[0]).view(shape)
 
-    handles = [] if head is None else [head.register_forward_pre_hook(gather)]
+    handles = [] if head is None else [head.register_forward_pre_hook(note)]
     layers = getattr(backbone, "layers", ())
     last = getattr(layers[-1], "mlp", None) if len(layers) else None
     if last is not None and elementwise(last):
         handles += [last.register_forward_pre_hook(narrow), last.register_forward_hook(widen)]
     try:
-        yield
+        yield read
     finally:
         for handle in handles:
             handle.remove()

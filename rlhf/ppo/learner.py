@@ -11,12 +11,13 @@ from torch import Tensor, nn
 from rlhf.config import LossMean, PPOStage
 from rlhf.halving import Parts
 from rlhf.ppo import checkpoint
-from rlhf.ppo.forward import Rows
+from rlhf.ppo.critic import ValueHead
+from rlhf.ppo.forward import response_outputs
 from rlhf.ppo.kl import ESTIMATORS, kl_loss
 from rlhf.ppo.losses import clipped_policy_loss, clipped_value_loss, truncated_importance
 from rlhf.ppo.ranks import anywhere, average_gradients, everyones, everyones_rows, largest, padded, total
 from rlhf.ppo.report import Metrics
-from rlhf.ppo.rollout import Rollout, inputs_of, logprobs_and_entropies, micro_batches, tolerance, values_of
+from rlhf.ppo.rollout import Rollout, inputs_of, logprobs_and_entropies, micro_batches, spread, tolerance, values_of
 from rlhf.ppo.seeds import permutation
 from rlhf.ppo.sentinel import BrokenError
 from rlhf.ppo.tensors import masked_sum, token_shares
@@ -144,44 +145,81 @@ class Learner:
         """
         sums: dict[str, Tensor] = {}
         errors = []
-        apart = self.accelerator.no_sync
+        losses_of = self._on_trunk if isinstance(self.modules["critic"], ValueHead) else self._one_after_the_other
         for index in parts:
             part, share = rollout.rows(index), shares[index]
-            inputs = inputs_of(part)
-            # One after the other: the policy's graph is gone before there is the critic's.
-            with apart(self.ranked_policy):
-                loss, found = self._policy_loss(part, inputs, advantages[index], kl_coef, learns)
-                losses = {"loss/policy_avg": masked_sum(share * loss, part.mask)}
-                if learns:
-                    self.accelerator.backward(scale * losses["loss/policy_avg"])
-            with apart(self.ranked_critic):
-                loss, more = self._value_loss(part, inputs, returns[index])
-                losses["loss/value_avg"] = masked_sum(share * loss, part.mask)
-                self.accelerator.backward(scale * losses["loss/value_avg"])
+            losses, found = losses_of(part, advantages[index], returns[index], share, scale, kl_coef, learns)
             errors.append(torch.where(part.mask, found["val/ratio"] - 1, 0.0).abs().max())
-            found = {key: masked_sum(value.float(), part.mask) for key, value in (found | more).items()}
+            found = {key: masked_sum(value.float(), part.mask) for key, value in found.items()}
             for key, value in (found | {key: loss.detach() for key, loss in losses.items()}).items():
                 sums[key] = sums.get(key, 0) + value
         return sums, torch.stack(errors)
 
+    def _one_after_the_other(
+        self,
+        part: Rollout,
+        advantages: Tensor,
+        returns: Tensor,
+        share: Tensor,
+        scale: Tensor,
+        kl_coef: float,
+        learns: bool,
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Gradients of a micro-batch: the policy's graph is gone before there is the critic's."""
+        inputs, losses = inputs_of(part), {}
+        with self.accelerator.no_sync(self.ranked_policy):
+            with torch.set_grad_enabled(learns):
+                outputs = logprobs_and_entropies(self.ranked_policy, part, inputs, self.stage.temperature)
+                loss, found = self._policy_loss(part, *outputs, advantages, kl_coef)
+            losses["loss/policy_avg"] = masked_sum(share * loss, part.mask)
+            if learns:
+                self.accelerator.backward(scale * losses["loss/policy_avg"])
+        with self.accelerator.no_sync(self.ranked_critic):
+            loss, more = self._value_loss(part, values_of(self.ranked_critic, part, inputs), returns)
+            losses["loss/value_avg"] = masked_sum(share * loss, part.mask)
+            self.accelerator.backward(scale * losses["loss/value_avg"])
+        return losses, found | more
+
+    def _on_trunk(
+        self,
+        part: Rollout,
+        advantages: Tensor,
+        returns: Tensor,
+        share: Tensor,
+        scale: Tensor,
+        kl_coef: float,
+        learns: bool,
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Gradients of L_policy + c L_value (Schulman et al. 2017, eq. 9) in one pass: the critic is on the policy."""
+        with self.accelerator.no_sync(self.ranked_policy), self.accelerator.no_sync(self.ranked_critic):
+            with torch.set_grad_enabled(learns):
+                tokens = part.response_ids[part.mask]
+                outputs = response_outputs(self.ranked_policy, inputs_of(part), tokens, self.stage.temperature)
+                spreads = (spread(one, part.mask) for one in outputs[:2])
+                loss, found = self._policy_loss(part, *spreads, advantages, kl_coef)
+            losses = {"loss/policy_avg": masked_sum(share * loss, part.mask)}
+            loss, more = self._value_loss(part, spread(self.ranked_critic(outputs[2]), part.mask), returns)
+            losses["loss/value_avg"] = masked_sum(share * loss, part.mask)
+            both = self.stage.value_coef * losses["loss/value_avg"]
+            self.accelerator.backward(scale * (both + losses["loss/policy_avg"] if learns else both))
+        return losses, found | more
+
     def _policy_loss(
-        self, part: Rollout, inputs: Rows, advantages: Tensor, kl_coef: float, learns: bool
+        self, part: Rollout, logprobs: Tensor, entropy: Tensor, advantages: Tensor, kl_coef: float
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The policy's loss of each token of a micro-batch, and what is reported of each; all (B, T)."""
         stage = self.stage
-        with torch.set_grad_enabled(learns):
-            logprobs, entropy = logprobs_and_entropies(self.ranked_policy, part, inputs, stage.temperature)
-            clipped = clipped_policy_loss(
-                logprobs, part.logprobs, advantages, stage.clip_low, stage.clip_high, stage.dual_clip
-            )
-            loss = clipped.loss
-            if stage.importance_cap is not None:
-                loss = loss * truncated_importance(part.logprobs, part.sampler_logprobs, stage.importance_cap)
-            if kl_coef:
-                estimator = ESTIMATORS[stage.kl_estimator.value]
-                loss = loss + kl_coef * kl_loss(logprobs, part.logprobs, part.ref_logprobs, estimator)
-            if stage.entropy_coef:
-                loss = loss - stage.entropy_coef * entropy
+        clipped = clipped_policy_loss(
+            logprobs, part.logprobs, advantages, stage.clip_low, stage.clip_high, stage.dual_clip
+        )
+        loss = clipped.loss
+        if stage.importance_cap is not None:
+            loss = loss * truncated_importance(part.logprobs, part.sampler_logprobs, stage.importance_cap)
+        if kl_coef:
+            estimator = ESTIMATORS[stage.kl_estimator.value]
+            loss = loss + kl_coef * kl_loss(logprobs, part.logprobs, part.ref_logprobs, estimator)
+        if stage.entropy_coef:
+            loss = loss - stage.entropy_coef * entropy
         return loss, {
             "policy/approxkl_avg": 0.5 * (logprobs.detach() - part.logprobs) ** 2,
             "policy/clipfrac_avg": clipped.clipped,
@@ -189,9 +227,8 @@ class Learner:
             "val/ratio": clipped.ratio.detach(),
         }
 
-    def _value_loss(self, part: Rollout, inputs: Rows, returns: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def _value_loss(self, part: Rollout, values: Tensor, returns: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The same of the critic."""
-        values = values_of(self.ranked_critic, part, inputs)
         loss, clipped = clipped_value_loss(values, part.values, returns, self.stage.value_clip)
         return loss, {"val/clipfrac_avg": clipped}
 

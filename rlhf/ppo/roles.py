@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from rlhf import models
-from rlhf.config import AdapterKind, Settings
+from rlhf.config import AdapterKind, CriticKind, Settings
 from rlhf.errors import ConfigError, LineageError, ModelError
 from rlhf.generate import seeded
 from rlhf.parents import Parent
-from rlhf.ppo.critic import Critic
+from rlhf.ppo.critic import Critic, ValueHead
 from rlhf.ppo.seeds import derive
 from rlhf.ppo.shared import POLICY, Role, SharedBase, adds_up, has_head, shares
 from rlhf.progress import console
@@ -44,6 +44,8 @@ class Separate:
 
     @cached_property
     def critic(self) -> nn.Module:
+        if self.settings.stage.critic_kind is CriticKind.head:
+            return head(self.settings, self.policy)
         critic = models.load_reward_model(
             self.parents[self.start], self.settings.model, self.tokenizer, new_head="zero", **self.loading
         )
@@ -92,7 +94,9 @@ class OneBase:
         return self.shared.language_model(self._wears("policy"))
 
     @cached_property
-    def critic(self) -> Role:
+    def critic(self) -> Role | ValueHead:
+        if self.settings.stage.critic_kind is CriticKind.head:
+            return head(self.settings, self.shared.causal)
         worn = self._wears("critic")
         with drawn(self.settings, "critic"):
             self.shared.add("critic", models.lora(self.settings.adapter, models.TaskType.CAUSAL_LM))
@@ -153,10 +157,13 @@ def critic_start(settings: Settings, parents: Mapping[str, Parent], tokenizer: A
     """What the critic starts from: ``stage.critic``, else the first reward model that reads the policy's tokens.
 
     Where none does, or nothing that scores is a model, it is the policy under a head of zeros, and this is said.
+    A critic that is a head on the policy starts so by its setting.
 
     Raises:
         LineageError: ``stage.critic`` has another vocabulary than the policy.
     """
+    if settings.stage.critic_kind is CriticKind.head:
+        return "policy"
     scoring = [role for role in judges(parents) if role.partition(".")[0] != "gold"]
     roles = ["critic"] if "critic" in parents else scoring
     found = next((role for role in roles if _reads(settings, parents[role], tokenizer)), None)
@@ -220,6 +227,11 @@ def _same(one: Parent, other: Parent) -> bool:
 
 def _reads(settings: Settings, parent: Parent, tokenizer: Any) -> bool:
     return models.load_tokenizer(parent, settings.model).get_vocab() == tokenizer.get_vocab()
+
+
+def head(settings: Settings, policy: Any) -> ValueHead:
+    """The critic on ``policy``'s trunk."""
+    return ValueHead(policy.config.get_text_config().hidden_size, detached=settings.stage.value_detached)
 
 
 def drawn(settings: Settings, what: str) -> AbstractContextManager:

@@ -12,6 +12,7 @@ from rlhf.data.render import Prompt, prompt_ids
 from rlhf.decoding import Sampled
 from rlhf.generate import end_ids, response_text, sample, sampling_mode, seeded
 from rlhf.ppo import forward
+from rlhf.ppo.critic import ValueHead
 from rlhf.ppo.forward import Rows
 from rlhf.rewards import RewardFunction, checked
 
@@ -87,9 +88,18 @@ def inputs_of(rollout: Rollout) -> Rows:
 
 def logprobs_and_entropies(model: Any, rollout: Rollout, inputs: Rows, temperature: float) -> tuple[Tensor, Tensor]:
     """Of every response token, both (B, T); 0 under the mask."""
-    tokens = rollout.response_ids[rollout.mask]
-    found = forward.response_logprobs(model, inputs, tokens, temperature)
-    return spread(found[0], rollout.mask), spread(found[1], rollout.mask)
+    return all_outputs(model, None, rollout, inputs, temperature)[:2]
+
+
+def all_outputs(
+    model: Any, head: Any | None, rollout: Rollout, inputs: Rows, temperature: float
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """``logprobs_and_entropies``, and from the same pass the values that ``head`` gives; (B, T), 0 under the mask."""
+    mask, tokens = rollout.mask, rollout.response_ids[rollout.mask]
+    logprobs, entropies, states = forward.response_outputs(model, inputs, tokens, temperature)
+    # Learning alone, the head has a gradient where the model is only read.
+    values = None if head is None else spread(head(states), mask)
+    return spread(logprobs, mask), spread(entropies, mask), values
 
 
 def values_of(critic: Any, rollout: Rollout, inputs: Rows) -> Tensor:
@@ -114,22 +124,29 @@ def evaluate(
     *,
     decoded: bool = False,
 ) -> Rollout:
-    """Fill in log-probabilities and values by the forward pass that the update uses.
+    """Fill in log-probabilities and values by the forward pass that the update uses; a ``ValueHead``'s by the policy's.
 
     With ``decoded`` the policy's are those that the sampler noted, which are the same up to rounding where it is the
-    policy itself in float32.
+    policy itself in float32; and so are the values, of a head that it was given.
     """
-    names = ("ref_logprobs", "values") if decoded else ("logprobs", "ref_logprobs", "values")
+    on_trunk = isinstance(critic, ValueHead)
+    names = {"logprobs", "ref_logprobs", "values"}
+    if decoded:
+        names -= {"logprobs", "values"} if on_trunk else {"logprobs"}
     filled = {name: torch.zeros_like(rollout.sampler_logprobs) for name in names}
     for index in micro_batches(rollout, rows, tokens):
         part = rollout.rows(index)
         inputs = inputs_of(part)
         if not decoded:
-            filled["logprobs"][index] = logprobs_and_entropies(policy, part, inputs, temperature)[0]
+            head = critic if on_trunk else None
+            filled["logprobs"][index], _, values = all_outputs(policy, head, part, inputs, temperature)
+            if on_trunk:
+                filled["values"][index] = values
         with forward.without_adapter(policy, reference):
             frozen = policy if reference is None else reference
             filled["ref_logprobs"][index] = logprobs_and_entropies(frozen, part, inputs, temperature)[0]
-        filled["values"][index] = values_of(critic, part, inputs)
+        if not on_trunk:
+            filled["values"][index] = values_of(critic, part, inputs)
     return rollout._replace(**{"logprobs": rollout.sampler_logprobs} | filled)
 
 
@@ -159,12 +176,16 @@ def collect(
     with sampling_mode(policy), seeded(seed):
         torch.rand(before, max_response_length)
         sampled = sampler(policy, rows, ends, tokenizer.pad_token_id, max_response_length, temperature)
-    responses = [ids for ids, _ in sampled]
+    responses = [one.ids for one in sampled]
     completions = [response_text(tokenizer, *pair) for pair in zip(prompts, responses, strict=True)]
     scores = checked(reward(prompts, completions), completions)
     rollout = pack(rows, responses, scores, ends, tokenizer.pad_token_id, policy.device)
-    logprobs = pad_sequence([torch.tensor(found) for _, found in sampled], batch_first=True)
-    return rollout._replace(sampler_logprobs=logprobs.to(policy.device))
+
+    def padded(found: list[list[float]]) -> Tensor:
+        return pad_sequence([torch.tensor(row) for row in found], batch_first=True).to(policy.device)
+
+    rollout = rollout._replace(sampler_logprobs=padded([one.logprobs for one in sampled]))
+    return rollout._replace(values=padded([one.values for one in sampled])) if sampled[0].values else rollout
 
 
 def pack(

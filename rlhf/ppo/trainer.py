@@ -16,8 +16,10 @@ from rlhf.config import KLIn, OldLogprobs, PPOStage, SentinelAction
 from rlhf.data.render import Prompt
 from rlhf.errors import ConfigError, TrainingError
 from rlhf.generate import sample
+from rlhf.memory import give_back, keep_freed
 from rlhf.ppo import checkpoint
 from rlhf.ppo.advantages import gae
+from rlhf.ppo.critic import ValueHead
 from rlhf.ppo.kl import ESTIMATORS, adapted, shape_rewards
 from rlhf.ppo.learner import Learner
 from rlhf.ppo.ranks import agreed, anywhere, largest, total, whiten
@@ -35,7 +37,7 @@ class PPOTrainer:
     Args:
         policy: a causal language model, or a PeftModel around one.
         reference: the model that the KL penalty pulls towards; None: ``policy`` with its adapter switched off.
-        critic: gives the value of the state before each response token (rlhf.ppo.Critic).
+        critic: gives the value of the state before each response token (rlhf.ppo.Critic, or ValueHead on the policy).
         reward: (prompts, completions) -> one number per completion; of a Composition each term is logged by itself.
         prompts: what to answer; they are visited in a new order on every pass.
         stage: the settings, as conf/stage/ppo.yaml explains them.
@@ -89,6 +91,8 @@ class PPOTrainer:
         for model in (policy, critic, *(() if reference is None else (reference,))):
             fuse(model)
             model.to(self.accelerator.device).eval()  # dropout off: the ratio compares two forward passes
+        if self.accelerator.device.type == "cpu":
+            keep_freed()
         self.reference = reference if reference is None else reference.requires_grad_(False)
         self.policy, self.critic = policy, critic
         self.learner = Learner(policy, critic, stage, seed, self.accelerator, halve)
@@ -234,7 +238,8 @@ class PPOTrainer:
 
     def step(self, prompts: Sequence[Prompt]) -> Metrics:
         """One iteration of the algorithm: act, score, estimate, improve."""
-        stage = self.stage
+        stage, decoded = self.stage, self._decoded()
+        head = self.critic if decoded and isinstance(self.critic, ValueHead) else None
         self.synchronise()
         rollout = collect(
             self.policy,
@@ -245,10 +250,11 @@ class PPOTrainer:
             max_prompt_length=stage.max_prompt_length,
             max_response_length=stage.max_response_length,
             seed=derive(self.seed, "rollout", self.update, 0),
-            sampler=self.sampler or partial(sample, at_once=stage.rollout.rows),
+            sampler=self.sampler or partial(sample, at_once=stage.rollout.rows, head=head),
             before=self._before,
         )
-        models, decoded = (self.policy, self.reference, self.critic), self._decoded()
+        self._settle()
+        models = (self.policy, self.reference, self.critic)
         rollout = self.learner.in_parts(
             lambda *bounds: evaluate(rollout, *models, stage.temperature, *bounds, decoded=decoded), len(prompts)
         )
@@ -271,12 +277,18 @@ class PPOTrainer:
         advantages, returns = gae(rewards, rollout.values, rollout.mask, stage.gamma, stage.lam)
         weights = whiten(advantages, rollout.mask, self.accelerator) if stage.whiten_advantages else advantages
         improved = self.learner.improve(rollout, weights, returns, self.update, 0.0 if in_reward else self.kl_coef)
+        self._settle()
         self.update += 1
         found = report(rollout, scores, penalties, returns, self.accelerator) | self.reward.metrics() | improved
         found |= {"objective/kl_coef": self.kl_coef, "episode": float(self.update * stage.batch_size)}
         if stage.kl_target is not None:
             self.kl_coef = adapted(self.kl_coef, found["objective/kl"], stage.kl_target, stage.kl_gain)
         return found
+
+    def _settle(self) -> None:
+        """Between sampling and learning, whose tensors have other sizes: within each, freed memory is used again."""
+        if self.accelerator.device.type == "cpu":
+            give_back()
 
     def _over_ranks(self, x: Tensor) -> Tensor:
         return total(x.to(self.accelerator.device), self.accelerator).cpu()

@@ -1,5 +1,6 @@
 """A sequence classifier with one output, as a RewardFunction."""
 
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -7,6 +8,7 @@ import torch
 
 from rlhf.data import render
 from rlhf.data.render import Prompt
+from rlhf.decoding import READ_AT_ONCE, groups
 from rlhf.errors import ModelError
 
 
@@ -47,6 +49,10 @@ class RewardModel:
         self.tokenizer = tokenizer
         self.max_length = max_length
         self.batch_size = batch_size
+        # Nothing would read the cache of keys and values that transformers makes unless told not to. Of a role on a
+        # shared base the model that it is takes the argument.
+        takes = inspect.signature(type(getattr(model, "view", model)).forward).parameters
+        self.options = {"use_cache": False} if "use_cache" in takes else {}
 
     def encode(self, prompt: Prompt, completion: str) -> list[int]:
         return encode(self.tokenizer, prompt, completion, self.max_length)
@@ -59,12 +65,14 @@ class RewardModel:
         """The score of each row of token ids, padded together with rows of about its length."""
         order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
         scores = [0.0] * len(rows)
-        for start in range(0, len(rows), self.batch_size):
-            chosen = order[start : start + self.batch_size]
+        parts = groups([len(rows[i]) for i in order], READ_AT_ONCE)
+        size = self.batch_size
+        for places in (part[at : at + size] for part in parts for at in range(0, len(part), size)):
+            chosen = [order[i] for i in places]
             batch = self.tokenizer.pad(
                 {"input_ids": [rows[i] for i in chosen]}, padding_side="right", return_tensors="pt"
             )
-            logits = self.model(**batch.to(self.model.device)).logits[:, 0].float().tolist()
+            logits = self.model(**batch.to(self.model.device), **self.options).logits[:, 0].float().tolist()
             for i, score in zip(chosen, logits, strict=True):
                 scores[i] = score
         return scores

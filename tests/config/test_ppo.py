@@ -9,6 +9,11 @@ from tests.conftest import composed
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
+        (
+            ["stage.critic_kind=head", "stage.critic=x"],
+            "stage.critic_kind=head starts from zero .* stage.critic=x would not be read: give one",
+        ),
+        (["stage.value_coef=0"], "stage.value_coef must be positive, got 0"),
         (["stage.kl_in=loss"], "stage.kl_in=loss cannot have stage.kl_estimator=k1, .* give stage.kl_estimator=k2"),
         (["stage.kl_target=6", "stage.kl_coef=0"], "stage.kl_target scales stage.kl_coef, which is 0"),
         (["stage.kl_target=0"], "stage.kl_target must be positive, got 0.0"),

@@ -26,10 +26,12 @@ def settings_on(found: dict[str, Parent], *overrides: str) -> Settings:
     return composed("stage=ppo", "hardware=cpu", *TINY, *FAST["ppo"], *paths, *overrides)
 
 
-@pytest.mark.parametrize("way", ["adapter=none", "stage.one_base=false", "stage.one_base=true"])
+@pytest.mark.parametrize(
+    "way", ["adapter=none", "stage.one_base=false", "stage.one_base=true", "stage.critic_kind=head"]
+)
 def test_the_roles_hold_what_the_stage_says_of_them(parents: Parents, tokenizer: Any, way: str) -> None:  # noqa: F811
     found = parents(policy="sft", reward="reward")
-    settings = settings_on(found, *(() if way == "adapter=none" else LORA), way)
+    settings = settings_on(found, *(() if way in ("adapter=none", "stage.critic_kind=head") else LORA), way)
     stage_says = plan(settings, assign(settings, found, tokenizer), 30)
     lines = {role.name: role for role in stage_says.roles}
     ledger = look_ahead(settings, plan_of(), ROWS["ppo"]).ledger
@@ -80,6 +82,16 @@ def test_gradients_add_up_over_micro_batches_alone(ahead: Ahead) -> None:
         (),
         ("policy", "critic"),
     )
+
+
+def test_a_head_on_the_policy_has_no_pass_of_its_own(ahead: Ahead) -> None:
+    own, head = ahead("ppo"), ahead("ppo", "stage.critic_kind=head")
+    assert {phase.name for phase in own.ledger.phases} - {phase.name for phase in head.ledger.phases} == {
+        "critic backward"
+    }
+    assert head.ledger.peak < own.ledger.peak
+    assert 2 * head.work.trained == own.work.trained
+    assert 4 * head.work.read == 3 * own.work.read
 
 
 def test_a_reward_that_is_no_model_is_said_not_to_be_planned(ahead: Ahead) -> None:

@@ -56,6 +56,26 @@ def test_what_is_planned_is_what_is_made(
         assert lines["critic"].weights == 4 * parameters(roles.critic)
 
 
+@pytest.mark.parametrize("way", [(), LORA])
+def test_a_head_on_the_policy_takes_next_to_nothing(
+    settings: Configure,
+    parents: Parents,  # noqa: F811
+    tokenizer: Any,
+    way: tuple[str, ...],
+) -> None:
+    given, found = settings("ppo", *way, "stage.critic_kind=head"), parents(policy="sft", reward="reward")
+    roles = assign(given, found, tokenizer)
+    lines = {role.name: role for role in plan(given, roles).roles}
+    own = sum(value.numel() for value in trainable(roles.critic).values())
+    critic = lines.pop("critic")
+    assert own == critic.trainable == critic.parameters == 17
+    assert critic.weights + critic.gradients + critic.optimizer == 4 * 4 * own
+    with_its_own = settings("ppo", *way)
+    other = {role.name: role for role in plan(with_its_own, assign(with_its_own, found, tokenizer)).roles}
+    assert other.pop("critic").parameters > 17
+    assert lines == other
+
+
 def test_sharing_saves_three_bases(
     settings: Configure,
     parents: Parents,  # noqa: F811

@@ -21,7 +21,7 @@ import sys
 import torch
 from safetensors.torch import save_file
 from rlhf.models import chat_template
-from rlhf.ppo import Critic, PPOTrainer, settings
+from rlhf.ppo import Critic, PPOTrainer, ValueHead, settings
 from rlhf.ppo.ranks import agreed, anywhere, moments, whiten
 from rlhf.ppo.rollout import evaluate, pack
 from rlhf.rewards import Composition, Running, Term
@@ -31,13 +31,14 @@ from tests.ppo.conftest import PROMPTS, TINY, WORDS, length_reward, new_policy, 
 tokenizer = new_tokenizer([" ".join(WORDS)] * 4, 280, chat_template("almanac"))
 found = {}
 
-def new_trainer(reference_seed=0, **options):
-    models = new_policy(tokenizer), new_policy(tokenizer, reference_seed), Critic(new_reward_model(tokenizer))
+def new_trainer(reference_seed=0, critic=None, **options):
+    critic = Critic(new_reward_model(tokenizer)) if critic is None else critic
+    models = new_policy(tokenizer), new_policy(tokenizer, reference_seed), critic
     stage = settings(**TINY | {"minibatches": 1, "epochs": 1, "micro_batch_size": 1, "max_grad_norm": 1e9} | options)
     return PPOTrainer(*models, tokenizer, length_reward, PROMPTS, stage, seed=0)
 
-def step(name, **options):
-    trainer = new_trainer(5, **options)
+def step(name, critic=None, **options):
+    trainer = new_trainer(5, critic, **options)
     rank, ranks = trainer.accelerator.process_index, trainer.accelerator.num_processes
     assert ranks == int(sys.argv[2])
     for role, model in trainer.learner.modules.items():
@@ -61,6 +62,9 @@ def step(name, **options):
     return trainer
 
 step("defaults")
+trunk = ValueHead(16)
+torch.nn.init.constant_(trunk.score.weight, 0.1)
+step("trunk", trunk, value_coef=0.5)
 trainer = step(
     "options", loss_mean="response", kl_in="loss", kl_estimator="k2", entropy_coef=0.1, importance_cap=1.5,
     clip_high=0.28, dual_clip=3.0, value_clip=None,
@@ -124,7 +128,7 @@ def alone_and_shared(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str
     return step(1, folder / "one.safetensors"), step(2, folder / "two.safetensors")
 
 
-@pytest.mark.parametrize("options", ["defaults", "options"])
+@pytest.mark.parametrize("options", ["defaults", "options", "trunk"])
 def test_two_ranks_take_the_step_of_one(
     alone_and_shared: tuple[dict[str, Tensor], dict[str, Tensor]], options: str
 ) -> None:

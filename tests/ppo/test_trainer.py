@@ -107,7 +107,7 @@ def test_another_engine_draws_and_its_distance_is_measured_and_corrected(new_tra
     """
 
     def engine(*arguments: Any) -> list[Sampled]:
-        return [Sampled(ids, [value + 0.2 for value in logprobs]) for ids, logprobs in sample(*arguments)]
+        return [Sampled(ids, [value + 0.2 for value in logprobs]) for ids, logprobs, _ in sample(*arguments)]
 
     moved = {}
     for name, options in {"own": {}, "other": {"sampler": engine, "importance_cap": 2.0}}.items():

@@ -136,6 +136,21 @@ def test_after_ctrl_c_one_base_goes_on_and_ends_with_the_same_bytes(
     assert logged(tmp_path / "ppo") == logged(tmp_path / "whole")
 
 
+@pytest.mark.parametrize("adapter", ["none", "lora"])
+def test_the_critic_can_be_a_head_on_the_policy(
+    beside_chain: Configure, tmp_path: Path, adapter: str, capsys: pytest.CaptureFixture
+) -> None:
+    """At update 1 its values are all zero, so that they explain nothing; then it has learned."""
+    options = (f"adapter={adapter}", "stage.critic_kind=head", "stage.critic_learning_rate=0.01", *FASTER)
+    execute(beside_chain("ppo", *options), tmp_path / "ppo")
+    first, *_, last = [json.loads(line) for line in logged(tmp_path / "ppo").splitlines()]
+    assert first["val/explained_variance"] == pytest.approx(0, abs=1e-6)
+    assert last["val/explained_variance"] != pytest.approx(0, abs=1e-6)
+    assert "under a head of zeros" not in capsys.readouterr().out
+    [file] = (tmp_path / "ppo" / "model").glob("*.safetensors")
+    assert not [name for name in load_file(file) if "score" in name]
+
+
 @pytest.mark.parametrize("save_every", [1, 10])
 def test_after_ctrl_c_it_goes_on_and_ends_with_the_same_bytes(
     beside_chain: Configure, uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, save_every: int

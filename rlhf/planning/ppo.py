@@ -110,16 +110,23 @@ def judge(settings: Settings, role: str, model: Architecture, ranks: Ranks) -> R
 
 def one_base(settings: Settings, model: Architecture, ranks: Ranks) -> list[Role]:
     """One frozen model, and for each role the adapters that it wears; of the parents' there is one each."""
-    start, added = at_hand(settings.stage.policy), model.size.adapter + model.size.shape.hidden
+    start = at_hand(settings.stage.policy)
     worn = start is None or models.adapter_folder(start) is not None
     return [
         base(settings, model, ranks),
         *([adapters(ranks, WORN, model.size.adapter)] if worn else []),
         adapters(ranks, "policy", model.size.adapter, learns=True),
         Role(REFERENCE, 0, 0, "", 0),
-        on_trunk(model, ranks) if heads(settings) else adapters(ranks, "critic", added, learns=True),
-        *(adapters(ranks, role, added) for role in judges(settings.stage)),
+        worn_critic(settings, model, ranks),
+        *(adapters(ranks, role, model.size.adapter + model.size.shape.hidden) for role in judges(settings.stage)),
     ]
+
+
+def worn_critic(settings: Settings, model: Architecture, ranks: Ranks) -> Role:
+    """The critic of a shared base: an adapter and a head, or a head on the policy's."""
+    if heads(settings):
+        return on_trunk(model, ranks)
+    return adapters(ranks, "critic", model.size.adapter + model.size.shape.hidden, learns=True)
 
 
 def base(settings: Settings, model: Architecture, ranks: Ranks) -> Role:
@@ -137,8 +144,7 @@ def collecting(settings: Settings, model: Architecture, work: Work, scoring: Seq
     """Sampling, scoring, and the passes that give log-probabilities and values; no gradients are there."""
     shape, width, length, stage = model.size.shape, model.width, work.longest, settings.stage
     prompts = min(work.rows * (length - stage.max_response_length), max(READ_AT_ONCE, length))
-    texts = min(min(SCORED, work.batch) * length, max(READ_AT_ONCE, length))
-    read = [at_work(one, texts, width) for one in scoring]
+    read = [at_work(one, scored(work.batch, length), width) for one in scoring]
     return [
         Phase(
             "sampling", at_work(shape, prompts, width), logits(shape, work.rows, PPO_SAMPLING),
@@ -147,6 +153,11 @@ def collecting(settings: Settings, model: Architecture, work: Work, scoring: Seq
         Phase("scoring", max(read, default=0), optimizer=LEARNERS),
         Phase("log-probs", at_work(shape, work.passed, width), responses(shape, work, width), optimizer=LEARNERS),
     ]  # fmt: skip
+
+
+def scored(rows: int, length: int) -> int:
+    """Tokens of a pass of a RewardModel, all of its rows of this length."""
+    return min(min(SCORED, rows) * length, max(READ_AT_ONCE, length))
 
 
 def responses(shape: Shape, work: Work, width: int) -> int:
@@ -173,10 +184,11 @@ def updating(
     before = LEARNERS if several else ()
     # The gradient of the logits is there twice for a moment, and then once beside that of the output layer.
     again = max(work.scored * policy.size.shape.vocabulary * policy.width, largest)
-    phases = [
+    own = LEARNERS if several else ("policy",)
+    critics = [] if heads(settings) else [Phase("critic backward", values + judging, gradients=own, optimizer=LEARNERS)]
+    return [
         Phase("policy loss", kept, wide, other=again, gradients=before, optimizer=LEARNERS),
         Phase("policy backward", kept + working, other=largest, gradients=before, optimizer=LEARNERS),
-        Phase("critic backward", values + judging, gradients=LEARNERS if several else ("policy",), optimizer=LEARNERS),
+        *critics,
         Phase("end of backward", first, other=largest, gradients=LEARNERS, optimizer=LEARNERS),
     ]
-    return [one for one in phases if one.name != "critic backward" or not heads(settings)]

@@ -221,9 +221,8 @@ def sampled(settings: Settings, rows: Rows, devices: int) -> Work:
     widest = max(min(one, stage.max_prompt_length) for one, *_ in rows.lengths) if counts else stage.max_prompt_length
     episodes, response = stage.updates * stage.batch_size, stage.max_response_length
     judges = len([role for role in stage.inputs() if role not in ("policy", "critic")])
-    # Reference, critic and each reward model read each response once, and the policy where its log-probabilities are
-    # not those that it drew with; both learners read it in every epoch. A critic that is a head on the policy has no
-    # pass of its own.
+    # Reference and critic read each response once, and each reward model; the policy where its log-probabilities are
+    # not those that it drew with; both learners in every epoch. A critic that is a head on the policy has no pass.
     critics = 0 if stage.critic_kind is CriticKind.head else 1
     passes = 1 + critics + judges + (not noted(settings))
     length = (widest if counts else prompt) + response

@@ -60,10 +60,7 @@ def on_one_base(
     head = model.size.shape.hidden
     yield ppo.adapters(ranks, "policy", model.size.adapter, learns=True)
     yield Role(ppo.REFERENCE, 0, 0, "", 0)
-    if ppo.heads(settings):
-        yield ppo.on_trunk(model, ranks)
-    else:
-        yield ppo.adapters(ranks, "critic", model.size.adapter + head, learns=True)
+    yield ppo.worn_critic(settings, model, ranks)
     for role, judge in scoring.items():
         if role in roles.chains:
             yield ppo.adapters(ranks, role, head)
@@ -77,7 +74,9 @@ def apart(
     """A model for each role."""
     yield learning(settings, policy, ranks, "policy", scores=False)
     yield ppo.reference(settings, policy, ranks)
-    own = not ppo.heads(settings)
-    yield learning(settings, critic, ranks, "critic", scores=True) if own else ppo.on_trunk(policy, ranks)
+    if ppo.heads(settings):
+        yield ppo.on_trunk(policy, ranks)
+    else:
+        yield learning(settings, critic, ranks, "critic", scores=True)
     for role, judge in scoring.items():
         yield ppo.judge(settings, role, judge, ranks)

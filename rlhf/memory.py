@@ -71,7 +71,8 @@ class Meter:
     """Measures the peak from its making on: of a GPU what PyTorch allocates, else the resident memory of the process.
 
     What earlier work has freed is given back first, so that it is not taken for the start. Linux keeps the highest
-    resident size, and forgets it when asked to (proc(5), clear_refs); elsewhere it is that of the whole process.
+    resident size, and forgets it when asked to (proc(5), clear_refs); elsewhere it is that of the whole process. What
+    getrusage(2) tells is not asked for on Linux: there a process begins with the highest of the one that started it.
     """
 
     def __init__(self, device: torch.device):
@@ -93,8 +94,17 @@ class Meter:
         if self.device.type == "cuda":
             peak = torch.cuda.max_memory_allocated(self.device)
         else:
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+            peak = highest()
         return Measured(self.device.type, self.before, max(peak - self.before, 0), self.exact)
+
+
+def highest() -> int:
+    """The highest resident size of this process, since Linux was last asked to forget it."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        lines = status.read_text(encoding="ascii", errors="replace").splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def available(device: torch.device) -> int:

@@ -57,6 +57,16 @@ def test_a_meter_measures_what_is_taken_since_it_was_made() -> None:
         assert measured.peak >= 100 * MIB
 
 
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="not Linux")
+def test_the_peak_of_who_started_a_process_is_not_its_own() -> None:
+    """getrusage(2) tells a child that did nothing of its parent's 300 MiB."""
+    held = bytearray(300 * MIB)
+    code = "import torch; from rlhf.memory import Meter; print(Meter(torch.device('cpu')).read().peak)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 50 * MIB
+    assert len(held) == 300 * MIB
+
+
 def test_where_peaks_are_not_forgotten_the_measure_is_a_bound(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:

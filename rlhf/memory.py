@@ -91,10 +91,7 @@ class Meter:
         self.before = psutil.Process().memory_info().rss
 
     def read(self) -> Measured:
-        if self.device.type == "cuda":
-            peak = torch.cuda.max_memory_allocated(self.device)
-        else:
-            peak = highest()
+        peak = torch.cuda.max_memory_allocated(self.device) if self.device.type == "cuda" else highest()
         return Measured(self.device.type, self.before, max(peak - self.before, 0), self.exact)
 
 

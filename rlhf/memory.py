@@ -112,13 +112,19 @@ def available(device: torch.device) -> int:
 def compare(title: str, planned: int, measured: Measured) -> dict[str, Any]:
     """Say how far the planned peak was off, and give what run.json holds of both."""
     deviation = planned / measured.peak - 1 if measured.peak else 0.0
-    bound = "" if measured.exact else " at most, since an earlier peak of this process may hide it"
+    kept = ", freed memory that is kept for later included" if measured.device == "cpu" and keeps_freed() else ""
+    bound = kept if measured.exact else " at most, since an earlier peak of this process may hide it"
     console.print(
         f"{title}: {size(measured.peak)} measured{bound}, {size(planned)} planned: {deviation:+.0%}",
         highlight=False,
         soft_wrap=True,
     )
     return {"planned": planned, "measured": measured.record(), "deviation": round(deviation, 4)}
+
+
+def keeps_freed() -> bool:
+    """Whether ``keep_freed`` is asked for anything here: with glibc, unless somebody has said what it should do."""
+    return sys.platform == "linux" and not any(name.startswith("MALLOC_") for name in os.environ)
 
 
 def keep_freed() -> bool:
@@ -128,7 +134,7 @@ def keep_freed() -> bool:
     each page for the first time, a tenth to a third of the time of training a small model on a CPU. What was said by
     ``MALLOC_`` variables stands. mallopt(3); the parameters' numbers are those of malloc.h.
     """
-    if sys.platform != "linux" or any(name.startswith("MALLOC_") for name in os.environ):
+    if not keeps_freed():
         return False
     try:
         mallopt = ctypes.CDLL("libc.so.6").mallopt

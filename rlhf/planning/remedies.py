@@ -1,6 +1,6 @@
 """What helps where a stage does not fit: each remedy is planned itself, and so are those that are given together."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from rlhf.config import AdapterKind, Settings, Strategy
@@ -28,37 +28,67 @@ class Remedy:
         changes = {change.partition("=")[0]: change for change in (*self.changes, *other.changes)}
         return Remedy(f"{self.name}, {other.name}", tuple(changes.values()), other.settings, other.plan)
 
+    @property
+    def kind(self) -> tuple[str, ...]:
+        """The keys of what it changes: of two of a kind one is given."""
+        return tuple(change.partition("=")[0] for change in self.changes)
+
 
 def tried(outlook: Outlook, plan: PlanStage, rows: Rows) -> list[tuple[Remedy, Outlook]]:
-    """Every remedy by itself, then one after the other on top of each other until it fits.
+    """Every remedy by itself, then one after the other on top of each other until it fits, and no more than it takes.
 
     First come those that leave the result what it is, then those that train an adapter in the place of the weights.
     """
     known = {outlook.settings.adapter.kind: outlook.model}
 
-    def look(settings: Settings, plan: PlanStage) -> Outlook:
-        seen = look_ahead(settings, plan, rows, known.get(settings.adapter.kind))
+    def look(remedy: Remedy) -> Outlook:
+        settings = remedy.settings
+        seen = look_ahead(settings, remedy.plan, rows, known.get(settings.adapter.kind))
         known[settings.adapter.kind] = seen.model
         return seen
 
-    found = [(one, look(one.settings, one.plan)) for one in single(outlook.settings, plan, outlook)]
+    alone = list(single(outlook.settings, plan, outlook))
+    found = [(one, look(one)) for one in alone]
     if any(one.fits for _, one in found):
         return found
-    together: Remedy | None = None
-    settings, spread = outlook.settings, plan
-    for number in range(len(found)):
-        names = [remedy.name for remedy, _ in found]
-        one = next((r for r in single(settings, spread, outlook, least=True) if r.name == names[number]), None)
-        if one is None:
-            continue
-        together = one if together is None else together.then(one)
-        settings, spread = one.settings, one.plan
-        outcome = look(settings, spread)
-        if len(together.changes) > 1:
-            found.append((together, outcome))
-        if outcome.fits:
-            break
+    names: list[str] = []
+    for one in single(outlook.settings, plan, outlook, least=True):
+        names = [name for name in names if of_name(alone, name).kind != one.kind] + [one.name]
+        together = given(names, outlook, plan)
+        if len(names) > 1:
+            found.append((together, look(together)))
+        if look(together).fits:
+            names = loosened(names, alone, lambda names: look(given(names, outlook, plan)).fits)
+            spared = given(names, outlook, plan)
+            return found if spared.changes == together.changes else [*found[:-1], (spared, look(spared))]
     return found
+
+
+def of_name(remedies: Iterable[Remedy], name: str) -> Remedy:
+    return next(one for one in remedies if one.name == name)
+
+
+def given(names: Sequence[str], outlook: Outlook, plan: PlanStage) -> Remedy:
+    """Those of ``names`` on top of each other, in their order."""
+    together = of_name(single(outlook.settings, plan, outlook), names[0])
+    for name in names[1:]:
+        together = together.then(of_name(single(together.settings, together.plan, outlook), name))
+    return together
+
+
+def loosened(names: list[str], alone: Sequence[Remedy], fits: Callable[[list[str]], bool]) -> list[str]:
+    """What can be left out of ``names`` is, and of smaller batches the largest that fits takes the place."""
+    for name in list(names):
+        rest = [one for one in names if one != name]
+        if rest and fits(rest):
+            names = rest
+            continue
+        for other in (one.name for one in alone if one.kind == of_name(alone, name).kind):
+            exchanged = [other if one == name else one for one in names]
+            if fits(exchanged):
+                names = exchanged
+                break
+    return names
 
 
 def first(found: list[tuple[Remedy, Outlook]]) -> tuple[Remedy, Outlook] | None:

@@ -91,3 +91,17 @@ def test_there_are_no_four_bits_without_a_gpu(ahead: Ahead, monkeypatch: pytest.
     changes = [change for remedy, _ in tried(outlook, plan_of(), ROWS["sft"]) for change in remedy.changes]
     assert "adapter=lora" in changes
     assert "adapter=qlora" not in changes
+
+
+def test_no_more_is_given_than_it_takes(ahead: Ahead) -> None:
+    """Where only adapters with fewer responses at once help, micro-batches stay what they are, and as many are drawn
+    as can be."""
+    given = ("stage.batch_size=4096",)
+    remedy, outlook = first(remedies(ahead, "ppo", 10, *given))
+    assert outlook.fits
+    changes = dict(change.split("=") for change in remedy.changes)
+    assert set(changes) == {"adapter", "stage.rollout.rows"}
+    plan, rows = plan_of("stage.device=a100-80gb", "stage.memory_gib=10"), int(changes["stage.rollout.rows"])
+    for less in (["adapter=lora"], [f"stage.rollout.rows={rows}"], ["adapter=lora", f"stage.rollout.rows={2 * rows}"]):
+        settings = composed("stage=ppo", *GIVEN, *given, *less)
+        assert not look_ahead(settings, plan, ROWS["ppo"]).fits, less

@@ -1,13 +1,15 @@
-"""Plans against what stages took: peak memory of sft, reward, dpo and ppo, full and LoRA, at three shapes.
+"""Plans against what stages took: peak memory of sft, reward, dpo and ppo, full and LoRA, at four shapes.
 
     RLHF_TEST_MODELS=... python -m benchmarks.plan_memory          # every case in a process of its own: minutes
     python -m benchmarks.plan_memory --stages dpo --ways LoRA      # some of them; what is stored of the others stays
+    python -m benchmarks.plan_memory --again                       # the same peaks under the formulas of now
     python -m benchmarks.plan_memory --show                        # what was measured last
 
 Shapes: hidden 256 x 4 layers x 2k vocabulary with random weights, stories15M, and SmolLM2-135M with random weights,
-which take as much as its own. Each process first runs the same stage on a model of one layer, so that what libraries
-take for themselves is there before the measurement begins; then the stage itself, for a few steps on rows of one
-length, up to the end of its training, whose peak is read.
+which take as much as its own; and hidden 384 x 6 layers x 8k vocabulary, by which no factor was corrected. At the first
+shape also stage=base, and SFT in bfloat16. Each process first runs the same stage on a model of one layer, so that what
+libraries take for themselves is there before the measurement begins; then the stage itself, for a few steps on rows of
+one length, up to the end of its training, whose peak is read.
 
 Then the processor's seconds that a probe predicts are held against those that training takes: 60 steps of the embedded
 stage=base and of SFT at the first shape, and 6 updates of PPO.
@@ -24,6 +26,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -34,18 +37,23 @@ from benchmarks.sides import record
 RESULT = Path(__file__).with_suffix(".json")
 README = Path(__file__).with_name("README.md")
 PLACE = re.compile(r"(?<=<!-- plans -->\n).*?(?=<!-- end -->)", re.DOTALL)
-STAGES = ("sft", "reward", "dpo", "ppo")
-WAYS = {"full": "none", "LoRA": "lora"}
+STAGES = ("base", "sft", "reward", "dpo", "ppo")
+WAYS = {"full": "none", "LoRA": "lora", "bfloat16": "none"}
 # Rows of a micro-batch (of PPO's batch twice as many) and words of a prompt and of a response.
 SIZES = {
     "256x4x2k": {"rows": 8, "prompt": 100, "response": 60},
     "stories15M": {"rows": 4, "prompt": 60, "response": 40},
     "SmolLM2-135M": {"rows": 2, "prompt": 60, "response": 40},
+    "384x6x8k": {"rows": 6, "prompt": 80, "response": 80},
 }
+# Made here, with random weights: hidden, intermediate, layers, heads, vocabulary.
+MADE = {"256x4x2k": (256, 688, 4, 4, 2048), "384x6x8k": (384, 1024, 6, 6, 8192)}
+HELD_OUT = "384x6x8k"  # no factor was changed after its peaks were seen
 TOLERANCE = 0.15
 TIMED = ("base", "sft", "ppo")  # base is the embedded stage, the others of the shape below
 TIMED_SHAPE = "256x4x2k"
-AFTERWARDS = ("report card",)  # phases that come after the training whose peak is read
+BESIDES = {("256x4x2k", "base", "full"), ("256x4x2k", "sft", "bfloat16")}  # of what has one case alone
+AFTERWARDS = ("report card", "held out")  # phases that come after the training whose peak is read
 
 
 class Measured(Exception):  # noqa: N818 - it is no error: the stage has trained, and what comes after is not looked at
@@ -61,8 +69,8 @@ def prepare(shape: str, folder: Path) -> None:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     tokenizer, config = described(shape)
-    small = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-    for name, sizes in {"policy": {}, "tiny": small | {"num_key_value_heads": 2, "head_dim": 8}}.items():
+    one_layer = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    for name, sizes in {"policy": {}, "tiny": one_layer | {"num_key_value_heads": 2, "head_dim": 8}}.items():
         torch.manual_seed(0)
         made = type(config)(**config.to_dict() | sizes)
         if shape == "stories15M" and not sizes:
@@ -111,14 +119,16 @@ def described(shape: str) -> tuple[Any, Any]:
     from rlhf.scratch import new_tokenizer
 
     settings = composed(["stage=sft"])
-    if shape != "256x4x2k":
+    if shape not in MADE:
         tokenizer = models.load_tokenizer(Parent("policy", str(source(shape)), None), settings.model)
         return tokenizer, AutoConfig.from_pretrained(source(shape))
     texts = load(settings.data, "text", "train", 0, tell=False)["text"]
-    tokenizer = new_tokenizer(texts, 2048, models.chat_template("almanac"))
-    sizes = {"hidden_size": 256, "intermediate_size": 688, "num_hidden_layers": 4, "num_attention_heads": 4}
+    hidden, inner, layers, heads, vocabulary = MADE[shape]
+    tokenizer = new_tokenizer(texts, vocabulary, models.chat_template("almanac"))
+    sizes = {"hidden_size": hidden, "intermediate_size": inner, "num_hidden_layers": layers}
+    sizes |= {"num_attention_heads": heads, "num_key_value_heads": heads}
     ids = {"bos_token_id": None, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
-    return tokenizer, LlamaConfig(vocab_size=len(tokenizer), num_key_value_heads=4, **sizes, **ids)
+    return tokenizer, LlamaConfig(vocab_size=max(len(tokenizer), vocabulary), **sizes, **ids)
 
 
 def write_rows(folder: Path, sizes: dict[str, int]) -> None:
@@ -150,12 +160,16 @@ def composed(overrides: list[str]) -> Any:
 def overrides(stage: str, way: str, folder: Path, model: str, sizes: dict[str, int]) -> list[str]:
     """The command of a stage on ``model``, for two steps."""
     rows = "demonstrations" if stage == "sft" else "pairs"
+    dtype = "bfloat16" if way == "bfloat16" else "float32"
     given = [
         f"stage={stage}", "experiment=none", "name=planned", "model=local", f"model.path={folder / model}",
         f"checkpoints={folder / model}-runs", "hardware=cpu", f"adapter={WAYS[way]}", "data=local",
         f"data.path={folder / rows}.jsonl", "data.holdout=0.1", f"stage.policy={folder / model}",
-        "stage.sample_prompts=0",
+        "stage.sample_prompts=0", f"model.dtype={dtype}",
     ]  # fmt: skip
+    if stage == "base":  # of texts that come with the package, cut into rows of one length
+        given = [one for one in given if not one.startswith(("data.path", "data=", "experiment"))]
+        given += ["data=almanac", "experiment=none", f"stage.block_length={sizes['prompt'] + sizes['response']}"]
     if stage == "ppo":
         reward = f"{model}-adapter" if way == "LoRA" else f"{model}-reward"
         more = {"reward": folder / reward, "updates": 2, "epochs": 1, "batch_size": 2 * sizes["rows"]}
@@ -172,14 +186,10 @@ def measure(shape: str, stage: str, way: str, folder: Path) -> dict[str, Any]:
     import torch
 
     from rlhf import memory, training
-    from rlhf.planning.outlook import look_ahead, record
     from rlhf.stages import execute
 
-    sizes = SIZES[shape]
-    plan = composed(["stage=plan", f"stage.stages=[{stage}]"]).stage
-    settings = composed(overrides(stage, way, folder, "policy", sizes))
-    planned = look_ahead(settings, plan)
-    train, meters = training.train, []
+    found = planned(shape, stage, way, folder)
+    sizes, train, meters = SIZES[shape], training.train, []
 
     def train_and_read(*arguments: Any, **options: Any) -> Any:
         train(*arguments, **options)
@@ -196,11 +206,19 @@ def measure(shape: str, stage: str, way: str, folder: Path) -> dict[str, Any]:
             execute(one, Path(one.checkpoints) / "planned" / stage)
         except Measured as measured:
             [peak] = measured.args
-    found = record(planned)
+    case = {"shape": shape, "stage": stage, "way": way, "date": date.today().isoformat()}
+    return case | {"peak": peak} | found
+
+
+def planned(shape: str, stage: str, way: str, folder: Path) -> dict[str, Any]:
+    """The plan of a case, and which of its phases up to the end of training is the highest."""
+    from rlhf.planning.outlook import look_ahead, record
+
+    plan = composed(["stage=plan", f"stage.stages=[{stage}]"]).stage
+    found = record(look_ahead(composed(overrides(stage, way, folder, "policy", SIZES[shape])), plan))
     phases = {name: one for name, one in found["memory"]["phases"].items() if name not in AFTERWARDS}
     highest = max(phases, key=lambda name: phases[name]["total"])
-    case = {"shape": shape, "stage": stage, "way": way, "date": date.today().isoformat()}
-    return case | {"peak": peak, "planned": phases[highest]["total"], "phase": highest, "plan": found}
+    return {"planned": phases[highest]["total"], "phase": highest, "plan": found}
 
 
 def timed(stage: str, folder: Path) -> dict[str, Any]:
@@ -235,6 +253,12 @@ def timed(stage: str, folder: Path) -> dict[str, Any]:
     return {"stage": stage, "predicted": predicted, "real": real, "steps": outlook.work.steps}
 
 
+def cases(shape: str, stages: Sequence[str], ways: Sequence[str]) -> list[tuple[str, str]]:
+    """Stages and ways that are measured of ``shape``."""
+    both = [(stage, way) for stage in stages for way in ways]
+    return [(a, b) for a, b in both if (a != "base" and b != "bfloat16") or (shape, a, b) in BESIDES]
+
+
 def table(rows: list[dict[str, Any]]) -> list[str]:
     lines = ["| shape | stage | way | peak MiB | planned MiB | off by | highest while |", "|" + " --- |" * 7]
     for row in rows:
@@ -267,6 +291,9 @@ def main() -> None:
     parser.add_argument(
         "--untimed", action="store_true", help="leave the times out, which mean nothing on a busy machine"
     )
+    parser.add_argument(
+        "--again", action="store_true", help="plan what was measured again, after a change of formulas; measure nothing"
+    )
     for name in ("--folder", "--result", "--timed"):
         parser.add_argument(name, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -288,11 +315,13 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as place:
             folder = Path(place)
             prepare(shape, folder)
-            for stage in arguments.stages:
-                for way in arguments.ways:
-                    rows.append(apart(folder, ALLOCATOR, "--shapes", shape, "--stages", stage, "--ways", way))
-                    print(table(rows[-1:])[-1], flush=True)
-            if shape == TIMED_SHAPE and not arguments.untimed:
+            for stage, way in cases(shape, arguments.stages, arguments.ways):
+                if arguments.again:
+                    rows += [row | planned(shape, stage, way, folder) for row in of_case(shape, stage, way)]
+                    continue
+                rows.append(apart(folder, ALLOCATOR, "--shapes", shape, "--stages", stage, "--ways", way))
+                print(table(rows[-1:])[-1], flush=True)
+            if shape == TIMED_SHAPE and not (arguments.untimed or arguments.again):
                 clocked = [apart(folder, {}, "--timed", stage) for stage in TIMED]
     rows, clocked = beside(rows), clocked or stored("times")
     show(rows, clocked)
@@ -306,6 +335,10 @@ def publish(rows: list[dict[str, Any]], clocked: list[dict[str, Any]]) -> None:
     lines = [*table(rows), *(["", *times(clocked)] if clocked else [])]
     text = README.read_text(encoding="utf-8")
     README.write_text(PLACE.sub(lambda _: "\n".join(lines) + "\n", text), encoding="utf-8")
+
+
+def of_case(shape: str, stage: str, way: str) -> list[dict[str, Any]]:
+    return [row for row in stored("rows") if (row["shape"], row["stage"], row["way"]) == (shape, stage, way)]
 
 
 def beside(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

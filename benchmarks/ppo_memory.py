@@ -90,6 +90,7 @@ def measure(model: str, way: str, folder: Path, updates: int) -> dict:
 
     from rlhf import memory, models
     from rlhf.parents import Parent
+    from rlhf.planning import report
     from rlhf.ppo import PPOTrainer
     from rlhf.ppo.plan import plan
     from rlhf.ppo.roles import assign
@@ -114,8 +115,9 @@ def measure(model: str, way: str, folder: Path, updates: int) -> dict:
         start = time.perf_counter()
         trainer.step(trainer.batch(update))
         seconds.append(round(time.perf_counter() - start, 3))
-    memory.show(f"{model}, {way}", planned, meter.device)
-    return memory.compare(f"{model}, {way}", planned, meter.read()) | {"seconds": seconds}
+    report.show_ledger(f"{model}, {way}", planned, meter.device)
+    found = memory.compare(f"{model}, {way}", planned.peak, meter.read())
+    return planned.record() | found | {"seconds": seconds}
 
 
 def warm_up() -> None:

@@ -26,7 +26,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from rlhf import config, launch, sweep, world
 from rlhf.config import STAGES, Settings
-from rlhf.errors import ConfigError, RlhfError
+from rlhf.errors import ConfigError, RlhfError, RunError
 from rlhf.paths import bundled
 from rlhf.provenance import text_digest
 from rlhf.sweep import IN_PATH, SWEPT
@@ -172,6 +172,8 @@ def _execute(settings: Settings) -> dict[str, float]:
         from rlhf import progression
 
         if not progression.plan(settings, overrides):
+            if HydraConfig.get().mode is RunMode.MULTIRUN:
+                raise RunError(f"{' '.join(overrides)} does not fit: the plan above says what helps")
             sys.exit(1)
         return {}
     if settings.stage.name == "progression":

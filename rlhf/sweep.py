@@ -10,6 +10,7 @@ its seeded sampler draws the same trials again, and those that have run return w
 """
 
 import os
+import sys
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -104,6 +105,8 @@ def run_job(
     Raises:
         RlhfError: the job failed; what its siblings do is none of its business.
     """
+    if composed.stage.name == "plan" or composed.hardware.plan:
+        return plan_job(composed, directory, settings_of, run)
     overrides = list(HydraConfig.get().overrides.task)
     record = {
         "sweep": os.environ.get(ID),
@@ -133,6 +136,27 @@ def run_job(
         raise
     note(directory, record | {"status": FINISHED})
     return objective_of(settings, metrics)
+
+
+def plan_job(
+    composed: DictConfig,
+    directory: Path,
+    settings_of: Callable[[DictConfig], Settings],
+    run: Callable[[Settings], dict[str, float]],
+) -> None:
+    """Say what a job would take. It leaves no record: it has not run, and may run later.
+
+    Raises:
+        RlhfError: it does not fit, or cannot be planned.
+        SystemExit: it is one of a search, which would go on past any other error, to the last of its trials.
+    """
+    with suppress(OSError):
+        directory.rmdir()  # Hydra's, and empty where nothing has run
+    if "optuna" in HydraConfig.get().sweeper._target_:
+        told = "hardware.plan=true plans jobs that are listed, and a search draws its own by what earlier ones reached"
+        print(f"rlhf: {told}: leave sweep= out", file=sys.stderr)
+        sys.exit(1)
+    run(settings_of(composed))
 
 
 def note(directory: Path, record: dict[str, Any]) -> None:

@@ -126,6 +126,34 @@ def test_a_job_that_fails_leaves_its_siblings_running_and_is_made_good_by_the_sa
     assert before.items() < times(folder).items()
 
 
+def test_a_sweep_of_plans_leaves_nothing_behind_and_hides_no_job(
+    chain: Path,
+    tmp_path: Path,
+    rlhf: Callable[..., int],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    """Each job is planned, also after one that does not fit; the exit code says so."""
+    command = arguments(chain, tmp_path, "stage.trainer.per_device_train_batch_size=8,4", "hardware.plan=true")
+    assert rlhf(*command) == 0
+    assert capsys.readouterr().out.count("dpo: fits: ") == 2
+    monkeypatch.setattr("rlhf.memory.available", lambda device: 1000)
+    assert rlhf(*command) == 1
+    told = capsys.readouterr()
+    assert told.out.count("dpo: does not fit: ") == 2
+    assert told.err.count("does not fit: the plan above says what helps") == 2
+    assert not list(tmp_path.rglob("*.json"))
+
+
+@optuna
+def test_a_search_is_not_planned(
+    chain: Path, tmp_path: Path, rlhf: Callable[..., int], capsys: pytest.CaptureFixture
+) -> None:
+    assert rlhf(*arguments(chain, tmp_path, "sweep=dpo", "hardware.plan=true")) == 1
+    assert capsys.readouterr().err.count("hardware.plan=true plans jobs that are listed") == 1
+    assert not list(tmp_path.rglob("*.json"))
+
+
 def test_no_job_is_left_over_where_all_of_them_fail(
     chain: Path, tmp_path: Path, rlhf: Callable[..., int], capsys: pytest.CaptureFixture
 ) -> None:

@@ -1,9 +1,9 @@
 """The settings of stage=plan: what is planned, for which machine, and what is taken for granted."""
 
 from dataclasses import dataclass
-from enum import Enum
 from typing import Any
 
+from rlhf.config.parts import Strategy
 from rlhf.config.rules import require, require_not_negative, require_positive
 from rlhf.config.stage import Stage
 from rlhf.errors import ConfigError
@@ -12,16 +12,6 @@ THIS = "this"
 PLANNED = ("base", "sft", "reward", "dpo", "ppo")
 KINDS = {"base": "text", "sft": "demonstrations", "reward": "preferences", "dpo": "preferences", "ppo": "prompts"}
 NUMBERS = ("memory_gib", "tflops", "bandwidth")
-
-
-class Strategy(Enum):
-    """How the processes of a run share its training."""
-
-    none = "none"  # there is one
-    ddp = "ddp"  # a whole model in each, gradients averaged
-    fsdp = "fsdp"  # FSDP2: weights, gradients and optimiser states in shards
-    deepspeed_zero2 = "deepspeed_zero2"  # gradients and optimiser states in shards
-    deepspeed_zero3 = "deepspeed_zero3"  # weights too
 
 
 @dataclass(kw_only=True)

@@ -7,6 +7,8 @@ size at a time, and tests/planning/test_activations.py reads them off again. A G
 from typing import NamedTuple
 
 from rlhf.memory import FLOAT32, Shape
+from rlhf.preference.head import KEPT
+from rlhf.preference.head import TILE as TILED
 
 
 class Family(NamedTuple):
@@ -86,6 +88,25 @@ class Pass(NamedTuple):
             return outside + tokens * shape.layers * self.per_layer(length)
         return outside + tokens * (shape.layers * shape.hidden * self.width + self.per_layer(length))
 
+    def spared(self, tokens: int, *, attention: bool) -> int:
+        """What the last layer does not keep of ``tokens`` whose outputs nothing reads: its feed-forward part.
+
+        With ``attention`` their queries, too, and what attention gives them.
+        """
+        each = self.family.inner * self.shape.intermediate + (2 if attention else 1) * self.shape.hidden
+        return 0 if self.checkpointing else tokens * self.width * each
+
+    def branching(self, tokens: int, seen: int) -> int:
+        """What attention over a tree of segments keeps beside: rlhf/preference/segments.py.
+
+        Outputs of segments before they are joined, keys and values of the ``seen`` tokens of rows that follow on a
+        prompt, once for each row, and all of them as many times as heads share them.
+        """
+        shape = self.shape
+        grouped = 2 * (shape.hidden - shape.keys) * tokens if shape.keys < shape.hidden else 0
+        each = self.width * (2 * shape.hidden * seen + shape.hidden * tokens + grouped)
+        return each * (1 if self.checkpointing else shape.layers)
+
 
 def family_of(model_type: str) -> Family:
     """That of an architecture; one that is not listed is taken for a gated one."""
@@ -93,30 +114,42 @@ def family_of(model_type: str) -> Family:
 
 
 # Of what is as wide as the vocabulary: tensors at once, of every token that is counted with each.
-TILE = (
-    4096,
-    32768,
-)  # tokens and entries that TRL 1.16's fused head works on at a time (trl/kernels/chunked_logprob.py)
+# Tokens and entries that TRL 1.16's fused head works on at a time (trl/kernels/chunked_logprob.py).
+TILE = (4096, 32768)
 FUSED_BACKWARD = 8.25  # float32, on a CPU; a Triton kernel works in one tile of the model's type, in place
 FUSED_FORWARD = 4.25
 CROSS_ENTROPY = 3.0  # of transformers' own loss: logits, their logarithms, the gradient; float32
-PPO_POLICY = 5  # logits, their logarithms for the loss, and three for the entropy; rlhf/ppo/learner.py
-PPO_ENTROPY = 2  # more where the entropy is in the loss
-PPO_READING = 3  # logits, divided by the temperature, their logarithms; rlhf/ppo/rollout.py
-PPO_SAMPLING = 4  # of one token a row; rlhf/generate.py
+PPO_LEARNING = (
+    1  # of every response token in the model's type: logits, whose place their gradient takes; rlhf/ppo/tensors.py
+)
+PPO_TILES = 4  # tiles of it in float32 beside
+PPO_SAMPLING = 3  # of one token a row: logits, divided by the temperature, cumulated; rlhf/decoding.py
 # Of a layer at work, tensors ``hidden`` and ``intermediate`` wide of each token, kept or not.
 AT_WORK = (3, 3)
 
 
-def at_work(shape: Shape, tokens: int, width: int) -> int:
-    """What one layer holds at once while tokens pass it, forward or backward, beside what it keeps."""
-    return tokens * width * (AT_WORK[0] * shape.hidden + AT_WORK[1] * shape.intermediate)
+def at_work(shape: Shape, tokens: int, width: int, inner: int | None = None) -> int:
+    """What one layer holds at once while tokens pass it, forward or backward, beside what it keeps.
+
+    Its feed-forward part works on ``inner`` of them where it is the last one, and other outputs are not read.
+    """
+    inner = tokens if inner is None else inner
+    return width * (tokens * AT_WORK[0] * shape.hidden + inner * AT_WORK[1] * shape.intermediate)
 
 
 def fused_head(shape: Shape, tokens: int, width: int, copies: float, gpu: bool) -> int:
     """Of TRL's fused head, which scores a tile of tokens and of the vocabulary at a time; see TILE."""
     tile = min(tokens, TILE[0]) * min(shape.vocabulary, TILE[1])
     return tile * width if gpu else int(tile * copies * FLOAT32)
+
+
+def own_head(shape: Shape, tokens: int, *, learns: bool) -> int:
+    """Of rlhf/preference/head.py, on a CPU in float32: two tiles, or where it learns all probabilities and a tile."""
+    tile = min(max(TILED // shape.vocabulary, 1), tokens) * shape.vocabulary
+    entries = tokens * shape.vocabulary
+    if not learns:
+        return 2 * tile * FLOAT32
+    return (entries + tile if entries <= KEPT else max(2 * tile, KEPT)) * FLOAT32
 
 
 def logits(shape: Shape, tokens: int, copies: float) -> int:

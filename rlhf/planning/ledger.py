@@ -38,11 +38,15 @@ class Phase(NamedTuple):
 
 @dataclass(frozen=True)
 class Ledger:
-    """A stage is done in phases, one after the other; its peak is that of the most expensive one."""
+    """A stage is done in phases, one after the other; its peak is that of the most expensive one.
+
+    ``beside`` bytes are there in all of them: what a process holds without a GPU besides models.
+    """
 
     roles: list[Role]
     phases: list[Phase]
     notes: list[str] = field(default_factory=list)
+    beside: int = 0
 
     def weights(self, phase: Phase) -> int:
         return sum(role.weights for role in self.roles if phase.holds is None or role.name in phase.holds)
@@ -51,7 +55,7 @@ class Ledger:
         """Bytes on one device while ``phase`` is at its most."""
         gradients = sum(role.gradients for role in self.roles if role.name in phase.gradients)
         optimizer = sum(role.optimizer for role in self.roles if role.name in phase.optimizer)
-        return self.weights(phase) + gradients + optimizer + phase.works
+        return self.weights(phase) + gradients + optimizer + phase.works + self.beside
 
     @property
     def highest(self) -> Phase:
@@ -63,4 +67,9 @@ class Ledger:
 
     def record(self) -> dict[str, Any]:
         phases = {phase.name: phase._asdict() | {"total": self.total(phase)} for phase in self.phases}
-        return {"peak": self.peak, "roles": [role._asdict() for role in self.roles], "phases": phases}
+        return {
+            "peak": self.peak,
+            "beside": self.beside,
+            "roles": [role._asdict() for role in self.roles],
+            "phases": phases,
+        }

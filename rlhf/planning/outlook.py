@@ -5,9 +5,10 @@ from typing import Any
 
 import torch
 
-from rlhf import memory, models
-from rlhf.config import Settings
-from rlhf.config.plan import PlanStage, Strategy
+from rlhf import memory, models, world
+from rlhf.config import Settings, Strategy
+from rlhf.config.plan import PlanStage
+from rlhf.errors import ConfigError
 from rlhf.planning import ppo, trained, work
 from rlhf.planning.ledger import Ledger
 from rlhf.planning.shapes import Architecture, architecture
@@ -63,10 +64,19 @@ def machine_of(settings: Settings, plan: PlanStage) -> Machine:
 
 
 def ranks_of(settings: Settings, plan: PlanStage) -> Ranks:
-    """As stage=plan says, else as the processes of ``hardware`` share the work, where it has several."""
-    asked = getattr(settings.hardware, "strategy", Strategy.none).value
-    count = plan.gpus or (getattr(settings.hardware, "processes", None) or 1) * getattr(settings.hardware, "nodes", 1)
-    shared = Strategy(asked) if asked != "none" else Strategy.ddp if count > 1 else Strategy.none
+    """As stage=plan says, else as the processes of ``hardware`` share the work, where it has several.
+
+    Raises:
+        ConfigError: shards are asked for of stage=ppo, which has none.
+    """
+    if settings.stage.name == "ppo" and plan.strategy is not None and plan.strategy.sharded:
+        raise ConfigError(
+            f"stage.strategy={plan.strategy.value} cannot be planned for ppo, which is shared by ddp alone: give "
+            "stage.strategy=ddp, or stage.stages without ppo"
+        )
+    hardware = settings.hardware
+    count = plan.gpus or (world.asked(hardware) if plan.here else (hardware.processes or 1) * hardware.nodes)
+    shared = hardware.strategy if hardware.strategy is not Strategy.none or count == 1 else Strategy.ddp
     return Ranks(plan.strategy or shared, count)
 
 
@@ -82,7 +92,11 @@ def look_ahead(
     machine = machine_of(settings, plan)
     rows = rows or work.rows_of(settings, plan)
     is_ppo = settings.stage.name == "ppo"
-    done = (work.sampled if is_ppo else work.trained)(settings, rows, machine.place.ranks.count)
+    count = machine.place.ranks.count
+    if is_ppo:
+        done = work.sampled(settings, rows, count)
+    else:
+        done = work.trained(settings, rows, count, shares=trained.shares(settings, model))
     ledger = (ppo if is_ppo else trained).ledger(settings, model, done, machine.place)
     return Outlook(settings, model, done, ledger, machine)
 

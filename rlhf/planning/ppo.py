@@ -1,36 +1,59 @@
-"""The ledger of stage=ppo: four roles on models of their own, or on one base."""
+"""The ledger of stage=ppo: four roles on models of their own, or on one base.
+
+``ledger`` looks ahead at runs that may not be there; rlhf/ppo/plan.py gives ``complete`` the roles of those that are.
+"""
+
+from collections.abc import Sequence
 
 from rlhf import models
 from rlhf.config import AdapterKind, CriticKind, PPOStage, Settings
-from rlhf.memory import FLOAT32, cache
+from rlhf.decoding import READ_AT_ONCE
+from rlhf.memory import FLOAT32, Shape, cache
 from rlhf.planning.activations import (
-    PPO_ENTROPY,
-    PPO_POLICY,
-    PPO_READING,
+    PPO_LEARNING,
     PPO_SAMPLING,
+    PPO_TILES,
     at_work,
     logits,
 )
 from rlhf.planning.ledger import Ledger, Phase, Role
 from rlhf.planning.shapes import Architecture, at_hand
 from rlhf.planning.strategy import Ranks
-from rlhf.planning.trained import Place, learning, pages
+from rlhf.planning.trained import Place, learning, pages, resident
 from rlhf.planning.work import Work
-from rlhf.ppo.plan import scored
+from rlhf.ppo.tensors import TILE
 
 LEARNERS = ("policy", "critic")
+BASE, WORN, REFERENCE = "shared base", "its runs' adapters", "reference"
+SCORED = 64  # texts that a RewardModel reads at once
 
 
 def ledger(settings: Settings, model: Architecture, work: Work, place: Place) -> Ledger:
     """Roles and phases; one device's share."""
-    roles = one_base(settings, model, place.ranks) if shares(settings) else separate(settings, model, place.ranks)
-    judges = [role for role in roles if role.name not in (*LEARNERS, "shared base", "its start", "reference")]
-    phases = [*collecting(model, work, settings.stage), *updating(settings, model, work)]
-    read = max(roles, key=lambda role: role.weights)
-    if not place.gpu:
+    shared = shares(settings)
+    roles = (one_base if shared else separate)(settings, model, place.ranks)
+    scoring = [model.size.shape] * len(judges(settings.stage))
+    return complete(settings, work, place, roles, model, model, scoring, shared=shared)
+
+
+def complete(
+    settings: Settings,
+    work: Work,
+    place: Place,
+    roles: list[Role],
+    policy: Architecture,
+    critic: Architecture,
+    scoring: Sequence[Shape],
+    *,
+    shared: bool,
+) -> Ledger:
+    """``roles`` with the phases of an update. ``scoring`` are the shapes of the reward models."""
+    phases = [*collecting(settings, policy, work, scoring), *updating(settings, policy, critic, work, shared=shared)]
+    if not place.gpu and settings.adapter.kind is AdapterKind.none:
+        read = max(roles, key=lambda role: role.weights)
         phases.append(Phase("reading", other=pages(place, read)))
-    notes = [] if judges else ["no reward is a model of the policy's size: what it takes by itself is not planned"]
-    return Ledger(roles, phases, notes)
+    notes = [] if scoring else ["no reward is a model of the policy's size: what it takes by itself is not planned"]
+    return Ledger(roles, phases, notes, resident(policy, place, tokenizers=1 + len(scoring)))
 
 
 def shares(settings: Settings) -> bool:
@@ -54,9 +77,7 @@ def heads(settings: Settings) -> bool:
 
 def on_trunk(model: Architecture, ranks: Ranks) -> Role:
     """That head, a weight for each entry of a hidden state and one more."""
-    added = model.size.shape.hidden + 1
-    held = (ranks.gradients(added, FLOAT32), ranks.optimizer(added, FLOAT32))
-    return Role("critic", added, added, "float32", ranks.weights(added, FLOAT32), *held)
+    return adapters(ranks, "critic", model.size.shape.hidden + 1, learns=True)
 
 
 def judges(stage: PPOStage) -> list[str]:
@@ -66,78 +87,108 @@ def judges(stage: PPOStage) -> list[str]:
 
 def separate(settings: Settings, model: Architecture, ranks: Ranks) -> list[Role]:
     """A model for each; with an adapter the reference is the policy without it."""
-    dtype, width = settings.model.dtype.value, model.width
-    whole = settings.adapter.kind is AdapterKind.none
-    copy = ranks.weights(model.size.parameters, width, trained=False) if whole else 0
     return [
         learning(settings, model, ranks, "policy", scores=False),
-        Role("reference", model.size.parameters if whole else 0, 0, dtype if whole else "", copy),
+        reference(settings, model, ranks),
         on_trunk(model, ranks) if heads(settings) else learning(settings, model, ranks, "critic", scores=True),
-        *(
-            Role(role, model.classifier, 0, dtype, ranks.weights(model.classifier, width, trained=False))
-            for role in judges(settings.stage)
-        ),
+        *(judge(settings, role, model, ranks) for role in judges(settings.stage)),
     ]
+
+
+def reference(settings: Settings, model: Architecture, ranks: Ranks) -> Role:
+    if settings.adapter.kind is not AdapterKind.none:
+        return Role(REFERENCE, 0, 0, "", 0)
+    held = ranks.weights(model.size.parameters, model.width, trained=False)
+    return Role(REFERENCE, model.size.parameters, 0, settings.model.dtype.value, held)
+
+
+def judge(settings: Settings, role: str, model: Architecture, ranks: Ranks) -> Role:
+    """A reward model of its own, adapters merged, not quantised."""
+    held = ranks.weights(model.classifier, model.width, trained=False)
+    return Role(role, model.classifier, 0, settings.model.dtype.value, held)
 
 
 def one_base(settings: Settings, model: Architecture, ranks: Ranks) -> list[Role]:
     """One frozen model, and for each role the adapters that it wears; of the parents' there is one each."""
-    size, dtype = model.size, settings.model.dtype.value
-    kind = "4 bits" if settings.adapter.kind is AdapterKind.qlora else dtype
-
-    def adapters(name: str, count: int, *, head: bool, learns: bool) -> Role:
-        added = count * size.adapter + (size.shape.hidden if head else 0)
-        held = (ranks.gradients(added, FLOAT32), ranks.optimizer(added, FLOAT32)) if learns else (0, 0)
-        return Role(name, added, added if learns else 0, "float32", ranks.weights(added, FLOAT32), *held)
-
     start = at_hand(settings.stage.policy)
     worn = start is None or models.adapter_folder(start) is not None
     return [
-        Role("shared base", size.parameters, 0, kind, ranks.weights(1, size.weights, trained=False)),
-        *([adapters("its start", 1, head=False, learns=False)] if worn else []),
-        adapters("policy", 1, head=False, learns=True),
-        Role("reference", 0, 0, "", 0),
-        on_trunk(model, ranks) if heads(settings) else adapters("critic", 1, head=True, learns=True),
-        *(adapters(role, 1, head=True, learns=False) for role in judges(settings.stage)),
+        base(settings, model, ranks),
+        *([adapters(ranks, WORN, model.size.adapter)] if worn else []),
+        adapters(ranks, "policy", model.size.adapter, learns=True),
+        Role(REFERENCE, 0, 0, "", 0),
+        worn_critic(settings, model, ranks),
+        *(adapters(ranks, role, model.size.adapter + model.size.shape.hidden) for role in judges(settings.stage)),
     ]
 
 
-def collecting(model: Architecture, work: Work, stage: PPOStage) -> list[Phase]:
+def worn_critic(settings: Settings, model: Architecture, ranks: Ranks) -> Role:
+    """The critic of a shared base: an adapter and a head, or a head on the policy's."""
+    if heads(settings):
+        return on_trunk(model, ranks)
+    return adapters(ranks, "critic", model.size.adapter + model.size.shape.hidden, learns=True)
+
+
+def base(settings: Settings, model: Architecture, ranks: Ranks) -> Role:
+    kind = "4 bits" if settings.adapter.kind is AdapterKind.qlora else settings.model.dtype.value
+    return Role(BASE, model.size.parameters, 0, kind, ranks.weights(1, model.size.weights, trained=False))
+
+
+def adapters(ranks: Ranks, name: str, parameters: int, *, learns: bool = False) -> Role:
+    """What a role wears on a base, its head included, in float32."""
+    held = (ranks.gradients(parameters, FLOAT32), ranks.optimizer(parameters, FLOAT32)) if learns else (0, 0)
+    return Role(name, parameters, parameters if learns else 0, "float32", ranks.weights(parameters, FLOAT32), *held)
+
+
+def collecting(settings: Settings, model: Architecture, work: Work, scoring: Sequence[Shape]) -> list[Phase]:
     """Sampling, scoring, and the passes that give log-probabilities and values; no gradients are there."""
-    shape, width, length = model.size.shape, model.width, work.longest
-    response = stage.max_response_length + 1
-    keys = cache(shape, work.rows, length, width)
-    part = work.at_once * length
+    shape, width, length, stage = model.size.shape, model.width, work.longest, settings.stage
+    prompts = min(work.rows * (length - stage.max_response_length), max(READ_AT_ONCE, length))
+    read = [at_work(one, scored(work.batch, length), width) for one in scoring]
     return [
         Phase(
-            "sampling", at_work(shape, work.rows * length, width), logits(shape, work.rows, PPO_SAMPLING), keys,
-            optimizer=LEARNERS,
+            "sampling", at_work(shape, prompts, width), logits(shape, work.rows, PPO_SAMPLING),
+            cache(shape, work.rows, length, width), optimizer=LEARNERS,
         ),
-        Phase("scoring", at_work(shape, scored(work.rows, length), width), optimizer=LEARNERS),
-        Phase(
-            "log-probs", at_work(shape, part, width), logits(shape, work.at_once * response, PPO_READING),
-            optimizer=LEARNERS,
-        ),
+        Phase("scoring", max(read, default=0), optimizer=LEARNERS),
+        Phase("log-probs", at_work(shape, work.passed, width), responses(shape, work, width), optimizer=LEARNERS),
     ]  # fmt: skip
 
 
-def updating(settings: Settings, model: Architecture, work: Work) -> list[Phase]:
-    """A micro-batch of the policy, then of a critic of its own weights; gradients add up over those of a minibatch."""
-    stage, shape, width = settings.stage, model.size.shape, model.width
-    tokens = work.at_once * work.longest
-    passing = model.passing(settings, mask=0, checkpointing=False)
-    kept, working = passing.kept(work.at_once, work.longest), at_work(shape, tokens, width)
-    copies = PPO_POLICY + (PPO_ENTROPY if stage.entropy_coef else 0)
-    wide = logits(shape, work.at_once * (stage.max_response_length + 1), copies)
-    largest = model.size.largest if settings.adapter.kind is AdapterKind.none else 0
-    several = -(-work.rows // stage.minibatches) > work.at_once
+def scored(rows: int, length: int) -> int:
+    """Tokens of a pass of a RewardModel, all of its rows of this length."""
+    return min(min(SCORED, rows) * length, max(READ_AT_ONCE, length))
+
+
+def responses(shape: Shape, work: Work, width: int) -> int:
+    """Logits of the responses of a micro-batch, whose place their gradient takes, and tiles of float32."""
+    return work.scored * shape.vocabulary * width * PPO_LEARNING + PPO_TILES * max(TILE, shape.vocabulary) * FLOAT32
+
+
+def updating(
+    settings: Settings, policy: Architecture, critic: Architecture, work: Work, *, shared: bool
+) -> list[Phase]:
+    """A micro-batch of the policy, then of the critic, whose gradients add up over those of a minibatch."""
+    stage, found = settings.stage, []
+    several = -(-work.batch // stage.minibatches) > work.at_once
+    largest = policy.size.largest if settings.adapter.kind is AdapterKind.none else 0
+    for model in (policy, critic):
+        passing = model.passing(settings, mask=0, checkpointing=False)
+        if shared and model.width == FLOAT32:  # rlhf/ppo/worn.py makes one product, and keeps no projections
+            passing = passing._replace(rank=0)
+        kept = passing.kept(work.at_once, work.longest) - passing.spared(work.passed - work.scored, attention=False)
+        found.append((kept, at_work(model.size.shape, work.passed, model.width, work.scored)))
+    (kept, working), (values, judging) = found
+    first = max(at_work(model.size.shape, work.passed, model.width) for model in (policy, critic))
+    wide = responses(policy.size.shape, work, policy.width)
     before = LEARNERS if several else ()
-    critic = Phase(
-        "critic backward", kept + working, gradients=LEARNERS if several else ("policy",), optimizer=LEARNERS
-    )
+    # The gradient of the logits is there twice for a moment, and then once beside that of the output layer.
+    again = max(work.scored * policy.size.shape.vocabulary * policy.width, largest)
+    own = LEARNERS if several else ("policy",)
+    critics = [] if heads(settings) else [Phase("critic backward", values + judging, gradients=own, optimizer=LEARNERS)]
     return [
-        Phase("policy loss", kept, wide, gradients=before, optimizer=LEARNERS),
+        Phase("policy loss", kept, wide, other=again, gradients=before, optimizer=LEARNERS),
         Phase("policy backward", kept + working, other=largest, gradients=before, optimizer=LEARNERS),
-        *([] if heads(settings) else [critic]),
-        Phase("end of backward", working, other=largest, gradients=LEARNERS, optimizer=LEARNERS),
+        *critics,
+        Phase("end of backward", first, other=largest, gradients=LEARNERS, optimizer=LEARNERS),
     ]

@@ -3,12 +3,14 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from rlhf.config import AdapterKind, Settings
-from rlhf.config.plan import PlanStage, Strategy
+from rlhf.config import AdapterKind, Settings, Strategy
+from rlhf.config.plan import PlanStage
+from rlhf.config.rollout import Engine
 from rlhf.planning.outlook import Outlook, look_ahead
-from rlhf.planning.work import Rows
+from rlhf.planning.work import Rows, Work
 
 CHECKPOINTING = "stage.trainer.activation_checkpointing"
+FEWEST = 8  # responses at once; fewer take about as long each as one alone
 OFFLOADING = "stage.trainer.activation_offloading"
 
 
@@ -72,10 +74,11 @@ def single(settings: Settings, plan: PlanStage, outlook: Outlook, *, least: bool
         yield Remedy(
             "checkpointing", (f"{CHECKPOINTING}=true",), with_trainer(settings, activation_checkpointing=True), plan
         )
-    smaller = list(halved(settings, plan, outlook.work.at_once))
-    yield from smaller[-1:] if least else smaller
+    for smaller in (halved(settings, plan, outlook.work), fewer(settings, plan, outlook.work)):
+        found = list(smaller)
+        yield from found[-1:] if least else found
     ranks = outlook.machine.place.ranks
-    if trainer is not None and ranks.count > 1 and ranks.strategy is not Strategy.fsdp:
+    if trainer is not None and gpu and ranks.count > 1 and not ranks.strategy.sharded:
         yield Remedy("shards", ("hardware=fsdp",), settings, replace(plan, strategy=Strategy.fsdp))
     if trainer is not None and gpu and settings.stage.name != "base" and not trainer.get("activation_offloading"):
         given = with_trainer(settings, activation_offloading=True)
@@ -83,15 +86,18 @@ def single(settings: Settings, plan: PlanStage, outlook: Outlook, *, least: bool
     yield from adapted(settings, plan, gpu)
 
 
-def halved(settings: Settings, plan: PlanStage, at_once: int) -> Iterator[Remedy]:
-    """Half the rows of a micro-batch, and half again, of the same batch."""
+def halved(settings: Settings, plan: PlanStage, work: Work) -> Iterator[Remedy]:
+    """Half the rows of a micro-batch, and half again, of the same batch; in PPO by its bound on tokens, if any."""
     stage = settings.stage
     if stage.name == "ppo":
-        size = at_once
-        while size > 1:
-            size //= 2
-            given = replace(settings, stage=replace(stage, micro_batch_size=size))
-            yield Remedy(f"micro-batches of {size}", (f"stage.micro_batch_size={size}",), given, plan)
+        rows = work.at_once
+        while rows > 1:
+            rows //= 2
+            bound = {"micro_batch_size": rows}
+            if stage.micro_batch_tokens is not None:
+                bound = {"micro_batch_tokens": rows * work.longest}
+            changes = tuple(f"stage.{key}={value}" for key, value in bound.items())
+            yield Remedy(f"micro-batches of {rows}", changes, with_stage(settings, **bound), plan)
         return
     rows, times = stage.trainer["per_device_train_batch_size"], stage.trainer["gradient_accumulation_steps"]
     while rows > 1 and rows % 2 == 0:
@@ -102,11 +108,23 @@ def halved(settings: Settings, plan: PlanStage, at_once: int) -> Iterator[Remedy
         yield Remedy(f"micro-batches of {rows}", changes, with_trainer(settings, **given), plan)
 
 
+def fewer(settings: Settings, plan: PlanStage, work: Work) -> Iterator[Remedy]:
+    """Half the responses of PPO that are drawn at once, and half again: keys and values of fewer are there."""
+    if settings.stage.name != "ppo" or settings.stage.rollout.engine is not Engine.transformers:
+        return
+    rows = work.rows
+    while rows > FEWEST:
+        rows //= 2
+        rollout = replace(settings.stage.rollout, rows=rows)
+        changes = (f"stage.rollout.rows={rows}",)
+        yield Remedy(f"{rows} responses at once", changes, with_stage(settings, rollout=rollout), plan)
+
+
 def adapted(settings: Settings, plan: PlanStage, gpu: bool) -> Iterator[Remedy]:
     """Adapters in the place of the weights; in PPO they share one base where nothing forbids it."""
     adapter, ppo = settings.adapter, settings.stage.name == "ppo"
     name = "LoRA on one base" if ppo else "LoRA"
-    one = replace(settings, stage=replace(settings.stage, one_base=None)) if ppo else settings
+    one = with_stage(settings, one_base=None) if ppo else settings
     if adapter.kind is AdapterKind.none:
         yield Remedy(name, ("adapter=lora",), replace(one, adapter=replace(adapter, kind=AdapterKind.lora)), plan)
     elif ppo and settings.stage.one_base is False:
@@ -116,5 +134,9 @@ def adapted(settings: Settings, plan: PlanStage, gpu: bool) -> Iterator[Remedy]:
         yield Remedy(f"{name} of 4 bits", ("adapter=qlora",), given, plan)
 
 
+def with_stage(settings: Settings, **given: object) -> Settings:
+    return replace(settings, stage=replace(settings.stage, **given))
+
+
 def with_trainer(settings: Settings, **given: object) -> Settings:
-    return replace(settings, stage=replace(settings.stage, trainer=settings.stage.trainer | given))
+    return with_stage(settings, trainer=settings.stage.trainer | given)

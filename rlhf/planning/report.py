@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 
+import torch
 from rich.table import Table
 
-from rlhf.config import AdapterKind
-from rlhf.config.plan import Strategy
-from rlhf.memory import count, size
+from rlhf.config import AdapterKind, Strategy
+from rlhf.memory import available, count, size
+from rlhf.planning.ledger import Ledger
 from rlhf.planning.outlook import Outlook
 from rlhf.planning.pace import Pace, seconds
 from rlhf.planning.remedies import Remedy, first
@@ -21,7 +22,7 @@ def show(outlook: Outlook, pace: Pace | None) -> None:
     """One stage: what it is, who holds what and when, whether it fits, and what it has to do."""
     stage, model = outlook.settings.stage.name, outlook.model
     tell(f"{stage}: {count(model.size.parameters)} parameters ({model.source}), {trained(outlook)}, {spread(outlook)}")
-    console.print(memory(outlook))
+    console.print(table_of(stage, outlook.ledger))
     tell(fitting(outlook))
     for note in outlook.ledger.notes:
         tell(f"{stage}: {note}")
@@ -44,10 +45,19 @@ def spread(outlook: Outlook) -> str:
     return f"on {ranks.count} x {outlook.machine.name} by {ranks.strategy.value}"
 
 
-def memory(outlook: Outlook) -> Table:
+def show_ledger(stage: str, ledger: Ledger, device: torch.device) -> None:
+    """What a stage says before it begins: its memory, beside what is free of the machine that it runs on."""
+    console.print(table_of(stage, ledger))
+    free, where = available(device), "this GPU" if device.type == "cuda" else "this machine"
+    sentence = f"{stage}: {size(ledger.peak)} at the peak, {ledger.highest.name}, beside {size(free)} free on {where}"
+    if ledger.peak > free:
+        sentence += ", which is too much: the same command with hardware.plan=true says what helps"
+    console.print(sentence, highlight=False, soft_wrap=True)
+
+
+def table_of(stage: str, ledger: Ledger) -> Table:
     """Roles with what stays, then phases with what comes and goes; the highest is marked."""
-    ledger = outlook.ledger
-    table = Table(title=f"{outlook.settings.stage.name}: memory of one device", title_justify="left")
+    table = Table(title=f"{stage}: memory of one device, planned", title_justify="left")
     table.add_column("role")
     for heading in ("parameters", "trained", "weights", "gradients", "optimizer"):
         table.add_column(heading, justify="right")

@@ -13,10 +13,48 @@ from rlhf import models
 from rlhf.config import Adapter, AdapterKind, Dtype, Settings
 from rlhf.config.blame import blame
 from rlhf.errors import LineageError
+from rlhf.generate import seeded
 from rlhf.manifest import read_manifest
+from rlhf.memory import NF4, Shape
 from rlhf.parents import Parent, hub_parent
 from rlhf.planning.activations import Family, Pass, family_of
-from rlhf.ppo.plan import WIDTHS, Size, classifies, measure
+from rlhf.ppo.shared import shell_of
+
+WIDTHS = {Dtype.float32: 4, Dtype.bfloat16: 2, Dtype.float16: 2}
+
+
+class Size(NamedTuple):
+    """Of a language model: parameters and their bytes, the largest one's, and the parameters of a new adapter."""
+
+    shape: Shape
+    parameters: int
+    weights: int
+    largest: int
+    adapter: int
+
+
+def measure(config: PretrainedConfig, adapter: Adapter, dtype: Dtype) -> Size:
+    """From the architecture alone: the model is made on the meta device, where tensors have shapes and no storage."""
+    width = WIDTHS[dtype]
+    with init_empty_weights():
+        model = AutoModelForCausalLM.from_config(config)
+    model.tie_weights()
+    sizes = [parameter.numel() for parameter in model.parameters()]
+    parameters, largest = sum(sizes), max(sizes)
+    packed = 0
+    if adapter.kind is AdapterKind.qlora:  # transformers leaves the output layer as it is
+        layers = (module for module in model.base_model.modules() if isinstance(module, nn.Linear))
+        packed = sum(layer.weight.numel() for layer in layers)
+    weights = int((parameters - packed) * width + packed * NF4)
+    with seeded(0), init_empty_weights():
+        adapted = models.adapt(model, adapter, models.TaskType.CAUSAL_LM)
+    added = sum(value.numel() for value in adapted.parameters()) - parameters
+    return Size(Shape.of(config), parameters, weights, largest * width, added)
+
+
+def classifies(config: PretrainedConfig) -> int:
+    """Parameters of a classifier of one output: a head in the place of the output layer."""
+    return sum(parameter.numel() for parameter in shell_of(config).parameters())
 
 
 class Architecture(NamedTuple):

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from rlhf.config import AdapterKind, Settings
+from rlhf.config import AdapterKind, Settings, SharedPrefix
 from rlhf.memory import FLOAT32
 from rlhf.planning.activations import (
     CROSS_ENTROPY,
@@ -12,13 +12,16 @@ from rlhf.planning.activations import (
     at_work,
     fused_head,
     logits,
+    own_head,
 )
 from rlhf.planning.ledger import Ledger, Phase, Role
 from rlhf.planning.shapes import Architecture
 from rlhf.planning.strategy import Ranks
 from rlhf.planning.work import Work
+from rlhf.preference.architectures import refusal
 
 LEARNER = {"base": "policy", "sft": "policy", "reward": "reward model", "dpo": "policy"}
+TOKENIZER = 330  # bytes an entry of a vocabulary, of tokenizers 0.23 by the resident size of a process
 SCORED = 32  # responses that the report card of a reward model reads at once, at least
 
 
@@ -34,10 +37,9 @@ def ledger(settings: Settings, model: Architecture, work: Work, place: Place) ->
     name, ranks = settings.stage.name, place.ranks
     learner = learning(settings, model, ranks, LEARNER[name], scores=name == "reward")
     roles = [learner]
-    if name == "dpo" and settings.adapter.kind is AdapterKind.none:
-        weights = ranks.weights(model.size.parameters, model.width, trained=False)
-        roles.append(Role("reference", model.size.parameters, 0, settings.model.dtype.value, weights))
     phases = [*steps(settings, model, work, place, learner), evaluating(settings, model, work, place, learner)]
+    if name == "dpo":
+        phases = comparing(settings, model, work, place, roles, phases)
     if name == "reward":
         policy = Role(
             "policy", model.size.parameters, 0, settings.model.dtype.value, model.size.parameters * model.width
@@ -47,8 +49,56 @@ def ledger(settings: Settings, model: Architecture, work: Work, place: Place) ->
         tokens = max(settings.stage.trainer["per_device_eval_batch_size"], SCORED) * work.longest
         working = at_work(model.size.shape, tokens, model.width)
         phases.append(Phase("report card", working, other=pages(place, policy), optimizer=(learner.name,)))
-    phases += reading(roles, place, first=1 if name == "reward" else None)
-    return Ledger(roles, phases)
+    later = name == "reward" or (name == "dpo" and settings.stage.cache_reference)
+    if settings.adapter.kind is AdapterKind.none:  # what is frozen stays mapped from its file, and is there once
+        phases += reading(roles, place, first=1 if later else None)
+    frozen = name == "reward" and settings.adapter.kind is not AdapterKind.none
+    return Ledger(roles, phases, beside=resident(model, place, tokenizers=1, looked_up=frozen))
+
+
+def resident(model: Architecture, place: Place, *, tokenizers: int, looked_up: bool = False) -> int:
+    """What a process without a GPU holds beside its models.
+
+    Weights that nothing trains stay in the file that they are mapped from until they are read: of embeddings that are
+    ``looked_up`` and multiplied by nothing, next to none are.
+    """
+    if place.gpu:
+        return 0
+    shape = model.size.shape
+    unread = shape.vocabulary * shape.hidden * model.width if looked_up else 0
+    return tokenizers * TOKENIZER * shape.vocabulary - unread
+
+
+def shares(settings: Settings, model: Architecture) -> bool:
+    """Whether a prompt is computed once for its responses, as the stage will decide it."""
+    stage = settings.stage
+    if stage.name not in ("reward", "dpo") or stage.shared_prefix is SharedPrefix.off:
+        return False
+    return refusal(model.config, settings.model.attention, stage.trainer.get("max_length")) is None
+
+
+def comparing(
+    settings: Settings, model: Architecture, work: Work, place: Place, roles: list[Role], phases: list[Phase]
+) -> list[Phase]:
+    """DPO's ``phases`` with those of its reference, a second model where no adapter can be switched off.
+
+    Where its log-probabilities are kept they are computed before the first step, by the policy as it is; the second
+    model is then read at the end, for what the policy is held against.
+    """
+    [learner], kept = roles, settings.stage.cache_reference
+    whole = settings.adapter.kind is AdapterKind.none
+    if whole:
+        weights = place.ranks.weights(model.size.parameters, model.width, trained=False)
+        roles.append(Role("reference", model.size.parameters, 0, settings.model.dtype.value, weights))
+    if not kept:
+        return phases
+    shape = model.size.shape
+    wide = head(settings, model, work.passed, work.scored, place, backward=False)
+    first = Phase("reference", at_work(shape, work.passed, model.width), wide)
+    phases = [one._replace(holds=(learner.name,)) for one in (first, *phases)]
+    if whole and settings.held_out.prompts:
+        phases.append(Phase("held out", other=pages(place, roles[1]), optimizer=(learner.name,)))
+    return phases
 
 
 def learning(settings: Settings, model: Architecture, ranks: Ranks, name: str, scores: bool) -> Role:
@@ -75,18 +125,22 @@ def steps(settings: Settings, model: Architecture, work: Work, place: Place, lea
     """The three moments of a step that can be the highest: at the loss, as the backward pass begins, and at its end."""
     shape, width, trainer = model.size.shape, model.width, settings.stage.trainer
     passing = passes(settings, model, place)
-    tokens = work.at_once * work.longest
-    kept = passing.kept(work.at_once, work.longest)
+    tokens = work.passed
+    if work.seen:
+        kept = passing.kept(1, tokens) + passing.branching(tokens, work.seen)
+        kept -= passing.spared(tokens - work.scored, attention=True)
+    else:
+        kept = passing.kept(work.at_once, work.longest)
     if trainer.get("activation_offloading") and place.gpu:
         kept //= max(shape.layers // 2, 1)  # two layers of them are there at once
     moments = (learner.name,)
     gathered = place.ranks.gathered(model.layer, model.outside, width)
     largest = model.size.largest if settings.adapter.kind is AdapterKind.none else 0
     held = {"optimizer": moments, "gradients": moments if trainer["gradient_accumulation_steps"] > 1 else ()}
-    wide = head(settings.stage.name, model, tokens, place, backward=True)
+    wide = head(settings, model, tokens, work.scored, place, backward=True)
     return [
         Phase("loss", kept, wide, other=gathered + (largest if wide else 0), **held),
-        Phase("backward", kept + at_work(shape, tokens, width), other=gathered + largest, **held),
+        Phase("backward", kept + at_work(shape, tokens, width, work.scored), other=gathered + largest, **held),
         Phase("end of backward", at_work(shape, tokens, width), 0, 0, gathered + largest, moments, moments),
     ]
 
@@ -99,24 +153,29 @@ def passes(settings: Settings, model: Architecture, place: Place) -> Pass:
     return model.passing(settings, mask=mask, checkpointing=bool(trainer.get("activation_checkpointing")))
 
 
-def head(name: str, model: Architecture, tokens: int, place: Place, backward: bool) -> int:
-    """As wide as the vocabulary: of every token in pretraining, of a tile in SFT and DPO, none under a head of one."""
-    shape = model.size.shape
+def head(settings: Settings, model: Architecture, tokens: int, scored: int, place: Place, *, backward: bool) -> int:
+    """As wide as the vocabulary: of every token in pretraining, of a tile in SFT and DPO, none under a head of one.
+
+    DPO that shares prefixes has a head of its own on a CPU in float32, of the ``scored`` tokens alone.
+    """
+    shape, name = model.size.shape, settings.stage.name
     if name == "reward":
         return 0
     if name == "base":
         return logits(shape, tokens, CROSS_ENTROPY)
-    return fused_head(shape, tokens, model.width, FUSED_BACKWARD if backward else FUSED_FORWARD, place.gpu)
+    if not place.gpu and model.width == FLOAT32 and shares(settings, model):
+        return own_head(shape, scored, learns=backward and settings.adapter.kind is AdapterKind.none)
+    return fused_head(shape, scored, model.width, FUSED_BACKWARD if backward else FUSED_FORWARD, place.gpu)
 
 
 def evaluating(settings: Settings, model: Architecture, work: Work, place: Place, learner: Role) -> Phase:
     """The held-out split at the end: nothing is kept, and the optimizer is still there."""
     trainer, shape = settings.stage.trainer, model.size.shape
-    rows = trainer["per_device_eval_batch_size"] * work.at_once // trainer["per_device_train_batch_size"]
-    wide = head(settings.stage.name, model, rows * work.longest, place, backward=False)
-    working = at_work(shape, rows * work.longest, model.width)
+    times = trainer["per_device_eval_batch_size"] / trainer["per_device_train_batch_size"]
+    tokens, scored = round(work.passed * times), round(work.scored * times)
+    wide = head(settings, model, tokens, scored, place, backward=False)
     gathered = place.ranks.gathered(model.layer, model.outside, model.width)
-    return Phase("evaluating", working, wide, other=gathered, optimizer=(learner.name,))
+    return Phase("evaluating", at_work(shape, tokens, model.width), wide, other=gathered, optimizer=(learner.name,))
 
 
 def reading(roles: list[Role], place: Place, first: int | None = None) -> list[Phase]:

@@ -17,6 +17,8 @@ from rlhf.data import check_splits, load
 from rlhf.errors import ConfigError, ModelError
 from rlhf.evaluation import held_out
 from rlhf.generate import end_ids
+from rlhf.planning import report
+from rlhf.planning.work import longest_prompt
 from rlhf.ppo import Diagnosis, PPOTrainer
 from rlhf.ppo.engines import Copied
 from rlhf.ppo.plan import plan
@@ -39,8 +41,9 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
     tokenizer = models.load_tokenizer(run["policy"], settings.model)
     run.record_tokenizer(tokenizer)
     roles = assign(settings, run.parents, tokenizer)
-    planned, meter = plan(settings, roles), memory.Meter(models.device(settings.hardware))
-    memory.show("ppo", planned, meter.device)
+    longest = longest_prompt(prompts["train"]["prompt"], tokenizer, stage.max_prompt_length)
+    planned, meter = plan(settings, roles, longest), memory.Meter(models.device(settings.hardware))
+    report.show_ledger("ppo", planned, meter.device)
     rewards = Builder(settings, run.parents, tokenizer, roles.reward_model)
     gold = rewards.gold()
     reward, normal = rewards.reward()
@@ -64,7 +67,7 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
         trainer.sampler, trainer.synchronise = engine, engine.synchronise
     sample = training.Sampler(run, roles.policy, tokenizer, prompts["validation"]["prompt"], settings)
     metrics = train(trainer, run, sample)
-    run.manifest["memory"] = memory.compare("ppo", planned, meter.read())
+    run.manifest["memory"] = planned.record() | memory.compare("ppo", planned.peak, meter.read())
     sample(stage.updates)
     scorers = held_out.scorers(settings, run, gold, reward)
     metrics |= held_out.measure(settings, run, asked, roles.policy, roles.reference, tokenizer, scorers)

@@ -1,15 +1,25 @@
 """The factors against the tensors that autograd really holds on to."""
 
 import contextlib
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from transformers import AutoModelForCausalLM, GPT2Config, GPTNeoXConfig, LlamaConfig, Qwen3Config
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    GPT2Config,
+    GPTNeoXConfig,
+    LlamaConfig,
+    Qwen3Config,
+)
 
 from rlhf.memory import Shape
-from rlhf.planning.activations import GATED, OUTSIDE, Pass, at_work, family_of, fused_head, logits
+from rlhf.planning.activations import GATED, OUTSIDE, Pass, at_work, family_of, fused_head, logits, own_head
+from rlhf.preference.head import score
+from rlhf.preference.shared import sharing
 
 ROWS, LENGTH, RANK = 3, 40, 8
 
@@ -34,6 +44,14 @@ def really_kept(one: Any, rank: int | None, dropout: float, checkpointing: bool 
             model = get_peft_model(model, LoraConfig(r=rank, lora_dropout=dropout, **options))
     if checkpointing:
         model.gradient_checkpointing_enable()
+    ids = torch.randint(0, 50, (ROWS, LENGTH))
+    return held(
+        model, lambda: model.train()(ids, attention_mask=torch.ones_like(ids), use_cache=False, logits_to_keep=1)
+    )
+
+
+def held(model: torch.nn.Module, call: Callable[[], Any]) -> int:
+    """Bytes of what autograd holds on to after ``call``, parameters aside."""
     parameters = {value.untyped_storage().data_ptr() for value in model.parameters()}
     seen: dict[int, torch.Tensor] = {}
 
@@ -42,9 +60,8 @@ def really_kept(one: Any, rank: int | None, dropout: float, checkpointing: bool 
             seen[tensor.untyped_storage().data_ptr()] = tensor
         return tensor
 
-    ids = torch.randint(0, 50, (ROWS, LENGTH))
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        model.train()(ids, attention_mask=torch.ones_like(ids), use_cache=False, logits_to_keep=1)
+        call()
     return sum(tensor.untyped_storage().nbytes() for tensor in seen.values())
 
 
@@ -93,3 +110,41 @@ def test_a_fused_head_works_on_a_tile() -> None:
     assert fused_head(shape, 10_000, 2, 8.25, gpu=True) == 4_096 * 32_768 * 2
     assert logits(shape, 10, 3) == 10 * 50_000 * 12
     assert at_work(Shape(1, 2, 5, 1, 1, 1), 10, 4) == 10 * 4 * (3 * 2 + 3 * 5)
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen3"])
+@pytest.mark.parametrize("layers", [3, 6])
+def test_rows_that_share_a_prompt_keep_less(kind: str, layers: int) -> None:
+    """A reward model on two pairs: prompts once, no padding, and of the last layer what the last tokens need."""
+    one = config(kind, layers, 128, 384)
+    one.num_labels, one.pad_token_id = 1, 0
+    model = AutoModelForSequenceClassification.from_config(one)
+    prompt, responses = 24, (20, 16)
+    rows = []
+    for pair in range(2):
+        start = [1 + pair, *range(3, prompt + 2)]
+        rows += [[*start, *([30 + number + 5 * pair] * size)] for number, size in enumerate(responses)]
+    ids = torch.tensor([row + [0] * (prompt + max(responses) - len(row)) for row in rows])
+    with sharing(model):
+        found = held(model, lambda: model.train()(input_ids=ids, attention_mask=(ids != 0).long(), use_cache=False))
+    tokens, seen = 2 * (prompt + sum(responses)), 2 * (2 * prompt + sum(responses))
+    passing = Pass(family_of(kind), Shape.of(one), 4)
+    planned = passing.kept(1, tokens) + passing.branching(tokens, seen) - passing.spared(tokens - 4, attention=True)
+    assert found == pytest.approx(planned, rel=0.1)
+    assert passing.spared(tokens - 4, attention=False) < passing.spared(tokens - 4, attention=True)
+
+
+@pytest.mark.parametrize("learns", [True, False])
+def test_the_head_of_shared_rows(learns: bool) -> None:
+    """Where the matrix learns, all probabilities are kept, and forward there is a tile of logits beside."""
+    tokens, vocabulary = 30, 1000
+    layer = torch.nn.Linear(8, vocabulary, bias=False).requires_grad_(learns)
+    hidden = torch.randn(tokens, 8, requires_grad=True)
+    kept = held(layer, lambda: score(layer, hidden, torch.zeros(tokens, dtype=torch.long), ("log_probs",)))
+    kept -= hidden.nbytes + tokens * (8 + 4)  # the targets and what divides
+    shape = Shape(1, 8, 1, 1, 1, vocabulary)
+    wide = own_head(shape, tokens, learns=learns)
+    assert wide == 2 * tokens * vocabulary * 4  # less than a tile
+    assert kept == (wide // 2 if learns else 0)
+    many = 200_000
+    assert own_head(shape, many, learns=learns) == (2**27 * 4 if learns else 2 * (2**23 // vocabulary) * vocabulary * 4)

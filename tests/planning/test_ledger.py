@@ -13,6 +13,7 @@ def test_a_phase_has_what_is_there_by_then() -> None:
     assert [ledger.total(phase) for phase in ledger.phases] == [40 + 7, 80 + 120, 80 + 40 + 80 + 53]
     assert ledger.highest is later
     assert ledger.peak == 253
+    assert Ledger(ROLES, [reading, first, later], beside=9).peak == 262
 
 
 def test_what_is_recorded() -> None:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from rlhf.config.plan import Strategy
+from rlhf.config import Strategy
 from rlhf.errors import ModelError
 from rlhf.planning.outlook import Outlook, machine_of, record
 from tests.conftest import composed

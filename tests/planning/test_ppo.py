@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from rlhf.config import Settings
+from rlhf.errors import ConfigError
 from rlhf.parents import Parent
 from rlhf.planning.outlook import Outlook, look_ahead
 from rlhf.planning.ppo import shares
@@ -31,11 +32,15 @@ def settings_on(found: dict[str, Parent], *overrides: str) -> Settings:
 def test_the_roles_hold_what_the_stage_says_of_them(parents: Parents, tokenizer: Any, way: str) -> None:  # noqa: F811
     found = parents(policy="sft", reward="reward")
     settings = settings_on(found, *(() if way in ("adapter=none", "stage.critic_kind=head") else LORA), way)
-    stage_says = {line.role: line for line in plan(settings, assign(settings, found, tokenizer)).lines}
+    stage_says = plan(settings, assign(settings, found, tokenizer), 30)
+    lines = {role.name: role for role in stage_says.roles}
     ledger = look_ahead(settings, plan_of(), ROWS["ppo"]).ledger
+    assert [one for one in ledger.phases if one.name != "reading"] == [
+        one for one in stage_says.phases if one.name != "reading"
+    ]
     for role in ledger.roles:
         if role.name in ("policy", "critic", "reference", "shared base"):
-            line = stage_says[role.name]
+            line = lines[role.name]
             assert (role.trainable, role.gradients, role.optimizer) == (line.trainable, line.gradients, line.optimizer)
             assert role.weights == pytest.approx(line.weights, rel=0.01)
 
@@ -64,7 +69,7 @@ def test_micro_batches_and_gpus_take_their_share(ahead: Ahead) -> None:
     phases = {}
     for name, given in {"8": ["stage.micro_batch_size=8"], "16": ["stage.micro_batch_size=16"]}.items():
         phases[name] = {phase.name: phase for phase in ahead("ppo", *given).ledger.phases}
-    assert phases["16"]["policy loss"].vocabulary == 2 * phases["8"]["policy loss"].vocabulary
+    assert phases["16"]["policy loss"].activations == 2 * phases["8"]["policy loss"].activations
     eight = {phase.name: phase for phase in ahead("ppo", plan=("stage.device=a100-80gb", "stage.gpus=8")).ledger.phases}
     assert 8 * eight["sampling"].cache == phases["16"]["sampling"].cache
 
@@ -97,9 +102,15 @@ def test_a_reward_that_is_no_model_is_said_not_to_be_planned(ahead: Ahead) -> No
     assert not ahead("ppo").ledger.notes
 
 
-def test_an_entropy_in_the_loss_takes_two_more(ahead: Ahead) -> None:
-    without, within = (
-        {phase.name: phase for phase in ahead("ppo", f"stage.entropy_coef={value}").ledger.phases}["policy loss"]
-        for value in (0, 0.01)
+def test_fewer_responses_at_once_have_a_smaller_cache(ahead: Ahead) -> None:
+    whole, part = (
+        {phase.name: phase for phase in ahead("ppo", f"stage.rollout.rows={rows}").ledger.phases}["sampling"]
+        for rows in ("null", 64)
     )
-    assert within.vocabulary == without.vocabulary * 7 / 5
+    assert whole.cache == 8 * part.cache
+    assert whole.vocabulary == 8 * part.vocabulary
+
+
+def test_shards_are_not_for_ppo(ahead: Ahead) -> None:
+    with pytest.raises(ConfigError, match="cannot be planned for ppo"):
+        ahead("ppo", plan=("stage.device=a100-80gb", "stage.gpus=8", "stage.strategy=fsdp"))

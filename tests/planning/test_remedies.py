@@ -75,6 +75,16 @@ def test_ppo_is_told_of_one_base(ahead: Ahead) -> None:
     assert ("stage.one_base=null",) in [remedy.changes for remedy, _ in remedies(ahead, "ppo", 0.5, *given)]
 
 
+def test_ppo_is_told_of_fewer_responses_and_fewer_tokens(ahead: Ahead) -> None:
+    """What bounds a micro-batch is lowered: tokens where they do, else rows."""
+    changes = [change for one, _ in remedies(ahead, "ppo", 0.5) for change in one.changes]
+    assert {"stage.rollout.rows=256", "stage.rollout.rows=8"} <= set(changes)
+    assert [change for change in changes if change.startswith("stage.micro_batch_tokens=")]
+    rows = ("stage.micro_batch_tokens=null", "stage.micro_batch_size=6")
+    changes = [change for one, _ in remedies(ahead, "ppo", 0.5, *rows) for change in one.changes]
+    assert {"stage.micro_batch_size=3", "stage.micro_batch_size=1"} <= set(changes)
+
+
 def test_there_are_no_four_bits_without_a_gpu(ahead: Ahead, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rlhf.memory.available", lambda device: 1000)
     outlook = ahead("sft", "hardware=cpu", plan=())

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import pytest
+import torch
 
 from rlhf.planning import report
 from rlhf.planning.outlook import Outlook
@@ -59,3 +60,15 @@ def test_where_nothing_is_enough(ahead: Ahead, capsys: pytest.CaptureFixture) ->
 
 def test_durations() -> None:
     assert [report.duration(n) for n in (0.5, 90, 7200)] == ["0.5 seconds", "1.5 minutes", "2 hours"]
+
+
+def test_what_a_stage_says_of_itself(
+    ahead: Ahead, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = ahead("ppo").ledger
+    for free, told in ((2 * ledger.peak, "free on this machine"), (1000, "which is too much: the same command with")):
+        monkeypatch.setattr("rlhf.planning.report.available", lambda device, free=free: free)
+        report.show_ledger("ppo", ledger, torch.device("cpu"))
+        shown = " ".join(capsys.readouterr().out.split())
+        assert "ppo: memory of one device, planned" in shown
+        assert told in shown

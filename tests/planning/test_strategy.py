@@ -1,8 +1,9 @@
 """Bytes of a device against the ZeRO paper's own example and by hand."""
 
 import pytest
+import torch
 
-from rlhf.config.plan import Strategy
+from rlhf.config import Strategy
 from rlhf.planning.strategy import Ranks
 
 PSI = 7_500_000_000
@@ -42,3 +43,12 @@ def test_fsdp_trains_in_float32_whatever_it_casts_to() -> None:
 def test_deepspeed_needs_no_second_copy_of_float32() -> None:
     assert Ranks(Strategy.deepspeed_zero2, 1).optimizer(100, 4) == 800
     assert Ranks(Strategy.deepspeed_zero2, 1).optimizer(100, 2) == 1200
+
+
+def test_adam_keeps_two_moments() -> None:
+    layer = torch.nn.Linear(30, 20, bias=False)
+    optimizer = torch.optim.AdamW(layer.parameters())
+    layer(torch.ones(1, 30)).sum().backward()
+    optimizer.step()
+    [state] = optimizer.state.values()
+    assert sum(value.nbytes for value in state.values() if value.dim()) == Ranks(Strategy.none, 1).optimizer(600, 4)

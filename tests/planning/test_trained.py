@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from rlhf import models
 from rlhf.planning.outlook import Outlook, look_ahead
+from rlhf.planning.trained import TOKENIZER
 from tests.conftest import FAST, TINY, composed
 from tests.planning.conftest import ROWS, plan_of
 
@@ -56,6 +57,26 @@ def test_dpo_has_a_reference_unless_the_adapter_is_switched_off(ahead: Ahead) ->
     assert [role.name for role in ahead("dpo", "adapter=lora").ledger.roles] == ["policy"]
 
 
+def test_a_reference_that_is_kept_is_not_there_while_the_policy_learns(ahead: Ahead) -> None:
+    """Its pass comes first, by the policy itself; it is read again for what is held out."""
+    kept, beside = (ahead("dpo", f"stage.cache_reference={given}").ledger for given in ("true", "false"))
+    phases = {phase.name: phase for phase in kept.phases}
+    assert kept.phases[0].name == "reference"
+    assert (phases["reference"].optimizer, phases["reference"].holds) == ((), ("policy",))
+    assert kept.weights(phases["loss"]) == kept.roles[0].weights
+    assert kept.weights(phases["held out"]) == beside.weights(beside.phases[0]) == 2 * kept.roles[0].weights
+    assert "held out" not in {phase.name for phase in ahead("dpo", "held_out.prompts=0").ledger.phases}
+
+
+@pytest.mark.parametrize("stage", ["reward", "dpo"])
+def test_prompts_that_are_shared_are_counted_once(stage: str, ahead: Ahead) -> None:
+    shared, apart = (ahead(stage, MANY, f"stage.shared_prefix={given}") for given in ('"auto"', '"off"'))
+    assert shared.work.passed == 512 * (30 + 20 + 10)
+    assert apart.work.passed == 512 * 2 * 50
+    assert shared.ledger.peak < apart.ledger.peak
+    assert shared.work.trained < apart.work.trained
+
+
 def test_gradients_stay_where_they_add_up(ahead: Ahead) -> None:
     once, twice = ahead("sft"), ahead("sft", "stage.trainer.gradient_accumulation_steps=2")
     [loss_once], [loss_twice] = (
@@ -81,6 +102,16 @@ def test_without_a_gpu_the_file_is_resident_while_it_is_read(ahead: Ahead) -> No
     phases = {phase.name: phase for phase in ahead("dpo", "hardware=cpu", plan=()).ledger.phases}
     assert phases["reading"].other == 1_235_814_400 * 2
     assert "reading" not in {phase.name for phase in ahead("dpo").ledger.phases}
+
+
+def test_what_a_process_holds_beside_its_models(ahead: Ahead) -> None:
+    """A tokenizer; and of embeddings that are frozen and looked up alone nearly nothing, of 128,256 entries of 2048."""
+    assert ahead("sft", "hardware=cpu", plan=()).ledger.beside == 128_256 * TOKENIZER
+    assert ahead("reward", "hardware=cpu", plan=()).ledger.beside == 128_256 * TOKENIZER
+    frozen = ahead("reward", "hardware=cpu", "adapter=lora", plan=()).ledger
+    assert frozen.beside == 128_256 * (TOKENIZER - 2 * 2048)
+    assert ahead("ppo", "hardware=cpu", plan=()).ledger.beside == 128_256 * TOKENIZER * 2
+    assert ahead("sft").ledger.beside == 0
 
 
 def test_the_report_card_is_written_beside_the_policy(ahead: Ahead) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from rlhf.config import DPOStage
 from rlhf.errors import RlhfError
-from rlhf.planning.work import Rows, padding, rows_of, sampled, trained
+from rlhf.planning.work import Rows, noted, padding, rows_of, sampled, trained
 from tests.conftest import TINY, composed
 from tests.planning.conftest import plan_of
 
@@ -77,7 +77,9 @@ def test_ppo_by_hand() -> None:
     assert work.tokens == 16 * 40
     assert work.drawn == 16 * 10
     assert work.trained == 16 * 40 * 3 * 2
-    assert work.read == 16 * 40 * 4  # policy, reference, critic and a reward model
+    assert work.read == 16 * 40 * 3  # reference, critic and a reward model; the policy noted its own in drawing
+    half = composed("stage=ppo", *LOCAL, "model.dtype=bfloat16")
+    assert (noted(settings), noted(half)) == (True, False)
     assert (work.rows, work.at_once, work.longest) == (8, 3, 40)
     assert sampled(settings, Rows(50, [(30,)], "counted"), 4).rows == 2
 

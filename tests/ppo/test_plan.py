@@ -9,14 +9,20 @@ from peft import LoraConfig, get_peft_model
 from rlhf.config import Settings
 from rlhf.memory import NF4
 from rlhf.parents import Parent
+from rlhf.planning.ledger import Ledger, Phase
+from rlhf.planning.shapes import measure
 from rlhf.ppo.checkpoint import trainable
-from rlhf.ppo.plan import measure, plan, stored
+from rlhf.ppo.plan import plan, stored
 from rlhf.ppo.roles import assign
 from tests.ppo.conftest import config, new_policy
 from tests.ppo.test_roles import LORA, family, parents  # noqa: F401 - fixtures
 
 Configure = Callable[..., Settings]
 Parents = Callable[..., dict[str, Parent]]
+
+
+def phase(ledger: Ledger, name: str) -> Phase:
+    return next(one for one in ledger.phases if one.name == name)
 
 
 def parameters(module: Any) -> int:
@@ -32,7 +38,7 @@ def test_what_is_planned_is_what_is_made(
 ) -> None:
     given = settings("ppo", *(() if way == "adapter=none" else LORA), way)
     roles = assign(given, parents(policy="sft", reward="reward"), tokenizer)
-    lines = {line.role: line for line in plan(given, roles).lines}
+    lines = {line.name: line for line in plan(given, roles).roles}
     policy, critic = trainable(roles.policy), trainable(roles.critic)
     assert lines["policy"].trainable == sum(value.numel() for value in policy.values())
     assert lines["critic"].trainable == sum(value.numel() for value in critic.values())
@@ -80,7 +86,7 @@ def test_sharing_saves_three_bases(
     for options in ((), (*LORA, "stage.one_base=false"), LORA):
         one = settings("ppo", *options)
         found = plan(one, assign(one, given, tokenizer))
-        peaks.append(found.working - max(line.activations for line in found.lines))
+        peaks.append(sum(role.weights + role.gradients + role.optimizer for role in found.roles))
     assert peaks[0] > peaks[1] > peaks[2]
 
 
@@ -100,8 +106,7 @@ def test_a_larger_micro_batch_is_told(
             "stage.micro_batch_tokens=null",
         )
         made = plan(one, assign(one, parents(policy="sft", reward="reward"), tokenizer))
-        lines = {line.role: line for line in made.lines}
-        found.append(lines["critic"].activations)
+        found.append(phase(made, "critic backward").activations)
     assert found[1] == 2 * found[0]
     assert found[2] == 4 * found[0]
 
@@ -116,7 +121,7 @@ def test_a_budget_of_tokens_is_a_number_of_the_longest_rows(
     for name, size, tokens in (("six", 6, "null"), ("budget", "null", 3200), ("one", 1, "null"), ("tiny", "null", 10)):
         bounds = (f"stage.micro_batch_size={size}", f"stage.micro_batch_tokens={tokens}", "stage.max_prompt_length=512")
         one = settings("ppo", *LORA, "stage.batch_size=8", "stage.minibatches=1", *bounds)
-        found[name] = [line.activations for line in plan(one, assign(one, given, tokenizer)).lines]
+        found[name] = plan(one, assign(one, given, tokenizer)).phases
     assert found["six"] == found["budget"]
     assert found["one"] == found["tiny"]
 

@@ -55,7 +55,7 @@ def test_one_stage_is_planned_as_it_would_run(
 def test_what_does_not_fit_ends_with_1_and_a_remedy(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    given = ("experiment=tldr-pythia", "stage.stages=[dpo]", "stage.device=a100-80gb", "stage.memory_gib=12")
+    given = ("experiment=tldr-pythia", "stage.stages=[dpo]", "stage.device=a100-80gb", "stage.memory_gib=8")
     with pytest.raises(SystemExit) as ended:
         run(monkeypatch, "stage=plan", *given)
     assert ended.value.code == 1

@@ -51,7 +51,7 @@ def make(spec: dict[str, Any]) -> Callable[[int], dict[str, Any]]:
         stop_token="eos",
         temperature=spec["temperature"],
         learning_rate=spec["learning_rate"],
-        local_rollout_forward_batch_size=spec["rows"],
+        local_rollout_forward_batch_size=spec.get("read_rows", spec["rows"]),
         num_sample_generations=0,
         gradient_checkpointing=False,
         bf16=False,

@@ -294,6 +294,8 @@ def record(path: Path, found: Mapping[str, Any]) -> None:
     from importlib.metadata import version
 
     packages = {name: version(name) for name in ("torch", "transformers", "trl", "peft")}
-    command = " ".join(["python", "-m", f"benchmarks.{path.stem}", *sys.argv[1:]])
+    # Where an interpreter or a model lies is this machine's affair.
+    words = [Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:]]
+    command = " ".join(["python", "-m", f"benchmarks.{path.stem}", *words])
     head = {"command": command, "date": date.today().isoformat(), "machine": machine(), "versions": packages}
     path.write_text(json.dumps(head | dict(found), indent=1) + "\n", encoding="utf-8")

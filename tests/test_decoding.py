@@ -69,7 +69,7 @@ def test_greedy_is_what_transformers_generates(model: Any) -> None:
 def test_logprobs_are_those_of_a_full_pass(model: Any) -> None:
     with seeded(1):
         found = sample(model, ROWS, ends_of(model), PAD, 12, 0.7)
-    for row, (ids, logprobs) in zip(ROWS, found, strict=True):
+    for row, (ids, logprobs, _) in zip(ROWS, found, strict=True):
         logp = torch.log_softmax(model(torch.tensor([row + ids])).logits[0, len(row) - 1 : -1] / 0.7, -1)
         assert logprobs == pytest.approx(logp.gather(1, torch.tensor(ids)[:, None])[:, 0].tolist(), abs=1e-5)
 

@@ -212,7 +212,7 @@ def test_a_sampled_token_comes_with_its_logprob(model: Any, tokenizer: Any, temp
     with seeded(0):
         found = sample(model.eval(), rows, {tokenizer.eos_token_id}, tokenizer.pad_token_id, 7, temperature)
     assert max(len(response.ids) for response in found) > 4
-    for row, (ids, logprobs) in zip(rows, found, strict=True):
+    for row, (ids, logprobs, _) in zip(rows, found, strict=True):
         assert len(ids) == len(logprobs)
         for t, token in enumerate(ids):
             logits = model(torch.tensor([[*row, *ids[:t]]])).logits[0, -1] / temperature

@@ -112,14 +112,16 @@ def test_a_run_that_is_short_of_memory_ends_as_one_that_is_not(
                 assert other[key] == pytest.approx(one[key], rel=1e-2 if key == "train/entropy" else 1e-4, abs=1e-5)
 
 
+@pytest.mark.parametrize("critic", ["own", "head"])
 def test_ppo_that_is_short_of_memory_ends_as_one_that_is_not(
     beside_chain: Callable[..., Settings],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture,
+    critic: str,
 ) -> None:
     """Memory for one row, in what is evaluated and what is learned from. Adam moves the weights by 4e-2."""
-    settings = beside_chain("ppo", "stage.gold=null")
+    settings = beside_chain("ppo", "stage.gold=null", f"stage.critic_kind={critic}")
     execute(settings, tmp_path / "whole")
     capsys.readouterr()
     limit_ppo(monkeypatch, 1)
@@ -134,14 +136,14 @@ def test_ppo_that_is_short_of_memory_ends_as_one_that_is_not(
 
 
 def limit_ppo(monkeypatch: pytest.MonkeyPatch, most: int) -> None:
-    own = forward.response_logprobs
+    own = forward.response_outputs
 
     def limited(model: Any, inputs: forward.Rows, *others: Any) -> Any:
         if len(inputs.input_ids) > most:
             raise RuntimeError(CPU_TEXT)
         return own(model, inputs, *others)
 
-    monkeypatch.setattr(forward, "response_logprobs", limited)
+    monkeypatch.setattr(forward, "response_outputs", limited)
 
 
 def test_one_row_that_is_too_much_ends_the_run(

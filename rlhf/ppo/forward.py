@@ -34,13 +34,9 @@ def rows(prompt_ids: Tensor, prompt_mask: Tensor, response_ids: Tensor, mask: Te
     return Rows(ids, row * length + prompt_mask.sum(-1)[row] + column - 1)
 
 
-def response_logprobs(model: Any, inputs: Rows, tokens: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """log softmax(z / τ)[a] of response ``tokens`` (N,), and the entropies of softmax(z / τ), both (N,) in float32."""
-    return response_outputs(model, inputs, tokens, temperature)[:2]
-
-
 def response_outputs(model: Any, inputs: Rows, tokens: Tensor, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
-    """``response_logprobs``, and the hidden states (N, h) that the logits are made of.
+    """log softmax(z / τ)[a] of response ``tokens`` (N,), the entropies of softmax(z / τ), both (N,) in float32, and the
+    hidden states (N, h) that the logits z are made of.
 
     ``model`` is called as a whole, so that adapters, roles and distributed wrappers see the call.
     """

@@ -10,9 +10,8 @@ from torch import Tensor, nn
 
 from rlhf.config import LossMean, PPOStage
 from rlhf.halving import Parts
-from rlhf.ppo import checkpoint
+from rlhf.ppo import checkpoint, forward
 from rlhf.ppo.critic import ValueHead
-from rlhf.ppo.forward import response_outputs
 from rlhf.ppo.kl import ESTIMATORS, kl_loss
 from rlhf.ppo.losses import clipped_policy_loss, clipped_value_loss, truncated_importance
 from rlhf.ppo.ranks import anywhere, average_gradients, everyones, everyones_rows, largest, padded, total
@@ -194,7 +193,7 @@ class Learner:
         with self.accelerator.no_sync(self.ranked_policy), self.accelerator.no_sync(self.ranked_critic):
             with torch.set_grad_enabled(learns):
                 tokens = part.response_ids[part.mask]
-                outputs = response_outputs(self.ranked_policy, inputs_of(part), tokens, self.stage.temperature)
+                outputs = forward.response_outputs(self.ranked_policy, inputs_of(part), tokens, self.stage.temperature)
                 spreads = (spread(one, part.mask) for one in outputs[:2])
                 loss, found = self._policy_loss(part, *spreads, advantages, kl_coef)
             losses = {"loss/policy_avg": masked_sum(share * loss, part.mask)}

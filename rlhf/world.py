@@ -170,6 +170,17 @@ def told(value: T) -> T:
     return box[0]
 
 
+def gathered(value: T) -> list[T]:
+    """Each process's ``value``, in all of them, by rank."""
+    if not started():
+        return [value]
+    import torch
+
+    found: list[T] = [value] * size()
+    torch.distributed.all_gather_object(found, value)
+    return found
+
+
 def anywhere(holds: bool) -> bool:
     """Whether it holds in any process: what one alone decided would leave the others waiting for it for ever."""
     if not started():

@@ -42,25 +42,37 @@ class FailsBackward(torch.autograd.Function):
 
 @pytest.fixture
 def memory(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[int]]:
-    """Memory for at most so many rows of a model that learns; returns the list of what it could not hold."""
+    """Memory for a share of the largest pass with gradients until then; returns the list of what it could not hold.
 
-    def suffices_for(most: int, backward: bool = False, from_call: int = 0) -> list[int]:
-        forward, failed, calls = LlamaDecoderLayer.forward, [], []
+    In tokens, padding included: pairs that share a prompt lie in one row, however many they are.
+    """
+    forward, seen, limits = LlamaDecoderLayer.forward, [0], []
 
-        def limited(self: LlamaDecoderLayer, hidden_states: torch.Tensor, *arguments: Any, **named: Any) -> Any:
-            learns = torch.is_grad_enabled() and self.training and self.self_attn.layer_idx == 0
-            if learns:
-                calls.append(len(hidden_states))
-            if learns and len(hidden_states) > most and len(calls) > from_call:
-                failed.append(len(hidden_states))
-                if not backward:
-                    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+    def limited(self: LlamaDecoderLayer, hidden_states: torch.Tensor, *arguments: Any, **named: Any) -> Any:
+        if torch.is_grad_enabled() and self.training and self.self_attn.layer_idx == 0:
+            size = hidden_states.shape[:2].numel()
+            if not limits:
+                seen.append(size)
+            elif limits[0](size):
                 hidden_states = FailsBackward.apply(hidden_states)
-            return forward(self, hidden_states, *arguments, **named)
+        return forward(self, hidden_states, *arguments, **named)
 
-        monkeypatch.setattr(LlamaDecoderLayer, "forward", limited)
+    def suffices_for(share: float, backward: bool = False, from_call: int = 0) -> list[int]:
+        calls, failed, most = [], [], share * max(seen)
+
+        def fails(size: int) -> bool:
+            calls.append(size)
+            if size <= most or len(calls) <= from_call:
+                return False
+            failed.append(size)
+            if not backward:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+            return True
+
+        limits.append(fails)
         return failed
 
+    monkeypatch.setattr(LlamaDecoderLayer, "forward", limited)
     return suffices_for
 
 
@@ -74,14 +86,14 @@ def logged(directory: Path) -> list[dict[str, float]]:
 
 CARD = ["stage.trainer.per_device_train_batch_size=5", "stage.probe_rows=0", "stage.statistics_prompts=2"]
 CASES = {
-    "sft": ("sft", 2, ["stage.trainer.per_device_train_batch_size=5"], {}),
+    "sft": ("sft", ["stage.trainer.per_device_train_batch_size=5"], {}),
     # The second of two steps that share an optimiser step fails half-way through its backward pass.
-    "accumulated": ("sft", 2, ["stage.trainer.gradient_accumulation_steps=2"], {"backward": True, "from_call": 1}),
-    "base": ("base", 2, ["stage.block_length=16"], {}),
-    "reward": ("reward", 4, [*CARD, "stage.trainer.center_rewards_coefficient=0.1"], {}),
-    "rankings": ("reward", 4, [*CARD, "stage.loss=plackett_luce"], {}),
-    "dpo": ("dpo", 4, ["stage.trainer.per_device_train_batch_size=5"], {"backward": True}),
-    "stored": ("dpo", 4, ["stage.loss=[sigmoid,sft]", "stage.trainer.precompute_ref_log_probs=true"], {}),
+    "accumulated": ("sft", ["stage.trainer.gradient_accumulation_steps=2"], {"backward": True, "from_call": 1}),
+    "base": ("base", ["stage.block_length=16"], {}),
+    "reward": ("reward", [*CARD, "stage.trainer.center_rewards_coefficient=0.1"], {}),
+    "rankings": ("reward", [*CARD, "stage.loss=plackett_luce"], {}),
+    "dpo": ("dpo", ["stage.trainer.per_device_train_batch_size=5"], {"backward": True}),
+    "stored": ("dpo", ["stage.loss=[sigmoid,sft]", "stage.cache_reference=true"], {}),
 }  # fmt: skip
 
 
@@ -94,10 +106,10 @@ def test_a_run_that_is_short_of_memory_ends_as_one_that_is_not(
     capsys: pytest.CaptureFixture,
 ) -> None:
     """Weights of all parameters and every logged metric of training, after two steps of a high learning rate."""
-    stage, most, overrides, how = CASES[case]
+    stage, overrides, how = CASES[case]
     settings = beside_chain(stage, *STEPS, *overrides)
     execute(settings, tmp_path / "whole")
-    failed = memory(most, **how)
+    failed = memory(0.5, **how)
     capsys.readouterr()
     execute(settings, tmp_path / "halved")
     assert failed
@@ -157,7 +169,7 @@ def test_one_row_that_is_too_much_ends_the_run(
 def test_nothing_is_halved_where_it_is_not_asked_for(
     beside_chain: Callable[..., Settings], memory: Callable[..., list[int]], tmp_path: Path
 ) -> None:
-    memory(2)
+    memory(0)
     with pytest.raises(torch.OutOfMemoryError):
         execute(beside_chain("sft", "hardware.halve=false"), tmp_path / "sft")
 
@@ -165,7 +177,7 @@ def test_nothing_is_halved_where_it_is_not_asked_for(
 def test_a_loss_of_a_whole_batch_is_refused(
     beside_chain: Callable[..., Settings], memory: Callable[..., list[int]], tmp_path: Path
 ) -> None:
-    memory(2)
+    memory(0)
     told = r"stage.loss=\['aot'\] is none of single pairs: start again with .*size=2 and .*steps=2"
     with pytest.raises(TrainingError, match=told):
         execute(beside_chain("dpo", "stage.loss=[sigmoid,aot]"), tmp_path / "dpo")

@@ -91,6 +91,11 @@ def table(
     return _open(place / ROWS, key) if meta["rows"] else None, meta["told"]
 
 
+def holds(folder: str, key: str) -> bool:
+    """Whether ``table`` would find what it is asked for."""
+    return _read(Path(folder).expanduser() / key, "a table") is not None
+
+
 def value(folder: str, key: str, compute: Callable[[], Any]) -> Any:
     """A JSON value under ``key``, computed unless it is there: what takes a pass over all rows to know."""
     _, told = table(folder, key, "a count", lambda _: {"value": compute()})

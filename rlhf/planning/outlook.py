@@ -15,6 +15,7 @@ from rlhf.planning.shapes import Architecture, architecture
 from rlhf.planning.strategy import Ranks
 from rlhf.planning.trained import Place
 from rlhf.planning.work import Rows, Work
+from rlhf.preference.reference import beside_shards
 
 GIB = 2**30
 
@@ -90,6 +91,8 @@ def look_ahead(
     """
     model = model or architecture(settings, plan.shapes)
     machine = machine_of(settings, plan)
+    if settings.stage.name == "dpo":
+        settings = beside_shards(settings, machine.place.ranks.strategy)
     rows = rows or work.rows_of(settings, plan)
     is_ppo = settings.stage.name == "ppo"
     count = machine.place.ranks.count

@@ -5,15 +5,17 @@ read what the first one wrote. The key holds what has a say, the last bit includ
 batch.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from itertools import chain, zip_longest
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pyarrow
 import torch
 from torch import Tensor
 
-from rlhf import provenance
-from rlhf.config import Settings
+from rlhf import provenance, world
+from rlhf.config import Settings, Strategy
 from rlhf.data import cache
 from rlhf.parents import Parent
 from rlhf.progress import console
@@ -33,13 +35,23 @@ class Kept(NamedTuple):
     identity: tuple[Any, ...]
 
 
+def beside_shards(settings: Settings, strategy: Strategy, told: bool = False) -> Settings:
+    """``settings`` of a DPO that keeps nothing where no process holds a whole policy to compute it by."""
+    if not (strategy.sharded and settings.stage.cache_reference):
+        return settings
+    if told:
+        why = f"dpo: under {strategy.value} no process holds a whole policy, so stage.cache_reference is taken as false"
+        console.print(why, highlight=False)
+    return replace(settings, stage=replace(settings.stage, cache_reference=False))
+
+
 def kept(settings: Settings, parent: Parent, arguments: Any, shared: bool) -> Kept:
     """Those of ``parent`` under TRL's ``arguments``."""
     model, found = settings.model, provenance.versions()
     identity = (
         parent.digest, parent.revision, model.dtype.value, model.attention, settings.adapter.kind.value == "qlora",
-        arguments.max_length, arguments.truncation_mode, str(arguments.device), arguments.bf16, arguments.fp16,
-        torch.get_num_threads(), shared, found["torch"], found["transformers"],
+        arguments.max_length, arguments.truncation_mode, torch.device(arguments.device).type, arguments.bf16,
+        arguments.fp16, torch.get_num_threads(), shared, found["torch"], found["transformers"],
     )  # fmt: skip
     return Kept(settings.data.cache, settings.stage.name, identity)
 
@@ -54,6 +66,7 @@ def with_log_probs(
 ) -> "Dataset":
     """``rows`` with the reference's log-probabilities, as kept or as ``compute`` yields them, batch by batch in order.
 
+    Of several processes each computes its part of them: ``compute`` then yields every so-many-th batch.
     ``weights`` is a digest of the model for a folder that has none of its own.
     """
     from datasets import concatenate_datasets
@@ -61,13 +74,25 @@ def with_log_probs(
     identity = where.identity if where.identity[0] is not None else (weights, *where.identity[1:])
     key = cache.key_of("reference log-probabilities", rows._fingerprint, batch, *identity)
 
-    def build(writer: cache.Writer) -> dict[str, Any]:
-        told = f"{where.stage}: log-probabilities of the reference ({split}, {len(rows)} pairs)"
+    def everyone() -> Iterable[tuple[Tensor, Tensor]]:
         console.print(told, highlight=False)
-        for pair in compute():
+        return compute() if not world.started() else dealt(world.gathered([*compute()]))
+
+    told = f"{where.stage}: log-probabilities of the reference ({split}, {len(rows)} pairs)"
+    # None may wait for what another one read: they compute it together, or not at all.
+    together = world.started() and world.anywhere(not cache.holds(where.folder, key))
+    found = list(everyone()) if together else None
+
+    def build(writer: cache.Writer) -> dict[str, Any]:
+        for pair in everyone() if found is None else found:
             chosen, rejected = (values.float().tolist() for values in pair)
             writer.write([dict(zip(COLUMNS, both, strict=True)) for both in zip(chosen, rejected, strict=True)], SCHEMA)
         return {}
 
-    found, _ = cache.table(where.folder, key, "the reference's log-probabilities", build)
-    return concatenate_datasets([rows, found], axis=1)
+    table, _ = cache.table(where.folder, key, "the reference's log-probabilities", build)
+    return concatenate_datasets([rows, table], axis=1)
+
+
+def dealt(parts: Iterable[Iterable[tuple[Tensor, Tensor]]]) -> Iterator[tuple[Tensor, Tensor]]:
+    """In their order, batches that were dealt out to ``parts`` in turn."""
+    return (batch for batch in chain.from_iterable(zip_longest(*parts)) if batch is not None)

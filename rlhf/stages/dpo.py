@@ -14,7 +14,7 @@ from datasets import Dataset
 from torch import Tensor
 from trl import DPOConfig, DPOTrainer
 
-from rlhf import models, training
+from rlhf import models, training, world
 from rlhf.config import AdapterKind, Settings
 from rlhf.data import check_splits, load
 from rlhf.data.tokens import Form
@@ -44,13 +44,12 @@ class ReadyDPOTrainer(DPOTrainer):
     def _precompute_ref_logps(self, dataset: Dataset, name: str, batch_size: int) -> Dataset:
         def compute() -> Iterator[tuple[Tensor, Tensor]]:
             with self.sharing():
-                for start in range(0, len(dataset), batch_size):
+                for start in range(world.rank() * batch_size, len(dataset), world.size() * batch_size):
                     rows = [dataset[i] for i in range(start, min(start + batch_size, len(dataset)))]
                     batch = {key: value.to(self.args.device) for key, value in self.data_collator(rows).items()}
-                    yield self.compute_ref_log_probs(self.ref_model or self.model, batch)
+                    chosen, rejected = self.compute_ref_log_probs(self.ref_model or self.model, batch)
+                    yield chosen.cpu(), rejected.cpu()
 
-        if self.accelerator.num_processes > 1:
-            return super()._precompute_ref_logps(dataset, name, batch_size)  # the pass is divided among them
         return reference.with_log_probs(
             dataset, self.reference_kept, name, batch_size, self._precompute_model_hash, compute
         )
@@ -63,7 +62,7 @@ class ReadyDPOTrainer(DPOTrainer):
 
 
 def run(settings: Settings, run: Run) -> dict[str, float]:
-    stage = settings.stage
+    stage = (settings := reference.beside_shards(settings, world.strategy_of(settings.hardware), told=True)).stage
     pairs = {split: load(settings.data, "preferences", split, settings.seed) for split in ("train", "validation")}
     check_splits(settings.data, "preferences", pairs, settings.seed)
     for split, dataset in pairs.items():

@@ -8,9 +8,10 @@ import pytest
 import torch
 from datasets import Dataset
 
-from rlhf.config import Settings
+from rlhf import world
+from rlhf.config import Settings, Strategy
 from rlhf.data.cache import ROWS
-from rlhf.preference.reference import Kept, kept, with_log_probs
+from rlhf.preference.reference import Kept, beside_shards, kept, with_log_probs
 from rlhf.run import Run
 from rlhf.stages import execute
 
@@ -74,6 +75,27 @@ def test_a_pass_that_fails_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         asked(fails, tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_several_processes_compute_a_part_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two processes of the same code: what the other one has is stood in for."""
+    whole = list(Reference()())
+    monkeypatch.setattr(world, "started", lambda: True)
+    monkeypatch.setattr(world, "anywhere", bool)
+    monkeypatch.setattr(world, "gathered", lambda own: [own, whole[1::2]])
+    first = asked(lambda: iter(whole[::2]), tmp_path)
+    assert torch.tensor(first["ref_chosen_logps"]).equal(torch.arange(5) / -3)
+    assert asked(Reference(), tmp_path).to_dict() == first.to_dict()
+
+
+def test_nothing_is_kept_where_the_policy_is_cut_into_shards(
+    settings: Callable[..., Settings], capsys: pytest.CaptureFixture
+) -> None:
+    given = settings("dpo")
+    assert beside_shards(given, Strategy.ddp, told=True) is given
+    assert capsys.readouterr().out == ""
+    assert not beside_shards(given, Strategy.fsdp, told=True).stage.cache_reference
+    assert "dpo: under fsdp no process holds" in capsys.readouterr().out
 
 
 def test_the_length_and_the_precision_decide(settings: Callable[..., Settings]) -> None:

@@ -109,8 +109,9 @@ def test_a_sweep_over_a_setting(chain: Path, tmp_path: Path, monkeypatch: pytest
         monkeypatch, "-m", "stage=dpo", f"checkpoints={tmp_path}", "hardware=cpu", *TINY, *FAST["dpo"],
         f"stage.policy={chain}/almanac/sft", "stage.beta=0.1,0.3",
     )  # fmt: skip
-    found = {one.manifest["settings"]["stage"]["beta"] for one in map(Run.open, _runs(tmp_path))}
-    assert found == {0.1, 0.3}
+    stages = [one.manifest["settings"]["stage"] for one in map(Run.open, _runs(tmp_path))]
+    assert {stage["beta"] for stage in stages if stage["name"] == "dpo"} == {0.1, 0.3}
+    assert sorted(stage["name"] for stage in stages) == ["dpo", "dpo", "sweep"]  # and what is said of them together
 
 
 def _runs(root: Path) -> list[Path]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rlhf import provenance, world
-from rlhf.config import PPOStage, SentinelAction, Settings, Source
+from rlhf.config import Autocast, PPOStage, SentinelAction, Settings, Source, TrainedStage
 from rlhf.data.files import reader_of
 from rlhf.hub.pinned import pin
 from rlhf.manifest import plain
@@ -94,6 +94,9 @@ def content(settings: Settings, parents: dict[str, Parent]) -> dict[str, Any]:
         term.get("ensemble", {}).pop("runs", None)
     for key in ("name", "path", "pretrained"):
         del tree["model"][key]
+    if isinstance(settings.stage, TrainedStage) and settings.hardware.autocast is not Autocast.auto:
+        # Nothing else of the hardware changes what is computed.
+        tree["hardware"] = {"autocast": settings.hardware.autocast.value}
     trainer = tree["stage"].get("trainer", {})
     if "per_device_train_batch_size" in trainer:  # what counts is the batch of all processes together
         trainer["per_device_train_batch_size"] *= world.asked(settings.hardware)

@@ -12,7 +12,7 @@ import torch
 import transformers
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from rlhf import models, world
+from rlhf import models, precision, world
 from rlhf.config import Dtype, Hardware, Settings, Strategy
 from rlhf.config.blame import blame
 from rlhf.config.rules import require_positive, require_type
@@ -67,7 +67,7 @@ def arguments(
         "report_to": "none",
         "disable_tqdm": True,
         "use_cpu": not on_gpu,
-        "bf16": on_gpu and settings.model.dtype is Dtype.bfloat16,
+        "bf16": precision.autocasts(settings) or (on_gpu and settings.model.dtype is Dtype.bfloat16),
         "fp16": on_gpu and settings.model.dtype is Dtype.float16,
         "save_strategy": "steps",
         "save_total_limit": 2,

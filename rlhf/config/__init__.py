@@ -15,6 +15,7 @@ from rlhf.config.labelling import LabelStage, SampleStage
 from rlhf.config.parts import (
     Adapter,
     AdapterKind,
+    Autocast,
     Data,
     Dtype,
     Format,
@@ -56,6 +57,7 @@ __all__ = [
     "STAGES",
     "Adapter",
     "AdapterKind",
+    "Autocast",
     "BaseStage",
     "CompareStage",
     "CriticKind",
@@ -142,10 +144,19 @@ class Settings:
             )
         objectives.check(self.objective, self.stage.name)
         self._check_measured()
+        self._check_autocast()
         members = getattr(self.stage, "ensemble", 1)
         if members > 1 and self.adapter.kind is AdapterKind.none:
             raise ConfigError(
                 f"stage.ensemble={members} puts adapters on one base: give adapter=lora, or adapter=qlora"
+            )
+
+    def _check_autocast(self) -> None:
+        full = self.model.dtype is Dtype.float32 and self.adapter.kind is not AdapterKind.qlora
+        if self.hardware.autocast is Autocast.on and not full:
+            raise ConfigError(
+                f"hardware.autocast=on rounds what float32 weights are multiplied by, and with model.dtype="
+                f"{self.model.dtype.value} and adapter={self.adapter.kind.value} there are none: give one or the other"
             )
 
     def _check_measured(self) -> None:

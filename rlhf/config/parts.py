@@ -15,6 +15,14 @@ class Dtype(Enum):
     float16 = "float16"
 
 
+class Autocast(Enum):
+    """Whether float32 weights are multiplied in bfloat16."""
+
+    auto = "auto"  # on a GPU that has units for it
+    on = "on"
+    off = "off"
+
+
 class AdapterKind(Enum):
     none = "none"
     lora = "lora"
@@ -188,6 +196,7 @@ class Hardware:
     name: str
     device: str  # auto, cpu or cuda
     threads: int | None  # of torch, in each process
+    autocast: Autocast
     strategy: Strategy
     processes: int | None  # on each machine; None: one a GPU
     nodes: int  # machines

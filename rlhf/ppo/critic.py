@@ -30,7 +30,7 @@ class Critic(nn.Module):
         plain = model.get_base_model() if hasattr(model, "peft_config") else model
         with only_at(plain.base_model, None, before):
             hidden = plain.base_model(input_ids=input_ids, use_cache=False).last_hidden_state
-        return plain.score(hidden.flatten(0, 1)[before]).squeeze(-1).float()
+        return exact(plain.score, hidden.flatten(0, 1)[before])
 
 
 class ValueHead(nn.Module):
@@ -51,4 +51,12 @@ class ValueHead(nn.Module):
     def forward(self, states: Tensor) -> Tensor:
         """Values (N,) of hidden states (N, h), in the precision of the head, float32."""
         states = states.to(self.score.weight.dtype)
-        return self.score(states.detach() if self.detached else states)[:, 0]
+        return exact(self.score, states.detach() if self.detached else states)
+
+
+def exact(score: nn.Module, states: Tensor) -> Tensor:
+    """Values (N,) by a head of one row, which autocast would round to three digits."""
+    kind = states.device.type
+    states = states.float() if torch.is_autocast_enabled(kind) else states
+    with torch.autocast(kind, enabled=False):
+        return score(states).squeeze(-1).float()

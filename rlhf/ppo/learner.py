@@ -20,6 +20,7 @@ from rlhf.ppo.rollout import Rollout, inputs_of, logprobs_and_entropies, micro_b
 from rlhf.ppo.seeds import permutation
 from rlhf.ppo.sentinel import BrokenError
 from rlhf.ppo.tensors import masked_sum, token_shares
+from rlhf.precision import autocast
 
 T = TypeVar("T")
 
@@ -39,8 +40,9 @@ class Learner:
         seed: int,
         accelerator: Accelerator,
         halve: bool = True,
+        autocast: bool = False,
     ):
-        self.parts = Parts("ppo", halve)
+        self.parts, self.autocast = Parts("ppo", halve), autocast
         self.stage, self.seed, self.accelerator = stage, seed, accelerator
         self.rate_factor = 1.0
         self.modules = {"policy": policy, "critic": critic}
@@ -105,8 +107,13 @@ class Learner:
         # Ranks average their gradients: times their number, a share of the global weight gives the global mean.
         scale = self.accelerator.num_processes / weight
         work = (rollout, advantages, returns, shares, scale, kl_coef, learns)
+
+        def gradients(*bounds: int | None) -> tuple[dict[str, Tensor], Tensor]:
+            with autocast(self.accelerator.device, self.autocast):  # of all micro-batches: weights are rounded once
+                return self._gradients(*work, micro_batches(rollout, *bounds))
+
         sums, error = self.in_parts(
-            lambda *bounds: self._gradients(*work, micro_batches(rollout, *bounds)),
+            gradients,
             len(rollout.scores),
             self._forget,
             lambda holds: anywhere(holds, self.accelerator),
@@ -265,7 +272,7 @@ class Learner:
 
     def _check_ratio(self, error: float, update: int) -> None:
         """At the first minibatch of an update nothing has been learned, so every ratio is 1."""
-        if error > tolerance(self.modules["policy"], self.stage.sentinel):
+        if error > tolerance(self.modules["policy"], self.stage.sentinel, self.autocast):
             raise BrokenError(
                 "ratio_off",
                 f"the first minibatch of update {update + 1} has a ratio {error:.2g} away from 1: "

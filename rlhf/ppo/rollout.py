@@ -55,14 +55,14 @@ def response_logits(model: Any, rollout: Rollout) -> Tensor:
     return model(**model_inputs(rollout), use_cache=False, logits_to_keep=length + 1).logits[:, :-1]
 
 
-def tolerance(model: Any, limits: SentinelSettings) -> float:
+def tolerance(model: Any, limits: SentinelSettings, autocast: bool = False) -> float:
     """By how much two forward passes of ``model`` may differ in a log-probability: rounding, in its type."""
-    return limits.start_error if is_exact(model) else limits.start_error_half
+    return limits.start_error if is_exact(model, autocast) else limits.start_error_half
 
 
-def is_exact(model: Any) -> bool:
+def is_exact(model: Any, autocast: bool = False) -> bool:
     """Whether it computes in float32 throughout."""
-    return model.dtype is torch.float32 and not getattr(model, "is_loaded_in_4bit", False)
+    return not autocast and model.dtype is torch.float32 and not getattr(model, "is_loaded_in_4bit", False)
 
 
 def micro_batches(rollout: Rollout, rows: int | None, tokens: int | None) -> list[Tensor]:

@@ -28,6 +28,7 @@ from rlhf.ppo.rollout import Rollout, Sampler, collect, evaluate, final_scores, 
 from rlhf.ppo.seeds import derive, permutation
 from rlhf.ppo.sentinel import STOPPED, BrokenError, Diagnosis, Sentinel
 from rlhf.ppo.worn import fuse
+from rlhf.precision import autocast as autocasting
 from rlhf.rewards import RewardFunction, Scorer
 
 
@@ -46,6 +47,7 @@ class PPOTrainer:
         log: called with the metrics of an update and its number.
         tell: called with each diagnosis of the sentinel, when what ``stage.sentinel.action`` says has been done.
         halve: go on with smaller micro-batches where memory runs out; the gradient does not depend on them.
+        autocast: multiply in bfloat16 where log-probabilities and values are computed, and learned from.
         sampler: draws the responses; another engine than the policy itself wants ``stage.importance_cap``. None: ours.
         synchronise: called before each rollout, so that an engine takes over the policy's weights.
 
@@ -74,6 +76,7 @@ class PPOTrainer:
         tell: Callable[[Diagnosis], None] = lambda diagnosis: print(f"ppo: {diagnosis}"),
         cpu: bool | None = None,
         halve: bool = True,
+        autocast: bool = False,
     ):
         self.stage, self.seed, self.log, self.tell = stage, seed, log, tell
         self.sampler, self.synchronise = sampler, synchronise
@@ -95,7 +98,7 @@ class PPOTrainer:
             keep_freed()
         self.reference = reference if reference is None else reference.requires_grad_(False)
         self.policy, self.critic = policy, critic
-        self.learner = Learner(policy, critic, stage, seed, self.accelerator, halve)
+        self.learner = Learner(policy, critic, stage, seed, self.accelerator, halve, autocast)
         self.sentinel = Sentinel(stage.sentinel)
         self.update = 0
         self.kl_coef = stage.kl_coef
@@ -255,9 +258,10 @@ class PPOTrainer:
         )
         self._settle()
         models = (self.policy, self.reference, self.critic)
-        rollout = self.learner.in_parts(
-            lambda *bounds: evaluate(rollout, *models, stage.temperature, *bounds, decoded=decoded), len(prompts)
-        )
+        with autocasting(self.accelerator.device, self.learner.autocast):
+            rollout = self.learner.in_parts(
+                lambda *bounds: evaluate(rollout, *models, stage.temperature, *bounds, decoded=decoded), len(prompts)
+            )
         self._check_start(rollout)
         scores = final_scores(
             rollout.scores,
@@ -295,7 +299,7 @@ class PPOTrainer:
 
     def _decoded(self) -> bool:
         """Whether log π_old is what the sampler noted: of the policy itself, in float32, it is that up to rounding."""
-        own = self.sampler is None and is_exact(self.policy)
+        own = self.sampler is None and is_exact(self.policy, self.learner.autocast)
         return own and self.stage.rollout.logprobs is OldLogprobs.decoding
 
     def _check_start(self, rollout: Rollout) -> None:
@@ -303,7 +307,7 @@ class PPOTrainer:
         if self.update == 0:
             distance = torch.where(rollout.mask, rollout.logprobs - rollout.ref_logprobs, 0.0).abs()
             error = largest(distance, self.accelerator)
-            if error > tolerance(self.policy, self.stage.sentinel):
+            if error > tolerance(self.policy, self.stage.sentinel, self.learner.autocast):
                 raise BrokenError(
                     "start_off",
                     f"the policy starts {error:.2g} nats away from its reference at some token, not at 0: "

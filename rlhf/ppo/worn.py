@@ -32,6 +32,8 @@ class _Fused:
         kinds = {x.dtype, base.weight.dtype, *(layer.lora_A[name].weight.dtype for name in names)}
         if arguments or options or layer.disable_adapters or layer.merged or layer.training or layer.lora_variant:
             return self.usual(layer, x, *arguments, **options)
+        if torch.is_autocast_enabled(x.device.type):
+            return self.usual(layer, x)
         # In half precision the sum would be rounded to the type of W, and a young adapter away.
         if not names or kinds != {torch.float32} or any(layer.lora_bias[name] for name in names):
             return self.usual(layer, x)

@@ -13,6 +13,7 @@ not. A batch with a cache, positions or embeddings of its own, or holes in its m
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from functools import partial
 from types import TracebackType
 from typing import Any
 
@@ -73,7 +74,7 @@ class Sharing:
     def _put(self, module: Any, forward: Callable) -> Callable:
         """Let ``forward`` stand before the module's own, which is returned."""
         before, original = module.__dict__.get("forward"), module.forward
-        module.forward = forward
+        module.forward = partial(forward)  # accelerate binds a method anew, to the module
         self._undo.append(
             lambda: module.__dict__.pop("forward") if before is None else setattr(module, "forward", before)
         )

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from rlhf import launch, world
-from rlhf.config import Settings, TrackerKind
+from rlhf.config import Settings, TrackerKind, TrainedStage
 from rlhf.content import content, difference
 from rlhf.directory import partial
 from rlhf.errors import ConfigError, RlhfError, RunError
@@ -87,6 +87,7 @@ def _prepare(settings: Settings, run: Run) -> None:
     import transformers
     from accelerate.state import AcceleratorState
 
+    from rlhf import precision
     from rlhf.tracking import open_tracker
 
     # In one process with other stages, a stage would go on with the device and the precision of the one before.
@@ -99,6 +100,9 @@ def _prepare(settings: Settings, run: Run) -> None:
         torch.set_num_threads(settings.hardware.threads)
     world.join(settings.hardware)
     run.manifest = world.told(run.manifest)
+    if isinstance(settings.stage, TrainedStage):
+        run.manifest["hardware"]["autocast"] = precision.autocasts(settings)
+        console.print(precision.told(settings), highlight=False)
     if settings.tracker.kind is not TrackerKind.none and world.is_main():
         run.track(open_tracker(settings, run))
 

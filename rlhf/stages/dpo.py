@@ -43,7 +43,7 @@ class ReadyDPOTrainer(DPOTrainer):
 
     def _precompute_ref_logps(self, dataset: Dataset, name: str, batch_size: int) -> Dataset:
         def compute() -> Iterator[tuple[Tensor, Tensor]]:
-            with self.sharing():
+            with self.accelerator.autocast(), self.sharing():
                 for start in range(world.rank() * batch_size, len(dataset), world.size() * batch_size):
                     rows = [dataset[i] for i in range(start, min(start + batch_size, len(dataset)))]
                     batch = {key: value.to(self.args.device) for key, value in self.data_collator(rows).items()}

@@ -11,7 +11,7 @@ from importlib.util import find_spec
 
 from rich.markup import escape
 
-from rlhf import memory, models, training, world
+from rlhf import memory, models, precision, training, world
 from rlhf.config import Engine, Settings, VLLMMode
 from rlhf.data import check_splits, load
 from rlhf.errors import ConfigError, ModelError
@@ -61,6 +61,7 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
         score_std=normal.std,
         cpu=models.device(settings.hardware).type == "cpu",
         halve=settings.hardware.halve,
+        autocast=precision.autocasts(settings),
     )
     if stage.rollout.engine is Engine.vllm:
         engine = copied(settings, trainer, roles)

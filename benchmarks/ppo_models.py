@@ -78,7 +78,9 @@ def classifier(spec: dict[str, Any]) -> Any:
     """A reward model, or a critic that starts as one."""
     torch.manual_seed(1)
     if spec["shape"] == "stories15M":
-        return AutoModelForSequenceClassification.from_pretrained(folder(), num_labels=1, dtype=torch.float32)
+        found = AutoModelForSequenceClassification.from_pretrained(folder(), num_labels=1, dtype=torch.float32)
+        found.config.pad_token_id = PAD  # the file names none; it is the unknown token
+        return found
     return LlamaForSequenceClassification(config(spec, num_labels=1))
 
 
@@ -99,45 +101,10 @@ def prompts(spec: dict[str, Any]) -> list[str]:
     draw = random.Random(0)
     lengths = [draw.randint(*spec["prompt"]) for _ in range(spec["rows"])]
     if spec["shape"] == "stories15M":
-        words = [
-            "Once",
-            "upon",
-            "a",
-            "time",
-            "there",
-            "was",
-            "a",
-            "little",
-            "girl",
-            "called",
-            "Lily",
-            "who",
-            "lived",
-            "near",
-            "the",
-            "forest",
-            "with",
-            "her",
-            "mother",
-            "and",
-            "a",
-            "small",
-            "dog",
-            "that",
-            "liked",
-            "to",
-            "play",
-            "in",
-            "the",
-            "garden",
-            "every",
-            "day",
-            "until",
-            "one",
-            "morning",
-            "something",
-            "strange",
-        ]
+        words = (
+            "Once upon a time there was a little girl called Lily who lived near the forest with her mother and "
+            "a small dog that liked to play in the garden every day until one morning something strange"
+        ).split()
         return [" ".join(draw.choices(words, k=length)) for length in lengths]
     vocabulary = SHAPES[spec["shape"]]["vocab_size"]
     return [" ".join(f"w{draw.randrange(2, vocabulary)}" for _ in range(length)) for length in lengths]

@@ -13,7 +13,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from rlhf import models
 from rlhf.config import Input, Settings
-from rlhf.errors import ConfigError, LineageError, ModelError
+from rlhf.errors import LineageError, ModelError
 from rlhf.parents import Parent, find_parent
 from rlhf.stages import execute
 from tests.conftest import composed
@@ -163,15 +163,3 @@ def test_a_gguf_file(tmp_path: Path) -> None:
     models.save(policy, tokenizer, tmp_path / "saved", parent)
     again = models.load_policy(Parent("policy", str(tmp_path / "saved"), None), one.model, tokenizer)
     assert all(torch.equal(a, b) for a, b in zip(policy.parameters(), again.parameters(), strict=True))
-
-
-def test_an_adapter_is_put_on_top_where_there_is_one(settings: Callable[..., Settings]) -> None:
-    def adapted(*overrides: str) -> torch.nn.Module:
-        return models.adapt(small(), settings("sft", *overrides).adapter, models.TaskType.CAUSAL_LM)
-
-    assert type(adapted("adapter=none")) is LlamaForCausalLM
-    names = [name for name, weight in adapted("adapter=lora").named_parameters() if weight.requires_grad]
-    assert names
-    assert all("lora" in name for name in names)
-    with pytest.raises(ConfigError, match=r"adapter.target_modules=\['nope'\] cannot be used \(Target modules"):
-        adapted("adapter=lora", "adapter.target_modules=[nope]")

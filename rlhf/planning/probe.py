@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForCausalLM
 
-from rlhf import models
+from rlhf import adapters, models
 from rlhf.generate import sample, seeded
 from rlhf.planning.outlook import Outlook
 from rlhf.planning.pace import Pace
@@ -33,7 +33,7 @@ def probe(outlook: Outlook, budget: float, clock: Clock = time.perf_counter) -> 
     name, device = settings.stage.name, models.device(settings.hardware)
     with seeded(0):
         model = AutoModelForCausalLM.from_config(outlook.model.config, dtype=getattr(torch, settings.model.dtype.value))
-        model = models.adapt(model, settings.adapter, models.TaskType.CAUSAL_LM).to(device).train()
+        model = adapters.adapt(model, settings.adapter, adapters.TaskType.CAUSAL_LM).to(device).train()
         ids = torch.randint(outlook.model.size.shape.vocabulary, (work.at_once, work.typical), device=device)
     if getattr(settings.stage, "trainer", {}).get("activation_checkpointing"):
         model.gradient_checkpointing_enable()

@@ -9,7 +9,7 @@ from accelerate import init_empty_weights
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, PretrainedConfig
 
-from rlhf import models
+from rlhf import adapters, models
 from rlhf.config import Adapter, AdapterKind, Dtype, Settings
 from rlhf.config.blame import blame
 from rlhf.errors import LineageError
@@ -47,7 +47,7 @@ def measure(config: PretrainedConfig, adapter: Adapter, dtype: Dtype) -> Size:
         packed = sum(layer.weight.numel() for layer in layers)
     weights = int((parameters - packed) * width + packed * NF4)
     with seeded(0), init_empty_weights():
-        adapted = models.adapt(model, adapter, models.TaskType.CAUSAL_LM)
+        adapted = adapters.adapt(model, adapter, adapters.TaskType.CAUSAL_LM)
     added = sum(value.numel() for value in adapted.parameters()) - parameters
     return Size(Shape.of(config), parameters, weights, largest * width, added)
 

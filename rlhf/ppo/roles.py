@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rlhf import models
+from rlhf import adapters, models
 from rlhf.config import AdapterKind, CriticKind, Settings
 from rlhf.errors import ConfigError, LineageError, ModelError
 from rlhf.generate import seeded
@@ -27,13 +27,13 @@ class Separate:
 
     def __init__(self, settings: Settings, parents: Mapping[str, Parent], start: str, tokenizer: Any):
         self.settings, self.parents, self.start, self.tokenizer = settings, parents, start, tokenizer
-        self.loading = models.quantization(settings.adapter)
+        self.loading = adapters.quantization(settings.adapter)
 
     @cached_property
     def policy(self) -> Any:
         policy = models.load_policy(self.parents["policy"], self.settings.model, self.tokenizer, **self.loading)
         with drawn(self.settings, "policy"):
-            return models.adapt(policy, self.settings.adapter, models.TaskType.CAUSAL_LM)
+            return adapters.adapt(policy, self.settings.adapter, adapters.TaskType.CAUSAL_LM)
 
     @cached_property
     def reference(self) -> Any | None:
@@ -50,7 +50,7 @@ class Separate:
             self.parents[self.start], self.settings.model, self.tokenizer, new_head="zero", **self.loading
         )
         with drawn(self.settings, "critic"):
-            return Critic(models.adapt(critic, self.settings.adapter, models.TaskType.SEQ_CLS))
+            return Critic(adapters.adapt(critic, self.settings.adapter, adapters.TaskType.SEQ_CLS))
 
     def reward_model(self, role: str) -> None:
         """No reward model is part of another role's."""
@@ -76,14 +76,14 @@ class OneBase:
     ):
         self.settings, self.parents, self.tokenizer = settings, parents, tokenizer
         self.base, self.chains = base, chains
-        self.loading = models.quantization(settings.adapter)
+        self.loading = adapters.quantization(settings.adapter)
         self._heads: dict[str, Tensor | None] = {}
 
     @cached_property
     def shared(self) -> SharedBase:
         base = models.load_policy(self.base, self.settings.model, self.tokenizer, **self.loading)
         with drawn(self.settings, "policy"):
-            return SharedBase(models.adapt(base, self.settings.adapter, models.TaskType.CAUSAL_LM))
+            return SharedBase(adapters.adapt(base, self.settings.adapter, adapters.TaskType.CAUSAL_LM))
 
     @cached_property
     def policy(self) -> Role:
@@ -99,7 +99,7 @@ class OneBase:
             return head(self.settings, self.shared.causal)
         worn = self._wears("critic")
         with drawn(self.settings, "critic"):
-            self.shared.add("critic", models.lora(self.settings.adapter, models.TaskType.CAUSAL_LM))
+            self.shared.add("critic", adapters.lora(self.settings.adapter, adapters.TaskType.CAUSAL_LM))
         return self.shared.critic([*worn, "critic"], self._head("critic"))
 
     def reward_model(self, role: str) -> Role | None:

@@ -11,7 +11,7 @@ from datasets import Dataset
 from peft import prepare_model_for_kbit_training
 from transformers import Trainer, TrainingArguments, default_data_collator
 
-from rlhf import models, training
+from rlhf import adapters, models, training
 from rlhf.config import AdapterKind, Settings
 from rlhf.data import check_splits, load
 from rlhf.data.render import text_ids
@@ -36,14 +36,14 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
         policy = new_policy(settings.model.architecture, tokenizer)
     else:
         tokenizer = models.load_tokenizer(run["policy"], settings.model)
-        policy = models.load_policy(run["policy"], settings.model, tokenizer, **models.quantization(settings.adapter))
+        policy = models.load_policy(run["policy"], settings.model, tokenizer, **adapters.quantization(settings.adapter))
     run.record_tokenizer(tokenizer)
 
     if settings.adapter.kind is AdapterKind.qlora:
         policy = prepare_model_for_kbit_training(policy)
     trainer = training.build(
         Trainer,
-        model=models.adapt(policy, settings.adapter, models.TaskType.CAUSAL_LM),
+        model=adapters.adapt(policy, settings.adapter, adapters.TaskType.CAUSAL_LM),
         args=arguments,
         train_dataset=blocks(texts["train"], tokenizer, stage.block_length, "train"),
         eval_dataset=blocks(texts["validation"], tokenizer, stage.block_length, "validation"),

@@ -14,7 +14,7 @@ from datasets import Dataset
 from torch import Tensor
 from trl import DPOConfig, DPOTrainer
 
-from rlhf import models, training, world
+from rlhf import adapters, models, training, world
 from rlhf.config import AdapterKind, Settings
 from rlhf.data import check_splits, load
 from rlhf.data.tokens import Form
@@ -83,7 +83,7 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
     architecture = models.config(run["policy"], settings.model)
     shared = decide(stage.shared_prefix, architecture, settings.model.attention, args.max_length, run.stage)
     ids = training.tokenised(run, settings, pairs, Form.pairs, tokenizer, args)
-    loading = models.quantization(settings.adapter)
+    loading = adapters.quantization(settings.adapter)
     policy = models.load_policy(run["policy"], settings.model, tokenizer, **loading)
     # With an adapter the reference is the policy with the adapter switched off; without, a second copy, unless what it
     # says is computed before the policy learns anything.
@@ -98,7 +98,7 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
         train_dataset=ids["train"],
         eval_dataset=ids["validation"],
         processing_class=tokenizer,
-        peft_config=models.lora(settings.adapter, models.TaskType.CAUSAL_LM),
+        peft_config=adapters.lora(settings.adapter, adapters.TaskType.CAUSAL_LM),
         reference_kept=reference.kept(settings, run["policy"], args, shared) if stage.cache_reference else None,
         shared=shared,
     )

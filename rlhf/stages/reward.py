@@ -14,7 +14,7 @@ from typing import Any
 from datasets import Dataset
 from trl import RewardConfig, RewardTrainer
 
-from rlhf import models, training, world
+from rlhf import adapters, models, training, world
 from rlhf.config import RewardLoss, Settings
 from rlhf.data import check_splits, load
 from rlhf.data.render import question
@@ -95,7 +95,9 @@ def build(settings: Settings, run: Run, prepared: dict[str, Dataset], tokenizer:
     """
     stage = settings.stage
     arguments = training.arguments(RewardConfig, settings, run, part=part, **further_arguments(stage))
-    model = models.load_reward_model(run["policy"], settings.model, tokenizer, **models.quantization(settings.adapter))
+    model = models.load_reward_model(
+        run["policy"], settings.model, tokenizer, **adapters.quantization(settings.adapter)
+    )
     trainer = training.build(
         trainer_class(RewardTrainer, stage, prepared),
         model=model,
@@ -103,7 +105,7 @@ def build(settings: Settings, run: Run, prepared: dict[str, Dataset], tokenizer:
         train_dataset=prepared["train"],
         eval_dataset=prepared["validation"],
         processing_class=tokenizer,
-        peft_config=models.lora(settings.adapter, models.TaskType.SEQ_CLS),
+        peft_config=adapters.lora(settings.adapter, adapters.TaskType.SEQ_CLS),
         callbacks=callbacks(stage),
     )
     for split, kept in {"train": trainer.train_dataset, "validation": trainer.eval_dataset}.items():

@@ -8,7 +8,7 @@ Ouyang et al. 2022, https://arxiv.org/abs/2203.02155. The trainer is TRL's; this
 
 from trl import SFTConfig, SFTTrainer
 
-from rlhf import models, training
+from rlhf import adapters, models, training
 from rlhf.config import Settings
 from rlhf.data import check_splits, load
 from rlhf.data.tokens import Form
@@ -29,7 +29,7 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
         SFTConfig, settings, run, completion_only_loss=True, dataset_kwargs={"skip_prepare_dataset": ready}
     )
     ids = training.tokenised(run, settings, rows, Form.completions, tokenizer, args)
-    policy = models.load_policy(run["policy"], settings.model, tokenizer, **models.quantization(settings.adapter))
+    policy = models.load_policy(run["policy"], settings.model, tokenizer, **adapters.quantization(settings.adapter))
     run.record_tokenizer(tokenizer)
 
     trainer = training.build(
@@ -39,7 +39,7 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
         train_dataset=ids["train"],
         eval_dataset=ids["validation"],
         processing_class=tokenizer,
-        peft_config=models.lora(settings.adapter, models.TaskType.CAUSAL_LM),
+        peft_config=adapters.lora(settings.adapter, adapters.TaskType.CAUSAL_LM),
     )
     sample = training.Sampler(run, trainer.model, tokenizer, rows["validation"]["prompt"], settings)
     metrics = training.train(trainer, run, sample, stage.sample_every)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from rlhf import models
+from rlhf import adapters, models
 from rlhf.config import Settings
 from rlhf.evaluation.held_out import Scorer, measure, prompts, sources
 from rlhf.run import Run
@@ -63,7 +63,7 @@ def test_an_adapted_policy_is_measured_against_itself_without_the_adapter(ready:
 
     settings, run, asked, policy, reference, tokenizer = ready("adapter=lora", "held_out.samples=16")
     torch.manual_seed(0)  # an adapter's first half is drawn
-    adapted = models.adapt(policy, settings.adapter, models.TaskType.CAUSAL_LM)
+    adapted = adapters.adapt(policy, settings.adapter, adapters.TaskType.CAUSAL_LM)
     with torch.no_grad():
         for name, parameter in adapted.named_parameters():
             if "lora_B" in name:

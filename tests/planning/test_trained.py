@@ -8,7 +8,7 @@ import torch
 from peft import get_peft_model
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from rlhf import models
+from rlhf import adapters
 from rlhf.planning.outlook import Outlook, look_ahead
 from rlhf.planning.trained import TOKENIZER
 from tests.conftest import FAST, TINY, composed
@@ -28,10 +28,10 @@ def test_weights_are_those_of_the_model_that_is_made(adapter: str, stage: str, t
     config = outlook.model.config
     config.num_labels = 1
     kind = AutoModelForCausalLM if stage == "sft" else AutoModelForSequenceClassification
-    task = models.TaskType.CAUSAL_LM if stage == "sft" else models.TaskType.SEQ_CLS
+    task = adapters.TaskType.CAUSAL_LM if stage == "sft" else adapters.TaskType.SEQ_CLS
     model = kind.from_config(config, dtype=torch.float32)
     if adapter == "lora":
-        model = get_peft_model(model, models.lora(settings.adapter, task))
+        model = get_peft_model(model, adapters.lora(settings.adapter, task))
     trained = sum(value.numel() for value in model.parameters() if value.requires_grad)
     [role] = [role for role in outlook.ledger.roles if role.trainable]
     assert role.trainable == trained

@@ -23,6 +23,8 @@ from transformers import (
 )
 
 PAD, EOS = 0, 1
+STORY = """Once upon a time there was a little girl called Lily who lived near the forest with her mother and a small
+dog that liked to play in the garden every day until one morning something strange"""
 SHAPES = {
     "256x4": {"vocab_size": 2048, "hidden_size": 256, "intermediate_size": 688, "num_hidden_layers": 4,
               "num_attention_heads": 4, "num_key_value_heads": 4},
@@ -45,6 +47,7 @@ def policy(spec: dict[str, Any]) -> Any:
     """The policy, always the same; the reference is a second call."""
     if spec["shape"] == "stories15M":
         found = AutoModelForCausalLM.from_pretrained(folder(), dtype=torch.float32)
+        found.config.pad_token_id = PAD  # the file names none; it is the unknown token
     else:
         torch.manual_seed(0)
         found = LlamaForCausalLM(config(spec))
@@ -79,7 +82,7 @@ def classifier(spec: dict[str, Any]) -> Any:
     torch.manual_seed(1)
     if spec["shape"] == "stories15M":
         found = AutoModelForSequenceClassification.from_pretrained(folder(), num_labels=1, dtype=torch.float32)
-        found.config.pad_token_id = PAD  # the file names none; it is the unknown token
+        found.config.pad_token_id = PAD
         return found
     return LlamaForSequenceClassification(config(spec, num_labels=1))
 
@@ -101,10 +104,6 @@ def prompts(spec: dict[str, Any]) -> list[str]:
     draw = random.Random(0)
     lengths = [draw.randint(*spec["prompt"]) for _ in range(spec["rows"])]
     if spec["shape"] == "stories15M":
-        words = (
-            "Once upon a time there was a little girl called Lily who lived near the forest with her mother and "
-            "a small dog that liked to play in the garden every day until one morning something strange"
-        ).split()
-        return [" ".join(draw.choices(words, k=length)) for length in lengths]
+        return [" ".join(draw.choices(STORY.split(), k=length)) for length in lengths]
     vocabulary = SHAPES[spec["shape"]]["vocab_size"]
     return [" ".join(f"w{draw.randrange(2, vocabulary)}" for _ in range(length)) for length in lengths]

@@ -35,7 +35,8 @@ SHAPES = {
     "stories15M": {"rows": 16, "mean_length": 16, "micro_rows": 8},
     "135M": {"rows": 4, "mean_length": 16, "micro_rows": 4, "epochs": 2, "length": 24, "prompt": [16, 48]},
 }
-APART = ("135M",)  # ways that are measured one after the other: together they would not fit
+# Ways that are measured one after the other: together they would not fit.
+APART = {"135M": ("four models", "one base", "one base, critic on the policy")}
 WAYS = {
     "four models": {},
     "critic on the policy": {"head": True},
@@ -121,7 +122,7 @@ def main() -> None:
         if shape == "stories15M" and not available():
             print("stories15M is left out: RLHF_TEST_MODELS names no folder with it")
             continue
-        for ways in [[way] for way in WAYS] if shape in APART else [list(WAYS)]:
+        for ways in [[way] for way in APART[shape]] if shape in APART else [list(WAYS)]:
             rows += measure(shape, ways, python, arguments.rounds, arguments.warmup, options)
     sides.record(
         RESULT, {"rows": rows, "memory_aim": MEMORY, "sizes": {name: COMMON | SHAPES[name] for name in SHAPES}}

@@ -37,6 +37,7 @@ WORDS = [
     "hardware=cpu",
     "stage.trainer.max_length=128",
     "stage.trainer.per_device_train_batch_size=16",
+    "stage.cache_reference=false",  # as TRL does; kept, they are computed before the first step of the first run
 ]
 COMMANDS = {
     "import": ([sys.executable, "-c", "import rlhf"], [sys.executable, "-c", "import trl"]),

@@ -18,7 +18,7 @@ from rlhf import provenance, world
 from rlhf.config import Settings, Strategy
 from rlhf.data import cache
 from rlhf.parents import Parent
-from rlhf.progress import console
+from rlhf.progress import Bar, console
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -74,9 +74,18 @@ def with_log_probs(
     identity = where.identity if where.identity[0] is not None else (weights, *where.identity[1:])
     key = cache.key_of("reference log-probabilities", rows._fingerprint, batch, *identity)
 
-    def everyone() -> Iterable[tuple[Tensor, Tensor]]:
+    def shown() -> Iterator[tuple[Tensor, Tensor]]:
         console.print(told, highlight=False)
-        return compute() if not world.started() else dealt(world.gathered([*compute()]))
+        bar = Bar(f"{where.stage}: reference", -(-len(rows) // batch))
+        try:
+            for number, pair in enumerate(compute(), 1):
+                yield pair
+                bar.update(number * world.size())
+        finally:
+            bar.close()
+
+    def everyone() -> Iterable[tuple[Tensor, Tensor]]:
+        return shown() if not world.started() else dealt(world.gathered([*shown()]))
 
     told = f"{where.stage}: log-probabilities of the reference ({split}, {len(rows)} pairs)"
     # None may wait for what another one read: they compute it together, or not at all.

@@ -10,7 +10,7 @@ from typing import Any
 
 HERE = Path(__file__).parent
 README = HERE / "README.md"
-BEGIN, END = "<!-- speed and memory -->", "<!-- end -->"
+BEGIN, SHARES, END = "<!-- speed and memory -->", "<!-- shares -->", "<!-- end -->"
 MEASURED = ("dpo", "reward", "ppo", "rollout", "startup")
 HEADINGS = "| work | against | times faster | spread | aim | memory | samples/s | tokens/s | MiB | matrix peak used |"
 
@@ -22,9 +22,7 @@ def lines(folder: Path) -> Iterator[str]:
         if not path.exists():
             continue
         found = json.loads(path.read_text(encoding="utf-8"))
-        versions = ", ".join(f"{package} {version}" for package, version in found["versions"].items())
-        machine = f"{found['machine']['cpu']}, {found['machine']['cores']} cores, Python {found['machine']['python']}"
-        yield from (f"`{found['command']}`, {found['date']}, {machine}, {versions}:", "")
+        yield from (made(found), "")
         if name == "startup":
             yield "| from the command to | against | times faster | spread | seconds, ours / theirs |"
             yield "| --- | --- | --- | --- | --- |"
@@ -33,6 +31,29 @@ def lines(folder: Path) -> Iterator[str]:
             yield "| " + " | ".join(["---"] * (HEADINGS.count("|") - 1)) + " |"
         yield from (started(row) if name == "startup" else measured(row) for row in found["rows"])
         yield ""
+
+
+def made(found: dict[str, Any]) -> str:
+    """With what, when and where."""
+    versions = ", ".join(f"{package} {version}" for package, version in found["versions"].items())
+    machine = f"{found['machine']['cpu']}, {found['machine']['cores']} cores, Python {found['machine']['python']}"
+    return f"`{found['command']}`, {found['date']}, {machine}, {versions}:"
+
+
+def shares(folder: Path) -> Iterator[str]:
+    """Where an iteration of PPO spends its time."""
+    path = folder / "profile.json"
+    if not path.exists():
+        return
+    found = json.loads(path.read_text(encoding="utf-8"))
+    phases, kinds = found["rows"][0]["phases"], found["rows"][0]["kinds"]
+    columns = ["work", "CPU seconds", "the least", *phases, *kinds, "products, of the matrix peak"]
+    yield from (made(found), "", "| " + " | ".join(columns) + " |", "| " + " | ".join(["---"] * len(columns)) + " |")
+    for row in found["rows"]:
+        parts = [row["phases"][name] for name in phases] + [row["kinds"].get(name, 0) for name in kinds]
+        numbers = [format(one, ".0%") for one in (*parts, row["products_of_peak"])]
+        yield "| " + " | ".join([row["work"], str(row["cpu_seconds"]), str(row["the_least"]), *numbers]) + " |"
+    yield ""
 
 
 def started(row: dict[str, Any]) -> str:
@@ -59,8 +80,10 @@ def measured(row: dict[str, Any]) -> str:
 
 def main() -> None:
     text = README.read_text(encoding="utf-8")
-    before, after = text.split(BEGIN)[0], text.split(BEGIN)[1].split(END, 1)[1]
-    README.write_text("\n".join([before + BEGIN, "", *lines(HERE), END]) + after, encoding="utf-8")
+    for begin, found in ((BEGIN, lines(HERE)), (SHARES, shares(HERE))):
+        before, after = text.split(begin)[0], text.split(begin)[1].split(END, 1)[1]
+        text = "\n".join([before + begin, "", *found, END]) + after
+    README.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -21,7 +21,11 @@ def test_rows_go_to_their_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     sides = {"ours": {"cpu": 0.02, "seconds": 0.03}, "trl": {"cpu": 0.3, "seconds": 0.31}}
     row = {"work": "help", "against": "trl 1.16", "ratio": 15.0, "spread": [14.0, 16.0], "rounds": 3, "sides": sides}
     (tmp_path / "startup.json").write_text(json.dumps(HEAD | {"rows": [row]}))
-    (tmp_path / "README.md").write_text("before\n<!-- speed and memory -->\nold\n<!-- end -->\nafter\n")
+    parts = {"phases": {"sampling": 0.25, "learning": 0.75}, "kinds": {"matrix products": 0.66, "others": 0.34}}
+    spent = {"work": "PPO", "cpu_seconds": 13.1, "the_least": 9.5, **parts, "products_of_peak": 0.9}
+    (tmp_path / "profile.json").write_text(json.dumps(HEAD | {"rows": [spent]}))
+    places = [f"<!-- {name} -->\nold\n<!-- end -->\n" for name in ("speed and memory", "shares")]
+    (tmp_path / "README.md").write_text("before\n" + "between\n".join(places) + "after\n")
     monkeypatch.setattr(table, "HERE", tmp_path)
     monkeypatch.setattr(table, "README", tmp_path / "README.md")
     table.main()
@@ -32,6 +36,8 @@ def test_rows_go_to_their_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert "| DPO | trl | 2.0 | 2.0 to 3.0 | 2.5 | 0.6 | 4 / 1.33 | 400 / 133 | 12 / 20 | 25% / 75% |" in once
     assert "| DPO | trl | 2.0 | 2.0 to 3.0 |  | 0.6 |" in once
     assert "| help | trl 1.16 | 15.0 | 14.0 to 16.0 | 0.02 / 0.3 |" in once
+    assert "| PPO | 13.1 | 9.5 | 25% | 75% | 66% | 34% | 90% |" in once
+    assert once.count("between") == 1
     assert once.endswith("<!-- end -->\nafter\n")
     assert "old" not in once
     table.main()

@@ -1,0 +1,111 @@
+"""Where an iteration of our PPO spends its time, at the shapes of benchmarks.ppo: by phase, and by kind of operator.
+
+    python -m benchmarks.profile                        # a minute; writes profile.json
+
+Phases are timed in an iteration of their own; operators by torch's profiler in the next one, which slows down what lies
+between them. ``the least`` is what the useful floating-point operations (benchmarks.ppo) would take at the rate of a
+square matrix product: no program in this precision that makes these passes can take less.
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from benchmarks import ppo, sides
+
+RESULT = Path(__file__).with_suffix(".json")
+KINDS = {
+    "matrix products": ("aten::mm", "aten::addmm", "aten::bmm", "aten::addmm_", "aten::mkldnn_linear", "mkldnn::"),
+    "attention": ("aten::_scaled_dot_product",),
+    "optimizer": ("aten::_fused_adam", "Optimizer"),
+}
+PHASES = {"sampling and scoring": "collect", "log-probabilities and values": "evaluate", "learning": "improve"}
+
+
+def kind_of(operator: str) -> str:
+    return next((kind for kind, begins in KINDS.items() if operator.startswith(begins)), "other operators")
+
+
+@contextmanager
+def timed(spent: dict[str, float]) -> Iterator[None]:
+    """Within, ``spent`` collects the CPU seconds of each phase of PPOTrainer.step."""
+    from rlhf.ppo import trainer
+    from rlhf.ppo.learner import Learner
+
+    def around(name: str, whole: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **named: Any) -> Any:
+            started = time.process_time()
+            try:
+                return whole(*arguments, **named)
+            finally:
+                spent[name] = spent.get(name, 0.0) + time.process_time() - started
+
+        return call
+
+    places = {name: (Learner if name == "improve" else trainer) for name in PHASES.values()}
+    kept = {name: getattr(place, name) for name, place in places.items()}
+    for name, place in places.items():
+        setattr(place, name, around(name, kept[name]))
+    try:
+        yield
+    finally:
+        for name, place in places.items():
+            setattr(place, name, kept[name])
+
+
+def profile(shape: str, way: str, **options: Any) -> dict[str, Any]:
+    """Shares of an iteration, and how far from the least it is."""
+    sys.path.append(str(sides.HERE))
+    import ppo_ours
+    import torch
+
+    torch.set_num_threads(1)
+    spec = ppo.COMMON | {"shape": shape} | ppo.SHAPES.get(shape, {}) | ppo.OURS | ppo.WAYS[way] | options
+    step, spent = ppo_ours.make(spec), {}
+    step(0)
+    with timed(spent):
+        started = time.process_time()
+        done = step(1)
+        whole = time.process_time() - started
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], with_flops=True) as found:
+        started = time.perf_counter()
+        step(2)
+        profiled = time.perf_counter() - started
+    kinds: dict[str, float] = {}
+    products = flops = 0.0
+    for event in found.key_averages():
+        kind, seconds = kind_of(event.key), event.self_cpu_time_total / 1e6
+        kinds[kind] = kinds.get(kind, 0.0) + seconds
+        if kind == "matrix products" and event.flops:
+            products, flops = products + seconds, flops + event.flops
+    kinds["between operators"] = max(profiled - sum(kinds.values()), 0.0)
+    peak = sides.gemm_peak()
+    tokens = done["tokens"] / done["samples"]
+    least = done["samples"] * ppo.passes(spec, ppo.parameters(shape), 0.0, tokens) / peak
+    return {
+        "work": f"PPO iteration, {shape}, {way}",
+        "cpu_seconds": round(whole, 2),
+        "the_least": round(least, 2),
+        "phases": {name: round(spent[key] / whole, 3) for name, key in PHASES.items()},
+        "kinds": {kind: round(seconds / profiled, 3) for kind, seconds in kinds.items()},
+        "products_of_peak": round(flops / products / peak, 3),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shape", choices=ppo.SHAPES, default="256x4")
+    shape = parser.parse_args().shape
+    rows = []
+    for way in ppo.WAYS:
+        rows.append(profile(shape, way))
+        print(rows[-1], flush=True)
+    sides.record(RESULT, {"rows": rows})
+
+
+if __name__ == "__main__":
+    main()

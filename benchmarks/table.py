@@ -42,7 +42,7 @@ def made(found: dict[str, Any]) -> str:
 
 def shares(folder: Path) -> Iterator[str]:
     """Where an iteration of PPO spends its time."""
-    path = folder / "profile.json"
+    path = folder / "ppo_profile.json"
     if not path.exists():
         return
     found = json.loads(path.read_text(encoding="utf-8"))

@@ -81,18 +81,18 @@ def test_the_shares_of_a_profile_are_of_one_iteration(
     """Phases cover nearly all of it, kinds of operator all; what stood in their place is put back."""
     import ppo_models
 
-    from benchmarks import profile
+    from benchmarks import ppo_profile
     from rlhf.ppo import trainer
 
     kept = trainer.collect
     monkeypatch.setattr(sides, "gemm_peak", lambda: 1e12)
     monkeypatch.setattr(ppo, "parameters", lambda shape: 10**4)
     given = {key: value for key, value in SPEC.items() if key != "shape"}
-    found = profile.profile("tiny", "critic on the policy", **given)
+    found = ppo_profile.profile("tiny", "critic on the policy", **given)
     assert ppo_models.SHAPES["tiny"] is TINY
     assert trainer.collect is kept
     assert 0.5 < sum(found["phases"].values()) <= 1.01
     assert sum(found["kinds"].values()) == pytest.approx(1, abs=0.05)
     assert min(found["kinds"][kind] for kind in ("matrix products", "attention", "optimizer")) > 0
     assert 0 < found["the_least"] < found["cpu_seconds"]
-    assert profile.kind_of("aten::softmax") == "other operators"
+    assert ppo_profile.kind_of("aten::softmax") == "other operators"

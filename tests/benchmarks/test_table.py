@@ -23,7 +23,7 @@ def test_rows_go_to_their_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     (tmp_path / "startup.json").write_text(json.dumps(HEAD | {"rows": [row]}))
     parts = {"phases": {"sampling": 0.25, "learning": 0.75}, "kinds": {"matrix products": 0.66, "others": 0.34}}
     spent = {"work": "PPO", "cpu_seconds": 13.1, "the_least": 9.5, **parts, "products_of_peak": 0.9}
-    (tmp_path / "profile.json").write_text(json.dumps(HEAD | {"rows": [spent]}))
+    (tmp_path / "ppo_profile.json").write_text(json.dumps(HEAD | {"rows": [spent]}))
     places = [f"<!-- {name} -->\nold\n<!-- end -->\n" for name in ("speed and memory", "shares")]
     (tmp_path / "README.md").write_text("before\n" + "between\n".join(places) + "after\n")
     monkeypatch.setattr(table, "HERE", tmp_path)

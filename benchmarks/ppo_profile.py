@@ -1,6 +1,6 @@
 """Where an iteration of our PPO spends its time, at the shapes of benchmarks.ppo: by phase, and by kind of operator.
 
-    python -m benchmarks.profile                        # a minute; writes profile.json
+    python -m benchmarks.ppo_profile                        # some six minutes; writes ppo_profile.json
 
 Phases are timed in an iteration of their own; operators by torch's profiler in the next one, which slows down what lies
 between them. ``the least`` is what the useful floating-point operations (benchmarks.ppo) would take at the rate of a

@@ -44,20 +44,10 @@ def test_the_hardware_decides_unless_somebody_has(
     assert precision.autocasts(settings("dpo", "hardware=gpu", *overrides)) is expected
 
 
-def test_on_a_cpu_it_is_asked_for(settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_a_cpu_it_is_asked_for(settings: Callable[..., Settings]) -> None:
     assert not precision.autocasts(settings("dpo"))
     assert precision.autocasts(settings("dpo", "hardware.autocast=on"))
-    monkeypatch.setattr(precision, "bfloat16_units", lambda: True)
-    hint = "; its bfloat16 units are used with hardware.autocast=on"
-    assert precision.told(settings("dpo")) == f"dpo: weights and matrix products in float32 on the CPU{hint}"
-    monkeypatch.setattr(precision, "bfloat16_units", lambda: False)
     assert precision.told(settings("dpo")) == "dpo: weights and matrix products in float32 on the CPU"
-
-
-@pytest.mark.parametrize("found", [{}, {"amx_bf16": True}, {"avx512_bf16": True, "amx_bf16": False}])
-def test_units_are_those_that_torch_finds(monkeypatch: pytest.MonkeyPatch, found: dict[str, bool]) -> None:
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: found)
-    assert precision.bfloat16_units() is bool(found)
 
 
 @pytest.mark.parametrize("other", ["model.dtype=bfloat16", "adapter=qlora"])

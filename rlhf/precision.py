@@ -12,8 +12,10 @@ from rlhf import models
 from rlhf.config import AdapterKind, Autocast, Dtype, Settings
 
 
-def autocasts(settings: Settings) -> bool:
+def autocasts(settings: Settings, on_gpu: bool | None = None) -> bool:
     """Whether float32 weights are multiplied in bfloat16; ``auto``: on a GPU that has units for it.
+
+    ``on_gpu`` says so of another machine than this one.
 
     On a CPU numbers stay those of float32 unless it is asked for: what it gains there is little, 1.1 to 1.3 times in
     PPO at hidden sizes of 256 and 288, and takes memory (benchmarks/README.md).
@@ -22,8 +24,10 @@ def autocasts(settings: Settings) -> bool:
     possible = settings.model.dtype is Dtype.float32 and settings.adapter.kind is not AdapterKind.qlora
     if chosen is not Autocast.auto:
         return chosen is Autocast.on  # the settings have been looked at: it is possible
-    on_gpu = models.device(settings.hardware).type == "cuda"
-    return possible and on_gpu and torch.cuda.is_bf16_supported(including_emulation=False)
+    if on_gpu is None:
+        here = models.device(settings.hardware).type == "cuda"
+        on_gpu = here and torch.cuda.is_bf16_supported(including_emulation=False)
+    return possible and on_gpu
 
 
 def autocast(device: torch.device | str, enabled: bool) -> AbstractContextManager:

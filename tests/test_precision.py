@@ -44,6 +44,12 @@ def test_the_hardware_decides_unless_somebody_has(
     assert precision.autocasts(settings("dpo", "hardware=gpu", *overrides)) is expected
 
 
+def test_of_another_machine_it_is_told(settings: Callable[..., Settings]) -> None:
+    assert precision.autocasts(settings("dpo"), on_gpu=True)
+    assert not precision.autocasts(settings("dpo", "model.dtype=bfloat16"), on_gpu=True)
+    assert not precision.autocasts(settings("dpo"), on_gpu=False)
+
+
 def test_on_a_cpu_it_is_asked_for(settings: Callable[..., Settings]) -> None:
     assert not precision.autocasts(settings("dpo"))
     assert precision.autocasts(settings("dpo", "hardware.autocast=on"))

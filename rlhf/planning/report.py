@@ -11,6 +11,7 @@ from rlhf.planning.ledger import Ledger
 from rlhf.planning.outlook import Outlook
 from rlhf.planning.pace import Pace, seconds
 from rlhf.planning.remedies import Remedy, first
+from rlhf.precision import autocasts
 from rlhf.progress import console
 
 
@@ -26,6 +27,8 @@ def show(outlook: Outlook, pace: Pace | None) -> None:
     tell(fitting(outlook))
     for note in outlook.ledger.notes:
         tell(f"{stage}: {note}")
+    if autocasts(outlook.settings, outlook.machine.place.gpu):
+        tell(f"{stage}: planned in float32; copies in bfloat16, which autocast makes, are not counted")
     tell(doing(outlook))
     tell(f"{stage}: {lasting(outlook, pace)}")
 

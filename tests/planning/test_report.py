@@ -52,6 +52,12 @@ def test_adapters_and_gpus_are_named(ahead: Ahead) -> None:
     assert "of all devices" in report.lasting(outlook, PACE)
 
 
+def test_what_is_not_planned_is_told(ahead: Ahead, capsys: pytest.CaptureFixture) -> None:
+    for dtype, count in (("float32", 1), ("bfloat16", 0)):
+        report.show(ahead("sft", f"model.dtype={dtype}", plan=SMALL), None)
+        assert " ".join(capsys.readouterr().out.split()).count("autocast makes, are not counted") == count
+
+
 def test_where_nothing_is_enough(ahead: Ahead, capsys: pytest.CaptureFixture) -> None:
     given = ("stage.device=a100-80gb", "stage.memory_gib=0.1")
     report.show_remedies("sft", tried(ahead("sft", plan=given), plan_of(*given), ROWS["sft"]))

@@ -62,7 +62,8 @@ class ReadyDPOTrainer(DPOTrainer):
 
 
 def run(settings: Settings, run: Run) -> dict[str, float]:
-    stage = (settings := reference.beside_shards(settings, world.strategy_of(settings.hardware), told=True)).stage
+    settings = reference.beside_shards(settings, world.strategy_of(settings.hardware), told=True)
+    stage = settings.stage
     pairs = {split: load(settings.data, "preferences", split, settings.seed) for split in ("train", "validation")}
     check_splits(settings.data, "preferences", pairs, settings.seed)
     for split, dataset in pairs.items():

@@ -88,9 +88,9 @@ def _method(axes: Any, found: Leaderboard, rows: Sequence[Row], name: str, index
         **style(index),
     )
     for place, (row, kl, value) in enumerate(zip(ordered, kls, values, strict=True)):
-        beside = (5, 7 if place % 2 else -11)  # neighbours may lie close
+        beside, side = ((-5, 7), "right") if place % 2 else ((5, -11), "left")  # neighbours may lie close
         text = " ".join(f"{key.rpartition('.')[2]} {value}" for key, value in row.knobs.items())
-        axes.annotate(text, (max(kl.mean, 0), value.mean), beside, textcoords="offset points", fontsize=8)
+        axes.annotate(text, (max(kl.mean, 0), value.mean), beside, textcoords="offset points", ha=side, fontsize=8)
 
 
 def effects(found: Leaderboard) -> Iterator[Drawing]:

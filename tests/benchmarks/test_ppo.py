@@ -85,7 +85,7 @@ def test_the_shares_of_a_profile_are_of_one_iteration(
     from rlhf.ppo import trainer
 
     kept = trainer.collect
-    monkeypatch.setattr(sides, "gemm_peak", lambda: 1e12)
+    monkeypatch.setattr(sides, "gemm_peak", lambda: 1e9)
     monkeypatch.setattr(ppo, "parameters", lambda shape: 10**4)
     given = {key: value for key, value in SPEC.items() if key != "shape"}
     found = ppo_profile.profile("tiny", "critic on the policy", **given)

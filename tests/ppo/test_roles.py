@@ -11,7 +11,7 @@ import torch
 from peft import LoraConfig, TaskType, get_peft_model
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from rlhf import models
+from rlhf import adapters, models
 from rlhf.config import Settings
 from rlhf.errors import ConfigError, LineageError, ModelError
 from rlhf.parents import Parent
@@ -214,7 +214,7 @@ def test_of_four_bits_nothing_is_merged(
     settings: Configure, parents: Parents, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The base is what every line begins with; here in float32, the numbers are those of merged adapters."""
-    monkeypatch.setattr(models, "quantization", lambda adapter: {})
+    monkeypatch.setattr(adapters, "quantization", lambda adapter: {})
     given = parents(policy="sft", reward="reward")
     roles = {kind: assign(settings("ppo", *LORA, f"adapter={kind}"), given, tokenizer) for kind in ("qlora", "lora")}
     assert Path(roles["qlora"].base.path).name == "base"

@@ -16,7 +16,7 @@ pytestmark = [
 ]
 
 
-def test_a_wheel_has_its_conf_and_its_data_and_runs(tmp_path: Path) -> None:
+def test_a_wheel_has_its_conf_and_its_data_and_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     build = [sys.executable, "-m", "pip", "wheel", "--no-deps", "-q", "-w", str(tmp_path), str(PACKAGE.parent)]
     subprocess.run(build, check=True)
     [wheel] = tmp_path.glob("*.whl")
@@ -37,6 +37,7 @@ def test_a_wheel_has_its_conf_and_its_data_and_runs(tmp_path: Path) -> None:
     (pth / "dependencies.pth").write_text(f"{site}\n")
     empty = tmp_path / "empty"
     empty.mkdir()
+    monkeypatch.delenv("PYTHONPATH", raising=False)  # a checkout on it would be found before the wheel
     for command in ([python, "-m", "rlhf"], [environment / "bin" / "rlhf"]):
         shown = subprocess.run(
             [*command, "stage=sft", "--cfg", "job"], cwd=empty, check=True, capture_output=True, text=True

@@ -15,10 +15,9 @@ from rlhf.config import AdapterKind, Autocast, Dtype, Settings
 def autocasts(settings: Settings, on_gpu: bool | None = None) -> bool:
     """Whether float32 weights are multiplied in bfloat16; ``auto``: on a GPU that has units for it.
 
-    ``on_gpu`` says so of another machine than this one.
-
-    On a CPU numbers stay those of float32 unless it is asked for: what it gains there is little, 1.1 to 1.3 times in
-    PPO at hidden sizes of 256 and 288, and takes memory (benchmarks/README.md).
+    ``on_gpu`` says of another machine than this one whether it has such a GPU. On a CPU numbers stay those of float32
+    unless it is asked for: it gains little there, 1.1 to 1.3 times in PPO at hidden sizes of 256 and 288, and takes
+    memory (benchmarks/README.md).
     """
     chosen = settings.hardware.autocast
     possible = settings.model.dtype is Dtype.float32 and settings.adapter.kind is not AdapterKind.qlora

@@ -74,20 +74,12 @@ def with_log_probs(
     identity = where.identity if where.identity[0] is not None else (weights, *where.identity[1:])
     key = cache.key_of("reference log-probabilities", rows._fingerprint, batch, *identity)
 
-    def shown() -> Iterator[tuple[Tensor, Tensor]]:
-        console.print(told, highlight=False)
-        bar = Bar(f"{where.stage}: reference", -(-len(rows) // batch))
-        try:
-            for number, pair in enumerate(compute(), 1):
-                yield pair
-                bar.update(number * world.size())
-        finally:
-            bar.close()
-
     def everyone() -> Iterable[tuple[Tensor, Tensor]]:
-        return shown() if not world.started() else dealt(world.gathered([*shown()]))
+        told = f"{where.stage}: log-probabilities of the reference ({split}, {len(rows)} pairs)"
+        console.print(told, highlight=False)
+        own = shown(f"{where.stage}: reference", compute(), -(-len(rows) // batch))
+        return dealt(world.gathered([*own])) if world.started() else own
 
-    told = f"{where.stage}: log-probabilities of the reference ({split}, {len(rows)} pairs)"
     # None may wait for what another one read: they compute it together, or not at all.
     together = world.started() and world.anywhere(not cache.holds(where.folder, key))
     found = list(everyone()) if together else None
@@ -100,6 +92,17 @@ def with_log_probs(
 
     table, _ = cache.table(where.folder, key, "the reference's log-probabilities", build)
     return concatenate_datasets([rows, table], axis=1)
+
+
+def shown(title: str, batches: Iterable[tuple[Tensor, Tensor]], total: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """``batches``, behind a bar; of several processes, all make as many."""
+    bar = Bar(title, total)
+    try:
+        for number, batch in enumerate(batches, 1):
+            yield batch
+            bar.update(number * world.size())
+    finally:
+        bar.close()
 
 
 def dealt(parts: Iterable[Iterable[tuple[Tensor, Tensor]]]) -> Iterator[tuple[Tensor, Tensor]]:

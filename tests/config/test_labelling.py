@@ -1,0 +1,32 @@
+"""The settings of stage=sample and stage=label."""
+
+import pytest
+
+from rlhf.config import Input
+from rlhf.errors import ConfigError
+from tests.conftest import composed
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["stage=sample", "stage.split=tests"], "stage.split must be one of train, validation, test, got .tests."),
+        (["stage=sample", "stage.samples=0"], "stage.samples must be positive, got 0"),
+        (["stage=label", "stage.annotators=0"], "stage.annotators must be positive, got 0"),
+        (["stage=label", "stage.port=65536"], "stage.port must lie in .0, 65535.; 0 takes any that is free, got 65536"),
+        (["stage=label", "stage.samples={judge: there}"], "stage.samples must leave that title to the judge"),
+        (["stage=label", "stage.samples={}"], "stage.samples must map titles to runs of stage=sample"),
+        (["stage=label", "stage.samples=[there]"], "stage.samples must map titles to runs of stage=sample"),
+    ],
+)
+def test_a_broken_rule_names_key_and_value(overrides: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        composed(*overrides)
+
+
+def test_responses_are_of_one_run_or_of_those_with_titles() -> None:
+    assert composed("stage=label", "stage.sample=s").stage.inputs() == {"sample": Input("s", ("sample",))}
+    several = composed("stage=label", "stage.samples={a: x, b: y}").stage.inputs()
+    assert several == {"a": Input("x", ("sample",)), "b": Input("y", ("sample",))}
+    assert set(composed("stage=sample").stage.inputs()) == {"policy"}
+    assert composed("stage=sample", "stage.reward=r").stage.inputs()["reward"] == Input("r", ("reward",))

@@ -1,0 +1,28 @@
+"""What the settings of all stages that train have."""
+
+import pytest
+
+from rlhf.config import STAGES, Input
+from rlhf.errors import ConfigError
+from tests.conftest import composed
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["stage=sft", "stage.sample_every=-1"], "stage.sample_every must not be negative, got -1"),
+        (["stage=ppo", "stage.sample_prompts=-1"], "stage.sample_prompts must not be negative, got -1"),
+        (["stage=dpo", "stage.sample_length=0"], "stage.sample_length must be positive, got 0"),
+    ],
+)
+def test_a_broken_rule_names_key_and_value(overrides: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        composed(*overrides)
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_a_stage_goes_by_one_name_and_starts_from_inputs(name: str) -> None:
+    stage = composed(f"stage={name}").stage
+    assert stage.name == name
+    assert type(stage) is STAGES[name]
+    assert all(isinstance(one, Input) for one in stage.inputs().values())

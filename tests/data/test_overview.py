@@ -1,0 +1,43 @@
+"""What stage=inspect looks at."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from rlhf.config import Data
+from rlhf.data.overview import all_leaks, tables
+from rlhf.errors import DataError
+from tests.conftest import composed
+
+
+def data(tmp_path: Path, rows: list[dict], *overrides: str) -> Data:
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return composed("stage=inspect", f"data.path={file}", f"data.cache={tmp_path}/cache", *overrides).data
+
+
+def test_a_file_is_the_richest_kind_that_its_first_row_can_be(tmp_path: Path) -> None:
+    pairs = [{"prompt": f"{n}?", "chosen": "a", "rejected": "b"} for n in range(3)]
+    [(kind, _, split)] = tables(data(tmp_path, pairs))
+    assert (kind, split) == ("preferences", "train")
+    [(kind, *_)] = tables(data(tmp_path, [{"prompt": "?", "completion": "a"}]))
+    assert kind == "demonstrations"
+    [(kind, *_)] = tables(data(tmp_path, [{"prompt": "?"}]))
+    assert kind == "prompts"
+
+
+def test_what_no_format_reads_is_told_by_its_columns(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="rows.jsonl:1: no format reads this row: its columns are colour, size"):
+        tables(data(tmp_path, [{"colour": "red", "size": 3}]))
+
+
+def test_prompts_in_both_splits_are_found(tmp_path: Path) -> None:
+    train, held_out = tmp_path / "train.jsonl", tmp_path / "validation.jsonl"
+    for file, first in ((train, 0), (held_out, 8)):
+        rows = [{"prompt": f"{n}?", "chosen": "a", "rejected": "b"} for n in range(first, first + 10)]
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    given = composed("stage=inspect", f"data.preferences.path={tmp_path}", f"data.cache={tmp_path}/cache").data
+    [found] = [one for one in all_leaks(given, ["preferences"], 0) if one["train"] == "preferences (train)"]
+    assert found["held_out"] == "preferences (validation)"
+    assert (found["count"], found["share"], found["example"]) == (2, 0.2, "8?")

@@ -57,7 +57,7 @@ PATTERNS: dict[str, Pattern] = {
         "each in a separate process",
     ),
     "is no": Pattern(
-        r"(?<!there )\b(is|are|was|were|be) no (?!longer\b|more\b|less\b|fewer\b|later\b|earlier\b|smaller\b)",
+        r"(?<!there )\b(is|are|was|were|be) no (?!(longer|better|worse|more|less|fewer|later|earlier|smaller)\b)",
         "a loss that is no number",
         "a loss that is not a number",
     ),

@@ -153,7 +153,7 @@ def composed(overrides: list[str]) -> Any:
     from hydra import compose, initialize_config_dir
 
     from rlhf.cli import register, settings_of
-    from rlhf.paths import bundled
+    from rlhf.storage.paths import bundled
 
     register()
     with initialize_config_dir(config_dir=str(bundled("conf")), version_base="1.3"):

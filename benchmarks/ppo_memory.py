@@ -44,7 +44,7 @@ def composed(folder: Path, way: str, sizes: dict[str, int], updates: int):
     from hydra import compose, initialize_config_dir
 
     from rlhf.cli import register, settings_of
-    from rlhf.paths import bundled
+    from rlhf.storage.paths import bundled
 
     reward = "reward" if way == "full" else "reward-adapter"
     overrides = [

@@ -27,8 +27,8 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from rlhf import config, launch, sweep, world
 from rlhf.config import STAGES, Settings
 from rlhf.errors import ConfigError, RlhfError, RunError
-from rlhf.paths import bundled
-from rlhf.provenance import text_digest
+from rlhf.storage.digests import text_digest
+from rlhf.storage.paths import bundled
 from rlhf.sweep import IN_PATH, SWEPT
 
 LONGEST_NAME = 120  # most file systems allow 255 bytes

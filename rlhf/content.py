@@ -8,12 +8,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from rlhf import provenance, world
+from rlhf import world
 from rlhf.config import Autocast, PPOStage, SentinelAction, Settings, Source, TrainedStage
 from rlhf.data.files import reader_of
 from rlhf.hub.pinned import pin
 from rlhf.manifest import plain
 from rlhf.parents import HUB_ID, Parent
+from rlhf.storage import digests as provenance
 
 # What changes neither weights nor metrics: where a run lies, how it is watched, how it is started.
 INCIDENTAL = ("name", "checkpoints", "overwrite", "resume", "tracker", "hardware", "objective")

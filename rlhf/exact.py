@@ -9,7 +9,7 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState
 
 from rlhf import world
 from rlhf.run import Run
-from rlhf.sealed import number, seal
+from rlhf.storage.checksums import number, seal
 
 
 def written_at(last: Path | None) -> dict[str, int] | None:

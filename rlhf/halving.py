@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from rlhf import world
+from rlhf.console import console
 from rlhf.errors import TrainingError
-from rlhf.progress import console
 
 if TYPE_CHECKING:
     from transformers import Trainer

@@ -6,8 +6,8 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from rlhf import provenance
 from rlhf.errors import RunError
+from rlhf.storage import digests
 
 MANIFEST = "run.json"
 
@@ -50,8 +50,8 @@ def tokenizer_record(tokenizer: Any) -> dict[str, Any]:
     """What must agree between a stage and its parent: vocabulary, chat template, special tokens."""
     vocabulary = json.dumps(sorted(tokenizer.get_vocab().items()), ensure_ascii=True)
     return {
-        "vocabulary": provenance.text_digest(vocabulary),
-        "chat_template": provenance.text_digest(tokenizer.chat_template),
+        "vocabulary": digests.text_digest(vocabulary),
+        "chat_template": digests.text_digest(tokenizer.chat_template),
         "pad": tokenizer.pad_token_id,
         "eos": tokenizer.eos_token_id,
     }

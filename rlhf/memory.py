@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 import torch
 
-from rlhf.progress import console
+from rlhf.console import console
 
 FLOAT32 = 4
 # A nibble, and for every 64 of them a scale of a byte, itself scaled by one float32 for 256 of those (Dettmers et al.

@@ -34,7 +34,7 @@ from rlhf.errors import LineageError, ModelError
 from rlhf.hub.pinned import Pinned, fetch, pin, snapshot
 from rlhf.manifest import read_manifest, tokenizer_record
 from rlhf.parents import Parent, hub_parent
-from rlhf.paths import bundled
+from rlhf.storage.paths import bundled
 
 PAD = "<|pad|>"
 Head = Literal["drawn", "zero", "refused"]  # what becomes of a classifier's head where its parent has none

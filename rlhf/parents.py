@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rlhf import provenance
 from rlhf.config import Input, Settings
 from rlhf.directory import partial
 from rlhf.errors import LineageError
 from rlhf.hub.pinned import manifest_at, pin
 from rlhf.manifest import read_manifest
+from rlhf.storage import digests
 
 HUB_ID = re.compile(r"(?P<id>[A-Za-z0-9][\w.-]*(?:/[\w.-]+)?)(?:@(?P<revision>[\w./-]+))?")
 GROUPS = ("experiment", "name", "model", "data", "adapter", "checkpoints", "seed")
@@ -54,8 +54,8 @@ class Parent:
             return self.manifest["weights"] or self.manifest.get("output")
         path = Path(self.path)
         if path.is_file():
-            return provenance.file_digest(path)
-        return provenance.weights_digest(path) if path.is_dir() else f"{self.path}@{self.revision or 'main'}"
+            return digests.file_digest(path)
+        return digests.weights_digest(path) if path.is_dir() else f"{self.path}@{self.revision or 'main'}"
 
     def record(self) -> dict[str, Any]:
         """What run.json says of it. Of a run on the Hub its whole run.json, or the tree of this one would end there."""

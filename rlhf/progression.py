@@ -18,12 +18,12 @@ from hydra import compose
 
 from rlhf.cli import settings_of
 from rlhf.config import PLANNED, Settings
+from rlhf.console import console
 from rlhf.content import content, difference
 from rlhf.directory import partial
 from rlhf.errors import ConfigError, LineageError
 from rlhf.manifest import read_manifest
 from rlhf.parents import find_parents
-from rlhf.progress import console
 from rlhf.run import Run
 
 

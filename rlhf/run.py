@@ -22,13 +22,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
-from rlhf import provenance, world
+from rlhf import world
 from rlhf.config import Settings, Strategy
 from rlhf.content import content, difference
 from rlhf.directory import BUNDLES, claim, empty, move, partial, unwritable
 from rlhf.errors import LineageError, RunError
 from rlhf.manifest import MANIFEST, read_manifest, tokenizer_record, write_json
 from rlhf.parents import Parent, find_parents
+from rlhf.storage import digests
 
 LOGS = ("metrics.jsonl", "samples.jsonl")
 
@@ -119,13 +120,13 @@ class Run:
             "command": redact_command(stage, overrides),
             "parents": {role: parent.record() for role, parent in self.parents.items()},
             "seed": settings.seed,
-            "settings": provenance.redact(asdict(settings)),
+            "settings": digests.redact(asdict(settings)),
             "content": new,
             "data": {},
             "dtype": settings.model.dtype,
-            "versions": provenance.versions(),
-            "git": provenance.git_revision(),
-            "hardware": provenance.hardware() | world.record(settings.hardware),
+            "versions": digests.versions(),
+            "git": digests.git_revision(),
+            "hardware": digests.hardware() | world.record(settings.hardware),
             "started": _now(),
             "resumed": resumed,
         }
@@ -176,7 +177,7 @@ class Run:
 
     def record_output(self, path: Path) -> None:
         """Note the digest of what a stage without weights of its own wrote, for those that start from it."""
-        self.manifest["output"] = provenance.file_digest(path)
+        self.manifest["output"] = digests.file_digest(path)
         self.write()
 
     def record_tokenizer(self, tokenizer: Any) -> None:
@@ -241,7 +242,7 @@ class Run:
     def record_member(self, folder: Path, metrics: dict[str, float]) -> None:
         """Make ``folder`` inside this run, with a model of its own, a run of its own: a member of an ensemble."""
         finished = {"status": "finished", "finished": _now(), "seconds": round(time.monotonic() - self._started, 1)}
-        weights = provenance.weights_digest(folder / "model")
+        weights = digests.weights_digest(folder / "model")
         write_json(folder / MANIFEST, self.manifest | finished | {"weights": weights, "metrics": metrics})
 
     def finish(self, metrics: dict[str, float]) -> None:
@@ -250,11 +251,11 @@ class Run:
         shutil.rmtree(self.scratch, ignore_errors=True)
         self.manifest |= {
             "status": "finished",
-            "weights": provenance.weights_digest(self.model),
-            "hardware": self.manifest["hardware"] | provenance.hardware(),
+            "weights": digests.weights_digest(self.model),
+            "hardware": self.manifest["hardware"] | digests.hardware(),
             "finished": _now(),
             "seconds": round(time.monotonic() - self._started, 1),
-            "peak_memory_gib": provenance.peak_memory_gib(),
+            "peak_memory_gib": digests.peak_memory_gib(),
             "metrics": metrics,
         }
         self.write()
@@ -286,7 +287,7 @@ def note_end(directory: Path, reason: str) -> None:
 
 def redact_command(stage: str, overrides: Sequence[str]) -> str:
     others = [item for item in overrides if not item.startswith("stage=")]
-    return shlex.join(provenance.redact(["python", "-m", "rlhf", f"stage={stage}", *others]))
+    return shlex.join(digests.redact(["python", "-m", "rlhf", f"stage={stage}", *others]))
 
 
 def runs(root: Path) -> Iterator[Run]:

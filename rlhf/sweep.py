@@ -26,6 +26,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from rlhf import slots
 from rlhf.config import Settings
 from rlhf.config import objective as objectives
+from rlhf.console import console
 from rlhf.content import content, difference
 from rlhf.directory import move, partial
 from rlhf.errors import RlhfError, RunError
@@ -33,8 +34,7 @@ from rlhf.evaluation import jobs
 from rlhf.evaluation.jobs import FAILED, FINISHED, RUNNING
 from rlhf.manifest import read_manifest
 from rlhf.parents import find_parents
-from rlhf.paths import bundled
-from rlhf.progress import console
+from rlhf.storage.paths import bundled
 
 ID = "RLHF_SWEEP"  # tells a command's jobs from those of others, in workers of its launcher too
 SWEPT = "RLHF_SWEPT"  # the keys that the sweep varies, likewise

@@ -16,6 +16,7 @@ from rlhf import models, precision, world
 from rlhf.config import Dtype, Hardware, Settings, Strategy
 from rlhf.config.blame import blame
 from rlhf.config.rules import require_positive, require_type
+from rlhf.console import Bar, show_samples
 from rlhf.data.render import Prompt, question
 from rlhf.data.tokens import CUT, FILLED, Form
 from rlhf.data.tokens import tokenised as to_ids
@@ -24,9 +25,8 @@ from rlhf.exact import Keeper, take_up_if_trained, written_at
 from rlhf.generate import generate
 from rlhf.halving import halve_steps, share_tokens
 from rlhf.memory import keep_freed
-from rlhf.progress import Bar, show_samples
 from rlhf.run import Run
-from rlhf.sealed import newest_whole, number, resumable
+from rlhf.storage.checksums import newest_whole, number, resumable
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -18,7 +18,7 @@ from hydra import compose, initialize_config_dir
 
 from rlhf.cli import register, settings_of
 from rlhf.config import Settings
-from rlhf.paths import bundled
+from rlhf.storage.paths import bundled
 from tests.hub.server import Hub, serving
 
 atexit.register(shutil.rmtree, os.environ["RLHF_CACHE"], ignore_errors=True)

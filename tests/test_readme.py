@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 
 from benchmarks import progression, reward_card
 from rlhf import cli
-from rlhf.paths import PACKAGE
+from rlhf.storage.paths import PACKAGE
 from tests.conftest import FAST, TINY
 from tests.hub.server import Hub
 

@@ -17,8 +17,8 @@ from rlhf.config import Settings, Strategy
 from rlhf.errors import ConfigError, TrainingError
 from rlhf.manifest import read_manifest
 from rlhf.run import Run
-from rlhf.sealed import seal
 from rlhf.stages import execute
+from rlhf.storage.checksums import seal
 from tests.conftest import composed
 
 LONG = ("stage.trainer.max_steps=6", "stage.trainer.save_steps=2")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from rlhf.paths import PACKAGE
+from rlhf.storage.paths import PACKAGE
 
 pytestmark = [
     pytest.mark.slow,
@@ -45,6 +45,6 @@ def test_a_wheel_has_its_conf_and_its_data_and_runs(tmp_path: Path, monkeypatch:
         assert "learning_rate" in shown.stdout
         shown = subprocess.run(command, cwd=empty, check=True, capture_output=True, text=True)
         assert "stage=progression" in shown.stdout
-    where = "import rlhf, rlhf.paths as p; print(rlhf.__file__, p.bundled('conf'))"
+    where = "import rlhf, rlhf.storage.paths as p; print(rlhf.__file__, p.bundled('conf'))"
     found = subprocess.run([python, "-c", where], cwd=empty, check=True, capture_output=True, text=True).stdout.split()
     assert all(str(environment) in path for path in found)

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from rlhf.errors import ConfigError, RlhfError
-from rlhf.paths import PACKAGE
+from rlhf.storage.paths import PACKAGE
 
 # How libraries refuse what they are constructed from. A RuntimeError is none: memory that does not suffice is one.
 REFUSALS = (ValueError, TypeError, KeyError, ImportError)

@@ -11,7 +11,6 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rlhf import provenance
 from rlhf.config import HeldOut, Settings
 from rlhf.data import cache, fingerprint, load
 from rlhf.data.render import Prompt
@@ -21,6 +20,7 @@ from rlhf.generate import Response, generate, sampling_mode
 from rlhf.ppo.seeds import derive
 from rlhf.rewards import RewardFunction, checked, function
 from rlhf.run import Run
+from rlhf.storage import digests
 
 START = 0  # seed of the starting policy's samples: the same for every seed that starts from it, and drawn once
 
@@ -45,7 +45,7 @@ def scorers(
     if gold is not None:
         named = getattr(settings.stage, "gold", settings.data.gold)
         code = sources(function(named)) if isinstance(named, str) else []
-        found["gold"] = Scorer(gold, [provenance.files_digest(code), told("parents.gold"), named])
+        found["gold"] = Scorer(gold, [digests.files_digest(code), told("parents.gold"), named])
     if reward is not None:
         found["score"] = Scorer(reward, told("stage.reward", "stage.term", "parents.reward", "files.reward"))
     return found

@@ -17,7 +17,7 @@ from rlhf.config.objective import USUAL
 from rlhf.directory import JOBS
 from rlhf.errors import LineageError
 from rlhf.manifest import read_manifest, write_json
-from rlhf.provenance import text_digest
+from rlhf.storage.digests import text_digest
 
 FINISHED, FAILED, RUNNING = "finished", "failed", "running"
 LEFT = "it did not end: killed, or still running"

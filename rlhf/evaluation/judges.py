@@ -15,8 +15,8 @@ import torch
 
 from rlhf.data.render import Prompt, prompt_ids, question
 from rlhf.errors import ConfigError
-from rlhf.paths import bundled
 from rlhf.rewards import RewardFunction, checked
+from rlhf.storage.paths import bundled
 
 VALUES = {"A": 1.0, "TIE": 0.5, "B": 0.0}
 

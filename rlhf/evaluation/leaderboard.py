@@ -14,12 +14,12 @@ from rich.text import Text
 
 from rlhf.config import objective as objectives
 from rlhf.config.objective import METRICS, USUAL
+from rlhf.console import console
 from rlhf.errors import LineageError
 from rlhf.evaluation.frontier import efficient
 from rlhf.evaluation.jobs import FAILED, FINISHED, Job, digest
 from rlhf.evaluation.report import cell
 from rlhf.manifest import write_json
-from rlhf.progress import console
 
 LEAST_COMMON = ("gold", "win_rate", "score", "accuracy", "loss")  # to rank stages together that are judged differently
 SHOWN = 4

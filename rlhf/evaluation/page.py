@@ -13,13 +13,13 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from rlhf.console import printable
 from rlhf.data.render import Prompt, question
 from rlhf.evaluation.answers import Answers
 from rlhf.evaluation.comparison import Comparison, Row
 from rlhf.evaluation.differences import pieces
 from rlhf.evaluation.drawing import Drawing
 from rlhf.evaluation.tables import HEADINGS, grids, keys_of, remarks
-from rlhf.progress import printable
 
 BUDGET = 10_000_000
 """Characters of responses on a page. Beyond, fewer samples of each prompt are on it, then shorter ones."""

@@ -13,6 +13,7 @@ from pathlib import Path
 from rich.table import Table
 from rich.text import Text
 
+from rlhf.console import console, printable
 from rlhf.data.render import question
 from rlhf.evaluation import page
 from rlhf.evaluation.comparison import Comparison
@@ -22,7 +23,6 @@ from rlhf.evaluation.metrics import Estimate
 from rlhf.evaluation.tables import HEADINGS, grids, keys_of, remarks, rows
 from rlhf.manifest import write_json
 from rlhf.preference.calibration import calibration_error
-from rlhf.progress import console, printable
 
 EXAMPLES = 8
 MARKUP = "\\`*_[]|#~$<>&"

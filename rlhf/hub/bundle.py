@@ -22,13 +22,14 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
-from rlhf import models, provenance
+from rlhf import models
 from rlhf.config import Dtype, Model, PublishStage, Weights
 from rlhf.errors import HubError, LineageError
 from rlhf.hub import card, figure, lineage, sections
 from rlhf.hub.lineage import Link
 from rlhf.hub.scrub import Scrubber
 from rlhf.manifest import MANIFEST, write_json
+from rlhf.storage import digests
 
 ALLOWED = (
     "README.md", MANIFEST, "settings.yaml", "reproduce.sh", "figures/*.png", "evaluation/report.md",
@@ -82,7 +83,7 @@ def build(link: Link, repo: str | None, name: str, folder: Path, plan: Plan) -> 
         parameters, resized, template = write_adapter(link, folder, plan)
     else:
         parameters, resized, template = write_whole(link, folder, plan)
-    digest = provenance.weights_digest(folder)
+    digest = digests.weights_digest(folder)
     manifest = describe(link, digest, plan)
     there = lineage.published(link, repo, None, manifest)
     chain = [*plan.above, there]

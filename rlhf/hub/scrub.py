@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from rlhf.errors import HubError
-from rlhf.paths import bundled
-from rlhf.provenance import SECRET_VALUE, redact
+from rlhf.storage.digests import SECRET_VALUE, redact
+from rlhf.storage.paths import bundled
 
 SECRET_NAME = re.compile(r"token|secret|passw|api_?key|access_?key|credential|private_?key|auth", re.IGNORECASE)
 SHORTEST, LONG = 8, 16  # characters of a secret; what is shorter, or between them and a word, occurs by chance

@@ -15,11 +15,11 @@ from typing import TypeVar
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
-from rlhf import provenance
+from rlhf.console import console
 from rlhf.errors import HubError, RlhfError
 from rlhf.hub.bundle import Bundle
 from rlhf.hub.faults import FAULTS, chain, told, transient
-from rlhf.progress import console
+from rlhf.storage import digests
 
 OURS = "rlhf: "  # how the title of every commit begins that this module makes
 INITIAL = "initial commit"  # the Hub's own, of a new repository
@@ -50,7 +50,7 @@ class Destination:
 @cache
 def client() -> HfApi:
     """The Hub's client. Its token is HF_TOKEN's or the login's; no setting takes one."""
-    return HfApi(library_name="rlhf", library_version=provenance.versions().get("rlhf"))
+    return HfApi(library_name="rlhf", library_version=digests.versions().get("rlhf"))
 
 
 def persist(what: str, step: Callable[[], Answer], destination: Destination) -> Answer:

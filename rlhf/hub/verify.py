@@ -16,8 +16,8 @@ from rlhf.hub.bundle import Bundle, Plan, load
 from rlhf.hub.lineage import Link
 from rlhf.hub.snippets import ANSWER, QUESTION
 from rlhf.hub.upload import KEPT, Destination, persist
-from rlhf.provenance import file_digest
 from rlhf.rewards import RewardModel
+from rlhf.storage.digests import file_digest
 
 CLOSE = 1e-3  # between the logits of an adapter beside its base and merged into it, relative to the largest
 

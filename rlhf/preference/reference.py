@@ -14,11 +14,12 @@ import pyarrow
 import torch
 from torch import Tensor
 
-from rlhf import provenance, world
+from rlhf import world
 from rlhf.config import Settings, Strategy
+from rlhf.console import Bar, console
 from rlhf.data import cache
 from rlhf.parents import Parent
-from rlhf.progress import Bar, console
+from rlhf.storage import digests
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -47,7 +48,7 @@ def beside_shards(settings: Settings, strategy: Strategy, told: bool = False) ->
 
 def kept(settings: Settings, parent: Parent, arguments: Any, shared: bool) -> Kept:
     """Those of ``parent`` under TRL's ``arguments``."""
-    model, found = settings.model, provenance.versions()
+    model, found = settings.model, digests.versions()
     identity = (
         parent.digest, parent.revision, model.dtype.value, model.attention, settings.adapter.kind.value == "qlora",
         arguments.max_length, arguments.truncation_mode, torch.device(arguments.device).type, arguments.bf16,

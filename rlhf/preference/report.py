@@ -7,6 +7,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
+from rlhf.console import console
 from rlhf.evaluation.metrics import Estimate
 from rlhf.evaluation.report import cell, table
 from rlhf.manifest import write_json
@@ -14,7 +15,6 @@ from rlhf.preference import figures
 from rlhf.preference.card import Card
 from rlhf.preference.intervals import Share
 from rlhf.preference.probes import PROBES
-from rlhf.progress import console
 
 CORRELATIONS = {
     "pearson": "score and length, Pearson's correlation",

@@ -9,13 +9,13 @@ from pathlib import Path
 
 from rlhf import launch, world
 from rlhf.config import Settings, TrackerKind, TrainedStage
+from rlhf.console import console
 from rlhf.content import content, difference
 from rlhf.directory import partial
 from rlhf.errors import ConfigError, RlhfError, RunError
 from rlhf.follower import begin
 from rlhf.manifest import read_manifest
 from rlhf.parents import find_parents
-from rlhf.progress import console
 from rlhf.run import Run, note_end, recorded
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from rlhf import models
 from rlhf.config import JudgeKind, Model, Settings
+from rlhf.console import Bar
 from rlhf.data import load
 from rlhf.errors import LineageError
 from rlhf.evaluation import records, report
@@ -22,7 +23,6 @@ from rlhf.evaluation.metrics import Estimate
 from rlhf.evaluation.scoring import check_judge, judge_all, score_all
 from rlhf.manifest import tokenizer_record
 from rlhf.parents import Parent
-from rlhf.progress import Bar
 from rlhf.rewards import function
 from rlhf.run import Run
 

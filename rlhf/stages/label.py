@@ -11,13 +11,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from rlhf.config import JudgeKind, Settings
+from rlhf.console import console
 from rlhf.errors import ConfigError, DataError
 from rlhf.evaluation.judges import RewardJudge
 from rlhf.evaluation.judging import build
 from rlhf.evaluation.metrics import Estimate, estimate
 from rlhf.labelling.answers import Answers, agreement, vote
 from rlhf.labelling.pairs import RESPONSES, Pair, draw, preference, read_responses, write_rows
-from rlhf.progress import console
 from rlhf.run import Run
 
 PREFERENCES = "preferences.jsonl"

@@ -12,12 +12,12 @@ from dataclasses import replace
 
 from rlhf.config import Settings
 from rlhf.config.plan import PlanStage
+from rlhf.console import console
 from rlhf.planning import report
 from rlhf.planning.outlook import Outlook, look_ahead
 from rlhf.planning.pace import Pace, pace_of
 from rlhf.planning.remedies import tried
 from rlhf.planning.work import rows_of
-from rlhf.progress import console
 
 
 def run(plan: PlanStage, composed: Sequence[Settings]) -> bool:

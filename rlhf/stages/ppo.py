@@ -13,6 +13,7 @@ from rich.markup import escape
 
 from rlhf import memory, models, precision, training, world
 from rlhf.config import Engine, Settings, VLLMMode
+from rlhf.console import Bar, console
 from rlhf.data import check_splits, load
 from rlhf.errors import ConfigError, ModelError
 from rlhf.evaluation import held_out
@@ -23,7 +24,6 @@ from rlhf.ppo import Diagnosis, PPOTrainer
 from rlhf.ppo.engines import Copied
 from rlhf.ppo.plan import plan
 from rlhf.ppo.roles import OneBase, Separate, assign
-from rlhf.progress import Bar, console
 from rlhf.rewards.build import Builder
 from rlhf.run import Run
 

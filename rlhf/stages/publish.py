@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rlhf.config import Publish, PublishStage, Settings, Weights
+from rlhf.console import console
 from rlhf.directory import BUNDLES
 from rlhf.hub import bundle, lineage, upload
 from rlhf.hub.bundle import Bundle, Plan
@@ -22,7 +23,6 @@ from rlhf.hub.lineage import Link
 from rlhf.hub.scrub import Scrubber
 from rlhf.hub.upload import Destination
 from rlhf.hub.verify import verify
-from rlhf.progress import console
 from rlhf.run import Run
 
 

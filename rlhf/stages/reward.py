@@ -16,6 +16,7 @@ from trl import RewardConfig, RewardTrainer
 
 from rlhf import adapters, models, training, world
 from rlhf.config import RewardLoss, Settings
+from rlhf.console import console, show_samples
 from rlhf.data import check_splits, load
 from rlhf.data.render import question
 from rlhf.data.tokens import Form
@@ -26,7 +27,6 @@ from rlhf.preference.card import Card
 from rlhf.preference.grading import Policy, grade, score_statistics
 from rlhf.preference.shared import sharing
 from rlhf.preference.training import Members, callbacks, columns, further_arguments, prepare, trainer_class
-from rlhf.progress import console, show_samples
 from rlhf.rewards import AdaptedRewardModel, RewardModel, function
 from rlhf.run import Run
 

@@ -8,12 +8,12 @@ responses.jsonl is what stage=label makes preference pairs of; best.jsonl are de
 
 from rlhf import models
 from rlhf.config import Settings
+from rlhf.console import console, show_samples
 from rlhf.data import load
 from rlhf.data.render import question
 from rlhf.evaluation.best_of_n import best_of_n_kl, expected_best
 from rlhf.generate import Response, generate
 from rlhf.labelling.pairs import RESPONSES, preference_completion, write_rows
-from rlhf.progress import console, show_samples
 from rlhf.rewards import RewardModel
 from rlhf.run import Run
 

@@ -11,9 +11,9 @@ from rich.markup import escape
 from rich.tree import Tree
 
 from rlhf.config import PROGRESSION, Settings
+from rlhf.console import console
 from rlhf.manifest import read_manifest
 from rlhf.parents import of_the_chain
-from rlhf.progress import console
 from rlhf.run import Run, runs
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from rlhf.errors import HubError
 from rlhf.hub.scrub import Scrubber, secrets
-from rlhf.paths import bundled
+from rlhf.storage.paths import bundled
 
 CHECKPOINTS = "/data/me/ck"
 

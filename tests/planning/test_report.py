@@ -20,7 +20,7 @@ PACE = Pace(0.001, 0.0005, 0.01, 0, "stated: 1000 tokens a second")
 def test_it_fits_into_the_terminal(
     width: int, ahead: Ahead, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    monkeypatch.setattr("rlhf.progress.console.width", width, raising=False)
+    monkeypatch.setattr("rlhf.console.console.width", width, raising=False)
     outlook = ahead("ppo", plan=SMALL)
     report.show(outlook, PACE)
     report.show_remedies("ppo", tried(outlook, plan_of(*SMALL), ROWS["ppo"]))

@@ -3,18 +3,18 @@ import io
 import pytest
 from rich.console import Console
 
-from rlhf import progress
+from rlhf import console
 
 
 @pytest.fixture
 def screen(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
     out = io.StringIO()
-    monkeypatch.setattr(progress, "console", Console(file=out, width=100))
+    monkeypatch.setattr(console, "console", Console(file=out, width=100))
     return out
 
 
 def test_a_log_has_a_line_for_every_tenth(screen: io.StringIO) -> None:
-    bar = progress.Bar("sft", 40)
+    bar = console.Bar("sft", 40)
     for step in range(1, 41):
         bar.update(step, {"train/loss": 1 / step})
     bar.close()
@@ -25,7 +25,7 @@ def test_a_log_has_a_line_for_every_tenth(screen: io.StringIO) -> None:
 
 def test_what_a_model_wrote_is_shown_as_text(screen: io.StringIO) -> None:
     hostile = "[red]x[/red] [/] :smile: \x1b[31mred\x1b[0m \x07 ok"
-    progress.show_samples("t", ("prompt", "completion"), [("p", hostile)])
+    console.show_samples("t", ("prompt", "completion"), [("p", hostile)])
     shown = screen.getvalue()
     assert "[red]x[/red] [/] :smile:" in shown
     assert "\x1b" not in shown
@@ -33,12 +33,12 @@ def test_what_a_model_wrote_is_shown_as_text(screen: io.StringIO) -> None:
 
 
 def test_long_text_is_cut() -> None:
-    assert progress.printable("a" * 500, most=10) == "a" * 9 + "…"
+    assert console.printable("a" * 500, most=10) == "a" * 9 + "…"
 
 
 def test_short_by_hand() -> None:
-    assert progress.short({"train/loss": 0.12345, "note": "x", "train/lr": 1e-5}) == "loss 0.123  lr 1e-05"
+    assert console.short({"train/loss": 0.12345, "note": "x", "train/lr": 1e-5}) == "loss 0.123  lr 1e-05"
 
 
 def test_blank_lines_do_not_fill_the_screen() -> None:
-    assert progress.without_blank_lines("\n\na\n\n \n\n\n  b\nc\n\n\n") == "a\n  b\nc"
+    assert console.without_blank_lines("\n\na\n\n \n\n\n  b\nc\n\n\n") == "a\n  b\nc"

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from rlhf.errors import RunError
-from rlhf.sealed import DIGESTS, fault, newest_whole, resumable, seal
+from rlhf.storage.checksums import DIGESTS, fault, newest_whole, resumable, seal
 
 
 def sealed(folder: Path, number: int) -> Path:

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from rlhf import paths
+from rlhf.storage import paths
 
 
 def test_a_directory_beside_the_package_is_found_from_a_checkout() -> None:

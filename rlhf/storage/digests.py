@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from rlhf.paths import PACKAGE
+from rlhf.storage.paths import PACKAGE
 
 PACKAGES = ("rlhf", "torch", "transformers", "trl", "peft", "datasets", "accelerate", "tokenizers", "hydra-core")
 SECRET_KEY = re.compile(r"token$|secret|password|api_?key|credential", re.IGNORECASE)

@@ -5,9 +5,9 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from rlhf.console import console
 from rlhf.errors import RunError
-from rlhf.progress import console
-from rlhf.provenance import file_digest
+from rlhf.storage.digests import file_digest
 
 DIGESTS = "digests.json"
 

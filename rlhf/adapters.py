@@ -7,7 +7,7 @@ from peft import LoraConfig, PeftModel, TaskType, get_peft_model
 from transformers import PreTrainedModel
 
 from rlhf.config import Adapter, AdapterKind
-from rlhf.config.blame import blame
+from rlhf.config.library_errors import blame
 from rlhf.errors import ModelError
 
 

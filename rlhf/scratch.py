@@ -6,7 +6,7 @@ from typing import Any
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from rlhf.config.blame import blame
+from rlhf.config.library_errors import blame
 from rlhf.config.rules import require
 from rlhf.errors import ConfigError
 

@@ -14,7 +14,7 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 
 from rlhf import models, precision, world
 from rlhf.config import Dtype, Hardware, Settings, Strategy
-from rlhf.config.blame import blame
+from rlhf.config.library_errors import blame
 from rlhf.config.rules import require_positive, require_type
 from rlhf.console import Bar, show_samples
 from rlhf.data.render import Prompt, question

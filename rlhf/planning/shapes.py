@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, Pretrain
 
 from rlhf import adapters, models
 from rlhf.config import Adapter, AdapterKind, Dtype, Settings
-from rlhf.config.blame import blame
+from rlhf.config.library_errors import blame
 from rlhf.errors import LineageError
 from rlhf.generate import seeded
 from rlhf.manifest import read_manifest

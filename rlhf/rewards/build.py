@@ -12,7 +12,7 @@ from rlhf.parents import Parent
 from rlhf.rewards.composition import Composition, Term
 from rlhf.rewards.ensemble import Ensemble
 from rlhf.rewards.model import AdaptedRewardModel, RewardModel
-from rlhf.rewards.normalisation import Running, Stored
+from rlhf.rewards.normalization import Running, Stored
 from rlhf.rewards.protocol import RewardFunction, called
 from rlhf.rewards.remote import Remote
 from rlhf.rewards.terms import Format, Length

@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlhf.data.seen import Seen, digest
+from rlhf.data.dedup import Seen, digest
 
 
 @given(st.lists(st.text(max_size=3)))

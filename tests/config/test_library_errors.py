@@ -1,6 +1,6 @@
 import pytest
 
-from rlhf.config.blame import blame, first_sentence
+from rlhf.config.library_errors import blame, first_sentence
 from rlhf.config.rules import require_positive
 from rlhf.data import fingerprint
 from rlhf.errors import ConfigError, DataError

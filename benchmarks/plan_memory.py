@@ -189,7 +189,8 @@ def measure(shape: str, stage: str, way: str, folder: Path) -> dict[str, Any]:
     """In this process: the plan, and the peak of the stage up to the end of its training."""
     import torch
 
-    from rlhf import memory, training
+    from rlhf import training
+    from rlhf.hardware import memory
     from rlhf.stages import execute
 
     found = planned(shape, stage, way, folder)

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from benchmarks.plan_memory import composed
 from benchmarks.sides import record as write
-from rlhf.memory import count, size
+from rlhf.hardware.memory import count, size
 from rlhf.planning.outlook import Outlook, look_ahead, record
 from rlhf.planning.pace import assumed, seconds
 from rlhf.planning.remedies import Remedy, first, tried

@@ -88,7 +88,8 @@ def measure(model: str, way: str, folder: Path, updates: int) -> dict:
     """In this process: peak, plan, and the seconds of each update."""
     import torch
 
-    from rlhf import memory, models
+    from rlhf import models
+    from rlhf.hardware import memory
     from rlhf.parents import Parent
     from rlhf.planning import report
     from rlhf.ppo import PPOTrainer

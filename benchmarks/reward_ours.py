@@ -3,7 +3,7 @@
 from preference_work import steps, trainer
 from sides import serve
 
-from rlhf.memory import keep_freed
+from rlhf.hardware.memory import keep_freed
 from rlhf.preference.shared import Sharing
 
 BATCHES = 4

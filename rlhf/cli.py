@@ -24,9 +24,10 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from rlhf import config, launch, sweep, world
+from rlhf import config, sweep
 from rlhf.config import STAGES, Settings
 from rlhf.errors import ConfigError, RlhfError, RunError
+from rlhf.hardware import launch, ranks
 from rlhf.storage.digests import text_digest
 from rlhf.storage.paths import bundled
 from rlhf.sweep import IN_PATH, SWEPT
@@ -186,11 +187,11 @@ def _execute(settings: Settings) -> dict[str, float]:
 
 
 def _tell(error: BaseException) -> None:
-    if world.is_main():
+    if ranks.is_main():
         print(f"rlhf: {explain(error)}", file=sys.stderr)
         return
     time.sleep(launch.LAST_WORDS)  # what all processes refuse the first one tells, and torchrun ends the others
-    print(f"rlhf, rank {world.rank()}: {explain(error)}", file=sys.stderr)
+    print(f"rlhf, rank {ranks.rank()}: {explain(error)}", file=sys.stderr)
 
 
 def main() -> None:
@@ -229,7 +230,7 @@ def main() -> None:
         print(f"rlhf: {told}: leave it out", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
-        if world.is_main():
+        if ranks.is_main():
             print("rlhf: interrupted; where there is a checkpoint, resume=true continues from it", file=sys.stderr)
         sys.exit(130)
     finally:

@@ -8,9 +8,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from rlhf import world
 from rlhf.config import Autocast, PPOStage, SentinelAction, Settings, Source, TrainedStage
 from rlhf.data.files import reader_of
+from rlhf.hardware import ranks
 from rlhf.hub.pinned import pin
 from rlhf.manifest import plain
 from rlhf.parents import HUB_ID, Parent
@@ -100,7 +100,7 @@ def content(settings: Settings, parents: dict[str, Parent]) -> dict[str, Any]:
         tree["hardware"] = {"autocast": settings.hardware.autocast.value}
     trainer = tree["stage"].get("trainer", {})
     if "per_device_train_batch_size" in trainer:  # what counts is the batch of all processes together
-        trainer["per_device_train_batch_size"] *= world.asked(settings.hardware)
+        trainer["per_device_train_batch_size"] *= ranks.asked(settings.hardware)
     tree["parents"] = {role: parent.digest for role, parent in parents.items()}
     tree["files"] = data_files(settings)
     for kind in tree["files"]:

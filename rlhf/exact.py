@@ -7,7 +7,7 @@ from typing import Any
 
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState
 
-from rlhf import world
+from rlhf.hardware import ranks
 from rlhf.run import Run
 from rlhf.storage.checksums import number, seal
 
@@ -67,4 +67,4 @@ class Keeper(TrainerCallback):
             (folder / "interval.json").write_text(json.dumps(interval), encoding="utf-8")
             (folder / "logs.json").write_text(json.dumps(self.run.written()), encoding="utf-8")
             seal(folder)
-        world.wait()
+        ranks.wait()

@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rlhf import world
 from rlhf.config import Settings
 from rlhf.directory import partial
+from rlhf.hardware import ranks
 from rlhf.parents import find_parents
 from rlhf.run import Run
 
@@ -51,12 +51,12 @@ class Follower(Run):
 
     def finish(self, metrics: dict[str, float]) -> None:
         """Wait until the first process has moved the run into its place."""
-        world.wait()
-        world.wait()
+        ranks.wait()
+        ranks.wait()
         self.work = self.directory
 
 
 def begin(directory: Path, settings: Settings, overrides: Sequence[str] = ()) -> Run:
     """The run of this process: the first one claims the directory, the others follow it."""
-    kind = Run.start if world.is_main() else Follower.of
+    kind = Run.start if ranks.is_main() else Follower.of
     return kind(directory, settings, overrides)

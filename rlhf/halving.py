@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch import Tensor
 
-from rlhf import world
 from rlhf.console import console
 from rlhf.errors import TrainingError
+from rlhf.hardware import ranks
 
 if TYPE_CHECKING:
     from transformers import Trainer
@@ -245,14 +245,14 @@ def share_tokens(trainer: "Trainer") -> None:
 
     TRL does so for the loss of demonstrations; of pairs it averages each process's own mean, which is another loss.
     """
-    if not world.started() or BY_TOKEN not in getattr(trainer, "loss_types", ()):
+    if not ranks.started() or BY_TOKEN not in getattr(trainer, "loss_types", ()):
         return
     step = trainer.training_step
 
     def shared(model: Any, inputs: Inputs, num_items_in_batch: Any = None) -> Tensor:
         own = learned_from(inputs).sum().to(trainer.args.device)
         everyone = trainer.accelerator.reduce(own, reduction="sum").clamp(min=1)
-        with by_token_times(trainer, (own * world.size() / everyone).item()):
+        with by_token_times(trainer, (own * ranks.size() / everyone).item()):
             return step(model, inputs, num_items_in_batch)
 
     trainer.training_step = shared
@@ -264,7 +264,7 @@ def halve_steps(trainer: "Trainer", title: str, paired: bool) -> None:
     Raises:
         TrainingError: from the trainer's steps, where memory ran out and nothing can be halved.
     """
-    if not world.started():
+    if not ranks.started():
         HalvedSteps(trainer, title, paired)
         return
     step = trainer.training_step
@@ -277,7 +277,7 @@ def halve_steps(trainer: "Trainer", title: str, paired: bool) -> None:
                 raise
             args = trainer.args
             raise TrainingError(
-                f"out of memory in one of {world.size()} processes: start again with stage.trainer."
+                f"out of memory in one of {ranks.size()} processes: start again with stage.trainer."
                 f"per_device_train_batch_size={max(args.per_device_train_batch_size // 2, 1)} and stage.trainer."
                 f"gradient_accumulation_steps={args.gradient_accumulation_steps * 2}, which take the same steps"
             ) from error

@@ -28,9 +28,9 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from rlhf import world
 from rlhf.config import Hardware, Model
 from rlhf.errors import LineageError, ModelError
+from rlhf.hardware import ranks
 from rlhf.hub.pinned import Pinned, fetch, pin, snapshot
 from rlhf.manifest import read_manifest, tokenizer_record
 from rlhf.parents import Parent, hub_parent
@@ -195,7 +195,7 @@ def save(model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path, parent: P
     Where several processes share a run all of them call this: shards are gathered, and the first one writes.
     """
     whole = gathered(model)
-    if world.is_main():
+    if ranks.is_main():
         if hasattr(model, "peft_config"):
             own = model.active_adapter  # a shared base has those of other roles beside it
             model.peft_config[own].base_model_name_or_path = parent.model
@@ -204,7 +204,7 @@ def save(model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path, parent: P
         else:
             model.save_pretrained(folder, state_dict=whole)
         tokenizer.save_pretrained(folder)
-    world.wait()
+    ranks.wait()
 
 
 def gathered(model: torch.nn.Module) -> dict[str, torch.Tensor] | None:

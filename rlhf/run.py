@@ -22,11 +22,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
-from rlhf import world
 from rlhf.config import Settings, Strategy
 from rlhf.content import content, difference
 from rlhf.directory import BUNDLES, claim, empty, move, partial, unwritable
 from rlhf.errors import LineageError, RunError
+from rlhf.hardware import ranks
 from rlhf.manifest import MANIFEST, read_manifest, tokenizer_record, write_json
 from rlhf.parents import Parent, find_parents
 from rlhf.storage import digests
@@ -126,7 +126,7 @@ class Run:
             "dtype": settings.model.dtype,
             "versions": digests.versions(),
             "git": digests.git_revision(),
-            "hardware": digests.hardware() | world.record(settings.hardware),
+            "hardware": digests.hardware() | ranks.record(settings.hardware),
             "started": _now(),
             "resumed": resumed,
         }
@@ -247,7 +247,7 @@ class Run:
 
     def finish(self, metrics: dict[str, float]) -> None:
         """Write the final metrics and move the run into its place, when no other process reads it any more."""
-        world.wait()
+        ranks.wait()
         shutil.rmtree(self.scratch, ignore_errors=True)
         self.manifest |= {
             "status": "finished",
@@ -263,7 +263,7 @@ class Run:
         move(self.work, self.directory)
         self.work = self.directory
         self._close()
-        world.wait()
+        ranks.wait()
 
     def _close(self) -> None:
         for tracker in self._trackers:

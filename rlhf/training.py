@@ -12,7 +12,7 @@ import torch
 import transformers
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from rlhf import models, precision, world
+from rlhf import models
 from rlhf.config import Dtype, Hardware, Settings, Strategy
 from rlhf.config.library_errors import blame
 from rlhf.config.rules import require_positive, require_type
@@ -24,7 +24,8 @@ from rlhf.errors import ConfigError, DataError, TrainingError
 from rlhf.exact import Keeper, take_up_if_trained, written_at
 from rlhf.generate import generate
 from rlhf.halving import halve_steps, share_tokens
-from rlhf.memory import keep_freed
+from rlhf.hardware import precision, ranks
+from rlhf.hardware.memory import keep_freed
 from rlhf.run import Run
 from rlhf.storage.checksums import newest_whole, number, resumable
 
@@ -90,7 +91,7 @@ def sharing(hardware: Hardware, given: dict[str, Any], on_gpu: bool) -> dict[str
     ``per_device_train_batch_size`` stays what it is in TRL, rows of each process at a time: two processes with 8 take
     the steps of one with 16.
     """
-    strategy = world.strategy_of(hardware)
+    strategy = ranks.strategy_of(hardware)
     if strategy is Strategy.fsdp:
         return {"fsdp": True, "fsdp_config": dict(FSDP)}
     if strategy.sharded:
@@ -99,7 +100,7 @@ def sharing(hardware: Hardware, given: dict[str, Any], on_gpu: bool) -> dict[str
         automatic = ("train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping")
         half = {"bf16": {"enabled": "auto"}, "fp16": {"enabled": "auto"}}
         return {"deepspeed": {"zero_optimization": zero} | half | dict.fromkeys(automatic, "auto")}
-    if not world.started():
+    if not ranks.started():
         return {}
     backend = {} if on_gpu else {"ddp_backend": "gloo"}
     # Every parameter that learns has a part in every loss; to look for others costs time, and a warning.
@@ -193,7 +194,7 @@ def train(
         KeyboardInterrupt: after a checkpoint was written at the end of the step under way.
         TrainingError: the loss is not a finite number, or the trainer does not share the run as it was asked to.
     """
-    world.check(trainer.accelerator, run.strategy)
+    ranks.check(trainer.accelerator, run.strategy)
     if trainer.args.device.type == "cpu":
         keep_freed()
     folder = Path(trainer.args.output_dir)
@@ -250,7 +251,7 @@ class Reporter(TrainerCallback):
     def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self.bar.update(state.global_step)
         # Ctrl-C may reach one process alone, or between two steps: all stop at the same one.
-        if world.anywhere(self.interruption.asked):
+        if ranks.anywhere(self.interruption.asked):
             self.interruption.asked = True
             control.should_save = control.should_training_stop = True
         elif self.on_sample is not None and self.every and state.global_step % self.every == 0:
@@ -316,7 +317,7 @@ class Sampler:
             seed=self.seed,
             batch_size=len(self.prompts),
         )
-        if not world.is_main():  # all of them sample: a model in shards needs them all
+        if not ranks.is_main():  # all of them sample: a model in shards needs them all
             return
         rows = [(question(prompt), response.text) for prompt, response in zip(self.prompts, responses, strict=True)]
         show_samples(f"{self.run.stage}, step {step}: greedy completions", ("prompt", "completion"), rows)

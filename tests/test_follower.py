@@ -16,7 +16,7 @@ def test_the_first_process_begins_and_the_others_follow(
     base, place = settings("base"), tmp_path / "base"
     run = begin(place, base)
     before = {path: path.read_bytes() for path in run.work.iterdir() if path.is_file()}
-    monkeypatch.setattr("rlhf.world.is_main", lambda: False)
+    monkeypatch.setattr("rlhf.hardware.ranks.is_main", lambda: False)
     other = begin(place, base)
     assert type(run) is Run
     assert type(other) is Follower

@@ -137,7 +137,7 @@ def test_a_sweep_of_plans_leaves_nothing_behind_and_hides_no_job(
     command = arguments(chain, tmp_path, "stage.trainer.per_device_train_batch_size=8,4", "hardware.plan=true")
     assert rlhf(*command) == 0
     assert capsys.readouterr().out.count("dpo: fits: ") == 2
-    monkeypatch.setattr("rlhf.memory.available", lambda device: 1000)
+    monkeypatch.setattr("rlhf.hardware.memory.available", lambda device: 1000)
     assert rlhf(*command) == 1
     told = capsys.readouterr()
     assert told.out.count("dpo: does not fit: ") == 2

@@ -5,16 +5,17 @@ import signal
 from pathlib import Path
 from typing import Any
 
-from rlhf import stages, world
+from rlhf import stages
 from rlhf.config import Settings
 from rlhf.errors import DataError
+from rlhf.hardware import ranks
 
 
 def stages_and_shards(jobs: list[tuple[Settings, Path]], folder: Path) -> dict[str, Any]:
     """One stage after the other, then what processes tell each other, then a model in shards."""
     for settings, directory in jobs:
         stages._perform(settings, directory, [])
-    seen = {"told": world.told(f"of {world.rank()}"), "anywhere": [world.anywhere(world.rank() == i) for i in range(3)]}
+    seen = {"told": ranks.told(f"of {ranks.rank()}"), "anywhere": [ranks.anywhere(ranks.rank() == i) for i in range(3)]}
     shards(folder)
     return seen
 
@@ -29,7 +30,7 @@ def shards(folder: Path) -> None:
     from rlhf import models
 
     tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")
-    mesh = init_device_mesh("cpu", (world.size(),))
+    mesh = init_device_mesh("cpu", (ranks.size(),))
     for name, adapted in {"whole": False, "shards": False, "adapter_whole": True, "adapter_shards": True}.items():
         model = model_of(len(tokenizer), tokenizer.pad_token_id, adapted)
         if name.endswith("shards"):
@@ -65,7 +66,7 @@ def dying(settings: Settings, directory: Path, overrides: list[str]) -> dict[str
 
     def on_save(*arguments: Any, **named: Any) -> None:
         saved(*arguments, **named)
-        if world.rank() == 1:
+        if ranks.rank() == 1:
             os.kill(os.getpid(), signal.SIGKILL)
 
     Keeper.on_save = on_save
@@ -77,11 +78,11 @@ def failing(how: str) -> int:
     import torch.distributed
 
     torch.distributed.init_process_group("gloo")
-    if world.rank() == 1:
+    if ranks.rank() == 1:
         if how == "refused":
             raise DataError("row 7 of mine.jsonl has no prompt")
         if how == "broken":
             raise ZeroDivisionError("by nothing")
         os.kill(os.getpid(), signal.SIGKILL)
-    world.wait()
-    return world.rank()
+    ranks.wait()
+    return ranks.rank()

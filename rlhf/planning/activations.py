@@ -6,7 +6,7 @@ size at a time, and tests/planning/test_activations.py reads them off again. A G
 
 from typing import NamedTuple
 
-from rlhf.memory import FLOAT32, Shape
+from rlhf.hardware.memory import FLOAT32, Shape
 from rlhf.preference.head import KEPT
 from rlhf.preference.head import TILE as TILED
 

@@ -5,10 +5,12 @@ from typing import Any
 
 import torch
 
-from rlhf import memory, models, world
+from rlhf import models
 from rlhf.config import Settings, Strategy
 from rlhf.config.plan import PlanStage
 from rlhf.errors import ConfigError
+from rlhf.hardware import memory
+from rlhf.hardware import ranks as world
 from rlhf.planning import ppo, trained, work
 from rlhf.planning.ledger import Ledger
 from rlhf.planning.shapes import Architecture, architecture

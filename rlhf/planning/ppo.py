@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from rlhf import models
 from rlhf.config import AdapterKind, CriticKind, PPOStage, Settings
 from rlhf.decoding import READ_AT_ONCE
-from rlhf.memory import FLOAT32, Shape, cache
+from rlhf.hardware.memory import FLOAT32, Shape, cache
 from rlhf.planning.activations import (
     PPO_LEARNING,
     PPO_SAMPLING,

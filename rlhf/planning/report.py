@@ -7,12 +7,12 @@ from rich.table import Table
 
 from rlhf.config import AdapterKind, Strategy
 from rlhf.console import console
-from rlhf.memory import available, count, size
+from rlhf.hardware.memory import available, count, size
+from rlhf.hardware.precision import autocasts
 from rlhf.planning.ledger import Ledger
 from rlhf.planning.outlook import Outlook
 from rlhf.planning.pace import Pace, seconds
 from rlhf.planning.remedies import Remedy, first
-from rlhf.precision import autocasts
 
 
 def tell(sentence: str) -> None:

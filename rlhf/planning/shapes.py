@@ -14,8 +14,8 @@ from rlhf.config import Adapter, AdapterKind, Dtype, Settings
 from rlhf.config.library_errors import blame
 from rlhf.errors import LineageError
 from rlhf.generate import seeded
+from rlhf.hardware.memory import NF4, Shape
 from rlhf.manifest import read_manifest
-from rlhf.memory import NF4, Shape
 from rlhf.parents import Parent, hub_parent
 from rlhf.planning.activations import Family, Pass, family_of
 from rlhf.ppo.shared import shell_of

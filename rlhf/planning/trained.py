@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 from rlhf.config import AdapterKind, Settings, SharedPrefix
-from rlhf.memory import FLOAT32
+from rlhf.hardware.memory import FLOAT32
 from rlhf.planning.activations import (
     CROSS_ENTROPY,
     FUSED_BACKWARD,

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from rlhf.config import LossMean, PPOStage
 from rlhf.halving import Parts
+from rlhf.hardware.precision import autocast
 from rlhf.ppo import checkpoint, forward
 from rlhf.ppo.critic import ValueHead
 from rlhf.ppo.kl import ESTIMATORS, kl_loss
@@ -20,7 +21,6 @@ from rlhf.ppo.rollout import Rollout, inputs_of, logprobs_and_entropies, micro_b
 from rlhf.ppo.seeds import permutation
 from rlhf.ppo.sentinel import BrokenError
 from rlhf.ppo.tensors import masked_sum, token_shares
-from rlhf.precision import autocast
 
 T = TypeVar("T")
 

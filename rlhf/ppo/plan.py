@@ -5,8 +5,9 @@ from math import prod
 
 from safetensors import safe_open
 
-from rlhf import models, world
+from rlhf import models
 from rlhf.config import Settings
+from rlhf.hardware import ranks as world
 from rlhf.parents import Parent
 from rlhf.planning import ppo
 from rlhf.planning.ledger import Ledger, Role

@@ -16,7 +16,8 @@ from rlhf.config import KLIn, OldLogprobs, PPOStage, SentinelAction
 from rlhf.data.render import Prompt
 from rlhf.errors import ConfigError, TrainingError
 from rlhf.generate import sample
-from rlhf.memory import give_back, keep_freed
+from rlhf.hardware.memory import give_back, keep_freed
+from rlhf.hardware.precision import autocast as autocasting
 from rlhf.ppo import checkpoint
 from rlhf.ppo.advantages import gae
 from rlhf.ppo.critic import ValueHead
@@ -28,7 +29,6 @@ from rlhf.ppo.rollout import Rollout, Sampler, collect, evaluate, final_scores, 
 from rlhf.ppo.seeds import derive, permutation
 from rlhf.ppo.sentinel import STOPPED, BrokenError, Diagnosis, Sentinel
 from rlhf.ppo.worn import fuse
-from rlhf.precision import autocast as autocasting
 from rlhf.rewards import RewardFunction, Scorer
 
 

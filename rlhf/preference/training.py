@@ -11,10 +11,10 @@ import torch
 import transformers
 from transformers import EarlyStoppingCallback, Trainer
 
-from rlhf import world
 from rlhf.config import RewardLoss, RewardStage, Settings
 from rlhf.directory import MEMBER
 from rlhf.errors import DataError
+from rlhf.hardware import ranks
 from rlhf.manifest import write_json
 from rlhf.ppo.seeds import derive
 from rlhf.preference import losses, rankings
@@ -173,7 +173,7 @@ class Members:
 
     def finish(self, number: int, metrics: dict[str, float]) -> None:
         """Note that a member's weights are written; its checkpoints are not needed any more."""
-        if self.count > 1 and world.is_main():
+        if self.count > 1 and ranks.is_main():
             write_json(self._record(number), metrics)
             shutil.rmtree(self.run.scratch / self.part(number), ignore_errors=True)
 

@@ -14,11 +14,12 @@ from datasets import Dataset
 from torch import Tensor
 from trl import DPOConfig, DPOTrainer
 
-from rlhf import adapters, models, training, world
+from rlhf import adapters, models, training
 from rlhf.config import AdapterKind, Settings
 from rlhf.data import check_splits, load
 from rlhf.data.tokens import Form
 from rlhf.evaluation import held_out
+from rlhf.hardware import ranks
 from rlhf.preference import reference
 from rlhf.preference.architectures import decide
 from rlhf.preference.head import FIELDS
@@ -44,7 +45,7 @@ class ReadyDPOTrainer(DPOTrainer):
     def _precompute_ref_logps(self, dataset: Dataset, name: str, batch_size: int) -> Dataset:
         def compute() -> Iterator[tuple[Tensor, Tensor]]:
             with self.accelerator.autocast(), self.sharing():
-                for start in range(world.rank() * batch_size, len(dataset), world.size() * batch_size):
+                for start in range(ranks.rank() * batch_size, len(dataset), ranks.size() * batch_size):
                     rows = [dataset[i] for i in range(start, min(start + batch_size, len(dataset)))]
                     batch = {key: value.to(self.args.device) for key, value in self.data_collator(rows).items()}
                     chosen, rejected = self.compute_ref_log_probs(self.ref_model or self.model, batch)
@@ -62,7 +63,7 @@ class ReadyDPOTrainer(DPOTrainer):
 
 
 def run(settings: Settings, run: Run) -> dict[str, float]:
-    settings = reference.beside_shards(settings, world.strategy_of(settings.hardware), told=True)
+    settings = reference.beside_shards(settings, ranks.strategy_of(settings.hardware), told=True)
     stage = settings.stage
     pairs = {split: load(settings.data, "preferences", split, settings.seed) for split in ("train", "validation")}
     check_splits(settings.data, "preferences", pairs, settings.seed)

@@ -11,13 +11,14 @@ from importlib.util import find_spec
 
 from rich.markup import escape
 
-from rlhf import memory, models, precision, training, world
+from rlhf import models, training
 from rlhf.config import Engine, Settings, VLLMMode
 from rlhf.console import Bar, console
 from rlhf.data import check_splits, load
 from rlhf.errors import ConfigError, ModelError
 from rlhf.evaluation import held_out
 from rlhf.generate import end_ids
+from rlhf.hardware import memory, precision, ranks
 from rlhf.planning import report
 from rlhf.planning.work import longest_prompt
 from rlhf.ppo import Diagnosis, PPOTrainer
@@ -100,7 +101,7 @@ def copied(settings: Settings, trainer: PPOTrainer, roles: OneBase | Separate) -
 def train(trainer: PPOTrainer, run: Run, sample: training.Sampler) -> dict[str, float]:
     """Train with a bar and samples, from the newest checkpoint where the run is resumed."""
     stage = trainer.stage
-    world.check(trainer.accelerator, run.strategy)
+    ranks.check(trainer.accelerator, run.strategy)
     if run.resumed:
         run.rewind(trainer.restore(run.scratch), trainer.found_beside)
     run.record_diagnoses([diagnosis.record() for diagnosis in trainer.sentinel.raised])

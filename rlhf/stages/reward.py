@@ -14,13 +14,14 @@ from typing import Any
 from datasets import Dataset
 from trl import RewardConfig, RewardTrainer
 
-from rlhf import adapters, models, training, world
+from rlhf import adapters, models, training
 from rlhf.config import RewardLoss, Settings
 from rlhf.console import console, show_samples
 from rlhf.data import check_splits, load
 from rlhf.data.render import question
 from rlhf.data.tokens import Form
 from rlhf.errors import DataError
+from rlhf.hardware import ranks
 from rlhf.preference import report
 from rlhf.preference.architectures import decide
 from rlhf.preference.card import Card
@@ -79,7 +80,7 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
     measured = score_statistics(scorers, judged, pairs["train"]["prompt"], stage, settings.seed)
     card.statistics = measured[0]
     tell(card, ceiling, stage.sample_prompts)
-    if world.is_main():
+    if ranks.is_main():
         report.write(card, run.work)
     for number in range(1, stage.ensemble):
         run.record_member(members.folder(number), found[number] | measured[number])

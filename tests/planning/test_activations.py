@@ -16,7 +16,7 @@ from transformers import (
     Qwen3Config,
 )
 
-from rlhf.memory import Shape
+from rlhf.hardware.memory import Shape
 from rlhf.planning.activations import GATED, OUTSIDE, Pass, at_work, family_of, fused_head, logits, own_head
 from rlhf.preference.head import score
 from rlhf.preference.shared import sharing

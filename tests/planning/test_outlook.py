@@ -29,7 +29,7 @@ def test_a_gpu_in_numbers() -> None:
 
 
 def test_this_machine_has_what_is_free_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rlhf.memory.available", lambda device: 1000)
+    monkeypatch.setattr("rlhf.hardware.memory.available", lambda device: 1000)
     settings = composed("stage=sft", "hardware=cpu")
     assert machine_of(settings, plan_of()).room == 1000
     assert machine_of(settings, plan_of()).place.ranks == (Strategy.none, 1)

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from rlhf.memory import cache
+from rlhf.hardware.memory import cache
 from rlhf.planning.outlook import Outlook
 from rlhf.planning.pace import Pace, assumed, operations, pace_of, seconds, stated
 from rlhf.planning.work import Work

@@ -7,7 +7,7 @@ import pytest
 from peft import LoraConfig, get_peft_model
 
 from rlhf.config import Settings
-from rlhf.memory import NF4
+from rlhf.hardware.memory import NF4
 from rlhf.parents import Parent
 from rlhf.planning.ledger import Ledger, Phase
 from rlhf.planning.shapes import measure

@@ -7,10 +7,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from rlhf import models, precision
+from rlhf import models
 from rlhf.config import Settings
 from rlhf.content import content
 from rlhf.errors import ConfigError
+from rlhf.hardware import precision
 from rlhf.run import Run
 from rlhf.stages import execute
 

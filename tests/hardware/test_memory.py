@@ -11,8 +11,8 @@ import pytest
 import torch
 from transformers import GPT2Config, LlamaConfig, LlamaForCausalLM
 
-from rlhf import memory
-from rlhf.memory import Measured, Meter, Shape, cache
+from rlhf.hardware import memory
+from rlhf.hardware.memory import Measured, Meter, Shape, cache
 
 MIB = 2**20
 
@@ -61,7 +61,7 @@ def test_a_meter_measures_what_is_taken_since_it_was_made() -> None:
 def test_the_peak_of_who_started_a_process_is_not_its_own() -> None:
     """getrusage(2) tells a child that did nothing of its parent's 300 MiB."""
     held = bytearray(300 * MIB)
-    code = "import torch; from rlhf.memory import Meter; print(Meter(torch.device('cpu')).read().peak)"
+    code = "import torch; from rlhf.hardware.memory import Meter; print(Meter(torch.device('cpu')).read().peak)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert int(done.stdout) < 50 * MIB
     assert len(held) == 300 * MIB
@@ -73,7 +73,7 @@ def test_where_peaks_are_not_forgotten_the_measure_is_a_bound(
     def refuse(*_: Any, **__: Any) -> None:
         raise PermissionError
 
-    monkeypatch.setattr("rlhf.memory.Path.write_text", refuse)
+    monkeypatch.setattr("rlhf.hardware.memory.Path.write_text", refuse)
     measured = Meter(torch.device("cpu")).read()
     assert not measured.exact
     memory.compare("ppo", 170, measured)
@@ -110,7 +110,7 @@ def test_numbers_as_a_person_reads_them() -> None:
 
 FAULTS = """
 import resource, sys, torch
-from rlhf.memory import keep_freed
+from rlhf.hardware.memory import keep_freed
 if sys.argv[1] == "kept":
     assert keep_freed()
 for _ in range(20):  # it takes some until a place is found that is asked for again

@@ -13,9 +13,10 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from rlhf import launch, models, stages
+from rlhf import models, stages
 from rlhf.config import Settings
 from rlhf.errors import DataError, RunError, TrainingError
+from rlhf.hardware import launch
 from rlhf.manifest import read_manifest
 from rlhf.run import Run
 from rlhf.stages import execute

@@ -1,6 +1,6 @@
 """The processes that share a run: how many were asked for, which of them this is, and what they tell each other.
 
-They are started by rlhf.launch, or by torchrun, and find themselves by the variables that both set. In a process that
+They are started by rlhf.hardware.launch, or by torchrun, and find themselves by the variables that both set. In a process that
 is alone everything here is a matter of course and costs nothing; torch is not imported before it is needed.
 """
 

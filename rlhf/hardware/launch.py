@@ -19,9 +19,10 @@ from multiprocessing import active_children
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rlhf import errors, world
+from rlhf import errors
 from rlhf.config import Hardware
 from rlhf.errors import ConfigError, RlhfError, TrainingError
+from rlhf.hardware import ranks
 
 # Longer than the agent looks away: of a rank that died and those that miss it, it must meet the dead one first.
 LAST_WORDS = 1.0  # seconds
@@ -51,7 +52,7 @@ def start(work: Callable[..., Any], *arguments: Any, hardware: Hardware) -> Any:
         failure = _run_agent(work, arguments, notes, hardware)
         found = {int(path.stem): pickle.loads(path.read_bytes()) for path in notes.glob("*.note")}
     endings = {note.ending for note in found.values()}
-    here = world.local(hardware)
+    here = ranks.local(hardware)
     if len(found) == here and endings == {"finished"}:  # whatever their exit was: threads of gloo's may abort it
         return found[min(found)].value
     if "interrupted" in endings and endings <= {"finished", "interrupted"}:
@@ -71,7 +72,7 @@ def _run_agent(work: Callable[..., Any], arguments: tuple, notes: Path, hardware
     config = LaunchConfig(
         min_nodes=hardware.nodes,
         max_nodes=hardware.nodes,
-        nproc_per_node=world.local(hardware),
+        nproc_per_node=ranks.local(hardware),
         run_id=hardware.run_id,
         rdzv_backend="c10d",
         rdzv_endpoint="127.0.0.1:0" if alone else hardware.rendezvous,
@@ -132,7 +133,7 @@ def _rank(work: Callable[..., Any], arguments: tuple, notes: str, silent: list[t
     for pattern, kind in silent:
         warnings.filterwarnings("ignore", pattern, kind)
     os.setpgrp()  # Ctrl-C in a terminal reaches the parent alone, which passes it on, once
-    place = Path(notes) / f"{world.rank()}.note"
+    place = Path(notes) / f"{ranks.rank()}.note"
     try:
         note = Note("finished", work(*arguments), time.time())
     except KeyboardInterrupt:
@@ -198,7 +199,7 @@ def _quiet_agent() -> Iterator[None]:
 def _environment(hardware: Hardware) -> Iterator[None]:
     """Threads and network of the ranks, where the user has not said otherwise."""
     before = dict(os.environ)
-    share = max((os.cpu_count() or 1) // world.local(hardware), 1)
+    share = max((os.cpu_count() or 1) // ranks.local(hardware), 1)
     os.environ.setdefault("OMP_NUM_THREADS", str(hardware.threads or share))
     if hardware.nodes == 1 and sys.platform == "linux":
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")

@@ -6,9 +6,9 @@ import pytest
 import torch
 from accelerate import DistributedType
 
-from rlhf import world
 from rlhf.config import Hardware, Strategy
 from rlhf.errors import ConfigError, TrainingError
+from rlhf.hardware import ranks
 from tests.conftest import composed
 
 
@@ -17,44 +17,44 @@ def hardware(*overrides: str) -> Hardware:
 
 
 def test_a_process_that_is_alone() -> None:
-    assert not world.started()
-    assert (world.size(), world.rank(), world.is_main()) == (1, 0, True)
-    assert world.told("this") == "this"
-    assert world.anywhere(True)
-    assert not world.anywhere(False)
-    world.wait()
-    world.join(hardware("hardware=cpu"))
-    assert world.record(hardware("hardware=cpu")) == {"processes": 1, "strategy": "none"}
+    assert not ranks.started()
+    assert (ranks.size(), ranks.rank(), ranks.is_main()) == (1, 0, True)
+    assert ranks.told("this") == "this"
+    assert ranks.anywhere(True)
+    assert not ranks.anywhere(False)
+    ranks.wait()
+    ranks.join(hardware("hardware=cpu"))
+    assert ranks.record(hardware("hardware=cpu")) == {"processes": 1, "strategy": "none"}
 
 
 def test_a_process_that_others_were_started_with(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "4")
-    assert not world.started()  # a scheduler may set it alone
+    assert not ranks.started()  # a scheduler may set it alone
     monkeypatch.setenv("RANK", "3")
-    assert world.started()
-    assert (world.size(), world.rank(), world.is_main()) == (4, 3, False)
-    assert world.asked(hardware("hardware=cpu")) == 4
-    assert world.strategy_of(hardware("hardware=cpu")) is Strategy.ddp
-    with world.one_speaks():
+    assert ranks.started()
+    assert (ranks.size(), ranks.rank(), ranks.is_main()) == (4, 3, False)
+    assert ranks.asked(hardware("hardware=cpu")) == 4
+    assert ranks.strategy_of(hardware("hardware=cpu")) is Strategy.ddp
+    with ranks.one_speaks():
         print("unheard")
     print("heard")
     assert capsys.readouterr().out == "heard\n"
     with pytest.raises(ConfigError, match=r"asked for 2 processes \(hardware.processes=2, .*\), but 4 were started"):
-        world.join(hardware("hardware=ddp", "hardware.processes=2"))
+        ranks.join(hardware("hardware=ddp", "hardware.processes=2"))
 
 
 def test_as_many_as_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert world.asked(hardware("hardware=cpu")) == 1
-    assert world.asked(hardware("hardware=ddp", "hardware.processes=3")) == 3
+    assert ranks.asked(hardware("hardware=cpu")) == 1
+    assert ranks.asked(hardware("hardware=ddp", "hardware.processes=3")) == 3
     machines = ("hardware.nodes=2", "hardware.rendezvous=host0:29400", "hardware.node_rank=1")
-    assert world.asked(hardware("hardware=ddp", "hardware.processes=3", *machines)) == 6
+    assert ranks.asked(hardware("hardware=ddp", "hardware.processes=3", *machines)) == 6
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
-    assert world.asked(hardware("hardware=ddp")) == 8
+    assert ranks.asked(hardware("hardware=ddp")) == 8
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     with pytest.raises(ConfigError, match=r"hardware=ddp starts a process a GPU, and torch sees none: .*processes=2"):
-        world.asked(hardware("hardware=ddp"))
+        ranks.asked(hardware("hardware=ddp"))
 
 
 def test_slurm_says_which_machine_this_is(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -62,7 +62,7 @@ def test_slurm_says_which_machine_this_is(monkeypatch: pytest.MonkeyPatch) -> No
         monkeypatch.setenv(name, value)
     found = hardware("hardware=slurm", "hardware.processes=8")
     assert (found.nodes, found.node_rank, found.rendezvous, found.run_id) == (4, 2, "node7:29400", "rlhf-99")
-    assert world.asked(found) == 32
+    assert ranks.asked(found) == 32
 
 
 @pytest.mark.parametrize("strategy", ["fsdp", "deepspeed_zero2", "deepspeed_zero3"])
@@ -70,14 +70,14 @@ def test_shards_need_gpus_and_deepspeed_its_package(strategy: str, monkeypatch: 
     settings = hardware(f"hardware={strategy}")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ConfigError, match=f"hardware.strategy={strategy} needs GPUs and torch sees none"):
-        world.check_strategy(settings)
+        ranks.check_strategy(settings)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     if strategy == "fsdp":
-        world.check_strategy(settings)
+        ranks.check_strategy(settings)
         return
     with pytest.raises(ConfigError, match=r"needs a package that is not installed: pip install 'rlhf\[deepspeed\]'"):
-        world.check_strategy(settings)
+        ranks.check_strategy(settings)
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ def test_what_accelerate_does_silently_is_told(
 ) -> None:
     accelerator = SimpleNamespace(num_processes=processes, distributed_type=kind, is_fsdp2=False)
     with pytest.raises(TrainingError, match=message):
-        world.check(accelerator, strategy)
+        ranks.check(accelerator, strategy)
 
 
 def test_what_is_as_it_was_asked_for_passes() -> None:
@@ -105,4 +105,4 @@ def test_what_is_as_it_was_asked_for_passes() -> None:
         DistributedType.FSDP: Strategy.fsdp,
         DistributedType.DEEPSPEED: Strategy.deepspeed_zero2,
     }.items():
-        world.check(SimpleNamespace(num_processes=1, distributed_type=kind, is_fsdp2=True), strategy)
+        ranks.check(SimpleNamespace(num_processes=1, distributed_type=kind, is_fsdp2=True), strategy)

@@ -118,7 +118,7 @@ def described(shape: str) -> tuple[Any, Any]:
 
     from rlhf import models
     from rlhf.data import load
-    from rlhf.parents import Parent
+    from rlhf.runs.parents import Parent
     from rlhf.scratch import new_tokenizer
 
     settings = composed(["stage=sft"])

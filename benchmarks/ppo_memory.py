@@ -90,12 +90,12 @@ def measure(model: str, way: str, folder: Path, updates: int) -> dict:
 
     from rlhf import models
     from rlhf.hardware import memory
-    from rlhf.parents import Parent
     from rlhf.planning import report
     from rlhf.ppo import PPOTrainer
     from rlhf.ppo.plan import plan
     from rlhf.ppo.roles import assign
     from rlhf.rewards.build import Builder
+    from rlhf.runs.parents import Parent
 
     settings = composed(folder, way, MODELS[model][1], updates)
     stage = settings.stage

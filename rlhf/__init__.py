@@ -14,7 +14,7 @@ _PUBLIC = {
     "RewardFunction": "rlhf.rewards",
     "RewardModel": "rlhf.rewards",
     "Term": "rlhf.rewards",
-    "Run": "rlhf.run",
+    "Run": "rlhf.runs.run",
     "RlhfError": "rlhf.errors",
     "generate": "rlhf.generate",
     "load": "rlhf.data",

@@ -8,7 +8,7 @@ from typing import Any
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState
 
 from rlhf.hardware import ranks
-from rlhf.run import Run
+from rlhf.runs.run import Run
 from rlhf.storage.checksums import number, seal
 
 

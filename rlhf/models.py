@@ -32,8 +32,8 @@ from rlhf.config import Hardware, Model
 from rlhf.errors import LineageError, ModelError
 from rlhf.hardware import ranks
 from rlhf.hub.pinned import Pinned, fetch, pin, snapshot
-from rlhf.manifest import read_manifest, tokenizer_record
-from rlhf.parents import Parent, hub_parent
+from rlhf.runs.manifest import read_manifest, tokenizer_record
+from rlhf.runs.parents import Parent, hub_parent
 from rlhf.storage.paths import bundled
 
 PAD = "<|pad|>"

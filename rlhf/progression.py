@@ -19,12 +19,12 @@ from hydra import compose
 from rlhf.cli import settings_of
 from rlhf.config import PLANNED, Settings
 from rlhf.console import console
-from rlhf.content import content, difference
-from rlhf.directory import partial
 from rlhf.errors import ConfigError, LineageError
-from rlhf.manifest import read_manifest
-from rlhf.parents import find_parents
-from rlhf.run import Run
+from rlhf.runs.directory import partial
+from rlhf.runs.identity import content, difference
+from rlhf.runs.manifest import read_manifest
+from rlhf.runs.parents import find_parents
+from rlhf.runs.run import Run
 
 
 def run(settings: Settings, directory: Path, overrides: Sequence[str]) -> dict[str, float]:

@@ -27,13 +27,13 @@ from rlhf import slots
 from rlhf.config import Settings
 from rlhf.config import objective as objectives
 from rlhf.console import console
-from rlhf.content import content, difference
-from rlhf.directory import move, partial
 from rlhf.errors import RlhfError, RunError
 from rlhf.evaluation import jobs
 from rlhf.evaluation.jobs import FAILED, FINISHED, RUNNING
-from rlhf.manifest import read_manifest
-from rlhf.parents import find_parents
+from rlhf.runs.directory import move, partial
+from rlhf.runs.identity import content, difference
+from rlhf.runs.manifest import read_manifest
+from rlhf.runs.parents import find_parents
 from rlhf.storage.paths import bundled
 
 ID = "RLHF_SWEEP"  # tells a command's jobs from those of others, in workers of its launcher too

@@ -26,7 +26,7 @@ from rlhf.generate import generate
 from rlhf.halving import halve_steps, share_tokens
 from rlhf.hardware import precision, ranks
 from rlhf.hardware.memory import keep_freed
-from rlhf.run import Run
+from rlhf.runs.run import Run
 from rlhf.storage.checksums import newest_whole, number, resumable
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from rlhf.config import PROGRESSION
-from rlhf.run import Run
+from rlhf.runs.run import Run
 from rlhf.stages import execute
 from rlhf.storage.paths import bundled
 from tests.conftest import FAST, composed

@@ -14,7 +14,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from rlhf import models
 from rlhf.config import Input, Settings
 from rlhf.errors import LineageError, ModelError
-from rlhf.parents import Parent, find_parent
+from rlhf.runs.parents import Parent, find_parent
 from rlhf.stages import execute
 from tests.conftest import composed
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from rlhf import cli
-from rlhf.run import Run
+from rlhf.runs.run import Run
 from tests.conftest import FAST, TINY
 
 STAGES = ("base", "sft", "reward", "dpo", "ppo", "compare")

@@ -15,7 +15,7 @@ import pytest
 from rlhf import cli
 from rlhf.config import Settings
 from rlhf.errors import RunError
-from rlhf.run import Run
+from rlhf.runs.run import Run
 from rlhf.stages import execute
 from tests.conftest import tiny_overrides
 

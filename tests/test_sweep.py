@@ -14,7 +14,7 @@ import pytest
 
 from rlhf import cli, sweep
 from rlhf.evaluation.jobs import record_path
-from rlhf.run import Run
+from rlhf.runs.run import Run
 from tests.conftest import FAST, TINY
 from tests.test_resume import results, start
 

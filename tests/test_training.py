@@ -15,8 +15,8 @@ from trl import DPOConfig, RewardConfig, SFTConfig
 from rlhf import training
 from rlhf.config import Settings, Strategy
 from rlhf.errors import ConfigError, TrainingError
-from rlhf.manifest import read_manifest
-from rlhf.run import Run
+from rlhf.runs.manifest import read_manifest
+from rlhf.runs.run import Run
 from rlhf.stages import execute
 from rlhf.storage.checksums import seal
 from tests.conftest import composed

@@ -19,7 +19,7 @@ from rlhf.evaluation.metrics import wins
 from rlhf.generate import Response, generate, sampling_mode
 from rlhf.ppo.seeds import derive
 from rlhf.rewards import RewardFunction, checked, function
-from rlhf.run import Run
+from rlhf.runs.run import Run
 from rlhf.storage import digests
 
 START = 0  # seed of the starting policy's samples: the same for every seed that starts from it, and drawn once

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from rlhf.config.objective import USUAL
-from rlhf.directory import JOBS
 from rlhf.errors import LineageError
-from rlhf.manifest import read_manifest, write_json
+from rlhf.runs.directory import JOBS
+from rlhf.runs.manifest import read_manifest, write_json
 from rlhf.storage.digests import text_digest
 
 FINISHED, FAILED, RUNNING = "finished", "failed", "running"
@@ -25,7 +25,7 @@ LEFT = "it did not end: killed, or still running"
 
 @dataclass(frozen=True)
 class Job:
-    """``swept``: what varies in the sweep -> its value here; ``content``: what decided the result (rlhf.content)."""
+    """``swept``: what varies in the sweep -> its value here; ``content``: what decided the result (rlhf.runs.identity)."""
 
     directory: Path
     stage: str

@@ -6,7 +6,7 @@ from rlhf.errors import ConfigError
 from rlhf.evaluation.endpoint import EndpointJudge
 from rlhf.evaluation.judges import Judge, LocalJudge, RewardJudge, template
 from rlhf.rewards import RewardModel, function
-from rlhf.run import Run
+from rlhf.runs.run import Run
 
 
 def build(settings: Settings, run: Run) -> Judge:

@@ -19,7 +19,7 @@ from rlhf.errors import LineageError
 from rlhf.evaluation.frontier import efficient
 from rlhf.evaluation.jobs import FAILED, FINISHED, Job, digest
 from rlhf.evaluation.report import cell
-from rlhf.manifest import write_json
+from rlhf.runs.manifest import write_json
 
 LEAST_COMMON = ("gold", "win_rate", "score", "accuracy", "loss")  # to rank stages together that are judged differently
 SHOWN = 4

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from rlhf.errors import RunError
-from rlhf.manifest import read_manifest
-from rlhf.parents import Parent
-from rlhf.run import runs
+from rlhf.runs.manifest import read_manifest
+from rlhf.runs.parents import Parent
+from rlhf.runs.run import runs
 
 Curve = dict[str, tuple[list[float], list[float]]]  # metric -> steps and values
 

@@ -21,8 +21,8 @@ from rlhf.evaluation.figures import figures
 from rlhf.evaluation.frontier import fit_law, trajectory
 from rlhf.evaluation.metrics import Estimate
 from rlhf.evaluation.tables import HEADINGS, grids, keys_of, remarks, rows
-from rlhf.manifest import write_json
 from rlhf.preference.calibration import calibration_error
+from rlhf.runs.manifest import write_json
 
 EXAMPLES = 8
 MARKUP = "\\`*_[]|#~$<>&"

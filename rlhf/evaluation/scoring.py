@@ -13,7 +13,7 @@ from rlhf.evaluation.comparison import prefer, score
 from rlhf.evaluation.judging import build
 from rlhf.preference.calibration import Bin, reliability
 from rlhf.rewards import RewardFunction, RewardModel
-from rlhf.run import Run
+from rlhf.runs.run import Run
 
 BINS = 5  # of the confidence, from a half to one
 

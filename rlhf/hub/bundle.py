@@ -28,7 +28,7 @@ from rlhf.errors import HubError, LineageError
 from rlhf.hub import card, figure, lineage, sections
 from rlhf.hub.lineage import Link
 from rlhf.hub.scrub import Scrubber
-from rlhf.manifest import MANIFEST, write_json
+from rlhf.runs.manifest import MANIFEST, write_json
 from rlhf.storage import digests
 
 ALLOWED = (

@@ -21,7 +21,7 @@ from rlhf.hub import licences, lineage, sections
 from rlhf.hub.lineage import Link
 from rlhf.hub.scrub import Scrubber
 from rlhf.hub.snippets import snippet
-from rlhf.parents import HUB_ID
+from rlhf.runs.parents import HUB_ID
 
 USES = {
     "base": "It continues text; no template has taught it turns. It is what the next stages start from.",

@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from rlhf.config.publish import COMMIT
-from rlhf.content import flatten
 from rlhf.errors import HubError
 from rlhf.evaluation.report import HEADINGS, written
 from rlhf.hub import licences
 from rlhf.hub.lineage import Link
 from rlhf.hub.pinned import pin
-from rlhf.manifest import read_manifest
-from rlhf.parents import HUB_ID
+from rlhf.runs.identity import flatten
+from rlhf.runs.manifest import read_manifest
+from rlhf.runs.parents import HUB_ID
 
 Safe = Callable[[str], str]
 

@@ -15,10 +15,10 @@ from rlhf.config.library_errors import blame
 from rlhf.errors import LineageError
 from rlhf.generate import seeded
 from rlhf.hardware.memory import NF4, Shape
-from rlhf.manifest import read_manifest
-from rlhf.parents import Parent, hub_parent
 from rlhf.planning.activations import Family, Pass, family_of
 from rlhf.ppo.shared import shell_of
+from rlhf.runs.manifest import read_manifest
+from rlhf.runs.parents import Parent, hub_parent
 
 WIDTHS = {Dtype.float32: 4, Dtype.bfloat16: 2, Dtype.float16: 2}
 

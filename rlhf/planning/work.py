@@ -13,8 +13,8 @@ from rlhf.data import load
 from rlhf.data.render import Prompt, encode, prompt_ids, text_ids
 from rlhf.data.sources import source_of
 from rlhf.data.tokens import RESPONSES, shared
-from rlhf.parents import hub_parent
 from rlhf.planning.shapes import at_hand
+from rlhf.runs.parents import hub_parent
 from rlhf.scratch import new_tokenizer
 
 COUNTED = 5000  # rows that are tokenised; the lengths of more are drawn from theirs

@@ -8,7 +8,6 @@ from safetensors import safe_open
 from rlhf import models
 from rlhf.config import Settings
 from rlhf.hardware import ranks as world
-from rlhf.parents import Parent
 from rlhf.planning import ppo
 from rlhf.planning.ledger import Ledger, Role
 from rlhf.planning.shapes import Architecture, Drawing, drawn_up
@@ -16,6 +15,7 @@ from rlhf.planning.strategy import Ranks
 from rlhf.planning.trained import Place, learning
 from rlhf.planning.work import Rows, sampled
 from rlhf.ppo.roles import OneBase, Separate, judges
+from rlhf.runs.parents import Parent
 
 
 def plan(settings: Settings, roles: OneBase | Separate, longest: int | None = None) -> Ledger:

@@ -16,10 +16,10 @@ from rlhf.config import AdapterKind, CriticKind, Settings
 from rlhf.console import console
 from rlhf.errors import ConfigError, LineageError, ModelError
 from rlhf.generate import seeded
-from rlhf.parents import Parent
 from rlhf.ppo.critic import Critic, ValueHead
 from rlhf.ppo.seeds import derive
 from rlhf.ppo.shared import POLICY, Role, SharedBase, adds_up, has_head, shares
+from rlhf.runs.parents import Parent
 
 
 class Separate:

@@ -27,9 +27,9 @@ from transformers import (
 
 from rlhf.errors import ModelError
 from rlhf.models import adapter_folder
-from rlhf.parents import Parent
 from rlhf.ppo.critic import Critic
 from rlhf.ppo.worn import fuse
+from rlhf.runs.parents import Parent
 
 POLICY = "default"  # the adapter that peft saves at the top of a folder
 SCORE = "base_model.model.score.weight"  # a reward model's head, in the file of its adapter

@@ -18,7 +18,7 @@ from rlhf.config import Settings, Strategy
 from rlhf.console import Bar, console
 from rlhf.data import cache
 from rlhf.hardware import ranks
-from rlhf.parents import Parent
+from rlhf.runs.parents import Parent
 from rlhf.storage import digests
 
 if TYPE_CHECKING:

@@ -10,11 +10,11 @@ from rich.text import Text
 from rlhf.console import console
 from rlhf.evaluation.metrics import Estimate
 from rlhf.evaluation.report import cell, table
-from rlhf.manifest import write_json
 from rlhf.preference import figures
 from rlhf.preference.card import Card
 from rlhf.preference.intervals import Share
 from rlhf.preference.probes import PROBES
+from rlhf.runs.manifest import write_json
 
 CORRELATIONS = {
     "pearson": "score and length, Pearson's correlation",

@@ -12,14 +12,14 @@ import transformers
 from transformers import EarlyStoppingCallback, Trainer
 
 from rlhf.config import RewardLoss, RewardStage, Settings
-from rlhf.directory import MEMBER
 from rlhf.errors import DataError
 from rlhf.hardware import ranks
-from rlhf.manifest import write_json
 from rlhf.ppo.seeds import derive
 from rlhf.preference import losses, rankings
 from rlhf.rewards import encode
-from rlhf.run import Run
+from rlhf.runs.directory import MEMBER
+from rlhf.runs.manifest import write_json
+from rlhf.runs.run import Run
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -8,7 +8,6 @@ import torch
 from rlhf import models
 from rlhf.config import Normalisation, RewardTerm, Settings
 from rlhf.errors import LineageError
-from rlhf.parents import Parent
 from rlhf.rewards.composition import Composition, Term
 from rlhf.rewards.ensemble import Ensemble
 from rlhf.rewards.model import AdaptedRewardModel, RewardModel
@@ -16,6 +15,7 @@ from rlhf.rewards.normalization import Running, Stored
 from rlhf.rewards.protocol import RewardFunction, called
 from rlhf.rewards.remote import Remote
 from rlhf.rewards.terms import Format, Length
+from rlhf.runs.parents import Parent
 
 AS_IT_IS = Stored(0.0, 1.0)
 

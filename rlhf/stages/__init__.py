@@ -9,14 +9,14 @@ from pathlib import Path
 
 from rlhf.config import Settings, TrackerKind, TrainedStage
 from rlhf.console import console
-from rlhf.content import content, difference
-from rlhf.directory import partial
 from rlhf.errors import ConfigError, RlhfError, RunError
-from rlhf.follower import begin
 from rlhf.hardware import launch, ranks
-from rlhf.manifest import read_manifest
-from rlhf.parents import find_parents
-from rlhf.run import Run, note_end, recorded
+from rlhf.runs.directory import partial
+from rlhf.runs.follower import begin
+from rlhf.runs.identity import content, difference
+from rlhf.runs.manifest import read_manifest
+from rlhf.runs.parents import find_parents
+from rlhf.runs.run import Run, note_end, recorded
 
 
 def execute(settings: Settings, directory: Path, overrides: Sequence[str] = ()) -> dict[str, float]:
@@ -88,7 +88,7 @@ def _prepare(settings: Settings, run: Run) -> None:
     from accelerate.state import AcceleratorState
 
     from rlhf.hardware import precision
-    from rlhf.tracking import open_tracker
+    from rlhf.runs.trackers import open_tracker
 
     # In one process with other stages, a stage would go on with the device and the precision of the one before.
     AcceleratorState._reset_state(reset_partial_state=True)

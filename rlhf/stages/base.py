@@ -16,7 +16,7 @@ from rlhf.config import AdapterKind, Settings
 from rlhf.data import check_splits, load
 from rlhf.data.render import text_ids
 from rlhf.errors import DataError
-from rlhf.run import Run
+from rlhf.runs.run import Run
 from rlhf.scratch import new_policy, new_tokenizer
 
 

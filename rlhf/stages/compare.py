@@ -21,10 +21,10 @@ from rlhf.evaluation.comparison import Comparison, measure
 from rlhf.evaluation.instructions import check_rows
 from rlhf.evaluation.metrics import Estimate
 from rlhf.evaluation.scoring import check_judge, judge_all, score_all
-from rlhf.manifest import tokenizer_record
-from rlhf.parents import Parent
 from rlhf.rewards import function
-from rlhf.run import Run
+from rlhf.runs.manifest import tokenizer_record
+from rlhf.runs.parents import Parent
+from rlhf.runs.run import Run
 
 
 def run(settings: Settings, run: Run) -> dict[str, float]:

@@ -25,7 +25,7 @@ from rlhf.preference.architectures import decide
 from rlhf.preference.head import FIELDS
 from rlhf.preference.shared import sharing
 from rlhf.rewards.protocol import called
-from rlhf.run import Run
+from rlhf.runs.run import Run
 
 
 class ReadyDPOTrainer(DPOTrainer):

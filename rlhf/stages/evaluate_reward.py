@@ -12,11 +12,11 @@ import math
 from rlhf import models
 from rlhf.config import Settings
 from rlhf.data import load
-from rlhf.parents import Parent
 from rlhf.preference import report
 from rlhf.preference.grading import Policy, grade, score_statistics
 from rlhf.rewards import RewardModel
-from rlhf.run import Run
+from rlhf.runs.parents import Parent
+from rlhf.runs.run import Run
 
 
 def run(settings: Settings, run: Run) -> dict[str, float]:

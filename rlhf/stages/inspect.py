@@ -14,8 +14,8 @@ from rlhf.data.overview import all_leaks, tables
 from rlhf.data.sheet import examples, sheet, usable
 from rlhf.data.sheet_report import markdown, show
 from rlhf.errors import ModelError
-from rlhf.manifest import write_json
-from rlhf.run import Run
+from rlhf.runs.manifest import write_json
+from rlhf.runs.run import Run
 
 
 def run(settings: Settings, run: Run) -> dict[str, float]:

@@ -18,7 +18,7 @@ from rlhf.evaluation.judging import build
 from rlhf.evaluation.metrics import Estimate, estimate
 from rlhf.labelling.answers import Answers, agreement, vote
 from rlhf.labelling.pairs import RESPONSES, Pair, draw, preference, read_responses, write_rows
-from rlhf.run import Run
+from rlhf.runs.run import Run
 
 PREFERENCES = "preferences.jsonl"
 BOOTSTRAP = 2000  # draws of an interval

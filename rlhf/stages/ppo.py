@@ -26,7 +26,7 @@ from rlhf.ppo.engines import Copied
 from rlhf.ppo.plan import plan
 from rlhf.ppo.roles import OneBase, Separate, assign
 from rlhf.rewards.build import Builder
-from rlhf.run import Run
+from rlhf.runs.run import Run
 
 
 def run(settings: Settings, run: Run) -> dict[str, float]:

@@ -16,14 +16,14 @@ from rich.text import Text
 
 from rlhf.config import Publish, PublishStage, Settings, Weights
 from rlhf.console import console
-from rlhf.directory import BUNDLES
 from rlhf.hub import bundle, lineage, upload
 from rlhf.hub.bundle import Bundle, Plan
 from rlhf.hub.lineage import Link
 from rlhf.hub.scrub import Scrubber
 from rlhf.hub.upload import Destination
 from rlhf.hub.verify import verify
-from rlhf.run import Run
+from rlhf.runs.directory import BUNDLES
+from rlhf.runs.run import Run
 
 
 def run(settings: Settings, run: Run) -> dict[str, float]:

@@ -29,7 +29,7 @@ from rlhf.preference.grading import Policy, grade, score_statistics
 from rlhf.preference.shared import sharing
 from rlhf.preference.training import Members, callbacks, columns, further_arguments, prepare, trainer_class
 from rlhf.rewards import AdaptedRewardModel, RewardModel, function
-from rlhf.run import Run
+from rlhf.runs.run import Run
 
 SPLITS = ("train", "validation", "test")
 

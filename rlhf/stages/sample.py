@@ -15,7 +15,7 @@ from rlhf.evaluation.best_of_n import best_of_n_kl, expected_best
 from rlhf.generate import Response, generate
 from rlhf.labelling.pairs import RESPONSES, preference_completion, write_rows
 from rlhf.rewards import RewardModel
-from rlhf.run import Run
+from rlhf.runs.run import Run
 
 
 def run(settings: Settings, run: Run) -> dict[str, float]:

@@ -12,7 +12,7 @@ from rlhf import adapters, models, training
 from rlhf.config import Settings
 from rlhf.data import check_splits, load
 from rlhf.data.tokens import Form
-from rlhf.run import Run
+from rlhf.runs.run import Run
 
 
 def run(settings: Settings, run: Run) -> dict[str, float]:

@@ -12,9 +12,9 @@ from rich.tree import Tree
 
 from rlhf.config import PROGRESSION, Settings
 from rlhf.console import console
-from rlhf.manifest import read_manifest
-from rlhf.parents import of_the_chain
-from rlhf.run import Run, runs
+from rlhf.runs.manifest import read_manifest
+from rlhf.runs.parents import of_the_chain
+from rlhf.runs.run import Run, runs
 
 
 def run(settings: Settings, overrides: Sequence[str] = ()) -> None:

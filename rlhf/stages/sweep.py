@@ -11,7 +11,7 @@ from rlhf.config import Settings
 from rlhf.evaluation import leaderboard
 from rlhf.evaluation.jobs import collect
 from rlhf.evaluation.sweep_figures import figures
-from rlhf.run import Run
+from rlhf.runs.run import Run
 
 
 def run(settings: Settings, run: Run) -> dict[str, float]:

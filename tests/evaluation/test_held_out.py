@@ -9,7 +9,7 @@ import pytest
 from rlhf import adapters, models
 from rlhf.config import Settings
 from rlhf.evaluation.held_out import Scorer, measure, prompts, sources
-from rlhf.run import Run
+from rlhf.runs.run import Run
 from rlhf.stages import execute
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from rlhf.errors import LineageError
 from rlhf.evaluation.jobs import FAILED, FINISHED, LEFT, RUNNING, Job, collect, digest, record_path, short, write_record
-from rlhf.manifest import write_json
+from rlhf.runs.manifest import write_json
 
 
 def member(

@@ -8,7 +8,7 @@ import pytest
 
 from rlhf.errors import RunError
 from rlhf.evaluation.records import Record, over_seeds, paths, previous, read_lines, record, tokens
-from rlhf.parents import Parent
+from rlhf.runs.parents import Parent
 
 
 def manifest(stage: str, **more: Any) -> dict[str, Any]:

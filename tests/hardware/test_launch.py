@@ -17,8 +17,8 @@ from rlhf import models, stages
 from rlhf.config import Settings
 from rlhf.errors import DataError, RunError, TrainingError
 from rlhf.hardware import launch
-from rlhf.manifest import read_manifest
-from rlhf.run import Run
+from rlhf.runs.manifest import read_manifest
+from rlhf.runs.run import Run
 from rlhf.stages import execute
 from tests import together
 from tests.conftest import composed, tiny_overrides

@@ -9,10 +9,10 @@ from safetensors.torch import load_file
 
 from rlhf import models
 from rlhf.config import Settings
-from rlhf.content import content
 from rlhf.errors import ConfigError
 from rlhf.hardware import precision
-from rlhf.run import Run
+from rlhf.runs.identity import content
+from rlhf.runs.run import Run
 from rlhf.stages import execute
 
 

@@ -10,8 +10,8 @@ from rlhf.hub import bundle, lineage
 from rlhf.hub.bundle import Bundle, Plan
 from rlhf.hub.lineage import Link
 from rlhf.hub.scrub import Scrubber
-from rlhf.manifest import read_manifest
-from rlhf.parents import Parent
+from rlhf.runs.manifest import read_manifest
+from rlhf.runs.parents import Parent
 from tests.conftest import composed
 
 

@@ -9,8 +9,8 @@ import pytest
 from rlhf.config import Publish
 from rlhf.errors import LineageError
 from rlhf.hub.lineage import Link, chain, going_up, repositories, rooted, with_weights
-from rlhf.manifest import read_manifest
-from rlhf.parents import Parent
+from rlhf.runs.manifest import read_manifest
+from rlhf.runs.parents import Parent
 
 Chain = Callable[[str], list[Link]]
 

@@ -7,12 +7,12 @@ from huggingface_hub import CommitOperationAdd, HfApi
 
 from rlhf import cli
 from rlhf.config import Input, Settings
-from rlhf.content import data_files
 from rlhf.data import load
 from rlhf.errors import HubError
 from rlhf.hub import pinned
 from rlhf.hub.pinned import manifest_at, pin
-from rlhf.parents import find_parent
+from rlhf.runs.identity import data_files
+from rlhf.runs.parents import find_parent
 from tests.conftest import composed
 from tests.hub.server import Hub
 

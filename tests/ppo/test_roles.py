@@ -14,9 +14,9 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from rlhf import adapters, models
 from rlhf.config import Settings
 from rlhf.errors import ConfigError, LineageError, ModelError
-from rlhf.parents import Parent
 from rlhf.ppo.checkpoint import trainable
 from rlhf.ppo.roles import OneBase, Separate, assign
+from rlhf.runs.parents import Parent
 from rlhf.scratch import new_tokenizer
 from tests.ppo.conftest import WORDS, new_policy, new_reward_model
 from tests.ppo.test_shared import rollout, spread, values_of

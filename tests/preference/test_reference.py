@@ -12,7 +12,7 @@ from rlhf.config import Settings, Strategy
 from rlhf.data.cache import ROWS
 from rlhf.hardware import ranks
 from rlhf.preference.reference import Kept, beside_shards, kept, with_log_probs
-from rlhf.run import Run
+from rlhf.runs.run import Run
 from rlhf.stages import execute
 
 ROWS_GIVEN = Dataset.from_list([{"chosen_ids": [n]} for n in range(5)])

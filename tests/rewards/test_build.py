@@ -10,10 +10,10 @@ import torch
 from rlhf import models
 from rlhf.config import Settings
 from rlhf.errors import ConfigError, LineageError, ModelError
-from rlhf.parents import find_parents
 from rlhf.rewards import Composition, Ensemble, Length, RewardModel, Stored
 from rlhf.rewards.build import Builder, statistics
-from rlhf.run import Run
+from rlhf.runs.parents import find_parents
+from rlhf.runs.run import Run
 from rlhf.stages import execute
 from tests.conftest import composed, tiny_overrides
 from tests.rewards.test_model import new_encoder

@@ -10,7 +10,7 @@ from rlhf import models, training
 from rlhf.config import Settings
 from rlhf.config.stages import LOSSES
 from rlhf.errors import ConfigError, DataError
-from rlhf.run import Run
+from rlhf.runs.run import Run
 from rlhf.stages import execute
 
 

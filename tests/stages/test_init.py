@@ -8,7 +8,7 @@ import pytest
 
 from rlhf.config import Settings
 from rlhf.errors import RunError
-from rlhf.run import Run
+from rlhf.runs.run import Run
 from rlhf.stages import execute
 
 

@@ -13,10 +13,10 @@ from rlhf.data import load
 from rlhf.data.render import question
 from rlhf.errors import ConfigError, DataError
 from rlhf.generate import generate
-from rlhf.parents import find_parent
 from rlhf.preference.losses import bradley_terry
 from rlhf.rewards import RewardModel
-from rlhf.run import Run
+from rlhf.runs.parents import find_parent
+from rlhf.runs.run import Run
 from rlhf.stages import execute
 
 

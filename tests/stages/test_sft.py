@@ -12,8 +12,8 @@ from rlhf.config import Input, Settings
 from rlhf.data import load
 from rlhf.data.tokens import Form
 from rlhf.errors import DataError
-from rlhf.parents import find_parent
-from rlhf.run import Run
+from rlhf.runs.parents import find_parent
+from rlhf.runs.run import Run
 from rlhf.stages import execute
 
 

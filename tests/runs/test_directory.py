@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from rlhf.directory import LOCK, claim, move
 from rlhf.errors import RunError
+from rlhf.runs.directory import LOCK, claim, move
 
 REMEDY = r"mend that, or give checkpoints=<another directory>"
 

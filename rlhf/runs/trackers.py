@@ -7,9 +7,9 @@ from accelerate import PartialState
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker
 
 from rlhf.config import Settings
-from rlhf.content import flatten
 from rlhf.models import device
-from rlhf.run import Run
+from rlhf.runs.identity import flatten
+from rlhf.runs.run import Run
 from rlhf.storage.digests import redact
 
 

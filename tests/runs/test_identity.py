@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlhf.config import Settings
-from rlhf.content import content, difference, flatten
-from rlhf.parents import find_parents
+from rlhf.runs.identity import content, difference, flatten
+from rlhf.runs.parents import find_parents
 
 
 def test_flatten_by_hand() -> None:

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from rlhf.config import Input, Settings
-from rlhf.directory import partial
 from rlhf.errors import LineageError
 from rlhf.hub.pinned import manifest_at, pin
-from rlhf.manifest import read_manifest
+from rlhf.runs.directory import partial
+from rlhf.runs.manifest import read_manifest
 from rlhf.storage import digests
 
 HUB_ID = re.compile(r"(?P<id>[A-Za-z0-9][\w.-]*(?:/[\w.-]+)?)(?:@(?P<revision>[\w./-]+))?")

@@ -23,12 +23,12 @@ from pathlib import Path
 from typing import IO, Any
 
 from rlhf.config import Settings, Strategy
-from rlhf.content import content, difference
-from rlhf.directory import BUNDLES, claim, empty, move, partial, unwritable
 from rlhf.errors import LineageError, RunError
 from rlhf.hardware import ranks
-from rlhf.manifest import MANIFEST, read_manifest, tokenizer_record, write_json
-from rlhf.parents import Parent, find_parents
+from rlhf.runs.directory import BUNDLES, claim, empty, move, partial, unwritable
+from rlhf.runs.identity import content, difference
+from rlhf.runs.manifest import MANIFEST, read_manifest, tokenizer_record, write_json
+from rlhf.runs.parents import Parent, find_parents
 from rlhf.storage import digests
 
 LOGS = ("metrics.jsonl", "samples.jsonl")

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from rlhf.config import Settings
-from rlhf.follower import Follower, begin
-from rlhf.run import Run
+from rlhf.runs.follower import Follower, begin
+from rlhf.runs.run import Run
 
 
 def test_the_first_process_begins_and_the_others_follow(

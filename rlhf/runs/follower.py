@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from rlhf.config import Settings
-from rlhf.directory import partial
 from rlhf.hardware import ranks
-from rlhf.parents import find_parents
-from rlhf.run import Run
+from rlhf.runs.directory import partial
+from rlhf.runs.parents import find_parents
+from rlhf.runs.run import Run
 
 
 class Follower(Run):

@@ -6,7 +6,7 @@ import pytest
 
 from rlhf.config import Input, Settings
 from rlhf.errors import LineageError, RunError
-from rlhf.parents import find_parent, find_parents
+from rlhf.runs.parents import find_parent, find_parents
 
 
 def wanted(path: object, *stages: str, required: bool = True) -> Input:

@@ -7,9 +7,9 @@ import pytest
 
 from rlhf.config import Settings
 from rlhf.errors import LineageError, RunError
-from rlhf.manifest import read_manifest
 from rlhf.progression import stale
-from rlhf.run import Run, recorded, runs
+from rlhf.runs.manifest import read_manifest
+from rlhf.runs.run import Run, recorded, runs
 
 
 def files(root: Path) -> set[str]:
@@ -152,7 +152,7 @@ def test_a_disk_that_is_full_at_the_start_leaves_nothing_new(
 
     def start(place: Path, *overrides: str) -> None:
         with monkeypatch.context() as patched:
-            patched.setattr("rlhf.run.write_json", full)
+            patched.setattr("rlhf.runs.run.write_json", full)
             with pytest.raises(RunError, match=r"cannot be written \(No space left on device\)"):
                 Run.start(place, settings("base", *overrides))
 

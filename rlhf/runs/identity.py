@@ -12,8 +12,8 @@ from rlhf.config import Autocast, PPOStage, SentinelAction, Settings, Source, Tr
 from rlhf.data.files import reader_of
 from rlhf.hardware import ranks
 from rlhf.hub.pinned import pin
-from rlhf.manifest import plain
-from rlhf.parents import HUB_ID, Parent
+from rlhf.runs.manifest import plain
+from rlhf.runs.parents import HUB_ID, Parent
 from rlhf.storage import digests as provenance
 
 # What changes neither weights nor metrics: where a run lies, how it is watched, how it is started.

@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 
 from rlhf.errors import RunError
-from rlhf.manifest import read_manifest, tokenizer_record, write_json
 from rlhf.models import chat_template
+from rlhf.runs.manifest import read_manifest, tokenizer_record, write_json
 from rlhf.scratch import new_tokenizer
 
 

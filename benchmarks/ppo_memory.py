@@ -88,8 +88,8 @@ def measure(model: str, way: str, folder: Path, updates: int) -> dict:
     """In this process: peak, plan, and the seconds of each update."""
     import torch
 
-    from rlhf import models
     from rlhf.hardware import memory
+    from rlhf.modeling import loading
     from rlhf.planning import report
     from rlhf.ppo import PPOTrainer
     from rlhf.ppo.plan import plan
@@ -100,7 +100,7 @@ def measure(model: str, way: str, folder: Path, updates: int) -> dict:
     settings = composed(folder, way, MODELS[model][1], updates)
     stage = settings.stage
     parents = {role: Parent(role, getattr(stage, role), None) for role in ("policy", "reward")}
-    tokenizer = models.load_tokenizer(parents["policy"], settings.model)
+    tokenizer = loading.load_tokenizer(parents["policy"], settings.model)
     roles = assign(settings, parents, tokenizer)
     planned = plan(settings, roles)
     warm_up()

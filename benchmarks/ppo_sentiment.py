@@ -121,7 +121,7 @@ class Measure:
         from transformers import AutoTokenizer
 
         from rlhf.evaluation.answers import Candidate, by_prompt, divergences
-        from rlhf.generate import generate
+        from rlhf.modeling.generation import generate
 
         policy, tokenizer = load(folder), AutoTokenizer.from_pretrained(folder)
         tokenizer.pad_token = tokenizer.pad_token or tokenizer.unk_token

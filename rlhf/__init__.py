@@ -16,7 +16,7 @@ _PUBLIC = {
     "Term": "rlhf.rewards",
     "Run": "rlhf.runs.run",
     "RlhfError": "rlhf.errors",
-    "generate": "rlhf.generate",
+    "generate": "rlhf.modeling.generation",
     "load": "rlhf.data",
 }
 __all__ = [*_PUBLIC, "__version__"]

@@ -12,7 +12,6 @@ import torch
 import transformers
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from rlhf import models
 from rlhf.config import Dtype, Hardware, Settings, Strategy
 from rlhf.config.library_errors import blame
 from rlhf.config.rules import require_positive, require_type
@@ -22,10 +21,11 @@ from rlhf.data.tokens import CUT, FILLED, Form
 from rlhf.data.tokens import tokenised as to_ids
 from rlhf.errors import ConfigError, DataError, TrainingError
 from rlhf.exact import Keeper, take_up_if_trained, written_at
-from rlhf.generate import generate
 from rlhf.halving import halve_steps, share_tokens
 from rlhf.hardware import precision, ranks
 from rlhf.hardware.memory import keep_freed
+from rlhf.modeling import loading
+from rlhf.modeling.generation import generate
 from rlhf.runs.run import Run
 from rlhf.storage.checksums import newest_whole, number, resumable
 
@@ -60,7 +60,7 @@ def arguments(
             elsewhere, or a value of the wrong type or out of range.
     """
     given = settings.stage.trainer
-    on_gpu = models.device(settings.hardware).type == "cuda"
+    on_gpu = loading.device(settings.hardware).type == "cuda"
     decided: dict[str, Any] = {
         "output_dir": str(run.scratch / part),
         "seed": settings.seed,

@@ -14,7 +14,7 @@ from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 from rlhf.config import Settings
 from rlhf.errors import TrainingError
 from rlhf.halving import HalvedSteps, Parts, halve_steps, ran_out
-from rlhf.ppo import forward
+from rlhf.modeling import forward
 from rlhf.stages import execute
 
 CPU_TEXT = "[enforce fail at alloc_cpu.cpp:121] data. DefaultCPUAllocator: can't allocate memory: you tried to allocate"

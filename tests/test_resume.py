@@ -122,7 +122,7 @@ def interrupted(
             return beside_chain(stage, *LONG[stage], *more)
 
         with monkeypatch.context() as patched:
-            patched.setattr("rlhf.models.save", gone)
+            patched.setattr("rlhf.modeling.loading.save", gone)
             with pytest.raises(ConnectionAbortedError):
                 execute(settings(), tmp_path / stage)
         return settings

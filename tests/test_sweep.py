@@ -118,7 +118,7 @@ def test_a_job_that_fails_leaves_its_siblings_running_and_is_made_good_by_the_sa
     assert len(board(folder)["rows"]) == 2
     before = times(folder)
     with monkeypatch.context() as broken:
-        broken.setattr("rlhf.models.save", lambda *_: 1 / 0)
+        broken.setattr("rlhf.modeling.loading.save", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):  # a defect stays a traceback, and is drawn all the same
             rlhf(*arguments(chain, tmp_path, "stage.beta=0.1,0.7"))
     assert board(folder)["unfinished"][0]["reason"] == "ZeroDivisionError: division by zero"

@@ -189,6 +189,6 @@ def test_mistakes_of_a_stage_are_told(
     with pytest.raises(ConfigError, match="adapter.target_modules={'nope'} cannot be used"):
         execute(beside_chain(stage, "adapter=lora", "adapter.target_modules=[nope]"), tmp_path / stage)
     assert list(tmp_path.iterdir()) == []
-    monkeypatch.setattr("rlhf.models.load_policy", None)  # the rest before a model is loaded
+    monkeypatch.setattr("rlhf.modeling.loading.load_policy", None)  # the rest before a model is loaded
     with pytest.raises(ConfigError, match="stage.trainer.learning_rate must be a number, got 'fast'"):
         execute(beside_chain(stage, "stage.trainer.learning_rate=fast"), tmp_path / stage)

@@ -27,7 +27,7 @@ def shards(folder: Path) -> None:
     from torch.distributed.fsdp import fully_shard
     from transformers import AutoTokenizer
 
-    from rlhf import models
+    from rlhf.modeling import loading
 
     tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")
     mesh = init_device_mesh("cpu", (ranks.size(),))
@@ -43,7 +43,7 @@ def shards(folder: Path) -> None:
         model(input_ids=ids, labels=ids).loss.backward()
         optimizer.step()
         parent = type("Parent", (), {"model": "base"})
-        models.save(model, tokenizer, folder / name, parent)
+        loading.save(model, tokenizer, folder / name, parent)
 
 
 def model_of(vocabulary: int, pad: int, adapted: bool) -> Any:

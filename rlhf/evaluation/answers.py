@@ -9,10 +9,10 @@ import torch
 
 from rlhf.config import CompareStage, HeldOut
 from rlhf.data.render import Prompt, prompt_ids, question, text_ids
-from rlhf.generate import Response, end_ids, generate
-from rlhf.ppo.forward import without_adapter
+from rlhf.modeling.forward import without_adapter
+from rlhf.modeling.generation import Response, end_ids, generate
+from rlhf.modeling.logprobs import masked_sum, token_logprobs
 from rlhf.ppo.rollout import Rollout, pack, response_logits
-from rlhf.ppo.tensors import masked_sum, token_logprobs
 
 
 @dataclass

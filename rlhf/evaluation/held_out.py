@@ -16,8 +16,8 @@ from rlhf.data import cache, fingerprint, load
 from rlhf.data.render import Prompt
 from rlhf.evaluation.answers import Candidate, by_prompt, divergences
 from rlhf.evaluation.metrics import wins
-from rlhf.generate import Response, generate, sampling_mode
-from rlhf.ppo.seeds import derive
+from rlhf.modeling.generation import Response, generate, sampling_mode
+from rlhf.modeling.seeding import derive
 from rlhf.rewards import RewardFunction, checked, function
 from rlhf.runs.run import Run
 from rlhf.storage import digests

@@ -1,10 +1,10 @@
 """The judge that the settings name, built."""
 
-from rlhf import models
 from rlhf.config import JudgeKind, Settings
 from rlhf.errors import ConfigError
 from rlhf.evaluation.endpoint import EndpointJudge
 from rlhf.evaluation.judges import Judge, LocalJudge, RewardJudge, template
+from rlhf.modeling import loading
 from rlhf.rewards import RewardModel, function
 from rlhf.runs.run import Run
 
@@ -26,10 +26,10 @@ def build(settings: Settings, run: Run) -> Judge:
             f"judge={judge.kind.value} cannot be asked here: give judge=function, reward, local or endpoint"
         )
     text = template(judge.template)
-    tokenizer = models.load_tokenizer(run["judge"], settings.model)
-    where = models.device(settings.hardware)
+    tokenizer = loading.load_tokenizer(run["judge"], settings.model)
+    where = loading.device(settings.hardware)
     if judge.kind is JudgeKind.reward:
-        reward = models.load_reward_model(run["judge"], settings.model, tokenizer).to(where)
+        reward = loading.load_reward_model(run["judge"], settings.model, tokenizer).to(where)
         return RewardJudge(RewardModel(reward, tokenizer, max_length=judge.max_length, batch_size=judge.batch_size))
-    policy = models.load_policy(run["judge"], settings.model, tokenizer).to(where)
+    policy = loading.load_policy(run["judge"], settings.model, tokenizer).to(where)
     return LocalJudge(policy, tokenizer, text, max_length=judge.max_length, batch_size=judge.batch_size)

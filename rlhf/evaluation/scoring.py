@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import Any
 
-from rlhf import models
 from rlhf.config import JudgeKind, Settings
 from rlhf.data import load
 from rlhf.data.render import question
@@ -11,6 +10,7 @@ from rlhf.errors import ConfigError
 from rlhf.evaluation.answers import Answers
 from rlhf.evaluation.comparison import prefer, score
 from rlhf.evaluation.judging import build
+from rlhf.modeling import loading
 from rlhf.preference.calibration import Bin, reliability
 from rlhf.rewards import RewardFunction, RewardModel
 from rlhf.runs.run import Run
@@ -78,8 +78,8 @@ def note_trained(run: Run, role: str, answers: dict[str, Answers], notes: list) 
 
 def reward_model(settings: Settings, run: Run) -> RewardModel:
     stage, parent = settings.stage, run["reward"]
-    tokenizer = models.load_tokenizer(parent, settings.model)
-    model = models.load_reward_model(parent, settings.model, tokenizer).to(models.device(settings.hardware))
+    tokenizer = loading.load_tokenizer(parent, settings.model)
+    model = loading.load_reward_model(parent, settings.model, tokenizer).to(loading.device(settings.hardware))
     return RewardModel(model, tokenizer, max_length=stage.max_prompt_length + stage.max_response_length)
 
 

@@ -22,12 +22,12 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
-from rlhf import models
 from rlhf.config import Dtype, Model, PublishStage, Weights
 from rlhf.errors import HubError, LineageError
 from rlhf.hub import card, figure, lineage, sections
 from rlhf.hub.lineage import Link
 from rlhf.hub.scrub import Scrubber
+from rlhf.modeling import loading
 from rlhf.runs.manifest import MANIFEST, write_json
 from rlhf.storage import digests
 
@@ -110,8 +110,8 @@ def load(link: Link, plan: Plan) -> tuple[Any, Any]:
     """Tokenizer and model of a run, adapters merged, in the type in which it goes up."""
     trained = Dtype(link.manifest["dtype"])
     settings = replace(plan.model, dtype=trained, attention=None, chat_template=None)
-    tokenizer = models.load_tokenizer(link.parent, settings)
-    kind = models.load_reward_model if link.stage == "reward" else models.load_policy
+    tokenizer = loading.load_tokenizer(link.parent, settings)
+    kind = loading.load_reward_model if link.stage == "reward" else loading.load_policy
     model = kind(link.parent, settings, tokenizer)
     if plan.stage.dtype is not None and plan.stage.dtype is not trained:
         model = model.to(getattr(torch, plan.stage.dtype.value))
@@ -136,7 +136,7 @@ def write_adapter(link: Link, folder: Path, plan: Plan) -> tuple[int, bool, bool
     Raises:
         LineageError: the run has no adapter, its base is here alone, or it is a reward model.
     """
-    source = models.adapter_folder(link.parent)
+    source = loading.adapter_folder(link.parent)
     base = lineage.with_weights(plan.above, link.roles.get("policy"))
     if source is None:
         raise LineageError(f"{link.title} trained every weight and has no adapter: give stage.weights=merged")
@@ -150,12 +150,12 @@ def write_adapter(link: Link, folder: Path, plan: Plan) -> tuple[int, bool, bool
             f"stage.weights=adapter, but {link.title} is an adapter on {base.path if base else 'a run'}, a path of "
             "this machine that nobody else can load: give stage.weights=merged, or stage.publish=chain to put it up too"
         )
-    config = json.loads((source / models.ADAPTER).read_text(encoding="utf-8"))
+    config = json.loads((source / loading.ADAPTER).read_text(encoding="utf-8"))
     config |= {"base_model_name_or_path": base.repo, "revision": base.commit}
-    write_json(folder / models.ADAPTER, config)
+    write_json(folder / loading.ADAPTER, config)
     tensors = load_file(source / "adapter_model.safetensors")
     save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
-    tokenizer = models.load_tokenizer(link.parent, replace(plan.model, chat_template=None))
+    tokenizer = loading.load_tokenizer(link.parent, replace(plan.model, chat_template=None))
     save_tokenizer(tokenizer, folder)
     parameters = sum(tensor.numel() for tensor in tensors.values())
     return parameters, lacks_rows(base, tokenizer), tokenizer.chat_template is not None
@@ -165,7 +165,7 @@ def lacks_rows(base: Link, tokenizer: Any) -> bool:
     """Whether a model of others has no embedding for a padding token that was added to its tokenizer."""
     if base.stage is not None:
         return False
-    config = json.loads(models.fetched(base.parent, "config.json").read_text(encoding="utf-8"))
+    config = json.loads(loading.fetched(base.parent, "config.json").read_text(encoding="utf-8"))
     return len(tokenizer) > config["vocab_size"]
 
 

@@ -48,7 +48,7 @@ class Link:
 
     @property
     def parent(self) -> Parent:
-        """What rlhf.models loads."""
+        """What rlhf.modeling.loading loads."""
         if self.directory is not None:
             return Parent("run", str(self.directory), self.manifest)
         return Parent("run", self.repo or self.path, self.manifest, self.commit)

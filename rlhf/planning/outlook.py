@@ -5,12 +5,12 @@ from typing import Any
 
 import torch
 
-from rlhf import models
 from rlhf.config import Settings, Strategy
 from rlhf.config.plan import PlanStage
 from rlhf.errors import ConfigError
 from rlhf.hardware import memory
 from rlhf.hardware import ranks as world
+from rlhf.modeling import loading
 from rlhf.planning import ppo, trained, work
 from rlhf.planning.ledger import Ledger
 from rlhf.planning.shapes import Architecture, architecture
@@ -58,7 +58,7 @@ def machine_of(settings: Settings, plan: PlanStage) -> Machine:
         room = int(found["memory_gib"] * GIB * (1 - plan.headroom))
         name = plan.device if plan.memory_gib is None else f"a GPU of {plan.memory_gib:g} GiB"
         return Machine(name, Place(ranks, gpu=True), room, found["tflops"], found["bandwidth"])
-    device = models.device(settings.hardware)
+    device = loading.device(settings.hardware)
     gpu = device.type == "cuda"
     free = memory.available(device)
     room = int(free * (1 - plan.headroom)) if gpu else free // ranks.count

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForCausalLM
 
-from rlhf import adapters, models
-from rlhf.generate import sample, seeded
+from rlhf.modeling import adapters, loading
+from rlhf.modeling.generation import sample, seeded
 from rlhf.planning.outlook import Outlook
 from rlhf.planning.pace import Pace
 from rlhf.planning.ppo import heads
@@ -30,7 +30,7 @@ def probe(outlook: Outlook, budget: float, clock: Clock = time.perf_counter) -> 
     that is a head on the policy has no pass.
     """
     settings, work = outlook.settings, outlook.work
-    name, device = settings.stage.name, models.device(settings.hardware)
+    name, device = settings.stage.name, loading.device(settings.hardware)
     with seeded(0):
         model = AutoModelForCausalLM.from_config(outlook.model.config, dtype=getattr(torch, settings.model.dtype.value))
         model = adapters.adapt(model, settings.adapter, adapters.TaskType.CAUSAL_LM).to(device).train()

@@ -5,7 +5,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rlhf import models
 from rlhf.config import AdapterKind, CriticKind, Dtype, PPOStage, Settings
 from rlhf.config.plan import KINDS, PlanStage
 from rlhf.config.rollout import Engine, OldLogprobs
@@ -13,9 +12,10 @@ from rlhf.data import load
 from rlhf.data.render import Prompt, encode, prompt_ids, text_ids
 from rlhf.data.sources import source_of
 from rlhf.data.tokens import RESPONSES, shared
+from rlhf.modeling import loading
+from rlhf.modeling.from_scratch import new_tokenizer
 from rlhf.planning.shapes import at_hand
 from rlhf.runs.parents import hub_parent
-from rlhf.scratch import new_tokenizer
 
 COUNTED = 5000  # rows that are tokenised; the lengths of more are drawn from theirs
 
@@ -90,11 +90,11 @@ def tokenizer_of(settings: Settings) -> Any:
     policy = getattr(settings.stage, "policy", None)
     for path in (policy, settings.model.path):
         if path is not None and (parent := at_hand(path)) is not None:
-            return models.load_tokenizer(parent, settings.model)
+            return loading.load_tokenizer(parent, settings.model)
     if settings.model.path is not None:
         id, _, revision = settings.model.path.partition("@")
-        return models.load_tokenizer(hub_parent("policy", id, revision or settings.model.revision), settings.model)
-    template = models.chat_template(settings.model.chat_template)
+        return loading.load_tokenizer(hub_parent("policy", id, revision or settings.model.revision), settings.model)
+    template = loading.chat_template(settings.model.chat_template)
     texts = load(settings.data, "text", "train", settings.seed, tell=False)["text"]
     return new_tokenizer(texts, settings.model.architecture["vocabulary"], template)
 

@@ -7,9 +7,9 @@ The distance between its log-probabilities and the policy's is logged as ``val/s
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from rlhf.decoding import Sampled
 from rlhf.errors import TrainingError
-from rlhf.generate import cut
+from rlhf.modeling.decoding import Sampled
+from rlhf.modeling.generation import cut
 
 
 class Copy(Protocol):

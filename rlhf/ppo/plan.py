@@ -5,9 +5,9 @@ from math import prod
 
 from safetensors import safe_open
 
-from rlhf import models
 from rlhf.config import Settings
 from rlhf.hardware import ranks as world
+from rlhf.modeling import loading
 from rlhf.planning import ppo
 from rlhf.planning.ledger import Ledger, Role
 from rlhf.planning.shapes import Architecture, Drawing, drawn_up
@@ -25,7 +25,7 @@ def plan(settings: Settings, roles: OneBase | Separate, longest: int | None = No
     """
     rows = Rows(0, [(longest or settings.stage.max_prompt_length,)], "counted")
     ranks = Ranks(world.strategy_of(settings.hardware), world.size())
-    place = Place(ranks, models.device(settings.hardware).type == "cuda")
+    place = Place(ranks, loading.device(settings.hardware).type == "cuda")
     shared = isinstance(roles, OneBase)
     policy = drawn(settings, roles.base if shared else roles.parents["policy"])
     critic = policy if shared else drawn(settings, roles.parents[roles.start])
@@ -41,12 +41,12 @@ def plan(settings: Settings, roles: OneBase | Separate, longest: int | None = No
 
 
 def drawn(settings: Settings, parent: Parent) -> Architecture:
-    return drawn_up(Drawing(models.config(parent, settings.model), settings.adapter, settings.model.dtype))
+    return drawn_up(Drawing(loading.config(parent, settings.model), settings.adapter, settings.model.dtype))
 
 
 def stored(parent: Parent) -> int:
     """Parameters of the adapter ``parent``, from the header of its file."""
-    with safe_open(models.adapter_folder(parent) / "adapter_model.safetensors", framework="pt") as file:
+    with safe_open(loading.adapter_folder(parent) / "adapter_model.safetensors", framework="pt") as file:
         return sum(prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118 - no mapping
 
 

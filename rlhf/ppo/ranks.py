@@ -7,8 +7,8 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast
 from torch import Tensor
 
+from rlhf.modeling.logprobs import masked_sum, standardize
 from rlhf.ppo.rollout import Rollout
-from rlhf.ppo.tensors import masked_sum, standardize
 
 
 def total(x: Tensor, accelerator: Accelerator) -> Tensor:

@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rlhf import adapters, models
 from rlhf.config import AdapterKind, CriticKind, Settings
 from rlhf.console import console
 from rlhf.errors import ConfigError, LineageError, ModelError
-from rlhf.generate import seeded
+from rlhf.modeling import adapters, loading
+from rlhf.modeling.generation import seeded
+from rlhf.modeling.seeding import derive
 from rlhf.ppo.critic import Critic, ValueHead
-from rlhf.ppo.seeds import derive
 from rlhf.ppo.shared import POLICY, Role, SharedBase, adds_up, has_head, shares
 from rlhf.runs.parents import Parent
 
@@ -31,7 +31,7 @@ class Separate:
 
     @cached_property
     def policy(self) -> Any:
-        policy = models.load_policy(self.parents["policy"], self.settings.model, self.tokenizer, **self.loading)
+        policy = loading.load_policy(self.parents["policy"], self.settings.model, self.tokenizer, **self.loading)
         with drawn(self.settings, "policy"):
             return adapters.adapt(policy, self.settings.adapter, adapters.TaskType.CAUSAL_LM)
 
@@ -40,13 +40,13 @@ class Separate:
         """None: the policy with its adapter switched off."""
         if self.settings.adapter.kind is not AdapterKind.none:
             return None
-        return models.load_policy(self.parents["policy"], self.settings.model, self.tokenizer).requires_grad_(False)
+        return loading.load_policy(self.parents["policy"], self.settings.model, self.tokenizer).requires_grad_(False)
 
     @cached_property
     def critic(self) -> nn.Module:
         if self.settings.stage.critic_kind is CriticKind.head:
             return head(self.settings, self.policy)
-        critic = models.load_reward_model(
+        critic = loading.load_reward_model(
             self.parents[self.start], self.settings.model, self.tokenizer, new_head="zero", **self.loading
         )
         with drawn(self.settings, "critic"):
@@ -81,7 +81,7 @@ class OneBase:
 
     @cached_property
     def shared(self) -> SharedBase:
-        base = models.load_policy(self.base, self.settings.model, self.tokenizer, **self.loading)
+        base = loading.load_policy(self.base, self.settings.model, self.tokenizer, **self.loading)
         with drawn(self.settings, "policy"):
             return SharedBase(adapters.adapt(base, self.settings.adapter, adapters.TaskType.CAUSAL_LM))
 
@@ -114,7 +114,7 @@ class OneBase:
         for parent in self.chains[role]:
             names.append(f"adapter_{parent.digest[:16]}")
             if names[-1] not in self._heads:
-                self._heads[names[-1]] = self.shared.load(names[-1], models.adapter_folder(parent))
+                self._heads[names[-1]] = self.shared.load(names[-1], loading.adapter_folder(parent))
         return names
 
     def _head(self, role: str) -> Tensor:
@@ -191,12 +191,12 @@ def in_common(
     Raises:
         ModelError: policy and critic have no base in common, or not one that can be shared.
     """
-    lines = {"policy": models.ancestry(parents["policy"]), "critic": models.ancestry(parents[start])}
+    lines = {"policy": loading.ancestry(parents["policy"]), "critic": loading.ancestry(parents[start])}
     root = lines["policy"][0]
     if not _same(root, lines["critic"][0]):
         raise ModelError(f"{parents[start].path} is no adapter on a model that {parents['policy'].path} descends from")
     for role in judges(parents):
-        line = models.ancestry(parents[role])
+        line = loading.ancestry(parents[role])
         fits = _same(root, line[0]) and has_head(line[-1]) and all(map(adds_up, line[1:]))
         if fits and _reads(settings, parents[role], tokenizer):
             lines[role] = line
@@ -205,7 +205,7 @@ def in_common(
     for parent in (*lines["policy"][length:], *lines["critic"][length:]):
         if not adds_up(parent):
             raise ModelError(f"{parent.path} is an adapter of a kind that cannot be added to others")
-    config = models.config(root, settings.model)
+    config = loading.config(root, settings.model)
     if not shares(config):
         raise ModelError(f"a classifier of the architecture {config.model_type} is not its language model under a head")
     return lines["policy"][length - 1], {role: line[length:] for role, line in lines.items()}
@@ -226,7 +226,7 @@ def _same(one: Parent, other: Parent) -> bool:
 
 
 def _reads(settings: Settings, parent: Parent, tokenizer: Any) -> bool:
-    return models.load_tokenizer(parent, settings.model).get_vocab() == tokenizer.get_vocab()
+    return loading.load_tokenizer(parent, settings.model).get_vocab() == tokenizer.get_vocab()
 
 
 def head(settings: Settings, policy: Any) -> ValueHead:

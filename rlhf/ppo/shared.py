@@ -26,9 +26,9 @@ from transformers import (
 )
 
 from rlhf.errors import ModelError
-from rlhf.models import adapter_folder
+from rlhf.modeling.fused_lora import fuse
+from rlhf.modeling.loading import adapter_folder
 from rlhf.ppo.critic import Critic
-from rlhf.ppo.worn import fuse
 from rlhf.runs.parents import Parent
 
 POLICY = "default"  # the adapter that peft saves at the top of a folder

@@ -15,9 +15,11 @@ from torch import Tensor, nn
 from rlhf.config import KLIn, OldLogprobs, PPOStage, SentinelAction
 from rlhf.data.render import Prompt
 from rlhf.errors import ConfigError, TrainingError
-from rlhf.generate import sample
 from rlhf.hardware.memory import give_back, keep_freed
 from rlhf.hardware.precision import autocast as autocasting
+from rlhf.modeling.fused_lora import fuse
+from rlhf.modeling.generation import sample
+from rlhf.modeling.seeding import derive, permutation
 from rlhf.ppo import checkpoint
 from rlhf.ppo.advantages import gae
 from rlhf.ppo.critic import ValueHead
@@ -26,9 +28,7 @@ from rlhf.ppo.learner import Learner
 from rlhf.ppo.ranks import agreed, anywhere, largest, total, whiten
 from rlhf.ppo.report import Metrics, report
 from rlhf.ppo.rollout import Rollout, Sampler, collect, evaluate, final_scores, is_exact, tolerance
-from rlhf.ppo.seeds import derive, permutation
 from rlhf.ppo.sentinel import STOPPED, BrokenError, Diagnosis, Sentinel
-from rlhf.ppo.worn import fuse
 from rlhf.rewards import RewardFunction, Scorer
 
 

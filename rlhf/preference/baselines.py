@@ -11,8 +11,8 @@ import numpy as np
 import torch
 
 from rlhf.data.render import prompt_ids
-from rlhf.generate import sampling_mode
-from rlhf.ppo.tensors import token_logprobs
+from rlhf.modeling.generation import sampling_mode
+from rlhf.modeling.logprobs import token_logprobs
 from rlhf.preference.pairs import Side
 from rlhf.rewards import encode
 

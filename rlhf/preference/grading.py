@@ -11,8 +11,8 @@ import numpy as np
 from rlhf.config.reward import CardStage
 from rlhf.data.render import Prompt
 from rlhf.errors import TrainingError
-from rlhf.generate import generate
-from rlhf.ppo.seeds import derive
+from rlhf.modeling.generation import generate
+from rlhf.modeling.seeding import derive
 from rlhf.preference.card import Card, Limits, disagreement, measure, policy_rules, rules
 from rlhf.preference.members import MeanModel
 from rlhf.preference.pairs import ScoredPairs, score_pairs, side

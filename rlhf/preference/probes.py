@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from rlhf.ppo.seeds import derive
+from rlhf.modeling.seeding import derive
 from rlhf.preference.intervals import Share, share
 from rlhf.preference.pairs import ScoredPairs, Side, decided
 from rlhf.rewards import RewardModel, checked

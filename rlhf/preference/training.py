@@ -14,7 +14,7 @@ from transformers import EarlyStoppingCallback, Trainer
 from rlhf.config import RewardLoss, RewardStage, Settings
 from rlhf.errors import DataError
 from rlhf.hardware import ranks
-from rlhf.ppo.seeds import derive
+from rlhf.modeling.seeding import derive
 from rlhf.preference import losses, rankings
 from rlhf.rewards import encode
 from rlhf.runs.directory import MEMBER

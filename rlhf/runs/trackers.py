@@ -7,7 +7,7 @@ from accelerate import PartialState
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker
 
 from rlhf.config import Settings
-from rlhf.models import device
+from rlhf.modeling.loading import device
 from rlhf.runs.identity import flatten
 from rlhf.runs.run import Run
 from rlhf.storage.digests import redact

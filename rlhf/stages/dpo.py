@@ -14,12 +14,14 @@ from datasets import Dataset
 from torch import Tensor
 from trl import DPOConfig, DPOTrainer
 
-from rlhf import adapters, models, training
+from rlhf import training
 from rlhf.config import AdapterKind, Settings
 from rlhf.data import check_splits, load
 from rlhf.data.tokens import Form
 from rlhf.evaluation import held_out
 from rlhf.hardware import ranks
+from rlhf.modeling import adapters
+from rlhf.modeling import loading as models
 from rlhf.preference import reference
 from rlhf.preference.architectures import decide
 from rlhf.preference.head import FIELDS

@@ -11,14 +11,15 @@ from importlib.util import find_spec
 
 from rich.markup import escape
 
-from rlhf import models, training
+from rlhf import training
 from rlhf.config import Engine, Settings, VLLMMode
 from rlhf.console import Bar, console
 from rlhf.data import check_splits, load
 from rlhf.errors import ConfigError, ModelError
 from rlhf.evaluation import held_out
-from rlhf.generate import end_ids
 from rlhf.hardware import memory, precision, ranks
+from rlhf.modeling import loading
+from rlhf.modeling.generation import end_ids
 from rlhf.planning import report
 from rlhf.planning.work import longest_prompt
 from rlhf.ppo import Diagnosis, PPOTrainer
@@ -39,11 +40,11 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
         run.record_data("prompts", split, dataset)
     asked = held_out.prompts(settings, run)
 
-    tokenizer = models.load_tokenizer(run["policy"], settings.model)
+    tokenizer = loading.load_tokenizer(run["policy"], settings.model)
     run.record_tokenizer(tokenizer)
     roles = assign(settings, run.parents, tokenizer)
     longest = longest_prompt(prompts["train"]["prompt"], tokenizer, stage.max_prompt_length)
-    planned, meter = plan(settings, roles, longest), memory.Meter(models.device(settings.hardware))
+    planned, meter = plan(settings, roles, longest), memory.Meter(loading.device(settings.hardware))
     report.show_ledger("ppo", planned, meter.device)
     rewards = Builder(settings, run.parents, tokenizer, roles.reward_model)
     gold = rewards.gold()
@@ -60,7 +61,7 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
         gold=gold,
         score_mean=normal.mean,
         score_std=normal.std,
-        cpu=models.device(settings.hardware).type == "cpu",
+        cpu=loading.device(settings.hardware).type == "cpu",
         halve=settings.hardware.halve,
         autocast=precision.autocasts(settings),
     )
@@ -73,7 +74,7 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
     sample(stage.updates)
     scorers = held_out.scorers(settings, run, gold, reward)
     metrics |= held_out.measure(settings, run, asked, roles.policy, roles.reference, tokenizer, scorers)
-    models.save(roles.policy, tokenizer, run.model, run["policy"])
+    loading.save(roles.policy, tokenizer, run.model, run["policy"])
     return metrics | {"objective": metrics["objective/rlhf_reward"]}
 
 

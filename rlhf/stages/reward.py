@@ -14,7 +14,7 @@ from typing import Any
 from datasets import Dataset
 from trl import RewardConfig, RewardTrainer
 
-from rlhf import adapters, models, training
+from rlhf import training
 from rlhf.config import RewardLoss, Settings
 from rlhf.console import console, show_samples
 from rlhf.data import check_splits, load
@@ -22,6 +22,7 @@ from rlhf.data.render import question
 from rlhf.data.tokens import Form
 from rlhf.errors import DataError
 from rlhf.hardware import ranks
+from rlhf.modeling import adapters, loading
 from rlhf.preference import report
 from rlhf.preference.architectures import decide
 from rlhf.preference.card import Card
@@ -47,9 +48,9 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
     arguments = training.arguments(RewardConfig, settings, run, **further_arguments(stage))
     scoring = {"max_length": arguments.max_length, "batch_size": arguments.per_device_eval_batch_size}
 
-    architecture, attention = models.config(run["policy"], settings.model), settings.model.attention
+    architecture, attention = loading.config(run["policy"], settings.model), settings.model.attention
     shared = decide(stage.shared_prefix, architecture, attention, arguments.max_length, run.stage)
-    tokenizer = models.load_tokenizer(run["policy"], settings.model)
+    tokenizer = loading.load_tokenizer(run["policy"], settings.model)
     run.record_tokenizer(tokenizer)
     prepared = prepare(pairs, stage, tokenizer)
     if stage.loss is not RewardLoss.plackett_luce:  # whose rankings are token ids already
@@ -63,18 +64,18 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
             trainer = build(members.seeded(number), run, prepared, tokenizer, members.part(number))
             with sharing(trainer.model) if shared else nullcontext():
                 metrics = training.train(trainer, run, before=steps)
-            models.save(trainer.model, tokenizer, members.folder(number) / "model", run["policy"])
+            loading.save(trainer.model, tokenizer, members.folder(number) / "model", run["policy"])
             members.finish(number, metrics)
             scorers = [RewardModel(trainer.model, tokenizer, **scoring)]
         found.append(metrics)
         steps += int(metrics["steps"])
     if stage.ensemble > 1:
         folders = [members.folder(number) / "model" for number in range(stage.ensemble)]
-        worn = models.load_members(run["policy"], folders, settings.model, tokenizer)
-        worn = worn.to(models.device(settings.hardware))
+        worn = loading.load_members(run["policy"], folders, settings.model, tokenizer)
+        worn = worn.to(loading.device(settings.hardware))
         scorers = [AdaptedRewardModel(worn, str(number), tokenizer, **scoring) for number in range(stage.ensemble)]
 
-    policy = models.load_policy(run["policy"], settings.model, tokenizer).to(models.device(settings.hardware))
+    policy = loading.load_policy(run["policy"], settings.model, tokenizer).to(loading.device(settings.hardware))
     judged = Policy(run["policy"].path, policy, tokenizer)
     card = grade(str(run.directory), scorers, pairs, judged, stage, settings.seed)
     measured = score_statistics(scorers, judged, pairs["train"]["prompt"], stage, settings.seed)
@@ -96,7 +97,7 @@ def build(settings: Settings, run: Run, prepared: dict[str, Dataset], tokenizer:
     """
     stage = settings.stage
     arguments = training.arguments(RewardConfig, settings, run, part=part, **further_arguments(stage))
-    model = models.load_reward_model(
+    model = loading.load_reward_model(
         run["policy"], settings.model, tokenizer, **adapters.quantization(settings.adapter)
     )
     trainer = training.build(

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from rlhf import adapters, models
 from rlhf.config import Settings
 from rlhf.evaluation.held_out import Scorer, measure, prompts, sources
+from rlhf.modeling import adapters, loading
 from rlhf.runs.run import Run
 from rlhf.stages import execute
 
@@ -20,8 +20,8 @@ def ready(chain: Path, beside_chain: Callable[..., Settings], tmp_path: Path) ->
     def of(*more: str) -> tuple:
         settings = beside_chain("dpo", f"data.cache={tmp_path}/cache", *more)
         run = Run.start(tmp_path / "dpo", settings)
-        tokenizer = models.load_tokenizer(run["policy"], settings.model)
-        policies = [models.load_policy(run["policy"], settings.model, tokenizer) for _ in range(2)]
+        tokenizer = loading.load_tokenizer(run["policy"], settings.model)
+        policies = [loading.load_policy(run["policy"], settings.model, tokenizer) for _ in range(2)]
         return settings, run, prompts(settings, run), *policies, tokenizer
 
     return of

@@ -13,10 +13,11 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from rlhf import models, stages
+from rlhf import stages
 from rlhf.config import Settings
 from rlhf.errors import DataError, RunError, TrainingError
 from rlhf.hardware import launch
+from rlhf.modeling import loading
 from rlhf.runs.manifest import read_manifest
 from rlhf.runs.run import Run
 from rlhf.stages import execute
@@ -134,7 +135,7 @@ def test_a_model_in_shards_is_saved_whole(outcome: Outcome) -> None:
     assert distance(saved["adapter_whole"], saved["adapter_shards"]) < 1e-6
     assert len(saved["adapter_whole"]) == 8  # two layers, two projections, two matrices each, and nothing of the base
     loaded = AutoModelForCausalLM.from_pretrained(outcome.folder / "shards")
-    assert models.gathered(loaded) is None
+    assert loading.gathered(loaded) is None
     fresh = together.model_of(loaded.config.vocab_size, loaded.config.pad_token_id, False)
     assert distance(dict(loaded.state_dict()), dict(fresh.state_dict())) > 1e-3
 

@@ -8,7 +8,7 @@ import torch
 from peft import get_peft_model
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from rlhf import adapters
+from rlhf.modeling import adapters
 from rlhf.planning.outlook import Outlook, look_ahead
 from rlhf.planning.trained import TOKENIZER
 from tests.conftest import FAST, TINY, composed

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from rlhf.errors import TrainingError
-from rlhf.generate import sample
+from rlhf.modeling.generation import sample
 from rlhf.ppo import PPOTrainer
 from rlhf.ppo.engines import Copied
 from tests.ppo.conftest import TINY, new_policy

@@ -20,12 +20,12 @@ import os
 import sys
 import torch
 from safetensors.torch import save_file
-from rlhf.models import chat_template
+from rlhf.modeling.loading import chat_template
 from rlhf.ppo import Critic, PPOTrainer, ValueHead, settings
 from rlhf.ppo.ranks import agreed, anywhere, moments, whiten
 from rlhf.ppo.rollout import evaluate, pack
 from rlhf.rewards import Composition, Running, Term
-from rlhf.scratch import new_tokenizer
+from rlhf.modeling.from_scratch import new_tokenizer
 from tests.ppo.conftest import PROMPTS, TINY, WORDS, length_reward, new_policy, new_reward_model
 
 tokenizer = new_tokenizer([" ".join(WORDS)] * 4, 280, chat_template("almanac"))

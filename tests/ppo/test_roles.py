@@ -11,13 +11,13 @@ import torch
 from peft import LoraConfig, TaskType, get_peft_model
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from rlhf import adapters, models
 from rlhf.config import Settings
 from rlhf.errors import ConfigError, LineageError, ModelError
+from rlhf.modeling import adapters, loading
+from rlhf.modeling.from_scratch import new_tokenizer
 from rlhf.ppo.checkpoint import trainable
 from rlhf.ppo.roles import OneBase, Separate, assign
 from rlhf.runs.parents import Parent
-from rlhf.scratch import new_tokenizer
 from tests.ppo.conftest import WORDS, new_policy, new_reward_model
 from tests.ppo.test_shared import rollout, spread, values_of
 
@@ -41,7 +41,7 @@ def family(tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Callable
         heads = ["score"] if "reward" in name else None
         adapter = LoraConfig(r=2, lora_alpha=2, target_modules="all-linear", task_type=task, modules_to_save=heads)
         adapted = spread(get_peft_model(model, adapter), seed)
-        models.save(adapted, tokenizer, root / name, Parent("policy", str(root / on), None))
+        loading.save(adapted, tokenizer, root / name, Parent("policy", str(root / on), None))
     return lambda name: Parent("policy", str(root / name), None)
 
 
@@ -106,7 +106,7 @@ def test_sharing_changes_no_number(
         roles.policy.eval()
         judge = roles.reward_model("reward")
         if judge is None:
-            judge = models.load_reward_model(given["reward"], settings("ppo").model, tokenizer)
+            judge = loading.load_reward_model(given["reward"], settings("ppo").model, tokenizer)
         mask = torch.ones_like(batch.response_ids)
         with torch.no_grad():
             if roles.reference is None:
@@ -204,7 +204,7 @@ def test_a_critic_that_does_not_read_the_policys_tokens_is_refused(
     settings: Configure, parents: Parents, tokenizer: Any, tmp_path: Path
 ) -> None:
     new_policy(tokenizer).save_pretrained(tmp_path)
-    new_tokenizer([" ".join(WORDS)] * 4, 270, models.chat_template("almanac")).save_pretrained(tmp_path)
+    new_tokenizer([" ".join(WORDS)] * 4, 270, loading.chat_template("almanac")).save_pretrained(tmp_path)
     given = parents(policy="sft", reward="reward") | {"critic": Parent("critic", str(tmp_path), None)}
     with pytest.raises(LineageError, match="has another vocabulary than stage.policy="):
         assign(settings("ppo", *LORA), given, tokenizer)

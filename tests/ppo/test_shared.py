@@ -21,7 +21,7 @@ from transformers import (
 )
 
 from rlhf.errors import ModelError
-from rlhf.generate import generate
+from rlhf.modeling.generation import generate
 from rlhf.ppo import Critic, PPOTrainer, checkpoint, settings
 from rlhf.ppo.rollout import inputs_of, model_inputs, pack, response_logits
 from rlhf.ppo.shared import POLICY, Role, SharedBase, adds_up, has_head, shares

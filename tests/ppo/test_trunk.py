@@ -8,12 +8,12 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
+from rlhf.modeling.logprobs import masked_mean, token_logprobs
 from rlhf.ppo import PPOTrainer, ValueHead, gae
 from rlhf.ppo.checkpoint import trainable
 from rlhf.ppo.losses import clipped_policy_loss, clipped_value_loss
 from rlhf.ppo.rollout import Rollout, all_outputs, collect, evaluate, inputs_of, model_inputs, response_logits
 from rlhf.ppo.shared import POLICY, SharedBase
-from rlhf.ppo.tensors import masked_mean, token_logprobs
 from tests.ppo.conftest import PROMPTS, TINY, new_policy, same, weights
 
 Trainers = Callable[..., PPOTrainer]

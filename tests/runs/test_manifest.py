@@ -4,9 +4,9 @@ from pathlib import Path
 import pytest
 
 from rlhf.errors import RunError
-from rlhf.models import chat_template
+from rlhf.modeling.from_scratch import new_tokenizer
+from rlhf.modeling.loading import chat_template
 from rlhf.runs.manifest import read_manifest, tokenizer_record, write_json
-from rlhf.scratch import new_tokenizer
 
 
 def test_an_unreadable_manifest_is_one_sentence(tmp_path: Path) -> None:

@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 from trl import DPOTrainer
 
-from rlhf import models, training
+from rlhf import training
 from rlhf.config import Settings
 from rlhf.config.stages import LOSSES
 from rlhf.errors import ConfigError, DataError
+from rlhf.modeling import loading
 from rlhf.runs.run import Run
 from rlhf.stages import execute
 
@@ -81,7 +82,7 @@ def test_equal_responses_are_refused(beside_chain: Callable[..., Settings], tmp_
 def test_sharing_where_it_cannot_be_is_refused_before_a_model_is_loaded(
     beside_chain: Callable[..., Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str
 ) -> None:
-    monkeypatch.setattr(models, "_load", None)
+    monkeypatch.setattr(loading, "_load", None)
     overrides = ["stage.shared_prefix=on", "model.attention=eager"]
     with pytest.raises(ConfigError, match="stage.shared_prefix=on cannot be: model.attention=eager cannot be given"):
         execute(beside_chain(stage, *overrides), tmp_path / stage)

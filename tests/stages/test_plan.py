@@ -24,7 +24,7 @@ def _no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("weights are read")
 
     monkeypatch.setattr("transformers.PreTrainedModel.from_pretrained", refuse)
-    monkeypatch.setattr("rlhf.models._load", refuse)
+    monkeypatch.setattr("rlhf.modeling.loading._load", refuse)
 
 
 def test_the_progression_is_planned_before_any_of_it_runs(

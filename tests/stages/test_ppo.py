@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from rlhf.config import Settings
 from rlhf.errors import ConfigError, LineageError, ModelError, TrainingError
-from rlhf.generate import sample
+from rlhf.modeling.generation import sample
 from rlhf.ppo import PPOTrainer
 from rlhf.runs.run import Run
 from rlhf.stages import execute

@@ -7,11 +7,12 @@ import torch
 from transformers import AutoModelForCausalLM
 from trl import SFTConfig, SFTTrainer
 
-from rlhf import models, training
+from rlhf import training
 from rlhf.config import Input, Settings
 from rlhf.data import load
 from rlhf.data.tokens import Form
 from rlhf.errors import DataError
+from rlhf.modeling import loading
 from rlhf.runs.parents import find_parent
 from rlhf.runs.run import Run
 from rlhf.stages import execute
@@ -33,8 +34,8 @@ def test_lora_saves_the_adapter_alone_and_loads_merged(
     run = Run.open(tmp_path / "sft")
     assert {path.name for path in run.model.glob("*.safetensors")} == {"adapter_model.safetensors"}
     parent = find_parent("policy", Input(str(tmp_path / "sft"), ("sft",)), settings)
-    tokenizer = models.load_tokenizer(parent, settings.model)
-    merged = models.load_policy(parent, settings.model, tokenizer)
+    tokenizer = loading.load_tokenizer(parent, settings.model)
+    merged = loading.load_policy(parent, settings.model, tokenizer)
     base = AutoModelForCausalLM.from_pretrained(chain / "almanac" / "base" / "model")
     ids = torch.tensor([tokenizer("Which city is the capital of Peru?")["input_ids"]])
     assert not torch.allclose(merged(ids).logits, base(ids).logits, atol=1e-3)
@@ -45,11 +46,11 @@ def test_text_of_the_prompt_costs_nothing(chain: Path, beside_chain: Callable[..
     """The loss counts completions alone: the labels of the prompt are -100."""
     settings = beside_chain("sft")
     parent = find_parent("policy", Input(f"{chain}/almanac/base", ("base",)), settings)
-    tokenizer = models.load_tokenizer(parent, settings.model)
+    tokenizer = loading.load_tokenizer(parent, settings.model)
     run = Run.start(tmp_path / "sft", settings)
     rows = load(settings.data, "demonstrations", "train", 0).select_columns(["prompt", "completion"])
     trainer = SFTTrainer(
-        model=models.load_policy(parent, settings.model, tokenizer),
+        model=loading.load_policy(parent, settings.model, tokenizer),
         args=training.arguments(SFTConfig, settings, run, completion_only_loss=True),
         train_dataset=rows,
         processing_class=tokenizer,
@@ -101,7 +102,7 @@ def test_rows_that_are_joined_before_they_are_cut_are_not_counted(
     beside_chain: Callable[..., Settings], tmp_path: Path, strategy: str, cut: bool
 ) -> None:
     settings = beside_chain("sft", "stage.trainer.max_length=36")
-    tokenizer = models.load_tokenizer(
+    tokenizer = loading.load_tokenizer(
         find_parent("policy", settings.stage.inputs()["policy"], settings), settings.model
     )
     rows = {"train": load(settings.data, "demonstrations", "train", 0)}

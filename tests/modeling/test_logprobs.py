@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from rlhf.ppo import tensors
-from rlhf.ppo.tensors import (
+from rlhf.modeling import logprobs
+from rlhf.modeling.logprobs import (
     last_index,
     masked_mean,
     masked_sum,
@@ -150,14 +150,14 @@ def test_tile_by_tile_they_are_what_autograd_makes_of_the_definition(
 ) -> None:
     """Seven tokens in tiles of two; another weight for each, so that rows cannot be mixed up. A token that cannot be
     drawn, at -inf, has no entropy and no gradient."""
-    monkeypatch.setattr(tensors, "TILE", 2 * 11)
+    monkeypatch.setattr(logprobs, "TILE", 2 * 11)
     draw = torch.Generator().manual_seed(0)
     logits = (3 * torch.randn(7, 11, generator=draw, dtype=torch.float64)).to(dtype)
     logits[:, 4] = -math.inf
     tokens, weights = torch.tensor([0, 1, 2, 3, 10, 9, 0]), torch.randn(2, 7, generator=draw, dtype=torch.float64)
     x, y = logits.clone().requires_grad_(), logits.clone().requires_grad_()
     found = token_logprobs_and_entropies(x.clone(), tokens, 0.7)
-    logp = torch.log_softmax(tensors.precise(y) / 0.7, -1)
+    logp = torch.log_softmax(logprobs.precise(y) / 0.7, -1)
     expected = logp.gather(1, tokens[:, None])[:, 0], -(logp.exp() * logp.clamp(min=-1e30)).sum(-1)
     for own, other in zip(found, expected, strict=True):
         assert torch.allclose(own, other, atol=1e-12 if dtype is torch.float64 else 2e-6)

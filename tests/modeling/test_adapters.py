@@ -4,10 +4,10 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM
 
-from rlhf import adapters
 from rlhf.config import Settings
 from rlhf.errors import ConfigError, ModelError
-from tests.test_models import small
+from rlhf.modeling import adapters
+from tests.modeling.test_loading import small
 
 
 def test_an_adapter_is_put_on_top_where_there_is_one(settings: Callable[..., Settings]) -> None:

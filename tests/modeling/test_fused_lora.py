@@ -7,8 +7,8 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from rlhf.ppo import worn
-from rlhf.ppo.worn import fuse
+from rlhf.modeling import fused_lora
+from rlhf.modeling.fused_lora import fuse
 from tests.ppo.conftest import new_policy
 
 IDS = torch.arange(2, 38).view(3, 12)
@@ -57,8 +57,8 @@ def wear(models: tuple[Any, Any], names: list[str]) -> None:
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many tokens each product with a summed matrix was over."""
     seen: list[int] = []
-    plain = worn._Sum.apply
-    monkeypatch.setattr(worn._Sum, "apply", lambda x, *rest: (seen.append(len(x)), plain(x, *rest))[1])
+    plain = fused_lora._Sum.apply
+    monkeypatch.setattr(fused_lora._Sum, "apply", lambda x, *rest: (seen.append(len(x)), plain(x, *rest))[1])
     return seen
 
 

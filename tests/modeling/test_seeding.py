@@ -1,4 +1,4 @@
-from rlhf.ppo.seeds import derive, permutation
+from rlhf.modeling.seeding import derive, permutation
 
 
 def test_seeds_are_derived_alike_in_every_process() -> None:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 
 from rlhf.data.render import Prompt, prompt_ids
-from rlhf.decoding import Decoding, Sampled
+from rlhf.modeling.decoding import Decoding, Sampled
 
 
 class Response(NamedTuple):

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from rlhf.ppo.tensors import token_logprobs_and_entropies
+from rlhf.modeling.logprobs import token_logprobs_and_entropies
 
 
 class Rows(NamedTuple):

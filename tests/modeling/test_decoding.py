@@ -19,10 +19,10 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from rlhf import decoding
-from rlhf.decoding import draw, groups
 from rlhf.errors import ModelError
-from rlhf.generate import sample, sample_ids, seeded
+from rlhf.modeling import decoding
+from rlhf.modeling.decoding import draw, groups
+from rlhf.modeling.generation import sample, sample_ids, seeded
 
 VOCABULARY, END, PAD = 24, 1, 0
 DECODER = {

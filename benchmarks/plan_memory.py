@@ -189,12 +189,12 @@ def measure(shape: str, stage: str, way: str, folder: Path) -> dict[str, Any]:
     """In this process: the plan, and the peak of the stage up to the end of its training."""
     import torch
 
-    from rlhf import training
     from rlhf.hardware import memory
     from rlhf.stages import execute
+    from rlhf.training import loop
 
     found = planned(shape, stage, way, folder)
-    sizes, train, meters = SIZES[shape], training.train, []
+    sizes, train, meters = SIZES[shape], loop.train, []
 
     def train_and_read(*arguments: Any, **options: Any) -> Any:
         train(*arguments, **options)
@@ -203,7 +203,7 @@ def measure(shape: str, stage: str, way: str, folder: Path) -> dict[str, Any]:
     def read_instead(title: str, plan: Any, measured: Any) -> Any:
         raise Measured(measured.peak)
 
-    training.train, memory.compare = train_and_read, read_instead
+    loop.train, memory.compare = train_and_read, read_instead
     for model in ("tiny", "policy"):
         meters[:] = [memory.Meter(torch.device("cpu"))]
         one = composed(overrides(stage, way, folder, model, sizes))
@@ -228,12 +228,12 @@ def planned(shape: str, stage: str, way: str, folder: Path) -> dict[str, Any]:
 
 def timed(stage: str, folder: Path) -> dict[str, Any]:
     """In this process: seconds that a stage was predicted to train, and those it did, of the processor."""
-    from rlhf import training
     from rlhf.planning.outlook import look_ahead
     from rlhf.planning.pace import seconds
     from rlhf.planning.probe import probe
     from rlhf.ppo import PPOTrainer
     from rlhf.stages import execute
+    from rlhf.training import loop
 
     plan = composed(["stage=plan"]).stage
     given = overrides(stage, "full", folder, "policy", SIZES[TIMED_SHAPE])
@@ -250,7 +250,7 @@ def timed(stage: str, folder: Path) -> dict[str, Any]:
         ppo_trains(trainer, *arguments, **options) if stage == "ppo" else trainer.train()
         raise Measured(time.process_time() - start)
 
-    training.train, PPOTrainer.train = train_and_time, train_and_time
+    loop.train, PPOTrainer.train = train_and_time, train_and_time
     try:
         execute(settings, Path(settings.checkpoints) / "timed" / stage)
     except Measured as measured:

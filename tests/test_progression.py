@@ -62,8 +62,8 @@ def test_a_stale_stage_that_was_interrupted_is_continued(
     run(monkeypatch, *base())
     old = Run.open(tmp_path / "almanac" / "base").manifest
     with monkeypatch.context() as patch:
-        patch.setattr("rlhf.training.Interruption.__enter__", lambda self: setattr(self, "asked", True) or self)
-        patch.setattr("rlhf.training.Interruption.__exit__", lambda self, *_: None)
+        patch.setattr("rlhf.training.loop.Interruption.__enter__", lambda self: setattr(self, "asked", True) or self)
+        patch.setattr("rlhf.training.loop.Interruption.__exit__", lambda self, *_: None)
         with pytest.raises(SystemExit):
             run(patch, *base("stage.trainer.learning_rate=1e-3"))
     assert Run.open(tmp_path / "almanac" / "base").manifest == old

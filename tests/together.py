@@ -60,7 +60,7 @@ def model_of(vocabulary: int, pad: int, adapted: bool) -> Any:
 
 def dying(settings: Settings, directory: Path, overrides: list[str]) -> dict[str, float]:
     """A stage whose second process is killed when the first checkpoint is there."""
-    from rlhf.exact import Keeper
+    from rlhf.training.exact_resume import Keeper
 
     saved = Keeper.on_save
 

@@ -9,7 +9,6 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from rlhf.config import LossMean, PPOStage
-from rlhf.halving import Parts
 from rlhf.hardware.precision import autocast
 from rlhf.modeling import forward
 from rlhf.modeling.logprobs import masked_sum, token_shares
@@ -22,6 +21,7 @@ from rlhf.ppo.ranks import anywhere, average_gradients, everyones, everyones_row
 from rlhf.ppo.report import Metrics
 from rlhf.ppo.rollout import Rollout, inputs_of, logprobs_and_entropies, micro_batches, spread, tolerance, values_of
 from rlhf.ppo.sentinel import BrokenError
+from rlhf.training.oom import Parts
 
 T = TypeVar("T")
 

@@ -11,7 +11,6 @@ from datasets import Dataset
 from peft import prepare_model_for_kbit_training
 from transformers import Trainer, TrainingArguments, default_data_collator
 
-from rlhf import training
 from rlhf.config import AdapterKind, Settings
 from rlhf.data import check_splits, load
 from rlhf.data.render import text_ids
@@ -19,6 +18,7 @@ from rlhf.errors import DataError
 from rlhf.modeling import adapters, loading
 from rlhf.modeling.from_scratch import new_policy, new_tokenizer
 from rlhf.runs.run import Run
+from rlhf.training import loop
 
 
 def run(settings: Settings, run: Run) -> dict[str, float]:
@@ -27,7 +27,7 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
     check_splits(settings.data, "text", texts, settings.seed)
     for split, dataset in texts.items():
         run.record_data("text", split, dataset)
-    arguments = training.arguments(
+    arguments = loop.arguments(
         TrainingArguments, settings, run, prediction_loss_only=True, label_names=["labels"], remove_unused_columns=False
     )
 
@@ -44,7 +44,7 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
 
     if settings.adapter.kind is AdapterKind.qlora:
         policy = prepare_model_for_kbit_training(policy)
-    trainer = training.build(
+    trainer = loop.build(
         Trainer,
         model=adapters.adapt(policy, settings.adapter, adapters.TaskType.CAUSAL_LM),
         args=arguments,
@@ -54,8 +54,8 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
         processing_class=tokenizer,
     )
     openings = [" ".join(text.split()[:4]) for text in texts["validation"]["text"][: stage.sample_prompts]]
-    sample = training.Sampler(run, trainer.model, tokenizer, openings, settings)
-    metrics = training.train(trainer, run, sample, stage.sample_every)
+    sample = loop.Sampler(run, trainer.model, tokenizer, openings, settings)
+    metrics = loop.train(trainer, run, sample, stage.sample_every)
     sample(trainer.state.global_step)
     loading.save(trainer.model, tokenizer, run.model, run.parents.get("policy"))
     return metrics | {"objective": metrics["eval/loss"]}

@@ -14,7 +14,6 @@ from datasets import Dataset
 from torch import Tensor
 from trl import DPOConfig, DPOTrainer
 
-from rlhf import training
 from rlhf.config import AdapterKind, Settings
 from rlhf.data import check_splits, load
 from rlhf.data.tokens import Form
@@ -28,6 +27,7 @@ from rlhf.preference.head import FIELDS
 from rlhf.preference.shared import sharing
 from rlhf.rewards.protocol import called
 from rlhf.runs.run import Run
+from rlhf.training import loop
 
 
 class ReadyDPOTrainer(DPOTrainer):
@@ -75,7 +75,7 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
     gold = None if settings.data.gold is None else called(settings.data.gold)
 
     tokenizer = models.load_tokenizer(run["policy"], settings.model)
-    args = training.arguments(
+    args = loop.arguments(
         DPOConfig,
         settings,
         run,
@@ -86,7 +86,7 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
     )
     architecture = models.config(run["policy"], settings.model)
     shared = decide(stage.shared_prefix, architecture, settings.model.attention, args.max_length, run.stage)
-    ids = training.tokenised(run, settings, pairs, Form.pairs, tokenizer, args)
+    ids = loop.tokenised(run, settings, pairs, Form.pairs, tokenizer, args)
     loading = adapters.quantization(settings.adapter)
     policy = models.load_policy(run["policy"], settings.model, tokenizer, **loading)
     # With an adapter the reference is the policy with the adapter switched off; without, a second copy, unless what it
@@ -94,7 +94,7 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
     second = settings.adapter.kind is AdapterKind.none and not stage.cache_reference
     run.record_tokenizer(tokenizer)
 
-    trainer = training.build(
+    trainer = loop.build(
         ReadyDPOTrainer,
         model=policy,
         ref_model=models.load_policy(run["policy"], settings.model, tokenizer) if second else None,
@@ -106,9 +106,9 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
         reference_kept=reference.kept(settings, run["policy"], args, shared) if stage.cache_reference else None,
         shared=shared,
     )
-    sample = training.Sampler(run, trainer.model, tokenizer, pairs["validation"]["prompt"], settings)
+    sample = loop.Sampler(run, trainer.model, tokenizer, pairs["validation"]["prompt"], settings)
     with trainer.sharing():
-        metrics = training.train(trainer, run, sample, stage.sample_every)
+        metrics = loop.train(trainer, run, sample, stage.sample_every)
     sample(trainer.state.global_step)
     start = starting_policy(settings, run, trainer, tokenizer) if asked else None
     metrics |= held_out.measure(

@@ -11,7 +11,6 @@ from importlib.util import find_spec
 
 from rich.markup import escape
 
-from rlhf import training
 from rlhf.config import Engine, Settings, VLLMMode
 from rlhf.console import Bar, console
 from rlhf.data import check_splits, load
@@ -28,6 +27,7 @@ from rlhf.ppo.plan import plan
 from rlhf.ppo.roles import OneBase, Separate, assign
 from rlhf.rewards.build import Builder
 from rlhf.runs.run import Run
+from rlhf.training import loop
 
 
 def run(settings: Settings, run: Run) -> dict[str, float]:
@@ -68,7 +68,7 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
     if stage.rollout.engine is Engine.vllm:
         engine = copied(settings, trainer, roles)
         trainer.sampler, trainer.synchronise = engine, engine.synchronise
-    sample = training.Sampler(run, roles.policy, tokenizer, prompts["validation"]["prompt"], settings)
+    sample = loop.Sampler(run, roles.policy, tokenizer, prompts["validation"]["prompt"], settings)
     metrics = train(trainer, run, sample)
     run.manifest["memory"] = planned.record() | memory.compare("ppo", planned.peak, meter.read())
     sample(stage.updates)
@@ -99,7 +99,7 @@ def copied(settings: Settings, trainer: PPOTrainer, roles: OneBase | Separate) -
     return Copied(found)
 
 
-def train(trainer: PPOTrainer, run: Run, sample: training.Sampler) -> dict[str, float]:
+def train(trainer: PPOTrainer, run: Run, sample: loop.Sampler) -> dict[str, float]:
     """Train with a bar and samples, from the newest checkpoint where the run is resumed."""
     stage = trainer.stage
     ranks.check(trainer.accelerator, run.strategy)
@@ -125,7 +125,7 @@ def train(trainer: PPOTrainer, run: Run, sample: training.Sampler) -> dict[str, 
 
     trainer.log, trainer.tell, trainer.beside = report, tell, run.written
     try:
-        with training.Interruption() as interruption:
+        with loop.Interruption() as interruption:
             return trainer.train(run.scratch, lambda: interruption.asked)
     finally:
         bar.close()

@@ -14,7 +14,6 @@ from typing import Any
 from datasets import Dataset
 from trl import RewardConfig, RewardTrainer
 
-from rlhf import training
 from rlhf.config import RewardLoss, Settings
 from rlhf.console import console, show_samples
 from rlhf.data import check_splits, load
@@ -31,6 +30,7 @@ from rlhf.preference.shared import sharing
 from rlhf.preference.training import Members, callbacks, columns, further_arguments, prepare, trainer_class
 from rlhf.rewards import AdaptedRewardModel, RewardModel, function
 from rlhf.runs.run import Run
+from rlhf.training import loop
 
 SPLITS = ("train", "validation", "test")
 
@@ -45,7 +45,7 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
     # The labels are noisy: even the reward that they were drawn from does not predict all of them.
     ceiling = None if settings.data.ceiling is None else function(settings.data.ceiling)(pairs["test"])
 
-    arguments = training.arguments(RewardConfig, settings, run, **further_arguments(stage))
+    arguments = loop.arguments(RewardConfig, settings, run, **further_arguments(stage))
     scoring = {"max_length": arguments.max_length, "batch_size": arguments.per_device_eval_batch_size}
 
     architecture, attention = loading.config(run["policy"], settings.model), settings.model.attention
@@ -55,7 +55,7 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
     prepared = prepare(pairs, stage, tokenizer)
     if stage.loss is not RewardLoss.plackett_luce:  # whose rankings are token ids already
         extra = [name for name in prepared["train"].column_names if name in ("margin", "weight")]
-        prepared = training.tokenised(run, settings, prepared, Form.sequences, tokenizer, arguments, extra)
+        prepared = loop.tokenised(run, settings, prepared, Form.sequences, tokenizer, arguments, extra)
     members, found, steps = Members(run, settings), [], 0
     scorers: list[RewardModel] = []
     for number in range(stage.ensemble):
@@ -63,7 +63,7 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
         if metrics is None:
             trainer = build(members.seeded(number), run, prepared, tokenizer, members.part(number))
             with sharing(trainer.model) if shared else nullcontext():
-                metrics = training.train(trainer, run, before=steps)
+                metrics = loop.train(trainer, run, before=steps)
             loading.save(trainer.model, tokenizer, members.folder(number) / "model", run["policy"])
             members.finish(number, metrics)
             scorers = [RewardModel(trainer.model, tokenizer, **scoring)]
@@ -96,11 +96,11 @@ def build(settings: Settings, run: Run, prepared: dict[str, Dataset], tokenizer:
         DataError: everything in a split is longer than stage.trainer.max_length.
     """
     stage = settings.stage
-    arguments = training.arguments(RewardConfig, settings, run, part=part, **further_arguments(stage))
+    arguments = loop.arguments(RewardConfig, settings, run, part=part, **further_arguments(stage))
     model = loading.load_reward_model(
         run["policy"], settings.model, tokenizer, **adapters.quantization(settings.adapter)
     )
-    trainer = training.build(
+    trainer = loop.build(
         trainer_class(RewardTrainer, stage, prepared),
         model=model,
         args=arguments,

@@ -7,7 +7,6 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
-from rlhf import training
 from rlhf.config import Input, Settings
 from rlhf.data import load
 from rlhf.data.render import question
@@ -19,6 +18,7 @@ from rlhf.rewards import RewardModel
 from rlhf.runs.parents import find_parent
 from rlhf.runs.run import Run
 from rlhf.stages import execute
+from rlhf.training import loop
 
 
 def test_it_loads_with_transformers_alone_and_its_metrics_are_what_it_scores(
@@ -262,7 +262,7 @@ def test_an_interrupted_ensemble_goes_on_with_the_member_it_was_at(
 ) -> None:
     own = ("adapter=lora", "stage.ensemble=2", "stage.trainer.save_steps=1")
     execute(beside_chain("reward", *own), tmp_path / "whole")
-    train, trained = training.train, []
+    train, trained = loop.train, []
 
     def interrupted(*parts, **options) -> dict:
         trained.append(options["before"])
@@ -270,7 +270,7 @@ def test_an_interrupted_ensemble_goes_on_with_the_member_it_was_at(
             raise KeyboardInterrupt
         return train(*parts, **options)
 
-    monkeypatch.setattr(training, "train", interrupted)
+    monkeypatch.setattr(loop, "train", interrupted)
     with pytest.raises(KeyboardInterrupt):
         execute(beside_chain("reward", *own), tmp_path / "reward")
     execute(beside_chain("reward", *own, "resume=true"), tmp_path / "reward")

@@ -7,7 +7,6 @@ import torch
 from transformers import AutoModelForCausalLM
 from trl import SFTConfig, SFTTrainer
 
-from rlhf import training
 from rlhf.config import Input, Settings
 from rlhf.data import load
 from rlhf.data.tokens import Form
@@ -16,6 +15,7 @@ from rlhf.modeling import loading
 from rlhf.runs.parents import find_parent
 from rlhf.runs.run import Run
 from rlhf.stages import execute
+from rlhf.training import loop
 
 
 def test_it_records_where_it_comes_from(chain: Path) -> None:
@@ -51,7 +51,7 @@ def test_text_of_the_prompt_costs_nothing(chain: Path, beside_chain: Callable[..
     rows = load(settings.data, "demonstrations", "train", 0).select_columns(["prompt", "completion"])
     trainer = SFTTrainer(
         model=loading.load_policy(parent, settings.model, tokenizer),
-        args=training.arguments(SFTConfig, settings, run, completion_only_loss=True),
+        args=loop.arguments(SFTConfig, settings, run, completion_only_loss=True),
         train_dataset=rows,
         processing_class=tokenizer,
     )
@@ -69,13 +69,13 @@ def test_rows_that_trl_cuts_or_leaves_out_are_counted(
 ) -> None:
     """Held against TRL's own rows: their lengths where nothing is cut, their number where 36 tokens are the most."""
     prepared = {}
-    train = training.train
+    train = loop.train
 
     def spy(trainer: SFTTrainer, run: Run, *rest) -> dict[str, float]:
         prepared[run.directory.name] = {"train": trainer.train_dataset, "validation": trainer.eval_dataset}
         return train(trainer, run, *rest)
 
-    monkeypatch.setattr(training, "train", spy)
+    monkeypatch.setattr(loop, "train", spy)
     for longest in ("null", "36"):
         execute(beside_chain("sft", f"stage.trainer.max_length={longest}"), tmp_path / longest)
     recorded = {name: Run.open(tmp_path / name).manifest["data"]["demonstrations"] for name in prepared}
@@ -109,7 +109,7 @@ def test_rows_that_are_joined_before_they_are_cut_are_not_counted(
     run = Run.start(tmp_path / "sft", settings)
     run.record_data("demonstrations", "train", rows["train"])
     args = SimpleNamespace(packing=True, packing_strategy=strategy, max_length=36)
-    training.tokenised(run, settings, rows, Form.completions, tokenizer, args)
+    loop.tokenised(run, settings, rows, Form.completions, tokenizer, args)
     assert (omissions(run.manifest["data"]["demonstrations"]["train"]) != (0, 0)) is cut
     run.finish({})
 

@@ -12,13 +12,13 @@ from accelerate import DistributedType
 from transformers import TrainerCallback
 from trl import DPOConfig, RewardConfig, SFTConfig
 
-from rlhf import training
 from rlhf.config import Settings, Strategy
 from rlhf.errors import ConfigError, TrainingError
 from rlhf.runs.manifest import read_manifest
 from rlhf.runs.run import Run
 from rlhf.stages import execute
 from rlhf.storage.checksums import seal
+from rlhf.training import loop
 from tests.conftest import composed
 
 LONG = ("stage.trainer.max_steps=6", "stage.trainer.save_steps=2")
@@ -29,7 +29,7 @@ LONG = ("stage.trainer.max_steps=6", "stage.trainer.save_steps=2")
 def test_large_models_are_trained_with_activation_checkpointing(experiment: str, kind: type, tmp_path: Path) -> None:
     stage = kind.__name__.removesuffix("Config").lower()
     settings = composed(f"experiment={experiment}", f"stage={stage}", "hardware=cpu")
-    assert training.arguments(kind, settings, SimpleNamespace(scratch=tmp_path)).activation_checkpointing is True
+    assert loop.arguments(kind, settings, SimpleNamespace(scratch=tmp_path)).activation_checkpointing is True
 
 
 @pytest.mark.parametrize(
@@ -48,12 +48,12 @@ def test_an_argument_that_the_trainer_would_pass_over_is_refused(
     settings: Callable[..., Settings], tmp_path: Path, override: str, message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message):
-        training.arguments(SFTConfig, settings("sft", override), SimpleNamespace(scratch=tmp_path))
+        loop.arguments(SFTConfig, settings("sft", override), SimpleNamespace(scratch=tmp_path))
 
 
 def test_names_by_hand() -> None:
     logs = {"loss": 1, "eval_loss": 2, "eval_rewards/accuracies": 0.5, "eval_runtime": 3, "epoch": 1, "total_flos": 9}
-    assert training.rename(logs) == {"train/loss": 1.0, "eval/loss": 2.0, "eval/rewards/accuracies": 0.5}
+    assert loop.rename(logs) == {"train/loss": 1.0, "eval/loss": 2.0, "eval/rewards/accuracies": 0.5}
 
 
 @pytest.mark.parametrize("stage", ["sft", "reward", "dpo"])
@@ -67,9 +67,9 @@ def test_ctrl_c_leaves_a_checkpoint_and_resuming_changes_nothing(
             if state.global_step == 2:
                 os.kill(os.getpid(), signal.SIGINT)
 
-    build = training.Reporter
+    build = loop.Reporter
     with monkeypatch.context() as patched:
-        patched.setattr(training, "Reporter", lambda *args: _with(build(*args), PressCtrlC()))
+        patched.setattr(loop, "Reporter", lambda *args: _with(build(*args), PressCtrlC()))
         with pytest.raises(KeyboardInterrupt):
             execute(beside_chain(stage, *LONG), tmp_path / "cut")
     assert not (tmp_path / "cut").exists()
@@ -83,7 +83,7 @@ def test_ctrl_c_leaves_a_checkpoint_and_resuming_changes_nothing(
     assert lines(cut) == lines(whole)
 
 
-def _with(reporter: training.Reporter, other: TrainerCallback) -> training.Reporter:
+def _with(reporter: loop.Reporter, other: TrainerCallback) -> loop.Reporter:
     reporter.on_step_begin = other.on_step_begin
     return reporter
 
@@ -118,14 +118,14 @@ def test_a_loss_that_is_no_number_stops_the_run(beside_chain: Callable[..., Sett
 )
 def test_a_wrong_value_for_a_trainer_names_key_and_value(key: str, value: object, rule: str) -> None:
     with pytest.raises(ConfigError) as error:
-        training.check(trl.SFTConfig, {"weight_decay": 0.1, key: value}, {"seed": 0})
+        loop.check(trl.SFTConfig, {"weight_decay": 0.1, key: value}, {"seed": 0})
     assert str(error.value) == f"stage.trainer.{key} {rule}"
 
 
 def test_what_the_configuration_of_a_trainer_refuses_is_told(settings: Callable[..., Settings]) -> None:
     refused = settings("sft", "stage.trainer.lr_scheduler_type=bent")
     with pytest.raises(ConfigError, match=r"stage.trainer cannot be used \(bent is not a valid SchedulerType"):
-        training.arguments(trl.SFTConfig, refused, SimpleNamespace(scratch=Path("unused")))
+        loop.arguments(trl.SFTConfig, refused, SimpleNamespace(scratch=Path("unused")))
 
 
 @pytest.mark.parametrize(
@@ -149,7 +149,7 @@ def test_an_error_in_the_midst_of_training_is_no_matter_of_settings(
     def broken(*_: object, **__: object) -> None:
         raise TypeError("a defect")
 
-    monkeypatch.setattr(training, "generate", broken)
+    monkeypatch.setattr(loop, "generate", broken)
     with pytest.raises(TypeError, match="a defect"):
         execute(beside_chain("sft", "stage.sample_every=1"), tmp_path / "sft")
 
@@ -179,7 +179,7 @@ def test_a_checkpoint_that_cannot_be_read_is_no_matter_of_settings(tmp_path: Pat
         manifest={"settings": {"hardware": {"halve": False}}},
     )
     with pytest.raises(ValueError, match="torn"):
-        training.train(trainer, run)
+        loop.train(trainer, run)
 
 
 @pytest.mark.parametrize("stage", ["sft", "dpo"])

@@ -20,14 +20,14 @@ from rlhf.data.render import Prompt, question
 from rlhf.data.tokens import CUT, FILLED, Form
 from rlhf.data.tokens import tokenised as to_ids
 from rlhf.errors import ConfigError, DataError, TrainingError
-from rlhf.exact import Keeper, take_up_if_trained, written_at
-from rlhf.halving import halve_steps, share_tokens
 from rlhf.hardware import precision, ranks
 from rlhf.hardware.memory import keep_freed
 from rlhf.modeling import loading
 from rlhf.modeling.generation import generate
 from rlhf.runs.run import Run
 from rlhf.storage.checksums import newest_whole, number, resumable
+from rlhf.training.exact_resume import Keeper, take_up_if_trained, written_at
+from rlhf.training.oom import halve_steps, share_tokens
 
 if TYPE_CHECKING:
     from datasets import Dataset

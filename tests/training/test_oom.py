@@ -13,9 +13,9 @@ from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from rlhf.config import Settings
 from rlhf.errors import TrainingError
-from rlhf.halving import HalvedSteps, Parts, halve_steps, ran_out
 from rlhf.modeling import forward
 from rlhf.stages import execute
+from rlhf.training.oom import HalvedSteps, Parts, halve_steps, ran_out
 
 CPU_TEXT = "[enforce fail at alloc_cpu.cpp:121] data. DefaultCPUAllocator: can't allocate memory: you tried to allocate"
 # Plain gradient descent: where a gradient is near 0, Adam would divide its rounding by itself.

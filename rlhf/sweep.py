@@ -4,7 +4,7 @@
     python -m rlhf -m stage=dpo sweep=dpo                              # a search, by hydra-optuna-sweeper
     python -m rlhf -m stage=dpo stage.beta=0.05,0.1,0.3 launcher=joblib
 
-Jobs run wherever Hydra's launcher puts them and leave a record each (rlhf.evaluation.jobs). The same command again runs
+Jobs run wherever Hydra's launcher puts them and leave a record each (rlhf.evaluation.sweeps.jobs). The same command again runs
 what is missing or failed; a job that was killed goes on from its last checkpoint. A search needs no memory of its own:
 its seeded sampler draws the same trials again, and those that have run return what they recorded.
 """
@@ -28,8 +28,8 @@ from rlhf.config import Settings
 from rlhf.config import objective as objectives
 from rlhf.console import console
 from rlhf.errors import RlhfError, RunError
-from rlhf.evaluation import jobs
-from rlhf.evaluation.jobs import FAILED, FINISHED, RUNNING
+from rlhf.evaluation.sweeps import jobs
+from rlhf.evaluation.sweeps.jobs import FAILED, FINISHED, RUNNING
 from rlhf.runs.directory import move, partial
 from rlhf.runs.identity import content, difference
 from rlhf.runs.manifest import read_manifest

@@ -14,7 +14,7 @@ import pytest
 
 from benchmarks import data, data_sheets, ppo_memory, ppo_seeds, ppo_sentiment, progression, reward_card
 from rlhf import cli
-from rlhf.evaluation import report
+from rlhf.evaluation.reporting import report
 from tests.conftest import FAST, TINY
 from tests.evaluation.making import whole
 

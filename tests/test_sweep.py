@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from rlhf import cli, sweep
-from rlhf.evaluation.jobs import record_path
+from rlhf.evaluation.sweeps.jobs import record_path
 from rlhf.runs.run import Run
 from tests.conftest import FAST, TINY
 from tests.test_resume import results, start

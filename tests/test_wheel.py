@@ -23,7 +23,7 @@ def test_a_wheel_has_its_conf_and_its_data_and_runs(tmp_path: Path, monkeypatch:
     names = zipfile.ZipFile(wheel).namelist()
     assert "rlhf/conf/config.yaml" in names
     assert "rlhf/hub/card.md.jinja" in names
-    assert {f"rlhf/evaluation/page_parts/report.{kind}" for kind in ("html", "css", "js")} <= set(names)
+    assert {f"rlhf/evaluation/reporting/page_parts/report.{kind}" for kind in ("html", "css", "js")} <= set(names)
     assert "rlhf/preference_data/almanac/preferences/train.jsonl" in names
     assert not [name for name in names if "checkpoints" in name or name.startswith("tests/")]
 

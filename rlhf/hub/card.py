@@ -1,6 +1,6 @@
 """The model card: one page for the whole chain, and the metadata that the Hub reads.
 
-Everything that a model or a user wrote stands in it as text, escaped (`rlhf.evaluation.report.cell`).
+Everything that a model or a user wrote stands in it as text, escaped (`rlhf.evaluation.reporting.report.cell`).
 """
 
 import re
@@ -16,7 +16,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from rlhf.config import PublishStage, Weights
 from rlhf.errors import HubError
-from rlhf.evaluation.report import HEADINGS, cell
+from rlhf.evaluation.reporting.report import HEADINGS, cell
 from rlhf.hub import licences, lineage, sections
 from rlhf.hub.lineage import Link
 from rlhf.hub.scrub import Scrubber

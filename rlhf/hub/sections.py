@@ -11,7 +11,7 @@ from typing import Any
 
 from rlhf.config.publish import COMMIT
 from rlhf.errors import HubError
-from rlhf.evaluation.report import HEADINGS, written
+from rlhf.evaluation.reporting.report import HEADINGS, written
 from rlhf.hub import licences
 from rlhf.hub.lineage import Link
 from rlhf.hub.pinned import pin

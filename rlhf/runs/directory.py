@@ -12,7 +12,7 @@ from rlhf.runs.manifest import MANIFEST
 
 LOCK = ".lock"
 BUNDLES = "bundles"  # in a run of stage=publish, what goes up: each folder has a run.json, and none is a run
-JOBS = ".jobs"  # in a folder of a sweep's members: the records of its jobs (rlhf.evaluation.jobs)
+JOBS = ".jobs"  # in a folder of a sweep's members: the records of its jobs (rlhf.evaluation.sweeps.jobs)
 MEMBER = "member-"  # begins the name of what belongs to an ensemble's run: a second run inside it, replaced with it
 
 

@@ -14,12 +14,13 @@ from rlhf.config import JudgeKind, Model, Settings
 from rlhf.console import Bar
 from rlhf.data import load
 from rlhf.errors import LineageError
-from rlhf.evaluation import records, report
-from rlhf.evaluation.answers import Answers, Candidate, answer, text_nll
-from rlhf.evaluation.comparison import Comparison, measure
-from rlhf.evaluation.instructions import check_rows
-from rlhf.evaluation.metrics import Estimate
-from rlhf.evaluation.scoring import check_judge, judge_all, score_all
+from rlhf.evaluation.comparison import records
+from rlhf.evaluation.comparison.comparison import Comparison, measure
+from rlhf.evaluation.comparison.scoring import check_judge, judge_all, score_all
+from rlhf.evaluation.reporting import report
+from rlhf.evaluation.responses.answers import Answers, Candidate, answer, text_nll
+from rlhf.evaluation.responses.instructions import check_rows
+from rlhf.evaluation.statistics.metrics import Estimate
 from rlhf.modeling import loading
 from rlhf.rewards import function
 from rlhf.runs.manifest import tokenizer_record

@@ -17,7 +17,7 @@ from trl import DPOConfig, DPOTrainer
 from rlhf.config import AdapterKind, Settings
 from rlhf.data import check_splits, load
 from rlhf.data.tokens import Form
-from rlhf.evaluation import held_out
+from rlhf.evaluation.responses import eval_set
 from rlhf.hardware import ranks
 from rlhf.modeling import adapters
 from rlhf.modeling import loading as models
@@ -71,7 +71,7 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
     check_splits(settings.data, "preferences", pairs, settings.seed)
     for split, dataset in pairs.items():
         run.record_data("preferences", split, dataset)
-    asked = held_out.prompts(settings, run)
+    asked = eval_set.prompts(settings, run)
     gold = None if settings.data.gold is None else called(settings.data.gold)
 
     tokenizer = models.load_tokenizer(run["policy"], settings.model)
@@ -111,8 +111,8 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
         metrics = loop.train(trainer, run, sample, stage.sample_every)
     sample(trainer.state.global_step)
     start = starting_policy(settings, run, trainer, tokenizer) if asked else None
-    metrics |= held_out.measure(
-        settings, run, asked, trainer.model, start, tokenizer, held_out.scorers(settings, run, gold)
+    metrics |= eval_set.measure(
+        settings, run, asked, trainer.model, start, tokenizer, eval_set.scorers(settings, run, gold)
     )
     models.save(trainer.model, tokenizer, run.model, run["policy"])
     return metrics | {"objective": metrics["eval/rewards/accuracies"]}

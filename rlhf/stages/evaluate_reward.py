@@ -11,9 +11,9 @@ import math
 
 from rlhf.config import Settings
 from rlhf.data import load
+from rlhf.evaluation.reward_card import report
+from rlhf.evaluation.reward_card.grading import Policy, grade, score_statistics
 from rlhf.modeling import loading
-from rlhf.preference import report
-from rlhf.preference.grading import Policy, grade, score_statistics
 from rlhf.rewards import RewardModel
 from rlhf.runs.parents import Parent
 from rlhf.runs.run import Run

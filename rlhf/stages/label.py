@@ -13,9 +13,9 @@ from typing import Any
 from rlhf.config import JudgeKind, Settings
 from rlhf.console import console
 from rlhf.errors import ConfigError, DataError
-from rlhf.evaluation.judges import RewardJudge
-from rlhf.evaluation.judging import build
-from rlhf.evaluation.metrics import Estimate, estimate
+from rlhf.evaluation.judges.factory import build
+from rlhf.evaluation.judges.judge import RewardJudge
+from rlhf.evaluation.statistics.metrics import Estimate, estimate
 from rlhf.labelling.answers import Answers, agreement, vote
 from rlhf.labelling.pairs import RESPONSES, Pair, draw, preference, read_responses, write_rows
 from rlhf.runs.run import Run

@@ -15,7 +15,7 @@ from rlhf.config import Engine, Settings, VLLMMode
 from rlhf.console import Bar, console
 from rlhf.data import check_splits, load
 from rlhf.errors import ConfigError, ModelError
-from rlhf.evaluation import held_out
+from rlhf.evaluation.responses import eval_set
 from rlhf.hardware import memory, precision, ranks
 from rlhf.modeling import loading
 from rlhf.modeling.generation import end_ids
@@ -38,7 +38,7 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
     check_splits(settings.data, "prompts", prompts, settings.seed)
     for split, dataset in prompts.items():
         run.record_data("prompts", split, dataset)
-    asked = held_out.prompts(settings, run)
+    asked = eval_set.prompts(settings, run)
 
     tokenizer = loading.load_tokenizer(run["policy"], settings.model)
     run.record_tokenizer(tokenizer)
@@ -72,8 +72,8 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
     metrics = train(trainer, run, sample)
     run.manifest["memory"] = planned.record() | memory.compare("ppo", planned.peak, meter.read())
     sample(stage.updates)
-    scorers = held_out.scorers(settings, run, gold, reward)
-    metrics |= held_out.measure(settings, run, asked, roles.policy, roles.reference, tokenizer, scorers)
+    scorers = eval_set.scorers(settings, run, gold, reward)
+    metrics |= eval_set.measure(settings, run, asked, roles.policy, roles.reference, tokenizer, scorers)
     loading.save(roles.policy, tokenizer, run.model, run["policy"])
     return metrics | {"objective": metrics["objective/rlhf_reward"]}
 

@@ -20,12 +20,12 @@ from rlhf.data import check_splits, load
 from rlhf.data.render import question
 from rlhf.data.tokens import Form
 from rlhf.errors import DataError
+from rlhf.evaluation.reward_card import report
+from rlhf.evaluation.reward_card.card import Card
+from rlhf.evaluation.reward_card.grading import Policy, grade, score_statistics
 from rlhf.hardware import ranks
 from rlhf.modeling import adapters, loading
-from rlhf.preference import report
 from rlhf.preference.architectures import decide
-from rlhf.preference.card import Card
-from rlhf.preference.grading import Policy, grade, score_statistics
 from rlhf.preference.shared import sharing
 from rlhf.preference.training import Members, callbacks, columns, further_arguments, prepare, trainer_class
 from rlhf.rewards import AdaptedRewardModel, RewardModel, function

@@ -10,7 +10,7 @@ from rlhf.config import Settings
 from rlhf.console import console, show_samples
 from rlhf.data import load
 from rlhf.data.render import question
-from rlhf.evaluation.best_of_n import best_of_n_kl, expected_best
+from rlhf.evaluation.responses.best_of_n import best_of_n_kl, expected_best
 from rlhf.labelling.pairs import RESPONSES, preference_completion, write_rows
 from rlhf.modeling import loading
 from rlhf.modeling.generation import Response, generate

@@ -7,7 +7,7 @@ import pytest
 
 from rlhf.config import Settings
 from rlhf.errors import ConfigError, DataError, LineageError
-from rlhf.evaluation.scoring import trained_on
+from rlhf.evaluation.comparison.scoring import trained_on
 from rlhf.modeling import loading as models
 from rlhf.runs.parents import Parent
 from rlhf.runs.run import Run

@@ -11,7 +11,7 @@ from rlhf.errors import LineageError
 from rlhf.runs.run import Run
 from rlhf.stages import execute
 from tests.conftest import composed
-from tests.evaluation.test_jobs import member
+from tests.evaluation.sweeps.test_jobs import member
 
 
 @pytest.fixture

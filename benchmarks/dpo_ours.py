@@ -4,7 +4,7 @@ from preference_work import steps, trainer
 from sides import serve
 
 from rlhf.hardware.memory import keep_freed
-from rlhf.preference.shared import Sharing
+from rlhf.preference.prefix_sharing import Sharing
 
 BATCHES = 4
 

@@ -97,7 +97,7 @@ class Pass(NamedTuple):
         return 0 if self.checkpointing else tokens * self.width * each
 
     def branching(self, tokens: int, seen: int) -> int:
-        """What attention over a tree of segments keeps beside: rlhf/preference/segments.py.
+        """What attention over a tree of segments keeps beside: rlhf/preference/segment_attention.py.
 
         Outputs of segments before they are joined, keys and values of the ``seen`` tokens of rows that follow on a
         prompt, once for each row, and all of them as many times as heads share them.

@@ -24,7 +24,7 @@ from rlhf.modeling import loading as models
 from rlhf.preference import reference
 from rlhf.preference.architectures import decide
 from rlhf.preference.head import FIELDS
-from rlhf.preference.shared import sharing
+from rlhf.preference.prefix_sharing import sharing
 from rlhf.rewards.protocol import called
 from rlhf.runs.run import Run
 from rlhf.training import loop

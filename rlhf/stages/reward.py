@@ -26,7 +26,7 @@ from rlhf.evaluation.reward_card.grading import Policy, grade, score_statistics
 from rlhf.hardware import ranks
 from rlhf.modeling import adapters, loading
 from rlhf.preference.architectures import decide
-from rlhf.preference.shared import sharing
+from rlhf.preference.prefix_sharing import sharing
 from rlhf.preference.training import Members, callbacks, columns, further_arguments, prepare, trainer_class
 from rlhf.rewards import AdaptedRewardModel, RewardModel, function
 from rlhf.runs.run import Run

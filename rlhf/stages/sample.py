@@ -11,7 +11,7 @@ from rlhf.console import console, show_samples
 from rlhf.data import load
 from rlhf.data.render import question
 from rlhf.evaluation.responses.best_of_n import best_of_n_kl, expected_best
-from rlhf.labelling.pairs import RESPONSES, preference_completion, write_rows
+from rlhf.labeling.pairs import RESPONSES, preference_completion, write_rows
 from rlhf.modeling import loading
 from rlhf.modeling.generation import Response, generate
 from rlhf.rewards import RewardModel

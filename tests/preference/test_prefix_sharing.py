@@ -13,9 +13,10 @@ from transformers import AutoModelForSequenceClassification
 
 from rlhf.config.stages import LOSSES
 from rlhf.errors import TrainingError
-from rlhf.preference import rankings, segments
+from rlhf.preference import rankings
+from rlhf.preference import segment_attention as segments
 from rlhf.preference.architectures import KNOWN
-from rlhf.preference.shared import Sharing, sharing
+from rlhf.preference.prefix_sharing import Sharing, sharing
 from tests.preference import alike
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*use_reentrant.*", "ignore:.*keep_end.*")

@@ -1,7 +1,7 @@
 """A language or reward model whose rows share what they begin with, inside TRL's own trainers.
 
 The seam is the forward of the backbone, ``model.base_model``, which every head calls for hidden states: the rows of a
-batch go in padded as ever, run as a tree of segments without padding (rlhf/preference/tree.py, segments.py), and come
+batch go in padded as ever, run as a tree of segments without padding (rlhf/preference/prefix_tree.py, segments.py), and come
 out (R, T, H) where they were, padding positions zero. TRL's losses, adapters and evaluation see the numbers that they
 saw before, to rounding. Where a head reads few positions, the labelled ones or each row's last, it says so first: what
 only the others need of the last layer is then not computed, and they are no hidden states of the model.
@@ -23,9 +23,9 @@ from torch.nn.functional import pad
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from rlhf.errors import TrainingError
-from rlhf.preference import head, segments
+from rlhf.preference import head, segment_attention
 from rlhf.preference.architectures import KNOWN
-from rlhf.preference.tree import tree
+from rlhf.preference.prefix_tree import tree
 
 IGNORED = -100  # the label of a token that is not scored, transformers' and TRL's
 SCALES = ("final_logit_softcapping", "logit_scale", "logits_scaling", "output_multiplier", "lm_head_multiplier")
@@ -43,13 +43,15 @@ class Sharing:
         self.model = model.get_base_model() if hasattr(model, "peft_config") else model
         self.backbone = self.model.base_model
         self.fields = fields
-        self._layout: segments.Layout | None = None  # of the forward pass under way, where its last layer is cut short
-        self._last: tuple[Tensor, Tensor | None, segments.Layout | None] | None = None
+        self._layout: segment_attention.Layout | None = (
+            None  # of the forward pass under way, where its last layer is cut short
+        )
+        self._last: tuple[Tensor, Tensor | None, segment_attention.Layout | None] | None = None
         self._wanted: Tensor | None = None  # (R, T), the positions whose hidden states are read
         self._picked = False  # whether they alone are handed on
         self._undo: list[Callable[[], None]] = []
         config = self.backbone.config
-        attention, config._attn_implementation = config._attn_implementation, segments.NAME
+        attention, config._attn_implementation = config._attn_implementation, segment_attention.NAME
         self._undo.append(lambda: setattr(config, "_attn_implementation", attention))
         self._last_layer = (self.backbone.h if hasattr(self.backbone, "h") else self.backbone.layers)[-1]
         attending = getattr(self._last_layer, "self_attn", None)
@@ -95,7 +97,7 @@ class Sharing:
         filled = torch.cat([hidden, hidden.new_zeros(1, hidden.shape[1])])  # for padding
         return BaseModelOutputWithPast(last_hidden_state=filled[layout.index])
 
-    def _run(self, ids: Tensor, layout: segments.Layout) -> Tensor:
+    def _run(self, ids: Tensor, layout: segment_attention.Layout) -> Tensor:
         """Last hidden states (N, H) of the row that ``layout`` describes."""
         # When activations are computed again, in the backward pass, it is not known any more what was wanted.
         again = getattr(self._last_layer, "gradient_checkpointing", False) and self._last_layer.training
@@ -109,7 +111,7 @@ class Sharing:
                 # Any 4-D mask is handed on as it is, and none is made.
                 attention_mask=torch.ones(1, 1, 1, 1, dtype=torch.bool, device=ids.device),
                 position_ids=layout.positions[None],
-                segments=layout,
+                segment_attention=layout,
                 use_cache=False,
             ).last_hidden_state[0]
         finally:
@@ -122,7 +124,7 @@ class Sharing:
             )
         return hidden
 
-    def _laid_out(self, ids: Tensor, kwargs: dict[str, Any]) -> segments.Layout | None:
+    def _laid_out(self, ids: Tensor, kwargs: dict[str, Any]) -> segment_attention.Layout | None:
         """The layout of a batch, None where it has none; a reference is given the batch that its policy had."""
         mask = kwargs.get("attention_mask")
         if ids.dim() != 2 or (mask is not None and mask.shape != ids.shape):
@@ -137,7 +139,7 @@ class Sharing:
         layout = None
         if whole and lengths.any() and (rotary or not starts[lengths > 0].any()):
             found = tree([row[start : start + n] for row, start, n in zip(rows, starts, lengths, strict=True)])
-            layout = segments.lay_out(found, starts, ids.shape, ids.device)
+            layout = segment_attention.lay_out(found, starts, ids.shape, ids.device)
         self._last = (ids, mask, layout)
         return layout
 
@@ -148,7 +150,7 @@ class Sharing:
             read = None if self._layout is None else self._layout.read
             if read is None:
                 return whole(hidden, *args, **kwargs)
-            return segments.placed(whole(hidden[:, read], *args, **kwargs), read, hidden.shape[1], 1)
+            return segment_attention.placed(whole(hidden[:, read], *args, **kwargs), read, hidden.shape[1], 1)
 
         whole = self._put(module, short)
 

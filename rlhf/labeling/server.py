@@ -16,7 +16,7 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from rlhf.data.render import question
-from rlhf.labelling.answers import VERDICTS, Answers
+from rlhf.labeling.answers import VERDICTS, Answers
 
 HOST = "127.0.0.1"
 SIDES = ("left", "right", "tie", "skip")

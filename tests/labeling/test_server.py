@@ -6,15 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from rlhf.labelling.answers import Answers
-from rlhf.labelling.pairs import Pair
+from rlhf.labeling.answers import Answers
+from rlhf.labeling.pairs import Pair
 from tests.browser import chromium
 
 pytest.importorskip("uvicorn", reason="the page's server is an extra: pip install 'rlhf[label]'")
 
 from starlette.testclient import TestClient
 
-from rlhf.labelling.server import Page, serve
+from rlhf.labeling.server import Page, serve
 
 HOSTILE = "<script>document.title = 0</script></style></script><b>bold</b> \u202egnirts \U0001f600 " + "x" * 100_000
 PAIRS = [Pair([{"role": "user", "content": f"What is {i}?"}], "first", "second", ("s", "s")) for i in range(3)]

@@ -9,7 +9,7 @@ from itertools import combinations
 from pathlib import Path
 
 from rlhf.data.rows import unit_hash
-from rlhf.labelling.pairs import Pair
+from rlhf.labeling.pairs import Pair
 
 VERDICTS = ("first", "second", "tie", "skip")
 UNDO = "undo"

@@ -22,7 +22,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from rlhf.preference.tree import Tree
+from rlhf.preference.prefix_tree import Tree
 
 NAME = "rlhf_segments"
 

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from rlhf.errors import DataError
-from rlhf.labelling.pairs import Pair, draw, preference, read_responses
+from rlhf.labeling.pairs import Pair, draw, preference, read_responses
 
 
 def row(prompt: object, *responses: str) -> dict:

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlhf.labelling.answers import Answers, agreement, vote
-from rlhf.labelling.pairs import Pair
+from rlhf.labeling.answers import Answers, agreement, vote
+from rlhf.labeling.pairs import Pair
 
 PAIRS = [Pair(f"p{i}", "a", "b", ("s", "s")) for i in range(4)]
 IDS = [pair.id for pair in PAIRS]

@@ -217,7 +217,7 @@ def measure(shape: str, stage: str, way: str, folder: Path) -> dict[str, Any]:
 
 def planned(shape: str, stage: str, way: str, folder: Path) -> dict[str, Any]:
     """The plan of a case, and which of its phases up to the end of training is the highest."""
-    from rlhf.planning.outlook import look_ahead, record
+    from rlhf.planning.estimate import look_ahead, record
 
     plan = composed(["stage=plan", f"stage.stages=[{stage}]"]).stage
     found = record(look_ahead(composed(overrides(stage, way, folder, "policy", SIZES[shape])), plan))
@@ -228,9 +228,9 @@ def planned(shape: str, stage: str, way: str, folder: Path) -> dict[str, Any]:
 
 def timed(stage: str, folder: Path) -> dict[str, Any]:
     """In this process: seconds that a stage was predicted to train, and those it did, of the processor."""
-    from rlhf.planning.outlook import look_ahead
-    from rlhf.planning.pace import seconds
+    from rlhf.planning.estimate import look_ahead
     from rlhf.planning.probe import probe
+    from rlhf.planning.throughput import seconds
     from rlhf.ppo import PPOTrainer
     from rlhf.stages import execute
     from rlhf.training import loop

@@ -91,9 +91,9 @@ def measure(model: str, way: str, folder: Path, updates: int) -> dict:
     from rlhf.hardware import memory
     from rlhf.modeling import loading
     from rlhf.planning import report
+    from rlhf.planning.roles import plan
     from rlhf.ppo import PPOTrainer
-    from rlhf.ppo.plan import plan
-    from rlhf.ppo.roles import assign
+    from rlhf.ppo.model_roles import assign
     from rlhf.rewards.build import Builder
     from rlhf.runs.parents import Parent
 

@@ -1,6 +1,6 @@
 """The ledger of stage=ppo: four roles on models of their own, or on one base.
 
-``ledger`` looks ahead at runs that may not be there; rlhf/ppo/plan.py gives ``complete`` the roles of those that are.
+``ledger`` looks ahead at runs that may not be there; rlhf/planning/roles.py gives ``complete`` the roles of those that are.
 """
 
 from collections.abc import Sequence
@@ -17,11 +17,11 @@ from rlhf.planning.activations import (
     at_work,
     logits,
 )
-from rlhf.planning.ledger import Ledger, Phase, Role
+from rlhf.planning.memory_estimate import Ledger, Phase, Role
 from rlhf.planning.shapes import Architecture, at_hand
 from rlhf.planning.strategy import Ranks
 from rlhf.planning.trained import Place, learning, pages, resident
-from rlhf.planning.work import Work
+from rlhf.planning.workload import Work
 
 LEARNERS = ("policy", "critic")
 BASE, WORN, REFERENCE = "shared base", "its runs' adapters", "reference"

@@ -12,10 +12,10 @@ from transformers import AutoModelForCausalLM
 
 from rlhf.modeling import adapters, loading
 from rlhf.modeling.generation import sample, seeded
-from rlhf.planning.outlook import Outlook
-from rlhf.planning.pace import Pace
+from rlhf.planning.estimate import Outlook
 from rlhf.planning.ppo import heads
-from rlhf.planning.work import noted
+from rlhf.planning.throughput import Pace
+from rlhf.planning.workload import noted
 
 AT_ONCE = 32  # responses that are drawn at once in a probe, at most; more take as much longer
 DRAWN = 24  # tokens of each, at most

@@ -16,7 +16,7 @@ from rlhf.hardware.memory import NF4, Shape
 from rlhf.modeling import adapters, loading
 from rlhf.modeling.generation import seeded
 from rlhf.planning.activations import Family, Pass, family_of
-from rlhf.ppo.shared import shell_of
+from rlhf.ppo.shared_base import shell_of
 from rlhf.runs.manifest import read_manifest
 from rlhf.runs.parents import Parent, hub_parent
 

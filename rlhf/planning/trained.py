@@ -14,10 +14,10 @@ from rlhf.planning.activations import (
     logits,
     own_head,
 )
-from rlhf.planning.ledger import Ledger, Phase, Role
+from rlhf.planning.memory_estimate import Ledger, Phase, Role
 from rlhf.planning.shapes import Architecture
 from rlhf.planning.strategy import Ranks
-from rlhf.planning.work import Work
+from rlhf.planning.workload import Work
 from rlhf.preference.architectures import refusal
 
 LEARNER = {"base": "policy", "sft": "policy", "reward": "reward model", "dpo": "policy"}

@@ -15,10 +15,10 @@ from rlhf.modeling.logprobs import masked_sum, token_shares
 from rlhf.modeling.seeding import permutation
 from rlhf.ppo import checkpoint
 from rlhf.ppo.critic import ValueHead
+from rlhf.ppo.distributed import anywhere, average_gradients, everyones, everyones_rows, largest, padded, total
 from rlhf.ppo.kl import ESTIMATORS, kl_loss
 from rlhf.ppo.losses import clipped_policy_loss, clipped_value_loss, truncated_importance
-from rlhf.ppo.ranks import anywhere, average_gradients, everyones, everyones_rows, largest, padded, total
-from rlhf.ppo.report import Metrics
+from rlhf.ppo.metrics import Metrics
 from rlhf.ppo.rollout import Rollout, inputs_of, logprobs_and_entropies, micro_batches, spread, tolerance, values_of
 from rlhf.ppo.sentinel import BrokenError
 from rlhf.training.oom import Parts

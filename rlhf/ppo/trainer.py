@@ -23,10 +23,10 @@ from rlhf.modeling.seeding import derive, permutation
 from rlhf.ppo import checkpoint
 from rlhf.ppo.advantages import gae
 from rlhf.ppo.critic import ValueHead
+from rlhf.ppo.distributed import agreed, anywhere, largest, total, whiten
 from rlhf.ppo.kl import ESTIMATORS, adapted, shape_rewards
 from rlhf.ppo.learner import Learner
-from rlhf.ppo.ranks import agreed, anywhere, largest, total, whiten
-from rlhf.ppo.report import Metrics, report
+from rlhf.ppo.metrics import Metrics, report
 from rlhf.ppo.rollout import Rollout, Sampler, collect, evaluate, final_scores, is_exact, tolerance
 from rlhf.ppo.sentinel import STOPPED, BrokenError, Diagnosis, Sentinel
 from rlhf.rewards import RewardFunction, Scorer

@@ -14,10 +14,10 @@ from rlhf.config import Settings
 from rlhf.config.plan import PlanStage
 from rlhf.console import console
 from rlhf.planning import report
-from rlhf.planning.outlook import Outlook, look_ahead
-from rlhf.planning.pace import Pace, pace_of
+from rlhf.planning.estimate import Outlook, look_ahead
 from rlhf.planning.remedies import tried
-from rlhf.planning.work import rows_of
+from rlhf.planning.throughput import Pace, pace_of
+from rlhf.planning.workload import rows_of
 
 
 def run(plan: PlanStage, composed: Sequence[Settings]) -> bool:

@@ -20,11 +20,11 @@ from rlhf.hardware import memory, precision, ranks
 from rlhf.modeling import loading
 from rlhf.modeling.generation import end_ids
 from rlhf.planning import report
-from rlhf.planning.work import longest_prompt
+from rlhf.planning.roles import plan
+from rlhf.planning.workload import longest_prompt
 from rlhf.ppo import Diagnosis, PPOTrainer
-from rlhf.ppo.engines import Copied
-from rlhf.ppo.plan import plan
-from rlhf.ppo.roles import OneBase, Separate, assign
+from rlhf.ppo.model_roles import OneBase, Separate, assign
+from rlhf.ppo.vllm_sampler import Copied
 from rlhf.rewards.build import Builder
 from rlhf.runs.run import Run
 from rlhf.training import loop

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from rlhf.planning.outlook import Outlook, look_ahead
+from rlhf.planning.estimate import Outlook, look_ahead
 from rlhf.planning.remedies import first, tried
 from tests.conftest import composed
 from tests.planning.conftest import ROWS, plan_of

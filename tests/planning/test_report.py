@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from rlhf.planning import report
-from rlhf.planning.outlook import Outlook
-from rlhf.planning.pace import Pace
+from rlhf.planning.estimate import Outlook
 from rlhf.planning.remedies import tried
+from rlhf.planning.throughput import Pace
 from tests.planning.conftest import ROWS, plan_of
 
 Ahead = Callable[..., Outlook]

@@ -16,10 +16,10 @@ from rlhf.errors import ConfigError, LineageError, ModelError
 from rlhf.modeling import adapters, loading
 from rlhf.modeling.from_scratch import new_tokenizer
 from rlhf.ppo.checkpoint import trainable
-from rlhf.ppo.roles import OneBase, Separate, assign
+from rlhf.ppo.model_roles import OneBase, Separate, assign
 from rlhf.runs.parents import Parent
 from tests.ppo.conftest import WORDS, new_policy, new_reward_model
-from tests.ppo.test_shared import rollout, spread, values_of
+from tests.ppo.test_shared_base import rollout, spread, values_of
 
 LINES = {"sft": "base", "dpo": "sft", "reward": "sft", "other reward": "base"}
 

@@ -1,6 +1,6 @@
 """Who holds what, and when: by hand."""
 
-from rlhf.planning.ledger import Ledger, Phase, Role
+from rlhf.planning.memory_estimate import Ledger, Phase, Role
 
 ROLES = [Role("policy", 10, 10, "float32", 40, 40, 80), Role("reference", 10, 0, "float32", 40)]
 

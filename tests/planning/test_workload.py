@@ -7,7 +7,7 @@ import pytest
 
 from rlhf.config import DPOStage
 from rlhf.errors import RlhfError
-from rlhf.planning.work import Rows, noted, padding, rows_of, sampled, trained
+from rlhf.planning.workload import Rows, noted, padding, rows_of, sampled, trained
 from tests.conftest import TINY, composed
 from tests.planning.conftest import plan_of
 
@@ -120,6 +120,6 @@ def test_what_nothing_says_is_a_mistake(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_many_rows_are_drawn_from(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("rlhf.planning.work.COUNTED", 5)
+    monkeypatch.setattr("rlhf.planning.workload.COUNTED", 5)
     found = rows_of(composed("stage=sft", f"checkpoints={tmp_path}", *TINY), plan_of())
     assert (found.count, len(found.lengths)) == (24, 5)

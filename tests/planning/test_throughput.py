@@ -6,9 +6,9 @@ from dataclasses import replace
 import pytest
 
 from rlhf.hardware.memory import cache
-from rlhf.planning.outlook import Outlook
-from rlhf.planning.pace import Pace, assumed, operations, pace_of, seconds, stated
-from rlhf.planning.work import Work
+from rlhf.planning.estimate import Outlook
+from rlhf.planning.throughput import Pace, assumed, operations, pace_of, seconds, stated
+from rlhf.planning.workload import Work
 from tests.conftest import composed
 from tests.planning.conftest import plan_of
 

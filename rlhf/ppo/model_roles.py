@@ -18,7 +18,7 @@ from rlhf.modeling import adapters, loading
 from rlhf.modeling.generation import seeded
 from rlhf.modeling.seeding import derive
 from rlhf.ppo.critic import Critic, ValueHead
-from rlhf.ppo.shared import POLICY, Role, SharedBase, adds_up, has_head, shares
+from rlhf.ppo.shared_base import POLICY, Role, SharedBase, adds_up, has_head, shares
 from rlhf.runs.parents import Parent
 
 

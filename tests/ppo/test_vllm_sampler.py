@@ -10,7 +10,7 @@ import torch
 from rlhf.errors import TrainingError
 from rlhf.modeling.generation import sample
 from rlhf.ppo import PPOTrainer
-from rlhf.ppo.engines import Copied
+from rlhf.ppo.vllm_sampler import Copied
 from tests.ppo.conftest import TINY, new_policy
 
 Trainers = Callable[..., PPOTrainer]

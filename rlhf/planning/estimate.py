@@ -11,12 +11,13 @@ from rlhf.errors import ConfigError
 from rlhf.hardware import memory
 from rlhf.hardware import ranks as world
 from rlhf.modeling import loading
-from rlhf.planning import ppo, trained, work
-from rlhf.planning.ledger import Ledger
+from rlhf.planning import ppo, trained
+from rlhf.planning import workload as work
+from rlhf.planning.memory_estimate import Ledger
 from rlhf.planning.shapes import Architecture, architecture
 from rlhf.planning.strategy import Ranks
 from rlhf.planning.trained import Place
-from rlhf.planning.work import Rows, Work
+from rlhf.planning.workload import Rows, Work
 from rlhf.preference.reference import beside_shards
 
 GIB = 2**30

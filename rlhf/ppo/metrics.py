@@ -5,9 +5,9 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor
 
+from rlhf.ppo.distributed import moments
 from rlhf.ppo.diversity import distinct, repetition
 from rlhf.ppo.kl import k1
-from rlhf.ppo.ranks import moments
 from rlhf.ppo.rollout import Rollout
 
 Metrics = dict[str, float]

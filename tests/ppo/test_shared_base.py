@@ -24,7 +24,7 @@ from rlhf.errors import ModelError
 from rlhf.modeling.generation import generate
 from rlhf.ppo import Critic, PPOTrainer, checkpoint, settings
 from rlhf.ppo.rollout import inputs_of, model_inputs, pack, response_logits
-from rlhf.ppo.shared import POLICY, Role, SharedBase, adds_up, has_head, shares
+from rlhf.ppo.shared_base import POLICY, Role, SharedBase, adds_up, has_head, shares
 from rlhf.rewards import RewardModel
 from rlhf.runs.parents import Parent
 from tests.ppo.conftest import PROMPTS, TINY, config, new_policy, weights

@@ -12,8 +12,8 @@ from accelerate import Accelerator
 from safetensors.torch import load_file
 from torch import Tensor
 
+from rlhf.ppo.distributed import whiten
 from rlhf.ppo.kl import adapted
-from rlhf.ppo.ranks import whiten
 
 STEP = """
 import os
@@ -22,7 +22,7 @@ import torch
 from safetensors.torch import save_file
 from rlhf.modeling.loading import chat_template
 from rlhf.ppo import Critic, PPOTrainer, ValueHead, settings
-from rlhf.ppo.ranks import agreed, anywhere, moments, whiten
+from rlhf.ppo.distributed import agreed, anywhere, moments, whiten
 from rlhf.ppo.rollout import evaluate, pack
 from rlhf.rewards import Composition, Running, Term
 from rlhf.modeling.from_scratch import new_tokenizer

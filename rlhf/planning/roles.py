@@ -9,12 +9,12 @@ from rlhf.config import Settings
 from rlhf.hardware import ranks as world
 from rlhf.modeling import loading
 from rlhf.planning import ppo
-from rlhf.planning.ledger import Ledger, Role
+from rlhf.planning.memory_estimate import Ledger, Role
 from rlhf.planning.shapes import Architecture, Drawing, drawn_up
 from rlhf.planning.strategy import Ranks
 from rlhf.planning.trained import Place, learning
-from rlhf.planning.work import Rows, sampled
-from rlhf.ppo.roles import OneBase, Separate, judges
+from rlhf.planning.workload import Rows, sampled
+from rlhf.ppo.model_roles import OneBase, Separate, judges
 from rlhf.runs.parents import Parent
 
 

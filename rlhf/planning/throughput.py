@@ -5,7 +5,7 @@ from typing import NamedTuple
 from rlhf.config import AdapterKind, Settings
 from rlhf.config.plan import PlanStage
 from rlhf.hardware.memory import cache
-from rlhf.planning.outlook import Outlook
+from rlhf.planning.estimate import Outlook
 
 FORWARD, TRAINED, FROZEN = 2, 6, 4  # operations a parameter and token; without the gradients of frozen weights 4
 

@@ -8,14 +8,14 @@ from peft import LoraConfig, get_peft_model
 
 from rlhf.config import Settings
 from rlhf.hardware.memory import NF4
-from rlhf.planning.ledger import Ledger, Phase
+from rlhf.planning.memory_estimate import Ledger, Phase
+from rlhf.planning.roles import plan, stored
 from rlhf.planning.shapes import measure
 from rlhf.ppo.checkpoint import trainable
-from rlhf.ppo.plan import plan, stored
-from rlhf.ppo.roles import assign
+from rlhf.ppo.model_roles import assign
 from rlhf.runs.parents import Parent
 from tests.ppo.conftest import config, new_policy
-from tests.ppo.test_roles import LORA, family, parents  # noqa: F401 - fixtures
+from tests.ppo.test_model_roles import LORA, family, parents  # noqa: F401 - fixtures
 
 Configure = Callable[..., Settings]
 Parents = Callable[..., dict[str, Parent]]

@@ -13,7 +13,7 @@ from rlhf.ppo import PPOTrainer, ValueHead, gae
 from rlhf.ppo.checkpoint import trainable
 from rlhf.ppo.losses import clipped_policy_loss, clipped_value_loss
 from rlhf.ppo.rollout import Rollout, all_outputs, collect, evaluate, inputs_of, model_inputs, response_logits
-from rlhf.ppo.shared import POLICY, SharedBase
+from rlhf.ppo.shared_base import POLICY, SharedBase
 from tests.ppo.conftest import PROMPTS, TINY, new_policy, same, weights
 
 Trainers = Callable[..., PPOTrainer]

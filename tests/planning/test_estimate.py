@@ -6,7 +6,7 @@ import pytest
 
 from rlhf.config import Strategy
 from rlhf.errors import ModelError
-from rlhf.planning.outlook import Outlook, machine_of, record
+from rlhf.planning.estimate import Outlook, machine_of, record
 from tests.conftest import composed
 from tests.planning.conftest import plan_of
 

@@ -143,7 +143,8 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
     import datasets
     from huggingface_hub import constants, hf_api
 
-    from rlhf.hub import pinned, upload
+    from rlhf.hub import pinned
+    from rlhf.publishing import upload
 
     with serving() as server:
         template = server.url + "/{repo_id}/resolve/{revision}/{filename}"

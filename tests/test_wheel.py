@@ -22,7 +22,7 @@ def test_a_wheel_has_its_conf_and_its_data_and_runs(tmp_path: Path, monkeypatch:
     [wheel] = tmp_path.glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()
     assert "rlhf/conf/config.yaml" in names
-    assert "rlhf/hub/card.md.jinja" in names
+    assert "rlhf/publishing/card.md.jinja" in names
     assert {f"rlhf/evaluation/reporting/page_parts/report.{kind}" for kind in ("html", "css", "js")} <= set(names)
     assert "rlhf/preference_data/almanac/preferences/train.jsonl" in names
     assert not [name for name in names if "checkpoints" in name or name.startswith("tests/")]

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from rlhf.hub import bundle, lineage
-from rlhf.hub.bundle import Bundle, Plan
-from rlhf.hub.lineage import Link
-from rlhf.hub.scrub import Scrubber
+from rlhf.publishing import bundle, lineage
+from rlhf.publishing.bundle import Bundle, Plan
+from rlhf.publishing.lineage import Link
+from rlhf.publishing.scrub import Scrubber
 from rlhf.runs.manifest import read_manifest
 from rlhf.runs.parents import Parent
 from tests.conftest import composed

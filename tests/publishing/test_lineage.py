@@ -8,7 +8,7 @@ import pytest
 
 from rlhf.config import Publish
 from rlhf.errors import LineageError
-from rlhf.hub.lineage import Link, chain, going_up, repositories, rooted, with_weights
+from rlhf.publishing.lineage import Link, chain, going_up, repositories, rooted, with_weights
 from rlhf.runs.manifest import read_manifest
 from rlhf.runs.parents import Parent
 

@@ -17,10 +17,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from rlhf.config import PublishStage, Weights
 from rlhf.errors import HubError
 from rlhf.evaluation.reporting.report import HEADINGS, cell
-from rlhf.hub import licences, lineage, sections
-from rlhf.hub.lineage import Link
-from rlhf.hub.scrub import Scrubber
-from rlhf.hub.snippets import snippet
+from rlhf.publishing import licenses, lineage, sections
+from rlhf.publishing.lineage import Link
+from rlhf.publishing.scrub import Scrubber
+from rlhf.publishing.snippets import snippet
 from rlhf.runs.parents import HUB_ID
 
 USES = {
@@ -79,7 +79,7 @@ def write(subject: Subject, scrubber: Scrubber, path: Path) -> None:
         HubError: the card's metadata name a local path, or something else that the Hub would refuse.
     """
     found = sections.licences_of(subject.chain, subject.stage.licences)
-    licence = subject.stage.licence or licences.strictest(found)
+    licence = subject.stage.licence or licenses.strictest(found)
     found = {scrubber.text(title): name for title, name in found.items()}
     content = f"---\n{metadata(subject, licence)}\n---\n\n{body(subject, scrubber, licence, found)}"
     check(content)
@@ -116,8 +116,8 @@ def body(subject: Subject, scrubber: Scrubber, licence: str, found: dict[str, st
         use=USES[link.stage],
         limits=[size(subject), *LIMITS[link.stage], *EVERY_LIMIT],
         licence=safe(licence),
-        licences=[[safe(title), safe(name)] for title, name in found.items()],
-        conflicts=[safe(told) for told in licences.conflicts(licence, found)],
+        licenses=[[safe(title), safe(name)] for title, name in found.items()],
+        conflicts=[safe(told) for told in licenses.conflicts(licence, found)],
         commands=commands(chain, scrubber),
         versions=versions(link),
     )

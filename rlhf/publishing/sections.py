@@ -12,9 +12,9 @@ from typing import Any
 from rlhf.config.publish import COMMIT
 from rlhf.errors import HubError
 from rlhf.evaluation.reporting.report import HEADINGS, written
-from rlhf.hub import licences
-from rlhf.hub.lineage import Link
 from rlhf.hub.pinned import pin
+from rlhf.publishing import licenses
+from rlhf.publishing.lineage import Link
 from rlhf.runs.identity import flatten
 from rlhf.runs.manifest import read_manifest
 from rlhf.runs.parents import HUB_ID
@@ -94,11 +94,11 @@ def licences_of(chain: Sequence[Link], table: dict[str, str]) -> dict[str, str]:
     found = {}
     for link in chain:
         if link.stage is None:
-            found[link.title] = _asked(link.repo, link.commit, "model") or licences.listed(
+            found[link.title] = _asked(link.repo, link.commit, "model") or licenses.listed(
                 link.repo or link.path, table
             )
     for title, one in sources(chain).items():
-        found[title] = _asked(one["id"], one["commit"], "dataset") or licences.listed(one["id"] or one["path"], table)
+        found[title] = _asked(one["id"], one["commit"], "dataset") or licenses.listed(one["id"] or one["path"], table)
     return found
 
 

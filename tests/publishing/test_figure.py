@@ -1,7 +1,7 @@
 import json
 from pathlib import Path
 
-from rlhf.hub.figure import draw, points, running
+from rlhf.publishing.figure import draw, points, running
 
 
 def test_points_are_the_updates_that_have_both(tmp_path: Path) -> None:

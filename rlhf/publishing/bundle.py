@@ -24,10 +24,10 @@ from safetensors.torch import load_file, save_file
 
 from rlhf.config import Dtype, Model, PublishStage, Weights
 from rlhf.errors import HubError, LineageError
-from rlhf.hub import card, figure, lineage, sections
-from rlhf.hub.lineage import Link
-from rlhf.hub.scrub import Scrubber
 from rlhf.modeling import loading
+from rlhf.publishing import card, figure, lineage, sections
+from rlhf.publishing.lineage import Link
+from rlhf.publishing.scrub import Scrubber
 from rlhf.runs.manifest import MANIFEST, write_json
 from rlhf.storage import digests
 

@@ -11,11 +11,11 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from rlhf.config import Weights
 from rlhf.errors import HubError
-from rlhf.hub.bundle import Bundle, Plan, load
-from rlhf.hub.lineage import Link
-from rlhf.hub.snippets import ANSWER, QUESTION
-from rlhf.hub.upload import KEPT, Destination, persist
 from rlhf.modeling.generation import generate
+from rlhf.publishing.bundle import Bundle, Plan, load
+from rlhf.publishing.lineage import Link
+from rlhf.publishing.snippets import ANSWER, QUESTION
+from rlhf.publishing.upload import KEPT, Destination, persist
 from rlhf.rewards import RewardModel
 from rlhf.storage.digests import file_digest
 

@@ -1,6 +1,6 @@
 import pytest
 
-from rlhf.hub.licences import conflicts, kind, listed, strictest
+from rlhf.publishing.licenses import conflicts, kind, listed, strictest
 from tests.conftest import composed
 
 

@@ -4,9 +4,9 @@ from pathlib import Path
 import pytest
 
 from rlhf.errors import HubError
-from rlhf.hub.bundle import Bundle
-from rlhf.hub.upload import Destination, send
-from rlhf.hub.verify import compare_whole, same_files, verify
+from rlhf.publishing.bundle import Bundle
+from rlhf.publishing.upload import Destination, send
+from rlhf.publishing.verify import compare_whole, same_files, verify
 from tests.hub.server import Hub
 
 WHERE = Destination("alice/x", branch="main", private=True, tag=None, parent_commit=None, attempts=2, wait=0.0)

@@ -7,9 +7,9 @@ from huggingface_hub import ModelCard
 
 from rlhf.config import Weights
 from rlhf.errors import HubError
-from rlhf.hub import card
-from rlhf.hub.bundle import Bundle
-from rlhf.hub.snippets import snippet
+from rlhf.publishing import card
+from rlhf.publishing.bundle import Bundle
+from rlhf.publishing.snippets import snippet
 
 Build = Callable[..., Bundle]
 

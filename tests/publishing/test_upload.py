@@ -8,10 +8,10 @@ import pytest
 from huggingface_hub import CommitOperationAdd, HfApi
 
 from rlhf.errors import HubError
-from rlhf.hub import upload
-from rlhf.hub.bundle import Bundle
-from rlhf.hub.lineage import Link
-from rlhf.hub.upload import Destination
+from rlhf.publishing import upload
+from rlhf.publishing.bundle import Bundle
+from rlhf.publishing.lineage import Link
+from rlhf.publishing.upload import Destination
 from tests.hub.server import Hub
 
 REPO = "alice/toy"

@@ -17,8 +17,8 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
 from rlhf.console import console
 from rlhf.errors import HubError, RlhfError
-from rlhf.hub.bundle import Bundle
 from rlhf.hub.faults import FAULTS, chain, told, transient
+from rlhf.publishing.bundle import Bundle
 from rlhf.storage import digests
 
 OURS = "rlhf: "  # how the title of every commit begins that this module makes

@@ -8,10 +8,10 @@ import pytest
 
 from rlhf.config import Weights
 from rlhf.errors import HubError, LineageError
-from rlhf.hub import bundle
-from rlhf.hub.bundle import Bundle
-from rlhf.hub.lineage import Link
-from rlhf.hub.scrub import Scrubber
+from rlhf.publishing import bundle
+from rlhf.publishing.bundle import Bundle
+from rlhf.publishing.lineage import Link
+from rlhf.publishing.scrub import Scrubber
 
 Build = Callable[..., Bundle]
 

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from rlhf.errors import HubError
-from rlhf.hub.scrub import Scrubber, secrets
+from rlhf.publishing.scrub import Scrubber, secrets
 from rlhf.storage.paths import bundled
 
 CHECKPOINTS = "/data/me/ck"
@@ -79,7 +79,7 @@ def test_what_is_left_is_found(scrubber: Scrubber, tmp_path: Path, name: str, co
 def test_a_secret_across_two_blocks_is_found(
     scrubber: Scrubber, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rlhf.hub.scrub.BLOCK", 16)
+    monkeypatch.setattr("rlhf.publishing.scrub.BLOCK", 16)
     (tmp_path / "model.safetensors").write_bytes(b"0123456789s3cr3t-value")
     with pytest.raises(HubError, match="a secret of the environment"):
         scrubber.check(tmp_path)

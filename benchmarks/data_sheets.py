@@ -13,7 +13,7 @@ from typing import Any
 
 from hydra import compose, initialize_config_dir
 
-from rlhf.cli import register, settings_of
+from rlhf.cli.main import register, settings_of
 from rlhf.data.sheet_report import facts
 from rlhf.stages import execute
 from rlhf.storage.paths import bundled

@@ -152,7 +152,7 @@ def write_rows(folder: Path, sizes: dict[str, int]) -> None:
 def composed(overrides: list[str]) -> Any:
     from hydra import compose, initialize_config_dir
 
-    from rlhf.cli import register, settings_of
+    from rlhf.cli.main import register, settings_of
     from rlhf.storage.paths import bundled
 
     register()

@@ -43,7 +43,7 @@ def composed(folder: Path, way: str, sizes: dict[str, int], updates: int):
     """The settings of stage=ppo; the policy and the reward model lie in ``folder``."""
     from hydra import compose, initialize_config_dir
 
-    from rlhf.cli import register, settings_of
+    from rlhf.cli.main import register, settings_of
     from rlhf.storage.paths import bundled
 
     reward = "reward" if way == "full" else "reward-adapter"

@@ -3,10 +3,10 @@
 import sys
 from pathlib import Path
 
-from rlhf import cli
+from rlhf.cli import main
 from rlhf.training import loop
 
 if __name__ == "__main__":
     place = Path(sys.argv.pop(1))
     loop.Reporter.on_step_begin = lambda *_, **__: place.write_text("a step begins")
-    cli.main()
+    main.main()

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 
-from rlhf.cli import register, settings_of
+from rlhf.cli.main import register, settings_of
 from rlhf.config import Settings
 from rlhf.storage.paths import bundled
 from tests.hub.server import Hub, serving

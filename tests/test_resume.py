@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from rlhf import cli
+from rlhf.cli import main
 from rlhf.config import Settings
 from rlhf.errors import RunError
 from rlhf.runs.run import Run
@@ -61,7 +61,7 @@ def arguments(stage: str, chain: Path, root: Path, *more: str) -> list[str]:
 def command(argv: list[str]) -> None:
     """``python -m rlhf ...`` in a process of its own."""
     sys.argv = argv
-    cli.main()
+    main.main()
 
 
 def start(argv: list[str]) -> multiprocessing.Process:

@@ -4,7 +4,7 @@
     python -m rlhf stage=plan experiment=tldr-pythia stage.stages=[sft,reward,ppo] stage.device=a100-80gb
     python -m rlhf stage=dpo hardware.plan=true      # one stage, here; the exit code is 1 where it does not fit
 
-No weights are read: a model is its shape. rlhf/progression.py composes the settings of the stages.
+No weights are read: a model is its shape. rlhf/cli/progression.py composes the settings of the stages.
 """
 
 from collections.abc import Sequence

@@ -9,7 +9,7 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from rlhf import ppo
-from rlhf.cli import explain
+from rlhf.cli.main import explain
 from rlhf.config import Input, Normalisation, RewardTerm, Settings
 from rlhf.config.rewards import reward_terms
 from rlhf.errors import ConfigError

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from rlhf.cli.progression import stale
 from rlhf.config import Settings
 from rlhf.errors import LineageError, RunError
-from rlhf.progression import stale
 from rlhf.runs.manifest import read_manifest
 from rlhf.runs.run import Run, recorded, runs
 

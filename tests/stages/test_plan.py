@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from rlhf import cli
+from rlhf.cli import main
 from tests.conftest import FAST, TINY
 
 QUICK = ("stage.probe_seconds=1",)
@@ -13,7 +13,7 @@ QUICK = ("stage.probe_seconds=1",)
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
     monkeypatch.setattr("sys.argv", ["rlhf", *arguments])
-    cli.main()
+    main.main()
 
 
 @pytest.fixture(autouse=True)

@@ -1,4 +1,4 @@
-"""stage=sweep as a stage; tests/test_sweep.py runs sweeps themselves."""
+"""stage=sweep as a stage; tests/cli/test_sweep.py runs sweeps themselves."""
 
 import json
 from collections.abc import Callable

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from rlhf import cli
+from rlhf.cli import main
 from rlhf.runs.run import Run
 from tests.conftest import FAST, TINY
 
@@ -14,7 +14,7 @@ STAGES = ("base", "sft", "reward", "dpo", "ppo", "compare")
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
     monkeypatch.setattr("sys.argv", ["rlhf", *arguments])
-    cli.main()
+    main.main()
 
 
 def progression(root: Path, **more: list[str]) -> list[str]:

@@ -24,13 +24,14 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from rlhf import config, sweep
+from rlhf import config
+from rlhf.cli import sweep
+from rlhf.cli.sweep import IN_PATH, SWEPT
 from rlhf.config import STAGES, Settings
 from rlhf.errors import ConfigError, RlhfError, RunError
 from rlhf.hardware import launch, ranks
 from rlhf.storage.digests import text_digest
 from rlhf.storage.paths import bundled
-from rlhf.sweep import IN_PATH, SWEPT
 
 LONGEST_NAME = 120  # most file systems allow 255 bytes
 TRACEBACK = "RLHF_TRACEBACK"  # set where the user asked for tracebacks with HYDRA_FULL_ERROR=1
@@ -170,7 +171,7 @@ def _execute(settings: Settings) -> dict[str, float]:
     overrides = list(HydraConfig.get().overrides.task)
     directory = directory_of(settings)
     if settings.stage.name == "plan" or settings.hardware.plan:
-        from rlhf import progression
+        from rlhf.cli import progression
 
         if not progression.plan(settings, overrides):
             if HydraConfig.get().mode is RunMode.MULTIRUN:
@@ -178,7 +179,7 @@ def _execute(settings: Settings) -> dict[str, float]:
             sys.exit(1)
         return {}
     if settings.stage.name == "progression":
-        from rlhf import progression
+        from rlhf.cli import progression
 
         return progression.run(settings, directory, overrides)
     from rlhf.stages import execute

@@ -23,7 +23,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from rlhf import slots
+from rlhf.cli import job_slots
 from rlhf.config import Settings
 from rlhf.config import objective as objectives
 from rlhf.console import console
@@ -120,7 +120,7 @@ def run_job(
     }
     try:
         settings = settings_of(composed)
-        with slots.one(directory.parent / jobs.JOBS) as threads:
+        with job_slots.one(directory.parent / jobs.JOBS) as threads:
             if settings.hardware.threads is None and threads is not None:
                 settings = replace(settings, hardware=replace(settings.hardware, threads=threads))
             metrics = advance(settings, directory, record, run)
@@ -244,7 +244,7 @@ def finish(started: Watched, sweep: str) -> list[Path]:
 
 def draw(place: Path, runs: Sequence[str], objective: Any) -> None:
     """What ``stage=sweep`` would do for these jobs; a leaderboard that cannot be drawn is said to be so."""
-    from rlhf.cli import settings_of
+    from rlhf.cli.main import settings_of
     from rlhf.stages import execute
 
     with hydra.initialize_config_dir(config_dir=str(bundled("conf")), version_base="1.3"):

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from rlhf import cli, sweep
+from rlhf.cli import main, sweep
 from rlhf.evaluation.sweeps.jobs import record_path
 from rlhf.runs.run import Run
 from tests.conftest import FAST, TINY
@@ -40,7 +40,7 @@ def rlhf(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
     def command(*words: str) -> int:
         monkeypatch.setattr("sys.argv", ["rlhf", *words])
         try:
-            cli.main()
+            main.main()
         except SystemExit as ended:
             return ended.code
         return 0
@@ -55,7 +55,7 @@ def alone(chain: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sys.argv", ["rlhf", *arguments(chain, root, "stage.beta=0.1,-1")])
         with pytest.raises(SystemExit):
-            cli.main()
+            main.main()
     return root
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from hydra import compose
 
-from rlhf.cli import settings_of
+from rlhf.cli.main import settings_of
 from rlhf.config import PLANNED, Settings
 from rlhf.console import console
 from rlhf.errors import ConfigError, LineageError

@@ -8,13 +8,15 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from rlhf import cli
+from rlhf.cli import main
 from rlhf.config import STAGES
 from rlhf.errors import ConfigError
 from tests.conftest import composed
 
 # Runs the command line, then says on stderr whether torch was imported.
-PROBE = "import sys; from rlhf.cli import main\ntry: main()\nfinally: print('torch' in sys.modules, file=sys.stderr)"
+PROBE = (
+    "import sys; from rlhf.cli.main import main\ntry: main()\nfinally: print('torch' in sys.modules, file=sys.stderr)"
+)
 
 
 def command(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
@@ -103,7 +105,7 @@ def test_completion_offers_the_stages(tmp_path: Path) -> None:
 
 
 def test_an_error_that_is_none_of_ours_is_told_in_its_first_line() -> None:
-    assert cli.explain(ConfigError("plain")) == "plain"
+    assert main.explain(ConfigError("plain")) == "plain"
 
 
 def test_the_directory_of_a_sweeps_member_says_what_varies(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,16 +117,17 @@ def test_the_directory_of_a_sweeps_member_says_what_varies(monkeypatch: pytest.M
         "adapter=lora",
         "stage.loss=[sigmoid,ipo]",
     ]
-    swept = cli.swept_keys(arguments)
+    swept = main.swept_keys(arguments)
     assert swept == ["stage.beta", "model.path"]
-    monkeypatch.setenv(cli.SWEPT, ",".join(swept))
+    monkeypatch.setenv(main.SWEPT, ",".join(swept))
     assert (
-        cli.member(["stage=dpo", "stage.beta=0.1", "model.path=a/b", "adapter=lora"]) == "stage.beta-0.1_model.path-a-b"
+        main.member(["stage=dpo", "stage.beta=0.1", "model.path=a/b", "adapter=lora"])
+        == "stage.beta-0.1_model.path-a-b"
     )
-    monkeypatch.setenv(cli.SWEPT, "x")
-    long = cli.member(["x=" + "y" * 300])
-    assert len(long) == cli.LONGEST_NAME
-    assert long != cli.member(["x=" + "y" * 299 + "z"])
+    monkeypatch.setenv(main.SWEPT, "x")
+    long = main.member(["x=" + "y" * 300])
+    assert len(long) == main.LONGEST_NAME
+    assert long != main.member(["x=" + "y" * 299 + "z"])
 
 
 def test_the_environment_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,5 +135,5 @@ def test_the_environment_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.argv", ["rlhf", "stage=dpo", "stage.bta=1"])
     for _ in range(2):  # the second time is not taken for a user who asked for tracebacks
         with pytest.raises(SystemExit):
-            cli.main()
+            main.main()
     assert dict(os.environ) == before

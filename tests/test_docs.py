@@ -11,10 +11,10 @@ import yaml
 from hydra import compose, initialize_config_dir
 
 from benchmarks import plan_memory, progression, reward_card, table
-from rlhf import cli
+from rlhf.cli import main
 from rlhf.config import STAGES
-from rlhf.evaluation.tables import HEADINGS
-from rlhf.paths import bundled
+from rlhf.evaluation.reporting.tables import HEADINGS
+from rlhf.storage.paths import PACKAGE, bundled
 from tests.conftest import FAST, TINY
 from tests.docs import PAGES, README, ROOT, blocks, columns, commands, page, repeats, runnable, scripts, section, small
 from tests.hub.server import Hub
@@ -35,12 +35,12 @@ RUN = [
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_composes(command: str) -> None:
     arguments = COMMANDS[command]
-    given = [item for item in cli.named_by_path(arguments) if not item.startswith(("-", "hydra")) and item != "job"]
+    given = [item for item in main.named_by_path(arguments) if not item.startswith(("-", "hydra")) and item != "job"]
     swept = "-m" in arguments
     single = [re.sub(r"^([\w.]+)=([^\[{,]+),.*", r"\1=\2", item) if swept else item for item in given]
-    cli.register()
+    main.register()
     with initialize_config_dir(config_dir=str(bundled("conf")), version_base="1.3"):
-        settings = cli.settings_of(compose(config_name="config", overrides=single))
+        settings = main.settings_of(compose(config_name="config", overrides=single))
     assert settings.stage.name == next((i.partition("=")[2] for i in single if i.startswith("stage=")), "status")
 
 
@@ -55,7 +55,7 @@ def test_every_command_runs(elsewhere: Path, aligned: Path, monkeypatch: pytest.
     shutil.copytree(aligned / "almanac" / "sft", "checkpoints/mine/sft")
     for arguments in RUN:
         monkeypatch.setattr("sys.argv", ["rlhf", *small(arguments)])
-        cli.main()
+        main.main()
     assert Path("checkpoints/second/dpo/run.json").exists()
 
 
@@ -68,7 +68,7 @@ def test_the_publishing_page_runs(aligned: Path, hub: Hub, tmp_path: Path, monke
     for arguments in found:
         stage = arguments[0].removeprefix("stage=")
         monkeypatch.setattr("sys.argv", ["rlhf", *arguments, "hardware=cpu", *TINY, *FAST[stage]])
-        cli.main()
+        main.main()
     assert {repo for _, repo in hub.repos} == {
         f"you/almanac-{name}" for name in ("base", "sft", "reward", "ppo", "dpo")
     }
@@ -151,3 +151,11 @@ def test_every_link_leads_to_a_page_and_a_heading() -> None:
                 headings = re.findall(r"^#+ (.+)", page(Path(target).stem) if target else TEXTS[name], re.MULTILINE)
                 slugs = {re.sub(r"\s+", "-", re.sub(r"[^\w\s-]", "", one).strip().lower()) for one in headings}
                 assert anchor in slugs, f"{name}: {target}#{anchor}"
+
+
+def test_the_layers_of_contributing_are_the_packages() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    [layers] = [block for block in blocks(text, "text") if " < " in block]
+    packages = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
+    assert set(re.findall(r"\w+", layers)) == packages
+    assert columns(section(text, "Layers")) == packages

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from rlhf import cli
+from rlhf.cli import main
 from rlhf.data import load
 from tests.conftest import composed
 from tests.docs import README, ROOT, blocks, commands, repeats, runnable, small
@@ -28,7 +28,7 @@ def test_every_command_runs(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) ->
             assert Path("checkpoints/mine/sft/run.json").exists()
         if runnable(arguments) and not (repeats(arguments) and "resume=true" not in arguments):
             monkeypatch.setattr("sys.argv", ["rlhf", *small(arguments)])
-            cli.main()
+            main.main()
     for name in ("almanac/compare", "mine/dpo", "almanac/dpo/stage.beta-0.1"):
         assert list(Path("checkpoints").glob(f"{name}*/run.json")), name
 
@@ -56,7 +56,7 @@ def test_the_mistake_that_is_shown_is_answered_so(
     command, answer = shown.strip().splitlines()
     monkeypatch.setattr("sys.argv", ["rlhf", *shlex.split(command)[4:]])
     with pytest.raises(SystemExit):
-        cli.main()
+        main.main()
     assert capsys.readouterr().err.strip() == answer
 
 

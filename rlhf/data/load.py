@@ -15,13 +15,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from rlhf.config import Data, Pairing, Source
+from rlhf.console import console
 from rlhf.data import cache
 from rlhf.data.formats import Kind
 from rlhf.data.reading import read
 from rlhf.data.rows import prompt_key, unit_hash
 from rlhf.data.sources import Split, plan, source_of
 from rlhf.errors import DataError
-from rlhf.progress import console
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from rlhf.paths import PACKAGE, bundled
 from rlhf.rewards import Composition, Ensemble, Term
+from rlhf.storage.paths import PACKAGE, bundled
 from tests.docs import columns, page, section
 from tests.ppo.conftest import length_reward, new_policy
 

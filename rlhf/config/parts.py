@@ -48,6 +48,19 @@ class Format(Enum):
     oasst = "oasst"
     alpaca = "alpaca"
     sharegpt = "sharegpt"
+    reward_bench = "reward_bench"
+    pku = "pku"
+    pku_safer = "pku_safer"
+    webgpt = "webgpt"
+    stack_exchange = "stack_exchange"
+    judgebench = "judgebench"
+    llmbar = "llmbar"
+    pandalm = "pandalm"
+    auto_j = "auto_j"
+    openai = "openai"
+    helpsteer_edits = "helpsteer_edits"
+    nemo = "nemo"
+    distilabel = "distilabel"
 
 
 class Rankings(Enum):

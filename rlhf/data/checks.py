@@ -73,6 +73,8 @@ def oddities(row: Row) -> list[str]:
                 break
     if any(isinstance(row.get(name), list) and len(row[name]) > 1 for name in ("chosen", "rejected")):
         found.append("completions that differ before the last turn")
+    if row.get("margin", 0) < 0:
+        found.append("a margin below zero")
     return found
 
 

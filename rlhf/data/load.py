@@ -27,15 +27,15 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 
-def load(data: Data, kind: Kind, split: Split, seed: int, tell: bool = True) -> "Dataset":
+def load(data: Data, kind: Kind, split: Split, seed: int, tell: bool = True, strict: bool = True) -> "Dataset":
     """The rows of one kind and split; ``data.path`` stands in for the four sources where it is given.
 
-    With ``tell`` a line says how they were read.
+    With ``tell`` a line says how they were read; ``strict``: see rlhf.data.reading.read.
 
     Raises:
         DataError: see `load_source`.
     """
-    given = {"holdout": data.holdout, "pairing": data.pairing, "folder": data.cache, "tell": tell}
+    given = {"holdout": data.holdout, "pairing": data.pairing, "folder": data.cache, "tell": tell, "strict": strict}
     return load_source(source_of(data, kind), kind, split, seed=seed, **given)
 
 
@@ -49,6 +49,7 @@ def load_source(
     pairing: Pairing,
     folder: str,
     tell: bool = True,
+    strict: bool = True,
 ) -> "Dataset":
     """The rows of ``split``, read as ``kind``: the columns of `formats.FIELDS` and the optional ones that are there.
 
@@ -63,7 +64,7 @@ def load_source(
     """
     if not source.paths:
         raise DataError(f"data.{kind}.path is null, so there are no {kind}: give a file with data.{kind}.path=my.jsonl")
-    given = {"pairing": pairing, "folder": folder, "tell": tell}
+    given = {"pairing": pairing, "folder": folder, "tell": tell, "strict": strict}
     single = [replace(source, path=path, mix=None) for path in source.paths]
     parts = [_load_part(part, kind, split, seed, holdout, **given) for part in single]
     rows = parts[0] if source.mix is None else _mixed(parts, source.mix, kind, seed)

@@ -80,3 +80,4 @@ def test_oddities_are_named() -> None:
     row["rejected"] = [assistant("B"), assistant("C")]
     assert oddities(row) == ["two turns of one role in a row", "completions that differ before the last turn"]
     assert oddities({"prompt": "Q", "completion": "A"}) == []
+    assert oddities({"prompt": "Q", "chosen": "A", "rejected": "B", "margin": -0.5}) == ["a margin below zero"]

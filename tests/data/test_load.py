@@ -1,3 +1,4 @@
+import csv
 import json
 import os
 import re
@@ -154,7 +155,10 @@ def test_optional_fields_missing_in_some_rows_are_null(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("row", "complaint"),
     [
-        ({"prompt": "q", "rejected": "b"}, ":3: field 'chosen' is missing; every preference pair needs prompt"),
+        (
+            {"prompt": "q", "rejected": "b"},
+            ":3: field 'chosen' is missing beside rejected; every preference pair needs",
+        ),
         ({"prompt": "q", "chosen": "b", "rejected": "b"}, ":3: chosen and rejected are the same.*drop_identical=true"),
         ({"prompt": "q", "chosen": "a", "rejected": "b", "margin": 1}, ":3: field 'margin' is a number, in earlier"),
         ({"prompt": "\ud800", "chosen": "a", "rejected": "b"}, ":3: field 'prompt' holds half of a surrogate pair"),
@@ -211,6 +215,45 @@ def test_nothing_is_told_of_rows_that_are_as_the_settings_say(tmp_path: Path, ca
 
 def shown(capsys: pytest.CaptureFixture) -> str:
     return " ".join(capsys.readouterr().out.split())
+
+
+def test_a_file_is_announced_once_with_what_is_not_read_of_it(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    path = write(tmp_path / "a.jsonl", [row | {"id": n} for n, row in enumerate(PAIRS)])
+    for split in ("train", "validation", "test"):
+        read(path, split=split)
+    told = shown(capsys)
+    assert told.count("200 rows of preferences read as standard, because it has prompt, chosen, rejected") == 1
+    assert "; not read: id" in told
+
+
+def test_demonstrations_made_of_pairs_are_told(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    read(write(tmp_path / "a.jsonl", PAIRS), "demonstrations")
+    assert "200 with the chosen response of a pair as the completion" in shown(capsys)
+
+
+def test_conversations_in_csv_are_read_as_in_json_lines(tmp_path: Path) -> None:
+    talk = [{"role": "user", "content": "It's a question, is it not?"}]
+    pairs = [
+        {
+            "prompt": talk,
+            "chosen": [{"role": "assistant", "content": f"a{n}"}],
+            "rejected": [{"role": "assistant", "content": "b"}],
+        }
+        for n in range(2)
+    ] + [
+        {
+            "prompt": [{"role": "user", "content": "q"}],
+            "chosen": [{"role": "assistant", "content": "a"}],
+            "rejected": [{"role": "assistant", "content": "b"}],
+        }
+    ]
+    lines = read(write(tmp_path / "a.jsonl", pairs)).to_list()
+    for name, form in (("json.csv", json.dumps), ("repr.csv", repr)):
+        with (tmp_path / name).open("w", newline="") as file:
+            table = csv.DictWriter(file, list(pairs[0]))
+            table.writeheader()
+            table.writerows({field: form(value) for field, value in row.items()} for row in pairs)
+        assert read(tmp_path / name).to_list() == lines
 
 
 def test_nothing_left_is_an_error(tmp_path: Path) -> None:

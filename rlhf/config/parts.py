@@ -168,7 +168,7 @@ class Data:
     prompts: Source
 
     def __post_init__(self) -> None:
-        require(0 < self.holdout < 1, "data.holdout", self.holdout, "lie between 0 and 1")
+        require(0 < self.holdout <= 1, "data.holdout", self.holdout, "be above 0 and at most 1")
 
 
 @dataclass(kw_only=True)

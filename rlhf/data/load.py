@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from rlhf.config import Data, Pairing, Source
 from rlhf.data import cache
 from rlhf.data.formats import Kind
-from rlhf.data.reading import read
+from rlhf.data.reading import NoRowsError, read
 from rlhf.data.rows import prompt_key, unit_hash
 from rlhf.data.sources import Split, plan, source_of
 from rlhf.errors import DataError
@@ -54,8 +54,8 @@ def load_source(
     """The rows of ``split``, read as ``kind``: the columns of `formats.FIELDS` and the optional ones that are there.
 
     ``holdout`` is the share of distinct prompts of the training split that validation takes where the source has no
-    split of its own for it. ``source.limit`` rows, of a held-out split ``source.held_out_limit``, are drawn with
-    ``seed`` and stay in their order. Of a mix, as many rows of each part are drawn as its weight allows without
+    split of its own for it, 1 the whole file. ``source.limit`` rows, of a held-out split ``source.held_out_limit``, are
+    drawn with ``seed`` and stay in their order. Of a mix, as many rows of each part are drawn as its weight allows without
     repeating one; a row's ``source`` is the part where it has none of its own.
 
     Raises:
@@ -118,8 +118,18 @@ def _load_part(source: Source, kind: Kind, split: Split, seed: int, holdout: flo
 
 
 def _part(rows: "Dataset", held_out: bool, seed: int, holdout: float, path: str) -> "Dataset":
-    """The held-out rows or the others: those whose prompt hashes below ``holdout``, at least one prompt a side."""
+    """The held-out rows or the others: those whose prompt hashes below ``holdout``, at least one prompt a side.
+
+    A ``holdout`` of 1 is the whole file.
+    """
     import numpy
+
+    if holdout == 1:
+        if held_out:
+            return rows
+        raise NoRowsError(
+            f"{path}: data.holdout=1 holds out every row, so none is left to train on: give a smaller share"
+        )
 
     field = "prompt" if "prompt" in rows.column_names else "text"
     hashes = array("d")

@@ -79,6 +79,14 @@ def test_both_sides_have_a_prompt(tmp_path: Path, holdout: float) -> None:
     assert len(read(path, holdout=holdout)) == len(read(path, split="validation", holdout=holdout)) == 1
 
 
+def test_a_whole_file_can_be_held_out(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", PAIRS[:5])
+    assert read(path, split="validation", holdout=1.0).to_list() == read(path, split="test", holdout=1.0).to_list()
+    assert sorted(read(path, split="validation", holdout=1.0)["prompt"]) == [f"Q{n}" for n in range(5)]
+    with pytest.raises(DataError, match=r"data\.holdout=1 holds out every row, so none is left to train on"):
+        read(path, holdout=1.0)
+
+
 def test_one_prompt_cannot_be_divided(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", PAIRS[:1] * 3)
     with pytest.raises(DataError, match="all rows have the same prompt"):

@@ -17,11 +17,11 @@ from typing import Any, NamedTuple
 
 from benchmarks.plan_memory import composed
 from benchmarks.sides import record as write
-from rlhf.memory import count, size
-from rlhf.planning.outlook import Outlook, look_ahead, record
-from rlhf.planning.pace import assumed, seconds
+from rlhf.hardware.memory import count, size
+from rlhf.planning.estimate import Outlook, look_ahead, record
 from rlhf.planning.remedies import Remedy, first, tried
-from rlhf.planning.work import rows_of
+from rlhf.planning.throughput import assumed, seconds
+from rlhf.planning.workload import rows_of
 
 RESULT = Path(__file__).with_suffix(".json")
 README = Path(__file__).parents[1] / "README.md"

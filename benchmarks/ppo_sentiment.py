@@ -120,8 +120,8 @@ class Measure:
         """The score, and with ``divergence`` log pi - log pi_base, of so many continuations of each opening."""
         from transformers import AutoTokenizer
 
-        from rlhf.evaluation.answers import Candidate, by_prompt, divergences
-        from rlhf.generate import generate
+        from rlhf.evaluation.responses.answers import Candidate, by_prompt, divergences
+        from rlhf.modeling.generation import generate
 
         policy, tokenizer = load(folder), AutoTokenizer.from_pretrained(folder)
         tokenizer.pad_token = tokenizer.pad_token or tokenizer.unk_token
@@ -145,7 +145,7 @@ def load(folder: Path) -> Any:
 
 def measure_base(measure: Measure, model: Path) -> dict[str, Any]:
     """The base, and the best of n of its samples."""
-    from rlhf.evaluation.metrics import estimate
+    from rlhf.evaluation.statistics.metrics import estimate
 
     scores, _ = measure.scores(model, SAMPLES["base"], divergence=False)
     rows = []
@@ -157,7 +157,7 @@ def measure_base(measure: Measure, model: Path) -> dict[str, Any]:
 
 def measure_seed(measure: Measure, seed: int, run: Path) -> dict[str, Any]:
     """A finished run: its curve over the training, and what it gives on openings that were not trained on."""
-    from rlhf.evaluation.metrics import estimate
+    from rlhf.evaluation.statistics.metrics import estimate
 
     scores, kl = measure.scores(run / "model", SAMPLES["ppo"], divergence=True)
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]

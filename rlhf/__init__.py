@@ -14,9 +14,9 @@ _PUBLIC = {
     "RewardFunction": "rlhf.rewards",
     "RewardModel": "rlhf.rewards",
     "Term": "rlhf.rewards",
-    "Run": "rlhf.run",
+    "Run": "rlhf.runs.run",
     "RlhfError": "rlhf.errors",
-    "generate": "rlhf.generate",
+    "generate": "rlhf.modeling.generation",
     "load": "rlhf.data",
 }
 __all__ = [*_PUBLIC, "__version__"]

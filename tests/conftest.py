@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 
-from rlhf.cli import register, settings_of
+from rlhf.cli.main import register, settings_of
 from rlhf.config import Settings
-from rlhf.paths import bundled
+from rlhf.storage.paths import bundled
 from tests.hub.server import Hub, serving
 
 atexit.register(shutil.rmtree, os.environ["RLHF_CACHE"], ignore_errors=True)
@@ -143,7 +143,8 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
     import datasets
     from huggingface_hub import constants, hf_api
 
-    from rlhf.hub import pinned, upload
+    from rlhf.hub import pinned
+    from rlhf.publishing import upload
 
     with serving() as server:
         template = server.url + "/{repo_id}/resolve/{revision}/{filename}"

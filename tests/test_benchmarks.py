@@ -13,8 +13,8 @@ from types import SimpleNamespace
 import pytest
 
 from benchmarks import data, data_sheets, ppo_memory, ppo_seeds, ppo_sentiment, progression, reward_card
-from rlhf import cli
-from rlhf.evaluation import report
+from rlhf.cli import main
+from rlhf.evaluation.reporting import report
 from tests.conftest import FAST, TINY
 from tests.evaluation.making import whole
 
@@ -163,7 +163,7 @@ def in_process(*overrides: str, check: bool = True) -> int:
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr("sys.argv", ["rlhf", *overrides])
         try:
-            cli.main()
+            main.main()
         except SystemExit as error:
             assert not check, overrides
             return error.code
@@ -253,7 +253,7 @@ def test_ppo_on_sentiment_runs_is_measured_and_drawn(
 
     def run(command: list[str], check: bool) -> None:
         monkeypatch.setattr("sys.argv", ["rlhf", *command[3:]])
-        cli.main()
+        main.main()
 
     monkeypatch.setattr(ppo_sentiment, "subprocess", SimpleNamespace(run=run))
     monkeypatch.setattr("sys.argv", ["ppo_sentiment", "--seeds", "3", "4", "--", *FAST["ppo"], "hardware=cpu"])

@@ -9,7 +9,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from rlhf.config import PROGRESSION, STAGES
-from rlhf.paths import PACKAGE, bundled
+from rlhf.storage.paths import PACKAGE, bundled
 from tests.conftest import composed
 
 CONF = bundled("conf")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from rlhf.paths import PACKAGE
+from rlhf.storage.paths import PACKAGE
 
 LAYERS = {
     0: ("errors", "paths", "config"),

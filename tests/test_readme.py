@@ -9,8 +9,8 @@ import pytest
 from omegaconf import OmegaConf
 
 from benchmarks import progression, reward_card
-from rlhf import cli
-from rlhf.paths import PACKAGE
+from rlhf.cli import main
+from rlhf.storage.paths import PACKAGE
 from tests.conftest import FAST, TINY
 from tests.hub.server import Hub
 
@@ -93,7 +93,7 @@ def test_every_command_runs(elsewhere: Path, chain: Path, monkeypatch: pytest.Mo
         run = small(arguments, chain)
         if run and not _repeats(arguments):
             monkeypatch.setattr("sys.argv", ["rlhf", *run])
-            cli.main()
+            main.main()
     for name in ("almanac/compare", "mine/dpo", "almanac/dpo/stage.beta-0.1"):
         assert list(Path("checkpoints").glob(f"{name}*/run.json")), name
 
@@ -110,7 +110,7 @@ def test_the_publishing_section_runs(aligned: Path, hub: Hub, tmp_path: Path, mo
         arguments = shlex.split(line)[3:]
         stage = arguments[0].removeprefix("stage=")
         monkeypatch.setattr("sys.argv", ["rlhf", *arguments, "hardware=cpu", *TINY, *FAST[stage]])
-        cli.main()
+        main.main()
     assert {repo for _, repo in hub.repos} == {
         f"you/almanac-{name}" for name in ("base", "sft", "reward", "ppo", "dpo")
     }
@@ -138,7 +138,7 @@ def test_the_mistake_that_is_shown_is_answered_so(
     command, answer = shown.strip().splitlines()
     monkeypatch.setattr("sys.argv", ["rlhf", *shlex.split(command)[4:]])
     with pytest.raises(SystemExit):
-        cli.main()
+        main.main()
     assert capsys.readouterr().err.strip() == answer
 
 

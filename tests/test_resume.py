@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from rlhf import cli
+from rlhf.cli import main
 from rlhf.config import Settings
 from rlhf.errors import RunError
-from rlhf.run import Run
+from rlhf.runs.run import Run
 from rlhf.stages import execute
 from tests.conftest import tiny_overrides
 
@@ -61,7 +61,7 @@ def arguments(stage: str, chain: Path, root: Path, *more: str) -> list[str]:
 def command(argv: list[str]) -> None:
     """``python -m rlhf ...`` in a process of its own."""
     sys.argv = argv
-    cli.main()
+    main.main()
 
 
 def start(argv: list[str]) -> multiprocessing.Process:
@@ -122,7 +122,7 @@ def interrupted(
             return beside_chain(stage, *LONG[stage], *more)
 
         with monkeypatch.context() as patched:
-            patched.setattr("rlhf.models.save", gone)
+            patched.setattr("rlhf.modeling.loading.save", gone)
             with pytest.raises(ConnectionAbortedError):
                 execute(settings(), tmp_path / stage)
         return settings

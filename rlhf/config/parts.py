@@ -204,7 +204,7 @@ class Strategy(Enum):
 
 @dataclass(kw_only=True)
 class Hardware:
-    """Device, and the processes that share a run; rlhf.world counts them, rlhf.launch starts them."""
+    """Device, and the processes that share a run; rlhf.hardware.ranks counts them, rlhf.hardware.launch starts them."""
 
     name: str
     device: str  # auto, cpu or cuda

@@ -18,9 +18,9 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rlhf import provenance
+from rlhf.console import console
 from rlhf.errors import DataError
-from rlhf.progress import console
+from rlhf.storage import digests
 
 if TYPE_CHECKING:
     import pyarrow
@@ -33,7 +33,7 @@ BATCH = 1000  # rows that are converted, tokenised or written at a time
 @cache
 def code_digest() -> str:
     """Digest of the modules that make rows of what is read."""
-    return provenance.files_digest(Path(__file__).parent.glob("*.py"))
+    return digests.files_digest(Path(__file__).parent.glob("*.py"))
 
 
 def key_of(*parts: Any) -> str:
@@ -107,7 +107,7 @@ def _read(place: Path, what: str) -> dict[str, Any] | None:
         return None
     try:
         meta = json.loads((place / META).read_text(encoding="utf-8"))
-        if provenance.file_digest(place / ROWS) == meta["digest"]:
+        if digests.file_digest(place / ROWS) == meta["digest"]:
             return meta
     except (OSError, ValueError, KeyError, TypeError):
         pass
@@ -125,7 +125,7 @@ def _make(place: Path, build: Callable[[Writer], dict[str, Any]]) -> dict[str, A
             told = build(writer)
         finally:
             writer.close()
-        meta = {"digest": provenance.file_digest(aside / ROWS), "rows": writer.count, "told": told}
+        meta = {"digest": digests.file_digest(aside / ROWS), "rows": writer.count, "told": told}
         (aside / META).write_text(json.dumps(meta), encoding="utf-8")
         try:
             os.rename(aside, place)

@@ -9,9 +9,9 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
 from rlhf.data.cache import key_of, value
+from rlhf.data.dedup import digest
 from rlhf.data.render import Prompt
 from rlhf.data.rows import Row, is_blank, prompt_key
-from rlhf.data.seen import digest
 from rlhf.errors import DataError
 
 log = logging.getLogger(__name__)

@@ -15,13 +15,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from rlhf.config import Data, Pairing, Source
+from rlhf.console import console
 from rlhf.data import cache
 from rlhf.data.formats import Kind
 from rlhf.data.reading import NoRowsError, read
 from rlhf.data.rows import prompt_key, unit_hash
 from rlhf.data.sources import Split, plan, source_of
 from rlhf.errors import DataError
-from rlhf.progress import console
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -55,8 +55,8 @@ def load_source(
 
     ``holdout`` is the share of distinct prompts of the training split that validation takes where the source has no
     split of its own for it, 1 the whole file. ``source.limit`` rows, of a held-out split ``source.held_out_limit``, are
-    drawn with ``seed`` and stay in their order. Of a mix, as many rows of each part are drawn as its weight allows without
-    repeating one; a row's ``source`` is the part where it has none of its own.
+    drawn with ``seed`` and stay in their order. Of a mix, as many rows of each part are drawn as its weight allows
+    without repeating one; a row's ``source`` is the part where it has none of its own.
 
     Raises:
         DataError: the source is missing or unreachable, a row is invalid (file, line, field and remedy are named), a

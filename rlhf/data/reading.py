@@ -7,15 +7,15 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rlhf.config import Format, Pairing, Source
+from rlhf.console import console
 from rlhf.data import cache
 from rlhf.data.checks import oddities
+from rlhf.data.dedup import Seen
 from rlhf.data.files import Placed
 from rlhf.data.formats import FIELDS, INSTRUCTIONS, LABELS, NUMBERS, Converter, Kind
 from rlhf.data.rows import Row, RowError, is_blank, prompt_key
-from rlhf.data.seen import Seen
 from rlhf.data.sources import placed_rows
 from rlhf.errors import DataError
-from rlhf.progress import console
 
 if TYPE_CHECKING:
     import pyarrow

@@ -6,7 +6,7 @@ from typing import Any
 from rich.table import Table as Grid
 from rich.text import Text
 
-from rlhf.progress import console, printable
+from rlhf.console import console, printable
 
 BAR = 20  # characters of the longest bar of a histogram
 LONGEST = 1500  # characters of an example in the report

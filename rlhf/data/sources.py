@@ -7,12 +7,12 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
-from rlhf import provenance
 from rlhf.config import Data, Source
 from rlhf.data.files import READERS, Placed, read_rows, reader_of
 from rlhf.data.formats import Kind
 from rlhf.errors import DataError
 from rlhf.hub.pinned import pin
+from rlhf.storage import digests as provenance
 
 Split = Literal["train", "validation", "test"]
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")

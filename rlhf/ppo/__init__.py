@@ -16,7 +16,6 @@ from rlhf.config import PPOStage, RewardTerm, RolloutSettings, SentinelSettings
 from rlhf.config.rewards import usual_term
 from rlhf.config.rules import require, require_type
 from rlhf.errors import ConfigError
-from rlhf.paths import bundled
 from rlhf.ppo.advantages import gae
 from rlhf.ppo.critic import Critic, ValueHead
 from rlhf.ppo.kl import k1, k2, k3, shape_rewards
@@ -24,6 +23,7 @@ from rlhf.ppo.losses import clipped_policy_loss, clipped_value_loss
 from rlhf.ppo.rollout import Rollout
 from rlhf.ppo.sentinel import Diagnosis, Sentinel
 from rlhf.ppo.trainer import PPOTrainer
+from rlhf.storage.paths import bundled
 
 
 def settings(**overrides: Any) -> PPOStage:

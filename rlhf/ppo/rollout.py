@@ -9,15 +9,15 @@ from torch.nn.utils.rnn import pad_sequence
 
 from rlhf.config import MissingEOS, SentinelSettings
 from rlhf.data.render import Prompt, prompt_ids
-from rlhf.decoding import Sampled
-from rlhf.generate import end_ids, response_text, sample, sampling_mode, seeded
-from rlhf.ppo import forward
+from rlhf.modeling import forward
+from rlhf.modeling.decoding import Sampled
+from rlhf.modeling.forward import Rows
+from rlhf.modeling.generation import end_ids, response_text, sample, sampling_mode, seeded
 from rlhf.ppo.critic import ValueHead
-from rlhf.ppo.forward import Rows
 from rlhf.rewards import RewardFunction, checked
 
 # (policy, prompts' ids, ids that end a response, padding id, most tokens, temperature) -> one response to each prompt;
-# rlhf.generate.sample, or another engine that has the policy's weights.
+# rlhf.modeling.generation.sample, or another engine that has the policy's weights.
 Sampler = Callable[[Any, Sequence[Sequence[int]], set[int], int, int, float], list[Sampled]]
 
 

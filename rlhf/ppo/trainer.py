@@ -15,20 +15,20 @@ from torch import Tensor, nn
 from rlhf.config import KLIn, OldLogprobs, PPOStage, SentinelAction
 from rlhf.data.render import Prompt
 from rlhf.errors import ConfigError, TrainingError
-from rlhf.generate import sample
-from rlhf.memory import give_back, keep_freed
+from rlhf.hardware.memory import give_back, keep_freed
+from rlhf.hardware.precision import autocast as autocasting
+from rlhf.modeling.fused_lora import fuse
+from rlhf.modeling.generation import sample
+from rlhf.modeling.seeding import derive, permutation
 from rlhf.ppo import checkpoint
 from rlhf.ppo.advantages import gae
 from rlhf.ppo.critic import ValueHead
+from rlhf.ppo.distributed import agreed, anywhere, largest, total, whiten
 from rlhf.ppo.kl import ESTIMATORS, adapted, shape_rewards
 from rlhf.ppo.learner import Learner
-from rlhf.ppo.ranks import agreed, anywhere, largest, total, whiten
-from rlhf.ppo.report import Metrics, report
+from rlhf.ppo.metrics import Metrics, report
 from rlhf.ppo.rollout import Rollout, Sampler, collect, evaluate, final_scores, is_exact, tolerance
-from rlhf.ppo.seeds import derive, permutation
 from rlhf.ppo.sentinel import STOPPED, BrokenError, Diagnosis, Sentinel
-from rlhf.ppo.worn import fuse
-from rlhf.precision import autocast as autocasting
 from rlhf.rewards import RewardFunction, Scorer
 
 

@@ -8,8 +8,8 @@ import torch
 
 from rlhf.data import render
 from rlhf.data.render import Prompt
-from rlhf.decoding import READ_AT_ONCE, groups
 from rlhf.errors import ModelError
+from rlhf.modeling.decoding import READ_AT_ONCE, groups
 
 
 def encode(tokenizer: Any, prompt: Prompt, completion: str, max_length: int | None) -> list[int]:

@@ -7,16 +7,16 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from rlhf import launch, world
 from rlhf.config import Settings, TrackerKind, TrainedStage
-from rlhf.content import content, difference
-from rlhf.directory import partial
+from rlhf.console import console
 from rlhf.errors import ConfigError, RlhfError, RunError
-from rlhf.follower import begin
-from rlhf.manifest import read_manifest
-from rlhf.parents import find_parents
-from rlhf.progress import console
-from rlhf.run import Run, note_end, recorded
+from rlhf.hardware import launch, ranks
+from rlhf.runs.directory import partial
+from rlhf.runs.follower import begin
+from rlhf.runs.identity import content, difference
+from rlhf.runs.manifest import read_manifest
+from rlhf.runs.parents import find_parents
+from rlhf.runs.run import Run, note_end, recorded
 
 
 def execute(settings: Settings, directory: Path, overrides: Sequence[str] = ()) -> dict[str, float]:
@@ -40,11 +40,11 @@ def execute(settings: Settings, directory: Path, overrides: Sequence[str] = ()) 
             raise RunError(f"{directory} is finished and cannot be resumed, {reason}: overwrite=true replaces it")
         console.print(f"{directory} is finished: there is nothing to resume")
         return finished["metrics"]
-    if not settings.stage.shared and world.started():
-        raise ConfigError(f"stage={name} runs in one process, and {world.size()} were started: leave torchrun out")
+    if not settings.stage.shared and ranks.started():
+        raise ConfigError(f"stage={name} runs in one process, and {ranks.size()} were started: leave torchrun out")
     if settings.stage.shared:
-        world.check_strategy(settings.hardware)
-        if world.asked(settings.hardware) > 1 and not world.started():
+        ranks.check_strategy(settings.hardware)
+        if ranks.asked(settings.hardware) > 1 and not ranks.started():
             return _together(settings, directory, overrides)
     return _perform(settings, directory, overrides)
 
@@ -62,7 +62,7 @@ def _together(settings: Settings, directory: Path, overrides: Sequence[str]) -> 
 def _perform(settings: Settings, directory: Path, overrides: Sequence[str]) -> dict[str, float]:
     """Run a stage in this process, which may be one of several."""
     name = settings.stage.name
-    with world.one_speaks():
+    with ranks.one_speaks():
         run = begin(directory, settings, overrides)
         with recorded(run), _disk_space(directory):
             _prepare(settings, run)
@@ -87,8 +87,8 @@ def _prepare(settings: Settings, run: Run) -> None:
     import transformers
     from accelerate.state import AcceleratorState
 
-    from rlhf import precision
-    from rlhf.tracking import open_tracker
+    from rlhf.hardware import precision
+    from rlhf.runs.trackers import open_tracker
 
     # In one process with other stages, a stage would go on with the device and the precision of the one before.
     AcceleratorState._reset_state(reset_partial_state=True)
@@ -98,12 +98,12 @@ def _prepare(settings: Settings, run: Run) -> None:
     transformers.set_seed(settings.seed)
     if settings.hardware.threads is not None:
         torch.set_num_threads(settings.hardware.threads)
-    world.join(settings.hardware)
-    run.manifest = world.told(run.manifest)
+    ranks.join(settings.hardware)
+    run.manifest = ranks.told(run.manifest)
     if isinstance(settings.stage, TrainedStage):
         run.manifest["hardware"]["autocast"] = precision.autocasts(settings)
         console.print(precision.told(settings), highlight=False)
-    if settings.tracker.kind is not TrackerKind.none and world.is_main():
+    if settings.tracker.kind is not TrackerKind.none and ranks.is_main():
         run.track(open_tracker(settings, run))
 
 

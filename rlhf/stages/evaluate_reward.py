@@ -10,15 +10,15 @@ longer response, a bag of words, and the policy's own log-probability where stag
 import math
 from contextlib import suppress
 
-from rlhf import models
 from rlhf.config import Settings
 from rlhf.data import load
 from rlhf.data.reading import NoRowsError
-from rlhf.parents import Parent
-from rlhf.preference import report
-from rlhf.preference.grading import Policy, grade, score_statistics
+from rlhf.evaluation.reward_card import report
+from rlhf.evaluation.reward_card.grading import Policy, grade, score_statistics
+from rlhf.modeling import loading
 from rlhf.rewards import RewardModel
-from rlhf.run import Run
+from rlhf.runs.parents import Parent
+from rlhf.runs.run import Run
 
 
 def run(settings: Settings, run: Run) -> dict[str, float]:
@@ -44,15 +44,15 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
 def reward_model(parent: Parent, settings: Settings) -> RewardModel:
     """The model that is judged, with the tokenizer and the length limit of its own."""
     stage = settings.stage
-    tokenizer = models.load_tokenizer(parent, settings.model)
-    model = models.load_reward_model(parent, settings.model, tokenizer, new_head="refused")
+    tokenizer = loading.load_tokenizer(parent, settings.model)
+    model = loading.load_reward_model(parent, settings.model, tokenizer, new_head="refused")
     longest = stage.max_length
     if longest is None and parent.manifest is not None:
         longest = parent.manifest["settings"]["stage"]["trainer"]["max_length"]
     if longest is None:
         # RoBERTa counts two positions more than it can read; its tokenizer knows.
         longest = min(getattr(model.config, "max_position_embeddings", math.inf), tokenizer.model_max_length)
-    model = model.to(models.device(settings.hardware))
+    model = model.to(loading.device(settings.hardware))
     return RewardModel(model, tokenizer, max_length=longest, batch_size=stage.batch_size)
 
 
@@ -60,6 +60,6 @@ def load_policy(parent: Parent | None, settings: Settings) -> Policy | None:
     """The policy with its own tokenizer, which need not be the reward model's."""
     if parent is None:
         return None
-    tokenizer = models.load_tokenizer(parent, settings.model)
-    model = models.load_policy(parent, settings.model, tokenizer).to(models.device(settings.hardware))
+    tokenizer = loading.load_tokenizer(parent, settings.model)
+    model = loading.load_policy(parent, settings.model, tokenizer).to(loading.device(settings.hardware))
     return Policy(parent.path, model, tokenizer)

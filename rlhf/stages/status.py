@@ -11,10 +11,10 @@ from rich.markup import escape
 from rich.tree import Tree
 
 from rlhf.config import PROGRESSION, Settings
-from rlhf.manifest import read_manifest
-from rlhf.parents import of_the_chain
-from rlhf.progress import console
-from rlhf.run import Run, runs
+from rlhf.console import console
+from rlhf.runs.manifest import read_manifest
+from rlhf.runs.parents import of_the_chain
+from rlhf.runs.run import Run, runs
 
 
 def run(settings: Settings, overrides: Sequence[str] = ()) -> None:

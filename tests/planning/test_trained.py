@@ -8,8 +8,8 @@ import torch
 from peft import get_peft_model
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from rlhf import adapters
-from rlhf.planning.outlook import Outlook, look_ahead
+from rlhf.modeling import adapters
+from rlhf.planning.estimate import Outlook, look_ahead
 from rlhf.planning.trained import TOKENIZER
 from tests.conftest import FAST, TINY, composed
 from tests.planning.conftest import ROWS, plan_of

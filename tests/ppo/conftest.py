@@ -7,10 +7,10 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification
 
-from rlhf.models import chat_template
+from rlhf.modeling.from_scratch import new_tokenizer
+from rlhf.modeling.loading import chat_template
 from rlhf.ppo import Critic, PPOTrainer, gae, settings, shape_rewards
 from rlhf.ppo.rollout import Rollout, collect, evaluate
-from rlhf.scratch import new_tokenizer
 
 WORDS = ("red", "green", "blue", "cat", "dog", "bird")
 PROMPTS = ["red cat", "green", "blue bird dog", "cat dog red green blue", "bird", "dog dog", "green cat"]

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from rlhf.paths import PACKAGE, bundled
 from rlhf.rewards import Composition, Ensemble, Term
+from rlhf.storage.paths import PACKAGE, bundled
 from tests.ppo.conftest import length_reward, new_policy
 
 README = (PACKAGE / "ppo" / "README.md").read_text(encoding="utf-8")

@@ -16,7 +16,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from rlhf.config import MissingEOS
 from rlhf.data.render import prompt_ids
 from rlhf.errors import TrainingError
-from rlhf.generate import response_text
+from rlhf.modeling.generation import response_text
+from rlhf.modeling.logprobs import token_logprobs
 from rlhf.ppo import Critic, shape_rewards
 from rlhf.ppo.rollout import (
     Rollout,
@@ -28,7 +29,6 @@ from rlhf.ppo.rollout import (
     pack,
     response_logits,
 )
-from rlhf.ppo.tensors import token_logprobs
 from tests.ppo.conftest import PROMPTS, length_reward, new_policy, new_reward_model
 
 CPU = torch.device("cpu")

@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceC
 from trl import DPOConfig, DPOTrainer, RewardConfig, RewardTrainer
 
 from rlhf.preference.head import FIELDS
-from rlhf.preference.shared import sharing
+from rlhf.preference.prefix_sharing import sharing
 
 VOCABULARY = 40
 SIZES = {

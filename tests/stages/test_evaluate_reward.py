@@ -7,7 +7,7 @@ from transformers import BertConfig, BertForSequenceClassification, PreTrainedTo
 
 from rlhf.config import Settings
 from rlhf.errors import ModelError
-from rlhf.run import Run
+from rlhf.runs.run import Run
 from rlhf.stages import execute
 from tests.conftest import composed, tiny_overrides
 

@@ -8,7 +8,7 @@ import pytest
 
 from rlhf.config import Settings
 from rlhf.errors import RunError
-from rlhf.run import Run
+from rlhf.runs.run import Run
 from rlhf.stages import execute
 
 
@@ -33,7 +33,7 @@ def test_a_full_disk_is_one_sentence_and_a_second_try_works(
         raise error
 
     with monkeypatch.context() as patched:
-        patched.setattr("rlhf.models.save", full)
+        patched.setattr("rlhf.modeling.loading.save", full)
         with pytest.raises(RunError, match="the disk is full while writing"):
             execute(beside_chain("sft"), tmp_path / "sft")
     assert not (tmp_path / "sft").exists()

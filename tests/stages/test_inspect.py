@@ -6,7 +6,7 @@ import pytest
 
 from rlhf.config import Settings
 from rlhf.errors import DataError
-from rlhf.run import Run
+from rlhf.runs.run import Run
 from rlhf.stages import execute
 from tests.data.test_load import FIXTURES, write
 

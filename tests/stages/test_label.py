@@ -14,7 +14,7 @@ import pytest
 from rlhf.config import Settings
 from rlhf.data import load
 from rlhf.errors import ConfigError, DataError, LineageError
-from rlhf.run import Run
+from rlhf.runs.run import Run
 from rlhf.stages import execute
 from tests.conftest import composed, tiny_overrides
 
@@ -93,7 +93,7 @@ def test_two_runs_meet_and_one_wins(label: Configure, tmp_path: Path) -> None:
 
 
 def test_a_judge_by_another_way_is_the_same_run(label: Configure) -> None:
-    from rlhf.content import content
+    from rlhf.runs.identity import content
 
     one = label("judge=endpoint", "judge.model=m", "judge.timeout=1")
     other = label("judge=endpoint", "judge.model=m", "judge.timeout=9", "judge.workers=1")

@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from rlhf.config import Settings
-from rlhf.run import Run, runs
+from rlhf.runs.run import Run, runs
 from rlhf.stages import execute
 from rlhf.stages.status import next_command, tree
 from tests.conftest import composed

@@ -1,0 +1,103 @@
+"""stage=progression: run what is missing or stale, in order, and end with the comparison.
+
+    python -m rlhf stage=progression
+    python -m rlhf stage=progression "stage.overrides={dpo: ['stage.beta=0.3']}"
+    python -m rlhf -m stage=progression seed=1,2,3
+
+A stage is stale when its settings, its data or the weights of its parents differ from those that its run.json
+holds. With cli.py and sweep.py the only module that knows Hydra: each stage's settings are composed as its own command
+would.
+"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from hydra import compose
+
+from rlhf.cli.main import settings_of
+from rlhf.config import PLANNED, Settings
+from rlhf.console import console
+from rlhf.errors import ConfigError, LineageError
+from rlhf.runs.directory import partial
+from rlhf.runs.identity import content, difference
+from rlhf.runs.manifest import read_manifest
+from rlhf.runs.parents import find_parents
+from rlhf.runs.run import Run
+
+
+def run(settings: Settings, directory: Path, overrides: Sequence[str]) -> dict[str, float]:
+    """Run the stages below ``directory``'s parent, each where its own command would put it."""
+    shared = common(overrides)
+    if directory.name != "progression":  # a member of a sweep: its stages lie in the directory of the member
+        shared = [item for item in shared if not item.startswith("name=")]
+        shared.append(f"name={os.path.relpath(directory, settings.checkpoints)}")
+    commands = commands_of(settings, shared)
+    # All before the first: a mistake in the settings of the last stage is told before the others are trained.
+    composed = {name: settings_of(compose(config_name="config", overrides=own)) for name, own in commands.items()}
+    metrics: dict[str, float] = {}
+    for name, own in commands.items():
+        metrics = advance(composed[name], own, settings)
+    return metrics
+
+
+def common(overrides: Sequence[str]) -> list[str]:
+    """What the commands of several stages have in common: all but the stage and its settings."""
+    return [item for item in overrides if not item.startswith(("stage=", "stage."))]
+
+
+def commands_of(settings: Settings, shared: Sequence[str]) -> dict[str, list[str]]:
+    """The settings of each stage that ``settings.stage`` names, as its own command would give them."""
+    own = settings.stage.overrides or {}
+    return {name: [f"stage={name}", *shared, *own.get(name, [])] for name in settings.stage.stages}
+
+
+def plan(settings: Settings, overrides: Sequence[str]) -> bool:
+    """stage=plan, or hardware.plan=true with the stage that is planned; whether everything fits."""
+    from rlhf.stages.plan import run as show
+
+    shared = [item for item in common(overrides) if not item.startswith("hardware.plan=")]
+    if settings.stage.name == "plan":
+        if settings.stage.stages is None:
+            whole = settings_of(compose(config_name="config", overrides=["stage=progression", *shared])).stage.stages
+            stage = replace(settings.stage, stages=[name for name in whole if name in PLANNED])
+            settings = replace(settings, stage=stage)
+        commands = commands_of(settings, shared).values()
+        return show(settings.stage, [settings_of(compose(config_name="config", overrides=one)) for one in commands])
+    if settings.stage.name not in PLANNED:
+        raise ConfigError(
+            f"hardware.plan=true plans what trains, and stage={settings.stage.name} does not: leave it out"
+        )
+    own = settings_of(compose(config_name="config", overrides=["stage=plan", *shared])).stage
+    return show(own, [settings])
+
+
+def advance(composed: Settings, overrides: Sequence[str], settings: Settings) -> dict[str, float]:
+    """Run one stage if it is missing or stale; say which, and why."""
+    from rlhf.stages import execute
+
+    name = composed.stage.name
+    place = Path(composed.checkpoints) / composed.name / name
+    reason = stale(place, composed)
+    if reason is None and not settings.overwrite:
+        console.print(f"[bold]{name}[/bold]: up to date, skipped")
+        return Run.open(place).manifest["metrics"]
+    interrupted = read_manifest(partial(place))
+    resumable = interrupted is not None and (
+        difference(interrupted["content"], content(composed, find_parents(composed))) is None
+    )
+    console.print(f"[bold]{name}[/bold]: {reason or 'overwrite=true'}, " + ("continued" if resumable else "run"))
+    return execute(replace(composed, overwrite=not resumable, resume=resumable), place, overrides)
+
+
+def stale(place: Path, composed: Settings) -> str | None:
+    """Why the run at ``place`` is not what ``composed`` would give; None where it is."""
+    manifest = read_manifest(place)
+    if manifest is None:
+        return "not run yet"
+    try:
+        parents = find_parents(composed)
+    except LineageError as error:
+        return str(error)
+    return difference(manifest["content"], content(composed, parents))

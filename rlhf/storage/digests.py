@@ -1,0 +1,104 @@
+"""Facts about where and from what a run was made, for its run.json: digests, versions, revision, hardware."""
+
+import hashlib
+import importlib.metadata
+import os
+import platform
+import re
+import resource
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from rlhf.storage.paths import PACKAGE
+
+PACKAGES = ("rlhf", "torch", "transformers", "trl", "peft", "datasets", "accelerate", "tokenizers", "hydra-core")
+SECRET_KEY = re.compile(r"token$|secret|password|api_?key|credential", re.IGNORECASE)
+SPECIAL_TOKEN = re.compile(r"(?<![a-z])(eos|pad|bos|unk|sep|cls|mask)_token$", re.IGNORECASE)  # no secret
+SECRET_VALUE = re.compile(r"\b(hf_[A-Za-z0-9]{8,}|sk-[A-Za-z0-9_-]{8,})|(?<=://)[^/@\s]+:[^/@\s]+(?=@)")
+
+
+def redact(value: Any, key: str = "") -> Any:
+    """``value`` with what looks like a token or a password replaced, by the name of its key or by its form."""
+    if isinstance(value, dict):
+        return {k: redact(v, str(k)) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [redact(v, key) for v in value]
+    if not isinstance(value, str):
+        return value
+    name, equals, _ = value.partition("=")
+    if _is_secret(key) and value:
+        return "***"
+    if equals and _is_secret(name):
+        return f"{name}=***"
+    return SECRET_VALUE.sub("***", value)
+
+
+def _is_secret(key: str) -> bool:
+    return bool(SECRET_KEY.search(key)) and not SPECIAL_TOKEN.search(key)
+
+
+def file_digest(path: Path) -> str:
+    """sha256 of a file's bytes, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def files_digest(paths: Iterable[Path]) -> str:
+    """sha256 over names and contents of ``paths``, in the order of their names."""
+    digest = hashlib.sha256()
+    for path in sorted(paths, key=lambda p: p.name):
+        digest.update(f"{path.name}\0{file_digest(path)}\n".encode())
+    return digest.hexdigest()
+
+
+def weights_digest(folder: Path) -> str | None:
+    """Digest of the weights in a model folder; None where there are none."""
+    weights = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.gguf"))
+    return files_digest(weights) if weights else None
+
+
+def text_digest(text: str | None) -> str | None:
+    return None if text is None else hashlib.sha256(text.encode()).hexdigest()
+
+
+def versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def git_revision() -> str | None:
+    """Commit of the checkout that this package is run from, with ``-dirty`` appended; None outside of one."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(PACKAGE), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+
+    try:
+        if Path(git("rev-parse", "--show-toplevel")) != PACKAGE.parent:
+            return None
+        return git("rev-parse", "HEAD") + ("-dirty" if git("status", "--porcelain", "-uno") else "")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def hardware() -> dict[str, Any]:
+    facts: dict[str, Any] = {"machine": platform.machine(), "system": platform.system(), "cores": os.cpu_count()}
+    if (torch := sys.modules.get("torch")) is not None:  # looking must not cost the import
+        facts["threads"] = torch.get_num_threads()
+        if torch.cuda.is_available():
+            facts["gpu"] = torch.cuda.get_device_name()
+    return facts
+
+
+def peak_memory_gib() -> float:
+    """Largest resident memory of this process so far, in GiB."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30, 3)

@@ -1,0 +1,139 @@
+"""The command line as a user meets it: help, mistakes in one sentence before torch is imported, exit codes."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from rlhf.cli import main
+from rlhf.config import STAGES
+from rlhf.errors import ConfigError
+from tests.conftest import composed
+
+# Runs the command line, then says on stderr whether torch was imported.
+PROBE = (
+    "import sys; from rlhf.cli.main import main\ntry: main()\nfinally: print('torch' in sys.modules, file=sys.stderr)"
+)
+
+
+def command(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-c", PROBE, *arguments], cwd=cwd, capture_output=True, text=True, timeout=120
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["stage=dpo", "stage.bta=0.2"], "there is no setting stage.bta; did you mean stage.beta?"),
+        (["stage=dop"], "did you mean dpo?"),
+        (["model=gpt2", "model.architecture.hidden_size=64"], "a setting was given below one that is null"),
+        (["stage=dpo", "stage.beta=hot"], "stage.beta: Value 'hot' of type 'str' could not be converted to Float"),
+        (["stage=dpo", "stage.beta=-1"], "stage.beta must be positive, got -1.0"),
+        (["nam=x"], "there is no setting nam; did you mean name?"),
+        (
+            ["stage=sft", "stage.trainer.max_len=3"],
+            "did you mean stage.trainer.max_length?; +stage.trainer.max_len=... adds it",
+        ),
+        (["stage=sft", "model=local"], "model.path has no value yet: give one with model.path=..."),
+        (["stage=dpo", "stage.beta=0.1,0.2"], "add -m to sweep over the values"),
+        (["stage=dpo", "+stage.bta=1"], "there is no setting +stage.bta; did you mean stage.beta?"),
+        (["overwrite=maybe"], "overwrite: Value 'maybe' is not a valid bool"),
+        (["stage=dpo"], "which does not exist: run stage=sft first: python -m rlhf stage=sft"),
+    ],
+)
+def test_a_mistake_is_one_sentence_before_torch_is_imported(tmp_path: Path, arguments: list[str], message: str) -> None:
+    result = command(*arguments, cwd=tmp_path)
+    told, torch_imported = result.stderr.strip().splitlines()
+    assert result.returncode == 1
+    assert told.startswith("rlhf: ")
+    assert message in told
+    assert torch_imported == "False"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_help_names_every_group_and_setting(tmp_path: Path) -> None:
+    result = command("stage=dpo", "--help", cwd=tmp_path)
+    assert result.returncode == 0
+    assert f"stage: {', '.join(sorted(STAGES))}" in result.stdout
+    assert "beta: 0.1" in result.stdout
+    assert result.stderr.strip() == "False"
+
+
+def test_a_bare_command_says_what_comes_next(tmp_path: Path) -> None:
+    result = command(cwd=tmp_path)
+    assert result.returncode == 0
+    assert "python -m rlhf stage=progression" in result.stdout
+    assert result.stderr.strip() == "False"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_cfg_job_shows_what_would_run(tmp_path: Path) -> None:
+    result = command("stage=dpo", "--cfg", "job", cwd=tmp_path)
+    assert OmegaConf.create(result.stdout).stage.beta == 0.1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_groups_of_ones_own(tmp_path: Path) -> None:
+    (tmp_path / "mine" / "experiment").mkdir(parents=True)
+    (tmp_path / "mine" / "recipe").mkdir()
+    (tmp_path / "mine" / "experiment" / "mine.yaml").write_text("# @package _global_\nname: mine\n")
+    (tmp_path / "mine" / "recipe" / "mine-dpo.yaml").write_text("# @package _global_\nstage: {beta: 0.7}\n")
+    result = command("--config-dir", "mine", "experiment=mine", "stage=dpo", "--cfg", "job", cwd=tmp_path)
+    job = OmegaConf.create(result.stdout)
+    assert (job.name, job.stage.beta) == ("mine", 0.7)
+
+
+def test_the_command_line_beats_the_recipe() -> None:
+    assert composed("stage=sft", "stage.trainer.learning_rate=0.5").stage.trainer["learning_rate"] == 0.5
+
+
+def test_one_failing_job_of_a_sweep_does_not_stop_the_others(tmp_path: Path) -> None:
+    result = command("-m", "stage=status", "seed=-1,1", cwd=tmp_path)
+    assert result.returncode == 1
+    assert "seed must lie in" in result.stderr
+    assert "python -m rlhf stage=progression" in result.stdout
+
+
+def test_completion_offers_the_stages(tmp_path: Path) -> None:
+    result = command("-sc", "install=bash", cwd=tmp_path)
+    assert result.returncode == 0
+    assert "complete -o nospace" in result.stdout
+
+
+def test_an_error_that_is_none_of_ours_is_told_in_its_first_line() -> None:
+    assert main.explain(ConfigError("plain")) == "plain"
+
+
+def test_the_directory_of_a_sweeps_member_says_what_varies(monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = [
+        "-m",
+        "stage=sft,dpo",
+        "stage.beta=0.1,0.3",
+        "model.path=a/b,c/d",
+        "adapter=lora",
+        "stage.loss=[sigmoid,ipo]",
+    ]
+    swept = main.swept_keys(arguments)
+    assert swept == ["stage.beta", "model.path"]
+    monkeypatch.setenv(main.SWEPT, ",".join(swept))
+    assert (
+        main.member(["stage=dpo", "stage.beta=0.1", "model.path=a/b", "adapter=lora"])
+        == "stage.beta-0.1_model.path-a-b"
+    )
+    monkeypatch.setenv(main.SWEPT, "x")
+    long = main.member(["x=" + "y" * 300])
+    assert len(long) == main.LONGEST_NAME
+    assert long != main.member(["x=" + "y" * 299 + "z"])
+
+
+def test_the_environment_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = dict(os.environ)
+    monkeypatch.setattr("sys.argv", ["rlhf", "stage=dpo", "stage.bta=1"])
+    for _ in range(2):  # the second time is not taken for a user who asked for tracebacks
+        with pytest.raises(SystemExit):
+            main.main()
+    assert dict(os.environ) == before

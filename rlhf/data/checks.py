@@ -97,7 +97,7 @@ class Survey:
         named = {
             "repeat an earlier row": self.duplicates,
             "have chosen and rejected the same": self.identical,
-            "are turned around by another pair": self.contradicting,
+            "are contradicted by another pair (chosen and rejected swapped)": self.contradicting,
             **{f"have an empty {name}": count for name, count in self.empty.items()},
         }
         return [

@@ -22,11 +22,14 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 
+UNITS = {"oasst": "message trees"}  # layouts of which a row is more than a row
+
+
 class NoRowsError(DataError):
     """A source was read and gives no row of the kind that was asked for."""
 
 
-_said: set[str] = set()  # the lines that were printed: a stage reads each file for every split
+announced: set[str] = set()  # the lines that this run has printed: it reads a file for every split
 
 
 class Table(NamedTuple):
@@ -57,8 +60,8 @@ def read(
     if rows is None:
         raise NoRowsError(f"{source.path}: there is no row of {kind}{_counts(told)}")
     line = _line(source, kind, told)
-    if tell and line not in _said and (_counts(told) or told["unread"] or source.format is Format.auto):
-        _said.add(line)
+    if tell and line not in announced and (_counts(told) or told["unread"] or source.format is Format.auto):
+        announced.add(line)
         console.print(line, style="dim", markup=False, highlight=False)
     return Table(rows.select_columns(told["columns"], new_fingerprint=key), told)
 
@@ -91,7 +94,7 @@ def _convert(
                 unreadable.append(DataError(f"{place}: {error}"))
                 if strict:
                     raise unreadable[0] from None
-                dropped[f"that cannot be read, the first at {unreadable[0]}"] += 1
+                dropped["rows that cannot be read"] += 1
         converter.finish()
 
     for batch in cache.batches(converted()):
@@ -104,6 +107,7 @@ def _convert(
         "unread": list(converter.unread),
         "oddities": kept + converter.kept,
         "left_out": dropped + converter.left_out,
+        "problem": str(unreadable[0]) if unreadable else None,  # of the first that cannot be read
         "columns": list(columns),
     }
 
@@ -122,17 +126,18 @@ def _schema(kind: Kind, first: Row) -> "pyarrow.Schema":
 
 def _counts(told: dict[str, Any]) -> str:
     found = "".join(f", {n} with {what}" for what, n in told["oddities"].items())
-    return found + "".join(f"; left out {n} {what}" for what, n in told["left_out"].items())
+    lost = "".join(f"; left out {n} {what}" for what, n in told["left_out"].items())
+    return found + lost + (f", the first: {told['problem']}" if told["problem"] else "")
 
 
 def _line(source: Source, kind: Kind, told: dict[str, Any]) -> str:
     """How the rows were read, and what was found or left out."""
     several = len(told["layouts"]) > 1
-    ways = " and ".join(
-        f"{name}{f' ({n})' if several else ''}, because {told['why'][name]}" for name, n in told["layouts"].items()
-    )
-    many = "" if told["read"] == told["rows"] else f" from {told['read']}"
-    return f"{source.path}: {told['rows']} rows of {kind}{many} read as {ways}{_counts(told)}{_unread(told)}"
+    ways = "; ".join(f"{name}{f' {n}' if several else ''}: {told['why'][name]}" for name, n in told["layouts"].items())
+    unit = "rows" if several else UNITS.get(next(iter(told["layouts"]), ""), "rows")
+    many = "" if told["read"] == told["rows"] else f" from {told['read']} {unit}"
+    named = "texts" if kind == "text" else kind
+    return f"{source.path}: {told['rows']} {named}{many} ({ways}){_counts(told)}{_unread(told)}"
 
 
 def _unread(told: dict[str, Any], most: int = 12) -> str:

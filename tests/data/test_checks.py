@@ -56,7 +56,7 @@ def test_a_survey_by_hand() -> None:
     assert survey(rows).problems() == [
         "1 of 5 rows (20.0%) repeat an earlier row",
         "1 of 5 rows (20.0%) have chosen and rejected the same",
-        "3 of 5 rows (60.0%) are turned around by another pair",
+        "3 of 5 rows (60.0%) are contradicted by another pair (chosen and rejected swapped)",
         "1 of 5 rows (20.0%) have an empty chosen",
     ]
     assert survey([]) == Survey()

@@ -27,6 +27,11 @@ PAIRING = Pairing(rankings=Rankings.all, ties=Ties.drop, score_ratio=1.0)
 PAIRS = [{"prompt": f"Q{n}", "chosen": "yes", "rejected": "no"} for n in range(200)]
 
 
+@pytest.fixture(autouse=True)
+def _nothing_announced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "announced", set())
+
+
 def source(path: Path | str | None, **changes: object) -> Source:
     plain = Source(
         path=None if path is None else str(path),
@@ -193,7 +198,7 @@ def test_identical_completions_are_left_out_and_counted_where_told_to(
     path = write(tmp_path / "a.jsonl", [*PAIRS[:4], PAIRS[0] | {"chosen": "no"}])
     read(source(path, drop_identical=True))
     told = shown(capsys)
-    assert "4 rows of preferences from 5 read as standard" in told
+    assert "4 preferences from 5 rows (standard: it has prompt, chosen, rejected)" in told
     assert "left out 1 with chosen and rejected the same" in told
 
 
@@ -218,7 +223,7 @@ def test_nothing_is_told_of_rows_that_are_as_the_settings_say(tmp_path: Path, ca
     read(source(path, format=Format.standard))
     assert shown(capsys) == ""
     read(source(path, format=Format.auto))
-    assert "read as standard, because" in shown(capsys)
+    assert "(standard: it has" in shown(capsys)
 
 
 def shown(capsys: pytest.CaptureFixture) -> str:
@@ -230,7 +235,7 @@ def test_a_file_is_announced_once_with_what_is_not_read_of_it(tmp_path: Path, ca
     for split in ("train", "validation", "test"):
         read(path, split=split)
     told = shown(capsys)
-    assert told.count("200 rows of preferences read as standard, because it has prompt, chosen, rejected") == 1
+    assert told.count("200 preferences (standard: it has prompt, chosen, rejected)") == 1
     assert "; not read: id" in told
 
 
@@ -304,7 +309,7 @@ def test_hh_is_read_with_all_its_oddities_and_they_are_counted(capsys: pytest.Ca
     rows = [row for split in ("train", "validation") for row in read(FIXTURES / "hh.jsonl", split=split)]
     assert len(rows) == 9
     told = shown(capsys)
-    assert "9 rows of preferences read as hh, because chosen and rejected are 'Human: / Assistant:'" in told
+    assert "9 preferences (hh: chosen and rejected are 'Human: / Assistant:'" in told
     assert "1 with empty rejected, 1 with two turns of one role in a row, 2 with completions that differ" in told
 
 

@@ -4,9 +4,9 @@
     python -m rlhf -m stage=dpo sweep=dpo                              # a search, by hydra-optuna-sweeper
     python -m rlhf -m stage=dpo stage.beta=0.05,0.1,0.3 launcher=joblib
 
-Jobs run wherever Hydra's launcher puts them and leave a record each (rlhf.evaluation.sweeps.jobs). The same command again runs
-what is missing or failed; a job that was killed goes on from its last checkpoint. A search needs no memory of its own:
-its seeded sampler draws the same trials again, and those that have run return what they recorded.
+Jobs run wherever Hydra's launcher puts them, and each leaves a record (rlhf.evaluation.sweeps.jobs). The same command
+again runs the missing and failed jobs and resumes killed ones from their last checkpoint. A search keeps no state: its
+seeded sampler proposes the same trials again, and finished trials return their recorded results.
 """
 
 import os

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from rlhf.data import cache
 from rlhf.data.render import encode, holds, special_pattern
-from rlhf.runs.manifest import tokenizer_record
+from rlhf.storage.digests import tokenizer_record
 
 if TYPE_CHECKING:
     import pyarrow

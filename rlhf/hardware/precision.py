@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 import torch
 
 from rlhf.config import AdapterKind, Autocast, Dtype, Settings
-from rlhf.modeling import loading
+from rlhf.hardware.device import torch_device
 
 
 def autocasts(settings: Settings, on_gpu: bool | None = None) -> bool:
@@ -24,7 +24,7 @@ def autocasts(settings: Settings, on_gpu: bool | None = None) -> bool:
     if chosen is not Autocast.auto:
         return chosen is Autocast.on  # the settings have been looked at: it is possible
     if on_gpu is None:
-        here = loading.device(settings.hardware).type == "cuda"
+        here = torch_device(settings.hardware).type == "cuda"
         on_gpu = here and torch.cuda.is_bf16_supported(including_emulation=False)
     return possible and on_gpu
 
@@ -39,7 +39,7 @@ def autocast(device: torch.device | str, enabled: bool) -> AbstractContextManage
 
 def told(settings: Settings) -> str:
     """The choice, in a sentence."""
-    device = loading.device(settings.hardware)
+    device = torch_device(settings.hardware)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "the CPU"
     dtype = settings.model.dtype.value
     if autocasts(settings):

@@ -1,7 +1,7 @@
 """The processes that share a run: how many were asked for, which of them this is, and what they tell each other.
 
-They are started by rlhf.hardware.launch, or by torchrun, and find themselves by the variables that both set. In a process that
-is alone everything here is a matter of course and costs nothing; torch is not imported before it is needed.
+rlhf.hardware.launch or torchrun starts them and sets the environment variables that identify each. In a single process
+every function here is trivial and cheap; torch is imported only when it is needed.
 """
 
 import importlib.util

@@ -11,7 +11,7 @@ from typing import Any
 
 from rlhf.config.publish import COMMIT
 from rlhf.errors import HubError
-from rlhf.runs.manifest import MANIFEST
+from rlhf.storage.json_files import MANIFEST
 
 OURS = {"stage", "status", "weights", "parents", "settings", "metrics"}  # some trackers leave a run.json of their own
 # What a model is loaded from: no pickles, no code.

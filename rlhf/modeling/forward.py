@@ -5,12 +5,13 @@ mask is needed, and no position is given. Logits, values and the last feed-forwa
 before response tokens alone.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from rlhf.modeling.logprobs import token_logprobs_and_entropies
 
@@ -32,6 +33,25 @@ def rows(prompt_ids: Tensor, prompt_mask: Tensor, response_ids: Tensor, mask: Te
     ids[row, place] = torch.cat([prompt_ids, response_ids], dim=1)[kept]
     row, column = mask.nonzero(as_tuple=True)
     return Rows(ids, row * length + prompt_mask.sum(-1)[row] + column - 1)
+
+
+def sequence_logprobs(
+    model: Any, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]], temperature: float = 1.0
+) -> Tensor:
+    """Return Σₜ log softmax(zₜ / τ)[aₜ] of each response after its prompt, (B,), in float64 and nats.
+
+    ``prompts`` and ``responses`` hold token ids, at least one each. One forward pass reads all B rows.
+    """
+    device = model.device
+    texts = [torch.tensor([*prompt, *response]) for prompt, response in zip(prompts, responses, strict=True)]
+    ids = pad_sequence(texts, batch_first=True).to(device)
+    before = [
+        torch.arange(row * ids.shape[1] + len(prompt) - 1, row * ids.shape[1] + len(text) - 1)
+        for row, (prompt, text) in enumerate(zip(prompts, texts, strict=True))
+    ]
+    tokens = torch.cat([torch.tensor(response) for response in responses]).to(device)
+    logprobs, _, _ = response_outputs(model, Rows(ids, torch.cat(before).to(device)), tokens, temperature)
+    return torch.stack([part.sum() for part in logprobs.double().split(list(map(len, responses)))])
 
 
 def response_outputs(model: Any, inputs: Rows, tokens: Tensor, temperature: float) -> tuple[Tensor, Tensor, Tensor]:

@@ -28,30 +28,18 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from rlhf.config import Hardware, Model
+from rlhf.config import Model
 from rlhf.errors import LineageError, ModelError
 from rlhf.hardware import ranks
 from rlhf.hub.pinned import Pinned, fetch, pin, snapshot
-from rlhf.runs.manifest import read_manifest, tokenizer_record
+from rlhf.runs.manifest import read_manifest
 from rlhf.runs.parents import Parent, hub_parent
+from rlhf.storage.digests import tokenizer_record
 from rlhf.storage.paths import bundled
 
 PAD = "<|pad|>"
 Head = Literal["drawn", "zero", "refused"]  # what becomes of a classifier's head where its parent has none
 ADAPTER = "adapter_config.json"
-
-
-def device(hardware: Hardware) -> torch.device:
-    """The device that ``hardware.device`` asks for.
-
-    Raises:
-        ModelError: a GPU is asked for and there is none.
-    """
-    if hardware.device == "cuda" and not torch.cuda.is_available():
-        raise ModelError("hardware.device=cuda but torch sees no GPU: use hardware=cpu, or install torch with CUDA")
-    if hardware.device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(hardware.device)
 
 
 def chat_template(name: str) -> str:

@@ -119,7 +119,8 @@ TILE = (4096, 32768)
 FUSED_BACKWARD = 8.25  # float32, on a CPU; a Triton kernel works in one tile of the model's type, in place
 FUSED_FORWARD = 4.25
 CROSS_ENTROPY = 3.0  # of transformers' own loss: logits, their logarithms, the gradient; float32
-PPO_LEARNING = 1  # of every response token in the model's type: logits, whose place their gradient takes; rlhf/modeling/logprobs.py
+# Logits per response token in the model's dtype; their gradient is written in place (rlhf/modeling/logprobs.py).
+PPO_LEARNING = 1
 PPO_TILES = 4  # tiles of it in float32 beside
 PPO_SAMPLING = 3  # of one token a row: logits, divided by the temperature, cumulated; rlhf/modeling/decoding.py
 # Of a layer at work, tensors ``hidden`` and ``intermediate`` wide of each token, kept or not.

@@ -10,7 +10,7 @@ from rlhf.config.plan import PlanStage
 from rlhf.errors import ConfigError
 from rlhf.hardware import memory
 from rlhf.hardware import ranks as world
-from rlhf.modeling import loading
+from rlhf.hardware.device import torch_device
 from rlhf.planning import ppo, trained
 from rlhf.planning import workload as work
 from rlhf.planning.memory_estimate import Ledger
@@ -59,7 +59,7 @@ def machine_of(settings: Settings, plan: PlanStage) -> Machine:
         room = int(found["memory_gib"] * GIB * (1 - plan.headroom))
         name = plan.device if plan.memory_gib is None else f"a GPU of {plan.memory_gib:g} GiB"
         return Machine(name, Place(ranks, gpu=True), room, found["tflops"], found["bandwidth"])
-    device = loading.device(settings.hardware)
+    device = torch_device(settings.hardware)
     gpu = device.type == "cuda"
     free = memory.available(device)
     room = int(free * (1 - plan.headroom)) if gpu else free // ranks.count

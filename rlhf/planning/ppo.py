@@ -1,6 +1,6 @@
 """The ledger of stage=ppo: four roles on models of their own, or on one base.
 
-``ledger`` looks ahead at runs that may not be there; rlhf/planning/roles.py gives ``complete`` the roles of those that are.
+``ledger`` plans runs that may not exist yet; rlhf/planning/roles.py passes ``complete`` the roles of existing runs.
 """
 
 from collections.abc import Sequence

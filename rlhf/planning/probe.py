@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForCausalLM
 
-from rlhf.modeling import adapters, loading
+from rlhf.hardware.device import torch_device
+from rlhf.modeling import adapters
 from rlhf.modeling.generation import sample, seeded
 from rlhf.planning.estimate import Outlook
 from rlhf.planning.ppo import heads
@@ -30,7 +31,7 @@ def probe(outlook: Outlook, budget: float, clock: Clock = time.perf_counter) -> 
     that is a head on the policy has no pass.
     """
     settings, work = outlook.settings, outlook.work
-    name, device = settings.stage.name, loading.device(settings.hardware)
+    name, device = settings.stage.name, torch_device(settings.hardware)
     with seeded(0):
         model = AutoModelForCausalLM.from_config(outlook.model.config, dtype=getattr(torch, settings.model.dtype.value))
         model = adapters.adapt(model, settings.adapter, adapters.TaskType.CAUSAL_LM).to(device).train()

@@ -7,6 +7,7 @@ from safetensors import safe_open
 
 from rlhf.config import Settings
 from rlhf.hardware import ranks as world
+from rlhf.hardware.device import torch_device
 from rlhf.modeling import loading
 from rlhf.planning import ppo
 from rlhf.planning.memory_estimate import Ledger, Role
@@ -25,7 +26,7 @@ def plan(settings: Settings, roles: OneBase | Separate, longest: int | None = No
     """
     rows = Rows(0, [(longest or settings.stage.max_prompt_length,)], "counted")
     ranks = Ranks(world.strategy_of(settings.hardware), world.size())
-    place = Place(ranks, loading.device(settings.hardware).type == "cuda")
+    place = Place(ranks, torch_device(settings.hardware).type == "cuda")
     shared = isinstance(roles, OneBase)
     policy = drawn(settings, roles.base if shared else roles.parents["policy"])
     critic = policy if shared else drawn(settings, roles.parents[roles.start])

@@ -25,7 +25,7 @@ class Critic(nn.Module):
         return next(self.parameters()).device
 
     def forward(self, input_ids: Tensor, before: Tensor) -> Tensor:
-        """Values (N,) at the positions ``before`` (N,) of ``input_ids`` (B, L), flattened (rlhf.modeling.forward.Rows)."""
+        """Return values (N,) at positions ``before`` (N,) of ``input_ids`` (B, L), flattened (forward.Rows)."""
         model = self.classifier
         plain = model.get_base_model() if hasattr(model, "peft_config") else model
         with only_at(plain.base_model, None, before):

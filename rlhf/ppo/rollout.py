@@ -39,22 +39,6 @@ class Rollout(NamedTuple):
         return Rollout(*(field[index] for field in self))
 
 
-def model_inputs(rollout: Rollout) -> dict[str, Tensor]:
-    """Inputs for prompts and responses together, (B, P + T). Positions count real tokens, whatever the padding."""
-    mask = torch.cat([rollout.prompt_mask, rollout.mask], dim=1).long()
-    return {
-        "input_ids": torch.cat([rollout.prompt_ids, rollout.response_ids], dim=1),
-        "attention_mask": mask,
-        "position_ids": (mask.cumsum(-1) - 1).clamp(min=0),
-    }
-
-
-def response_logits(model: Any, rollout: Rollout) -> Tensor:
-    """Logits (B, T, V) that predict the response tokens: those at the position before each."""
-    length = rollout.response_ids.shape[1]
-    return model(**model_inputs(rollout), use_cache=False, logits_to_keep=length + 1).logits[:, :-1]
-
-
 def tolerance(model: Any, limits: SentinelSettings, autocast: bool = False) -> float:
     """By how much two forward passes of ``model`` may differ in a log-probability: rounding, in its type."""
     return limits.start_error if is_exact(model, autocast) else limits.start_error_half

@@ -1,7 +1,7 @@
 """A language or reward model whose rows share what they begin with, inside TRL's own trainers.
 
 The seam is the forward of the backbone, ``model.base_model``, which every head calls for hidden states: the rows of a
-batch go in padded as ever, run as a tree of segments without padding (rlhf/preference/prefix_tree.py, segments.py), and come
+batch go in padded as ever, run as a tree of segments without padding (prefix_tree.py, segment_attention.py), and come
 out (R, T, H) where they were, padding positions zero. TRL's losses, adapters and evaluation see the numbers that they
 saw before, to rounding. Where a head reads few positions, the labelled ones or each row's last, it says so first: what
 only the others need of the last layer is then not computed, and they are no hidden states of the model.
@@ -43,9 +43,8 @@ class Sharing:
         self.model = model.get_base_model() if hasattr(model, "peft_config") else model
         self.backbone = self.model.base_model
         self.fields = fields
-        self._layout: segment_attention.Layout | None = (
-            None  # of the forward pass under way, where its last layer is cut short
-        )
+        # Of the current forward pass, if its last layer is cut short.
+        self._layout: segment_attention.Layout | None = None
         self._last: tuple[Tensor, Tensor | None, segment_attention.Layout | None] | None = None
         self._wanted: Tensor | None = None  # (R, T), the positions whose hidden states are read
         self._picked = False  # whether they alone are handed on
@@ -111,7 +110,7 @@ class Sharing:
                 # Any 4-D mask is handed on as it is, and none is made.
                 attention_mask=torch.ones(1, 1, 1, 1, dtype=torch.bool, device=ids.device),
                 position_ids=layout.positions[None],
-                segment_attention=layout,
+                segments=layout,
                 use_cache=False,
             ).last_hidden_state[0]
         finally:

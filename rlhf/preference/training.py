@@ -18,8 +18,8 @@ from rlhf.modeling.seeding import derive
 from rlhf.preference import losses, rankings
 from rlhf.rewards import encode
 from rlhf.runs.directory import MEMBER
-from rlhf.runs.manifest import write_json
 from rlhf.runs.run import Run
+from rlhf.storage.json_files import write_json
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -28,8 +28,8 @@ from rlhf.modeling import loading
 from rlhf.publishing import card, figure, lineage, sections
 from rlhf.publishing.lineage import Link
 from rlhf.publishing.scrub import Scrubber
-from rlhf.runs.manifest import MANIFEST, write_json
 from rlhf.storage import digests
+from rlhf.storage.json_files import MANIFEST, write_json
 
 ALLOWED = (
     "README.md", MANIFEST, "settings.yaml", "reproduce.sh", "figures/*.png", "evaluation/report.md",

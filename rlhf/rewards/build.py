@@ -7,6 +7,7 @@ import torch
 
 from rlhf.config import Normalisation, RewardTerm, Settings
 from rlhf.errors import LineageError
+from rlhf.hardware.device import torch_device
 from rlhf.modeling import loading
 from rlhf.rewards.composition import Composition, Term
 from rlhf.rewards.ensemble import Ensemble
@@ -102,7 +103,7 @@ class Builder:
         model = self.shared(role)
         if model is None:
             model = loading.load_reward_model(parent, settings.model, tokenizer, new_head="refused")
-        model = model.to(loading.device(settings.hardware)).requires_grad_(False)
+        model = model.to(torch_device(settings.hardware)).requires_grad_(False)
         return RewardModel(model, tokenizer, max_length=self._length(model, tokenizer))
 
     def ensemble(self, role: str, term: RewardTerm) -> Ensemble:
@@ -115,7 +116,7 @@ class Builder:
         if worn is None:
             members: list[RewardModel] = [self.model(one) for one in roles]
         else:
-            worn, length = worn.to(loading.device(settings.hardware)), self._length(worn, tokenizer)
+            worn, length = worn.to(torch_device(settings.hardware)), self._length(worn, tokenizer)
             numbers = map(str, range(len(parents)))
             members = [AdaptedRewardModel(worn, number, tokenizer, max_length=length) for number in numbers]
         stored = term.normalisation is Normalisation.stored

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import IO
 
 from rlhf.errors import RunError
-from rlhf.runs.manifest import MANIFEST
+from rlhf.storage.json_files import MANIFEST
 
 LOCK = ".lock"
 BUNDLES = "bundles"  # in a run of stage=publish, what goes up: each folder has a run.json, and none is a run

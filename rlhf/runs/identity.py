@@ -12,9 +12,9 @@ from rlhf.config import Autocast, PPOStage, SentinelAction, Settings, Source, Tr
 from rlhf.data.files import reader_of
 from rlhf.hardware import ranks
 from rlhf.hub.pinned import pin
-from rlhf.runs.manifest import plain
 from rlhf.runs.parents import HUB_ID, Parent
-from rlhf.storage import digests as provenance
+from rlhf.storage.digests import file_digest, files_digest, redact
+from rlhf.storage.json_files import plain
 
 # What changes neither weights nor metrics: where a run lies, how it is watched, how it is started.
 INCIDENTAL = ("name", "checkpoints", "overwrite", "resume", "tracker", "hardware", "objective")
@@ -51,15 +51,13 @@ def reward_files(settings: Settings) -> dict[str, str]:
     if (gold := settings.stage.gold_term()) is not None:
         terms["gold"] = gold
     paths = {role: Path((term.function or "").rpartition(":")[0]) for role, term in terms.items()}
-    return {
-        role: provenance.file_digest(path) for role, path in paths.items() if path.suffix == ".py" and path.is_file()
-    }
+    return {role: file_digest(path) for role, path in paths.items() if path.suffix == ".py" and path.is_file()}
 
 
 def _digest(named: str, revision: str | None) -> str | None:
     path = Path(named).expanduser()
     if path.exists():
-        return provenance.files_digest([file for file in path.iterdir() if file.is_file()] if path.is_dir() else [path])
+        return files_digest([file for file in path.iterdir() if file.is_file()] if path.is_dir() else [path])
     if (hub := HUB_ID.fullmatch(named)) and reader_of(path) is None:
         pinned = pin(hub["id"], revision or hub["revision"], "dataset")
         return None if pinned is None else f"{pinned.id}@{pinned.commit}"
@@ -106,7 +104,7 @@ def content(settings: Settings, parents: dict[str, Parent]) -> dict[str, Any]:
     for kind in tree["files"]:
         del tree["data"][kind]["path"]
     tree["files"] |= reward_files(settings)
-    return provenance.redact(flatten(tree))
+    return redact(flatten(tree))
 
 
 def difference(old: dict[str, Any], new: dict[str, Any]) -> str | None:

@@ -27,9 +27,11 @@ from rlhf.errors import LineageError, RunError
 from rlhf.hardware import ranks
 from rlhf.runs.directory import BUNDLES, claim, empty, move, partial, unwritable
 from rlhf.runs.identity import content, difference
-from rlhf.runs.manifest import MANIFEST, read_manifest, tokenizer_record, write_json
+from rlhf.runs.manifest import read_manifest
 from rlhf.runs.parents import Parent, find_parents
 from rlhf.storage import digests
+from rlhf.storage.digests import tokenizer_record
+from rlhf.storage.json_files import MANIFEST, write_json
 
 LOGS = ("metrics.jsonl", "samples.jsonl")
 

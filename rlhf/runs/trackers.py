@@ -7,7 +7,7 @@ from accelerate import PartialState
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker
 
 from rlhf.config import Settings
-from rlhf.modeling.loading import device
+from rlhf.hardware.device import torch_device
 from rlhf.runs.identity import flatten
 from rlhf.runs.run import Run
 from rlhf.storage.digests import redact
@@ -18,7 +18,7 @@ def open_tracker(settings: Settings, run: Run) -> GeneralTracker:
 
     TensorBoard's files go into the run's own directory, those of the others where they keep them.
     """
-    PartialState(cpu=device(settings.hardware).type == "cpu")  # the trackers ask it which process writes
+    PartialState(cpu=torch_device(settings.hardware).type == "cpu")  # the trackers ask it which process writes
     kind = settings.tracker.kind.value
     tracker_class = LOGGER_TYPE_TO_CLASS[kind]
     options: dict[str, Any] = {}

@@ -21,11 +21,12 @@ from rlhf.evaluation.reporting import report
 from rlhf.evaluation.responses.answers import Answers, Candidate, answer, text_nll
 from rlhf.evaluation.responses.instructions import check_rows
 from rlhf.evaluation.statistics.metrics import Estimate
+from rlhf.hardware.device import torch_device
 from rlhf.modeling import loading
 from rlhf.rewards import function
-from rlhf.runs.manifest import tokenizer_record
 from rlhf.runs.parents import Parent
 from rlhf.runs.run import Run
+from rlhf.storage.digests import tokenizer_record
 
 
 def run(settings: Settings, run: Run) -> dict[str, float]:
@@ -101,7 +102,7 @@ def answer_all(settings: Settings, run: Run, prompts: list, texts: list[str] | N
 
 def candidate(name: str, settings: Settings, run: Run) -> Candidate:
     tokenizer = loading.load_tokenizer(run[name], settings.model)
-    model = loading.load_policy(run[name], settings.model, tokenizer).to(loading.device(settings.hardware)).eval()
+    model = loading.load_policy(run[name], settings.model, tokenizer).to(torch_device(settings.hardware)).eval()
     return Candidate(name, model, tokenizer, plain=is_plain(run[name], settings.model))
 
 

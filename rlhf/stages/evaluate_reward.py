@@ -15,6 +15,7 @@ from rlhf.data import load
 from rlhf.data.reading import NoRowsError
 from rlhf.evaluation.reward_card import report
 from rlhf.evaluation.reward_card.grading import Policy, grade, score_statistics
+from rlhf.hardware.device import torch_device
 from rlhf.modeling import loading
 from rlhf.rewards import RewardModel
 from rlhf.runs.parents import Parent
@@ -52,7 +53,7 @@ def reward_model(parent: Parent, settings: Settings) -> RewardModel:
     if longest is None:
         # RoBERTa counts two positions more than it can read; its tokenizer knows.
         longest = min(getattr(model.config, "max_position_embeddings", math.inf), tokenizer.model_max_length)
-    model = model.to(loading.device(settings.hardware))
+    model = model.to(torch_device(settings.hardware))
     return RewardModel(model, tokenizer, max_length=longest, batch_size=stage.batch_size)
 
 
@@ -61,5 +62,5 @@ def load_policy(parent: Parent | None, settings: Settings) -> Policy | None:
     if parent is None:
         return None
     tokenizer = loading.load_tokenizer(parent, settings.model)
-    model = loading.load_policy(parent, settings.model, tokenizer).to(loading.device(settings.hardware))
+    model = loading.load_policy(parent, settings.model, tokenizer).to(torch_device(settings.hardware))
     return Policy(parent.path, model, tokenizer)

@@ -14,8 +14,8 @@ from rlhf.data.sheet import examples, sheet, usable
 from rlhf.data.sheet_report import markdown, show
 from rlhf.errors import ModelError
 from rlhf.modeling import loading
-from rlhf.runs.manifest import write_json
 from rlhf.runs.run import Run
+from rlhf.storage.json_files import write_json
 
 
 def run(settings: Settings, run: Run) -> dict[str, float]:

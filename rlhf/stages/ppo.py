@@ -17,6 +17,7 @@ from rlhf.data import check_splits, load
 from rlhf.errors import ConfigError, ModelError
 from rlhf.evaluation.responses import eval_set
 from rlhf.hardware import memory, precision, ranks
+from rlhf.hardware.device import torch_device
 from rlhf.modeling import loading
 from rlhf.modeling.generation import end_ids
 from rlhf.planning import report
@@ -44,7 +45,7 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
     run.record_tokenizer(tokenizer)
     roles = assign(settings, run.parents, tokenizer)
     longest = longest_prompt(prompts["train"]["prompt"], tokenizer, stage.max_prompt_length)
-    planned, meter = plan(settings, roles, longest), memory.Meter(loading.device(settings.hardware))
+    planned, meter = plan(settings, roles, longest), memory.Meter(torch_device(settings.hardware))
     report.show_ledger("ppo", planned, meter.device)
     rewards = Builder(settings, run.parents, tokenizer, roles.reward_model)
     gold = rewards.gold()
@@ -61,7 +62,7 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
         gold=gold,
         score_mean=normal.mean,
         score_std=normal.std,
-        cpu=loading.device(settings.hardware).type == "cpu",
+        cpu=torch_device(settings.hardware).type == "cpu",
         halve=settings.hardware.halve,
         autocast=precision.autocasts(settings),
     )

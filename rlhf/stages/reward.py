@@ -24,6 +24,7 @@ from rlhf.evaluation.reward_card import report
 from rlhf.evaluation.reward_card.card import Card
 from rlhf.evaluation.reward_card.grading import Policy, grade, score_statistics
 from rlhf.hardware import ranks
+from rlhf.hardware.device import torch_device
 from rlhf.modeling import adapters, loading
 from rlhf.preference.architectures import decide
 from rlhf.preference.prefix_sharing import sharing
@@ -72,10 +73,10 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
     if stage.ensemble > 1:
         folders = [members.folder(number) / "model" for number in range(stage.ensemble)]
         worn = loading.load_members(run["policy"], folders, settings.model, tokenizer)
-        worn = worn.to(loading.device(settings.hardware))
+        worn = worn.to(torch_device(settings.hardware))
         scorers = [AdaptedRewardModel(worn, str(number), tokenizer, **scoring) for number in range(stage.ensemble)]
 
-    policy = loading.load_policy(run["policy"], settings.model, tokenizer).to(loading.device(settings.hardware))
+    policy = loading.load_policy(run["policy"], settings.model, tokenizer).to(torch_device(settings.hardware))
     judged = Policy(run["policy"].path, policy, tokenizer)
     card = grade(str(run.directory), scorers, pairs, judged, stage, settings.seed)
     measured = score_statistics(scorers, judged, pairs["train"]["prompt"], stage, settings.seed)

@@ -11,6 +11,7 @@ from rlhf.console import console, show_samples
 from rlhf.data import load
 from rlhf.data.render import question
 from rlhf.evaluation.responses.best_of_n import best_of_n_kl, expected_best
+from rlhf.hardware.device import torch_device
 from rlhf.labeling.pairs import RESPONSES, preference_completion, write_rows
 from rlhf.modeling import loading
 from rlhf.modeling.generation import Response, generate
@@ -26,7 +27,7 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
     scorer = None if stage.reward is None else reward_model(settings, run)
 
     tokenizer = loading.load_tokenizer(run["policy"], settings.model)
-    policy = loading.load_policy(run["policy"], settings.model, tokenizer).to(loading.device(settings.hardware))
+    policy = loading.load_policy(run["policy"], settings.model, tokenizer).to(torch_device(settings.hardware))
     asked = [prompt for prompt in prompts["prompt"] for _ in range(stage.samples)]
     responses = generate(
         policy,
@@ -54,7 +55,7 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
 
 def reward_model(settings: Settings, run: Run) -> RewardModel:
     stage, tokenizer = settings.stage, loading.load_tokenizer(run["reward"], settings.model)
-    model = loading.load_reward_model(run["reward"], settings.model, tokenizer).to(loading.device(settings.hardware))
+    model = loading.load_reward_model(run["reward"], settings.model, tokenizer).to(torch_device(settings.hardware))
     return RewardModel(model, tokenizer, max_length=stage.max_prompt_length + stage.max_response_length)
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib.metadata
+import json
 import os
 import platform
 import re
@@ -62,6 +63,17 @@ def weights_digest(folder: Path) -> str | None:
 
 def text_digest(text: str | None) -> str | None:
     return None if text is None else hashlib.sha256(text.encode()).hexdigest()
+
+
+def tokenizer_record(tokenizer: Any) -> dict[str, Any]:
+    """What must agree between a stage and its parent: vocabulary, chat template, special tokens."""
+    vocabulary = json.dumps(sorted(tokenizer.get_vocab().items()), ensure_ascii=True)
+    return {
+        "vocabulary": text_digest(vocabulary),
+        "chat_template": text_digest(tokenizer.chat_template),
+        "pad": tokenizer.pad_token_id,
+        "eos": tokenizer.eos_token_id,
+    }
 
 
 def versions() -> dict[str, str]:

@@ -21,8 +21,8 @@ from rlhf.data.tokens import BROKEN, CUT, FILLED, Form
 from rlhf.data.tokens import tokenised as to_ids
 from rlhf.errors import ConfigError, DataError, TrainingError
 from rlhf.hardware import precision, ranks
+from rlhf.hardware.device import torch_device
 from rlhf.hardware.memory import keep_freed
-from rlhf.modeling import loading
 from rlhf.modeling.generation import generate
 from rlhf.runs.run import Run
 from rlhf.storage.checksums import newest_whole, number, resumable
@@ -60,7 +60,7 @@ def arguments(
             elsewhere, or a value of the wrong type or out of range.
     """
     given = settings.stage.trainer
-    on_gpu = loading.device(settings.hardware).type == "cuda"
+    on_gpu = torch_device(settings.hardware).type == "cuda"
     decided: dict[str, Any] = {
         "output_dir": str(run.scratch / part),
         "seed": settings.seed,

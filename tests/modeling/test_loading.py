@@ -13,6 +13,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from rlhf.config import Input, Settings
 from rlhf.errors import LineageError, ModelError
+from rlhf.hardware.device import torch_device
 from rlhf.modeling import loading
 from rlhf.runs.parents import Parent, find_parent
 from rlhf.stages import execute
@@ -136,9 +137,9 @@ def test_a_head_that_is_there_is_kept(
 def test_a_gpu_that_is_not_there(settings: Callable[..., Settings]) -> None:
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
-    assert loading.device(settings("sft", "hardware=auto").hardware).type == "cpu"
+    assert torch_device(settings("sft", "hardware=auto").hardware).type == "cpu"
     with pytest.raises(ModelError, match="torch sees no GPU"):
-        loading.device(settings("sft", "hardware=gpu").hardware)
+        torch_device(settings("sft", "hardware=gpu").hardware)
 
 
 def test_a_file_that_is_no_model(settings: Callable[..., Settings], tmp_path: Path) -> None:

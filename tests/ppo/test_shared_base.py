@@ -23,11 +23,11 @@ from transformers import (
 from rlhf.errors import ModelError
 from rlhf.modeling.generation import generate
 from rlhf.ppo import Critic, PPOTrainer, checkpoint, settings
-from rlhf.ppo.rollout import inputs_of, model_inputs, pack, response_logits
+from rlhf.ppo.rollout import inputs_of, pack
 from rlhf.ppo.shared_base import POLICY, Role, SharedBase, adds_up, has_head, shares
 from rlhf.rewards import RewardModel
 from rlhf.runs.parents import Parent
-from tests.ppo.conftest import PROMPTS, TINY, config, new_policy, weights
+from tests.ppo.conftest import PROMPTS, TINY, config, model_inputs, new_policy, response_logits, weights
 
 COMPLETIONS = ["red", "blue cat dog", "", "green", "dog dog dog dog", "bird red", "cat"]
 

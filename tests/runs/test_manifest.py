@@ -6,7 +6,9 @@ import pytest
 from rlhf.errors import RunError
 from rlhf.modeling.from_scratch import new_tokenizer
 from rlhf.modeling.loading import chat_template
-from rlhf.runs.manifest import read_manifest, tokenizer_record, write_json
+from rlhf.runs.manifest import read_manifest
+from rlhf.storage.digests import tokenizer_record
+from rlhf.storage.json_files import write_json
 
 
 def test_an_unreadable_manifest_is_one_sentence(tmp_path: Path) -> None:

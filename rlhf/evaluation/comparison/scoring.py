@@ -11,6 +11,7 @@ from rlhf.evaluation.comparison.comparison import prefer, score
 from rlhf.evaluation.judges.factory import build
 from rlhf.evaluation.responses.answers import Answers
 from rlhf.evaluation.statistics.reward_calibration import Bin, reliability
+from rlhf.hardware.device import torch_device
 from rlhf.modeling import loading
 from rlhf.rewards import RewardFunction, RewardModel
 from rlhf.runs.run import Run
@@ -79,7 +80,7 @@ def note_trained(run: Run, role: str, answers: dict[str, Answers], notes: list) 
 def reward_model(settings: Settings, run: Run) -> RewardModel:
     stage, parent = settings.stage, run["reward"]
     tokenizer = loading.load_tokenizer(parent, settings.model)
-    model = loading.load_reward_model(parent, settings.model, tokenizer).to(loading.device(settings.hardware))
+    model = loading.load_reward_model(parent, settings.model, tokenizer).to(torch_device(settings.hardware))
     return RewardModel(model, tokenizer, max_length=stage.max_prompt_length + stage.max_response_length)
 
 

@@ -4,6 +4,7 @@ from rlhf.config import JudgeKind, Settings
 from rlhf.errors import ConfigError
 from rlhf.evaluation.judges.endpoint import EndpointJudge
 from rlhf.evaluation.judges.judge import Judge, LocalJudge, RewardJudge, template
+from rlhf.hardware.device import torch_device
 from rlhf.modeling import loading
 from rlhf.rewards import RewardModel, function
 from rlhf.runs.run import Run
@@ -27,7 +28,7 @@ def build(settings: Settings, run: Run) -> Judge:
         )
     text = template(judge.template)
     tokenizer = loading.load_tokenizer(run["judge"], settings.model)
-    where = loading.device(settings.hardware)
+    where = torch_device(settings.hardware)
     if judge.kind is JudgeKind.reward:
         reward = loading.load_reward_model(run["judge"], settings.model, tokenizer).to(where)
         return RewardJudge(RewardModel(reward, tokenizer, max_length=judge.max_length, batch_size=judge.batch_size))

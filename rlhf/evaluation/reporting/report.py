@@ -22,7 +22,7 @@ from rlhf.evaluation.reporting.figures import figures
 from rlhf.evaluation.reporting.tables import HEADINGS, grids, keys_of, remarks, rows
 from rlhf.evaluation.statistics.metrics import Estimate
 from rlhf.evaluation.statistics.reward_calibration import calibration_error
-from rlhf.runs.manifest import write_json
+from rlhf.storage.json_files import write_json
 
 EXAMPLES = 8
 MARKUP = "\\`*_[]|#~$<>&"

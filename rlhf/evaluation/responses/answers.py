@@ -9,10 +9,8 @@ import torch
 
 from rlhf.config import CompareStage, HeldOut
 from rlhf.data.render import Prompt, prompt_ids, question, text_ids
-from rlhf.modeling.forward import without_adapter
-from rlhf.modeling.generation import Response, end_ids, generate
-from rlhf.modeling.logprobs import masked_sum, token_logprobs
-from rlhf.ppo.rollout import Rollout, pack, response_logits
+from rlhf.modeling.forward import sequence_logprobs, without_adapter
+from rlhf.modeling.generation import Response, generate
 
 
 @dataclass
@@ -119,27 +117,14 @@ def divergences(
     found = [0.0] * len(rows)
     for first in range(0, len(order), stage.batch_size):
         chosen = order[first : first + stage.batch_size]
-        rollout = pack(
-            [rows[i] for i in chosen],
-            [responses[i].ids for i in chosen],
-            [0.0] * len(chosen),
-            end_ids(candidate.model, candidate.tokenizer),
-            candidate.tokenizer.pad_token_id,
-            candidate.model.device,
-        )
-        ours = sequence_logprobs(candidate.model, rollout, stage.temperature)
+        before, after = [rows[i] for i in chosen], [responses[i].ids for i in chosen]
+        ours = sequence_logprobs(candidate.model, before, after, stage.temperature)
         with without_adapter(candidate.model, reference):
             start = candidate.model if reference is None else reference
-            theirs = sequence_logprobs(start, rollout, stage.temperature)
+            theirs = sequence_logprobs(start, before, after, stage.temperature)
         for i, value in zip(chosen, (ours - theirs).tolist(), strict=True):
             found[i] = value
     return found
-
-
-def sequence_logprobs(model: Any, rollout: Rollout, temperature: float) -> torch.Tensor:
-    """log π of whole responses at the temperature of sampling, (B,)."""
-    logprobs = token_logprobs(response_logits(model, rollout), rollout.response_ids, temperature)
-    return torch.where(rollout.mask, logprobs, 0.0).sum(-1)
 
 
 @torch.no_grad()
@@ -158,10 +143,6 @@ def text_nll(candidate: Candidate, texts: Sequence[str], block: int, batch_size:
     pieces.sort(key=len)
     total = 0.0
     for start in range(0, len(pieces), batch_size):
-        batch = tokenizer.pad(
-            {"input_ids": pieces[start : start + batch_size]}, padding_side="right", return_tensors="pt"
-        ).to(model.device)
-        ids, mask = batch["input_ids"], batch["attention_mask"]
-        logits = model(input_ids=ids[:, :-1], attention_mask=mask[:, :-1], use_cache=False).logits
-        total -= masked_sum(token_logprobs(logits, ids[:, 1:], 1.0), mask[:, 1:].bool()).item()
+        batch = pieces[start : start + batch_size]
+        total -= sequence_logprobs(model, [piece[:1] for piece in batch], [piece[1:] for piece in batch]).sum().item()
     return TextNLL(total, sum(len(piece) - 1 for piece in pieces), sum(len(text.encode()) for text in texts))

@@ -3,7 +3,6 @@
 Each gives every held-out pair a difference, above zero where it prefers the chosen response.
 """
 
-from collections.abc import Sequence
 from itertools import takewhile
 from typing import Any, NamedTuple
 
@@ -12,8 +11,8 @@ import torch
 
 from rlhf.data.render import prompt_ids
 from rlhf.evaluation.reward_card.pairs import Side
+from rlhf.modeling.forward import sequence_logprobs
 from rlhf.modeling.generation import sampling_mode
-from rlhf.modeling.logprobs import token_logprobs
 from rlhf.rewards import encode
 
 STRENGTHS = (0.1, 1.0, 10.0)  # of scikit-learn's C, from strong regularisation to weak
@@ -92,18 +91,7 @@ def log_probabilities(model: Any, tokenizer: Any, side: Side, max_length: int | 
     with sampling_mode(model):
         for start in range(0, len(rows), batch_size):
             chosen = order[start : start + batch_size]
-            totals[chosen] = _totals(model, [rows[i] for i in chosen], [counts[i] for i in chosen])
+            before = [rows[i][: -counts[i]] for i in chosen]
+            after = [rows[i][-counts[i] :] for i in chosen]
+            totals[chosen] = sequence_logprobs(model, before, after).cpu()
     return LogProb(totals, totals / np.array(counts))
-
-
-def _totals(model: Any, rows: Sequence[Sequence[int]], counts: Sequence[int]) -> list[float]:
-    """Σ log p of the last ``counts`` tokens of each row; what is padded on the right is masked by lengths."""
-    width = max(map(len, rows))
-    ids = torch.tensor([[*row, *[0] * (width - len(row))] for row in rows], device=model.device)
-    ends = torch.tensor([len(row) for row in rows], device=model.device)[:, None]
-    begins = ends - torch.tensor(counts, device=model.device)[:, None]
-    place = torch.arange(width, device=model.device)[None]
-    logits = model(input_ids=ids, attention_mask=(place < ends).long(), use_cache=False).logits
-    logprobs = token_logprobs(logits[:, :-1], ids[:, 1:], 1.0)
-    inside = (place[:, 1:] >= begins) & (place[:, 1:] < ends)
-    return torch.where(inside, logprobs, 0.0).double().sum(-1).tolist()

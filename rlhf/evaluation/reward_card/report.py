@@ -14,7 +14,7 @@ from rlhf.evaluation.reward_card.card import Card
 from rlhf.evaluation.reward_card.probes import PROBES
 from rlhf.evaluation.statistics.intervals import Share
 from rlhf.evaluation.statistics.metrics import Estimate
-from rlhf.runs.manifest import write_json
+from rlhf.storage.json_files import write_json
 
 CORRELATIONS = {
     "pearson": "score and length, Pearson's correlation",

@@ -1,4 +1,4 @@
-"""Whether an answer is right as often as it is probable. For reward models see rlhf.evaluation.statistics.reward_calibration."""
+"""Calibration of answers: whether an answer is right as often as it is probable."""
 
 from collections.abc import Sequence
 from typing import NamedTuple

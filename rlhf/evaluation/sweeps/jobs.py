@@ -16,8 +16,9 @@ from typing import Any
 from rlhf.config.objective import USUAL
 from rlhf.errors import LineageError
 from rlhf.runs.directory import JOBS
-from rlhf.runs.manifest import read_manifest, write_json
+from rlhf.runs.manifest import read_manifest
 from rlhf.storage.digests import text_digest
+from rlhf.storage.json_files import write_json
 
 FINISHED, FAILED, RUNNING = "finished", "failed", "running"
 LEFT = "it did not end: killed, or still running"
@@ -25,7 +26,7 @@ LEFT = "it did not end: killed, or still running"
 
 @dataclass(frozen=True)
 class Job:
-    """``swept``: what varies in the sweep -> its value here; ``content``: what decided the result (rlhf.runs.identity)."""
+    """``swept``: the settings that vary in the sweep; ``content``: all that decides the result (rlhf.runs.identity)."""
 
     directory: Path
     stage: str

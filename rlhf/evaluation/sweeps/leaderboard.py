@@ -19,7 +19,7 @@ from rlhf.errors import LineageError
 from rlhf.evaluation.comparison.frontier import efficient
 from rlhf.evaluation.reporting.report import cell
 from rlhf.evaluation.sweeps.jobs import FAILED, FINISHED, Job, digest
-from rlhf.runs.manifest import write_json
+from rlhf.storage.json_files import write_json
 
 LEAST_COMMON = ("gold", "win_rate", "score", "accuracy", "loss")  # to rank stages together that are judged differently
 SHOWN = 4

@@ -19,7 +19,7 @@ from rlhf.evaluation.sweeps.jobs import (
     short,
     write_record,
 )
-from rlhf.runs.manifest import write_json
+from rlhf.storage.json_files import write_json
 
 
 def member(

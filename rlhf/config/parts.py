@@ -48,6 +48,19 @@ class Format(Enum):
     oasst = "oasst"
     alpaca = "alpaca"
     sharegpt = "sharegpt"
+    reward_bench = "reward_bench"
+    pku = "pku"
+    pku_safer = "pku_safer"
+    webgpt = "webgpt"
+    stack_exchange = "stack_exchange"
+    judgebench = "judgebench"
+    llmbar = "llmbar"
+    pandalm = "pandalm"
+    auto_j = "auto_j"
+    openai = "openai"
+    helpsteer_edits = "helpsteer_edits"
+    nemo = "nemo"
+    distilabel = "distilabel"
 
 
 class Rankings(Enum):
@@ -155,7 +168,7 @@ class Data:
     prompts: Source
 
     def __post_init__(self) -> None:
-        require(0 < self.holdout < 1, "data.holdout", self.holdout, "lie between 0 and 1")
+        require(0 < self.holdout <= 1, "data.holdout", self.holdout, "be above 0 and at most 1")
 
 
 @dataclass(kw_only=True)

@@ -77,6 +77,8 @@ def load_tokenizer(parent: Parent, model: Model) -> PreTrainedTokenizerBase:
                     f"run stage={parent.stage} again with overwrite=true"
                 )
     tokenizer.padding_side = "right"
+    # What is too long is cut and counted before a model sees it: transformers' warning of it would be wrong.
+    tokenizer.deprecation_warnings["sequence-length-is-longer-than-the-specified-maximum"] = True
     return tokenizer
 
 

@@ -25,7 +25,7 @@ class Follower(Run):
     def record_data(self, kind: str, split: str, dataset: Any) -> None:
         pass
 
-    def record_omission(self, kind: str, split: str, rows: int, reason: str) -> None:
+    def record_omission(self, kind: str, split: str, rows: int, reason: str, told: str | None = None) -> None:
         pass
 
     def record_output(self, path: Path) -> None:

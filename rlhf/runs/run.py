@@ -169,13 +169,13 @@ class Run:
         self.manifest["data"].setdefault(kind, {})[split] = entry
         self.write()
 
-    def record_omission(self, kind: str, split: str, rows: int, reason: str) -> None:
-        """Count rows that training leaves out or cuts; none is lost without being counted."""
+    def record_omission(self, kind: str, split: str, rows: int, reason: str, told: str | None = None) -> None:
+        """Count rows that training leaves out, cuts or reads in part; ``told`` is the reason as a person reads it."""
         self.manifest["data"][kind][split][reason] = rows
         self.write()
         if rows:
             total = self.manifest["data"][kind][split]["rows"]
-            print(f"{self.stage}: {rows} of {total} rows of {kind}/{split}: {reason}")
+            print(f"{self.stage}: {rows} of {total} rows of {kind}/{split}: {told or reason}")
 
     def record_output(self, path: Path) -> None:
         """Note the digest of what a stage without weights of its own wrote, for those that start from it."""

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from rlhf.config import Settings, TrackerKind, TrainedStage
 from rlhf.console import console
+from rlhf.data.reading import announced
 from rlhf.errors import ConfigError, RlhfError, RunError
 from rlhf.hardware import launch, ranks
 from rlhf.runs.directory import partial
@@ -28,6 +29,7 @@ def execute(settings: Settings, directory: Path, overrides: Sequence[str] = ()) 
         RlhfError: the settings, the parents, the data or the directory do not allow it.
     """
     name = settings.stage.name
+    announced.clear()
     if name == "status":
         from rlhf.stages import status
 

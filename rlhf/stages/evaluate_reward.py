@@ -1,16 +1,18 @@
 """The report card of any reward model: what it has learned, what it merely counts, whether it knows when it is wrong.
 
     python -m rlhf stage=evaluate_reward                                                   # of this chain's
-    python -m rlhf stage=evaluate_reward stage.reward=org/model data=local data.path=my_pairs.jsonl
+    python -m rlhf stage=evaluate_reward stage.reward=org/model data=local data.path=my_pairs.jsonl data.holdout=1
 
 stage=reward writes the same card for the model that it has trained. Baselines that cannot read must be beaten: the
 longer response, a bag of words, and the policy's own log-probability where stage.policy is given.
 """
 
 import math
+from contextlib import suppress
 
 from rlhf.config import Settings
 from rlhf.data import load
+from rlhf.data.reading import NoRowsError
 from rlhf.evaluation.reward_card import report
 from rlhf.evaluation.reward_card.grading import Policy, grade, score_statistics
 from rlhf.hardware.device import torch_device
@@ -22,9 +24,9 @@ from rlhf.runs.run import Run
 
 def run(settings: Settings, run: Run) -> dict[str, float]:
     stage = settings.stage
-    pairs = {
-        split: load(settings.data, "preferences", split, settings.seed) for split in ("train", "validation", "test")
-    }
+    pairs = {split: load(settings.data, "preferences", split, settings.seed) for split in ("validation", "test")}
+    with suppress(NoRowsError):  # of a file that is judged as a whole
+        pairs = {"train": load(settings.data, "preferences", "train", settings.seed)} | pairs
     for split, dataset in pairs.items():
         run.record_data("preferences", split, dataset)
     scorer = reward_model(run["reward"], settings)
@@ -33,7 +35,8 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
 
     card = grade(stage.reward, [scorer], pairs, policy, stage, settings.seed)
     if policy is not None:
-        [card.statistics] = score_statistics([scorer], policy, pairs["train"]["prompt"], stage, settings.seed)
+        prompts = pairs.get("train", pairs["test"])["prompt"]
+        [card.statistics] = score_statistics([scorer], policy, prompts, stage, settings.seed)
     report.write(card, run.work)
     report.show(card)
     return report.numbers(card) | {"objective": card.accuracy.mean}

@@ -112,7 +112,11 @@ def build(settings: Settings, run: Run, prepared: dict[str, Dataset], tokenizer:
         callbacks=callbacks(stage),
     )
     for split, kept in {"train": trainer.train_dataset, "validation": trainer.eval_dataset}.items():
-        run.record_omission("preferences", split, len(prepared[split]) - len(kept), "longer than max_length, left out")
+        lost, limit = (
+            len(prepared[split]) - len(kept),
+            f"longer than stage.trainer.max_length={trainer.args.max_length}, left out",
+        )
+        run.record_omission("preferences", split, lost, "longer than max_length, left out", limit)
         if not len(kept):
             raise DataError(
                 f"every pair of data.preferences ({split}) is longer than stage.trainer.max_length="

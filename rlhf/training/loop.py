@@ -17,7 +17,7 @@ from rlhf.config.library_errors import blame
 from rlhf.config.rules import require_positive, require_type
 from rlhf.console import Bar, show_samples
 from rlhf.data.render import Prompt, question
-from rlhf.data.tokens import CUT, FILLED, Form
+from rlhf.data.tokens import BROKEN, CUT, FILLED, Form
 from rlhf.data.tokens import tokenised as to_ids
 from rlhf.errors import ConfigError, DataError, TrainingError
 from rlhf.hardware import precision, ranks
@@ -161,17 +161,13 @@ def tokenised(
     found = {}
     for split, dataset in rows.items():
         made, counts = to_ids(dataset, form, tokenizer, longest, settings.data.cache, extra, keep_end)
-        run.record_omission(kind, split, counts.cut, CUT)
-        run.record_omission(kind, split, counts.filled, FILLED)
+        for count, reason in ((counts.cut, CUT), (counts.filled, FILLED)):
+            limit = f"stage.trainer.max_length={longest}"
+            run.record_omission(kind, split, count, reason, reason.replace("max_length", limit))
         if counts.special:
             run.record_omission(kind, split, counts.special, "special tokens in the text, encoded as text")
         if counts.broken:
-            run.record_omission(kind, split, counts.broken, "prompt ends otherwise before a response")
-            print(
-                f"{run.stage}: in these rows the tokens of the prompt alone are not the first of those with a "
-                f"response, which begins at {counts.example!r} instead: the chat template of {tokenizer.name_or_path} "
-                "ends a prompt otherwise when a response follows, or the border lies within a token"
-            )
+            run.record_omission(kind, split, counts.broken, BROKEN, f"{BROKEN}; {_boundary(dataset, counts.example)}")
         if made is None:
             raise DataError(
                 f"every prompt of data.{kind} ({split}) fills stage.trainer.max_length={longest} by itself: "
@@ -179,6 +175,16 @@ def tokenised(
             )
         found[split] = made
     return found
+
+
+def _boundary(rows: "Dataset", example: str | None) -> str:
+    """What a token boundary within the prompt means for training, and how to avoid it."""
+    remedy = (
+        "to avoid it, end the prompt with a word and begin the response with the space"
+        if isinstance(rows[0]["prompt"], str)
+        else "to avoid it, give a chat template that ends a prompt alike with and without a response"
+    )
+    return f"the loss then begins within the prompt, at {example!r} in the first one: harmless in a few rows; {remedy}"
 
 
 def train(

@@ -7,7 +7,8 @@ from tests.conftest import composed
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["data.holdout=1"], "data.holdout must lie between 0 and 1, got 1.0"),
+        (["data.holdout=0"], "data.holdout must be above 0 and at most 1, got 0.0"),
+        (["data.holdout=1.5"], "data.holdout must be above 0 and at most 1, got 1.5"),
         (["data.pairing.score_ratio=0.5"], "data.pairing.score_ratio must be at least 1, got 0.5"),
         (["data.preferences.mix={a.jsonl: 0}"], r"data.<source>.mix\[a.jsonl\] must be positive and finite, got 0"),
         (

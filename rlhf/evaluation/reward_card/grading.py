@@ -38,16 +38,20 @@ def grade(
     stage: CardStage,
     seed: int,
 ) -> Card:
-    """The card of a reward model, or of the mean of several ``members``, on ``pairs`` of train, validation and test."""
+    """The card of a reward model, or of the mean of several ``members``, on ``pairs`` of train, validation and test.
+
+    Without pairs of train there is no TF-IDF baseline.
+    """
     limits = Limits(stage.probe_rows, stage.calibration_bins, stage.bootstrap, seed)
     scored = {split: [score_pairs(pairs[split], one) for one in members] for split in ("validation", "test")}
     reward = members[0] if len(members) == 1 else MeanModel(members)
-    train = pairs["train"]
-    if len(train) > stage.tfidf_pairs:
+    train = pairs.get("train")
+    if train is not None and len(train) > stage.tfidf_pairs:
         drawn = random.Random(derive(seed, "tfidf")).sample(range(len(train)), stage.tfidf_pairs)
         train = train.select(sorted(drawn))
-    sides = {split: (side(rows, "chosen"), side(rows, "rejected")) for split, rows in {**pairs, "train": train}.items()}
-    differences = rules(sides["train"], sides["validation"], sides["test"])
+    drawn = pairs if train is None else {**pairs, "train": train}
+    sides = {split: (side(rows, "chosen"), side(rows, "rejected")) for split, rows in drawn.items()}
+    differences = rules(sides.get("train"), sides["validation"], sides["test"])
     if policy is not None:
         longest, batch = members[0].max_length, members[0].batch_size
         differences |= policy_rules(policy.model, policy.tokenizer, sides["test"], longest, batch)
@@ -55,6 +59,8 @@ def grade(
     if len(members) > 1:
         card.members = disagreement(scored["test"])
         card.notes.append(f"the score is the mean of {len(members)} members'")
+    if train is None:
+        card.notes.append("without pairs to learn from there is no TF-IDF baseline")
     if policy is None:
         card.notes.append("without stage.policy there is no log-probability to beat, and no response to measure on")
     return card

@@ -17,7 +17,7 @@ from rlhf.runs.parents import HUB_ID, Parent
 from rlhf.storage import digests as provenance
 
 # What changes neither weights nor metrics: where a run lies, how it is watched, how it is started.
-INCIDENTAL = ("name", "checkpoints", "overwrite", "resume", "tracker", "hardware", "objective")
+INCIDENTAL = ("name", "checkpoints", "overwrite", "resume", "telemetry", "tracker", "hardware", "objective")
 OF_THE_CONNECTION = ("cache", "timeout", "attempts", "workers", "key_variable", "price_prompt", "price_response")
 
 

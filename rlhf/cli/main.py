@@ -24,7 +24,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from rlhf import config
+from rlhf import config, telemetry
 from rlhf.cli import sweep
 from rlhf.cli.sweep import IN_PATH, SWEPT
 from rlhf.config import STAGES, Settings
@@ -168,6 +168,7 @@ def _run(composed: DictConfig) -> float | list[float] | None:
 
 
 def _execute(settings: Settings) -> dict[str, float]:
+    telemetry.on() if settings.telemetry else telemetry.off()
     overrides = list(HydraConfig.get().overrides.task)
     directory = directory_of(settings)
     if settings.stage.name == "plan" or settings.hardware.plan:

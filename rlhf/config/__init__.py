@@ -121,6 +121,7 @@ class Settings:
     checkpoints: str
     overwrite: bool
     resume: bool
+    telemetry: bool
     model: Model
     data: Data
     adapter: Adapter

@@ -27,7 +27,9 @@ from rlhf.hardware import ranks
 # Longer than the agent looks away: of a rank that died and those that miss it, it must meet the dead one first.
 LAST_WORDS = 1.0  # seconds
 STOPPING = 60  # seconds in which a rank may end after a signal, before it is killed
-HANDLED = (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)  # by the agent, which ends the ranks
+HANDLED = tuple(  # by the agent, which ends the ranks; Windows has only the first
+    getattr(signal, name) for name in ("SIGTERM", "SIGHUP", "SIGQUIT") if hasattr(signal, name)
+)
 LOGGERS = ("torch.distributed.elastic", "torch.multiprocessing.spawn")
 
 
@@ -132,7 +134,8 @@ def _rank(work: Callable[..., Any], arguments: tuple, notes: str, silent: list[t
 
     for pattern, kind in silent:
         warnings.filterwarnings("ignore", pattern, kind)
-    os.setpgrp()  # Ctrl-C in a terminal reaches the parent alone, which passes it on, once
+    if hasattr(os, "setpgrp"):
+        os.setpgrp()  # Ctrl-C in a terminal reaches the parent alone, which passes it on, once
     place = Path(notes) / f"{ranks.rank()}.note"
     try:
         note = Note("finished", work(*arguments), time.time())

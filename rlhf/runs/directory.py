@@ -1,11 +1,12 @@
 """The directory that a run is written in: claimed for one process, emptied, moved into its place."""
 
-import fcntl
 import os
 import shutil
 from contextlib import suppress
 from pathlib import Path
 from typing import IO
+
+from filelock import lock_descriptor
 
 from rlhf.errors import RunError
 from rlhf.storage.json_files import MANIFEST
@@ -37,12 +38,13 @@ def claim(work: Path, directory: Path) -> IO:
             work.rmdir()
         raise unwritable(directory, error) from error
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
+        held = lock_descriptor(lock.fileno(), blocking=False)
+    except OSError as error:  # the file system has no locks
         lock.close()
-        raise RunError(
-            f"{directory} is being written by another process: wait for it, or give name=<another>"
-        ) from error
+        raise unwritable(directory, error) from error
+    if not held:
+        lock.close()
+        raise RunError(f"{directory} is being written by another process: wait for it, or give name=<another>")
     return lock
 
 

@@ -17,7 +17,7 @@ from rlhf.storage.digests import file_digest, files_digest, redact
 from rlhf.storage.json_files import plain
 
 # What changes neither weights nor metrics: where a run lies, how it is watched, how it is started.
-INCIDENTAL = ("name", "checkpoints", "overwrite", "resume", "tracker", "hardware", "objective")
+INCIDENTAL = ("name", "checkpoints", "overwrite", "resume", "telemetry", "tracker", "hardware", "objective")
 OF_THE_CONNECTION = ("cache", "timeout", "attempts", "workers", "key_variable", "price_prompt", "price_response")
 
 

@@ -128,7 +128,7 @@ def test_the_mode_comes_back_also_after_an_error(
     model.train(training)
     answers(model, tokenizer)
     assert model.training is training
-    monkeypatch.setattr(model, "forward", lambda past_key_values, **_: 1 / 0)
+    monkeypatch.setattr(model, "forward", lambda cache, **_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         answers(model, tokenizer)
     assert model.training is training

@@ -20,11 +20,11 @@ from rlhf.cli.main import settings_of
 from rlhf.config import PLANNED, Settings
 from rlhf.console import console
 from rlhf.errors import ConfigError, LineageError
-from rlhf.runs.directory import partial
+from rlhf.runs.directory import partial, saved
 from rlhf.runs.identity import content, difference
 from rlhf.runs.manifest import read_manifest
 from rlhf.runs.parents import find_parents
-from rlhf.runs.run import Run
+from rlhf.runs.run import Run, resumable
 
 
 def run(settings: Settings, directory: Path, overrides: Sequence[str]) -> dict[str, float]:
@@ -83,12 +83,11 @@ def advance(composed: Settings, overrides: Sequence[str], settings: Settings) ->
     if reason is None and not settings.overwrite:
         console.print(f"[bold]{name}[/bold]: up to date, skipped")
         return Run.open(place).manifest["metrics"]
-    interrupted = read_manifest(partial(place))
-    resumable = interrupted is not None and (
-        difference(interrupted["content"], content(composed, find_parents(composed))) is None
-    )
-    console.print(f"[bold]{name}[/bold]: {reason or 'overwrite=true'}, " + ("continued" if resumable else "run"))
-    return execute(replace(composed, overwrite=not resumable, resume=resumable), place, overrides)
+    resumes = resumable(place, content(composed, find_parents(composed)))
+    console.print(f"[bold]{name}[/bold]: {reason or 'overwrite=true'}, " + ("continued" if resumes else "run"))
+    # A stale run is replaced without being asked; an interrupted one of other settings is not.
+    overwrite = not resumes and (settings.overwrite or saved(partial(place)) is None)
+    return execute(replace(composed, overwrite=overwrite, resume=resumes), place, overrides)
 
 
 def stale(place: Path, composed: Settings) -> str | None:

@@ -30,10 +30,11 @@ from rlhf.console import console
 from rlhf.errors import RlhfError, RunError
 from rlhf.evaluation.sweeps import jobs
 from rlhf.evaluation.sweeps.jobs import FAILED, FINISHED, RUNNING
-from rlhf.runs.directory import move, partial
+from rlhf.runs.directory import partial
 from rlhf.runs.identity import content, difference
 from rlhf.runs.manifest import read_manifest
 from rlhf.runs.parents import find_parents
+from rlhf.runs.run import resumable, settle
 from rlhf.storage.paths import bundled
 
 ID = "RLHF_SWEEP"  # tells a command's jobs from those of others, in workers of its launcher too
@@ -178,7 +179,9 @@ def advance(
         return run(settings)
     new = content(settings, find_parents(settings, record["overrides"]))
     record["content"] = jobs.digest(new)
-    settle(directory, new)
+    resumes = resumable(directory, new)
+    if resumes and read_manifest(partial(directory))["status"] == FINISHED:
+        settle(directory)
     finished = read_manifest(directory)
     reason = None if finished is None else difference(finished["content"], new)
     if finished is not None and reason is None and not settings.overwrite:
@@ -189,18 +192,9 @@ def advance(
             f"{directory} holds a finished run and {reason}: overwrite=true replaces it, name=<another> keeps it"
         )
     note(directory, record)
-    left = read_manifest(partial(directory))
-    resumable = left is not None and difference(left["content"], new) is None
-    how = "continued" if resumable else "run"
+    how = "continued" if resumes else "run"
     console.print(f"\n{directory}: {how}", style="bold", markup=False, highlight=False, soft_wrap=True)
-    return run(replace(settings, overwrite=settings.overwrite and not resumable, resume=resumable))
-
-
-def settle(directory: Path, new: dict[str, Any]) -> None:
-    """Move a run into its place that was killed between its end and that."""
-    left = read_manifest(partial(directory))
-    if left is not None and left["status"] == FINISHED and difference(left["content"], new) is None:
-        move(partial(directory), directory)
+    return run(replace(settings, overwrite=settings.overwrite and not resumes, resume=resumes))
 
 
 def objective_of(settings: Settings, metrics: dict[str, float]) -> float | list[float] | None:

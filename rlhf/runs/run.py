@@ -25,7 +25,7 @@ from typing import IO, Any
 from rlhf.config import Settings, Strategy
 from rlhf.errors import LineageError, RunError
 from rlhf.hardware import ranks
-from rlhf.runs.directory import BUNDLES, claim, empty, move, partial, unwritable
+from rlhf.runs.directory import BUNDLES, SCRATCH, claim, empty, foreign, listed, move, partial, saved, unwritable
 from rlhf.runs.identity import content, difference
 from rlhf.runs.manifest import MANIFEST, read_manifest, tokenizer_record, write_json
 from rlhf.runs.parents import Parent, find_parents
@@ -67,27 +67,31 @@ class Run:
     def check(
         directory: Path, settings: Settings, overrides: Sequence[str] = ()
     ) -> tuple[dict[str, Parent], dict[str, Any], bool]:
-        """Parents and content of the run that may be started there, and whether it goes on with an interrupted one.
+        """Parents and content of the run that may be started there, and whether it continues an interrupted one.
 
         Raises:
             LineageError: a parent is missing, unfinished or of the wrong stage.
-            RunError: the directory holds a finished run (``overwrite=true`` replaces it), or ``resume=true`` was asked
-                with other settings than before.
+            RunError: the directory holds a finished run (``overwrite=true`` replaces it), an interrupted one is there
+                and neither ``resume=true`` nor ``overwrite=true`` was given, or its settings were others.
         """
         parents = find_parents(settings, overrides)
         new = content(settings, parents)
-        interrupted = read_manifest(partial(directory)) if settings.resume else None
+        resumed = saved(partial(directory)) is not None and (settings.resume or not settings.overwrite)
+        if resumed:
+            _check_interrupted(directory, settings, new, overrides)
+        elif (name := foreign(directory)) is not None:
+            raise RunError(
+                f"{directory} holds {name}, which no run wrote: move it away, or give name=<another> or checkpoints="
+            )
         finished = read_manifest(directory)
         # What an interrupted run was to replace, it replaces when it is resumed.
         replaces = settings.overwrite or settings.stage.repeats
-        if finished is not None and interrupted is None and not replaces:
+        if finished is not None and not resumed and not replaces:
             raise RunError(
                 f"{directory} holds a finished run of stage={finished.get('stage')}: "
                 "overwrite=true replaces it, name=<another> keeps it"
             )
-        if interrupted is not None and (reason := difference(interrupted["content"], new)):
-            raise RunError(f"{directory} cannot be resumed, {reason}: leave resume=true out to start again")
-        return parents, new, interrupted is not None
+        return parents, new, resumed
 
     @classmethod
     def start(cls, directory: Path, settings: Settings, overrides: Sequence[str] = ()) -> "Run":
@@ -154,7 +158,7 @@ class Run:
     @property
     def scratch(self) -> Path:
         """Folder for checkpoints to resume from; it does not outlive the run."""
-        return self.work / "resume"
+        return self.work / SCRATCH
 
     def write(self) -> None:
         write_json(self.work / MANIFEST, self.manifest)
@@ -232,7 +236,7 @@ class Run:
     def stop(self, status: str, reason: str) -> None:
         """End a run that did not finish: ``interrupted`` or ``failed``. Without a checkpoint nothing is left of it."""
         self._close()
-        if not any(self.scratch.glob("*")):
+        if saved(self.work) is None:
             shutil.rmtree(self.work, ignore_errors=True)
             return
         self.manifest |= {"status": status, "reason": reason}
@@ -248,7 +252,6 @@ class Run:
     def finish(self, metrics: dict[str, float]) -> None:
         """Write the final metrics and move the run into its place, when no other process reads it any more."""
         ranks.wait()
-        shutil.rmtree(self.scratch, ignore_errors=True)
         self.manifest |= {
             "status": "finished",
             "weights": digests.weights_digest(self.model),
@@ -257,10 +260,11 @@ class Run:
             "seconds": round(time.monotonic() - self._started, 1),
             "peak_memory_gib": digests.peak_memory_gib(),
             "metrics": metrics,
+            "files": listed(self.work),
         }
         self.write()
         self._metrics.close()
-        move(self.work, self.directory)
+        _put_in_place(self.work, self.directory)
         self.work = self.directory
         self._close()
         ranks.wait()
@@ -276,6 +280,30 @@ class Run:
         return self.parents[role]
 
 
+def resumable(directory: Path, new: Mapping[str, Any]) -> bool:
+    """Return whether ``resume=true`` continues an interrupted run of the content ``new``."""
+    work = partial(directory)
+    manifest = read_manifest(work)
+    return manifest is not None and saved(work) is not None and difference(manifest["content"], new) is None
+
+
+def settle(directory: Path) -> None:
+    """Move a run into its place that was killed between its end and that.
+
+    Raises:
+        RunError: another process is just doing so, or something is in its way.
+    """
+    work = partial(directory)
+    with claim(work, directory):
+        _put_in_place(work, directory)
+
+
+def _put_in_place(work: Path, directory: Path) -> None:
+    """The checkpoints go when run.json says that nothing needs them any more, so that a kill repeats no training."""
+    shutil.rmtree(work / SCRATCH, ignore_errors=True)
+    move(work, directory)
+
+
 def note_end(directory: Path, reason: str) -> None:
     """Say why an unfinished run failed, where the process that wrote it was killed, or knows what it missed alone."""
     work = partial(directory)
@@ -283,6 +311,28 @@ def note_end(directory: Path, reason: str) -> None:
     if manifest is not None and manifest.get("status") in ("running", "failed"):
         with suppress(OSError, RunError), claim(work, directory) as lock:
             Run(directory, work, manifest, {}, lock).stop("failed", reason)
+
+
+def _check_interrupted(directory: Path, settings: Settings, new: dict[str, Any], overrides: Sequence[str]) -> None:
+    """Refuse to continue a run of other settings, and to start again where a run was interrupted."""
+    work = partial(directory)
+    with claim(work, directory):  # it may be no interrupted run, but one that another process is writing
+        manifest = read_manifest(work)
+    reason = "it has no run.json" if manifest is None else difference(manifest["content"], new)
+    if settings.resume and reason:
+        raise RunError(f"{directory} cannot be resumed, {reason}: overwrite=true in place of resume=true starts again")
+    if not settings.resume:
+        other = f" of other settings ({reason})" if reason else ""
+        ways = "name=<another> keeps it" if reason else f"resume=true continues it ({resuming(settings, overrides)})"
+        raise RunError(
+            f"{directory}: an interrupted run{other} with {saved(work)} is here: {ways}, overwrite=true starts again"
+        )
+
+
+def resuming(settings: Settings, overrides: Sequence[str]) -> str:
+    """Return the command that continues an interrupted run."""
+    others = [item for item in overrides if item.partition("=")[0] not in ("resume", "overwrite")]
+    return redact_command(settings.stage.name, [*others, "resume=true"])
 
 
 def redact_command(stage: str, overrides: Sequence[str]) -> str:

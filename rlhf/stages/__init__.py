@@ -6,17 +6,18 @@ import importlib.util
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from rlhf.config import Settings, TrackerKind, TrainedStage
 from rlhf.console import console
 from rlhf.errors import ConfigError, RlhfError, RunError
 from rlhf.hardware import launch, ranks
-from rlhf.runs.directory import partial
+from rlhf.runs.directory import partial, saved
 from rlhf.runs.follower import begin
 from rlhf.runs.identity import content, difference
 from rlhf.runs.manifest import read_manifest
 from rlhf.runs.parents import find_parents
-from rlhf.runs.run import Run, note_end, recorded
+from rlhf.runs.run import Run, note_end, recorded, settle
 
 
 def execute(settings: Settings, directory: Path, overrides: Sequence[str] = ()) -> dict[str, float]:
@@ -26,7 +27,15 @@ def execute(settings: Settings, directory: Path, overrides: Sequence[str] = ()) 
 
     Raises:
         RlhfError: the settings, the parents, the data or the directory do not allow it.
+        KeyboardInterrupt: with ``directory`` and the name of what the interrupted run can be resumed from, or None.
     """
+    try:
+        return _execute(settings, directory, overrides)
+    except KeyboardInterrupt as interruption:
+        raise KeyboardInterrupt(directory, saved(partial(directory))) from interruption
+
+
+def _execute(settings: Settings, directory: Path, overrides: Sequence[str]) -> dict[str, float]:
     name = settings.stage.name
     if name == "status":
         from rlhf.stages import status
@@ -34,11 +43,7 @@ def execute(settings: Settings, directory: Path, overrides: Sequence[str] = ()) 
         status.run(settings, overrides)
         return {}
     _check_tracker(settings)
-    finished = read_manifest(directory)
-    if finished is not None and settings.resume and read_manifest(partial(directory)) is None:
-        if reason := difference(finished["content"], content(settings, find_parents(settings, overrides))):
-            raise RunError(f"{directory} is finished and cannot be resumed, {reason}: overwrite=true replaces it")
-        console.print(f"{directory} is finished: there is nothing to resume")
+    if settings.resume and (finished := _finished(settings, directory, overrides)) is not None:
         return finished["metrics"]
     if not settings.stage.shared and ranks.started():
         raise ConfigError(f"stage={name} runs in one process, and {ranks.size()} were started: leave torchrun out")
@@ -47,6 +52,27 @@ def execute(settings: Settings, directory: Path, overrides: Sequence[str] = ()) 
         if ranks.asked(settings.hardware) > 1 and not ranks.started():
             return _together(settings, directory, overrides)
     return _perform(settings, directory, overrides)
+
+
+def _finished(settings: Settings, directory: Path, overrides: Sequence[str]) -> dict[str, Any] | None:
+    """Return run.json of a run that has nothing left to do, moved into its place if a kill prevented that.
+
+    Raises:
+        RunError: its settings were others.
+    """
+    left, finished = read_manifest(partial(directory)), read_manifest(directory)
+    if left is not None:
+        finished = left if left["status"] == "finished" else None
+    if finished is None:
+        return None
+    if reason := difference(finished["content"], content(settings, find_parents(settings, overrides))):
+        raise RunError(f"{directory} is finished and cannot be resumed, {reason}: overwrite=true replaces it")
+    if left is None:
+        console.print(f"{directory} is finished: there is nothing to resume")
+    elif ranks.is_main():
+        settle(directory)
+        console.print(f"{directory} was finished before it was killed, and is now in its place")
+    return finished
 
 
 def _together(settings: Settings, directory: Path, overrides: Sequence[str]) -> dict[str, float]:
@@ -67,7 +93,7 @@ def _perform(settings: Settings, directory: Path, overrides: Sequence[str]) -> d
         with recorded(run), _disk_space(directory):
             _prepare(settings, run)
             if settings.resume and not run.resumed:
-                found = f"there is no interrupted run in {directory} to resume, so it starts from the beginning"
+                found = f"there is no checkpoint of {directory} to resume from, so it starts from the beginning"
                 console.print(f"{name}: {found}")
             metrics = importlib.import_module(f"rlhf.stages.{name}").run(settings, run)
             run.finish(metrics)

@@ -37,5 +37,5 @@ def test_a_full_disk_is_one_sentence_and_a_second_try_works(
         with pytest.raises(RunError, match="the disk is full while writing"):
             execute(beside_chain("sft"), tmp_path / "sft")
     assert not (tmp_path / "sft").exists()
-    execute(beside_chain("sft"), tmp_path / "sft")
+    execute(beside_chain("sft", "resume=true"), tmp_path / "sft")
     assert (tmp_path / "sft" / "run.json").exists()

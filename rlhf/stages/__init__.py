@@ -3,6 +3,7 @@
 import errno
 import importlib
 import importlib.util
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,9 @@ from rlhf.runs.identity import content, difference
 from rlhf.runs.manifest import read_manifest
 from rlhf.runs.parents import find_parents
 from rlhf.runs.run import Run, note_end, recorded, settle
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+TORCH = "inline_container.cc"  # torch's writer, which says neither what failed nor why
 
 
 def execute(settings: Settings, directory: Path, overrides: Sequence[str] = ()) -> dict[str, float]:
@@ -135,13 +139,15 @@ def _prepare(settings: Settings, run: Run) -> None:
 
 @contextmanager
 def _disk_space(directory: Path) -> Iterator[None]:
-    """Tell a full disk in one sentence. safetensors raises an error of its own kind, known by its text."""
+    """Report a full disk in one sentence. safetensors and torch raise errors without a number, known by their text."""
     try:
         yield
     except Exception as error:
-        full = isinstance(error, OSError) and error.errno == errno.ENOSPC
-        if full or "No space left on device" in str(error):
+        if getattr(error, "errno", None) in FULL or any(
+            text in str(error) for text in (*map(os.strerror, FULL), TORCH)
+        ):
             raise RunError(
-                f"the disk is full while writing {directory}: free some space, or give checkpoints=<another disk>"
+                f"the disk is full, or a quota, while writing {directory}: free some space, or give "
+                "checkpoints=<another disk>"
             ) from error
         raise

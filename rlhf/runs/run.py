@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from rlhf.config import Settings, Strategy
-from rlhf.errors import LineageError, RunError
+from rlhf.errors import LineageError, RlhfError, RunError
 from rlhf.hardware import ranks
 from rlhf.runs.directory import BUNDLES, SCRATCH, claim, empty, foreign, listed, move, partial, saved, unwritable
 from rlhf.runs.identity import content, difference
@@ -340,10 +340,23 @@ def redact_command(stage: str, overrides: Sequence[str]) -> str:
     return shlex.join(digests.redact(["python", "-m", "rlhf", f"stage={stage}", *others]))
 
 
-def runs(root: Path) -> Iterator[Run]:
-    """Every finished run below ``root``, oldest first."""
+def runs(root: Path, passed_over: list[RlhfError] | None = None) -> Iterator[Run]:
+    """Every finished run below ``root``, oldest first.
+
+    Raises:
+        RunError, LineageError: a run.json cannot be read, or is of a run that did not finish, and ``passed_over``, to
+            which such errors are appended, is None.
+    """
     places = [path.parent for path in sorted(root.rglob(MANIFEST)) if BUNDLES not in path.parts]
-    found = [Run.open(place) for place in places if ".partial" not in str(place)]
+    found = []
+    for place in places:
+        try:
+            if ".partial" not in str(place):
+                found.append(Run.open(place))
+        except RlhfError as error:
+            if passed_over is None:
+                raise
+            passed_over.append(error)
     yield from sorted(found, key=lambda run: run.manifest["finished"])
 
 

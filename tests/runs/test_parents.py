@@ -7,6 +7,7 @@ import pytest
 from rlhf.config import Input, Settings
 from rlhf.errors import LineageError, RunError
 from rlhf.runs.parents import find_parent, find_parents
+from tests.conftest import manifest
 
 
 def wanted(path: object, *stages: str, required: bool = True) -> Input:
@@ -66,8 +67,8 @@ def test_a_local_folder_and_a_gguf_file(settings: Callable[..., Settings], tmp_p
 
 def test_the_digest_of_a_run_is_that_of_its_weights(chain: Path, beside_chain: Callable[..., Settings]) -> None:
     parent = find_parents(beside_chain("dpo"))["policy"]
-    manifest = json.loads((chain / "almanac" / "sft" / "run.json").read_text())
-    assert parent.digest == manifest["weights"]
+    written = json.loads((chain / "almanac" / "sft" / "run.json").read_text())
+    assert parent.digest == written["weights"]
     assert parent.model == f"{chain}/almanac/sft/model"
     assert parent.stage == "sft"
 
@@ -79,7 +80,7 @@ def test_a_run_that_has_not_ended_well_is_refused(
     """As one in ``.sft.partial`` has not, whose weights change; a column of the comparison too."""
     partial = tmp_path / ".sft.partial"
     partial.mkdir()
-    (partial / "run.json").write_text('{"stage": "sft", "status": "interrupted"}')
+    (partial / "run.json").write_text(json.dumps(manifest("sft", status="interrupted")))
     with pytest.raises(LineageError) as error:
         find_parent(role, wanted(partial), settings("dpo" if role == "policy" else "compare"))
     assert str(error.value) == (
@@ -99,7 +100,9 @@ def test_a_manifest_that_cannot_be_read_is_named(
 
 def test_a_manifest_that_is_none_of_ours_is_refused(settings: Callable[..., Settings], tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text("{}")
-    with pytest.raises(LineageError, match="is a run of stage=None, and stage=dpo starts from one of sft"):
+    with pytest.raises(
+        RunError, match=r"not a run's manifest of this version \(stage is missing\): delete the directory"
+    ):
         find_parent("policy", wanted(tmp_path), settings("dpo"))
 
 

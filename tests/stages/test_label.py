@@ -16,7 +16,7 @@ from rlhf.data import load
 from rlhf.errors import ConfigError, DataError, LineageError, RunError
 from rlhf.runs.run import Run
 from rlhf.stages import execute
-from tests.conftest import composed, tiny_overrides
+from tests.conftest import composed, manifest, tiny_overrides
 
 Configure = Callable[..., Settings]
 PROMPTS = [[{"role": "user", "content": f"What is {i}?"}] for i in range(8)]
@@ -27,11 +27,7 @@ def write_sample(place: Path, responses: Callable[[int], list[str]]) -> None:
     place.mkdir(parents=True)
     lines = [json.dumps({"prompt": prompt, "responses": responses(i)}) for i, prompt in enumerate(PROMPTS)]
     (place / "responses.jsonl").write_text("\n".join(lines) + "\n")
-    manifest = {
-        "stage": "sample", "status": "finished", "weights": None, "output": "digest", "parents": {}, "metrics": {},
-        "finished": "2026-01-01T00:00:00+00:00", "seconds": 1.0, "seed": 0, "name": "almanac",
-    }  # fmt: skip
-    (place / "run.json").write_text(json.dumps(manifest))
+    (place / "run.json").write_text(json.dumps(manifest("sample", output="digest")))
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ LAYERS = {
     1: ("ppo.tensors", "ppo.kl", "ppo.advantages", "ppo.losses", "preference.losses"),
     2: (
         "data", "almanac", "provenance", "parents", "content", "manifest", "directory", "run", "scratch", "models",
-        "world", "launch", "follower", "halving", "generate", "decoding", "rewards", "progress", "memory", "sealed",
+        "world", "launch", "interrupted", "halving", "generate", "decoding", "rewards", "progress", "memory", "sealed",
         "precision", "adapters",
         "tracking", "ppo.rollout", "ppo.forward", "ppo.critic", "ppo.diversity", "evaluation.metrics", "hub.pinned",
         "hub.faults", "evaluation.best_of_n",

@@ -199,7 +199,7 @@ def test_killed_before_the_first_checkpoint_it_starts_from_the_beginning(
 def killed_at_the_end(argv: list[str]) -> None:
     """``python -m rlhf ...`` that is killed when it is finished and about to be moved into its place."""
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("rlhf.runs.run.move", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+        patched.setattr("rlhf.interrupted.move", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
         command(argv)
 
 

@@ -31,6 +31,7 @@ from rlhf.cli.sweep import IN_PATH, SWEPT
 from rlhf.config import STAGES, Settings
 from rlhf.errors import ConfigError, RlhfError, RunError
 from rlhf.hardware import launch, ranks
+from rlhf.runs.identity import Origin
 from rlhf.storage.digests import redact, text_digest
 from rlhf.storage.paths import bundled
 
@@ -168,7 +169,7 @@ def _run(composed: DictConfig) -> float | list[float] | None:
         sys.exit(1)
 
 
-def _execute(settings: Settings) -> dict[str, float]:
+def _execute(settings: Settings, origin: Origin | None = None) -> dict[str, float]:
     overrides = list(HydraConfig.get().overrides.task)
     directory = directory_of(settings)
     if settings.stage.name == "plan" or settings.hardware.plan:
@@ -185,7 +186,7 @@ def _execute(settings: Settings) -> dict[str, float]:
         return progression.run(settings, directory, overrides)
     from rlhf.stages import execute
 
-    return execute(settings, directory, overrides)
+    return execute(settings, directory, overrides, origin)
 
 
 def _tell(error: BaseException) -> None:

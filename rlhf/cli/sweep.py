@@ -30,11 +30,10 @@ from rlhf.console import console
 from rlhf.errors import RlhfError, RunError
 from rlhf.evaluation.sweeps import jobs
 from rlhf.evaluation.sweeps.jobs import FAILED, FINISHED, RUNNING
+from rlhf.interrupted import resumable, settle
 from rlhf.runs.directory import partial
-from rlhf.runs.identity import content, difference
+from rlhf.runs.identity import Origin, difference
 from rlhf.runs.manifest import read_manifest
-from rlhf.runs.parents import find_parents
-from rlhf.runs.run import resumable, settle
 from rlhf.storage.paths import bundled
 
 ID = "RLHF_SWEEP"  # tells a command's jobs from those of others, in workers of its launcher too
@@ -99,7 +98,7 @@ def run_job(
     composed: DictConfig,
     directory: Path,
     settings_of: Callable[[DictConfig], Settings],
-    run: Callable[[Settings], dict[str, float]],
+    run: Callable[..., dict[str, float]],
 ) -> float | list[float] | None:
     """One job: its record, and what it returns to Hydra's sweeper.
 
@@ -143,7 +142,7 @@ def plan_job(
     composed: DictConfig,
     directory: Path,
     settings_of: Callable[[DictConfig], Settings],
-    run: Callable[[Settings], dict[str, float]],
+    run: Callable[..., dict[str, float]],
 ) -> None:
     """Say what a job would take. It leaves no record: it has not run, and may run later.
 
@@ -167,7 +166,7 @@ def note(directory: Path, record: dict[str, Any]) -> None:
 
 
 def advance(
-    settings: Settings, directory: Path, record: dict[str, Any], run: Callable[[Settings], dict[str, float]]
+    settings: Settings, directory: Path, record: dict[str, Any], run: Callable[..., dict[str, float]]
 ) -> dict[str, float]:
     """Run the job, go on with it, or take what it recorded where it has run already.
 
@@ -177,13 +176,13 @@ def advance(
     if settings.stage.name not in objectives.USUAL:  # a chain looks after itself; nothing else is worth keeping
         note(directory, record)
         return run(settings)
-    new = content(settings, find_parents(settings, record["overrides"]))
-    record["content"] = jobs.digest(new)
-    resumes = resumable(directory, new)
+    origin = Origin.of(settings, record["overrides"])
+    record["content"] = jobs.digest(origin.content)
+    resumes = resumable(directory, origin.content)
     if resumes and read_manifest(partial(directory))["status"] == FINISHED:
         settle(directory)
     finished = read_manifest(directory)
-    reason = None if finished is None else difference(finished["content"], new)
+    reason = None if finished is None else difference(finished["content"], origin.content)
     if finished is not None and reason is None and not settings.overwrite:
         console.print(f"{directory}: up to date, skipped", markup=False, highlight=False, soft_wrap=True)
         return finished["metrics"]
@@ -194,7 +193,7 @@ def advance(
     note(directory, record)
     how = "continued" if resumes else "run"
     console.print(f"\n{directory}: {how}", style="bold", markup=False, highlight=False, soft_wrap=True)
-    return run(replace(settings, overwrite=settings.overwrite and not resumes, resume=resumes))
+    return run(replace(settings, overwrite=settings.overwrite and not resumes, resume=resumes), origin)
 
 
 def objective_of(settings: Settings, metrics: dict[str, float]) -> float | list[float] | None:

@@ -12,23 +12,24 @@ run.json is complete. What an interruption leaves in ``.sft.partial`` is what ``
 """
 
 import json
-import shlex
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import wraps
 from pathlib import Path
 from typing import IO, Any
 
 from rlhf.config import Settings, Strategy
 from rlhf.errors import LineageError, RlhfError, RunError
 from rlhf.hardware import ranks
-from rlhf.runs.directory import BUNDLES, SCRATCH, claim, empty, foreign, listed, move, partial, saved, unwritable
-from rlhf.runs.identity import content, difference
+from rlhf.interrupted import check_start, put_in_place, redact_command
+from rlhf.runs.directory import BUNDLES, SCRATCH, claim, empty, listed, partial, saved, unwritable
+from rlhf.runs.identity import Origin
 from rlhf.runs.manifest import MANIFEST, read_manifest, tokenizer_record, write_json
-from rlhf.runs.parents import Parent, find_parents
+from rlhf.runs.parents import Parent
 from rlhf.storage import digests
 
 LOGS = ("metrics.jsonl", "samples.jsonl")
@@ -36,6 +37,17 @@ LOGS = ("metrics.jsonl", "samples.jsonl")
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _by_the_writer(method: Callable[..., None]) -> Callable[..., None]:
+    """Do nothing in a process that leaves the writing to another."""
+
+    @wraps(method)
+    def guarded(run: "Run", *arguments: Any, **named: Any) -> None:
+        if run._lock is not None:
+            method(run, *arguments, **named)
+
+    return guarded
 
 
 @dataclass
@@ -63,45 +75,24 @@ class Run:
             raise LineageError(f"{directory} holds no finished run")
         return cls(directory, directory, manifest, {})
 
-    @staticmethod
-    def check(
-        directory: Path, settings: Settings, overrides: Sequence[str] = ()
-    ) -> tuple[dict[str, Parent], dict[str, Any], bool]:
-        """Parents and content of the run that may be started there, and whether it continues an interrupted one.
+    @classmethod
+    def start(
+        cls, directory: Path, settings: Settings, overrides: Sequence[str] = (), origin: Origin | None = None
+    ) -> "Run":
+        """Claim the directory and begin, or continue an interrupted run.
+
+        Of several processes the first one writes the run. In the others it has no lock and writes nothing, and its
+        run.json is known when they have met.
 
         Raises:
             LineageError: a parent is missing, unfinished or of the wrong stage.
-            RunError: the directory holds a finished run (``overwrite=true`` replaces it), an interrupted one is there
-                and neither ``resume=true`` nor ``overwrite=true`` was given, or its settings were others.
+            RunError: as ``check_start``; or another process is writing the run, or it cannot be written.
         """
-        parents = find_parents(settings, overrides)
-        new = content(settings, parents)
-        resumed = saved(partial(directory)) is not None and (settings.resume or not settings.overwrite)
-        if resumed:
-            _check_interrupted(directory, settings, new, overrides)
-        elif (name := foreign(directory)) is not None:
-            raise RunError(
-                f"{directory} holds {name}, which no run wrote: move it away, or give name=<another> or checkpoints="
-            )
-        finished = read_manifest(directory)
-        # What an interrupted run was to replace, it replaces when it is resumed.
-        replaces = settings.overwrite or settings.stage.repeats
-        if finished is not None and not resumed and not replaces:
-            raise RunError(
-                f"{directory} holds a finished run of stage={finished.get('stage')}: "
-                "overwrite=true replaces it, name=<another> keeps it"
-            )
-        return parents, new, resumed
-
-    @classmethod
-    def start(cls, directory: Path, settings: Settings, overrides: Sequence[str] = ()) -> "Run":
-        """Check the parents, claim the directory and begin, or go on where an interrupted run stopped.
-
-        Raises:
-            LineageError, RunError: as ``check`` does; or another process is writing the run, or it cannot be written.
-        """
-        parents, new, resumed = cls.check(directory, settings, overrides)
+        parents, new = origin or Origin.of(settings, overrides)
         work = partial(directory)
+        if not ranks.is_main():
+            return cls(directory, work, {"stage": settings.stage.name}, parents)
+        resumed = check_start(directory, settings, new, overrides)
         run = cls(directory, work, {}, parents, claim(work, directory))
         try:
             if not resumed:
@@ -160,9 +151,11 @@ class Run:
         """Folder for checkpoints to resume from; it does not outlive the run."""
         return self.work / SCRATCH
 
+    @_by_the_writer
     def write(self) -> None:
         write_json(self.work / MANIFEST, self.manifest)
 
+    @_by_the_writer
     def record_data(self, kind: str, split: str, dataset: Any) -> None:
         """Note the rows and the fingerprint of a data set that the stage reads."""
         from rlhf.data import fingerprint  # datasets is slow to import and `status` never needs it
@@ -171,6 +164,7 @@ class Run:
         self.manifest["data"].setdefault(kind, {})[split] = entry
         self.write()
 
+    @_by_the_writer
     def record_omission(self, kind: str, split: str, rows: int, reason: str) -> None:
         """Count rows that training leaves out or cuts; none is lost without being counted."""
         self.manifest["data"][kind][split][reason] = rows
@@ -179,16 +173,19 @@ class Run:
             total = self.manifest["data"][kind][split]["rows"]
             print(f"{self.stage}: {rows} of {total} rows of {kind}/{split}: {reason}")
 
+    @_by_the_writer
     def record_output(self, path: Path) -> None:
         """Note the digest of what a stage without weights of its own wrote, for those that start from it."""
         self.manifest["output"] = digests.file_digest(path)
         self.write()
 
+    @_by_the_writer
     def record_tokenizer(self, tokenizer: Any) -> None:
         """Note what the next stage must find unchanged; the template and the special tokens included."""
         self.manifest["tokenizer"] = tokenizer_record(tokenizer)
         self.write()
 
+    @_by_the_writer
     def record_diagnoses(self, records: Sequence[dict[str, Any]]) -> None:
         """Note what a sentinel has raised so far, all of it: in run.json and, a line each, in sentinel.jsonl."""
         lines = "".join(json.dumps(record) + "\n" for record in records)
@@ -196,6 +193,7 @@ class Run:
         self.manifest["diagnoses"] = list(records)
         self.write()
 
+    @_by_the_writer
     def log(self, metrics: dict[str, float], step: int) -> None:
         """Append to metrics.jsonl and send to the tracker. Times are left to run.json: equal runs log equal bytes."""
         self._metrics.write(json.dumps({"step": step, **metrics}) + "\n")
@@ -214,6 +212,7 @@ class Run:
             name: len(path.read_text(encoding="utf-8").splitlines()) for name, path in found.items() if path.exists()
         }
 
+    @_by_the_writer
     def rewind(self, step: int, written: Mapping[str, int] | None = None) -> None:
         """Drop what was logged after a checkpoint: an interrupted run may have gone on past its last.
 
@@ -233,6 +232,7 @@ class Run:
         self._metrics.close()
         self._metrics = (self.work / "metrics.jsonl").open("a", encoding="utf-8")
 
+    @_by_the_writer
     def stop(self, status: str, reason: str) -> None:
         """End a run that did not finish: ``interrupted`` or ``failed``. Without a checkpoint nothing is left of it."""
         self._close()
@@ -243,6 +243,7 @@ class Run:
         with suppress(OSError):  # a full disk is why some runs stop
             self.write()
 
+    @_by_the_writer
     def record_member(self, folder: Path, metrics: dict[str, float]) -> None:
         """Make ``folder`` inside this run, with a model of its own, a run of its own: a member of an ensemble."""
         finished = {"status": "finished", "finished": _now(), "seconds": round(time.monotonic() - self._started, 1)}
@@ -252,6 +253,12 @@ class Run:
     def finish(self, metrics: dict[str, float]) -> None:
         """Write the final metrics and move the run into its place, when no other process reads it any more."""
         ranks.wait()
+        self._finish(metrics)
+        ranks.wait()
+        self.work = self.directory
+
+    @_by_the_writer
+    def _finish(self, metrics: dict[str, float]) -> None:
         self.manifest |= {
             "status": "finished",
             "weights": digests.weights_digest(self.model),
@@ -264,10 +271,8 @@ class Run:
         }
         self.write()
         self._metrics.close()
-        _put_in_place(self.work, self.directory)
-        self.work = self.directory
+        put_in_place(self.work, self.directory)
         self._close()
-        ranks.wait()
 
     def _close(self) -> None:
         for tracker in self._trackers:
@@ -280,30 +285,6 @@ class Run:
         return self.parents[role]
 
 
-def resumable(directory: Path, new: Mapping[str, Any]) -> bool:
-    """Return whether ``resume=true`` continues an interrupted run of the content ``new``."""
-    work = partial(directory)
-    manifest = read_manifest(work)
-    return manifest is not None and saved(work) is not None and difference(manifest["content"], new) is None
-
-
-def settle(directory: Path) -> None:
-    """Move a run into its place that was killed between its end and that.
-
-    Raises:
-        RunError: another process is just doing so, or something is in its way.
-    """
-    work = partial(directory)
-    with claim(work, directory):
-        _put_in_place(work, directory)
-
-
-def _put_in_place(work: Path, directory: Path) -> None:
-    """The checkpoints go when run.json says that nothing needs them any more, so that a kill repeats no training."""
-    shutil.rmtree(work / SCRATCH, ignore_errors=True)
-    move(work, directory)
-
-
 def note_end(directory: Path, reason: str) -> None:
     """Say why an unfinished run failed, where the process that wrote it was killed, or knows what it missed alone."""
     work = partial(directory)
@@ -311,33 +292,6 @@ def note_end(directory: Path, reason: str) -> None:
     if manifest is not None and manifest.get("status") in ("running", "failed"):
         with suppress(OSError, RunError), claim(work, directory) as lock:
             Run(directory, work, manifest, {}, lock).stop("failed", reason)
-
-
-def _check_interrupted(directory: Path, settings: Settings, new: dict[str, Any], overrides: Sequence[str]) -> None:
-    """Refuse to continue a run of other settings, and to start again where a run was interrupted."""
-    work = partial(directory)
-    with claim(work, directory):  # it may be no interrupted run, but one that another process is writing
-        manifest = read_manifest(work)
-    reason = "it has no run.json" if manifest is None else difference(manifest["content"], new)
-    if settings.resume and reason:
-        raise RunError(f"{directory} cannot be resumed, {reason}: overwrite=true in place of resume=true starts again")
-    if not settings.resume:
-        other = f" of other settings ({reason})" if reason else ""
-        ways = "name=<another> keeps it" if reason else f"resume=true continues it ({resuming(settings, overrides)})"
-        raise RunError(
-            f"{directory}: an interrupted run{other} with {saved(work)} is here: {ways}, overwrite=true starts again"
-        )
-
-
-def resuming(settings: Settings, overrides: Sequence[str]) -> str:
-    """Return the command that continues an interrupted run."""
-    others = [item for item in overrides if item.partition("=")[0] not in ("resume", "overwrite")]
-    return redact_command(settings.stage.name, [*others, "resume=true"])
-
-
-def redact_command(stage: str, overrides: Sequence[str]) -> str:
-    others = [item for item in overrides if not item.startswith("stage=")]
-    return shlex.join(digests.redact(["python", "-m", "rlhf", f"stage={stage}", *others]))
 
 
 def runs(root: Path, passed_over: list[RlhfError] | None = None) -> Iterator[Run]:

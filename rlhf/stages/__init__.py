@@ -13,19 +13,20 @@ from rlhf.config import Settings, TrackerKind, TrainedStage
 from rlhf.console import console
 from rlhf.errors import ConfigError, RlhfError, RunError
 from rlhf.hardware import launch, ranks
+from rlhf.interrupted import check_start, settle
 from rlhf.runs.directory import partial, saved
-from rlhf.runs.follower import begin
-from rlhf.runs.identity import content, difference
+from rlhf.runs.identity import Origin, difference
 from rlhf.runs.manifest import read_manifest
-from rlhf.runs.parents import find_parents
-from rlhf.runs.run import Run, note_end, recorded, settle
+from rlhf.runs.run import Run, note_end, recorded
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 TORCH = "inline_container.cc"  # torch's writer, which says neither what failed nor why
 
 
-def execute(settings: Settings, directory: Path, overrides: Sequence[str] = ()) -> dict[str, float]:
-    """Run ``settings.stage`` into ``directory`` and return its final metrics.
+def execute(
+    settings: Settings, directory: Path, overrides: Sequence[str] = (), origin: Origin | None = None
+) -> dict[str, float]:
+    """Run ``settings.stage`` into ``directory`` and return its final metrics. ``origin`` saves finding it again.
 
     Everything that can be refused is refused before torch is imported.
 
@@ -34,12 +35,12 @@ def execute(settings: Settings, directory: Path, overrides: Sequence[str] = ()) 
         KeyboardInterrupt: with ``directory`` and the name of what the interrupted run can be resumed from, or None.
     """
     try:
-        return _execute(settings, directory, overrides)
+        return _execute(settings, directory, overrides, origin)
     except KeyboardInterrupt as interruption:
         raise KeyboardInterrupt(directory, saved(partial(directory))) from interruption
 
 
-def _execute(settings: Settings, directory: Path, overrides: Sequence[str]) -> dict[str, float]:
+def _execute(settings: Settings, directory: Path, overrides: Sequence[str], origin: Origin | None) -> dict[str, float]:
     name = settings.stage.name
     if name == "status":
         from rlhf.stages import status
@@ -47,18 +48,19 @@ def _execute(settings: Settings, directory: Path, overrides: Sequence[str]) -> d
         status.run(settings, overrides)
         return {}
     _check_tracker(settings)
-    if settings.resume and (finished := _finished(settings, directory, overrides)) is not None:
+    origin = origin or Origin.of(settings, overrides)
+    if settings.resume and (finished := _finished(directory, origin)) is not None:
         return finished["metrics"]
     if not settings.stage.shared and ranks.started():
         raise ConfigError(f"stage={name} runs in one process, and {ranks.size()} were started: leave torchrun out")
     if settings.stage.shared:
         ranks.check_strategy(settings.hardware)
         if ranks.asked(settings.hardware) > 1 and not ranks.started():
-            return _together(settings, directory, overrides)
-    return _perform(settings, directory, overrides)
+            return _together(settings, directory, overrides, origin)
+    return _perform(settings, directory, overrides, origin)
 
 
-def _finished(settings: Settings, directory: Path, overrides: Sequence[str]) -> dict[str, Any] | None:
+def _finished(directory: Path, origin: Origin) -> dict[str, Any] | None:
     """Return run.json of a run that has nothing left to do, moved into its place if a kill prevented that.
 
     Raises:
@@ -69,7 +71,7 @@ def _finished(settings: Settings, directory: Path, overrides: Sequence[str]) -> 
         finished = left if left["status"] == "finished" else None
     if finished is None:
         return None
-    if reason := difference(finished["content"], content(settings, find_parents(settings, overrides))):
+    if reason := difference(finished["content"], origin.content):
         raise RunError(f"{directory} is finished and cannot be resumed, {reason}: overwrite=true replaces it")
     if left is None:
         console.print(f"{directory} is finished: there is nothing to resume")
@@ -79,21 +81,21 @@ def _finished(settings: Settings, directory: Path, overrides: Sequence[str]) -> 
     return finished
 
 
-def _together(settings: Settings, directory: Path, overrides: Sequence[str]) -> dict[str, float]:
+def _together(settings: Settings, directory: Path, overrides: Sequence[str], origin: Origin) -> dict[str, float]:
     """Run a stage in several processes, after everything was checked that can be checked here."""
-    Run.check(directory, settings, overrides)
+    check_start(directory, settings, origin.content, overrides)
     try:
-        return launch.start(_perform, settings, directory, list(overrides), hardware=settings.hardware)
+        return launch.start(_perform, settings, directory, list(overrides), origin, hardware=settings.hardware)
     except RlhfError as error:
         note_end(directory, f"{type(error).__name__}: {error}")
         raise
 
 
-def _perform(settings: Settings, directory: Path, overrides: Sequence[str]) -> dict[str, float]:
+def _perform(settings: Settings, directory: Path, overrides: Sequence[str], origin: Origin) -> dict[str, float]:
     """Run a stage in this process, which may be one of several."""
     name = settings.stage.name
     with ranks.one_speaks():
-        run = begin(directory, settings, overrides)
+        run = Run.start(directory, settings, overrides, origin)
         with recorded(run), _disk_space(directory):
             _prepare(settings, run)
             if settings.resume and not run.resumed:

@@ -7,6 +7,7 @@ import pytest
 
 from rlhf.errors import RunError
 from rlhf.runs.directory import LOCK, OLD, claim, foreign, listed, move, partial, saved
+from tests.conftest import manifest
 
 REMEDY = r"mend that, or give checkpoints=<another directory>"
 
@@ -72,7 +73,7 @@ def written(folder: Path, **files: str) -> None:
     folder.mkdir(parents=True)
     for name, text in files.items():
         (folder / name).write_text(text)
-    (folder / "run.json").write_text(json.dumps({"status": "finished", "files": listed(folder)}))
+    (folder / "run.json").write_text(json.dumps(manifest("sft", files=listed(folder))))
 
 
 def texts(folder: Path) -> dict[str, str]:
@@ -83,8 +84,8 @@ def test_only_what_the_old_run_wrote_is_deleted(tmp_path: Path) -> None:
     place, outside = tmp_path / "sft", tmp_path / "outside"
     outside.write_text("elsewhere")
     written(place, weights="old", report="old")
-    manifest = json.loads((place / "run.json").read_text())
-    (place / "run.json").write_text(json.dumps(manifest | {"files": [*manifest["files"], "../outside", "..", "."]}))
+    names = ["../outside", "..", ".", *listed(place)]
+    (place / "run.json").write_text(json.dumps(manifest("sft", files=names)))
     (place / "thesis").write_text("mine")
     written(partial(place), weights="new")
     move(partial(place), place)

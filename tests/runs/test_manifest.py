@@ -11,6 +11,7 @@ from rlhf.config import Settings
 from rlhf.errors import RlhfError, RunError
 from rlhf.evaluation.comparison import records
 from rlhf.evaluation.sweeps import jobs
+from rlhf.interrupted import check_start
 from rlhf.modeling import loading
 from rlhf.modeling.from_scratch import new_tokenizer
 from rlhf.modeling.loading import chat_template
@@ -18,9 +19,9 @@ from rlhf.publishing import card, lineage, sections
 from rlhf.publishing.scrub import Scrubber
 from rlhf.rewards.build import statistics
 from rlhf.runs.directory import partial
-from rlhf.runs.identity import content
+from rlhf.runs.identity import Origin
 from rlhf.runs.manifest import defect, read_manifest, tokenizer_record, write_json
-from rlhf.runs.parents import Parent, find_parents
+from rlhf.runs.parents import Parent
 from rlhf.runs.run import Run
 from rlhf.stages import status
 from rlhf.stages.compare import is_plain
@@ -115,13 +116,14 @@ def readers(root: Path, stage: str, settings: Callable[..., Settings]) -> Iterat
             sections.rung(link, str), card.versions(link), card.data_name(link)
         lineage.repositories(lineage.going_up(links, "run"), None)
 
-    def starting() -> None:
-        given = settings("dpo", f"stage.policy={place}") if stage == "sft" else settings("ppo", f"stage.reward={place}")
-        found = find_parents(given)
-        content(given, found)
-        [one.record() for one in found.values()]
+    bare, sft = composed(f"checkpoints={root}"), composed("stage=sft")
+    child = settings("dpo", f"stage.policy={place}") if stage == "sft" else settings("ppo", f"stage.reward={place}")
 
-    yield lambda: status.run(composed(f"checkpoints={root}"))
+    def starting() -> None:
+        for one in Origin.of(child).parents.values():
+            one.record()
+
+    yield lambda: status.run(bare)
     yield starting
     yield chained
     yield lambda: records.record(read())
@@ -129,8 +131,8 @@ def readers(root: Path, stage: str, settings: Callable[..., Settings]) -> Iterat
     yield lambda: records.paths([read()], "digest")
     yield lambda: jobs.collect([str(place)])
     yield lambda: statistics(read())
-    yield lambda: is_plain(read(), composed("stage=sft").model)
-    yield lambda: loading.load_tokenizer(read(), composed("stage=sft").model)
+    yield lambda: is_plain(read(), sft.model)
+    yield lambda: loading.load_tokenizer(read(), sft.model)
     yield lambda: loading.ancestry(read())
 
 
@@ -170,7 +172,7 @@ def test_an_interrupted_run_json_edited_by_hand_works_or_is_one_sentence(
     for _ in range(30):
         path.write_text(json.dumps(mutated(whole, drawn)))
         try:
-            outcomes.add(Run.check(place, given)[2])
+            outcomes.add(check_start(place, given, Origin.of(given).content))
         except RlhfError as error:
             outcomes.add(str(error))
     assert True in outcomes

@@ -1,4 +1,6 @@
 import json
+import shutil
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -6,7 +8,9 @@ import pytest
 
 from rlhf.config import Input, Settings
 from rlhf.errors import LineageError, RunError
-from rlhf.runs.parents import find_parent, find_parents
+from rlhf.runs.parents import Parent, find_parent, find_parents
+from rlhf.stages import execute
+from rlhf.storage import digests
 from tests.conftest import manifest
 
 
@@ -111,3 +115,37 @@ def test_no_path_at_all_is_refused(settings: Callable[..., Settings]) -> None:
         find_parents(settings("dpo", "stage.policy=''"))
     with pytest.raises(LineageError, match="starts from /, which holds neither run.json nor config.json"):
         find_parents(settings("dpo", "stage.policy=/"))
+
+
+@pytest.mark.parametrize("stage", ["dpo", "ppo"])
+def test_a_model_folder_is_hashed_once_in_a_run(
+    settings: Callable[..., Settings], chain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str
+) -> None:
+    """A pass over a 7B model takes minutes."""
+    passes, digest = Counter(), digests.file_digest
+
+    def counted(path: Path) -> str:
+        passes[path] += 1
+        return digest(path)
+
+    weights = [copied(chain, tmp_path, name) for name in ("sft", "reward")[: 1 if stage == "dpo" else 2]]
+    own = ["adapter=lora", f"stage.reward={tmp_path}/reward-model"] if stage == "ppo" else []
+    given = settings(stage, f"stage.policy={tmp_path}/sft-model", *own)
+    monkeypatch.setattr("rlhf.storage.digests.file_digest", counted)
+    execute(given, tmp_path / stage)
+    assert {path: passes[path] for path in weights} == dict.fromkeys(weights, 1)
+
+
+def copied(chain: Path, root: Path, stage: str) -> Path:
+    """The weights in a copy of a run's model folder, which is no run."""
+    folder = root / f"{stage}-model"
+    shutil.copytree(chain / "almanac" / stage / "model", folder)
+    return folder / "model.safetensors"
+
+
+def test_weights_that_change_have_another_digest(chain: Path, tmp_path: Path) -> None:
+    weights = copied(chain, tmp_path, "sft")
+    parent = Parent("policy", str(weights.parent), None)
+    before = parent.digest
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x" * 2)
+    assert parent.digest != before

@@ -8,9 +8,10 @@ import pytest
 from rlhf.cli.progression import stale
 from rlhf.config import Settings
 from rlhf.errors import LineageError, RunError
+from rlhf.interrupted import settle
 from rlhf.runs.directory import partial, saved
 from rlhf.runs.manifest import read_manifest
-from rlhf.runs.run import Run, recorded, runs, settle
+from rlhf.runs.run import Run, recorded, runs
 
 CHECKPOINT = "checkpoint-424/digests.json"
 
@@ -135,7 +136,7 @@ def test_checkpoints_are_there_until_the_run_is_finished(
     place = tmp_path / "base"
     with pytest.raises(KeyboardInterrupt):
         _interrupted(Run.start(place, settings("base")))
-    for point in ("rlhf.runs.run.provenance.weights_digest", "rlhf.runs.run.Run.write", "rlhf.runs.run.move"):
+    for point in ("rlhf.runs.run.provenance.weights_digest", "rlhf.runs.run.Run.write", "rlhf.interrupted.move"):
         run = Run.start(place, settings("base", "resume=true"))
         with monkeypatch.context() as patched:
             patched.setattr(point, _killed)
@@ -208,8 +209,8 @@ def test_a_run_with_a_secret_is_resumed_and_up_to_date(settings: Callable[..., S
     resumed = Run.start(place, settings("base", own, "resume=true"))
     assert resumed.resumed
     resumed.finish({})
-    assert stale(place, settings("base", own)) is None
-    assert stale(place, settings("base", own, "seed=1")) == "seed was 0, now 1"
+    assert stale(place, settings("base", own))[1] is None
+    assert stale(place, settings("base", own, "seed=1"))[1] == "seed was 0, now 1"
 
 
 def test_checkpoints_that_cannot_be_written_are_told(settings: Callable[..., Settings], tmp_path: Path) -> None:
@@ -258,3 +259,33 @@ def test_what_was_written_at_a_checkpoint_is_what_is_left_of_the_logs(
     run.log({"eval/loss": 3.0}, 4)
     assert run.written() == {"metrics.jsonl": 2, "samples.jsonl": 0}
     run.finish({})
+
+
+def test_of_several_processes_the_first_writes(
+    settings: Callable[..., Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base, place = settings("base"), tmp_path / "base"
+    run = Run.start(place, base)
+    before = {path: path.read_bytes() for path in run.work.iterdir() if path.is_file()}
+    with monkeypatch.context() as patched:
+        patched.setattr("rlhf.hardware.ranks.is_main", lambda: False)
+        other = Run.start(place, base)
+    assert (other.work, other.scratch, other.stage) == (run.work, run.scratch, "base")
+    assert other.parents == run.parents
+    other.manifest = run.manifest
+    assert not other.resumed
+    other.log({"loss": 1.0}, 1)
+    other.record_data("text", "train", None)
+    other.record_omission("text", "train", 3, "too long")
+    other.record_tokenizer(None)
+    other.record_output(place)
+    other.record_diagnoses([{"step": 1}])
+    other.record_member(place, {})
+    other.rewind(0)
+    other.write()
+    other.stop("failed", "for the test")
+    other.finish({"loss": 1.0})
+    assert other.work == place  # where the first one puts it
+    assert not place.exists()
+    assert {path: path.read_bytes() for path in run.work.iterdir() if path.is_file()} == before
+    run.stop("failed", "for the test")

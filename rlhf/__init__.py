@@ -3,7 +3,7 @@
 import importlib
 from typing import Any
 
-from rlhf import telemetry
+from rlhf.hub import telemetry
 
 __version__ = "0.1.0"
 

@@ -30,6 +30,12 @@ STOPPING = 60  # seconds in which a rank may end after a signal, before it is ki
 HANDLED = tuple(  # by the agent, which ends the ranks; Windows has only the first
     getattr(signal, name) for name in ("SIGTERM", "SIGHUP", "SIGQUIT") if hasattr(signal, name)
 )
+CAUSES = {  # of the end of a rank
+    "SIGKILL": "memory that ran out is a common cause",
+    "SIGTERM": "terminated from outside",
+    "SIGHUP": "its terminal was closed",
+    "SIGINT": "interrupted from outside",
+}
 LOGGERS = ("torch.distributed.elastic", "torch.multiprocessing.spawn")
 
 
@@ -109,7 +115,7 @@ def _reason(found: dict[int, Note], failure: tuple[int, int] | None) -> BaseExce
             return getattr(errors, kind)(text)
     if failure is not None and failure[1] < 0:
         name = signal.Signals(-failure[1]).name
-        cause = "memory that ran out is a common cause" if name == "SIGKILL" else "a crash"
+        cause = CAUSES.get(name, "a crash")
         return TrainingError(
             f"rank {failure[0]} was ended by {name} ({cause}), and the others with it: where there is a checkpoint, "
             "resume=true continues from it"

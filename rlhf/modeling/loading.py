@@ -32,9 +32,9 @@ from rlhf.config import Model
 from rlhf.errors import LineageError, ModelError
 from rlhf.hardware import ranks
 from rlhf.hub.pinned import Pinned, fetch, pin, snapshot
-from rlhf.runs.manifest import read_manifest
 from rlhf.runs.parents import Parent, hub_parent
 from rlhf.storage.digests import tokenizer_record
+from rlhf.storage.manifest import read_manifest
 from rlhf.storage.paths import bundled
 
 PAD = "<|pad|>"
@@ -71,7 +71,7 @@ def load_tokenizer(parent: Parent, model: Model) -> PreTrainedTokenizerBase:
     elif recorded := parent.manifest.get("tokenizer"):
         found = tokenizer_record(tokenizer)
         for field, value in recorded.items():
-            if found[field] != value:
+            if found.get(field) != value:
                 raise LineageError(
                     f"the tokenizer in {parent.model} has another {field} than {parent.path}/run.json says: "
                     f"run stage={parent.stage} again with overwrite=true"
@@ -271,7 +271,12 @@ def fetched(parent: Parent, name: str) -> Path:
 def _base(parent: Parent, folder: Path) -> Parent:
     """What an adapter was trained on."""
     if parent.manifest is not None:
-        record = parent.manifest["parents"]["policy"]
+        record = parent.manifest["parents"].get("policy")
+        if record is None:
+            raise LineageError(
+                f"{parent.path}/run.json does not say which policy its adapter is of: "
+                f"run stage={parent.stage} again with overwrite=true"
+            )
     else:
         config = json.loads((folder / ADAPTER).read_text(encoding="utf-8"))
         record = {"path": config["base_model_name_or_path"], "revision": config.get("revision"), "digest": None}

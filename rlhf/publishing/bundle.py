@@ -29,7 +29,8 @@ from rlhf.publishing import card, figure, lineage, sections
 from rlhf.publishing.lineage import Link
 from rlhf.publishing.scrub import Scrubber
 from rlhf.storage import digests
-from rlhf.storage.json_files import MANIFEST, write_json
+from rlhf.storage.json_files import write_json
+from rlhf.storage.manifest import MANIFEST
 
 ALLOWED = (
     "README.md", MANIFEST, "settings.yaml", "reproduce.sh", "figures/*.png", "evaluation/report.md",

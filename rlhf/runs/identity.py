@@ -4,15 +4,16 @@ The progression skips a stage whose content has not changed, and ``resume=true``
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from rlhf.config import Autocast, PPOStage, SentinelAction, Settings, Source, TrainedStage
 from rlhf.data.files import reader_of
 from rlhf.hardware import ranks
 from rlhf.hub.pinned import pin
-from rlhf.runs.parents import HUB_ID, Parent
+from rlhf.runs.parents import HUB_ID, Parent, find_parents
 from rlhf.storage.digests import file_digest, files_digest, redact
 from rlhf.storage.json_files import plain
 
@@ -105,6 +106,23 @@ def content(settings: Settings, parents: dict[str, Parent]) -> dict[str, Any]:
         del tree["data"][kind]["path"]
     tree["files"] |= reward_files(settings)
     return redact(flatten(tree))
+
+
+class Origin(NamedTuple):
+    """What a run comes from: its parents, found and hashed once, and its content."""
+
+    parents: dict[str, Parent]
+    content: dict[str, Any]
+
+    @classmethod
+    def of(cls, settings: Settings, overrides: Sequence[str] = ()) -> "Origin":
+        """Find the parents.
+
+        Raises:
+            LineageError: a parent is missing, unfinished or of the wrong stage.
+        """
+        parents = find_parents(settings, overrides)
+        return cls(parents, content(settings, parents))
 
 
 def difference(old: dict[str, Any], new: dict[str, Any]) -> str | None:

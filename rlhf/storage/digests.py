@@ -58,8 +58,13 @@ def files_digest(paths: Iterable[Path]) -> str:
 
 def weights_digest(folder: Path) -> str | None:
     """Digest of the weights in a model folder; None where there are none."""
-    weights = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.gguf"))
+    weights = weights_in(folder)
     return files_digest(weights) if weights else None
+
+
+def weights_in(folder: Path) -> list[Path]:
+    """Return the files of the weights in a model folder."""
+    return sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.gguf"))
 
 
 def text_digest(text: str | None) -> str | None:

@@ -14,10 +14,10 @@ from trl import DPOConfig, RewardConfig, SFTConfig
 
 from rlhf.config import Settings, Strategy
 from rlhf.errors import ConfigError, TrainingError
-from rlhf.runs.manifest import read_manifest
 from rlhf.runs.run import Run
 from rlhf.stages import execute
 from rlhf.storage.checksums import seal
+from rlhf.storage.manifest import read_manifest
 from rlhf.training import loop
 from tests.conftest import composed
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from rlhf import telemetry
+from rlhf.hub import telemetry
 from tests.conftest import tiny_overrides
 
 CHAIN = """

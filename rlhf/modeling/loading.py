@@ -35,8 +35,8 @@ from rlhf.hub.pinned import Pinned, fetch, pin, snapshot
 from rlhf.runs.manifest import read_manifest, tokenizer_record
 from rlhf.runs.parents import Parent, hub_parent
 from rlhf.storage.paths import bundled
+from rlhf.vocabulary import add_rows, set_padding, untie
 
-PAD = "<|pad|>"
 Head = Literal["drawn", "zero", "refused"]  # what becomes of a classifier's head where its parent has none
 ADAPTER = "adapter_config.json"
 
@@ -69,7 +69,7 @@ def chat_template(name: str) -> str:
 
 
 def load_tokenizer(parent: Parent, model: Model) -> PreTrainedTokenizerBase:
-    """The tokenizer of ``parent``, with a padding token that is not the end of sequence and a chat template.
+    """The tokenizer of ``parent``, with a padding token and a chat template.
 
     Raises:
         ModelError: it cannot be found or read.
@@ -77,7 +77,7 @@ def load_tokenizer(parent: Parent, model: Model) -> PreTrainedTokenizerBase:
     """
     tokenizer = _pretrained(AutoTokenizer, parent, model)
     if parent.manifest is None:
-        _set_padding(tokenizer)
+        set_padding(tokenizer, config(parent, model).get_text_config().vocab_size)
         if tokenizer.chat_template is None and model.chat_template is not None:
             tokenizer.chat_template = chat_template(model.chat_template)
     elif recorded := parent.manifest.get("tokenizer"):
@@ -90,18 +90,6 @@ def load_tokenizer(parent: Parent, model: Model) -> PreTrainedTokenizerBase:
                 )
     tokenizer.padding_side = "right"
     return tokenizer
-
-
-def _set_padding(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Give the tokenizer a padding token of its own: an unused special one if it has it, else a new one."""
-    taken = (None, tokenizer.eos_token, tokenizer.bos_token)
-    if tokenizer.pad_token not in taken:
-        return
-    vocabulary = tokenizer.get_vocab()
-    unused = [token for token in (tokenizer.unk_token, "<|finetune_right_pad_id|>") if token in vocabulary]
-    tokenizer.pad_token = next((token for token in unused if token not in taken), PAD)
-    if tokenizer.pad_token not in vocabulary:
-        tokenizer.add_special_tokens({"pad_token": PAD})
 
 
 def config(parent: Parent, model: Model) -> PretrainedConfig:
@@ -199,7 +187,7 @@ def save(model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path, parent: P
         if hasattr(model, "peft_config"):
             own = model.active_adapter  # a shared base has those of other roles beside it
             model.peft_config[own].base_model_name_or_path = parent.model
-            # The one embedding that a stage may add, of the padding token, is never attended to: loading adds it again.
+            # Nothing of an embedding has been trained; rows of new tokens are drawn again as they were.
             model.save_pretrained(folder, save_embedding_layers=False, selected_adapters=[own], state_dict=whole)
         else:
             model.save_pretrained(folder, state_dict=whole)
@@ -241,6 +229,7 @@ def _load(kind: Any, parent: Parent, model: Model, options: dict[str, Any]) -> t
         # The weights are dequantised on loading; what is left over would forbid saving, or reading what is saved.
         loaded.config.__dict__.pop("quantization_config", None)
         loaded.hf_quantizer = None
+    untie(loaded)
     missing = set(found["missing_keys"])
     for adapter in adapters:
         loaded, held = _merge(loaded, adapter_folder(adapter))
@@ -250,9 +239,8 @@ def _load(kind: Any, parent: Parent, model: Model, options: dict[str, Any]) -> t
 
 def _merge(base: PreTrainedModel, folder: Path) -> tuple[PreTrainedModel, set[str]]:
     """``base`` with the adapter in ``folder`` merged in, and the names of the whole weights that came with it."""
-    vocabulary = len(AutoTokenizer.from_pretrained(folder)) if (folder / "tokenizer_config.json").is_file() else 0
-    if vocabulary > base.get_input_embeddings().num_embeddings:
-        base.resize_token_embeddings(vocabulary, mean_resizing=False)
+    if (folder / "tokenizer_config.json").is_file():
+        add_rows(base, AutoTokenizer.from_pretrained(folder))
     config = PeftConfig.from_pretrained(folder)
     # The adapter of a language model is also put on a reward model's backbone, which cannot generate.
     config.task_type = None
@@ -330,9 +318,7 @@ def _pretrained(kind: Any, parent: Parent, model: Model, **options: Any) -> Any:
 
 def _match(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     """Make the model agree with the tokenizer about its size and its special tokens."""
-    if len(tokenizer) > model.get_input_embeddings().num_embeddings:
-        # Resizing to the mean draws random numbers and warns; the padding token is never attended to.
-        model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    add_rows(model, tokenizer)
     model.config.pad_token_id = tokenizer.pad_token_id
     model.config.eos_token_id = tokenizer.eos_token_id
     if getattr(model, "generation_config", None) is not None:

@@ -102,7 +102,7 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
         train_dataset=ids["train"],
         eval_dataset=ids["validation"],
         processing_class=tokenizer,
-        peft_config=adapters.lora(settings.adapter, adapters.TaskType.CAUSAL_LM),
+        peft_config=adapters.lora(settings.adapter, adapters.TaskType.CAUSAL_LM, policy),
         reference_kept=reference.kept(settings, run["policy"], args, shared) if stage.cache_reference else None,
         shared=shared,
     )

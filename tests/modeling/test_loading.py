@@ -44,24 +44,6 @@ def save_model(folder: Path, tokenizer: PreTrainedTokenizerFast) -> Parent:
     return Parent("policy", str(folder), None)
 
 
-def test_padding_that_is_the_end_is_replaced_by_an_unused_token(
-    settings: Callable[..., Settings], tmp_path: Path
-) -> None:
-    given = plain_tokenizer(eos_token="</s>", bos_token="<s>", pad_token="</s>", unk_token="<unk>")
-    tokenizer = loading.load_tokenizer(save_model(tmp_path, given), settings("sft").model)
-    assert tokenizer.pad_token == "<unk>"
-    assert len(tokenizer) == 6
-
-
-def test_padding_is_added_where_no_token_is_free(settings: Callable[..., Settings], tmp_path: Path) -> None:
-    parent = save_model(tmp_path, plain_tokenizer(eos_token="</s>"))
-    tokenizer = loading.load_tokenizer(parent, settings("sft").model)
-    policy = loading.load_policy(parent, settings("sft").model, tokenizer)
-    assert tokenizer.pad_token == loading.PAD
-    assert policy.get_input_embeddings().num_embeddings == len(tokenizer) == 7
-    assert policy.config.pad_token_id == policy.generation_config.pad_token_id == 6
-
-
 def test_a_model_without_a_template_is_given_one(settings: Callable[..., Settings], tmp_path: Path) -> None:
     parent = save_model(tmp_path, plain_tokenizer(eos_token="</s>"))
     model = settings("sft", "model.chat_template=plain").model

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from peft import PeftConfig, PeftModel
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.tensor import DTensor
@@ -28,7 +27,8 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from rlhf.config import Hardware, Model
+from rlhf import foreign
+from rlhf.config import Hardware, Model, Settings
 from rlhf.errors import LineageError, ModelError
 from rlhf.hardware import ranks
 from rlhf.hub.pinned import Pinned, fetch, pin, snapshot
@@ -75,7 +75,15 @@ def load_tokenizer(parent: Parent, model: Model) -> PreTrainedTokenizerBase:
         ModelError: it cannot be found or read.
         LineageError: it is not the one that the parent's run.json describes.
     """
+    folder = adapter_folder(parent)
+    if folder is not None and not any(folder.glob("tokenizer*")):  # as peft saves it
+        return load_tokenizer(_base(parent, folder), model)
     tokenizer = _pretrained(AutoTokenizer, parent, model)
+    if tokenizer.eos_token_id is None and tokenizer.cls_token_id is None:  # of an encoder, which writes nothing
+        raise ModelError(
+            f"{parent.role}={parent.path} has a tokenizer without an end of sequence, and no response would ever end: "
+            "name one as eos_token in its tokenizer_config.json"
+        )
     if parent.manifest is None:
         set_padding(tokenizer, config(parent, model).get_text_config().vocab_size)
         if tokenizer.chat_template is None and model.chat_template is not None:
@@ -92,13 +100,33 @@ def load_tokenizer(parent: Parent, model: Model) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
+def check(parent: Parent, settings: Settings) -> None:
+    """Refuse a parent that cannot be loaded, or whose positions do not suffice, before anything long is done.
+
+    Raises:
+        ModelError: files are missing, cut short or do not fit each other.
+        ConfigError: a setting allows rows that are longer than the model can read.
+        LineageError: what an adapter was trained on has changed since or is gone.
+    """
+    if not parent.is_local:  # on the Hub, or a run that wrote no weights
+        return
+    root = ancestry(parent)[0]
+    architecture = config(root, settings.model)
+    foreign.check(root, architecture)
+    if parent.role == "policy" or parent.role in getattr(settings.stage, "models", ()):
+        foreign.fits(parent, architecture, settings)
+
+
 def config(parent: Parent, model: Model) -> PretrainedConfig:
     """The architecture of ``parent``; an adapter has that of its base.
 
     Raises:
         ModelError: it cannot be found or read.
     """
-    return _pretrained(AutoConfig, ancestry(parent)[0], model)
+    found = _pretrained(AutoConfig, ancestry(parent)[0], model)
+    # model.attention or the best that there is, and none that the file names: it may be code to be fetched and run.
+    found._attn_implementation = None
+    return found
 
 
 def load_policy(parent: Parent, model: Model, tokenizer: PreTrainedTokenizerBase, **options: Any) -> PreTrainedModel:
@@ -126,8 +154,8 @@ def load_reward_model(
     """
     try:
         with _silent():  # a new head is what is asked for, and no cause for a report of missing weights
-            reward, missing = _load(AutoModelForSequenceClassification, parent, model, options | {"num_labels": 1})
-    except RuntimeError as error:
+            reward, missing = _load(AutoModelForSequenceClassification, parent, model, options)
+    except ModelError as error:
         if "ignore_mismatched_sizes" not in str(error):
             raise
         raise ModelError(
@@ -214,8 +242,13 @@ def ancestry(parent: Parent) -> list[Parent]:
     Raises:
         LineageError: what an adapter was trained on has changed since or is gone.
     """
-    found = [parent]
+    found, folders = [parent], set()
     while (folder := adapter_folder(found[0])) is not None:
+        if folder.resolve() in folders:
+            raise ModelError(
+                f"{parent.role}={parent.path} is an adapter on itself: give the model that it was trained on"
+            )
+        folders.add(folder.resolve())
         found.insert(0, _base(found[0], folder))
     return found
 
@@ -223,28 +256,42 @@ def ancestry(parent: Parent) -> list[Parent]:
 def _load(kind: Any, parent: Parent, model: Model, options: dict[str, Any]) -> tuple[PreTrainedModel, set[str]]:
     """Load ``parent``, its adapters merged, and name the weights that it does not hold, which are new."""
     root, *adapters = ancestry(parent)
-    options = options | _attention(model) | {"dtype": getattr(torch, model.dtype.value)}
+    architecture = config(root, model)
+    if kind is AutoModelForSequenceClassification:
+        architecture.num_labels = 1
+    options = options | {"attn_implementation": model.attention, "dtype": getattr(torch, model.dtype.value)}
+    options["config"] = architecture
     loaded, found = _pretrained(kind, root, model, output_loading_info=True, **options)
     if root.model.endswith(".gguf"):
         # The weights are dequantised on loading; what is left over would forbid saving, or reading what is saved.
         loaded.config.__dict__.pop("quantization_config", None)
         loaded.hf_quantizer = None
+    foreign.complete(root, loaded, found)
     untie(loaded)
     missing = set(found["missing_keys"])
     for adapter in adapters:
-        loaded, held = _merge(loaded, adapter_folder(adapter))
+        loaded, held = _merge(loaded, adapter)
         missing -= held
     return loaded, missing
 
 
-def _merge(base: PreTrainedModel, folder: Path) -> tuple[PreTrainedModel, set[str]]:
-    """``base`` with the adapter in ``folder`` merged in, and the names of the whole weights that came with it."""
-    if (folder / "tokenizer_config.json").is_file():
-        add_rows(base, AutoTokenizer.from_pretrained(folder))
-    config = PeftConfig.from_pretrained(folder)
-    # The adapter of a language model is also put on a reward model's backbone, which cannot generate.
-    config.task_type = None
-    merged = PeftModel.from_pretrained(base, folder, config=config).merge_and_unload()
+def _merge(base: PreTrainedModel, adapter: Parent) -> tuple[PreTrainedModel, set[str]]:
+    """``base`` with ``adapter`` merged in, and the names of the whole weights that came with it."""
+    folder = adapter_folder(adapter)
+    with foreign.reading(adapter):
+        if (folder / "tokenizer_config.json").is_file():
+            add_rows(base, AutoTokenizer.from_pretrained(folder))
+        config = PeftConfig.from_pretrained(folder)
+        # The adapter of a language model is also put on a reward model's backbone, which cannot generate.
+        config.task_type = None
+        worn = PeftModel(base, config)
+        result = worn.load_adapter(str(folder), "default")
+    backbone = f".{base.base_model_prefix}."
+    if wrong := [*result.missing_keys, *(name for name in result.unexpected_keys if backbone in name)]:
+        raise ModelError(
+            f"{adapter.role}={adapter.path} is no adapter on {base.name_or_path}: {wrong[0]} is in one of them alone"
+        )
+    merged = worn.merge_and_unload()
     for parameter in merged.parameters():  # peft froze the base; whoever trains this model decides anew
         parameter.requires_grad_(parameter.is_floating_point())  # four bits are no floating point
     return merged, {f"{name}.weight" for name in config.modules_to_save or ()}
@@ -271,9 +318,15 @@ def _base(parent: Parent, folder: Path) -> Parent:
     if parent.manifest is not None:
         record = parent.manifest["parents"]["policy"]
     else:
-        config = json.loads((folder / ADAPTER).read_text(encoding="utf-8"))
-        record = {"path": config["base_model_name_or_path"], "revision": config.get("revision"), "digest": None}
+        with foreign.reading(parent):
+            config = json.loads((folder / ADAPTER).read_text(encoding="utf-8"))
+            record = {"path": config["base_model_name_or_path"], "revision": config.get("revision"), "digest": None}
     path, revision = record["path"], record["revision"]
+    if not (isinstance(path, str) and path and isinstance(revision, str | None)):
+        raise ModelError(
+            f"{parent.role}={parent.path} is an adapter, and base_model_name_or_path={path} in its {ADAPTER} names no "
+            "model: give a folder or a Hub id there"
+        )
     here = parent.revision is None and revision is None and Path(path).exists()
     base = Parent("policy", path, read_manifest(Path(path))) if here else hub_parent("policy", path, revision)
     if record["digest"] is not None and base.digest != record["digest"]:
@@ -294,26 +347,16 @@ def _silent() -> Iterator[None]:
         logging.set_verbosity(level)
 
 
-def _attention(model: Model) -> dict[str, Any]:
-    return {} if model.attention is None else {"attn_implementation": model.attention}
-
-
 def _pretrained(kind: Any, parent: Parent, model: Model, **options: Any) -> Any:
-    """``kind.from_pretrained`` with the failures that a user can mend told in one sentence."""
+    """``kind.from_pretrained`` with every failure told in one sentence."""
     path = Path(parent.model)
     name: str = parent.model
     if path.suffix == ".gguf":
         name, options = str(path.parent), options | {"gguf_file": path.name}
-    try:
+    with foreign.reading(parent):
         return kind.from_pretrained(
             name, revision=parent.revision or "main", trust_remote_code=model.trust_remote_code, **options
         )
-    except (OSError, ValueError, HfHubHTTPError, HFValidationError) as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ModelError(
-            f"{parent.role}={parent.path} cannot be loaded ({first}): give a run, a model folder with safetensors, "
-            "or a Hub id that you can reach and may read"
-        ) from error
 
 
 def _match(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:

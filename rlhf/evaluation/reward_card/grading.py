@@ -14,6 +14,7 @@ from rlhf.errors import TrainingError
 from rlhf.evaluation.reward_card.card import Card, Limits, disagreement, measure, policy_rules, rules
 from rlhf.evaluation.reward_card.ensemble import MeanModel
 from rlhf.evaluation.reward_card.pairs import ScoredPairs, score_pairs, side
+from rlhf.foreign import positions
 from rlhf.modeling.generation import generate
 from rlhf.modeling.seeding import derive
 from rlhf.rewards import RewardModel
@@ -49,7 +50,8 @@ def grade(
     sides = {split: (side(rows, "chosen"), side(rows, "rejected")) for split, rows in {**pairs, "train": train}.items()}
     differences = rules(sides["train"], sides["validation"], sides["test"])
     if policy is not None:
-        longest, batch = members[0].max_length, members[0].batch_size
+        limits = [limit for limit in (members[0].max_length, positions(policy.model)) if limit is not None]
+        longest, batch = min(limits, default=None), members[0].batch_size
         differences |= policy_rules(policy.model, policy.tokenizer, sides["test"], longest, batch)
     card = measure(name, reward, mean(scored["test"]), mean(scored["validation"]), differences, limits)
     if len(members) > 1:

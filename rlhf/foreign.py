@@ -2,7 +2,7 @@
 
 import errno
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -74,16 +74,32 @@ def check(parent: Parent, config: PretrainedConfig) -> None:
 
 def stored(folder: Path) -> dict[str, list[int]]:
     """Name -> shape of the weights in ``folder``, from the heads of its files, which safetensors finds whole or not."""
-    names = {path.name for path in folder.glob("*.safetensors")}
-    if (folder / INDEX).is_file() and not (folder / "model.safetensors").is_file():
-        names = set(json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values())
     shapes = {}
-    for name in sorted(names):
+    for file in files(folder):
+        with safe_open(file, framework="pt") as tensors:
+            shapes |= {name: tensors.get_slice(name).get_shape() for name in tensors.keys()}  # noqa: SIM118
+    return shapes
+
+
+def weights(folder: Path, names: Collection[str]) -> dict[str, torch.Tensor]:
+    """Those of ``names`` that are in the files of ``folder``, in the type that they were saved in."""
+    found = {}
+    for file in files(folder):
+        with safe_open(file, framework="pt") as tensors:
+            found |= {name: tensors.get_tensor(name) for name in tensors.keys() if name in names}  # noqa: SIM118
+    return found
+
+
+def files(folder: Path) -> list[Path]:
+    """Those that a model's weights are in."""
+    whole = folder / "model.safetensors"
+    if whole.is_file() or not (folder / INDEX).is_file():
+        return [whole] if whole.is_file() else []
+    names = sorted(set(json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values()))
+    for name in names:
         if not (folder / name).is_file():
             raise FileNotFoundError(f"{INDEX} names {name}, which is not there")
-        with safe_open(folder / name, framework="pt") as tensors:
-            shapes |= {key: tensors.get_slice(key).get_shape() for key in tensors.keys()}  # noqa: SIM118
-    return shapes
+    return [folder / name for name in names]
 
 
 def outline(config: PretrainedConfig) -> PreTrainedModel:

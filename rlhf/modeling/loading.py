@@ -269,10 +269,35 @@ def _load(kind: Any, parent: Parent, model: Model, options: dict[str, Any]) -> t
     foreign.complete(root, loaded, found)
     untie(loaded)
     missing = set(found["missing_keys"])
+    if kind is AutoModelForSequenceClassification:
+        exact_head(loaded, root, missing)
     for adapter in adapters:
         loaded, held = _merge(loaded, adapter)
         missing -= held
     return loaded, missing
+
+
+def exact_head(model: PreTrainedModel, parent: Parent, missing: set[str]) -> None:
+    """Keep the head of a classifier in float32, whatever its backbone is in, and as ``parent`` has it on disk.
+
+    In half precision the steps of a learning rate of 1e-5 are rounded away.
+    """
+    names = [name for name, _ in model.named_parameters() if not name.startswith(f"{model.base_model_prefix}.")]
+    for name, head in model.named_children():
+        if name != model.base_model_prefix:
+            head.float().register_forward_pre_hook(_as_its_weights)
+    if model.dtype is not torch.float32 and not parent.model.endswith(".gguf"):
+        folder, parameters = fetched(parent, "config.json").parent, dict(model.named_parameters())
+        with torch.no_grad():
+            for name, value in foreign.weights(folder, [name for name in names if name not in missing]).items():
+                parameters[name].copy_(value)
+
+
+def _as_its_weights(head: torch.nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+    weight = next(head.parameters(), None)
+    if weight is None:
+        return arguments
+    return tuple(one.to(weight.dtype) if torch.is_tensor(one) else one for one in arguments)
 
 
 def _merge(base: PreTrainedModel, adapter: Parent) -> tuple[PreTrainedModel, set[str]]:

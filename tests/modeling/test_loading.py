@@ -101,6 +101,27 @@ def test_a_new_head_starts_small(chain: Path, settings: Callable[..., Settings],
     assert reward.config.pad_token_id == tokenizer.pad_token_id
 
 
+@pytest.mark.parametrize("adapter", ["none", "lora"])
+def test_a_head_learns_in_half_precision(
+    beside_chain: Callable[..., Settings], chain: Path, tmp_path: Path, adapter: str
+) -> None:
+    """At 1e-5, which bfloat16 rounds away in weights of 0.1; it is saved, loaded and merged as it was trained."""
+    settings = beside_chain("reward", f"adapter={adapter}", "model.dtype=bfloat16", "stage.trainer.learning_rate=1e-5")
+    execute(settings, tmp_path / "reward")
+    [file] = (tmp_path / "reward" / "model").glob("*.safetensors")
+    [head] = [value for name, value in load_file(file).items() if name.endswith("score.weight")]
+    assert head.dtype is torch.float32
+    torch.manual_seed(settings.seed)
+    tokenizer = loading.load_tokenizer(Parent("policy", f"{chain}/almanac/sft/model", None), settings.model)
+    start = loading.load_reward_model(Parent("policy", f"{chain}/almanac/sft/model", None), settings.model, tokenizer)
+    assert start.dtype is torch.bfloat16
+    assert start.score.weight.dtype is torch.float32
+    assert 0 < (head - start.score.weight).abs().max() < 1e-4
+    again = loading.load_reward_model(Parent("policy", f"{tmp_path}/reward/model", None), settings.model, tokenizer)
+    assert torch.equal(again.score.weight, head)
+    assert again(torch.tensor([[5, 6, 7]])).logits.dtype is torch.float32
+
+
 @pytest.mark.parametrize("place", ["reward", "reward/model"], ids=["run", "folder"])
 @pytest.mark.parametrize("adapter", ["none", "lora"])
 def test_a_head_that_is_there_is_kept(

@@ -50,8 +50,8 @@ def grade(
     sides = {split: (side(rows, "chosen"), side(rows, "rejected")) for split, rows in {**pairs, "train": train}.items()}
     differences = rules(sides["train"], sides["validation"], sides["test"])
     if policy is not None:
-        limits = [limit for limit in (members[0].max_length, positions(policy.model)) if limit is not None]
-        longest, batch = min(limits, default=None), members[0].batch_size
+        lengths = [length for length in (members[0].max_length, positions(policy.model)) if length is not None]
+        longest, batch = min(lengths, default=None), members[0].batch_size
         differences |= policy_rules(policy.model, policy.tokenizer, sides["test"], longest, batch)
     card = measure(name, reward, mean(scored["test"]), mean(scored["validation"]), differences, limits)
     if len(members) > 1:

@@ -1,5 +1,6 @@
 """What matrices are multiplied in: the rule, what it changes and what it leaves as it is."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -120,7 +121,7 @@ def test_training_that_changes_no_weight_is_told(capsys: pytest.CaptureFixture) 
     precision.tell_lost("dpo", model, "stage.trainer.learning_rate", 5e-7)
     assert capsys.readouterr().out == ""
     precision.tell_lost("dpo", model.to(torch.bfloat16), "stage.trainer.learning_rate", 5e-7)
-    told = "dpo: stage.trainer.learning_rate=5e-07 is rounded away in 99.6 % of the weights, which are in"
-    assert told in capsys.readouterr().out.replace("\n", " ")
+    told = r"dpo: stage.trainer.learning_rate=5e-07 is rounded away in 99\.\d % of the weights, which are in"
+    assert re.search(told, capsys.readouterr().out)
     precision.tell_lost("dpo", model, "stage.trainer.learning_rate", 1e-2)
     assert capsys.readouterr().out == ""

@@ -56,6 +56,8 @@ def resolvers() -> None:
     OmegaConf.register_new_resolver("bundled", lambda name: str(bundled(name)), replace=True)
     OmegaConf.register_new_resolver("member", member, replace=True)
     OmegaConf.register_new_resolver("direction", sweep.direction, replace=True)
+    # Twelve digits: 5e-7 times 10 is 5e-06 and not 4.9999999999999996e-06.
+    OmegaConf.register_new_resolver("times", lambda rate, factor: float(f"{rate * factor:.12g}"), replace=True)
     OmegaConf.register_new_resolver("unless", lambda given, value: value if given is None else None, replace=True)
 
 

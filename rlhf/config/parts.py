@@ -178,9 +178,11 @@ class Adapter:
     alpha: int
     dropout: float
     target_modules: Any
+    learning_rate_factor: float
 
     def __post_init__(self) -> None:
-        require_positive("adapter", rank=self.rank, alpha=self.alpha)
+        factor = self.learning_rate_factor
+        require_positive("adapter", rank=self.rank, alpha=self.alpha, learning_rate_factor=factor)
         require(0 <= self.dropout < 1, "adapter.dropout", self.dropout, "be at least 0 and below 1")
         names = self.target_modules if isinstance(self.target_modules, list) else [self.target_modules or ""]
         named = bool(names) and all(isinstance(name, str) for name in names)

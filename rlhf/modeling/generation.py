@@ -8,6 +8,7 @@ import torch
 
 from rlhf.data.render import Prompt, prompt_ids
 from rlhf.modeling.decoding import Decoding, Sampled
+from rlhf.modeling.foreign import positions
 
 
 class Response(NamedTuple):
@@ -31,10 +32,13 @@ def generate(
 ) -> list[Response]:
     """One response to each prompt, in the order of the prompts.
 
-    Lengths are in tokens. Tokens are drawn from softmax(logits / temperature), without top-k, top-p or penalties,
-    whatever the model's own generation config says; temperature 0 takes the most likely token.
+    Lengths are in tokens, and of a prompt as many are kept as the model's positions allow. Tokens are drawn from
+    softmax(logits / temperature), without top-k, top-p or penalties, whatever the model's own generation config says;
+    temperature 0 takes the most likely token.
     """
-    rows = [prompt_ids(tokenizer, prompt, max_prompt_length) for prompt in prompts]
+    limits = [max_prompt_length, None if (most := positions(model)) is None else most - max_response_length]
+    longest = min((limit for limit in limits if limit is not None), default=None)
+    rows = [prompt_ids(tokenizer, prompt, longest) for prompt in prompts]
     ends = end_ids(model, tokenizer)
     order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
     responses: dict[int, Response] = {}

@@ -95,11 +95,15 @@ def _together(settings: Settings, directory: Path, overrides: Sequence[str], ori
 
 def _perform(settings: Settings, directory: Path, overrides: Sequence[str], origin: Origin) -> dict[str, float]:
     """Run a stage in this process, which may be one of several."""
+    from rlhf.modeling import loading  # imports torch
+
     name = settings.stage.name
     with ranks.one_speaks():
         run = Run.start(directory, settings, overrides, origin)
         with recorded(run), _disk_space(directory):
             _prepare(settings, run)
+            for parent in run.parents.values():
+                loading.check(parent, settings)
             if settings.resume and not run.resumed:
                 found = f"there is no checkpoint of {directory} to resume from, so it starts from the beginning"
                 console.print(f"{name}: {found}")

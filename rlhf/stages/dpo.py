@@ -102,13 +102,15 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
         train_dataset=ids["train"],
         eval_dataset=ids["validation"],
         processing_class=tokenizer,
-        peft_config=adapters.lora(settings.adapter, adapters.TaskType.CAUSAL_LM),
+        peft_config=adapters.lora(settings.adapter, adapters.TaskType.CAUSAL_LM, policy),
         reference_kept=reference.kept(settings, run["policy"], args, shared) if stage.cache_reference else None,
         shared=shared,
     )
     sample = loop.Sampler(run, trainer.model, tokenizer, pairs["validation"]["prompt"], settings)
     with trainer.sharing():
         metrics = loop.train(trainer, run, sample, stage.sample_every)
+    moved = max(abs(metrics[f"eval/rewards/{one}"]) for one in ("chosen", "rejected", "margins")) / stage.beta
+    loop.tell_unmoved(run.stage, moved, "stage.trainer.learning_rate", args.learning_rate)
     sample(trainer.state.global_step)
     start = starting_policy(settings, run, trainer, tokenizer) if asked else None
     metrics |= eval_set.measure(

@@ -69,12 +69,15 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
     if stage.rollout.engine is Engine.vllm:
         engine = copied(settings, trainer, roles)
         trainer.sampler, trainer.synchronise = engine, engine.synchronise
+    precision.tell_lost("ppo", roles.policy, "stage.learning_rate", stage.learning_rate)
     sample = loop.Sampler(run, roles.policy, tokenizer, prompts["validation"]["prompt"], settings)
     metrics = train(trainer, run, sample)
     run.manifest["memory"] = planned.record() | memory.compare("ppo", planned.peak, meter.read())
     sample(stage.updates)
     scorers = eval_set.scorers(settings, run, gold, reward)
     metrics |= eval_set.measure(settings, run, asked, roles.policy, roles.reference, tokenizer, scorers)
+    if "kl" in metrics:
+        loop.tell_unmoved("ppo", abs(metrics["kl"]), "stage.learning_rate", stage.learning_rate)
     loading.save(roles.policy, tokenizer, run.model, run["policy"])
     return metrics | {"objective": metrics["objective/rlhf_reward"]}
 

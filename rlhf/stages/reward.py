@@ -108,7 +108,7 @@ def build(settings: Settings, run: Run, prepared: dict[str, Dataset], tokenizer:
         train_dataset=prepared["train"],
         eval_dataset=prepared["validation"],
         processing_class=tokenizer,
-        peft_config=adapters.lora(settings.adapter, adapters.TaskType.SEQ_CLS),
+        peft_config=adapters.lora(settings.adapter, adapters.TaskType.SEQ_CLS, model),
         callbacks=callbacks(stage),
     )
     for split, kept in {"train": trainer.train_dataset, "validation": trainer.eval_dataset}.items():

@@ -40,7 +40,7 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
         train_dataset=ids["train"],
         eval_dataset=ids["validation"],
         processing_class=tokenizer,
-        peft_config=adapters.lora(settings.adapter, adapters.TaskType.CAUSAL_LM),
+        peft_config=adapters.lora(settings.adapter, adapters.TaskType.CAUSAL_LM, policy),
     )
     sample = loop.Sampler(run, trainer.model, tokenizer, rows["validation"]["prompt"], settings)
     metrics = loop.train(trainer, run, sample, stage.sample_every)

@@ -15,7 +15,7 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 from rlhf.config import Dtype, Hardware, Settings, Strategy
 from rlhf.config.library_errors import blame
 from rlhf.config.rules import require_positive, require_type
-from rlhf.console import Bar, show_samples
+from rlhf.console import Bar, console, show_samples
 from rlhf.data.render import Prompt, question
 from rlhf.data.tokens import BROKEN, CUT, FILLED, Form
 from rlhf.data.tokens import tokenised as to_ids
@@ -201,6 +201,8 @@ def train(
         TrainingError: the loss is not a finite number, or the trainer does not share the run as it was asked to.
     """
     ranks.check(trainer.accelerator, run.strategy)
+    if not run.strategy.sharded:  # whose shards are of float32
+        precision.tell_lost(run.stage, trainer.model, "stage.trainer.learning_rate", trainer.args.learning_rate)
     if trainer.args.device.type == "cpu":
         keep_freed()
     folder = Path(trainer.args.output_dir)
@@ -225,6 +227,13 @@ def train(
         "steps": trainer.state.global_step,
         "tokens": trainer.state.num_input_tokens_seen,
     }
+
+
+def tell_unmoved(stage: str, moved: float, setting: str, rate: float) -> None:
+    """Say in one line where training has left a policy as it was: responses are as likely, within 0.1 nats."""
+    if moved < 0.1:
+        told = f"{stage}: the policy has hardly moved, a response's log-probability by {moved:.2g} nats"
+        console.print(f"{told}: raise {setting}={rate:g}, or take more steps", highlight=False, soft_wrap=True)
 
 
 def rename(logs: dict[str, Any]) -> dict[str, float]:

@@ -7,6 +7,7 @@
 Ziegler et al. 2019, https://arxiv.org/abs/1909.08593. docs/ppo.md explains the trainer.
 """
 
+from functools import partial
 from importlib.util import find_spec
 
 from rich.markup import escape
@@ -27,6 +28,7 @@ from rlhf.ppo import Diagnosis, PPOTrainer
 from rlhf.ppo.model_roles import OneBase, Separate, assign
 from rlhf.ppo.vllm_sampler import Copied
 from rlhf.rewards.build import Builder
+from rlhf.runs.headlines import progress
 from rlhf.runs.run import Run
 from rlhf.training import loop
 
@@ -110,7 +112,7 @@ def train(trainer: PPOTrainer, run: Run, sample: loop.Sampler) -> dict[str, floa
     if run.resumed:
         run.rewind(trainer.restore(run.scratch), trainer.found_beside)
     run.record_diagnoses([diagnosis.record() for diagnosis in trainer.sentinel.raised])
-    bar = Bar("ppo", stage.updates, trainer.update)
+    bar = Bar("ppo", stage.updates, trainer.update, partial(progress, "ppo"))
 
     def report(metrics: dict[str, float], update: int) -> None:
         if update % stage.log_every == 0:

@@ -1,4 +1,4 @@
-"""The numbers of each stage that a person sees, under their labels: while it runs, at its end and in the tree of runs."""
+"""The numbers of each stage that a person sees, with their labels: while it runs, at its end, in the tree of runs."""
 
 from collections.abc import Mapping
 from typing import Any

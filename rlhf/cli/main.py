@@ -29,6 +29,7 @@ from rlhf import config
 from rlhf.cli import sweep
 from rlhf.cli.sweep import IN_PATH, SWEPT
 from rlhf.config import STAGES, Settings
+from rlhf.console import console
 from rlhf.errors import ConfigError, RlhfError, RunError
 from rlhf.hardware import launch, ranks
 from rlhf.hub import telemetry
@@ -187,10 +188,20 @@ def _execute(settings: Settings, origin: Origin | None = None) -> dict[str, floa
     if settings.stage.name == "progression":
         from rlhf.cli import progression
 
-        return progression.run(settings, directory, overrides)
-    from rlhf.stages import execute
+        metrics = progression.run(settings, directory, overrides)
+    else:
+        from rlhf.stages import execute
 
-    return execute(settings, directory, overrides, origin)
+        metrics = execute(settings, directory, overrides, origin)
+    if HydraConfig.get().mode is not RunMode.MULTIRUN and ranks.is_main():
+        _tell_next(settings, overrides)
+    return metrics
+
+
+def _tell_next(settings: Settings, overrides: Sequence[str]) -> None:
+    from rlhf.cli.next_command import next_command
+
+    console.print(f"Next: {next_command(settings, overrides)}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _tell(error: BaseException) -> None:

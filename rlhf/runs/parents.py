@@ -15,7 +15,7 @@ from rlhf.storage import digests
 from rlhf.storage.manifest import read_manifest
 
 HUB_ID = re.compile(r"(?P<id>[A-Za-z0-9][\w.-]*(?:/[\w.-]+)?)(?:@(?P<revision>[\w./-]+))?")
-GROUPS = ("experiment", "name", "model", "data", "adapter", "checkpoints", "seed")
+SHARED = ("experiment", "recipe", "name", "model", "data", "adapter", "hardware", "checkpoints", "seed")
 
 
 @dataclass(frozen=True)
@@ -140,8 +140,9 @@ def _check_run(named: str, manifest: dict[str, Any], wanted: Input, settings: Se
 
 
 def of_the_chain(overrides: Sequence[str]) -> list[str]:
-    """What a command for another stage of the same chain has in common with this one."""
-    return [item for item in overrides if item.split("=")[0] in GROUPS]
+    """Return what a command for another stage of the same chain has in common with this one."""
+    own = [item for item in overrides if item.startswith("-") or re.split(r"[=./]", item.lstrip("+~"))[0] in SHARED]
+    return [item for item in own if not item.startswith("hardware.plan=")]
 
 
 def _missing(role: str, path: Path, settings: Settings, overrides: Sequence[str]) -> str:

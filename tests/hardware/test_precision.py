@@ -98,9 +98,7 @@ def test_a_stage_learns_about_the_same(
         execute(beside_chain(stage, f"hardware.autocast={way}", *overrides), tmp_path / way)
         run = Run.open(tmp_path / way)
         assert run.manifest["hardware"]["autocast"] is (way == "on")
-        assert ("bfloat16 matrix products (autocast) on the CPU" in capsys.readouterr().out) is (
-            way == "on"
-        )
+        assert ("bfloat16 matrix products (autocast) on the CPU" in capsys.readouterr().out) is (way == "on")
         found[way] = load_file(next((tmp_path / way / "model").glob("*.safetensors")))
     assert {value.dtype for value in found["on"].values()} == {torch.float32}
     differences = [(found["on"][name] - found["off"][name]).abs().max().item() for name in found["off"]]

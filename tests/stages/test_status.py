@@ -78,7 +78,8 @@ def test_the_tree_fits_the_terminal_and_shows_two_metrics(
     assert "seed 0" in lines[1] if width == 120 else "checkpoints" not in lines[1]
 
 
-def test_a_sweep_is_one_line_and_an_ensemble_too(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_a_sweep_is_one_line_and_an_ensemble_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rlhf.stages.status.console.width", 120)
     found = [written(tmp_path, "almanac/sft", "sft")]
     above = {"policy": {"path": str(tmp_path / "almanac/sft")}}
     for rate, loss in {"a": 0.3, "b": 0.9, "c": 0.5}.items():
@@ -95,11 +96,11 @@ def test_a_sweep_is_one_line_and_an_ensemble_too(tmp_path: Path, capsys: pytest.
     shown = [line.partition("  2026")[0].rstrip() for line in drawn(tmp_path, found)[1:]]
     assert shown == [
         "├── almanac/sft",
-        "│   ├── almanac/dpo: sweep of 3 runs  best stage.beta-b  held-out accuracy 0.9, margin 0.1",
+        "│   ├── almanac/dpo: sweep of 3  best held-out accuracy 0.9, margin 0.1  stage.beta-b",
         "│   │   └── other/ppo",
         "│   ├── almanac/reward",
         "│   └── almanac/dpo",
-        "└── almanac/progression: sweep of 4 runs  2 chains",
+        "└── almanac/progression: sweep of 4  2 chains",
     ]
 
 

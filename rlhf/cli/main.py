@@ -193,7 +193,8 @@ def _execute(settings: Settings, origin: Origin | None = None) -> dict[str, floa
         from rlhf.stages import execute
 
         metrics = execute(settings, directory, overrides, origin)
-    if HydraConfig.get().mode is not RunMode.MULTIRUN and ranks.is_main():
+    job = HydraConfig.get().mode is RunMode.MULTIRUN and settings.stage.name != "status"
+    if ranks.is_main() and not job:
         _tell_next(settings, overrides)
     return metrics
 

@@ -41,6 +41,8 @@ def read_standard(row: Row) -> Row:
         found["completion"] = rows.text_or_conversation(row, "completion")
     elif has(row, "messages") and "chosen" not in found:
         found |= demonstration(rows.conversation(row, "messages"))
+    if has(row, "prompt") or has(row, "messages"):
+        found = rows.in_context(row, found)
     if has(row, "text"):
         found["text"] = text = rows.text(row, "text")
         prompt = found.get("prompt")
@@ -104,9 +106,9 @@ def read_sharegpt(row: Row) -> Row:
     """ShareGPT conversations (from, value), alone or as the prompt of ``chosen`` and ``rejected``."""
     messages = rows.conversation(row, "conversations")
     if not has(row, "chosen") and not has(row, "rejected"):
-        return demonstration(messages)
+        return rows.in_context(row, demonstration(messages))
     answers = {field: _answer(row, field) for field in ("chosen", "rejected") if has(row, field)}
-    return {"prompt": messages} | answers
+    return rows.in_context(row, {"prompt": messages} | answers)
 
 
 def _answer(row: Row, field: str) -> list[Message]:

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from rlhf.data import templates
 from rlhf.data.render import Prompt, prompt_ids
 from rlhf.modeling.decoding import Decoding, Sampled
 
@@ -55,14 +56,14 @@ def response_text(tokenizer: Any, prompt: Prompt, ids: Sequence[int]) -> str:
 
     After a string a blank between the two belongs to the response; in a conversation it belongs to the template.
     """
-    text = tokenizer.decode(ids, skip_special_tokens=True)
-    return text if isinstance(prompt, str) else text.strip()
+    closed = bool(ids) and ids[-1] in templates.turn_ends(tokenizer)  # by a token that need not be a special one
+    text = tokenizer.decode(ids[:-1] if closed else ids, skip_special_tokens=True)
+    return text if isinstance(prompt, str) and not templates.strings_are_turns(tokenizer) else text.strip()
 
 
 def end_ids(model: Any, tokenizer: Any) -> set[int]:
-    """Every token that ends a response: the tokenizer's and those of the model's generation config."""
-    own = getattr(model.generation_config, "eos_token_id", None)
-    return {tokenizer.eos_token_id, *(own if isinstance(own, list) else [] if own is None else [own])}
+    """Every token that ends a response: see rlhf.data.templates.end_ids."""
+    return set(templates.end_ids(model, tokenizer))
 
 
 def sample_ids(

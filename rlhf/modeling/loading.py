@@ -29,6 +29,7 @@ from transformers import (
 from transformers.utils import logging
 
 from rlhf.config import Hardware, Model
+from rlhf.data import templates
 from rlhf.errors import LineageError, ModelError
 from rlhf.hardware import ranks
 from rlhf.hub.pinned import Pinned, fetch, pin, snapshot
@@ -36,7 +37,7 @@ from rlhf.runs.manifest import read_manifest, tokenizer_record
 from rlhf.runs.parents import Parent, hub_parent
 from rlhf.storage.paths import bundled
 
-PAD = "<|pad|>"
+PAD, STAND_IN = "<|pad|>", "plain"
 Head = Literal["drawn", "zero", "refused"]  # what becomes of a classifier's head where its parent has none
 ADAPTER = "adapter_config.json"
 
@@ -71,15 +72,16 @@ def chat_template(name: str) -> str:
 def load_tokenizer(parent: Parent, model: Model) -> PreTrainedTokenizerBase:
     """The tokenizer of ``parent``, with a padding token that is not the end of sequence and a chat template.
 
+    String prompts are put as turns by a template that the model knows, or that is given for it; see `_set_template`.
+
     Raises:
         ModelError: it cannot be found or read.
         LineageError: it is not the one that the parent's run.json describes.
     """
     tokenizer = _pretrained(AutoTokenizer, parent, model)
+    tokenizer.chat_template = templates.named(tokenizer.chat_template, f"{parent.role}={parent.path}")
     if parent.manifest is None:
         _set_padding(tokenizer)
-        if tokenizer.chat_template is None and model.chat_template is not None:
-            tokenizer.chat_template = chat_template(model.chat_template)
     elif recorded := parent.manifest.get("tokenizer"):
         found = tokenizer_record(tokenizer)
         for field, value in recorded.items():
@@ -88,8 +90,25 @@ def load_tokenizer(parent: Parent, model: Model) -> PreTrainedTokenizerBase:
                     f"the tokenizer in {parent.model} has another {field} than {parent.path}/run.json says: "
                     f"run stage={parent.stage} again with overwrite=true"
                 )
+    _set_template(tokenizer, parent, model)
     tokenizer.padding_side = "right"
     return tokenizer
+
+
+def _set_template(tokenizer: PreTrainedTokenizerBase, parent: Parent, model: Model) -> None:
+    """Give ``model.chat_template`` to a tokenizer that has none; a file also replaces that of a model from elsewhere.
+
+    ``plain`` is a stand-in that needs no token of its own: conversations are rendered with it, and strings are not,
+    unless a run was trained with it.
+    """
+    given = model.chat_template
+    replaces = parent.manifest is None and given is not None and Path(given).is_file()
+    if given is not None and (tokenizer.chat_template is None or replaces):
+        tokenizer.chat_template = chat_template(given)
+        tokenizer.strings_are_turns = given != STAND_IN
+    else:
+        untaught = parent.stage == "base" and tokenizer.chat_template == chat_template(STAND_IN)
+        tokenizer.strings_are_turns = not untaught
 
 
 def _set_padding(tokenizer: PreTrainedTokenizerBase) -> None:
@@ -337,4 +356,5 @@ def _match(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     model.config.eos_token_id = tokenizer.eos_token_id
     if getattr(model, "generation_config", None) is not None:
         model.generation_config.pad_token_id = tokenizer.pad_token_id
-        model.generation_config.eos_token_id = tokenizer.eos_token_id
+        ends = templates.end_ids(model, tokenizer)
+        model.generation_config.eos_token_id = ends[0] if len(ends) == 1 else ends or None

@@ -13,6 +13,7 @@ from rlhf.config import Settings
 from rlhf.data import load
 from rlhf.evaluation.reward_card import report
 from rlhf.evaluation.reward_card.grading import Policy, grade, score_statistics
+from rlhf.evaluation.reward_card.pairs import check_answers
 from rlhf.modeling import loading
 from rlhf.rewards import RewardModel
 from rlhf.runs.parents import Parent
@@ -26,6 +27,7 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
     }
     for split, dataset in pairs.items():
         run.record_data("preferences", split, dataset)
+        check_answers(dataset)
     scorer = reward_model(run["reward"], settings)
     run.record_tokenizer(scorer.tokenizer)
     policy = load_policy(run.parents.get("policy"), settings)

@@ -21,7 +21,6 @@ from rlhf.modeling import loading
 from rlhf.modeling.generation import end_ids
 from rlhf.planning import report
 from rlhf.planning.roles import plan
-from rlhf.planning.workload import longest_prompt
 from rlhf.ppo import Diagnosis, PPOTrainer
 from rlhf.ppo.model_roles import OneBase, Separate, assign
 from rlhf.ppo.vllm_sampler import Copied
@@ -41,10 +40,15 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
     asked = eval_set.prompts(settings, run)
 
     tokenizer = loading.load_tokenizer(run["policy"], settings.model)
+    loop.settle(run, settings, tokenizer, prompts["train"]["prompt"])
     run.record_tokenizer(tokenizer)
+    ids = loop.prompt_ids(run, settings, prompts["train"], tokenizer)
+    asks = prompts["train"]["prompt"]
     roles = assign(settings, run.parents, tokenizer)
-    longest = longest_prompt(prompts["train"]["prompt"], tokenizer, stage.max_prompt_length)
-    planned, meter = plan(settings, roles, longest), memory.Meter(loading.device(settings.hardware))
+    planned, meter = (
+        plan(settings, roles, max(map(len, ids["prompt_ids"]))),
+        memory.Meter(loading.device(settings.hardware)),
+    )
     report.show_ledger("ppo", planned, meter.device)
     rewards = Builder(settings, run.parents, tokenizer, roles.reward_model)
     gold = rewards.gold()
@@ -55,8 +59,9 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
         roles.critic,
         tokenizer,
         reward,
-        prompts["train"]["prompt"],
+        [asks[row] for row in ids["row"]],
         stage,
+        prompt_ids=ids["prompt_ids"],
         seed=settings.seed,
         gold=gold,
         score_mean=normal.mean,
@@ -65,6 +70,7 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
         halve=settings.hardware.halve,
         autocast=precision.autocasts(settings),
     )
+    loop.show_ends(run, roles.policy, tokenizer)
     if stage.rollout.engine is Engine.vllm:
         engine = copied(settings, trainer, roles)
         trainer.sampler, trainer.synchronise = engine, engine.synchronise

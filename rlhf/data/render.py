@@ -71,10 +71,10 @@ def _shortened(tokenizer: Any, talk: list[Message], length: int, most: int) -> l
             turn["content"] = kept.lstrip("\N{REPLACEMENT CHARACTER} ")  # half of a character, or the end of a word
             [ids] = encode(tokenizer, [talk])
             length = len(ids)
-    if length > most:
+    if length > most or not talk[-1]["content"]:
         raise DataError(
-            f"max_prompt_length={most}: the system message and the chat template take {length} tokens of a prompt: "
-            "raise it, or give shorter prompts"
+            f"max_prompt_length={most}: the system message and the chat template take {length} tokens of a prompt, and "
+            "nothing of its question is left: raise it, or give shorter prompts"
         )
     return ids
 

@@ -109,15 +109,9 @@ def turn_ends(tokenizer: Any) -> set[int]:
 
 
 def end_ids(model: Any, tokenizer: Any) -> list[int]:
-    """Every token that ends a response: the tokenizer's end of sequence first, that of a turn, and the model's own.
-
-    Of the model's generation config those count that the tokenizer knows as tokens beside the text: what is left of
-    another vocabulary would end a response within a word.
-    """
+    """Every token that ends a response: the tokenizer's end of sequence, that of a turn, those of generation_config."""
     own = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
-    own = own if isinstance(own, list) else [own]
-    kept = [id for id in own if id in tokenizer.added_tokens_decoder]
-    found = [tokenizer.eos_token_id, *turn_ends(tokenizer), *kept]
+    found = [tokenizer.eos_token_id, *turn_ends(tokenizer), *(own if isinstance(own, list) else [own])]
     return [id for id in dict.fromkeys(found) if id is not None]
 
 

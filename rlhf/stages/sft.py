@@ -27,7 +27,9 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
     loop.settle(run, settings, tokenizer, rows["train"]["prompt"])
     # Rows come as token ids; what remains to be done, to pack and to shuffle them, is left to TRL where it is asked to.
     ready = not any(stage.trainer.get(key) for key in ("packing", "shuffle_dataset"))
-    args = loop.arguments(SFTConfig, settings, run, dataset_kwargs={"skip_prepare_dataset": ready})
+    args = loop.arguments(
+        SFTConfig, settings, run, completion_only_loss=True, dataset_kwargs={"skip_prepare_dataset": ready}
+    )
     ids = loop.tokenised(run, settings, rows, Form.completions, tokenizer, args)
     policy = loading.load_policy(run["policy"], settings.model, tokenizer, **adapters.quantization(settings.adapter))
     run.record_tokenizer(tokenizer)

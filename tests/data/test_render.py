@@ -37,7 +37,7 @@ def test_of_a_long_conversation_turns_lose_their_beginning_and_the_template_stay
     talk = [TALK[0], *said("user", "Is Lima in Peru?"), *said("assistant", "It is."), TALK[1]]
     whole = prompt_ids(TOKENIZER, talk)
     assert prompt_ids(TOKENIZER, talk, len(whole)) == whole
-    for most in range(len(whole) - 1, 11, -3):
+    for most in range(len(whole) - 1, 17, -3):
         ids = prompt_ids(TOKENIZER, talk, most)
         assert most - 3 < len(ids) <= most
         assert TOKENIZER.decode(ids).startswith("<|system|> Be brief.<|user|>")

@@ -173,11 +173,11 @@ def spoken(prompt: Prompt) -> str:
     return prompt if isinstance(prompt, str) else "\n".join(f"{turn['role']}: {text_of([turn])}" for turn in prompt)
 
 
-def usable(tokenizer: Any | None, table: Table) -> Any | None:
-    """``tokenizer``, unless it has no chat template, or one that refuses a conversation of these rows."""
+def obstacle(tokenizer: Any, table: Table) -> str | None:
+    """Why these rows cannot be rendered: there is no chat template, or one that refuses or does not read them."""
     try:
         for row in table.rows.select(range(min(100, len(table.rows)))):
             _example(row, tokenizer)
-    except ModelError:
-        return None
-    return tokenizer
+    except ModelError as error:
+        return str(error)
+    return None

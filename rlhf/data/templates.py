@@ -82,7 +82,7 @@ def check_read(tokenizer: Any, talk: list[Message]) -> None:
     Raises:
         ModelError: tools, calls or reasoning would be lost without a word.
     """
-    for key in {key for turn in talk for key in turn if key in PROBES}:
+    for key in [key for key in PROBES if any(key in turn for turn in talk)]:
         if not _reads(tokenizer, tokenizer.chat_template, key):
             name = tokenizer.name_or_path or "the tokenizer"
             raise ModelError(

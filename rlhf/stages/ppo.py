@@ -11,7 +11,7 @@ from importlib.util import find_spec
 
 from rich.markup import escape
 
-from rlhf.config import Engine, Settings, VLLMMode
+from rlhf.config import Engine, MissingEOS, PPOStage, Settings, VLLMMode
 from rlhf.console import Bar, console
 from rlhf.data import check_splits, load
 from rlhf.errors import ConfigError, ModelError
@@ -105,6 +105,19 @@ def copied(settings: Settings, trainer: PPOTrainer, roles: OneBase | Separate) -
     return Copied(found)
 
 
+def unended(ended: float, stage: PPOStage) -> str | None:
+    """What becomes of the scores of responses that have no end; None if all end, or theirs count like the others."""
+    count = round((1 - ended) * stage.batch_size)
+    if not count or stage.missing_eos is MissingEOS.keep:
+        return None
+    replaced = stage.missing_eos is MissingEOS.replace
+    penalty = f"replaced by {-stage.missing_eos_penalty:g}" if replaced else f"lowered by {stage.missing_eos_penalty:g}"
+    return (
+        f"{stage.batch_size - count} of {stage.batch_size} responses ended: {count} scores {penalty}; "
+        "set stage.missing_eos=keep or a longer stage.max_response_length"
+    )
+
+
 def train(trainer: PPOTrainer, run: Run, sample: loop.Sampler) -> dict[str, float]:
     """Train with a bar and samples, from the newest checkpoint where the run is resumed."""
     stage = trainer.stage
@@ -113,11 +126,17 @@ def train(trainer: PPOTrainer, run: Run, sample: loop.Sampler) -> dict[str, floa
         run.rewind(trainer.restore(run.scratch), trainer.found_beside)
     run.record_diagnoses([diagnosis.record() for diagnosis in trainer.sentinel.raised])
     bar = Bar("ppo", stage.updates, trainer.update)
+    warned = False
 
     def report(metrics: dict[str, float], update: int) -> None:
+        nonlocal warned
         if update % stage.log_every == 0:
             run.log(metrics, update)
-        bar.update(update, metrics)
+        shown = {name: metrics[f"objective/{name}"] for name in ("scores", "rlhf_reward", "kl")}
+        bar.update(update, shown | {"EOS rate": metrics["val/ended"]})
+        if not warned and (sentence := unended(metrics["val/ended"], stage)) is not None:
+            warned = True
+            console.print(f"ppo: update {update}: {sentence}", highlight=False, soft_wrap=True)
         if stage.sample_every and update % stage.sample_every == 0:
             sample(update)
 

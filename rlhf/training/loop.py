@@ -42,10 +42,10 @@ RENAMED = {
 }
 
 
-# What decides in the place of these, which TRL would look for in rows that are tokens already.
+# TRL looks for these in rows that are no tokens yet.
 INSTEAD = dict.fromkeys(
     ("assistant_only_loss", "completion_only_loss"),
-    "stage.turns=all learns every turn of the assistant and stage.turns=last the last one: set it",
+    "since stage.turns=all learns every turn of the assistant and stage.turns=last the last one",
 )
 
 # Of what the trainers' dataclasses do not look at: zero of these is a division by it, or no training at all.
@@ -127,7 +127,7 @@ def check(kind: type[TrainingArguments], given: dict[str, Any], decided: Contain
         if key not in known:
             raise ConfigError(f"stage.trainer.{key} is no argument of {kind.__name__}: remove it or correct its name")
         if key in INSTEAD:
-            raise ConfigError(f"stage.trainer.{key}={value} is decided elsewhere: {INSTEAD[key]}, and remove it")
+            raise ConfigError(f"stage.trainer.{key}={value} is not used, {INSTEAD[key]}: remove it")
         if key in decided:
             raise ConfigError(f"stage.trainer.{key} is decided elsewhere: remove it from stage.trainer")
         require_type(f"stage.trainer.{key}", value, hints[key])

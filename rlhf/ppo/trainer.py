@@ -236,7 +236,7 @@ class PPOTrainer:
         chosen = []
         for position in range(first, first + own):
             number, index = divmod(position, len(self.prompts))
-            chosen.append(permutation(len(self.prompts), self.seed, "prompts", number)[index])
+            chosen.append(int(permutation(len(self.prompts), self.seed, "prompts", number)[index]))
         return chosen
 
     @property

@@ -49,14 +49,21 @@ def prompt_ids(tokenizer: Any, prompt: Prompt, max_length: int | None = None) ->
         DataError: the prompt has no token at all, or what is not cut fills ``max_length``.
         ModelError: the prompt is a conversation and the tokenizer has no chat template, or it refuses the prompt.
     """
-    [ids] = encode(tokenizer, [prompt])
-    if not ids:
-        raise DataError(f"the prompt {prompt!r} is empty: there is no token to continue from")
-    if max_length is None or len(ids) <= max_length:
-        return ids
-    if isinstance(prompt, str) and not strings_are_turns(tokenizer):
-        return ids[-max_length:]
-    return _shortened(tokenizer, as_turns(prompt), len(ids), max_length)
+    [[ids], _] = fitting_ids(tokenizer, [prompt], max_length)
+    return ids
+
+
+def fitting_ids(tokenizer: Any, prompts: Sequence[Prompt], most: int | None) -> tuple[list[list[int]], int]:
+    """``prompt_ids`` of prompts of one type, and how many of them were cut."""
+    rows, cut = encode(tokenizer, prompts), 0
+    for i, ids in enumerate(rows):
+        if not ids:
+            raise DataError(f"the prompt {prompts[i]!r} is empty: there is no token to continue from")
+        if most is not None and len(ids) > most:
+            text = isinstance(prompts[i], str) and not strings_are_turns(tokenizer)
+            rows[i] = ids[-most:] if text else _shortened(tokenizer, as_turns(prompts[i]), len(ids), most)
+            cut += 1
+    return rows, cut
 
 
 def _shortened(tokenizer: Any, talk: list[Message], length: int, most: int) -> list[int]:

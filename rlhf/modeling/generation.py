@@ -6,8 +6,10 @@ from typing import Any, NamedTuple
 
 import torch
 
+from rlhf.console import console
 from rlhf.data import templates
-from rlhf.data.render import Prompt, prompt_ids
+from rlhf.data.render import Prompt, fitting_ids
+from rlhf.hardware import ranks
 from rlhf.modeling.decoding import Decoding, Sampled
 
 
@@ -35,7 +37,10 @@ def generate(
     Lengths are in tokens. Tokens are drawn from softmax(logits / temperature), without top-k, top-p or penalties,
     whatever the model's own generation config says; temperature 0 takes the most likely token.
     """
-    rows = [prompt_ids(tokenizer, prompt, max_prompt_length) for prompt in prompts]
+    rows, cut = fitting_ids(tokenizer, prompts, max_prompt_length)
+    if cut and ranks.is_main():
+        told = f"are longer than max_prompt_length={max_prompt_length}, cut at their beginning"
+        console.print(f"{cut} of {len(rows)} prompts {told}", style="dim", highlight=False, soft_wrap=True)
     ends = end_ids(model, tokenizer)
     order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
     responses: dict[int, Response] = {}

@@ -357,6 +357,6 @@ def _match(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     if getattr(model, "generation_config", None) is not None:
         model.generation_config.pad_token_id = tokenizer.pad_token_id
         # An id that is left of another vocabulary, as LlamaConfig's 2 often is, would end a response within a word.
-        added = tokenizer.added_tokens_decoder
+        added = set(tokenizer.added_tokens_decoder) - {tokenizer.bos_token_id, tokenizer.pad_token_id}
         ends = [id for id in templates.end_ids(model, tokenizer) if id in added or id == tokenizer.eos_token_id]
         model.generation_config.eos_token_id = ends[0] if len(ends) == 1 else ends or None

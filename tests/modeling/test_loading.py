@@ -102,17 +102,17 @@ def test_the_stand_in_puts_no_strings_and_a_file_replaces_a_template(
 
 def test_a_policy_ends_where_its_template_ends_a_turn(settings: Callable[..., Settings], tmp_path: Path) -> None:
     given = plain_tokenizer(eos_token="</s>", bos_token="<s>", pad_token="<unk>")
-    given.add_special_tokens({"additional_special_tokens": ["<s>"]})
-    given.chat_template = ENDING
+    given.add_special_tokens({"additional_special_tokens": ["<end>"]})
+    given.chat_template = ENDING.replace("<s>", "<end>")
     policy = small()
-    policy.generation_config.eos_token_id = [2, 4]  # 4 is a letter, left of another vocabulary
+    policy.generation_config.eos_token_id = [2, 4, 1]  # left of another vocabulary: a letter, and the beginning
     policy.save_pretrained(tmp_path)
     given.save_pretrained(tmp_path)
     parent, model = Parent("policy", str(tmp_path), None), settings("sft").model
     loaded = loading.load_policy(parent, model, loading.load_tokenizer(parent, model))
-    assert loaded.generation_config.eos_token_id == [2, 1]
+    assert loaded.generation_config.eos_token_id == [2, 6]
     loaded.save_pretrained(tmp_path / "saved")
-    assert json.loads((tmp_path / "saved" / "generation_config.json").read_text())["eos_token_id"] == [2, 1]
+    assert json.loads((tmp_path / "saved" / "generation_config.json").read_text())["eos_token_id"] == [2, 6]
 
 
 def test_plain_template_by_hand() -> None:

@@ -13,7 +13,7 @@ LAYERS = {
     2: (
         "data", "almanac", "provenance", "parents", "content", "manifest", "directory", "run", "scratch", "models",
         "world", "launch", "follower", "halving", "generate", "decoding", "rewards", "progress", "memory", "sealed",
-        "precision", "adapters",
+        "precision", "adapters", "eval_metrics",
         "tracking", "ppo.rollout", "ppo.forward", "ppo.critic", "ppo.diversity", "evaluation.metrics", "hub.pinned",
         "hub.faults", "evaluation.best_of_n",
         "evaluation.jobs", "slots",

@@ -111,7 +111,7 @@ class Sharing:
                 # Any 4-D mask is handed on as it is, and none is made.
                 attention_mask=torch.ones(1, 1, 1, 1, dtype=torch.bool, device=ids.device),
                 position_ids=layout.positions[None],
-                segment_attention=layout,
+                segments=layout,
                 use_cache=False,
             ).last_hidden_state[0]
         finally:

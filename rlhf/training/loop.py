@@ -20,6 +20,7 @@ from rlhf.data.render import Prompt, question
 from rlhf.data.tokens import CUT, FILLED, Form
 from rlhf.data.tokens import tokenised as to_ids
 from rlhf.errors import ConfigError, DataError, TrainingError
+from rlhf.eval_metrics import ExactEvaluation
 from rlhf.hardware import precision, ranks
 from rlhf.hardware.memory import keep_freed
 from rlhf.modeling import loading
@@ -202,6 +203,7 @@ def train(
     if run.resumed:
         run.rewind(before + (0 if last is None else number(last)), written_at(last))
     trainer.remove_callback(transformers.PrinterCallback)
+    ExactEvaluation(trainer)
     share_tokens(trainer)
     if run.manifest["settings"]["hardware"]["halve"]:
         halve_steps(trainer, run.stage, paired=run.stage in ("reward", "dpo"))

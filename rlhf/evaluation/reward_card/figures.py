@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from rlhf.evaluation.reward_card.card import Card
 from rlhf.evaluation.reward_card.pairs import Part
-from rlhf.evaluation.statistics.reward_calibration import reliability
+from rlhf.evaluation.statistics.calibration import of_pairs
 
 GOOD, BAD, PLAIN, FAINT = "#1b6ca8", "#c8553d", "#444444", "#b8b8b8"
 MOST_BARS = 24
@@ -63,7 +63,8 @@ def calibration(card: Card) -> Figure:
 def _after(card: Card) -> list:
     if card.calibration.temperature is None:
         return []
-    return reliability(card.calibration.judged / card.calibration.temperature, card.limits.calibration_bins)
+    judged = card.calibration.judged / card.calibration.temperature
+    return of_pairs(judged, card.limits.calibration_bins, card.limits.seed).bins
 
 
 def _tempered(card: Card) -> str:

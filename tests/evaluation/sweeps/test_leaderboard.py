@@ -74,7 +74,7 @@ def test_the_files_say_the_same_and_nothing_that_a_job_said_is_markup(
     out.mkdir()
     write(found, out, [("frontier", "Reward for distance", "told")])
     text = (out / "leaderboard.md").read_text()
-    assert "| beta | runs | gold | KL | pairs right |" in text
+    assert "| beta | runs | gold | KL (nats per response) | held-out accuracy |" in text
     assert "| 0.1 | 2 | 2.100 ±0.141 | 1.500 ±0.000 | 0.700 ±0.000 |" in text
     assert "<script>" not in text
     assert "![Reward for distance](figures/frontier.svg)" in text

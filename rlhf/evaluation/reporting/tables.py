@@ -1,6 +1,6 @@
 """The tables of a comparison as text, for the terminal, Markdown and the page alike."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from rlhf.evaluation.comparison.comparison import Comparison
@@ -76,9 +76,9 @@ def grids(comparison: Comparison) -> Iterator[Grid]:
         yield costs(comparison)
 
 
-def keys_of(comparison: Comparison) -> list[str]:
+def keys_of(metrics: Mapping[str, Mapping[str, object]]) -> list[str]:
     """Return the metrics of the main table, in the order of `LABELS`; win rates are ordered by judge, gold first."""
-    found = dict.fromkeys(key for row in comparison.metrics.values() for key in row)
+    found = dict.fromkeys(key for row in metrics.values() for key in row)
     order = list(LABELS)
     judges = list(dict.fromkeys([*JUDGES, *(key.rpartition("/")[2] for key in found if key.startswith("win_rate"))]))
 
@@ -97,26 +97,29 @@ def titled(model: str) -> str:
     return model.upper() if model in ("sft", "dpo", "ppo") else model
 
 
-def label(key: str, comparison: Comparison) -> tuple[str, str]:
+def label(key: str, reference: str, temperature: float) -> tuple[str, str]:
     """Return a metric's label and what it means; of a metric of a section the last part of its key, and nothing."""
     kind, _, name = key.rpartition("/")
     found = LABELS.get(kind if key.startswith("win_rate") else key, (name, ""))
-    stage = comparison.stage
-    given = {"reference": titled(stage.reference), "temperature": f"{stage.temperature:g}"}
-    return tuple(text.format(judge=JUDGES.get(name, name), **given) for text in found)
+    given = {"reference": titled(reference), "temperature": f"{temperature:g}", "judge": JUDGES.get(name, name)}
+    return found[0].format(**given), found[1].format(**given)
+
+
+def label_in(comparison: Comparison, key: str) -> tuple[str, str]:
+    return label(key, comparison.stage.reference, comparison.stage.temperature)
 
 
 def meanings(comparison: Comparison) -> list[tuple[str, str]]:
     """Return label and meaning of each metric of the main table."""
-    return [label(key, comparison) for key in keys_of(comparison)]
+    return [label_in(comparison, key) for key in keys_of(comparison.metrics)]
 
 
 def rows(comparison: Comparison, keys: Sequence[str] | None = None) -> Iterator[tuple[str, list[str]]]:
     """A metric's heading and its value for each model; what a model does not have is a dash."""
-    for key in keys or keys_of(comparison):
+    for key in keys or keys_of(comparison.metrics):
         found = [row.get(key) for row in comparison.metrics.values()]
         if any(value is not None for value in found):
-            yield label(key, comparison)[0], ["–" if value is None else number(value) for value in found]
+            yield label_in(comparison, key)[0], ["–" if value is None else number(value) for value in found]
     if keys is None and any(comparison.previous.values()):
         yield "previous stage", [comparison.previous.get(name) or "–" for name in comparison.metrics]
 
@@ -133,11 +136,11 @@ def number(value: float | Estimate) -> str:
 
 def spread(comparison: Comparison) -> Iterator[tuple[str, list[str]]]:
     """The main table's metrics over seeds."""
-    for key in keys_of(comparison):
+    for key in keys_of(comparison.metrics):
         found = [comparison.seeds.metrics.get(name, {}).get(key) for name in comparison.metrics]
         if any(found):
             yield (
-                label(key, comparison)[0],
+                label_in(comparison, key)[0],
                 ["–" if pair is None else f"{pair[0]:.3g} ({pair[1]:.2g})" for pair in found],
             )
 

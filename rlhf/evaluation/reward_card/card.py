@@ -125,7 +125,7 @@ def apart(test: ScoredPairs, validation: ScoredPairs) -> tuple[np.ndarray, np.nd
     distinct = sorted(set(test.prompts))
     first = set(distinct[::2])
     inside = np.array([prompt in first for prompt in test.prompts])
-    return test.differences[inside], test.differences[~inside], "every second prompt, and judged on the others"
+    return test.differences[inside], test.differences[~inside], "half of the prompts, tested on the others"
 
 
 def calibrate(fit: np.ndarray, judge: np.ndarray, fitted_on: str, bins: int, seed: int) -> Calibration:

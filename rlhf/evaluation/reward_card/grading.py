@@ -54,7 +54,7 @@ def grade(
     card = measure(name, reward, mean(scored["test"]), mean(scored["validation"]), differences, limits)
     if len(members) > 1:
         card.members = disagreement(scored["test"])
-        card.notes.append(f"the score is the mean of {len(members)} members'")
+        card.notes.append(f"the score is the mean over {len(members)} members")
     if policy is None:
         card.notes.append("without stage.policy there is no log-probability to beat, and no response to measure on")
     return card

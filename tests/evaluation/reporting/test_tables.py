@@ -75,7 +75,7 @@ def test_win_rates_of_another_judge_have_rows_too() -> None:
         "win_rate/judge": Estimate(0.6, 0.5, 0.7), "win_rate/lc/judge": Estimate(0.5, 0.4, 0.6),
         "win_rate_previous/judge": Estimate(0.7, 0.6, 0.8),
     }  # fmt: skip
-    judged = [key for key in keys_of(told) if key.endswith("/judge")]
+    judged = [key for key in keys_of(told.metrics) if key.endswith("/judge")]
     assert judged == ["win_rate/judge", "win_rate/lc/judge", "win_rate_previous/judge"]
     found = dict(rows(told))
     assert found["win rate vs SFT (judge)"] == ["–", "–", "–", "0.60 ±0.10"]
@@ -84,8 +84,8 @@ def test_win_rates_of_another_judge_have_rows_too() -> None:
 
 
 def test_the_last_part_of_a_key_is_the_heading_of_a_section_s_row() -> None:
-    assert label("gold/task/two_steps", whole())[0] == "two_steps"
-    assert label("instructions/kind/punctuation:no_comma", whole())[0] == "punctuation:no_comma"
+    assert label("gold/task/two_steps", "sft", 0.7)[0] == "two_steps"
+    assert label("instructions/kind/punctuation:no_comma", "sft", 0.7)[0] == "punctuation:no_comma"
 
 
 def test_sections_are_there_where_they_were_measured() -> None:

@@ -18,7 +18,16 @@ from rlhf.storage import digests as provenance
 
 # What changes neither weights nor metrics: where a run lies, how it is watched, how it is started.
 INCIDENTAL = ("name", "checkpoints", "overwrite", "resume", "tracker", "hardware", "objective")
-OF_THE_CONNECTION = ("cache", "timeout", "attempts", "workers", "key_variable", "price_prompt", "price_response")
+OF_THE_CONNECTION = (
+    "cache",
+    "timeout",
+    "attempts",
+    "workers",
+    "key_variable",
+    "price_prompt",
+    "price_response",
+    "budget",
+)
 
 
 def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:

@@ -6,7 +6,7 @@ the page it stands as text, escaped.
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -177,11 +177,15 @@ def examples(comparison: Comparison) -> list[int]:
     return [i for _, i in sorted(order)[:EXAMPLES]]
 
 
-def table(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> Iterator[str]:
-    yield "| " + " | ".join(map(cell, headings)) + " |"
+def table(
+    headings: Sequence[str], lines: Iterable[Sequence[str]], escape: Callable[[str], str] | None = None
+) -> Iterator[str]:
+    """Yield the lines of a Markdown table whose texts ``escape``, by default `cell`, makes safe."""
+    escape = escape or cell
+    yield "| " + " | ".join(map(escape, headings)) + " |"
     yield "|" + " --- |" * len(headings)
     for line in lines:
-        yield "| " + " | ".join(map(cell, line)) + " |"
+        yield "| " + " | ".join(map(escape, line)) + " |"
 
 
 def cell(text: str) -> str:

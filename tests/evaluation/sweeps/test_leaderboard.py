@@ -8,7 +8,7 @@ import pytest
 
 from rlhf.errors import LineageError
 from rlhf.evaluation.sweeps.jobs import FAILED, collect
-from rlhf.evaluation.sweeps.leaderboard import board, publishing, show, write
+from rlhf.evaluation.sweeps.leaderboard import board, caption, publishing, show, write
 from tests.evaluation.sweeps.test_jobs import member
 
 HOSTILE = "[bold]no[/bold] <script>alert(1)</script> | a\nb"
@@ -99,3 +99,12 @@ def test_where_nothing_has_finished_there_is_nothing_to_rank(tmp_path: Path, cap
     assert "No job has finished." in capsys.readouterr().out
     write(found, tmp_path, [])
     assert "no luck" in (tmp_path / "leaderboard.md").read_text()
+
+
+def test_the_caption_names_the_temperature_of_the_divergence(tmp_path: Path) -> None:
+    content = {"held_out.temperature": 0.7}
+    member(tmp_path / "with", metrics={"gold": 1.0, "kl": 0.1}, content=content, stage__beta="0.1")
+    member(tmp_path / "without", metrics={"eval/rewards/accuracies": 0.5}, content=content, stage__beta="0.1")
+    told = "KL is measured on samples at temperature 0.7."
+    assert caption(board(collect([str(tmp_path / "with")]), "gold")).endswith(told)
+    assert told not in caption(board(collect([str(tmp_path / "without")]), None))

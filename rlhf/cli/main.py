@@ -29,6 +29,7 @@ from rlhf import config
 from rlhf.cli import sweep
 from rlhf.cli.sweep import IN_PATH, SWEPT
 from rlhf.config import STAGES, Settings
+from rlhf.console import without_controls
 from rlhf.errors import ConfigError, RlhfError, RunError
 from rlhf.hardware import launch, ranks
 from rlhf.hub import telemetry
@@ -195,10 +196,10 @@ def _execute(settings: Settings, origin: Origin | None = None) -> dict[str, floa
 
 def _tell(error: BaseException) -> None:
     if ranks.is_main():
-        print(f"rlhf: {explain(error)}", file=sys.stderr)
+        print(without_controls(f"rlhf: {explain(error)}"), file=sys.stderr)
         return
     time.sleep(launch.LAST_WORDS)  # what all processes refuse the first one tells, and torchrun ends the others
-    print(f"rlhf, rank {ranks.rank()}: {explain(error)}", file=sys.stderr)
+    print(without_controls(f"rlhf, rank {ranks.rank()}: {explain(error)}"), file=sys.stderr)
 
 
 def main() -> None:

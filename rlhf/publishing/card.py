@@ -16,7 +16,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from rlhf.config import PublishStage, Weights
 from rlhf.errors import HubError
-from rlhf.evaluation.reporting.report import HEADINGS, cell
+from rlhf.evaluation.reporting.report import cell
+from rlhf.evaluation.reporting.tables import keys_of, label
 from rlhf.publishing import licenses, lineage, sections
 from rlhf.publishing.lineage import Link
 from rlhf.publishing.scrub import Scrubber
@@ -215,11 +216,10 @@ def results(subject: Subject) -> list[EvalResult]:
             EvalResult(
                 **shared,
                 metric_type=key,
-                metric_name=heading + interval(measured[key]),
+                metric_name=label(key, table["reference"], table["temperature"])[0] + interval(measured[key]),
                 metric_value=mean(measured[key]),
             )
-            for key, (heading, _) in HEADINGS.items()
-            if key in measured
+            for key in keys_of({table["column"]: measured})
         ]
     held_out = {key: value for key, value in link.metrics.items() if key.startswith(("eval/", "test/"))}
     return [

@@ -19,7 +19,9 @@ from rlhf.storage.json_files import plain
 
 # What changes neither weights nor metrics: where a run lies, how it is watched, how it is started.
 INCIDENTAL = ("name", "checkpoints", "overwrite", "resume", "telemetry", "tracker", "hardware", "objective")
-OF_THE_CONNECTION = ("cache", "timeout", "attempts", "workers", "key_variable", "price_prompt", "price_response")
+OF_THE_CONNECTION = (
+    "cache", "timeout", "attempts", "workers", "key_variable", "price_prompt", "price_response", "budget",
+)  # fmt: skip
 
 
 def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:

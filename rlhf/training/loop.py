@@ -27,6 +27,7 @@ from rlhf.hardware.memory import keep_freed
 from rlhf.modeling.generation import generate
 from rlhf.runs.run import Run
 from rlhf.storage.checksums import newest_whole, number, resumable
+from rlhf.training.eval_metrics import ExactEvaluation
 from rlhf.training.exact_resume import Keeper, take_up_if_trained, written_at
 from rlhf.training.oom import halve_steps, share_tokens
 
@@ -265,6 +266,7 @@ def train(
     if run.resumed:
         run.rewind(before + (0 if last is None else number(last)), written_at(last))
     trainer.remove_callback(transformers.PrinterCallback)
+    ExactEvaluation(trainer)
     share_tokens(trainer)
     if run.manifest["settings"]["hardware"]["halve"]:
         halve_steps(trainer, run.stage, paired=run.stage in ("reward", "dpo"))

@@ -16,6 +16,7 @@ from rlhf.rewards import RewardFunction, checked
 
 PARTS = 5  # of a number that pairs are told apart by
 SOURCES = 20  # that are told apart by name
+LABELS = {"length difference": "length difference, chosen - rejected (characters)"}  # of what pairs are told apart by
 
 
 class Side(NamedTuple):

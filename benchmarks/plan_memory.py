@@ -15,7 +15,7 @@ Then the processor's seconds that a probe predicts are held against those that t
 stage=base and of SFT at the first shape, and 6 updates of PPO.
 
 The allocator of the others gives back at once what is freed, as in benchmarks/ppo_memory.py. Writes
-benchmarks/plan_memory.json, and the tables into README.md beside it.
+benchmarks/plan_memory.json, and the tables into docs/planning.md.
 """
 
 import argparse
@@ -35,8 +35,8 @@ from benchmarks.ppo_memory import ALLOCATOR
 from benchmarks.sides import record
 
 RESULT = Path(__file__).with_suffix(".json")
-README = Path(__file__).with_name("README.md")
-PLACE = re.compile(r"(?<=<!-- plans -->\n).*?(?=<!-- end -->)", re.DOTALL)
+PAGE = Path(__file__).parents[1] / "docs" / "planning.md"
+PLACE = re.compile(r"(?<=<!-- plans against measurements -->\n).*?(?=<!-- end -->)", re.DOTALL)
 STAGES = ("base", "sft", "reward", "dpo", "ppo")
 WAYS = {"full": "none", "LoRA": "lora", "bfloat16": "none", "head": "none"}  # head: PPO's critic on the policy
 # Rows of a micro-batch (of PPO's batch twice as many) and words of a prompt and of a response.
@@ -336,10 +336,10 @@ def main() -> None:
 
 
 def publish(rows: list[dict[str, Any]], clocked: list[dict[str, Any]]) -> None:
-    """Put both tables into README.md beside this file."""
+    """Write both tables into docs/planning.md."""
     lines = [*table(rows), *(["", *times(clocked)] if clocked else [])]
-    text = README.read_text(encoding="utf-8")
-    README.write_text(PLACE.sub(lambda _: "\n".join(lines) + "\n", text), encoding="utf-8")
+    text = PAGE.read_text(encoding="utf-8")
+    PAGE.write_text(PLACE.sub(lambda _: "\n".join(lines) + "\n", text), encoding="utf-8")
 
 
 def of_case(shape: str, stage: str, way: str) -> list[dict[str, Any]]:

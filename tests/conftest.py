@@ -10,11 +10,13 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # no test may reach out
 os.environ["RLHF_CACHE"] = tempfile.mkdtemp(prefix="rlhf-cache-")  # not the user's own; removed below
 
 import atexit
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 
 from rlhf.cli.main import register, settings_of
 from rlhf.config import Settings
@@ -173,3 +175,25 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
         yield server
         for cached in caches:
             cached.cache_clear()
+
+
+@pytest.fixture
+def elsewhere(chain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A user's directory with the files that README.md and docs/ expect there."""
+    monkeypatch.chdir(tmp_path)
+    Path("my_model").symlink_to(chain / "almanac" / "base" / "model")
+    asked = [f"What is {n}?" for n in range(60)]
+    demonstrations = [{"prompt": text, "completion": "It is."} for text in asked]
+    pairs = [{"prompt": text, "chosen": "It is.", "rejected": "No."} for text in asked]
+    for name, rows in {"my_demonstrations": demonstrations, "my_pairs": pairs}.items():
+        Path(f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    Path("my_reward.py").write_text(
+        "def shorter(prompts, completions):\n    return [-float(len(text)) for text in completions]\n"
+    )
+    for stage in ("base", "sft", "reward", "dpo", "ppo", "compare"):
+        recipe = Path("quick") / "recipe" / f"quick-{stage}.yaml"
+        recipe.parent.mkdir(parents=True, exist_ok=True)
+        recipe.write_text(f"# @package _global_\n{OmegaConf.to_yaml(OmegaConf.from_dotlist(list(FAST[stage])))}")
+    Path("quick/experiment").mkdir()
+    Path("quick/experiment/quick.yaml").write_text("# @package _global_\nname: quick\n")
+    return tmp_path

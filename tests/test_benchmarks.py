@@ -28,8 +28,8 @@ def test_the_progression_over_a_seed(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(progression, "RESULT", tmp_path / "progression.json")
     monkeypatch.setattr(progression, "FIGURES", tmp_path / "figures")
-    monkeypatch.setattr(progression, "README", tmp_path / "README.md")
-    Path("README.md").write_text("before\n<!-- table over seeds -->\nold\n<!-- end -->\nafter\n")
+    monkeypatch.setattr(progression, "PAGE", tmp_path / "results.md")
+    Path("results.md").write_text("before\n<!-- table over seeds -->\nold\n<!-- end -->\nafter\n")
     own = ", ".join(f"{name}: [{', '.join(map(repr, FAST[name]))}]" for name in STAGES)
     last = ["--comparison", *FAST["compare"]]
     arguments = ["progression", "--seeds", "3", *last, "--", "hardware=cpu", *TINY, f"stage.overrides={{{own}}}"]
@@ -37,11 +37,10 @@ def test_the_progression_over_a_seed(
     progression.main()
     measured = json.loads((tmp_path / "progression.json").read_text())
     [row] = measured["seeds"]
-    readme = Path("README.md").read_text()
-    assert readme == "\n".join(
+    page = Path("results.md").read_text()
+    assert page == "\n".join(
         ["before", "<!-- table over seeds -->", *measured["published"], "<!-- end -->", "after", ""]
     )
-    assert measured["published"][-1].endswith("(benchmarks/figures/scores.svg)")
     assert Path("figures/frontier.svg").read_text().startswith("<svg")
     compared = json.loads(Path("checkpoints/benchmark/seed-3/compare/metrics.json").read_text())
     assert row["gold"]["sft"] == compared["models"]["sft"]["gold"]["mean"]
@@ -55,13 +54,12 @@ def test_the_table_over_seeds_goes_to_its_place(tmp_path: Path, monkeypatch: pyt
     told = whole()
     report.write(told, tmp_path)
     monkeypatch.setattr(progression, "FIGURES", tmp_path / "shown")
-    monkeypatch.setattr(progression, "README", tmp_path / "README.md")
-    (tmp_path / "README.md").write_text("<!-- table over seeds -->\n<!-- end -->\n")
+    monkeypatch.setattr(progression, "PAGE", tmp_path / "results.md")
+    (tmp_path / "results.md").write_text("<!-- table over seeds -->\n<!-- end -->\n")
     lines = progression.publish(tmp_path)
     assert lines[0] == "|  | base | sft | dpo | ppo |"
     assert lines[2] == "| gold reward | 0 (0.5) | 1 (0.5) | 2 (0.5) | 3 (0.5) |"
-    assert lines[3] == ""
-    assert (tmp_path / "README.md").read_text() == "\n".join(["<!-- table over seeds -->", *lines, "<!-- end -->", ""])
+    assert (tmp_path / "results.md").read_text() == "\n".join(["<!-- table over seeds -->", *lines, "<!-- end -->", ""])
 
 
 def test_checks_by_hand() -> None:

@@ -17,7 +17,7 @@ def autocasts(settings: Settings, on_gpu: bool | None = None) -> bool:
 
     ``on_gpu`` says of another machine than this one whether it has such a GPU. On a CPU numbers stay those of float32
     unless it is asked for: it gains little there, 1.1 to 1.3 times in PPO at hidden sizes of 256 and 288, and takes
-    memory (benchmarks/README.md).
+    memory (docs/results.md).
     """
     chosen = settings.hardware.autocast
     possible = settings.model.dtype is Dtype.float32 and settings.adapter.kind is not AdapterKind.qlora

@@ -1,4 +1,4 @@
-"""What a batch of experience says about the policy, the critic and the reward; README.md explains each number."""
+"""What a batch of experience says about the policy, the critic and the reward; docs/ppo.md explains each number."""
 
 import torch
 from accelerate import Accelerator

@@ -1,6 +1,6 @@
 """Who plays policy, reference, critic and reward model: adapters on one frozen base, or models of their own.
 
-Both compute the same from the same weights; README.md says when there is one base, and what it saves.
+Both compute the same from the same weights; docs/ppo.md lists when one base is possible and its savings.
 """
 
 from collections.abc import Mapping

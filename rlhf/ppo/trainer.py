@@ -1,6 +1,6 @@
 """Proximal policy optimisation against a reward on whole responses.
 
-What differs from the paper's algorithm (Schulman et al. 2017) is in README.md beside this file, detail by detail.
+docs/ppo.md lists every difference from the paper's algorithm (Schulman et al. 2017).
 """
 
 from collections.abc import Callable, Sequence
@@ -43,7 +43,8 @@ class PPOTrainer:
         prompts: what to answer; they are visited in a new order on every pass.
         stage: the settings, as conf/stage/ppo.yaml explains them.
         gold: scores the same responses, is logged beside the reward, and changes nothing that is trained.
-        score_mean, score_std: of the reward on the reference's responses, for ``stage.normalize_scores``.
+        score_mean: mean of the reward on the reference's responses, for ``stage.normalize_scores``.
+        score_std: standard deviation of the same.
         log: called with the metrics of an update and its number.
         tell: called with each diagnosis of the sentinel, when what ``stage.sentinel.action`` says has been done.
         halve: go on with smaller micro-batches where memory runs out; the gradient does not depend on them.

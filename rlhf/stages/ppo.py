@@ -4,7 +4,7 @@
     python -m rlhf stage=ppo 'stage.rewards={mine: {function: mine.py:score}, brief: {length: {most: 40}, weight: 0.1}}'
     python -m rlhf -m stage=ppo stage.kl_coef=0.02,0.05,0.1
 
-Ziegler et al. 2019, https://arxiv.org/abs/1909.08593. The trainer is ours: rlhf/ppo/README.md explains it.
+Ziegler et al. 2019, https://arxiv.org/abs/1909.08593. docs/ppo.md explains the trainer.
 """
 
 from importlib.util import find_spec

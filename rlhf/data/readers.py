@@ -50,10 +50,10 @@ def is_asked(row: Row) -> bool:
 
 
 def asked(row: Row) -> list[Message]:
-    """The question as messages: text, a transcript or a conversation, with its input and what else stands beside it.
+    """The question as messages: text, a transcript or a conversation, with its input, system, history and context.
 
     Raises:
-        RowError: there is no question, or it is none of these.
+        RowError: there is no question, or it has another type.
     """
     name = first(row, QUESTIONS) or "prompt"
     value = row.get(name)

@@ -151,7 +151,7 @@ def needed_number(row: Row, field: str) -> float:
 
 
 def in_context(row: Row, found: Row) -> Row:
-    """``found`` with what stands beside its prompt: ``system`` and ``history`` come before it, ``context`` ends it."""
+    """``found`` with the columns beside its prompt: ``system`` and ``history`` come before it, ``context`` ends it."""
     prompt = found["prompt"]
     if isinstance(row.get("context"), str) and row["context"].strip():
         prompt = [*prompt[:-1], prompt[-1] | {"content": f"{prompt[-1]['content']}\n\n{text(row, 'context')}"}]

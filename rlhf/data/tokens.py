@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 RESPONSES = {"demonstrations": ("completion",), "preferences": ("chosen", "rejected")}
 CUT = "longer than max_length, cut"
 FILLED = "prompt fills max_length, left out"
-BROKEN = "token boundary differs between prompt alone and prompt + response"
+BROKEN = "token boundary differs between bare prompt and prompt + response"
 
 
 class Form(Enum):

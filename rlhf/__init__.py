@@ -3,6 +3,8 @@
 import importlib
 from typing import Any
 
+from rlhf.hub import telemetry
+
 __version__ = "0.1.0"
 
 # Public name -> the module that defines it; imported on first use, so that `import rlhf` costs no torch.
@@ -20,6 +22,8 @@ _PUBLIC = {
     "load": "rlhf.data",
 }
 __all__ = [*_PUBLIC, "__version__"]
+
+telemetry.off()  # before anything that reads its variable when it is imported
 
 
 def __getattr__(name: str) -> Any:

@@ -13,6 +13,7 @@ import atexit
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hydra import compose, initialize_config_dir
@@ -91,6 +92,17 @@ def composed(*overrides: str) -> Settings:
 
 def tiny_overrides(stage: str, checkpoints: Path) -> list[str]:
     return [f"stage={stage}", f"checkpoints={checkpoints}", "hardware=cpu", *TINY, *FAST[stage]]
+
+
+def manifest(stage: str, **more: Any) -> dict[str, Any]:
+    """run.json of a finished run that nothing was trained for."""
+    return {
+        "stage": stage, "name": "almanac", "status": "finished", "command": f"python -m rlhf stage={stage}", "seed": 0,
+        "dtype": "float32", "content": {}, "parents": {}, "data": {}, "weights": None, "metrics": {}, "seconds": 1.0,
+        "settings": {"checkpoints": "checkpoints", "stage": {}, "data": {"name": "almanac", "path": None},
+                     "adapter": {"kind": "none"}},
+        "finished": "2026-01-01T00:00:00+00:00",
+    } | more  # fmt: skip
 
 
 @pytest.fixture

@@ -9,12 +9,13 @@ from rlhf import stages
 from rlhf.config import Settings
 from rlhf.errors import DataError
 from rlhf.hardware import ranks
+from rlhf.runs.identity import Origin
 
 
 def stages_and_shards(jobs: list[tuple[Settings, Path]], folder: Path) -> dict[str, Any]:
     """One stage after the other, then what processes tell each other, then a model in shards."""
     for settings, directory in jobs:
-        stages._perform(settings, directory, [])
+        stages._perform(settings, directory, [], Origin.of(settings))
     seen = {"told": ranks.told(f"of {ranks.rank()}"), "anywhere": [ranks.anywhere(ranks.rank() == i) for i in range(3)]}
     shards(folder)
     return seen
@@ -58,7 +59,7 @@ def model_of(vocabulary: int, pad: int, adapted: bool) -> Any:
     return get_peft_model(model, config) if adapted else model
 
 
-def dying(settings: Settings, directory: Path, overrides: list[str]) -> dict[str, float]:
+def dying(settings: Settings, directory: Path, overrides: list[str], origin: Origin) -> dict[str, float]:
     """A stage whose second process is killed when the first checkpoint is there."""
     from rlhf.training.exact_resume import Keeper
 
@@ -70,7 +71,7 @@ def dying(settings: Settings, directory: Path, overrides: list[str]) -> dict[str
             os.kill(os.getpid(), signal.SIGKILL)
 
     Keeper.on_save = on_save
-    return stages._perform(settings, directory, overrides)
+    return stages._perform(settings, directory, overrides, origin)
 
 
 def failing(how: str) -> int:

@@ -4,13 +4,14 @@ A launcher's preset says how many (conf/launcher/). A job takes one of so many l
 operating system gives it back when the process is gone, however it ended.
 """
 
-import fcntl
 import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
+
+from filelock import lock_descriptor
 
 JOBS_AT_ONCE = "RLHF_JOBS"  # set by conf/launcher/, in each job; absent: one after the other, in this process
 WAIT = 0.5  # seconds between two looks for a free slot
@@ -69,11 +70,8 @@ def _claim(folder: Path, count: int) -> int:
     while True:
         for number in range(count):
             file = (folder / f"slot-{number}").open("w")
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                file.close()
-                continue
-            _taken[key] = number, file
-            return number
+            if lock_descriptor(file.fileno(), blocking=False):
+                _taken[key] = number, file
+                return number
+            file.close()
         time.sleep(WAIT)

@@ -7,6 +7,7 @@ before torch is imported; HYDRA_FULL_ERROR=1 shows the traceback instead.
 import difflib
 import os
 import re
+import shlex
 import sys
 import time
 import warnings
@@ -30,7 +31,9 @@ from rlhf.cli.sweep import IN_PATH, SWEPT
 from rlhf.config import STAGES, Settings
 from rlhf.errors import ConfigError, RlhfError, RunError
 from rlhf.hardware import launch, ranks
-from rlhf.storage.digests import text_digest
+from rlhf.hub import telemetry
+from rlhf.runs.identity import Origin
+from rlhf.storage.digests import redact, text_digest
 from rlhf.storage.paths import bundled
 
 LONGEST_NAME = 120  # most file systems allow 255 bytes
@@ -53,6 +56,8 @@ def resolvers() -> None:
     OmegaConf.register_new_resolver("bundled", lambda name: str(bundled(name)), replace=True)
     OmegaConf.register_new_resolver("member", member, replace=True)
     OmegaConf.register_new_resolver("direction", sweep.direction, replace=True)
+    # Twelve digits: 5e-7 times 10 is 5e-06 and not 4.9999999999999996e-06.
+    OmegaConf.register_new_resolver("times", lambda rate, factor: float(f"{rate * factor:.12g}"), replace=True)
     OmegaConf.register_new_resolver("unless", lambda given, value: value if given is None else None, replace=True)
 
 
@@ -167,7 +172,8 @@ def _run(composed: DictConfig) -> float | list[float] | None:
         sys.exit(1)
 
 
-def _execute(settings: Settings) -> dict[str, float]:
+def _execute(settings: Settings, origin: Origin | None = None) -> dict[str, float]:
+    telemetry.on() if settings.telemetry else telemetry.off()
     overrides = list(HydraConfig.get().overrides.task)
     directory = directory_of(settings)
     if settings.stage.name == "plan" or settings.hardware.plan:
@@ -184,7 +190,7 @@ def _execute(settings: Settings) -> dict[str, float]:
         return progression.run(settings, directory, overrides)
     from rlhf.stages import execute
 
-    return execute(settings, directory, overrides)
+    return execute(settings, directory, overrides, origin)
 
 
 def _tell(error: BaseException) -> None:
@@ -230,13 +236,26 @@ def main() -> None:
         )
         print(f"rlhf: {told}: leave it out", file=sys.stderr)
         sys.exit(1)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interruption:
         if ranks.is_main():
-            print("rlhf: interrupted; where there is a checkpoint, resume=true continues from it", file=sys.stderr)
+            print(f"rlhf: {interrupted(sys.argv[1:], *interruption.args)}", file=sys.stderr)
         sys.exit(130)
     finally:
         os.environ.clear()
         os.environ.update(before)
+
+
+def interrupted(arguments: Sequence[str], directory: Path | None = None, left: str | None = None) -> str:
+    """Say what an interruption left of the run in ``directory``, and which command continues from it."""
+    if directory is None:
+        return "interrupted"
+    if left is None:
+        return f"interrupted; {directory} had no checkpoint yet, so nothing of it is kept"
+    others = [item for item in arguments if item.partition("=")[0] not in ("resume", "overwrite")]
+    continues_by_itself = {"-m", "--multirun", "stage=progression"} & set(arguments)
+    command = others if continues_by_itself else [*others, "resume=true"]
+    told = shlex.join(redact(["python", "-m", "rlhf", *command]))
+    return f"interrupted; {directory} has {left}, and this continues from it: {told}"
 
 
 def explain(error: BaseException) -> str:

@@ -20,11 +20,11 @@ from rlhf.cli.main import settings_of
 from rlhf.config import PLANNED, Settings
 from rlhf.console import console
 from rlhf.errors import ConfigError, LineageError
-from rlhf.runs.directory import partial
-from rlhf.runs.identity import content, difference
-from rlhf.runs.manifest import read_manifest
-from rlhf.runs.parents import find_parents
+from rlhf.runs.directory import partial, saved
+from rlhf.runs.identity import Origin, difference
+from rlhf.runs.interrupted import resumable
 from rlhf.runs.run import Run
+from rlhf.storage.manifest import read_manifest
 
 
 def run(settings: Settings, directory: Path, overrides: Sequence[str]) -> dict[str, float]:
@@ -79,25 +79,25 @@ def advance(composed: Settings, overrides: Sequence[str], settings: Settings) ->
 
     name = composed.stage.name
     place = Path(composed.checkpoints) / composed.name / name
-    reason = stale(place, composed)
+    origin, reason = stale(place, composed)
     if reason is None and not settings.overwrite:
         console.print(f"[bold]{name}[/bold]: up to date, skipped")
         return Run.open(place).manifest["metrics"]
-    interrupted = read_manifest(partial(place))
-    resumable = interrupted is not None and (
-        difference(interrupted["content"], content(composed, find_parents(composed))) is None
-    )
-    console.print(f"[bold]{name}[/bold]: {reason or 'overwrite=true'}, " + ("continued" if resumable else "run"))
-    return execute(replace(composed, overwrite=not resumable, resume=resumable), place, overrides)
+    origin = origin or Origin.of(composed, overrides)
+    resumes = resumable(place, origin.content)
+    console.print(f"[bold]{name}[/bold]: {reason or 'overwrite=true'}, " + ("continued" if resumes else "run"))
+    # A stale run is replaced without being asked; an interrupted one of other settings is not.
+    overwrite = not resumes and (settings.overwrite or saved(partial(place)) is None)
+    return execute(replace(composed, overwrite=overwrite, resume=resumes), place, overrides, origin)
 
 
-def stale(place: Path, composed: Settings) -> str | None:
-    """Why the run at ``place`` is not what ``composed`` would give; None where it is."""
+def stale(place: Path, composed: Settings) -> tuple[Origin | None, str | None]:
+    """What the run would come from, None where a parent is missing; and why that at ``place`` is not it, or None."""
     manifest = read_manifest(place)
-    if manifest is None:
-        return "not run yet"
     try:
-        parents = find_parents(composed)
+        origin = Origin.of(composed)
     except LineageError as error:
-        return str(error)
-    return difference(manifest["content"], content(composed, parents))
+        return None, "not run yet" if manifest is None else str(error)
+    if manifest is None:
+        return origin, "not run yet"
+    return origin, difference(manifest["content"], origin.content)

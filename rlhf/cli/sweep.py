@@ -30,10 +30,10 @@ from rlhf.console import console
 from rlhf.errors import RlhfError, RunError
 from rlhf.evaluation.sweeps import jobs
 from rlhf.evaluation.sweeps.jobs import FAILED, FINISHED, RUNNING
-from rlhf.runs.directory import move, partial
-from rlhf.runs.identity import content, difference
-from rlhf.runs.manifest import read_manifest
-from rlhf.runs.parents import find_parents
+from rlhf.runs.directory import partial
+from rlhf.runs.identity import Origin, difference
+from rlhf.runs.interrupted import resumable, settle
+from rlhf.storage.manifest import read_manifest
 from rlhf.storage.paths import bundled
 
 ID = "RLHF_SWEEP"  # tells a command's jobs from those of others, in workers of its launcher too
@@ -98,7 +98,7 @@ def run_job(
     composed: DictConfig,
     directory: Path,
     settings_of: Callable[[DictConfig], Settings],
-    run: Callable[[Settings], dict[str, float]],
+    run: Callable[..., dict[str, float]],
 ) -> float | list[float] | None:
     """One job: its record, and what it returns to Hydra's sweeper.
 
@@ -142,7 +142,7 @@ def plan_job(
     composed: DictConfig,
     directory: Path,
     settings_of: Callable[[DictConfig], Settings],
-    run: Callable[[Settings], dict[str, float]],
+    run: Callable[..., dict[str, float]],
 ) -> None:
     """Say what a job would take. It leaves no record: it has not run, and may run later.
 
@@ -166,7 +166,7 @@ def note(directory: Path, record: dict[str, Any]) -> None:
 
 
 def advance(
-    settings: Settings, directory: Path, record: dict[str, Any], run: Callable[[Settings], dict[str, float]]
+    settings: Settings, directory: Path, record: dict[str, Any], run: Callable[..., dict[str, float]]
 ) -> dict[str, float]:
     """Run the job, go on with it, or take what it recorded where it has run already.
 
@@ -176,11 +176,13 @@ def advance(
     if settings.stage.name not in objectives.USUAL:  # a chain looks after itself; nothing else is worth keeping
         note(directory, record)
         return run(settings)
-    new = content(settings, find_parents(settings, record["overrides"]))
-    record["content"] = jobs.digest(new)
-    settle(directory, new)
+    origin = Origin.of(settings, record["overrides"])
+    record["content"] = jobs.digest(origin.content)
+    resumes = resumable(directory, origin.content)
+    if resumes and read_manifest(partial(directory))["status"] == FINISHED:
+        settle(directory)
     finished = read_manifest(directory)
-    reason = None if finished is None else difference(finished["content"], new)
+    reason = None if finished is None else difference(finished["content"], origin.content)
     if finished is not None and reason is None and not settings.overwrite:
         console.print(f"{directory}: up to date, skipped", markup=False, highlight=False, soft_wrap=True)
         return finished["metrics"]
@@ -189,18 +191,9 @@ def advance(
             f"{directory} holds a finished run and {reason}: overwrite=true replaces it, name=<another> keeps it"
         )
     note(directory, record)
-    left = read_manifest(partial(directory))
-    resumable = left is not None and difference(left["content"], new) is None
-    how = "continued" if resumable else "run"
+    how = "continued" if resumes else "run"
     console.print(f"\n{directory}: {how}", style="bold", markup=False, highlight=False, soft_wrap=True)
-    return run(replace(settings, overwrite=settings.overwrite and not resumable, resume=resumable))
-
-
-def settle(directory: Path, new: dict[str, Any]) -> None:
-    """Move a run into its place that was killed between its end and that."""
-    left = read_manifest(partial(directory))
-    if left is not None and left["status"] == FINISHED and difference(left["content"], new) is None:
-        move(partial(directory), directory)
+    return run(replace(settings, overwrite=settings.overwrite and not resumes, resume=resumes), origin)
 
 
 def objective_of(settings: Settings, metrics: dict[str, float]) -> float | list[float] | None:

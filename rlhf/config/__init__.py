@@ -23,6 +23,7 @@ from rlhf.config.parts import (
     Model,
     Pairing,
     Rankings,
+    Render,
     Source,
     Strategy,
     Ties,
@@ -47,6 +48,7 @@ from rlhf.config.stages import (
     ProgressionStage,
     SFTStage,
     StatusStage,
+    Turns,
 )
 from rlhf.config.sweep import SweepStage
 from rlhf.errors import ConfigError
@@ -88,6 +90,7 @@ __all__ = [
     "Publish",
     "PublishStage",
     "Rankings",
+    "Render",
     "RewardLoss",
     "RewardStage",
     "RewardTerm",
@@ -107,6 +110,7 @@ __all__ = [
     "Tracker",
     "TrackerKind",
     "TrainedStage",
+    "Turns",
     "VLLMMode",
     "Weights",
 ]
@@ -121,6 +125,7 @@ class Settings:
     checkpoints: str
     overwrite: bool
     resume: bool
+    telemetry: bool
     model: Model
     data: Data
     adapter: Adapter

@@ -63,6 +63,14 @@ class Format(Enum):
     distilabel = "distilabel"
 
 
+class Render(Enum):
+    """How a prompt that is a string is put to a model; rlhf.data.templates has the rule."""
+
+    auto = "auto"  # by the chat template that the model knows or is given, without one as plain text
+    chat = "chat"  # as one user message
+    text = "text"  # as it stands
+
+
 class Rankings(Enum):
     """Which pairs k ranked responses to one prompt give."""
 
@@ -155,6 +163,7 @@ class Data:
     name: str
     path: str | None
     format: Format
+    render: Render
     holdout: float
     allow_leaks: bool
     cache: str
@@ -178,9 +187,11 @@ class Adapter:
     alpha: int
     dropout: float
     target_modules: Any
+    learning_rate_factor: float
 
     def __post_init__(self) -> None:
-        require_positive("adapter", rank=self.rank, alpha=self.alpha)
+        factor = self.learning_rate_factor
+        require_positive("adapter", rank=self.rank, alpha=self.alpha, learning_rate_factor=factor)
         require(0 <= self.dropout < 1, "adapter.dropout", self.dropout, "be at least 0 and below 1")
         names = self.target_modules if isinstance(self.target_modules, list) else [self.target_modules or ""]
         named = bool(names) and all(isinstance(name, str) for name in names)

@@ -10,6 +10,7 @@ of this package. The folder can be deleted at any time; a table that does not ma
 import hashlib
 import json
 import os
+import platform
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -17,6 +18,8 @@ from functools import cache
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import psutil
 
 from rlhf.console import console
 from rlhf.errors import DataError
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 ROWS, META = "rows.arrow", "meta.json"
+ASIDE = f".partial-{platform.node()}-"  # begins the name of a table that a process of this machine writes
 BATCH = 1000  # rows that are converted, tokenised or written at a time
 
 
@@ -118,7 +122,8 @@ def _read(place: Path, what: str) -> dict[str, Any] | None:
 
 def _make(place: Path, build: Callable[[Writer], dict[str, Any]]) -> dict[str, Any]:
     place.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix=".partial-", dir=place.parent))
+    _delete_abandoned(place.parent)
+    aside = Path(tempfile.mkdtemp(prefix=f"{ASIDE}{os.getpid()}-", dir=place.parent))
     try:
         writer = Writer(aside / ROWS)
         try:
@@ -135,6 +140,14 @@ def _make(place: Path, build: Callable[[Writer], dict[str, Any]]) -> dict[str, A
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return meta
+
+
+def _delete_abandoned(folder: Path) -> None:
+    """Delete tables that processes of this machine have begun and are not there to finish."""
+    for path in folder.glob(f"{ASIDE}*-*"):
+        owner = path.name.removeprefix(ASIDE).partition("-")[0]
+        if owner.isdigit() and not psutil.pid_exists(int(owner)):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _open(path: Path, key: str) -> "Dataset":

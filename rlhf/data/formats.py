@@ -196,7 +196,7 @@ class Converter:
             made = [self._unrepeated(found)]
         else:
             made = [one for judged in found for one in self._judged(judged)]
-        return [self._checked(one) | self._extras(row, one) for one in made]
+        return [self._checked(row, one) | self._extras(row, one) for one in made]
 
     def _refuse_less(self, row: Row, found: Row) -> None:
         """Refuse to read half of a pair, or a judged response, as something that has no judgment."""
@@ -240,8 +240,11 @@ class Converter:
         else:
             yield {"prompt": found.prompt, "completion": found.completion if rated else found.best()}
 
-    def _checked(self, found: Row) -> Row:
-        kind = self.kind
+    def _checked(self, row: Row, found: Row) -> Row:
+        kind, tools = self.kind, rows.tools(found.get("tools", row.get("tools")))
+        if tools is not None and "prompt" in found:
+            found = rows.as_conversation(found)
+            found["prompt"] = [found["prompt"][0] | {"tools": tools}, *found["prompt"][1:]]
         if kind == "demonstrations" and "completion" not in found and "chosen" in found:
             found = found | {"completion": found["chosen"]}
             self.kept[CHOSEN] += 1

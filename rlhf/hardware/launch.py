@@ -27,7 +27,15 @@ from rlhf.hardware import ranks
 # Longer than the agent looks away: of a rank that died and those that miss it, it must meet the dead one first.
 LAST_WORDS = 1.0  # seconds
 STOPPING = 60  # seconds in which a rank may end after a signal, before it is killed
-HANDLED = (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)  # by the agent, which ends the ranks
+HANDLED = tuple(  # by the agent, which ends the ranks; Windows has only the first
+    getattr(signal, name) for name in ("SIGTERM", "SIGHUP", "SIGQUIT") if hasattr(signal, name)
+)
+CAUSES = {  # of the end of a rank
+    "SIGKILL": "memory that ran out is a common cause",
+    "SIGTERM": "terminated from outside",
+    "SIGHUP": "its terminal was closed",
+    "SIGINT": "interrupted from outside",
+}
 LOGGERS = ("torch.distributed.elastic", "torch.multiprocessing.spawn")
 
 
@@ -107,7 +115,7 @@ def _reason(found: dict[int, Note], failure: tuple[int, int] | None) -> BaseExce
             return getattr(errors, kind)(text)
     if failure is not None and failure[1] < 0:
         name = signal.Signals(-failure[1]).name
-        cause = "memory that ran out is a common cause" if name == "SIGKILL" else "a crash"
+        cause = CAUSES.get(name, "a crash")
         return TrainingError(
             f"rank {failure[0]} was ended by {name} ({cause}), and the others with it: where there is a checkpoint, "
             "resume=true continues from it"
@@ -132,7 +140,8 @@ def _rank(work: Callable[..., Any], arguments: tuple, notes: str, silent: list[t
 
     for pattern, kind in silent:
         warnings.filterwarnings("ignore", pattern, kind)
-    os.setpgrp()  # Ctrl-C in a terminal reaches the parent alone, which passes it on, once
+    if hasattr(os, "setpgrp"):
+        os.setpgrp()  # Ctrl-C in a terminal reaches the parent alone, which passes it on, once
     place = Path(notes) / f"{ranks.rank()}.note"
     try:
         note = Note("finished", work(*arguments), time.time())

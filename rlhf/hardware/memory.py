@@ -6,7 +6,6 @@ Bytes throughout; ``width`` is the bytes of an element.
 import ctypes
 import gc
 import os
-import resource
 import sys
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -17,6 +16,7 @@ import psutil
 import torch
 
 from rlhf.console import console
+from rlhf.storage.digests import peak_memory
 
 FLOAT32 = 4
 # A nibble, and for every 64 of them a scale of a byte, itself scaled by one float32 for 256 of those (Dettmers et al.
@@ -101,7 +101,7 @@ def highest() -> int:
     if status.exists():
         lines = status.read_text(encoding="ascii", errors="replace").splitlines()
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return peak_memory()
 
 
 def available(device: torch.device) -> int:

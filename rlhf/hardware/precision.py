@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager
 import torch
 
 from rlhf.config import AdapterKind, Autocast, Dtype, Settings
+from rlhf.console import console
 from rlhf.hardware.device import torch_device
 
 
@@ -45,3 +46,29 @@ def told(settings: Settings) -> str:
     if autocasts(settings):
         return f"{settings.stage.name}: weights in float32, matrix products in bfloat16 (autocast), on {name}"
     return f"{settings.stage.name}: weights and matrix products in {dtype} on {name}"
+
+
+@torch.no_grad()
+def lost(model: torch.nn.Module, rate: float) -> float:
+    """Share of the weights that learn which a step of ``rate``, the most that Adam takes, leaves as they are.
+
+    A number of bfloat16 has 8 binary digits: below 2^-9 of a weight, a step is rounded away. A sample of each tensor is
+    looked at.
+    """
+    kept, total = 0, 0
+    for weight in (one for one in model.parameters() if one.requires_grad):
+        sample = weight.detach().flatten()[:: max(1, weight.numel() // 4096)]
+        kept += weight.numel() * ((sample + rate == sample) & (sample - rate == sample)).float().mean().item()
+        total += weight.numel()
+    return kept / max(total, 1)
+
+
+def tell_lost(stage: str, model: torch.nn.Module, setting: str, rate: float) -> None:
+    """Say in one line where training in half precision would leave most weights as they are."""
+    share = lost(model, rate)
+    if share > 0.5:
+        dtype = str(next(one.dtype for one in model.parameters() if one.requires_grad)).removeprefix("torch.")
+        told = (
+            f"{stage}: {setting}={rate:g} is rounded away in {100 * share:.3g} % of the weights, which are in {dtype}"
+        )
+        console.print(f"{told}: give model.dtype=float32, or adapter=lora", highlight=False, soft_wrap=True)

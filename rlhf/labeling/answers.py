@@ -9,6 +9,7 @@ from itertools import combinations
 from pathlib import Path
 
 from rlhf.data.rows import unit_hash
+from rlhf.errors import DataError
 from rlhf.labeling.pairs import Pair
 
 VERDICTS = ("first", "second", "tie", "skip")
@@ -28,16 +29,28 @@ class Answers:
         self._replay()
 
     def _replay(self) -> None:
-        """Read what there is; the end of a line that a kill cut short is taken away."""
+        """Read what there is; the end of a line that a kill cut short is taken away.
+
+        Raises:
+            DataError: a line is damaged.
+        """
         if not self.path.exists():
             return
         whole = self.path.read_bytes()
         kept = whole[: whole.rfind(b"\n") + 1]
         if kept != whole:
             self.path.write_bytes(kept)
-        for line in kept.decode().splitlines():
-            entry = json.loads(line)
-            self._take(entry["annotator"], entry["pair"], entry["verdict"])
+        for number, line in enumerate(kept.split(b"\n")[:-1], 1):
+            try:
+                entry = json.loads(line)
+                said = [entry[key] for key in ("annotator", "pair", "verdict")]
+                if not all(isinstance(one, str) for one in said) or said[-1] not in (*VERDICTS, UNDO):
+                    raise ValueError(line)
+            except (ValueError, KeyError, TypeError) as error:
+                raise DataError(
+                    f"{self.path}:{number} is no answer: correct the line or delete it, and give resume=true"
+                ) from error
+            self._take(*said)
 
     def _take(self, annotator: str, pair: str, verdict: str) -> None:
         if verdict == UNDO:

@@ -4,18 +4,29 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model
+from peft.tuners.tuners_utils import check_target_module_exists
 from transformers import PreTrainedModel
 
 from rlhf.config import Adapter, AdapterKind
 from rlhf.config.library_errors import blame
-from rlhf.errors import ModelError
+from rlhf.console import console
+from rlhf.errors import ConfigError, ModelError
+from rlhf.modeling.vocabulary import is_tied, name_of, new_rows
+
+ALL = "all-linear"  # peft's name for every linear layer but the head
 
 
-def lora(adapter: Adapter, task: TaskType) -> LoraConfig | None:
-    """peft's configuration for ``adapter``; a reward model's head is trained whole and saved with the adapter."""
+def lora(adapter: Adapter, task: TaskType, model: PreTrainedModel) -> LoraConfig | None:
+    """peft's configuration for ``adapter`` on ``model``; None where ``adapter`` is none.
+
+    A reward model's head is trained whole and saved with the adapter.
+
+    Raises:
+        ConfigError: ``adapter.target_modules`` names an embedding that is the output head, too.
+    """
     if adapter.kind is AdapterKind.none:
         return None
-    return LoraConfig(
+    config = LoraConfig(
         r=adapter.rank,
         lora_alpha=adapter.alpha,
         lora_dropout=adapter.dropout,
@@ -23,15 +34,25 @@ def lora(adapter: Adapter, task: TaskType) -> LoraConfig | None:
         task_type=task,
         modules_to_save=["score"] if task is TaskType.SEQ_CLS else None,
     )
+    embedding = name_of(model, model.get_input_embeddings())
+    if is_tied(model) and adapter.target_modules != ALL and check_target_module_exists(config, embedding):
+        raise ConfigError(
+            f"adapter.target_modules={adapter.target_modules} names {embedding}, which is the output head, too, and "
+            "merging would change both: leave it out"
+        )
+    if count := new_rows(model):
+        told = f"the tokenizer has {count} tokens more than the model, and an adapter does not train their rows"
+        console.print(f"{told}: adapter=none does", highlight=False, soft_wrap=True)
+    return config
 
 
 def adapt(model: PreTrainedModel, adapter: Adapter, task: TaskType) -> PreTrainedModel | PeftModel:
     """``model`` with a new adapter on top; the model itself where ``adapter`` is none.
 
     Raises:
-        ConfigError: no module of the model is one that ``adapter.target_modules`` names.
+        ConfigError: no module of the model is one that ``adapter.target_modules`` names, or one must not be.
     """
-    config = lora(adapter, task)
+    config = lora(adapter, task, model)
     if config is None:
         return model
     with blame(f"adapter.target_modules={adapter.target_modules}"):

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from transformers import DynamicCache
-from transformers.cache_utils import DynamicLayer
+from transformers.cache_utils import CacheLayerMixin, DynamicLayer
 
 from rlhf.errors import ModelError
 
@@ -86,8 +86,7 @@ class Decoding:
         self.model, self.pad, self.length, self.temperature = model, pad, length, temperature
         plain = model.get_base_model() if hasattr(model, "peft_config") else model
         self.config, self.takes = plain.config, set(inspect.signature(plain.forward).parameters)
-        if "past_key_values" not in self.takes:
-            raise ModelError(f"{type(plain).__name__} reads no cache of transformers: give a model that does")
+        self.cache = cache_argument(plain)
         # What else than keys and values a layer keeps cannot be put together from several passes.
         self.plain = all(type(layer) is DynamicLayer for layer in DynamicCache(config=self.config).layers)
         self.rows = rows
@@ -145,7 +144,7 @@ class Decoding:
 
     def _forward(self, ids: Tensor, mask: Tensor, positions: Tensor, cache: DynamicCache) -> Tensor:
         """Logits (B, V) behind the last of ``ids``."""
-        inputs = {"input_ids": ids, "past_key_values": cache, "use_cache": True}
+        inputs = {"input_ids": ids, self.cache: cache, "use_cache": True}
         if self.padded:  # without padding attention needs no mask
             inputs["attention_mask"] = mask
         inputs |= {name: x for name, x in (("position_ids", positions), ("logits_to_keep", 1)) if name in self.takes}
@@ -202,6 +201,22 @@ class Decoding:
             for _, other in found[1:]:
                 other.layers[number] = None
         return cache
+
+
+def cache_argument(model: Any) -> str:
+    """Return the name of the argument of ``model.forward`` that takes a cache.
+
+    transformers 5.24 renames ``past_key_values`` to ``cache``; a model with code from elsewhere keeps the old name.
+
+    Raises:
+        ModelError: the model has neither, or no layer with keys and values: Mamba's ``cache_params`` are ``cache`` too.
+    """
+    takes = inspect.signature(model.forward).parameters
+    if any(isinstance(layer, CacheLayerMixin) for layer in DynamicCache(config=model.config).layers):
+        for name in ("cache", "past_key_values"):
+            if name in takes:
+                return name
+    raise ModelError(f"{type(model).__name__} reads no cache of transformers: give a model that does")
 
 
 def draw(logits: Tensor, uniforms: Tensor | None, temperature: float) -> tuple[Tensor, Tensor]:

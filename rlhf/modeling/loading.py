@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from peft import PeftConfig, PeftModel
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.tensor import DTensor
@@ -28,16 +27,19 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from rlhf.config import Model
+from rlhf.config import Model, Settings
+from rlhf.data import templates
 from rlhf.errors import LineageError, ModelError
 from rlhf.hardware import ranks
 from rlhf.hub.pinned import Pinned, fetch, pin, snapshot
-from rlhf.runs.manifest import read_manifest
+from rlhf.modeling import foreign
+from rlhf.modeling.vocabulary import add_rows, set_padding, untie
 from rlhf.runs.parents import Parent, hub_parent
 from rlhf.storage.digests import tokenizer_record
+from rlhf.storage.manifest import read_manifest
 from rlhf.storage.paths import bundled
 
-PAD = "<|pad|>"
+STAND_IN = "plain"
 Head = Literal["drawn", "zero", "refused"]  # what becomes of a classifier's head where its parent has none
 ADAPTER = "adapter_config.json"
 
@@ -57,41 +59,72 @@ def chat_template(name: str) -> str:
 
 
 def load_tokenizer(parent: Parent, model: Model) -> PreTrainedTokenizerBase:
-    """The tokenizer of ``parent``, with a padding token that is not the end of sequence and a chat template.
+    """The tokenizer of ``parent``, with a padding token and a chat template.
+
+    String prompts are put as turns by a template that the model knows, or that is given for it; see `_set_template`.
 
     Raises:
         ModelError: it cannot be found or read.
         LineageError: it is not the one that the parent's run.json describes.
     """
+    folder = adapter_folder(parent)
+    if folder is not None and not any(folder.glob("tokenizer*")):  # as peft saves it
+        return load_tokenizer(_base(parent, folder), model)
     tokenizer = _pretrained(AutoTokenizer, parent, model)
+    tokenizer.chat_template = templates.named(tokenizer.chat_template, f"{parent.role}={parent.path}")
+    if tokenizer.eos_token_id is None and tokenizer.cls_token_id is None:  # of an encoder, which writes nothing
+        raise ModelError(
+            f"{parent.role}={parent.path} has a tokenizer without an end of sequence, and no response would ever end: "
+            "name one as eos_token in its tokenizer_config.json"
+        )
     if parent.manifest is None:
-        _set_padding(tokenizer)
-        if tokenizer.chat_template is None and model.chat_template is not None:
-            tokenizer.chat_template = chat_template(model.chat_template)
+        set_padding(tokenizer, config(parent, model).get_text_config().vocab_size)
     elif recorded := parent.manifest.get("tokenizer"):
         found = tokenizer_record(tokenizer)
         for field, value in recorded.items():
-            if found[field] != value:
+            if found.get(field) != value:
                 raise LineageError(
                     f"the tokenizer in {parent.model} has another {field} than {parent.path}/run.json says: "
                     f"run stage={parent.stage} again with overwrite=true"
                 )
+    _set_template(tokenizer, parent, model)
     tokenizer.padding_side = "right"
     # What is too long is cut and counted before a model sees it: transformers' warning of it would be wrong.
     tokenizer.deprecation_warnings["sequence-length-is-longer-than-the-specified-maximum"] = True
     return tokenizer
 
 
-def _set_padding(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Give the tokenizer a padding token of its own: an unused special one if it has it, else a new one."""
-    taken = (None, tokenizer.eos_token, tokenizer.bos_token)
-    if tokenizer.pad_token not in taken:
+def _set_template(tokenizer: PreTrainedTokenizerBase, parent: Parent, model: Model) -> None:
+    """Give ``model.chat_template`` to a tokenizer that has none; a file also replaces that of a model from elsewhere.
+
+    ``plain`` is a stand-in that needs no token of its own: conversations are rendered with it, and strings are not,
+    unless a run was trained with it.
+    """
+    given = model.chat_template
+    replaces = parent.manifest is None and given is not None and Path(given).is_file()
+    if given is not None and (tokenizer.chat_template is None or replaces):
+        tokenizer.chat_template = chat_template(given)
+        tokenizer.strings_are_turns = given != STAND_IN
+    else:
+        untaught = parent.stage == "base" and tokenizer.chat_template == chat_template(STAND_IN)
+        tokenizer.strings_are_turns = not untaught
+
+
+def check(parent: Parent, settings: Settings) -> None:
+    """Refuse a parent that cannot be loaded, or whose positions do not suffice, before anything long is done.
+
+    Raises:
+        ModelError: files are missing, cut short or do not fit each other.
+        ConfigError: a setting allows rows that are longer than the model can read.
+        LineageError: what an adapter was trained on has changed since or is gone.
+    """
+    if not parent.is_local:  # on the Hub, or a run that wrote no weights
         return
-    vocabulary = tokenizer.get_vocab()
-    unused = [token for token in (tokenizer.unk_token, "<|finetune_right_pad_id|>") if token in vocabulary]
-    tokenizer.pad_token = next((token for token in unused if token not in taken), PAD)
-    if tokenizer.pad_token not in vocabulary:
-        tokenizer.add_special_tokens({"pad_token": PAD})
+    root = ancestry(parent)[0]
+    architecture = config(root, settings.model)
+    foreign.check(root, architecture)
+    if parent.role == "policy" or parent.role in getattr(settings.stage, "models", ()):
+        foreign.fits(parent, architecture, settings)
 
 
 def config(parent: Parent, model: Model) -> PretrainedConfig:
@@ -100,7 +133,10 @@ def config(parent: Parent, model: Model) -> PretrainedConfig:
     Raises:
         ModelError: it cannot be found or read.
     """
-    return _pretrained(AutoConfig, ancestry(parent)[0], model)
+    found = _pretrained(AutoConfig, ancestry(parent)[0], model)
+    # model.attention or the best that there is, and none that the file names: it may be code to be fetched and run.
+    found._attn_implementation = None
+    return found
 
 
 def load_policy(parent: Parent, model: Model, tokenizer: PreTrainedTokenizerBase, **options: Any) -> PreTrainedModel:
@@ -128,8 +164,8 @@ def load_reward_model(
     """
     try:
         with _silent():  # a new head is what is asked for, and no cause for a report of missing weights
-            reward, missing = _load(AutoModelForSequenceClassification, parent, model, options | {"num_labels": 1})
-    except RuntimeError as error:
+            reward, missing = _load(AutoModelForSequenceClassification, parent, model, options)
+    except ModelError as error:
         if "ignore_mismatched_sizes" not in str(error):
             raise
         raise ModelError(
@@ -189,7 +225,7 @@ def save(model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path, parent: P
         if hasattr(model, "peft_config"):
             own = model.active_adapter  # a shared base has those of other roles beside it
             model.peft_config[own].base_model_name_or_path = parent.model
-            # The one embedding that a stage may add, of the padding token, is never attended to: loading adds it again.
+            # Nothing of an embedding has been trained; rows of new tokens are drawn again as they were.
             model.save_pretrained(folder, save_embedding_layers=False, selected_adapters=[own], state_dict=whole)
         else:
             model.save_pretrained(folder, state_dict=whole)
@@ -216,8 +252,13 @@ def ancestry(parent: Parent) -> list[Parent]:
     Raises:
         LineageError: what an adapter was trained on has changed since or is gone.
     """
-    found = [parent]
+    found, folders = [parent], set()
     while (folder := adapter_folder(found[0])) is not None:
+        if folder.resolve() in folders:
+            raise ModelError(
+                f"{parent.role}={parent.path} is an adapter on itself: give the model that it was trained on"
+            )
+        folders.add(folder.resolve())
         found.insert(0, _base(found[0], folder))
     return found
 
@@ -225,28 +266,67 @@ def ancestry(parent: Parent) -> list[Parent]:
 def _load(kind: Any, parent: Parent, model: Model, options: dict[str, Any]) -> tuple[PreTrainedModel, set[str]]:
     """Load ``parent``, its adapters merged, and name the weights that it does not hold, which are new."""
     root, *adapters = ancestry(parent)
-    options = options | _attention(model) | {"dtype": getattr(torch, model.dtype.value)}
+    architecture = config(root, model)
+    if kind is AutoModelForSequenceClassification:
+        architecture.num_labels = 1
+    options = options | {"attn_implementation": model.attention, "dtype": getattr(torch, model.dtype.value)}
+    options["config"] = architecture
     loaded, found = _pretrained(kind, root, model, output_loading_info=True, **options)
     if root.model.endswith(".gguf"):
         # The weights are dequantised on loading; what is left over would forbid saving, or reading what is saved.
         loaded.config.__dict__.pop("quantization_config", None)
         loaded.hf_quantizer = None
+    foreign.complete(root, loaded, found)
+    untie(loaded)
     missing = set(found["missing_keys"])
+    if kind is AutoModelForSequenceClassification:
+        exact_head(loaded, root, missing)
     for adapter in adapters:
-        loaded, held = _merge(loaded, adapter_folder(adapter))
+        loaded, held = _merge(loaded, adapter)
         missing -= held
     return loaded, missing
 
 
-def _merge(base: PreTrainedModel, folder: Path) -> tuple[PreTrainedModel, set[str]]:
-    """``base`` with the adapter in ``folder`` merged in, and the names of the whole weights that came with it."""
-    vocabulary = len(AutoTokenizer.from_pretrained(folder)) if (folder / "tokenizer_config.json").is_file() else 0
-    if vocabulary > base.get_input_embeddings().num_embeddings:
-        base.resize_token_embeddings(vocabulary, mean_resizing=False)
-    config = PeftConfig.from_pretrained(folder)
-    # The adapter of a language model is also put on a reward model's backbone, which cannot generate.
-    config.task_type = None
-    merged = PeftModel.from_pretrained(base, folder, config=config).merge_and_unload()
+def exact_head(model: PreTrainedModel, parent: Parent, missing: set[str]) -> None:
+    """Keep the head of a classifier in float32, whatever its backbone is in, and as ``parent`` has it on disk.
+
+    In half precision the steps of a learning rate of 1e-5 are rounded away.
+    """
+    names = [name for name, _ in model.named_parameters() if not name.startswith(f"{model.base_model_prefix}.")]
+    for name, head in model.named_children():
+        if name != model.base_model_prefix:
+            head.float().register_forward_pre_hook(_as_its_weights)
+    if model.dtype is not torch.float32 and not parent.model.endswith(".gguf"):
+        folder, parameters = fetched(parent, "config.json").parent, dict(model.named_parameters())
+        with torch.no_grad():
+            for name, value in foreign.weights(folder, [name for name in names if name not in missing]).items():
+                parameters[name].copy_(value)
+
+
+def _as_its_weights(head: torch.nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+    weight = next(head.parameters(), None)
+    if weight is None:
+        return arguments
+    return tuple(one.to(weight.dtype) if torch.is_tensor(one) else one for one in arguments)
+
+
+def _merge(base: PreTrainedModel, adapter: Parent) -> tuple[PreTrainedModel, set[str]]:
+    """``base`` with ``adapter`` merged in, and the names of the whole weights that came with it."""
+    folder = adapter_folder(adapter)
+    with foreign.reading(adapter):
+        if (folder / "tokenizer_config.json").is_file():
+            add_rows(base, AutoTokenizer.from_pretrained(folder))
+        config = PeftConfig.from_pretrained(folder)
+        # The adapter of a language model is also put on a reward model's backbone, which cannot generate.
+        config.task_type = None
+        worn = PeftModel(base, config)
+        result = worn.load_adapter(str(folder), "default")
+    backbone = f".{base.base_model_prefix}."
+    if wrong := [*result.missing_keys, *(name for name in result.unexpected_keys if backbone in name)]:
+        raise ModelError(
+            f"{adapter.role}={adapter.path} is no adapter on {base.name_or_path}: {wrong[0]} is in one of them alone"
+        )
+    merged = worn.merge_and_unload()
     for parameter in merged.parameters():  # peft froze the base; whoever trains this model decides anew
         parameter.requires_grad_(parameter.is_floating_point())  # four bits are no floating point
     return merged, {f"{name}.weight" for name in config.modules_to_save or ()}
@@ -271,11 +351,22 @@ def fetched(parent: Parent, name: str) -> Path:
 def _base(parent: Parent, folder: Path) -> Parent:
     """What an adapter was trained on."""
     if parent.manifest is not None:
-        record = parent.manifest["parents"]["policy"]
+        record = parent.manifest["parents"].get("policy")
+        if record is None:
+            raise LineageError(
+                f"{parent.path}/run.json does not say which policy its adapter is of: "
+                f"run stage={parent.stage} again with overwrite=true"
+            )
     else:
-        config = json.loads((folder / ADAPTER).read_text(encoding="utf-8"))
-        record = {"path": config["base_model_name_or_path"], "revision": config.get("revision"), "digest": None}
+        with foreign.reading(parent):
+            config = json.loads((folder / ADAPTER).read_text(encoding="utf-8"))
+            record = {"path": config["base_model_name_or_path"], "revision": config.get("revision"), "digest": None}
     path, revision = record["path"], record["revision"]
+    if not (isinstance(path, str) and path and isinstance(revision, str | None)):
+        raise ModelError(
+            f"{parent.role}={parent.path} is an adapter, and base_model_name_or_path={path} in its {ADAPTER} names no "
+            "model: give a folder or a Hub id there"
+        )
     here = parent.revision is None and revision is None and Path(path).exists()
     base = Parent("policy", path, read_manifest(Path(path))) if here else hub_parent("policy", path, revision)
     if record["digest"] is not None and base.digest != record["digest"]:
@@ -296,35 +387,26 @@ def _silent() -> Iterator[None]:
         logging.set_verbosity(level)
 
 
-def _attention(model: Model) -> dict[str, Any]:
-    return {} if model.attention is None else {"attn_implementation": model.attention}
-
-
 def _pretrained(kind: Any, parent: Parent, model: Model, **options: Any) -> Any:
-    """``kind.from_pretrained`` with the failures that a user can mend told in one sentence."""
+    """``kind.from_pretrained`` with every failure told in one sentence."""
     path = Path(parent.model)
     name: str = parent.model
     if path.suffix == ".gguf":
         name, options = str(path.parent), options | {"gguf_file": path.name}
-    try:
+    with foreign.reading(parent):
         return kind.from_pretrained(
             name, revision=parent.revision or "main", trust_remote_code=model.trust_remote_code, **options
         )
-    except (OSError, ValueError, HfHubHTTPError, HFValidationError) as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ModelError(
-            f"{parent.role}={parent.path} cannot be loaded ({first}): give a run, a model folder with safetensors, "
-            "or a Hub id that you can reach and may read"
-        ) from error
 
 
 def _match(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     """Make the model agree with the tokenizer about its size and its special tokens."""
-    if len(tokenizer) > model.get_input_embeddings().num_embeddings:
-        # Resizing to the mean draws random numbers and warns; the padding token is never attended to.
-        model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    add_rows(model, tokenizer)
     model.config.pad_token_id = tokenizer.pad_token_id
     model.config.eos_token_id = tokenizer.eos_token_id
     if getattr(model, "generation_config", None) is not None:
         model.generation_config.pad_token_id = tokenizer.pad_token_id
-        model.generation_config.eos_token_id = tokenizer.eos_token_id
+        # An id that is left of another vocabulary, as LlamaConfig's 2 often is, would end a response within a word.
+        added = set(tokenizer.added_tokens_decoder) - {tokenizer.bos_token_id, tokenizer.pad_token_id}
+        ends = [id for id in templates.end_ids(model, tokenizer) if id in added or id == tokenizer.eos_token_id]
+        model.generation_config.eos_token_id = ends[0] if len(ends) == 1 else ends or None

@@ -17,8 +17,8 @@ from rlhf.modeling import adapters, loading
 from rlhf.modeling.generation import seeded
 from rlhf.planning.activations import Family, Pass, family_of
 from rlhf.ppo.shared_base import shell_of
-from rlhf.runs.manifest import read_manifest
 from rlhf.runs.parents import Parent, hub_parent
+from rlhf.storage.manifest import read_manifest
 
 WIDTHS = {Dtype.float32: 4, Dtype.bfloat16: 2, Dtype.float16: 2}
 

@@ -35,6 +35,8 @@ def settings(**overrides: Any) -> PPOStage:
         ConfigError: an override is no setting of PPO, or a value is of the wrong type or out of range.
     """
     values = yaml.safe_load((bundled("conf") / "stage" / "ppo.yaml").read_text(encoding="utf-8"))
+    for name in ("learning_rate", "critic_learning_rate"):  # ${times:rate,factor}: what is trained here is not known
+        values[name] = values[name].removeprefix("${times:").partition(",")[0]
     values["gold"] = None  # PPOTrainer is given the function itself; the file names the data's
     watching = _made(SentinelSettings, "stage.sentinel", values["sentinel"], overrides.get("sentinel", {}))
     drawing = _made(RolloutSettings, "stage.rollout", values["rollout"], overrides.get("rollout", {}))

@@ -99,7 +99,8 @@ class OneBase:
             return head(self.settings, self.shared.causal)
         worn = self._wears("critic")
         with drawn(self.settings, "critic"):
-            self.shared.add("critic", adapters.lora(self.settings.adapter, adapters.TaskType.CAUSAL_LM))
+            config = adapters.lora(self.settings.adapter, adapters.TaskType.CAUSAL_LM, self.shared.causal)
+            self.shared.add("critic", config)
         return self.shared.critic([*worn, "critic"], self._head("critic"))
 
     def reward_model(self, role: str) -> Role | None:

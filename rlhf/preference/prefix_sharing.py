@@ -180,7 +180,7 @@ class Sharing:
                 values = head.score(self.model.get_output_embeddings(), hidden, targets, self.fields)
             else:
                 scored = self._whole(*args, fused_lm_head=True, shift_labels=targets[None], **kwargs)
-                values = {name: scored[name] for name in self.fields}
+                values = {name: scored[name] for name in self.fields if name in scored}  # of a reference TRL gives few
         finally:
             self._wanted, self._picked = None, False
         return head.scattered(values, mask)

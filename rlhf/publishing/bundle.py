@@ -29,7 +29,8 @@ from rlhf.publishing import card, figure, lineage, sections
 from rlhf.publishing.lineage import Link
 from rlhf.publishing.scrub import Scrubber
 from rlhf.storage import digests
-from rlhf.storage.json_files import MANIFEST, write_json
+from rlhf.storage.json_files import write_json
+from rlhf.storage.manifest import MANIFEST
 
 ALLOWED = (
     "README.md", MANIFEST, "settings.yaml", "reproduce.sh", "figures/*.png", "evaluation/report.md",
@@ -80,9 +81,9 @@ def build(link: Link, repo: str | None, name: str, folder: Path, plan: Plan) -> 
         ModelError: the weights cannot be read.
     """
     if plan.stage.weights is Weights.adapter:
-        parameters, resized, template = write_adapter(link, folder, plan)
+        parameters, template = write_adapter(link, folder, plan)
     else:
-        parameters, resized, template = write_whole(link, folder, plan)
+        parameters, template = write_whole(link, folder, plan)
     digest = digests.weights_digest(folder)
     manifest = describe(link, digest, plan)
     there = lineage.published(link, repo, None, manifest)
@@ -98,7 +99,7 @@ def build(link: Link, repo: str | None, name: str, folder: Path, plan: Plan) -> 
     tag = f"run-{digest[:8]}"
     subject = card.Subject(
         name=name, repo=repo, tag=tag, chain=chain, source=link, stage=plan.stage, parameters=parameters,
-        has_template=template, resized=resized, figure=drawn, comparison=plan.comparison,
+        has_template=template, figure=drawn, comparison=plan.comparison,
     )  # fmt: skip
     card.write(subject, plan.scrubber, folder / "README.md")
     bundle = Bundle(folder, there, tag)
@@ -121,20 +122,20 @@ def load(link: Link, plan: Plan) -> tuple[Any, Any]:
     return tokenizer, model.eval()
 
 
-def write_whole(link: Link, folder: Path, plan: Plan) -> tuple[int, bool, bool]:
-    """A model that stands by itself. Its parameters, whether its tokenizer needs more rows, and has a template."""
+def write_whole(link: Link, folder: Path, plan: Plan) -> tuple[int, bool]:
+    """A model that stands by itself. Its parameters, and whether its tokenizer has a template."""
     tokenizer, model = load(link, plan)
     model.config.use_cache = True  # training switched it off, and whoever generates wants it
     model.save_pretrained(folder, max_shard_size=plan.stage.max_shard_size)
     save_tokenizer(tokenizer, folder)
-    return model.num_parameters(), False, tokenizer.chat_template is not None
+    return model.num_parameters(), tokenizer.chat_template is not None
 
 
-def write_adapter(link: Link, folder: Path, plan: Plan) -> tuple[int, bool, bool]:
+def write_adapter(link: Link, folder: Path, plan: Plan) -> tuple[int, bool]:
     """The adapter alone, on a base that others can load.
 
     Raises:
-        LineageError: the run has no adapter, its base is here alone, or it is a reward model.
+        LineageError: the run has no adapter, its base is here alone or lacks rows of tokens, or it is a reward model.
     """
     source = loading.adapter_folder(link.parent)
     base = lineage.with_weights(plan.above, link.roles.get("policy"))
@@ -150,19 +151,23 @@ def write_adapter(link: Link, folder: Path, plan: Plan) -> tuple[int, bool, bool
             f"stage.weights=adapter, but {link.title} is an adapter on {base.path if base else 'a run'}, a path of "
             "this machine that nobody else can load: give stage.weights=merged, or stage.publish=chain to put it up too"
         )
+    tokenizer = loading.load_tokenizer(link.parent, replace(plan.model, chat_template=None))
+    if lacks_rows(base, tokenizer):
+        raise LineageError(
+            f"stage.weights=adapter, but the tokenizer of {link.title} has tokens that {base.repo} has no row for, and "
+            "an adapter has none either: give stage.weights=merged"
+        )
     config = json.loads((source / loading.ADAPTER).read_text(encoding="utf-8"))
     config |= {"base_model_name_or_path": base.repo, "revision": base.commit}
     write_json(folder / loading.ADAPTER, config)
     tensors = load_file(source / "adapter_model.safetensors")
     save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
-    tokenizer = loading.load_tokenizer(link.parent, replace(plan.model, chat_template=None))
     save_tokenizer(tokenizer, folder)
-    parameters = sum(tensor.numel() for tensor in tensors.values())
-    return parameters, lacks_rows(base, tokenizer), tokenizer.chat_template is not None
+    return sum(tensor.numel() for tensor in tensors.values()), tokenizer.chat_template is not None
 
 
 def lacks_rows(base: Link, tokenizer: Any) -> bool:
-    """Whether a model of others has no embedding for a padding token that was added to its tokenizer."""
+    """Whether a model of others has fewer embeddings than the tokenizer has tokens."""
     if base.stage is not None:
         return False
     config = json.loads(loading.fetched(base.parent, "config.json").read_text(encoding="utf-8"))

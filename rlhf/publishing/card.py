@@ -64,7 +64,6 @@ class Subject:
     stage: PublishStage
     parameters: int
     has_template: bool
-    resized: bool
     figure: bool
     comparison: Path | None
 
@@ -105,7 +104,6 @@ def body(subject: Subject, scrubber: Scrubber, licence: str, found: dict[str, st
         summary=summary(subject),
         chain=list(sections.links(chain, safe)),
         snippet=snippet(name, subject.tag, link.stage, subject.stage.weights, subject.has_template),
-        resized=subject.resized and subject.stage.weights is Weights.adapter,
         gguf=subject.stage.weights is Weights.merged,
         statistics=[f"{link.metrics.get(key, 0.0):.4g}" for key in ("scores/mean", "scores/std")],
         data=list(sections.data(chain, safe)),
@@ -116,7 +114,7 @@ def body(subject: Subject, scrubber: Scrubber, licence: str, found: dict[str, st
         use=USES[link.stage],
         limits=[size(subject), *LIMITS[link.stage], *EVERY_LIMIT],
         licence=safe(licence),
-        licenses=[[safe(title), safe(name)] for title, name in found.items()],
+        licences=[[safe(title), safe(name)] for title, name in found.items()],
         conflicts=[safe(told) for told in licenses.conflicts(licence, found)],
         commands=commands(chain, scrubber),
         versions=versions(link),

@@ -8,8 +8,8 @@ from typing import Any
 from rlhf.config import Publish
 from rlhf.errors import LineageError
 from rlhf.hub.pinned import pin
-from rlhf.runs.manifest import read_manifest
 from rlhf.runs.parents import Parent
+from rlhf.storage.manifest import read_manifest
 
 
 @dataclass(frozen=True)

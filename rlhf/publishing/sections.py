@@ -16,8 +16,8 @@ from rlhf.hub.pinned import pin
 from rlhf.publishing import licenses
 from rlhf.publishing.lineage import Link
 from rlhf.runs.identity import flatten
-from rlhf.runs.manifest import read_manifest
 from rlhf.runs.parents import HUB_ID
+from rlhf.storage.manifest import read_manifest
 
 Safe = Callable[[str], str]
 
@@ -66,7 +66,9 @@ def sources(chain: Sequence[Link]) -> dict[str, dict[str, Any]]:
     for link in chain:
         for kind, splits in (link.manifest or {}).get("data", {}).items():
             data = link.manifest["settings"]["data"]
-            path = data["path"] or data[kind]["path"]
+            own = data.get(kind, {})
+            mixed = own.get("mix")
+            path = data["path"] or own.get("path") or ", ".join(mixed if isinstance(mixed, dict) else [kind])
             behind = str(link.manifest.get("content", {}).get(f"files.{kind}", ""))
             hub = HUB_ID.fullmatch(path) if "@" in behind or not behind else None
             id, _, commit = behind.partition("@") if "@" in behind else (hub["id"] if hub else "", "", "")

@@ -4,20 +4,21 @@ The progression skips a stage whose content has not changed, and ``resume=true``
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from rlhf.config import Autocast, PPOStage, SentinelAction, Settings, Source, TrainedStage
+from rlhf.config import Autocast, PPOStage, Render, SentinelAction, Settings, Source, TrainedStage
 from rlhf.data.files import reader_of
 from rlhf.hardware import ranks
 from rlhf.hub.pinned import pin
-from rlhf.runs.parents import HUB_ID, Parent
+from rlhf.runs.parents import HUB_ID, Parent, find_parents
 from rlhf.storage.digests import file_digest, files_digest, redact
 from rlhf.storage.json_files import plain
 
 # What changes neither weights nor metrics: where a run lies, how it is watched, how it is started.
-INCIDENTAL = ("name", "checkpoints", "overwrite", "resume", "tracker", "hardware", "objective")
+INCIDENTAL = ("name", "checkpoints", "overwrite", "resume", "telemetry", "tracker", "hardware", "objective")
 OF_THE_CONNECTION = ("cache", "timeout", "attempts", "workers", "key_variable", "price_prompt", "price_response")
 
 
@@ -79,6 +80,8 @@ def content(settings: Settings, parents: dict[str, Parent]) -> dict[str, Any]:
     tree["data"] = {kind: tree["data"][kind] for kind in settings.stage.reads} | {
         key: tree["data"][key] for key in ("holdout", "allow_leaks", "pairing", "gold", "judge", "ceiling")
     }
+    if settings.data.render is not Render.auto:
+        tree["data"]["render"] = settings.data.render.value
     # How a judge is reached, and what is remembered of it, changes no verdict.
     for key in OF_THE_CONNECTION:
         tree.get("judge", {}).pop(key, None)
@@ -105,6 +108,23 @@ def content(settings: Settings, parents: dict[str, Parent]) -> dict[str, Any]:
         del tree["data"][kind]["path"]
     tree["files"] |= reward_files(settings)
     return redact(flatten(tree))
+
+
+class Origin(NamedTuple):
+    """What a run comes from: its parents, found and hashed once, and its content."""
+
+    parents: dict[str, Parent]
+    content: dict[str, Any]
+
+    @classmethod
+    def of(cls, settings: Settings, overrides: Sequence[str] = ()) -> "Origin":
+        """Find the parents.
+
+        Raises:
+            LineageError: a parent is missing, unfinished or of the wrong stage.
+        """
+        parents = find_parents(settings, overrides)
+        return cls(parents, content(settings, parents))
 
 
 def difference(old: dict[str, Any], new: dict[str, Any]) -> str | None:

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,8 @@ from rlhf.config import Input, Settings
 from rlhf.errors import LineageError
 from rlhf.hub.pinned import manifest_at, pin
 from rlhf.runs.directory import partial
-from rlhf.runs.manifest import read_manifest
 from rlhf.storage import digests
+from rlhf.storage.manifest import read_manifest
 
 HUB_ID = re.compile(r"(?P<id>[A-Za-z0-9][\w.-]*(?:/[\w.-]+)?)(?:@(?P<revision>[\w./-]+))?")
 GROUPS = ("experiment", "name", "model", "data", "adapter", "checkpoints", "seed")
@@ -53,14 +54,21 @@ class Parent:
         if self.manifest:
             return self.manifest["weights"] or self.manifest.get("output")
         path = Path(self.path)
-        if path.is_file():
-            return digests.file_digest(path)
-        return digests.weights_digest(path) if path.is_dir() else f"{self.path}@{self.revision or 'main'}"
+        if not path.exists():
+            return f"{self.path}@{self.revision or 'main'}"
+        files = (path,) if path.is_file() else digests.weights_in(path)
+        return _digest(path, tuple((file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files))
 
     def record(self) -> dict[str, Any]:
         """What run.json says of it. Of a run on the Hub its whole run.json, or the tree of this one would end there."""
         found = {"path": self.path, "stage": self.stage, "digest": self.digest, "revision": self.revision}
         return found if self.revision is None or self.manifest is None else found | {"run": self.manifest}
+
+
+@cache
+def _digest(path: Path, state: tuple[tuple[str, int, int], ...]) -> str | None:
+    """Hash a model file or folder once in a process: of a 7B model it takes a pass over 15 GB."""
+    return digests.file_digest(path) if path.is_file() else digests.weights_digest(path)
 
 
 def find_parents(settings: Settings, overrides: Sequence[str] = ()) -> dict[str, Parent]:

@@ -12,32 +12,44 @@ run.json is complete. What an interruption leaves in ``.sft.partial`` is what ``
 """
 
 import json
-import shlex
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import wraps
 from pathlib import Path
 from typing import IO, Any
 
 from rlhf.config import Settings, Strategy
-from rlhf.errors import LineageError, RunError
+from rlhf.errors import LineageError, RlhfError, RunError
 from rlhf.hardware import ranks
-from rlhf.runs.directory import BUNDLES, claim, empty, move, partial, unwritable
-from rlhf.runs.identity import content, difference
-from rlhf.runs.manifest import read_manifest
-from rlhf.runs.parents import Parent, find_parents
+from rlhf.runs.directory import BUNDLES, SCRATCH, claim, empty, listed, partial, saved, unwritable
+from rlhf.runs.identity import Origin
+from rlhf.runs.interrupted import check_start, put_in_place, redact_command
+from rlhf.runs.parents import Parent
 from rlhf.storage import digests
 from rlhf.storage.digests import tokenizer_record
-from rlhf.storage.json_files import MANIFEST, write_json
+from rlhf.storage.json_files import write_json
+from rlhf.storage.manifest import MANIFEST, read_manifest
 
 LOGS = ("metrics.jsonl", "samples.jsonl")
 
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _by_the_writer(method: Callable[..., None]) -> Callable[..., None]:
+    """Do nothing in a process that leaves the writing to another."""
+
+    @wraps(method)
+    def guarded(run: "Run", *arguments: Any, **named: Any) -> None:
+        if run._lock is not None:
+            method(run, *arguments, **named)
+
+    return guarded
 
 
 @dataclass
@@ -65,41 +77,24 @@ class Run:
             raise LineageError(f"{directory} holds no finished run")
         return cls(directory, directory, manifest, {})
 
-    @staticmethod
-    def check(
-        directory: Path, settings: Settings, overrides: Sequence[str] = ()
-    ) -> tuple[dict[str, Parent], dict[str, Any], bool]:
-        """Parents and content of the run that may be started there, and whether it goes on with an interrupted one.
+    @classmethod
+    def start(
+        cls, directory: Path, settings: Settings, overrides: Sequence[str] = (), origin: Origin | None = None
+    ) -> "Run":
+        """Claim the directory and begin, or continue an interrupted run.
+
+        Of several processes the first one writes the run. In the others it has no lock and writes nothing, and its
+        run.json is known when they have met.
 
         Raises:
             LineageError: a parent is missing, unfinished or of the wrong stage.
-            RunError: the directory holds a finished run (``overwrite=true`` replaces it), or ``resume=true`` was asked
-                with other settings than before.
+            RunError: as ``check_start``; or another process is writing the run, or it cannot be written.
         """
-        parents = find_parents(settings, overrides)
-        new = content(settings, parents)
-        interrupted = read_manifest(partial(directory)) if settings.resume else None
-        finished = read_manifest(directory)
-        # What an interrupted run was to replace, it replaces when it is resumed.
-        replaces = settings.overwrite or settings.stage.repeats
-        if finished is not None and interrupted is None and not replaces:
-            raise RunError(
-                f"{directory} holds a finished run of stage={finished.get('stage')}: "
-                "overwrite=true replaces it, name=<another> keeps it"
-            )
-        if interrupted is not None and (reason := difference(interrupted["content"], new)):
-            raise RunError(f"{directory} cannot be resumed, {reason}: leave resume=true out to start again")
-        return parents, new, interrupted is not None
-
-    @classmethod
-    def start(cls, directory: Path, settings: Settings, overrides: Sequence[str] = ()) -> "Run":
-        """Check the parents, claim the directory and begin, or go on where an interrupted run stopped.
-
-        Raises:
-            LineageError, RunError: as ``check`` does; or another process is writing the run, or it cannot be written.
-        """
-        parents, new, resumed = cls.check(directory, settings, overrides)
+        parents, new = origin or Origin.of(settings, overrides)
         work = partial(directory)
+        if not ranks.is_main():
+            return cls(directory, work, {"stage": settings.stage.name}, parents)
+        resumed = check_start(directory, settings, new, overrides)
         run = cls(directory, work, {}, parents, claim(work, directory))
         try:
             if not resumed:
@@ -156,11 +151,13 @@ class Run:
     @property
     def scratch(self) -> Path:
         """Folder for checkpoints to resume from; it does not outlive the run."""
-        return self.work / "resume"
+        return self.work / SCRATCH
 
+    @_by_the_writer
     def write(self) -> None:
         write_json(self.work / MANIFEST, self.manifest)
 
+    @_by_the_writer
     def record_data(self, kind: str, split: str, dataset: Any) -> None:
         """Note the rows and the fingerprint of a data set that the stage reads."""
         from rlhf.data import fingerprint  # datasets is slow to import and `status` never needs it
@@ -169,6 +166,7 @@ class Run:
         self.manifest["data"].setdefault(kind, {})[split] = entry
         self.write()
 
+    @_by_the_writer
     def record_omission(self, kind: str, split: str, rows: int, reason: str, told: str | None = None) -> None:
         """Count rows that training leaves out, cuts or reads in part; ``told`` is the reason as a person reads it."""
         self.manifest["data"][kind][split][reason] = rows
@@ -177,16 +175,19 @@ class Run:
             total = self.manifest["data"][kind][split]["rows"]
             print(f"{self.stage}: {rows} of {total} rows of {kind}/{split}: {told or reason}")
 
+    @_by_the_writer
     def record_output(self, path: Path) -> None:
         """Note the digest of what a stage without weights of its own wrote, for those that start from it."""
         self.manifest["output"] = digests.file_digest(path)
         self.write()
 
+    @_by_the_writer
     def record_tokenizer(self, tokenizer: Any) -> None:
         """Note what the next stage must find unchanged; the template and the special tokens included."""
         self.manifest["tokenizer"] = tokenizer_record(tokenizer)
         self.write()
 
+    @_by_the_writer
     def record_diagnoses(self, records: Sequence[dict[str, Any]]) -> None:
         """Note what a sentinel has raised so far, all of it: in run.json and, a line each, in sentinel.jsonl."""
         lines = "".join(json.dumps(record) + "\n" for record in records)
@@ -194,6 +195,7 @@ class Run:
         self.manifest["diagnoses"] = list(records)
         self.write()
 
+    @_by_the_writer
     def log(self, metrics: dict[str, float], step: int) -> None:
         """Append to metrics.jsonl and send to the tracker. Times are left to run.json: equal runs log equal bytes."""
         self._metrics.write(json.dumps({"step": step, **metrics}) + "\n")
@@ -212,6 +214,7 @@ class Run:
             name: len(path.read_text(encoding="utf-8").splitlines()) for name, path in found.items() if path.exists()
         }
 
+    @_by_the_writer
     def rewind(self, step: int, written: Mapping[str, int] | None = None) -> None:
         """Drop what was logged after a checkpoint: an interrupted run may have gone on past its last.
 
@@ -231,16 +234,18 @@ class Run:
         self._metrics.close()
         self._metrics = (self.work / "metrics.jsonl").open("a", encoding="utf-8")
 
+    @_by_the_writer
     def stop(self, status: str, reason: str) -> None:
         """End a run that did not finish: ``interrupted`` or ``failed``. Without a checkpoint nothing is left of it."""
         self._close()
-        if not any(self.scratch.glob("*")):
+        if saved(self.work) is None:
             shutil.rmtree(self.work, ignore_errors=True)
             return
         self.manifest |= {"status": status, "reason": reason}
         with suppress(OSError):  # a full disk is why some runs stop
             self.write()
 
+    @_by_the_writer
     def record_member(self, folder: Path, metrics: dict[str, float]) -> None:
         """Make ``folder`` inside this run, with a model of its own, a run of its own: a member of an ensemble."""
         finished = {"status": "finished", "finished": _now(), "seconds": round(time.monotonic() - self._started, 1)}
@@ -250,7 +255,12 @@ class Run:
     def finish(self, metrics: dict[str, float]) -> None:
         """Write the final metrics and move the run into its place, when no other process reads it any more."""
         ranks.wait()
-        shutil.rmtree(self.scratch, ignore_errors=True)
+        self._finish(metrics)
+        ranks.wait()
+        self.work = self.directory
+
+    @_by_the_writer
+    def _finish(self, metrics: dict[str, float]) -> None:
         self.manifest |= {
             "status": "finished",
             "weights": digests.weights_digest(self.model),
@@ -259,13 +269,12 @@ class Run:
             "seconds": round(time.monotonic() - self._started, 1),
             "peak_memory_gib": digests.peak_memory_gib(),
             "metrics": metrics,
+            "files": listed(self.work),
         }
         self.write()
         self._metrics.close()
-        move(self.work, self.directory)
-        self.work = self.directory
+        put_in_place(self.work, self.directory)
         self._close()
-        ranks.wait()
 
     def _close(self) -> None:
         for tracker in self._trackers:
@@ -287,15 +296,23 @@ def note_end(directory: Path, reason: str) -> None:
             Run(directory, work, manifest, {}, lock).stop("failed", reason)
 
 
-def redact_command(stage: str, overrides: Sequence[str]) -> str:
-    others = [item for item in overrides if not item.startswith("stage=")]
-    return shlex.join(digests.redact(["python", "-m", "rlhf", f"stage={stage}", *others]))
+def runs(root: Path, passed_over: list[RlhfError] | None = None) -> Iterator[Run]:
+    """Every finished run below ``root``, oldest first.
 
-
-def runs(root: Path) -> Iterator[Run]:
-    """Every finished run below ``root``, oldest first."""
+    Raises:
+        RunError, LineageError: a run.json cannot be read, or is of a run that did not finish, and ``passed_over``, to
+            which such errors are appended, is None.
+    """
     places = [path.parent for path in sorted(root.rglob(MANIFEST)) if BUNDLES not in path.parts]
-    found = [Run.open(place) for place in places if ".partial" not in str(place)]
+    found = []
+    for place in places:
+        try:
+            if ".partial" not in str(place):
+                found.append(Run.open(place))
+        except RlhfError as error:
+            if passed_over is None:
+                raise
+            passed_over.append(error)
     yield from sorted(found, key=lambda run: run.manifest["finished"])
 
 

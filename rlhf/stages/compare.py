@@ -103,7 +103,9 @@ def answer_all(settings: Settings, run: Run, prompts: list, texts: list[str] | N
 def candidate(name: str, settings: Settings, run: Run) -> Candidate:
     tokenizer = loading.load_tokenizer(run[name], settings.model)
     model = loading.load_policy(run[name], settings.model, tokenizer).to(torch_device(settings.hardware)).eval()
-    return Candidate(name, model, tokenizer, plain=is_plain(run[name], settings.model))
+    plain = is_plain(run[name], settings.model)
+    tokenizer.strings_are_turns &= not plain
+    return Candidate(name, model, tokenizer, plain)
 
 
 def is_plain(parent: Parent, model: Model) -> bool:

@@ -16,7 +16,7 @@ from trl import DPOConfig, DPOTrainer
 
 from rlhf.config import AdapterKind, Settings
 from rlhf.data import check_splits, load
-from rlhf.data.tokens import Form
+from rlhf.data.tokens import HEARD, Form
 from rlhf.evaluation.responses import eval_set
 from rlhf.hardware import ranks
 from rlhf.modeling import adapters
@@ -30,6 +30,25 @@ from rlhf.runs.run import Run
 from rlhf.training import loop
 
 
+class Attributed:
+    """TRL's collator for pairs that part before their last turn: of a completion the assistant's turns count alone."""
+
+    def __init__(self, collator: Any):
+        self.collator = collator
+
+    def __call__(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
+        batch, limit = self.collator(examples), self.collator.max_length
+        sides = [(example, side) for side in ("chosen", "rejected") for example in examples]
+        for row, (example, side) in enumerate(sides):
+            start, length = len(example["prompt_ids"]), len(example["prompt_ids"]) + len(example[f"{side}_ids"])
+            if limit is not None and self.collator.truncation_mode == "keep_end":
+                start -= max(length - limit, 0)
+            heard = example[f"{side}_heard"]
+            for begin, end in zip(heard[::2], heard[1::2], strict=True):
+                batch["completion_mask"][row, max(start + begin, 0) : max(start + end, 0)] = 0
+        return batch
+
+
 class ReadyDPOTrainer(DPOTrainer):
     """Takes rows that are token ids already, and the reference's log-probabilities from where they are kept.
 
@@ -40,9 +59,15 @@ class ReadyDPOTrainer(DPOTrainer):
     def __init__(self, *, reference_kept: reference.Kept | None, shared: bool, **parts: Any):
         self.reference_kept, self.shared = reference_kept, shared
         super().__init__(**parts)
+        if set(HEARD) <= set(self.train_dataset.column_names):
+            self.data_collator = Attributed(self.data_collator)
 
     def _prepare_dataset(self, dataset: Dataset, *_: Any) -> Dataset:
         return dataset
+
+    def _set_signature_columns_if_needed(self) -> None:
+        super()._set_signature_columns_if_needed()
+        self._signature_columns = [*dict.fromkeys([*self._signature_columns, *HEARD])]
 
     def _precompute_ref_logps(self, dataset: Dataset, name: str, batch_size: int) -> Dataset:
         def compute() -> Iterator[tuple[Tensor, Tensor]]:
@@ -75,6 +100,7 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
     gold = None if settings.data.gold is None else called(settings.data.gold)
 
     tokenizer = models.load_tokenizer(run["policy"], settings.model)
+    loop.settle(run, settings, tokenizer, pairs["train"]["prompt"])
     args = loop.arguments(
         DPOConfig,
         settings,
@@ -93,6 +119,7 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
     # says is computed before the policy learns anything.
     second = settings.adapter.kind is AdapterKind.none and not stage.cache_reference
     run.record_tokenizer(tokenizer)
+    loop.show_ends(run, policy, tokenizer)
 
     trainer = loop.build(
         ReadyDPOTrainer,
@@ -102,13 +129,15 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
         train_dataset=ids["train"],
         eval_dataset=ids["validation"],
         processing_class=tokenizer,
-        peft_config=adapters.lora(settings.adapter, adapters.TaskType.CAUSAL_LM),
+        peft_config=adapters.lora(settings.adapter, adapters.TaskType.CAUSAL_LM, policy),
         reference_kept=reference.kept(settings, run["policy"], args, shared) if stage.cache_reference else None,
         shared=shared,
     )
     sample = loop.Sampler(run, trainer.model, tokenizer, pairs["validation"]["prompt"], settings)
     with trainer.sharing():
         metrics = loop.train(trainer, run, sample, stage.sample_every)
+    moved = max(abs(metrics[f"eval/rewards/{one}"]) for one in ("chosen", "rejected", "margins")) / stage.beta
+    loop.tell_unmoved(run.stage, moved, "stage.trainer.learning_rate", args.learning_rate)
     sample(trainer.state.global_step)
     start = starting_policy(settings, run, trainer, tokenizer) if asked else None
     metrics |= eval_set.measure(

@@ -13,8 +13,10 @@ from contextlib import suppress
 from rlhf.config import Settings
 from rlhf.data import load
 from rlhf.data.reading import NoRowsError
+from rlhf.errors import LineageError
 from rlhf.evaluation.reward_card import report
 from rlhf.evaluation.reward_card.grading import Policy, grade, score_statistics
+from rlhf.evaluation.reward_card.pairs import check_answers
 from rlhf.hardware.device import torch_device
 from rlhf.modeling import loading
 from rlhf.rewards import RewardModel
@@ -29,6 +31,7 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
         pairs = {"train": load(settings.data, "preferences", "train", settings.seed)} | pairs
     for split, dataset in pairs.items():
         run.record_data("preferences", split, dataset)
+        check_answers(dataset)
     scorer = reward_model(run["reward"], settings)
     run.record_tokenizer(scorer.tokenizer)
     policy = load_policy(run.parents.get("policy"), settings)
@@ -49,7 +52,10 @@ def reward_model(parent: Parent, settings: Settings) -> RewardModel:
     model = loading.load_reward_model(parent, settings.model, tokenizer, new_head="refused")
     longest = stage.max_length
     if longest is None and parent.manifest is not None:
-        longest = parent.manifest["settings"]["stage"]["trainer"]["max_length"]
+        trainer = parent.manifest["settings"]["stage"].get("trainer")
+        longest = trainer.get("max_length") if isinstance(trainer, dict) else None
+        if not isinstance(longest, int | None):
+            raise LineageError(f"{parent.path}/run.json has no usable stage.trainer.max_length: give stage.max_length")
     if longest is None:
         # RoBERTa counts two positions more than it can read; its tokenizer knows.
         longest = min(getattr(model.config, "max_position_embeddings", math.inf), tokenizer.model_max_length)

@@ -90,6 +90,6 @@ def newest_whole(folders: Sequence[Path], title: str) -> Path | None:
         told = ", ".join(f"{name}: {reason}" for name, reason in faults)
         raise RunError(
             f"no checkpoint in {folders[0].parent} is whole ({told}): "
-            "leave resume=true out, or delete that folder, to start again"
+            "overwrite=true in place of resume=true starts again"
         )
     return None

@@ -6,12 +6,13 @@ import json
 import os
 import platform
 import re
-import resource
 import subprocess
 import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from rlhf.storage.paths import PACKAGE
 
@@ -57,8 +58,13 @@ def files_digest(paths: Iterable[Path]) -> str:
 
 def weights_digest(folder: Path) -> str | None:
     """Digest of the weights in a model folder; None where there are none."""
-    weights = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.gguf"))
+    weights = weights_in(folder)
     return files_digest(weights) if weights else None
+
+
+def weights_in(folder: Path) -> list[Path]:
+    """Return the files of the weights in a model folder."""
+    return sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.gguf"))
 
 
 def text_digest(text: str | None) -> str | None:
@@ -112,5 +118,13 @@ def hardware() -> dict[str, Any]:
 
 def peak_memory_gib() -> float:
     """Largest resident memory of this process so far, in GiB."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30, 3)
+    return round(peak_memory() / 2**30, 3)
+
+
+def peak_memory() -> int:
+    """Return the largest resident memory of this process so far, in bytes."""
+    if sys.platform == "win32":
+        return psutil.Process().memory_info().peak_wset
+    import resource  # psutil has no peak here, and Windows no getrusage(2)
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -6,8 +6,6 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-MANIFEST = "run.json"
-
 
 def plain(value: Any) -> Any:
     """Return an enumeration's value or a path's text, which json cannot write by itself."""

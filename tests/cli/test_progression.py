@@ -66,6 +66,13 @@ def test_a_stale_stage_that_was_interrupted_is_continued(
         patch.setattr("rlhf.training.loop.Interruption.__exit__", lambda self, *_: None)
         with pytest.raises(SystemExit):
             run(patch, *base("stage.trainer.learning_rate=1e-3"))
+    told = capsys.readouterr().err
+    assert "base has checkpoint-1, and this continues from it: python -m rlhf stage=progression" in told
+    assert "resume=true" not in told
+    with pytest.raises(SystemExit):
+        run(monkeypatch, *base("stage.trainer.learning_rate=1e-4"))
+    told = capsys.readouterr().err
+    assert "other settings (stage.trainer.learning_rate was 0.001, now 0.0001) with checkpoint-1 is here" in told
     assert Run.open(tmp_path / "almanac" / "base").manifest == old
     run(monkeypatch, *base("stage.trainer.learning_rate=1e-3"))
     assert ", continued" in " ".join(capsys.readouterr().out.split())

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from rlhf.config import Data, Format, Pairing, Rankings, Source, Ties
+from rlhf.config import Data, Format, Pairing, Rankings, Render, Source, Ties
 from rlhf.data import leaks, load, load_source, reading
 from rlhf.data.cache import batches
 from rlhf.data.formats import FIELDS, KINDS
@@ -127,6 +127,7 @@ def test_one_path_stands_in_for_all_sources(tmp_path: Path) -> None:
         name="local",
         path=str(path),
         format=Format.auto,
+        render=Render.auto,
         holdout=0.1,
         allow_leaks=False,
         cache=os.environ["RLHF_CACHE"],

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -18,9 +19,9 @@ from rlhf.config import Settings
 from rlhf.errors import DataError, RunError, TrainingError
 from rlhf.hardware import launch
 from rlhf.modeling import loading
-from rlhf.runs.manifest import read_manifest
 from rlhf.runs.run import Run
 from rlhf.stages import execute
+from rlhf.storage.manifest import read_manifest
 from tests import together
 from tests.conftest import composed, tiny_overrides
 
@@ -187,6 +188,15 @@ def test_the_first_process_that_fails_gives_the_reason(how: str, kind: type[Exce
         launch.start(together.failing, how, hardware=hardware)
     assert os.environ == before
     assert "ChildFailedError" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("number", "cause"),
+    [(signal.SIGTERM, "terminated from outside"), (signal.SIGKILL, "memory .*"), (signal.SIGSEGV, "a crash")],
+)
+def test_how_a_process_was_ended_is_reported(number: signal.Signals, cause: str) -> None:
+    with pytest.raises(TrainingError, match=rf"^rank 1 was ended by {number.name} \({cause}\), and the others with it"):
+        raise launch._reason({}, (1, -number))
 
 
 def test_what_cannot_run_is_refused_before_a_process_is_started(

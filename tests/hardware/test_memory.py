@@ -13,6 +13,7 @@ from transformers import GPT2Config, LlamaConfig, LlamaForCausalLM
 
 from rlhf.hardware import memory
 from rlhf.hardware.memory import Measured, Meter, Shape, cache
+from rlhf.modeling.decoding import cache_argument
 
 MIB = 2**20
 
@@ -27,7 +28,8 @@ def test_a_cache_is_what_transformers_keeps() -> None:
     model = llama(keys=2)
     ids = torch.randint(0, 50, (3, 20))
     with torch.no_grad():
-        layers = model(ids, use_cache=True).past_key_values.layers
+        made = model(ids, use_cache=True)
+    layers = made[cache_argument(model)].layers
     held = sum(tensor.untyped_storage().nbytes() for layer in layers for tensor in (layer.keys, layer.values))
     shape = Shape.of(model.config)
     assert held == cache(shape, 3, 20, 4) - held // 2  # the formula has one layer more, in the making

@@ -1,5 +1,6 @@
 """What matrices are multiplied in: the rule, what it changes and what it leaves as it is."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -102,3 +103,25 @@ def test_a_stage_learns_about_the_same(
     assert {value.dtype for value in found["on"].values()} == {torch.float32}
     differences = [(found["on"][name] - found["off"][name]).abs().max().item() for name in found["off"]]
     assert 0 < max(differences) < 0.05
+
+
+@pytest.mark.parametrize(("kind", "share"), [(torch.float32, 0.0), (torch.float16, 0.25), (torch.bfloat16, 0.5)])
+def test_steps_that_are_rounded_away(kind: torch.dtype, share: float) -> None:
+    """Half the distance to the next number in [2^e, 2^(e+1)) is 2^(e-8) in bfloat16, 2^(e-11) in float16."""
+    weights = torch.nn.Linear(4, 1, bias=False).to(kind)
+    with torch.no_grad():
+        weights.weight.copy_(torch.tensor([[1.5, 0.3, 0.03, 0.0003]]))
+    # 2e-4 is below 2^-8 and 2^-10 of the first two in bfloat16, and below 2^-11 of the first in float16
+    assert precision.lost(weights, 2e-4) == share
+
+
+def test_training_that_changes_no_weight_is_told(capsys: pytest.CaptureFixture) -> None:
+    torch.manual_seed(0)
+    model = torch.nn.Linear(100, 100)
+    precision.tell_lost("dpo", model, "stage.trainer.learning_rate", 5e-7)
+    assert capsys.readouterr().out == ""
+    precision.tell_lost("dpo", model.to(torch.bfloat16), "stage.trainer.learning_rate", 5e-7)
+    told = r"dpo: stage.trainer.learning_rate=5e-07 is rounded away in 99\.\d % of the weights, which are in"
+    assert re.search(told, capsys.readouterr().out)
+    precision.tell_lost("dpo", model, "stage.trainer.learning_rate", 1e-2)
+    assert capsys.readouterr().out == ""

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rlhf.errors import DataError
 from rlhf.labeling.answers import Answers, agreement, vote
 from rlhf.labeling.pairs import Pair
 
@@ -36,6 +37,20 @@ def test_after_a_kill_nothing_but_the_line_under_way_is_lost(tmp_path: Path, cut
     assert again.progress("ann") == (2, 4)
     assert again.add("ann", IDS[2], "tie")
     assert opened(path).by_pair()[IDS[2]] == {"ann": "tie"}
+
+
+@pytest.mark.parametrize(
+    "line", ["{", "[]", "\xff", '{"pair": "p1"}', '{"annotator": "ann", "pair": "p1", "verdict": "nonsense"}', "null"]
+)
+def test_a_damaged_line_is_one_sentence(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "answers.jsonl"
+    opened(path).add("ann\u2028", IDS[0], "first")  # a separator of lines to some, and a name as good as any
+    whole = path.read_bytes()
+    path.write_bytes(whole + line.encode("latin-1") + b"\n" + whole)
+    with pytest.raises(DataError, match=f"{path}:2 is no answer: correct the line or delete it"):
+        opened(path)
+    path.write_bytes(whole)
+    assert opened(path).by_pair()[IDS[0]] == {"ann\u2028": "first"}
 
 
 def test_a_pair_is_answered_once_by_each(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Decoding by our own loop: transformers' tokens, and nothing in a row that depends on what is beside it."""
 
+import inspect
 import math
 from typing import Any
 
@@ -13,6 +14,8 @@ from transformers import (
     GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
+    MambaConfig,
+    MambaForCausalLM,
     MistralConfig,
     MistralForCausalLM,
     Qwen3Config,
@@ -21,7 +24,7 @@ from transformers import (
 
 from rlhf.errors import ModelError
 from rlhf.modeling import decoding
-from rlhf.modeling.decoding import draw, groups
+from rlhf.modeling.decoding import cache_argument, draw, groups
 from rlhf.modeling.generation import sample, sample_ids, seeded
 
 VOCABULARY, END, PAD = 24, 1, 0
@@ -158,6 +161,25 @@ def test_groups_have_every_row_once_within_the_bound(lengths: list[int], most: i
         assert len(part) == 1 or len(part) * lengths[part[-1]] <= most
 
 
+@pytest.mark.parametrize("name", ["cache", "past_key_values"])
+def test_a_cache_is_passed_by_the_name_that_the_model_has(name: str) -> None:
+    torch.manual_seed(2)
+    model = KINDS["llama"]().eval()
+    expected, forward, seen = sample_ids(model, ROWS, {END}, PAD, 6, 0.0), model.forward, []
+
+    def own(input_ids: torch.Tensor, position_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, **given):
+        seen.append(set(given))
+        return forward(input_ids, attention_mask, position_ids, **{cache_argument(model.base_model): given[name]})
+
+    parameters = [*inspect.signature(own).parameters.values()][:-1]
+    named = inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY)
+    own.__signature__ = inspect.Signature([*parameters, named, inspect.Parameter("use_cache", named.kind)])
+    model.forward = own
+    assert sample_ids(model, ROWS, {END}, PAD, 6, 0.0) == expected
+    assert seen
+    assert all(names == {name, "use_cache"} for names in seen)
+
+
 def test_a_model_without_such_a_cache_is_refused() -> None:
     class Recurrent(torch.nn.Module):
         device = torch.device("cpu")
@@ -167,3 +189,7 @@ def test_a_model_without_such_a_cache_is_refused() -> None:
 
     with pytest.raises(ModelError, match="Recurrent reads no cache"):
         sample(Recurrent(), ROWS, {END}, PAD, 4, 1.0)
+    sizes = {"vocab_size": VOCABULARY, "hidden_size": 16, "num_hidden_layers": 2, "state_size": 4}
+    mamba = MambaForCausalLM(MambaConfig(**sizes, **SPECIAL))  # its argument is transformers 5.24's ``cache`` too
+    with pytest.raises(ModelError, match="MambaForCausalLM reads no cache"):
+        sample(mamba, ROWS, {END}, PAD, 4, 1.0)

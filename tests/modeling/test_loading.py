@@ -45,30 +45,57 @@ def save_model(folder: Path, tokenizer: PreTrainedTokenizerFast) -> Parent:
     return Parent("policy", str(folder), None)
 
 
-def test_padding_that_is_the_end_is_replaced_by_an_unused_token(
-    settings: Callable[..., Settings], tmp_path: Path
-) -> None:
-    given = plain_tokenizer(eos_token="</s>", bos_token="<s>", pad_token="</s>", unk_token="<unk>")
-    tokenizer = loading.load_tokenizer(save_model(tmp_path, given), settings("sft").model)
-    assert tokenizer.pad_token == "<unk>"
-    assert len(tokenizer) == 6
-
-
-def test_padding_is_added_where_no_token_is_free(settings: Callable[..., Settings], tmp_path: Path) -> None:
-    parent = save_model(tmp_path, plain_tokenizer(eos_token="</s>"))
-    tokenizer = loading.load_tokenizer(parent, settings("sft").model)
-    policy = loading.load_policy(parent, settings("sft").model, tokenizer)
-    assert tokenizer.pad_token == loading.PAD
-    assert policy.get_input_embeddings().num_embeddings == len(tokenizer) == 7
-    assert policy.config.pad_token_id == policy.generation_config.pad_token_id == 6
-
-
 def test_a_model_without_a_template_is_given_one(settings: Callable[..., Settings], tmp_path: Path) -> None:
     parent = save_model(tmp_path, plain_tokenizer(eos_token="</s>"))
     model = settings("sft", "model.chat_template=plain").model
     assert "User: " in loading.load_tokenizer(parent, model).chat_template
     with pytest.raises(ModelError, match="model.chat_template=nothing is neither a file nor one of almanac, plain"):
         loading.chat_template("nothing")
+
+
+ENDING = "{% for m in messages %}{{ m['content'] + '<s>' }}{% endfor %}"
+
+
+def test_of_several_templates_the_default_is_used_and_strings_are_turns(
+    settings: Callable[..., Settings], tmp_path: Path
+) -> None:
+    given = plain_tokenizer(eos_token="</s>", bos_token="<s>")
+    given.chat_template = {"default": ENDING, "tool_use": "x"}
+    tokenizer = loading.load_tokenizer(save_model(tmp_path, given), settings("sft", "model.chat_template=plain").model)
+    assert tokenizer.chat_template == ENDING
+    assert tokenizer.strings_are_turns
+
+
+def test_the_stand_in_puts_no_strings_and_a_file_replaces_a_template(
+    settings: Callable[..., Settings], tmp_path: Path
+) -> None:
+    given = plain_tokenizer(eos_token="</s>", bos_token="<s>")
+    parent = save_model(tmp_path / "bare", given)
+    plain = settings("sft", "model.chat_template=plain").model
+    assert not loading.load_tokenizer(parent, plain).strings_are_turns
+    (tmp_path / "own.jinja").write_text(ENDING)
+    given.chat_template = "another"
+    file = settings("sft", f"model.chat_template={tmp_path}/own.jinja").model
+    for place in (parent, save_model(tmp_path / "other", given)):
+        tokenizer = loading.load_tokenizer(place, file)
+        assert tokenizer.chat_template == ENDING
+        assert tokenizer.strings_are_turns
+    assert loading.load_tokenizer(place, plain).chat_template == "another"
+
+
+def test_a_policy_ends_where_its_template_ends_a_turn(settings: Callable[..., Settings], tmp_path: Path) -> None:
+    given = plain_tokenizer(eos_token="</s>", bos_token="<s>", pad_token="<unk>")
+    given.add_special_tokens({"additional_special_tokens": ["<end>"]})
+    given.chat_template = ENDING.replace("<s>", "<end>")
+    policy = small()
+    policy.generation_config.eos_token_id = [2, 4, 1]  # left of another vocabulary: a letter, and the beginning
+    policy.save_pretrained(tmp_path)
+    given.save_pretrained(tmp_path)
+    parent, model = Parent("policy", str(tmp_path), None), settings("sft").model
+    loaded = loading.load_policy(parent, model, loading.load_tokenizer(parent, model))
+    assert loaded.generation_config.eos_token_id == [2, 6]
+    loaded.save_pretrained(tmp_path / "saved")
+    assert json.loads((tmp_path / "saved" / "generation_config.json").read_text())["eos_token_id"] == [2, 6]
 
 
 def test_plain_template_by_hand() -> None:
@@ -118,6 +145,27 @@ def test_a_new_head_starts_small(chain: Path, settings: Callable[..., Settings],
     assert reward.score.weight.shape == (1, 16)
     assert reward.score.weight.std().item() == pytest.approx(1 / math.sqrt(17), rel=0.6)
     assert reward.config.pad_token_id == tokenizer.pad_token_id
+
+
+@pytest.mark.parametrize("adapter", ["none", "lora"])
+def test_a_head_learns_in_half_precision(
+    beside_chain: Callable[..., Settings], chain: Path, tmp_path: Path, adapter: str
+) -> None:
+    """At 1e-5, which bfloat16 rounds away in weights of 0.1; it is saved, loaded and merged as it was trained."""
+    settings = beside_chain("reward", f"adapter={adapter}", "model.dtype=bfloat16", "stage.trainer.learning_rate=1e-5")
+    execute(settings, tmp_path / "reward")
+    [file] = (tmp_path / "reward" / "model").glob("*.safetensors")
+    [head] = [value for name, value in load_file(file).items() if name.endswith("score.weight")]
+    assert head.dtype is torch.float32
+    torch.manual_seed(settings.seed)
+    tokenizer = loading.load_tokenizer(Parent("policy", f"{chain}/almanac/sft/model", None), settings.model)
+    start = loading.load_reward_model(Parent("policy", f"{chain}/almanac/sft/model", None), settings.model, tokenizer)
+    assert start.dtype is torch.bfloat16
+    assert start.score.weight.dtype is torch.float32
+    assert 0 < (head - start.score.weight).abs().max() < 1e-4
+    again = loading.load_reward_model(Parent("policy", f"{tmp_path}/reward/model", None), settings.model, tokenizer)
+    assert torch.equal(again.score.weight, head)
+    assert again(torch.tensor([[5, 6, 7]])).logits.dtype is torch.float32
 
 
 @pytest.mark.parametrize("place", ["reward", "reward/model"], ids=["run", "folder"])

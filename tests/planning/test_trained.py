@@ -31,7 +31,7 @@ def test_weights_are_those_of_the_model_that_is_made(adapter: str, stage: str, t
     task = adapters.TaskType.CAUSAL_LM if stage == "sft" else adapters.TaskType.SEQ_CLS
     model = kind.from_config(config, dtype=torch.float32)
     if adapter == "lora":
-        model = get_peft_model(model, adapters.lora(settings.adapter, task))
+        model = get_peft_model(model, adapters.lora(settings.adapter, task, model))
     trained = sum(value.numel() for value in model.parameters() if value.requires_grad)
     [role] = [role for role in outlook.ledger.roles if role.trainable]
     assert role.trainable == trained

@@ -80,8 +80,14 @@ def arguments(kind: type, steps: int, **options: Any) -> Any:
     return kind(**given | options)
 
 
-def dpo(steps: int, adapter: bool = False, own_reference: bool = True, **options: Any) -> DPOTrainer:
-    model = tiny()
+def dpo(
+    steps: int,
+    adapter: bool = False,
+    own_reference: bool = True,
+    architecture: dict[str, Any] | None = None,
+    **options: Any,
+) -> DPOTrainer:
+    model = tiny(**architecture or {})
     return ReadyDPOTrainer(
         model=model,
         ref_model=None if adapter or not own_reference else copy.deepcopy(model),

@@ -211,6 +211,16 @@ def test_dpo_however_it_is_set_is_that_of_trl(options: dict[str, Any]) -> None:
     assert_trained_alike(alike.dpo, steps, **options)
 
 
+@pytest.mark.parametrize("adapter", [False, True])
+@pytest.mark.parametrize("own_reference", [False, True])
+def test_scaled_logits_are_those_of_trl(own_reference: bool, adapter: bool) -> None:
+    """They take TRL's head, which gives a reference that is computed at every step fewer fields."""
+    kept = not (own_reference or adapter)
+    architecture = {"kind": "granite", "logits_scaling": 8.0}
+    options = {"architecture": architecture, "precompute_ref_log_probs": kept}
+    assert_trained_alike(alike.dpo, 3, adapter, own_reference, **options)
+
+
 @pytest.mark.parametrize(
     "options",
     [{}, {"adapter": True}, {"activation_checkpointing": True}, {"center_rewards_coefficient": 0.1}],

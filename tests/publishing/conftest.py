@@ -10,8 +10,8 @@ from rlhf.publishing import bundle, lineage
 from rlhf.publishing.bundle import Bundle, Plan
 from rlhf.publishing.lineage import Link
 from rlhf.publishing.scrub import Scrubber
-from rlhf.runs.manifest import read_manifest
 from rlhf.runs.parents import Parent
+from rlhf.storage.manifest import read_manifest
 from tests.conftest import composed
 
 

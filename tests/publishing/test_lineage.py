@@ -9,8 +9,8 @@ import pytest
 from rlhf.config import Publish
 from rlhf.errors import LineageError
 from rlhf.publishing.lineage import Link, chain, going_up, repositories, rooted, with_weights
-from rlhf.runs.manifest import read_manifest
 from rlhf.runs.parents import Parent
+from rlhf.storage.manifest import read_manifest
 
 Chain = Callable[[str], list[Link]]
 

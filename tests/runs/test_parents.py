@@ -1,4 +1,6 @@
 import json
+import shutil
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -6,7 +8,10 @@ import pytest
 
 from rlhf.config import Input, Settings
 from rlhf.errors import LineageError, RunError
-from rlhf.runs.parents import find_parent, find_parents
+from rlhf.runs.parents import Parent, find_parent, find_parents
+from rlhf.stages import execute
+from rlhf.storage import digests
+from tests.conftest import manifest
 
 
 def wanted(path: object, *stages: str, required: bool = True) -> Input:
@@ -66,8 +71,8 @@ def test_a_local_folder_and_a_gguf_file(settings: Callable[..., Settings], tmp_p
 
 def test_the_digest_of_a_run_is_that_of_its_weights(chain: Path, beside_chain: Callable[..., Settings]) -> None:
     parent = find_parents(beside_chain("dpo"))["policy"]
-    manifest = json.loads((chain / "almanac" / "sft" / "run.json").read_text())
-    assert parent.digest == manifest["weights"]
+    written = json.loads((chain / "almanac" / "sft" / "run.json").read_text())
+    assert parent.digest == written["weights"]
     assert parent.model == f"{chain}/almanac/sft/model"
     assert parent.stage == "sft"
 
@@ -79,7 +84,7 @@ def test_a_run_that_has_not_ended_well_is_refused(
     """As one in ``.sft.partial`` has not, whose weights change; a column of the comparison too."""
     partial = tmp_path / ".sft.partial"
     partial.mkdir()
-    (partial / "run.json").write_text('{"stage": "sft", "status": "interrupted"}')
+    (partial / "run.json").write_text(json.dumps(manifest("sft", status="interrupted")))
     with pytest.raises(LineageError) as error:
         find_parent(role, wanted(partial), settings("dpo" if role == "policy" else "compare"))
     assert str(error.value) == (
@@ -99,7 +104,9 @@ def test_a_manifest_that_cannot_be_read_is_named(
 
 def test_a_manifest_that_is_none_of_ours_is_refused(settings: Callable[..., Settings], tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text("{}")
-    with pytest.raises(LineageError, match="is a run of stage=None, and stage=dpo starts from one of sft"):
+    with pytest.raises(
+        RunError, match=r"not a run's manifest of this version \(stage is missing\): delete the directory"
+    ):
         find_parent("policy", wanted(tmp_path), settings("dpo"))
 
 
@@ -108,3 +115,37 @@ def test_no_path_at_all_is_refused(settings: Callable[..., Settings]) -> None:
         find_parents(settings("dpo", "stage.policy=''"))
     with pytest.raises(LineageError, match="starts from /, which holds neither run.json nor config.json"):
         find_parents(settings("dpo", "stage.policy=/"))
+
+
+@pytest.mark.parametrize("stage", ["dpo", "ppo"])
+def test_a_model_folder_is_hashed_once_in_a_run(
+    settings: Callable[..., Settings], chain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str
+) -> None:
+    """A pass over a 7B model takes minutes."""
+    passes, digest = Counter(), digests.file_digest
+
+    def counted(path: Path) -> str:
+        passes[path] += 1
+        return digest(path)
+
+    weights = [copied(chain, tmp_path, name) for name in ("sft", "reward")[: 1 if stage == "dpo" else 2]]
+    own = ["adapter=lora", f"stage.reward={tmp_path}/reward-model"] if stage == "ppo" else []
+    given = settings(stage, f"stage.policy={tmp_path}/sft-model", *own)
+    monkeypatch.setattr("rlhf.storage.digests.file_digest", counted)
+    execute(given, tmp_path / stage)
+    assert {path: passes[path] for path in weights} == dict.fromkeys(weights, 1)
+
+
+def copied(chain: Path, root: Path, stage: str) -> Path:
+    """The weights in a copy of a run's model folder, which is no run."""
+    folder = root / f"{stage}-model"
+    shutil.copytree(chain / "almanac" / stage / "model", folder)
+    return folder / "model.safetensors"
+
+
+def test_weights_that_change_have_another_digest(chain: Path, tmp_path: Path) -> None:
+    weights = copied(chain, tmp_path, "sft")
+    parent = Parent("policy", str(weights.parent), None)
+    before = parent.digest
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x" * 2)
+    assert parent.digest != before

@@ -18,9 +18,9 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from rlhf.config import Settings
 from rlhf.errors import ConfigError, HubError, LineageError, RunError
-from rlhf.runs.manifest import read_manifest
 from rlhf.runs.run import Run, runs
 from rlhf.stages import execute
+from rlhf.storage.manifest import read_manifest
 from tests.conftest import composed, tiny_overrides
 from tests.hub.server import Hub, front_matter
 

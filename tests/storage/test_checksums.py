@@ -66,7 +66,9 @@ def test_where_none_is_whole_the_user_decides(tmp_path: Path) -> None:
     folders = [sealed(tmp_path, number) for number in (1, 2)]
     for folder in folders:
         (folder / "weights").unlink()
-    with pytest.raises(RunError, match=r"is whole \(checkpoint-2: weights is missing, checkpoint-1: .*resume=true out"):
+    with pytest.raises(
+        RunError, match=r"is whole \(checkpoint-2: weights is missing, checkpoint-1: .*overwrite=true in place"
+    ):
         newest_whole(folders, "sft")
 
 

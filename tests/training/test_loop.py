@@ -14,10 +14,10 @@ from trl import DPOConfig, RewardConfig, SFTConfig
 
 from rlhf.config import Settings, Strategy
 from rlhf.errors import ConfigError, TrainingError
-from rlhf.runs.manifest import read_manifest
 from rlhf.runs.run import Run
 from rlhf.stages import execute
 from rlhf.storage.checksums import seal
+from rlhf.storage.manifest import read_manifest
 from rlhf.training import loop
 from tests.conftest import composed
 
@@ -192,3 +192,11 @@ def test_mistakes_of_a_stage_are_told(
     monkeypatch.setattr("rlhf.modeling.loading.load_policy", None)  # the rest before a model is loaded
     with pytest.raises(ConfigError, match="stage.trainer.learning_rate must be a number, got 'fast'"):
         execute(beside_chain(stage, "stage.trainer.learning_rate=fast"), tmp_path / stage)
+
+
+def test_a_policy_that_has_hardly_moved_is_told(capsys: pytest.CaptureFixture) -> None:
+    loop.tell_unmoved("dpo", 0.2, "stage.trainer.learning_rate", 5e-7)
+    assert capsys.readouterr().out == ""
+    loop.tell_unmoved("dpo", 0.005, "stage.trainer.learning_rate", 5e-7)
+    out = capsys.readouterr().out
+    assert "dpo: the policy has hardly moved, a response's log-probability by 0.005 nats: raise stage.trainer" in out

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from rlhf.errors import RunError
-from rlhf.runs.manifest import read_manifest
 from rlhf.runs.parents import Parent
 from rlhf.runs.run import runs
+from rlhf.storage.manifest import read_manifest
 
 Curve = dict[str, tuple[list[float], list[float]]]  # metric -> steps and values
 
@@ -88,7 +88,7 @@ def tokens(manifest: Mapping[str, Any], lines: Sequence[dict[str, float]]) -> in
         return int(counted)
     lengths = [line["val/response_length"] for line in lines if "val/response_length" in line]
     size = manifest["settings"]["stage"].get("batch_size")
-    return round(sum(lengths) * size) if lengths and size else None
+    return round(sum(lengths) * size) if lengths and isinstance(size, int) else None
 
 
 def previous(name: str, parents: Mapping[str, Parent], columns: Sequence[str]) -> str | None:
@@ -157,6 +157,8 @@ def paths(parents: Sequence[Parent], reference: str | None) -> dict[str, Record]
     found: dict[str, Record] = {}
     for parent in parents:
         manifest = parent.manifest
-        if manifest is not None and manifest["stage"] == "ppo" and manifest["parents"]["policy"]["digest"] == reference:
+        if manifest is None or manifest["stage"] != "ppo":
+            continue
+        if manifest["parents"].get("policy", {}).get("digest") == reference:
             found.setdefault(parent.path, record(parent))
     return found

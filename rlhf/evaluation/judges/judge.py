@@ -15,6 +15,7 @@ import torch
 
 from rlhf.data.render import Prompt, prompt_ids, question
 from rlhf.errors import ConfigError
+from rlhf.modeling.foreign import positions
 from rlhf.rewards import RewardFunction, checked
 from rlhf.storage.paths import bundled
 
@@ -100,7 +101,8 @@ class LocalJudge:
 
     def __init__(self, model: Any, tokenizer: Any, text: Template, *, max_length: int, batch_size: int):
         self.model, self.tokenizer, self.text = model.eval(), tokenizer, text
-        self.max_length, self.batch_size = max_length, batch_size
+        most = positions(model)
+        self.max_length, self.batch_size = max_length if most is None else min(max_length, most), batch_size
         self.letters = [tokenizer(letter, add_special_tokens=False)["input_ids"][0] for letter in "AB"]
         self.consistent: list[bool] = []
         self.too_long = 0

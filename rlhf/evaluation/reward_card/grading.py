@@ -14,6 +14,7 @@ from rlhf.errors import TrainingError
 from rlhf.evaluation.reward_card.card import Card, Limits, disagreement, measure, policy_rules, rules
 from rlhf.evaluation.reward_card.ensemble import MeanModel
 from rlhf.evaluation.reward_card.pairs import ScoredPairs, score_pairs, side
+from rlhf.modeling.foreign import positions
 from rlhf.modeling.generation import generate
 from rlhf.modeling.seeding import derive
 from rlhf.rewards import RewardModel
@@ -53,7 +54,8 @@ def grade(
     sides = {split: (side(rows, "chosen"), side(rows, "rejected")) for split, rows in drawn.items()}
     differences = rules(sides.get("train"), sides["validation"], sides["test"])
     if policy is not None:
-        longest, batch = members[0].max_length, members[0].batch_size
+        lengths = [length for length in (members[0].max_length, positions(policy.model)) if length is not None]
+        longest, batch = min(lengths, default=None), members[0].batch_size
         differences |= policy_rules(policy.model, policy.tokenizer, sides["test"], longest, batch)
     card = measure(name, reward, mean(scored["test"]), mean(scored["validation"]), differences, limits)
     if len(members) > 1:

@@ -16,9 +16,9 @@ from typing import Any
 from rlhf.config.objective import USUAL
 from rlhf.errors import LineageError
 from rlhf.runs.directory import JOBS
-from rlhf.runs.manifest import read_manifest
 from rlhf.storage.digests import text_digest
 from rlhf.storage.json_files import write_json
+from rlhf.storage.manifest import read_manifest
 
 FINISHED, FAILED, RUNNING = "finished", "failed", "running"
 LEFT = "it did not end: killed, or still running"

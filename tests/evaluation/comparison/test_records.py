@@ -9,17 +9,11 @@ import pytest
 from rlhf.errors import RunError
 from rlhf.evaluation.comparison.records import Record, over_seeds, paths, previous, read_lines, record, tokens
 from rlhf.runs.parents import Parent
+from tests import conftest
 
 
 def manifest(stage: str, **more: Any) -> dict[str, Any]:
-    known = {
-        "stage": stage,
-        "status": "finished",
-        "parents": {},
-        "metrics": {},
-        "settings": {"stage": {}},
-        "seconds": 9.0,
-    }
+    known = conftest.manifest(stage, seconds=9.0)
     return known | {"weights": f"{stage}-digest", "peak_memory_gib": 1.5, "finished": "2026-01-01"} | more
 
 

@@ -20,6 +20,7 @@ from rlhf.evaluation.sweeps.jobs import (
     write_record,
 )
 from rlhf.storage.json_files import write_json
+from tests.conftest import manifest
 
 
 def member(
@@ -39,8 +40,7 @@ def member(
     content = {"seed": seed, "stage.name": stage} | (content or {}) | {k: v for k, v in keys.items() if k != "seed"}
     if metrics is not None:
         directory.mkdir(parents=True)
-        manifest = {"stage": stage, "status": FINISHED, "seed": seed, "metrics": metrics, "content": content}
-        write_json(directory / "run.json", manifest)
+        write_json(directory / "run.json", manifest(stage, seed=seed, metrics=metrics, content=content))
     told = {"sweep": "x", "stage": stage, "seed": seed, "swept": keys, "status": status, "reason": reason}
     write_record(directory, told | {"content": digest(content)})
     return directory
@@ -72,9 +72,7 @@ def test_a_member_and_a_run_of_no_sweep_are_found_by_their_folders(tmp_path: Pat
     assert found.knobs == {"stage.beta": "0.1"}
     plain = tmp_path / "ppo"
     plain.mkdir()
-    write_json(
-        plain / "run.json", {"stage": "ppo", "status": FINISHED, "seed": 7, "metrics": {"gold": 2}, "content": {}}
-    )
+    write_json(plain / "run.json", manifest("ppo", seed=7, metrics={"gold": 2}))
     assert [job.seed for job in collect([str(tmp_path / "dpo"), str(plain)])] == [1, 2, 7]
     with pytest.raises(LineageError, match=r"stage.runs=.*/none holds no sweep and is no run"):
         collect([str(tmp_path / "none")])

@@ -171,7 +171,7 @@ class Converter:
         """The rows that a row gives as it stands in a file, and in a format that ``auto`` leaves to be found.
 
         Raises:
-            RowError: see `__call__`; and a row whose format was found has a response or a judgement that it ignores.
+            RowError: see `__call__`; and a row whose format was found has a response or a judgment that it ignores.
         """
         row = unfolded(row)
         guessed = layout is Format.auto
@@ -199,7 +199,7 @@ class Converter:
         return [self._checked(row, one) | self._extras(row, one) for one in made]
 
     def _refuse_less(self, row: Row, found: Row) -> None:
-        """Refuse to read half of a pair, or a judged response, as something that has no judgement."""
+        """Refuse to read half of a pair, or a judged response, as something that has no judgment."""
         missing = [field for field in ("chosen", "rejected") if field not in found]
         if len(missing) == 1:
             beside = "rejected" if missing == ["chosen"] else "chosen"

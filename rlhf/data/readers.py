@@ -50,16 +50,18 @@ def is_asked(row: Row) -> bool:
 
 
 def asked(row: Row) -> list[Message]:
-    """The question as messages: text, a transcript or a conversation, with its input and what else stands beside it.
+    """The question as messages: text, a transcript or a conversation, with its input, system, history and context.
 
     Raises:
-        RowError: there is no question, or it is none of these.
+        RowError: there is no question, or it has another type.
     """
     name = first(row, QUESTIONS) or "prompt"
     value = row.get(name)
     if isinstance(value, dict):  # OpenAI's request, WebGPT's question
         named = "messages" if "messages" in value else "full_text"
         found = rows.conversation(value, named) if named == "messages" else [user(rows.text(value, named))]
+        if tools := rows.tools(value.get("tools")):
+            found[0] = found[0] | {"tools": tools}
     elif isinstance(value, list):
         found = rows.conversation(row, name)
     elif transcripts.is_transcript(value):

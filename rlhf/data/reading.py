@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rlhf.config import Format, Pairing, Source
-from rlhf.console import console
+from rlhf.console import console, printable
 from rlhf.data import cache
 from rlhf.data.checks import oddities
 from rlhf.data.dedup import Seen
@@ -143,7 +143,7 @@ def _line(source: Source, kind: Kind, told: dict[str, Any]) -> str:
 
 def _unread(told: dict[str, Any], most: int = 12) -> str:
     """The columns that no reader looked at."""
-    names, more = told["unread"][:most], len(told["unread"]) - most
+    names, more = [printable(name) for name in told["unread"][:most]], len(told["unread"]) - most
     return f"; not read: {', '.join(names)}{f' and {more} more' if more > 0 else ''}" if names else ""
 
 

@@ -270,6 +270,21 @@ def test_conversations_in_csv_are_read_as_in_json_lines(tmp_path: Path) -> None:
         assert read(tmp_path / name).to_list() == lines
 
 
+def test_parquet_that_holds_messages_as_json_text(tmp_path: Path) -> None:
+    talk = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
+    rows = [{"messages": json.dumps([{**turn, "content": f"{turn['content']}{n}"} for turn in talk])} for n in range(3)]
+    datasets.Dataset.from_list(rows).to_parquet(str(tmp_path / "train.parquet"))
+    (tmp_path / "validation.jsonl").write_text('{"messages": ' + json.dumps(talk) + "}\n")
+    found = read(tmp_path, "demonstrations").to_list()
+    assert [row["prompt"][0]["content"] for row in found] == ["q0", "q1", "q2"]
+    assert found[0]["completion"] == [{"role": "assistant", "content": "a0"}]
+
+
+def test_control_characters_of_column_names_are_not_printed(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    read(write(tmp_path / "a.jsonl", [row | {"x\x1b[31m": 1} for row in PAIRS]))
+    assert "\x1b[31m" not in capsys.readouterr().out
+
+
 def test_nothing_left_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"a\.jsonl: there is no row of preferences"):
         read(write(tmp_path / "a.jsonl", []))

@@ -212,3 +212,15 @@ def test_a_gguf_file(tmp_path: Path) -> None:
     loading.save(policy, tokenizer, tmp_path / "saved", parent)
     again = loading.load_policy(Parent("policy", str(tmp_path / "saved"), None), one.model, tokenizer)
     assert all(torch.equal(a, b) for a, b in zip(policy.parameters(), again.parameters(), strict=True))
+
+
+def test_a_text_longer_than_the_model_reads_is_tokenised_without_a_warning(
+    settings: Callable[..., Settings], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    parent = save_model(tmp_path, plain_tokenizer(eos_token="</s>", model_max_length=2))
+    told = "sequence length is longer than"
+    assert len(PreTrainedTokenizerFast.from_pretrained(parent.path)("a b c")["input_ids"]) == 3
+    assert told in caplog.text  # what transformers says of it
+    caplog.clear()
+    assert len(loading.load_tokenizer(parent, settings("sft").model)("a b c")["input_ids"]) == 3
+    assert told not in caplog.text

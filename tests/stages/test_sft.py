@@ -66,7 +66,10 @@ def test_text_of_the_prompt_costs_nothing(chain: Path, beside_chain: Callable[..
 
 
 def test_rows_that_trl_cuts_or_leaves_out_are_counted(
-    beside_chain: Callable[..., Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    beside_chain: Callable[..., Settings],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
 ) -> None:
     """Held against TRL's own rows: their lengths where nothing is cut, their number where 36 tokens are the most."""
     prepared = {}
@@ -80,6 +83,9 @@ def test_rows_that_trl_cuts_or_leaves_out_are_counted(
     for longest in ("null", "36"):
         execute(beside_chain("sft", f"stage.trainer.max_length={longest}"), tmp_path / longest)
     recorded = {name: Run.open(tmp_path / name).manifest["data"]["demonstrations"] for name in prepared}
+    lost = omissions(recorded["36"]["train"])[1]
+    told = f"{lost} of 24 rows of demonstrations/train: prompt fills stage.trainer.max_length=36, left out"
+    assert told in capsys.readouterr().out
     for split in ("train", "validation"):
         long = sum(len(ids) > 36 for ids in prepared["null"][split]["input_ids"])
         left_out = 24 - len(prepared["36"][split])

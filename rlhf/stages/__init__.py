@@ -158,7 +158,7 @@ def _disk_space(directory: Path) -> Iterator[None]:
             text in str(error) for text in (*map(os.strerror, FULL), TORCH)
         ):
             raise RunError(
-                f"the disk is full, or a quota, while writing {directory}: free some space, or give "
+                f"the disk is full while writing {directory}: free some space or quota, or give "
                 "checkpoints=<another disk>"
             ) from error
         raise

@@ -116,7 +116,7 @@ def body(subject: Subject, scrubber: Scrubber, licence: str, found: dict[str, st
         use=USES[link.stage],
         limits=[size(subject), *LIMITS[link.stage], *EVERY_LIMIT],
         licence=safe(licence),
-        licences=[[safe(title), safe(name)] for title, name in found.items()],
+        licenses=[[safe(title), safe(name)] for title, name in found.items()],
         conflicts=[safe(told) for told in licenses.conflicts(licence, found)],
         commands=commands(chain, scrubber),
         versions=versions(link),

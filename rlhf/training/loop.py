@@ -183,10 +183,12 @@ def tokenised(
             run.record_omission(kind, split, counts.special, "special tokens in the text, encoded as text")
         if counts.broken:
             run.record_omission(kind, split, counts.broken, "prompt ends otherwise before a response")
+            why = "the border lies within a token"
+            if not isinstance(dataset[0]["prompt"], str) or templates.strings_are_turns(tokenizer):
+                why += f", or the chat template of {tokenizer.name_or_path} ends a prompt otherwise before a response"
             print(
                 f"{run.stage}: in these rows the tokens of the prompt alone are not the first of those with a "
-                f"response, which begins at {counts.example!r} instead: the chat template of {tokenizer.name_or_path} "
-                "ends a prompt otherwise when a response follows, or the border lies within a token"
+                f"response, which begins at {counts.example!r} instead: {why}"
             )
         if made is None:
             raise DataError(

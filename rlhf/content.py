@@ -14,6 +14,7 @@ from rlhf.data.files import reader_of
 from rlhf.hub.pinned import pin
 from rlhf.manifest import plain
 from rlhf.parents import HUB_ID, Parent
+from rlhf.secrets import redact
 
 # What changes neither weights nor metrics: where a run lies, how it is watched, how it is started.
 INCIDENTAL = ("name", "checkpoints", "overwrite", "resume", "tracker", "hardware", "objective")
@@ -105,7 +106,7 @@ def content(settings: Settings, parents: dict[str, Parent]) -> dict[str, Any]:
     for kind in tree["files"]:
         del tree["data"][kind]["path"]
     tree["files"] |= reward_files(settings)
-    return provenance.redact(flatten(tree))
+    return redact(flatten(tree))
 
 
 def difference(old: dict[str, Any], new: dict[str, Any]) -> str | None:

@@ -35,7 +35,7 @@ def run(settings: Settings, directory: Path, overrides: Sequence[str]) -> dict[s
         shared.append(f"name={os.path.relpath(directory, settings.checkpoints)}")
     commands = commands_of(settings, shared)
     # All before the first: a mistake in the settings of the last stage is told before the others are trained.
-    composed = {name: settings_of(compose(config_name="config", overrides=own)) for name, own in commands.items()}
+    composed = {name: _composed(own) for name, own in commands.items()}
     metrics: dict[str, float] = {}
     for name, own in commands.items():
         metrics = advance(composed[name], own, settings)
@@ -53,6 +53,11 @@ def commands_of(settings: Settings, shared: Sequence[str]) -> dict[str, list[str
     return {name: [f"stage={name}", *shared, *own.get(name, [])] for name in settings.stage.stages}
 
 
+def _composed(overrides: Sequence[str]) -> Settings:
+    """Return the settings of a command; of its options Hydra knows already."""
+    return settings_of(compose(config_name="config", overrides=[one for one in overrides if not one.startswith("-")]))
+
+
 def plan(settings: Settings, overrides: Sequence[str]) -> bool:
     """stage=plan, or hardware.plan=true with the stage that is planned; whether everything fits."""
     from rlhf.stages.plan import run as show
@@ -60,16 +65,16 @@ def plan(settings: Settings, overrides: Sequence[str]) -> bool:
     shared = [item for item in common(overrides) if not item.startswith("hardware.plan=")]
     if settings.stage.name == "plan":
         if settings.stage.stages is None:
-            whole = settings_of(compose(config_name="config", overrides=["stage=progression", *shared])).stage.stages
+            whole = _composed(["stage=progression", *shared]).stage.stages
             stage = replace(settings.stage, stages=[name for name in whole if name in PLANNED])
             settings = replace(settings, stage=stage)
         commands = commands_of(settings, shared).values()
-        return show(settings.stage, [settings_of(compose(config_name="config", overrides=one)) for one in commands])
+        return show(settings.stage, [_composed(one) for one in commands])
     if settings.stage.name not in PLANNED:
         raise ConfigError(
             f"hardware.plan=true plans what trains, and stage={settings.stage.name} does not: leave it out"
         )
-    own = settings_of(compose(config_name="config", overrides=["stage=plan", *shared])).stage
+    own = _composed(["stage=plan", *shared]).stage
     return show(own, [settings])
 
 

@@ -12,7 +12,6 @@ run.json is complete. What an interruption leaves in ``.sft.partial`` is what ``
 """
 
 import json
-import shlex
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,12 +22,14 @@ from pathlib import Path
 from typing import IO, Any
 
 from rlhf import provenance, world
+from rlhf.commands import command
 from rlhf.config import Settings, Strategy
 from rlhf.content import content, difference
 from rlhf.directory import BUNDLES, claim, empty, move, partial, unwritable
 from rlhf.errors import LineageError, RunError
 from rlhf.manifest import MANIFEST, read_manifest, tokenizer_record, write_json
 from rlhf.parents import Parent, find_parents
+from rlhf.secrets import redact
 
 LOGS = ("metrics.jsonl", "samples.jsonl")
 
@@ -116,10 +117,10 @@ class Run:
             "stage": stage,
             "name": settings.name,
             "status": "running",
-            "command": redact_command(stage, overrides),
+            "command": command(stage, overrides),
             "parents": {role: parent.record() for role, parent in self.parents.items()},
             "seed": settings.seed,
-            "settings": provenance.redact(asdict(settings)),
+            "settings": asdict(settings),
             "content": new,
             "data": {},
             "dtype": settings.model.dtype,
@@ -156,7 +157,7 @@ class Run:
         return self.work / "resume"
 
     def write(self) -> None:
-        write_json(self.work / MANIFEST, self.manifest)
+        write_json(self.work / MANIFEST, redact(self.manifest))
 
     def record_data(self, kind: str, split: str, dataset: Any) -> None:
         """Note the rows and the fingerprint of a data set that the stage reads."""
@@ -242,7 +243,7 @@ class Run:
         """Make ``folder`` inside this run, with a model of its own, a run of its own: a member of an ensemble."""
         finished = {"status": "finished", "finished": _now(), "seconds": round(time.monotonic() - self._started, 1)}
         weights = provenance.weights_digest(folder / "model")
-        write_json(folder / MANIFEST, self.manifest | finished | {"weights": weights, "metrics": metrics})
+        write_json(folder / MANIFEST, redact(self.manifest | finished | {"weights": weights, "metrics": metrics}))
 
     def finish(self, metrics: dict[str, float]) -> None:
         """Write the final metrics and move the run into its place, when no other process reads it any more."""
@@ -282,11 +283,6 @@ def note_end(directory: Path, reason: str) -> None:
     if manifest is not None and manifest.get("status") in ("running", "failed"):
         with suppress(OSError, RunError), claim(work, directory) as lock:
             Run(directory, work, manifest, {}, lock).stop("failed", reason)
-
-
-def redact_command(stage: str, overrides: Sequence[str]) -> str:
-    others = [item for item in overrides if not item.startswith("stage=")]
-    return shlex.join(provenance.redact(["python", "-m", "rlhf", f"stage={stage}", *others]))
 
 
 def runs(root: Path) -> Iterator[Run]:

@@ -9,8 +9,8 @@ from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker
 from rlhf.config import Settings
 from rlhf.content import flatten
 from rlhf.models import device
-from rlhf.provenance import redact
 from rlhf.run import Run
+from rlhf.secrets import redact
 
 
 def open_tracker(settings: Settings, run: Run) -> GeneralTracker:

@@ -8,7 +8,7 @@ import pytest
 from rlhf.paths import PACKAGE
 
 LAYERS = {
-    0: ("errors", "paths", "config"),
+    0: ("errors", "paths", "config", "secrets", "commands"),
     1: ("ppo.tensors", "ppo.kl", "ppo.advantages", "ppo.losses", "preference.losses"),
     2: (
         "data", "almanac", "provenance", "parents", "content", "manifest", "directory", "run", "scratch", "models",
@@ -20,9 +20,9 @@ LAYERS = {
     ),
     3: ("ppo", "planning", "evaluation", "labelling", "preference", "training", "exact", "hub"),
     4: ("stages",),
-    5: ("cli", "progression", "sweep", "__main__", "__init__"),
+    5: ("cli", "overrides", "messages", "help", "progression", "sweep", "__main__", "__init__"),
 }  # fmt: skip
-ENTRY_ONLY = dict.fromkeys(("hydra", "omegaconf"), ("cli", "progression", "sweep"))
+ENTRY_ONLY = dict.fromkeys(("hydra", "omegaconf"), ("cli", "overrides", "messages", "help", "progression", "sweep"))
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 

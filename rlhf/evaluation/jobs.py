@@ -18,6 +18,7 @@ from rlhf.directory import JOBS
 from rlhf.errors import LineageError
 from rlhf.manifest import read_manifest, write_json
 from rlhf.provenance import text_digest
+from rlhf.secrets import redact
 
 FINISHED, FAILED, RUNNING = "finished", "failed", "running"
 LEFT = "it did not end: killed, or still running"
@@ -59,7 +60,7 @@ def record_path(directory: Path) -> Path:
 def write_record(directory: Path, record: Mapping[str, Any]) -> None:
     path = record_path(directory)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, record)
+    write_json(path, redact(record))
 
 
 def read_record(directory: Path, usual: Mapping[str, Any]) -> dict[str, Any]:

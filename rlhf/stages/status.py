@@ -10,6 +10,7 @@ from typing import Any
 from rich.markup import escape
 from rich.tree import Tree
 
+from rlhf.commands import command
 from rlhf.config import PROGRESSION, Settings
 from rlhf.manifest import read_manifest
 from rlhf.parents import of_the_chain
@@ -79,11 +80,11 @@ def origin(record: dict[str, Any]) -> str:
 def next_command(settings: Settings, found: list[Run], overrides: Sequence[str] = ()) -> str:
     """The first stage of the progression that has no run under this name; with all of them there, a sweep."""
     stages = {one.stage for one in found if one.manifest["name"] == settings.name}
-    suffix = "".join(f" {item}" for item in of_the_chain(overrides))
+    kept = of_the_chain(overrides)
     if not stages:
-        return f"python -m rlhf stage=progression{suffix}"
+        return command("progression", kept)
     order = [stage for stage in PROGRESSION if stage != "base" or settings.model.path is None]
     missing = next((stage for stage in order if stage not in stages), None)
     if missing is None:
-        return f"python -m rlhf -m stage=dpo stage.beta=0.05,0.1,0.3{suffix}"
-    return f"python -m rlhf stage={missing}{suffix}"
+        return command("dpo", ["stage.beta=0.05,0.1,0.3", *kept], multirun=True)
+    return command(missing, kept)

@@ -5,7 +5,7 @@ import pytest
 from datasets import Dataset, disable_progress_bars
 from huggingface_hub import CommitOperationAdd, HfApi
 
-from rlhf import cli
+from rlhf import cli, overrides
 from rlhf.config import Input, Settings
 from rlhf.content import data_files
 from rlhf.data import load
@@ -115,7 +115,7 @@ def test_data_come_from_a_pinned_commit(hub: Hub) -> None:
     ],
 )
 def test_a_group_takes_a_hub_id(given: str, meant: list[str]) -> None:
-    assert cli.named_by_path(["stage=sft", given]) == ["stage=sft", *meant]
+    assert overrides.named_by_path(["stage=sft", given]) == ["stage=sft", *meant]
 
 
 def test_the_command_line_takes_a_hub_id(

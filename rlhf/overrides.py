@@ -228,7 +228,7 @@ def _check_sweeps(overrides: Sequence[str], options: Sequence[str]) -> None:
         if not override.is_sweep_override():
             continue
         key = override.get_key_element()
-        if len(by_key[key]) > 1:
+        if item is not by_key[key][-1]:
             values = " and as ".join(one.partition("=")[2] for one in by_key[key])
             raise ConfigError(f"{key} is given twice, as {values}, and a sweep would drop one of them: leave one out")
         if override.value_type is ValueType.GLOB_CHOICE_SWEEP:

@@ -101,6 +101,7 @@ def _prepare(settings: Settings, run: Run) -> None:
     world.join(settings.hardware)
     run.manifest = world.told(run.manifest)
     if isinstance(settings.stage, TrainedStage):
+        precision.check(settings)
         run.manifest["hardware"]["autocast"] = precision.autocasts(settings)
         console.print(precision.told(settings), highlight=False)
     if settings.tracker.kind is not TrackerKind.none and world.is_main():

@@ -93,12 +93,15 @@ def lines(run: Run) -> list[dict]:
     return [json.loads(line) for line in (run.directory / "metrics.jsonl").read_text().splitlines()]
 
 
+LONGER = ("stage.trainer.max_steps=25",)
+
+
 def test_a_loss_that_is_no_number_stops_the_run(beside_chain: Callable[..., Settings], tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="lower stage.trainer.learning_rate"):
         execute(
             beside_chain(
-                "sft", *LONG, "stage.trainer.learning_rate=10", "stage.trainer.weight_decay=10", "stage.trainer.max_steps=25",
-                "stage.trainer.warmup_steps=0", "stage.trainer.lr_scheduler_type=constant",
+                "sft", *LONG, "stage.trainer.learning_rate=10", "stage.trainer.weight_decay=10",
+                "stage.trainer.warmup_steps=0", "stage.trainer.lr_scheduler_type=constant", *LONGER,
             ),
             tmp_path / "sft",
         )  # fmt: skip

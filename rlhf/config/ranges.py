@@ -96,7 +96,7 @@ OURS: dict[str, dict[str, Range]] = {
     "PPOStage": {
         "updates": COUNT, "batch_size": Range(1, 1e6), "minibatches": Range(1, 1e6), "micro_batch_size": ROWS,
         "micro_batch_tokens": COUNT, "epochs": TRIES, "learning_rate": RATE, "critic_learning_rate": RATE,
-        "adam_epsilon": Range(1e-16, 1), "max_grad_norm": above(0, 1e6), "warmup_updates": COUNT_OR_NONE,
+        "adam_epsilon": Range(1e-16, 1), "max_grad_norm": above(0, 1e9), "warmup_updates": COUNT_OR_NONE,
         "critic_warmup_updates": COUNT_OR_NONE, "value_coef": above(0, 1000), "kl_coef": Range(0, 1000),
         "kl_target": above(0, 1e4), "kl_gain": above(0, 10), "gamma": SHARE, "lam": SHARE, "clip_low": above(0, 1),
         "clip_high": above(0, 100), "dual_clip": above(1, 1e4), "value_clip": above(0, 1e4),
@@ -127,7 +127,7 @@ TRAINER: dict[str, Range] = {
     "per_device_train_batch_size": ROWS, "per_device_eval_batch_size": ROWS, "gradient_accumulation_steps": ROWS,
     "num_train_epochs": above(0, 1e4), "max_steps": Range(1, 1e9), "learning_rate": Range(0, 10),
     "warmup_steps": COUNT_OR_NONE, "weight_decay": Range(0, 10), "adam_beta1": SHARE_BELOW, "adam_beta2": SHARE_BELOW,
-    "adam_epsilon": Range(1e-16, 1), "max_grad_norm": Range(0, 1e6), "label_smoothing_factor": SHARE_BELOW,
+    "adam_epsilon": Range(1e-16, 1), "max_grad_norm": Range(0, 1e9), "label_smoothing_factor": SHARE_BELOW,
     "neftune_noise_alpha": above(0, 1000), "torch_empty_cache_steps": COUNT, "logging_steps": EVERY,
     "eval_steps": EVERY, "save_steps": EVERY, "eval_delay": COUNT_OR_NONE, "eval_accumulation_steps": COUNT,
     "dataloader_num_workers": Range(0, 1024), "dataloader_prefetch_factor": Range(1, 1024),

@@ -46,6 +46,9 @@ LOSSES = (
 )  # fmt: skip
 
 
+SMOOTHED = ("sigmoid", "robust", "exo_pair", "aot", "aot_unpaired")  # those that label_smoothing changes
+
+
 @dataclass(kw_only=True)
 class DPOStage(TrainedStage):
     policy: str
@@ -65,8 +68,19 @@ class DPOStage(TrainedStage):
         require(once, "stage.loss", self.loss, "name one loss or more, each once")
         for name in self.loss:
             require(name in LOSSES, "stage.loss", name, f"be one of {', '.join(LOSSES)}")
+        for name in self.loss:
+            if self.label_smoothing and (name not in (*SMOOTHED, "sft") or self.loss == ["sft"]):
+                raise ConfigError(
+                    f"stage.label_smoothing={self.label_smoothing} does nothing under stage.loss=[{name}]: "
+                    f"leave it out, or give one of {', '.join(SMOOTHED)}"
+                )
         smooth = self.label_smoothing > 0 or "exo_pair" not in self.loss
         require(smooth, "stage.label_smoothing", self.label_smoothing, "be above 0 for stage.loss=[exo_pair]")
+        weights = self.trainer.get("loss_weights")
+        if weights is not None and len(weights) != len(self.loss):
+            raise ConfigError(
+                f"stage.trainer.loss_weights={list(weights)} must have a weight for each of stage.loss={self.loss}"
+            )
         for name in ("sync_ref_model", "ld_alpha"):
             if self.cache_reference and self.trainer.get(name):
                 raise ConfigError(

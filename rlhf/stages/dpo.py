@@ -8,6 +8,7 @@ Rafailov et al. 2023, https://arxiv.org/abs/2305.18290. The loss is TRL's; this 
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 from datasets import Dataset
@@ -22,6 +23,7 @@ from rlhf.evaluation import held_out
 from rlhf.preference import reference
 from rlhf.preference.architectures import decide
 from rlhf.preference.head import FIELDS
+from rlhf.preference.losses import smoothed
 from rlhf.preference.shared import sharing
 from rlhf.rewards.protocol import called
 from rlhf.run import Run
@@ -72,12 +74,15 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
     gold = None if settings.data.gold is None else called(settings.data.gold)
 
     tokenizer = models.load_tokenizer(run["policy"], settings.model)
+    others = {key: value for key, value in stage.trainer.items() if key != "loss_weights"}
+    losses, weights = smoothed(stage.loss, stage.trainer.get("loss_weights"), stage.label_smoothing)
     args = training.arguments(
         DPOConfig,
-        settings,
+        replace(settings, stage=replace(stage, trainer=others)),
         run,
         beta=stage.beta,
-        loss_type=stage.loss,
+        loss_type=losses,
+        loss_weights=weights,
         label_smoothing=stage.label_smoothing,
         precompute_ref_log_probs=stage.cache_reference,
     )

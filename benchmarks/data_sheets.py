@@ -13,10 +13,10 @@ from typing import Any
 
 from hydra import compose, initialize_config_dir
 
-from rlhf.cli import register, settings_of
+from rlhf.cli.main import register, settings_of
 from rlhf.data.sheet_report import facts
-from rlhf.paths import bundled
 from rlhf.stages import execute
+from rlhf.storage.paths import bundled
 
 RESULT = Path(__file__).with_suffix(".md")
 MODEL = "SmolLM2-135M-Instruct"

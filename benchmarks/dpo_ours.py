@@ -3,8 +3,8 @@
 from preference_work import steps, trainer
 from sides import serve
 
-from rlhf.memory import keep_freed
-from rlhf.preference.shared import Sharing
+from rlhf.hardware.memory import keep_freed
+from rlhf.preference.prefix_sharing import Sharing
 
 BATCHES = 4
 

@@ -4,7 +4,8 @@
 
 One thread, a small model of random weights, equal rows on both sides; k responses to a prompt are compared in all
 k (k - 1) / 2 pairs, as TRL reads rankings. Each point is the least of the rounds. Memory is the peak of a step above
-what the process held before it; nothing is kept for the next step here. Writes benchmarks/growth.json and growth.png.
+what the process held before it; nothing is kept for the next step here. Writes benchmarks/growth.json
+and docs/figures/growth.png.
 """
 
 import argparse
@@ -15,7 +16,7 @@ from typing import Any
 from benchmarks import sides
 
 RESULT = Path(__file__).with_suffix(".json")
-FIGURE = RESULT.with_suffix(".png")
+FIGURE = RESULT.parents[1] / "docs" / "figures" / "growth.png"
 MODEL = {
     "hidden_size": 128, "intermediate_size": 344, "num_hidden_layers": 2, "num_attention_heads": 2,
     "num_key_value_heads": 2, "vocabulary": 2048,

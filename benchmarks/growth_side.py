@@ -16,7 +16,7 @@ def status(field):
 
 def make(spec):
     if spec["shared"]:
-        from rlhf.preference.shared import Sharing
+        from rlhf.preference.prefix_sharing import Sharing
 
     def measured(number):
         gc.collect()

@@ -15,7 +15,7 @@ Then the processor's seconds that a probe predicts are held against those that t
 stage=base and of SFT at the first shape, and 6 updates of PPO.
 
 The allocator of the others gives back at once what is freed, as in benchmarks/ppo_memory.py. Writes
-benchmarks/plan_memory.json, and the tables into README.md beside it.
+benchmarks/plan_memory.json, and the tables into docs/planning.md.
 """
 
 import argparse
@@ -35,8 +35,8 @@ from benchmarks.ppo_memory import ALLOCATOR
 from benchmarks.sides import record
 
 RESULT = Path(__file__).with_suffix(".json")
-README = Path(__file__).with_name("README.md")
-PLACE = re.compile(r"(?<=<!-- plans -->\n).*?(?=<!-- end -->)", re.DOTALL)
+PAGE = Path(__file__).parents[1] / "docs" / "planning.md"
+PLACE = re.compile(r"(?<=<!-- plans against measurements -->\n).*?(?=<!-- end -->)", re.DOTALL)
 STAGES = ("base", "sft", "reward", "dpo", "ppo")
 WAYS = {"full": "none", "LoRA": "lora", "bfloat16": "none", "head": "none"}  # head: PPO's critic on the policy
 # Rows of a micro-batch (of PPO's batch twice as many) and words of a prompt and of a response.
@@ -116,18 +116,18 @@ def described(shape: str) -> tuple[Any, Any]:
     """Tokenizer, padding token included, and configuration."""
     from transformers import AutoConfig, LlamaConfig
 
-    from rlhf import models
     from rlhf.data import load
-    from rlhf.parents import Parent
-    from rlhf.scratch import new_tokenizer
+    from rlhf.modeling import loading
+    from rlhf.modeling.from_scratch import new_tokenizer
+    from rlhf.runs.parents import Parent
 
     settings = composed(["stage=sft"])
     if shape not in MADE:
-        tokenizer = models.load_tokenizer(Parent("policy", str(source(shape)), None), settings.model)
+        tokenizer = loading.load_tokenizer(Parent("policy", str(source(shape)), None), settings.model)
         return tokenizer, AutoConfig.from_pretrained(source(shape))
     texts = load(settings.data, "text", "train", 0, tell=False)["text"]
     hidden, inner, layers, heads, vocabulary = MADE[shape]
-    tokenizer = new_tokenizer(texts, vocabulary, models.chat_template("almanac"))
+    tokenizer = new_tokenizer(texts, vocabulary, loading.chat_template("almanac"))
     sizes = {"hidden_size": hidden, "intermediate_size": inner, "num_hidden_layers": layers}
     sizes |= {"num_attention_heads": heads, "num_key_value_heads": heads}
     ids = {"bos_token_id": None, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
@@ -152,8 +152,8 @@ def write_rows(folder: Path, sizes: dict[str, int]) -> None:
 def composed(overrides: list[str]) -> Any:
     from hydra import compose, initialize_config_dir
 
-    from rlhf.cli import register, settings_of
-    from rlhf.paths import bundled
+    from rlhf.cli.main import register, settings_of
+    from rlhf.storage.paths import bundled
 
     register()
     with initialize_config_dir(config_dir=str(bundled("conf")), version_base="1.3"):
@@ -189,11 +189,12 @@ def measure(shape: str, stage: str, way: str, folder: Path) -> dict[str, Any]:
     """In this process: the plan, and the peak of the stage up to the end of its training."""
     import torch
 
-    from rlhf import memory, training
+    from rlhf.hardware import memory
     from rlhf.stages import execute
+    from rlhf.training import loop
 
     found = planned(shape, stage, way, folder)
-    sizes, train, meters = SIZES[shape], training.train, []
+    sizes, train, meters = SIZES[shape], loop.train, []
 
     def train_and_read(*arguments: Any, **options: Any) -> Any:
         train(*arguments, **options)
@@ -202,7 +203,7 @@ def measure(shape: str, stage: str, way: str, folder: Path) -> dict[str, Any]:
     def read_instead(title: str, plan: Any, measured: Any) -> Any:
         raise Measured(measured.peak)
 
-    training.train, memory.compare = train_and_read, read_instead
+    loop.train, memory.compare = train_and_read, read_instead
     for model in ("tiny", "policy"):
         meters[:] = [memory.Meter(torch.device("cpu"))]
         one = composed(overrides(stage, way, folder, model, sizes))
@@ -216,7 +217,7 @@ def measure(shape: str, stage: str, way: str, folder: Path) -> dict[str, Any]:
 
 def planned(shape: str, stage: str, way: str, folder: Path) -> dict[str, Any]:
     """The plan of a case, and which of its phases up to the end of training is the highest."""
-    from rlhf.planning.outlook import look_ahead, record
+    from rlhf.planning.estimate import look_ahead, record
 
     plan = composed(["stage=plan", f"stage.stages=[{stage}]"]).stage
     found = record(look_ahead(composed(overrides(stage, way, folder, "policy", SIZES[shape])), plan))
@@ -227,12 +228,12 @@ def planned(shape: str, stage: str, way: str, folder: Path) -> dict[str, Any]:
 
 def timed(stage: str, folder: Path) -> dict[str, Any]:
     """In this process: seconds that a stage was predicted to train, and those it did, of the processor."""
-    from rlhf import training
-    from rlhf.planning.outlook import look_ahead
-    from rlhf.planning.pace import seconds
+    from rlhf.planning.estimate import look_ahead
     from rlhf.planning.probe import probe
+    from rlhf.planning.throughput import seconds
     from rlhf.ppo import PPOTrainer
     from rlhf.stages import execute
+    from rlhf.training import loop
 
     plan = composed(["stage=plan"]).stage
     given = overrides(stage, "full", folder, "policy", SIZES[TIMED_SHAPE])
@@ -249,7 +250,7 @@ def timed(stage: str, folder: Path) -> dict[str, Any]:
         ppo_trains(trainer, *arguments, **options) if stage == "ppo" else trainer.train()
         raise Measured(time.process_time() - start)
 
-    training.train, PPOTrainer.train = train_and_time, train_and_time
+    loop.train, PPOTrainer.train = train_and_time, train_and_time
     try:
         execute(settings, Path(settings.checkpoints) / "timed" / stage)
     except Measured as measured:
@@ -335,10 +336,10 @@ def main() -> None:
 
 
 def publish(rows: list[dict[str, Any]], clocked: list[dict[str, Any]]) -> None:
-    """Put both tables into README.md beside this file."""
+    """Write both tables into docs/planning.md."""
     lines = [*table(rows), *(["", *times(clocked)] if clocked else [])]
-    text = README.read_text(encoding="utf-8")
-    README.write_text(PLACE.sub(lambda _: "\n".join(lines) + "\n", text), encoding="utf-8")
+    text = PAGE.read_text(encoding="utf-8")
+    PAGE.write_text(PLACE.sub(lambda _: "\n".join(lines) + "\n", text), encoding="utf-8")
 
 
 def of_case(shape: str, stage: str, way: str) -> list[dict[str, Any]]:

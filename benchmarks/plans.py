@@ -1,11 +1,11 @@
-"""Plans of the classic set-ups, as a table for README: what each stage takes of one GPU of 80 GB, and of eight.
+"""Plans of the classic set-ups, for docs/planning.md: what each stage takes of one GPU of 80 GB, and of eight.
 
     python -m benchmarks.plans            # a minute; no model is read and nothing is trained
     python -m benchmarks.plans --show     # what was planned last
 
 They are plans, not results: no GPU was at hand. Stages are composed from the experiments' presets; on eight GPUs the
-batch stays what it is, and each accumulates an eighth. Writes benchmarks/plans.json, and the table into README.md,
-between the lines that mark its place.
+batch stays what it is, and each accumulates an eighth. Writes benchmarks/plans.json, and the table into
+docs/planning.md, between the lines that mark its place.
 """
 
 import argparse
@@ -17,14 +17,14 @@ from typing import Any, NamedTuple
 
 from benchmarks.plan_memory import composed
 from benchmarks.sides import record as write
-from rlhf.memory import count, size
-from rlhf.planning.outlook import Outlook, look_ahead, record
-from rlhf.planning.pace import assumed, seconds
+from rlhf.hardware.memory import count, size
+from rlhf.planning.estimate import Outlook, look_ahead, record
 from rlhf.planning.remedies import Remedy, first, tried
-from rlhf.planning.work import rows_of
+from rlhf.planning.throughput import assumed, seconds
+from rlhf.planning.workload import rows_of
 
 RESULT = Path(__file__).with_suffix(".json")
-README = Path(__file__).parents[1] / "README.md"
+PAGE = Path(__file__).parents[1] / "docs" / "planning.md"
 PLACE = re.compile(r"(?<=<!-- plans -->\n).*?(?=<!-- end -->)", re.DOTALL)
 DEVICE = "a100-80gb"
 GPUS = (1, 8)
@@ -73,7 +73,7 @@ def row(setup: Setup, stage: str, gpus: int) -> dict[str, Any]:
 def table(rows: list[dict[str, Any]]) -> list[str]:
     """A row a stage and number of GPUs, in Markdown."""
     lines = [
-        "| set-up | stage | GPUs | GiB a GPU | fits | with | GiB then | steps | tokens | GPU hours |",
+        "| set-up | stage | GPUs | GiB per GPU | fits | with | GiB then | steps | tokens | GPU hours |",
         "|" + " --- |" * 10,
     ]
     for one in rows:
@@ -101,9 +101,9 @@ def gib(number: int) -> str:
 
 
 def publish(rows: list[dict[str, Any]]) -> None:
-    """Put the table into README.md."""
-    text = README.read_text(encoding="utf-8")
-    README.write_text(PLACE.sub(lambda _: "\n".join(table(rows)) + "\n", text), encoding="utf-8")
+    """Write the table into docs/planning.md."""
+    text = PAGE.read_text(encoding="utf-8")
+    PAGE.write_text(PLACE.sub(lambda _: "\n".join(table(rows)) + "\n", text), encoding="utf-8")
 
 
 def main() -> None:

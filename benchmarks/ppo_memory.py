@@ -43,8 +43,8 @@ def composed(folder: Path, way: str, sizes: dict[str, int], updates: int):
     """The settings of stage=ppo; the policy and the reward model lie in ``folder``."""
     from hydra import compose, initialize_config_dir
 
-    from rlhf.cli import register, settings_of
-    from rlhf.paths import bundled
+    from rlhf.cli.main import register, settings_of
+    from rlhf.storage.paths import bundled
 
     reward = "reward" if way == "full" else "reward-adapter"
     overrides = [
@@ -88,18 +88,19 @@ def measure(model: str, way: str, folder: Path, updates: int) -> dict:
     """In this process: peak, plan, and the seconds of each update."""
     import torch
 
-    from rlhf import memory, models
-    from rlhf.parents import Parent
+    from rlhf.hardware import memory
+    from rlhf.modeling import loading
     from rlhf.planning import report
+    from rlhf.planning.roles import plan
     from rlhf.ppo import PPOTrainer
-    from rlhf.ppo.plan import plan
-    from rlhf.ppo.roles import assign
+    from rlhf.ppo.model_roles import assign
     from rlhf.rewards.build import Builder
+    from rlhf.runs.parents import Parent
 
     settings = composed(folder, way, MODELS[model][1], updates)
     stage = settings.stage
     parents = {role: Parent(role, getattr(stage, role), None) for role in ("policy", "reward")}
-    tokenizer = models.load_tokenizer(parents["policy"], settings.model)
+    tokenizer = loading.load_tokenizer(parents["policy"], settings.model)
     roles = assign(settings, parents, tokenizer)
     planned = plan(settings, roles)
     warm_up()

@@ -55,7 +55,7 @@ def four_models(spec: dict[str, Any]) -> tuple[Any, Any, Any, Any]:
 def one_base(spec: dict[str, Any]) -> tuple[Any, Any, Any, Any]:
     from peft import LoraConfig, TaskType, get_peft_model
 
-    from rlhf.ppo.shared import POLICY, SharedBase
+    from rlhf.ppo.shared_base import POLICY, SharedBase
 
     torch.manual_seed(2)
     config = LoraConfig(task_type=TaskType.CAUSAL_LM, **LORA)

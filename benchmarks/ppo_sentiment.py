@@ -13,7 +13,7 @@ policy; a finished one is read and not run again. Then both policies continue op
   https://arxiv.org/abs/2401.01879; Stiennon et al. 2020, appendix G.3), and its mean score is estimated from all
   subsets of n (Nakano et al. 2021, https://arxiv.org/abs/2112.09332, appendix I).
 
-Prints a table; writes benchmarks/ppo_sentiment.json, and benchmarks/ppo_sentiment.svg where matplotlib is installed.
+Prints a table; writes benchmarks/ppo_sentiment.json, and docs/figures/ppo_sentiment.svg if matplotlib is installed.
 """
 
 import argparse
@@ -33,7 +33,7 @@ from pathlib import Path
 from typing import Any
 
 RESULT = Path(__file__).with_suffix(".json")
-FIGURE = Path(__file__).with_suffix(".svg")
+FIGURE = RESULT.parents[1] / "docs" / "figures" / "ppo_sentiment.svg"
 RUNS = "benchmark/sentiment"
 NS = (1, 2, 4, 8, 16)
 OPENING = 12  # words of a story that are given
@@ -120,8 +120,8 @@ class Measure:
         """The score, and with ``divergence`` log pi - log pi_base, of so many continuations of each opening."""
         from transformers import AutoTokenizer
 
-        from rlhf.evaluation.answers import Candidate, by_prompt, divergences
-        from rlhf.generate import generate
+        from rlhf.evaluation.responses.answers import Candidate, by_prompt, divergences
+        from rlhf.modeling.generation import generate
 
         policy, tokenizer = load(folder), AutoTokenizer.from_pretrained(folder)
         tokenizer.pad_token = tokenizer.pad_token or tokenizer.unk_token
@@ -145,7 +145,7 @@ def load(folder: Path) -> Any:
 
 def measure_base(measure: Measure, model: Path) -> dict[str, Any]:
     """The base, and the best of n of its samples."""
-    from rlhf.evaluation.metrics import estimate
+    from rlhf.evaluation.statistics.metrics import estimate
 
     scores, _ = measure.scores(model, SAMPLES["base"], divergence=False)
     rows = []
@@ -157,7 +157,7 @@ def measure_base(measure: Measure, model: Path) -> dict[str, Any]:
 
 def measure_seed(measure: Measure, seed: int, run: Path) -> dict[str, Any]:
     """A finished run: its curve over the training, and what it gives on openings that were not trained on."""
-    from rlhf.evaluation.metrics import estimate
+    from rlhf.evaluation.statistics.metrics import estimate
 
     scores, kl = measure.scores(run / "model", SAMPLES["ppo"], divergence=True)
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
@@ -239,7 +239,9 @@ def main() -> None:
         return show(json.loads(RESULT.read_text(encoding="utf-8")))
     folders = [os.environ.get(name) for name in ("RLHF_TEST_MODELS", "RLHF_TEST_DATA")]
     if None in folders:
-        sys.exit("RLHF_TEST_MODELS and RLHF_TEST_DATA must name the folders of the models and the data: see README.md")
+        sys.exit(
+            "RLHF_TEST_MODELS and RLHF_TEST_DATA must name the folders of the models and the data: see docs/results.md"
+        )
     if importlib.util.find_spec("vaderSentiment") is None:
         sys.exit("this benchmark needs VADER: pip install 'rlhf[sentiment]'")
     started = time.monotonic()

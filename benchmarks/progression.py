@@ -6,7 +6,7 @@
 Each seed is one `python -m rlhf stage=progression` in a process of its own, from nothing; a seed whose chain is up to
 date is read and not run again. Then the first seed's comparison is made again beside the others', for the table over
 seeds. Prints a row a seed, mean and spread; writes benchmarks/progression.json, two of the report's figures into
-benchmarks/figures, and the table over seeds into README.md, between the lines that mark its place.
+docs/figures, and the table over seeds into docs/results.md, between the lines that mark its place.
 """
 
 import argparse
@@ -24,13 +24,9 @@ from pathlib import Path
 
 STAGES = ("base", "sft", "dpo", "ppo")
 RESULT = Path(__file__).with_suffix(".json")
-FIGURES = Path(__file__).with_name("figures")
-README = Path(__file__).parents[1] / "README.md"
-# Of the report's figures those that README shows, with what one sees.
-SHOWN = {
-    "frontier": "Gold reward and reward model over KL from SFT: DPO, PPO, PPO in training, best of n",
-    "scores": "Distributions of the gold reward and of the reward model's scores, stage by stage",
-}
+FIGURES = Path(__file__).parents[1] / "docs" / "figures"
+PAGE = Path(__file__).parents[1] / "docs" / "results.md"
+SHOWN = ("frontier", "scores")  # figures of the report in the documentation
 PLACE = re.compile(r"(?<=<!-- table over seeds -->\n).*?(?=<!-- end -->)", re.DOTALL)
 
 
@@ -53,16 +49,15 @@ def compare_seeds(seed: int, overrides: list[str]) -> Path:
 
 
 def publish(compared: Path) -> list[str]:
-    """Copy the figures that README shows, put them and the table over seeds into it, and return the lines put there."""
+    """Copy the figures in SHOWN, write the table over seeds into docs/results.md, and return its lines."""
     FIGURES.mkdir(exist_ok=True)
     for name in SHOWN:
         shutil.copyfile(compared / "figures" / f"{name}.svg", FIGURES / f"{name}.svg")
     text = (compared / "report.md").read_text(encoding="utf-8")
     found = re.search(r"^## Over seeds .*?\n\n(.*?)\n(?=\n## )", text, re.DOTALL | re.MULTILINE)
-    images = [line for name, title in SHOWN.items() for line in ("", f"![{title}](benchmarks/figures/{name}.svg)")]
-    lines = [*(found.group(1).splitlines() if found else ()), *images]
-    readme = README.read_text(encoding="utf-8")
-    README.write_text(PLACE.sub(lambda _: "\n".join(lines) + "\n", readme), encoding="utf-8")
+    lines = found.group(1).splitlines() if found else []
+    page = PAGE.read_text(encoding="utf-8")
+    PAGE.write_text(PLACE.sub(lambda _: "".join(f"{line}\n" for line in lines), page), encoding="utf-8")
     return lines
 
 

@@ -1,4 +1,4 @@
-"""Our side of benchmarks.rollout: rlhf.generate.sample, which notes log-probabilities, and the critic's own pass."""
+"""Our side of benchmarks.rollout: generation.sample, which returns log-probabilities, and the critic's own pass."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,7 +7,7 @@ import ppo_models
 import torch
 from sides import serve
 
-from rlhf.generate import sample, seeded
+from rlhf.modeling.generation import sample, seeded
 from rlhf.ppo import Critic
 from rlhf.ppo.rollout import inputs_of, micro_batches, pack, values_of
 

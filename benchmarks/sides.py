@@ -243,7 +243,7 @@ def row(
     useful: Callable[[str, float], float] | None = None,
     ours: str = "ours",
 ) -> dict[str, Any]:
-    """A line of the table in README.md beside this file. ``useful``: (side, CPU seconds a sample) -> utilisation."""
+    """Return a line of the table in docs/results.md. ``useful``: (side, CPU seconds a sample) -> utilisation."""
     middle, least, most = ratio(results, peer, ours)
     found: dict[str, Any] = {
         "work": work,

@@ -3,9 +3,10 @@
 import sys
 from pathlib import Path
 
-from rlhf import cli, training
+from rlhf.cli import main
+from rlhf.training import loop
 
 if __name__ == "__main__":
     place = Path(sys.argv.pop(1))
-    training.Reporter.on_step_begin = lambda *_, **__: place.write_text("a step begins")
-    cli.main()
+    loop.Reporter.on_step_begin = lambda *_, **__: place.write_text("a step begins")
+    main.main()

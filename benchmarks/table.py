@@ -1,4 +1,4 @@
-"""The table of speed and memory in README.md beside this file, from what the benchmarks wrote.
+"""Write the tables of speed and memory in docs/results.md from the benchmarks' files.
 
 python -m benchmarks.table
 """
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-README = HERE / "README.md"
+PAGE = HERE.parent / "docs" / "results.md"
 BEGIN, SHARES, END = "<!-- speed and memory -->", "<!-- shares -->", "<!-- end -->"
 MEASURED = ("dpo", "reward", "ppo", "rollout", "startup")
 HEADINGS = "| work | against | times faster | spread | aim | memory | samples/s | tokens/s | MiB | matrix peak used |"
@@ -79,11 +79,11 @@ def measured(row: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    text = README.read_text(encoding="utf-8")
+    text = PAGE.read_text(encoding="utf-8")
     for begin, found in ((BEGIN, lines(HERE)), (SHARES, shares(HERE))):
         before, after = text.split(begin)[0], text.split(begin)[1].split(END, 1)[1]
         text = "\n".join([before + begin, "", *found, END]) + after
-    README.write_text(text, encoding="utf-8")
+    PAGE.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

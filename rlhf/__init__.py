@@ -3,6 +3,8 @@
 import importlib
 from typing import Any
 
+from rlhf.hub import telemetry
+
 __version__ = "0.1.0"
 
 # Public name -> the module that defines it; imported on first use, so that `import rlhf` costs no torch.
@@ -14,12 +16,14 @@ _PUBLIC = {
     "RewardFunction": "rlhf.rewards",
     "RewardModel": "rlhf.rewards",
     "Term": "rlhf.rewards",
-    "Run": "rlhf.run",
+    "Run": "rlhf.runs.run",
     "RlhfError": "rlhf.errors",
-    "generate": "rlhf.generate",
+    "generate": "rlhf.modeling.generation",
     "load": "rlhf.data",
 }
 __all__ = [*_PUBLIC, "__version__"]
+
+telemetry.off()  # before anything that reads its variable when it is imported
 
 
 def __getattr__(name: str) -> Any:

@@ -1,4 +1,4 @@
-from rlhf.cli import main
+from rlhf.cli.main import main
 
 if __name__ == "__main__":
     main()

@@ -12,14 +12,9 @@
 The command line prints the message and exits with 1; a traceback always means a defect in this package.
 """
 
-from rlhf.secrets import text
-
 
 class RlhfError(Exception):
-    """Base class of every error that this package raises on purpose; no secret is in its message."""
-
-    def __init__(self, message: str = ""):
-        super().__init__(text(message))
+    """Base class of every error that this package raises on purpose."""
 
 
 class ConfigError(RlhfError):

@@ -10,15 +10,18 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # no test may reach out
 os.environ["RLHF_CACHE"] = tempfile.mkdtemp(prefix="rlhf-cache-")  # not the user's own; removed below
 
 import atexit
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 
-from rlhf.cli import register, settings_of
+from rlhf.cli.main import register, settings_of
 from rlhf.config import Settings
-from rlhf.paths import bundled
+from rlhf.storage.paths import bundled
 from tests.hub.server import Hub, serving
 
 atexit.register(shutil.rmtree, os.environ["RLHF_CACHE"], ignore_errors=True)
@@ -91,6 +94,17 @@ def tiny_overrides(stage: str, checkpoints: Path) -> list[str]:
     return [f"stage={stage}", f"checkpoints={checkpoints}", "hardware=cpu", *TINY, *FAST[stage]]
 
 
+def manifest(stage: str, **more: Any) -> dict[str, Any]:
+    """run.json of a finished run that nothing was trained for."""
+    return {
+        "stage": stage, "name": "almanac", "status": "finished", "command": f"python -m rlhf stage={stage}", "seed": 0,
+        "dtype": "float32", "content": {}, "parents": {}, "data": {}, "weights": None, "metrics": {}, "seconds": 1.0,
+        "settings": {"checkpoints": "checkpoints", "stage": {}, "data": {"name": "almanac", "path": None},
+                     "adapter": {"kind": "none"}},
+        "finished": "2026-01-01T00:00:00+00:00",
+    } | more  # fmt: skip
+
+
 @pytest.fixture
 def settings(tmp_path: Path) -> Callable[..., Settings]:
     """Settings of a tiny stage below the test's own directory."""
@@ -143,7 +157,8 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
     import datasets
     from huggingface_hub import constants, hf_api
 
-    from rlhf.hub import pinned, upload
+    from rlhf.hub import pinned
+    from rlhf.publishing import upload
 
     with serving() as server:
         template = server.url + "/{repo_id}/resolve/{revision}/{filename}"
@@ -172,3 +187,25 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
         yield server
         for cached in caches:
             cached.cache_clear()
+
+
+@pytest.fixture
+def elsewhere(chain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A user's directory with the files that README.md and docs/ expect there."""
+    monkeypatch.chdir(tmp_path)
+    Path("my_model").symlink_to(chain / "almanac" / "base" / "model")
+    asked = [f"What is {n}?" for n in range(60)]
+    demonstrations = [{"prompt": text, "completion": "It is."} for text in asked]
+    pairs = [{"prompt": text, "chosen": "It is.", "rejected": "No."} for text in asked]
+    for name, rows in {"my_demonstrations": demonstrations, "my_pairs": pairs}.items():
+        Path(f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    Path("my_reward.py").write_text(
+        "def shorter(prompts, completions):\n    return [-float(len(text)) for text in completions]\n"
+    )
+    for stage in ("base", "sft", "reward", "dpo", "ppo", "compare"):
+        recipe = Path("quick") / "recipe" / f"quick-{stage}.yaml"
+        recipe.parent.mkdir(parents=True, exist_ok=True)
+        recipe.write_text(f"# @package _global_\n{OmegaConf.to_yaml(OmegaConf.from_dotlist(list(FAST[stage])))}")
+    Path("quick/experiment").mkdir()
+    Path("quick/experiment/quick.yaml").write_text("# @package _global_\nname: quick\n")
+    return tmp_path

@@ -13,8 +13,8 @@ from types import SimpleNamespace
 import pytest
 
 from benchmarks import data, data_sheets, ppo_memory, ppo_seeds, ppo_sentiment, progression, reward_card
-from rlhf import cli
-from rlhf.evaluation import report
+from rlhf.cli import main
+from rlhf.evaluation.reporting import report
 from tests.conftest import FAST, TINY
 from tests.evaluation.making import whole
 
@@ -28,8 +28,8 @@ def test_the_progression_over_a_seed(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(progression, "RESULT", tmp_path / "progression.json")
     monkeypatch.setattr(progression, "FIGURES", tmp_path / "figures")
-    monkeypatch.setattr(progression, "README", tmp_path / "README.md")
-    Path("README.md").write_text("before\n<!-- table over seeds -->\nold\n<!-- end -->\nafter\n")
+    monkeypatch.setattr(progression, "PAGE", tmp_path / "results.md")
+    Path("results.md").write_text("before\n<!-- table over seeds -->\nold\n<!-- end -->\nafter\n")
     own = ", ".join(f"{name}: [{', '.join(map(repr, FAST[name]))}]" for name in STAGES)
     last = ["--comparison", *FAST["compare"]]
     arguments = ["progression", "--seeds", "3", *last, "--", "hardware=cpu", *TINY, f"stage.overrides={{{own}}}"]
@@ -37,11 +37,10 @@ def test_the_progression_over_a_seed(
     progression.main()
     measured = json.loads((tmp_path / "progression.json").read_text())
     [row] = measured["seeds"]
-    readme = Path("README.md").read_text()
-    assert readme == "\n".join(
+    page = Path("results.md").read_text()
+    assert page == "\n".join(
         ["before", "<!-- table over seeds -->", *measured["published"], "<!-- end -->", "after", ""]
     )
-    assert measured["published"][-1].endswith("(benchmarks/figures/scores.svg)")
     assert Path("figures/frontier.svg").read_text().startswith("<svg")
     compared = json.loads(Path("checkpoints/benchmark/seed-3/compare/metrics.json").read_text())
     assert row["gold"]["sft"] == compared["models"]["sft"]["gold"]["mean"]
@@ -55,13 +54,12 @@ def test_the_table_over_seeds_goes_to_its_place(tmp_path: Path, monkeypatch: pyt
     told = whole()
     report.write(told, tmp_path)
     monkeypatch.setattr(progression, "FIGURES", tmp_path / "shown")
-    monkeypatch.setattr(progression, "README", tmp_path / "README.md")
-    (tmp_path / "README.md").write_text("<!-- table over seeds -->\n<!-- end -->\n")
+    monkeypatch.setattr(progression, "PAGE", tmp_path / "results.md")
+    (tmp_path / "results.md").write_text("<!-- table over seeds -->\n<!-- end -->\n")
     lines = progression.publish(tmp_path)
     assert lines[0] == "|  | base | sft | dpo | ppo |"
     assert lines[2] == "| gold reward | 0 (0.5) | 1 (0.5) | 2 (0.5) | 3 (0.5) |"
-    assert lines[3] == ""
-    assert (tmp_path / "README.md").read_text() == "\n".join(["<!-- table over seeds -->", *lines, "<!-- end -->", ""])
+    assert (tmp_path / "results.md").read_text() == "\n".join(["<!-- table over seeds -->", *lines, "<!-- end -->", ""])
 
 
 def test_checks_by_hand() -> None:
@@ -163,7 +161,7 @@ def in_process(*overrides: str, check: bool = True) -> int:
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr("sys.argv", ["rlhf", *overrides])
         try:
-            cli.main()
+            main.main()
         except SystemExit as error:
             assert not check, overrides
             return error.code
@@ -194,7 +192,8 @@ def test_reward_cards_of_real_sets(
     [row] = json.loads((tmp_path / "reward_card.json").read_text())["sets"]
     assert sum(row["rows"].values()) == 90
     assert row["card"]["pairs"] == row["rows"]["test"]
-    assert set(row["card"]["baselines"]) == {"longer wins", "TF-IDF", "log-probability", "log-probability a token"}
+    policy = {"log-probability", "mean log-probability per token"}
+    assert set(row["card"]["baselines"]) == {"longer wins", "TF-IDF"} | policy
     text = (tmp_path / "reward_card.md").read_text()
     assert "## toy: a toy" in text
     assert (tmp_path / "reward_card" / "toy-accuracy.png").is_file()
@@ -252,7 +251,7 @@ def test_ppo_on_sentiment_runs_is_measured_and_drawn(
 
     def run(command: list[str], check: bool) -> None:
         monkeypatch.setattr("sys.argv", ["rlhf", *command[3:]])
-        cli.main()
+        main.main()
 
     monkeypatch.setattr(ppo_sentiment, "subprocess", SimpleNamespace(run=run))
     monkeypatch.setattr("sys.argv", ["ppo_sentiment", "--seeds", "3", "4", "--", *FAST["ppo"], "hardware=cpu"])

@@ -9,7 +9,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from rlhf.config import PROGRESSION, STAGES
-from rlhf.paths import PACKAGE, bundled
+from rlhf.storage.paths import PACKAGE, bundled
 from tests.conftest import composed
 
 CONF = bundled("conf")
@@ -101,3 +101,17 @@ def test_a_file_of_ones_own_is_not_judged_by_the_almanac() -> None:
     own = composed("stage=reward", "data.path=mine.jsonl").data
     assert (own.gold, own.judge, own.ceiling) == (None, None, None)
     assert composed("data.path=mine.jsonl", "data.gold=math:sqrt").data.gold == "math:sqrt"
+
+
+@pytest.mark.parametrize("stage", ["base", "sft", "reward", "dpo", "ppo"])
+@pytest.mark.parametrize("adapter", ["lora", "qlora"])
+def test_an_adapter_takes_ten_times_the_rate_unless_one_is_given(stage: str, adapter: str) -> None:
+    def rates(*overrides: str) -> list[float]:
+        made = composed(f"stage={stage}", "experiment=none", "model=gpt2", *overrides).stage
+        return [made.learning_rate, made.critic_learning_rate] if stage == "ppo" else [made.trainer["learning_rate"]]
+
+    whole = rates()
+    assert rates(f"adapter={adapter}") == [float(f"{10 * rate:.3g}") for rate in whole]
+    assert rates(f"adapter={adapter}", "adapter.learning_rate_factor=1") == whole
+    key = "stage.learning_rate" if stage == "ppo" else "stage.trainer.learning_rate"
+    assert rates(f"adapter={adapter}", f"{key}=7e-6")[0] == 7e-6

@@ -15,10 +15,10 @@ import pytest
 import yaml
 
 from rlhf.config import STAGES, Adapter
-from rlhf.paths import bundled
 from rlhf.ppo import ValueHead
-from rlhf.run import Run
+from rlhf.runs.run import Run
 from rlhf.stages import execute
+from rlhf.storage.paths import bundled
 from tests.ppo.conftest import new_trainer, tokenizer, weights  # noqa: F401  fixtures
 
 # ruff: noqa: F811

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from rlhf.config import PROGRESSION
-from rlhf.paths import bundled
-from rlhf.run import Run
+from rlhf.runs.run import Run
 from rlhf.stages import execute
+from rlhf.storage.paths import bundled
 from tests.conftest import FAST, composed
 
 FIXTURES = Path(__file__).parent / "data" / "fixtures"

@@ -1,78 +1,80 @@
-"""Who may import whom: the layers of the architecture, read from the source."""
+"""The packages of rlhf/ are layers: each imports only those below it, and only some know Hydra and TRL."""
 
 import ast
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 
-from rlhf.paths import PACKAGE
+from rlhf.storage.paths import PACKAGE
 
-LAYERS = {
-    0: ("errors", "paths", "config", "secrets", "commands"),
-    1: ("ppo.tensors", "ppo.kl", "ppo.advantages", "ppo.losses", "preference.losses"),
-    2: (
-        "data", "almanac", "provenance", "parents", "content", "manifest", "directory", "run", "scratch", "models",
-        "world", "launch", "follower", "halving", "generate", "decoding", "rewards", "progress", "memory", "sealed",
-        "precision", "adapters",
-        "tracking", "ppo.rollout", "ppo.forward", "ppo.critic", "ppo.diversity", "evaluation.metrics", "hub.pinned",
-        "hub.faults", "evaluation.best_of_n",
-        "evaluation.jobs", "slots",
-    ),
-    3: ("ppo", "planning", "evaluation", "labelling", "preference", "training", "exact", "hub"),
-    4: ("stages",),
-    5: ("cli", "overrides", "messages", "help", "progression", "sweep", "__main__", "__init__"),
-}  # fmt: skip
-ENTRY_ONLY = dict.fromkeys(("hydra", "omegaconf"), ("cli", "overrides", "messages", "help", "progression", "sweep"))
+LAYERS = (
+    "errors", "console", "storage", "config", "almanac", "hub", "data", "hardware", "runs", "modeling", "training",
+    "rewards", "evaluation", "preference", "labeling", "ppo", "planning", "publishing", "stages", "cli", "__main__",
+)  # fmt: skip
+OWNERS = {"hydra": ("cli",), "trl": ("stages",)}
+MATHEMATICS = ("modeling.logprobs", "modeling.seeding", "ppo.kl", "ppo.advantages", "ppo.losses", "preference.losses")
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 
-def name_of(path: Path) -> str:
-    parts = path.relative_to(PACKAGE).with_suffix("").parts
-    return ".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 1 else parts)
+def module_of(path: Path) -> str:
+    """Return the dotted name of a file below ``rlhf``."""
+    return ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__")
 
 
-def layer_of(module: str) -> int:
-    """The layer of the longest listed name that the module is or lies in."""
-    listed = {name: layer for layer, names in LAYERS.items() for name in names}
-    while module:
-        if module in listed:
-            return listed[module]
-        module = module.rpartition(".")[0]
-    raise AssertionError(f"{module} has no layer")
-
-
-def imports(path: Path) -> list[str]:
-    found = []
+def imports(path: Path) -> set[str]:
+    """Return the dotted names that a file imports, at its top or in its functions."""
+    found = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            found += [alias.name for alias in node.names]
+            found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.level == 0:
-            found += [f"{node.module}.{alias.name}" for alias in node.names]
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
     return found
 
 
-@pytest.mark.parametrize("path", FILES, ids=[name_of(path) for path in FILES])
-def test_a_module_imports_its_own_layer_and_those_below(path: Path) -> None:
-    module = name_of(path)
-    for imported in imports(path):
-        if imported.startswith("rlhf."):
-            target = imported.removeprefix("rlhf.")
-            assert layer_of(target) <= layer_of(module), f"{module} imports {target}"
+def graph() -> dict[str, set[str]]:
+    """Map each unit, a package or module at the top level, to the units that it imports."""
+    units: dict[str, set[str]] = {}
+    for path in FILES:
+        here = module_of(path).split(".")[0]
+        needed = {name.split(".")[1] for name in imports(path) if name.startswith("rlhf.")}
+        units.setdefault(here, set()).update(needed - {here, "__version__"})
+    del units["__init__"]
+    return units
 
 
-@pytest.mark.parametrize("path", FILES, ids=[name_of(path) for path in FILES])
-def test_hydra_and_trl_are_known_where_they_may_be(path: Path) -> None:
-    module = name_of(path)
-    for imported in imports(path):
-        package = imported.split(".")[0]
-        assert module in ENTRY_ONLY.get(package, (module,)), f"{module} imports {package}"
-        assert package != "trl" or module.startswith("stages."), f"{module} imports trl"
+def test_packages_do_not_import_in_circles() -> None:
+    TopologicalSorter(graph()).prepare()  # raises CycleError with the circle
 
 
-def test_mathematics_knows_torch_alone() -> None:
-    for name in LAYERS[1]:
-        for imported in imports(PACKAGE / f"{name.replace('.', '/')}.py"):
-            assert imported.split(".")[0] in ("torch", "math", "typing", "collections", "rlhf"), f"{name}: {imported}"
+def test_every_unit_has_a_layer_and_imports_only_those_below() -> None:
+    assert set(graph()) == set(LAYERS)
+    upward = [
+        f"{here} imports {needed}"
+        for here, others in graph().items()
+        for needed in others
+        if LAYERS.index(needed) > LAYERS.index(here)
+    ]
+    assert not upward
+
+
+def test_the_top_level_is_small() -> None:
+    assert len(LAYERS) + 1 <= 22  # with __init__
+
+
+@pytest.mark.parametrize("path", FILES, ids=[module_of(path) for path in FILES])
+def test_hydra_and_trl_are_imported_in_one_package_each(path: Path) -> None:
+    unit = module_of(path).split(".")[0]
+    for name in imports(path):
+        assert unit in OWNERS.get(name.split(".")[0], (unit,)), f"{path} imports {name}"
+
+
+def test_mathematics_imports_torch_and_nothing_heavier() -> None:
+    allowed = ("torch", "math", "typing", "collections", "hashlib", "functools", "rlhf")
+    for module in MATHEMATICS:
+        for name in imports(PACKAGE / f"{module.replace('.', '/')}.py"):
+            assert name.split(".")[0] in allowed, f"{module} imports {name}"
 
 
 def test_no_stage_imports_another() -> None:

@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+import os
 import random
 import shutil
 import signal
@@ -12,11 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from rlhf import cli
+from rlhf.cli import main
 from rlhf.config import Settings
 from rlhf.errors import RunError
-from rlhf.run import Run
+from rlhf.runs.directory import partial
+from rlhf.runs.run import Run
 from rlhf.stages import execute
+from rlhf.storage.manifest import read_manifest
 from tests.conftest import tiny_overrides
 
 # A server that has imported everything forks the processes that are killed: each would need seconds to begin.
@@ -61,7 +64,7 @@ def arguments(stage: str, chain: Path, root: Path, *more: str) -> list[str]:
 def command(argv: list[str]) -> None:
     """``python -m rlhf ...`` in a process of its own."""
     sys.argv = argv
-    cli.main()
+    main.main()
 
 
 def start(argv: list[str]) -> multiprocessing.Process:
@@ -122,7 +125,7 @@ def interrupted(
             return beside_chain(stage, *LONG[stage], *more)
 
         with monkeypatch.context() as patched:
-            patched.setattr("rlhf.models.save", gone)
+            patched.setattr("rlhf.modeling.loading.save", gone)
             with pytest.raises(ConnectionAbortedError):
                 execute(settings(), tmp_path / stage)
         return settings
@@ -171,10 +174,12 @@ def test_where_no_checkpoint_is_whole_the_run_is_left_as_it_is(
     folder = tmp_path / f".{stage}.partial" / "resume"
     for place in checkpoints(folder):
         tear(place)
-    with pytest.raises(RunError, match="no checkpoint in .* is whole .*: leave resume=true out"):
+    with pytest.raises(RunError, match="no checkpoint in .* is whole .*: overwrite=true in place of resume=true"):
         execute(settings("resume=true"), tmp_path / stage)
+    with pytest.raises(RunError, match="an interrupted run with .*-.* is here"):
+        execute(settings(), tmp_path / stage)
     assert len(checkpoints(folder)) == 2
-    execute(settings(), tmp_path / stage)  # a second try without it just works
+    execute(settings("overwrite=true"), tmp_path / stage)
     assert (tmp_path / stage / "run.json").exists()
 
 
@@ -189,3 +194,35 @@ def test_killed_before_the_first_checkpoint_it_starts_from_the_beginning(
     monkeypatch.setattr("transformers.trainer_utils.os.path.getmtime", lambda path: 0.0)
     execute(settings("resume=true"), tmp_path / stage)
     assert "so it starts from the beginning" in capsys.readouterr().out
+
+
+def killed_at_the_end(argv: list[str]) -> None:
+    """``python -m rlhf ...`` that is killed when it is finished and about to be moved into its place."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("rlhf.runs.interrupted.move", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+        command(argv)
+
+
+@pytest.mark.parametrize("stage", ["sft", "reward", "ppo"])
+def test_killed_between_its_end_and_its_place_it_is_moved_and_not_trained_again(
+    chain: Path, tmp_path: Path, stage: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    own = ["adapter=lora", "stage.ensemble=2"] if stage == "reward" else []
+    argv = arguments(stage, chain, tmp_path, *own)
+    process = CONTEXT.Process(target=killed_at_the_end, args=(argv,))
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    place = tmp_path / "almanac" / stage
+    left = read_manifest(partial(place))
+    monkeypatch.setattr("rlhf.stages._prepare", gone)
+    monkeypatch.setattr("sys.argv", argv)
+    with pytest.raises(SystemExit):
+        main.main()
+    assert "an interrupted run with all of its work done is here: resume=true" in capsys.readouterr().err
+    monkeypatch.setattr("sys.argv", [*argv, "resume=true"])
+    main.main()
+    assert "was finished before it was killed" in " ".join(capsys.readouterr().out.split())
+    assert Run.open(place).manifest == left
+    assert sorted(left["files"]) == sorted(path.name for path in place.iterdir() if path.name != "run.json")
+    assert not partial(place).exists()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from rlhf.paths import PACKAGE
+from rlhf.storage.paths import PACKAGE
 
 pytestmark = [
     pytest.mark.slow,
@@ -22,8 +22,8 @@ def test_a_wheel_has_its_conf_and_its_data_and_runs(tmp_path: Path, monkeypatch:
     [wheel] = tmp_path.glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()
     assert "rlhf/conf/config.yaml" in names
-    assert "rlhf/hub/card.md.jinja" in names
-    assert {f"rlhf/evaluation/page_parts/report.{kind}" for kind in ("html", "css", "js")} <= set(names)
+    assert "rlhf/publishing/card.md.jinja" in names
+    assert {f"rlhf/evaluation/reporting/page_parts/report.{kind}" for kind in ("html", "css", "js")} <= set(names)
     assert "rlhf/preference_data/almanac/preferences/train.jsonl" in names
     assert not [name for name in names if "checkpoints" in name or name.startswith("tests/")]
 
@@ -45,6 +45,6 @@ def test_a_wheel_has_its_conf_and_its_data_and_runs(tmp_path: Path, monkeypatch:
         assert "learning_rate" in shown.stdout
         shown = subprocess.run(command, cwd=empty, check=True, capture_output=True, text=True)
         assert "stage=progression" in shown.stdout
-    where = "import rlhf, rlhf.paths as p; print(rlhf.__file__, p.bundled('conf'))"
+    where = "import rlhf, rlhf.storage.paths as p; print(rlhf.__file__, p.bundled('conf'))"
     found = subprocess.run([python, "-c", where], cwd=empty, check=True, capture_output=True, text=True).stdout.split()
     assert all(str(environment) in path for path in found)

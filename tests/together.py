@@ -5,16 +5,18 @@ import signal
 from pathlib import Path
 from typing import Any
 
-from rlhf import stages, world
+from rlhf import stages
 from rlhf.config import Settings
 from rlhf.errors import DataError
+from rlhf.hardware import ranks
+from rlhf.runs.identity import Origin
 
 
 def stages_and_shards(jobs: list[tuple[Settings, Path]], folder: Path) -> dict[str, Any]:
     """One stage after the other, then what processes tell each other, then a model in shards."""
     for settings, directory in jobs:
-        stages._perform(settings, directory, [])
-    seen = {"told": world.told(f"of {world.rank()}"), "anywhere": [world.anywhere(world.rank() == i) for i in range(3)]}
+        stages._perform(settings, directory, [], Origin.of(settings))
+    seen = {"told": ranks.told(f"of {ranks.rank()}"), "anywhere": [ranks.anywhere(ranks.rank() == i) for i in range(3)]}
     shards(folder)
     return seen
 
@@ -26,10 +28,10 @@ def shards(folder: Path) -> None:
     from torch.distributed.fsdp import fully_shard
     from transformers import AutoTokenizer
 
-    from rlhf import models
+    from rlhf.modeling import loading
 
     tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")
-    mesh = init_device_mesh("cpu", (world.size(),))
+    mesh = init_device_mesh("cpu", (ranks.size(),))
     for name, adapted in {"whole": False, "shards": False, "adapter_whole": True, "adapter_shards": True}.items():
         model = model_of(len(tokenizer), tokenizer.pad_token_id, adapted)
         if name.endswith("shards"):
@@ -42,7 +44,7 @@ def shards(folder: Path) -> None:
         model(input_ids=ids, labels=ids).loss.backward()
         optimizer.step()
         parent = type("Parent", (), {"model": "base"})
-        models.save(model, tokenizer, folder / name, parent)
+        loading.save(model, tokenizer, folder / name, parent)
 
 
 def model_of(vocabulary: int, pad: int, adapted: bool) -> Any:
@@ -57,19 +59,19 @@ def model_of(vocabulary: int, pad: int, adapted: bool) -> Any:
     return get_peft_model(model, config) if adapted else model
 
 
-def dying(settings: Settings, directory: Path, overrides: list[str]) -> dict[str, float]:
+def dying(settings: Settings, directory: Path, overrides: list[str], origin: Origin) -> dict[str, float]:
     """A stage whose second process is killed when the first checkpoint is there."""
-    from rlhf.exact import Keeper
+    from rlhf.training.exact_resume import Keeper
 
     saved = Keeper.on_save
 
     def on_save(*arguments: Any, **named: Any) -> None:
         saved(*arguments, **named)
-        if world.rank() == 1:
+        if ranks.rank() == 1:
             os.kill(os.getpid(), signal.SIGKILL)
 
     Keeper.on_save = on_save
-    return stages._perform(settings, directory, overrides)
+    return stages._perform(settings, directory, overrides, origin)
 
 
 def failing(how: str) -> int:
@@ -77,11 +79,11 @@ def failing(how: str) -> int:
     import torch.distributed
 
     torch.distributed.init_process_group("gloo")
-    if world.rank() == 1:
+    if ranks.rank() == 1:
         if how == "refused":
             raise DataError("row 7 of mine.jsonl has no prompt")
         if how == "broken":
             raise ZeroDivisionError("by nothing")
         os.kill(os.getpid(), signal.SIGKILL)
-    world.wait()
-    return world.rank()
+    ranks.wait()
+    return ranks.rank()

@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 
 from rlhf.errors import DataError
-from rlhf.paths import bundled
+from rlhf.storage.paths import bundled
 
 COLUMNS = {
     "world_cups": ("year", "host", "winner", "runner_up", "score", "decided_in"),

@@ -9,9 +9,9 @@ from typing import Any
 
 from rlhf.config import objective as objectives
 from rlhf.config.compare import CompareStage
-from rlhf.config.held_out import HeldOut
+from rlhf.config.eval_set import HeldOut
 from rlhf.config.judge import Judge, JudgeKind
-from rlhf.config.labelling import LabelStage, SampleStage
+from rlhf.config.labeling import LabelStage, SampleStage
 from rlhf.config.parts import (
     Adapter,
     AdapterKind,
@@ -121,6 +121,7 @@ class Settings:
     checkpoints: str
     overwrite: bool
     resume: bool
+    telemetry: bool
     model: Model
     data: Data
     adapter: Adapter

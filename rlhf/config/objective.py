@@ -18,8 +18,8 @@ def _same(name: str, *stages: str) -> dict[str, str]:
     return dict.fromkeys(stages, name)
 
 
-# In the order of a leaderboard's columns. The first three are measured by rlhf.evaluation.held_out on the same prompts
-# whatever the stage, so that policies of DPO and of PPO can be ranked together.
+# In the order of a leaderboard's columns. The first three are measured by evaluation.responses.eval_set on the same
+# prompts whatever the stage, so that policies of DPO and of PPO can be ranked together.
 METRICS: dict[str, Metric] = {
     "gold": Metric("maximize", _same("gold", "dpo", "ppo"), "gold"),
     "win_rate": Metric("maximize", _same("win_rate", "dpo", "ppo"), "wins"),

@@ -49,6 +49,19 @@ class Format(Enum):
     oasst = "oasst"
     alpaca = "alpaca"
     sharegpt = "sharegpt"
+    reward_bench = "reward_bench"
+    pku = "pku"
+    pku_safer = "pku_safer"
+    webgpt = "webgpt"
+    stack_exchange = "stack_exchange"
+    judgebench = "judgebench"
+    llmbar = "llmbar"
+    pandalm = "pandalm"
+    auto_j = "auto_j"
+    openai = "openai"
+    helpsteer_edits = "helpsteer_edits"
+    nemo = "nemo"
+    distilabel = "distilabel"
 
 
 class Rankings(Enum):
@@ -166,6 +179,7 @@ class Adapter:
     alpha: int
     dropout: float
     target_modules: Any
+    learning_rate_factor: float
 
     def __post_init__(self) -> None:
         require_ranges("adapter.", self)
@@ -191,7 +205,7 @@ class Strategy(Enum):
 
 @dataclass(kw_only=True)
 class Hardware:
-    """Device, and the processes that share a run; rlhf.world counts them, rlhf.launch starts them."""
+    """Device, and the processes that share a run; rlhf.hardware.ranks counts them, rlhf.hardware.launch starts them."""
 
     name: str
     device: str  # auto, cpu or cuda

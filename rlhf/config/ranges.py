@@ -59,8 +59,10 @@ OURS: dict[str, dict[str, Range]] = {
     "Settings": {"seed": below(0, 2**32)},
     "Source": {"limit": COUNT, "held_out_limit": COUNT},
     "Pairing": {"score_ratio": Range(1, 1e6)},
-    "Data": {"holdout": PROPER_SHARE},
-    "Adapter": {"rank": Range(1, 4096), "alpha": Range(1, 1e6), "dropout": SHARE_BELOW},
+    "Data": {"holdout": above(0, 1)},
+    "Adapter": {
+        "rank": Range(1, 4096), "alpha": Range(1, 1e6), "dropout": SHARE_BELOW, "learning_rate_factor": above(0, 1000),
+    },
     "Hardware": {
         "threads": Range(1, 4096), "processes": Range(1, 4096), "nodes": Range(1, 65536), "node_rank": Range(0, 65535),
     },

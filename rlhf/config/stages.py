@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from rlhf.config.compare import CompareStage
-from rlhf.config.labelling import LabelStage, SampleStage
+from rlhf.config.labeling import LabelStage, SampleStage
 from rlhf.config.plan import PlanStage
 from rlhf.config.ppo import PPOStage
 from rlhf.config.publish import PublishStage

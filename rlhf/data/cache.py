@@ -10,6 +10,7 @@ of this package. The folder can be deleted at any time; a table that does not ma
 import hashlib
 import json
 import os
+import platform
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -18,22 +19,25 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rlhf import provenance
+import psutil
+
+from rlhf.console import console
 from rlhf.errors import DataError
-from rlhf.progress import console
+from rlhf.storage import digests
 
 if TYPE_CHECKING:
     import pyarrow
     from datasets import Dataset
 
 ROWS, META = "rows.arrow", "meta.json"
+ASIDE = f".partial-{platform.node()}-"  # begins the name of a table that a process of this machine writes
 BATCH = 1000  # rows that are converted, tokenised or written at a time
 
 
 @cache
 def code_digest() -> str:
     """Digest of the modules that make rows of what is read."""
-    return provenance.files_digest(Path(__file__).parent.glob("*.py"))
+    return digests.files_digest(Path(__file__).parent.glob("*.py"))
 
 
 def key_of(*parts: Any) -> str:
@@ -107,7 +111,7 @@ def _read(place: Path, what: str) -> dict[str, Any] | None:
         return None
     try:
         meta = json.loads((place / META).read_text(encoding="utf-8"))
-        if provenance.file_digest(place / ROWS) == meta["digest"]:
+        if digests.file_digest(place / ROWS) == meta["digest"]:
             return meta
     except (OSError, ValueError, KeyError, TypeError):
         pass
@@ -118,14 +122,15 @@ def _read(place: Path, what: str) -> dict[str, Any] | None:
 
 def _make(place: Path, build: Callable[[Writer], dict[str, Any]]) -> dict[str, Any]:
     place.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix=".partial-", dir=place.parent))
+    _delete_abandoned(place.parent)
+    aside = Path(tempfile.mkdtemp(prefix=f"{ASIDE}{os.getpid()}-", dir=place.parent))
     try:
         writer = Writer(aside / ROWS)
         try:
             told = build(writer)
         finally:
             writer.close()
-        meta = {"digest": provenance.file_digest(aside / ROWS), "rows": writer.count, "told": told}
+        meta = {"digest": digests.file_digest(aside / ROWS), "rows": writer.count, "told": told}
         (aside / META).write_text(json.dumps(meta), encoding="utf-8")
         try:
             os.rename(aside, place)
@@ -135,6 +140,14 @@ def _make(place: Path, build: Callable[[Writer], dict[str, Any]]) -> dict[str, A
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return meta
+
+
+def _delete_abandoned(folder: Path) -> None:
+    """Delete tables that processes of this machine have begun and are not there to finish."""
+    for path in folder.glob(f"{ASIDE}*-*"):
+        owner = path.name.removeprefix(ASIDE).partition("-")[0]
+        if owner.isdigit() and not psutil.pid_exists(int(owner)):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _open(path: Path, key: str) -> "Dataset":

@@ -9,9 +9,9 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
 from rlhf.data.cache import key_of, value
+from rlhf.data.dedup import digest
 from rlhf.data.render import Prompt
 from rlhf.data.rows import Row, is_blank, prompt_key
-from rlhf.data.seen import digest
 from rlhf.errors import DataError
 
 log = logging.getLogger(__name__)
@@ -73,6 +73,8 @@ def oddities(row: Row) -> list[str]:
                 break
     if any(isinstance(row.get(name), list) and len(row[name]) > 1 for name in ("chosen", "rejected")):
         found.append("completions that differ before the last turn")
+    if row.get("margin", 0) < 0:
+        found.append("a margin below zero")
     return found
 
 
@@ -95,7 +97,7 @@ class Survey:
         named = {
             "repeat an earlier row": self.duplicates,
             "have chosen and rejected the same": self.identical,
-            "are turned around by another pair": self.contradicting,
+            "are contradicted by another pair (chosen and rejected swapped)": self.contradicting,
             **{f"have an empty {name}": count for name, count in self.empty.items()},
         }
         return [

@@ -62,10 +62,28 @@ def read_parquet(path: Path) -> Iterator[Placed]:
 
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
+            decoders = {field.name: decode for field in file.schema_arrow if (decode := _json_decoder(field.type))}
             rows = (row for batch in file.iter_batches() for row in batch.to_pylist())
-            yield from ((f"{path} row {number}", row) for number, row in enumerate(rows, start=1))
+            for number, row in enumerate(rows, start=1):
+                place = f"{path} row {number}"
+                yield place, row | {name: decode(row[name], place) for name, decode in decoders.items()}
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: no readable Parquet file ({_first_line(error)})") from None
+
+
+def _json_decoder(kind: Any) -> Callable[[Any, str], Any] | None:
+    """What turns a value of an Arrow type into Python's where JSON is in it, as datasets writes objects that differ."""
+    import pyarrow
+
+    if isinstance(kind, pyarrow.JsonType):
+        return lambda value, place: None if value is None else _parse(value, place)
+    if pyarrow.types.is_struct(kind):
+        inner = {field.name: decode for field in kind if (decode := _json_decoder(field.type))}
+        if inner:
+            return lambda value, place: value and value | {name: of(value[name], place) for name, of in inner.items()}
+    elif (pyarrow.types.is_list(kind) or pyarrow.types.is_large_list(kind)) and (of := _json_decoder(kind.value_type)):
+        return lambda value, place: value and [of(one, place) for one in value]
+    return None
 
 
 READERS: dict[str, Callable[[Path], Iterator[Placed]]] = {

@@ -10,10 +10,12 @@ serve as prompts, and as demonstrations (the chosen completions), too. One row m
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, Literal, get_args
 
 from rlhf.config import Format, Pairing
-from rlhf.data import judged, readers, rows, transcripts
+from rlhf.data import judged, layouts, readers, rows, transcripts
+from rlhf.data.cells import Cells, refuse_more, unfolded
 from rlhf.data.pairs import UNPAIRED, Ranked, Rated, Waiting, pairs
 from rlhf.data.rows import Row, RowError, has
 
@@ -34,10 +36,22 @@ NEEDS = {
 LABELS = ("task", "source", "fact", "format", "held_out", "group")  # text, kept where a row has them
 NUMBERS = ("margin", "confidence", "weight")  # of a pair, likewise
 INSTRUCTIONS = ("instruction_id_list", "kwargs")  # of a prompt, likewise
-SCORES = (("score_chosen", "score_rejected"), ("chosen_score", "rejected_score"))
+SCORES = tuple(
+    pair.split()
+    for pair in (
+        "score_chosen score_rejected",
+        "chosen_score rejected_score",
+        "chosen_rating rejected_rating",
+        "chosen-rating rejected-rating",
+    )
+)
 NO_RANKING = "prompts with fewer than two ranked responses"
 NO_RESPONSE = "prompts without a response"
 BAD = "completions that are marked as bad"
+REPEATED = "the prompt repeated in its responses, taken out of them"
+CHOSEN = "the chosen response of a pair as the completion"
+
+NO_FORMAT = "no other format has its columns"
 
 Found = Row | Sequence[Ranked | Rated]
 READERS: dict[Format, Callable[[Row], Found]] = {
@@ -47,7 +61,6 @@ READERS: dict[Format, Callable[[Row], Found]] = {
     Format.ultrafeedback_raw: judged.read_ultrafeedback_raw,
     Format.tldr_comparisons: readers.read_tldr_comparisons,
     Format.helpsteer: judged.read_helpsteer,
-    Format.nectar: judged.read_nectar,
     Format.scores: judged.read_scores,
     Format.shp: judged.read_shp,
     Format.kto: judged.read_kto,
@@ -56,7 +69,8 @@ READERS: dict[Format, Callable[[Row], Found]] = {
     Format.oasst: judged.read_oasst,
     Format.alpaca: readers.read_alpaca,
     Format.sharegpt: readers.read_sharegpt,
-}
+    Format.reward_bench: layouts.read_lists,
+} | {layout: partial(layouts.read, layout=layout) for layout, _ in layouts.JUDGED}
 # A row that has all of these columns is in that format; the first that fits counts.
 COLUMNS: tuple[tuple[Format, tuple[str, ...]], ...] = (
     (Format.tldr_comparisons, ("info", "summaries", "choice")),
@@ -64,52 +78,78 @@ COLUMNS: tuple[tuple[Format, tuple[str, ...]], ...] = (
     (Format.ultrafeedback_raw, ("instruction", "completions")),
     (Format.shp, ("history", "human_ref_A", "human_ref_B")),
     (Format.arena, ("conversation_a", "conversation_b")),
-    (Format.arena, ("response_a", "response_b", "prompt")),
+    (Format.arena, ("response_a", "response_b", "prompt", "winner")),
+    (Format.arena, ("response_a", "response_b", "prompt", "winner_model_a")),
     (Format.helpsteer, ("response_1", "response_2", "preference_strength")),
     (Format.helpsteer, ("response1", "response2", "overall_preference")),
     (Format.helpsteer, ("prompt", "response", "helpfulness")),
-    (Format.nectar, ("prompt", "answers")),
     (Format.scores, ("prompt", "responses", "scores")),
+    *((layout, entry.columns()) for layout, entry in layouts.JUDGED if layout is not Format.pku_safer),
 )
 
 
 def detect(row: Row) -> tuple[Format, str]:
     """The format that a row is in and, as a clause, why: decided by its columns and the types of their values."""
+    pair = has(row, "chosen", "rejected")
     for layout, columns in COLUMNS:
-        if has(row, *columns):
+        if has(row, *columns) and _fits(row, layout, pair):
             return layout, f"it has {', '.join(columns[:-1])} and {columns[-1]}"
-    label = next((name for name in judged.KTO_LABELS if isinstance(row.get(name), bool)), None)
-    if label and any(has(row, name) for name in ("completion", "messages", "conversations", "instruction")):
-        return Format.kto, f"it has {label}, true or false, for one completion"
+    if label := judged.label_of(row):
+        return Format.kto, f"it has {label} for one answer"
     if isinstance(row.get("prompt"), dict) and "replies" in row["prompt"]:
         return Format.oasst, "its prompt is a message with replies"
     if has(row, "conversations"):
         return Format.sharegpt, "it has conversations"
-    if has(row, "instruction") and not has(row, "prompt"):
-        return Format.alpaca, "it has instruction and no prompt"
-    chosen, rejected, prompt = row.get("chosen"), row.get("rejected"), row.get("prompt")
-    if prompt is None and transcripts.is_transcript(chosen) and transcripts.is_transcript(rejected):
+    if pair and (found := _of_pair(row)):
+        return found
+    if readers.is_asked(row):
+        name = readers.first(row, readers.QUESTIONS)
+        return Format.alpaca, f"it has {name}" + (" and no prompt" if name != "prompt" else " and an answer")
+    fields = ("prompt", "chosen", "rejected", "completion", *readers.DIALOGUES, "text")
+    found = [field for field in fields if has(row, field)]
+    return Format.standard, f"it has {', '.join(found)}" if found else NO_FORMAT
+
+
+def _fits(row: Row, layout: Format, pair: bool) -> bool:
+    """Whether the columns of a layout hold what it needs; distilabel adds to ratings the pair that they give."""
+    lists = [entry.responses for name, entry in layouts.JUDGED if name is layout and isinstance(entry, layouts.Listed)]
+    listed = all(isinstance(row[name], list) for name in lists if has(row, name))
+    return listed and not (pair and layout is Format.distilabel)
+
+
+def _of_pair(row: Row) -> tuple[Format, str] | None:
+    """The format of a row with chosen and rejected where their values decide it."""
+    chosen, rejected, prompt = row["chosen"], row["rejected"], row.get("prompt")
+    if isinstance(chosen, list) and isinstance(rejected, list):
+        if any(isinstance(response, str) for response in (*chosen, *rejected)):
+            return Format.reward_bench, "chosen and rejected are lists of texts"
+        if not isinstance(prompt, list) and not has(row, "trajectory"):
+            return Format.ultrafeedback, "chosen and rejected are conversations that include the prompt"
+    elif prompt is None and transcripts.is_transcript(chosen) and transcripts.is_transcript(rejected):
         return Format.hh, "chosen and rejected are 'Human: / Assistant:' transcripts and there is no prompt"
-    if isinstance(chosen, list) and isinstance(rejected, list) and not isinstance(prompt, list):
-        return Format.ultrafeedback, "chosen and rejected are conversations that include the prompt"
-    found = [field for field in ("prompt", "chosen", "rejected", "completion", "messages", "text") if has(row, field)]
-    return Format.standard, f"it has {', '.join(found)}" if found else "no other format has its columns"
+    elif transcripts.is_transcript(prompt):
+        return Format.hh, "its prompt is a 'Human: / Assistant:' transcript"
+    return None
 
 
 def kinds_of(row: Row, layout: Format, pairing: Pairing) -> list[Kind]:
-    """What a row can be read as, the richest first; plain text is text, although its opening may serve as a prompt."""
-    layout = detect(row)[0] if layout is Format.auto else layout
+    """What a row can be read as, the richest first; plain text is text, although its opening may serve as a prompt.
+
+    Raises:
+        DataError: it can be read as nothing.
+    """
     plain = has(row, "text") and not has(row, "completion")
     order = ("text", *KINDS) if plain else ("preferences", "demonstrations", "prompts", "text")
-    return [kind for kind in dict.fromkeys(order) if _reads(row, layout, kind, pairing)]
-
-
-def _reads(row: Row, layout: Format, kind: Kind, pairing: Pairing) -> bool:
-    try:
-        Converter(kind, pairing)(row, layout)
-    except RowError:
-        return False
-    return True
+    kinds, problems = [], []
+    for kind in dict.fromkeys(order):
+        try:
+            Converter(kind, pairing).read(row, layout)
+            kinds.append(kind)
+        except RowError as error:
+            problems.append(error)
+    if kinds or (layout is Format.auto and detect(row)[1] == NO_FORMAT):
+        return kinds
+    raise problems[0]
 
 
 class Converter:
@@ -121,17 +161,63 @@ class Converter:
     def __init__(self, kind: Kind, pairing: Pairing):
         self.kind, self.pairing = kind, pairing
         self.left_out: Counter[str] = Counter()
+        self.kept: Counter[str] = Counter()
+        self.layouts: dict[str, str] = {}  # those that were met -> why, as a clause
+        self.counts: Counter[str] = Counter()  # rows of each
+        self.unread: dict[str, None] = {}  # columns that hold something and are not read
         self._waiting = Waiting()
 
-    def __call__(self, row: Row, layout: Format) -> list[Row]:
+    def read(self, row: Row, layout: Format) -> list[Row]:
+        """The rows that a row gives as it stands in a file, and in a format that ``auto`` leaves to be found.
+
+        Raises:
+            RowError: see `__call__`; and a row whose format was found has a response or a judgement that it ignores.
+        """
+        row = unfolded(row)
+        guessed = layout is Format.auto
+        layout, why = detect(row) if guessed else (layout, "the settings say so")
+        self.counts[layout.value] += 1
+        self.layouts.setdefault(layout.value, why)
+        cells = Cells(row)
+        made = self(cells, layout, guessed)
+        self.unread.update(dict.fromkeys(cells.unread()))
+        return made
+
+    def __call__(self, row: Row, layout: Format, guessed: bool = False) -> list[Row]:
         """The rows that ``row`` of ``layout`` (never auto) gives, with the optional fields that it has.
 
         Raises:
             RowError: a field is missing, of the wrong type or empty, or chosen and rejected are of different types.
         """
         found = READERS[layout](row)
-        made = [found] if isinstance(found, dict) else [one for judged in found for one in self._judged(judged)]
+        if isinstance(found, dict):
+            if guessed:
+                self._refuse_less(row, found)
+            made = [self._unrepeated(found)]
+        else:
+            made = [one for judged in found for one in self._judged(judged)]
         return [self._checked(one) | self._extras(row, one) for one in made]
+
+    def _refuse_less(self, row: Row, found: Row) -> None:
+        """Refuse to read half of a pair, or a judged response, as something that has no judgement."""
+        missing = [field for field in ("chosen", "rejected") if field not in found]
+        if len(missing) == 1:
+            beside = "rejected" if missing == ["chosen"] else "chosen"
+            raise RowError(missing[0], f"is missing beside {beside}; {NEEDS['preferences']}")
+        if missing and isinstance(row, Cells):
+            refuse_more(row.unread(), ratings="text" not in found)
+
+    def _unrepeated(self, found: Row) -> Row:
+        """``found`` without the prompt at the beginning of both responses, or of a conversation that answers it."""
+        prompt = found.get("prompt")
+        names = [name for name in ("chosen", "rejected") if name in found]
+        if "completion" in found and isinstance(prompt, list):
+            names.append("completion")
+        long = prompt and (isinstance(prompt, list) or len(prompt.split()) > 1)  # one word may begin both by chance
+        if not (long and names and all(_continues(found[name], prompt) for name in names)):
+            return found
+        self.kept[REPEATED] += 1
+        return found | {name: found[name][len(prompt) :] for name in names}
 
     def finish(self) -> None:
         if waiting := len(self._waiting):
@@ -158,6 +244,7 @@ class Converter:
         kind = self.kind
         if kind == "demonstrations" and "completion" not in found and "chosen" in found:
             found = found | {"completion": found["chosen"]}
+            self.kept[CHOSEN] += 1
         for field in FIELDS[kind]:
             if field not in found:
                 raise RowError(field, f"is missing; {NEEDS[kind]}")
@@ -183,6 +270,11 @@ class Converter:
         if self.kind == "prompts" and has_instructions(row):
             kept |= {field: row[field] for field in INSTRUCTIONS}
         return kept
+
+
+def _continues(response: Any, prompt: Any) -> bool:
+    start = len(prompt)
+    return type(response) is type(prompt) and len(response) > start and response[:start] == prompt
 
 
 def has_instructions(row: Row) -> bool:

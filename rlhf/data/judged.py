@@ -1,6 +1,7 @@
 """Layouts in which several responses to one prompt were judged: rankings, scores, votes, thumbs, trees of messages.
 
-Each reader turns one row into `Ranked` or `Rated` responses; rlhf.data.pairs makes pairs of them.
+Layouts that a table can describe are in rlhf.data.layouts. Each reader
+turns one row into `Ranked` or `Rated` responses; rlhf.data.pairs makes pairs of them.
 """
 
 import json
@@ -8,16 +9,18 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from rlhf.data import rows, transcripts
+from rlhf.data import readers, rows, transcripts
 from rlhf.data.pairs import Ranked, Rated
 from rlhf.data.render import Message, Prompt
 from rlhf.data.rows import Row, RowError, assistant, has, user
 
-ANSWERS = ("responses", "scores")
 FEEDBACK = ("fine-grained_score", "overall_score")  # openbmb: the former is the mean of four aspects, the better one
 HELPSTEER_TURN = re.compile(r"<extra_id_1>(User|Assistant)\n")
-WINNERS = {"model_a": (1, 0), "model_b": (0, 1)}  # everything else that begins with "tie" is one
-KTO_LABELS = ("label", "kto_tag")
+WINNERS = {"model_a": (1, 0), "model_b": (0, 1), "both_bad": (0, 0)}  # what begins with "tie" is a tie, too
+LABELS = ("label", "kto_tag", "desirable", "is_desirable", "thumbs_up", "thumbs", "thumb", "is_good")
+UP = ("true", "1", "+1", "desirable", "good", "up", "thumbs up", "\N{THUMBS UP SIGN}", "yes", "chosen")
+DOWN = ("false", "0", "-1", "undesirable", "bad", "down", "thumbs down", "\N{THUMBS DOWN SIGN}", "no", "rejected")
+THUMBS = dict.fromkeys(UP, True) | dict.fromkeys(DOWN, False)
 
 
 def _completion(prompt: Prompt, response: Any, field: str) -> Prompt:
@@ -26,33 +29,15 @@ def _completion(prompt: Prompt, response: Any, field: str) -> Prompt:
     return text if isinstance(prompt, str) else [assistant(text)]
 
 
-def _list(row: Row, field: str, kind: type, what: str) -> list:
-    value = row.get(field)
-    if not isinstance(value, list) or not all(isinstance(item, kind) for item in value):
-        raise RowError(field, f"must be a list of {what}, got {rows.shown(value)}")
-    return value
-
-
 def read_scores(row: Row) -> list[Ranked]:
     """A prompt, ``responses`` and as many ``scores``, as best-of-n sampling leaves them."""
     prompt = rows.text_or_conversation(row, "prompt")
-    responses, scores = _list(row, "responses", str, "texts"), row.get("scores")
+    responses, scores = rows.listed(row, "responses", str, "texts"), row.get("scores")
     if not isinstance(scores, list) or len(scores) != len(responses):
         raise RowError("scores", f"must be a list of one number for each of the {len(responses)} responses")
     numbers = [rows.needed_number({"scores": score}, "scores") for score in scores]
     completions = [_completion(prompt, response, "responses") for response in responses]
     return [Ranked(prompt, list(zip(completions, numbers, strict=True)), graded=True)]
-
-
-def read_nectar(row: Row) -> list[Ranked]:
-    """Berkeley's Nectar: a transcript as the prompt and ``answers`` with a ``rank`` each, 1 the best."""
-    prompt = transcripts.prompt(rows.text(row, "prompt"))
-    answers = _list(row, "answers", dict, "objects with answer and rank")
-    ranked = [
-        (_completion(prompt, answer.get("answer"), "answers.answer"), -rows.needed_number(answer, "rank"))
-        for answer in answers
-    ]
-    return [Ranked(prompt, ranked, graded=True)]
 
 
 def read_ultrafeedback_raw(row: Row) -> list[Ranked]:
@@ -62,7 +47,7 @@ def read_ultrafeedback_raw(row: Row) -> list[Ranked]:
     Cui et al. 2023, https://arxiv.org/abs/2310.01377.
     """
     prompt = [user(rows.text(row, "instruction"))]
-    completions = _list(row, "completions", dict, "objects with response and a score")
+    completions = rows.listed(row, "completions", dict, "objects with response and a score")
     field = next((name for name in FEEDBACK if all(has(one, name) for one in completions)), None)
     if field is None:
         raise RowError("completions", f"must all have one of {' and '.join(FEEDBACK)}")
@@ -116,35 +101,54 @@ def read_shp(row: Row) -> list[Ranked]:
     return [Ranked(prompt, [(first, scores[0]), (second, scores[1])], graded, rows.number(row, "score_ratio"))]
 
 
+def label_of(row: Row) -> str | None:
+    """The column that says whether the one answer of a row is good; also if it is empty in this row."""
+    answers = (*readers.ANSWERS, *readers.DIALOGUES, "conversations")
+    if readers.first(row, answers) is None or has(row, "rejected") or has(row, readers.WORSE[1]):
+        return None
+    return next((name for name in LABELS if name in row), None)
+
+
 def read_kto(row: Row) -> list[Rated]:
-    """Thumbs up or down: a completion, or the last answer of a dialogue, with ``label`` true or false.
+    """Thumbs up or down: an answer, alone or at the end of a dialogue, with a label in one of the spellings of THUMBS.
 
     Ethayarajh et al. 2024, https://arxiv.org/abs/2402.01306.
     """
-    field = next((name for name in KTO_LABELS if has(row, name)), KTO_LABELS[0])
-    label = row.get(field)
-    if not isinstance(label, bool):
-        raise RowError(field, f"must be true or false, got {rows.shown(label)}")
-    if has(row, "completion"):
-        prompt, completion = (rows.text_or_conversation(row, name) for name in ("prompt", "completion"))
-    elif has(row, "instruction"):
-        prompt, completion = rows.alpaca_prompt(row), [assistant(rows.text(row, "output"))]
+    name = label_of(row) or LABELS[0]
+    label = _thumb(row, name)
+    if has(row, "conversations"):
+        found = readers.read_sharegpt(row)
     else:
-        name = "messages" if has(row, "messages") else "conversations"
-        messages = rows.conversation(row, name)
-        if messages[-1]["role"] != "assistant":
-            raise RowError(name, "must end with the answer that the label is for")
-        prompt, completion = messages[:-1], messages[-1:]
-    return [Rated(prompt, completion, float(label), graded=False, demonstrates=label)]
+        found = readers.read_alpaca(row) if readers.is_asked(row) else readers.read_standard(row)
+    if "completion" not in found:
+        raise RowError(name, "must stand beside the answer that it is for")
+    return [Rated(found["prompt"], found["completion"], float(label), graded=False, demonstrates=label)]
+
+
+def _thumb(row: Row, name: str) -> bool:
+    if not has(row, name):
+        raise RowError(name, "is missing")
+    value = row[name]
+    text = str(int(value) if isinstance(value, float) and value.is_integer() else value).strip().lower()
+    thumb = THUMBS.get(re.sub(r"[ _-]+", " ", text) if text.startswith("thumb") else text)
+    if thumb is None:
+        raise RowError(
+            name,
+            f"must say whether the answer is good, as true or false, 1 or 0, got {rows.shown(value)} "
+            "(data.format=standard leaves the column unread)",
+        )
+    return thumb
 
 
 def read_arena(row: Row) -> list[Ranked]:
     """Votes of the chatbot arena: two dialogues and a winner, or prompt and responses as lists in JSON.
 
-    Zheng et al. 2023, https://arxiv.org/abs/2306.05685; "tie" and "tie (bothbad)" are ties.
+    Zheng et al. 2023, https://arxiv.org/abs/2306.05685; "tie", "tie (bothbad)" and "both_bad" are ties. A vote of
+    MT-bench is for the answer of one ``turn``, and its dialogues go on after it.
     """
     if has(row, "conversation_a"):
-        dialogues = [rows.conversation(row, f"conversation_{letter}") for letter in "ab"]
+        turn = rows.number(row, "turn")
+        dialogues = [_until(rows.conversation(row, f"conversation_{letter}"), turn) for letter in "ab"]
     else:
         prompts = _json_list(row, "prompt")
         dialogues = [_dialogue(prompts, _json_list(row, f"response_{letter}")) for letter in "ab"]
@@ -153,11 +157,17 @@ def read_arena(row: Row) -> list[Ranked]:
     return [Ranked(prompt, [(first, scores[0]), (second, scores[1])], graded=False)]
 
 
+def _until(dialogue: list[Message], turn: float | None) -> list[Message]:
+    """A dialogue up to the assistant's answer number ``turn``, or the whole of it."""
+    ends = [i + 1 for i, message in enumerate(dialogue) if message["role"] == "assistant"]
+    return dialogue if turn is None or not 1 <= turn <= len(ends) else dialogue[: ends[int(turn) - 1]]
+
+
 def _votes(row: Row) -> tuple[float, float]:
     if has(row, "winner"):
         winner = rows.text(row, "winner")
         if winner not in WINNERS and not winner.startswith("tie"):
-            raise RowError("winner", f"must be model_a, model_b or a tie, got {rows.shown(winner)}")
+            raise RowError("winner", f"must be model_a, model_b, both_bad or a tie, got {rows.shown(winner)}")
         return WINNERS.get(winner, (0, 0))
     return tuple(rows.needed_number(row, f"winner_model_{letter}") for letter in "ab")
 
@@ -179,12 +189,12 @@ def _dialogue(prompts: list[str], responses: list[str]) -> list[Message]:
 
 
 def read_alpaca_eval(row: Row) -> list[Ranked]:
-    """Annotations of AlpacaEval: ``preference`` is 1 for the first output, 2 for the second, or between the two.
+    """Annotations of AlpacaEval and AlpacaFarm: ``preference`` is 1 for the first output, 2 for the second, or between.
 
     The margin is |2p - 3|: 1 for a clear verdict and 0 for a tie (1.5, or 0, or none). Li et al. 2023,
     https://github.com/tatsu-lab/alpaca_eval.
     """
-    prompt = [user(rows.text(row, "instruction"))]
+    prompt = readers.asked(row)
     first, second = ([assistant(rows.text(row, f"output_{number}"))] for number in (1, 2))
     preference = rows.number(row, "preference") or 1.5
     if not 1 <= preference <= 2:

@@ -15,27 +15,27 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from rlhf.config import Data, Pairing, Source
+from rlhf.console import console
 from rlhf.data import cache
 from rlhf.data.formats import Kind
-from rlhf.data.reading import read
+from rlhf.data.reading import NoRowsError, read
 from rlhf.data.rows import prompt_key, unit_hash
 from rlhf.data.sources import Split, plan, source_of
 from rlhf.errors import DataError
-from rlhf.progress import console
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 
-def load(data: Data, kind: Kind, split: Split, seed: int, tell: bool = True) -> "Dataset":
+def load(data: Data, kind: Kind, split: Split, seed: int, tell: bool = True, strict: bool = True) -> "Dataset":
     """The rows of one kind and split; ``data.path`` stands in for the four sources where it is given.
 
-    With ``tell`` a line says how they were read.
+    With ``tell`` a line says how they were read; ``strict``: see rlhf.data.reading.read.
 
     Raises:
         DataError: see `load_source`.
     """
-    given = {"holdout": data.holdout, "pairing": data.pairing, "folder": data.cache, "tell": tell}
+    given = {"holdout": data.holdout, "pairing": data.pairing, "folder": data.cache, "tell": tell, "strict": strict}
     return load_source(source_of(data, kind), kind, split, seed=seed, **given)
 
 
@@ -49,13 +49,14 @@ def load_source(
     pairing: Pairing,
     folder: str,
     tell: bool = True,
+    strict: bool = True,
 ) -> "Dataset":
     """The rows of ``split``, read as ``kind``: the columns of `formats.FIELDS` and the optional ones that are there.
 
     ``holdout`` is the share of distinct prompts of the training split that validation takes where the source has no
-    split of its own for it. ``source.limit`` rows, of a held-out split ``source.held_out_limit``, are drawn with
-    ``seed`` and stay in their order. Of a mix, as many rows of each part are drawn as its weight allows without
-    repeating one; a row's ``source`` is the part where it has none of its own.
+    split of its own for it, 1 the whole file. ``source.limit`` rows, of a held-out split ``source.held_out_limit``, are
+    drawn with ``seed`` and stay in their order. Of a mix, as many rows of each part are drawn as its weight allows
+    without repeating one; a row's ``source`` is the part where it has none of its own.
 
     Raises:
         DataError: the source is missing or unreachable, a row is invalid (file, line, field and remedy are named), a
@@ -63,7 +64,7 @@ def load_source(
     """
     if not source.paths:
         raise DataError(f"data.{kind}.path is null, so there are no {kind}: give a file with data.{kind}.path=my.jsonl")
-    given = {"pairing": pairing, "folder": folder, "tell": tell}
+    given = {"pairing": pairing, "folder": folder, "tell": tell, "strict": strict}
     single = [replace(source, path=path, mix=None) for path in source.paths]
     parts = [_load_part(part, kind, split, seed, holdout, **given) for part in single]
     rows = parts[0] if source.mix is None else _mixed(parts, source.mix, kind, seed)
@@ -117,8 +118,18 @@ def _load_part(source: Source, kind: Kind, split: Split, seed: int, holdout: flo
 
 
 def _part(rows: "Dataset", held_out: bool, seed: int, holdout: float, path: str) -> "Dataset":
-    """The held-out rows or the others: those whose prompt hashes below ``holdout``, at least one prompt a side."""
+    """The held-out rows or the others: those whose prompt hashes below ``holdout``, at least one prompt a side.
+
+    A ``holdout`` of 1 is the whole file.
+    """
     import numpy
+
+    if holdout == 1:
+        if held_out:
+            return rows
+        raise NoRowsError(
+            f"{path}: data.holdout=1 holds out every row, so none is left to train on: give a smaller share"
+        )
 
     field = "prompt" if "prompt" in rows.column_names else "text"
     hashes = array("d")

@@ -1,10 +1,11 @@
 """Everything that stage=inspect looks at: each split of each source as it is, and what the stages would hold out."""
 
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 
-from rlhf.config import Data, Source
-from rlhf.data.formats import KINDS, kinds_of
+from rlhf.config import Data, Pairing, Source
+from rlhf.data.formats import KINDS, Kind, kinds_of
 from rlhf.data.load import load
 from rlhf.data.reading import NoRowsError, Table, read
 from rlhf.data.sources import Split, placed_rows, plan, source_of
@@ -12,6 +13,7 @@ from rlhf.data.splits import leaks_between
 from rlhf.errors import DataError
 
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+FIRST = 100  # rows that decide what a file is
 
 
 def tables(data: Data) -> dict[tuple[str, str, str], Table]:
@@ -21,7 +23,7 @@ def tables(data: Data) -> dict[tuple[str, str, str], Table]:
         DataError: there is nothing to read, or what there is cannot be read.
     """
     found: dict[tuple[str, str, str], Table] = {}
-    given = {"pairing": data.pairing, "folder": data.cache, "tell": True}
+    given = {"pairing": data.pairing, "folder": data.cache, "tell": True, "strict": False}
     if data.path is not None:
         return _of_path(source_of(data, "preferences"), given)
     for kind in KINDS:
@@ -38,21 +40,41 @@ def tables(data: Data) -> dict[tuple[str, str, str], Table]:
 
 
 def _of_path(source: Source, given: dict[str, Any]) -> dict[tuple[str, str, str], Table]:
-    """What ``data.path`` holds, as the richest kind that its first row can be read as."""
+    """What ``data.path`` holds, as the richest kind that one of its first rows can be read as."""
     found: dict[tuple[str, str, str], Table] = {}
     problem: DataError | None = None
     for name in dict.fromkeys(plan(source, "preferences", split)[0] for split in SPLITS):
-        _, placed = placed_rows(source, "preferences", name)
-        place, first = next(placed, (source.path, {}))
-        for kind in kinds_of(first, source.format, given["pairing"]):
+        for kind in _kinds(source, name, given["pairing"]):
             try:
                 found[kind, source.path, name] = read(source, kind, name, **given)
                 break
             except NoRowsError as error:  # thumbs up and down, say, without a prompt that has both
                 problem = problem or error
     if not found:
-        raise problem or DataError(f"{place}: no format reads this row: its columns are {', '.join(first) or 'none'}")
+        raise problem or DataError(f"{source.path}: there is no row")
     return found
+
+
+def _kinds(source: Source, name: str, pairing: Pairing) -> list[Kind]:
+    """The kinds of the first row that is a pair, else of the first that can be read.
+
+    Raises:
+        DataError: none of the first rows can be read; the first is named.
+    """
+    found: list[list[Kind]] = []
+    problem: DataError | None = None
+    for place, row in islice(placed_rows(source, "preferences", name)[1], FIRST):
+        try:
+            kinds = kinds_of(row, source.format, pairing)
+        except DataError as error:
+            problem = problem or DataError(f"{place}: {error}")
+            continue
+        if kinds:
+            found.append(kinds)
+        problem = problem or DataError(f"{place}: no format reads this row: its columns are {', '.join(row) or 'none'}")
+    if not found and problem:
+        raise problem
+    return next((kinds for kinds in found if kinds[0] == "preferences"), found[0] if found else [])
 
 
 def all_leaks(data: Data, kinds: list[str], seed: int) -> list[dict[str, Any]]:
@@ -61,7 +83,7 @@ def all_leaks(data: Data, kinds: list[str], seed: int) -> list[dict[str, Any]]:
     for kind in sorted(kinds, key=KINDS.index):
         for split in SPLITS:
             try:
-                rows = load(data, kind, split, seed, tell=False)
+                rows = load(data, kind, split, seed, tell=False, strict=False)
             except DataError:  # too few prompts to hold any out; a stage that needs them says so
                 continue
             (trained if split == "train" else held_out)[f"{kind} ({split})"] = rows

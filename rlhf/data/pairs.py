@@ -24,6 +24,7 @@ class Ranked(NamedTuple):
     responses: list[tuple[Prompt, float]]
     graded: bool
     ratio: float | None = None  # of the votes of the two, where the data set gives it
+    ties: bool = True  # whether responses of one score were compared and found equally good
 
     def best(self) -> Prompt:
         """The completion of the highest score, the first of several."""
@@ -59,10 +60,12 @@ def pairs(ranked: Ranked, pairing: Pairing, left_out: Counter[str]) -> list[Row]
     for (good, high), (bad, low) in compared:
         pair = {"prompt": ranked.prompt, "chosen": good, "rejected": bad}
         pair |= {"margin": high - low} if ranked.graded else {}
-        if good == bad:
+        if good == bad and (high > low or ranked.ties):
             left_out[SAME] += 1
         elif high > low:
             made.append((pair, 1.0))
+        elif not ranked.ties:
+            continue
         elif pairing.ties is Ties.both:
             made += [(pair, 0.5), (pair | {"chosen": bad, "rejected": good}, 0.5)]
         else:

@@ -4,11 +4,17 @@ A reader turns a row of its layout into whatever fields of these the row can giv
 of data needs.
 """
 
+from collections.abc import Sequence
+
 from rlhf.data import rows, transcripts
 from rlhf.data.render import Message
-from rlhf.data.rows import Row, RowError, assistant, has
+from rlhf.data.rows import Row, RowError, assistant, has, user
 
 PAIR = ("prompt", "chosen", "rejected")
+QUESTIONS = ("prompt", "instruction", "question", "query", "input", "trajectory", "context")  # the first one asks
+DIALOGUES = ("messages", "conversation")
+ANSWERS = ("completion", "output", "response", "answer")
+BETTER, WORSE = ("chosen", "chosen_response"), ("rejected", "rejected_response")
 OPENING_WORDS = (2, 8)  # prompts of 2 to 8 tokens: Rafailov et al. 2023, https://arxiv.org/abs/2305.18290, appendix C.1
 
 
@@ -30,8 +36,53 @@ def demonstration(messages: list[Message]) -> Row:
     return {"prompt": messages[:-1], "completion": messages[-1:]}
 
 
+def first(row: Row, names: Sequence[str]) -> str | None:
+    """The first of the columns ``names`` that the row has."""
+    return next((name for name in names if has(row, name)), None)
+
+
+def is_asked(row: Row) -> bool:
+    """Whether a row is a question in a column that TRL does not know, or has an answer in one: see `read_alpaca`."""
+    name = first(row, QUESTIONS[:-1])
+    if name is None or has(row, "messages") or has(row, "text"):
+        return False
+    return name != "prompt" or any(has(row, answer) for answer in ("output", "response", WORSE[1]))
+
+
+def asked(row: Row) -> list[Message]:
+    """The question as messages: text, a transcript or a conversation, with its input and what else stands beside it.
+
+    Raises:
+        RowError: there is no question, or it is none of these.
+    """
+    name = first(row, QUESTIONS) or "prompt"
+    value = row.get(name)
+    if isinstance(value, dict):  # OpenAI's request, WebGPT's question
+        named = "messages" if "messages" in value else "full_text"
+        found = rows.conversation(value, named) if named == "messages" else [user(rows.text(value, named))]
+    elif isinstance(value, list):
+        found = rows.conversation(row, name)
+    elif transcripts.is_transcript(value):
+        found = transcripts.prompt(value)
+    else:
+        columns = (name, "input") if name != "input" and isinstance(row.get("input"), str) else (name,)
+        found = [user("\n\n".join(part for column in columns if (part := rows.text(row, column)).strip()))]
+    return found if name == "context" else rows.in_context(row, {"prompt": found})["prompt"]
+
+
+def answer(row: Row, name: str) -> list[Message]:
+    """The response in a column, which is text, a message or messages."""
+    value = row.get(name)
+    if isinstance(value, list):
+        return rows.conversation(row, name)
+    return [rows.message(value, name)] if isinstance(value, dict) else [assistant(rows.text(row, name))]
+
+
 def read_standard(row: Row) -> Row:
-    """TRL's own types, standard or conversational; ``messages``; or plain ``text``, whose opening is a prompt."""
+    """TRL's own types, standard or conversational; ``messages``; or plain ``text``, whose opening is a prompt.
+
+    ms-swift adds ``rejected_response`` to messages, whose last answer is the better one then.
+    """
     given = [field for field in ("prompt", "chosen", "rejected") if has(row, field)]
     found = {field: rows.text_or_conversation(row, field) for field in given}
     texts = [found.get(field) for field in ("chosen", "rejected")]
@@ -39,8 +90,10 @@ def read_standard(row: Row) -> Row:
         found |= dict(zip(PAIR, transcripts.split_text(*texts), strict=True))
     if has(row, "completion"):
         found["completion"] = rows.text_or_conversation(row, "completion")
-    elif has(row, "messages") and "chosen" not in found:
-        found |= demonstration(rows.conversation(row, "messages"))
+    elif (name := first(row, DIALOGUES)) and "chosen" not in found:
+        found |= demonstration(rows.conversation(row, name))
+        if has(row, WORSE[1]) and "completion" in found:
+            found |= {"chosen": found.pop("completion"), "rejected": answer(row, WORSE[1])}
     if has(row, "text"):
         found["text"] = text = rows.text(row, "text")
         prompt = found.get("prompt")
@@ -52,14 +105,20 @@ def read_standard(row: Row) -> Row:
 
 
 def read_hh(row: Row) -> Row:
-    """Anthropic HH: two transcripts, whose longest common prefix of turns is the prompt."""
+    """Anthropic HH: two transcripts, whose longest common prefix is the prompt, or a transcript and two answers."""
+    if has(row, "prompt"):
+        return {"prompt": asked(row)} | {
+            field: [assistant(rows.text(row, field).strip())] for field in ("chosen", "rejected") if has(row, field)
+        }
     dialogues = [transcripts.turns(rows.text(row, field), field) for field in ("chosen", "rejected")]
     return dict(zip(PAIR, transcripts.split_at_divergence(*dialogues), strict=True))
 
 
 def read_ultrafeedback(row: Row) -> Row:
-    """Binarised UltraFeedback: two whole conversations, whose longest common prefix is the prompt."""
+    """Binarised UltraFeedback: two whole conversations, whose longest common prefix is the prompt, or two answers."""
     dialogues = [rows.conversation(row, field) for field in ("chosen", "rejected")]
+    if first(row, QUESTIONS) and all(dialogue[0]["role"] == "assistant" for dialogue in dialogues):
+        return dict(zip(PAIR, (asked(row), *dialogues), strict=True))
     return dict(zip(PAIR, transcripts.split_at_divergence(*dialogues), strict=True))
 
 
@@ -86,18 +145,22 @@ def read_tldr_comparisons(row: Row) -> Row:
 
 
 def read_alpaca(row: Row) -> Row:
-    """Alpaca (instruction, input, output) and LLaMA-Factory's ranking layouts of it: chosen and rejected, or output
-    as a list of the two."""
-    found: Row = {"prompt": rows.alpaca_prompt(row)}
-    given = {"completion": row.get("output"), "chosen": row.get("chosen"), "rejected": row.get("rejected")}
+    """Alpaca (instruction, input, output), whatever the question and the answer are called, and pairs of answers.
+
+    LLaMA-Factory's rankings have chosen and rejected, or output as a list of the two; in ms-swift's the response is the
+    better one.
+    """
+    found: Row = {"prompt": asked(row)}
+    name = first(row, ANSWERS)
     if isinstance(row.get("output"), list):
         if len(row["output"]) != 2:
             raise RowError("output", f"must be a text, or the good and the bad one, got {len(row['output'])} texts")
-        given = dict(zip(("chosen", "rejected"), row["output"], strict=True))
-    named = {"completion": "output"}
-    return found | {
-        to: [assistant(rows.checked_text(value, named.get(to, to)))] for to, value in given.items() if value is not None
-    }
+        texts = [assistant(rows.checked_text(text, "output")) for text in row["output"]]
+        return found | {"chosen": texts[:1], "rejected": texts[1:]}
+    worse = first(row, WORSE)
+    better = first(row, BETTER) or (name if worse else None)
+    columns = {"completion": None if better or worse else name, "chosen": better, "rejected": worse}
+    return found | {to: answer(row, column) for to, column in columns.items() if column is not None}
 
 
 def read_sharegpt(row: Row) -> Row:
@@ -105,12 +168,5 @@ def read_sharegpt(row: Row) -> Row:
     messages = rows.conversation(row, "conversations")
     if not has(row, "chosen") and not has(row, "rejected"):
         return demonstration(messages)
-    answers = {field: _answer(row, field) for field in ("chosen", "rejected") if has(row, field)}
+    answers = {field: answer(row, field) for field in ("chosen", "rejected") if has(row, field)}
     return {"prompt": messages} | answers
-
-
-def _answer(row: Row, field: str) -> list[Message]:
-    value = row[field]
-    if isinstance(value, str):
-        return [assistant(rows.text(row, field))]
-    return rows.conversation(row, field) if isinstance(value, list) else [rows.message(value, field)]

@@ -7,23 +7,29 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rlhf.config import Format, Pairing, Source
+from rlhf.console import console
 from rlhf.data import cache
 from rlhf.data.checks import oddities
+from rlhf.data.dedup import Seen
 from rlhf.data.files import Placed
-from rlhf.data.formats import FIELDS, INSTRUCTIONS, LABELS, NUMBERS, Converter, Kind, detect
+from rlhf.data.formats import FIELDS, INSTRUCTIONS, LABELS, NUMBERS, Converter, Kind
 from rlhf.data.rows import Row, RowError, is_blank, prompt_key
-from rlhf.data.seen import Seen
 from rlhf.data.sources import placed_rows
 from rlhf.errors import DataError
-from rlhf.progress import console
 
 if TYPE_CHECKING:
     import pyarrow
     from datasets import Dataset
 
 
+UNITS = {"oasst": "message trees"}  # layouts of which a row is more than a row
+
+
 class NoRowsError(DataError):
     """A source was read and gives no row of the kind that was asked for."""
+
+
+announced: set[str] = set()  # the lines that this run has printed: it reads a file for every split
 
 
 class Table(NamedTuple):
@@ -33,45 +39,50 @@ class Table(NamedTuple):
     told: dict[str, Any]
 
 
-def read(source: Source, kind: Kind, name: str, *, pairing: Pairing, folder: str, tell: bool) -> Table:
+def read(
+    source: Source, kind: Kind, name: str, *, pairing: Pairing, folder: str, tell: bool, strict: bool = True
+) -> Table:
     """All rows of the split ``name``, from the cache in ``folder`` where they were read before.
+
+    Not ``strict``, rows that cannot be read are left out and counted, and pairs of equal responses are kept:
+    stage=inspect shows what is wrong, and training refuses it.
 
     Raises:
         DataError: see rlhf.data.load.load_source.
         NoRowsError: there is no row of ``kind``.
     """
     content, placed = placed_rows(source, kind, name)
-    settings = {"format": source.format, "drop_identical": source.drop_identical, **asdict(pairing)}
+    settings = {"format": source.format, "drop_identical": source.drop_identical, "strict": strict, **asdict(pairing)}
     key = cache.key_of(content, kind, settings)
-    rows, told = cache.table(folder, key, source.path, lambda writer: _convert(placed, source, kind, pairing, writer))
+    rows, told = cache.table(
+        folder, key, source.path, lambda writer: _convert(placed, source, kind, pairing, writer, strict)
+    )
     if rows is None:
         raise NoRowsError(f"{source.path}: there is no row of {kind}{_counts(told)}")
-    if tell and (_counts(told) or source.format is Format.auto):
-        console.print(_line(source, kind, told), style="dim", markup=False, highlight=False)
+    line = _line(source, kind, told)
+    if tell and line not in announced and (_counts(told) or told["unread"] or source.format is Format.auto):
+        announced.add(line)
+        console.print(line, style="dim", markup=False, highlight=False)
     return Table(rows.select_columns(told["columns"], new_fingerprint=key), told)
 
 
 def _convert(
-    placed: Iterator[Placed], source: Source, kind: Kind, pairing: Pairing, writer: cache.Writer
+    placed: Iterator[Placed], source: Source, kind: Kind, pairing: Pairing, writer: cache.Writer, strict: bool
 ) -> dict[str, Any]:
     """Convert, check, count and write; the counts are what is told and kept."""
     converter, seen, types = Converter(kind, pairing), Seen(), {}
-    layouts, kept, dropped = Counter(), Counter(), Counter()
+    kept, dropped = Counter(), Counter()
     columns: dict[str, None] = {}
-    whys: dict[str, str] = {}
-    read = 0
+    read, unreadable = 0, []
 
     def converted() -> Iterator[Row]:
         nonlocal read
         for place, raw in placed:
             read += 1
-            layout, why = detect(raw) if source.format is Format.auto else (source.format, "the settings say so")
-            layouts[layout.value] += 1
-            whys.setdefault(layout.value, why)
             try:
-                for row in converter(raw, layout):
+                for row in converter.read(raw, source.format):
                     _check_types(row, types, kind)
-                    if reason := _omission(row, kind, seen, place, source.drop_identical):
+                    if reason := _omission(row, kind, seen, place, source.drop_identical, strict):
                         dropped[reason] += 1
                         continue
                     kept.update(oddities(row))
@@ -80,7 +91,10 @@ def _convert(
                         row["kwargs"] = [json.dumps(one) for one in row["kwargs"]]
                     yield row
             except RowError as error:
-                raise DataError(f"{place}: {error}") from None
+                unreadable.append(DataError(f"{place}: {error}"))
+                if strict:
+                    raise unreadable[0] from None
+                dropped["rows that cannot be read"] += 1
         converter.finish()
 
     for batch in cache.batches(converted()):
@@ -88,10 +102,12 @@ def _convert(
     return {
         "read": read,
         "rows": writer.count,
-        "layouts": layouts,
-        "why": whys,
-        "oddities": kept,
+        "layouts": converter.counts,
+        "why": converter.layouts,
+        "unread": list(converter.unread),
+        "oddities": kept + converter.kept,
         "left_out": dropped + converter.left_out,
+        "problem": str(unreadable[0]) if unreadable else None,  # of the first that cannot be read
         "columns": list(columns),
     }
 
@@ -110,17 +126,24 @@ def _schema(kind: Kind, first: Row) -> "pyarrow.Schema":
 
 def _counts(told: dict[str, Any]) -> str:
     found = "".join(f", {n} with {what}" for what, n in told["oddities"].items())
-    return found + "".join(f"; left out {n} {what}" for what, n in told["left_out"].items())
+    lost = "".join(f"; left out {n} {what}" for what, n in told["left_out"].items())
+    return found + lost + (f", the first: {told['problem']}" if told["problem"] else "")
 
 
 def _line(source: Source, kind: Kind, told: dict[str, Any]) -> str:
     """How the rows were read, and what was found or left out."""
     several = len(told["layouts"]) > 1
-    ways = " and ".join(
-        f"{name}{f' ({n})' if several else ''}, because {told['why'][name]}" for name, n in told["layouts"].items()
-    )
-    many = "" if told["read"] == told["rows"] else f" from {told['read']}"
-    return f"{source.path}: {told['rows']} rows of {kind}{many} read as {ways}{_counts(told)}"
+    ways = "; ".join(f"{name}{f' {n}' if several else ''}: {told['why'][name]}" for name, n in told["layouts"].items())
+    unit = "rows" if several else UNITS.get(next(iter(told["layouts"]), ""), "rows")
+    many = "" if told["read"] == told["rows"] else f" from {told['read']} {unit}"
+    named = "texts" if kind == "text" else kind
+    return f"{source.path}: {told['rows']} {named}{many} ({ways}){_counts(told)}{_unread(told)}"
+
+
+def _unread(told: dict[str, Any], most: int = 12) -> str:
+    """The columns that no reader looked at."""
+    names, more = told["unread"][:most], len(told["unread"]) - most
+    return f"; not read: {', '.join(names)}{f' and {more} more' if more > 0 else ''}" if names else ""
 
 
 def _check_types(row: Row, types: dict[str, str], kind: Kind) -> None:
@@ -133,9 +156,11 @@ def _check_types(row: Row, types: dict[str, str], kind: Kind) -> None:
             raise RowError(field, f"is {name}, in earlier rows it is {types[field]}: it must be one in all rows")
 
 
-def _omission(row: Row, kind: Kind, seen: Seen, place: str, drop_identical: bool) -> str | None:
+def _omission(row: Row, kind: Kind, seen: Seen, place: str, drop_identical: bool, strict: bool) -> str | None:
     """Why a valid row is left out, None where it stays."""
     if kind == "preferences" and row["chosen"] == row["rejected"]:
+        if not drop_identical and not strict:
+            return None
         if not drop_identical:
             raise DataError(
                 f"{place}: chosen and rejected are the same, which teaches nothing: correct the row, or leave out all "

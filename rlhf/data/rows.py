@@ -14,8 +14,8 @@ from rlhf.errors import DataError
 Row = dict[str, Any]
 
 ROLES = ("system", "user", "assistant", "tool")
-# The names of ShareGPT and of Open-Assistant; the usual ones are taken as they are.
-SHAREGPT_ROLES = {"human": "user", "gpt": "assistant", "prompter": "user"}
+# The names of ShareGPT, of Open-Assistant and, for the system, of OpenAI; the usual ones are taken as they are.
+SHAREGPT_ROLES = {"human": "user", "gpt": "assistant", "prompter": "user", "developer": "system"}
 
 
 def user(content: str) -> Message:
@@ -85,7 +85,8 @@ def _joined(parts: list[Any], field: str) -> str:
         kind = part.get("type") if isinstance(part, dict) else None
         if kind != "text":
             raise RowError(field, f"has a part of type {shown(kind)}, and only text can be read")
-    return "".join(checked_text(part.get("text"), f"{field}.text") for part in parts)
+    keys = ["value" if part.get("text") is None and "value" in part else "text" for part in parts]
+    return "".join(checked_text(part.get(key), f"{field}.{key}") for part, key in zip(parts, keys, strict=True))
 
 
 def conversation(row: Row, field: str) -> list[Message]:
@@ -107,6 +108,18 @@ def conversation(row: Row, field: str) -> list[Message]:
 def text_or_conversation(row: Row, field: str) -> Prompt:
     """A string (the standard type) or a list of messages (the conversational type)."""
     return conversation(row, field) if isinstance(row.get(field), list) else text(row, field)
+
+
+def listed(row: Row, field: str, kind: type, what: str) -> list:
+    """The list in ``field``, whose items are all of ``kind``; ``what`` names them.
+
+    Raises:
+        RowError: it is absent, no list, or holds something else.
+    """
+    value = row.get(field)
+    if not isinstance(value, list) or not all(isinstance(item, kind) for item in value):
+        raise RowError(field, f"must be a list of {what}, got {shown(value)}")
+    return value
 
 
 def number(row: Row, field: str) -> float | None:
@@ -137,12 +150,11 @@ def needed_number(row: Row, field: str) -> float:
     return value
 
 
-def alpaca_prompt(row: Row) -> list[Message]:
-    """Alpaca's instruction with its input, after the system text and the earlier turns that LLaMA-Factory adds."""
-    question = text(row, "instruction")
-    if has(row, "input") and text(row, "input").strip():
-        question += "\n\n" + row["input"]
-    prompt = [user(question)]
+def in_context(row: Row, found: Row) -> Row:
+    """``found`` with what stands beside its prompt: ``system`` and ``history`` come before it, ``context`` ends it."""
+    prompt = found["prompt"]
+    if isinstance(row.get("context"), str) and row["context"].strip():
+        prompt = [*prompt[:-1], prompt[-1] | {"content": f"{prompt[-1]['content']}\n\n{text(row, 'context')}"}]
     if has(row, "history"):
         if not isinstance(row["history"], list) or not all(isinstance(t, list) and len(t) == 2 for t in row["history"]):
             raise RowError("history", "must be a list of [question, answer] pairs")
@@ -150,7 +162,7 @@ def alpaca_prompt(row: Row) -> list[Message]:
         prompt = [turn for ask, answer in texts for turn in (user(ask), assistant(answer))] + prompt
     if has(row, "system") and text(row, "system"):
         prompt = [{"role": "system", "content": row["system"]}, *prompt]
-    return prompt
+    return found | {"prompt": prompt}
 
 
 def is_blank(completion: Prompt) -> bool:

@@ -35,9 +35,10 @@ def sheet(table: Table, stage: InspectStage, tokenizer: Any | None, folder: str,
     counted_by = [] if tokenizer is None else [stage.max_length, *identity(tokenizer)]
     key = cache.key_of("measured", rows._fingerprint, counted_by)
     return {
-        **{name: table.told[name] for name in ("read", "rows", "layouts", "left_out", "oddities")},
+        **{name: table.told[name] for name in ("read", "rows", "layouts", "left_out", "problem", "oddities", "unread")},
         **asdict(surveyed(rows, folder)),
         "unit": "words" if tokenizer is None else "tokens",
+        "counted_by": None if tokenizer is None else stage.tokenizer,
         **cache.value(folder, key, lambda: measured(rows, stage.max_length, tokenizer)),
         "near_duplicates": near_duplicates(drawn(rows, stage.near_duplicates, seed), stage.similarity),
         "languages": languages(drawn(rows, stage.languages, seed)),

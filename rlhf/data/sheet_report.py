@@ -6,9 +6,11 @@ from typing import Any
 from rich.table import Table as Grid
 from rich.text import Text
 
-from rlhf.progress import console, printable
+from rlhf.console import console, printable
+from rlhf.data.tokens import BROKEN
 
 BAR = 20  # characters of the longest bar of a histogram
+NAMES = 30  # characters of the widest name in a terminal
 LONGEST = 1500  # characters of an example in the report
 RULE = (
     "Longer than {max_length} tokens: stage=sft and stage=dpo cut the end, and leave out a row whose prompt alone "
@@ -30,6 +32,7 @@ def facts(sheet: dict[str, Any]) -> list[tuple[str, str]]:
             ", ".join(f"{name} {n:,}" if len(sheet["layouts"]) > 1 else name for name, n in sheet["layouts"].items()),
         ),
         *((f"left out: {reason.removeprefix('with ')}", f"{n:,}") for reason, n in sheet["left_out"].items()),
+        *([("first row that cannot be read", sheet["problem"])] if sheet["problem"] else []),
         *((f"kept, with {what}", f"{n:,}") for what, n in sheet["oddities"].items()),
         ("distinct prompts", f"{sheet['prompts']:,}"),
         ("exact duplicates", of(sheet["duplicates"])),
@@ -42,15 +45,19 @@ def facts(sheet: dict[str, Any]) -> list[tuple[str, str]]:
             ("the longer response wins", f"{sheet['longer']:.3f}"),
         ]
     found += [(f"empty {name}", of(n)) for name, n in sheet["empty"].items()]
-    found += [(f"{name} ends within a sentence", of(n)) for name, n in sheet["truncated"].items()]
+    found += [(f"{name} looks cut off", of(n)) for name, n in sheet["truncated"].items()]
     if "max_length" in sheet:
         found.append(("special tokens in the text", of(sheet["special"])))
         if "text" not in sheet["lengths"]:  # plain text is joined and cut into blocks, whatever its length
             found += [
                 (f"longer than {sheet['max_length']:,} tokens", of(sheet["longer_rows"])),
-                ("of these the prompt alone", of(sheet["filled"])),
-                ("prompt ends otherwise before a response", of(sheet["broken"])),
+                ("prompt alone already too long", of(sheet["filled"])),
+                (BROKEN, of(sheet["broken"])),
             ]
+    if sheet["unread"]:
+        found.append(("columns not read", ", ".join(sheet["unread"])))
+    if sheet["counted_by"]:
+        found.append(("tokens of", sheet["counted_by"]))
     found.append(("languages", _languages(sheet["languages"])))
     if sheet["sources"]:
         found.append(("sources", ", ".join(f"{name} {n:,}" for name, n in list(sheet["sources"].items())[:12])))
@@ -137,7 +144,7 @@ def show(report: dict[str, Any]) -> None:
         grid = Grid(
             title=Text(f"{one['kind']}: {one['path']} ({one['split']})"), title_justify="left", show_header=False
         )
-        grid.add_column(style="bold")
+        grid.add_column(style="bold", max_width=NAMES, overflow="fold")  # so that a histogram fits into 80 columns
         grid.add_column(overflow="fold")
         for name, value in facts(sheet):
             grid.add_row(Text(name), Text(value))
@@ -153,4 +160,4 @@ def show(report: dict[str, Any]) -> None:
         told = f"{one['count']:,} rows ({one['share']:.1%}) of {one['held_out']} have a prompt of {one['train']}"
         console.print(Text(f"leak: {told}", style="bold red"))
     if report["leaks"] and not leaks:
-        console.print(f"No leak: none of {len(report['leaks'])} held-out splits has a prompt that is trained on.")
+        console.print("No overlap between train and held-out prompts.")

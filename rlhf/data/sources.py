@@ -7,12 +7,12 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
-from rlhf import provenance
 from rlhf.config import Data, Source
 from rlhf.data.files import READERS, Placed, read_rows, reader_of
 from rlhf.data.formats import Kind
 from rlhf.errors import DataError
 from rlhf.hub.pinned import pin
+from rlhf.storage.digests import file_digest
 
 Split = Literal["train", "validation", "test"]
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
@@ -84,7 +84,7 @@ def placed_rows(source: Source, kind: Kind, name: str) -> tuple[Any, Iterator[Pl
 
 def _of_files(files: list[Path]) -> tuple[Any, Iterator[Placed]]:
     try:
-        digests = [provenance.file_digest(file) for file in files]
+        digests = [file_digest(file) for file in files]
     except OSError as error:
         raise DataError(f"{files[0]}: cannot be read ({error.strerror or error})") from None
     return digests, chain.from_iterable(map(read_rows, files))

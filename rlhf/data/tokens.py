@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from rlhf.data import cache
 from rlhf.data.render import encode, holds, special_pattern
-from rlhf.manifest import tokenizer_record
+from rlhf.storage.digests import tokenizer_record
 
 if TYPE_CHECKING:
     import pyarrow
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 RESPONSES = {"demonstrations": ("completion",), "preferences": ("chosen", "rejected")}
 CUT = "longer than max_length, cut"
 FILLED = "prompt fills max_length, left out"
+BROKEN = "token boundary differs between prompt alone and prompt + response"
 
 
 class Form(Enum):

@@ -11,7 +11,7 @@ from typing import Any
 
 from rlhf.config.publish import COMMIT
 from rlhf.errors import HubError
-from rlhf.manifest import MANIFEST
+from rlhf.storage.manifest import MANIFEST, defect
 
 OURS = {"stage", "status", "weights", "parents", "settings", "metrics"}  # some trackers leave a run.json of their own
 # What a model is loaded from: no pickles, no code.
@@ -83,7 +83,13 @@ def manifest_at(pinned: Pinned) -> dict[str, Any] | None:
         found = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise HubError(f"{pinned.id}@{pinned.commit}/{MANIFEST} is no JSON ({error}): give another revision") from error
-    return found if isinstance(found, dict) and found.keys() >= OURS else None
+    if not isinstance(found, dict) or not found.keys() >= OURS:
+        return None
+    if (reason := defect(found)) is not None:
+        raise HubError(
+            f"{pinned.id}@{pinned.commit}/{MANIFEST} is not one of this version ({reason}): give another revision"
+        )
+    return found
 
 
 def fetch(pinned: Pinned, name: str) -> Path:

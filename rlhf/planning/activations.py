@@ -6,7 +6,7 @@ size at a time, and tests/planning/test_activations.py reads them off again. A G
 
 from typing import NamedTuple
 
-from rlhf.memory import FLOAT32, Shape
+from rlhf.hardware.memory import FLOAT32, Shape
 from rlhf.preference.head import KEPT
 from rlhf.preference.head import TILE as TILED
 
@@ -97,7 +97,7 @@ class Pass(NamedTuple):
         return 0 if self.checkpointing else tokens * self.width * each
 
     def branching(self, tokens: int, seen: int) -> int:
-        """What attention over a tree of segments keeps beside: rlhf/preference/segments.py.
+        """What attention over a tree of segments keeps beside: rlhf/preference/segment_attention.py.
 
         Outputs of segments before they are joined, keys and values of the ``seen`` tokens of rows that follow on a
         prompt, once for each row, and all of them as many times as heads share them.
@@ -119,11 +119,10 @@ TILE = (4096, 32768)
 FUSED_BACKWARD = 8.25  # float32, on a CPU; a Triton kernel works in one tile of the model's type, in place
 FUSED_FORWARD = 4.25
 CROSS_ENTROPY = 3.0  # of transformers' own loss: logits, their logarithms, the gradient; float32
-PPO_LEARNING = (
-    1  # of every response token in the model's type: logits, whose place their gradient takes; rlhf/ppo/tensors.py
-)
+# Logits per response token in the model's dtype; their gradient is written in place (rlhf/modeling/logprobs.py).
+PPO_LEARNING = 1
 PPO_TILES = 4  # tiles of it in float32 beside
-PPO_SAMPLING = 3  # of one token a row: logits, divided by the temperature, cumulated; rlhf/decoding.py
+PPO_SAMPLING = 3  # of one token a row: logits, divided by the temperature, cumulated; rlhf/modeling/decoding.py
 # Of a layer at work, tensors ``hidden`` and ``intermediate`` wide of each token, kept or not.
 AT_WORK = (3, 3)
 

@@ -1,14 +1,15 @@
 """The ledger of stage=ppo: four roles on models of their own, or on one base.
 
-``ledger`` looks ahead at runs that may not be there; rlhf/ppo/plan.py gives ``complete`` the roles of those that are.
+``ledger`` plans runs that may not exist yet; rlhf/planning/roles.py passes ``complete`` the roles of existing runs.
 """
 
 from collections.abc import Sequence
 
-from rlhf import models
 from rlhf.config import AdapterKind, CriticKind, PPOStage, Settings
-from rlhf.decoding import READ_AT_ONCE
-from rlhf.memory import FLOAT32, Shape, cache
+from rlhf.hardware.memory import FLOAT32, Shape, cache
+from rlhf.modeling import loading
+from rlhf.modeling.decoding import READ_AT_ONCE
+from rlhf.modeling.logprobs import TILE
 from rlhf.planning.activations import (
     PPO_LEARNING,
     PPO_SAMPLING,
@@ -16,12 +17,11 @@ from rlhf.planning.activations import (
     at_work,
     logits,
 )
-from rlhf.planning.ledger import Ledger, Phase, Role
+from rlhf.planning.memory_estimate import Ledger, Phase, Role
 from rlhf.planning.shapes import Architecture, at_hand
 from rlhf.planning.strategy import Ranks
 from rlhf.planning.trained import Place, learning, pages, resident
-from rlhf.planning.work import Work
-from rlhf.ppo.tensors import TILE
+from rlhf.planning.workload import Work
 
 LEARNERS = ("policy", "critic")
 BASE, WORN, REFERENCE = "shared base", "its runs' adapters", "reference"
@@ -66,7 +66,7 @@ def shares(settings: Settings) -> bool:
     found = [
         at_hand(one.path) for role, one in settings.stage.inputs().items() if role in ("policy", "reward", "critic")
     ]
-    roots = {models.ancestry(parent)[0].digest for parent in found if parent is not None}
+    roots = {loading.ancestry(parent)[0].digest for parent in found if parent is not None}
     return len(roots) <= 1
 
 
@@ -111,7 +111,7 @@ def judge(settings: Settings, role: str, model: Architecture, ranks: Ranks) -> R
 def one_base(settings: Settings, model: Architecture, ranks: Ranks) -> list[Role]:
     """One frozen model, and for each role the adapters that it wears; of the parents' there is one each."""
     start = at_hand(settings.stage.policy)
-    worn = start is None or models.adapter_folder(start) is not None
+    worn = start is None or loading.adapter_folder(start) is not None
     return [
         base(settings, model, ranks),
         *([adapters(ranks, WORN, model.size.adapter)] if worn else []),
@@ -174,7 +174,7 @@ def updating(
     largest = policy.size.largest if settings.adapter.kind is AdapterKind.none else 0
     for model in (policy, critic):
         passing = model.passing(settings, mask=0, checkpointing=False)
-        if shared and model.width == FLOAT32:  # rlhf/ppo/worn.py makes one product, and keeps no projections
+        if shared and model.width == FLOAT32:  # rlhf/modeling/fused_lora.py makes one product, and keeps no projections
             passing = passing._replace(rank=0)
         kept = passing.kept(work.at_once, work.longest) - passing.spared(work.passed - work.scored, attention=False)
         found.append((kept, at_work(model.size.shape, work.passed, model.width, work.scored)))

@@ -10,12 +10,13 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForCausalLM
 
-from rlhf import adapters, models
-from rlhf.generate import sample, seeded
-from rlhf.planning.outlook import Outlook
-from rlhf.planning.pace import Pace
+from rlhf.hardware.device import torch_device
+from rlhf.modeling import adapters
+from rlhf.modeling.generation import sample, seeded
+from rlhf.planning.estimate import Outlook
 from rlhf.planning.ppo import heads
-from rlhf.planning.work import noted
+from rlhf.planning.throughput import Pace
+from rlhf.planning.workload import noted
 
 AT_ONCE = 32  # responses that are drawn at once in a probe, at most; more take as much longer
 DRAWN = 24  # tokens of each, at most
@@ -30,7 +31,7 @@ def probe(outlook: Outlook, budget: float, clock: Clock = time.perf_counter) -> 
     that is a head on the policy has no pass.
     """
     settings, work = outlook.settings, outlook.work
-    name, device = settings.stage.name, models.device(settings.hardware)
+    name, device = settings.stage.name, torch_device(settings.hardware)
     with seeded(0):
         model = AutoModelForCausalLM.from_config(outlook.model.config, dtype=getattr(torch, settings.model.dtype.value))
         model = adapters.adapt(model, settings.adapter, adapters.TaskType.CAUSAL_LM).to(device).train()

@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 from rlhf.config import AdapterKind, Settings, Strategy
 from rlhf.config.plan import PlanStage
 from rlhf.config.rollout import Engine
-from rlhf.planning.outlook import Outlook, look_ahead
-from rlhf.planning.work import Rows, Work
+from rlhf.planning.estimate import Outlook, look_ahead
+from rlhf.planning.workload import Rows, Work
 
 CHECKPOINTING = "stage.trainer.activation_checkpointing"
 FEWEST = 8  # responses at once; fewer take about as long each as one alone

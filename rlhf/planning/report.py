@@ -6,13 +6,13 @@ import torch
 from rich.table import Table
 
 from rlhf.config import AdapterKind, Strategy
-from rlhf.memory import available, count, size
-from rlhf.planning.ledger import Ledger
-from rlhf.planning.outlook import Outlook
-from rlhf.planning.pace import Pace, seconds
+from rlhf.console import console
+from rlhf.hardware.memory import available, count, size
+from rlhf.hardware.precision import autocasts
+from rlhf.planning.estimate import Outlook
+from rlhf.planning.memory_estimate import Ledger
 from rlhf.planning.remedies import Remedy, first
-from rlhf.precision import autocasts
-from rlhf.progress import console
+from rlhf.planning.throughput import Pace, seconds
 
 
 def tell(sentence: str) -> None:

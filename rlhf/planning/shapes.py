@@ -9,16 +9,16 @@ from accelerate import init_empty_weights
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, PretrainedConfig
 
-from rlhf import adapters, models
 from rlhf.config import Adapter, AdapterKind, Dtype, Settings
-from rlhf.config.blame import blame
+from rlhf.config.library_errors import blame
 from rlhf.errors import LineageError
-from rlhf.generate import seeded
-from rlhf.manifest import read_manifest
-from rlhf.memory import NF4, Shape
-from rlhf.parents import Parent, hub_parent
+from rlhf.hardware.memory import NF4, Shape
+from rlhf.modeling import adapters, loading
+from rlhf.modeling.generation import seeded
 from rlhf.planning.activations import Family, Pass, family_of
-from rlhf.ppo.shared import shell_of
+from rlhf.ppo.shared_base import shell_of
+from rlhf.runs.parents import Parent, hub_parent
+from rlhf.storage.manifest import read_manifest
 
 WIDTHS = {Dtype.float32: 4, Dtype.bfloat16: 2, Dtype.float16: 2}
 
@@ -130,7 +130,7 @@ def find(settings: Settings, shapes: dict[str, Any]) -> tuple[PretrainedConfig, 
     policy = getattr(settings.stage, "policy", None)
     for path in (policy, settings.model.path):
         if path is not None and (parent := at_hand(path)) is not None:
-            return models.config(parent, settings.model), path
+            return loading.config(parent, settings.model), path
     for path in (policy, settings.model.path):
         name = (path or "").partition("@")[0]
         if name in shapes:
@@ -144,7 +144,7 @@ def find(settings: Settings, shapes: dict[str, Any]) -> tuple[PretrainedConfig, 
         raise LineageError(f"model.path={settings.model.path} holds no config.json: give a model's folder or a Hub id")
     id, _, revision = settings.model.path.partition("@")
     parent = hub_parent("policy", id, revision or settings.model.revision)
-    return models.config(parent, settings.model), settings.model.path
+    return loading.config(parent, settings.model), settings.model.path
 
 
 def at_hand(path: str) -> Parent | None:
@@ -153,5 +153,5 @@ def at_hand(path: str) -> Parent | None:
     manifest = read_manifest(folder)
     if manifest is not None:
         return Parent("policy", path, manifest) if manifest.get("status") == "finished" else None
-    there = (folder / "config.json").is_file() or (folder / models.ADAPTER).is_file()
+    there = (folder / "config.json").is_file() or (folder / loading.ADAPTER).is_file()
     return Parent("policy", path, None) if there or (folder.suffix == ".gguf" and folder.is_file()) else None

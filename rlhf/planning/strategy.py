@@ -8,7 +8,7 @@ the optimizer is divided by stage 1, gradients too by stage 2, and weights too b
 from typing import NamedTuple
 
 from rlhf.config import Strategy
-from rlhf.memory import FLOAT32
+from rlhf.hardware.memory import FLOAT32
 
 SHARDED = (Strategy.fsdp, Strategy.deepspeed_zero3)
 DEEPSPEED = (Strategy.deepspeed_zero2, Strategy.deepspeed_zero3)

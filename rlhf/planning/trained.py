@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 from rlhf.config import AdapterKind, Settings, SharedPrefix
-from rlhf.memory import FLOAT32
+from rlhf.hardware.memory import FLOAT32
 from rlhf.planning.activations import (
     CROSS_ENTROPY,
     FUSED_BACKWARD,
@@ -14,10 +14,10 @@ from rlhf.planning.activations import (
     logits,
     own_head,
 )
-from rlhf.planning.ledger import Ledger, Phase, Role
+from rlhf.planning.memory_estimate import Ledger, Phase, Role
 from rlhf.planning.shapes import Architecture
 from rlhf.planning.strategy import Ranks
-from rlhf.planning.work import Work
+from rlhf.planning.workload import Work
 from rlhf.preference.architectures import refusal
 
 LEARNER = {"base": "policy", "sft": "policy", "reward": "reward model", "dpo": "policy"}

@@ -16,7 +16,6 @@ from rlhf.config import PPOStage, RewardTerm, RolloutSettings, SentinelSettings
 from rlhf.config.rewards import usual_term
 from rlhf.config.rules import require, require_type
 from rlhf.errors import ConfigError
-from rlhf.paths import bundled
 from rlhf.ppo.advantages import gae
 from rlhf.ppo.critic import Critic, ValueHead
 from rlhf.ppo.kl import k1, k2, k3, shape_rewards
@@ -24,6 +23,7 @@ from rlhf.ppo.losses import clipped_policy_loss, clipped_value_loss
 from rlhf.ppo.rollout import Rollout
 from rlhf.ppo.sentinel import Diagnosis, Sentinel
 from rlhf.ppo.trainer import PPOTrainer
+from rlhf.storage.paths import bundled
 
 
 def settings(**overrides: Any) -> PPOStage:
@@ -35,6 +35,8 @@ def settings(**overrides: Any) -> PPOStage:
         ConfigError: an override is no setting of PPO, or a value is of the wrong type or out of range.
     """
     values = yaml.safe_load((bundled("conf") / "stage" / "ppo.yaml").read_text(encoding="utf-8"))
+    for name in ("learning_rate", "critic_learning_rate"):  # ${times:rate,factor}: what is trained here is not known
+        values[name] = values[name].removeprefix("${times:").partition(",")[0]
     values["gold"] = None  # PPOTrainer is given the function itself; the file names the data's
     watching = _made(SentinelSettings, "stage.sentinel", values["sentinel"], overrides.get("sentinel", {}))
     drawing = _made(RolloutSettings, "stage.rollout", values["rollout"], overrides.get("rollout", {}))

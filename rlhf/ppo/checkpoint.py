@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from rlhf.sealed import fault, newest_whole, number, resumable, seal, sync
+from rlhf.storage.checksums import fault, newest_whole, number, resumable, seal, sync
 
 KEPT = 2
 STATE = "state.json"

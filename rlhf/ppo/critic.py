@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rlhf.ppo.forward import only_at
+from rlhf.modeling.forward import only_at
 
 
 class Critic(nn.Module):
@@ -25,7 +25,7 @@ class Critic(nn.Module):
         return next(self.parameters()).device
 
     def forward(self, input_ids: Tensor, before: Tensor) -> Tensor:
-        """Values (N,) at the positions ``before`` (N,) of ``input_ids`` (B, L), flattened (rlhf.ppo.forward.Rows)."""
+        """Return values (N,) at positions ``before`` (N,) of ``input_ids`` (B, L), flattened (forward.Rows)."""
         model = self.classifier
         plain = model.get_base_model() if hasattr(model, "peft_config") else model
         with only_at(plain.base_model, None, before):

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from rlhf.ppo.tensors import last_index
+from rlhf.modeling.logprobs import last_index
 
 Estimator = Callable[[Tensor, Tensor], Tensor]
 

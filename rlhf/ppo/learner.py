@@ -9,18 +9,19 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from rlhf.config import LossMean, PPOStage
-from rlhf.halving import Parts
-from rlhf.ppo import checkpoint, forward
+from rlhf.hardware.precision import autocast
+from rlhf.modeling import forward
+from rlhf.modeling.logprobs import masked_sum, token_shares
+from rlhf.modeling.seeding import permutation
+from rlhf.ppo import checkpoint
 from rlhf.ppo.critic import ValueHead
+from rlhf.ppo.distributed import anywhere, average_gradients, everyones, everyones_rows, largest, padded, total
 from rlhf.ppo.kl import ESTIMATORS, kl_loss
 from rlhf.ppo.losses import clipped_policy_loss, clipped_value_loss, truncated_importance
-from rlhf.ppo.ranks import anywhere, average_gradients, everyones, everyones_rows, largest, padded, total
-from rlhf.ppo.report import Metrics
+from rlhf.ppo.metrics import Metrics
 from rlhf.ppo.rollout import Rollout, inputs_of, logprobs_and_entropies, micro_batches, spread, tolerance, values_of
-from rlhf.ppo.seeds import permutation
 from rlhf.ppo.sentinel import BrokenError
-from rlhf.ppo.tensors import masked_sum, token_shares
-from rlhf.precision import autocast
+from rlhf.training.oom import Parts
 
 T = TypeVar("T")
 

@@ -9,15 +9,15 @@ from torch.nn.utils.rnn import pad_sequence
 
 from rlhf.config import MissingEOS, SentinelSettings
 from rlhf.data.render import Prompt, prompt_ids
-from rlhf.decoding import Sampled
-from rlhf.generate import end_ids, response_text, sample, sampling_mode, seeded
-from rlhf.ppo import forward
+from rlhf.modeling import forward
+from rlhf.modeling.decoding import Sampled
+from rlhf.modeling.forward import Rows
+from rlhf.modeling.generation import end_ids, response_text, sample, sampling_mode, seeded
 from rlhf.ppo.critic import ValueHead
-from rlhf.ppo.forward import Rows
 from rlhf.rewards import RewardFunction, checked
 
 # (policy, prompts' ids, ids that end a response, padding id, most tokens, temperature) -> one response to each prompt;
-# rlhf.generate.sample, or another engine that has the policy's weights.
+# rlhf.modeling.generation.sample, or another engine that has the policy's weights.
 Sampler = Callable[[Any, Sequence[Sequence[int]], set[int], int, int, float], list[Sampled]]
 
 
@@ -37,22 +37,6 @@ class Rollout(NamedTuple):
 
     def rows(self, index: Tensor) -> "Rollout":
         return Rollout(*(field[index] for field in self))
-
-
-def model_inputs(rollout: Rollout) -> dict[str, Tensor]:
-    """Inputs for prompts and responses together, (B, P + T). Positions count real tokens, whatever the padding."""
-    mask = torch.cat([rollout.prompt_mask, rollout.mask], dim=1).long()
-    return {
-        "input_ids": torch.cat([rollout.prompt_ids, rollout.response_ids], dim=1),
-        "attention_mask": mask,
-        "position_ids": (mask.cumsum(-1) - 1).clamp(min=0),
-    }
-
-
-def response_logits(model: Any, rollout: Rollout) -> Tensor:
-    """Logits (B, T, V) that predict the response tokens: those at the position before each."""
-    length = rollout.response_ids.shape[1]
-    return model(**model_inputs(rollout), use_cache=False, logits_to_keep=length + 1).logits[:, :-1]
 
 
 def tolerance(model: Any, limits: SentinelSettings, autocast: bool = False) -> float:

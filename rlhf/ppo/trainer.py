@@ -1,6 +1,6 @@
 """Proximal policy optimisation against a reward on whole responses.
 
-What differs from the paper's algorithm (Schulman et al. 2017) is in README.md beside this file, detail by detail.
+docs/ppo.md lists every difference from the paper's algorithm (Schulman et al. 2017).
 """
 
 from collections.abc import Callable, Sequence
@@ -15,20 +15,20 @@ from torch import Tensor, nn
 from rlhf.config import KLIn, OldLogprobs, PPOStage, SentinelAction
 from rlhf.data.render import Prompt
 from rlhf.errors import ConfigError, TrainingError
-from rlhf.generate import sample
-from rlhf.memory import give_back, keep_freed
+from rlhf.hardware.memory import give_back, keep_freed
+from rlhf.hardware.precision import autocast as autocasting
+from rlhf.modeling.fused_lora import fuse
+from rlhf.modeling.generation import sample
+from rlhf.modeling.seeding import derive, permutation
 from rlhf.ppo import checkpoint
 from rlhf.ppo.advantages import gae
 from rlhf.ppo.critic import ValueHead
+from rlhf.ppo.distributed import agreed, anywhere, largest, total, whiten
 from rlhf.ppo.kl import ESTIMATORS, adapted, shape_rewards
 from rlhf.ppo.learner import Learner
-from rlhf.ppo.ranks import agreed, anywhere, largest, total, whiten
-from rlhf.ppo.report import Metrics, report
+from rlhf.ppo.metrics import Metrics, report
 from rlhf.ppo.rollout import Rollout, Sampler, collect, evaluate, final_scores, is_exact, tolerance
-from rlhf.ppo.seeds import derive, permutation
 from rlhf.ppo.sentinel import STOPPED, BrokenError, Diagnosis, Sentinel
-from rlhf.ppo.worn import fuse
-from rlhf.precision import autocast as autocasting
 from rlhf.rewards import RewardFunction, Scorer
 
 
@@ -43,7 +43,8 @@ class PPOTrainer:
         prompts: what to answer; they are visited in a new order on every pass.
         stage: the settings, as conf/stage/ppo.yaml explains them.
         gold: scores the same responses, is logged beside the reward, and changes nothing that is trained.
-        score_mean, score_std: of the reward on the reference's responses, for ``stage.normalize_scores``.
+        score_mean: mean of the reward on the reference's responses, for ``stage.normalize_scores``.
+        score_std: standard deviation of the same.
         log: called with the metrics of an update and its number.
         tell: called with each diagnosis of the sentinel, when what ``stage.sentinel.action`` says has been done.
         halve: go on with smaller micro-batches where memory runs out; the gradient does not depend on them.

@@ -3,8 +3,8 @@
 from typing import Any
 
 from rlhf.config import SharedPrefix
+from rlhf.console import console
 from rlhf.errors import ConfigError
-from rlhf.progress import console
 
 # Held against the plain forward in the tests, each: attention is a function that transformers lets one replace, and
 # positions are those that the model is given. True: they are rotary, so that only their differences matter.

@@ -14,11 +14,12 @@ import pyarrow
 import torch
 from torch import Tensor
 
-from rlhf import provenance, world
 from rlhf.config import Settings, Strategy
+from rlhf.console import Bar, console
 from rlhf.data import cache
-from rlhf.parents import Parent
-from rlhf.progress import Bar, console
+from rlhf.hardware import ranks
+from rlhf.runs.parents import Parent
+from rlhf.storage import digests
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -47,7 +48,7 @@ def beside_shards(settings: Settings, strategy: Strategy, told: bool = False) ->
 
 def kept(settings: Settings, parent: Parent, arguments: Any, shared: bool) -> Kept:
     """Those of ``parent`` under TRL's ``arguments``."""
-    model, found = settings.model, provenance.versions()
+    model, found = settings.model, digests.versions()
     identity = (
         parent.digest, parent.revision, model.dtype.value, model.attention, settings.adapter.kind.value == "qlora",
         arguments.max_length, arguments.truncation_mode, torch.device(arguments.device).type, arguments.bf16,
@@ -78,10 +79,10 @@ def with_log_probs(
         told = f"{where.stage}: log-probabilities of the reference ({split}, {len(rows)} pairs)"
         console.print(told, highlight=False)
         own = shown(f"{where.stage}: reference", compute(), -(-len(rows) // batch))
-        return dealt(world.gathered([*own])) if world.started() else own
+        return dealt(ranks.gathered([*own])) if ranks.started() else own
 
     # None may wait for what another one read: they compute it together, or not at all.
-    together = world.started() and world.anywhere(not cache.holds(where.folder, key))
+    together = ranks.started() and ranks.anywhere(not cache.holds(where.folder, key))
     found = list(everyone()) if together else None
 
     def build(writer: cache.Writer) -> dict[str, Any]:
@@ -100,7 +101,7 @@ def shown(title: str, batches: Iterable[tuple[Tensor, Tensor]], total: int) -> I
     try:
         for number, batch in enumerate(batches, 1):
             yield batch
-            bar.update(number * world.size())
+            bar.update(number * ranks.size())
     finally:
         bar.close()
 

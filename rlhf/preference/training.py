@@ -11,15 +11,15 @@ import torch
 import transformers
 from transformers import EarlyStoppingCallback, Trainer
 
-from rlhf import world
 from rlhf.config import RewardLoss, RewardStage, Settings
-from rlhf.directory import MEMBER
 from rlhf.errors import DataError
-from rlhf.manifest import write_json
-from rlhf.ppo.seeds import derive
+from rlhf.hardware import ranks
+from rlhf.modeling.seeding import derive
 from rlhf.preference import losses, rankings
 from rlhf.rewards import encode
-from rlhf.run import Run
+from rlhf.runs.directory import MEMBER
+from rlhf.runs.run import Run
+from rlhf.storage.json_files import write_json
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -173,7 +173,7 @@ class Members:
 
     def finish(self, number: int, metrics: dict[str, float]) -> None:
         """Note that a member's weights are written; its checkpoints are not needed any more."""
-        if self.count > 1 and world.is_main():
+        if self.count > 1 and ranks.is_main():
             write_json(self._record(number), metrics)
             shutil.rmtree(self.run.scratch / self.part(number), ignore_errors=True)
 

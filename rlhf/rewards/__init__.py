@@ -16,7 +16,7 @@ lines. A prompt is a string or a list of messages; a completion is always a stri
 from rlhf.rewards.composition import Composition, Scorer, Term
 from rlhf.rewards.ensemble import Ensemble
 from rlhf.rewards.model import AdaptedRewardModel, RewardModel, encode
-from rlhf.rewards.normalisation import Running, Stored
+from rlhf.rewards.normalization import Running, Stored
 from rlhf.rewards.protocol import RewardFunction, checked, function
 from rlhf.rewards.remote import Remote
 from rlhf.rewards.terms import Format, Length

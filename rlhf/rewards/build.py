@@ -5,17 +5,18 @@ from typing import Any
 
 import torch
 
-from rlhf import models
 from rlhf.config import Normalisation, RewardTerm, Settings
 from rlhf.errors import LineageError
-from rlhf.parents import Parent
+from rlhf.hardware.device import torch_device
+from rlhf.modeling import loading
 from rlhf.rewards.composition import Composition, Term
 from rlhf.rewards.ensemble import Ensemble
 from rlhf.rewards.model import AdaptedRewardModel, RewardModel
-from rlhf.rewards.normalisation import Running, Stored
+from rlhf.rewards.normalization import Running, Stored
 from rlhf.rewards.protocol import RewardFunction, called
 from rlhf.rewards.remote import Remote
 from rlhf.rewards.terms import Format, Length
+from rlhf.runs.parents import Parent
 
 AS_IT_IS = Stored(0.0, 1.0)
 
@@ -98,24 +99,24 @@ class Builder:
     def model(self, role: str) -> RewardModel:
         """The reward model in the place of ``role``, with the tokenizer and the chat template of its own."""
         settings, parent = self.settings, self.parents[role]
-        tokenizer = models.load_tokenizer(parent, settings.model)
+        tokenizer = loading.load_tokenizer(parent, settings.model)
         model = self.shared(role)
         if model is None:
-            model = models.load_reward_model(parent, settings.model, tokenizer, new_head="refused")
-        model = model.to(models.device(settings.hardware)).requires_grad_(False)
+            model = loading.load_reward_model(parent, settings.model, tokenizer, new_head="refused")
+        model = model.to(torch_device(settings.hardware)).requires_grad_(False)
         return RewardModel(model, tokenizer, max_length=self._length(model, tokenizer))
 
     def ensemble(self, role: str, term: RewardTerm) -> Ensemble:
         """Members one by one, or as adapters on a base that is loaded once."""
         settings, roles = self.settings, [f"{role}{suffix}" for suffix in term.runs()]
         parents = [self.parents[one] for one in roles]
-        tokenizer = models.load_tokenizer(parents[0], settings.model)
+        tokenizer = loading.load_tokenizer(parents[0], settings.model)
         together = all(self.shared(one) is not None for one in roles)
-        worn = None if together else models.load_adapted(parents, settings.model, tokenizer)
+        worn = None if together else loading.load_adapted(parents, settings.model, tokenizer)
         if worn is None:
             members: list[RewardModel] = [self.model(one) for one in roles]
         else:
-            worn, length = worn.to(models.device(settings.hardware)), self._length(worn, tokenizer)
+            worn, length = worn.to(torch_device(settings.hardware)), self._length(worn, tokenizer)
             numbers = map(str, range(len(parents)))
             members = [AdaptedRewardModel(worn, number, tokenizer, max_length=length) for number in numbers]
         stored = term.normalisation is Normalisation.stored

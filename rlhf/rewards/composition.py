@@ -8,7 +8,7 @@ import torch
 from rlhf.data.render import Prompt
 from rlhf.errors import TrainingError
 from rlhf.rewards.ensemble import Ensemble
-from rlhf.rewards.normalisation import OverRanks, Running, Stored, alone
+from rlhf.rewards.normalization import OverRanks, Running, Stored, alone
 from rlhf.rewards.protocol import RewardFunction, checked
 
 

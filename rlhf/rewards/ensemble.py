@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 
 from rlhf.data.render import Prompt
-from rlhf.rewards.normalisation import Stored
+from rlhf.rewards.normalization import Stored
 from rlhf.rewards.protocol import RewardFunction, checked
 
 

@@ -8,8 +8,9 @@ import torch
 
 from rlhf.data import render
 from rlhf.data.render import Prompt
-from rlhf.decoding import READ_AT_ONCE, groups
 from rlhf.errors import ModelError
+from rlhf.modeling.decoding import READ_AT_ONCE, groups
+from rlhf.modeling.foreign import positions
 
 
 def encode(tokenizer: Any, prompt: Prompt, completion: str, max_length: int | None) -> list[int]:
@@ -33,7 +34,7 @@ class RewardModel:
     """A sequence classifier with one output, as a RewardFunction, with the tokenizer and the chat template of its own.
 
     The score is read where the classifier reads it, of a causal model at the last token. Of what is longer than
-    ``max_length`` tokens the end is kept: the response is what is scored. None: all is kept.
+    ``max_length`` tokens the end is kept: the response is what is scored. None: all that the model has positions for.
 
     Raises:
         ModelError: the classifier has more than one output.
@@ -47,7 +48,8 @@ class RewardModel:
             )
         self.model = model.eval()
         self.tokenizer = tokenizer
-        self.max_length = max_length
+        limits = [limit for limit in (max_length, positions(model)) if limit is not None]
+        self.max_length = min(limits, default=None)
         self.batch_size = batch_size
         # Nothing would read the cache of keys and values that transformers makes unless told not to. Of a role on a
         # shared base the model that it is takes the argument.

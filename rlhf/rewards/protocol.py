@@ -10,7 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Protocol
 
-from rlhf.config.blame import first_sentence
+from rlhf.config.library_errors import first_sentence
 from rlhf.data.render import Prompt
 from rlhf.errors import ConfigError, RlhfError, TrainingError
 

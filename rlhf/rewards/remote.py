@@ -41,7 +41,8 @@ class Remote:
         batch_size: completions of one request.
         timeout: seconds for a connection, and between two pieces of an answer.
         attempts: tries for each batch, the first included.
-        backoff, longest_wait: seconds.
+        backoff: seconds; doubled for each further try.
+        longest_wait: seconds, at most.
         token_variable: the environment variable whose value is sent as a bearer token. It is read when it is sent, and
             is neither stored nor told.
 

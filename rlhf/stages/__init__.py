@@ -3,71 +3,109 @@
 import errno
 import importlib
 import importlib.util
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from rlhf import launch, world
 from rlhf.config import Settings, TrackerKind, TrainedStage
-from rlhf.content import content, difference
-from rlhf.directory import partial
+from rlhf.console import console
+from rlhf.data.reading import announced
 from rlhf.errors import ConfigError, RlhfError, RunError
-from rlhf.follower import begin
-from rlhf.manifest import read_manifest
-from rlhf.parents import find_parents
-from rlhf.progress import console
-from rlhf.run import Run, note_end, recorded
+from rlhf.hardware import launch, ranks
+from rlhf.runs.directory import partial, saved
+from rlhf.runs.identity import Origin, difference
+from rlhf.runs.interrupted import check_start, settle
+from rlhf.runs.run import Run, note_end, recorded
+from rlhf.storage.manifest import read_manifest
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+TORCH = "inline_container.cc"  # torch's writer, which says neither what failed nor why
 
 
-def execute(settings: Settings, directory: Path, overrides: Sequence[str] = ()) -> dict[str, float]:
-    """Run ``settings.stage`` into ``directory`` and return its final metrics.
+def execute(
+    settings: Settings, directory: Path, overrides: Sequence[str] = (), origin: Origin | None = None
+) -> dict[str, float]:
+    """Run ``settings.stage`` into ``directory`` and return its final metrics. ``origin`` saves finding it again.
 
     Everything that can be refused is refused before torch is imported.
 
     Raises:
         RlhfError: the settings, the parents, the data or the directory do not allow it.
+        KeyboardInterrupt: with ``directory`` and the name of what the interrupted run can be resumed from, or None.
     """
+    try:
+        return _execute(settings, directory, overrides, origin)
+    except KeyboardInterrupt as interruption:
+        raise KeyboardInterrupt(directory, saved(partial(directory))) from interruption
+
+
+def _execute(settings: Settings, directory: Path, overrides: Sequence[str], origin: Origin | None) -> dict[str, float]:
     name = settings.stage.name
+    announced.clear()
     if name == "status":
         from rlhf.stages import status
 
         status.run(settings, overrides)
         return {}
     _check_tracker(settings)
-    finished = read_manifest(directory)
-    if finished is not None and settings.resume and read_manifest(partial(directory)) is None:
-        if reason := difference(finished["content"], content(settings, find_parents(settings, overrides))):
-            raise RunError(f"{directory} is finished and cannot be resumed, {reason}: overwrite=true replaces it")
-        console.print(f"{directory} is finished: there is nothing to resume")
+    origin = origin or Origin.of(settings, overrides)
+    if settings.resume and (finished := _finished(directory, origin)) is not None:
         return finished["metrics"]
-    if not settings.stage.shared and world.started():
-        raise ConfigError(f"stage={name} runs in one process, and {world.size()} were started: leave torchrun out")
+    if not settings.stage.shared and ranks.started():
+        raise ConfigError(f"stage={name} runs in one process, and {ranks.size()} were started: leave torchrun out")
     if settings.stage.shared:
-        world.check_strategy(settings.hardware)
-        if world.asked(settings.hardware) > 1 and not world.started():
-            return _together(settings, directory, overrides)
-    return _perform(settings, directory, overrides)
+        ranks.check_strategy(settings.hardware)
+        if ranks.asked(settings.hardware) > 1 and not ranks.started():
+            return _together(settings, directory, overrides, origin)
+    return _perform(settings, directory, overrides, origin)
 
 
-def _together(settings: Settings, directory: Path, overrides: Sequence[str]) -> dict[str, float]:
+def _finished(directory: Path, origin: Origin) -> dict[str, Any] | None:
+    """Return run.json of a run that has nothing left to do, moved into its place if a kill prevented that.
+
+    Raises:
+        RunError: its settings were others.
+    """
+    left, finished = read_manifest(partial(directory)), read_manifest(directory)
+    if left is not None:
+        finished = left if left["status"] == "finished" else None
+    if finished is None:
+        return None
+    if reason := difference(finished["content"], origin.content):
+        raise RunError(f"{directory} is finished and cannot be resumed, {reason}: overwrite=true replaces it")
+    if left is None:
+        console.print(f"{directory} is finished: there is nothing to resume")
+    elif ranks.is_main():
+        settle(directory)
+        console.print(f"{directory} was finished before it was killed, and is now in its place")
+    return finished
+
+
+def _together(settings: Settings, directory: Path, overrides: Sequence[str], origin: Origin) -> dict[str, float]:
     """Run a stage in several processes, after everything was checked that can be checked here."""
-    Run.check(directory, settings, overrides)
+    check_start(directory, settings, origin.content, overrides)
     try:
-        return launch.start(_perform, settings, directory, list(overrides), hardware=settings.hardware)
+        return launch.start(_perform, settings, directory, list(overrides), origin, hardware=settings.hardware)
     except RlhfError as error:
         note_end(directory, f"{type(error).__name__}: {error}")
         raise
 
 
-def _perform(settings: Settings, directory: Path, overrides: Sequence[str]) -> dict[str, float]:
+def _perform(settings: Settings, directory: Path, overrides: Sequence[str], origin: Origin) -> dict[str, float]:
     """Run a stage in this process, which may be one of several."""
+    from rlhf.modeling import loading  # imports torch
+
     name = settings.stage.name
-    with world.one_speaks():
-        run = begin(directory, settings, overrides)
+    with ranks.one_speaks():
+        run = Run.start(directory, settings, overrides, origin)
         with recorded(run), _disk_space(directory):
             _prepare(settings, run)
+            for parent in run.parents.values():
+                loading.check(parent, settings)
             if settings.resume and not run.resumed:
-                found = f"there is no interrupted run in {directory} to resume, so it starts from the beginning"
+                found = f"there is no checkpoint of {directory} to resume from, so it starts from the beginning"
                 console.print(f"{name}: {found}")
             metrics = importlib.import_module(f"rlhf.stages.{name}").run(settings, run)
             run.finish(metrics)
@@ -87,8 +125,8 @@ def _prepare(settings: Settings, run: Run) -> None:
     import transformers
     from accelerate.state import AcceleratorState
 
-    from rlhf import precision
-    from rlhf.tracking import open_tracker
+    from rlhf.hardware import precision
+    from rlhf.runs.trackers import open_tracker
 
     # In one process with other stages, a stage would go on with the device and the precision of the one before.
     AcceleratorState._reset_state(reset_partial_state=True)
@@ -98,25 +136,27 @@ def _prepare(settings: Settings, run: Run) -> None:
     transformers.set_seed(settings.seed)
     if settings.hardware.threads is not None:
         torch.set_num_threads(settings.hardware.threads)
-    world.join(settings.hardware)
-    run.manifest = world.told(run.manifest)
+    ranks.join(settings.hardware)
+    run.manifest = ranks.told(run.manifest)
     if isinstance(settings.stage, TrainedStage):
         precision.check(settings)
         run.manifest["hardware"]["autocast"] = precision.autocasts(settings)
         console.print(precision.told(settings), highlight=False)
-    if settings.tracker.kind is not TrackerKind.none and world.is_main():
+    if settings.tracker.kind is not TrackerKind.none and ranks.is_main():
         run.track(open_tracker(settings, run))
 
 
 @contextmanager
 def _disk_space(directory: Path) -> Iterator[None]:
-    """Tell a full disk in one sentence. safetensors raises an error of its own kind, known by its text."""
+    """Report a full disk in one sentence. safetensors and torch raise errors without a number, known by their text."""
     try:
         yield
     except Exception as error:
-        full = isinstance(error, OSError) and error.errno == errno.ENOSPC
-        if full or "No space left on device" in str(error):
+        if getattr(error, "errno", None) in FULL or any(
+            text in str(error) for text in (*map(os.strerror, FULL), TORCH)
+        ):
             raise RunError(
-                f"the disk is full while writing {directory}: free some space, or give checkpoints=<another disk>"
+                f"the disk is full, or a quota, while writing {directory}: free some space, or give "
+                "checkpoints=<another disk>"
             ) from error
         raise

@@ -11,13 +11,14 @@ from datasets import Dataset
 from peft import prepare_model_for_kbit_training
 from transformers import Trainer, TrainingArguments, default_data_collator
 
-from rlhf import adapters, models, training
 from rlhf.config import AdapterKind, Settings
 from rlhf.data import check_splits, load
 from rlhf.data.render import text_ids
 from rlhf.errors import DataError
-from rlhf.run import Run
-from rlhf.scratch import new_policy, new_tokenizer
+from rlhf.modeling import adapters, loading
+from rlhf.modeling.from_scratch import new_policy, new_tokenizer
+from rlhf.runs.run import Run
+from rlhf.training import loop
 
 
 def run(settings: Settings, run: Run) -> dict[str, float]:
@@ -26,22 +27,24 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
     check_splits(settings.data, "text", texts, settings.seed)
     for split, dataset in texts.items():
         run.record_data("text", split, dataset)
-    arguments = training.arguments(
+    arguments = loop.arguments(
         TrainingArguments, settings, run, prediction_loss_only=True, label_names=["labels"], remove_unused_columns=False
     )
 
     if stage.policy is None:
-        template = models.chat_template(settings.model.chat_template)
+        template = loading.chat_template(settings.model.chat_template)
         tokenizer = new_tokenizer(texts["train"]["text"], settings.model.architecture["vocabulary"], template)
         policy = new_policy(settings.model.architecture, tokenizer)
     else:
-        tokenizer = models.load_tokenizer(run["policy"], settings.model)
-        policy = models.load_policy(run["policy"], settings.model, tokenizer, **adapters.quantization(settings.adapter))
+        tokenizer = loading.load_tokenizer(run["policy"], settings.model)
+        policy = loading.load_policy(
+            run["policy"], settings.model, tokenizer, **adapters.quantization(settings.adapter)
+        )
     run.record_tokenizer(tokenizer)
 
     if settings.adapter.kind is AdapterKind.qlora:
         policy = prepare_model_for_kbit_training(policy)
-    trainer = training.build(
+    trainer = loop.build(
         Trainer,
         model=adapters.adapt(policy, settings.adapter, adapters.TaskType.CAUSAL_LM),
         args=arguments,
@@ -51,10 +54,10 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
         processing_class=tokenizer,
     )
     openings = [" ".join(text.split()[:4]) for text in texts["validation"]["text"][: stage.sample_prompts]]
-    sample = training.Sampler(run, trainer.model, tokenizer, openings, settings)
-    metrics = training.train(trainer, run, sample, stage.sample_every)
+    sample = loop.Sampler(run, trainer.model, tokenizer, openings, settings)
+    metrics = loop.train(trainer, run, sample, stage.sample_every)
     sample(trainer.state.global_step)
-    models.save(trainer.model, tokenizer, run.model, run.parents.get("policy"))
+    loading.save(trainer.model, tokenizer, run.model, run.parents.get("policy"))
     return metrics | {"objective": metrics["eval/loss"]}
 
 

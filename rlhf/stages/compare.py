@@ -10,21 +10,23 @@ One model is loaded at a time, beside the reference that divergences are measure
 from dataclasses import replace
 from pathlib import Path
 
-from rlhf import models
 from rlhf.config import JudgeKind, Model, Settings
+from rlhf.console import Bar
 from rlhf.data import load
 from rlhf.errors import LineageError
-from rlhf.evaluation import records, report
-from rlhf.evaluation.answers import Answers, Candidate, answer, text_nll
-from rlhf.evaluation.comparison import Comparison, measure
-from rlhf.evaluation.instructions import check_rows
-from rlhf.evaluation.metrics import Estimate
-from rlhf.evaluation.scoring import check_judge, judge_all, score_all
-from rlhf.manifest import tokenizer_record
-from rlhf.parents import Parent
-from rlhf.progress import Bar
+from rlhf.evaluation.comparison import records
+from rlhf.evaluation.comparison.comparison import Comparison, measure
+from rlhf.evaluation.comparison.scoring import check_judge, judge_all, score_all
+from rlhf.evaluation.reporting import report
+from rlhf.evaluation.responses.answers import Answers, Candidate, answer, text_nll
+from rlhf.evaluation.responses.instructions import check_rows
+from rlhf.evaluation.statistics.metrics import Estimate
+from rlhf.hardware.device import torch_device
+from rlhf.modeling import loading
 from rlhf.rewards import function
-from rlhf.run import Run
+from rlhf.runs.parents import Parent
+from rlhf.runs.run import Run
+from rlhf.storage.digests import tokenizer_record
 
 
 def run(settings: Settings, run: Run) -> dict[str, float]:
@@ -99,8 +101,8 @@ def answer_all(settings: Settings, run: Run, prompts: list, texts: list[str] | N
 
 
 def candidate(name: str, settings: Settings, run: Run) -> Candidate:
-    tokenizer = models.load_tokenizer(run[name], settings.model)
-    model = models.load_policy(run[name], settings.model, tokenizer).to(models.device(settings.hardware)).eval()
+    tokenizer = loading.load_tokenizer(run[name], settings.model)
+    model = loading.load_policy(run[name], settings.model, tokenizer).to(torch_device(settings.hardware)).eval()
     return Candidate(name, model, tokenizer, plain=is_plain(run[name], settings.model))
 
 
@@ -108,7 +110,7 @@ def is_plain(parent: Parent, model: Model) -> bool:
     """Whether no chat template has taught the model turns: a base run of ours, or a model that comes without one."""
     if parent.manifest is not None:
         return parent.stage == "base"
-    return models.load_tokenizer(parent, replace(model, chat_template=None)).chat_template is None
+    return loading.load_tokenizer(parent, replace(model, chat_template=None)).chat_template is None
 
 
 def ppo_runs(settings: Settings, run: Run) -> dict[str, records.Record]:

@@ -15,18 +15,21 @@ from datasets import Dataset
 from torch import Tensor
 from trl import DPOConfig, DPOTrainer
 
-from rlhf import adapters, models, training, world
 from rlhf.config import AdapterKind, Settings
 from rlhf.data import check_splits, load
 from rlhf.data.tokens import Form
-from rlhf.evaluation import held_out
+from rlhf.evaluation.responses import eval_set
+from rlhf.hardware import ranks
+from rlhf.modeling import adapters
+from rlhf.modeling import loading as models
 from rlhf.preference import reference
 from rlhf.preference.architectures import decide
 from rlhf.preference.head import FIELDS
 from rlhf.preference.losses import smoothed
-from rlhf.preference.shared import sharing
+from rlhf.preference.prefix_sharing import sharing
 from rlhf.rewards.protocol import called
-from rlhf.run import Run
+from rlhf.runs.run import Run
+from rlhf.training import loop
 
 
 class ReadyDPOTrainer(DPOTrainer):
@@ -46,7 +49,7 @@ class ReadyDPOTrainer(DPOTrainer):
     def _precompute_ref_logps(self, dataset: Dataset, name: str, batch_size: int) -> Dataset:
         def compute() -> Iterator[tuple[Tensor, Tensor]]:
             with self.accelerator.autocast(), self.sharing():
-                for start in range(world.rank() * batch_size, len(dataset), world.size() * batch_size):
+                for start in range(ranks.rank() * batch_size, len(dataset), ranks.size() * batch_size):
                     rows = [dataset[i] for i in range(start, min(start + batch_size, len(dataset)))]
                     batch = {key: value.to(self.args.device) for key, value in self.data_collator(rows).items()}
                     chosen, rejected = self.compute_ref_log_probs(self.ref_model or self.model, batch)
@@ -64,19 +67,19 @@ class ReadyDPOTrainer(DPOTrainer):
 
 
 def run(settings: Settings, run: Run) -> dict[str, float]:
-    settings = reference.beside_shards(settings, world.strategy_of(settings.hardware), told=True)
+    settings = reference.beside_shards(settings, ranks.strategy_of(settings.hardware), told=True)
     stage = settings.stage
     pairs = {split: load(settings.data, "preferences", split, settings.seed) for split in ("train", "validation")}
     check_splits(settings.data, "preferences", pairs, settings.seed)
     for split, dataset in pairs.items():
         run.record_data("preferences", split, dataset)
-    asked = held_out.prompts(settings, run)
+    asked = eval_set.prompts(settings, run)
     gold = None if settings.data.gold is None else called(settings.data.gold)
 
     tokenizer = models.load_tokenizer(run["policy"], settings.model)
     others = {key: value for key, value in stage.trainer.items() if key != "loss_weights"}
     losses, weights = smoothed(stage.loss, stage.trainer.get("loss_weights"), stage.label_smoothing)
-    args = training.arguments(
+    args = loop.arguments(
         DPOConfig,
         replace(settings, stage=replace(stage, trainer=others)),
         run,
@@ -88,7 +91,7 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
     )
     architecture = models.config(run["policy"], settings.model)
     shared = decide(stage.shared_prefix, architecture, settings.model.attention, args.max_length, run.stage)
-    ids = training.tokenised(run, settings, pairs, Form.pairs, tokenizer, args)
+    ids = loop.tokenised(run, settings, pairs, Form.pairs, tokenizer, args)
     loading = adapters.quantization(settings.adapter)
     policy = models.load_policy(run["policy"], settings.model, tokenizer, **loading)
     # With an adapter the reference is the policy with the adapter switched off; without, a second copy, unless what it
@@ -96,7 +99,7 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
     second = settings.adapter.kind is AdapterKind.none and not stage.cache_reference
     run.record_tokenizer(tokenizer)
 
-    trainer = training.build(
+    trainer = loop.build(
         ReadyDPOTrainer,
         model=policy,
         ref_model=models.load_policy(run["policy"], settings.model, tokenizer) if second else None,
@@ -104,17 +107,19 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
         train_dataset=ids["train"],
         eval_dataset=ids["validation"],
         processing_class=tokenizer,
-        peft_config=adapters.lora(settings.adapter, adapters.TaskType.CAUSAL_LM),
+        peft_config=adapters.lora(settings.adapter, adapters.TaskType.CAUSAL_LM, policy),
         reference_kept=reference.kept(settings, run["policy"], args, shared) if stage.cache_reference else None,
         shared=shared,
     )
-    sample = training.Sampler(run, trainer.model, tokenizer, pairs["validation"]["prompt"], settings)
+    sample = loop.Sampler(run, trainer.model, tokenizer, pairs["validation"]["prompt"], settings)
     with trainer.sharing():
-        metrics = training.train(trainer, run, sample, stage.sample_every)
+        metrics = loop.train(trainer, run, sample, stage.sample_every)
+    moved = max(abs(metrics[f"eval/rewards/{one}"]) for one in ("chosen", "rejected", "margins")) / stage.beta
+    loop.tell_unmoved(run.stage, moved, "stage.trainer.learning_rate", args.learning_rate)
     sample(trainer.state.global_step)
     start = starting_policy(settings, run, trainer, tokenizer) if asked else None
-    metrics |= held_out.measure(
-        settings, run, asked, trainer.model, start, tokenizer, held_out.scorers(settings, run, gold)
+    metrics |= eval_set.measure(
+        settings, run, asked, trainer.model, start, tokenizer, eval_set.scorers(settings, run, gold)
     )
     models.save(trainer.model, tokenizer, run.model, run["policy"])
     return metrics | {"objective": metrics["eval/rewards/accuracies"]}

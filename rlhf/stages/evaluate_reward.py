@@ -1,29 +1,33 @@
 """The report card of any reward model: what it has learned, what it merely counts, whether it knows when it is wrong.
 
     python -m rlhf stage=evaluate_reward                                                   # of this chain's
-    python -m rlhf stage=evaluate_reward stage.reward=org/model data=local data.path=my_pairs.jsonl
+    python -m rlhf stage=evaluate_reward stage.reward=org/model data=local data.path=my_pairs.jsonl data.holdout=1
 
 stage=reward writes the same card for the model that it has trained. Baselines that cannot read must be beaten: the
 longer response, a bag of words, and the policy's own log-probability where stage.policy is given.
 """
 
 import math
+from contextlib import suppress
 
-from rlhf import models
 from rlhf.config import Settings
 from rlhf.data import load
-from rlhf.parents import Parent
-from rlhf.preference import report
-from rlhf.preference.grading import Policy, grade, score_statistics
+from rlhf.data.reading import NoRowsError
+from rlhf.errors import LineageError
+from rlhf.evaluation.reward_card import report
+from rlhf.evaluation.reward_card.grading import Policy, grade, score_statistics
+from rlhf.hardware.device import torch_device
+from rlhf.modeling import loading
 from rlhf.rewards import RewardModel
-from rlhf.run import Run
+from rlhf.runs.parents import Parent
+from rlhf.runs.run import Run
 
 
 def run(settings: Settings, run: Run) -> dict[str, float]:
     stage = settings.stage
-    pairs = {
-        split: load(settings.data, "preferences", split, settings.seed) for split in ("train", "validation", "test")
-    }
+    pairs = {split: load(settings.data, "preferences", split, settings.seed) for split in ("validation", "test")}
+    with suppress(NoRowsError):  # of a file that is judged as a whole
+        pairs = {"train": load(settings.data, "preferences", "train", settings.seed)} | pairs
     for split, dataset in pairs.items():
         run.record_data("preferences", split, dataset)
     scorer = reward_model(run["reward"], settings)
@@ -32,7 +36,8 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
 
     card = grade(stage.reward, [scorer], pairs, policy, stage, settings.seed)
     if policy is not None:
-        [card.statistics] = score_statistics([scorer], policy, pairs["train"]["prompt"], stage, settings.seed)
+        prompts = pairs.get("train", pairs["test"])["prompt"]
+        [card.statistics] = score_statistics([scorer], policy, prompts, stage, settings.seed)
     report.write(card, run.work)
     report.show(card)
     return report.numbers(card) | {"objective": card.accuracy.mean}
@@ -41,15 +46,18 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
 def reward_model(parent: Parent, settings: Settings) -> RewardModel:
     """The model that is judged, with the tokenizer and the length limit of its own."""
     stage = settings.stage
-    tokenizer = models.load_tokenizer(parent, settings.model)
-    model = models.load_reward_model(parent, settings.model, tokenizer, new_head="refused")
+    tokenizer = loading.load_tokenizer(parent, settings.model)
+    model = loading.load_reward_model(parent, settings.model, tokenizer, new_head="refused")
     longest = stage.max_length
     if longest is None and parent.manifest is not None:
-        longest = parent.manifest["settings"]["stage"]["trainer"]["max_length"]
+        trainer = parent.manifest["settings"]["stage"].get("trainer")
+        longest = trainer.get("max_length") if isinstance(trainer, dict) else None
+        if not isinstance(longest, int | None):
+            raise LineageError(f"{parent.path}/run.json has no usable stage.trainer.max_length: give stage.max_length")
     if longest is None:
         # RoBERTa counts two positions more than it can read; its tokenizer knows.
         longest = min(getattr(model.config, "max_position_embeddings", math.inf), tokenizer.model_max_length)
-    model = model.to(models.device(settings.hardware))
+    model = model.to(torch_device(settings.hardware))
     return RewardModel(model, tokenizer, max_length=longest, batch_size=stage.batch_size)
 
 
@@ -57,6 +65,6 @@ def load_policy(parent: Parent | None, settings: Settings) -> Policy | None:
     """The policy with its own tokenizer, which need not be the reward model's."""
     if parent is None:
         return None
-    tokenizer = models.load_tokenizer(parent, settings.model)
-    model = models.load_policy(parent, settings.model, tokenizer).to(models.device(settings.hardware))
+    tokenizer = loading.load_tokenizer(parent, settings.model)
+    model = loading.load_policy(parent, settings.model, tokenizer).to(torch_device(settings.hardware))
     return Policy(parent.path, model, tokenizer)

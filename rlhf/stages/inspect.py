@@ -8,14 +8,14 @@ It writes report.md and data.json (numbers alone) into checkpoints/<name>/inspec
 
 from typing import Any
 
-from rlhf import models
 from rlhf.config import Settings
 from rlhf.data.overview import all_leaks, tables
 from rlhf.data.sheet import examples, sheet, usable
 from rlhf.data.sheet_report import markdown, show
 from rlhf.errors import ModelError
-from rlhf.manifest import write_json
-from rlhf.run import Run
+from rlhf.modeling import loading
+from rlhf.runs.run import Run
+from rlhf.storage.json_files import write_json
 
 
 def run(settings: Settings, run: Run) -> dict[str, float]:
@@ -47,6 +47,6 @@ def find_tokenizer(settings: Settings, run: Run) -> tuple[Any | None, list[str]]
     if "tokenizer" not in run.parents:
         return None, [f"Lengths are in words: there is no model at stage.tokenizer={settings.stage.tokenizer}."]
     try:
-        return models.load_tokenizer(run["tokenizer"], settings.model), []
+        return loading.load_tokenizer(run["tokenizer"], settings.model), []
     except ModelError as error:
         return None, [f"Lengths are in words: {error}."]

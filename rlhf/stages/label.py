@@ -11,14 +11,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from rlhf.config import JudgeKind, Settings
+from rlhf.console import console
 from rlhf.errors import ConfigError, DataError
-from rlhf.evaluation.judges import RewardJudge
-from rlhf.evaluation.judging import build
-from rlhf.evaluation.metrics import Estimate, estimate
-from rlhf.labelling.answers import Answers, agreement, vote
-from rlhf.labelling.pairs import RESPONSES, Pair, draw, preference, read_responses, write_rows
-from rlhf.progress import console
-from rlhf.run import Run
+from rlhf.evaluation.judges.factory import build
+from rlhf.evaluation.judges.judge import RewardJudge
+from rlhf.evaluation.statistics.metrics import Estimate, estimate
+from rlhf.labeling.answers import Answers, agreement, vote
+from rlhf.labeling.pairs import RESPONSES, Pair, draw, preference, read_responses, write_rows
+from rlhf.runs.run import Run
 
 PREFERENCES = "preferences.jsonl"
 BOOTSTRAP = 2000  # draws of an interval
@@ -74,7 +74,7 @@ def judged(settings: Settings, run: Run, pairs: Sequence[Pair]) -> tuple[list, l
 def people(settings: Settings, run: Run, pairs: Sequence[Pair]) -> tuple[list, list[dict[str, Any]], dict[str, float]]:
     """What people prefer: the share of the votes, and how far they agree."""
     try:
-        from rlhf.labelling.server import serve
+        from rlhf.labeling.server import serve
     except ImportError:
         raise ConfigError("judge=person needs a small server: pip install 'rlhf[label]'") from None
     stage = settings.stage

@@ -4,7 +4,7 @@
     python -m rlhf stage=plan experiment=tldr-pythia stage.stages=[sft,reward,ppo] stage.device=a100-80gb
     python -m rlhf stage=dpo hardware.plan=true      # one stage, here; the exit code is 1 where it does not fit
 
-No weights are read: a model is its shape. rlhf/progression.py composes the settings of the stages.
+No weights are read: a model is its shape. rlhf/cli/progression.py composes the settings of the stages.
 """
 
 from collections.abc import Sequence
@@ -12,12 +12,12 @@ from dataclasses import replace
 
 from rlhf.config import Settings
 from rlhf.config.plan import PlanStage
+from rlhf.console import console
 from rlhf.planning import report
-from rlhf.planning.outlook import Outlook, look_ahead
-from rlhf.planning.pace import Pace, pace_of
+from rlhf.planning.estimate import Outlook, look_ahead
 from rlhf.planning.remedies import tried
-from rlhf.planning.work import rows_of
-from rlhf.progress import console
+from rlhf.planning.throughput import Pace, pace_of
+from rlhf.planning.workload import rows_of
 
 
 def run(plan: PlanStage, composed: Sequence[Settings]) -> bool:

@@ -4,28 +4,31 @@
     python -m rlhf stage=ppo 'stage.rewards={mine: {function: mine.py:score}, brief: {length: {most: 40}, weight: 0.1}}'
     python -m rlhf -m stage=ppo stage.kl_coef=0.02,0.05,0.1
 
-Ziegler et al. 2019, https://arxiv.org/abs/1909.08593. The trainer is ours: rlhf/ppo/README.md explains it.
+Ziegler et al. 2019, https://arxiv.org/abs/1909.08593. docs/ppo.md explains the trainer.
 """
 
 from importlib.util import find_spec
 
 from rich.markup import escape
 
-from rlhf import memory, models, precision, training, world
 from rlhf.config import Engine, Settings, VLLMMode
+from rlhf.console import Bar, console
 from rlhf.data import check_splits, load
 from rlhf.errors import ConfigError, ModelError
-from rlhf.evaluation import held_out
-from rlhf.generate import end_ids
+from rlhf.evaluation.responses import eval_set
+from rlhf.hardware import memory, precision, ranks
+from rlhf.hardware.device import torch_device
+from rlhf.modeling import loading
+from rlhf.modeling.generation import end_ids
 from rlhf.planning import report
-from rlhf.planning.work import longest_prompt
+from rlhf.planning.roles import plan
+from rlhf.planning.workload import longest_prompt
 from rlhf.ppo import Diagnosis, PPOTrainer
-from rlhf.ppo.engines import Copied
-from rlhf.ppo.plan import plan
-from rlhf.ppo.roles import OneBase, Separate, assign
-from rlhf.progress import Bar, console
+from rlhf.ppo.model_roles import OneBase, Separate, assign
+from rlhf.ppo.vllm_sampler import Copied
 from rlhf.rewards.build import Builder
-from rlhf.run import Run
+from rlhf.runs.run import Run
+from rlhf.training import loop
 
 
 def run(settings: Settings, run: Run) -> dict[str, float]:
@@ -36,13 +39,13 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
     check_splits(settings.data, "prompts", prompts, settings.seed)
     for split, dataset in prompts.items():
         run.record_data("prompts", split, dataset)
-    asked = held_out.prompts(settings, run)
+    asked = eval_set.prompts(settings, run)
 
-    tokenizer = models.load_tokenizer(run["policy"], settings.model)
+    tokenizer = loading.load_tokenizer(run["policy"], settings.model)
     run.record_tokenizer(tokenizer)
     roles = assign(settings, run.parents, tokenizer)
     longest = longest_prompt(prompts["train"]["prompt"], tokenizer, stage.max_prompt_length)
-    planned, meter = plan(settings, roles, longest), memory.Meter(models.device(settings.hardware))
+    planned, meter = plan(settings, roles, longest), memory.Meter(torch_device(settings.hardware))
     report.show_ledger("ppo", planned, meter.device)
     rewards = Builder(settings, run.parents, tokenizer, roles.reward_model)
     gold = rewards.gold()
@@ -59,20 +62,23 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
         gold=gold,
         score_mean=normal.mean,
         score_std=normal.std,
-        cpu=models.device(settings.hardware).type == "cpu",
+        cpu=torch_device(settings.hardware).type == "cpu",
         halve=settings.hardware.halve,
         autocast=precision.autocasts(settings),
     )
     if stage.rollout.engine is Engine.vllm:
         engine = copied(settings, trainer, roles)
         trainer.sampler, trainer.synchronise = engine, engine.synchronise
-    sample = training.Sampler(run, roles.policy, tokenizer, prompts["validation"]["prompt"], settings)
+    precision.tell_lost("ppo", roles.policy, "stage.learning_rate", stage.learning_rate)
+    sample = loop.Sampler(run, roles.policy, tokenizer, prompts["validation"]["prompt"], settings)
     metrics = train(trainer, run, sample)
     run.manifest["memory"] = planned.record() | memory.compare("ppo", planned.peak, meter.read())
     sample(stage.updates)
-    scorers = held_out.scorers(settings, run, gold, reward)
-    metrics |= held_out.measure(settings, run, asked, roles.policy, roles.reference, tokenizer, scorers)
-    models.save(roles.policy, tokenizer, run.model, run["policy"])
+    scorers = eval_set.scorers(settings, run, gold, reward)
+    metrics |= eval_set.measure(settings, run, asked, roles.policy, roles.reference, tokenizer, scorers)
+    if "kl" in metrics:
+        loop.tell_unmoved("ppo", abs(metrics["kl"]), "stage.learning_rate", stage.learning_rate)
+    loading.save(roles.policy, tokenizer, run.model, run["policy"])
     return metrics | {"objective": metrics["objective/rlhf_reward"]}
 
 
@@ -97,10 +103,10 @@ def copied(settings: Settings, trainer: PPOTrainer, roles: OneBase | Separate) -
     return Copied(found)
 
 
-def train(trainer: PPOTrainer, run: Run, sample: training.Sampler) -> dict[str, float]:
+def train(trainer: PPOTrainer, run: Run, sample: loop.Sampler) -> dict[str, float]:
     """Train with a bar and samples, from the newest checkpoint where the run is resumed."""
     stage = trainer.stage
-    world.check(trainer.accelerator, run.strategy)
+    ranks.check(trainer.accelerator, run.strategy)
     if run.resumed:
         run.rewind(trainer.restore(run.scratch), trainer.found_beside)
     run.record_diagnoses([diagnosis.record() for diagnosis in trainer.sentinel.raised])
@@ -123,7 +129,7 @@ def train(trainer: PPOTrainer, run: Run, sample: training.Sampler) -> dict[str, 
 
     trainer.log, trainer.tell, trainer.beside = report, tell, run.written
     try:
-        with training.Interruption() as interruption:
+        with loop.Interruption() as interruption:
             return trainer.train(run.scratch, lambda: interruption.asked)
     finally:
         bar.close()

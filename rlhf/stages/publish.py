@@ -15,15 +15,15 @@ from rich.table import Table
 from rich.text import Text
 
 from rlhf.config import Publish, PublishStage, Settings, Weights
-from rlhf.directory import BUNDLES
-from rlhf.hub import bundle, lineage, upload
-from rlhf.hub.bundle import Bundle, Plan
-from rlhf.hub.lineage import Link
-from rlhf.hub.scrub import Scrubber
-from rlhf.hub.upload import Destination
-from rlhf.hub.verify import verify
-from rlhf.progress import console
-from rlhf.run import Run
+from rlhf.console import console
+from rlhf.publishing import bundle, lineage, upload
+from rlhf.publishing.bundle import Bundle, Plan
+from rlhf.publishing.lineage import Link
+from rlhf.publishing.scrub import Scrubber
+from rlhf.publishing.upload import Destination
+from rlhf.publishing.verify import verify
+from rlhf.runs.directory import BUNDLES
+from rlhf.runs.run import Run
 
 
 def run(settings: Settings, run: Run) -> dict[str, float]:

@@ -14,21 +14,24 @@ from typing import Any
 from datasets import Dataset
 from trl import RewardConfig, RewardTrainer
 
-from rlhf import adapters, models, training, world
 from rlhf.config import RewardLoss, Settings
+from rlhf.console import console, show_samples
 from rlhf.data import check_splits, load
 from rlhf.data.render import question
 from rlhf.data.tokens import Form
 from rlhf.errors import DataError
-from rlhf.preference import report
+from rlhf.evaluation.reward_card import report
+from rlhf.evaluation.reward_card.card import Card
+from rlhf.evaluation.reward_card.grading import Policy, grade, score_statistics
+from rlhf.hardware import ranks
+from rlhf.hardware.device import torch_device
+from rlhf.modeling import adapters, loading
 from rlhf.preference.architectures import decide
-from rlhf.preference.card import Card
-from rlhf.preference.grading import Policy, grade, score_statistics
-from rlhf.preference.shared import sharing
+from rlhf.preference.prefix_sharing import sharing
 from rlhf.preference.training import Members, callbacks, columns, further_arguments, prepare, trainer_class
-from rlhf.progress import console, show_samples
 from rlhf.rewards import AdaptedRewardModel, RewardModel, function
-from rlhf.run import Run
+from rlhf.runs.run import Run
+from rlhf.training import loop
 
 SPLITS = ("train", "validation", "test")
 
@@ -43,17 +46,17 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
     # The labels are noisy: even the reward that they were drawn from does not predict all of them.
     ceiling = None if settings.data.ceiling is None else function(settings.data.ceiling)(pairs["test"])
 
-    arguments = training.arguments(RewardConfig, settings, run, **further_arguments(stage))
+    arguments = loop.arguments(RewardConfig, settings, run, **further_arguments(stage))
     scoring = {"max_length": arguments.max_length, "batch_size": arguments.per_device_eval_batch_size}
 
-    architecture, attention = models.config(run["policy"], settings.model), settings.model.attention
+    architecture, attention = loading.config(run["policy"], settings.model), settings.model.attention
     shared = decide(stage.shared_prefix, architecture, attention, arguments.max_length, run.stage)
-    tokenizer = models.load_tokenizer(run["policy"], settings.model)
+    tokenizer = loading.load_tokenizer(run["policy"], settings.model)
     run.record_tokenizer(tokenizer)
     prepared = prepare(pairs, stage, tokenizer)
     if stage.loss is not RewardLoss.plackett_luce:  # whose rankings are token ids already
         extra = [name for name in prepared["train"].column_names if name in ("margin", "weight")]
-        prepared = training.tokenised(run, settings, prepared, Form.sequences, tokenizer, arguments, extra)
+        prepared = loop.tokenised(run, settings, prepared, Form.sequences, tokenizer, arguments, extra)
     members, found, steps = Members(run, settings), [], 0
     scorers: list[RewardModel] = []
     for number in range(stage.ensemble):
@@ -61,25 +64,25 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
         if metrics is None:
             trainer = build(members.seeded(number), run, prepared, tokenizer, members.part(number))
             with sharing(trainer.model) if shared else nullcontext():
-                metrics = training.train(trainer, run, before=steps)
-            models.save(trainer.model, tokenizer, members.folder(number) / "model", run["policy"])
+                metrics = loop.train(trainer, run, before=steps)
+            loading.save(trainer.model, tokenizer, members.folder(number) / "model", run["policy"])
             members.finish(number, metrics)
             scorers = [RewardModel(trainer.model, tokenizer, **scoring)]
         found.append(metrics)
         steps += int(metrics["steps"])
     if stage.ensemble > 1:
         folders = [members.folder(number) / "model" for number in range(stage.ensemble)]
-        worn = models.load_members(run["policy"], folders, settings.model, tokenizer)
-        worn = worn.to(models.device(settings.hardware))
+        worn = loading.load_members(run["policy"], folders, settings.model, tokenizer)
+        worn = worn.to(torch_device(settings.hardware))
         scorers = [AdaptedRewardModel(worn, str(number), tokenizer, **scoring) for number in range(stage.ensemble)]
 
-    policy = models.load_policy(run["policy"], settings.model, tokenizer).to(models.device(settings.hardware))
+    policy = loading.load_policy(run["policy"], settings.model, tokenizer).to(torch_device(settings.hardware))
     judged = Policy(run["policy"].path, policy, tokenizer)
     card = grade(str(run.directory), scorers, pairs, judged, stage, settings.seed)
     measured = score_statistics(scorers, judged, pairs["train"]["prompt"], stage, settings.seed)
     card.statistics = measured[0]
     tell(card, ceiling, stage.sample_prompts)
-    if world.is_main():
+    if ranks.is_main():
         report.write(card, run.work)
     for number in range(1, stage.ensemble):
         run.record_member(members.folder(number), found[number] | measured[number])
@@ -94,22 +97,26 @@ def build(settings: Settings, run: Run, prepared: dict[str, Dataset], tokenizer:
         DataError: everything in a split is longer than stage.trainer.max_length.
     """
     stage = settings.stage
-    arguments = training.arguments(RewardConfig, settings, run, part=part, **further_arguments(stage))
-    model = models.load_reward_model(
+    arguments = loop.arguments(RewardConfig, settings, run, part=part, **further_arguments(stage))
+    model = loading.load_reward_model(
         run["policy"], settings.model, tokenizer, **adapters.quantization(settings.adapter)
     )
-    trainer = training.build(
+    trainer = loop.build(
         trainer_class(RewardTrainer, stage, prepared),
         model=model,
         args=arguments,
         train_dataset=prepared["train"],
         eval_dataset=prepared["validation"],
         processing_class=tokenizer,
-        peft_config=adapters.lora(settings.adapter, adapters.TaskType.SEQ_CLS),
+        peft_config=adapters.lora(settings.adapter, adapters.TaskType.SEQ_CLS, model),
         callbacks=callbacks(stage),
     )
     for split, kept in {"train": trainer.train_dataset, "validation": trainer.eval_dataset}.items():
-        run.record_omission("preferences", split, len(prepared[split]) - len(kept), "longer than max_length, left out")
+        lost, limit = (
+            len(prepared[split]) - len(kept),
+            f"longer than stage.trainer.max_length={trainer.args.max_length}, left out",
+        )
+        run.record_omission("preferences", split, lost, "longer than max_length, left out", limit)
         if not len(kept):
             raise DataError(
                 f"every pair of data.preferences ({split}) is longer than stage.trainer.max_length="

@@ -6,16 +6,17 @@
 responses.jsonl is what stage=label makes preference pairs of; best.jsonl are demonstrations like any other.
 """
 
-from rlhf import models
 from rlhf.config import Settings
+from rlhf.console import console, show_samples
 from rlhf.data import load
 from rlhf.data.render import question
-from rlhf.evaluation.best_of_n import best_of_n_kl, expected_best
-from rlhf.generate import Response, generate
-from rlhf.labelling.pairs import RESPONSES, preference_completion, write_rows
-from rlhf.progress import console, show_samples
+from rlhf.evaluation.responses.best_of_n import best_of_n_kl, expected_best
+from rlhf.hardware.device import torch_device
+from rlhf.labeling.pairs import RESPONSES, preference_completion, write_rows
+from rlhf.modeling import loading
+from rlhf.modeling.generation import Response, generate
 from rlhf.rewards import RewardModel
-from rlhf.run import Run
+from rlhf.runs.run import Run
 
 
 def run(settings: Settings, run: Run) -> dict[str, float]:
@@ -25,8 +26,8 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
     run.record_data("prompts", stage.split, prompts)
     scorer = None if stage.reward is None else reward_model(settings, run)
 
-    tokenizer = models.load_tokenizer(run["policy"], settings.model)
-    policy = models.load_policy(run["policy"], settings.model, tokenizer).to(models.device(settings.hardware))
+    tokenizer = loading.load_tokenizer(run["policy"], settings.model)
+    policy = loading.load_policy(run["policy"], settings.model, tokenizer).to(torch_device(settings.hardware))
     asked = [prompt for prompt in prompts["prompt"] for _ in range(stage.samples)]
     responses = generate(
         policy,
@@ -53,8 +54,8 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
 
 
 def reward_model(settings: Settings, run: Run) -> RewardModel:
-    stage, tokenizer = settings.stage, models.load_tokenizer(run["reward"], settings.model)
-    model = models.load_reward_model(run["reward"], settings.model, tokenizer).to(models.device(settings.hardware))
+    stage, tokenizer = settings.stage, loading.load_tokenizer(run["reward"], settings.model)
+    model = loading.load_reward_model(run["reward"], settings.model, tokenizer).to(torch_device(settings.hardware))
     return RewardModel(model, tokenizer, max_length=stage.max_prompt_length + stage.max_response_length)
 
 

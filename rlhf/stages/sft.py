@@ -8,11 +8,12 @@ Ouyang et al. 2022, https://arxiv.org/abs/2203.02155. The trainer is TRL's; this
 
 from trl import SFTConfig, SFTTrainer
 
-from rlhf import adapters, models, training
 from rlhf.config import Settings
 from rlhf.data import check_splits, load
 from rlhf.data.tokens import Form
-from rlhf.run import Run
+from rlhf.modeling import adapters, loading
+from rlhf.runs.run import Run
+from rlhf.training import loop
 
 
 def run(settings: Settings, run: Run) -> dict[str, float]:
@@ -22,27 +23,27 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
     for split, dataset in rows.items():
         run.record_data("demonstrations", split, dataset)
 
-    tokenizer = models.load_tokenizer(run["policy"], settings.model)
+    tokenizer = loading.load_tokenizer(run["policy"], settings.model)
     # Rows come as token ids; what remains to be done, to pack and to shuffle them, is left to TRL where it is asked to.
     ready = not any(stage.trainer.get(key) for key in ("packing", "shuffle_dataset"))
-    args = training.arguments(
+    args = loop.arguments(
         SFTConfig, settings, run, completion_only_loss=True, dataset_kwargs={"skip_prepare_dataset": ready}
     )
-    ids = training.tokenised(run, settings, rows, Form.completions, tokenizer, args)
-    policy = models.load_policy(run["policy"], settings.model, tokenizer, **adapters.quantization(settings.adapter))
+    ids = loop.tokenised(run, settings, rows, Form.completions, tokenizer, args)
+    policy = loading.load_policy(run["policy"], settings.model, tokenizer, **adapters.quantization(settings.adapter))
     run.record_tokenizer(tokenizer)
 
-    trainer = training.build(
+    trainer = loop.build(
         SFTTrainer,
         model=policy,
         args=args,
         train_dataset=ids["train"],
         eval_dataset=ids["validation"],
         processing_class=tokenizer,
-        peft_config=adapters.lora(settings.adapter, adapters.TaskType.CAUSAL_LM),
+        peft_config=adapters.lora(settings.adapter, adapters.TaskType.CAUSAL_LM, policy),
     )
-    sample = training.Sampler(run, trainer.model, tokenizer, rows["validation"]["prompt"], settings)
-    metrics = training.train(trainer, run, sample, stage.sample_every)
+    sample = loop.Sampler(run, trainer.model, tokenizer, rows["validation"]["prompt"], settings)
+    metrics = loop.train(trainer, run, sample, stage.sample_every)
     sample(trainer.state.global_step)
-    models.save(trainer.model, tokenizer, run.model, run["policy"])
+    loading.save(trainer.model, tokenizer, run.model, run["policy"])
     return metrics | {"objective": metrics["eval/loss"]}

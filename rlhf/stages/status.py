@@ -10,27 +10,39 @@ from typing import Any
 from rich.markup import escape
 from rich.tree import Tree
 
-from rlhf.commands import command
 from rlhf.config import PROGRESSION, Settings
-from rlhf.manifest import read_manifest
-from rlhf.parents import of_the_chain
-from rlhf.progress import console
-from rlhf.run import Run, runs
+from rlhf.console import console
+from rlhf.errors import RlhfError, RunError
+from rlhf.runs.commands import command
+from rlhf.runs.directory import saved
+from rlhf.runs.parents import of_the_chain
+from rlhf.runs.run import Run, runs
+from rlhf.storage.manifest import read_manifest
 
 
 def run(settings: Settings, overrides: Sequence[str] = ()) -> None:
     root = Path(settings.checkpoints)
-    found = list(runs(root)) if root.is_dir() else []
+    unreadable: list[RlhfError] = []
+    found = list(runs(root, unreadable)) if root.is_dir() else []
     if found:
         console.print(tree(root, found))
     else:
         console.print(f"Nothing is trained in {escape(str(root))} yet.")
     for path in sorted(root.rglob(".*.partial")):
-        manifest = read_manifest(path) or {}
-        console.print(
-            f"not finished: {escape(str(path))} ({escape(str(manifest.get('reason', 'killed, or still running')))})"
-        )
+        try:
+            console.print(f"not finished: {escape(unfinished(path))}")
+        except RunError as error:
+            unreadable.append(error)
+    for error in unreadable:
+        console.print(f"unreadable: {escape(str(error))}", soft_wrap=True)
     console.print(f"\nNext: [bold]{escape(next_command(settings, found, overrides))}[/bold]")
+
+
+def unfinished(work: Path) -> str:
+    """Where an unfinished run lies, why it ended, and what it can be resumed from."""
+    left = saved(work)
+    reason = (read_manifest(work) or {}).get("reason", "killed, or still running")
+    return f"{work} ({reason}{'' if left is None else f'; resume=true continues from {left}'})"
 
 
 def tree(root: Path, found: list[Run]) -> Tree:

@@ -8,10 +8,10 @@ Written: leaderboard.md, .csv and .json, and figures/ with reward over KL and wh
 """
 
 from rlhf.config import Settings
-from rlhf.evaluation import leaderboard
-from rlhf.evaluation.jobs import collect
-from rlhf.evaluation.sweep_figures import figures
-from rlhf.run import Run
+from rlhf.evaluation.sweeps import leaderboard
+from rlhf.evaluation.sweeps.figures import figures
+from rlhf.evaluation.sweeps.jobs import collect
+from rlhf.runs.run import Run
 
 
 def run(settings: Settings, run: Run) -> dict[str, float]:

@@ -33,12 +33,13 @@ def test_what_is_not_measured_again_stays(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_the_tables_go_to_their_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plan_memory, "README", tmp_path / "README.md")
-    plan_memory.README.write_text("before\n<!-- plans -->\nold\n<!-- end -->\nafter\n<!-- end -->\n")
+    monkeypatch.setattr(plan_memory, "PAGE", tmp_path / "planning.md")
+    plan_memory.PAGE.write_text("before\n<!-- plans against measurements -->\nold\n<!-- end -->\nafter\n<!-- end -->\n")
     rows = [row("256x4x2k", "sft", "full", 100, 110)]
     plan_memory.publish(rows, [])
-    lines = ["before", "<!-- plans -->", *plan_memory.table(rows), "<!-- end -->", "after", "<!-- end -->", ""]
-    assert plan_memory.README.read_text() == "\n".join(lines)
+    place = "<!-- plans against measurements -->"
+    lines = ["before", place, *plan_memory.table(rows), "<!-- end -->", "after", "<!-- end -->", ""]
+    assert plan_memory.PAGE.read_text() == "\n".join(lines)
 
 
 @pytest.mark.parametrize("way", plan_memory.WAYS)
@@ -55,7 +56,7 @@ def test_what_is_stored_is_within_the_tolerance() -> None:
     assert rows
     for one in rows:
         assert abs(one["planned"] / one["peak"] - 1) <= plan_memory.TOLERANCE, one["shape"]
-    assert plan_memory.table(rows)[-1] in plan_memory.README.read_text(encoding="utf-8")
+    assert plan_memory.table(rows)[-1] in plan_memory.PAGE.read_text(encoding="utf-8")
 
 
 @pytest.mark.slow

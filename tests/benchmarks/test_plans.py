@@ -28,10 +28,10 @@ def test_a_remedy_is_in_the_table_with_what_it_takes(monkeypatch: pytest.MonkeyP
 
 
 def test_the_table_goes_to_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plans, "README", tmp_path / "README.md")
-    plans.README.write_text("a\n<!-- plans -->\nold\n<!-- end -->\nb\n<!-- end -->\n")
+    monkeypatch.setattr(plans, "PAGE", tmp_path / "planning.md")
+    plans.PAGE.write_text("a\n<!-- plans -->\nold\n<!-- end -->\nb\n<!-- end -->\n")
     rows = [plans.row(PYTHIA, "sft", 1)]
     plans.publish(rows)
-    assert plans.README.read_text() == "\n".join(
+    assert plans.PAGE.read_text() == "\n".join(
         ["a", "<!-- plans -->", *plans.table(rows), "<!-- end -->", "b", "<!-- end -->", ""]
     )

@@ -25,11 +25,11 @@ def test_rows_go_to_their_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     spent = {"work": "PPO", "cpu_seconds": 13.1, "the_least": 9.5, **parts, "products_of_peak": 0.9}
     (tmp_path / "ppo_profile.json").write_text(json.dumps(HEAD | {"rows": [spent]}))
     places = [f"<!-- {name} -->\nold\n<!-- end -->\n" for name in ("speed and memory", "shares")]
-    (tmp_path / "README.md").write_text("before\n" + "between\n".join(places) + "after\n")
+    (tmp_path / "results.md").write_text("before\n" + "between\n".join(places) + "after\n")
     monkeypatch.setattr(table, "HERE", tmp_path)
-    monkeypatch.setattr(table, "README", tmp_path / "README.md")
+    monkeypatch.setattr(table, "PAGE", tmp_path / "results.md")
     table.main()
-    once = (tmp_path / "README.md").read_text()
+    once = (tmp_path / "results.md").read_text()
     assert once.startswith(
         "before\n<!-- speed and memory -->\n\n`python -m benchmarks.dpo`, 2026-11-25, a processor, 2"
     )
@@ -41,7 +41,7 @@ def test_rows_go_to_their_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert once.endswith("<!-- end -->\nafter\n")
     assert "old" not in once
     table.main()
-    assert (tmp_path / "README.md").read_text() == once
+    assert (tmp_path / "results.md").read_text() == once
 
 
 def test_every_script_is_listed() -> None:

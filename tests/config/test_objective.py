@@ -3,7 +3,7 @@ import re
 import pytest
 from omegaconf.errors import OmegaConfBaseException
 
-from rlhf.cli import explain
+from rlhf.cli.main import explain
 from rlhf.config import STAGES, objective
 from rlhf.errors import ConfigError
 from tests.conftest import composed

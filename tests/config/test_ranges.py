@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from transformers import TrainingArguments
 from trl import DPOConfig, RewardConfig, SFTConfig
 
-from rlhf import training
 from rlhf.config import STAGES, RewardTerm, Settings
-from rlhf.config.blame import blame
+from rlhf.config.library_errors import blame
 from rlhf.config.ranges import OURS, REFUSED, TRAINER, Range, require_trainer, require_warmup
 from rlhf.errors import ConfigError, RlhfError
 from rlhf.stages import execute
+from rlhf.training import loop as training
 from tests.conftest import composed
 
 CONFIGS = {"base": TrainingArguments, "sft": SFTConfig, "reward": RewardConfig, "dpo": DPOConfig}

@@ -9,12 +9,12 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from rlhf import ppo
-from rlhf.cli import explain
+from rlhf.cli.main import explain
 from rlhf.config import Input, Normalisation, RewardTerm, Settings
 from rlhf.config.rewards import reward_terms
-from rlhf.content import content
 from rlhf.errors import ConfigError
-from rlhf.parents import Parent
+from rlhf.runs.identity import content
+from rlhf.runs.parents import Parent
 from tests.conftest import composed
 
 

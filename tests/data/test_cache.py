@@ -1,4 +1,7 @@
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pyarrow
@@ -86,3 +89,14 @@ def test_a_key_depends_on_content_settings_and_code(monkeypatch: pytest.MonkeyPa
 def test_the_meta_file_holds_no_rows(tmp_path: Path) -> None:
     cache.table(str(tmp_path), "k", "x", build)
     assert set(json.loads((tmp_path / "k" / cache.META).read_text())) == {"digest", "rows", "told"}
+
+
+def test_what_a_killed_process_left_is_deleted_and_what_others_are_writing_is_not(tmp_path: Path) -> None:
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    kept = [f"{cache.ASIDE}{os.getpid()}-x", f".partial-elsewhere-{gone.pid}-x", ".partial-x"]
+    for name in (*kept, f"{cache.ASIDE}{gone.pid}-x"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / cache.ROWS).touch()
+    cache.table(str(tmp_path), "k", "x", build)
+    assert {path.name for path in tmp_path.iterdir()} == {"k", *kept}

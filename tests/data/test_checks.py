@@ -56,7 +56,7 @@ def test_a_survey_by_hand() -> None:
     assert survey(rows).problems() == [
         "1 of 5 rows (20.0%) repeat an earlier row",
         "1 of 5 rows (20.0%) have chosen and rejected the same",
-        "3 of 5 rows (60.0%) are turned around by another pair",
+        "3 of 5 rows (60.0%) are contradicted by another pair (chosen and rejected swapped)",
         "1 of 5 rows (20.0%) have an empty chosen",
     ]
     assert survey([]) == Survey()
@@ -80,3 +80,4 @@ def test_oddities_are_named() -> None:
     row["rejected"] = [assistant("B"), assistant("C")]
     assert oddities(row) == ["two turns of one role in a row", "completions that differ before the last turn"]
     assert oddities({"prompt": "Q", "completion": "A"}) == []
+    assert oddities({"prompt": "Q", "chosen": "A", "rejected": "B", "margin": -0.5}) == ["a margin below zero"]

@@ -2,8 +2,9 @@ import gzip
 import json
 from pathlib import Path
 
+import pyarrow.parquet
 import pytest
-from datasets import Dataset
+from datasets import Dataset, load_dataset
 
 from rlhf.data.files import read_rows
 from rlhf.errors import DataError
@@ -79,3 +80,22 @@ def test_a_damaged_archive_is_told_by_file(tmp_path: Path, damage: bytes) -> Non
     path.write_bytes(damage)
     with pytest.raises(DataError, match=r"a\.jsonl\.gz: cannot be read"):
         list(read_rows(path))
+
+
+def test_parquet_with_json_inside_is_read_as_the_json_lines_are(tmp_path: Path) -> None:
+    """datasets writes messages that differ in their fields as list<arrow.json>."""
+    talk = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a", "name": "x"}]
+    lines = written(tmp_path / "a.jsonl", "".join(json.dumps({"messages": talk[:n]}) + "\n" for n in (2, 1)))
+    load_dataset("json", data_files=str(lines), split="train", cache_dir=str(tmp_path)).to_parquet(
+        tmp_path / "a.parquet"
+    )
+    assert pyarrow.parquet.read_schema(tmp_path / "a.parquet").field("messages").type.value_type == pyarrow.json_()
+    assert [row for _, row in read_rows(tmp_path / "a.parquet")] == [row for _, row in read_rows(lines)]
+
+
+def test_json_within_structs_and_null_in_parquet(tmp_path: Path) -> None:
+    inner = [pyarrow.array(['{"x": 1}', None, None], pyarrow.json_()), pyarrow.array([2, None, 3])]
+    values = pyarrow.StructArray.from_arrays(inner, ["a", "b"], mask=pyarrow.array([False, True, False]))
+    pyarrow.parquet.write_table(pyarrow.table({"s": values}), tmp_path / "a.parquet")
+    found = [row["s"] for _, row in read_rows(tmp_path / "a.parquet")]
+    assert found == [{"a": {"x": 1}, "b": 2}, None, {"a": None, "b": 3}]

@@ -4,11 +4,12 @@ from pathlib import Path
 import pytest
 
 from rlhf.config import Format, Pairing, Rankings, Ties
-from rlhf.data.formats import FIELDS, KINDS, Converter, detect
+from rlhf.data.formats import FIELDS, KINDS, REPEATED, Converter, detect, kinds_of
 from rlhf.data.readers import opening
 from rlhf.data.rows import RowError
 
 FIXTURES = Path(__file__).parent / "fixtures"
+PAIRING = Pairing(rankings=Rankings.all, ties=Ties.drop, score_ratio=1.0)
 
 
 def user(content: str) -> dict[str, str]:
@@ -24,7 +25,7 @@ def rows_of(name: str) -> list[dict]:
 
 
 def convert(row: dict, layout: Format, kind: str) -> dict:
-    [found] = Converter(kind, Pairing(rankings=Rankings.all, ties=Ties.drop, score_ratio=1.0))(row, layout)
+    [found] = Converter(kind, PAIRING)(row, layout)
     return found
 
 
@@ -64,6 +65,36 @@ LAYOUTS = {
     "tldr": Format.standard,
     "tldr_preference": Format.standard,
     "ultrachat": Format.standard,
+    "pku": Format.pku,
+    "webgpt": Format.webgpt,
+    "stack_exchange": Format.stack_exchange,
+    "stack_exchange_paired": Format.stack_exchange,
+    "orca_pairs": Format.alpaca,
+    "orca_argilla": Format.alpaca,
+    "ultra_interact": Format.alpaca,
+    "hh_processed": Format.hh,
+    "reward_bench_2": Format.reward_bench,
+    "rm_bench": Format.reward_bench,
+    "judgebench": Format.judgebench,
+    "llmbar": Format.llmbar,
+    "pandalm": Format.pandalm,
+    "auto_j": Format.auto_j,
+    "distilabel": Format.distilabel,
+    "distilabel_older": Format.distilabel,
+    "openai_preferences": Format.openai,
+    "helpsteer3_edit": Format.helpsteer_edits,
+    "helpsteer3_edit_quality": Format.helpsteer_edits,
+    "nemo": Format.nemo,
+    "arena_140k": Format.arena,
+    "mt_bench": Format.arena,
+    "swift": Format.alpaca,
+    "swift_pairs": Format.standard,
+    "lmsys_chat": Format.standard,
+    "wildchat": Format.standard,
+    "dolly": Format.alpaca,
+    "alpaca_farm": Format.alpaca_eval,
+    "question_answer": Format.alpaca,
+    "developer": Format.standard,
 }
 
 
@@ -142,6 +173,9 @@ def test_comparisons_read_like_the_demonstrations_of_the_same_posts() -> None:
 
 
 def test_alpaca_joins_input_history_and_system() -> None:
+    assert convert({"instruction": "", "input": "I", "output": "A"}, Format.alpaca, "prompts") == {
+        "prompt": [user("I")]
+    }
     *_, with_input, with_history = rows_of("alpaca")
     read = convert(with_input, Format.alpaca, "demonstrations")
     assert read["prompt"] == [user("Correct the sentence.\n\nHe go home.")]
@@ -172,6 +206,76 @@ def test_a_given_prompt_of_a_text_is_kept() -> None:
     assert convert(row, Format.standard, "demonstrations") == {"prompt": "Once upon", "completion": " a time."}
 
 
+def test_what_stands_beside_a_question_is_part_of_it() -> None:
+    plain, with_context = [convert(row, Format.alpaca, "demonstrations") for row in rows_of("dolly")]
+    assert plain["prompt"] == [user("What is the capital of Peru?")]
+    assert with_context["prompt"] == [user("Which of them is a river?\n\nThe Nile, the Sahara.")]
+    swift = convert(rows_of("swift")[0], Format.alpaca, "demonstrations")
+    assert [turn["role"] for turn in swift["prompt"]] == ["system", "user", "assistant", "user"]
+    orca = convert(rows_of("orca_pairs")[0], Format.alpaca, "preferences")
+    assert [turn["role"] for turn in orca["prompt"]] == ["system", "user"]
+    assert convert(rows_of("developer")[0], Format.standard, "demonstrations") == {
+        "prompt": [{"role": "system", "content": "Be brief."}, user("What is the capital of Peru?")],
+        "completion": [assistant("Lima.")],
+    }
+
+
+def test_a_question_is_not_lost_beside_a_pair_that_begins_alike() -> None:
+    row = {"question": "How many legs has a cat?", "chosen": "The cat has four.", "rejected": "The cat has five."}
+    found = convert(row, detect(row)[0], "preferences")
+    assert found["prompt"] == [user("How many legs has a cat?")]
+    assert found["chosen"] == [assistant("The cat has four.")]
+
+
+@pytest.mark.parametrize("prompt", ["What is it?", [user("What is it?")]])
+def test_a_prompt_that_its_responses_repeat_is_taken_once_and_counted(prompt: str | list) -> None:
+    answers = [" A", " B"] if isinstance(prompt, str) else [[assistant("A")], [assistant("B")]]
+    row = {"prompt": prompt, "chosen": prompt + answers[0], "rejected": prompt + answers[1]}
+    converter = Converter("preferences", PAIRING)
+    assert converter(row, Format.standard) == [{"prompt": prompt, "chosen": answers[0], "rejected": answers[1]}]
+    assert converter.kept == {REPEATED: 1}
+    one = {"prompt": prompt, "chosen": prompt + answers[0], "rejected": answers[1]}  # it may begin one by chance
+    assert convert(one, Format.standard, "preferences") == one
+
+
+@pytest.mark.parametrize(
+    ("row", "column"),
+    [
+        ({"prompt": "Q", "response_a": "A", "response_b": "B", "verdict": "a"}, "response_a"),
+        ({"question": "Q", "answers": {"text": ["A"]}}, "answers"),
+        ({"prompt": "Q", "Answer 1": "A", "vote": 1}, "Answer 1"),
+        ({"prompt": "Q", "completion": "A", "rating": 2}, "rating"),
+        ({"messages": [user("Q"), assistant("A")], "winner": "x"}, "winner"),
+        ({"message_id": "1", "parent_id": None, "text": "Q", "role": "prompter"}, "message_id"),
+    ],
+)
+def test_a_file_is_not_read_as_less_than_it_is(row: dict, column: str) -> None:
+    with pytest.raises(RowError, match=f"field '{column}' looks like a response or a judgement.*data.format"):
+        kinds_of(row, Format.auto, PAIRING)
+    if "question" not in row:
+        assert kinds_of(row, Format.standard, PAIRING)
+
+
+@pytest.mark.parametrize(
+    ("row", "missing"), [({"chosen": "A"}, "rejected"), ({"chosen": None, "rejected": "A"}, "chosen")]
+)
+def test_half_a_pair_is_no_demonstration_and_no_prompt(row: dict, missing: str) -> None:
+    with pytest.raises(RowError, match=f"field '{missing}' is missing beside"):
+        kinds_of({"prompt": "Q"} | row, Format.auto, PAIRING)
+
+
+def test_columns_that_only_look_judged_are_left_to_text_and_to_pairs() -> None:
+    assert kinds_of({"text": "a long text", "score": 2.5, "label": 1}, Format.auto, PAIRING)[0] == "text"
+    assert kinds_of(PAIR | {"winner": "x", "rating": 1}, Format.auto, PAIRING)[0] == "preferences"
+    assert kinds_of({"prompt": "Q", "answer": "5", "samples": []}, Format.auto, PAIRING) == ["prompts"]
+
+
+def test_columns_that_no_reader_looks_at_are_named() -> None:
+    converter = Converter("preferences", PAIRING)
+    converter.read(PAIR | {"id": 1, "source": "s", "margin": 1, "empty": None}, Format.auto)
+    assert list(converter.unread) == ["id"]
+
+
 @pytest.mark.parametrize(
     ("fields", "margin"),
     [
@@ -179,6 +283,7 @@ def test_a_given_prompt_of_a_text_is_kept() -> None:
         ({"score_chosen": 9.0, "score_rejected": 1.5}, 7.5),
         ({"chosen_score": 3, "rejected_score": 1}, 2.0),
         ({"strength": 0.5}, 0.5),
+        ({"chosen-rating": 5, "rejected-rating": 3}, 2.0),
     ],
 )
 def test_margins(fields: dict, margin: float) -> None:

@@ -46,6 +46,28 @@ EXPECTED = {
     "arena_55k": (6, {TIED: 1}, [None], [None]),
     "alpaca_eval_annotations": (6, {TIED: 3}, [1.0, 0.8], [None]),
     "oasst": (18, {NO_RANKING: 6}, [1.0, 2.0, 1.0], [1 / 3, 1 / 3, 1 / 3]),
+    "pku": (4, {}, [None], [None]),
+    "webgpt": (4, {TIED: 1}, [1.0, 1.0], [None]),
+    "stack_exchange": (4, {}, [3.0], [None]),
+    "stack_exchange_paired": (4, {}, [None], [None]),
+    "orca_pairs": (4, {}, [None], [None]),
+    "orca_argilla": (4, {}, [None], [None]),
+    "ultra_interact": (4, {}, [None], [None]),
+    "hh_processed": (4, {}, [None], [None]),
+    "reward_bench_2": (12, {}, [None], [1 / 3, 1 / 3, 1 / 3]),
+    "judgebench": (4, {}, [None], [None]),
+    "llmbar": (4, {}, [None], [None]),
+    "pandalm": (4, {TIED: 2}, [None], [None]),
+    "auto_j": (4, {TIED: 1}, [None], [None]),
+    "distilabel": (4, {}, [3.0], [None]),
+    "distilabel_older": (4, {}, [5.0, 5.0], [None]),
+    "openai_preferences": (4, {}, [None], [None]),
+    "helpsteer3_edit": (4, {}, [None], [None]),
+    "helpsteer3_edit_quality": (4, {}, [None], [None]),
+    "nemo": (12, {}, [1.0, 2.0, 1.0], [1 / 3, 1 / 3, 1 / 3]),
+    "arena_140k": (4, {TIED: 1}, [None], [None]),
+    "mt_bench": (4, {}, [None], [None]),
+    "swift_pairs": (4, {}, [None], [None]),
 }
 
 
@@ -61,12 +83,70 @@ def test_the_pairs_of_a_layout(name: str) -> None:
     assert [chosen for _, chosen in first[:4]] == GOOD
 
 
-@pytest.mark.parametrize("name", [*EXPECTED, "alpaca_ranking_list", "implicit", "implicit_conversations", "parts"])
+MORE = ["alpaca_ranking_list", "implicit", "implicit_conversations", "parts"]
+MORE += ["rm_bench", "swift", "lmsys_chat", "wildchat", "question_answer"]
+
+
+@pytest.mark.parametrize("name", [*EXPECTED, *MORE])
 def test_every_layout_serves_as_demonstrations_and_prompts(name: str) -> None:
     found, _ = read(name, "demonstrations")
     assert next(content(row["completion"]) for row in found if content(row["prompt"]) == ASKED[0]).strip() == "Lima."
     prompts, _ = read(name, "prompts")
     assert {content(row["prompt"]) for row in prompts} >= set(ASKED)
+
+
+def test_every_right_response_is_compared_with_every_wrong_one() -> None:
+    found, left_out = read("rm_bench", rule=pairing(ties=Ties.both))
+    assert (len(found), left_out) == (36, {})
+    assert {content(row["rejected"]) for row in found[:9]} == {"Cusco.", "It is this: Cusco.", "# Answer\nCusco."}
+    assert {row["weight"] for row in found} == {1 / 9}
+
+
+def test_the_safer_response_is_chosen_where_asked() -> None:
+    [row] = Converter("preferences", PLAIN)(rows_of("pku")[0], Format.pku_safer)
+    assert (content(row["chosen"]), content(row["rejected"])) == ("Cusco.", "Lima.")
+
+
+def test_a_vote_on_the_first_turn_is_read_without_the_second() -> None:
+    found, _ = read("mt_bench")
+    assert found[0] == {"prompt": [user(ASKED[0])], "chosen": [assistant("Lima.")], "rejected": [assistant("Cusco.")]}
+    second = rows_of("mt_bench")[0] | {"turn": 2}
+    [row] = Converter("preferences", PLAIN)(second, Format.arena)
+    assert [len(row["prompt"]), len(row["chosen"])] == [1, 3]
+
+
+def test_alpaca_farm_has_an_input() -> None:
+    found, _ = read("alpaca_farm")
+    assert [content(row["prompt"]) for row in found] == [
+        f"Correct the sentence.\n\n{text}" for text in ("He go home.", "She run.")
+    ]
+    assert [content(row["chosen"]) for row in found] == ["He goes home.", "She runs."]
+
+
+LABELS = [(True, False), (1, 0), (1.0, 0.0), ("True", "False"), ("1", "0"), ("desirable", "undesirable")]
+LABELS += [("thumbs_up", "thumbs_down"), ("\N{THUMBS UP SIGN}", "\N{THUMBS DOWN SIGN}"), ("good", "bad"), (1, -1)]
+
+
+@pytest.mark.parametrize("values", LABELS)
+@pytest.mark.parametrize("column", ["label", "kto_tag", "desirable", "thumbs_up"])
+@pytest.mark.parametrize("answer", ["completion", "response", "messages"])
+def test_a_label_is_read_in_every_spelling(values: tuple, column: str, answer: str) -> None:
+    made = [
+        {"messages": [user("q"), assistant(text)]} if answer == "messages" else {"prompt": "q", answer: text}
+        for text in ("good", "bad")
+    ]
+    rows = [row | {column: value} for row, value in zip(made, values, strict=True)]
+    demonstrations, pairs = Converter("demonstrations", PLAIN), Converter("preferences", PLAIN)
+    learned = [content(one["completion"]) for row in rows for one in demonstrations.read(row, Format.auto)]
+    assert (learned, demonstrations.left_out) == (["good"], {BAD: 1})
+    [pair] = [one for row in rows for one in pairs.read(row, Format.auto)]
+    assert (content(pair["chosen"]), content(pair["rejected"])) == ("good", "bad")
+
+
+@pytest.mark.parametrize("value", ["maybe", 2, 0.5, "", None])
+def test_a_label_that_says_neither_is_refused(value: Any) -> None:
+    with pytest.raises(RowError, match="field 'label'"):
+        Converter("demonstrations", PLAIN).read({"prompt": "q", "completion": "a", "label": value}, Format.auto)
 
 
 def test_rankings_give_all_pairs_or_the_best_with_each_or_with_the_worst() -> None:
@@ -143,8 +223,12 @@ def test_a_tree_gives_every_prompt_in_it_and_is_read_without_recursion() -> None
         ("scores", {"scores": [1]}, "field 'scores' must be a list of one number for each of the 3 responses"),
         ("scores", {"responses": ["a", 1, "b"]}, "field 'responses' must be a list of texts"),
         ("shp", {"labels": 2}, "field 'labels' must be 0 or 1, got 2"),
-        ("kto", {"label": 1}, "field 'label' must be true or false, got 1"),
-        ("arena", {"winner": "me"}, "field 'winner' must be model_a, model_b or a tie, got 'me'"),
+        ("kto", {"label": 2}, "field 'label' must say whether the answer is good, as true or false, 1 or 0, got 2"),
+        ("pku", {"better_response_id": 2}, "field 'better_response_id' must be one of 0, 1, got 2"),
+        ("judgebench", {"label": "A=B"}, "field 'label' must be one of a>b, b>a, got 'A=B'"),
+        ("distilabel", {"ratings": [1]}, "field 'ratings' must be a list of one number for each of the 3 generations"),
+        ("reward_bench_2", {"chosen": [1]}, "field 'chosen' must be a list of texts"),
+        ("arena", {"winner": "me"}, "field 'winner' must be model_a, model_b, both_bad or a tie, got 'me'"),
         ("arena_55k", {"prompt": "[]"}, "field 'prompt' must have as many turns"),
         ("alpaca_eval_annotations", {"preference": 3}, "field 'preference' must lie between 1 and 2, got 3"),
         ("oasst", {"prompt": {"text": "q", "replies": 1}}, "field 'prompt.replies' must be a list, got int"),

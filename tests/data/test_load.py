@@ -1,3 +1,4 @@
+import csv
 import json
 import os
 import re
@@ -24,6 +25,11 @@ FIXTURES = Path(__file__).parent / "fixtures"
 PRESETS = json.loads((FIXTURES / "presets.json").read_text(encoding="utf-8"))
 PAIRING = Pairing(rankings=Rankings.all, ties=Ties.drop, score_ratio=1.0)
 PAIRS = [{"prompt": f"Q{n}", "chosen": "yes", "rejected": "no"} for n in range(200)]
+
+
+@pytest.fixture(autouse=True)
+def _nothing_announced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "announced", set())
 
 
 def source(path: Path | str | None, **changes: object) -> Source:
@@ -76,6 +82,14 @@ def test_what_is_held_out_depends_on_seed_and_prompt_alone(tmp_path: Path) -> No
 def test_both_sides_have_a_prompt(tmp_path: Path, holdout: float) -> None:
     path = write(tmp_path / "a.jsonl", PAIRS[:2])
     assert len(read(path, holdout=holdout)) == len(read(path, split="validation", holdout=holdout)) == 1
+
+
+def test_a_whole_file_can_be_held_out(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", PAIRS[:5])
+    assert read(path, split="validation", holdout=1.0).to_list() == read(path, split="test", holdout=1.0).to_list()
+    assert sorted(read(path, split="validation", holdout=1.0)["prompt"]) == [f"Q{n}" for n in range(5)]
+    with pytest.raises(DataError, match=r"data\.holdout=1 holds out every row, so none is left to train on"):
+        read(path, holdout=1.0)
 
 
 def test_one_prompt_cannot_be_divided(tmp_path: Path) -> None:
@@ -154,7 +168,10 @@ def test_optional_fields_missing_in_some_rows_are_null(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("row", "complaint"),
     [
-        ({"prompt": "q", "rejected": "b"}, ":3: field 'chosen' is missing; every preference pair needs prompt"),
+        (
+            {"prompt": "q", "rejected": "b"},
+            ":3: field 'chosen' is missing beside rejected; every preference pair needs",
+        ),
         ({"prompt": "q", "chosen": "b", "rejected": "b"}, ":3: chosen and rejected are the same.*drop_identical=true"),
         ({"prompt": "q", "chosen": "a", "rejected": "b", "margin": 1}, ":3: field 'margin' is a number, in earlier"),
         ({"prompt": "\ud800", "chosen": "a", "rejected": "b"}, ":3: field 'prompt' holds half of a surrogate pair"),
@@ -181,7 +198,7 @@ def test_identical_completions_are_left_out_and_counted_where_told_to(
     path = write(tmp_path / "a.jsonl", [*PAIRS[:4], PAIRS[0] | {"chosen": "no"}])
     read(source(path, drop_identical=True))
     told = shown(capsys)
-    assert "4 rows of preferences from 5 read as standard" in told
+    assert "4 preferences from 5 rows (standard: it has prompt, chosen, rejected)" in told
     assert "left out 1 with chosen and rejected the same" in told
 
 
@@ -206,11 +223,50 @@ def test_nothing_is_told_of_rows_that_are_as_the_settings_say(tmp_path: Path, ca
     read(source(path, format=Format.standard))
     assert shown(capsys) == ""
     read(source(path, format=Format.auto))
-    assert "read as standard, because" in shown(capsys)
+    assert "(standard: it has" in shown(capsys)
 
 
 def shown(capsys: pytest.CaptureFixture) -> str:
     return " ".join(capsys.readouterr().out.split())
+
+
+def test_a_file_is_announced_once_with_what_is_not_read_of_it(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    path = write(tmp_path / "a.jsonl", [row | {"id": n} for n, row in enumerate(PAIRS)])
+    for split in ("train", "validation", "test"):
+        read(path, split=split)
+    told = shown(capsys)
+    assert told.count("200 preferences (standard: it has prompt, chosen, rejected)") == 1
+    assert "; not read: id" in told
+
+
+def test_demonstrations_made_of_pairs_are_told(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    read(write(tmp_path / "a.jsonl", PAIRS), "demonstrations")
+    assert "200 with the chosen response of a pair as the completion" in shown(capsys)
+
+
+def test_conversations_in_csv_are_read_as_in_json_lines(tmp_path: Path) -> None:
+    talk = [{"role": "user", "content": "It's a question, is it not?"}]
+    pairs = [
+        {
+            "prompt": talk,
+            "chosen": [{"role": "assistant", "content": f"a{n}"}],
+            "rejected": [{"role": "assistant", "content": "b"}],
+        }
+        for n in range(2)
+    ] + [
+        {
+            "prompt": [{"role": "user", "content": "q"}],
+            "chosen": [{"role": "assistant", "content": "a"}],
+            "rejected": [{"role": "assistant", "content": "b"}],
+        }
+    ]
+    lines = read(write(tmp_path / "a.jsonl", pairs)).to_list()
+    for name, form in (("json.csv", json.dumps), ("repr.csv", repr)):
+        with (tmp_path / name).open("w", newline="") as file:
+            table = csv.DictWriter(file, list(pairs[0]))
+            table.writeheader()
+            table.writerows({field: form(value) for field, value in row.items()} for row in pairs)
+        assert read(tmp_path / name).to_list() == lines
 
 
 def test_nothing_left_is_an_error(tmp_path: Path) -> None:
@@ -253,7 +309,7 @@ def test_hh_is_read_with_all_its_oddities_and_they_are_counted(capsys: pytest.Ca
     rows = [row for split in ("train", "validation") for row in read(FIXTURES / "hh.jsonl", split=split)]
     assert len(rows) == 9
     told = shown(capsys)
-    assert "9 rows of preferences read as hh, because chosen and rejected are 'Human: / Assistant:'" in told
+    assert "9 preferences (hh: chosen and rejected are 'Human: / Assistant:'" in told
     assert "1 with empty rejected, 1 with two turns of one role in a row, 2 with completions that differ" in told
 
 

@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 
 from rlhf.config import Data
+from rlhf.data import load
+from rlhf.data.checks import survey
 from rlhf.data.overview import all_leaks, tables
 from rlhf.errors import DataError
 from tests.conftest import composed
@@ -25,6 +27,32 @@ def test_a_file_is_the_richest_kind_that_its_first_row_can_be(tmp_path: Path) ->
     assert kind == "demonstrations"
     [(kind, *_)] = tables(data(tmp_path, [{"prompt": "?"}]))
     assert kind == "prompts"
+
+
+def test_one_row_that_lacks_half_of_its_pair_does_not_change_what_a_file_is(tmp_path: Path) -> None:
+    rows = [{"prompt": "0?", "chosen": None, "rejected": "b"}, {"prompt": "1?", "chosen": "a", "rejected": "b"}]
+    given = data(tmp_path, rows)
+    [((kind, *_), table)] = tables(given).items()
+    assert (kind, len(table.rows)) == ("preferences", 1)
+    assert table.told["left_out"] == {"rows that cannot be read": 1}
+    assert "rows.jsonl:1: field 'chosen' is missing beside rejected" in table.told["problem"]
+    with pytest.raises(DataError, match="rows.jsonl:1: field 'chosen' is missing beside rejected"):
+        load(given, "preferences", "train", 0)
+
+
+def test_equal_responses_are_counted_here_and_refused_by_training(tmp_path: Path) -> None:
+    same = {"prompt": "0?", "chosen": "a", "rejected": "a"}
+    given = data(tmp_path, [same, *({"prompt": f"{n}?", "chosen": "a", "rejected": "b"} for n in range(1, 9))])
+    [table] = tables(given).values()
+    assert (len(table.rows), survey(table.rows).identical) == (9, 1)
+    assert all_leaks(given, ["preferences"], 0)[0]["count"] == 0
+    with pytest.raises(DataError, match="rows.jsonl:1: chosen and rejected are the same"):
+        load(given, "preferences", "train", 0)
+
+
+def test_the_reader_names_the_cause_if_no_row_can_be_read(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"rows.jsonl:1: field 'label' must say whether the answer is good"):
+        tables(data(tmp_path, [{"prompt": "?", "completion": "a", "label": "perhaps"}]))
 
 
 def test_what_no_format_reads_is_told_by_its_columns(tmp_path: Path) -> None:

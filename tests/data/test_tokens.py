@@ -11,8 +11,8 @@ from transformers import PreTrainedTokenizerFast
 from trl import DPOConfig, DPOTrainer, RewardConfig, RewardTrainer, SFTConfig, SFTTrainer
 
 from rlhf.data.tokens import Form, tokenised
-from rlhf.models import chat_template
-from rlhf.scratch import new_tokenizer
+from rlhf.modeling.from_scratch import new_tokenizer
+from rlhf.modeling.loading import chat_template
 from tests.data.test_load import FIXTURES, read, source
 
 

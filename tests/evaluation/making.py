@@ -5,11 +5,11 @@ from functools import cache
 from typing import Any
 
 from rlhf.config import CompareStage
-from rlhf.evaluation.answers import Answers
-from rlhf.evaluation.comparison import Comparison
-from rlhf.evaluation.metrics import Estimate
-from rlhf.evaluation.records import OverSeeds, Record
-from rlhf.preference.calibration import Bin
+from rlhf.evaluation.comparison.comparison import Comparison
+from rlhf.evaluation.comparison.records import OverSeeds, Record
+from rlhf.evaluation.responses.answers import Answers
+from rlhf.evaluation.statistics.metrics import Estimate
+from rlhf.evaluation.statistics.reward_calibration import Bin
 from tests.conftest import composed
 
 HOSTILE = [

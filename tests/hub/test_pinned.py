@@ -5,14 +5,15 @@ import pytest
 from datasets import Dataset, disable_progress_bars
 from huggingface_hub import CommitOperationAdd, HfApi
 
-from rlhf import cli, overrides
+from rlhf.cli import main
+from rlhf.cli.overrides import named_by_path
 from rlhf.config import Input, Settings
-from rlhf.content import data_files
 from rlhf.data import load
 from rlhf.errors import HubError
 from rlhf.hub import pinned
 from rlhf.hub.pinned import manifest_at, pin
-from rlhf.parents import find_parent
+from rlhf.runs.identity import data_files
+from rlhf.runs.parents import find_parent
 from tests.conftest import composed
 from tests.hub.server import Hub
 
@@ -115,7 +116,7 @@ def test_data_come_from_a_pinned_commit(hub: Hub) -> None:
     ],
 )
 def test_a_group_takes_a_hub_id(given: str, meant: list[str]) -> None:
-    assert overrides.named_by_path(["stage=sft", given]) == ["stage=sft", *meant]
+    assert named_by_path(["stage=sft", given]) == ["stage=sft", *meant]
 
 
 def test_the_command_line_takes_a_hub_id(
@@ -124,5 +125,5 @@ def test_the_command_line_takes_a_hub_id(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", ["rlhf", "stage=sft", "model=alice/nothing", "experiment=none"])
     with pytest.raises(SystemExit):
-        cli.main()
+        main.main()
     assert capsys.readouterr().err.startswith("rlhf: alice/nothing@main: it is not there")

@@ -7,8 +7,8 @@ import pytest
 
 from rlhf.config import Settings
 from rlhf.config.plan import PlanStage
-from rlhf.planning.outlook import Outlook, look_ahead
-from rlhf.planning.work import Rows
+from rlhf.planning.estimate import Outlook, look_ahead
+from rlhf.planning.workload import Rows
 from tests.conftest import composed
 
 ROWS = {

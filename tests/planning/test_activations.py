@@ -16,10 +16,10 @@ from transformers import (
     Qwen3Config,
 )
 
-from rlhf.memory import Shape
+from rlhf.hardware.memory import Shape
 from rlhf.planning.activations import GATED, OUTSIDE, Pass, at_work, family_of, fused_head, logits, own_head
 from rlhf.preference.head import score
-from rlhf.preference.shared import sharing
+from rlhf.preference.prefix_sharing import sharing
 
 ROWS, LENGTH, RANK = 3, 40, 8
 

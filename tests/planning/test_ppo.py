@@ -7,15 +7,15 @@ import pytest
 
 from rlhf.config import Settings
 from rlhf.errors import ConfigError
-from rlhf.parents import Parent
-from rlhf.planning.outlook import Outlook, look_ahead
+from rlhf.planning.estimate import Outlook, look_ahead
 from rlhf.planning.ppo import shares
-from rlhf.ppo.plan import plan
-from rlhf.ppo.roles import assign
+from rlhf.planning.roles import plan
+from rlhf.ppo.model_roles import assign
+from rlhf.runs.parents import Parent
 from tests.conftest import FAST, TINY, composed
 from tests.planning.conftest import ROWS, plan_of
 from tests.ppo.conftest import tokenizer  # noqa: F401 - a fixture
-from tests.ppo.test_roles import LORA, family, parents  # noqa: F401 - fixtures
+from tests.ppo.test_model_roles import LORA, family, parents  # noqa: F401 - fixtures
 
 Ahead = Callable[..., Outlook]
 Parents = Callable[..., dict[str, Parent]]

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from rlhf.config import Settings
-from rlhf.planning.outlook import Outlook, look_ahead
+from rlhf.planning.estimate import Outlook, look_ahead
 from rlhf.planning.probe import REPEATS, Timer, probe
 from tests.conftest import FAST, TINY, composed
 from tests.planning.conftest import ROWS, plan_of

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from rlhf.planning.outlook import Outlook, look_ahead
+from rlhf.planning.estimate import Outlook, look_ahead
 from rlhf.planning.remedies import first, tried
 from tests.conftest import composed
 from tests.planning.conftest import ROWS, plan_of
@@ -86,7 +86,7 @@ def test_ppo_is_told_of_fewer_responses_and_fewer_tokens(ahead: Ahead) -> None:
 
 
 def test_there_are_no_four_bits_without_a_gpu(ahead: Ahead, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rlhf.memory.available", lambda device: 1000)
+    monkeypatch.setattr("rlhf.hardware.memory.available", lambda device: 1000)
     outlook = ahead("sft", "hardware=cpu", plan=())
     changes = [change for remedy, _ in tried(outlook, plan_of(), ROWS["sft"]) for change in remedy.changes]
     assert "adapter=lora" in changes

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from rlhf.planning import report
-from rlhf.planning.outlook import Outlook
-from rlhf.planning.pace import Pace
+from rlhf.planning.estimate import Outlook
 from rlhf.planning.remedies import tried
+from rlhf.planning.throughput import Pace
 from tests.planning.conftest import ROWS, plan_of
 
 Ahead = Callable[..., Outlook]
@@ -20,7 +20,7 @@ PACE = Pace(0.001, 0.0005, 0.01, 0, "stated: 1000 tokens a second")
 def test_it_fits_into_the_terminal(
     width: int, ahead: Ahead, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    monkeypatch.setattr("rlhf.progress.console.width", width, raising=False)
+    monkeypatch.setattr("rlhf.console.console.width", width, raising=False)
     outlook = ahead("ppo", plan=SMALL)
     report.show(outlook, PACE)
     report.show_remedies("ppo", tried(outlook, plan_of(*SMALL), ROWS["ppo"]))

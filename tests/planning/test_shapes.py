@@ -7,8 +7,8 @@ from omegaconf import OmegaConf
 from transformers import AutoModelForCausalLM
 
 from rlhf.errors import ConfigError, LineageError
-from rlhf.paths import bundled
 from rlhf.planning.shapes import architecture, find
+from rlhf.storage.paths import bundled
 from tests.conftest import composed
 from tests.planning.conftest import plan_of
 

@@ -8,8 +8,8 @@ import torch
 from peft import get_peft_model
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from rlhf import adapters
-from rlhf.planning.outlook import Outlook, look_ahead
+from rlhf.modeling import adapters
+from rlhf.planning.estimate import Outlook, look_ahead
 from rlhf.planning.trained import TOKENIZER
 from tests.conftest import FAST, TINY, composed
 from tests.planning.conftest import ROWS, plan_of
@@ -31,7 +31,7 @@ def test_weights_are_those_of_the_model_that_is_made(adapter: str, stage: str, t
     task = adapters.TaskType.CAUSAL_LM if stage == "sft" else adapters.TaskType.SEQ_CLS
     model = kind.from_config(config, dtype=torch.float32)
     if adapter == "lora":
-        model = get_peft_model(model, adapters.lora(settings.adapter, task))
+        model = get_peft_model(model, adapters.lora(settings.adapter, task, model))
     trained = sum(value.numel() for value in model.parameters() if value.requires_grad)
     [role] = [role for role in outlook.ledger.roles if role.trainable]
     assert role.trainable == trained

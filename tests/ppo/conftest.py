@@ -7,10 +7,10 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification
 
-from rlhf.models import chat_template
+from rlhf.modeling.from_scratch import new_tokenizer
+from rlhf.modeling.loading import chat_template
 from rlhf.ppo import Critic, PPOTrainer, gae, settings, shape_rewards
 from rlhf.ppo.rollout import Rollout, collect, evaluate
-from rlhf.scratch import new_tokenizer
 
 WORDS = ("red", "green", "blue", "cat", "dog", "bird")
 PROMPTS = ["red cat", "green", "blue bird dog", "cat dog red green blue", "bird", "dog dog", "green cat"]
@@ -113,3 +113,19 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
 
 def close(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor], atol: float) -> bool:
     return all(torch.allclose(value, other[name], atol=atol, rtol=0) for name, value in one.items())
+
+
+def model_inputs(rollout: Rollout) -> dict[str, torch.Tensor]:
+    """Inputs for prompts and responses together, (B, P + T). Positions count real tokens, whatever the padding."""
+    mask = torch.cat([rollout.prompt_mask, rollout.mask], dim=1).long()
+    return {
+        "input_ids": torch.cat([rollout.prompt_ids, rollout.response_ids], dim=1),
+        "attention_mask": mask,
+        "position_ids": (mask.cumsum(-1) - 1).clamp(min=0),
+    }
+
+
+def response_logits(model: Any, rollout: Rollout) -> torch.Tensor:
+    """Logits (B, T, V) that predict the response tokens: those at the position before each."""
+    length = rollout.response_ids.shape[1]
+    return model(**model_inputs(rollout), use_cache=False, logits_to_keep=length + 1).logits[:, :-1]

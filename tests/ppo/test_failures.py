@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from rlhf.errors import ConfigError, TrainingError
-from rlhf.generate import sample
+from rlhf.modeling.generation import sample
 from rlhf.ppo import Critic, Diagnosis, PPOTrainer, checkpoint, rollout
 from rlhf.ppo.sentinel import STOPPED
 from tests.ppo.conftest import new_policy, new_reward_model, same, weights

@@ -10,8 +10,8 @@ import torch
 
 from rlhf.errors import TrainingError
 from rlhf.ppo import PPOTrainer
-from rlhf.ppo.ranks import whiten
-from rlhf.ppo.report import Metrics, report
+from rlhf.ppo.distributed import whiten
+from rlhf.ppo.metrics import Metrics, report
 from rlhf.ppo.rollout import Rollout
 from tests.ppo.conftest import close, experience, new_policy, same, weights
 

@@ -8,8 +8,8 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from rlhf.ppo import PPOTrainer, checkpoint
-from rlhf.ppo.rollout import Rollout, model_inputs
-from tests.ppo.conftest import experience, new_policy
+from rlhf.ppo.rollout import Rollout
+from tests.ppo.conftest import experience, model_inputs, new_policy
 
 Trainers = Callable[..., PPOTrainer]
 

@@ -16,20 +16,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from rlhf.config import MissingEOS
 from rlhf.data.render import prompt_ids
 from rlhf.errors import TrainingError
-from rlhf.generate import response_text
+from rlhf.modeling.generation import response_text
+from rlhf.modeling.logprobs import token_logprobs
 from rlhf.ppo import Critic, shape_rewards
-from rlhf.ppo.rollout import (
-    Rollout,
-    collect,
-    evaluate,
-    final_scores,
-    micro_batches,
-    model_inputs,
-    pack,
-    response_logits,
-)
-from rlhf.ppo.tensors import token_logprobs
-from tests.ppo.conftest import PROMPTS, length_reward, new_policy, new_reward_model
+from rlhf.ppo.rollout import Rollout, collect, evaluate, final_scores, micro_batches, pack
+from tests.ppo.conftest import PROMPTS, length_reward, model_inputs, new_policy, new_reward_model, response_logits
 
 CPU = torch.device("cpu")
 

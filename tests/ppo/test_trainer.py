@@ -14,7 +14,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from rlhf.errors import ConfigError, TrainingError
-from rlhf.generate import Sampled, sample
+from rlhf.modeling.generation import Sampled, sample
 from rlhf.ppo import Critic, PPOTrainer, kl
 from rlhf.rewards import Composition, Length, Running, Term
 from tests.ppo.conftest import PROMPTS, length_reward, new_policy, new_reward_model, same, weights

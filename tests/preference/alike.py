@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceC
 from trl import DPOConfig, DPOTrainer, RewardConfig, RewardTrainer
 
 from rlhf.preference.head import FIELDS
-from rlhf.preference.shared import sharing
+from rlhf.preference.prefix_sharing import sharing
 
 VOCABULARY = 40
 SIZES = {
@@ -80,8 +80,14 @@ def arguments(kind: type, steps: int, **options: Any) -> Any:
     return kind(**given | options)
 
 
-def dpo(steps: int, adapter: bool = False, own_reference: bool = True, **options: Any) -> DPOTrainer:
-    model = tiny()
+def dpo(
+    steps: int,
+    adapter: bool = False,
+    own_reference: bool = True,
+    architecture: dict[str, Any] | None = None,
+    **options: Any,
+) -> DPOTrainer:
+    model = tiny(**architecture or {})
     return ReadyDPOTrainer(
         model=model,
         ref_model=None if adapter or not own_reference else copy.deepcopy(model),

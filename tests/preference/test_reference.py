@@ -8,11 +8,11 @@ import pytest
 import torch
 from datasets import Dataset
 
-from rlhf import world
 from rlhf.config import Settings, Strategy
 from rlhf.data.cache import ROWS
+from rlhf.hardware import ranks
 from rlhf.preference.reference import Kept, beside_shards, kept, with_log_probs
-from rlhf.run import Run
+from rlhf.runs.run import Run
 from rlhf.stages import execute
 
 ROWS_GIVEN = Dataset.from_list([{"chosen_ids": [n]} for n in range(5)])
@@ -80,9 +80,9 @@ def test_a_pass_that_fails_leaves_nothing(tmp_path: Path) -> None:
 def test_several_processes_compute_a_part_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two processes of the same code: what the other one has is stood in for."""
     whole = list(Reference()())
-    monkeypatch.setattr(world, "started", lambda: True)
-    monkeypatch.setattr(world, "anywhere", bool)
-    monkeypatch.setattr(world, "gathered", lambda own: [own, whole[1::2]])
+    monkeypatch.setattr(ranks, "started", lambda: True)
+    monkeypatch.setattr(ranks, "anywhere", bool)
+    monkeypatch.setattr(ranks, "gathered", lambda own: [own, whole[1::2]])
     first = asked(lambda: iter(whole[::2]), tmp_path)
     assert torch.tensor(first["ref_chosen_logps"]).equal(torch.arange(5) / -3)
     assert asked(Reference(), tmp_path).to_dict() == first.to_dict()

@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 import torch
 
-from rlhf import models
 from rlhf.config import Settings
 from rlhf.errors import ConfigError, LineageError, ModelError
-from rlhf.parents import find_parents
+from rlhf.modeling import loading
 from rlhf.rewards import Composition, Ensemble, Length, RewardModel, Stored
 from rlhf.rewards.build import Builder, statistics
-from rlhf.run import Run
+from rlhf.runs.parents import find_parents
+from rlhf.runs.run import Run
 from rlhf.stages import execute
 from tests.conftest import composed, tiny_overrides
 from tests.rewards.test_model import new_encoder
@@ -30,7 +30,7 @@ def builder(chain: Path, tmp_path: Path) -> Build:
     def of(*overrides: str) -> Builder:
         settings: Settings = composed(*tiny_overrides("ppo", tmp_path), f"stage.policy={chain}/almanac/sft", *overrides)
         parents = find_parents(settings)
-        return Builder(settings, parents, models.load_tokenizer(parents["policy"], settings.model))
+        return Builder(settings, parents, loading.load_tokenizer(parents["policy"], settings.model))
 
     return of
 
@@ -125,7 +125,7 @@ def test_a_classifier_of_two_outputs_is_told(builder: Build, tmp_path: Path) -> 
 def test_functions_are_imported_before_a_model_is_loaded(
     builder: Build, chain: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(models, "load_reward_model", lambda *_, **__: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(loading, "load_reward_model", lambda *_, **__: pytest.fail("a model was loaded"))
     terms = f"{{a: {{run: {chain}/almanac/reward}}, b: {{function: no_such_module:f}}}}"
     with pytest.raises(ConfigError, match="no_such_module"):
         builder(f"stage.rewards={terms}").reward()
@@ -167,8 +167,8 @@ def test_adapters_on_one_base_are_loaded_beside_each_other(
     """And score as each of them does when it is loaded and merged by itself."""
     apart = [builder(f"stage.rewards={{a: {{run: {run}}}}}").reward()[0](PROMPTS, TEXTS) for run in adapted]
     loaded: list[Any] = []
-    load = models.load_reward_model
-    monkeypatch.setattr(models, "load_reward_model", lambda *a, **k: loaded.append(a) or load(*a, **k))
+    load = loading.load_reward_model
+    monkeypatch.setattr(loading, "load_reward_model", lambda *a, **k: loaded.append(a) or load(*a, **k))
     runs = f"[{adapted[0]}, {adapted[1]}]"
     reward, _ = builder(f"stage.rewards={{sure: {{ensemble: {{runs: {runs}, deviations: 2}}}}}}").reward()
     assert len(loaded) == 1

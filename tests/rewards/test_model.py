@@ -13,7 +13,7 @@ from transformers import (
 
 from rlhf.data.render import prompt_ids
 from rlhf.errors import ModelError
-from rlhf.generate import response_text
+from rlhf.modeling.generation import response_text
 from rlhf.rewards import RewardModel
 
 

@@ -8,9 +8,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rlhf.config import Settings
 from rlhf.errors import ConfigError, DataError, ModelError
-from rlhf.models import chat_template
-from rlhf.run import Run
-from rlhf.scratch import new_tokenizer
+from rlhf.modeling.from_scratch import new_tokenizer
+from rlhf.modeling.loading import chat_template
+from rlhf.runs.run import Run
 from rlhf.stages import execute
 from rlhf.stages.base import blocks
 

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from rlhf import models
 from rlhf.config import Settings
 from rlhf.errors import ConfigError, DataError, LineageError
-from rlhf.evaluation.scoring import trained_on
-from rlhf.parents import Parent
-from rlhf.run import Run
+from rlhf.evaluation.comparison.scoring import trained_on
+from rlhf.modeling import loading as models
+from rlhf.runs.parents import Parent
+from rlhf.runs.run import Run
 from rlhf.stages import execute
 from tests.conftest import composed, tiny_overrides
 

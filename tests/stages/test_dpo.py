@@ -6,12 +6,13 @@ from pathlib import Path
 import pytest
 from trl import DPOTrainer
 
-from rlhf import models, training
 from rlhf.config import Settings
 from rlhf.config.stages import LOSSES
 from rlhf.errors import ConfigError, DataError
-from rlhf.run import Run
+from rlhf.modeling import loading
+from rlhf.runs.run import Run
 from rlhf.stages import execute
+from rlhf.training import loop
 
 
 @pytest.mark.parametrize("adapter", ["none", "lora"])
@@ -39,13 +40,13 @@ def test_pairs_that_trl_cuts_or_leaves_out_are_counted(
 ) -> None:
     """Held against TRL's own rows, which it cuts batch by batch."""
     prepared = {}
-    train = training.train
+    train = loop.train
 
     def spy(trainer: DPOTrainer, run: Run, *rest) -> dict[str, float]:
         prepared[run.directory.name] = {"train": trainer.train_dataset, "validation": trainer.eval_dataset}
         return train(trainer, run, *rest)
 
-    monkeypatch.setattr(training, "train", spy)
+    monkeypatch.setattr(loop, "train", spy)
     for longest in ("null", "36"):
         execute(beside_chain("dpo", f"stage.trainer.max_length={longest}"), tmp_path / longest)
     recorded = {name: Run.open(tmp_path / name).manifest["data"]["preferences"] for name in prepared}
@@ -81,7 +82,7 @@ def test_equal_responses_are_refused(beside_chain: Callable[..., Settings], tmp_
 def test_sharing_where_it_cannot_be_is_refused_before_a_model_is_loaded(
     beside_chain: Callable[..., Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str
 ) -> None:
-    monkeypatch.setattr(models, "_load", None)
+    monkeypatch.setattr(loading, "_load", None)
     overrides = ["stage.shared_prefix=on", "model.attention=eager"]
     with pytest.raises(ConfigError, match="stage.shared_prefix=on cannot be: model.attention=eager cannot be given"):
         execute(beside_chain(stage, *overrides), tmp_path / stage)
@@ -111,7 +112,7 @@ def test_a_smoothed_loss_is_that_of_the_pair_and_of_the_flipped_pair(
         found[run.directory.name] = (trainer._metrics["eval"]["rewards/margins"][-1], loss)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(training, "train", look)
+    monkeypatch.setattr(loop, "train", look)
     for smoothing in (0.0, 0.25):
         one = ["stage.loss=[sigmoid]", "stage.beta=0.5", "stage.trainer.per_device_train_batch_size=1"]
         with pytest.raises(KeyboardInterrupt):

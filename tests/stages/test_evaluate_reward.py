@@ -7,7 +7,7 @@ from transformers import BertConfig, BertForSequenceClassification, PreTrainedTo
 
 from rlhf.config import Settings
 from rlhf.errors import ModelError
-from rlhf.run import Run
+from rlhf.runs.run import Run
 from rlhf.stages import execute
 from tests.conftest import composed, tiny_overrides
 
@@ -74,6 +74,18 @@ def test_a_classifier_with_a_tokenizer_of_its_own(evaluate: Configure, tmp_path:
     assert "scores/mean" not in final
     assert any("without stage.policy" in note for note in found["notes"])
     assert found["calibration"]["fitted_on"].startswith("every second prompt")  # one file has no test split
+
+
+def test_a_whole_file_is_judged(evaluate: Configure, tmp_path: Path) -> None:
+    rows = [{"prompt": f"q{i}", "chosen": f" good {i}", "rejected": f" evil {i}"} for i in range(20)]
+    (tmp_path / "pairs.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    settings = evaluate(encoder(tmp_path / "bert"), f"data.path={tmp_path}/pairs.jsonl", "data.holdout=1")
+    execute(settings, tmp_path / "card")
+    found = json.loads((tmp_path / "card" / "metrics.json").read_text())
+    assert set(found["baselines"]) == {"longer wins"}
+    assert any("no TF-IDF baseline" in note for note in found["notes"])
+    recorded = Run.open(tmp_path / "card").manifest["data"]["preferences"]
+    assert {split: one["rows"] for split, one in recorded.items()} == {"validation": 20, "test": 20}
 
 
 def test_conversations_are_read_by_a_classifier_with_a_plain_template(evaluate: Configure, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from rlhf.config import Settings
 from rlhf.errors import DataError
-from rlhf.run import Run
+from rlhf.runs.run import Run
 from rlhf.stages import execute
 from tests.data.test_load import FIXTURES, write
 
@@ -36,7 +36,7 @@ def test_the_embedded_data(inspected: Callable[..., dict], tmp_path: Path, capsy
     assert run.manifest["metrics"]["leaks"] == 0
     told = capsys.readouterr().out
     assert "there is no model at" in told
-    assert "No leak: none of" in told
+    assert "No overlap between train and held-out prompts." in told
 
 
 def test_tokens_are_counted_where_there_is_a_model(chain: Path, inspected: Callable[..., dict], tmp_path: Path) -> None:
@@ -114,3 +114,24 @@ def test_packages_that_are_missing_are_named(inspected: Callable[..., dict], mon
     monkeypatch.setitem(__import__("sys").modules, "py3langid", None)
     [one] = inspected(f"data.path={FIXTURES / 'hh.jsonl'}", "stage.examples=0")["sheets"]
     assert one["sheet"]["near_duplicates"] == one["sheet"]["languages"] == "not looked for: pip install 'rlhf[inspect]'"
+
+
+def test_the_sheet_fits_into_80_columns_and_shows_what_is_wrong(
+    inspected: Callable[..., dict], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    rows = [{"prompt": f"{n}?", "chosen": "a " * (n + 1), "rejected": "b", "id": n} for n in range(9)]
+    rows += [{"prompt": "9?", "chosen": "b", "rejected": "b"}, {"prompt": "10?", "chosen": None, "rejected": "b"}]
+    monkeypatch.setattr("rlhf.console.console.width", 80)
+    [one] = inspected(f"data.path={write(tmp_path / 'a.jsonl', rows)}")["sheets"]
+    assert (one["sheet"]["rows"], one["sheet"]["identical"]) == (10, 1)
+    told = capsys.readouterr().out
+    lines = told.splitlines()
+    assert any(
+        line.split("│")[1].strip() == "chosen = rejected" and "1 (10.0%)" in line for line in lines if "│" in line
+    )
+    assert max(map(len, lines)) <= 80
+    bars = [line for line in lines if "█" in line]
+    assert bars
+    assert all("<" in line for line in bars)  # a bar stands beside its count
+    assert "columns not read" in told
+    assert "first row that cannot be read" in told

@@ -13,10 +13,10 @@ import pytest
 
 from rlhf.config import Settings
 from rlhf.data import load
-from rlhf.errors import ConfigError, DataError, LineageError
-from rlhf.run import Run
+from rlhf.errors import ConfigError, DataError, LineageError, RunError
+from rlhf.runs.run import Run
 from rlhf.stages import execute
-from tests.conftest import composed, tiny_overrides
+from tests.conftest import composed, manifest, tiny_overrides
 
 Configure = Callable[..., Settings]
 PROMPTS = [[{"role": "user", "content": f"What is {i}?"}] for i in range(8)]
@@ -27,11 +27,7 @@ def write_sample(place: Path, responses: Callable[[int], list[str]]) -> None:
     place.mkdir(parents=True)
     lines = [json.dumps({"prompt": prompt, "responses": responses(i)}) for i, prompt in enumerate(PROMPTS)]
     (place / "responses.jsonl").write_text("\n".join(lines) + "\n")
-    manifest = {
-        "stage": "sample", "status": "finished", "weights": None, "output": "digest", "parents": {}, "metrics": {},
-        "finished": "2026-01-01T00:00:00+00:00", "seconds": 1.0, "seed": 0, "name": "almanac",
-    }  # fmt: skip
-    (place / "run.json").write_text(json.dumps(manifest))
+    (place / "run.json").write_text(json.dumps(manifest("sample", output="digest")))
 
 
 @pytest.fixture
@@ -93,7 +89,7 @@ def test_two_runs_meet_and_one_wins(label: Configure, tmp_path: Path) -> None:
 
 
 def test_a_judge_by_another_way_is_the_same_run(label: Configure) -> None:
-    from rlhf.content import content
+    from rlhf.runs.identity import content
 
     one = label("judge=endpoint", "judge.model=m", "judge.timeout=1")
     other = label("judge=endpoint", "judge.model=m", "judge.timeout=9", "judge.workers=1")
@@ -197,6 +193,12 @@ def test_people_label_with_a_kill_in_the_middle_and_nothing_lost(session, tmp_pa
     first.kill()
     assert not (tmp_path / "almanac" / "label").exists()
 
+    answers = tmp_path / "almanac" / ".label.partial" / "resume" / "answers.jsonl"
+    before = answers.read_text()
+    with pytest.raises(RunError, match="an interrupted run with answers.jsonl is here: resume=true continues it"):
+        execute(composed("stage=label", f"checkpoints={tmp_path}", "hardware=cpu"), tmp_path / "almanac" / "label")
+    assert answers.read_text() == before
+
     second = session("resume=true")
     again = second.call("/state")
     assert (again["answered"], again["pair"]["id"]) == (3, state["pair"]["id"])
@@ -241,7 +243,8 @@ def test_ctrl_c_keeps_what_was_answered(session, tmp_path: Path) -> None:
     page.call("/answer", {"pair": state["pair"]["id"], "verdict": "left"})
     os.kill(page.process.pid, signal.SIGINT)
     assert page.end() == 130
-    assert "resume=true continues" in page.told
+    assert "label has answers.jsonl, and this continues from it: python -m rlhf stage=label" in page.told
+    assert page.told.rstrip().endswith("resume=true")
     time.sleep(0.1)
     answers = tmp_path / "almanac" / ".label.partial" / "resume" / "answers.jsonl"
     assert len(answers.read_text().splitlines()) == 1

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from rlhf import cli
+from rlhf.cli import main
 from tests.conftest import FAST, TINY
 
 QUICK = ("stage.probe_seconds=1",)
@@ -13,7 +13,7 @@ QUICK = ("stage.probe_seconds=1",)
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
     monkeypatch.setattr("sys.argv", ["rlhf", *arguments])
-    cli.main()
+    main.main()
 
 
 @pytest.fixture(autouse=True)
@@ -24,7 +24,7 @@ def _no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("weights are read")
 
     monkeypatch.setattr("transformers.PreTrainedModel.from_pretrained", refuse)
-    monkeypatch.setattr("rlhf.models._load", refuse)
+    monkeypatch.setattr("rlhf.modeling.loading._load", refuse)
 
 
 def test_the_progression_is_planned_before_any_of_it_runs(

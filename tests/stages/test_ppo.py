@@ -12,9 +12,9 @@ from safetensors.torch import load_file
 
 from rlhf.config import Settings
 from rlhf.errors import ConfigError, LineageError, ModelError, TrainingError
-from rlhf.generate import sample
+from rlhf.modeling.generation import sample
 from rlhf.ppo import PPOTrainer
-from rlhf.run import Run
+from rlhf.runs.run import Run
 from rlhf.stages import execute
 from tests.conftest import composed, tiny_overrides
 from tests.rewards.test_model import new_encoder

@@ -18,9 +18,9 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from rlhf.config import Settings
 from rlhf.errors import ConfigError, HubError, LineageError, RunError
-from rlhf.manifest import read_manifest
-from rlhf.run import Run, runs
+from rlhf.runs.run import Run, runs
 from rlhf.stages import execute
+from rlhf.storage.manifest import read_manifest
 from tests.conftest import composed, tiny_overrides
 from tests.hub.server import Hub, front_matter
 
@@ -104,7 +104,7 @@ def test_a_stranger_who_knows_transformers_alone_loads_it(
     )  # fmt: skip
     assert found.returncode == 0, found.stderr[-2000:]
 
-    from rlhf.hub.snippets import ANSWER, QUESTION
+    from rlhf.publishing.snippets import ANSWER, QUESTION
 
     folder = aligned / "almanac" / "ppo" / "model"
     tokenizer, policy = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder)
@@ -334,7 +334,7 @@ def test_a_full_disk_while_fetching_back(publish: Publish, hub: Hub, monkeypatch
     def full(*_: object, **__: object) -> str:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("rlhf.hub.verify.snapshot_download", full)
+    monkeypatch.setattr("rlhf.publishing.verify.snapshot_download", full)
     with pytest.raises(RunError, match="the disk is full while writing .*publish: free some space"):
         publish(f"stage.repo={REPO}")
     assert hub.repos["models", REPO].tags == {}

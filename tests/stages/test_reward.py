@@ -7,17 +7,18 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
-from rlhf import models, training
 from rlhf.config import Input, Settings
 from rlhf.data import load
 from rlhf.data.render import question
 from rlhf.errors import ConfigError, DataError
-from rlhf.generate import generate
-from rlhf.parents import find_parent
+from rlhf.modeling import loading
+from rlhf.modeling.generation import generate
 from rlhf.preference.losses import bradley_terry
 from rlhf.rewards import RewardModel
-from rlhf.run import Run
+from rlhf.runs.parents import find_parent
+from rlhf.runs.run import Run
 from rlhf.stages import execute
+from rlhf.training import loop
 
 
 def test_it_loads_with_transformers_alone_and_its_metrics_are_what_it_scores(
@@ -57,13 +58,13 @@ def test_the_head_of_an_adapter_is_saved_with_it(beside_chain: Callable[..., Set
     settings = beside_chain("reward", "adapter=lora", "adapter.dropout=0.0", "stage.trainer.learning_rate=0.1")
     execute(settings, tmp_path / "reward")
     parent = find_parent("reward", Input(str(tmp_path / "reward"), ("reward",)), settings)
-    tokenizer = models.load_tokenizer(parent, settings.model)
+    tokenizer = loading.load_tokenizer(parent, settings.model)
     texts = ["Lima.", "I do not know.", "Paris is nice."]
     prompts = [[{"role": "user", "content": "What is the capital of Peru?"}]] * 3
     scores = []
     for seed in (1, 2):
         torch.manual_seed(seed)
-        model = models.load_reward_model(parent, settings.model, tokenizer)
+        model = loading.load_reward_model(parent, settings.model, tokenizer)
         scores.append(RewardModel(model, tokenizer, max_length=128)(prompts, texts))
     assert scores[0] == scores[1]
 
@@ -72,18 +73,18 @@ def test_head_and_adapter_come_back_to_the_bit(
     beside_chain: Callable[..., Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trained = {}
-    save = models.save
+    save = loading.save
 
     def keep(model, *others) -> None:
         trained.update({name: value.clone() for name, value in model.state_dict().items()})
         save(model, *others)
 
-    monkeypatch.setattr(models, "save", keep)
+    monkeypatch.setattr(loading, "save", keep)
     settings = beside_chain("reward", "adapter=lora", "stage.trainer.learning_rate=0.1")
     execute(settings, tmp_path / "reward")
     parent = find_parent("policy", Input(settings.stage.policy, ("sft",)), settings)
-    tokenizer = models.load_tokenizer(parent, settings.model)
-    worn = models.load_members(parent, [tmp_path / "reward" / "model"], settings.model, tokenizer)
+    tokenizer = loading.load_tokenizer(parent, settings.model)
+    worn = loading.load_members(parent, [tmp_path / "reward" / "model"], settings.model, tokenizer)
     found = {re.sub(r"(lora_[AB]|modules_to_save)\.0", r"\1.default", name): v for name, v in worn.state_dict().items()}
     ours = {name: value for name, value in trained.items() if "lora" in name or "score.modules_to_save" in name}
     assert any("score" in name for name in ours)
@@ -123,7 +124,7 @@ def test_a_leak_between_train_and_held_out_is_refused(beside_chain: Callable[...
 def test_margins_that_are_not_there_are_missed_before_a_model_is_loaded(
     beside_chain: Callable[..., Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(models, "load_reward_model", None)
+    monkeypatch.setattr(loading, "load_reward_model", None)
     with pytest.raises(DataError, match=r"stage.margin=true, but the train pairs .* have no margin: give every row"):
         execute(beside_chain("reward", "stage.margin=true"), tmp_path / "reward")
     assert list(tmp_path.iterdir()) == []
@@ -155,7 +156,7 @@ def test_what_the_trainer_refuses_is_told(
 def test_a_wrong_argument_is_told_before_a_model_is_loaded(
     beside_chain: Callable[..., Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(models, "load_reward_model", None)
+    monkeypatch.setattr(loading, "load_reward_model", None)
     with pytest.raises(ConfigError, match="stage.trainer.learning_rate must be a number, got 'fast'"):
         execute(beside_chain("reward", "stage.trainer.learning_rate=fast"), tmp_path / "reward")
 
@@ -246,11 +247,11 @@ def test_an_ensemble_over_one_base(beside_chain: Callable[..., Settings], tmp_pa
     for run in (first, second):
         parent = find_parent("reward", Input(str(run.directory), ("reward",)), settings)
         parents.append(parent)
-        tokenizer = models.load_tokenizer(parent, settings.model)
-        scorer = RewardModel(models.load_reward_model(parent, settings.model, tokenizer), tokenizer, max_length=128)
+        tokenizer = loading.load_tokenizer(parent, settings.model)
+        scorer = RewardModel(loading.load_reward_model(parent, settings.model, tokenizer), tokenizer, max_length=128)
         found.append(scorer(rows["prompt"], rows["text_chosen"]))
         assert run.manifest["metrics"]["scores/std"] > 0
-    worn = models.load_adapted(parents, settings.model, tokenizer)  # as PPO loads an ensemble
+    worn = loading.load_adapted(parents, settings.model, tokenizer)  # as PPO loads an ensemble
     assert set(worn.peft_config) == {"0", "1"}
     mean = [(a + b) / 2 for a, b in zip(*found, strict=True)]
     assert mean == pytest.approx(rows["scores_chosen"], abs=1e-4)
@@ -261,7 +262,7 @@ def test_an_interrupted_ensemble_goes_on_with_the_member_it_was_at(
 ) -> None:
     own = ("adapter=lora", "stage.ensemble=2", "stage.trainer.save_steps=1")
     execute(beside_chain("reward", *own), tmp_path / "whole")
-    train, trained = training.train, []
+    train, trained = loop.train, []
 
     def interrupted(*parts, **options) -> dict:
         trained.append(options["before"])
@@ -269,7 +270,7 @@ def test_an_interrupted_ensemble_goes_on_with_the_member_it_was_at(
             raise KeyboardInterrupt
         return train(*parts, **options)
 
-    monkeypatch.setattr(training, "train", interrupted)
+    monkeypatch.setattr(loop, "train", interrupted)
     with pytest.raises(KeyboardInterrupt):
         execute(beside_chain("reward", *own), tmp_path / "reward")
     execute(beside_chain("reward", *own, "resume=true"), tmp_path / "reward")

@@ -7,7 +7,7 @@ import pytest
 from rlhf.config import Settings
 from rlhf.data import load
 from rlhf.errors import LineageError
-from rlhf.run import Run
+from rlhf.runs.run import Run
 from rlhf.stages import execute
 from tests.conftest import composed, tiny_overrides
 

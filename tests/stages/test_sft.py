@@ -7,14 +7,15 @@ import torch
 from transformers import AutoModelForCausalLM
 from trl import SFTConfig, SFTTrainer
 
-from rlhf import models, training
 from rlhf.config import Input, Settings
 from rlhf.data import load
 from rlhf.data.tokens import Form
 from rlhf.errors import DataError
-from rlhf.parents import find_parent
-from rlhf.run import Run
+from rlhf.modeling import loading
+from rlhf.runs.parents import find_parent
+from rlhf.runs.run import Run
 from rlhf.stages import execute
+from rlhf.training import loop
 
 
 def test_it_records_where_it_comes_from(chain: Path) -> None:
@@ -33,8 +34,8 @@ def test_lora_saves_the_adapter_alone_and_loads_merged(
     run = Run.open(tmp_path / "sft")
     assert {path.name for path in run.model.glob("*.safetensors")} == {"adapter_model.safetensors"}
     parent = find_parent("policy", Input(str(tmp_path / "sft"), ("sft",)), settings)
-    tokenizer = models.load_tokenizer(parent, settings.model)
-    merged = models.load_policy(parent, settings.model, tokenizer)
+    tokenizer = loading.load_tokenizer(parent, settings.model)
+    merged = loading.load_policy(parent, settings.model, tokenizer)
     base = AutoModelForCausalLM.from_pretrained(chain / "almanac" / "base" / "model")
     ids = torch.tensor([tokenizer("Which city is the capital of Peru?")["input_ids"]])
     assert not torch.allclose(merged(ids).logits, base(ids).logits, atol=1e-3)
@@ -45,12 +46,12 @@ def test_text_of_the_prompt_costs_nothing(chain: Path, beside_chain: Callable[..
     """The loss counts completions alone: the labels of the prompt are -100."""
     settings = beside_chain("sft")
     parent = find_parent("policy", Input(f"{chain}/almanac/base", ("base",)), settings)
-    tokenizer = models.load_tokenizer(parent, settings.model)
+    tokenizer = loading.load_tokenizer(parent, settings.model)
     run = Run.start(tmp_path / "sft", settings)
     rows = load(settings.data, "demonstrations", "train", 0).select_columns(["prompt", "completion"])
     trainer = SFTTrainer(
-        model=models.load_policy(parent, settings.model, tokenizer),
-        args=training.arguments(SFTConfig, settings, run, completion_only_loss=True),
+        model=loading.load_policy(parent, settings.model, tokenizer),
+        args=loop.arguments(SFTConfig, settings, run, completion_only_loss=True),
         train_dataset=rows,
         processing_class=tokenizer,
     )
@@ -68,13 +69,13 @@ def test_rows_that_trl_cuts_or_leaves_out_are_counted(
 ) -> None:
     """Held against TRL's own rows: their lengths where nothing is cut, their number where 36 tokens are the most."""
     prepared = {}
-    train = training.train
+    train = loop.train
 
     def spy(trainer: SFTTrainer, run: Run, *rest) -> dict[str, float]:
         prepared[run.directory.name] = {"train": trainer.train_dataset, "validation": trainer.eval_dataset}
         return train(trainer, run, *rest)
 
-    monkeypatch.setattr(training, "train", spy)
+    monkeypatch.setattr(loop, "train", spy)
     for longest in ("null", "36"):
         execute(beside_chain("sft", f"stage.trainer.max_length={longest}"), tmp_path / longest)
     recorded = {name: Run.open(tmp_path / name).manifest["data"]["demonstrations"] for name in prepared}
@@ -101,14 +102,14 @@ def test_rows_that_are_joined_before_they_are_cut_are_not_counted(
     beside_chain: Callable[..., Settings], tmp_path: Path, strategy: str, cut: bool
 ) -> None:
     settings = beside_chain("sft", "stage.trainer.max_length=36")
-    tokenizer = models.load_tokenizer(
+    tokenizer = loading.load_tokenizer(
         find_parent("policy", settings.stage.inputs()["policy"], settings), settings.model
     )
     rows = {"train": load(settings.data, "demonstrations", "train", 0)}
     run = Run.start(tmp_path / "sft", settings)
     run.record_data("demonstrations", "train", rows["train"])
     args = SimpleNamespace(packing=True, packing_strategy=strategy, max_length=36)
-    training.tokenised(run, settings, rows, Form.completions, tokenizer, args)
+    loop.tokenised(run, settings, rows, Form.completions, tokenizer, args)
     assert (omissions(run.manifest["data"]["demonstrations"]["train"]) != (0, 0)) is cut
     run.finish({})
 

@@ -1,5 +1,6 @@
 import io
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,10 +8,10 @@ import pytest
 from rich.console import Console
 
 from rlhf.config import Settings
-from rlhf.run import Run, runs
+from rlhf.runs.run import Run, runs
 from rlhf.stages import execute
 from rlhf.stages.status import next_command, tree
-from tests.conftest import composed
+from tests.conftest import composed, manifest
 
 
 def test_nothing_is_trained_yet(settings_of_status: Callable, capsys: pytest.CaptureFixture) -> None:
@@ -82,9 +83,38 @@ def test_an_interrupted_run_is_shown(
     settings_of_status: Callable, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     (tmp_path / "almanac" / ".sft.partial").mkdir(parents=True)
-    manifest = {"status": "interrupted", "reason": "interrupted from the keyboard"}
-    (tmp_path / "almanac" / ".sft.partial" / "run.json").write_text(json.dumps(manifest))
+    told = manifest("sft", status="interrupted", reason="interrupted from the keyboard")
+    (tmp_path / "almanac" / ".sft.partial" / "run.json").write_text(json.dumps(told))
     execute(settings_of_status(tmp_path), Path("unused"))
     shown = " ".join(capsys.readouterr().out.split())
     assert "not finished" in shown
     assert "interrupted from the keyboard" in shown
+
+
+@pytest.mark.parametrize("written", ["{", "[]", "{}", '{"stage": "sft"}', "status"])
+def test_a_run_json_that_cannot_be_read_is_listed_and_the_others_are_shown(
+    chain: Path, settings_of_status: Callable, tmp_path: Path, capsys: pytest.CaptureFixture, written: str
+) -> None:
+    shutil.copytree(chain / "almanac" / "sft", tmp_path / "almanac" / "sft")
+    if written == "status":
+        written = json.dumps(manifest("sft", status="interrupted"))
+    for place in ("mine/sft", "mine/.dpo.partial"):
+        (tmp_path / place).mkdir(parents=True)
+        (tmp_path / place / "run.json").write_text(written)
+    execute(settings_of_status(tmp_path), Path("unused"))
+    shown = " ".join(capsys.readouterr().out.split())
+    assert f"unreadable: {tmp_path}/mine/sft" in shown
+    assert "seed 0" in shown
+    assert "Next: python -m rlhf" in shown
+
+
+def test_an_interrupted_run_says_what_it_is_resumed_from(
+    settings_of_status: Callable, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    work = tmp_path / "almanac" / ".sft.partial"
+    (work / "resume" / "checkpoint-424").mkdir(parents=True)
+    (work / "resume" / "checkpoint-424" / "digests.json").touch()
+    (work / "run.json").write_text(json.dumps(manifest("sft", status="running")))
+    execute(settings_of_status(tmp_path), Path("unused"))
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "(killed, or still running; resume=true continues from checkpoint-424)" in shown

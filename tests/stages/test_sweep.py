@@ -1,4 +1,4 @@
-"""stage=sweep as a stage; tests/test_sweep.py runs sweeps themselves."""
+"""stage=sweep as a stage; tests/cli/test_sweep.py runs sweeps themselves."""
 
 import json
 from collections.abc import Callable
@@ -8,10 +8,10 @@ import pytest
 
 from rlhf.config import Settings
 from rlhf.errors import LineageError
-from rlhf.run import Run
+from rlhf.runs.run import Run
 from rlhf.stages import execute
 from tests.conftest import composed
-from tests.evaluation.test_jobs import member
+from tests.evaluation.sweeps.test_jobs import member
 
 
 @pytest.fixture

@@ -1,0 +1,77 @@
+"""Several jobs on one machine: how many at once, and what of its cores and GPUs each of them may take.
+
+A launcher's preset says how many (conf/launcher/). A job takes one of so many locked files, and with it its share; the
+operating system gives it back when the process is gone, however it ended.
+"""
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from filelock import lock_descriptor
+
+JOBS_AT_ONCE = "RLHF_JOBS"  # set by conf/launcher/, in each job; absent: one after the other, in this process
+WAIT = 0.5  # seconds between two looks for a free slot
+_GPUS = "CUDA_VISIBLE_DEVICES"
+_taken: dict[str, tuple[int, IO]] = {}  # a process keeps its slot from job to job: CUDA cannot change its device
+
+
+@contextmanager
+def one(folder: Path) -> Iterator[int | None]:
+    """Hold a slot of the sweep whose records are in ``folder``; yields threads for this job, None: as it likes."""
+    count = at_once()
+    if count is None:
+        yield None
+        return
+    number = _claim(folder, count)
+    devices = gpus()
+    if len(devices) > 1:
+        os.environ[_GPUS] = devices[number % len(devices)]
+    yield share(count)
+
+
+def at_once() -> int | None:
+    """How many jobs run at once on this machine; None where they run one after the other."""
+    text = os.environ.get(JOBS_AT_ONCE)
+    if text is None:
+        return None
+    return cores() if int(text) < 1 else int(text)
+
+
+def cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def share(count: int) -> int:
+    """Threads of each of ``count`` jobs, at least one, and no more than OMP_NUM_THREADS where the user has set it."""
+    own = max(1, cores() // count)
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    return min(own, int(asked)) if asked.isdigit() and int(asked) else own
+
+
+def gpus() -> list[str]:
+    """The devices that this process may see, as CUDA_VISIBLE_DEVICES names them. Looking starts no CUDA."""
+    given = os.environ.get(_GPUS)
+    if given is not None:
+        return [name for name in given.split(",") if name]
+    import torch
+
+    return [str(number) for number in range(torch.cuda.device_count())]
+
+
+def _claim(folder: Path, count: int) -> int:
+    key = str(folder.resolve())
+    if key in _taken:
+        return _taken[key][0]
+    folder.mkdir(parents=True, exist_ok=True)
+    while True:
+        for number in range(count):
+            file = (folder / f"slot-{number}").open("w")
+            if lock_descriptor(file.fileno(), blocking=False):
+                _taken[key] = number, file
+                return number
+            file.close()
+        time.sleep(WAIT)

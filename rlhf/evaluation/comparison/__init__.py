@@ -1,0 +1,1 @@
+"""Compare the stages of a chain."""

@@ -1,0 +1,199 @@
+"""From answers and scores to one table: a row of metrics for each model, with intervals."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from rlhf.config import CompareStage
+from rlhf.data.render import Prompt
+from rlhf.evaluation.comparison.records import OverSeeds, Record
+from rlhf.evaluation.judges import judge as judges
+from rlhf.evaluation.judges.votes import Compared, by_judge, by_scores, length_controlled
+from rlhf.evaluation.responses.answers import Answers, by_prompt
+from rlhf.evaluation.responses.instructions import followed
+from rlhf.evaluation.statistics.calibration import answer_probabilities, calibration_error, reliability
+from rlhf.evaluation.statistics.metrics import (
+    Estimate,
+    agreement,
+    agreement_between,
+    bits_per_byte,
+    distinct,
+    estimate,
+    estimate_share,
+    perplexity,
+    win_rate,
+)
+from rlhf.evaluation.statistics.reward_calibration import Bin
+from rlhf.rewards import RewardFunction, checked
+
+Row = Mapping[str, Any]  # a prompt with what is known about it: task, format, held_out, group
+Judge = Callable[[Prompt, str], Any]  # a completion's named checks: a dataclass whose bool fields are counted
+Mean = Callable[[Sequence[Sequence[float]]], Estimate]
+Metrics = dict[str, float | Estimate]
+
+# By which column of the prompts a metric is also told apart: what is asked for, in which form, what of it is new.
+SPLITS = {"gold": ("task", "held_out"), "correct": ("task", "held_out"), "format_followed": ("format",)}
+
+
+@dataclass
+class Comparison:
+    """``metrics``: model -> name -> a number or an estimate. ``notes`` say what a reader must know to read them.
+
+    ``previous``: model -> the column that it was trained from. ``records``: model, or ``reward``, -> its run.
+    ``reliability``: of the reward model on held-out pairs. ``paths``: title -> PPO runs for the frontier.
+    """
+
+    stage: CompareStage
+    prompts: list[Row]
+    answers: dict[str, Answers]
+    metrics: dict[str, Metrics]
+    notes: list[str]
+    seed: int
+    previous: dict[str, str | None] = field(default_factory=dict)
+    records: dict[str, Record] = field(default_factory=dict)
+    paths: dict[str, Record] = field(default_factory=dict)
+    reliability: list[Bin] = field(default_factory=list)
+    seeds: OverSeeds | None = None
+
+
+def score(answers: Answers, name: str, reward: RewardFunction, prompts: Sequence[Prompt]) -> None:
+    """Add the scores of ``reward`` to the answers. The prompt is the one that was meant, chat template or not."""
+    samples = len(answers.texts[0])
+    flat = [text for texts in answers.texts for text in texts]
+    scores = checked(reward([prompt for prompt in prompts for _ in range(samples)], flat), flat)
+    answers.scores[name] = by_prompt(scores, samples)
+
+
+def prefer(
+    answers: Answers, against: Answers, judge: judges.Judge, prompts: Sequence[Prompt], limit: int | None = None
+) -> None:
+    """Add a judge's preferences between the answers and those of another model; they give win rates as scores do."""
+    answers.preferences[against.name] = by_judge(judge, prompts, answers.texts, against.texts, limit)
+
+
+def measure(
+    answers: Answers,
+    rows: Sequence[Row],
+    reference: Answers,
+    stage: CompareStage,
+    seed: int,
+    judge: Judge | None,
+    previous: Answers | None = None,
+) -> Metrics:
+    """The metrics of one model. Those of the gold reward are there where ``answers`` hold its scores."""
+
+    def mean(groups: Sequence[Sequence[float]]) -> Estimate:
+        return estimate(groups, stage.bootstrap, seed)
+
+    found: Metrics = {name: mean(scores) for name, scores in answers.scores.items()}
+    if answers is not reference:
+        found |= against(answers, reference, "win_rate", stage, seed)
+    if previous is not None:
+        found |= against(answers, previous, "win_rate_previous", stage, seed)
+    if answers.kl is not None:
+        found["kl"] = mean(answers.kl)
+    found["ends"] = mean(answers.ended)
+    found["length"] = mean(answers.lengths)
+    flat = [text for texts in answers.texts for text in texts]
+    found |= {f"distinct_{n}": distinct(flat, n) for n in (1, 2)}
+    if stage.samples > 1:
+        found["consistency/resamples"] = mean([[agreement(texts)] for texts in answers.texts])
+    if groups := paraphrases(rows):
+        found["consistency/paraphrases"] = mean([[across(answers, group)] for group in groups])
+    if answers.text_nll is not None:
+        found["text/perplexity"] = perplexity(answers.text_nll.nats, answers.text_nll.tokens)
+        found["text/bits_per_byte"] = bits_per_byte(answers.text_nll.nats, answers.text_nll.bytes)
+    if judge is not None:
+        found |= judged(answers, rows, judge, mean)
+    found |= instructed(answers, rows, stage, seed)
+    if "gold" in answers.scores:
+        for column in SPLITS["gold"]:
+            found |= split_by(column, "gold", answers.scores["gold"], rows, mean)
+    return found
+
+
+def against(answers: Answers, other: Answers, key: str, stage: CompareStage, seed: int) -> Metrics:
+    """``key/name`` and, as if both were equally long, ``key/lc/name``: win rates by every score and every judge."""
+    found: Metrics = {}
+    for name in answers.scores:
+        if name in other.scores:
+            found[f"{key}/{name}"] = win_rate(answers.scores[name], other.scores[name], stage.bootstrap, seed)
+            compared = by_scores(answers.scores[name], other.scores[name], answers.lengths, other.lengths)
+            found[f"{key}/lc/{name}"] = length_controlled(compared, stage.bootstrap, seed)
+    given = answers.preferences.get(other.name, [])
+    pairs = zip(given, answers.lengths, other.lengths, strict=False)
+    judged = [one for one in (Compared.of(*pair) for pair in pairs) if len(one.preferences)]
+    if judged:
+        found[f"{key}/judge"] = estimate([one.preferences for one in judged], stage.bootstrap, seed)
+        found[f"{key}/lc/judge"] = length_controlled(judged, stage.bootstrap, seed)
+    return found
+
+
+def paraphrases(rows: Sequence[Row]) -> list[list[int]]:
+    """Indices of the prompts that ask for the same thing in other words, for each thing asked so more than once."""
+    groups: dict[str, list[int]] = {}
+    for i, row in enumerate(rows):
+        if row.get("group") is not None:
+            groups.setdefault(row["group"], []).append(i)
+    return [group for group in groups.values() if len(group) > 1]
+
+
+def across(answers: Answers, group: Sequence[int]) -> float:
+    """Agreement between answers to different prompts of a group."""
+    pairs = [(i, j) for n, i in enumerate(group) for j in group[n + 1 :]]
+    return sum(agreement_between(answers.texts[i], answers.texts[j]) for i, j in pairs) / len(pairs)
+
+
+def judged(answers: Answers, rows: Sequence[Row], judge: Judge, mean: Mean) -> Metrics:
+    """How often each check of the judge holds, with the splits of `SPLITS`; of correct answers the calibration too."""
+    verdicts = [
+        [asdict(judge(row["prompt"], text)) for text in texts] for row, texts in zip(rows, answers.texts, strict=True)
+    ]
+    found: Metrics = {}
+    for check in [name for name, value in verdicts[0][0].items() if isinstance(value, bool)]:
+        values = [[float(verdict[check]) for verdict in of_prompt] for of_prompt in verdicts]
+        found[check] = mean(values)
+        if check == "correct" and len(values[0]) > 1:
+            found["calibration/answers"] = answer_calibration(answers, values)
+        for column in SPLITS.get(check, ()):
+            found |= split_by(column, check, values, rows, mean)
+    return found
+
+
+def answer_calibration(answers: Answers, correct: Sequence[Sequence[float]]) -> float:
+    """Expected calibration error of the probability of an answer, estimated by how many other samples say the same."""
+    probable = [p for texts in answers.texts for p in answer_probabilities(texts)]
+    return calibration_error(reliability(probable, [value for values in correct for value in values]))
+
+
+def instructed(answers: Answers, rows: Sequence[Row], stage: CompareStage, seed: int) -> Metrics:
+    """Checkable instructions followed: strict accuracy by prompt, by instruction, and by instruction of each kind."""
+    asked = [i for i, row in enumerate(rows) if row.get("instruction_id_list")]
+    if not asked:
+        return {}
+    kinds: dict[str, list[list[float]]] = {}
+    whole, single = [], []
+    for i in asked:
+        verdicts = [followed(rows[i], text) for text in answers.texts[i]]
+        whole.append([float(all(verdict)) for verdict in verdicts])
+        single.append([float(value) for verdict in verdicts for value in verdict])
+        for place, kind in enumerate(rows[i]["instruction_id_list"]):
+            kinds.setdefault(kind, []).append([float(verdict[place]) for verdict in verdicts])
+    found: Metrics = {
+        "instructions/prompts": estimate(whole, stage.bootstrap, seed),
+        "instructions/all": estimate_share(single, stage.bootstrap, seed),
+    }
+    return found | {
+        f"instructions/kind/{kind}": estimate_share(kinds[kind], stage.bootstrap, seed) for kind in sorted(kinds)
+    }
+
+
+def split_by(column: str, name: str, values: Sequence[Sequence[float]], rows: Sequence[Row], mean: Mean) -> Metrics:
+    """``name/column/kind`` for each kind of prompt that the column tells apart."""
+    kinds = sorted({row[column] for row in rows if row.get(column) is not None})
+    return {
+        f"{name}/{column}/{kind}": mean(
+            [value for value, row in zip(values, rows, strict=True) if row.get(column) == kind]
+        )
+        for kind in kinds
+    }

@@ -1,0 +1,118 @@
+"""How much reward for how far from the reference: best-of-n, and the law of over-optimisation."""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from rlhf.errors import TrainingError
+from rlhf.evaluation.responses.best_of_n import best_of_n_kl
+
+FARTHEST = 1e4
+"""Nats a response: a peak beyond is one that a straight line's rounding made."""
+
+
+class Point(NamedTuple):
+    """``kl`` in nats a response; ``values``: the mean score by each reward there."""
+
+    kl: float
+    values: dict[str, float]
+
+
+class Law(NamedTuple):
+    """R(d) = d (α - β log d) above the start, with d = sqrt(KL).
+
+    Gao et al. 2022, https://arxiv.org/abs/2210.10760, section 3.1.
+    """
+
+    alpha: float
+    beta: float
+    start: float
+
+    def __call__(self, kl: float) -> float:
+        """The expected reward at a divergence of ``kl`` nats."""
+        d = math.sqrt(max(kl, 0.0))
+        return self.start + (d * (self.alpha - self.beta * math.log(d)) if d else 0.0)
+
+    @property
+    def peak(self) -> float | None:
+        """The KL at which the reward is highest, exp(α/β - 1)²; None where the law has no peak below `FARTHEST`."""
+        if self.beta <= 0 or 2 * (self.alpha / self.beta - 1) > math.log(FARTHEST):
+            return None
+        return math.exp(2 * (self.alpha / self.beta - 1))
+
+
+def fit_law(kls: Sequence[float], rewards: Sequence[float], start: float) -> Law | None:
+    """Least squares in (α, β), with R = reward - start; None with fewer than three points away from the start."""
+    kept = [(math.sqrt(kl), reward - start) for kl, reward in zip(kls, rewards, strict=True) if kl > 1e-6]
+    if len(kept) < 3:
+        return None
+    d, gained = np.array(kept).T
+    (alpha, beta), *_ = np.linalg.lstsq(np.stack([d, -d * np.log(d)], axis=1), gained, rcond=None)
+    return Law(float(alpha), float(beta), start)
+
+
+def best_of_n(proxy: Sequence[float], values: Sequence[float], n: int) -> float:
+    """Expectation of ``values`` at the response with the highest ``proxy`` of n drawn without replacement from k.
+
+    As `expected_best`, where what is measured is another score than the one that is picked by. Of equal proxies each is
+    picked as often.
+
+    Raises:
+        ValueError: n is not between 1 and k.
+    """
+    count = len(proxy)
+    if not 1 <= n <= count:
+        raise ValueError(f"the best of {n} cannot be estimated from {count} scores")
+    tied: dict[float, list[float]] = {}
+    for score, value in zip(proxy, values, strict=True):
+        tied.setdefault(score, []).append(value)
+    averaged = [sum(tied[score]) / len(tied[score]) for score in sorted(proxy)]
+    subsets = math.comb(count, n)
+    return sum(math.comb(i, n - 1) / subsets * value for i, value in enumerate(averaged))
+
+
+def best_of_n_points(scores: dict[str, list[list[float]]], proxy: str) -> list[Point]:
+    """Best-of-n by ``proxy`` for every n that the samples of a prompt allow; values averaged over prompts."""
+    most = min(map(len, scores[proxy]))
+    return [
+        Point(
+            best_of_n_kl(n),
+            {
+                name: sum(
+                    best_of_n(by, of, n) for by, of in zip(scores[proxy], scores[name], strict=True)
+                ) / len(scores[proxy])
+                for name in scores
+            },
+        )
+        for n in range(1, most + 1)
+    ]  # fmt: skip
+
+
+def trajectory(lines: Sequence[dict[str, float]]) -> list[Point]:
+    """The path of a PPO run, from the lines of its metrics.jsonl; without ``objective/gold`` by its own reward alone.
+
+    Raises:
+        TrainingError: a line has a divergence and no score.
+    """
+    names = {"reward": "objective/scores", "gold": "objective/gold"}
+    found = []
+    for line in lines:
+        if "objective/kl" in line:
+            if "objective/scores" not in line:
+                raise TrainingError(
+                    f"step {line.get('step')} of a metrics.jsonl has objective/kl, but no objective/scores"
+                )
+            found.append(Point(line["objective/kl"], {key: line[name] for key, name in names.items() if name in line}))
+    return found
+
+
+def efficient(points: Sequence[Sequence[float]], directions: Sequence[str]) -> list[bool]:
+    """Which points no other one dominates: is at least as good in every coordinate, and better in one.
+
+    ``directions``: maximize or minimize, one for each coordinate.
+    """
+    signs = np.array([1.0 if one == "maximize" else -1.0 for one in directions])
+    values = np.array(points, dtype=float).reshape(len(points), len(directions)) * signs
+    return [not any((other >= one).all() and (other > one).any() for other in values) for one in values]

@@ -1,0 +1,111 @@
+"""The rewards of a comparison: the gold reward where the world has one, the reward model where there is one."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from rlhf.config import JudgeKind, Settings
+from rlhf.data import load
+from rlhf.data.render import question
+from rlhf.errors import ConfigError
+from rlhf.evaluation.comparison.comparison import prefer, score
+from rlhf.evaluation.judges.factory import build
+from rlhf.evaluation.responses.answers import Answers
+from rlhf.evaluation.statistics.reward_calibration import Bin, reliability
+from rlhf.hardware.device import torch_device
+from rlhf.modeling import loading
+from rlhf.rewards import RewardFunction, RewardModel
+from rlhf.runs.run import Run
+
+BINS = 5  # of the confidence, from a half to one
+
+
+def score_all(
+    settings: Settings, run: Run, answers: dict[str, Answers], prompts: list, gold: RewardFunction | None, notes: list
+) -> list[Bin]:
+    """Score every answer by every reward; returns how reliable the reward model is on held-out pairs."""
+    rewards: dict[str, RewardFunction] = {} if gold is None else {"gold": gold}
+    bins: list[Bin] = []
+    if "reward" in run.parents:
+        rewards["reward"] = scorer = reward_model(settings, run)
+        bins = reliability_of(scorer, held_out_pairs(settings, run))
+        note_trained(run, "reward", answers, notes)
+    elif settings.stage.reward is not None:
+        notes.append(f"No response is scored by a reward model: {settings.stage.reward} is not there.")
+    for name, reward in rewards.items():
+        for found in answers.values():
+            score(found, name, reward, prompts)
+    return bins
+
+
+def check_judge(settings: Settings) -> None:
+    """Refuse, before anything is generated, a judge that a comparison cannot ask."""
+    if settings.judge.kind is JudgeKind.person:
+        raise ConfigError(
+            "judge=person cannot be asked by stage=compare: sample each model with stage=sample and let people compare "
+            "the samples with stage=label, which tells their win rates"
+        )
+
+
+def judge_all(
+    settings: Settings,
+    run: Run,
+    answers: dict[str, Answers],
+    prompts: list,
+    previous: dict[str, str | None],
+    notes: list,
+) -> None:
+    """Let the judge, where there is one, compare every answer with the reference's and with the stage before."""
+    if settings.judge.kind is JudgeKind.none:
+        return
+    judge = build(settings, run)
+    for name, found in answers.items():
+        for other in dict.fromkeys((settings.stage.reference, previous[name])):
+            if other is not None and other != name:
+                prefer(found, answers[other], judge, prompts, settings.judge.limit)
+    named = settings.judge.model or settings.judge.function
+    told = ", ".join(f"{key.removeprefix('judge/')} {value:.3g}" for key, value in judge.report().items())
+    notes.append(f"The judge is {named} ({settings.judge.kind.value}){f': {told}' if told else ''}.")
+    if settings.judge.kind is JudgeKind.reward:
+        note_trained(run, "judge", answers, notes)
+
+
+def note_trained(run: Run, role: str, answers: dict[str, Answers], notes: list) -> None:
+    """Say which columns were trained on the very reward model that judges them."""
+    trained = [name for name in answers if trained_on(run, name, role)]
+    title = "the reward model" if role == "reward" else "the judge"
+    if trained:
+        notes.append(f"Wins by {title} say little of those trained on it: {', '.join(trained)}.")
+
+
+def reward_model(settings: Settings, run: Run) -> RewardModel:
+    stage, parent = settings.stage, run["reward"]
+    tokenizer = loading.load_tokenizer(parent, settings.model)
+    model = loading.load_reward_model(parent, settings.model, tokenizer).to(torch_device(settings.hardware))
+    return RewardModel(model, tokenizer, max_length=stage.max_prompt_length + stage.max_response_length)
+
+
+def trained_on(run: Run, name: str, role: str) -> bool:
+    """Whether a column was trained on the reward model that has a role here."""
+    parents = (run[name].manifest or {"parents": {}})["parents"]
+    scored = [record for own, record in parents.items() if own.partition(".")[0] in ("reward", "rewards")]
+    return run[role].digest in [record["digest"] for record in scored]
+
+
+def held_out_pairs(settings: Settings, run: Run) -> Sequence[dict[str, Any]]:
+    """Up to ``stage.pairs`` of the test split's preference pairs; none where the data has none."""
+    data, most = settings.data, settings.stage.pairs
+    if not most or data.path is not None or data.preferences.path is None:  # one file of prompts has no pairs
+        return []
+    pairs = load(data, "preferences", "test", settings.seed)
+    pairs = pairs.shuffle(seed=settings.seed).select(range(min(most, len(pairs))))
+    run.record_data("preferences", "test", pairs)
+    return list(pairs)
+
+
+def reliability_of(scorer: RewardFunction, pairs: Sequence[dict[str, Any]]) -> list[Bin]:
+    """How often the response that the reward model prefers is the chosen one, by how sure it is of that."""
+    if not pairs:
+        return []
+    prompts = [pair["prompt"] for pair in pairs]
+    chosen, rejected = (scorer(prompts, [question(pair[side]) for pair in pairs]) for side in ("chosen", "rejected"))
+    return reliability([a - b for a, b in zip(chosen, rejected, strict=True)], BINS)

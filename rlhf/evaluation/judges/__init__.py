@@ -1,0 +1,1 @@
+"""Judges of responses: gold functions, reward models, language models, people."""

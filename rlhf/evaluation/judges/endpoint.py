@@ -1,0 +1,161 @@
+"""A judge behind an OpenAI-compatible endpoint: asked in both orders, remembered on disk, its cost counted."""
+
+import hashlib
+import json
+import os
+import sqlite3
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from string import Template
+from typing import Any, NamedTuple
+
+from rlhf.config import Judge
+from rlhf.data.render import Prompt
+from rlhf.errors import ConfigError, TrainingError
+from rlhf.evaluation.judges.judge import asked, both_orders, consistency, verdict
+
+MOST_UNUSABLE = 0.2  # of the verdicts; with more the judge is not one
+
+
+class Reply(NamedTuple):
+    text: str
+    prompt_tokens: int
+    response_tokens: int
+
+
+class Cache:
+    """Question -> reply in one SQLite file, written at once: what has been paid for is never asked again."""
+
+    def __init__(self, path: Path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._lock = threading.Lock()
+        self._connection = sqlite3.connect(path, check_same_thread=False, timeout=60)
+        self._connection.execute("CREATE TABLE IF NOT EXISTS replies (key TEXT PRIMARY KEY, reply TEXT NOT NULL)")
+        self._connection.commit()
+
+    def get(self, key: str) -> Reply | None:
+        with self._lock:
+            row = self._connection.execute("SELECT reply FROM replies WHERE key = ?", (key,)).fetchone()
+        return None if row is None else Reply(*json.loads(row[0]))
+
+    def put(self, key: str, reply: Reply) -> None:
+        with self._lock, self._connection:
+            self._connection.execute("INSERT OR REPLACE INTO replies VALUES (?, ?)", (key, json.dumps(reply)))
+
+    def close(self) -> None:
+        self._connection.close()
+
+
+class EndpointJudge:
+    """Asks ``judge.url`` for ``judge.model``. The client repeats what was refused for the moment, with growing pauses.
+
+    Raises (on a call):
+        TrainingError: the endpoint does not answer, refuses, or gives too few verdicts; replies so far are kept.
+    """
+
+    def __init__(self, judge: Judge, text: Template):
+        try:
+            import openai
+        except ImportError:
+            raise ConfigError("judge=endpoint needs openai: pip install 'rlhf[judge]', or use judge=local") from None
+        # A server of one's own usually wants no key, and the client wants one to send.
+        key = os.environ.get(judge.key_variable) or ("none" if "api.openai.com" not in judge.url else None)
+        if key is None:
+            raise ConfigError(
+                f"judge.key_variable={judge.key_variable} is not set in the environment: set it to the key"
+            )
+        self.judge, self.text, self.refusal = judge, text, openai.OpenAIError
+        self.client = openai.OpenAI(
+            base_url=judge.url, api_key=key, timeout=judge.timeout, max_retries=judge.attempts - 1
+        )
+        self.cache = Cache(Path(judge.cache))
+        self.counts = dict.fromkeys(("asked", "cached", "unusable", "prompt_tokens", "response_tokens"), 0)
+        self.consistent: list[bool] = []
+        self._lock = threading.Lock()
+
+    def __call__(self, prompts: Sequence[Prompt], firsts: Sequence[str], seconds: Sequence[str]) -> list[float | None]:
+        pairs = list(zip(prompts, firsts, seconds, strict=True))
+        questions = [asked(self.text, *pair) for pair in pairs]
+        questions += [asked(self.text, prompt, second, first) for prompt, first, second in pairs]
+        pool = ThreadPoolExecutor(self.judge.workers)
+        try:
+            verdicts = list(pool.map(self._ask, questions))
+        except self.refusal as error:
+            raise TrainingError(
+                f"the judge at judge.url={self.judge.url} gives no answer ({_reason(error)}): "
+                "mend that and run again; the answers so far are kept and are not paid for again"
+            ) from error
+        finally:
+            pool.shutdown(cancel_futures=True)
+        forwards, backwards = verdicts[: len(pairs)], verdicts[len(pairs) :]
+        for a, b in zip(forwards, backwards, strict=True):
+            if a is not None and b is not None:
+                self.consistent.append(a == 1 - b)
+        found = [both_orders(a, b) for a, b in zip(forwards, backwards, strict=True)]
+        self._check(found)
+        return found
+
+    def close(self) -> None:
+        self.client.close()
+        self.cache.close()
+
+    def _check(self, found: Sequence[float | None]) -> None:
+        missing = sum(value is None for value in found)
+        self.counts["unusable"] += missing
+        if missing > MOST_UNUSABLE * len(found):
+            raise TrainingError(
+                f"judge.model={self.judge.model} gives no verdict on {missing} of {len(found)} pairs: it must answer "
+                f"A, B or TIE; raise judge.max_tokens={self.judge.max_tokens}, or take another model or judge.template"
+            )
+
+    def _ask(self, text: str) -> float | None:
+        """The verdict on one question; an answer that is none is asked for again, as often as ``attempts`` says."""
+        whole = json.dumps([self.judge.url, self.judge.model, self.judge.max_tokens, text])
+        key = hashlib.sha256(whole.encode()).hexdigest()
+        reply = self.cache.get(key)
+        if reply is not None:
+            self._count(cached=1)
+            return verdict(reply.text)
+        for _ in range(self.judge.attempts):
+            reply = self._reply(text)
+            self._count(asked=1, prompt_tokens=reply.prompt_tokens, response_tokens=reply.response_tokens)
+            if (found := verdict(reply.text)) is not None:
+                self.cache.put(key, reply)
+                return found
+        return None
+
+    def _reply(self, text: str) -> Reply:
+        answer = self.client.chat.completions.create(
+            model=self.judge.model,
+            messages=[{"role": "user", "content": text}],
+            temperature=0.0,
+            max_tokens=self.judge.max_tokens,
+        )
+        choices = getattr(answer, "choices", None)  # a server may answer with anything
+        usage = getattr(answer, "usage", None)
+        content = choices[0].message.content if choices and choices[0].message else None
+        return Reply(
+            content or "", getattr(usage, "prompt_tokens", 0) or 0, getattr(usage, "completion_tokens", 0) or 0
+        )
+
+    def _count(self, **more: int) -> None:
+        with self._lock:
+            for name, value in more.items():
+                self.counts[name] += value
+
+    def report(self) -> dict[str, float]:
+        """Questions asked and found in the cache, tokens, dollars by the given prices, and pairs without a verdict."""
+        counts, judge = self.counts, self.judge
+        dollars = (
+            counts["prompt_tokens"] * judge.price_prompt + counts["response_tokens"] * judge.price_response
+        ) / 1e6
+        found: dict[str, Any] = {f"judge/{name}": float(value) for name, value in counts.items()}
+        return found | {"judge/dollars": dollars} | consistency(self.consistent)
+
+
+def _reason(error: Exception) -> str:
+    status = getattr(error, "status_code", None)
+    text = " ".join(str(error).split())[:160]
+    return text if status is None else f"{status}: {text}"

@@ -1,0 +1,36 @@
+"""The judge that the settings name, built."""
+
+from rlhf.config import JudgeKind, Settings
+from rlhf.errors import ConfigError
+from rlhf.evaluation.judges.endpoint import EndpointJudge
+from rlhf.evaluation.judges.judge import Judge, LocalJudge, RewardJudge, template
+from rlhf.hardware.device import torch_device
+from rlhf.modeling import loading
+from rlhf.rewards import RewardModel, function
+from rlhf.runs.run import Run
+
+
+def build(settings: Settings, run: Run) -> Judge:
+    """The judge of ``settings.judge``; its model is the parent in the role of judge.
+
+    Raises:
+        ConfigError: it cannot be built, or it is a person, whom no function stands for.
+        ModelError: its model cannot be loaded.
+    """
+    judge = settings.judge
+    if judge.kind is JudgeKind.function:
+        return RewardJudge(function(judge.function))
+    if judge.kind is JudgeKind.endpoint:
+        return EndpointJudge(judge, template(judge.template))
+    if judge.kind not in (JudgeKind.reward, JudgeKind.local):
+        raise ConfigError(
+            f"judge={judge.kind.value} cannot be asked here: give judge=function, reward, local or endpoint"
+        )
+    text = template(judge.template)
+    tokenizer = loading.load_tokenizer(run["judge"], settings.model)
+    where = torch_device(settings.hardware)
+    if judge.kind is JudgeKind.reward:
+        reward = loading.load_reward_model(run["judge"], settings.model, tokenizer).to(where)
+        return RewardJudge(RewardModel(reward, tokenizer, max_length=judge.max_length, batch_size=judge.batch_size))
+    policy = loading.load_policy(run["judge"], settings.model, tokenizer).to(where)
+    return LocalJudge(policy, tokenizer, text, max_length=judge.max_length, batch_size=judge.batch_size)

@@ -1,0 +1,146 @@
+"""Who says which of two responses is better: a reward, a language model here, or one behind an endpoint.
+
+A judge is (prompts, firsts, seconds) -> how much the first is preferred: 1, ½ for a tie, 0, or between; None where it
+came to no verdict. A language model is asked twice, with the responses in both orders, since it favours one of the
+places (Zheng et al. 2023, https://arxiv.org/abs/2306.05685, section 3.3): what it only says in one order is a tie.
+"""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from string import Template
+from typing import Any, Protocol
+
+import torch
+
+from rlhf.data.render import Prompt, prompt_ids, question
+from rlhf.errors import ConfigError
+from rlhf.modeling.foreign import positions
+from rlhf.rewards import RewardFunction, checked
+from rlhf.storage.paths import bundled
+
+VALUES = {"A": 1.0, "TIE": 0.5, "B": 0.0}
+
+
+class Judge(Protocol):
+    """Anything that compares responses."""
+
+    def __call__(
+        self, prompts: Sequence[Prompt], firsts: Sequence[str], seconds: Sequence[str]
+    ) -> list[float | None]: ...
+
+    def report(self) -> dict[str, float]:
+        """What judging took and how far the judge can be trusted, for the metrics of the run."""
+        ...
+
+
+class RewardJudge:
+    """The higher of two scores wins; equal scores tie."""
+
+    def __init__(self, reward: RewardFunction):
+        self.reward = reward
+        self.margins: list[float] = []  # of the last call: the score of the first minus that of the second
+
+    def __call__(self, prompts: Sequence[Prompt], firsts: Sequence[str], seconds: Sequence[str]) -> list[float | None]:
+        scores = [checked(self.reward(prompts, texts), texts) for texts in (firsts, seconds)]
+        self.margins = [a - b for a, b in zip(*scores, strict=True)]
+        return [float(margin > 0) + 0.5 * float(margin == 0) for margin in self.margins]
+
+    def report(self) -> dict[str, float]:
+        return {}
+
+
+def template(name: str) -> Template:
+    """The text that a language model is asked: one in conf/judge by its name, or a file.
+
+    Raises:
+        ConfigError: there is no such file, or it lacks one of $prompt, $first and $second.
+    """
+    path = next((path for path in (bundled("conf") / "judge" / f"{name}.txt", Path(name)) if path.is_file()), None)
+    if path is None:
+        raise ConfigError(
+            f"judge.template={name} is neither a file nor pairwise: give a file with $prompt, $first, $second"
+        )
+    found = Template(path.read_text(encoding="utf-8"))
+    missing = {"prompt", "first", "second"} - set(found.get_identifiers())
+    if missing or not found.is_valid():
+        raise ConfigError(f"judge.template={name} lacks ${', $'.join(sorted(missing))}: put them where the texts go")
+    return found
+
+
+def asked(text: Template, prompt: Prompt, first: str, second: str) -> str:
+    """The question about one pair. The texts are put in as they are: nothing in them is taken for a placeholder."""
+    shown = prompt if isinstance(prompt, str) else "\n\n".join(f"{turn['role']}: {turn['content']}" for turn in prompt)
+    return text.substitute(prompt=shown if len(prompt) != 1 else question(prompt), first=first, second=second)
+
+
+def verdict(answer: str) -> float | None:
+    """1 for A, 0 for B, ½ for a tie, None for anything else.
+
+    The word may stand alone, in [[ ]], or alone in the last line after reasoning; a letter within a text is no verdict.
+    """
+    marked = re.findall(r"\[\[\s*(A|B|TIE)\s*\]\]", answer, flags=re.IGNORECASE)
+    lines = [line for line in answer.splitlines() if line.strip()]
+    last = re.sub(r"[^A-Za-z]", "", lines[-1]).upper() if lines else ""
+    words = {word.upper() for word in marked} or {last}
+    return VALUES.get(words.pop()) if len(words) == 1 else None
+
+
+def both_orders(forwards: float | None, backwards: float | None) -> float | None:
+    """The preference for the first response from the answers in both orders; ``backwards`` is for the second."""
+    if forwards is None or backwards is None:
+        return None
+    return (forwards + 1 - backwards) / 2
+
+
+class LocalJudge:
+    """A language model's own probability that it answers A, over A or B, both orders averaged.
+
+    p = (p(A | first, second) + p(B | second, first)) / 2
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, text: Template, *, max_length: int, batch_size: int):
+        self.model, self.tokenizer, self.text = model.eval(), tokenizer, text
+        most = positions(model)
+        self.max_length, self.batch_size = max_length if most is None else min(max_length, most), batch_size
+        self.letters = [tokenizer(letter, add_special_tokens=False)["input_ids"][0] for letter in "AB"]
+        self.consistent: list[bool] = []
+        self.too_long = 0
+
+    def __call__(self, prompts: Sequence[Prompt], firsts: Sequence[str], seconds: Sequence[str]) -> list[float | None]:
+        whole = list(zip(prompts, firsts, seconds, strict=True))
+        forwards = self._ask([asked(self.text, *pair) for pair in whole])
+        backwards = self._ask([asked(self.text, prompt, second, first) for prompt, first, second in whole])
+        for a, b in zip(forwards, backwards, strict=True):
+            if a is not None and b is not None:
+                self.consistent.append((a > 0.5) != (b > 0.5))
+        found = [both_orders(a, b) for a, b in zip(forwards, backwards, strict=True)]
+        self.too_long += sum(value is None for value in found)
+        return found
+
+    @torch.no_grad()
+    def _ask(self, questions: Sequence[str]) -> list[float | None]:
+        plain = self.tokenizer.chat_template is None
+        prompts = [text if plain else [{"role": "user", "content": text}] for text in questions]
+        rows = [prompt_ids(self.tokenizer, prompt) for prompt in prompts]
+        order = sorted((i for i in range(len(rows)) if len(rows[i]) <= self.max_length), key=lambda i: len(rows[i]))
+        found: list[float | None] = [None] * len(rows)
+        for start in range(0, len(order), self.batch_size):
+            chosen = order[start : start + self.batch_size]
+            batch = self.tokenizer.pad(
+                {"input_ids": [rows[i] for i in chosen]}, padding_side="right", return_tensors="pt"
+            ).to(self.model.device)
+            logits = self.model(**batch, use_cache=False).logits
+            last = batch["attention_mask"].sum(-1) - 1
+            letters = logits[torch.arange(len(chosen), device=last.device), last][:, self.letters].float()
+            for i, p in zip(chosen, letters.softmax(-1)[:, 0].tolist(), strict=True):
+                found[i] = p
+        return found
+
+    def report(self) -> dict[str, float]:
+        return {"judge/too_long": float(self.too_long)} | consistency(self.consistent)
+
+
+def consistency(agree: Sequence[bool]) -> dict[str, float]:
+    """The share of pairs that a judge decides alike in both orders; a coin would reach one half."""
+    return {"judge/consistent": sum(agree) / len(agree)} if agree else {}

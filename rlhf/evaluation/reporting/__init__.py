@@ -1,0 +1,1 @@
+"""The comparison's page, tables and figures."""

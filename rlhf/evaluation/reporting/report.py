@@ -1,0 +1,176 @@
+"""A comparison for people (terminal, report.html, report.md) and for programs (metrics.json, responses.jsonl).
+
+What a model wrote is data. On the terminal its brackets are no markup and its ``:words:`` no emoji; in Markdown and on
+the page it stands as text, escaped.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from rich.table import Table
+from rich.text import Text
+
+from rlhf.console import console, printable
+from rlhf.data.render import question
+from rlhf.evaluation.comparison.comparison import Comparison
+from rlhf.evaluation.comparison.frontier import fit_law, trajectory
+from rlhf.evaluation.reporting import page
+from rlhf.evaluation.reporting.figures import figures
+from rlhf.evaluation.reporting.tables import HEADINGS, grids, keys_of, remarks, rows
+from rlhf.evaluation.statistics.metrics import Estimate
+from rlhf.evaluation.statistics.reward_calibration import calibration_error
+from rlhf.storage.json_files import write_json
+
+EXAMPLES = 8
+MARKUP = "\\`*_[]|#~$<>&"
+LINK = re.compile(r":(?=//)|(?<=www)\.|@", re.IGNORECASE)  # what GitHub makes links of without any markup
+
+
+def write(comparison: Comparison, folder: Path) -> None:
+    """report.html, report.md, metrics.json, responses.jsonl, and each figure as a file."""
+    drawings = figures(comparison)
+    write_json(folder / "metrics.json", as_json(comparison))
+    (folder / "report.md").write_text("\n".join(markdown(comparison)) + "\n", encoding="utf-8")
+    with (folder / "responses.jsonl").open("w", encoding="utf-8") as file:
+        for line in responses(comparison):
+            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+    (folder / "figures").mkdir(exist_ok=True)
+    for drawing in drawings:
+        (folder / "figures" / f"{drawing.name}.svg").write_text(drawing.standalone(), encoding="utf-8")
+    (folder / "report.html").write_text(page.render(comparison, drawings), encoding="utf-8")
+
+
+def as_json(comparison: Comparison) -> dict:
+    def plain(value: float | Estimate) -> float | dict[str, float]:
+        return value._asdict() if isinstance(value, Estimate) else value
+
+    models = {name: {key: plain(value) for key, value in row.items()} for name, row in comparison.metrics.items()}
+    bins = comparison.reliability
+    return {
+        "reference": comparison.stage.reference,
+        "prompts": len(comparison.prompts),
+        "samples": comparison.stage.samples,
+        "temperature": comparison.stage.temperature,
+        "seed": comparison.seed,
+        "interval": f"95 %, percentile bootstrap over prompts, {comparison.stage.bootstrap} draws",
+        "notes": comparison.notes,
+        "models": models,
+        "previous": comparison.previous,
+        "costs": {name: _cost(asdict(run)) for name, run in comparison.records.items()},
+        "reward_model": {"calibration_error": calibration_error(bins), "bins": [one._asdict() for one in bins]}
+        if bins
+        else None,
+        "over_optimisation": {path: _laws(run.lines) for path, run in comparison.paths.items()},
+        "over_seeds": None if comparison.seeds is None else comparison.seeds._asdict(),
+        "questions": {
+            text: {name: answers.greedy[i] for name, answers in comparison.answers.items()}
+            for i, text in enumerate(comparison.stage.questions)
+        },
+    }
+
+
+def _cost(run: dict) -> dict:
+    return {key: run[key] for key in ("path", "stage", "seconds", "tokens", "peak_memory_gib")}
+
+
+def _laws(lines: Sequence[dict[str, float]]) -> dict[str, dict[str, float | None]]:
+    """Reward -> the law of over-optimisation fitted to a PPO run."""
+    found = {}
+    for name in ("reward", "gold"):
+        points = [one for one in trajectory(lines) if name in one.values]
+        kls, values = [one.kl for one in points], [one.values[name] for one in points]
+        if points and (law := fit_law(kls, values, values[0])) is not None:
+            found[name] = law._asdict() | {"peak_kl": law.peak}
+    return found
+
+
+def responses(comparison: Comparison) -> Iterator[dict]:
+    """Every prompt, model and sample, with its scores."""
+    for i, row in enumerate(comparison.prompts):
+        for name, answers in comparison.answers.items():
+            for j, text in enumerate(answers.texts[i]):
+                line = {"prompt": row["prompt"], "model": name, "sample": j, "completion": text}
+                line |= {"length": answers.lengths[i][j], "ended": answers.ended[i][j]}
+                line |= {} if answers.kl is None else {"kl": answers.kl[i][j]}
+                yield line | {reward: values[i][j] for reward, values in answers.scores.items()}
+
+
+def show(comparison: Comparison, folder: Path) -> None:
+    """The questions side by side, then the table, on the terminal."""
+    columns = list(comparison.metrics)
+    questions = Table(title="One question, every stage", title_justify="left", show_lines=True)
+    for heading in ("question", *columns):
+        questions.add_column(Text(heading), overflow="fold")
+    for i, text in enumerate(comparison.stage.questions):
+        cells = [printable(written(comparison.answers[name].greedy[i])) for name in columns]
+        questions.add_row(*map(Text, (text, *cells)))
+    console.print(questions)
+    metrics = Table(title=f"{len(comparison.prompts)} held-out prompts", title_justify="left")
+    for heading in ("", *columns):
+        metrics.add_column(Text(heading), justify="left" if not heading else "right")
+    for heading, cells in rows(comparison):
+        metrics.add_row(heading, *map(Text, cells))
+    console.print(metrics)
+    for note in remarks(comparison):
+        console.print(Text(note), style="dim")
+    console.print(Text(f"The page: {folder / 'report.html'}"))
+
+
+def markdown(comparison: Comparison) -> Iterator[str]:
+    """The report as Markdown, a line at a time."""
+    names = list(comparison.metrics)
+    stage = comparison.stage
+    yield "# What each stage changed\n"
+    yield (
+        f"{len(comparison.prompts)} held-out prompts, {stage.samples} samples each at temperature "
+        f"{stage.temperature:g}, seed {comparison.seed}; ± is half of a 95 % interval, bootstrapped over prompts.\n"
+    )
+    for note in remarks(comparison):
+        yield f"- {cell(note)}"
+    yield "\n## One question, every stage\n"
+    yield from table(["question", *names], [
+        [text, *(written(comparison.answers[name].greedy[i]) for name in names)]
+        for i, text in enumerate(stage.questions)
+    ])  # fmt: skip
+    for grid in grids(comparison):
+        yield f"\n## {cell(grid.title)}\n"
+        yield from table(grid.headings, grid.rows)
+    yield "\n## Responses\n"
+    yield from table(["prompt", *names], [
+        [question(comparison.prompts[i]["prompt"]), *(written(comparison.answers[name].texts[i][0]) for name in names)]
+        for i in examples(comparison)
+    ])  # fmt: skip
+    yield "\n## What the rows say\n"
+    yield from (f"- **{HEADINGS[key][0]}**: {HEADINGS[key][1]}" for key in keys_of(comparison) if key in HEADINGS)
+
+
+def written(response: str) -> str:
+    """A response as a table shows it: one that ends before its first word would look like one that is missing."""
+    return response.strip() or "(empty)"
+
+
+def examples(comparison: Comparison) -> list[int]:
+    """Indices of a few prompts: one of each task in turn, in the order of the prompts."""
+    turns: dict[str, int] = {}
+    order = []
+    for i, row in enumerate(comparison.prompts):
+        task = str(row.get("task"))
+        order.append((turns.setdefault(task, 0), i))
+        turns[task] += 1
+    return [i for _, i in sorted(order)[:EXAMPLES]]
+
+
+def table(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> Iterator[str]:
+    yield "| " + " | ".join(map(cell, headings)) + " |"
+    yield "|" + " --- |" * len(headings)
+    for line in lines:
+        yield "| " + " | ".join(map(cell, line)) + " |"
+
+
+def cell(text: str) -> str:
+    """Text for a Markdown table: no HTML, no markup, no link, no line break that would end the row."""
+    safe = "".join(f"&#{ord(char)};" if char in MARKUP else char for char in printable(text))
+    return LINK.sub(lambda found: f"&#{ord(found[0])};", safe).replace("\n", "<br>")

@@ -1,0 +1,1 @@
+"""Sample and score responses to held-out prompts."""

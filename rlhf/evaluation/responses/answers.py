@@ -1,0 +1,148 @@
+"""What one model answers to the held-out prompts, and how likely that was under it and under the reference."""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+
+from rlhf.config import CompareStage, HeldOut
+from rlhf.data.render import Prompt, prompt_ids, question, text_ids
+from rlhf.modeling.forward import sequence_logprobs, without_adapter
+from rlhf.modeling.generation import Response, generate
+
+
+@dataclass
+class Candidate:
+    """A model in the comparison; ``plain``: it is asked in plain text, because no chat template has taught it turns."""
+
+    name: str
+    model: Any
+    tokenizer: Any
+    plain: bool
+
+    def prompt(self, prompt: Prompt) -> Prompt:
+        return question(prompt) if self.plain else prompt
+
+
+class TextNLL(NamedTuple):
+    """Σ -log p of text, in nats, over so many tokens that spell so many bytes."""
+
+    nats: float
+    tokens: int
+    bytes: int
+
+
+@dataclass
+class Answers:
+    """``texts[i][j]`` is sample j to prompt i, and so in the other lists; ``greedy`` answers the stage's questions.
+
+    ``preferences``: title of another model -> how much a judge prefers sample j to prompt i to that of the other; None
+    where it came to no verdict.
+    """
+
+    name: str
+    plain: bool
+    texts: list[list[str]]
+    lengths: list[list[int]]
+    ended: list[list[bool]]
+    greedy: list[str]
+    kl: list[list[float]] | None = None
+    text_nll: TextNLL | None = None
+    scores: dict[str, list[list[float]]] = field(default_factory=dict)
+    preferences: dict[str, list[list[float | None]]] = field(default_factory=dict)
+
+
+def answer(
+    candidate: Candidate, prompts: Sequence[Prompt], stage: CompareStage, seed: int, reference: Any | None
+) -> Answers:
+    """Sample ``stage.samples`` responses to each prompt and answer the questions greedily.
+
+    With a ``reference`` the Kullback-Leibler divergence from it is estimated on the samples.
+    """
+    # A stream for each model: from one stream two similar models would draw the same tokens, and their comparison
+    # would not be one of independent samples.
+    stream = random.Random(f"{seed} {candidate.name}").getrandbits(32)
+    asked = [candidate.prompt(prompt) for prompt in prompts for _ in range(stage.samples)]
+    responses = _generate(candidate, asked, stage, stage.temperature, stream)
+    questions = [candidate.prompt([{"role": "user", "content": text}]) for text in stage.questions]
+    found = Answers(
+        candidate.name,
+        candidate.plain,
+        texts=by_prompt([response.text for response in responses], stage.samples),
+        lengths=by_prompt([len(response.ids) for response in responses], stage.samples),
+        ended=by_prompt([response.ended for response in responses], stage.samples),
+        greedy=[response.text for response in _generate(candidate, questions, stage, 0.0, stream)],
+    )
+    if reference is not None:
+        found.kl = by_prompt(divergences(candidate, reference, asked, responses, stage), stage.samples)
+    return found
+
+
+def by_prompt(values: Sequence, samples: int) -> list[list]:
+    return [list(values[start : start + samples]) for start in range(0, len(values), samples)]
+
+
+def _generate(
+    candidate: Candidate, prompts: Sequence[Prompt], stage: CompareStage, temperature: float, seed: int
+) -> list[Response]:
+    return generate(
+        candidate.model,
+        candidate.tokenizer,
+        prompts,
+        max_prompt_length=stage.max_prompt_length,
+        max_response_length=stage.max_response_length,
+        temperature=temperature,
+        seed=seed,
+        batch_size=stage.batch_size,
+    )
+
+
+@torch.no_grad()
+def divergences(
+    candidate: Candidate,
+    reference: Any | None,
+    prompts: Sequence[Prompt],
+    responses: Sequence[Response],
+    stage: CompareStage | HeldOut,
+) -> list[float]:
+    """Σₜ log π(aₜ|sₜ) - log π_ref(aₜ|sₜ) of each response, in nats.
+
+    Their mean over the policy's own samples estimates KL(π ‖ π_ref) of whole responses without bias, at the
+    temperature of sampling. Without a ``reference`` it is the candidate with its adapter switched off.
+    """
+    rows = [prompt_ids(candidate.tokenizer, prompt, stage.max_prompt_length) for prompt in prompts]
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i]) + len(responses[i].ids))
+    found = [0.0] * len(rows)
+    for first in range(0, len(order), stage.batch_size):
+        chosen = order[first : first + stage.batch_size]
+        before, after = [rows[i] for i in chosen], [responses[i].ids for i in chosen]
+        ours = sequence_logprobs(candidate.model, before, after, stage.temperature)
+        with without_adapter(candidate.model, reference):
+            start = candidate.model if reference is None else reference
+            theirs = sequence_logprobs(start, before, after, stage.temperature)
+        for i, value in zip(chosen, (ours - theirs).tolist(), strict=True):
+            found[i] = value
+    return found
+
+
+@torch.no_grad()
+def text_nll(candidate: Candidate, texts: Sequence[str], block: int, batch_size: int) -> TextNLL:
+    """Σ -log p of texts, each alone and cut into blocks of ``block`` tokens.
+
+    The first token is predicted from the beginning of sequence, or where the tokenizer has none from the end of the
+    text before, so that every byte counts. The end of a text does not: a chat template may have given it another token.
+    """
+    tokenizer, model = candidate.tokenizer, candidate.model.eval()
+    first = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+    pieces = []
+    for text in texts:
+        ids = [first, *text_ids(tokenizer, [text], add_special_tokens=False)[0]]
+        pieces += [ids[start : start + block + 1] for start in range(0, len(ids) - 1, block)]
+    pieces.sort(key=len)
+    total = 0.0
+    for start in range(0, len(pieces), batch_size):
+        batch = pieces[start : start + batch_size]
+        total -= sequence_logprobs(model, [piece[:1] for piece in batch], [piece[1:] for piece in batch]).sum().item()
+    return TextNLL(total, sum(len(piece) - 1 for piece in pieces), sum(len(text.encode()) for text in texts))

@@ -1,0 +1,149 @@
+"""The card's four pictures. Equal cards give equal files: no date, no version and no global state in them."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from rlhf.evaluation.reward_card.card import Card
+from rlhf.evaluation.reward_card.pairs import Part
+from rlhf.evaluation.statistics.reward_calibration import reliability
+
+GOOD, BAD, PLAIN, FAINT = "#1b6ca8", "#c8553d", "#444444", "#b8b8b8"
+MOST_BARS = 24
+
+
+def draw(card: Card, folder: Path) -> list[str]:
+    """Write the figures into ``folder``; returns their names."""
+    folder.mkdir(exist_ok=True)
+    drawn = {
+        "reliability": calibration(card),
+        "accuracy": accuracies(card),
+        "length": score_and_length(card),
+        "scores": distributions(card),
+    }
+    for name, figure in drawn.items():
+        figure.savefig(folder / f"{name}.png", dpi=120, metadata={"Software": None})
+    return [f"{name}.png" for name in drawn]
+
+
+def _axes(width: float, height: float, title: str, x: str, y: str) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axes = figure.add_subplot()
+    axes.set(xlabel=x, ylabel=y)
+    axes.set_title(title, loc="left", fontsize=11)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def calibration(card: Card) -> Figure:
+    """Accuracy against confidence, before and after the fitted temperature."""
+    found = card.calibration
+    figure, axes = _axes(
+        5.4, 4.8, f"Reliability: ECE {found.error:.3f}", "confidence, σ(|score difference|)", "accuracy"
+    )
+    axes.plot([0.5, 1], [0.5, 1], color=FAINT, linewidth=1, linestyle="--", label="calibrated")
+    most = max(part.count for part in found.bins)
+    for parts, colour, label in [(found.bins, GOOD, "as it is"), (_after(card), BAD, _tempered(card))]:
+        if parts:
+            x, y = [part.confidence for part in parts], [part.accuracy for part in parts]
+            axes.plot(x, y, color=colour, linewidth=1.2)
+            axes.scatter(
+                x, y, s=[15 + 120 * part.count / most for part in parts], color=colour, alpha=0.75, label=label
+            )
+    axes.set(xlim=(0.49, 1.01), ylim=(-0.03, 1.03))
+    legend = axes.legend(frameon=False, loc="lower right", fontsize=9)
+    for handle in legend.legend_handles[1:]:
+        handle.set_sizes([40])
+    return figure
+
+
+def _after(card: Card) -> list:
+    if card.calibration.temperature is None:
+        return []
+    return reliability(card.calibration.judged / card.calibration.temperature, card.limits.calibration_bins)
+
+
+def _tempered(card: Card) -> str:
+    found = card.calibration
+    return "" if found.temperature is None else f"÷ {found.temperature:.2f}: ECE {found.error_after:.3f}"
+
+
+def accuracies(card: Card) -> Figure:
+    """The whole, the baselines, and the parts of the pairs, with intervals and counts."""
+    rows: list[tuple[str, Part | None, str]] = [("", Part("reward model", card.accuracy), GOOD)]
+    rows += [("", Part(name, found.accuracy), BAD) for name, found in card.baselines.items()]
+    for title, parts in card.parts.items():
+        rows.append((title, None, PLAIN))
+        rows += [("", part, PLAIN) for part in parts[:MOST_BARS]]
+    figure, axes = _axes(7.2, 1.2 + 0.26 * len(rows), "Held-out accuracy, 95 % intervals", "accuracy", "")
+    labels = []
+    for y, (title, part, colour) in enumerate(rows):
+        if part is None:
+            labels.append(title.upper())
+            continue
+        labels.append(f"{_short(part.name)}  ({part.accuracy.count})")
+        share = part.accuracy
+        axes.plot([share.low, share.high], [y, y], color=colour, linewidth=1.6)
+        axes.plot([share.mean], [y], color=colour, marker="o", markersize=4.5)
+    axes.axvline(0.5, color=FAINT, linewidth=1, linestyle="--")
+    axes.set_yticks(range(len(rows)), labels, fontsize=8.5)
+    axes.set(xlim=(0, 1), ylim=(len(rows) - 0.4, -0.6))
+    axes.tick_params(axis="y", length=0)
+    return figure
+
+
+def _short(name: str, most: int = 42) -> str:
+    """A name from the data, on one line; a dollar sign would begin a formula."""
+    printed = "".join(char if char.isprintable() else " " for char in name).replace("$", r"\$")
+    return printed if len(printed) <= most else f"{printed[: most - 1]}…"
+
+
+def score_and_length(card: Card) -> Figure:
+    """Every response: characters against score."""
+    found = card.lengths["spearman"]
+    said = "–" if found is None else f"{found:+.2f}"
+    figure, axes = _axes(6.4, 4.6, f"Score and length: Spearman {said}", "characters of the response", "score")
+    lengths = card.pairs.lengths
+    both = np.array([card.pairs.rejected_scores, card.pairs.chosen_scores])
+    # Pair by pair: drawn one kind after the other, the second would hide the first.
+    colours = [BAD, GOOD] * both.shape[1]
+    axes.scatter(lengths[::-1].T.ravel(), both.T.ravel(), s=12, alpha=0.45, c=colours, linewidths=0)
+    for colour, label in ((BAD, "rejected"), (GOOD, "chosen")):
+        axes.scatter([], [], s=30, color=colour, label=label, linewidths=0)
+    if lengths.max() > 50 * max(np.median(lengths), 1):
+        axes.set_xscale("symlog")
+    axes.legend(frameon=False, fontsize=9)
+    return figure
+
+
+def distributions(card: Card) -> Figure:
+    """Scores of chosen and rejected responses, and the differences within pairs."""
+    figure = Figure(figsize=(8.6, 3.8), layout="constrained")
+    scores, differences = figure.subplots(1, 2)
+    bins = _edges(np.concatenate([card.pairs.chosen_scores, card.pairs.rejected_scores]))
+    for values, colour, label in [
+        (card.pairs.rejected_scores, BAD, "rejected"),
+        (card.pairs.chosen_scores, GOOD, "chosen"),
+    ]:
+        scores.hist(values, bins=bins, color=colour, alpha=0.55, label=label)
+    scores.legend(frameon=False, fontsize=9)
+    scores.set(xlabel="score", ylabel="responses")
+    scores.set_title("Scores", loc="left", fontsize=11)
+    edges = _edges(card.pairs.differences)
+    differences.hist(card.pairs.differences, bins=edges, color=PLAIN, alpha=0.75)
+    differences.axvline(0, color=BAD, linewidth=1.2)
+    differences.set(xlabel="score of chosen - score of rejected", ylabel="pairs")
+    differences.set_title(f"Within pairs: {card.accuracy.mean:.3f} above 0", loc="left", fontsize=11)
+    for axes in (scores, differences):
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def _edges(values: Sequence[float], bins: int = 32) -> np.ndarray:
+    low, high = float(np.min(values)), float(np.max(values))
+    if high - low < 1e-9 * max(abs(low), abs(high), 1.0):  # narrower than a histogram can cut
+        low, high = low - 0.5, high + 0.5
+    return np.linspace(low, high, bins + 1)

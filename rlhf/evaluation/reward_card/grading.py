@@ -1,0 +1,109 @@
+"""From a reward model and pairs to its report card: what stage=reward and stage=evaluate_reward have in common."""
+
+import random
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from rlhf.config.reward import CardStage
+from rlhf.data.render import Prompt
+from rlhf.errors import TrainingError
+from rlhf.evaluation.reward_card.card import Card, Limits, disagreement, measure, policy_rules, rules
+from rlhf.evaluation.reward_card.ensemble import MeanModel
+from rlhf.evaluation.reward_card.pairs import ScoredPairs, score_pairs, side
+from rlhf.modeling.foreign import positions
+from rlhf.modeling.generation import generate
+from rlhf.modeling.seeding import derive
+from rlhf.rewards import RewardModel
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+
+class Policy(NamedTuple):
+    """What a reward model is held against, and whose responses PPO will have scored; ``path`` names it."""
+
+    path: str
+    model: Any
+    tokenizer: Any
+
+
+def grade(
+    name: str,
+    members: Sequence[RewardModel],
+    pairs: Mapping[str, "Dataset"],
+    policy: Policy | None,
+    stage: CardStage,
+    seed: int,
+) -> Card:
+    """The card of a reward model, or of the mean of several ``members``, on ``pairs`` of train, validation and test.
+
+    Without pairs of train there is no TF-IDF baseline.
+    """
+    limits = Limits(stage.probe_rows, stage.calibration_bins, stage.bootstrap, seed)
+    scored = {split: [score_pairs(pairs[split], one) for one in members] for split in ("validation", "test")}
+    reward = members[0] if len(members) == 1 else MeanModel(members)
+    train = pairs.get("train")
+    if train is not None and len(train) > stage.tfidf_pairs:
+        drawn = random.Random(derive(seed, "tfidf")).sample(range(len(train)), stage.tfidf_pairs)
+        train = train.select(sorted(drawn))
+    drawn = pairs if train is None else {**pairs, "train": train}
+    sides = {split: (side(rows, "chosen"), side(rows, "rejected")) for split, rows in drawn.items()}
+    differences = rules(sides.get("train"), sides["validation"], sides["test"])
+    if policy is not None:
+        lengths = [length for length in (members[0].max_length, positions(policy.model)) if length is not None]
+        longest, batch = min(lengths, default=None), members[0].batch_size
+        differences |= policy_rules(policy.model, policy.tokenizer, sides["test"], longest, batch)
+    card = measure(name, reward, mean(scored["test"]), mean(scored["validation"]), differences, limits)
+    if len(members) > 1:
+        card.members = disagreement(scored["test"])
+        card.notes.append(f"the score is the mean of {len(members)} members'")
+    if train is None:
+        card.notes.append("without pairs to learn from there is no TF-IDF baseline")
+    if policy is None:
+        card.notes.append("without stage.policy there is no log-probability to beat, and no response to measure on")
+    return card
+
+
+def mean(members: Sequence[ScoredPairs]) -> ScoredPairs:
+    """The same pairs with the mean of the members' scores."""
+    return replace(
+        members[0],
+        chosen_scores=np.mean([one.chosen_scores for one in members], axis=0),
+        rejected_scores=np.mean([one.rejected_scores for one in members], axis=0),
+    )
+
+
+def score_statistics(
+    members: Sequence[RewardModel], policy: Policy, prompts: Sequence[Prompt], stage: Any, seed: int
+) -> list[dict[str, float]]:
+    """Mean and standard deviation of each member's scores of the policy's responses; PPO normalises by them.
+
+    Raises:
+        TrainingError: a member gives every response the same score.
+    """
+    prompts = list(prompts)[: stage.statistics_prompts]
+    responses = generate(
+        policy.model,
+        policy.tokenizer,
+        prompts,
+        max_prompt_length=members[0].max_length,
+        max_response_length=stage.sample_length,
+        temperature=stage.statistics_temperature,
+        seed=seed,
+        batch_size=64,
+    )
+    texts = [response.text for response in responses]
+    found = []
+    for member in members:
+        scores = member(prompts, texts)
+        if len(set(scores)) == 1:
+            raise TrainingError(
+                f"the reward model gives every response of {policy.path} the score {scores[0]}: "
+                "raise stage.trainer.learning_rate, or train on more pairs"
+            )
+        found.append({"scores/mean": statistics.fmean(scores), "scores/std": statistics.stdev(scores)})
+    return found

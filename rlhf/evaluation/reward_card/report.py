@@ -1,0 +1,222 @@
+"""A report card for people (terminal, report.md, figures) and for programs (metrics.json, RewardBench's files)."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from rlhf.console import console
+from rlhf.evaluation.reporting.report import cell, table
+from rlhf.evaluation.reward_card import figures
+from rlhf.evaluation.reward_card.card import Card
+from rlhf.evaluation.reward_card.probes import PROBES
+from rlhf.evaluation.statistics.intervals import Share
+from rlhf.evaluation.statistics.metrics import Estimate
+from rlhf.storage.json_files import write_json
+
+CORRELATIONS = {
+    "pearson": "score and length, Pearson's correlation",
+    "spearman": "score and length, Spearman's correlation",
+    "spearman_of_differences": "their differences within pairs, Spearman's correlation",
+}
+INTERVAL = "95 %: shares by Wilson's score interval with prompts as the unit, leads by a bootstrap over prompts"
+
+
+def write(card: Card, folder: Path) -> None:
+    """metrics.json, report.md, figures/*.png, rewardbench.json and rewardbench_scores.json."""
+    write_json(folder / "metrics.json", as_json(card))
+    write_json(folder / "rewardbench.json", leaderboard(card))
+    write_json(folder / "rewardbench_scores.json", scores(card))
+    drawn = figures.draw(card, folder / "figures")
+    (folder / "report.md").write_text("\n".join(markdown(card, drawn)) + "\n", encoding="utf-8")
+
+
+def numbers(card: Card) -> dict[str, float]:
+    """What run.json keeps of the card."""
+    found: dict[str, float | None] = {
+        "test/accuracy": card.accuracy.mean,
+        "test/accuracy_low": card.accuracy.low,
+        "test/accuracy_high": card.accuracy.high,
+        "test/ece": card.calibration.error,
+        "test/temperature": card.calibration.temperature,
+        "test/spearman_length": card.lengths["spearman"],
+        "test/padding": card.padding,
+    }
+    found |= {f"test/lead/{name}": rule.lead.mean for name, rule in card.baselines.items()}
+    found |= {f"test/probe/{name}": one.fell.mean for name, one in card.probes.items() if one.fell is not None}
+    found |= {f"test/{name}": card.members[name] for name in ("deviation", "split") if card.members}
+    return {name: value for name, value in found.items() if value is not None} | card.statistics
+
+
+def as_json(card: Card) -> dict[str, Any]:
+    found = card.calibration
+    return {
+        "reward": card.reward,
+        "pairs": card.accuracy.count,
+        "prompts": len(set(card.pairs.prompts)),
+        "seed": card.limits.seed,
+        "interval": f"{INTERVAL}, {card.limits.bootstrap} draws",
+        "accuracy": plain(card.accuracy),
+        "parts": {title: {part.name: plain(part.accuracy) for part in parts} for title, parts in card.parts.items()},
+        "baselines": {
+            name: {"accuracy": plain(rule.accuracy), "lead": plain(rule.lead), "beaten": rule.lead.low > 0}
+            for name, rule in card.baselines.items()
+        },
+        "calibration": {
+            "ece": found.error,
+            "log_loss": found.log_loss,
+            "bins": [part._asdict() for part in found.bins],
+            "temperature": found.temperature,
+            "ece_after": found.error_after,
+            "log_loss_after": found.log_loss_after,
+            "fitted_on": found.fitted_on,
+        },
+        "length": card.lengths,
+        "probes": {
+            name: {"right_way": "down", "why": PROBES[name], "fell": None if one.fell is None else plain(one.fell)}
+            | {"mean_change": one.change, "left_out": one.left_out}
+            for name, one in card.probes.items()
+        },
+        "padding": card.padding,
+        "statistics": card.statistics,
+        "members": {name: _plain(value) for name, value in card.members.items()},
+        "notes": card.notes,
+        "warnings": card.warnings,
+    }
+
+
+def plain(value: Share | Estimate) -> dict[str, float]:
+    return value._asdict()
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Share):
+        return plain(value)
+    return [_plain(item) for item in value] if isinstance(value, list) else value
+
+
+def leaderboard(card: Card) -> dict[str, Any]:
+    """What RewardBench's scripts/run_rm.py writes for its leaderboard (Lambert et al. 2024, arXiv:2403.13787): the
+    accuracy of each subset beside the model's name. There a tie is an error, so these may lie below the card's.
+    """
+    found: dict[str, Any] = {"model": card.reward, "model_type": "Seq. Classifier", "chat_template": "tokenizer"}
+    results: dict[str, list[int]] = {}
+    for subset, result in zip(subsets(card), _results(card), strict=True):
+        results.setdefault(subset, []).append(result)
+    return found | {subset: sum(values) / len(values) for subset, values in sorted(results.items())}
+
+
+def scores(card: Card) -> dict[str, Any]:
+    """RewardBench's file of scores: a list for each column, a row of them for each pair."""
+    return {
+        "id": list(range(len(card.pairs.rows))),
+        "subset": subsets(card),
+        "prompt": [row["prompt"] for row in card.pairs.rows],
+        "text_chosen": card.pairs.chosen.completions,
+        "text_rejected": card.pairs.rejected.completions,
+        "scores_chosen": card.pairs.chosen_scores.tolist(),
+        "scores_rejected": card.pairs.rejected_scores.tolist(),
+        "results": _results(card),
+        "model": card.reward,
+        "model_type": "Seq. Classifier",
+        "chat_template": "tokenizer",
+    }
+
+
+def subsets(card: Card) -> list[str]:
+    """A pair's source or task; pairs that name neither are one subset, ``test``."""
+    return [str(row.get("source") or row.get("task") or "test") for row in card.pairs.rows]
+
+
+def _results(card: Card) -> list[int]:
+    return [int(difference > 0) for difference in card.pairs.differences]
+
+
+def show(card: Card) -> None:
+    """The card's main tables on the terminal, then what must not be overlooked."""
+    for title, headings, lines in tables(card):
+        shown = Table(title=title, title_justify="left")
+        for i, heading in enumerate(headings):
+            shown.add_column(Text(heading), justify="right" if i else "left", overflow="fold")
+        for line in lines:
+            shown.add_row(*map(Text, line))
+        console.print(shown)
+    for note in card.notes:
+        console.print(Text(note), style="dim")
+    for warning in card.warnings:
+        console.print(Text(f"warning: {warning}"), style="bold yellow")
+
+
+def tables(card: Card) -> Iterator[tuple[str, list[str], list[list[str]]]]:
+    """Title, headings and rows of each table."""
+    rows = [["reward model", str(card.accuracy), str(card.accuracy.count), ""]]
+    for name, rule in card.baselines.items():
+        said = f"{rule.lead.mean:+.3f} [{rule.lead.low:+.3f}, {rule.lead.high:+.3f}]"
+        rows.append([name, str(rule.accuracy), str(rule.accuracy.count), said])
+    yield "Held-out accuracy", ["", "accuracy", "pairs", "reward model leads by"], rows
+    for title, parts in card.parts.items():
+        lines = [[part.name, str(part.accuracy), str(part.accuracy.count)] for part in parts]
+        yield f"Accuracy by {title}", ["", "accuracy", "pairs"], lines
+    if card.probes:
+        yield (
+            "Spoilt on purpose: the score should fall",
+            ["", "fell", "responses", "change", "left out"],
+            [
+                [
+                    f"{name}: {PROBES[name]}",
+                    "–" if one.fell is None else str(one.fell),
+                    "0" if one.fell is None else str(one.fell.count),
+                    "–" if one.change is None else f"{one.change:+.2f}",
+                    str(one.left_out),
+                ]
+                for name, one in card.probes.items()
+            ],
+        )
+    yield "Calibration, length, padding", ["", ""], [[name, value] for name, value in details(card)]
+    if card.members:
+        yield "Members of the ensemble", ["", ""], [[name, value] for name, value in members(card)]
+
+
+def details(card: Card) -> Iterator[tuple[str, str]]:
+    found = card.calibration
+    yield "expected calibration error", f"{found.error:.3f}"
+    yield "log loss, nats a pair (a coin: 0.693)", f"{found.log_loss:.3f}"
+    if found.temperature is None:
+        yield f"temperature, fitted on {found.fitted_on}", "none"
+    else:
+        yield f"temperature, fitted on {found.fitted_on}", f"{found.temperature:.2f}"
+        yield "with it: calibration error, log loss", f"{found.error_after:.3f}, {found.log_loss_after:.3f}"
+    for name, value in card.lengths.items():
+        yield CORRELATIONS[name], "–" if value is None else f"{value:+.2f}"
+    yield "largest difference between padded and unpadded scoring", f"{card.padding:.1e}"
+    for name, value in card.statistics.items():
+        yield f"{name} of the policy's own responses", f"{value:.3f}"
+
+
+def members(card: Card) -> Iterator[tuple[str, str]]:
+    for number, accuracy in enumerate(card.members["accuracy"]):
+        yield f"accuracy of member {number}", str(accuracy)
+    yield "standard deviation between members, mean over responses", f"{card.members['deviation']:.3f}"
+    yield "standard deviation of their mean between responses", f"{card.members['spread']:.3f}"
+    yield "pairs whose order they do not agree on", f"{card.members['split']:.3f}"
+    for name in ("agreed", "split"):
+        yield f"accuracy of the mean where they are {name}", str(card.members[f"accuracy_{name}"] or "–")
+
+
+def markdown(card: Card, drawn: Sequence[str]) -> Iterator[str]:
+    """The report as Markdown, a line at a time. Names from the data are data, and escaped."""
+    prompts = len(set(card.pairs.prompts))
+    yield f"# Report card of {cell(card.reward)}\n"
+    yield f"{card.accuracy.count} held-out pairs of {prompts} prompts, ties half, seed {card.limits.seed}. Intervals"
+    yield f"are {INTERVAL} ({card.limits.bootstrap} draws).\n"
+    for warning in card.warnings:
+        yield f"- **Warning**: {cell(warning)}"
+    for note in card.notes:
+        yield f"- {cell(note)}"
+    for title, headings, lines in tables(card):
+        yield f"\n## {cell(title)}\n"
+        yield from table(headings, lines)
+    yield "\n## Figures\n"
+    yield from (f"![{Path(name).stem}](figures/{name})" for name in drawn)

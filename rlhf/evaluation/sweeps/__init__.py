@@ -1,0 +1,1 @@
+"""Jobs, leaderboard and figures of sweeps."""

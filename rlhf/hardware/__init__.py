@@ -1,0 +1,1 @@
+"""Devices, memory, precision, and the processes that share them."""

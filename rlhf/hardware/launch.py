@@ -1,0 +1,219 @@
+"""Start the processes that share a run on this machine, wait for them, and tell how they ended.
+
+Hydra stays outside: one process composes the settings and checks them, torch's elastic agent starts the ranks, and
+what the first of them returns is what the run returned. A rank that fails or dies takes the others with it at once.
+"""
+
+import logging
+import os
+import pickle
+import signal
+import sys
+import tempfile
+import time
+import traceback
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from multiprocessing import active_children
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rlhf import errors
+from rlhf.config import Hardware
+from rlhf.errors import ConfigError, RlhfError, TrainingError
+from rlhf.hardware import ranks
+
+# Longer than the agent looks away: of a rank that died and those that miss it, it must meet the dead one first.
+LAST_WORDS = 1.0  # seconds
+STOPPING = 60  # seconds in which a rank may end after a signal, before it is killed
+HANDLED = tuple(  # by the agent, which ends the ranks; Windows has only the first
+    getattr(signal, name) for name in ("SIGTERM", "SIGHUP", "SIGQUIT") if hasattr(signal, name)
+)
+CAUSES = {  # of the end of a rank
+    "SIGKILL": "memory that ran out is a common cause",
+    "SIGTERM": "terminated from outside",
+    "SIGHUP": "its terminal was closed",
+    "SIGINT": "interrupted from outside",
+}
+LOGGERS = ("torch.distributed.elastic", "torch.multiprocessing.spawn")
+
+
+class Note(NamedTuple):
+    """How a rank ended, and what it returned or what it died of."""
+
+    ending: str  # finished, interrupted, refused or broken
+    value: Any
+    when: float  # seconds since the epoch
+
+
+def start(work: Callable[..., Any], *arguments: Any, hardware: Hardware) -> Any:
+    """``work(*arguments)`` in every rank, which must be a function of a module; returns the first one's value.
+
+    Raises:
+        RlhfError: what a rank raised, in its own words, or a rank was killed.
+        KeyboardInterrupt: it was interrupted, and the ranks have ended well.
+        RuntimeError: a rank broke on a defect; the text is its traceback.
+    """
+    with tempfile.TemporaryDirectory(prefix="rlhf-ranks-") as folder, _quiet_agent(), _environment(hardware):
+        notes = Path(folder)
+        failure = _run_agent(work, arguments, notes, hardware)
+        found = {int(path.stem): pickle.loads(path.read_bytes()) for path in notes.glob("*.note")}
+    endings = {note.ending for note in found.values()}
+    here = ranks.local(hardware)
+    if len(found) == here and endings == {"finished"}:  # whatever their exit was: threads of gloo's may abort it
+        return found[min(found)].value
+    if "interrupted" in endings and endings <= {"finished", "interrupted"}:
+        raise KeyboardInterrupt
+    raise _reason(found, failure)
+
+
+def _run_agent(work: Callable[..., Any], arguments: tuple, notes: Path, hardware: Hardware) -> "tuple[int, int] | None":
+    """Run the ranks to their end; rank and exit code of the one whose failure was met first, None without a failure."""
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.elastic.rendezvous.api import RendezvousError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    alone = hardware.nodes == 1
+    host = {} if hardware.node_rank is None else {"is_host": hardware.node_rank == 0}
+    config = LaunchConfig(
+        min_nodes=hardware.nodes,
+        max_nodes=hardware.nodes,
+        nproc_per_node=ranks.local(hardware),
+        run_id=hardware.run_id,
+        rdzv_backend="c10d",
+        rdzv_endpoint="127.0.0.1:0" if alone else hardware.rendezvous,
+        rdzv_configs={} if alone else host,
+        local_addr="127.0.0.1" if alone else None,
+        max_restarts=0,
+        start_method="spawn",
+        signals_to_handle=",".join(one.name for one in HANDLED),
+        shutdown_timeout=STOPPING,
+    )
+    try:
+        with _interrupts_passed_on():
+            elastic_launch(config, _rank)(work, arguments, str(notes), _passed_over())
+    except ChildFailedError as error:
+        first, failure = error.get_first_failure()
+        return first, failure.exitcode
+    except SignalException as error:
+        raise SystemExit(128 + error.sigval) from None
+    except RendezvousError as error:
+        raise ConfigError(
+            f"the machines did not meet at hardware.rendezvous={hardware.rendezvous} ({error}): give an address that "
+            "all of them reach, and start the same command on each"
+        ) from error
+    return None
+
+
+def _reason(found: dict[int, Note], failure: tuple[int, int] | None) -> BaseException:
+    """What the run ended of: what a rank refused, a signal that killed one, and only then what missed a dead one."""
+    for note in found.values():
+        if note.ending == "refused":
+            kind, text = note.value
+            return getattr(errors, kind)(text)
+    if failure is not None and failure[1] < 0:
+        name = signal.Signals(-failure[1]).name
+        cause = CAUSES.get(name, "a crash")
+        return TrainingError(
+            f"rank {failure[0]} was ended by {name} ({cause}), and the others with it: where there is a checkpoint, "
+            "resume=true continues from it"
+        )
+    for rank, note in sorted(found.items(), key=lambda item: item[1].when):  # those that miss it fail after it
+        if note.ending == "broken":
+            return RuntimeError(f"rank {rank} failed:\n{note.value}")
+    return TrainingError(
+        "the processes of the run ended on another machine, or without a word: where there is a checkpoint, "
+        "resume=true continues from it"
+    )
+
+
+def _passed_over() -> list[tuple[str, type[Warning]]]:
+    """The warnings that this process does not show, by the pattern of their text and their class."""
+    return [(one[1].pattern, one[2]) for one in warnings.filters if one[0] == "ignore" and one[1] is not None]
+
+
+def _rank(work: Callable[..., Any], arguments: tuple, notes: str, silent: list[tuple[str, type[Warning]]]) -> None:
+    """What a rank does: the work, and a note of how it ended."""
+    import torch.distributed
+
+    for pattern, kind in silent:
+        warnings.filterwarnings("ignore", pattern, kind)
+    if hasattr(os, "setpgrp"):
+        os.setpgrp()  # Ctrl-C in a terminal reaches the parent alone, which passes it on, once
+    place = Path(notes) / f"{ranks.rank()}.note"
+    try:
+        note = Note("finished", work(*arguments), time.time())
+    except KeyboardInterrupt:
+        note = Note("interrupted", None, time.time())
+    except RlhfError as error:
+        note = Note("refused", (_kind(error), str(error)), time.time())
+    except BaseException:
+        note = Note("broken", traceback.format_exc(), time.time())
+    aside = place.with_suffix(".tmp")
+    aside.write_bytes(pickle.dumps(note))
+    os.replace(aside, place)
+    if note.ending in ("refused", "broken"):
+        if note.ending == "broken":
+            time.sleep(LAST_WORDS)
+        os._exit(1)
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+def _kind(error: RlhfError) -> str:
+    """The name of the error's class, or of the nearest that rlhf.errors has."""
+    return next(kind.__name__ for kind in type(error).__mro__ if getattr(errors, kind.__name__, None) is kind)
+
+
+@contextmanager
+def _interrupts_passed_on() -> Iterator[None]:
+    """Ctrl-C ends the ranks, which leave a checkpoint, and not the wait for them."""
+
+    def pass_on(number: int, frame: Any) -> None:
+        for child in active_children():
+            with suppress(ProcessLookupError):
+                os.kill(child.pid, number)
+
+    handled = (signal.SIGINT, *HANDLED)
+    before = {one: signal.getsignal(one) for one in handled}
+    try:
+        with suppress(ValueError):  # not in the main thread, where nobody handles signals
+            signal.signal(signal.SIGINT, pass_on)
+        yield
+    finally:
+        for one, handler in before.items():
+            with suppress(ValueError):
+                signal.signal(one, handler)
+
+
+@contextmanager
+def _quiet_agent() -> Iterator[None]:
+    """Without the agent's own log, which tells every failure again with a traceback of the agent's."""
+    loggers, silent = [logging.getLogger(name) for name in LOGGERS], logging.NullHandler()
+    before = [logger.propagate for logger in loggers]
+    for logger in loggers:
+        logger.addHandler(silent)
+        logger.propagate = False
+    try:
+        yield
+    finally:
+        for logger, propagates in zip(loggers, before, strict=True):
+            logger.removeHandler(silent)
+            logger.propagate = propagates
+
+
+@contextmanager
+def _environment(hardware: Hardware) -> Iterator[None]:
+    """Threads and network of the ranks, where the user has not said otherwise."""
+    before = dict(os.environ)
+    share = max((os.cpu_count() or 1) // ranks.local(hardware), 1)
+    os.environ.setdefault("OMP_NUM_THREADS", str(hardware.threads or share))
+    if hardware.nodes == 1 and sys.platform == "linux":
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)

@@ -1,0 +1,255 @@
+"""Decoding with a cache: prompts are read once, and rows that have ended leave the batch and its cache."""
+
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+from transformers.cache_utils import CacheLayerMixin, DynamicLayer
+
+from rlhf.errors import ModelError
+
+READ_AT_ONCE = 2048  # tokens of prompts in one forward pass; beyond, a pass is as efficient and takes more memory
+FULL = 0.75  # share of rows that go on; below, those that have ended are dropped, which costs a copy of the cache
+
+
+class Sampled(NamedTuple):
+    """Response ids, the log-probability of each under the distribution that it was drawn from, and what a head gave.
+
+    The head read the hidden state that each token was drawn from; without one there are no values.
+    """
+
+    ids: list[int]
+    logprobs: list[float]
+    values: Sequence[float] = ()
+
+
+class Room(DynamicLayer):
+    """Keys and values of one layer in memory that is there from the start: transformers' own copies all at each token.
+
+    ``length`` tokens of each row, (B, heads, length, size), are in use.
+    """
+
+    def __init__(self, keys: Tensor, values: Tensor, length: int):
+        super().__init__()
+        self.room, self.length = (keys, values), length
+        self.dtype, self.device, self.is_initialized = keys.dtype, keys.device, True
+        self._show()
+
+    def _show(self) -> None:
+        self.keys, self.values = (part[:, :, : self.length] for part in self.room)
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        before = self.length
+        self.length += key_states.shape[-2]
+        for part, new in zip(self.room, (key_states, value_states), strict=True):
+            part[:, :, before : self.length] = new
+        self._show()
+        return self.keys, self.values
+
+    def get_seq_length(self) -> int:
+        return self.length
+
+    def reorder_cache(self, rows: Tensor) -> None:
+        """Keep ``rows`` alone. What is not in use is not copied."""
+        parts = []
+        for part in self.room:
+            kept = part.new_empty((len(rows), *part.shape[1:]))
+            kept[:, :, : self.length] = part[rows, :, : self.length]
+            parts.append(kept)
+        self.room = tuple(parts)
+        self._show()
+
+
+class Decoding:
+    """One batch of prompts on its way; ``uniforms`` (B, T) decide which tokens are drawn, one for each.
+
+    ``head``, if any, gives a value (B,) of the hidden states (B, h) that tokens are drawn from.
+
+    Raises:
+        ModelError: the model reads no cache of transformers.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        rows: Sequence[Sequence[int]],
+        uniforms: Tensor,
+        pad: int,
+        length: int,
+        temperature: float,
+        head: Callable[[Tensor], Tensor] | None = None,
+    ):
+        self.head, self.values = head, torch.empty(0)  # values of the states behind the last pass's logits
+        self.model, self.pad, self.length, self.temperature = model, pad, length, temperature
+        plain = model.get_base_model() if hasattr(model, "peft_config") else model
+        self.config, self.takes = plain.config, set(inspect.signature(plain.forward).parameters)
+        self.cache = cache_argument(plain)
+        # What else than keys and values a layer keeps cannot be put together from several passes.
+        self.plain = all(type(layer) is DynamicLayer for layer in DynamicCache(config=self.config).layers)
+        self.rows = rows
+        self.uniforms = uniforms.to(model.device)
+        self.padded = False
+        self.width = max(map(len, rows))
+
+    def run(self, ends: set[int]) -> list[Sampled]:
+        """The responses, in the order of the prompts."""
+        if self.head is None:
+            return self._run(ends)
+        output = self.model.get_output_embeddings()
+        handle = output.register_forward_pre_hook(self._note)
+        try:
+            return self._run(ends)
+        finally:
+            handle.remove()
+
+    def _note(self, module: torch.nn.Module, arguments: tuple[Tensor]) -> None:
+        self.values = self.head(arguments[0][:, -1])
+
+    def _run(self, ends: set[int]) -> list[Sampled]:
+        device = self.model.device
+        logits, cache, mask = self._read()
+        last = torch.tensor(sorted(ends), device=device)
+        live = torch.arange(len(self.rows), device=device)  # the prompt of each row of the batch
+        going = torch.ones_like(live, dtype=torch.bool)
+        positions = mask.sum(-1, keepdim=True)
+        tokens = torch.full((len(self.rows), self.length), self.pad)
+        logprobs, lengths = torch.zeros(tokens.shape), torch.zeros(len(self.rows), dtype=torch.long)
+        values = torch.zeros(tokens.shape if self.head is not None else (len(self.rows), 0))
+        for t in range(self.length):
+            drawn, logp = draw(logits, self.uniforms[live, t] if self.temperature else None, self.temperature)
+            rows = live[going].cpu()
+            tokens[rows, t], logprobs[rows, t] = drawn[going].cpu(), logp[going].cpu()
+            if self.head is not None:
+                values[rows, t] = self.values[going].cpu()
+            lengths[rows] = t + 1
+            going = going & ~torch.isin(drawn, last)
+            count = int(going.sum())
+            if not count or t + 1 == self.length:
+                break
+            if count <= FULL * len(going):
+                kept = going.nonzero()[:, 0]
+                cache.reorder_cache(kept)
+                live, going, drawn, mask, positions = (x[kept] for x in (live, going, drawn, mask, positions))
+                self.padded = not mask.all()
+            mask = torch.cat([mask, mask.new_ones(len(live), 1)], dim=1)
+            logits = self._forward(drawn[:, None], mask, positions, cache)
+            positions = positions + 1
+        return [
+            Sampled(ids[:size], found[:size], own[:size])
+            for ids, found, own, size in zip(*(x.tolist() for x in (tokens, logprobs, values, lengths)), strict=True)
+        ]
+
+    def _forward(self, ids: Tensor, mask: Tensor, positions: Tensor, cache: DynamicCache) -> Tensor:
+        """Logits (B, V) behind the last of ``ids``."""
+        inputs = {"input_ids": ids, self.cache: cache, "use_cache": True}
+        if self.padded:  # without padding attention needs no mask
+            inputs["attention_mask"] = mask
+        inputs |= {name: x for name, x in (("position_ids", positions), ("logits_to_keep", 1)) if name in self.takes}
+        return self.model(**inputs).logits[:, -1]
+
+    def _read(self) -> tuple[Tensor, DynamicCache, Tensor]:
+        """Read the prompts, each different one once: logits (B, V) behind them, their cache, and its mask (B, P)."""
+        first: dict[tuple[int, ...], int] = {}
+        index = [first.setdefault(tuple(row), len(first)) for row in self.rows]
+        prompts = list(first)
+        parts = groups([len(row) for row in prompts], READ_AT_ONCE) if self.plain else [list(range(len(prompts)))]
+        found, values = [], torch.empty(len(prompts) if self.head is not None else 0, device=self.model.device)
+        for part in parts:
+            found.append((part, *self._read_group([prompts[i] for i in part])))
+            if self.head is not None:
+                values[part] = self.values
+        logits = found[0][1].new_empty(len(prompts), found[0][1].shape[-1])
+        mask = torch.zeros(len(prompts), self.width, dtype=torch.long, device=logits.device)
+        for part, behind, _, own in found:
+            logits[part], mask[part, self.width - own.shape[1] :] = behind, own
+        cache = self._joined([(part, own) for part, _, own, _ in found], len(prompts)) if self.plain else found[0][2]
+        if len(prompts) < len(self.rows):
+            copies = torch.tensor(index, device=logits.device)
+            cache.reorder_cache(copies)
+            logits, mask = logits[copies], mask[copies]
+            values = values[copies] if self.head is not None else values
+        self.padded, self.values = not mask.all(), values
+        return logits, cache, mask
+
+    def _read_group(self, prompts: Sequence[Sequence[int]]) -> tuple[Tensor, DynamicCache, Tensor]:
+        """Padded on the left, so that all of them end in one column."""
+        width, device = max(map(len, prompts)), self.model.device
+        ids = torch.tensor([[self.pad] * (width - len(row)) + list(row) for row in prompts], device=device)
+        mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in prompts], device=device)
+        cache, self.padded = DynamicCache(config=self.config), not mask.all()
+        logits = self._forward(ids, mask, (mask.cumsum(-1) - 1).clamp(min=0), cache)
+        return logits, cache, mask
+
+    def _joined(self, found: list[tuple[list[int], DynamicCache]], rows: int) -> DynamicCache:
+        """One cache of all groups, with room for the responses."""
+        cache = found[0][1]
+        for number, layer in enumerate(cache.layers):
+            if not layer.is_initialized:  # it reads another's
+                continue
+            rooms = []
+            for name in ("keys", "values"):
+                one = getattr(layer, name)
+                room = one.new_zeros(rows, one.shape[1], self.width + self.length, one.shape[-1])
+                for part, other in found:
+                    own = getattr(other.layers[number], name)
+                    room[part, :, self.width - own.shape[-2] : self.width] = own
+                rooms.append(room)
+            cache.layers[number] = Room(*rooms, self.width)
+            for _, other in found[1:]:
+                other.layers[number] = None
+        return cache
+
+
+def cache_argument(model: Any) -> str:
+    """Return the name of the argument of ``model.forward`` that takes a cache.
+
+    transformers 5.24 renames ``past_key_values`` to ``cache``; a model with code from elsewhere keeps the old name.
+
+    Raises:
+        ModelError: the model has neither, or no layer with keys and values: Mamba's ``cache_params`` are ``cache`` too.
+    """
+    takes = inspect.signature(model.forward).parameters
+    if any(isinstance(layer, CacheLayerMixin) for layer in DynamicCache(config=model.config).layers):
+        for name in ("cache", "past_key_values"):
+            if name in takes:
+                return name
+    raise ModelError(f"{type(model).__name__} reads no cache of transformers: give a model that does")
+
+
+def draw(logits: Tensor, uniforms: Tensor | None, temperature: float) -> tuple[Tensor, Tensor]:
+    """A token for each row of logits z (B, V) and its log-probability, both (B,).
+
+    The first token whose cumulated softmax(z / τ) reaches ``uniforms`` (B,) in (0, 1]; without them the most likely,
+    and its log-probability at temperature 1.
+    """
+    scaled = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    if uniforms is not None:
+        scaled = scaled / temperature
+    most, likely = scaled.max(-1, keepdim=True)
+    weights = (scaled - most).exp_()
+    if uniforms is None:
+        return likely[:, 0], -weights.sum(-1).log()
+    cumulated = weights.cumsum_(-1)
+    total = cumulated[:, -1:]
+    # Not above the total, however it rounds, since a uniform number is at most 1; above 0, so of a token that has any.
+    drawn = torch.searchsorted(cumulated, uniforms[:, None].to(total.dtype) * total)
+    return drawn[:, 0], (scaled.gather(1, drawn) - most - total.log())[:, 0]
+
+
+def groups(lengths: Sequence[int], most: int) -> Iterator[list[int]]:
+    """Neighbours of about one length, to be padded together: at most ``most`` tokens, padding included.
+
+    ``lengths`` rise. A group ends where an eighth of it would be padding, unless it is too small to be worth a pass.
+    """
+    start = 0
+    for i in range(1, len(lengths) + 1):
+        if i < len(lengths):
+            padded = (i + 1 - start) * lengths[i]
+            used = sum(lengths[start : i + 1])
+            if padded <= most and (padded - used <= padded / 8 or used < most / 8):
+                continue
+        yield list(range(start, i))
+        start = i

@@ -1,0 +1,125 @@
+"""Forward passes over prompts and responses that compute what PPO reads and no more.
+
+A row is a prompt and its response without a gap, padded on the right, where causal attention sees nothing of it: so no
+mask is needed, and no position is given. Logits, values and the last feed-forward layer are computed at the positions
+before response tokens alone.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+
+from rlhf.modeling.logprobs import token_logprobs_and_entropies
+
+
+class Rows(NamedTuple):
+    """B rows of at most L tokens, and where in them, flattened to B · L, the N states before response tokens are."""
+
+    input_ids: Tensor  # (B, L)
+    before: Tensor  # (N,)
+
+
+def rows(prompt_ids: Tensor, prompt_mask: Tensor, response_ids: Tensor, mask: Tensor) -> Rows:
+    """From prompts (B, P), padded on the left, and responses (B, T), padded on the right."""
+    kept = torch.cat([prompt_mask, mask], dim=1)
+    length = int(kept.sum(-1).max())
+    row, _ = kept.nonzero(as_tuple=True)
+    place = (kept.cumsum(-1) - 1)[kept]
+    ids = prompt_ids.new_zeros(len(mask), length)
+    ids[row, place] = torch.cat([prompt_ids, response_ids], dim=1)[kept]
+    row, column = mask.nonzero(as_tuple=True)
+    return Rows(ids, row * length + prompt_mask.sum(-1)[row] + column - 1)
+
+
+def sequence_logprobs(
+    model: Any, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]], temperature: float = 1.0
+) -> Tensor:
+    """Return Σₜ log softmax(zₜ / τ)[aₜ] of each response after its prompt, (B,), in float64 and nats.
+
+    ``prompts`` and ``responses`` hold token ids, at least one each. One forward pass reads all B rows.
+    """
+    device = model.device
+    texts = [torch.tensor([*prompt, *response]) for prompt, response in zip(prompts, responses, strict=True)]
+    ids = pad_sequence(texts, batch_first=True).to(device)
+    before = [
+        torch.arange(row * ids.shape[1] + len(prompt) - 1, row * ids.shape[1] + len(text) - 1)
+        for row, (prompt, text) in enumerate(zip(prompts, texts, strict=True))
+    ]
+    tokens = torch.cat([torch.tensor(response) for response in responses]).to(device)
+    logprobs, _, _ = response_outputs(model, Rows(ids, torch.cat(before).to(device)), tokens, temperature)
+    return torch.stack([part.sum() for part in logprobs.double().split(list(map(len, responses)))])
+
+
+def response_outputs(model: Any, inputs: Rows, tokens: Tensor, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
+    """log softmax(z / τ)[a] of response ``tokens`` (N,), the entropies of softmax(z / τ), both (N,) in float32, and the
+    hidden states (N, h) that the logits z are made of.
+
+    ``model`` is called as a whole, so that adapters, roles and distributed wrappers see the call.
+    """
+    plain = causal_of(model)
+    with only_at(plain.base_model, plain.get_output_embeddings(), inputs.before) as read:
+        logits = model(input_ids=inputs.input_ids, use_cache=False).logits
+    return *token_logprobs_and_entropies(logits[0], tokens, temperature), read[0][0]
+
+
+def causal_of(model: Any) -> Any:
+    """transformers' own model within adapters and wrappers."""
+    model = getattr(model, "module", model)
+    return model.get_base_model() if hasattr(model, "peft_config") else model
+
+
+def without_adapter(policy: Any, reference: Any | None) -> AbstractContextManager:
+    """The reference is the policy with its adapter switched off where it is None."""
+    return policy.disable_adapter() if reference is None else nullcontext()
+
+
+@contextmanager
+def only_at(backbone: nn.Module, head: nn.Module | None, index: Tensor) -> Iterator[list[Tensor]]:
+    """``head`` reads the hidden states at ``index`` (N,) of (B · L) alone, and gives (1, N, ·); yields what it reads.
+
+    So does the feed-forward part of the backbone's last layer, whose other outputs nothing would read; it is the
+    larger part of a layer.
+    """
+
+    def gather(module: nn.Module, arguments: tuple[Tensor]) -> tuple[Tensor]:
+        return (arguments[0].flatten(0, -2)[index][None],)
+
+    read: list[Tensor] = []
+
+    def note(module: nn.Module, arguments: tuple[Tensor]) -> tuple[Tensor]:
+        found = gather(module, arguments)
+        read.append(found[0])
+        return found
+
+    shapes: list[torch.Size] = []
+
+    def narrow(module: nn.Module, arguments: tuple[Tensor]) -> tuple[Tensor]:
+        shapes.append(arguments[0].shape)
+        return gather(module, arguments)
+
+    def widen(module: nn.Module, arguments: tuple[Tensor], output: Tensor) -> Tensor:
+        shape = shapes.pop()
+        return output.new_zeros(shape.numel() // shape[-1], shape[-1]).index_copy(0, index, output[0]).view(shape)
+
+    handles = [] if head is None else [head.register_forward_pre_hook(note)]
+    layers = getattr(backbone, "layers", ())
+    last = getattr(layers[-1], "mlp", None) if len(layers) else None
+    if last is not None and elementwise(last):
+        handles += [last.register_forward_pre_hook(narrow), last.register_forward_hook(widen)]
+    try:
+        yield read
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def elementwise(block: nn.Module) -> bool:
+    """Whether ``block`` is a gated feed-forward layer and nothing more: of a token it makes a token."""
+    return {"gate_proj", "up_proj", "down_proj"} <= {name for name, _ in block.named_children()} <= GATED
+
+
+GATED = {"gate_proj", "up_proj", "down_proj", "act_fn"}

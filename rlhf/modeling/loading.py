@@ -1,0 +1,389 @@
+"""Policies, reward models and tokenizers from a run, a local folder, a GGUF file or the Hub.
+
+An adapter's run holds the adapter alone. Its weights are the parent's with the adapter merged in, so that a stage
+always starts from a plain model and puts its own adapter on top: the reference is then that model with the adapter
+switched off, and no adapter can be attached to another base than its own.
+"""
+
+import json
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from peft import PeftConfig, PeftModel
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from torch.distributed.tensor import DTensor
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils import logging
+
+from rlhf.config import Model, Settings
+from rlhf.errors import LineageError, ModelError
+from rlhf.hardware import ranks
+from rlhf.hub.pinned import Pinned, fetch, pin, snapshot
+from rlhf.modeling import foreign
+from rlhf.modeling.vocabulary import add_rows, set_padding, untie
+from rlhf.runs.parents import Parent, hub_parent
+from rlhf.storage.digests import tokenizer_record
+from rlhf.storage.manifest import read_manifest
+from rlhf.storage.paths import bundled
+
+Head = Literal["drawn", "zero", "refused"]  # what becomes of a classifier's head where its parent has none
+ADAPTER = "adapter_config.json"
+
+
+def chat_template(name: str) -> str:
+    """The text of a chat template: one in conf/chat_template by its name, or a file.
+
+    Raises:
+        ModelError: there is no such template.
+    """
+    shipped = bundled("conf") / "chat_template"
+    for path in (shipped / f"{name}.jinja", Path(name)):
+        if path.is_file():
+            return path.read_text(encoding="utf-8")
+    names = ", ".join(sorted(path.stem for path in shipped.glob("*.jinja")))
+    raise ModelError(f"model.chat_template={name} is neither a file nor one of {names}")
+
+
+def load_tokenizer(parent: Parent, model: Model) -> PreTrainedTokenizerBase:
+    """The tokenizer of ``parent``, with a padding token and a chat template.
+
+    Raises:
+        ModelError: it cannot be found or read.
+        LineageError: it is not the one that the parent's run.json describes.
+    """
+    folder = adapter_folder(parent)
+    if folder is not None and not any(folder.glob("tokenizer*")):  # as peft saves it
+        return load_tokenizer(_base(parent, folder), model)
+    tokenizer = _pretrained(AutoTokenizer, parent, model)
+    if tokenizer.eos_token_id is None and tokenizer.cls_token_id is None:  # of an encoder, which writes nothing
+        raise ModelError(
+            f"{parent.role}={parent.path} has a tokenizer without an end of sequence, and no response would ever end: "
+            "name one as eos_token in its tokenizer_config.json"
+        )
+    if parent.manifest is None:
+        set_padding(tokenizer, config(parent, model).get_text_config().vocab_size)
+        if tokenizer.chat_template is None and model.chat_template is not None:
+            tokenizer.chat_template = chat_template(model.chat_template)
+    elif recorded := parent.manifest.get("tokenizer"):
+        found = tokenizer_record(tokenizer)
+        for field, value in recorded.items():
+            if found.get(field) != value:
+                raise LineageError(
+                    f"the tokenizer in {parent.model} has another {field} than {parent.path}/run.json says: "
+                    f"run stage={parent.stage} again with overwrite=true"
+                )
+    tokenizer.padding_side = "right"
+    # What is too long is cut and counted before a model sees it: transformers' warning of it would be wrong.
+    tokenizer.deprecation_warnings["sequence-length-is-longer-than-the-specified-maximum"] = True
+    return tokenizer
+
+
+def check(parent: Parent, settings: Settings) -> None:
+    """Refuse a parent that cannot be loaded, or whose positions do not suffice, before anything long is done.
+
+    Raises:
+        ModelError: files are missing, cut short or do not fit each other.
+        ConfigError: a setting allows rows that are longer than the model can read.
+        LineageError: what an adapter was trained on has changed since or is gone.
+    """
+    if not parent.is_local:  # on the Hub, or a run that wrote no weights
+        return
+    root = ancestry(parent)[0]
+    architecture = config(root, settings.model)
+    foreign.check(root, architecture)
+    if parent.role == "policy" or parent.role in getattr(settings.stage, "models", ()):
+        foreign.fits(parent, architecture, settings)
+
+
+def config(parent: Parent, model: Model) -> PretrainedConfig:
+    """The architecture of ``parent``; an adapter has that of its base.
+
+    Raises:
+        ModelError: it cannot be found or read.
+    """
+    found = _pretrained(AutoConfig, ancestry(parent)[0], model)
+    # model.attention or the best that there is, and none that the file names: it may be code to be fetched and run.
+    found._attn_implementation = None
+    return found
+
+
+def load_policy(parent: Parent, model: Model, tokenizer: PreTrainedTokenizerBase, **options: Any) -> PreTrainedModel:
+    """The language model of ``parent`` as a plain model, adapters merged, in ``model.dtype``.
+
+    Raises:
+        ModelError: it cannot be found or read.
+    """
+    policy, _ = _load(AutoModelForCausalLM, parent, model, options)
+    _match(policy, tokenizer)
+    return policy
+
+
+def load_reward_model(
+    parent: Parent, model: Model, tokenizer: PreTrainedTokenizerBase, *, new_head: Head = "drawn", **options: Any
+) -> PreTrainedModel:
+    """The backbone of ``parent`` under its own head of one output, or under a new one where it has none.
+
+    A head that is ``drawn`` comes from N(0, 1/(h+1)) with h the hidden size (Stiennon et al. 2020, appendix B.1,
+    https://arxiv.org/abs/2009.01325), so that scores start small and of one scale at every width. One of ``zero`` is
+    for a critic: it expects nothing until it has learned something.
+
+    Raises:
+        ModelError: it cannot be found or read; or it has no head and a new one is ``refused``, as for one that judges.
+    """
+    try:
+        with _silent():  # a new head is what is asked for, and no cause for a report of missing weights
+            reward, missing = _load(AutoModelForSequenceClassification, parent, model, options)
+    except ModelError as error:
+        if "ignore_mismatched_sizes" not in str(error):
+            raise
+        raise ModelError(
+            f"{parent.role}={parent.path} is a classifier with another number of outputs than the one of a reward "
+            "model: give a run of stage=reward, or a classifier that was trained with num_labels=1"
+        ) from error
+    if new_head == "refused" and any(not name.startswith(f"{reward.base_model_prefix}.") for name in missing):
+        raise ModelError(
+            f"{parent.role}={parent.path} has no head that scores, only a new one of random weights could be put on "
+            "it: give a run of stage=reward, or a classifier with one output"
+        )
+    if "score.weight" in missing and new_head == "zero":
+        torch.nn.init.zeros_(reward.score.weight)
+    elif "score.weight" in missing:
+        torch.nn.init.normal_(reward.score.weight, std=1 / math.sqrt(reward.config.hidden_size + 1))
+    _match(reward, tokenizer)
+    return reward
+
+
+def load_adapted(parents: Sequence[Parent], model: Model, tokenizer: PreTrainedTokenizerBase) -> PeftModel | None:
+    """Reward runs that are adapters on one base: the base once, and beside each other adapters called "0", "1", ...
+
+    ``set_adapter`` says whose adapter and head are worn. None where a parent is no adapter, or on another base.
+    """
+    folders = [Path(parent.model) for parent in parents]
+    if any(
+        parent.manifest is None or not (folder / "adapter_config.json").is_file()
+        for parent, folder in zip(parents, folders, strict=True)
+    ):
+        return None
+    bases = [_base(parent, folder) for parent, folder in zip(parents, folders, strict=True)]
+    if len({base.digest for base in bases}) > 1:
+        return None
+    return load_members(bases[0], folders, model, tokenizer)
+
+
+def load_members(base: Parent, folders: Sequence[Path], model: Model, tokenizer: PreTrainedTokenizerBase) -> PeftModel:
+    """The adapters of reward models in ``folders`` on ``base``, called "0", "1", ...; the base is loaded once."""
+    worn: Any = load_reward_model(base, model, tokenizer)
+    for number, folder in enumerate(folders):
+        config = PeftConfig.from_pretrained(folder)
+        config.task_type = None
+        if number == 0:
+            worn = PeftModel.from_pretrained(worn, folder, adapter_name="0", config=config)
+        else:
+            worn.load_adapter(folder, str(number), is_trainable=False)
+    return worn.requires_grad_(False)
+
+
+def save(model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path, parent: Parent | None) -> None:
+    """Write weights as safetensors with the tokenizer; of a model with an adapter on ``parent``, the adapter alone.
+
+    Where several processes share a run all of them call this: shards are gathered, and the first one writes.
+    """
+    whole = gathered(model)
+    if ranks.is_main():
+        if hasattr(model, "peft_config"):
+            own = model.active_adapter  # a shared base has those of other roles beside it
+            model.peft_config[own].base_model_name_or_path = parent.model
+            # Nothing of an embedding has been trained; rows of new tokens are drawn again as they were.
+            model.save_pretrained(folder, save_embedding_layers=False, selected_adapters=[own], state_dict=whole)
+        else:
+            model.save_pretrained(folder, state_dict=whole)
+        tokenizer.save_pretrained(folder)
+    ranks.wait()
+
+
+def gathered(model: torch.nn.Module) -> dict[str, torch.Tensor] | None:
+    """The whole weights of a model that lies in shards, in the first process; None of one that does not."""
+    parameters = list(model.parameters())
+    if any(isinstance(one, DTensor) for one in parameters):  # FSDP2
+        return get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+    if any(hasattr(one, "ds_id") for one in parameters):  # DeepSpeed, ZeRO stage 3
+        import deepspeed
+
+        with deepspeed.zero.GatheredParameters(parameters):
+            return {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
+    return None
+
+
+def ancestry(parent: Parent) -> list[Parent]:
+    """What the weights of ``parent`` are made of: a whole model, then the adapters on top of it, ``parent`` the last.
+
+    Raises:
+        LineageError: what an adapter was trained on has changed since or is gone.
+    """
+    found, folders = [parent], set()
+    while (folder := adapter_folder(found[0])) is not None:
+        if folder.resolve() in folders:
+            raise ModelError(
+                f"{parent.role}={parent.path} is an adapter on itself: give the model that it was trained on"
+            )
+        folders.add(folder.resolve())
+        found.insert(0, _base(found[0], folder))
+    return found
+
+
+def _load(kind: Any, parent: Parent, model: Model, options: dict[str, Any]) -> tuple[PreTrainedModel, set[str]]:
+    """Load ``parent``, its adapters merged, and name the weights that it does not hold, which are new."""
+    root, *adapters = ancestry(parent)
+    architecture = config(root, model)
+    if kind is AutoModelForSequenceClassification:
+        architecture.num_labels = 1
+    options = options | {"attn_implementation": model.attention, "dtype": getattr(torch, model.dtype.value)}
+    options["config"] = architecture
+    loaded, found = _pretrained(kind, root, model, output_loading_info=True, **options)
+    if root.model.endswith(".gguf"):
+        # The weights are dequantised on loading; what is left over would forbid saving, or reading what is saved.
+        loaded.config.__dict__.pop("quantization_config", None)
+        loaded.hf_quantizer = None
+    foreign.complete(root, loaded, found)
+    untie(loaded)
+    missing = set(found["missing_keys"])
+    if kind is AutoModelForSequenceClassification:
+        exact_head(loaded, root, missing)
+    for adapter in adapters:
+        loaded, held = _merge(loaded, adapter)
+        missing -= held
+    return loaded, missing
+
+
+def exact_head(model: PreTrainedModel, parent: Parent, missing: set[str]) -> None:
+    """Keep the head of a classifier in float32, whatever its backbone is in, and as ``parent`` has it on disk.
+
+    In half precision the steps of a learning rate of 1e-5 are rounded away.
+    """
+    names = [name for name, _ in model.named_parameters() if not name.startswith(f"{model.base_model_prefix}.")]
+    for name, head in model.named_children():
+        if name != model.base_model_prefix:
+            head.float().register_forward_pre_hook(_as_its_weights)
+    if model.dtype is not torch.float32 and not parent.model.endswith(".gguf"):
+        folder, parameters = fetched(parent, "config.json").parent, dict(model.named_parameters())
+        with torch.no_grad():
+            for name, value in foreign.weights(folder, [name for name in names if name not in missing]).items():
+                parameters[name].copy_(value)
+
+
+def _as_its_weights(head: torch.nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+    weight = next(head.parameters(), None)
+    if weight is None:
+        return arguments
+    return tuple(one.to(weight.dtype) if torch.is_tensor(one) else one for one in arguments)
+
+
+def _merge(base: PreTrainedModel, adapter: Parent) -> tuple[PreTrainedModel, set[str]]:
+    """``base`` with ``adapter`` merged in, and the names of the whole weights that came with it."""
+    folder = adapter_folder(adapter)
+    with foreign.reading(adapter):
+        if (folder / "tokenizer_config.json").is_file():
+            add_rows(base, AutoTokenizer.from_pretrained(folder))
+        config = PeftConfig.from_pretrained(folder)
+        # The adapter of a language model is also put on a reward model's backbone, which cannot generate.
+        config.task_type = None
+        worn = PeftModel(base, config)
+        result = worn.load_adapter(str(folder), "default")
+    backbone = f".{base.base_model_prefix}."
+    if wrong := [*result.missing_keys, *(name for name in result.unexpected_keys if backbone in name)]:
+        raise ModelError(
+            f"{adapter.role}={adapter.path} is no adapter on {base.name_or_path}: {wrong[0]} is in one of them alone"
+        )
+    merged = worn.merge_and_unload()
+    for parameter in merged.parameters():  # peft froze the base; whoever trains this model decides anew
+        parameter.requires_grad_(parameter.is_floating_point())  # four bits are no floating point
+    return merged, {f"{name}.weight" for name in config.modules_to_save or ()}
+
+
+def adapter_folder(parent: Parent) -> Path | None:
+    """The folder of an adapter, fetched where it is on the Hub; None where ``parent`` is a whole model."""
+    if parent.revision is None or Path(parent.model).exists():
+        folder = Path(parent.model)
+        return folder if (folder / ADAPTER).is_file() else None
+    pinned = pin(parent.path, parent.revision)
+    return snapshot(pinned) if pinned is not None and ADAPTER in pinned.files else None
+
+
+def fetched(parent: Parent, name: str) -> Path:
+    """One file of a model, fetched where it is on the Hub."""
+    if parent.revision is None:
+        return Path(parent.model) / name
+    return fetch(Pinned(parent.path, parent.revision), name)
+
+
+def _base(parent: Parent, folder: Path) -> Parent:
+    """What an adapter was trained on."""
+    if parent.manifest is not None:
+        record = parent.manifest["parents"].get("policy")
+        if record is None:
+            raise LineageError(
+                f"{parent.path}/run.json does not say which policy its adapter is of: "
+                f"run stage={parent.stage} again with overwrite=true"
+            )
+    else:
+        with foreign.reading(parent):
+            config = json.loads((folder / ADAPTER).read_text(encoding="utf-8"))
+            record = {"path": config["base_model_name_or_path"], "revision": config.get("revision"), "digest": None}
+    path, revision = record["path"], record["revision"]
+    if not (isinstance(path, str) and path and isinstance(revision, str | None)):
+        raise ModelError(
+            f"{parent.role}={parent.path} is an adapter, and base_model_name_or_path={path} in its {ADAPTER} names no "
+            "model: give a folder or a Hub id there"
+        )
+    here = parent.revision is None and revision is None and Path(path).exists()
+    base = Parent("policy", path, read_manifest(Path(path))) if here else hub_parent("policy", path, revision)
+    if record["digest"] is not None and base.digest != record["digest"]:
+        raise LineageError(
+            f"{parent.path} is an adapter on {path}, whose weights have changed since or are gone: "
+            f"run stage={parent.stage} again with overwrite=true"
+        )
+    return base
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+
+
+def _pretrained(kind: Any, parent: Parent, model: Model, **options: Any) -> Any:
+    """``kind.from_pretrained`` with every failure told in one sentence."""
+    path = Path(parent.model)
+    name: str = parent.model
+    if path.suffix == ".gguf":
+        name, options = str(path.parent), options | {"gguf_file": path.name}
+    with foreign.reading(parent):
+        return kind.from_pretrained(
+            name, revision=parent.revision or "main", trust_remote_code=model.trust_remote_code, **options
+        )
+
+
+def _match(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Make the model agree with the tokenizer about its size and its special tokens."""
+    add_rows(model, tokenizer)
+    model.config.pad_token_id = tokenizer.pad_token_id
+    model.config.eos_token_id = tokenizer.eos_token_id
+    if getattr(model, "generation_config", None) is not None:
+        model.generation_config.pad_token_id = tokenizer.pad_token_id
+        model.generation_config.eos_token_id = tokenizer.eos_token_id

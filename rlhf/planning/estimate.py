@@ -1,0 +1,120 @@
+"""One stage looked ahead at: its model, its work, its memory and its hours on a machine, and whether that fits."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from rlhf.config import Settings, Strategy
+from rlhf.config.plan import PlanStage
+from rlhf.errors import ConfigError
+from rlhf.hardware import memory
+from rlhf.hardware import ranks as world
+from rlhf.hardware.device import torch_device
+from rlhf.planning import ppo, trained
+from rlhf.planning import workload as work
+from rlhf.planning.memory_estimate import Ledger
+from rlhf.planning.shapes import Architecture, architecture
+from rlhf.planning.strategy import Ranks
+from rlhf.planning.trained import Place
+from rlhf.planning.workload import Rows, Work
+from rlhf.preference.reference import beside_shards
+
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Machine:
+    """``room`` is what models may take of one device, in bytes; ``tflops`` and ``bandwidth`` None where not known."""
+
+    name: str
+    place: Place
+    room: int
+    tflops: float | None
+    bandwidth: float | None
+
+
+@dataclass(frozen=True)
+class Outlook:
+    settings: Settings
+    model: Architecture
+    work: Work
+    ledger: Ledger
+    machine: Machine
+
+    @property
+    def fits(self) -> bool:
+        return self.ledger.peak <= self.machine.room
+
+
+def machine_of(settings: Settings, plan: PlanStage) -> Machine:
+    """This machine, with what is free of it now; or another one, less the headroom.
+
+    Raises:
+        ModelError: a GPU is asked for that is not here.
+    """
+    ranks = ranks_of(settings, plan)
+    if not plan.here:
+        found = plan.machine()
+        room = int(found["memory_gib"] * GIB * (1 - plan.headroom))
+        name = plan.device if plan.memory_gib is None else f"a GPU of {plan.memory_gib:g} GiB"
+        return Machine(name, Place(ranks, gpu=True), room, found["tflops"], found["bandwidth"])
+    device = torch_device(settings.hardware)
+    gpu = device.type == "cuda"
+    free = memory.available(device)
+    room = int(free * (1 - plan.headroom)) if gpu else free // ranks.count
+    name = torch.cuda.get_device_name(device) if gpu else "this machine"
+    return Machine(name, Place(ranks, gpu), room, None, None)
+
+
+def ranks_of(settings: Settings, plan: PlanStage) -> Ranks:
+    """As stage=plan says, else as the processes of ``hardware`` share the work, where it has several.
+
+    Raises:
+        ConfigError: shards are asked for of stage=ppo, which has none.
+    """
+    if settings.stage.name == "ppo" and plan.strategy is not None and plan.strategy.sharded:
+        raise ConfigError(
+            f"stage.strategy={plan.strategy.value} cannot be planned for ppo, which is shared by ddp alone: give "
+            "stage.strategy=ddp, or stage.stages without ppo"
+        )
+    hardware = settings.hardware
+    count = plan.gpus or (world.asked(hardware) if plan.here else (hardware.processes or 1) * hardware.nodes)
+    shared = hardware.strategy if hardware.strategy is not Strategy.none or count == 1 else Strategy.ddp
+    return Ranks(plan.strategy or shared, count)
+
+
+def look_ahead(
+    settings: Settings, plan: PlanStage, rows: Rows | None = None, model: Architecture | None = None
+) -> Outlook:
+    """The outlook of ``settings.stage``; ``rows`` and ``model`` where they have been looked at before.
+
+    Raises:
+        RlhfError: the model or its data are neither at hand nor stated.
+    """
+    model = model or architecture(settings, plan.shapes)
+    machine = machine_of(settings, plan)
+    if settings.stage.name == "dpo":
+        settings = beside_shards(settings, machine.place.ranks.strategy)
+    rows = rows or work.rows_of(settings, plan)
+    is_ppo = settings.stage.name == "ppo"
+    count = machine.place.ranks.count
+    if is_ppo:
+        done = work.sampled(settings, rows, count)
+    else:
+        done = work.trained(settings, rows, count, shares=trained.shares(settings, model))
+    ledger = (ppo if is_ppo else trained).ledger(settings, model, done, machine.place)
+    return Outlook(settings, model, done, ledger, machine)
+
+
+def record(outlook: Outlook) -> dict[str, Any]:
+    """Numbers for programs."""
+    return {
+        "stage": outlook.settings.stage.name,
+        "parameters": outlook.model.size.parameters,
+        "steps": outlook.work.steps,
+        "tokens": outlook.work.tokens,
+        "memory": outlook.ledger.record(),
+        "room": outlook.machine.room,
+        "fits": outlook.fits,
+    }

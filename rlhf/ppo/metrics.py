@@ -1,0 +1,45 @@
+"""What a batch of experience says about the policy, the critic and the reward; docs/ppo.md explains each number."""
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from torch import Tensor
+
+from rlhf.ppo.distributed import moments
+from rlhf.ppo.diversity import distinct, repetition
+from rlhf.ppo.kl import k1
+from rlhf.ppo.rollout import Rollout
+
+Metrics = dict[str, float]
+
+
+def report(rollout: Rollout, scores: Tensor, penalties: Tensor, returns: Tensor, accelerator: Accelerator) -> Metrics:
+    """Means over the responses of all ranks, or over tokens where the name is one of a token.
+
+    scores (B,): as PPO uses them; penalties (B, T): the KL's share of the rewards; returns (B, T): the critic's target.
+    """
+    mask, lengths = rollout.mask, rollout.mask.sum(-1).float()
+    kl = torch.where(mask, k1(rollout.logprobs, rollout.ref_logprobs), 0.0).sum(-1)
+    non_score = penalties.sum(-1)
+    responses = [ids[kept].tolist() for ids, kept in zip(rollout.response_ids, mask, strict=True)]
+    found = {
+        "objective/scores": rollout.scores.mean(),
+        "objective/rlhf_reward": (scores + non_score).mean(),
+        "objective/kl": kl.mean(),
+        "objective/non_score_reward": non_score.mean(),
+        "objective/entropy": torch.where(mask, -rollout.logprobs, 0.0).sum(-1).mean(),
+        "val/ended": rollout.ended.float().mean(),
+        "val/response_length": lengths.mean(),
+        "val/repetition": lengths.new_tensor(repetition(responses)),
+        "val/distinct": lengths.new_tensor(distinct(gather_object(responses))),
+    }
+    _, spread = moments(rollout.scores, torch.ones_like(rollout.scores, dtype=torch.bool), accelerator)
+    _, error = moments(returns - rollout.values, mask, accelerator)
+    _, variance = moments(returns, mask, accelerator)
+    gap, _ = moments((rollout.logprobs - rollout.sampler_logprobs).abs(), mask, accelerator)
+    reduced = accelerator.reduce(found, reduction="mean") | {
+        "objective/scores_std": spread.sqrt(),
+        "val/explained_variance": 1 - error / variance.clamp(min=1e-8),
+        "val/sampler_gap": gap,
+    }
+    return {key: float(value) for key, value in reduced.items()}

@@ -1,0 +1,198 @@
+"""The tables of the card, as rows of Markdown: the chain, its data, settings, metrics and samples.
+
+``safe`` makes a cell of a text that somebody else wrote: without secrets, and escaped.
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from rlhf.config.publish import COMMIT
+from rlhf.errors import HubError
+from rlhf.evaluation.reporting.report import HEADINGS, written
+from rlhf.hub.pinned import pin
+from rlhf.publishing import licenses
+from rlhf.publishing.lineage import Link
+from rlhf.runs.identity import flatten
+from rlhf.runs.parents import HUB_ID
+from rlhf.storage.manifest import read_manifest
+
+Safe = Callable[[str], str]
+
+SHORT = 12  # hexadecimal digits of a digest or a commit
+# Of a stage's settings, what names a place or a sample on the screen.
+NO_HYPERPARAMETERS = (
+    "name", "policy", "reward", "sample_every", "sample_prompts", "sample_length", "log_every", "save_every",
+)  # fmt: skip
+METHODS = {
+    "base": "next-token prediction, from random weights or continued",
+    "sft": "supervised fine-tuning on demonstrations, loss on completions alone",
+    "reward": "a reward model on preference pairs: -log sigmoid(r(chosen) - r(rejected))",
+    "dpo": "direct preference optimisation, Rafailov et al. 2023, https://arxiv.org/abs/2305.18290",
+    "ppo": "proximal policy optimisation against the reward model, Ziegler et al. 2019, https://arxiv.org/abs/1909.08593",
+}
+
+
+def links(chain: Sequence[Link], safe: Safe) -> Iterator[list[str]]:
+    """rung, where it is, revision or digest, seed, how."""
+    for link in chain:
+        linked = link.repo is not None and validated(link.repo)
+        place = f"[{link.repo}](https://huggingface.co/{link.repo})" if linked else f"{safe(link.title)}, not published"
+        if link is chain[-1]:
+            mark = f"weights `{link.digest[:SHORT]}`"
+        elif link.commit and COMMIT.fullmatch(link.commit):
+            mark = f"revision `{link.commit[:SHORT]}`"
+        elif link.repo:
+            mark = "revision not recorded"
+        else:
+            mark = f"weights `{link.digest[:SHORT]}`" if link.digest else "no weights in safetensors"
+        if link.stage is None:
+            yield ["start", place, mark, "", "trained by others" if link.repo else "trained elsewhere"]
+        else:
+            seed = "" if link.manifest["seed"] is None else safe(str(link.manifest["seed"]))
+            yield [safe(link.stage), place, mark, seed, METHODS.get(link.stage, "")]
+
+
+def validated(id: str) -> bool:
+    """Whether ``id`` may be one on the Hub, and nothing in it is markup."""
+    return HUB_ID.fullmatch(id) is not None
+
+
+def sources(chain: Sequence[Link]) -> dict[str, dict[str, Any]]:
+    """Title -> a source of data that the chain read: ``id`` on the Hub or None, ``commit``, ``path``, rows, licence."""
+    found: dict[str, dict[str, Any]] = {}
+    for link in chain:
+        for kind, splits in (link.manifest or {}).get("data", {}).items():
+            data = link.manifest["settings"]["data"]
+            own = data.get(kind, {})
+            mixed = own.get("mix")
+            path = data["path"] or own.get("path") or ", ".join(mixed if isinstance(mixed, dict) else [kind])
+            behind = str(link.manifest.get("content", {}).get(f"files.{kind}", ""))
+            hub = HUB_ID.fullmatch(path) if "@" in behind or not behind else None
+            id, _, commit = behind.partition("@") if "@" in behind else (hub["id"] if hub else "", "", "")
+            title = id or path
+            one = found.setdefault(
+                title, {"id": id or None, "commit": commit, "path": path, "digest": behind, "rows": []}
+            )
+            one["rows"] += [(link.stage, kind, split, facts) for split, facts in splits.items()]
+    return found
+
+
+def data(chain: Sequence[Link], safe: Safe) -> Iterator[list[str]]:
+    """data set, revision or digest, read by, split, rows, left out or cut."""
+    for title, one in sources(chain).items():
+        mark = f"revision `{one['commit'][:SHORT]}`" if one["commit"] else f"files `{one['digest'][:SHORT]}`"
+        mark = mark if one["commit"] or one["digest"] else "revision not recorded"
+        for stage, kind, split, facts in one["rows"]:
+            others = {key: value for key, value in facts.items() if key not in ("rows", "fingerprint") and value}
+            lost = "; ".join(f"{value} {key}" for key, value in others.items())
+            yield [safe(title), mark, stage, f"{kind}, {split}", f"{facts['rows']:,}", safe(lost)]
+
+
+def licences_of(chain: Sequence[Link], table: dict[str, str]) -> dict[str, str]:
+    """Title -> licence of each model that is no run of ours and each source of data; the Hub's own word comes first."""
+    found = {}
+    for link in chain:
+        if link.stage is None:
+            found[link.title] = _asked(link.repo, link.commit, "model") or licenses.listed(
+                link.repo or link.path, table
+            )
+    for title, one in sources(chain).items():
+        found[title] = _asked(one["id"], one["commit"], "dataset") or licenses.listed(one["id"] or one["path"], table)
+    return found
+
+
+def _asked(id: str | None, commit: str | None, kind: str) -> str | None:
+    """What its page says; nothing where there is none, or it may not be seen: then the card says ``unknown``."""
+    try:
+        pinned = pin(id, commit or None, kind) if id else None
+    except HubError:
+        return None
+    return pinned.licence if pinned else None
+
+
+def hyperparameters(link: Link, safe: Safe) -> Iterator[list[str]]:
+    settings = link.manifest["settings"]
+    if not settings:
+        return
+    stage = {key: value for key, value in settings["stage"].items() if key not in NO_HYPERPARAMETERS}
+    adapter = settings["adapter"]
+    shown = flatten(stage) | ({} if adapter["kind"] == "none" else flatten({"adapter": adapter}))
+    for key, value in shown.items():
+        if value is not None:
+            yield [code(key, safe), safe(json.dumps(value) if isinstance(value, list | dict) else str(value))]
+
+
+def metrics(link: Link, safe: Safe) -> Iterator[list[str]]:
+    for key, value in link.metrics.items():
+        if key != "objective" and isinstance(value, int | float):
+            yield [code(key, safe), f"{value:.4g}"]
+
+
+def code(name: str, safe: Safe) -> str:
+    return f"`{name}`" if re.fullmatch(r"[\w./-]+", name) else safe(name)
+
+
+def rung(link: Link, safe: Safe) -> dict[str, Any]:
+    """The settings and the metrics of one stage."""
+    title = f"{safe(link.title)}: {METHODS.get(link.stage, '')}"
+    return {"title": title, "settings": list(hyperparameters(link, safe)), "metrics": list(metrics(link, safe))}
+
+
+def compared(comparison: Path | None, digest: str) -> dict[str, Any] | None:
+    """What stage=compare measured, where the model with these weights was one of those that it looked at; else None.
+
+    ``column`` is its title there, None for the reward model, which is none.
+    """
+    manifest = None if comparison is None else read_manifest(comparison)
+    if manifest is None:
+        return None
+    titles = [title for title, record in manifest["parents"].items() if record["digest"] == digest]
+    if not titles:
+        return None
+    found = json.loads((comparison / "metrics.json").read_text(encoding="utf-8"))
+    return found | {"column": next((title for title in titles if title in found["models"]), None)}
+
+
+def evaluation(comparison: Path | None, digest: str, safe: Safe) -> dict[str, Any] | None:
+    """The comparison's main table and its questions, for the card."""
+    found = compared(comparison, digest)
+    if found is None:
+        return None
+    models = found["models"]
+    table = []
+    for key, (heading, _) in HEADINGS.items():
+        cells = [row.get(key) for row in models.values()]
+        if any(one is not None for one in cells):
+            table.append([heading, *(number(one) for one in cells)])
+    return {key: found[key] for key in ("prompts", "samples", "temperature", "seed")} | {
+        "column": safe(found["column"] or "reward model"),
+        "headings": ["", *(safe(title) for title in models)],
+        "rows": table,
+        "notes": [safe(note) for note in found["notes"]],
+        "question_headings": ["question", *(safe(title) for title in models)],
+        "questions": [
+            [safe(text), *(safe(written(answers.get(title, ""))) for title in models)]
+            for text, answers in found["questions"].items()
+        ],
+    }
+
+
+def number(value: Any) -> str:
+    if value is None:
+        return "–"
+    if isinstance(value, dict):
+        return f"{value['mean']:.2f} ({value['low']:.2f} to {value['high']:.2f})"
+    return f"{value:.3g}"
+
+
+def samples(directory: Path | None, most: int, safe: Safe) -> list[list[str]]:
+    """prompt, response: those of the last step that the run sampled."""
+    path = None if directory is None else directory / "samples.jsonl"
+    if path is None or not path.is_file():
+        return []
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    last = [row for row in rows if row["step"] == rows[-1]["step"]]
+    return [[safe(row["prompt"]), safe(written(row["completion"]))] for row in last[:most]]

@@ -1,0 +1,1 @@
+"""The stage contract: a run's directory, its run.json, its parents."""

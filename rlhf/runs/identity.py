@@ -1,0 +1,138 @@
+"""What decides the result of a run: two runs with equal content are the same run.
+
+The progression skips a stage whose content has not changed, and ``resume=true`` goes on only where it is the same.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rlhf.config import Autocast, PPOStage, SentinelAction, Settings, Source, TrainedStage
+from rlhf.data.files import reader_of
+from rlhf.hardware import ranks
+from rlhf.hub.pinned import pin
+from rlhf.runs.parents import HUB_ID, Parent, find_parents
+from rlhf.storage.digests import file_digest, files_digest
+from rlhf.storage.json_files import plain
+from rlhf.storage.secrets import redact
+
+# What changes neither weights nor metrics: where a run lies, how it is watched, how it is started.
+INCIDENTAL = ("name", "checkpoints", "overwrite", "resume", "telemetry", "tracker", "hardware", "objective")
+OF_THE_CONNECTION = ("cache", "timeout", "attempts", "workers", "key_variable", "price_prompt", "price_response")
+
+
+def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested dicts as one dict with dotted keys."""
+    if not isinstance(tree, dict) or not tree:
+        return {prefix.rstrip("."): tree}
+    return {key: leaf for name, branch in tree.items() for key, leaf in flatten(branch, f"{prefix}{name}.").items()}
+
+
+def data_files(settings: Settings) -> dict[str, str]:
+    """Kind -> what is behind it, for each kind of data that the stage reads: a digest of local files, or id@commit.
+
+    A set on the Hub that neither the Hub nor the local cache knows now is left out.
+    """
+    found = {}
+    for kind in settings.stage.reads:
+        source: Source = getattr(settings.data, kind)
+        named = source.paths if settings.data.path is None else (settings.data.path,)
+        digests = [_digest(path, None if settings.data.path else source.revision) for path in named]
+        if digests and None not in digests:
+            found[kind] = " ".join(digests)
+    return found
+
+
+def reward_files(settings: Settings) -> dict[str, str]:
+    """Role -> digest of the file, for each reward that is a function in a file of its own."""
+    if not isinstance(settings.stage, PPOStage):
+        return {}
+    terms = {f"rewards.{name}": term for name, term in settings.stage.terms().items()}
+    if (gold := settings.stage.gold_term()) is not None:
+        terms["gold"] = gold
+    paths = {role: Path((term.function or "").rpartition(":")[0]) for role, term in terms.items()}
+    return {role: file_digest(path) for role, path in paths.items() if path.suffix == ".py" and path.is_file()}
+
+
+def _digest(named: str, revision: str | None) -> str | None:
+    path = Path(named).expanduser()
+    if path.exists():
+        return files_digest([file for file in path.iterdir() if file.is_file()] if path.is_dir() else [path])
+    if (hub := HUB_ID.fullmatch(named)) and reader_of(path) is None:
+        pinned = pin(hub["id"], revision or hub["revision"], "dataset")
+        return None if pinned is None else f"{pinned.id}@{pinned.commit}"
+    return None
+
+
+def content(settings: Settings, parents: dict[str, Parent]) -> dict[str, Any]:
+    """Everything that decides what a run computes, as dotted keys: two runs with equal content are the same run.
+
+    Without secrets, as run.json holds it: compared with what is stored there, a secret would differ for ever.
+    """
+    tree = json.loads(json.dumps(asdict(settings), default=plain))
+    for key in INCIDENTAL:
+        del tree[key]
+    if not settings.stage.judged:
+        del tree["judge"]
+    if not settings.stage.measured:
+        del tree["held_out"]
+    tree["data"] = {kind: tree["data"][kind] for kind in settings.stage.reads} | {
+        key: tree["data"][key] for key in ("holdout", "allow_leaks", "pairing", "gold", "judge", "ceiling")
+    }
+    # How a judge is reached, and what is remembered of it, changes no verdict.
+    for key in OF_THE_CONNECTION:
+        tree.get("judge", {}).pop(key, None)
+    # Parents and local files count by what they hold, not by where they lie.
+    for role in (*parents, "models", "progression", "seeds", "frontier", "sample", "samples"):
+        tree["stage"].pop(role, None)
+    if tree["stage"].get("sentinel", {}).get("action") == SentinelAction.stop.value:
+        # A run that was stopped has computed what one that was warned would have: the one can go on as the other.
+        tree["stage"]["sentinel"]["action"] = SentinelAction.warn.value
+    for term in (tree["stage"].get("rewards") or {}).values():
+        term.pop("run", None)
+        term.get("ensemble", {}).pop("runs", None)
+    for key in ("name", "path", "pretrained"):
+        del tree["model"][key]
+    if isinstance(settings.stage, TrainedStage) and settings.hardware.autocast is not Autocast.auto:
+        # Nothing else of the hardware changes what is computed.
+        tree["hardware"] = {"autocast": settings.hardware.autocast.value}
+    trainer = tree["stage"].get("trainer", {})
+    if "per_device_train_batch_size" in trainer:  # what counts is the batch of all processes together
+        trainer["per_device_train_batch_size"] *= ranks.asked(settings.hardware)
+    tree["parents"] = {role: parent.digest for role, parent in parents.items()}
+    tree["files"] = data_files(settings)
+    for kind in tree["files"]:
+        del tree["data"][kind]["path"]
+    tree["files"] |= reward_files(settings)
+    return redact(flatten(tree))
+
+
+class Origin(NamedTuple):
+    """What a run comes from: its parents, found and hashed once, and its content."""
+
+    parents: dict[str, Parent]
+    content: dict[str, Any]
+
+    @classmethod
+    def of(cls, settings: Settings, overrides: Sequence[str] = ()) -> "Origin":
+        """Find the parents.
+
+        Raises:
+            LineageError: a parent is missing, unfinished or of the wrong stage.
+        """
+        parents = find_parents(settings, overrides)
+        return cls(parents, content(settings, parents))
+
+
+def difference(old: dict[str, Any], new: dict[str, Any]) -> str | None:
+    """What differs between two contents, in words; None where nothing does."""
+    for key in (*new, *(key for key in old if key not in new)):
+        if old.get(key) != new.get(key):
+            if key.startswith("parents."):
+                return f"its parent {key.removeprefix('parents.')} has changed"
+            if key.startswith("files."):
+                return f"the data behind {key.removeprefix('files.')} has changed"
+            return f"{key} was {old.get(key)!r}, now {new.get(key)!r}"
+    return None

@@ -1,0 +1,171 @@
+"""What a stage starts from: a run of ours, a local model folder, a GGUF file, or a model on the Hub."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from rlhf.config import Input, Settings
+from rlhf.errors import LineageError
+from rlhf.hub.pinned import manifest_at, pin
+from rlhf.runs.commands import command, setting
+from rlhf.runs.directory import partial
+from rlhf.storage import digests
+from rlhf.storage.manifest import read_manifest
+
+HUB_ID = re.compile(r"(?P<id>[A-Za-z0-9][\w.-]*(?:/[\w.-]+)?)(?:@(?P<revision>[\w./-]+))?")
+SHARED = ("experiment", "recipe", "name", "model", "data", "adapter", "hardware", "checkpoints", "seed")
+
+
+@dataclass(frozen=True)
+class Parent:
+    """``manifest`` is the run.json of a run of ours, here or on the Hub, and None for any other model.
+
+    ``revision`` is a commit of a model on the Hub, a branch or tag where neither the Hub nor the cache knows it, and
+    None for what lies here.
+    """
+
+    role: str
+    path: str
+    manifest: dict[str, Any] | None
+    revision: str | None = None
+
+    @property
+    def stage(self) -> str | None:
+        return self.manifest["stage"] if self.manifest else None
+
+    @property
+    def model(self) -> str:
+        """What transformers is given: a folder, a GGUF file or a Hub id."""
+        return str(Path(self.path) / "model") if self.manifest and self.revision is None else self.path
+
+    @property
+    def directory(self) -> Path:
+        return Path(self.path)
+
+    @property
+    def is_local(self) -> bool:
+        return Path(self.model).exists()
+
+    @property
+    def digest(self) -> str | None:
+        """Digest of the weights, or of what a run without any wrote; for a model on the Hub its id and revision."""
+        if self.manifest:
+            return self.manifest["weights"] or self.manifest.get("output")
+        path = Path(self.path)
+        if not path.exists():
+            return f"{self.path}@{self.revision or 'main'}"
+        files = (path,) if path.is_file() else digests.weights_in(path)
+        return _digest(path, tuple((file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files))
+
+    def record(self) -> dict[str, Any]:
+        """What run.json says of it. Of a run on the Hub its whole run.json, or the tree of this one would end there."""
+        found = {"path": self.path, "stage": self.stage, "digest": self.digest, "revision": self.revision}
+        return found if self.revision is None or self.manifest is None else found | {"run": self.manifest}
+
+
+@cache
+def _digest(path: Path, state: tuple[tuple[str, int, int], ...]) -> str | None:
+    """Hash a model file or folder once in a process: of a 7B model it takes a pass over 15 GB."""
+    return digests.file_digest(path) if path.is_file() else digests.weights_digest(path)
+
+
+def find_parents(settings: Settings, overrides: Sequence[str] = ()) -> dict[str, Parent]:
+    """Role -> parent, for everything that the stage starts from; what is optional and missing is left out."""
+    found = {}
+    wanted_by_judge = settings.judge.inputs() if settings.stage.judged else {}
+    for role, wanted in (settings.stage.inputs() | wanted_by_judge).items():
+        parent = find_parent(role, wanted, settings, overrides)
+        if parent is not None:
+            found[role] = parent
+    return found
+
+
+def find_parent(role: str, wanted: Input, settings: Settings, overrides: Sequence[str] = ()) -> Parent | None:
+    """The parent at ``wanted.path``; None where it is optional and missing.
+
+    Raises:
+        LineageError: it is missing, unfinished, or of another stage than ``wanted.stages``.
+        RunError: its run.json cannot be read.
+        HubError: the Hub has no such model, or the token may not see it.
+    """
+    path = Path(wanted.path)
+    named = f"{_key(role, settings)}={wanted.path}"
+    if not wanted.path:
+        raise LineageError(f"{named}'' is empty: give a run, a model folder or a Hub id")
+    if (manifest := read_manifest(path)) is not None:
+        _check_run(named, manifest, wanted, settings)
+        return Parent(role, wanted.path, manifest)
+    if (path / "config.json").is_file() or (path / "adapter_config.json").is_file() or path.suffix == ".gguf":
+        if path.suffix == ".gguf" and not path.is_file():
+            raise LineageError(f"{named} does not exist: give the path of a GGUF file")
+        return Parent(role, wanted.path, None)
+    hub = HUB_ID.fullmatch(wanted.path)
+    if hub and not path.exists() and not wanted.path.startswith(f"{settings.checkpoints}/"):
+        parent = hub_parent(role, hub["id"], hub["revision"] or settings.model.revision)
+        if parent.manifest is not None:
+            _check_run(named, parent.manifest, wanted, settings)
+        return parent
+    if not wanted.required:
+        return None
+    raise LineageError(_missing(role, path, settings, overrides))
+
+
+def hub_parent(role: str, id: str, revision: str | None) -> Parent:
+    """A model on the Hub, at the commit that ``revision`` is now, with its run.json where it was published from here.
+
+    Raises:
+        HubError: the Hub has no such model, or the token may not see it.
+    """
+    pinned = pin(id, revision)
+    if pinned is None:
+        return Parent(role, id, None, revision)
+    return Parent(role, id, manifest_at(pinned), pinned.commit)
+
+
+def _check_run(named: str, manifest: dict[str, Any], wanted: Input, settings: Settings) -> None:
+    """Refuse a run whose weights are not final, as those in ``.sft.partial`` are not, and one of the wrong stage."""
+    stage = manifest.get("stage")
+    if stage not in wanted.stages:
+        raise LineageError(
+            f"{named} is a run of stage={stage}, "
+            f"and stage={settings.stage.name} starts from one of {', '.join(wanted.stages)}"
+        )
+    if manifest.get("status") != "finished":
+        raise LineageError(
+            f"{named} is not finished, its status is {manifest.get('status')}: "
+            f"continue it with the command of stage={stage} and resume=true, or give a finished run"
+        )
+
+
+def of_the_chain(overrides: Sequence[str]) -> list[str]:
+    """Return what a command for another stage of the same chain has in common with this one."""
+    own = [item for item in overrides if item.startswith("-") or re.split(r"[=./]", item.lstrip("+~"))[0] in SHARED]
+    return [item for item in own if not item.startswith("hardware.plan=")]
+
+
+def _missing(role: str, path: Path, settings: Settings, overrides: Sequence[str]) -> str:
+    """Why there is no parent at ``path``, and the command that makes one."""
+    kept = of_the_chain(overrides)
+    says = f"stage={settings.stage.name} starts from {path}, which "
+    if partial(path).exists():
+        return f"{says}is not finished: continue it first: {command(path.name, [*kept, 'resume=true'])}"
+    if path.is_file() or (path.is_dir() and any(path.iterdir())):
+        return f"{says}holds neither run.json nor config.json: give a run, a model folder or a Hub id"
+    if path.name in ("base", "sft", "reward", "dpo", "ppo", "sample"):
+        instead = setting(_key(role, settings), settings.model.path or "org/name")
+        return (
+            f"{says}does not exist: run stage={path.name} first: {command(path.name, kept)}; or start from another "
+            f"model, a folder or a Hub id: {instead}"
+        )
+    return f"{says}does not exist: set {_key(role, settings)} to a run, a model folder or a Hub id"
+
+
+def _key(role: str, settings: Settings) -> str:
+    if role == "judge":
+        return "judge.model"
+    if hasattr(settings.stage, role.split(".")[0]):
+        return f"stage.{role}"
+    return f"stage.{'models' if hasattr(settings.stage, 'models') else 'samples'}.{role}"

@@ -1,0 +1,338 @@
+"""A run: one directory that one stage wrote, with run.json saying what it came from, what it did and how it ended.
+
+    checkpoints/almanac/sft/
+        run.json        the stage contract: parents, settings, data, tokenizer, versions, hardware, timings, metrics
+        metrics.jsonl   one line per logged step
+        samples.jsonl   completions sampled during training
+        sentinel.jsonl  what the sentinel of stage=ppo has raised, a line each
+        model/          weights (safetensors), tokenizer, chat template, generation config
+
+A run is written beside its place, in ``.sft.partial``, and moved there when it is finished: a directory that holds a
+run.json is complete. What an interruption leaves in ``.sft.partial`` is what ``resume=true`` continues.
+"""
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from functools import wraps
+from pathlib import Path
+from typing import IO, Any
+
+from rlhf.config import Settings, Strategy
+from rlhf.errors import LineageError, RlhfError, RunError
+from rlhf.hardware import ranks
+from rlhf.runs.commands import command
+from rlhf.runs.directory import BUNDLES, SCRATCH, claim, empty, listed, partial, saved, unwritable
+from rlhf.runs.identity import Origin
+from rlhf.runs.interrupted import check_start, put_in_place
+from rlhf.runs.parents import Parent
+from rlhf.storage import digests
+from rlhf.storage.digests import tokenizer_record
+from rlhf.storage.json_files import write_json
+from rlhf.storage.manifest import MANIFEST, read_manifest
+from rlhf.storage.secrets import redact
+
+LOGS = ("metrics.jsonl", "samples.jsonl")
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _by_the_writer(method: Callable[..., None]) -> Callable[..., None]:
+    """Do nothing in a process that leaves the writing to another."""
+
+    @wraps(method)
+    def guarded(run: "Run", *arguments: Any, **named: Any) -> None:
+        if run._lock is not None:
+            method(run, *arguments, **named)
+
+    return guarded
+
+
+@dataclass
+class Run:
+    """A stage's run while it is being written (``Run.start``) or when it is finished (``Run.open``)."""
+
+    directory: Path
+    work: Path
+    manifest: dict[str, Any]
+    parents: dict[str, Parent]
+    _lock: IO | None = None
+    _metrics: IO | None = None
+    _trackers: tuple = ()
+    _started: float = 0.0
+
+    @classmethod
+    def open(cls, directory: Path) -> "Run":
+        """A finished run.
+
+        Raises:
+            LineageError: there is no finished run.
+        """
+        manifest = read_manifest(directory)
+        if manifest is None or manifest.get("status") != "finished":
+            raise LineageError(f"{directory} holds no finished run")
+        return cls(directory, directory, manifest, {})
+
+    @classmethod
+    def start(
+        cls, directory: Path, settings: Settings, overrides: Sequence[str] = (), origin: Origin | None = None
+    ) -> "Run":
+        """Claim the directory and begin, or continue an interrupted run.
+
+        Of several processes the first one writes the run. In the others it has no lock and writes nothing, and its
+        run.json is known when they have met.
+
+        Raises:
+            LineageError: a parent is missing, unfinished or of the wrong stage.
+            RunError: as ``check_start``; or another process is writing the run, or it cannot be written.
+        """
+        parents, new = origin or Origin.of(settings, overrides)
+        work = partial(directory)
+        if not ranks.is_main():
+            return cls(directory, work, {"stage": settings.stage.name}, parents)
+        resumed = check_start(directory, settings, new, overrides)
+        run = cls(directory, work, {}, parents, claim(work, directory))
+        try:
+            if not resumed:
+                empty(work)
+            run._begin(settings, new, overrides, resumed)
+        except OSError as error:
+            run._close()
+            if not resumed:
+                shutil.rmtree(work, ignore_errors=True)
+            raise unwritable(directory, error) from error
+        return run
+
+    def _begin(self, settings: Settings, new: dict[str, Any], overrides: Sequence[str], resumed: bool) -> None:
+        self._started = time.monotonic()
+        stage = settings.stage.name
+        self.manifest = {
+            "stage": stage,
+            "name": settings.name,
+            "status": "running",
+            "command": command(stage, overrides),
+            "parents": {role: parent.record() for role, parent in self.parents.items()},
+            "seed": settings.seed,
+            "settings": asdict(settings),
+            "content": new,
+            "data": {},
+            "dtype": settings.model.dtype,
+            "versions": digests.versions(),
+            "git": digests.git_revision(),
+            "hardware": digests.hardware() | ranks.record(settings.hardware),
+            "started": _now(),
+            "resumed": resumed,
+        }
+        self._metrics = (self.work / "metrics.jsonl").open("a", encoding="utf-8")
+        self.write()
+
+    @property
+    def stage(self) -> str:
+        return self.manifest["stage"]
+
+    @property
+    def resumed(self) -> bool:
+        return self.manifest["resumed"]
+
+    @property
+    def strategy(self) -> Strategy:
+        """How its processes share the training."""
+        return Strategy(self.manifest["hardware"]["strategy"])
+
+    @property
+    def model(self) -> Path:
+        """Folder of the weights and the tokenizer."""
+        return self.work / "model"
+
+    @property
+    def scratch(self) -> Path:
+        """Folder for checkpoints to resume from; it does not outlive the run."""
+        return self.work / SCRATCH
+
+    @_by_the_writer
+    def write(self) -> None:
+        write_json(self.work / MANIFEST, redact(self.manifest))
+
+    @_by_the_writer
+    def record_data(self, kind: str, split: str, dataset: Any) -> None:
+        """Note the rows and the fingerprint of a data set that the stage reads."""
+        from rlhf.data import fingerprint  # datasets is slow to import and `status` never needs it
+
+        entry = {"rows": len(dataset), "fingerprint": fingerprint(dataset)}
+        self.manifest["data"].setdefault(kind, {})[split] = entry
+        self.write()
+
+    @_by_the_writer
+    def record_omission(self, kind: str, split: str, rows: int, reason: str, told: str | None = None) -> None:
+        """Count rows that training leaves out, cuts or reads in part; ``told`` is the reason as a person reads it."""
+        self.manifest["data"][kind][split][reason] = rows
+        self.write()
+        if rows:
+            total = self.manifest["data"][kind][split]["rows"]
+            print(f"{self.stage}: {rows} of {total} rows of {kind}/{split}: {told or reason}")
+
+    @_by_the_writer
+    def record_output(self, path: Path) -> None:
+        """Note the digest of what a stage without weights of its own wrote, for those that start from it."""
+        self.manifest["output"] = digests.file_digest(path)
+        self.write()
+
+    @_by_the_writer
+    def record_tokenizer(self, tokenizer: Any) -> None:
+        """Note what the next stage must find unchanged; the template and the special tokens included."""
+        self.manifest["tokenizer"] = tokenizer_record(tokenizer)
+        self.write()
+
+    @_by_the_writer
+    def record_diagnoses(self, records: Sequence[dict[str, Any]]) -> None:
+        """Note what a sentinel has raised so far, all of it: in run.json and, a line each, in sentinel.jsonl."""
+        lines = "".join(json.dumps(record) + "\n" for record in records)
+        (self.work / "sentinel.jsonl").write_text(lines, encoding="utf-8")
+        self.manifest["diagnoses"] = list(records)
+        self.write()
+
+    @_by_the_writer
+    def log(self, metrics: dict[str, float], step: int) -> None:
+        """Append to metrics.jsonl and send to the tracker. Times are left to run.json: equal runs log equal bytes."""
+        self._metrics.write(json.dumps({"step": step, **metrics}) + "\n")
+        self._metrics.flush()
+        for tracker in self._trackers:
+            tracker.log(metrics, step=step)
+
+    def track(self, *trackers: Any) -> None:
+        """Send what is logged from now on to ``trackers`` too (accelerate's GeneralTracker)."""
+        self._trackers += trackers
+
+    def written(self) -> dict[str, int]:
+        """How many lines there are of each log, for a checkpoint to remember."""
+        found = {name: self.work / name for name in LOGS}
+        return {
+            name: len(path.read_text(encoding="utf-8").splitlines()) for name, path in found.items() if path.exists()
+        }
+
+    @_by_the_writer
+    def rewind(self, step: int, written: Mapping[str, int] | None = None) -> None:
+        """Drop what was logged after a checkpoint: an interrupted run may have gone on past its last.
+
+        That is the lines behind the ``written`` ones, where they were counted, and else those of later steps. What a
+        run logs at its end has the last step too.
+        """
+        for name in LOGS:
+            path = self.work / name
+            if path.exists():
+                lines = path.read_text(encoding="utf-8").splitlines()
+                kept = (
+                    lines[: written.get(name, 0)]
+                    if written is not None
+                    else [line for line in lines if _step(line) <= step]
+                )
+                path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+        self._metrics.close()
+        self._metrics = (self.work / "metrics.jsonl").open("a", encoding="utf-8")
+
+    @_by_the_writer
+    def stop(self, status: str, reason: str) -> None:
+        """End a run that did not finish: ``interrupted`` or ``failed``. Without a checkpoint nothing is left of it."""
+        self._close()
+        if saved(self.work) is None:
+            shutil.rmtree(self.work, ignore_errors=True)
+            return
+        self.manifest |= {"status": status, "reason": reason}
+        with suppress(OSError):  # a full disk is why some runs stop
+            self.write()
+
+    @_by_the_writer
+    def record_member(self, folder: Path, metrics: dict[str, float]) -> None:
+        """Make ``folder`` inside this run, with a model of its own, a run of its own: a member of an ensemble."""
+        finished = {"status": "finished", "finished": _now(), "seconds": round(time.monotonic() - self._started, 1)}
+        weights = digests.weights_digest(folder / "model")
+        write_json(folder / MANIFEST, redact(self.manifest | finished | {"weights": weights, "metrics": metrics}))
+
+    def finish(self, metrics: dict[str, float]) -> None:
+        """Write the final metrics and move the run into its place, when no other process reads it any more."""
+        ranks.wait()
+        self._finish(metrics)
+        ranks.wait()
+        self.work = self.directory
+
+    @_by_the_writer
+    def _finish(self, metrics: dict[str, float]) -> None:
+        self.manifest |= {
+            "status": "finished",
+            "weights": digests.weights_digest(self.model),
+            "hardware": self.manifest["hardware"] | digests.hardware(),
+            "finished": _now(),
+            "seconds": round(time.monotonic() - self._started, 1),
+            "peak_memory_gib": digests.peak_memory_gib(),
+            "metrics": metrics,
+            "files": listed(self.work),
+        }
+        self.write()
+        self._metrics.close()
+        put_in_place(self.work, self.directory)
+        self._close()
+
+    def _close(self) -> None:
+        for tracker in self._trackers:
+            tracker.finish()
+        if self._metrics is not None:
+            self._metrics.close()
+        self._lock.close()
+
+    def __getitem__(self, role: str) -> Parent:
+        return self.parents[role]
+
+
+def note_end(directory: Path, reason: str) -> None:
+    """Say why an unfinished run failed, where the process that wrote it was killed, or knows what it missed alone."""
+    work = partial(directory)
+    manifest = read_manifest(work)
+    if manifest is not None and manifest.get("status") in ("running", "failed"):
+        with suppress(OSError, RunError), claim(work, directory) as lock:
+            Run(directory, work, manifest, {}, lock).stop("failed", reason)
+
+
+def runs(root: Path, passed_over: list[RlhfError] | None = None) -> Iterator[Run]:
+    """Every finished run below ``root``, oldest first.
+
+    Raises:
+        RunError, LineageError: a run.json cannot be read, or is of a run that did not finish, and ``passed_over``, to
+            which such errors are appended, is None.
+    """
+    places = [path.parent for path in sorted(root.rglob(MANIFEST)) if BUNDLES not in path.parts]
+    found = []
+    for place in places:
+        try:
+            if ".partial" not in str(place):
+                found.append(Run.open(place))
+        except RlhfError as error:
+            if passed_over is None:
+                raise
+            passed_over.append(error)
+    yield from sorted(found, key=lambda run: run.manifest["finished"])
+
+
+def _step(line: str) -> int:
+    try:
+        return json.loads(line)["step"]
+    except (ValueError, KeyError):
+        return 2**63  # a line that a kill cut short
+
+
+@contextmanager
+def recorded(run: Run) -> Iterator[Run]:
+    """Note in run.json how a run ended when it did not finish."""
+    try:
+        yield run
+    except KeyboardInterrupt:
+        run.stop("interrupted", "interrupted from the keyboard")
+        raise
+    except BaseException as error:
+        run.stop("failed", f"{type(error).__name__}: {error}")
+        raise

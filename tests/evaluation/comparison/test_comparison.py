@@ -1,0 +1,188 @@
+"""From answers to the table, with answers, scores and judge written by hand."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from rlhf.config import CompareStage
+from rlhf.errors import TrainingError
+from rlhf.evaluation.comparison.comparison import across, measure, paraphrases, prefer, score
+from rlhf.evaluation.judges.votes import by_scores, length_controlled
+from rlhf.evaluation.responses.answers import Answers, TextNLL
+from tests.conftest import composed
+
+ROWS = [
+    {"prompt": "Capital of Peru?", "task": "question", "held_out": "fact", "format": "sentence", "group": "peru"},
+    {"prompt": "Peru's capital?", "task": "question", "held_out": "phrasing", "format": "one_word", "group": "peru"},
+    {"prompt": "Say no.", "task": "decline", "held_out": "none", "format": "sentence", "group": "no"},
+]
+
+
+@dataclass
+class Verdict:
+    correct: bool
+    format_followed: bool
+    brevity: float
+
+
+def judge(prompt: str, completion: str) -> Verdict:
+    return Verdict("lima" in completion.lower(), completion.endswith("."), 0.5)
+
+
+def stage(samples: int = 2) -> CompareStage:
+    return composed("stage=compare", f"stage.samples={samples}", "stage.bootstrap=50").stage
+
+
+def answers(name: str, texts: list[list[str]], **more: Any) -> Answers:
+    lengths = [[len(text) for text in group] for group in texts]
+    return Answers(name, False, texts, lengths, [[True] * len(group) for group in texts], [], **more)
+
+
+OURS = answers("ours", [["Lima.", "Lima"], ["lima", "Quito"], ["No.", "No."]], kl=[[1.0, 2.0], [0.0, 0.0], [3.0, 0.0]])
+THEIRS = answers("theirs", [["Quito.", "Lima."], ["Quito", "Quito"], ["Yes.", "No."]], text_nll=TextNLL(6.0, 3, 4))
+
+
+def length(prompts: Sequence[Any], completions: Sequence[str]) -> list[float]:
+    return [float(len(text)) for text in completions]
+
+
+def test_scores_return_to_their_prompts() -> None:
+    asked = []
+
+    def reward(prompts: Sequence[Any], completions: Sequence[str]) -> list[float]:
+        asked.extend(zip(prompts, completions, strict=True))
+        return length(prompts, completions)
+
+    found = answers("ours", OURS.texts)
+    score(found, "reward", reward, [row["prompt"] for row in ROWS])
+    assert found.scores == {"reward": [[5.0, 4.0], [4.0, 5.0], [3.0, 3.0]]}
+    assert asked[:3] == [("Capital of Peru?", "Lima."), ("Capital of Peru?", "Lima"), ("Peru's capital?", "lima")]
+
+
+def test_a_score_that_is_no_number_is_refused() -> None:
+    with pytest.raises(TrainingError, match="finite"):
+        score(answers("ours", [["a"]]), "gold", lambda prompts, completions: [float("nan")], ["p"])
+
+
+def measured(of: Answers, samples: int = 2) -> dict:
+    ours, theirs = answers("ours", OURS.texts, kl=OURS.kl), answers("theirs", THEIRS.texts, text_nll=THEIRS.text_nll)
+    for one in (ours, theirs):
+        score(one, "gold", length, [row["prompt"] for row in ROWS])
+    return measure(ours if of is OURS else theirs, ROWS, theirs, stage(samples), 0, judge)
+
+
+def test_the_row_of_a_model_by_hand() -> None:
+    found = {key: getattr(value, "mean", value) for key, value in measured(OURS).items()}
+    expected = {
+        "gold": (4.5 + 4.5 + 3) / 3,
+        # 5 and 4 against 6 and 5; 4 and 5 against 5 and 5; 3 and 3 against 4 and 3
+        "win_rate/gold": (0.5 / 4 + 1 / 4 * 1.0 + 1 / 4) / 3,
+        "kl": (1.5 + 0 + 1.5) / 3,
+        "ends": 1.0,
+        "length": (4.5 + 4.5 + 3) / 3,
+        "distinct_1": 5 / 6,
+        "distinct_2": 0.0,
+        "consistency/resamples": (1 + 0 + 1) / 3,
+        "consistency/paraphrases": 2 / 4,
+        "correct": (1 + 0.5 + 0) / 3,
+        "format_followed": (0.5 + 0 + 1) / 3,
+        "gold/task/question": 4.5,
+        "gold/task/decline": 3.0,
+        "gold/held_out/fact": 4.5,
+        "gold/held_out/phrasing": 4.5,
+        "gold/held_out/none": 3.0,
+        "correct/task/question": 0.75,
+        "correct/task/decline": 0.0,
+        "correct/held_out/fact": 1.0,
+        "correct/held_out/phrasing": 0.5,
+        "correct/held_out/none": 0.0,
+        "format_followed/format/sentence": 0.75,
+        "format_followed/format/one_word": 0.0,
+    }
+    # Both texts of a pair count: with scores that are lengths, the longer wins, and the regression says how much of it.
+    assert 0 < found.pop("win_rate/lc/gold") < 1
+    # Of "Lima." and "Lima" each is said by the other; "lima" and "Quito" by nobody; "No." twice by the other.
+    # So at 1: 2 right and 2 wrong; at 0: 1 right, 1 wrong.
+    assert found.pop("calibration/answers") == pytest.approx(4 / 6 * 0.5 + 2 / 6 * 0.5)
+    assert found == pytest.approx(expected)
+
+
+def test_length_controlled_wins_are_those_of_the_regression() -> None:
+    ours, theirs = (answers(name, of.texts) for name, of in (("ours", OURS), ("theirs", THEIRS)))
+    for one, scores in ((ours, [[3.0, 1.0]] * 3), (theirs, [[2.0, 2.0]] * 3)):
+        one.scores["gold"] = scores
+    found = measure(ours, ROWS, theirs, stage(), 0, None)
+    pairs = by_scores(ours.scores["gold"], theirs.scores["gold"], ours.lengths, theirs.lengths)
+    assert found["win_rate/lc/gold"] == length_controlled(pairs, 50, 0)
+    assert found["win_rate/gold"].mean == 0.5
+
+
+def test_wins_over_the_stage_before() -> None:
+    before, ours, theirs = answers("before", THEIRS.texts), answers("ours", OURS.texts), answers("theirs", THEIRS.texts)
+    for one, value in ((before, 1.0), (ours, 2.0), (theirs, 3.0)):
+        one.scores["gold"] = [[value, value]] * 3
+    found = measure(ours, ROWS, theirs, stage(), 0, None, before)
+    assert (found["win_rate/gold"].mean, found["win_rate_previous/gold"].mean) == (0.0, 1.0)
+    assert "win_rate_previous/gold" not in measure(ours, ROWS, theirs, stage(), 0, None)
+
+
+class Longer:
+    def __call__(self, prompts: Sequence[Any], firsts: Sequence[str], seconds: Sequence[str]) -> list[float | None]:
+        return [None if a.startswith("No") else float(len(a) > len(b)) for a, b in zip(firsts, seconds, strict=True)]
+
+    def report(self) -> dict[str, float]:
+        return {}
+
+
+def test_a_judge_s_preferences_are_win_rates_too() -> None:
+    ours, theirs = answers("ours", OURS.texts), answers("theirs", THEIRS.texts)
+    prefer(ours, theirs, Longer(), [row["prompt"] for row in ROWS])
+    assert ours.preferences == {"theirs": [[0.0, 0.0], [0.0, 0.0], [None, None]]}
+    found = measure(ours, ROWS, theirs, stage(), 0, None)
+    assert found["win_rate/judge"] == (0.0, 0.0, 0.0)
+    assert found["win_rate/lc/judge"].mean < 0.1
+    assert "win_rate/judge" not in measure(theirs, ROWS, ours, stage(), 0, None)
+
+
+def test_instructions_are_counted_by_prompt_by_instruction_and_by_kind() -> None:
+    no_comma, quoted = "punctuation:no_comma", "startend:quotation"
+    rows = [
+        {"prompt": "p", "instruction_id_list": [no_comma, quoted], "kwargs": [{}, {}]},
+        {"prompt": "q", "instruction_id_list": [no_comma], "kwargs": [{}]},
+        {"prompt": "r", "instruction_id_list": None, "kwargs": None},
+    ]
+    one = answers("one", [['"a"', '"a, b"'], ["c", "d"], ["e, f", "g"]])
+    found = measure(one, rows, one, stage(), 0, None)
+    told = {key: value.mean for key, value in found.items() if key.startswith("instructions")}
+    assert told == pytest.approx({
+        "instructions/prompts": (0.5 + 1.0) / 2,
+        "instructions/all": 5 / 6,  # the comma alone is wrong
+        f"instructions/kind/{no_comma}": 3 / 4,
+        f"instructions/kind/{quoted}": 1.0,
+    })  # fmt: skip
+
+
+def test_the_reference_is_not_measured_against_itself() -> None:
+    found = measured(THEIRS)
+    assert not [key for key in found if key.startswith("win_rate")]
+    assert "kl" not in found
+    assert found["text/perplexity"] == pytest.approx(7.389056, rel=1e-6)
+    assert found["text/bits_per_byte"] == pytest.approx(1.5 / 0.693147, rel=1e-5)
+
+
+def test_one_sample_cannot_agree_with_itself() -> None:
+    one = answers("one", [["Lima."]])
+    found = measure(one, [{"prompt": "Capital of Peru?"}], one, stage(samples=1), 0, None)
+    assert set(found) == {"ends", "length", "distinct_1", "distinct_2"}
+
+
+def test_prompts_without_a_group_are_no_paraphrases() -> None:
+    assert paraphrases(ROWS) == [[0, 1]]
+    assert paraphrases([{"prompt": "a", "group": None}, {"prompt": "b", "group": None}, {"prompt": "c"}]) == []
+
+
+def test_agreement_across_three_prompts_is_the_mean_over_pairs() -> None:
+    found = across(answers("x", [["a", "b"], ["a", "a"], ["b", "c"]]), [0, 1, 2])
+    assert found == pytest.approx((2 / 4 + 1 / 4 + 0) / 3)

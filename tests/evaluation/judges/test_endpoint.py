@@ -1,0 +1,188 @@
+"""A judge behind an endpoint, against a server on this machine that behaves badly on request."""
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from rlhf.config import Judge
+from rlhf.errors import ConfigError, TrainingError
+from rlhf.evaluation.judges.endpoint import EndpointJudge
+from rlhf.evaluation.judges.judge import template
+from tests.conftest import composed
+
+pytest.importorskip("openai", reason="the endpoint's client is an extra: pip install 'rlhf[judge]'")
+
+
+class Server(ThreadingHTTPServer):
+    """Prefers the response with more x's; ``faults`` are replies that come first, one for each request."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.faults: list[tuple[int, bytes]] = []
+        self.always: str | None = None
+        self.requests: list[dict] = []
+        self.keys: set[str] = set()
+        self.lock = threading.Lock()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}/v1"
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Server
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        with self.server.lock:
+            self.server.requests.append(body)
+            self.server.keys.add(self.headers["authorization"])
+            status, reply = self.server.faults.pop(0) if self.server.faults else (200, self._answer(body))
+        if status == 0:  # hang until the client gives up
+            threading.Event().wait(1.0)
+            self.close_connection = True
+            return
+        self.send_response(status)
+        self.send_header("content-type", "application/json")
+        self.send_header("retry-after-ms", "1")
+        self.send_header("content-length", str(len(reply)))
+        self.end_headers()
+        self.wfile.write(reply)
+
+    def _answer(self, body: dict) -> bytes:
+        text = body["messages"][0]["content"]
+        first, second = (text.split(f"<response {name}>")[1].split("</response")[0].count("x") for name in "AB")
+        said = self.server.always or ("A" if first > second else "B" if second > first else "TIE")
+        return reply(said)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def reply(text: str | None) -> bytes:
+    message = {"role": "assistant", "content": text}
+    whole = {
+        "id": "1", "object": "chat.completion", "created": 0, "model": "m",
+        "choices": [{"index": 0, "finish_reason": "stop", "message": message}],
+        "usage": {"prompt_tokens": 100, "completion_tokens": 1, "total_tokens": 101},
+    }  # fmt: skip
+    return json.dumps(whole).encode()
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with Server() as found:
+        threading.Thread(target=found.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        yield found
+        found.shutdown()
+
+
+@pytest.fixture
+def judge(server: Server, tmp_path: Path) -> Iterator[Callable[..., EndpointJudge]]:
+    made: list[EndpointJudge] = []
+
+    def of(*overrides: str) -> EndpointJudge:
+        given = ["judge=endpoint", "judge.model=m", f"judge.url={server.url}", f"judge.cache={tmp_path}/cache.sqlite"]
+        settings: Judge = composed("stage=label", *given, "judge.workers=2", *overrides).judge
+        made.append(EndpointJudge(settings, template(settings.template)))
+        return made[-1]
+
+    yield of
+    for one in made:
+        one.close()
+
+
+PAIRS = (["p", "q", "r"], ["xx", "x", "x"], ["x", "xx", "xy"])
+
+
+def test_both_orders_are_asked_and_ties_are_kept(judge, server: Server) -> None:
+    one = judge("judge.price_prompt=2", "judge.price_response=10")
+    assert one(*PAIRS) == [1.0, 0.0, 0.5]
+    found = one.report()
+    assert found["judge/asked"] == 6
+    assert found["judge/dollars"] == pytest.approx(6 * (100 * 2 + 1 * 10) / 1e6)
+    assert found["judge/consistent"] == 1.0
+
+
+def test_a_judge_that_favours_a_place_decides_nothing(judge, server: Server) -> None:
+    server.always = "A"
+    one = judge()
+    assert one(*PAIRS) == [0.5, 0.5, 0.5]
+    assert one.report()["judge/consistent"] == 0.0
+
+
+def test_nothing_is_paid_for_twice(judge, server: Server) -> None:
+    first = judge()(*PAIRS)
+    again = judge()
+    assert again(*PAIRS) == first
+    assert len(server.requests) == 6
+    assert again.report()["judge/cached"] == 6
+    assert again.report()["judge/dollars"] == 0
+
+
+def test_another_model_is_another_question(judge, server: Server) -> None:
+    judge()(*PAIRS)
+    judge("judge.model=other")(*PAIRS)
+    assert len(server.requests) == 12
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        (429, b"{}"), (500, b"oops"), (503, b""), (200, reply("no idea")), (200, reply(None)),
+        (200, b'{"choices": []}'), (200, b'"odd"'), (0, b""),
+    ],
+    ids=["limited", "error", "unavailable", "no verdict", "nothing", "no choice", "garbage", "no answer"],
+)  # fmt: skip
+def test_what_fails_for_the_moment_is_asked_again(judge, server: Server, fault: tuple[int, bytes]) -> None:
+    server.faults = [fault, fault]
+    one = judge("judge.timeout=0.3", "judge.workers=1")
+    assert one(*PAIRS) == [1.0, 0.0, 0.5]
+    assert len(server.requests) == 8
+
+
+def test_an_endpoint_that_refuses_is_told_and_what_was_answered_is_kept(judge, server: Server) -> None:
+    judge()(["p"], ["xx"], ["x"])
+    server.faults = [(401, b'{"error": {"message": "bad key"}}')] * 20
+    with pytest.raises(TrainingError, match=r"judge\.url=http.*401.*bad key.*answers so far are kept"):
+        judge()(*PAIRS)
+    server.faults = []
+    server.requests.clear()
+    assert judge()(*PAIRS) == [1.0, 0.0, 0.5]
+    assert len(server.requests) == 4
+
+
+def test_a_model_that_gives_no_verdicts_is_no_judge(judge, server: Server) -> None:
+    server.always = "as you like"
+    with pytest.raises(TrainingError, match=r"no verdict on 3 of 3 pairs.*judge\.max_tokens=16"):
+        judge("judge.attempts=2")(*PAIRS)
+
+
+def test_a_pair_without_a_verdict_is_counted_and_not_scored(judge, server: Server) -> None:
+    server.faults = [(200, reply("no idea"))] * 2
+    one = judge("judge.attempts=2", "judge.workers=1")
+    found = one(["p"] * 6, ["xx"] * 6, ["x", "y", "z", "v", "w", "u"])
+    assert found == [None, 1.0, 1.0, 1.0, 1.0, 1.0]
+    assert one.report()["judge/unusable"] == 1
+
+
+def test_the_key_comes_from_the_environment_and_goes_nowhere_else(
+    judge, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MY_KEY", "sk-planted-secret")
+    judge("judge.key_variable=MY_KEY")(*PAIRS)
+    assert server.keys == {"Bearer sk-planted-secret"}
+    assert b"sk-planted-secret" not in (tmp_path / "cache.sqlite").read_bytes()
+
+
+def test_without_a_key_the_public_endpoint_is_refused(judge, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    with pytest.raises(ConfigError, match=r"OPENAI_API_KEY is not set"):
+        judge("judge.url=https://api.openai.com/v1")

@@ -1,0 +1,112 @@
+from string import Template
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from rlhf.errors import ConfigError, TrainingError
+from rlhf.evaluation.judges.judge import LocalJudge, RewardJudge, asked, both_orders, template, verdict
+
+
+@pytest.mark.parametrize(
+    ("answer", "value"),
+    [
+        ("A", 1.0), ("b", 0.0), ("TIE", 0.5), (" A.\n", 1.0), ("**B**", 0.0), ("[[A]]", 1.0),
+        ("It is brief.\nB", 0.0), ("The first errs. [[B]] it is", 0.0), ("", None), ("A or B", None),
+        ("A good question", None), ("[[A]] no, [[B]]", None), ("C", None), ("I cannot say", None),
+    ],
+)  # fmt: skip
+def test_a_verdict_is_one_word(answer: str, value: float | None) -> None:
+    assert verdict(answer) == value
+
+
+@pytest.mark.parametrize(
+    ("forwards", "backwards", "first"),
+    [
+        (1.0, 0.0, 1.0), (0.0, 1.0, 0.0), (1.0, 1.0, 0.5), (0.0, 0.0, 0.5), (0.5, 0.5, 0.5), (1.0, 0.5, 0.75),
+        (None, 1.0, None),
+    ],
+)  # fmt: skip
+def test_what_is_said_in_one_order_alone_is_a_tie(
+    forwards: float | None, backwards: float | None, first: float | None
+) -> None:
+    assert both_orders(forwards, backwards) == first
+
+
+def test_the_higher_score_wins_and_equal_scores_tie() -> None:
+    judge = RewardJudge(lambda prompts, texts: [float(len(text)) for text in texts])
+    assert judge(["p"] * 3, ["long", "a", "ab"], ["ab", "abc", "cd"]) == [1.0, 0.0, 0.5]
+    assert judge.margins == [2.0, -2.0, 0.0]
+
+
+def test_a_score_that_is_no_number_is_refused() -> None:
+    with pytest.raises(TrainingError, match="finite"):
+        RewardJudge(lambda prompts, texts: [float("nan")] * len(texts))(["p"], ["a"], ["b"])
+
+
+def test_texts_are_put_in_as_they_are() -> None:
+    """A response is data: a placeholder in it stays what it is."""
+    text = asked(template("pairwise"), [{"role": "user", "content": "Cost?"}], "$5 or $second", "${first}")
+    assert "$5 or $second" in text
+    assert "${first}" in text
+    assert "user: Cost?" in text or "\nCost?\n" in text
+
+
+def test_every_turn_of_a_conversation_is_shown() -> None:
+    turns = [
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": "Yes?"},
+        {"role": "user", "content": "Go"},
+    ]
+    assert asked(Template("$prompt|$first|$second"), turns, "a", "b") == "user: Hi\n\nassistant: Yes?\n\nuser: Go|a|b"
+
+
+@pytest.mark.parametrize("text", ["$prompt $first", "$prompt $first $second $", None])
+def test_a_template_without_a_place_for_each_text_is_refused(tmp_path, text: str | None) -> None:
+    path = tmp_path / "mine.txt"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(ConfigError, match=r"judge\.template=.*mine\.txt"):
+        template(str(path))
+
+
+class Letters:
+    """A tokenizer of characters, without a chat template."""
+
+    chat_template, cls_token_id, added_tokens_decoder = None, None, {}
+
+    def __call__(self, texts: str | list[str], **_: object) -> dict[str, list]:
+        if isinstance(texts, str):
+            return {"input_ids": [ord(char) % 128 for char in texts]}
+        return {"input_ids": [[ord(char) % 128 for char in text] for text in texts]}
+
+    def pad(self, rows: dict, **_: object):
+        width = max(map(len, rows["input_ids"]))
+        ids = torch.tensor([row + [0] * (width - len(row)) for row in rows["input_ids"]])
+        mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows["input_ids"]])
+        batch = type("Batch", (dict,), {"to": lambda self, device: self})
+        return batch(input_ids=ids, attention_mask=mask)
+
+
+class Likes(torch.nn.Module):
+    """The logit of A over B is how many more x's the first response has, and 1.5 for its place."""
+
+    device = torch.device("cpu")
+
+    def forward(self, input_ids, attention_mask, use_cache):
+        logits = torch.zeros(*input_ids.shape, 128)
+        for i, row in enumerate(input_ids):
+            _, first, second = "".join(map(chr, row[: attention_mask[i].sum()].tolist())).split("|")
+            last = int(attention_mask[i].sum()) - 1
+            logits[i, last, ord("A")] = 1.5 + first.count("x") - second.count("x")
+        return SimpleNamespace(logits=logits)
+
+
+def test_a_local_model_is_asked_in_both_orders() -> None:
+    judge = LocalJudge(Likes(), Letters(), Template("$prompt|$first|$second"), max_length=20, batch_size=2)
+    found = judge(["p"] * 3, ["xx", "x", "y" * 30], ["x", "xxx", "x"])
+    one, back, two, forth = torch.sigmoid(torch.tensor([2.5, 0.5, -0.5, 3.5])).tolist()
+    assert found[0] == pytest.approx((one + 1 - back) / 2)
+    assert found[1] == pytest.approx((two + 1 - forth) / 2)
+    assert found[2] is None
+    assert judge.report() == {"judge/too_long": 1.0, "judge/consistent": 0.5}

@@ -1,0 +1,140 @@
+"""Shapes, the cache, and a meter against memory really taken."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from transformers import GPT2Config, LlamaConfig, LlamaForCausalLM
+
+from rlhf.hardware import memory
+from rlhf.hardware.memory import Measured, Meter, Shape, cache
+from rlhf.modeling.decoding import cache_argument
+
+MIB = 2**20
+
+
+def llama(layers: int = 2, hidden: int = 64, inner: int = 192, keys: int = 4) -> LlamaForCausalLM:
+    sizes = {"hidden_size": hidden, "intermediate_size": inner, "num_hidden_layers": layers}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": keys}
+    return LlamaForCausalLM(LlamaConfig(vocab_size=50, **sizes, **heads)).eval()
+
+
+def test_a_cache_is_what_transformers_keeps() -> None:
+    model = llama(keys=2)
+    ids = torch.randint(0, 50, (3, 20))
+    with torch.no_grad():
+        made = model(ids, use_cache=True)
+    layers = made[cache_argument(model)].layers
+    held = sum(tensor.untyped_storage().nbytes() for layer in layers for tensor in (layer.keys, layer.values))
+    shape = Shape.of(model.config)
+    assert held == cache(shape, 3, 20, 4) - held // 2  # the formula has one layer more, in the making
+
+
+def test_shapes_of_other_architectures() -> None:
+    assert Shape.of(GPT2Config(n_embd=24, n_layer=3, n_head=2, vocab_size=9)) == Shape(3, 24, 96, 2, 24, 9)
+    text = SimpleNamespace(hidden_size=8, num_hidden_layers=2, vocab_size=5, state_size=4)  # without attention
+    config = SimpleNamespace(get_text_config=lambda: text)
+    assert Shape.of(config) == Shape(2, 8, 32, 0, 0, 5)
+
+
+def test_a_meter_measures_what_is_taken_since_it_was_made() -> None:
+    held = torch.ones(40 * MIB // 4)
+    torch.ones(300 * MIB // 4)  # an earlier peak
+    meter = Meter(torch.device("cpu"))
+    before = meter.read().peak
+    taken = torch.ones(100 * MIB // 4)
+    del taken
+    measured = meter.read()
+    assert held[0] == 1
+    assert measured.device == "cpu"
+    if measured.exact:
+        assert before < 20 * MIB
+        assert 90 * MIB < measured.peak < 130 * MIB
+    else:
+        assert measured.peak >= 100 * MIB
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="not Linux")
+def test_the_peak_of_who_started_a_process_is_not_its_own() -> None:
+    """getrusage(2) tells a child that did nothing of its parent's 300 MiB."""
+    held = bytearray(300 * MIB)
+    code = "import torch; from rlhf.hardware.memory import Meter; print(Meter(torch.device('cpu')).read().peak)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 50 * MIB
+    assert len(held) == 300 * MIB
+
+
+def test_where_peaks_are_not_forgotten_the_measure_is_a_bound(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr("rlhf.hardware.memory.Path.write_text", refuse)
+    measured = Meter(torch.device("cpu")).read()
+    assert not measured.exact
+    memory.compare("ppo", 170, measured)
+    assert "measured at most" in capsys.readouterr().out
+
+
+def test_the_deviation_is_told_and_recorded(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MALLOC_ARENA_MAX", "1")
+    found = memory.compare("ppo", 120 * MIB, Measured("cpu", 5, 100 * MIB, True))
+    assert capsys.readouterr().out == "ppo: 100 MiB measured, 120 MiB planned: +20%\n"
+    assert found["deviation"] == 0.2
+    assert found["planned"] == 120 * MIB
+    assert found["measured"] == {"device": "cpu", "before": 5, "peak": 100 * MIB, "exact": True}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc alone keeps it")
+def test_memory_that_is_kept_is_said_to_be_measured(
+    capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in os.environ if name.startswith("MALLOC_")]:
+        monkeypatch.delenv(name)
+    memory.compare("ppo", 120 * MIB, Measured("cpu", 5, 200 * MIB, True))
+    memory.compare("ppo", 120 * MIB, Measured("cuda", 5, 100 * MIB, True))
+    assert capsys.readouterr().out.splitlines() == [
+        "ppo: 200 MiB measured, freed memory that is kept for later included, 120 MiB planned: -40%",
+        "ppo: 100 MiB measured, 120 MiB planned: +20%",
+    ]
+
+
+def test_numbers_as_a_person_reads_them() -> None:
+    assert [memory.size(n) for n in (0, 1536, 5 * MIB, 3 * 2**30)] == ["0 B", "1.5 KiB", "5 MiB", "3 GiB"]
+    assert [memory.count(n) for n in (7, 1500, 135_000_000, 7e9)] == ["7", "1.5 k", "135 M", "7 B"]
+
+
+FAULTS = """
+import resource, sys, torch
+from rlhf.hardware.memory import keep_freed
+if sys.argv[1] == "kept":
+    assert keep_freed()
+for _ in range(20):  # it takes some until a place is found that is asked for again
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    torch.ones(2**23)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/lib64/ld-linux-x86-64.so.2").exists(), reason="needs glibc")
+def test_what_is_freed_is_kept_for_the_next_step() -> None:
+    """Pages that 32 MiB touch for the first time when they are asked for again and again."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
+
+    def faults(how: str, **variables: str) -> int:
+        command = [sys.executable, "-c", FAULTS, how]
+        return int(subprocess.run(command, env=clean | variables, capture_output=True, check=True, text=True).stdout)
+
+    assert faults("kept") < 100
+    assert faults("given back") > 100
+
+
+def test_what_the_user_said_of_memory_stands(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "1")
+    assert not memory.keep_freed()

@@ -1,0 +1,169 @@
+import json
+import math
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tokenizers import Tokenizer, pre_tokenizers
+from tokenizers import models as tokenizer_models
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from rlhf.config import Input, Settings
+from rlhf.errors import LineageError, ModelError
+from rlhf.hardware.device import torch_device
+from rlhf.modeling import loading
+from rlhf.runs.parents import Parent, find_parent
+from rlhf.stages import execute
+from tests.conftest import composed
+
+
+def plain_tokenizer(**special: str) -> PreTrainedTokenizerFast:
+    vocabulary = {token: i for i, token in enumerate(["<unk>", "<s>", "</s>", "a", "b", "c"])}
+    tokenizer = Tokenizer(tokenizer_models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special)
+
+
+def small() -> LlamaForCausalLM:
+    config = LlamaConfig(
+        vocab_size=6,
+        hidden_size=8,
+        intermediate_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+    )
+    return LlamaForCausalLM(config)
+
+
+def save_model(folder: Path, tokenizer: PreTrainedTokenizerFast) -> Parent:
+    small().save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return Parent("policy", str(folder), None)
+
+
+def test_a_model_without_a_template_is_given_one(settings: Callable[..., Settings], tmp_path: Path) -> None:
+    parent = save_model(tmp_path, plain_tokenizer(eos_token="</s>"))
+    model = settings("sft", "model.chat_template=plain").model
+    assert "User: " in loading.load_tokenizer(parent, model).chat_template
+    with pytest.raises(ModelError, match="model.chat_template=nothing is neither a file nor one of almanac, plain"):
+        loading.chat_template("nothing")
+
+
+def test_plain_template_by_hand() -> None:
+    tokenizer = plain_tokenizer(eos_token="</s>", bos_token="<s>")
+    tokenizer.chat_template = loading.chat_template("plain")
+    talk = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "a?"}]
+    prompt = tokenizer.apply_chat_template(talk, tokenize=False, add_generation_prompt=True)
+    whole = tokenizer.apply_chat_template([*talk, {"role": "assistant", "content": "b"}], tokenize=False)
+    assert prompt == "<s>System: Be brief.\n\nUser: a?\n\nAssistant:"
+    assert whole == prompt + " b</s>\n\n"
+
+
+def test_a_tokenizer_that_was_changed_since_is_refused(
+    chain: Path, settings: Callable[..., Settings], tmp_path: Path
+) -> None:
+    import shutil
+
+    shutil.copytree(chain / "almanac" / "sft", tmp_path / "sft")
+    (tmp_path / "sft" / "model" / "chat_template.jinja").write_text("{{ messages[0].content }}")
+    parent = find_parent("policy", Input(str(tmp_path / "sft"), ("sft",)), settings("dpo"))
+    with pytest.raises(LineageError, match="has another chat_template than"):
+        loading.load_tokenizer(parent, settings("dpo").model)
+
+
+def test_an_adapter_whose_base_has_changed_is_refused(
+    beside_chain: Callable[..., Settings], chain: Path, tmp_path: Path
+) -> None:
+    settings = beside_chain("sft", "adapter=lora")
+    execute(settings, tmp_path / "sft")
+    path = tmp_path / "sft" / "run.json"
+    manifest = json.loads(path.read_text())
+    manifest["parents"]["policy"]["digest"] = "0" * 64
+    path.write_text(json.dumps(manifest))
+    parent = find_parent("policy", Input(str(tmp_path / "sft"), ("sft",)), settings)
+    tokenizer = loading.load_tokenizer(parent, settings.model)
+    with pytest.raises(LineageError, match="is an adapter on .*, whose weights have changed since or are gone"):
+        loading.load_policy(parent, settings.model, tokenizer)
+
+
+@pytest.mark.parametrize("place", ["sft", "sft/model"], ids=["run", "folder"])
+def test_a_new_head_starts_small(chain: Path, settings: Callable[..., Settings], place: str) -> None:
+    """std 1/sqrt(h+1), here with h = 16; the sample's own standard deviation is within 60 % for 16 numbers."""
+    parent = find_parent("policy", Input(f"{chain}/almanac/{place}", ("sft",)), settings("reward"))
+    tokenizer = loading.load_tokenizer(parent, settings("reward").model)
+    torch.manual_seed(0)
+    reward = loading.load_reward_model(parent, settings("reward").model, tokenizer)
+    assert reward.score.weight.shape == (1, 16)
+    assert reward.score.weight.std().item() == pytest.approx(1 / math.sqrt(17), rel=0.6)
+    assert reward.config.pad_token_id == tokenizer.pad_token_id
+
+
+@pytest.mark.parametrize("adapter", ["none", "lora"])
+def test_a_head_learns_in_half_precision(
+    beside_chain: Callable[..., Settings], chain: Path, tmp_path: Path, adapter: str
+) -> None:
+    """At 1e-5, which bfloat16 rounds away in weights of 0.1; it is saved, loaded and merged as it was trained."""
+    settings = beside_chain("reward", f"adapter={adapter}", "model.dtype=bfloat16", "stage.trainer.learning_rate=1e-5")
+    execute(settings, tmp_path / "reward")
+    [file] = (tmp_path / "reward" / "model").glob("*.safetensors")
+    [head] = [value for name, value in load_file(file).items() if name.endswith("score.weight")]
+    assert head.dtype is torch.float32
+    torch.manual_seed(settings.seed)
+    tokenizer = loading.load_tokenizer(Parent("policy", f"{chain}/almanac/sft/model", None), settings.model)
+    start = loading.load_reward_model(Parent("policy", f"{chain}/almanac/sft/model", None), settings.model, tokenizer)
+    assert start.dtype is torch.bfloat16
+    assert start.score.weight.dtype is torch.float32
+    assert 0 < (head - start.score.weight).abs().max() < 1e-4
+    again = loading.load_reward_model(Parent("policy", f"{tmp_path}/reward/model", None), settings.model, tokenizer)
+    assert torch.equal(again.score.weight, head)
+    assert again(torch.tensor([[5, 6, 7]])).logits.dtype is torch.float32
+
+
+@pytest.mark.parametrize("place", ["reward", "reward/model"], ids=["run", "folder"])
+@pytest.mark.parametrize("adapter", ["none", "lora"])
+def test_a_head_that_is_there_is_kept(
+    beside_chain: Callable[..., Settings], tmp_path: Path, place: str, adapter: str
+) -> None:
+    settings = beside_chain("reward", f"adapter={adapter}")
+    execute(settings, tmp_path / "reward")
+    [file] = (tmp_path / "reward" / "model").glob("*.safetensors")
+    [head] = [value for name, value in load_file(file).items() if name.endswith("score.weight")]
+    parent = find_parent("policy", Input(f"{tmp_path}/{place}", ("reward",)), settings)
+    tokenizer = loading.load_tokenizer(parent, settings.model)
+    assert torch.equal(loading.load_reward_model(parent, settings.model, tokenizer).score.weight, head)
+
+
+def test_a_gpu_that_is_not_there(settings: Callable[..., Settings]) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    assert torch_device(settings("sft", "hardware=auto").hardware).type == "cpu"
+    with pytest.raises(ModelError, match="torch sees no GPU"):
+        torch_device(settings("sft", "hardware=gpu").hardware)
+
+
+def test_a_file_that_is_no_model(settings: Callable[..., Settings], tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(ModelError, match="cannot be loaded"):
+        loading.load_tokenizer(Parent("policy", str(tmp_path), None), settings("sft").model)
+
+
+@pytest.mark.slow
+def test_a_gguf_file(tmp_path: Path) -> None:
+    pytest.importorskip("gguf")
+    found = sorted(Path(os.environ.get("RLHF_TEST_MODELS", "/nowhere")).glob("**/*.gguf"))
+    if not found:
+        pytest.skip("RLHF_TEST_MODELS names no folder with a GGUF file")
+    one = composed("stage=sft", "model=local", f"model.path={found[0]}")
+    parent = find_parent("policy", Input(str(found[0]), ("base",)), one)
+    tokenizer = loading.load_tokenizer(parent, one.model)
+    policy = loading.load_policy(parent, one.model, tokenizer)
+    ids = tokenizer("The capital of France is", return_tensors="pt")
+    answer = tokenizer.decode(policy.generate(**ids, max_new_tokens=5, do_sample=False)[0])
+    assert "Paris" in answer
+    loading.save(policy, tokenizer, tmp_path / "saved", parent)
+    again = loading.load_policy(Parent("policy", str(tmp_path / "saved"), None), one.model, tokenizer)
+    assert all(torch.equal(a, b) for a, b in zip(policy.parameters(), again.parameters(), strict=True))

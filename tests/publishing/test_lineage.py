@@ -1,0 +1,83 @@
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from rlhf.config import Publish
+from rlhf.errors import LineageError
+from rlhf.publishing.lineage import Link, chain, going_up, repositories, rooted, with_weights
+from rlhf.runs.parents import Parent
+from rlhf.storage.manifest import read_manifest
+
+Chain = Callable[[str], list[Link]]
+
+
+def test_parents_come_before_children_and_once(chain_of: Chain) -> None:
+    links = chain_of("ppo")
+    assert [link.stage for link in links] == ["base", "sft", "reward", "ppo"]
+    assert links[-1].roles == {"policy": links[1].digest, "reward": links[2].digest}
+    assert [link.title for link in links] == [f"almanac/{link.stage}" for link in links]
+
+
+def test_a_parent_that_was_trained_again_is_what_is_left_of_it(aligned: Path, tmp_path: Path) -> None:
+    shutil.copytree(aligned / "almanac" / "dpo", tmp_path / "dpo")
+    shutil.copytree(aligned / "almanac" / "sft", tmp_path / "x" / "sft")
+    for place, change in {tmp_path / "dpo": {}, tmp_path / "x" / "sft": {"weights": "f" * 64}}.items():
+        manifest = read_manifest(place) | change
+        if not change:
+            manifest["parents"]["policy"]["path"] = str(tmp_path / "x" / "sft")
+        (place / "run.json").write_text(json.dumps(manifest))
+    links = chain(Parent("run", str(tmp_path / "dpo"), read_manifest(tmp_path / "dpo")))
+    assert [(link.stage, link.directory is None) for link in links] == [("sft", True), ("dpo", False)]
+    assert going_up(links, Publish.run) == links[-1:]
+    with pytest.raises(
+        LineageError, match="needs every run of the chain, and .*x/sft is gone or was trained again since"
+    ):
+        going_up(links, Publish.chain)
+
+
+def test_weights_are_known_by_what_they_were_before_they_were_merged() -> None:
+    root, merged = Link(None, None, path="x"), Link("a" * 64, {"trained_weights": "b" * 64})
+    assert with_weights([root, merged], "b" * 64) is with_weights([root, merged], "a" * 64) is merged
+    assert with_weights([root, merged], None) is root
+    assert with_weights([merged, root], None) is root
+    assert with_weights([root, merged], "c" * 64) is None
+
+
+def test_who_goes_up(chain_of: Chain) -> None:
+    links = chain_of("ppo")
+    assert going_up(links, Publish.chain) == links
+    up = [replace(links[0], repo="me/base", commit="0" * 40), *links[1:]]
+    assert going_up(up, Publish.chain) == links[1:]
+
+
+def test_names_of_repositories(chain_of: Chain) -> None:
+    links = chain_of("ppo")
+    assert list(repositories(links, "me/x-ppo").values()) == ["me/x-ppo", "me/x-base", "me/x-sft", "me/x-reward"]
+    assert list(repositories(links, "me/x").values()) == ["me/x", "me/x-base", "me/x-sft", "me/x-reward"]
+    assert list(repositories(links[-1:], None).values()) == ["almanac-ppo"]
+    twice = [links[1], replace(links[1], digest="abcdef12"), links[-1]]
+    assert list(repositories(twice, "me/x").values())[2] == "me/x-sft-abcdef"
+
+
+def test_a_root_that_lies_here_must_be_named(chain_of: Chain) -> None:
+    root = Link("0" * 64, None, path="/models/gpt2")
+    links = [root, *chain_of("sft")]
+    with pytest.raises(LineageError, match=r"starts from the local path /models/gpt2, which nobody else has: give"):
+        rooted(links, "x", None)
+    assert rooted(links, "x", "none") == links
+    named = rooted(links, "x", "openai-community/gpt2@main")[0]
+    assert (named.repo, named.commit) == ("openai-community/gpt2", "main")
+    with pytest.raises(LineageError, match="stage.run=x is no run of ours"):
+        rooted([root], "x", None)
+
+
+def test_what_a_published_run_json_says_is_looked_for_nowhere_here(tmp_path: Path, aligned: Path) -> None:
+    """A run.json from the Hub could name any path of this machine."""
+    manifest = read_manifest(aligned / "almanac" / "dpo") | {"lineage": []}
+    links = chain(Parent("run", "me/dpo", manifest, "0" * 40))
+    assert [link.directory for link in links] == [None, None]
+    assert links[0].manifest["status"] == "gone"

@@ -5,6 +5,7 @@ import signal
 import threading
 from collections.abc import Callable, Container, Sequence
 from dataclasses import fields
+from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
 
@@ -14,7 +15,8 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 
 from rlhf.config import Dtype, Hardware, Settings, Strategy, Turns
 from rlhf.config.library_errors import blame
-from rlhf.config.rules import require_positive, require_type
+from rlhf.config.ranges import require_trainer, require_warmup
+from rlhf.config.rules import require_type
 from rlhf.console import Bar, console, show_samples
 from rlhf.data import templates
 from rlhf.data.render import Prompt, question
@@ -48,12 +50,6 @@ INSTEAD = dict.fromkeys(
     ("assistant_only_loss", "completion_only_loss"),
     "since stage.turns=all learns every turn of the assistant and stage.turns=last the last one",
 )
-
-# Of what the trainers' dataclasses do not look at: zero of these is a division by it, or no training at all.
-COUNTS = (
-    "max_length", "num_train_epochs", "gradient_accumulation_steps", "per_device_train_batch_size",
-    "per_device_eval_batch_size",
-)  # fmt: skip
 
 
 def arguments(
@@ -132,19 +128,22 @@ def check(kind: type[TrainingArguments], given: dict[str, Any], decided: Contain
         if key in decided:
             raise ConfigError(f"stage.trainer.{key} is decided elsewhere: remove it from stage.trainer")
         require_type(f"stage.trainer.{key}", value, hints[key])
-    require_positive("stage.trainer", **{key: given.get(key) for key in COUNTS})
+    require_trainer(given)
 
 
 def build(kind: type[Trainer], **parts: Any) -> Trainer:
     """``kind(**parts)``; what a trainer refuses is told as a mistake in the settings that it is made from.
 
     Raises:
-        ConfigError: the trainer refuses its arguments, or no module of the model is one that the adapter names.
+        ConfigError: the trainer refuses its arguments, no module of the model is one that the adapter names, or the
+            learning rate is warmed up for longer than the training lasts.
     """
     adapter = parts.get("peft_config")
     targets = "" if adapter is None else f" or adapter.target_modules={adapter.target_modules}"
     with blame(f"stage.trainer{targets}"):
-        return kind(**parts)
+        trainer = kind(**parts)
+    _check_steps(trainer)
+    return trainer
 
 
 def tokenised(
@@ -285,6 +284,16 @@ def train(
         "steps": trainer.state.global_step,
         "tokens": trainer.state.num_input_tokens_seen,
     }
+
+
+def _check_steps(trainer: Trainer) -> None:
+    """Refuse a warm-up that lasts longer than the epochs; say so if nothing is going to be learned."""
+    args = trainer.args
+    rows = args.train_batch_size * args.world_size * args.gradient_accumulation_steps  # of one step
+    steps = ceil(ceil(len(trainer.train_dataset) / rows) * args.num_train_epochs)
+    require_warmup(args.warmup_steps, args.max_steps if args.max_steps > 0 else steps)
+    if args.learning_rate == 0:
+        console.print("stage.trainer.learning_rate=0: every step leaves the weights as they are", highlight=False)
 
 
 def tell_unmoved(stage: str, moved: float, setting: str, rate: float) -> None:

@@ -5,7 +5,7 @@ a type cannot express; it runs on the final values, before torch is imported. No
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from rlhf.config import objective as objectives
 from rlhf.config.compare import CompareStage
@@ -116,6 +116,9 @@ __all__ = [
 ]
 
 
+S = TypeVar("S", bound=Stage)
+
+
 @dataclass(kw_only=True)
 class Settings:
     """The composed configuration, as plain dataclasses."""
@@ -155,6 +158,16 @@ class Settings:
             raise ConfigError(
                 f"stage.ensemble={members} puts adapters on one base: give adapter=lora, or adapter=qlora"
             )
+
+    def stage_as(self, kind: type[S]) -> S:
+        """Return the stage's settings, narrowed to their class.
+
+        Raises:
+            TypeError: they are those of another stage, which is a mistake of the program.
+        """
+        if not isinstance(self.stage, kind):
+            raise TypeError(f"the settings are of stage={self.stage.name}, not of {kind.__name__}")
+        return self.stage
 
     def _check_autocast(self) -> None:
         full = self.model.dtype is Dtype.float32 and self.adapter.kind is not AdapterKind.qlora

@@ -184,7 +184,8 @@ def tokenised(
         if counts.special:
             run.record_omission(kind, split, counts.special, "special tokens in the text, encoded as text")
         if counts.broken:
-            run.record_omission(kind, split, counts.broken, BROKEN, f"{BROKEN}; {_boundary(dataset, counts.example)}")
+            meaning = _boundary(dataset, tokenizer, counts.example)
+            run.record_omission(kind, split, counts.broken, BROKEN, f"{BROKEN}; {meaning}")
         if made is None:
             raise DataError(
                 f"every prompt of data.{kind} ({split}) fills stage.trainer.max_length={longest} by itself: "
@@ -194,11 +195,11 @@ def tokenised(
     return found
 
 
-def _boundary(rows: "Dataset", example: str | None) -> str:
+def _boundary(rows: "Dataset", tokenizer: Any, example: str | None) -> str:
     """What a token boundary within the prompt means for training, and how to avoid it."""
     remedy = (
         "to avoid it, end the prompt with a word and begin the response with the space"
-        if isinstance(rows[0]["prompt"], str)
+        if isinstance(rows[0]["prompt"], str) and not templates.strings_are_turns(tokenizer)
         else "to avoid it, give a chat template that ends a prompt alike with and without a response"
     )
     return f"the loss then begins within the prompt, at {example!r} in the first one: harmless in a few rows; {remedy}"

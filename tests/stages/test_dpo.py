@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from trl import DPOTrainer
+from trl.trainer.dpo_trainer import DataCollatorForPreference
 
 from rlhf.config import Settings
 from rlhf.config.stages import LOSSES
@@ -12,6 +13,7 @@ from rlhf.errors import ConfigError, DataError
 from rlhf.modeling import loading
 from rlhf.runs.run import Run
 from rlhf.stages import execute
+from rlhf.stages.dpo import Attributed
 from rlhf.training import loop
 
 
@@ -97,3 +99,17 @@ def test_a_reference_that_moves_is_not_kept(beside_chain: Callable[..., Settings
 def test_the_losses_are_those_that_trl_computes() -> None:
     source = inspect.getsource(DPOTrainer)
     assert tuple(re.findall(r'if loss_type == "(\w+)"', source)) == LOSSES
+
+
+@pytest.mark.parametrize(("mode", "limit"), [("keep_start", None), ("keep_start", 6), ("keep_end", 6)])
+def test_in_completions_of_several_turns_the_others_turns_count_nothing(mode: str, limit: int | None) -> None:
+    """Ids 1 2 | 3 4 5 6 7 8, of which 5 6 are the user's; and 1 2 | 9."""
+    pair = {"prompt_ids": [1, 2], "chosen_ids": [3, 4, 5, 6, 7, 8], "rejected_ids": [9]}
+    pair |= {"chosen_heard": [2, 4], "rejected_heard": []}
+    collator = Attributed(DataCollatorForPreference(pad_token_id=0, max_length=limit, truncation_mode=mode))
+    batch = collator([pair])
+    learned = [
+        ids[mask.bool()].tolist() for ids, mask in zip(batch["input_ids"], batch["completion_mask"], strict=True)
+    ]
+    assert learned == [[id for id in (3, 4, 7, 8) if id in batch["input_ids"][0]], [9]]
+    assert len(batch["input_ids"][0]) == (limit or 8)

@@ -8,7 +8,7 @@ import pytest
 from rlhf.storage.paths import PACKAGE
 
 LAYERS = {
-    0: ("errors", "paths", "config"),
+    0: ("errors", "paths", "config", "bounds"),
     1: ("ppo.tensors", "ppo.kl", "ppo.advantages", "ppo.losses", "preference.losses"),
     2: (
         "data", "almanac", "provenance", "parents", "content", "manifest", "directory", "run", "scratch", "models",

@@ -14,8 +14,10 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
+from rlhf.bounds import bounded
 from rlhf.errors import DataError, ModelError
 
+LONGEST = 2**28  # characters of the conversations that are rendered at once
 Message = dict[str, str]
 Prompt = str | list[Message]
 
@@ -146,7 +148,18 @@ def _templated(tokenizer: Any, talks: Any, **options: Any) -> Any:
             "give one with model.chat_template=plain or model.chat_template=<file>.jinja"
         )
     try:
-        return tokenizer.apply_chat_template(talks, **options)
+        # First the text by itself, within bounds: a tokenizer ends the process where memory does.
+        with bounded():
+            plain = {"tokenize": False, "add_generation_prompt": options["add_generation_prompt"]}
+            found = tokenizer.apply_chat_template(talks, **plain)
+        if sum(map(len, [found] if isinstance(found, str) else found)) > LONGEST:
+            raise MemoryError(f"it has written more than {LONGEST} characters")
+        return tokenizer.apply_chat_template(talks, **options) if options["tokenize"] else found
+    except (TimeoutError, MemoryError) as error:
+        raise ModelError(
+            f"the chat template of {tokenizer.name_or_path or 'the tokenizer'} takes too long or too much memory "
+            f"({str(error) or 'out of memory'}): give another one with model.chat_template=<file>.jinja"
+        ) from error
     except (TemplateError, ValueError) as error:
         raise ModelError(
             f"the chat template of {tokenizer.name_or_path or 'the tokenizer'} refuses a conversation ({error}): leave "

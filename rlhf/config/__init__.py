@@ -5,7 +5,7 @@ a type cannot express; it runs on the final values, before torch is imported. No
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from rlhf.config import objective as objectives
 from rlhf.config.compare import CompareStage
@@ -23,6 +23,7 @@ from rlhf.config.parts import (
     Model,
     Pairing,
     Rankings,
+    Render,
     Source,
     Strategy,
     Ties,
@@ -32,10 +33,10 @@ from rlhf.config.parts import (
 from rlhf.config.plan import PLANNED, PlanStage
 from rlhf.config.ppo import CriticKind, KLEstimator, KLIn, LossMean, MissingEOS, PPOStage
 from rlhf.config.publish import Publish, PublishStage, Weights
+from rlhf.config.ranges import require_ranges
 from rlhf.config.reward import EvaluateRewardStage, RewardLoss, RewardStage
 from rlhf.config.rewards import Normalisation, RewardTerm
 from rlhf.config.rollout import Engine, OldLogprobs, RolloutSettings, VLLMMode
-from rlhf.config.rules import require
 from rlhf.config.sentinel import SentinelAction, SentinelSettings
 from rlhf.config.stage import Input, SharedPrefix, Stage, TrainedStage
 from rlhf.config.stages import (
@@ -47,6 +48,7 @@ from rlhf.config.stages import (
     ProgressionStage,
     SFTStage,
     StatusStage,
+    Turns,
 )
 from rlhf.config.sweep import SweepStage
 from rlhf.errors import ConfigError
@@ -88,6 +90,7 @@ __all__ = [
     "Publish",
     "PublishStage",
     "Rankings",
+    "Render",
     "RewardLoss",
     "RewardStage",
     "RewardTerm",
@@ -107,9 +110,13 @@ __all__ = [
     "Tracker",
     "TrackerKind",
     "TrainedStage",
+    "Turns",
     "VLLMMode",
     "Weights",
 ]
+
+
+S = TypeVar("S", bound=Stage)
 
 
 @dataclass(kw_only=True)
@@ -133,7 +140,7 @@ class Settings:
     stage: Stage
 
     def __post_init__(self) -> None:
-        require(0 <= self.seed < 2**32, "seed", self.seed, "lie in [0, 2**32)")
+        require_ranges("", self)
         if self.overwrite and self.resume:
             raise ConfigError("overwrite=true and resume=true contradict each other: give one of them")
         if isinstance(self.stage, PPOStage) and self.stage.one_base and self.adapter.kind is AdapterKind.none:
@@ -151,6 +158,16 @@ class Settings:
             raise ConfigError(
                 f"stage.ensemble={members} puts adapters on one base: give adapter=lora, or adapter=qlora"
             )
+
+    def stage_as(self, kind: type[S]) -> S:
+        """Return the stage's settings, narrowed to their class.
+
+        Raises:
+            TypeError: they are those of another stage, which is a mistake of the program.
+        """
+        if not isinstance(self.stage, kind):
+            raise TypeError(f"the settings are of stage={self.stage.name}, not of {kind.__name__}")
+        return self.stage
 
     def _check_autocast(self) -> None:
         full = self.model.dtype is Dtype.float32 and self.adapter.kind is not AdapterKind.qlora

@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from enum import Enum
 
-from rlhf.config.rules import require, require_not_negative, require_positive
+from rlhf.config.ranges import require_ranges
+from rlhf.config.rules import require
 from rlhf.config.stage import Input
 from rlhf.errors import ConfigError
 
@@ -40,6 +41,7 @@ class Judge:
     max_tokens: int
     price_prompt: float
     price_response: float
+    budget: float | None
     cache: str
     batch_size: int
     max_length: int
@@ -53,9 +55,9 @@ class Judge:
         return {}
 
     def __post_init__(self) -> None:
-        names = ("limit", "timeout", "attempts", "workers", "max_tokens", "batch_size", "max_length")
-        require_positive("judge", **{name: getattr(self, name) for name in names})
-        require_not_negative("judge", price_prompt=self.price_prompt, price_response=self.price_response)
+        require_ranges("judge.", self)
+        priced = self.budget is None or self.price_prompt > 0 or self.price_response > 0
+        require(priced, "judge.budget", self.budget, "come with judge.price_prompt or judge.price_response")
         needed = NEEDS.get(self.kind)
         if needed is not None and not getattr(self, needed):
             raise ConfigError(f"judge={self.kind.value} needs judge.{needed}: give one with judge.{needed}=...")

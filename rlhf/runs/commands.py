@@ -4,7 +4,7 @@ import re
 import shlex
 from collections.abc import Iterable
 
-from rlhf.storage.digests import redact
+from rlhf.storage.secrets import redact
 
 # What Hydra reads as the text that it is, whatever the setting.
 PLAIN = re.compile(r"[A-Za-z_/.][\w./+-]*|[A-Za-z_][\w./+@-]*", re.ASCII)

@@ -10,6 +10,7 @@ from typing import Any
 from rlhf.config import Input, Settings
 from rlhf.errors import LineageError
 from rlhf.hub.pinned import manifest_at, pin
+from rlhf.runs.commands import command, setting
 from rlhf.runs.directory import partial
 from rlhf.storage import digests
 from rlhf.storage.manifest import read_manifest
@@ -150,13 +151,15 @@ def _missing(role: str, path: Path, settings: Settings, overrides: Sequence[str]
     kept = of_the_chain(overrides)
     says = f"stage={settings.stage.name} starts from {path}, which "
     if partial(path).exists():
-        command = " ".join(["python -m rlhf", f"stage={path.name}", *kept, "resume=true"])
-        return f"{says}is not finished: continue it first: {command}"
+        return f"{says}is not finished: continue it first: {command(path.name, [*kept, 'resume=true'])}"
     if path.is_file() or (path.is_dir() and any(path.iterdir())):
         return f"{says}holds neither run.json nor config.json: give a run, a model folder or a Hub id"
     if path.name in ("base", "sft", "reward", "dpo", "ppo", "sample"):
-        command = " ".join(["python -m rlhf", f"stage={path.name}", *kept])
-        return f"{says}does not exist: run stage={path.name} first: {command}"
+        instead = setting(_key(role, settings), settings.model.path or "org/name")
+        return (
+            f"{says}does not exist: run stage={path.name} first: {command(path.name, kept)}; or start from another "
+            f"model, a folder or a Hub id: {instead}"
+        )
     return f"{says}does not exist: set {_key(role, settings)} to a run, a model folder or a Hub id"
 
 

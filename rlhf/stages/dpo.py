@@ -8,6 +8,7 @@ Rafailov et al. 2023, https://arxiv.org/abs/2305.18290. The loss is TRL's; this 
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 from datasets import Dataset
@@ -16,7 +17,7 @@ from trl import DPOConfig, DPOTrainer
 
 from rlhf.config import AdapterKind, Settings
 from rlhf.data import check_splits, load
-from rlhf.data.tokens import Form
+from rlhf.data.tokens import HEARD, Form
 from rlhf.evaluation.responses import eval_set
 from rlhf.hardware import ranks
 from rlhf.modeling import adapters
@@ -24,10 +25,30 @@ from rlhf.modeling import loading as models
 from rlhf.preference import reference
 from rlhf.preference.architectures import decide
 from rlhf.preference.head import FIELDS
+from rlhf.preference.losses import smoothed
 from rlhf.preference.prefix_sharing import sharing
 from rlhf.rewards.protocol import called
 from rlhf.runs.run import Run
 from rlhf.training import loop
+
+
+class Attributed:
+    """TRL's collator for pairs that part before their last turn: of a completion the assistant's turns count alone."""
+
+    def __init__(self, collator: Any):
+        self.collator = collator
+
+    def __call__(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
+        batch, limit = self.collator(examples), self.collator.max_length
+        sides = [(example, side) for side in ("chosen", "rejected") for example in examples]
+        for row, (example, side) in enumerate(sides):
+            start, length = len(example["prompt_ids"]), len(example["prompt_ids"]) + len(example[f"{side}_ids"])
+            if limit is not None and self.collator.truncation_mode == "keep_end":
+                start -= max(length - limit, 0)
+            heard = example[f"{side}_heard"]
+            for begin, end in zip(heard[::2], heard[1::2], strict=True):
+                batch["completion_mask"][row, max(start + begin, 0) : max(start + end, 0)] = 0
+        return batch
 
 
 class ReadyDPOTrainer(DPOTrainer):
@@ -40,9 +61,15 @@ class ReadyDPOTrainer(DPOTrainer):
     def __init__(self, *, reference_kept: reference.Kept | None, shared: bool, **parts: Any):
         self.reference_kept, self.shared = reference_kept, shared
         super().__init__(**parts)
+        if set(HEARD) <= set(self.train_dataset.column_names):
+            self.data_collator = Attributed(self.data_collator)
 
     def _prepare_dataset(self, dataset: Dataset, *_: Any) -> Dataset:
         return dataset
+
+    def _set_signature_columns_if_needed(self) -> None:
+        super()._set_signature_columns_if_needed()
+        self._signature_columns = [*dict.fromkeys([*self._signature_columns, *HEARD])]
 
     def _precompute_ref_logps(self, dataset: Dataset, name: str, batch_size: int) -> Dataset:
         def compute() -> Iterator[tuple[Tensor, Tensor]]:
@@ -75,12 +102,16 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
     gold = None if settings.data.gold is None else called(settings.data.gold)
 
     tokenizer = models.load_tokenizer(run["policy"], settings.model)
+    loop.settle(run, settings, tokenizer, pairs["train"]["prompt"])
+    others = {key: value for key, value in stage.trainer.items() if key != "loss_weights"}
+    losses, weights = smoothed(stage.loss, stage.trainer.get("loss_weights"), stage.label_smoothing)
     args = loop.arguments(
         DPOConfig,
-        settings,
+        replace(settings, stage=replace(stage, trainer=others)),
         run,
         beta=stage.beta,
-        loss_type=stage.loss,
+        loss_type=losses,
+        loss_weights=weights,
         label_smoothing=stage.label_smoothing,
         precompute_ref_log_probs=stage.cache_reference,
     )
@@ -93,6 +124,7 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
     # says is computed before the policy learns anything.
     second = settings.adapter.kind is AdapterKind.none and not stage.cache_reference
     run.record_tokenizer(tokenizer)
+    loop.show_ends(run, policy, tokenizer)
 
     trainer = loop.build(
         ReadyDPOTrainer,

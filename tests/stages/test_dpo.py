@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from trl import DPOTrainer
+from trl.trainer.dpo_trainer import DataCollatorForPreference
 
 from rlhf.config import Settings
 from rlhf.config.stages import LOSSES
@@ -12,6 +13,7 @@ from rlhf.errors import ConfigError, DataError
 from rlhf.modeling import loading
 from rlhf.runs.run import Run
 from rlhf.stages import execute
+from rlhf.stages.dpo import Attributed
 from rlhf.training import loop
 
 
@@ -97,3 +99,41 @@ def test_a_reference_that_moves_is_not_kept(beside_chain: Callable[..., Settings
 def test_the_losses_are_those_that_trl_computes() -> None:
     source = inspect.getsource(DPOTrainer)
     assert tuple(re.findall(r'if loss_type == "(\w+)"', source)) == LOSSES
+
+
+@pytest.mark.parametrize(("mode", "limit"), [("keep_start", None), ("keep_start", 6), ("keep_end", 6)])
+def test_in_completions_of_several_turns_the_others_turns_count_nothing(mode: str, limit: int | None) -> None:
+    """Ids 1 2 | 3 4 5 6 7 8, of which 5 6 are the user's; and 1 2 | 9."""
+    pair = {"prompt_ids": [1, 2], "chosen_ids": [3, 4, 5, 6, 7, 8], "rejected_ids": [9]}
+    pair |= {"chosen_heard": [2, 4], "rejected_heard": []}
+    collator = Attributed(DataCollatorForPreference(pad_token_id=0, max_length=limit, truncation_mode=mode))
+    batch = collator([pair])
+    learned = [
+        ids[mask.bool()].tolist() for ids, mask in zip(batch["input_ids"], batch["completion_mask"], strict=True)
+    ]
+    assert learned == [[id for id in (3, 4, 7, 8) if id in batch["input_ids"][0]], [9]]
+    assert len(batch["input_ids"][0]) == (limit or 8)
+
+
+def test_a_smoothed_loss_is_that_of_the_pair_and_of_the_flipped_pair(
+    beside_chain: Callable[..., Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Held against the formula, from the margin that TRL measures on one pair of which policy and reference differ."""
+    found = {}
+
+    def look(trainer: DPOTrainer, run: Run, *rest: object) -> dict[str, float]:
+        batch = next(iter(trainer.get_train_dataloader()))
+        batch["ref_chosen_logps"] -= 8.0
+        loss = trainer.compute_loss(trainer.model, batch).item()
+        found[run.directory.name] = (trainer._metrics["eval"]["rewards/margins"][-1], loss)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop, "train", look)
+    for smoothing in (0.0, 0.25):
+        one = ["stage.loss=[sigmoid]", "stage.beta=0.5", "stage.trainer.per_device_train_batch_size=1"]
+        with pytest.raises(KeyboardInterrupt):
+            execute(beside_chain("dpo", *one, f"stage.label_smoothing={smoothing}"), tmp_path / str(smoothing))
+    (x, plain), (same, smooth) = found["0.0"], found["0.25"]
+    assert x == same == pytest.approx(4.0, abs=1e-4)
+    assert plain == pytest.approx(0.0181499, abs=1e-5)  # -log σ(4)
+    assert smooth == pytest.approx(0.75 * 0.0181499 + 0.25 * 4.0181499, abs=1e-4)

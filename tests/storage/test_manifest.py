@@ -115,7 +115,7 @@ def readers(root: Path, stage: str, settings: Callable[..., Settings]) -> Iterat
         for table in (sections.links(links, str), sections.data(links, str), card.commands(links, Scrubber.of([]))):
             list(table)
         for link in links:
-            sections.rung(link, str), card.versions(link), card.data_name(link)
+            sections.rung(link, str), card.versions(link), card.data_name(link.manifest)
         lineage.repositories(lineage.going_up(links, "run"), None)
 
     bare, sft = composed(f"checkpoints={root}"), composed("stage=sft")

@@ -2,7 +2,6 @@
 
 import csv
 import re
-import shlex
 import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -17,8 +16,9 @@ from rlhf.config.objective import METRICS, USUAL
 from rlhf.console import console
 from rlhf.errors import LineageError
 from rlhf.evaluation.comparison.frontier import efficient
-from rlhf.evaluation.reporting.report import cell
+from rlhf.evaluation.reporting.report import cell, table
 from rlhf.evaluation.sweeps.jobs import FAILED, FINISHED, Job, digest
+from rlhf.runs.commands import command, setting
 from rlhf.storage.json_files import write_json
 
 LEAST_COMMON = ("gold", "win_rate", "score", "accuracy", "loss")  # to rank stages together that are judged differently
@@ -177,15 +177,20 @@ def caption(found: Leaderboard) -> str:
     ways = {"maximize": "the higher the better", "minimize": "the lower the better"}
     told = "; then ".join(f"{METRICS[name].told}, {ways[METRICS[name].direction]}" for name in found.objective)
     several = "configurations that no other one dominates come first; " if len(found.objective) > 1 else ""
-    return f"Ranked by {told}; {several}± is the standard deviation over seeds."
+    return f"Ranked by {told}; {several}± is the standard deviation over seeds.{_temperature(found)}"
+
+
+def _temperature(found: Leaderboard) -> str:
+    """The divergence depends on it, so a reader has to know it."""
+    given = {job.content.get("held_out.temperature") for row in found.rows for job in row.jobs if "kl" in row.values}
+    known = sorted(value for value in given if value is not None)
+    return f" KL is measured on samples at temperature {', '.join(f'{value:g}' for value in known)}." if known else ""
 
 
 def publishing(found: Leaderboard) -> str | None:
     """The command that publishes the best run."""
     best = found.best
-    return (
-        None if best is None else shlex.join(["python", "-m", "rlhf", "stage=publish", f"stage.run={best.directory}"])
-    )
+    return None if best is None else command("publish", [setting("stage.run", str(best.directory))])
 
 
 def reason(job: Job) -> str:
@@ -205,19 +210,19 @@ def show(found: Leaderboard, folder: Path) -> None:
     for job in found.failed:
         console.print(Text(f"{'failed' if job.status == FAILED else 'not finished'}: {reason(job)}"), soft_wrap=True)
     console.print(Text(f"The leaderboard and its figures: {folder}"), soft_wrap=True)
-    if (command := publishing(found)) is not None:
-        console.print(Text(f"The best: {command}"), style="bold", soft_wrap=True)
+    if (best := publishing(found)) is not None:
+        console.print(Text(f"The best: {best}"), style="bold", soft_wrap=True)
 
 
 def write(found: Leaderboard, folder: Path, figures: Sequence[tuple[str, str, str]]) -> None:
     """leaderboard.md, .csv and .json; ``figures`` are names, titles and captions of what lies in figures/."""
-    lines = ["# Leaderboard\n", caption(found), "", *table(found)]
+    lines = ["# Leaderboard\n", caption(found), "", *markdown(found)]
     if found.failed:
         lines += ["\n## Not finished\n", *(f"- {_safe(reason(job))}" for job in found.failed)]
     for name, title, told in figures:
         lines += [f"\n## {title}\n", f"![{title}](figures/{name}.svg)\n", _safe(told)]
-    if (command := publishing(found)) is not None:
-        lines += ["\n## The best\n", f"```bash\n{command}\n```"]
+    if (best := publishing(found)) is not None:
+        lines += ["\n## The best\n", f"```bash\n{best}\n```"]
     (folder / "leaderboard.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     with (folder / "leaderboard.csv").open("w", encoding="utf-8", newline="") as file:
         rows = csv.writer(file)
@@ -231,15 +236,11 @@ def write(found: Leaderboard, folder: Path, figures: Sequence[tuple[str, str, st
     write_json(folder / "leaderboard.json", as_json(found))
 
 
-def table(found: Leaderboard) -> Iterator[str]:
+def markdown(found: Leaderboard) -> Iterator[str]:
     """The rows as Markdown."""
-    if not found.rows:
-        return
-    names = headings(found, found.metrics)
-    yield "| " + " | ".join(map(_safe, names)) + " |"
-    yield "|" + " --- |" * len(names)
-    for row in found.rows:
-        yield "| " + " | ".join(map(_safe, cells(found, row, found.metrics))) + " |"
+    if found.rows:
+        rows = (cells(found, row, found.metrics) for row in found.rows)
+        yield from table(headings(found, found.metrics), rows, _safe)
 
 
 def _safe(text: str) -> str:

@@ -175,7 +175,7 @@ def critic_start(settings: Settings, parents: Mapping[str, Parent], tokenizer: A
             "give a run that descends from the same base, or stage.critic=null"
         )
     if found is None:
-        _say("the critic starts from the policy, under a head of zeros, since no reward model reads its tokens")
+        _say("no reward model reads the policy's tokens: the critic starts from the policy with a zero head")
     return found or "policy"
 
 

@@ -55,7 +55,7 @@ def test_of_another_machine_it_is_told(settings: Callable[..., Settings]) -> Non
 def test_on_a_cpu_it_is_asked_for(settings: Callable[..., Settings]) -> None:
     assert not precision.autocasts(settings("dpo"))
     assert precision.autocasts(settings("dpo", "hardware.autocast=on"))
-    assert precision.told(settings("dpo")) == "dpo: weights and matrix products in float32 on the CPU"
+    assert precision.told(settings("dpo")) == "dpo: float32 on the CPU"
 
 
 @pytest.mark.parametrize("other", ["model.dtype=bfloat16", "adapter=qlora"])
@@ -98,7 +98,7 @@ def test_a_stage_learns_about_the_same(
         execute(beside_chain(stage, f"hardware.autocast={way}", *overrides), tmp_path / way)
         run = Run.open(tmp_path / way)
         assert run.manifest["hardware"]["autocast"] is (way == "on")
-        assert ("matrix products in bfloat16 (autocast), on the CPU" in capsys.readouterr().out) is (way == "on")
+        assert ("bfloat16 matrix products (autocast) on the CPU" in capsys.readouterr().out) is (way == "on")
         found[way] = load_file(next((tmp_path / way / "model").glob("*.safetensors")))
     assert {value.dtype for value in found["on"].values()} == {torch.float32}
     differences = [(found["on"][name] - found["off"][name]).abs().max().item() for name in found["off"]]

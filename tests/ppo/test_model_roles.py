@@ -186,7 +186,7 @@ def test_the_critic_of_a_reward_without_a_model_starts_from_the_policy(
     settings: Configure, parents: Parents, tokenizer: Any, capsys: pytest.CaptureFixture
 ) -> None:
     roles = assign(settings("ppo", *LORA), parents(policy="dpo"), tokenizer)
-    assert "the critic starts from the policy, under a head of zeros" in capsys.readouterr().out
+    assert "the critic starts from the policy with a zero head" in capsys.readouterr().out
     assert Path(roles.base.path).name == "dpo"
     batch = rollout(tokenizer)
     assert not values_of(roles.critic, batch).any()

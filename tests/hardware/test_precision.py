@@ -11,14 +11,13 @@ from safetensors.torch import load_file
 from rlhf.config import Settings
 from rlhf.errors import ConfigError
 from rlhf.hardware import precision
-from rlhf.modeling import loading
 from rlhf.runs.identity import content
 from rlhf.runs.run import Run
 from rlhf.stages import execute
 
 
 def pretend_gpu(monkeypatch: pytest.MonkeyPatch, has_units: bool) -> None:
-    monkeypatch.setattr(loading, "device", lambda hardware: torch.device("cuda"))
+    monkeypatch.setattr(precision, "torch_device", lambda hardware: torch.device("cuda"))
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: has_units)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a GPU")
 

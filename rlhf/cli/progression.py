@@ -25,6 +25,7 @@ from rlhf.runs.identity import Origin, difference
 from rlhf.runs.interrupted import resumable
 from rlhf.runs.run import Run
 from rlhf.storage.manifest import read_manifest
+from rlhf.storage.secrets import text
 
 
 def run(settings: Settings, directory: Path, overrides: Sequence[str]) -> dict[str, float]:
@@ -35,7 +36,7 @@ def run(settings: Settings, directory: Path, overrides: Sequence[str]) -> dict[s
         shared.append(f"name={os.path.relpath(directory, settings.checkpoints)}")
     commands = commands_of(settings, shared)
     # All before the first: a mistake in the settings of the last stage is told before the others are trained.
-    composed = {name: settings_of(compose(config_name="config", overrides=own)) for name, own in commands.items()}
+    composed = {name: _composed(own) for name, own in commands.items()}
     metrics: dict[str, float] = {}
     for name, own in commands.items():
         metrics = advance(composed[name], own, settings)
@@ -53,6 +54,11 @@ def commands_of(settings: Settings, shared: Sequence[str]) -> dict[str, list[str
     return {name: [f"stage={name}", *shared, *own.get(name, [])] for name in settings.stage.stages}
 
 
+def _composed(overrides: Sequence[str]) -> Settings:
+    """Return the settings of a command; of its options Hydra knows already."""
+    return settings_of(compose(config_name="config", overrides=[one for one in overrides if not one.startswith("-")]))
+
+
 def plan(settings: Settings, overrides: Sequence[str]) -> bool:
     """stage=plan, or hardware.plan=true with the stage that is planned; whether everything fits."""
     from rlhf.stages.plan import run as show
@@ -60,16 +66,16 @@ def plan(settings: Settings, overrides: Sequence[str]) -> bool:
     shared = [item for item in common(overrides) if not item.startswith("hardware.plan=")]
     if settings.stage.name == "plan":
         if settings.stage.stages is None:
-            whole = settings_of(compose(config_name="config", overrides=["stage=progression", *shared])).stage.stages
+            whole = _composed(["stage=progression", *shared]).stage.stages
             stage = replace(settings.stage, stages=[name for name in whole if name in PLANNED])
             settings = replace(settings, stage=stage)
         commands = commands_of(settings, shared).values()
-        return show(settings.stage, [settings_of(compose(config_name="config", overrides=one)) for one in commands])
+        return show(settings.stage, [_composed(one) for one in commands])
     if settings.stage.name not in PLANNED:
         raise ConfigError(
             f"hardware.plan=true plans what trains, and stage={settings.stage.name} does not: leave it out"
         )
-    own = settings_of(compose(config_name="config", overrides=["stage=plan", *shared])).stage
+    own = _composed(["stage=plan", *shared]).stage
     return show(own, [settings])
 
 
@@ -85,7 +91,7 @@ def advance(composed: Settings, overrides: Sequence[str], settings: Settings) ->
         return Run.open(place).manifest["metrics"]
     origin = origin or Origin.of(composed, overrides)
     resumes = resumable(place, origin.content)
-    console.print(f"[bold]{name}[/bold]: {reason or 'overwrite=true'}, " + ("continued" if resumes else "run"))
+    console.print(f"[bold]{name}[/bold]: {text(reason or 'overwrite=true')}, " + ("continued" if resumes else "run"))
     # A stale run is replaced without being asked; an interrupted one of other settings is not.
     overwrite = not resumes and (settings.overwrite or saved(partial(place)) is None)
     return execute(replace(composed, overwrite=overwrite, resume=resumes), place, overrides, origin)

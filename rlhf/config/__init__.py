@@ -33,10 +33,10 @@ from rlhf.config.parts import (
 from rlhf.config.plan import PLANNED, PlanStage
 from rlhf.config.ppo import CriticKind, KLEstimator, KLIn, LossMean, MissingEOS, PPOStage
 from rlhf.config.publish import Publish, PublishStage, Weights
+from rlhf.config.ranges import require_ranges
 from rlhf.config.reward import EvaluateRewardStage, RewardLoss, RewardStage
 from rlhf.config.rewards import Normalisation, RewardTerm
 from rlhf.config.rollout import Engine, OldLogprobs, RolloutSettings, VLLMMode
-from rlhf.config.rules import require
 from rlhf.config.sentinel import SentinelAction, SentinelSettings
 from rlhf.config.stage import Input, SharedPrefix, Stage, TrainedStage
 from rlhf.config.stages import (
@@ -140,7 +140,7 @@ class Settings:
     stage: Stage
 
     def __post_init__(self) -> None:
-        require(0 <= self.seed < 2**32, "seed", self.seed, "lie in [0, 2**32)")
+        require_ranges("", self)
         if self.overwrite and self.resume:
             raise ConfigError("overwrite=true and resume=true contradict each other: give one of them")
         if isinstance(self.stage, PPOStage) and self.stage.one_base and self.adapter.kind is AdapterKind.none:

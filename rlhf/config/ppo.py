@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from rlhf.config.rewards import RewardTerm, reward_term, reward_terms
 from rlhf.config.rollout import Engine, RolloutSettings
-from rlhf.config.rules import require, require_not_negative, require_positive
+from rlhf.config.rules import require
 from rlhf.config.sentinel import SentinelSettings
 from rlhf.config.stage import Input, TrainedStage
 from rlhf.errors import ConfigError
@@ -129,36 +129,19 @@ class PPOStage(TrainedStage):
         return reward_term("stage.gold", gold, self.term)
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         terms = self.terms()
         self.gold_term()
         if self.reward is None and not terms:
             raise ConfigError("stage.reward is null and stage.rewards names no term: give one of them")
         taken = self.reward is None or "reward" not in terms
         require(taken, "stage.rewards", "reward", "leave that name to stage.reward, or set stage.reward=null")
-        counts = (
-            "updates",
-            "batch_size",
-            "minibatches",
-            "micro_batch_size",
-            "micro_batch_tokens",
-            "epochs",
-            "max_prompt_length",
-        )
-        reals = ("learning_rate", "critic_learning_rate", "adam_epsilon", "max_grad_norm", "clip_high", "value_clip")
-        reals = (*reals, "value_coef")
-        names = (*counts, *reals, "temperature", "max_response_length", "score_clip", "log_every", "save_every")
-        names = (*names, "kl_target", "kl_gain", "target_kl")
-        require_positive("stage", **{name: getattr(self, name) for name in names})
-        names = ("kl_coef", "entropy_coef", "warmup_updates", "critic_warmup_updates", "missing_eos_penalty")
-        require_not_negative("stage", **{name: getattr(self, name) for name in names})
-        require(0 < self.clip_low <= 1, "stage.clip_low", self.clip_low, "lie in (0, 1]")
         beyond = self.dual_clip is None or self.dual_clip > 1
         require(beyond, "stage.dual_clip", self.dual_clip, "be above 1, or null: it bounds a ratio that has grown")
         cap = self.importance_cap is None or self.importance_cap >= 1
         require(cap, "stage.importance_cap", self.importance_cap, "be at least 1, or null: equal engines have weight 1")
-        require(0 <= self.gamma <= 1, "stage.gamma", self.gamma, "lie in [0, 1]")
-        require(0 <= self.lam <= 1, "stage.lam", self.lam, "lie in [0, 1]")
+        super().__post_init__()
+        enough = self.warmup_updates <= self.updates
+        require(enough, "stage.warmup_updates", self.warmup_updates, f"be at most stage.updates={self.updates}")
         if self.critic_kind is CriticKind.head and self.critic is not None:
             raise ConfigError(
                 f"stage.critic_kind=head starts from zero on the policy's trunk, and stage.critic={self.critic} would "

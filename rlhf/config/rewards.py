@@ -8,7 +8,8 @@ from dataclasses import dataclass, fields, is_dataclass
 from enum import Enum
 from typing import Any, Union, get_args, get_origin
 
-from rlhf.config.rules import require, require_not_negative, require_positive
+from rlhf.config.ranges import require_ranges
+from rlhf.config.rules import require
 from rlhf.errors import ConfigError
 
 NAME = re.compile(r"[A-Za-z0-9_-]+")  # it becomes part of a metric's name
@@ -104,14 +105,10 @@ class RewardTerm:
             require(web, f"{key}.remote.url", self.remote.url, "begin with http:// or https://")
         pattern = self.format.pattern
         require(pattern is None or _compiles(pattern), f"{key}.format.pattern", pattern, "be a regular expression")
-        remote, length = self.remote, self.length
-        require_not_negative(f"{key}.ensemble", deviations=self.ensemble.deviations)
-        require_positive(
-            f"{key}.remote", batch_size=remote.batch_size, timeout=remote.timeout, attempts=remote.attempts
-        )
-        require_not_negative(f"{key}.remote", backoff=remote.backoff, longest_wait=remote.longest_wait)
-        require_not_negative(f"{key}.length", least=length.least, most=length.most)
-        require_positive(f"{key}.format", most_words=self.format.most_words)
+        require_ranges(f"{key}.", self)
+        for name in ("ensemble", "remote", "length", "format"):
+            require_ranges(f"{key}.{name}.", getattr(self, name))
+        length = self.length
         if length.least is not None and length.most is not None:
             require(length.least <= length.most, f"{key}.length.least", length.least, f"be at most most={length.most}")
 

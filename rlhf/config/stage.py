@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import ClassVar, NamedTuple
 
-from rlhf.config.rules import require_not_negative, require_positive
+from rlhf.config.ranges import require_ranges, require_trainer
 
 
 class SharedPrefix(Enum):
@@ -56,5 +56,5 @@ class TrainedStage(Stage):
         return {} if self.policy is None else {"policy": Input(self.policy, self.starts_from)}
 
     def __post_init__(self) -> None:
-        require_not_negative("stage", sample_every=self.sample_every, sample_prompts=self.sample_prompts)
-        require_positive("stage", sample_length=self.sample_length)
+        require_ranges("stage.", self)
+        require_trainer(getattr(self, "trainer", {}))

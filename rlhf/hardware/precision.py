@@ -10,6 +10,7 @@ import torch
 
 from rlhf.config import AdapterKind, Autocast, Dtype, Settings
 from rlhf.console import console
+from rlhf.errors import ConfigError
 from rlhf.hardware.device import torch_device
 
 
@@ -36,6 +37,16 @@ def autocast(device: torch.device | str, enabled: bool) -> AbstractContextManage
     Weights that learn are rounded once and kept until the end: an optimiser's step does not belong within.
     """
     return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=enabled)
+
+
+def check(settings: Settings) -> None:
+    """Refuse half precision if there is no GPU to scale its losses: training in float16 diverges there.
+
+    Raises:
+        ConfigError: see above.
+    """
+    if settings.model.dtype is Dtype.float16 and torch_device(settings.hardware).type != "cuda":
+        raise ConfigError("model.dtype=float16 trains on a GPU only: give model.dtype=float32, or bfloat16")
 
 
 def told(settings: Settings) -> str:

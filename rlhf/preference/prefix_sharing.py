@@ -6,8 +6,8 @@ out (R, T, H) where they were, padding positions zero. TRL's losses, adapters an
 saw before, to rounding. Where a head reads few positions, the labelled ones or each row's last, it says so first: what
 only the others need of the last layer is then not computed, and they are no hidden states of the model.
 
-With dropout the copies of a prompt see one draw instead of one each; TRL switches the model's own off, an adapter's
-not. A batch with a cache, positions or embeddings of its own, or holes in its mask, takes the plain forward.
+With dropout, which TRL switches off unless ``disable_dropout=false``, the copies of a prompt see one draw instead of
+one each. A batch with a cache, positions or embeddings of its own, or holes in its mask, takes the plain forward.
 """
 
 from collections.abc import Callable, Iterator

@@ -163,6 +163,10 @@ class Members:
         """Where its checkpoints lie below the run's."""
         return "" if self.count == 1 else f"{MEMBER}{number}"
 
+    def title(self, number: int) -> str:
+        """What stands before its progress bar."""
+        return "reward" if self.count == 1 else f"reward, member {number + 1} of {self.count}"
+
     def seeded(self, number: int) -> Settings:
         """The settings with the member's own seed, from which the generators begin."""
         if number == 0:

@@ -142,6 +142,7 @@ def _prepare(settings: Settings, run: Run) -> None:
     ranks.join(settings.hardware)
     run.manifest = ranks.told(run.manifest)
     if isinstance(settings.stage, TrainedStage):
+        precision.check(settings)
         run.manifest["hardware"]["autocast"] = precision.autocasts(settings)
         console.print(precision.told(settings), highlight=False)
     if settings.tracker.kind is not TrackerKind.none and ranks.is_main():

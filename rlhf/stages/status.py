@@ -13,6 +13,7 @@ from rich.tree import Tree
 from rlhf.config import PROGRESSION, Settings
 from rlhf.console import console
 from rlhf.errors import RlhfError, RunError
+from rlhf.runs.commands import command
 from rlhf.runs.directory import saved
 from rlhf.runs.parents import of_the_chain
 from rlhf.runs.run import Run, runs
@@ -91,11 +92,11 @@ def origin(record: dict[str, Any]) -> str:
 def next_command(settings: Settings, found: list[Run], overrides: Sequence[str] = ()) -> str:
     """The first stage of the progression that has no run under this name; with all of them there, a sweep."""
     stages = {one.stage for one in found if one.manifest["name"] == settings.name}
-    suffix = "".join(f" {item}" for item in of_the_chain(overrides))
+    kept = of_the_chain(overrides)
     if not stages:
-        return f"python -m rlhf stage=progression{suffix}"
+        return command("progression", kept)
     order = [stage for stage in PROGRESSION if stage != "base" or settings.model.path is None]
     missing = next((stage for stage in order if stage not in stages), None)
     if missing is None:
-        return f"python -m rlhf -m stage=dpo stage.beta=0.05,0.1,0.3{suffix}"
-    return f"python -m rlhf stage={missing}{suffix}"
+        return command("dpo", ["stage.beta=0.05,0.1,0.3", *kept], multirun=True)
+    return command(missing, kept)

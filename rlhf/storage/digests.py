@@ -5,7 +5,6 @@ import importlib.metadata
 import json
 import os
 import platform
-import re
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -17,29 +16,6 @@ import psutil
 from rlhf.storage.paths import PACKAGE
 
 PACKAGES = ("rlhf", "torch", "transformers", "trl", "peft", "datasets", "accelerate", "tokenizers", "hydra-core")
-SECRET_KEY = re.compile(r"token$|secret|password|api_?key|credential", re.IGNORECASE)
-SPECIAL_TOKEN = re.compile(r"(?<![a-z])(eos|pad|bos|unk|sep|cls|mask)_token$", re.IGNORECASE)  # no secret
-SECRET_VALUE = re.compile(r"\b(hf_[A-Za-z0-9]{8,}|sk-[A-Za-z0-9_-]{8,})|(?<=://)[^/@\s]+:[^/@\s]+(?=@)")
-
-
-def redact(value: Any, key: str = "") -> Any:
-    """``value`` with what looks like a token or a password replaced, by the name of its key or by its form."""
-    if isinstance(value, dict):
-        return {k: redact(v, str(k)) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [redact(v, key) for v in value]
-    if not isinstance(value, str):
-        return value
-    name, equals, _ = value.partition("=")
-    if _is_secret(key) and value:
-        return "***"
-    if equals and _is_secret(name):
-        return f"{name}=***"
-    return SECRET_VALUE.sub("***", value)
-
-
-def _is_secret(key: str) -> bool:
-    return bool(SECRET_KEY.search(key)) and not SPECIAL_TOKEN.search(key)
 
 
 def file_digest(path: Path) -> str:

@@ -260,7 +260,7 @@ def test_what_is_not_installed_is_told_with_its_extra(
         pytest.skip("the launcher that is missed here is installed")
     assert rlhf("-m", "stage=dpo", f"checkpoints={tmp_path}", "seed=1,2", "launcher=ray") == 1
     assert (
-        'hydra/launcher=ray needs a package that is not installed: pip install -e ".[ray]"' in capsys.readouterr().err
+        "hydra/launcher=ray needs a package that is not installed: pip install 'rlhf[ray]'" in capsys.readouterr().err
     )
 
 

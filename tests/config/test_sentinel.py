@@ -15,7 +15,7 @@ from tests.conftest import composed
         (["stage=ppo", "stage.sentinel.ended=1.5"], "stage.sentinel.ended must lie in .0, 1., got 1.5"),
         (
             ["stage=ppo", "stage.sentinel.explained_variance=1"],
-            "stage.sentinel.explained_variance must be below 1, got 1",
+            r"stage.sentinel.explained_variance must lie in \[-1e\+06, 1\), got 1",
         ),
         (["stage=ppo", "stage.sentinel.kl_least=0"], "stage.sentinel.kl_least must be negative, got 0"),
     ],

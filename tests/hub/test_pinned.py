@@ -6,6 +6,7 @@ from datasets import Dataset, disable_progress_bars
 from huggingface_hub import CommitOperationAdd, HfApi
 
 from rlhf.cli import main
+from rlhf.cli.overrides import named_by_path
 from rlhf.config import Input, Settings
 from rlhf.data import load
 from rlhf.errors import HubError
@@ -115,7 +116,7 @@ def test_data_come_from_a_pinned_commit(hub: Hub) -> None:
     ],
 )
 def test_a_group_takes_a_hub_id(given: str, meant: list[str]) -> None:
-    assert main.named_by_path(["stage=sft", given]) == ["stage=sft", *meant]
+    assert named_by_path(["stage=sft", given]) == ["stage=sft", *meant]
 
 
 def test_the_command_line_takes_a_hub_id(

@@ -19,6 +19,7 @@ from rlhf.runs.directory import JOBS
 from rlhf.storage.digests import text_digest
 from rlhf.storage.json_files import write_json
 from rlhf.storage.manifest import read_manifest
+from rlhf.storage.secrets import redact
 
 FINISHED, FAILED, RUNNING = "finished", "failed", "running"
 LEFT = "it did not end: killed, or still running"
@@ -60,7 +61,7 @@ def record_path(directory: Path) -> Path:
 def write_record(directory: Path, record: Mapping[str, Any]) -> None:
     path = record_path(directory)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, record)
+    write_json(path, redact(record))
 
 
 def read_record(directory: Path, usual: Mapping[str, Any]) -> dict[str, Any]:

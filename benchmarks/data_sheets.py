@@ -58,7 +58,8 @@ def row(name: str, one: dict[str, Any]) -> str:
 
 def section(name: str, one: dict[str, Any]) -> list[str]:
     sheet = one["sheet"]
-    lines = [f"## {name}", "", "| | |", "|---|---|", *(f"| {fact} | {value} |" for fact, value in facts(sheet)), ""]
+    told = [(fact, value) for fact, value in facts(sheet) if fact != "tokens of"]  # a folder of this machine
+    lines = [f"## {name}", "", "| | |", "|---|---|", *(f"| {fact} | {value} |" for fact, value in told), ""]
     lines += [f"| {sheet['unit']} | median | mean | 95 % | max |", "|---|---|---|---|---|"]
     return [
         *lines,

@@ -1,15 +1,32 @@
 """What a person sees while a stage runs: a progress bar, the last metrics, and tables of samples."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
-console = Console(soft_wrap=False)
+
+class SafeConsole(Console):
+    """Sends no control character but its own: text may be a model's, a file's or a server's."""
+
+    def render(self, *args: Any, **named: Any) -> Iterator[Segment]:
+        for segment in super().render(*args, **named):
+            yield segment if segment.control else segment._replace(text=without_controls(segment.text))
+
+
+def without_controls(text: str) -> str:
+    """Return ``text`` with every character that is neither printable nor a line break replaced."""
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() or char == "\n" else "\N{REPLACEMENT CHARACTER}" for char in text)
+
+
+console = SafeConsole(soft_wrap=False)
 
 
 class Bar:
@@ -66,5 +83,5 @@ def without_blank_lines(text: str) -> str:
 
 
 def printable(text: str, most: int = 400) -> str:
-    kept = "".join(char if char.isprintable() or char == "\n" else "\N{REPLACEMENT CHARACTER}" for char in text)
+    kept = without_controls(text)
     return kept if len(kept) <= most else kept[: most - 1] + "…"

@@ -25,7 +25,7 @@ from tests.ppo.conftest import new_trainer, tokenizer, weights  # noqa: F401  fi
 
 BESIDE = "what is shown or kept beside the training"
 ROUNDING = "the same numbers, up to rounding"
-CARD = "of the report card; tests/preference/test_card.py"
+CARD = "of the report card; tests/evaluation/reward_card/test_card.py"
 LOADED = "what is loaded; tests/stages and tests/rewards/test_build.py"
 SAME = {
     **dict.fromkeys(("name", "sample_every", "sample_prompts", "sample_length", "save_every", "log_every"), BESIDE),
@@ -36,8 +36,9 @@ SAME = {
     **dict.fromkeys(("policy", "reward", "rewards", "gold", "critic", "term", "critic_kind"), LOADED),
     **dict.fromkeys(("probe_rows", "tfidf_pairs", "calibration_bins", "bootstrap", "statistics_prompts"), CARD),
     "statistics_temperature": CARD, "sentinel": "tests/ppo/test_sentinel.py", "rollout": "tests/ppo/test_rollout.py",
-    "importance_cap": "of other engines; tests/ppo/test_engines.py", "kind": "tests/test_adapters.py",
-    "target_modules": "tests/test_adapters.py",
+    "importance_cap": "of other engines; tests/ppo/test_engines.py", "kind": "tests/modeling/test_adapters.py",
+    "target_modules": "tests/modeling/test_adapters.py", "turns": "of conversations; tests/data/test_tokens.py",
+    "learning_rate_factor": "of the default learning rate in conf/stage/; tests/test_conf.py",
 }  # fmt: skip
 COMMON = {
     "trainer.learning_rate": ["stage.trainer.learning_rate=0.02"],

@@ -31,6 +31,7 @@ from rlhf.cli.messages import closest, explain
 from rlhf.cli.overrides import arguments_of, parsed, split
 from rlhf.cli.sweep import IN_PATH, SWEPT
 from rlhf.config import STAGES, Settings
+from rlhf.console import without_controls
 from rlhf.errors import ConfigError, RlhfError, RunError
 from rlhf.evaluation.sweeps.jobs import record_path
 from rlhf.hardware import launch, ranks
@@ -182,10 +183,10 @@ def searched_places() -> list[str]:
 
 def _tell(error: BaseException) -> None:
     if ranks.is_main():
-        print(f"rlhf: {explain(error)}", file=sys.stderr)
+        print(without_controls(f"rlhf: {explain(error)}"), file=sys.stderr)
         return
     time.sleep(launch.LAST_WORDS)  # what all processes refuse the first one tells, and torchrun ends the others
-    print(f"rlhf, rank {ranks.rank()}: {explain(error)}", file=sys.stderr)
+    print(without_controls(f"rlhf, rank {ranks.rank()}: {explain(error)}"), file=sys.stderr)
 
 
 def main() -> None:

@@ -5,7 +5,7 @@ a type cannot express; it runs on the final values, before torch is imported. No
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from rlhf.config import objective as objectives
 from rlhf.config.compare import CompareStage
@@ -23,6 +23,7 @@ from rlhf.config.parts import (
     Model,
     Pairing,
     Rankings,
+    Render,
     Source,
     Strategy,
     Ties,
@@ -47,6 +48,7 @@ from rlhf.config.stages import (
     ProgressionStage,
     SFTStage,
     StatusStage,
+    Turns,
 )
 from rlhf.config.sweep import SweepStage
 from rlhf.errors import ConfigError
@@ -88,6 +90,7 @@ __all__ = [
     "Publish",
     "PublishStage",
     "Rankings",
+    "Render",
     "RewardLoss",
     "RewardStage",
     "RewardTerm",
@@ -107,9 +110,13 @@ __all__ = [
     "Tracker",
     "TrackerKind",
     "TrainedStage",
+    "Turns",
     "VLLMMode",
     "Weights",
 ]
+
+
+S = TypeVar("S", bound=Stage)
 
 
 @dataclass(kw_only=True)
@@ -151,6 +158,16 @@ class Settings:
             raise ConfigError(
                 f"stage.ensemble={members} puts adapters on one base: give adapter=lora, or adapter=qlora"
             )
+
+    def stage_as(self, kind: type[S]) -> S:
+        """Return the stage's settings, narrowed to their class.
+
+        Raises:
+            TypeError: they are those of another stage, which is a mistake of the program.
+        """
+        if not isinstance(self.stage, kind):
+            raise TypeError(f"the settings are of stage={self.stage.name}, not of {kind.__name__}")
+        return self.stage
 
     def _check_autocast(self) -> None:
         full = self.model.dtype is Dtype.float32 and self.adapter.kind is not AdapterKind.qlora

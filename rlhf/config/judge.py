@@ -41,6 +41,7 @@ class Judge:
     max_tokens: int
     price_prompt: float
     price_response: float
+    budget: float | None
     cache: str
     batch_size: int
     max_length: int
@@ -55,6 +56,8 @@ class Judge:
 
     def __post_init__(self) -> None:
         require_ranges("judge.", self)
+        priced = self.budget is None or self.price_prompt > 0 or self.price_response > 0
+        require(priced, "judge.budget", self.budget, "come with judge.price_prompt or judge.price_response")
         needed = NEEDS.get(self.kind)
         if needed is not None and not getattr(self, needed):
             raise ConfigError(f"judge={self.kind.value} needs judge.{needed}: give one with judge.{needed}=...")

@@ -22,11 +22,11 @@ def _same(name: str, *stages: str) -> dict[str, str]:
 # prompts whatever the stage, so that policies of DPO and of PPO can be ranked together.
 METRICS: dict[str, Metric] = {
     "gold": Metric("maximize", _same("gold", "dpo", "ppo"), "gold"),
-    "win_rate": Metric("maximize", _same("win_rate", "dpo", "ppo"), "wins"),
-    "kl": Metric("minimize", _same("kl", "dpo", "ppo"), "KL"),
+    "win_rate": Metric("maximize", _same("win_rate", "dpo", "ppo"), "win rate vs start"),
+    "kl": Metric("minimize", _same("kl", "dpo", "ppo"), "KL (nats per response)"),
     "score": Metric("maximize", _same("score", "ppo"), "score"),
     "rlhf_reward": Metric("maximize", _same("objective/rlhf_reward", "ppo"), "score - β KL"),
-    "reward_accuracy": Metric("maximize", {"dpo": "eval/rewards/accuracies"}, "pairs right"),
+    "reward_accuracy": Metric("maximize", {"dpo": "eval/rewards/accuracies"}, "held-out accuracy"),
     "accuracy": Metric("maximize", {"reward": "test/accuracy"}, "accuracy"),
     "margin": Metric("maximize", {"reward": "eval/margin", "dpo": "eval/rewards/margins"}, "margin"),
     "calibration_error": Metric("minimize", {"reward": "test/ece"}, "ECE"),

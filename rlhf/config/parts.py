@@ -64,6 +64,14 @@ class Format(Enum):
     distilabel = "distilabel"
 
 
+class Render(Enum):
+    """How a prompt that is a string is put to a model; rlhf.data.templates has the rule."""
+
+    auto = "auto"  # by the chat template that the model knows or is given, without one as plain text
+    chat = "chat"  # as one user message
+    text = "text"  # as it stands
+
+
 class Rankings(Enum):
     """Which pairs k ranked responses to one prompt give."""
 
@@ -156,6 +164,7 @@ class Data:
     name: str
     path: str | None
     format: Format
+    render: Render
     holdout: float
     allow_leaks: bool
     cache: str

@@ -68,7 +68,8 @@ OURS: dict[str, dict[str, Range]] = {
     },
     "Judge": {
         "limit": COUNT, "timeout": SECONDS, "attempts": TRIES, "workers": Range(1, 1024), "max_tokens": LENGTH,
-        "price_prompt": Range(0, 1e6), "price_response": Range(0, 1e6), "batch_size": ROWS, "max_length": LENGTH,
+        "price_prompt": Range(0, 1e6), "price_response": Range(0, 1e6), "budget": above(0, 1e6),
+        "batch_size": ROWS, "max_length": LENGTH,
     },
     "HeldOut": {"prompts": COUNT_OR_NONE, "samples": DRAWS, **SAMPLING},
     "TrainedStage": {"sample_every": COUNT_OR_NONE, "sample_prompts": Range(0, 10000), "sample_length": LENGTH},

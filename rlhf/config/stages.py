@@ -1,6 +1,7 @@
 """The settings of each stage, and what it starts from."""
 
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any, ClassVar
 
 from rlhf.config.compare import CompareStage
@@ -30,9 +31,17 @@ class BaseStage(TrainedStage):
     starts_from: ClassVar[tuple[str, ...]] = ("base",)
 
 
+class Turns(Enum):
+    """Which of the assistant's turns in a conversation are learned."""
+
+    all = "all"
+    last = "last"
+
+
 @dataclass(kw_only=True)
 class SFTStage(TrainedStage):
     policy: str
+    turns: Turns
     trainer: dict[str, Any]
 
     reads: ClassVar[tuple[str, ...]] = ("demonstrations",)

@@ -95,7 +95,7 @@ def _is_message(value: Any) -> bool:
 
 
 def refuse_more(columns: Iterable[str], ratings: bool) -> None:
-    """Refuse a row that would be read as less than it is: a column left over looks like a response or a judgement.
+    """Refuse a row that would be read as less than it is: a column left over looks like a response or a judgment.
 
     Raises:
         RowError: there is such a column; ``ratings`` says whether a rating counts as one.
@@ -104,6 +104,6 @@ def refuse_more(columns: Iterable[str], ratings: bool) -> None:
         if JUDGED.fullmatch(column) or (ratings and RATED.fullmatch(column)):
             raise RowError(
                 column,
-                "looks like a response or a judgement, and no format reads it with the other columns: name the file's "
+                "looks like a response or a judgment, and no format reads it with the other columns: name the file's "
                 "format with data.format or data.<kind>.format (standard leaves the column unread)",
             )

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from rlhf.data.cache import key_of, value
 from rlhf.data.dedup import digest
-from rlhf.data.render import Prompt
+from rlhf.data.render import Prompt, whole
 from rlhf.data.rows import Row, is_blank, prompt_key
 from rlhf.errors import DataError
 
@@ -145,7 +145,7 @@ def survey(rows: Iterable[Row]) -> Survey:
 
 def text_of(completion: Prompt) -> str:
     """A completion as one text; of a conversation the messages, a line each."""
-    return completion if isinstance(completion, str) else "\n".join(turn["content"] for turn in completion)
+    return completion if isinstance(completion, str) else "\n".join(map(whole, completion))
 
 
 def ends_early(text: str, words: int = 20) -> bool:

@@ -72,7 +72,10 @@ def read_parquet(path: Path) -> Iterator[Placed]:
 
 
 def _json_decoder(kind: Any) -> Callable[[Any, str], Any] | None:
-    """What turns a value of an Arrow type into Python's where JSON is in it, as datasets writes objects that differ."""
+    """Return a function that parses the JSON inside values of an Arrow type, None if it holds none.
+
+    datasets writes objects of different fields as JSON.
+    """
     import pyarrow
 
     if isinstance(kind, pyarrow.JsonType):

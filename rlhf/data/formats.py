@@ -171,7 +171,7 @@ class Converter:
         """The rows that a row gives as it stands in a file, and in a format that ``auto`` leaves to be found.
 
         Raises:
-            RowError: see `__call__`; and a row whose format was found has a response or a judgement that it ignores.
+            RowError: see `__call__`; and a row whose format was found has a response or a judgment that it ignores.
         """
         row = unfolded(row)
         guessed = layout is Format.auto
@@ -196,10 +196,10 @@ class Converter:
             made = [self._unrepeated(found)]
         else:
             made = [one for judged in found for one in self._judged(judged)]
-        return [self._checked(one) | self._extras(row, one) for one in made]
+        return [self._checked(row, one) | self._extras(row, one) for one in made]
 
     def _refuse_less(self, row: Row, found: Row) -> None:
-        """Refuse to read half of a pair, or a judged response, as something that has no judgement."""
+        """Refuse to read half of a pair, or a judged response, as something that has no judgment."""
         missing = [field for field in ("chosen", "rejected") if field not in found]
         if len(missing) == 1:
             beside = "rejected" if missing == ["chosen"] else "chosen"
@@ -240,8 +240,11 @@ class Converter:
         else:
             yield {"prompt": found.prompt, "completion": found.completion if rated else found.best()}
 
-    def _checked(self, found: Row) -> Row:
-        kind = self.kind
+    def _checked(self, row: Row, found: Row) -> Row:
+        kind, tools = self.kind, rows.tools(found.get("tools", row.get("tools")))
+        if tools is not None and "prompt" in found:
+            found = rows.as_conversation(found)
+            found["prompt"] = [found["prompt"][0] | {"tools": tools}, *found["prompt"][1:]]
         if kind == "demonstrations" and "completion" not in found and "chosen" in found:
             found = found | {"completion": found["chosen"]}
             self.kept[CHOSEN] += 1

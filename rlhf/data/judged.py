@@ -144,7 +144,7 @@ def read_arena(row: Row) -> list[Ranked]:
     """Votes of the chatbot arena: two dialogues and a winner, or prompt and responses as lists in JSON.
 
     Zheng et al. 2023, https://arxiv.org/abs/2306.05685; "tie", "tie (bothbad)" and "both_bad" are ties. A vote of
-    MT-bench is for the answer of one ``turn``, and its dialogues go on after it.
+    MT-bench is for the answer of one ``turn``, and its dialogues continue after it.
     """
     if has(row, "conversation_a"):
         turn = rows.number(row, "turn")

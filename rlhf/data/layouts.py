@@ -78,7 +78,7 @@ def read(row: Row, layout: Format) -> list[Ranked]:
     """The responses of a row by the first entry of ``layout`` whose columns it has.
 
     Raises:
-        RowError: a column is missing or holds something else than the table says.
+        RowError: a column is missing or does not hold the type or value in the table.
     """
     entries = [entry for name, entry in JUDGED if name is layout]
     entry = next((one for one in entries if has(row, *one.columns())), entries[0])

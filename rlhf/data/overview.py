@@ -40,7 +40,7 @@ def tables(data: Data) -> dict[tuple[str, str, str], Table]:
 
 
 def _of_path(source: Source, given: dict[str, Any]) -> dict[tuple[str, str, str], Table]:
-    """What ``data.path`` holds, as the richest kind that one of its first rows can be read as."""
+    """Read ``data.path`` as the richest kind that one of its first rows can be read as."""
     found: dict[tuple[str, str, str], Table] = {}
     problem: DataError | None = None
     for name in dict.fromkeys(plan(source, "preferences", split)[0] for split in SPLITS):

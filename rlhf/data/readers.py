@@ -50,16 +50,18 @@ def is_asked(row: Row) -> bool:
 
 
 def asked(row: Row) -> list[Message]:
-    """The question as messages: text, a transcript or a conversation, with its input and what else stands beside it.
+    """The question as messages: text, a transcript or a conversation, with its input, system, history and context.
 
     Raises:
-        RowError: there is no question, or it is none of these.
+        RowError: there is no question, or it has another type.
     """
     name = first(row, QUESTIONS) or "prompt"
     value = row.get(name)
     if isinstance(value, dict):  # OpenAI's request, WebGPT's question
         named = "messages" if "messages" in value else "full_text"
         found = rows.conversation(value, named) if named == "messages" else [user(rows.text(value, named))]
+        if tools := rows.tools(value.get("tools")):
+            found[0] = found[0] | {"tools": tools}
     elif isinstance(value, list):
         found = rows.conversation(row, name)
     elif transcripts.is_transcript(value):
@@ -94,6 +96,8 @@ def read_standard(row: Row) -> Row:
         found |= demonstration(rows.conversation(row, name))
         if has(row, WORSE[1]) and "completion" in found:
             found |= {"chosen": found.pop("completion"), "rejected": answer(row, WORSE[1])}
+    if has(row, "prompt") or first(row, DIALOGUES):
+        found = rows.in_context(row, found)
     if has(row, "text"):
         found["text"] = text = rows.text(row, "text")
         prompt = found.get("prompt")
@@ -167,6 +171,6 @@ def read_sharegpt(row: Row) -> Row:
     """ShareGPT conversations (from, value), alone or as the prompt of ``chosen`` and ``rejected``."""
     messages = rows.conversation(row, "conversations")
     if not has(row, "chosen") and not has(row, "rejected"):
-        return demonstration(messages)
+        return rows.in_context(row, demonstration(messages))
     answers = {field: answer(row, field) for field in ("chosen", "rejected") if has(row, field)}
-    return {"prompt": messages} | answers
+    return rows.in_context(row, {"prompt": messages} | answers)

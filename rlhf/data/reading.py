@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rlhf.config import Format, Pairing, Source
-from rlhf.console import console
+from rlhf.console import console, printable
 from rlhf.data import cache
 from rlhf.data.checks import oddities
 from rlhf.data.dedup import Seen
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 
 UNITS = {"oasst": "message trees"}  # layouts of which a row is more than a row
+TALK = "a conversation"
 
 
 class NoRowsError(DataError):
@@ -73,6 +74,7 @@ def _convert(
     converter, seen, types = Converter(kind, pairing), Seen(), {}
     kept, dropped = Counter(), Counter()
     columns: dict[str, None] = {}
+    fields = FIELDS[kind]
     read, unreadable = 0, []
 
     def converted() -> Iterator[Row]:
@@ -89,7 +91,8 @@ def _convert(
                     columns.update(dict.fromkeys(row))
                     if "kwargs" in row:  # each kind of instruction has arguments of its own: a column of JSON
                         row["kwargs"] = [json.dumps(one) for one in row["kwargs"]]
-                    yield row
+                    talks = {name: value for name, value in row.items() if name in fields and isinstance(value, list)}
+                    yield row | {name: json.dumps(talk, ensure_ascii=False) for name, talk in talks.items()}
             except RowError as error:
                 unreadable.append(DataError(f"{place}: {error}"))
                 if strict:
@@ -98,7 +101,7 @@ def _convert(
         converter.finish()
 
     for batch in cache.batches(converted()):
-        writer.write(batch, _schema(kind, batch[0]))
+        writer.write(batch, _schema(types, kind))
     return {
         "read": read,
         "rows": writer.count,
@@ -112,13 +115,11 @@ def _convert(
     }
 
 
-def _schema(kind: Kind, first: Row) -> "pyarrow.Schema":
+def _schema(types: dict[str, str], kind: Kind) -> "pyarrow.Schema":
+    """Conversations are JSON: not every message has the same keys."""
     import pyarrow
 
-    message = pyarrow.struct([("role", pyarrow.string()), ("content", pyarrow.string())])
-    columns = {
-        field: pyarrow.list_(message) if isinstance(first[field], list) else pyarrow.string() for field in FIELDS[kind]
-    }
+    columns = {field: pyarrow.json_() if types[field] == TALK else pyarrow.string() for field in FIELDS[kind]}
     columns |= dict.fromkeys(LABELS, pyarrow.string()) | dict.fromkeys(NUMBERS, pyarrow.float64())
     columns |= dict.fromkeys(INSTRUCTIONS, pyarrow.list_(pyarrow.string()))
     return pyarrow.schema(list(columns.items()))
@@ -142,13 +143,13 @@ def _line(source: Source, kind: Kind, told: dict[str, Any]) -> str:
 
 def _unread(told: dict[str, Any], most: int = 12) -> str:
     """The columns that no reader looked at."""
-    names, more = told["unread"][:most], len(told["unread"]) - most
+    names, more = [printable(name) for name in told["unread"][:most]], len(told["unread"]) - most
     return f"; not read: {', '.join(names)}{f' and {more} more' if more > 0 else ''}" if names else ""
 
 
 def _check_types(row: Row, types: dict[str, str], kind: Kind) -> None:
     """Prompts are all text or all conversations, and a margin is in every pair or in none: what training needs."""
-    found = {field: "a conversation" if isinstance(row[field], list) else "text" for field in FIELDS[kind]}
+    found = {field: TALK if isinstance(row[field], list) else "text" for field in FIELDS[kind]}
     if kind == "preferences":
         found["margin"] = "a number" if "margin" in row else "absent"
     for field, name in found.items():

@@ -1,7 +1,9 @@
 """Text and conversations as the tokens that a model sees.
 
-A prompt is a string (the standard type) or a list of ``{"role", "content"}`` messages (the conversational type). A
-conversation is rendered by the tokenizer's own chat template, with the marker that opens the assistant's turn.
+A prompt is a string (the standard type) or a list of ``{"role", "content"}`` messages (the conversational type), which
+may have `templates.EXTRAS` too; its first message carries the definitions of the conversation's ``tools``, as JSON
+text. A conversation is rendered by the tokenizer's own chat template, with the marker that opens the assistant's turn.
+A string is plain text, unless `strings_are_turns`: then it is one user message, and a string completion the answer.
 
 What people wrote is data: where a prompt or a completion holds the text of a special token, such as "<|im_end|>" or
 "</s>", it is encoded as that text and never as the token, so that nobody can end a turn or open another one by writing
@@ -12,12 +14,11 @@ import json
 import re
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import takewhile
 from typing import Any
 
-from rlhf.errors import DataError, ModelError
-
-Message = dict[str, str]
-Prompt = str | list[Message]
+from rlhf.data.templates import Message, Prompt, check_read, strings_are_turns, templated
+from rlhf.errors import DataError
 
 
 def question(prompt: Prompt) -> str:
@@ -31,22 +32,58 @@ def prompt_text(tokenizer: Any, prompt: Prompt) -> str:
     Raises:
         ModelError: the prompt is a conversation and the tokenizer has no chat template, or it refuses the prompt.
     """
-    return (
-        prompt if isinstance(prompt, str) else _templated(tokenizer, prompt, tokenize=False, add_generation_prompt=True)
-    )
+    if isinstance(prompt, str) and not strings_are_turns(tokenizer):
+        return prompt
+    return templated(tokenizer, as_turns(prompt), tokenize=False, add_generation_prompt=True)
+
+
+def as_turns(prompt: Prompt, role: str = "user", end: str = "") -> list[Message]:
+    """A prompt or, for the role "assistant", a completion as messages; ``end`` is the tokenizer's end of sequence."""
+    return prompt if not isinstance(prompt, str) else [{"role": role, "content": prompt.removesuffix(end).strip()}]
 
 
 def prompt_ids(tokenizer: Any, prompt: Prompt, max_length: int | None = None) -> list[int]:
-    """Token ids of a prompt; of one that is longer than ``max_length`` the end is kept, where the question stands.
+    """Token ids of a prompt, of ``max_length`` at most: a string loses its beginning, a conversation that of its turns.
 
     Raises:
-        DataError: the prompt has no token at all.
+        DataError: the prompt has no token at all, or what is not cut fills ``max_length``.
         ModelError: the prompt is a conversation and the tokenizer has no chat template, or it refuses the prompt.
     """
-    [ids] = encode(tokenizer, [prompt])
-    if not ids:
-        raise DataError(f"the prompt {prompt!r} is empty: there is no token to continue from")
-    return ids if max_length is None else ids[-max_length:]
+    [[ids], _] = fitting_ids(tokenizer, [prompt], max_length)
+    return ids
+
+
+def fitting_ids(tokenizer: Any, prompts: Sequence[Prompt], most: int | None) -> tuple[list[list[int]], int]:
+    """``prompt_ids`` of prompts of one type, and how many of them were cut."""
+    rows, cut = encode(tokenizer, prompts), 0
+    for i, ids in enumerate(rows):
+        if not ids:
+            raise DataError(f"the prompt {prompts[i]!r} is empty: there is no token to continue from")
+        if most is not None and len(ids) > most:
+            text = isinstance(prompts[i], str) and not strings_are_turns(tokenizer)
+            rows[i] = ids[-most:] if text else _shortened(tokenizer, as_turns(prompts[i]), len(ids), most)
+            cut += 1
+    return rows, cut
+
+
+def _shortened(tokenizer: Any, talk: list[Message], length: int, most: int) -> list[int]:
+    """Cut the beginning of turns, the earliest first, and neither the system's text nor the template's tokens."""
+    talk = [dict(turn) for turn in talk]
+    for turn in (turn for turn in talk if turn["role"] != "system"):
+        [tokens] = text_ids(tokenizer, [turn["content"]], add_special_tokens=False)
+        dropped = 0
+        while length > most and dropped < len(tokens):
+            dropped += length - most
+            kept = tokenizer.decode(tokens[dropped:], skip_special_tokens=False)
+            turn["content"] = kept.lstrip("\N{REPLACEMENT CHARACTER} ")  # half of a character, or the end of a word
+            [ids] = encode(tokenizer, [talk])
+            length = len(ids)
+    if length > most or not talk[-1]["content"]:
+        raise DataError(
+            f"max_prompt_length={most}: the system message and the chat template take {length} tokens of a prompt, and "
+            "nothing of its question is left: raise it, or give shorter prompts"
+        )
+    return ids
 
 
 def encode(tokenizer: Any, prompts: Sequence[Prompt], completions: Sequence[Prompt] | None = None) -> list[list[int]]:
@@ -57,23 +94,29 @@ def encode(tokenizer: Any, prompts: Sequence[Prompt], completions: Sequence[Prom
     """
     if not prompts:
         return []
-    if isinstance(prompts[0], str):
+    if isinstance(prompts[0], str) and not strings_are_turns(tokenizer):
         return _encode_texts(tokenizer, prompts, completions)
-    talks = prompts if completions is None else [[*p, *c] for p, c in zip(prompts, completions, strict=True)]
+    talks = [as_turns(prompt) for prompt in prompts]
+    if completions is not None:
+        answers = [as_turns(one, "assistant", tokenizer.eos_token or "") for one in completions]
+        talks = [[*talk, *answer] for talk, answer in zip(talks, answers, strict=True)]
+    for talk in talks:
+        check_read(tokenizer, talk)
     if is_framed(tokenizer):  # no chat template writes an encoder's marks
         options = {"tokenize": False, "add_generation_prompt": completions is None}
-        return text_ids(tokenizer, _templated(tokenizer, talks, **options))
+        return text_ids(tokenizer, [templated(tokenizer, talk, **options) for talk in talks])
     # The pairs of a ranking have their prompt and their responses in common: each is rendered and tokenised once.
     keys = [json.dumps(talk) for talk in talks]
     distinct = dict(zip(keys, talks, strict=True))
     pattern = special_pattern(tokenizer)
     marked = {key: holds(pattern, talk) for key, talk in distinct.items()}
     options = {"tokenize": True, "return_dict": True, "add_generation_prompt": completions is None}
-    plain = [talk for key, talk in distinct.items() if not marked[key]]
-    found = iter(_templated(tokenizer, plain, **options)["input_ids"] if plain else [])
+    alone = {key for key, talk in distinct.items() if marked[key] or "tools" in talk[0]}
+    plain = [talk for key, talk in distinct.items() if key not in alone]
+    found = iter(templated(tokenizer, plain, **options)["input_ids"] if plain else [])
     ids = {
-        key: _templated(tokenizer, talk, sanitize_control_tokens=True, **options)["input_ids"]
-        if marked[key]
+        key: templated(tokenizer, talk, sanitize_control_tokens=marked[key], **options)["input_ids"]
+        if key in alone
         else next(found)
         for key, talk in distinct.items()
     }
@@ -81,15 +124,21 @@ def encode(tokenizer: Any, prompts: Sequence[Prompt], completions: Sequence[Prom
 
 
 def text_ids(tokenizer: Any, texts: Sequence[str], **options: Any) -> list[list[int]]:
-    """Token ids of texts, in which special tokens are text."""
+    """Token ids of texts, in which special tokens are text, open at their end: see `_open`."""
     pattern = special_pattern(tokenizer)
     marked = [holds(pattern, text) for text in texts]
     plain = [text for text, mark in zip(texts, marked, strict=True) if not mark]
     found = iter(tokenizer(plain, **options)["input_ids"] if plain else [])
     return [
-        tokenizer(text, split_special_tokens=True, **options)["input_ids"] if mark else next(found)
+        _open(tokenizer, tokenizer(text, split_special_tokens=True, **options)["input_ids"] if mark else next(found))
         for text, mark in zip(texts, marked, strict=True)
     ]
+
+
+def _open(tokenizer: Any, ids: list[int]) -> list[int]:
+    """``ids`` without the end of sequence that some tokenizers append to every text (add_eos_token)."""
+    end = tokenizer.eos_token_id
+    return ids[:-1] if end is not None and ids[-1:] == [end] and not is_framed(tokenizer) else ids
 
 
 def _encode_texts(tokenizer: Any, prompts: Sequence[str], completions: Sequence[str] | None) -> list[list[int]]:
@@ -103,9 +152,21 @@ def _encode_texts(tokenizer: Any, prompts: Sequence[str], completions: Sequence[
     found = iter(tokenizer(plain)["input_ids"] if plain else [])
     ends = [tokenizer.eos_token_id] if end else []
     return [
-        [*tokenizer(text, split_special_tokens=True)["input_ids"], *ends] if mark else next(found)
+        [*_open(tokenizer, tokenizer(text, split_special_tokens=True)["input_ids"]), *ends]
+        if mark
+        else _ending_once(next(found), ends)
         for text, mark in zip(texts, marked, strict=True)
     ]
+
+
+def _ending_once(ids: list[int], ends: list[int]) -> list[int]:
+    """``ids`` without a second end of sequence, of a tokenizer that appends one."""
+    return ids[:-1] if ends and ids[-2:] == ends * 2 else ids
+
+
+def shared(*rows: list[int]) -> int:
+    """Number of tokens at the start that all rows share."""
+    return sum(1 for _ in takewhile(lambda tokens: len(set(tokens)) == 1, zip(*rows, strict=False)))
 
 
 def is_framed(tokenizer: Any) -> bool:
@@ -115,7 +176,13 @@ def is_framed(tokenizer: Any) -> bool:
 
 def holds(pattern: re.Pattern, prompt: Prompt) -> bool:
     """Whether ``pattern`` is found in a text, or in a message of a conversation."""
-    return any(map(pattern.search, [prompt] if isinstance(prompt, str) else [turn["content"] for turn in prompt]))
+    return any(map(pattern.search, [prompt] if isinstance(prompt, str) else map(whole, prompt)))
+
+
+def whole(turn: Message) -> str:
+    """The content of a message with whatever else it says, calls and reasoning, as one text."""
+    more = {key: turn[key] for key in turn if key not in ("role", "content", "weight")}
+    return turn["content"] + (json.dumps(more, ensure_ascii=False) if more else "")
 
 
 def special_pattern(tokenizer: Any) -> re.Pattern:
@@ -135,20 +202,3 @@ def special_pattern(tokenizer: Any) -> re.Pattern:
 def _pattern(texts: tuple[str, ...]) -> re.Pattern:
     longest_first = sorted(texts, key=len, reverse=True)
     return re.compile("|".join(map(re.escape, longest_first)) or "(?!)")  # (?!) is never found
-
-
-def _templated(tokenizer: Any, talks: Any, **options: Any) -> Any:
-    from jinja2 import TemplateError
-
-    if tokenizer.chat_template is None:
-        raise ModelError(
-            "the prompt is a conversation and the tokenizer has no chat template: "
-            "give one with model.chat_template=plain or model.chat_template=<file>.jinja"
-        )
-    try:
-        return tokenizer.apply_chat_template(talks, **options)
-    except (TemplateError, ValueError) as error:
-        raise ModelError(
-            f"the chat template of {tokenizer.name_or_path or 'the tokenizer'} refuses a conversation ({error}): leave "
-            "such rows out, or give another template with model.chat_template=plain"
-        ) from error

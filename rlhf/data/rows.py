@@ -8,14 +8,17 @@ import json
 import math
 from typing import Any
 
-from rlhf.data.render import Message, Prompt
+from rlhf.data.render import Message, Prompt, whole
 from rlhf.errors import DataError
 
 Row = dict[str, Any]
 
 ROLES = ("system", "user", "assistant", "tool")
 # The names of ShareGPT, of Open-Assistant and, for the system, of OpenAI; the usual ones are taken as they are.
-SHAREGPT_ROLES = {"human": "user", "gpt": "assistant", "prompter": "user", "developer": "system"}
+SHAREGPT_ROLES = {
+    "human": "user", "gpt": "assistant", "prompter": "user", "developer": "system", "observation": "tool",
+}  # fmt: skip
+CALL = "function_call"  # a role of LLaMA-Factory's ShareGPT; in OpenAI's first form a key beside the content
 
 
 def user(content: str) -> Message:
@@ -70,13 +73,122 @@ def message(value: Any, field: str) -> Message:
         raise RowError(field, f"must hold messages with role and content, got {type(value).__name__}")
     role_key, content_key = ("from", "value") if "from" in value else ("role", "content")
     role, content = value.get(role_key), value.get(content_key)
+    calls = value.get("tool_calls") or value.get(CALL)
+    if role == CALL:
+        role, content, calls = "assistant", "", content
     role = SHAREGPT_ROLES.get(role, role) if isinstance(role, str) else role
     if role not in ROLES:
         known = ", ".join((*ROLES, *SHAREGPT_ROLES))
         raise RowError(field, f"has a message of role {shown(role)}; known are {known}")
     if isinstance(content, list):
         content = _joined(content, f"{field}.{content_key}")
-    return {"role": role, "content": checked_text(content, f"{field}.{content_key}")}
+    more = extras(value, field)
+    if calls:
+        more["tool_calls"] = tool_calls(calls, f"{field}.tool_calls")
+        content = "" if content is None else content
+    return {"role": role, "content": checked_text(content, f"{field}.{content_key}")} | more
+
+
+def extras(value: Row, field: str) -> Row:
+    """What a message says beside its content, without its calls; ``weight`` only if it is 0: not to be learned."""
+    names = [name for name in ("tool_call_id", "name", "reasoning_content", "thinking") if value.get(name)]
+    found: Row = {name: checked_text(value[name], f"{field}.{name}") for name in names}
+    if has(value, "weight"):
+        if value["weight"] not in (0, 1):
+            raise RowError(f"{field}.weight", f"must be 0 or 1, got {shown(value['weight'])}")
+        found |= {} if value["weight"] else {"weight": 0}
+    return found
+
+
+def tool_calls(value: Any, field: str) -> list[Row]:
+    """Calls as OpenAI writes them: the arguments are the JSON text of an object, whose numbers stay as they are."""
+    value = parsed(value, field)
+    found = []
+    for call in value if isinstance(value, list) else [value]:
+        function = call.get("function", call) if isinstance(call, dict) else None
+        if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+            raise RowError(field, "must hold calls with a function, its name and its arguments")
+        arguments = parsed(function.get("arguments") or {}, f"{field}.arguments")
+        if not isinstance(arguments, dict):
+            raise RowError(f"{field}.arguments", f"must be an object, got {type(arguments).__name__}")
+        written = checked_text(json.dumps(arguments, ensure_ascii=False), f"{field}.arguments")
+        id = {"id": call["id"]} if isinstance(call.get("id"), str) else {}
+        found.append({"type": "function"} | id | {"function": {"name": function["name"], "arguments": written}})
+    return found
+
+
+def parsed(value: Any, field: str) -> Any:
+    """``value`` itself, or what a text says as JSON."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError):
+        raise RowError(field, f"must be JSON, got {shown(value)}") from None
+
+
+def tools(value: Any) -> str | None:
+    """Definitions of tools, a list or its JSON text, as JSON text; None if there are none."""
+    found = parsed(value, "tools") if value else None
+    if not found:
+        return None
+    if not isinstance(found, list) or not all(isinstance(one, dict) for one in found):
+        raise RowError("tools", "must be a list of definitions, each an object with a name and parameters")
+    wrapped = [
+        one if "function" in one else {"type": "function", "function": one} for one in map(_without_nulls, found)
+    ]
+    return checked_text(json.dumps(wrapped, ensure_ascii=False), "tools")
+
+
+def _without_nulls(value: Any) -> Any:
+    """Parquet gives every definition the keys of all others, with null in the place of a value."""
+    if isinstance(value, dict):
+        return {key: _without_nulls(one) for key, one in value.items() if one is not None}
+    return [_without_nulls(one) for one in value] if isinstance(value, list) else value
+
+
+def as_conversation(found: Row) -> Row:
+    """What a reader found, its string prompt as one user message and string completions as answers."""
+    makers = {"prompt": user, "completion": assistant, "chosen": assistant, "rejected": assistant}
+    turned = {name: [make(found[name])] for name, make in makers.items() if isinstance(found.get(name), str)}
+    return found | turned
+
+
+def in_context(row: Row, found: Row) -> Row:
+    """``found`` with what stands beside its prompt: ``system`` and ``history`` come before it, ``context`` ends it."""
+    if "prompt" not in found:
+        return found
+    context = row.get("context")
+    if isinstance(context, str) and context.strip():
+        *before, last = found["prompt"] if isinstance(found["prompt"], list) else [found["prompt"]]
+        added = "\n\n" + text(row, "context")
+        last = last + added if isinstance(last, str) else last | {"content": last["content"] + added}
+        found = found | {"prompt": last if isinstance(last, str) else [*before, last]}
+    if not any(name in row for name in ("system", "history")) and not isinstance(context, list):
+        return found
+    found = as_conversation(found)
+    prompt = found["prompt"]
+    if has(row, "history"):
+        prompt = [*_history(row), *prompt]
+    if isinstance(context, list):
+        prompt = [*conversation(row, "context"), *prompt]
+    if has(row, "system") and text(row, "system").strip():
+        first = {"role": "system", "content": row["system"]}
+        if prompt[0]["role"] == "system" and prompt[0] != first:
+            raise RowError("system", "differs from the system message of the conversation: keep one of the two")
+        prompt = [first, *(prompt[1:] if prompt[0] == first else prompt)]
+    return found | {"prompt": prompt}
+
+
+def _history(row: Row) -> list[Message]:
+    """Earlier turns, as LLaMA-Factory's [question, answer] pairs or as messages."""
+    value = row["history"]
+    if isinstance(value, list) and value and all(isinstance(turn, dict) for turn in value):
+        return conversation(row, "history")
+    if not isinstance(value, list) or not all(isinstance(turn, list) and len(turn) == 2 for turn in value):
+        raise RowError("history", "must be a list of [question, answer] pairs")
+    texts = [[checked_text(part, "history") for part in pair] for pair in value]
+    return [turn for ask, answer in texts for turn in (user(ask), assistant(answer))]
 
 
 def _joined(parts: list[Any], field: str) -> str:
@@ -150,24 +262,9 @@ def needed_number(row: Row, field: str) -> float:
     return value
 
 
-def in_context(row: Row, found: Row) -> Row:
-    """``found`` with what stands beside its prompt: ``system`` and ``history`` come before it, ``context`` ends it."""
-    prompt = found["prompt"]
-    if isinstance(row.get("context"), str) and row["context"].strip():
-        prompt = [*prompt[:-1], prompt[-1] | {"content": f"{prompt[-1]['content']}\n\n{text(row, 'context')}"}]
-    if has(row, "history"):
-        if not isinstance(row["history"], list) or not all(isinstance(t, list) and len(t) == 2 for t in row["history"]):
-            raise RowError("history", "must be a list of [question, answer] pairs")
-        texts = [[checked_text(part, "history") for part in pair] for pair in row["history"]]
-        prompt = [turn for ask, answer in texts for turn in (user(ask), assistant(answer))] + prompt
-    if has(row, "system") and text(row, "system"):
-        prompt = [{"role": "system", "content": row["system"]}, *prompt]
-    return found | {"prompt": prompt}
-
-
 def is_blank(completion: Prompt) -> bool:
     """Whether a string, or every message of a conversation, has nothing but white space."""
-    turns = [completion] if isinstance(completion, str) else [turn["content"] for turn in completion]
+    turns = [completion] if isinstance(completion, str) else map(whole, completion)
     return not any(turn.strip() for turn in turns)
 
 
@@ -176,7 +273,7 @@ def prompt_key(row: Row) -> str:
     prompt = row["prompt"] if "prompt" in row else row["text"]
     if isinstance(prompt, str):
         return prompt
-    return json.dumps([[turn["role"], turn["content"]] for turn in prompt], ensure_ascii=False)
+    return json.dumps([[turn["role"], whole(turn)] for turn in prompt], ensure_ascii=False)
 
 
 def unit_hash(seed: int, key: str) -> float:

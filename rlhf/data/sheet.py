@@ -11,9 +11,9 @@ from rlhf.config import InspectStage
 from rlhf.data import cache
 from rlhf.data.checks import COMPLETIONS, surveyed, text_of
 from rlhf.data.reading import Table
-from rlhf.data.render import Prompt, encode, holds, question, special_pattern, text_ids
+from rlhf.data.render import Prompt, encode, holds, question, shared, special_pattern, text_ids
 from rlhf.data.rows import Row
-from rlhf.data.tokens import identity, shared
+from rlhf.data.tokens import identity
 from rlhf.errors import ModelError
 
 if TYPE_CHECKING:
@@ -171,14 +171,14 @@ def _example(row: Row, tokenizer: Any | None) -> dict[str, str]:
 
 def spoken(prompt: Prompt) -> str:
     """A prompt as a person reads it, where no template says how a model does."""
-    return prompt if isinstance(prompt, str) else "\n".join(f"{turn['role']}: {turn['content']}" for turn in prompt)
+    return prompt if isinstance(prompt, str) else "\n".join(f"{turn['role']}: {text_of([turn])}" for turn in prompt)
 
 
-def usable(tokenizer: Any | None, table: Table) -> Any | None:
-    """``tokenizer``, unless it has no chat template, or one that refuses a conversation of these rows."""
+def obstacle(tokenizer: Any, table: Table) -> str | None:
+    """Why these rows cannot be rendered: there is no chat template, or one that refuses or does not read them."""
     try:
         for row in table.rows.select(range(min(100, len(table.rows)))):
             _example(row, tokenizer)
-    except ModelError:
-        return None
-    return tokenizer
+    except ModelError as error:
+        return str(error)
+    return None

@@ -55,7 +55,7 @@ def facts(sheet: dict[str, Any]) -> list[tuple[str, str]]:
                 (BROKEN, of(sheet["broken"])),
             ]
     if sheet["unread"]:
-        found.append(("columns not read", ", ".join(sheet["unread"])))
+        found.append(("columns not read", printable(", ".join(sheet["unread"]))))
     if sheet["counted_by"]:
         found.append(("tokens of", sheet["counted_by"]))
     found.append(("languages", _languages(sheet["languages"])))
@@ -89,7 +89,7 @@ def markdown(report: dict[str, Any]) -> str:
     for one in report["sheets"]:
         sheet = one["sheet"]
         lines += [f"## {one['kind']}: {one['path']} ({one['split']})", "", "| | |", "|---|---|"]
-        lines += [f"| {name} | {value} |" for name, value in facts(sheet)] + [""]
+        lines += [f"| {name} | {value.replace('|', '&#124;')} |" for name, value in facts(sheet)] + [""]
         lines += [f"Lengths in {sheet['unit']}:", "", "| | median | mean | 95 % | max |", "|---|---|---|---|---|"]
         lines += [
             f"| {name} | {n['median']:,} | {n['mean']:,.1f} | {n['p95']:,} | {n['max']:,} |"

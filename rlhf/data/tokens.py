@@ -3,27 +3,36 @@
 The response begins where the tokens of the prompt alone and those of the prompt with its response differ; a rendered
 string is never cut at the prompt's length. A template that renders the prompt otherwise when a response follows is
 told: the model would be asked another question than it was trained on.
+
+Of a conversation every turn of the assistant is learned, or in preference pairs every one after the conversations part:
+rlhf.data.turns finds where they are.
 """
 
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
+from rlhf.config import Turns
 from rlhf.data import cache
-from rlhf.data.render import encode, holds, special_pattern
+from rlhf.data.formats import Kind
+from rlhf.data.render import Prompt, encode, holds, shared, special_pattern, strings_are_turns
+from rlhf.data.turns import Said, said_in
 from rlhf.storage.digests import tokenizer_record
 
 if TYPE_CHECKING:
     import pyarrow
     from datasets import Dataset
 
-RESPONSES = {"demonstrations": ("completion",), "preferences": ("chosen", "rejected")}
+RESPONSES = {"demonstrations": ("completion",), "preferences": ("chosen", "rejected"), "prompts": ()}
+HEARD = ("chosen_heard", "rejected_heard")  # columns of pairs: see `_heard`
 CUT = "longer than max_length, cut"
 FILLED = "prompt fills max_length, left out"
-BROKEN = "token boundary differs between prompt alone and prompt + response"
+BROKEN = "token boundary differs between bare prompt and prompt + response"
+LONG = "prompt longer than max_prompt_length, left out"
+UNLEARNED = "no turn to learn, left out: the assistant's have weight 0"
+REWRITTEN = "earlier turns are rendered otherwise than when they were the last, so only the last turn is learned"
 
 
 class Form(Enum):
@@ -32,6 +41,12 @@ class Form(Enum):
     completions = "completions"  # input_ids and labels: TRL's SFTTrainer; cut to max_length
     pairs = "pairs"  # prompt_ids, chosen_ids and rejected_ids: DPOTrainer, whose collator cuts
     sequences = "sequences"  # chosen_ids and rejected_ids, prompts included: RewardTrainer, which leaves long ones out
+    prompts = "prompts"  # prompt_ids and row, the number of the prompt: our PPOTrainer; longer ones are left out
+
+    @property
+    def kind(self) -> Kind:
+        """The kind of data that is tokenised so."""
+        return {"completions": "demonstrations", "prompts": "prompts"}.get(self.value, "preferences")
 
 
 @dataclass
@@ -43,6 +58,11 @@ class Counts:
     broken: int = 0  # the tokens of the prompt are not the beginning of those with a response
     special: int = 0  # the text of a special token stands in it, and is encoded as text
     example: str | None = None  # the end of the first broken prompt, which the response replaces
+    turns: int = 0  # of the assistant's, those that may be learned
+    learned: int = 0  # and those that are; both are numbers of turns
+    unlearned: int = 0
+    rewritten: int = 0
+    heard: int = 0  # pairs in which somebody else speaks between the assistant's turns
 
 
 def tokenised(
@@ -53,33 +73,53 @@ def tokenised(
     folder: str,
     extra: Sequence[str] = (),
     keep_end: bool = False,
+    turns: Turns = Turns.all,
 ) -> tuple["Dataset | None", Counts]:
     """``rows`` as ids in the form that a trainer takes, with the columns ``extra``; None where no row is left.
 
     Of a row that is longer than ``max_length`` tokens the end is cut. Where the prompt alone is as long, the row is
     left out, as TRL does it; with ``keep_end`` (TRL's truncation_mode) something of the response always remains.
     """
-    kind = "demonstrations" if form is Form.completions else "preferences"
-    key = cache.key_of(rows._fingerprint, form.value, max_length, list(extra), keep_end, *identity(tokenizer))
+    decided = (form.value, max_length, list(extra), keep_end, turns.value)
+    key = cache.key_of(rows._fingerprint, *decided, *identity(tokenizer))
 
     def build(writer: cache.Writer) -> dict[str, Any]:
-        counts = Counts()
+        counts, first = Counts(), 0
         schema = _schema(form, rows, extra)
         for batch in rows.iter(cache.BATCH):
-            made = _rows(batch, RESPONSES[kind], form, tokenizer, max_length, keep_end, counts)
+            if form is Form.prompts:
+                made = _prompts(batch["prompt"], first, tokenizer, max_length, counts)
+            else:
+                made = _rows(batch, RESPONSES[form.kind], form, tokenizer, max_length, keep_end, turns, counts)
+            first += len(batch["prompt"])
             kept = [ids | {name: batch[name][i] for name in extra} for i, ids in made]
             if kept:
                 writer.write(kept, schema)
         return vars(counts)
 
     found, told = cache.table(folder, key, "the tokenised rows", build)
-    return found, Counts(**told)
+    counts = Counts(**told)
+    if found is not None and form is Form.pairs and not counts.heard:
+        found = found.select_columns([name for name in found.column_names if name not in HEARD], new_fingerprint=key)
+    return found, counts
 
 
 def identity(tokenizer: Any) -> list[Any]:
     """What decides the ids that a tokenizer makes: its vocabulary and rules, chat template and special tokens."""
     rules = tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else repr(tokenizer)
-    return [tokenizer_record(tokenizer), hashlib.sha256(rules.encode()).hexdigest()]
+    return [tokenizer_record(tokenizer), strings_are_turns(tokenizer), hashlib.sha256(rules.encode()).hexdigest()]
+
+
+def _prompts(
+    prompts: list[Prompt], first: int, tokenizer: Any, max_length: int | None, counts: Counts
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    pattern = special_pattern(tokenizer)
+    counts.special += sum(holds(pattern, prompt) for prompt in prompts)
+    for i, ids in enumerate(encode(tokenizer, prompts)):
+        if max_length is not None and len(ids) > max_length:
+            counts.filled += 1
+        else:
+            yield i, {"prompt_ids": ids, "row": first + i}
 
 
 def _rows(
@@ -89,6 +129,7 @@ def _rows(
     tokenizer: Any,
     max_length: int | None,
     keep_end: bool,
+    turns: Turns,
     counts: Counts,
 ) -> Iterator[tuple[int, dict[str, list[int]]]]:
     prompts, pattern = batch["prompt"], special_pattern(tokenizer)
@@ -101,33 +142,65 @@ def _rows(
         for i, whole in enumerate(zip(*wholes, strict=True)):
             yield i, {f"{name}_ids": ids for name, ids in zip(responses, whole, strict=True)}
         return
+    every = form is Form.completions and turns is Turns.all
+    said = [said_in(tokenizer, prompts, batch[name], ids, every) for name, ids in zip(responses, wholes, strict=True)]
     for i, (prompt, *whole) in enumerate(zip(encode(tokenizer, prompts), *wholes, strict=True)):
         start = shared(prompt, *whole)
         if start < len(prompt):
             counts.broken += 1
             counts.example = counts.example or tokenizer.decode(prompt[start:])
+        spans = [] if form is Form.pairs else _learned(said[0][i], start, len(whole[0]), turns, counts)
+        if form is Form.completions:
+            if not spans:
+                counts.unlearned += 1
+                continue
+            start = spans[0][0]
         if max_length is not None and max(map(len, whole)) > max_length:
             if start >= max_length and not keep_end:
                 counts.filled += 1
                 continue
             counts.cut += 1
-        yield i, _shaped(form, responses, prompt[:start], whole, max_length, keep_end)
+        if form is Form.completions:
+            yield i, _labelled(whole[0], spans, max_length, keep_end)
+            continue
+        heard = [_heard(found[i], start, len(ids)) for found, ids in zip(said, whole, strict=True)]
+        counts.heard += any(heard)
+        counts.rewritten += not all(found[i].stable for found in said)
+        rest = {f"{name}_ids": ids[start:] for name, ids in zip(responses, whole, strict=True)}
+        yield i, {"prompt_ids": prompt[:start]} | rest | dict(zip(HEARD, heard, strict=True))
 
 
-def _shaped(
-    form: Form, responses: Sequence[str], prompt: list[int], whole: list[list[int]], longest: int | None, keep_end: bool
+def _learned(said: Said, start: int, end: int, turns: Turns, counts: Counts) -> list[tuple[int, int]]:
+    """Where the tokens are that are learned; ``start`` is where the completion begins, ``end`` where the row does."""
+    counts.turns += said.count
+    if said.spans is None:
+        found = [(start, end)] if said.last else []
+    elif turns is Turns.all and said.stable:
+        found = said.spans
+    else:
+        counts.rewritten += turns is Turns.all and said.count > 1
+        found = said.spans[-1:] if said.last else []
+    counts.learned += len(found)
+    return found
+
+
+def _heard(said: Said, start: int, end: int) -> list[int]:
+    """Where somebody else speaks after ``start``, as the bounds of spans: [begin, end, begin, end, ...] from there."""
+    if said.spans is None:
+        return []
+    inside = [(max(a, start) - start, b - start) for a, b in said.spans if b > start]
+    borders = [0, *(bound for span in inside for bound in span), end - start]
+    return [bound for pair in zip(borders[::2], borders[1::2], strict=True) if pair[0] < pair[1] for bound in pair]
+
+
+def _labelled(
+    ids: list[int], spans: list[tuple[int, int]], longest: int | None, keep_end: bool
 ) -> dict[str, list[int]]:
-    if form is Form.pairs:
-        rest = {f"{name}_ids": ids[len(prompt) :] for name, ids in zip(responses, whole, strict=True)}
-        return {"prompt_ids": prompt} | rest
     part = slice(None, longest) if not keep_end or longest is None else slice(-longest, None)
-    [ids] = whole
-    return {"input_ids": ids[part], "labels": ([-100] * len(prompt) + ids[len(prompt) :])[part]}
-
-
-def shared(*rows: list[int]) -> int:
-    """Number of tokens at the start that all rows share."""
-    return sum(1 for _ in takewhile(lambda tokens: len(set(tokens)) == 1, zip(*rows, strict=False)))
+    labels = [-100] * len(ids)
+    for begin, end in spans:
+        labels[begin:end] = ids[begin:end]
+    return {"input_ids": ids[part], "labels": labels[part]}
 
 
 def _schema(form: Form, rows: "Dataset", extra: Sequence[str]) -> "pyarrow.Schema":
@@ -135,8 +208,12 @@ def _schema(form: Form, rows: "Dataset", extra: Sequence[str]) -> "pyarrow.Schem
 
     names = {
         Form.completions: ("input_ids", "labels"),
-        Form.pairs: ("prompt_ids", "chosen_ids", "rejected_ids"),
+        Form.pairs: ("prompt_ids", "chosen_ids", "rejected_ids", *HEARD),
         Form.sequences: ("chosen_ids", "rejected_ids"),
+        Form.prompts: ("prompt_ids",),
     }[form]
     ids = pyarrow.list_(pyarrow.int32())
-    return pyarrow.schema([(name, ids) for name in names] + [rows.features.arrow_schema.field(name) for name in extra])
+    numbers = [("row", pyarrow.int64())] if form is Form.prompts else []
+    return pyarrow.schema(
+        [(name, ids) for name in names] + numbers + [rows.features.arrow_schema.field(name) for name in extra]
+    )

@@ -1,5 +1,6 @@
 """The page on which people compare two responses: on this machine alone, behind a token in its address."""
 
+import json
 import secrets
 import socket
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from rlhf.labeling.answers import VERDICTS, Answers
 
 HOST = "127.0.0.1"
 SIDES = ("left", "right", "tie", "skip")
+LARGEST = 4096  # bytes of an answer: the name of a pair and a verdict
 
 
 class Page:
@@ -48,7 +50,8 @@ class Page:
             return HTMLResponse("The address has no valid token: open the one that the terminal shows.", 403)
         nonce = secrets.token_urlsafe(12)
         html = Path(__file__).with_name("page.html").read_text(encoding="utf-8").replace("{{nonce}}", nonce)
-        policy = f"default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; connect-src 'self'"
+        sources = f"script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; connect-src 'self'"
+        policy = f"default-src 'none'; {sources}; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
         headers = {"Content-Security-Policy": policy, "Cache-Control": "no-store", "Referrer-Policy": "no-referrer"}
         return HTMLResponse(html, headers=headers)
 
@@ -57,10 +60,13 @@ class Page:
         return self._refused() if annotator is None else JSONResponse(self._state(annotator))
 
     async def answer(self, request: Request) -> Response:
-        annotator, given = self._annotator(request), await _body(request)
-        pair, side = given.get("pair"), given.get("verdict")
-        if annotator is None:
+        annotator = self._annotator(request)
+        if annotator is None:  # before the body is read: anybody on this machine can send one
             return self._refused()
+        given = await _body(request)
+        if given is None:
+            return JSONResponse({"error": f"an answer has at most {LARGEST} bytes"}, 413)
+        pair, side = given.get("pair"), given.get("verdict")
         if not isinstance(pair, str) or side not in SIDES:
             return JSONResponse({"error": f"verdict must be one of {', '.join(SIDES)} of a pair"}, 400)
         taken = self.answers.add(annotator, pair, self._verdict(annotator, pair, side))
@@ -108,10 +114,16 @@ class Page:
         return state | {"pair": shown}
 
 
-async def _body(request: Request) -> dict[str, Any]:
+async def _body(request: Request) -> dict[str, Any] | None:
+    """Return the JSON object of a request, empty if it is not one; None for a body larger than `LARGEST`."""
+    whole = bytearray()
+    async for part in request.stream():
+        whole += part
+        if len(whole) > LARGEST:
+            return None
     try:
-        body = await request.json()
-    except ValueError:
+        body = json.loads(whole)
+    except (ValueError, RecursionError):
         return {}
     return body if isinstance(body, dict) else {}
 

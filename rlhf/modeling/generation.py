@@ -6,7 +6,10 @@ from typing import Any, NamedTuple
 
 import torch
 
-from rlhf.data.render import Prompt, prompt_ids
+from rlhf.console import console
+from rlhf.data import templates
+from rlhf.data.render import Prompt, fitting_ids
+from rlhf.hardware import ranks
 from rlhf.modeling.decoding import Decoding, Sampled
 from rlhf.modeling.foreign import positions
 
@@ -38,7 +41,10 @@ def generate(
     """
     limits = [max_prompt_length, None if (most := positions(model)) is None else most - max_response_length]
     longest = min((limit for limit in limits if limit is not None), default=None)
-    rows = [prompt_ids(tokenizer, prompt, longest) for prompt in prompts]
+    rows, cut = fitting_ids(tokenizer, prompts, longest)
+    if cut and ranks.is_main():
+        told = f"are longer than {longest} tokens, cut at their beginning"
+        console.print(f"{cut} of {len(rows)} prompts {told}", style="dim", highlight=False, soft_wrap=True)
     ends = end_ids(model, tokenizer)
     order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
     responses: dict[int, Response] = {}
@@ -59,14 +65,14 @@ def response_text(tokenizer: Any, prompt: Prompt, ids: Sequence[int]) -> str:
 
     After a string a blank between the two belongs to the response; in a conversation it belongs to the template.
     """
-    text = tokenizer.decode(ids, skip_special_tokens=True)
-    return text if isinstance(prompt, str) else text.strip()
+    closed = bool(ids) and ids[-1] in templates.turn_ends(tokenizer)  # by a token that need not be a special one
+    text = tokenizer.decode(ids[:-1] if closed else ids, skip_special_tokens=True)
+    return text if isinstance(prompt, str) and not templates.strings_are_turns(tokenizer) else text.strip()
 
 
 def end_ids(model: Any, tokenizer: Any) -> set[int]:
-    """Every token that ends a response: the tokenizer's and those of the model's generation config."""
-    own = getattr(model.generation_config, "eos_token_id", None)
-    return {tokenizer.eos_token_id, *(own if isinstance(own, list) else [] if own is None else [own])}
+    """Every token that ends a response: see rlhf.data.templates.end_ids."""
+    return set(templates.end_ids(model, tokenizer))
 
 
 def sample_ids(

@@ -28,6 +28,7 @@ from transformers import (
 from transformers.utils import logging
 
 from rlhf.config import Model, Settings
+from rlhf.data import templates
 from rlhf.errors import LineageError, ModelError
 from rlhf.hardware import ranks
 from rlhf.hub.pinned import Pinned, fetch, pin, snapshot
@@ -38,6 +39,7 @@ from rlhf.storage.digests import tokenizer_record
 from rlhf.storage.manifest import read_manifest
 from rlhf.storage.paths import bundled
 
+STAND_IN = "plain"
 Head = Literal["drawn", "zero", "refused"]  # what becomes of a classifier's head where its parent has none
 ADAPTER = "adapter_config.json"
 
@@ -59,6 +61,8 @@ def chat_template(name: str) -> str:
 def load_tokenizer(parent: Parent, model: Model) -> PreTrainedTokenizerBase:
     """The tokenizer of ``parent``, with a padding token and a chat template.
 
+    String prompts are put as turns by a template that the model knows, or that is given for it; see `_set_template`.
+
     Raises:
         ModelError: it cannot be found or read.
         LineageError: it is not the one that the parent's run.json describes.
@@ -67,6 +71,7 @@ def load_tokenizer(parent: Parent, model: Model) -> PreTrainedTokenizerBase:
     if folder is not None and not any(folder.glob("tokenizer*")):  # as peft saves it
         return load_tokenizer(_base(parent, folder), model)
     tokenizer = _pretrained(AutoTokenizer, parent, model)
+    tokenizer.chat_template = templates.named(tokenizer.chat_template, f"{parent.role}={parent.path}")
     if tokenizer.eos_token_id is None and tokenizer.cls_token_id is None:  # of an encoder, which writes nothing
         raise ModelError(
             f"{parent.role}={parent.path} has a tokenizer without an end of sequence, and no response would ever end: "
@@ -74,8 +79,6 @@ def load_tokenizer(parent: Parent, model: Model) -> PreTrainedTokenizerBase:
         )
     if parent.manifest is None:
         set_padding(tokenizer, config(parent, model).get_text_config().vocab_size)
-        if tokenizer.chat_template is None and model.chat_template is not None:
-            tokenizer.chat_template = chat_template(model.chat_template)
     elif recorded := parent.manifest.get("tokenizer"):
         found = tokenizer_record(tokenizer)
         for field, value in recorded.items():
@@ -84,10 +87,27 @@ def load_tokenizer(parent: Parent, model: Model) -> PreTrainedTokenizerBase:
                     f"the tokenizer in {parent.model} has another {field} than {parent.path}/run.json says: "
                     f"run stage={parent.stage} again with overwrite=true"
                 )
+    _set_template(tokenizer, parent, model)
     tokenizer.padding_side = "right"
     # What is too long is cut and counted before a model sees it: transformers' warning of it would be wrong.
     tokenizer.deprecation_warnings["sequence-length-is-longer-than-the-specified-maximum"] = True
     return tokenizer
+
+
+def _set_template(tokenizer: PreTrainedTokenizerBase, parent: Parent, model: Model) -> None:
+    """Give ``model.chat_template`` to a tokenizer that has none; a file also replaces that of a model from elsewhere.
+
+    ``plain`` is a stand-in that needs no token of its own: conversations are rendered with it, and strings are not,
+    unless a run was trained with it.
+    """
+    given = model.chat_template
+    replaces = parent.manifest is None and given is not None and Path(given).is_file()
+    if given is not None and (tokenizer.chat_template is None or replaces):
+        tokenizer.chat_template = chat_template(given)
+        tokenizer.strings_are_turns = given != STAND_IN
+    else:
+        untaught = parent.stage == "base" and tokenizer.chat_template == chat_template(STAND_IN)
+        tokenizer.strings_are_turns = not untaught
 
 
 def check(parent: Parent, settings: Settings) -> None:
@@ -386,4 +406,7 @@ def _match(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     model.config.eos_token_id = tokenizer.eos_token_id
     if getattr(model, "generation_config", None) is not None:
         model.generation_config.pad_token_id = tokenizer.pad_token_id
-        model.generation_config.eos_token_id = tokenizer.eos_token_id
+        # An id that is left of another vocabulary, as LlamaConfig's 2 often is, would end a response within a word.
+        added = set(tokenizer.added_tokens_decoder) - {tokenizer.bos_token_id, tokenizer.pad_token_id}
+        ends = [id for id in templates.end_ids(model, tokenizer) if id in added or id == tokenizer.eos_token_id]
+        model.generation_config.eos_token_id = ends[0] if len(ends) == 1 else ends or None

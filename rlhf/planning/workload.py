@@ -1,17 +1,17 @@
 """How much a stage has to do: rows, tokens, and the passes over them."""
 
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from rlhf.config import AdapterKind, CriticKind, Dtype, PPOStage, Settings
 from rlhf.config.plan import KINDS, PlanStage
 from rlhf.config.rollout import Engine, OldLogprobs
-from rlhf.data import load
-from rlhf.data.render import Prompt, encode, prompt_ids, text_ids
+from rlhf.data import load, templates
+from rlhf.data.render import encode, shared, text_ids
 from rlhf.data.sources import source_of
-from rlhf.data.tokens import RESPONSES, shared
+from rlhf.data.tokens import RESPONSES
 from rlhf.modeling import loading
 from rlhf.modeling.from_scratch import new_tokenizer
 from rlhf.planning.shapes import at_hand
@@ -60,9 +60,11 @@ def counted(settings: Settings, kind: str) -> Rows:
         rows = rows.select(sorted(random.Random(settings.seed).sample(range(count), COUNTED)))
     if kind == "text":
         return Rows(count, [(len(ids) + 1,) for ids in text_ids(tokenizer, rows["text"])], "counted")
+    templates.settle(tokenizer, rows["prompt"], settings.data.render)
     if kind == "prompts":
-        lengths = prompt_lengths(rows["prompt"], tokenizer, settings.stage.max_prompt_length)
-        return Rows(count, [(one,) for one in lengths], "counted")
+        lengths = map(len, encode(tokenizer, rows["prompt"][:]))
+        kept = [one for one in lengths if one <= settings.stage.max_prompt_length]  # the others are left out
+        return Rows(count, [(one,) for one in kept or [settings.stage.max_prompt_length]], "counted")
     prompts = encode(tokenizer, rows["prompt"])
     wholes = [encode(tokenizer, rows["prompt"], rows[name]) for name in RESPONSES[kind]]
     lengths = []
@@ -70,15 +72,6 @@ def counted(settings: Settings, kind: str) -> Rows:
         start = shared(prompt, *whole)
         lengths.append((start, *(len(ids) - start for ids in whole)))
     return Rows(count, lengths, "counted")
-
-
-def prompt_lengths(prompts: Iterable[Prompt], tokenizer: Any, most: int) -> list[int]:
-    return [len(prompt_ids(tokenizer, one, most)) for one in prompts]
-
-
-def longest_prompt(prompts: Sequence[Prompt], tokenizer: Any, most: int) -> int:
-    """In tokens; as long as may be where there are too many to count."""
-    return max(prompt_lengths(prompts, tokenizer, most)) if len(prompts) <= COUNTED else most
 
 
 def tokenizer_of(settings: Settings) -> Any:

@@ -146,8 +146,11 @@ def collect(
     seed: int,
     sampler: Sampler = sample,
     before: int = 0,
+    rows: Sequence[Sequence[int]] | None = None,
 ) -> Rollout:
     """Sample a response to each prompt and score it; what ``evaluate`` fills in is left at zero.
+
+    ``rows`` are the prompts' ids; None: they are rendered here, and cut to ``max_prompt_length``.
 
     ``before`` rows of the same batch are sampled by other ranks: the random numbers that are theirs are passed over, so
     that a response does not depend on how many ranks there are.
@@ -155,7 +158,8 @@ def collect(
     Raises:
         TrainingError: the reward returned something else than one finite number per response.
     """
-    rows = [prompt_ids(tokenizer, prompt, max_prompt_length) for prompt in prompts]
+    if rows is None:
+        rows = [prompt_ids(tokenizer, prompt, max_prompt_length) for prompt in prompts]
     ends = end_ids(policy, tokenizer)
     with sampling_mode(policy), seeded(seed):
         torch.rand(before, max_response_length)

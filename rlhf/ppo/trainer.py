@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from rlhf.config import KLIn, OldLogprobs, PPOStage, SentinelAction
 from rlhf.data.render import Prompt
+from rlhf.data.render import prompt_ids as encoded
 from rlhf.errors import ConfigError, TrainingError
 from rlhf.hardware.memory import give_back, keep_freed
 from rlhf.hardware.precision import autocast as autocasting
@@ -41,6 +42,7 @@ class PPOTrainer:
         critic: gives the value of the state before each response token (rlhf.ppo.Critic, or ValueHead on the policy).
         reward: (prompts, completions) -> one number per completion; of a Composition each term is logged by itself.
         prompts: what to answer; they are visited in a new order on every pass.
+        prompt_ids: the prompts as tokens; None: they are rendered here, and cut to stage.max_prompt_length.
         stage: the settings, as conf/stage/ppo.yaml explains them.
         gold: scores the same responses, is logged beside the reward, and changes nothing that is trained.
         score_mean: mean of the reward on the reference's responses, for ``stage.normalize_scores``.
@@ -68,6 +70,7 @@ class PPOTrainer:
         stage: PPOStage,
         *,
         seed: int,
+        prompt_ids: Sequence[Sequence[int]] | None = None,
         gold: RewardFunction | None = None,
         score_mean: float = 0.0,
         score_std: float = 1.0,
@@ -82,6 +85,8 @@ class PPOTrainer:
         self.stage, self.seed, self.log, self.tell = stage, seed, log, tell
         self.sampler, self.synchronise = sampler, synchronise
         self.tokenizer, self.prompts = tokenizer, list(prompts)
+        most = stage.max_prompt_length
+        self.prompt_ids = [encoded(tokenizer, one, most) for one in prompts] if prompt_ids is None else prompt_ids
         self.reward = Scorer(reward, gold, self._over_ranks)
         self.score_mean, self.score_std = (score_mean, score_std) if stage.normalize_scores else (0.0, 1.0)
         # Left to itself, accelerate makes every rank on a machine without a GPU believe that it is alone.
@@ -225,14 +230,14 @@ class PPOTrainer:
             checkpoint.discard_after(folder, self.update)
         return self.update
 
-    def batch(self, update: int) -> list[Prompt]:
-        """This rank's prompts of an update: its slice of a slice of an endless sequence of shuffled passes."""
+    def batch(self, update: int) -> list[int]:
+        """Numbers of this rank's prompts of an update: its slice of a slice of an endless sequence of shuffles."""
         own = self.stage.batch_size // self.accelerator.num_processes
         first = update * self.stage.batch_size + self._before
         chosen = []
         for position in range(first, first + own):
             number, index = divmod(position, len(self.prompts))
-            chosen.append(self.prompts[permutation(len(self.prompts), self.seed, "prompts", number)[index]])
+            chosen.append(int(permutation(len(self.prompts), self.seed, "prompts", number)[index]))
         return chosen
 
     @property
@@ -240,8 +245,8 @@ class PPOTrainer:
         """The rows of a batch that are other ranks', and come before this one's."""
         return self.accelerator.process_index * (self.stage.batch_size // self.accelerator.num_processes)
 
-    def step(self, prompts: Sequence[Prompt]) -> Metrics:
-        """One iteration of the algorithm: act, score, estimate, improve."""
+    def step(self, chosen: Sequence[int]) -> Metrics:
+        """One iteration of the algorithm on prompts of these numbers: act, score, estimate, improve."""
         stage, decoded = self.stage, self._decoded()
         head = self.critic if decoded and isinstance(self.critic, ValueHead) else None
         self.synchronise()
@@ -249,7 +254,8 @@ class PPOTrainer:
             self.policy,
             self.tokenizer,
             self.reward,
-            prompts,
+            [self.prompts[i] for i in chosen],
+            rows=[self.prompt_ids[i] for i in chosen],
             temperature=stage.temperature,
             max_prompt_length=stage.max_prompt_length,
             max_response_length=stage.max_response_length,
@@ -261,7 +267,7 @@ class PPOTrainer:
         models = (self.policy, self.reference, self.critic)
         with autocasting(self.accelerator.device, self.learner.autocast):
             rollout = self.learner.in_parts(
-                lambda *bounds: evaluate(rollout, *models, stage.temperature, *bounds, decoded=decoded), len(prompts)
+                lambda *bounds: evaluate(rollout, *models, stage.temperature, *bounds, decoded=decoded), len(chosen)
             )
         self._check_start(rollout)
         scores = final_scores(

@@ -209,6 +209,9 @@ def kept(link: Link, plan: Plan) -> Link:
 def record(role: str, link: Link, plan: Plan) -> dict[str, Any]:
     """What a published run.json says of a parent: its place on the Hub, or its title alone."""
     above = lineage.with_weights(plan.above, link.roles[role])
+    if above is None:  # replaced by the run itself, which changed nothing
+        told = link.manifest["parents"][role]
+        return {"path": plan.scrubber.text(told["path"])} | {key: told[key] for key in ("stage", "digest", "revision")}
     place = above.repo or plan.scrubber.text(above.title)
     return {"path": place, "stage": above.stage, "digest": above.digest, "revision": above.commit}
 

@@ -8,6 +8,7 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from huggingface_hub.errors import HFValidationError
@@ -16,12 +17,14 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from rlhf.config import PublishStage, Weights
 from rlhf.errors import HubError
-from rlhf.evaluation.reporting.report import HEADINGS, cell
+from rlhf.evaluation.reporting.report import cell
+from rlhf.evaluation.reporting.tables import keys_of, label
 from rlhf.publishing import licenses, lineage, sections
 from rlhf.publishing.lineage import Link
 from rlhf.publishing.scrub import Scrubber
 from rlhf.publishing.snippets import snippet
 from rlhf.runs.parents import HUB_ID
+from rlhf.storage.manifest import read_manifest
 
 USES = {
     "base": "It continues text; no template has taught it turns. It is what the next stages start from.",
@@ -114,7 +117,7 @@ def body(subject: Subject, scrubber: Scrubber, licence: str, found: dict[str, st
         use=USES[link.stage],
         limits=[size(subject), *LIMITS[link.stage], *EVERY_LIMIT],
         licence=safe(licence),
-        licences=[[safe(title), safe(name)] for title, name in found.items()],
+        licenses=[[safe(title), safe(name)] for title, name in found.items()],
         conflicts=[safe(told) for told in licenses.conflicts(licence, found)],
         commands=commands(chain, scrubber),
         versions=versions(link),
@@ -194,12 +197,12 @@ def metadata(subject: Subject, licence: str) -> str:
 
 def base_model(subject: Subject) -> str | None:
     """The nearest model on the Hub that this one was trained from; None where there is none."""
-    digest = subject.link.roles.get("policy")
+    digest, above = subject.link.roles.get("policy"), list(subject.chain[:-1])
     while digest is not None:
-        link = lineage.with_weights(subject.chain, digest)
+        link = lineage.with_weights(above, digest)
         if link is None or link.repo is not None:
             return None if link is None else link.repo
-        digest = link.roles.get("policy")
+        digest, above = link.roles.get("policy"), above[: above.index(link)]
     return None
 
 
@@ -207,19 +210,20 @@ def results(subject: Subject) -> list[EvalResult]:
     """What the Hub lists beside it: its column of the comparison, or what the stage measured on held-out rows."""
     link = subject.link
     task = "text-classification" if link.stage == "reward" else "text-generation"
-    shared = {"task_type": task, "dataset_type": data_name(link), "dataset_name": data_name(link)}
     table = sections.compared(subject.comparison, subject.source.digest)
-    if table is not None and table["column"] is not None:
+    by_comparison = table is not None and table["column"] is not None
+    measured_by = read_manifest(subject.comparison) if by_comparison else subject.source.manifest
+    shared = {"task_type": task} | dict.fromkeys(("dataset_type", "dataset_name"), data_name(measured_by))
+    if by_comparison:
         measured = table["models"][table["column"]]
         return [
             EvalResult(
                 **shared,
                 metric_type=key,
-                metric_name=heading + interval(measured[key]),
+                metric_name=label(key, table["reference"], table["temperature"])[0] + interval(measured[key]),
                 metric_value=mean(measured[key]),
             )
-            for key, (heading, _) in HEADINGS.items()
-            if key in measured
+            for key in keys_of({table["column"]: measured})
         ]
     held_out = {key: value for key, value in link.metrics.items() if key.startswith(("eval/", "test/"))}
     return [
@@ -227,8 +231,15 @@ def results(subject: Subject) -> list[EvalResult]:
     ]
 
 
-def data_name(link: Link) -> str:
-    return re.sub(r"[^\w.-]", "-", str(link.manifest["settings"]["data"]["name"]))
+def data_name(manifest: dict[str, Any]) -> str:
+    """What a run was measured on: an id on the Hub, a user's own file by its name, else the name of ``data=``."""
+    name = str(manifest["settings"]["data"]["name"])
+    read = next(iter(sections.sources([Link(None, manifest)]).values()), None)
+    if read is not None and read["id"]:
+        return read["id"]
+    if read is not None and name not in Path(read["path"]).parts:
+        name = Path(read["path"]).name.partition(".")[0]
+    return re.sub(r"[^\w.-]", "-", name)
 
 
 def mean(value: float | dict[str, float]) -> float:

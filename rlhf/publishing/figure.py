@@ -10,12 +10,11 @@ from pathlib import Path
 
 SERIES = {"objective/scores": "reward model", "objective/gold": "gold reward"}
 X = "objective/kl"
-COLOURS = ("#0b6e99", "#c4553b")
 WINDOW = 10  # updates of the running mean
 
 
 def points(metrics: Path) -> dict[str, list[tuple[float, float]]]:
-    """Series -> (divergence in nats a response, score) of each logged update; empty where PPO logged none."""
+    """Series -> (KL in nats per response, score) of each logged update; empty where PPO logged none."""
     if not metrics.is_file():
         return {}
     rows = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
@@ -34,20 +33,14 @@ def running(values: list[float], window: int = WINDOW) -> list[float]:
 
 def draw(series: dict[str, list[tuple[float, float]]], path: Path) -> None:
     """Write a PNG: a dot for each update, and the running mean along the way that training went."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    from rlhf.evaluation.reporting.drawing import canvas, save, style
 
-    figure = Figure(figsize=(6.4, 4.0), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    for (name, values), colour in zip(series.items(), COLOURS, strict=False):
-        x, y = ([value[i] for value in values] for i in (0, 1))
-        axes.plot(x, y, "o", color=colour, alpha=0.35, markersize=3.5, markeredgewidth=0)
-        axes.plot(running(x), running(y), color=colour, linewidth=1.8, label=SERIES[name])
-    axes.set_xlabel("KL divergence from the reference, nats a response")
-    axes.set_ylabel("score")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(alpha=0.25, linewidth=0.6)
-    axes.legend(frameon=False, loc="best")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, metadata={"Software": None})  # equal runs draw equal bytes
+    with canvas(6.4, 4.0) as figure:
+        axes = figure.add_subplot()
+        for index, (name, values) in enumerate(series.items(), 1):
+            x, y = ([value[i] for value in values] for i in (0, 1))
+            axes.plot(x, y, "o", color=style(index)["color"], alpha=0.35, markersize=3.5, markeredgewidth=0)
+            axes.plot(running(x), running(y), color=style(index)["color"], label=SERIES[name])
+        axes.set(xlabel="KL to the reference (nats per response)", ylabel="score")
+        axes.legend(loc="best")
+    save(figure, path)

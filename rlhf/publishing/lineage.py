@@ -1,6 +1,6 @@
 """A run and everything that it descends from, oldest first: here, on the Hub, or known from a run.json alone."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,11 @@ class Link:
     repo: str | None = None
     commit: str | None = None
     path: str = ""
+
+    @property
+    def key(self) -> tuple[str | None, ...]:
+        """What tells it from the others of a chain: training that changed nothing leaves the digest of its parent."""
+        return self.digest, self.stage, self.title
 
     @property
     def stage(self) -> str | None:
@@ -59,8 +64,8 @@ def chain(parent: Parent) -> list[Link]:
 
     An ancestor that is gone, or was trained again since, is a link that knows its digest and stage alone.
     """
-    found: dict[str, Link] = {}
-    _walk(_link(parent), _known(parent.manifest), found)
+    found: dict[tuple, Link] = {}
+    _walk(_link(parent), _known(parent.manifest), found, ())
     return list(found.values())
 
 
@@ -71,27 +76,28 @@ def _link(parent: Parent) -> Link:
     return Link(parent.digest, parent.manifest, directory, path=parent.path, **hub)
 
 
-def _known(manifest: dict[str, Any] | None) -> dict[str, Link]:
-    """The ancestors that a published run.json holds, by their digests."""
+def _known(manifest: dict[str, Any] | None) -> dict[tuple, Link]:
+    """The ancestors that a published run.json holds, by their digests and stages."""
     held = (manifest or {}).get("lineage", [])
-    return {one["weights"]: Link(one["weights"], one, **one.get("published", {})) for one in held}
+    return {(one["weights"], one["stage"]): Link(one["weights"], one, **one.get("published", {})) for one in held}
 
 
-def _walk(link: Link, known: dict[str, Link], found: dict[str, Link]) -> None:
-    if link.digest in found:
+def _walk(link: Link, known: dict[tuple, Link], found: dict[tuple, Link], below: tuple[tuple, ...]) -> None:
+    if link.key in found or link.key in below:
         return
     for record in (link.manifest or {}).get("parents", {}).values():
         above = _ancestor(record, known, here=link.directory is not None)
-        _walk(above, known | _known(above.manifest), found)
-    found[link.digest] = link
+        _walk(above, known | _known(above.manifest), found, (*below, link.key))
+    found[link.key] = link
 
 
 def _ancestor(record: dict[str, Any], known: dict[str, Link], here: bool) -> Link:
     path, digest, revision = record["path"], record["digest"], record["revision"]
+    held = digest, record["stage"]
     if "run" in record:
         return Link(digest, record["run"], repo=path, commit=revision, path=path)
-    if digest in known:
-        return known[digest]
+    if held in known:
+        return known[held]
     if record["stage"] is None:
         on_hub = revision is not None or "@" in (digest or "")
         return Link(digest, None, path=path, **({"repo": path, "commit": revision} if on_hub else {}))
@@ -110,9 +116,9 @@ def _stub(record: dict[str, Any]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def with_weights(links: Iterable[Link], digest: str | None) -> Link | None:
-    """The link of a chain that has these weights, or had them before they were merged or cast for the Hub."""
-    for one in links:
+def with_weights(links: Sequence[Link], digest: str | None) -> Link | None:
+    """The last link of a chain that has these weights, or had them before they were merged or cast for the Hub."""
+    for one in reversed(links):
         before = None if one.manifest is None else one.manifest.get("trained_weights")
         if digest == one.digest or (digest is not None and digest == before):
             return one
@@ -160,15 +166,15 @@ def going_up(chain: list[Link], publish: Publish) -> list[Link]:
     return [link for link in chain[:-1] if link.stage is not None and link.repo is None] + chain[-1:]
 
 
-def repositories(rising: list[Link], repo: str | None) -> dict[str, str]:
-    """Digest -> repository: ``repo`` for the last run, and for the others that name with their own stage at its end."""
+def repositories(rising: list[Link], repo: str | None) -> dict[tuple, str]:
+    """Key -> repository: ``repo`` for the last run, and for the others that name with their own stage at its end."""
     last = rising[-1]
     whole = repo or f"{last.manifest['name'].replace('/', '-')}-{last.stage}"
     stem = whole.removesuffix(f"-{last.stage}")
-    found = {last.digest: whole}
+    found = {last.key: whole}
     for link in rising[:-1]:
         name = f"{stem}-{link.stage}"
-        found[link.digest] = name if name not in found.values() else f"{name}-{link.digest[:6]}"
+        found[link.key] = name if name not in found.values() else f"{name}-{link.digest[:6]}"
     return found
 
 

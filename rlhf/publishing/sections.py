@@ -11,7 +11,8 @@ from typing import Any
 
 from rlhf.config.publish import COMMIT
 from rlhf.errors import HubError
-from rlhf.evaluation.reporting.report import HEADINGS, written
+from rlhf.evaluation.reporting.report import written
+from rlhf.evaluation.reporting.tables import keys_of, label
 from rlhf.hub.pinned import pin
 from rlhf.publishing import licenses
 from rlhf.publishing.lineage import Link
@@ -163,10 +164,9 @@ def evaluation(comparison: Path | None, digest: str, safe: Safe) -> dict[str, An
         return None
     models = found["models"]
     table = []
-    for key, (heading, _) in HEADINGS.items():
-        cells = [row.get(key) for row in models.values()]
-        if any(one is not None for one in cells):
-            table.append([heading, *(number(one) for one in cells)])
+    for key in keys_of(models):
+        heading, _ = label(key, found["reference"], found["temperature"])
+        table.append([safe(heading), *(number(row.get(key)) for row in models.values())])
     return {key: found[key] for key in ("prompts", "samples", "temperature", "seed")} | {
         "column": safe(found["column"] or "reward model"),
         "headings": ["", *(safe(title) for title in models)],

@@ -89,6 +89,7 @@ def answer(run: Link, model: Any, tokenizer: Any) -> Any:
     """The score of a fixed response, or the most likely response to a fixed prompt."""
     talk = tokenizer.chat_template is not None and run.stage != "base"
     prompt = [{"role": "user", "content": QUESTION}] if talk else QUESTION
+    tokenizer.strings_are_turns = False  # the question of a model without turns is text, as its card shows it
     if run.stage == "reward":
         return RewardModel(model, tokenizer, max_length=None)([prompt], [ANSWER])
     [response] = generate(

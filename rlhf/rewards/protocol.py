@@ -6,6 +6,7 @@ import math
 import operator
 import sys
 from collections.abc import Sequence
+from numbers import Real
 from pathlib import Path
 from types import ModuleType
 from typing import Protocol
@@ -80,20 +81,34 @@ def called(path: str) -> RewardFunction:
 
 
 def checked(scores: Sequence[float], completions: Sequence[str], name: str = "the reward") -> list[float]:
-    """``scores``, if there is one finite number for each completion; ``name`` says whose they are.
+    """Return ``scores`` as floats if they are a list, tuple or array with one finite number for each completion.
+
+    Anything else that Python can iterate over is refused: of a mapping it would be the keys, of a text the digits.
+
+    Args:
+        scores: (N,), numbers or arrays without an axis.
+        completions: (N,), what was scored.
+        name: whose scores they are, for the message.
 
     Raises:
-        TrainingError: there are more or fewer, or one is not a finite number.
+        TrainingError: they are no such numbers, there are more or fewer, or one is not finite.
     """
-    try:
-        numbers = [float(score) for score in scores]
-    except (TypeError, ValueError) as error:
+    listed = scores.tolist() if hasattr(scores, "tolist") else scores  # an array or a tensor
+    scalars = [_scalar(one) for one in listed] if isinstance(listed, list | tuple) else [None]
+    if not all(isinstance(one, Real) for one in scalars):
         raise TrainingError(
-            f"{name} returned {str(scores)[:80]}: it must return a list of numbers, one for each completion"
-        ) from error
+            f"{name} returned {repr(scores)[:80]}: it must return a list, tuple or array of numbers, one for each "
+            "completion"
+        )
+    numbers = [math.inf if isinstance(one, int) and abs(one) > 10**300 else float(one) for one in scalars]
     if len(numbers) != len(completions):
         raise TrainingError(f"{name} returned {len(numbers)} scores for {len(completions)} completions")
     for score, completion in zip(numbers, completions, strict=True):
         if not math.isfinite(score):
             raise TrainingError(f"{name} scored {completion[:80]!r} as {score}: scores must be finite numbers")
     return numbers
+
+
+def _scalar(score: object) -> object:
+    """Return what an array without an axis holds; anything else as it is."""
+    return score.item() if getattr(score, "shape", None) == () else score

@@ -13,8 +13,10 @@ from time import time
 import httpx2
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
+from rlhf.console import printable
 from rlhf.data.render import Prompt
 from rlhf.errors import ConfigError, TrainingError
+from rlhf.rewards.bounded import bounded
 from rlhf.rewards.protocol import checked
 
 BUSY = (408, 425, 429)  # with every 5xx: what another try may mend; any other status says that the request is wrong
@@ -39,7 +41,7 @@ class Remote:
     Args:
         url: http:// or https://.
         batch_size: completions of one request.
-        timeout: seconds for a connection, and between two pieces of an answer.
+        timeout: seconds for one answer, from the connection to its last byte.
         attempts: tries for each batch, the first included.
         backoff: seconds; doubled for each further try.
         longest_wait: seconds, at most.
@@ -65,7 +67,7 @@ class Remote:
         self.url, self.batch_size, self.token_variable = url, batch_size, token_variable
         self.attempts, self.longest_wait = attempts, longest_wait
         self.jitter = wait_random_exponential(multiplier=backoff, max=longest_wait)
-        self.client = httpx2.Client(timeout=timeout, follow_redirects=False)
+        self.client = bounded(httpx2, httpx2.Client, timeout)(timeout=timeout, follow_redirects=False)
         self._headers()  # a variable that is not set is told before anything is trained
 
     def __call__(self, prompts: Sequence[Prompt], completions: Sequence[str]) -> list[float]:
@@ -99,7 +101,7 @@ class Remote:
         except httpx2.TimeoutException as error:
             raise UnansweredError(f"it did not answer in time ({type(error).__name__})") from error
         except httpx2.TransportError as error:
-            raise UnansweredError(f"it cannot be reached ({type(error).__name__}: {error})") from error
+            raise UnansweredError(f"it cannot be reached ({type(error).__name__}: {printable(str(error))})") from error
         if answer.status_code in BUSY or answer.status_code >= 500:
             raise UnansweredError(f"it answered with status {answer.status_code}", retry_after(answer.headers))
         if answer.status_code != 200:
@@ -109,7 +111,7 @@ class Remote:
             )
         try:
             return checked(answer.json()["scores"], completions, "it")
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise UnansweredError(f'it answered {answer.text[:80]!r} and not {{"scores": [...]}}') from error
         except TrainingError as error:
             raise UnansweredError(str(error)) from error

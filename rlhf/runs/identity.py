@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rlhf.config import Autocast, PPOStage, SentinelAction, Settings, Source, TrainedStage
+from rlhf.config import Autocast, PPOStage, Render, SentinelAction, Settings, Source, TrainedStage
 from rlhf.data.files import reader_of
 from rlhf.hardware import ranks
 from rlhf.hub.pinned import pin
@@ -20,7 +20,9 @@ from rlhf.storage.secrets import redact
 
 # What changes neither weights nor metrics: where a run lies, how it is watched, how it is started.
 INCIDENTAL = ("name", "checkpoints", "overwrite", "resume", "telemetry", "tracker", "hardware", "objective")
-OF_THE_CONNECTION = ("cache", "timeout", "attempts", "workers", "key_variable", "price_prompt", "price_response")
+OF_THE_CONNECTION = (
+    "cache", "timeout", "attempts", "workers", "key_variable", "price_prompt", "price_response", "budget",
+)  # fmt: skip
 
 
 def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
@@ -81,6 +83,8 @@ def content(settings: Settings, parents: dict[str, Parent]) -> dict[str, Any]:
     tree["data"] = {kind: tree["data"][kind] for kind in settings.stage.reads} | {
         key: tree["data"][key] for key in ("holdout", "allow_leaks", "pairing", "gold", "judge", "ceiling")
     }
+    if settings.data.render is not Render.auto:
+        tree["data"]["render"] = settings.data.render.value
     # How a judge is reached, and what is remembered of it, changes no verdict.
     for key in OF_THE_CONNECTION:
         tree.get("judge", {}).pop(key, None)

@@ -14,6 +14,7 @@ from rlhf.console import console
 from rlhf.data.reading import announced
 from rlhf.errors import ConfigError, RlhfError, RunError
 from rlhf.hardware import launch, ranks
+from rlhf.publishing import lineage
 from rlhf.runs.directory import partial, saved
 from rlhf.runs.identity import Origin, difference
 from rlhf.runs.interrupted import check_start, settle
@@ -53,6 +54,8 @@ def _execute(settings: Settings, directory: Path, overrides: Sequence[str], orig
     origin = origin or Origin.of(settings, overrides)
     if settings.resume and (finished := _finished(directory, origin)) is not None:
         return finished["metrics"]
+    if name == "publish":  # a root that nobody could know is refused before anything is imported
+        lineage.rooted(lineage.chain(origin.parents["run"]), settings.stage.run, settings.stage.base)
     if not settings.stage.shared and ranks.started():
         raise ConfigError(f"stage={name} runs in one process, and {ranks.size()} were started: leave torchrun out")
     if settings.stage.shared:
@@ -156,7 +159,7 @@ def _disk_space(directory: Path) -> Iterator[None]:
             text in str(error) for text in (*map(os.strerror, FULL), TORCH)
         ):
             raise RunError(
-                f"the disk is full, or a quota, while writing {directory}: free some space, or give "
+                f"the disk is full while writing {directory}: free some space or quota, or give "
                 "checkpoints=<another disk>"
             ) from error
         raise

@@ -53,6 +53,7 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
         data_collator=default_data_collator,
         processing_class=tokenizer,
     )
+    tokenizer.strings_are_turns = False  # what is trained on is text
     openings = [" ".join(text.split()[:4]) for text in texts["validation"]["text"][: stage.sample_prompts]]
     sample = loop.Sampler(run, trainer.model, tokenizer, openings, settings)
     metrics = loop.train(trainer, run, sample, stage.sample_every)

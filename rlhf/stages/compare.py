@@ -50,7 +50,7 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
         run.record_data("text", "validation", texts)
 
     answers, notes = answer_all(settings, run, prompts["prompt"], None if texts is None else texts["text"])
-    bins = score_all(settings, run, answers, prompts["prompt"], gold, notes)
+    reliability = score_all(settings, run, answers, prompts["prompt"], gold, notes)
     previous = {name: records.previous(name, run.parents, list(answers)) for name in answers}
     judge_all(settings, run, answers, prompts["prompt"], previous, notes)
     metrics = {
@@ -59,7 +59,7 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
         )
         for name, found in answers.items()
     }
-    comparison = Comparison(stage, rows, answers, metrics, notes, settings.seed, previous, reliability=bins)
+    comparison = Comparison(stage, rows, answers, metrics, notes, settings.seed, previous, reliability=reliability)
     comparison.records = {name: records.record(parent) for name, parent in run.parents.items()}
     comparison.paths = ppo_runs(settings, run)
     comparison.seeds = records.over_seeds(stage.seeds, report.as_json(comparison))
@@ -93,7 +93,7 @@ def answer_all(settings: Settings, run: Run, prompts: list, texts: list[str] | N
         if texts is not None:
             answers[name].text_nll = text_nll(one, texts, stage.max_prompt_length, stage.batch_size)
         if one.plain:
-            notes.append(f"{name} is asked in plain text: no chat template has taught it turns.")
+            notes.append(f"{name} was prompted without a chat template.")
         bar.update(step)
         del one  # or the next model would be loaded beside it
     bar.close()
@@ -103,7 +103,9 @@ def answer_all(settings: Settings, run: Run, prompts: list, texts: list[str] | N
 def candidate(name: str, settings: Settings, run: Run) -> Candidate:
     tokenizer = loading.load_tokenizer(run[name], settings.model)
     model = loading.load_policy(run[name], settings.model, tokenizer).to(torch_device(settings.hardware)).eval()
-    return Candidate(name, model, tokenizer, plain=is_plain(run[name], settings.model))
+    plain = is_plain(run[name], settings.model)
+    tokenizer.strings_are_turns &= not plain
+    return Candidate(name, model, tokenizer, plain)
 
 
 def is_plain(parent: Parent, model: Model) -> bool:

@@ -17,7 +17,7 @@ from trl import DPOConfig, DPOTrainer
 
 from rlhf.config import AdapterKind, Settings
 from rlhf.data import check_splits, load
-from rlhf.data.tokens import Form
+from rlhf.data.tokens import HEARD, Form
 from rlhf.evaluation.responses import eval_set
 from rlhf.hardware import ranks
 from rlhf.modeling import adapters
@@ -32,6 +32,25 @@ from rlhf.runs.run import Run
 from rlhf.training import loop
 
 
+class Attributed:
+    """TRL's collator for pairs that part before their last turn: of a completion the assistant's turns count alone."""
+
+    def __init__(self, collator: Any):
+        self.collator = collator
+
+    def __call__(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
+        batch, limit = self.collator(examples), self.collator.max_length
+        sides = [(example, side) for side in ("chosen", "rejected") for example in examples]
+        for row, (example, side) in enumerate(sides):
+            start, length = len(example["prompt_ids"]), len(example["prompt_ids"]) + len(example[f"{side}_ids"])
+            if limit is not None and self.collator.truncation_mode == "keep_end":
+                start -= max(length - limit, 0)
+            heard = example[f"{side}_heard"]
+            for begin, end in zip(heard[::2], heard[1::2], strict=True):
+                batch["completion_mask"][row, max(start + begin, 0) : max(start + end, 0)] = 0
+        return batch
+
+
 class ReadyDPOTrainer(DPOTrainer):
     """Takes rows that are token ids already, and the reference's log-probabilities from where they are kept.
 
@@ -42,9 +61,15 @@ class ReadyDPOTrainer(DPOTrainer):
     def __init__(self, *, reference_kept: reference.Kept | None, shared: bool, **parts: Any):
         self.reference_kept, self.shared = reference_kept, shared
         super().__init__(**parts)
+        if set(HEARD) <= set(self.train_dataset.column_names):
+            self.data_collator = Attributed(self.data_collator)
 
     def _prepare_dataset(self, dataset: Dataset, *_: Any) -> Dataset:
         return dataset
+
+    def _set_signature_columns_if_needed(self) -> None:
+        super()._set_signature_columns_if_needed()
+        self._signature_columns = [*dict.fromkeys([*self._signature_columns, *HEARD])]
 
     def _precompute_ref_logps(self, dataset: Dataset, name: str, batch_size: int) -> Dataset:
         def compute() -> Iterator[tuple[Tensor, Tensor]]:
@@ -77,6 +102,7 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
     gold = None if settings.data.gold is None else called(settings.data.gold)
 
     tokenizer = models.load_tokenizer(run["policy"], settings.model)
+    loop.settle(run, settings, tokenizer, pairs["train"]["prompt"])
     others = {key: value for key, value in stage.trainer.items() if key != "loss_weights"}
     losses, weights = smoothed(stage.loss, stage.trainer.get("loss_weights"), stage.label_smoothing)
     args = loop.arguments(
@@ -98,6 +124,7 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
     # says is computed before the policy learns anything.
     second = settings.adapter.kind is AdapterKind.none and not stage.cache_reference
     run.record_tokenizer(tokenizer)
+    loop.show_ends(run, policy, tokenizer)
 
     trainer = loop.build(
         ReadyDPOTrainer,

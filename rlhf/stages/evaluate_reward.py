@@ -16,6 +16,7 @@ from rlhf.data.reading import NoRowsError
 from rlhf.errors import LineageError
 from rlhf.evaluation.reward_card import report
 from rlhf.evaluation.reward_card.grading import Policy, grade, score_statistics
+from rlhf.evaluation.reward_card.pairs import check_answers
 from rlhf.hardware.device import torch_device
 from rlhf.modeling import loading
 from rlhf.rewards import RewardModel
@@ -30,6 +31,7 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
         pairs = {"train": load(settings.data, "preferences", "train", settings.seed)} | pairs
     for split, dataset in pairs.items():
         run.record_data("preferences", split, dataset)
+        check_answers(dataset)
     scorer = reward_model(run["reward"], settings)
     run.record_tokenizer(scorer.tokenizer)
     policy = load_policy(run.parents.get("policy"), settings)

@@ -6,12 +6,15 @@
 It writes report.md and data.json (numbers alone) into checkpoints/<name>/inspect.
 """
 
+from copy import copy
 from typing import Any
 
-from rlhf.config import Settings
+from rlhf.config import Render, Settings
 from rlhf.data.overview import all_leaks, tables
-from rlhf.data.sheet import examples, sheet, usable
+from rlhf.data.reading import Table
+from rlhf.data.sheet import examples, obstacle, sheet
 from rlhf.data.sheet_report import markdown, show
+from rlhf.data.templates import settle
 from rlhf.errors import ModelError
 from rlhf.modeling import loading
 from rlhf.runs.run import Run
@@ -24,9 +27,11 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
     found = tables(data)
     sheets = []
     for (kind, path, split), table in found.items():
-        fits = None if tokenizer is None else usable(tokenizer, table)
-        if fits is not tokenizer:
-            notes.append(f"{path}: the tokenizer has no chat template for these conversations, so words are counted.")
+        fits = None if tokenizer is None else put(tokenizer, table, data.render)
+        unread = None if fits is None else obstacle(fits, table)
+        if unread is not None:
+            fits = None
+            notes.append(f"{path}: words are counted, since {unread}.")
         numbers = sheet(table, stage, fits, data.cache, seed)
         shown = examples(table.rows, fits, stage.examples, seed)
         sheets.append({"kind": kind, "path": path, "split": split, "sheet": numbers, "examples": shown})
@@ -40,6 +45,14 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
         "rows": sum(len(table.rows) for table in found.values()),
         "leaks": sum(one["count"] for one in report["leaks"]),
     }
+
+
+def put(tokenizer: Any, table: Table, render: Render) -> Any:
+    """A copy of the tokenizer that puts the strings of a table as a stage would."""
+    found = copy(tokenizer)
+    if "prompt" in table.rows.column_names:
+        settle(found, table.rows["prompt"], render)
+    return found
 
 
 def find_tokenizer(settings: Settings, run: Run) -> tuple[Any | None, list[str]]:

@@ -11,7 +11,7 @@ from importlib.util import find_spec
 
 from rich.markup import escape
 
-from rlhf.config import Engine, Settings, VLLMMode
+from rlhf.config import Engine, MissingEOS, PPOStage, Settings, VLLMMode
 from rlhf.console import Bar, console
 from rlhf.data import check_splits, load
 from rlhf.errors import ConfigError, ModelError
@@ -22,7 +22,6 @@ from rlhf.modeling import loading
 from rlhf.modeling.generation import end_ids
 from rlhf.planning import report
 from rlhf.planning.roles import plan
-from rlhf.planning.workload import longest_prompt
 from rlhf.ppo import Diagnosis, PPOTrainer
 from rlhf.ppo.model_roles import OneBase, Separate, assign
 from rlhf.ppo.vllm_sampler import Copied
@@ -42,10 +41,13 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
     asked = eval_set.prompts(settings, run)
 
     tokenizer = loading.load_tokenizer(run["policy"], settings.model)
+    loop.settle(run, settings, tokenizer, prompts["train"]["prompt"])
     run.record_tokenizer(tokenizer)
+    ids = loop.prompt_ids(run, settings, prompts["train"], tokenizer)
+    asks = prompts["train"]["prompt"]
     roles = assign(settings, run.parents, tokenizer)
-    longest = longest_prompt(prompts["train"]["prompt"], tokenizer, stage.max_prompt_length)
-    planned, meter = plan(settings, roles, longest), memory.Meter(torch_device(settings.hardware))
+    device = torch_device(settings.hardware)
+    planned, meter = plan(settings, roles, max(map(len, ids["prompt_ids"]))), memory.Meter(device)
     report.show_ledger("ppo", planned, meter.device)
     rewards = Builder(settings, run.parents, tokenizer, roles.reward_model)
     gold = rewards.gold()
@@ -56,8 +58,9 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
         roles.critic,
         tokenizer,
         reward,
-        prompts["train"]["prompt"],
+        [asks[row] for row in ids["row"]],
         stage,
+        prompt_ids=ids["prompt_ids"],
         seed=settings.seed,
         gold=gold,
         score_mean=normal.mean,
@@ -66,6 +69,7 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
         halve=settings.hardware.halve,
         autocast=precision.autocasts(settings),
     )
+    loop.show_ends(run, roles.policy, tokenizer)
     if stage.rollout.engine is Engine.vllm:
         engine = copied(settings, trainer, roles)
         trainer.sampler, trainer.synchronise = engine, engine.synchronise
@@ -103,6 +107,19 @@ def copied(settings: Settings, trainer: PPOTrainer, roles: OneBase | Separate) -
     return Copied(found)
 
 
+def unended(ended: float, stage: PPOStage) -> str | None:
+    """What becomes of the scores of responses that have no end; None if all end, or theirs count like the others."""
+    count = round((1 - ended) * stage.batch_size)
+    if not count or stage.missing_eos is MissingEOS.keep:
+        return None
+    replaced = stage.missing_eos is MissingEOS.replace
+    penalty = f"replaced by {-stage.missing_eos_penalty:g}" if replaced else f"lowered by {stage.missing_eos_penalty:g}"
+    return (
+        f"{stage.batch_size - count} of {stage.batch_size} responses ended: {count} scores {penalty}; "
+        "set stage.missing_eos=keep or a longer stage.max_response_length"
+    )
+
+
 def train(trainer: PPOTrainer, run: Run, sample: loop.Sampler) -> dict[str, float]:
     """Train with a bar and samples, from the newest checkpoint where the run is resumed."""
     stage = trainer.stage
@@ -111,11 +128,17 @@ def train(trainer: PPOTrainer, run: Run, sample: loop.Sampler) -> dict[str, floa
         run.rewind(trainer.restore(run.scratch), trainer.found_beside)
     run.record_diagnoses([diagnosis.record() for diagnosis in trainer.sentinel.raised])
     bar = Bar("ppo", stage.updates, trainer.update)
+    warned = False
 
     def report(metrics: dict[str, float], update: int) -> None:
+        nonlocal warned
         if update % stage.log_every == 0:
             run.log(metrics, update)
-        bar.update(update, metrics)
+        shown = {name: metrics[f"objective/{name}"] for name in ("scores", "rlhf_reward", "kl")}
+        bar.update(update, shown | {"EOS rate": metrics["val/ended"]})
+        if not warned and (sentence := unended(metrics["val/ended"], stage)) is not None:
+            warned = True
+            console.print(f"ppo: update {update}: {sentence}", highlight=False, soft_wrap=True)
         if stage.sample_every and update % stage.sample_every == 0:
             sample(update)
 

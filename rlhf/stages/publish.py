@@ -32,10 +32,13 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
     huggingface_hub.utils.logging.set_verbosity_error()  # that nothing has changed is no warning here
     chain = lineage.rooted(lineage.chain(run["run"]), stage.run, stage.base)
     subject = chain[-1]
+    if subject.digest is not None and subject.digest == subject.roles.get("policy"):
+        told = f"publish: {subject.title} has the weights that it started from: training changed nothing"
+        console.print(told, markup=False, soft_wrap=True)
     rising = lineage.going_up(chain, stage.publish)
     names = lineage.repositories(rising, stage.repo)
     if not stage.dry:
-        upload.preflight([destination(names[link.digest], link is subject, stage) for link in rising])
+        upload.preflight([destination(names[link.key], link is subject, stage) for link in rising])
     scrubber = Scrubber.of([one.manifest["settings"].get("checkpoints", "") for one in chain if one.manifest])
     comparison = Path(run["compare"].path) if "compare" in run.parents else None
     above: list[Link] = []
@@ -46,7 +49,7 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
         if link not in rising:
             above.append(bundle.kept(link, plan))
             continue
-        repo = names[link.digest]
+        repo = names[link.key]
         folder = run.work / BUNDLES / repo.rpartition("/")[2]
         folder.mkdir(parents=True)
         built = bundle.build(link, repo if stage.repo else None, folder.name, folder, plan)

@@ -23,6 +23,7 @@ from rlhf.errors import DataError
 from rlhf.evaluation.reward_card import report
 from rlhf.evaluation.reward_card.card import Card
 from rlhf.evaluation.reward_card.grading import Policy, grade, score_statistics
+from rlhf.evaluation.reward_card.pairs import check_answers
 from rlhf.hardware import ranks
 from rlhf.hardware.device import torch_device
 from rlhf.modeling import adapters, loading
@@ -42,6 +43,8 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
     check_splits(settings.data, "preferences", pairs, settings.seed)
     for split, dataset in pairs.items():
         run.record_data("preferences", split, dataset)
+    for dataset in pairs.values():
+        check_answers(dataset)
     columns(pairs, stage)  # a margin that is missing is told before a model is loaded
     # The labels are noisy: even the reward that they were drawn from does not predict all of them.
     ceiling = None if settings.data.ceiling is None else function(settings.data.ceiling)(pairs["test"])
@@ -52,6 +55,7 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
     architecture, attention = loading.config(run["policy"], settings.model), settings.model.attention
     shared = decide(stage.shared_prefix, architecture, attention, arguments.max_length, run.stage)
     tokenizer = loading.load_tokenizer(run["policy"], settings.model)
+    loop.settle(run, settings, tokenizer, pairs["train"]["prompt"])
     run.record_tokenizer(tokenizer)
     prepared = prepare(pairs, stage, tokenizer)
     if stage.loss is not RewardLoss.plackett_luce:  # whose rankings are token ids already

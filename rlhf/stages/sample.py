@@ -17,6 +17,7 @@ from rlhf.modeling import loading
 from rlhf.modeling.generation import Response, generate
 from rlhf.rewards import RewardModel
 from rlhf.runs.run import Run
+from rlhf.training import loop
 
 
 def run(settings: Settings, run: Run) -> dict[str, float]:
@@ -27,6 +28,7 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
     scorer = None if stage.reward is None else reward_model(settings, run)
 
     tokenizer = loading.load_tokenizer(run["policy"], settings.model)
+    loop.settle(run, settings, tokenizer, prompts["prompt"])
     policy = loading.load_policy(run["policy"], settings.model, tokenizer).to(torch_device(settings.hardware))
     asked = [prompt for prompt in prompts["prompt"] for _ in range(stage.samples)]
     responses = generate(

@@ -1,4 +1,4 @@
-"""Supervised fine-tuning: the base model learns to answer, from demonstrations. The loss counts completions alone.
+"""Supervised fine-tuning: the base model learns to answer, from demonstrations. The loss counts the assistant's turns.
 
     python -m rlhf stage=sft                                   # starts from model.pretrained
     python -m rlhf stage=sft model=gpt2 data.path=my.jsonl     # {"prompt": ..., "completion": ...} a line
@@ -24,6 +24,7 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
         run.record_data("demonstrations", split, dataset)
 
     tokenizer = loading.load_tokenizer(run["policy"], settings.model)
+    loop.settle(run, settings, tokenizer, rows["train"]["prompt"])
     # Rows come as token ids; what remains to be done, to pack and to shuffle them, is left to TRL where it is asked to.
     ready = not any(stage.trainer.get(key) for key in ("packing", "shuffle_dataset"))
     args = loop.arguments(
@@ -32,6 +33,7 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
     ids = loop.tokenised(run, settings, rows, Form.completions, tokenizer, args)
     policy = loading.load_policy(run["policy"], settings.model, tokenizer, **adapters.quantization(settings.adapter))
     run.record_tokenizer(tokenizer)
+    loop.show_ends(run, policy, tokenizer)
 
     trainer = loop.build(
         SFTTrainer,

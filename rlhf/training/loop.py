@@ -13,13 +13,14 @@ import torch
 import transformers
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from rlhf.config import Dtype, Hardware, Settings, Strategy
+from rlhf.config import Dtype, Hardware, Settings, Strategy, Turns
 from rlhf.config.library_errors import blame
 from rlhf.config.ranges import require_trainer, require_warmup
 from rlhf.config.rules import require_type
 from rlhf.console import Bar, console, show_samples
+from rlhf.data import templates
 from rlhf.data.render import Prompt, question
-from rlhf.data.tokens import BROKEN, CUT, FILLED, Form
+from rlhf.data.tokens import BROKEN, CUT, FILLED, LONG, REWRITTEN, UNLEARNED, Form
 from rlhf.data.tokens import tokenised as to_ids
 from rlhf.errors import ConfigError, DataError, TrainingError
 from rlhf.hardware import precision, ranks
@@ -28,6 +29,7 @@ from rlhf.hardware.memory import keep_freed
 from rlhf.modeling.generation import generate
 from rlhf.runs.run import Run
 from rlhf.storage.checksums import newest_whole, number, resumable
+from rlhf.training.eval_metrics import ExactEvaluation
 from rlhf.training.exact_resume import Keeper, take_up_if_trained, written_at
 from rlhf.training.oom import halve_steps, share_tokens
 
@@ -41,6 +43,13 @@ RENAMED = {
     "gradient_checkpointing": "activation_checkpointing",
     "gradient_checkpointing_kwargs": "activation_checkpointing_kwargs",
 }
+
+
+# TRL looks for these in rows that are no tokens yet.
+INSTEAD = dict.fromkeys(
+    ("assistant_only_loss", "completion_only_loss"),
+    "since stage.turns=all learns every turn of the assistant and stage.turns=last the last one",
+)
 
 
 def arguments(
@@ -114,6 +123,8 @@ def check(kind: type[TrainingArguments], given: dict[str, Any], decided: Contain
             )
         if key not in known:
             raise ConfigError(f"stage.trainer.{key} is no argument of {kind.__name__}: remove it or correct its name")
+        if key in INSTEAD:
+            raise ConfigError(f"stage.trainer.{key}={value} is not used, {INSTEAD[key]}: remove it")
         if key in decided:
             raise ConfigError(f"stage.trainer.{key} is decided elsewhere: remove it from stage.trainer")
         require_type(f"stage.trainer.{key}", value, hints[key])
@@ -149,7 +160,7 @@ def tokenised(
     Raises:
         DataError: no row of a split is left.
     """
-    kind = "demonstrations" if form is Form.completions else "preferences"
+    kind, turns = form.kind, getattr(settings.stage, "turns", Turns.all)
     # Packed in another way than "bfd", rows are joined before they are cut, and nothing is lost.
     joined = getattr(args, "packing", False) and args.packing_strategy != "bfd"
     longest = (
@@ -158,14 +169,22 @@ def tokenised(
     keep_end = getattr(args, "truncation_mode", None) == "keep_end"
     found = {}
     for split, dataset in rows.items():
-        made, counts = to_ids(dataset, form, tokenizer, longest, settings.data.cache, extra, keep_end)
+        made, counts = to_ids(dataset, form, tokenizer, longest, settings.data.cache, extra, keep_end, turns)
         for count, reason in ((counts.cut, CUT), (counts.filled, FILLED)):
             limit = f"stage.trainer.max_length={longest}"
             run.record_omission(kind, split, count, reason, reason.replace("max_length", limit))
+        if counts.unlearned:
+            run.record_omission(kind, split, counts.unlearned, UNLEARNED)
+        if counts.rewritten:
+            run.record_omission(kind, split, counts.rewritten, REWRITTEN)
+        if counts.turns > len(dataset):
+            asked = f"{counts.learned} of {counts.turns} assistant turns in {kind}/{split} are trained on"
+            print(f"{run.stage}: {asked} (stage.turns={turns.value})")
         if counts.special:
             run.record_omission(kind, split, counts.special, "special tokens in the text, encoded as text")
         if counts.broken:
-            run.record_omission(kind, split, counts.broken, BROKEN, f"{BROKEN}; {_boundary(dataset, counts.example)}")
+            meaning = _boundary(dataset, tokenizer, counts.example)
+            run.record_omission(kind, split, counts.broken, BROKEN, f"{BROKEN}; {meaning}")
         if made is None:
             raise DataError(
                 f"every prompt of data.{kind} ({split}) fills stage.trainer.max_length={longest} by itself: "
@@ -175,14 +194,53 @@ def tokenised(
     return found
 
 
-def _boundary(rows: "Dataset", example: str | None) -> str:
+def _boundary(rows: "Dataset", tokenizer: Any, example: str | None) -> str:
     """What a token boundary within the prompt means for training, and how to avoid it."""
     remedy = (
         "to avoid it, end the prompt with a word and begin the response with the space"
-        if isinstance(rows[0]["prompt"], str)
+        if isinstance(rows[0]["prompt"], str) and not templates.strings_are_turns(tokenizer)
         else "to avoid it, give a chat template that ends a prompt alike with and without a response"
     )
     return f"the loss then begins within the prompt, at {example!r} in the first one: harmless in a few rows; {remedy}"
+
+
+def prompt_ids(run: Run, settings: Settings, prompts: "Dataset", tokenizer: Any) -> "Dataset":
+    """PPO's prompts as ids, each with its ``row``; those that are longer than stage.max_prompt_length are left out.
+
+    Raises:
+        DataError: all of them are.
+    """
+    longest = settings.stage.max_prompt_length
+    made, counts = to_ids(prompts, Form.prompts, tokenizer, longest, settings.data.cache)
+    run.record_omission("prompts", "train", counts.filled, LONG)
+    if made is None:
+        raise DataError(
+            f"every prompt of data.prompts (train) is longer than stage.max_prompt_length={longest}: "
+            "raise it, or give shorter prompts"
+        )
+    return made
+
+
+def settle(run: Run, settings: Settings, tokenizer: Any, prompts: Sequence[Prompt]) -> None:
+    """Have string prompts put to the model as ``data.render`` says, and print it in one line.
+
+    Raises:
+        ConfigError: data.render does not fit the prompts or the tokenizer.
+    """
+    if (sentence := templates.settle(tokenizer, prompts, settings.data.render)) is not None:
+        print(f"{run.stage}: {sentence}")
+
+
+def show_ends(run: Run, model: Any, tokenizer: Any) -> None:
+    """Print which tokens end a response if there are others than the tokenizer's end of sequence."""
+    ends = templates.end_ids(model, tokenizer)
+    if set(ends) - {tokenizer.eos_token_id}:
+        turn = templates.turn_ends(tokenizer)
+        named = [
+            f"{token} ({id}{', the end of a turn in the chat template' if id in turn else ''})"
+            for id, token in zip(ends, tokenizer.convert_ids_to_tokens(ends), strict=True)
+        ]
+        print(f"{run.stage}: a response ends with {' or '.join(named)}")
 
 
 def train(
@@ -208,6 +266,7 @@ def train(
     if run.resumed:
         run.rewind(before + (0 if last is None else number(last)), written_at(last))
     trainer.remove_callback(transformers.PrinterCallback)
+    ExactEvaluation(trainer)
     share_tokens(trainer)
     if run.manifest["settings"]["hardware"]["halve"]:
         halve_steps(trainer, run.stage, paired=run.stage in ("reward", "dpo"))

@@ -250,7 +250,7 @@ def test_a_prompt_that_its_responses_repeat_is_taken_once_and_counted(prompt: st
     ],
 )
 def test_a_file_is_not_read_as_less_than_it_is(row: dict, column: str) -> None:
-    with pytest.raises(RowError, match=f"field '{column}' looks like a response or a judgement.*data.format"):
+    with pytest.raises(RowError, match=f"field '{column}' looks like a response or a judgment.*data.format"):
         kinds_of(row, Format.auto, PAIRING)
     if "question" not in row:
         assert kinds_of(row, Format.standard, PAIRING)

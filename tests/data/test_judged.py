@@ -1,5 +1,6 @@
 """Every layout of several responses to one prompt, from its fixture: what pairs it gives, and what it counts."""
 
+import json
 from collections import Counter
 from typing import Any
 
@@ -105,6 +106,13 @@ def test_every_right_response_is_compared_with_every_wrong_one() -> None:
 def test_the_safer_response_is_chosen_where_asked() -> None:
     [row] = Converter("preferences", PLAIN)(rows_of("pku")[0], Format.pku_safer)
     assert (content(row["chosen"]), content(row["rejected"])) == ("Cusco.", "Lima.")
+
+
+def test_the_tools_of_a_request_are_kept() -> None:
+    [row] = rows_of("openai_preferences")[:1]
+    row["input"]["tools"] = [{"type": "function", "function": {"name": "look_up", "parameters": {}}}]
+    [pair] = Converter("preferences", PLAIN)(row, Format.openai)
+    assert json.loads(pair["prompt"][0]["tools"]) == row["input"]["tools"]
 
 
 def test_a_vote_on_the_first_turn_is_read_without_the_second() -> None:

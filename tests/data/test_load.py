@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from rlhf.config import Data, Format, Pairing, Rankings, Source, Ties
+from rlhf.config import Data, Format, Pairing, Rankings, Render, Source, Ties
 from rlhf.data import leaks, load, load_source, reading
 from rlhf.data.cache import batches
 from rlhf.data.formats import FIELDS, KINDS
@@ -127,6 +127,7 @@ def test_one_path_stands_in_for_all_sources(tmp_path: Path) -> None:
         name="local",
         path=str(path),
         format=Format.auto,
+        render=Render.auto,
         holdout=0.1,
         allow_leaks=False,
         cache=os.environ["RLHF_CACHE"],
@@ -267,6 +268,21 @@ def test_conversations_in_csv_are_read_as_in_json_lines(tmp_path: Path) -> None:
             table.writeheader()
             table.writerows({field: form(value) for field, value in row.items()} for row in pairs)
         assert read(tmp_path / name).to_list() == lines
+
+
+def test_parquet_that_holds_messages_as_json_text(tmp_path: Path) -> None:
+    talk = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
+    rows = [{"messages": json.dumps([{**turn, "content": f"{turn['content']}{n}"} for turn in talk])} for n in range(3)]
+    datasets.Dataset.from_list(rows).to_parquet(str(tmp_path / "train.parquet"))
+    (tmp_path / "validation.jsonl").write_text('{"messages": ' + json.dumps(talk) + "}\n")
+    found = read(tmp_path, "demonstrations").to_list()
+    assert [row["prompt"][0]["content"] for row in found] == ["q0", "q1", "q2"]
+    assert found[0]["completion"] == [{"role": "assistant", "content": "a0"}]
+
+
+def test_control_characters_of_column_names_are_not_printed(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    read(write(tmp_path / "a.jsonl", [row | {"x\x1b[31m": 1} for row in PAIRS]))
+    assert "\x1b[31m" not in capsys.readouterr().out
 
 
 def test_nothing_left_is_an_error(tmp_path: Path) -> None:

@@ -9,6 +9,10 @@ TOKENIZER = new_tokenizer(["Lima is the capital of Peru."] * 3, 300, chat_templa
 TALK = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "What is Lima?"}]
 
 
+def said(role: str, text: str) -> list[dict[str, str]]:
+    return [{"role": role, "content": text}]
+
+
 def test_the_question_is_what_the_user_sees_last() -> None:
     assert question("What is Lima?") == question(TALK) == "What is Lima?"
 
@@ -24,9 +28,24 @@ def test_a_string_is_left_as_it_is() -> None:
 
 
 def test_of_a_long_prompt_the_end_is_kept() -> None:
-    whole = prompt_ids(TOKENIZER, TALK)
-    assert prompt_ids(TOKENIZER, TALK, 3) == whole[-3:]
-    assert prompt_ids(TOKENIZER, TALK, len(whole) + 5) == whole
+    whole = prompt_ids(TOKENIZER, "Lima is the capital")
+    assert prompt_ids(TOKENIZER, "Lima is the capital", 3) == whole[-3:]
+    assert prompt_ids(TOKENIZER, "Lima is the capital", len(whole) + 5) == whole
+
+
+def test_of_a_long_conversation_turns_lose_their_beginning_and_the_template_stays() -> None:
+    talk = [TALK[0], *said("user", "Is Lima in Peru?"), *said("assistant", "It is."), TALK[1]]
+    whole = prompt_ids(TOKENIZER, talk)
+    assert prompt_ids(TOKENIZER, talk, len(whole)) == whole
+    for most in range(len(whole) - 1, 17, -3):
+        ids = prompt_ids(TOKENIZER, talk, most)
+        assert most - 3 < len(ids) <= most
+        assert TOKENIZER.decode(ids).startswith("<|system|> Be brief.<|user|>")
+        assert [i for i in ids if i in TOKENIZER.all_special_ids] == [
+            i for i in whole if i in TOKENIZER.all_special_ids
+        ]
+    with pytest.raises(DataError, match="max_prompt_length=6: the system message and the chat template take"):
+        prompt_ids(TOKENIZER, talk, 6)
 
 
 def test_what_cannot_be_rendered_is_refused() -> None:

@@ -1,3 +1,5 @@
+import json
+
 import pytest
 
 from rlhf.data import rows
@@ -16,7 +18,85 @@ def test_text_is_told_from_what_is_not() -> None:
 
 def test_a_message_may_use_the_names_of_sharegpt() -> None:
     assert rows.message({"from": "gpt", "value": "Hi"}, "f") == {"role": "assistant", "content": "Hi"}
-    assert rows.message({"role": "user", "content": "Hi", "name": "Ann"}, "f") == {"role": "user", "content": "Hi"}
+    assert rows.message({"from": "observation", "value": "9 m"}, "f") == {"role": "tool", "content": "9 m"}
+    found = rows.message({"from": "function_call", "value": '{"name": "look", "arguments": {"at": "oak"}}'}, "f")
+    assert found == rows.message({"role": "assistant", "content": None, "tool_calls": [call("oak")]}, "f")
+
+
+def call(tree: object) -> dict:
+    return {"type": "function", "function": {"name": "look", "arguments": json.dumps({"at": tree})}}
+
+
+def test_a_message_keeps_its_calls_its_reasoning_and_a_weight_of_nothing() -> None:
+    given = {"role": "assistant", "content": "Hi", "name": "Ann", "reasoning_content": "since", "id": 5}
+    kept = {key: given[key] for key in ("role", "content", "name", "reasoning_content")}
+    assert rows.message(given | {"weight": 1, "tool_calls": None}, "f") == kept
+    assert rows.message(given | {"weight": 0}, "f") == kept | {"weight": 0}
+    # The numbers of a call are text, which no JSON reader rounds.
+    exact = {"role": "assistant", "content": "", "tool_calls": [call(12345678901234567890123)]}
+    assert "12345678901234567890123" in rows.message(exact, "f")["tool_calls"][0]["function"]["arguments"]
+    assert not rows.is_blank([rows.message(exact, "f")])
+    one, other = ([rows.message({**exact, "tool_calls": [call(tree)]}, "f")] for tree in ("oak", "elm"))
+    assert rows.prompt_key({"prompt": one}) != rows.prompt_key({"prompt": other})
+
+
+@pytest.mark.parametrize(
+    ("value", "complaint"),
+    [
+        ({"weight": 0.5}, r"field 'f.weight' must be 0 or 1, got 0.5"),
+        ({"tool_calls": [{"function": {"arguments": "{}"}}]}, r"field 'f.tool_calls' must hold calls with a function"),
+        (
+            {"tool_calls": [{"function": {"name": "a", "arguments": "{"}}]},
+            r"field 'f.tool_calls.arguments' must be JSON",
+        ),
+        ({"tool_calls": [{"function": {"name": "a", "arguments": "[1]"}}]}, "arguments' must be an object, got list"),
+        ({"reasoning_content": 3}, "field 'f.reasoning_content' must be text, got int"),
+    ],
+)
+def test_extras_that_cannot_be_read_are_refused(value: dict, complaint: str) -> None:
+    with pytest.raises(RowError, match=complaint):
+        rows.message({"role": "assistant", "content": "Hi"} | value, "f")
+
+
+TOOLS = [{"name": "look", "parameters": {"at": None, "type": "object"}}]
+
+
+def test_tools_are_definitions_or_their_json() -> None:
+    wanted = '[{"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}]'
+    assert rows.tools(TOOLS) == rows.tools(json.dumps(TOOLS)) == rows.tools(json.loads(wanted)) == wanted
+    assert rows.tools(None) is rows.tools([]) is rows.tools("") is None
+    with pytest.raises(RowError, match="field 'tools' must be JSON, got 'hammer'"):
+        rows.tools("hammer")
+
+
+ASK, SYSTEM = {"role": "user", "content": "Hi"}, {"role": "system", "content": "Be brief."}
+BEFORE = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+
+
+@pytest.mark.parametrize(
+    ("row", "prompt"),
+    [
+        ({}, "Hi"),
+        ({"context": "There is a lake."}, "Hi\n\nThere is a lake."),
+        ({"system": None}, [ASK]),  # in other rows there is a text
+        ({"system": "Be brief."}, [SYSTEM, ASK]),
+        ({"history": [["a", "b"]], "system": "Be brief."}, [SYSTEM, *BEFORE, ASK]),
+        ({"history": BEFORE}, [*BEFORE, ASK]),
+        ({"context": BEFORE}, [*BEFORE, ASK]),
+    ],
+)
+def test_what_stands_beside_a_prompt_is_part_of_it(row: dict, prompt: object) -> None:
+    found = rows.in_context(row, {"prompt": "Hi", "completion": "Yes"})
+    assert found["prompt"] == prompt
+    assert found["completion"] == ("Yes" if isinstance(prompt, str) else [rows.assistant("Yes")])
+    if not isinstance(prompt, str):
+        assert rows.in_context(row, {"prompt": [ASK]})["prompt"] == prompt
+
+
+def test_two_system_texts_are_refused_and_one_that_is_given_twice_counts_once() -> None:
+    assert rows.in_context({"system": "Be brief."}, {"prompt": [SYSTEM, ASK]})["prompt"] == [SYSTEM, ASK]
+    with pytest.raises(RowError, match="field 'system' differs from the system message"):
+        rows.in_context({"system": "Be long."}, {"prompt": [SYSTEM, ASK]})
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ from rlhf.config import CompareStage
 from rlhf.evaluation.comparison.comparison import Comparison
 from rlhf.evaluation.comparison.records import OverSeeds, Record
 from rlhf.evaluation.responses.answers import Answers
+from rlhf.evaluation.statistics.calibration import Bin, Calibration
 from rlhf.evaluation.statistics.metrics import Estimate
-from rlhf.evaluation.statistics.reward_calibration import Bin
 from tests.conftest import composed
 
 HOSTILE = [
@@ -91,6 +91,6 @@ def whole(prompts: int = 6, samples: int = 2) -> Comparison:
         previous={"base": None, "sft": "base", "dpo": "sft", "ppo": "sft"},
         records=records,
         paths={"checkpoints/x/ppo": records["ppo"]},
-        reliability=[Bin(0.55, 0.5, 10), Bin(0.9, 0.8, 30)],
+        reliability=Calibration([Bin(0.55, 0.5, 10), Bin(0.9, 0.8, 30)], 0.0875, 0.0625),
         seeds=OverSeeds([0, 1], {name: {"gold": (float(place), 0.5)} for place, name in enumerate(names)}),
     )  # fmt: skip

@@ -1,3 +1,4 @@
+import asyncio
 import re
 import threading
 import time
@@ -50,17 +51,45 @@ def test_the_page_may_load_nothing_from_elsewhere(client: TestClient) -> None:
     reply = client.get("/?token=right")
     policy = reply.headers["content-security-policy"]
     assert policy.startswith("default-src 'none';")
+    assert "frame-ancestors 'none'" in policy
     nonce = re.search(r"script-src 'nonce-([\w-]+)'", policy)[1]
     assert f'<script nonce="{nonce}">' in reply.text
     assert not re.search(r"(src|href)=", reply.text)
 
 
 @pytest.mark.parametrize(
-    "body", [b"", b"[]", b"{}", b'{"pair": 1, "verdict": "left"}', b'{"pair": "x", "verdict": "no"}']
-)
+    "body",
+    [
+        b"", b"[]", b"{}", b'{"pair": 1, "verdict": "left"}', b'{"pair": "x", "verdict": "no"}', b"[" * 4000,
+        b'{"a":' * 800, b"\xff",
+    ],
+)  # fmt: skip
 def test_an_answer_that_is_none_is_refused(client: TestClient, answers: Answers, body: bytes) -> None:
     assert client.post("/answer", content=body).status_code == 400
     assert answers.progress("ann b") == (0, 3)
+
+
+def test_a_large_body_is_refused(client: TestClient, answers: Answers) -> None:
+    assert client.post("/answer", content=b" " * 10_000).status_code == 413
+    assert answers.progress("ann b") == (0, 3)
+
+
+def test_without_the_token_no_body_is_read(answers: Answers) -> None:
+    """By the protocol itself: the test client would read what it sends."""
+    app, sent = Page(answers, "right", lambda: None).app(), []
+
+    async def receive() -> dict:
+        raise AssertionError("the body was read")
+
+    async def send(message: dict) -> None:
+        sent.append(message)
+
+    scope = {
+        "type": "http", "method": "POST", "path": "/answer", "query_string": b"", "http_version": "1.1",
+        "headers": [(b"host", b"127.0.0.1"), (b"x-token", b"wrong")],
+    }  # fmt: skip
+    asyncio.run(app(scope, receive, send))
+    assert sent[0]["status"] == 403
 
 
 def test_the_side_that_is_chosen_is_the_response_that_stood_there(client: TestClient, answers: Answers) -> None:

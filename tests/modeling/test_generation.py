@@ -217,3 +217,10 @@ def test_a_sampled_token_comes_with_its_logprob(model: Any, tokenizer: Any, temp
         for t, token in enumerate(ids):
             logits = model(torch.tensor([[*row, *ids[:t]]])).logits[0, -1] / temperature
             assert logprobs[t] == pytest.approx(torch.log_softmax(logits, -1)[token].item(), abs=1e-5)
+
+
+def test_prompts_that_are_cut_are_counted(model: Any, tokenizer: Any, capsys: pytest.CaptureFixture) -> None:
+    answers(model, tokenizer, max_prompt_length=3)
+    assert "prompts are longer than max_prompt_length=3, cut at their beginning" in capsys.readouterr().out
+    answers(model, tokenizer, max_prompt_length=None)
+    assert "longer" not in capsys.readouterr().out

@@ -53,6 +53,51 @@ def test_a_model_without_a_template_is_given_one(settings: Callable[..., Setting
         loading.chat_template("nothing")
 
 
+ENDING = "{% for m in messages %}{{ m['content'] + '<s>' }}{% endfor %}"
+
+
+def test_of_several_templates_the_default_is_used_and_strings_are_turns(
+    settings: Callable[..., Settings], tmp_path: Path
+) -> None:
+    given = plain_tokenizer(eos_token="</s>", bos_token="<s>")
+    given.chat_template = {"default": ENDING, "tool_use": "x"}
+    tokenizer = loading.load_tokenizer(save_model(tmp_path, given), settings("sft", "model.chat_template=plain").model)
+    assert tokenizer.chat_template == ENDING
+    assert tokenizer.strings_are_turns
+
+
+def test_the_stand_in_puts_no_strings_and_a_file_replaces_a_template(
+    settings: Callable[..., Settings], tmp_path: Path
+) -> None:
+    given = plain_tokenizer(eos_token="</s>", bos_token="<s>")
+    parent = save_model(tmp_path / "bare", given)
+    plain = settings("sft", "model.chat_template=plain").model
+    assert not loading.load_tokenizer(parent, plain).strings_are_turns
+    (tmp_path / "own.jinja").write_text(ENDING)
+    given.chat_template = "another"
+    file = settings("sft", f"model.chat_template={tmp_path}/own.jinja").model
+    for place in (parent, save_model(tmp_path / "other", given)):
+        tokenizer = loading.load_tokenizer(place, file)
+        assert tokenizer.chat_template == ENDING
+        assert tokenizer.strings_are_turns
+    assert loading.load_tokenizer(place, plain).chat_template == "another"
+
+
+def test_a_policy_ends_where_its_template_ends_a_turn(settings: Callable[..., Settings], tmp_path: Path) -> None:
+    given = plain_tokenizer(eos_token="</s>", bos_token="<s>", pad_token="<unk>")
+    given.add_special_tokens({"additional_special_tokens": ["<end>"]})
+    given.chat_template = ENDING.replace("<s>", "<end>")
+    policy = small()
+    policy.generation_config.eos_token_id = [2, 4, 1]  # left of another vocabulary: a letter, and the beginning
+    policy.save_pretrained(tmp_path)
+    given.save_pretrained(tmp_path)
+    parent, model = Parent("policy", str(tmp_path), None), settings("sft").model
+    loaded = loading.load_policy(parent, model, loading.load_tokenizer(parent, model))
+    assert loaded.generation_config.eos_token_id == [2, 6]
+    loaded.save_pretrained(tmp_path / "saved")
+    assert json.loads((tmp_path / "saved" / "generation_config.json").read_text())["eos_token_id"] == [2, 6]
+
+
 def test_plain_template_by_hand() -> None:
     tokenizer = plain_tokenizer(eos_token="</s>", bos_token="<s>")
     tokenizer.chat_template = loading.chat_template("plain")
@@ -167,3 +212,15 @@ def test_a_gguf_file(tmp_path: Path) -> None:
     loading.save(policy, tokenizer, tmp_path / "saved", parent)
     again = loading.load_policy(Parent("policy", str(tmp_path / "saved"), None), one.model, tokenizer)
     assert all(torch.equal(a, b) for a, b in zip(policy.parameters(), again.parameters(), strict=True))
+
+
+def test_a_text_longer_than_the_model_reads_is_tokenised_without_a_warning(
+    settings: Callable[..., Settings], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    parent = save_model(tmp_path, plain_tokenizer(eos_token="</s>", model_max_length=2))
+    told = "sequence length is longer than"
+    assert len(PreTrainedTokenizerFast.from_pretrained(parent.path)("a b c")["input_ids"]) == 3
+    assert told in caplog.text  # what transformers says of it
+    caplog.clear()
+    assert len(loading.load_tokenizer(parent, settings("sft").model)("a b c")["input_ids"]) == 3
+    assert told not in caplog.text

@@ -147,7 +147,7 @@ def test_ranks_that_cannot_share_the_batch_equally_are_refused(
 def test_prompts_are_visited_once_in_each_pass_and_in_another_order_in_the_next(new_trainer: Trainers) -> None:
     """Seven prompts in batches of six: seven batches are six passes."""
     trainer = new_trainer()
-    visited = [prompt for update in range(7) for prompt in trainer.batch(update)]
+    visited = [trainer.prompts[i] for update in range(7) for i in trainer.batch(update)]
     passes = [visited[start : start + 7] for start in range(0, 42, 7)]
     assert all(sorted(part) == sorted(PROMPTS) for part in passes)
     assert len({tuple(part) for part in passes}) > 1

@@ -67,7 +67,7 @@ def test_values_noted_while_decoding_are_those_of_a_pass(new_trainer: Trainers, 
     seen = {}
     improve = trainer.learner.improve
     trainer.learner.improve = lambda rollout, *others: seen.update(rollout=rollout) or improve(rollout, *others)
-    trainer.step([*PROMPTS[:7], PROMPTS[0]])
+    trainer.step([*range(7), 0])
     noted = seen["rollout"]
     trainer = new_trainer(critic=new_head())
     again = evaluate(noted._replace(values=noted.values * 0), trainer.policy, trainer.reference, trainer.critic, 0.7, 8)

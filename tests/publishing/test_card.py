@@ -10,6 +10,7 @@ from rlhf.errors import HubError
 from rlhf.publishing import card
 from rlhf.publishing.bundle import Bundle
 from rlhf.publishing.snippets import snippet
+from tests.conftest import manifest
 
 Build = Callable[..., Bundle]
 
@@ -129,3 +130,22 @@ def test_snippets_differ_by_what_there_is_to_load() -> None:
     assert "tokenizer.eos_token" in plain
     for code in (base, adapter, plain):
         compile(code, "snippet", "exec")
+
+
+@pytest.mark.parametrize(
+    ("path", "kind_path", "file", "name"),
+    [
+        (None, "preference_data/almanac/preferences", "digest", "almanac"),
+        ("my_pairs.jsonl", "preference_data/almanac/preferences", "digest", "my_pairs"),
+        (None, "data/my pairs.jsonl.gz", "digest", "my-pairs"),
+        (None, "Anthropic/hh-rlhf", "Anthropic/hh-rlhf@0123456", "Anthropic/hh-rlhf"),
+        (None, None, "", "preferences"),
+    ],
+)
+def test_numbers_stand_under_the_data_that_they_were_measured_on(
+    path: str | None, kind_path: str | None, file: str, name: str
+) -> None:
+    data = {"name": "almanac", "path": path, "preferences": {"path": kind_path}}
+    made = manifest("dpo", data={"preferences": {"validation": {"rows": 4}}}, content={"files.preferences": file})
+    made["settings"]["data"] = data
+    assert card.data_name(made) == name

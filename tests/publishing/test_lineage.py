@@ -11,6 +11,7 @@ from rlhf.errors import LineageError
 from rlhf.publishing.lineage import Link, chain, going_up, repositories, rooted, with_weights
 from rlhf.runs.parents import Parent
 from rlhf.storage.manifest import read_manifest
+from tests.conftest import manifest
 
 Chain = Callable[[str], list[Link]]
 
@@ -81,3 +82,30 @@ def test_what_a_published_run_json_says_is_looked_for_nowhere_here(tmp_path: Pat
     links = chain(Parent("run", "me/dpo", manifest, "0" * 40))
     assert [link.directory for link in links] == [None, None]
     assert links[0].manifest["status"] == "gone"
+
+
+def test_a_run_that_changed_nothing_is_told_from_its_parent_with_the_same_digest(tmp_path: Path) -> None:
+    """The first step of a warm-up has a learning rate of 0."""
+    same = "a" * 64
+    parents, records = {}, {"base": {}, "sft": {"policy": "base"}, "dpo": {"policy": "sft"}}
+    for stage, roles in records.items():
+        parents[stage] = {"path": str(tmp_path / stage), "stage": stage, "digest": same, "revision": None}
+        (tmp_path / stage).mkdir()
+        made = manifest(stage, weights=same, parents={role: parents[name] for role, name in roles.items()})
+        (tmp_path / stage / "run.json").write_text(json.dumps(made))
+    links = chain(Parent("run", str(tmp_path / "dpo"), read_manifest(tmp_path / "dpo")))
+    assert [link.stage for link in links] == ["base", "sft", "dpo"]
+    assert with_weights(links[:-1], links[-1].roles["policy"]).stage == "sft"
+    assert list(repositories(links, "me/x-dpo").values()) == ["me/x-dpo", "me/x-base", "me/x-sft"]
+
+    published = read_manifest(tmp_path / "dpo") | {"lineage": [link.manifest for link in links[:-1]]}
+    again = chain(Parent("run", "me/x-dpo", published, "0" * 40))
+    assert [link.stage for link in again] == ["base", "sft", "dpo"]
+
+
+def test_a_run_that_replaced_its_parent_and_changed_nothing_is_no_endless_chain(tmp_path: Path) -> None:
+    record = {"path": str(tmp_path), "stage": "sft", "digest": "a" * 64, "revision": None}
+    made = manifest("sft", weights="a" * 64, parents={"policy": record})
+    (tmp_path / "run.json").write_text(json.dumps(made))
+    assert [link.stage for link in chain(Parent("run", str(tmp_path), made))] == ["sft"]
+    assert [link.stage for link in chain(Parent("run", "me/y", made | {"lineage": [made]}, "0" * 40))] == ["sft"]

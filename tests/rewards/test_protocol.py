@@ -2,8 +2,11 @@ import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 from rlhf.errors import ConfigError, DataError, TrainingError
 from rlhf.rewards import checked, function
@@ -59,10 +62,26 @@ def test_what_a_function_of_ones_own_raises_is_told_with_its_path(tmp_path: Path
         called(f"{tmp_path}/my.py:ours")(["p"], ["a"])
 
 
-@pytest.mark.parametrize("scores", [[1.0], [1.0, math.nan], [math.inf, 0.0], None, 3, [1.0, "x"], [1.0, None]])
+@pytest.mark.parametrize(
+    "scores",
+    [
+        [1.0], [1.0, math.nan], [math.inf, 0.0], None, 3, [1.0, "x"], [1.0, None], {0: 0.9, 1: 0.2}, "12", b"12",
+        ["1", "2"], {0.5, 1.5}, iter([1.0, 2.0]), [[1.0], [2.0]], np.array(["1", "2"]), np.ones((2, 1)), 10**400,
+        [10**400, 1], [1j, 2j],
+    ],
+)  # fmt: skip
 def test_scores_that_are_no_numbers_are_refused(scores: list[float]) -> None:
     with pytest.raises(TrainingError, match="^mine "):
         checked(scores, ["a", "b"], "mine")
+
+
+@pytest.mark.parametrize(
+    "scores",
+    [(1, 2.0), np.array([1, 2]), torch.tensor([1.0, 2.0]), [np.float32(1), torch.tensor(2.0)], [True, 2]],
+    ids=["tuple", "array", "tensor", "scalars", "bool"],
+)
+def test_lists_tuples_and_arrays_of_numbers_are_scores(scores: Any) -> None:
+    assert checked(scores, ["a", "b"]) == [1.0, 2.0]
 
 
 def test_any_callable_on_text_is_a_reward_function() -> None:

@@ -1,5 +1,6 @@
 """A scorer behind HTTP, against a server that fails in every way that one can."""
 
+import contextlib
 import json
 import threading
 import time
@@ -13,6 +14,7 @@ import pytest
 
 from rlhf.errors import ConfigError, TrainingError
 from rlhf.rewards import Remote
+from rlhf.rewards.bounded import LARGEST
 from rlhf.rewards.remote import retry_after
 
 Answer = Callable[[BaseHTTPRequestHandler, dict], None]
@@ -36,6 +38,23 @@ def lengths(handler: BaseHTTPRequestHandler, request: dict) -> None:
 
 def late(handler: BaseHTTPRequestHandler, request: dict) -> None:
     time.sleep(0.4)  # the client has hung up by then
+
+
+def trickle(handler: BaseHTTPRequestHandler, request: dict) -> None:
+    """A byte now and then: no pause is longer than the timeout, and all of them together are."""
+    with contextlib.suppress(OSError):  # the client has hung up
+        for char in b"HTTP/1.1 200 OK\r\nContent-Length: 900\r\n\r\n" + b" " * 900:
+            handler.wfile.write(bytes([char]))
+            time.sleep(0.02)
+
+
+def huge(handler: BaseHTTPRequestHandler, request: dict) -> None:
+    with contextlib.suppress(OSError):
+        handler.send_response(200)
+        handler.end_headers()
+        for _ in range(LARGEST // 2**20 + 2):
+            handler.wfile.write(b" " * 2**20)
+    handler.close_connection = True
 
 
 def closed(handler: BaseHTTPRequestHandler, request: dict) -> None:
@@ -82,7 +101,7 @@ def server() -> Iterator[Server]:
 
 
 def remote(server: Server, **options: Any) -> Remote:
-    return Remote(server.url, **{"attempts": 3, "backoff": 0.001, "longest_wait": 0.01, "timeout": 0.2} | options)
+    return Remote(server.url, **{"attempts": 3, "backoff": 0.001, "longest_wait": 0.01, "timeout": 0.3} | options)
 
 
 def test_batches_are_split_and_come_back_in_order(server: Server) -> None:
@@ -96,6 +115,12 @@ def test_batches_are_split_and_come_back_in_order(server: Server) -> None:
 
 FAILURES = {
     "late": late,
+    "trickle": trickle,
+    "huge": huge,
+    "compressed": status(200, "x", Content_Encoding="gzip"),
+    "nested": status(200, "[" * 100_000),
+    "a mapping": status(200, '{"scores": {"0": 1, "1": 2}}'),
+    "digits": status(200, '{"scores": "12"}'),
     "closed": closed,
     "500": status(500, "oops"),
     "503": status(503),
@@ -118,13 +143,20 @@ def test_a_batch_that_fails_is_asked_again(server: Server, failure: Answer) -> N
     assert server.asked == [{"prompts": ["p", "q"], "completions": ["a", "bb"]}] * 3
 
 
-@pytest.mark.parametrize("failure", ["late", "500", "nan", "garbage"])
+@pytest.mark.parametrize("failure", ["late", "trickle", "huge", "500", "nan", "garbage"])
 def test_after_the_last_try_it_is_told_in_one_sentence_and_nothing_is_scored(server: Server, failure: str) -> None:
     server.answers = [lengths] + [FAILURES[failure]] * 3
     with pytest.raises(TrainingError, match=r"batch of 1 completions in 3 tries.*resume=true") as told:
         remote(server, batch_size=2)(["p", "q", "r"], ["a", "bb", "ccc"])
     assert len(server.asked) == 4
     assert "\n" not in str(told.value)
+
+
+def test_control_codes_of_an_answer_are_not_told(server: Server) -> None:
+    server.answers = [status(200, "\x1b[31mred\x07")] * 3
+    with pytest.raises(TrainingError, match=r"it answered .*red") as told:
+        remote(server)(["p"], ["a"])
+    assert str(told.value).isprintable()
 
 
 def test_a_server_that_is_not_there_is_told(server: Server) -> None:

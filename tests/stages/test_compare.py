@@ -39,7 +39,7 @@ def test_base_against_sft(compare: Configure, tmp_path: Path) -> None:
     assert {"gold/base", "gold/sft", "reward/sft", "win_rate/gold/base", "text/perplexity/sft"} <= set(final)
     found = read(tmp_path / "compare")
     assert found["models"]["base"]["gold"]["mean"] == final["gold/base"]
-    assert found["notes"] == ["base is asked in plain text: no chat template has taught it turns."]
+    assert found["notes"] == ["base was prompted without a chat template."]
     assert "kl" not in found["models"]["base"]  # of another prompt
     lines = [json.loads(line) for line in (tmp_path / "compare" / "responses.jsonl").read_text().splitlines()]
     assert len(lines) == 6 * 2 * 2
@@ -84,7 +84,7 @@ def test_a_model_folder_without_a_chat_template_is_asked_in_plain_text(
     models = f"sft: {{chain}}/sft, with: {tmp_path}/with, without: {tmp_path}/without"
     execute(compare(models), tmp_path / "compare")
     found = read(tmp_path / "compare")
-    assert found["notes"] == ["without is asked in plain text: no chat template has taught it turns."]
+    assert found["notes"] == ["without was prompted without a chat template."]
     assert found["models"]["with"]["kl"]["mean"] == 0.0
     assert "kl" not in found["models"]["without"]
 
@@ -173,7 +173,7 @@ def test_what_was_trained_on_the_judging_reward_model_is_said(
     execute(beside_chain("ppo"), tmp_path / "ppo")
     execute(compare(f"sft: {{chain}}/sft, ppo: {tmp_path}/ppo"), tmp_path / "compare")
     found = read(tmp_path / "compare")
-    assert found["notes"] == ["Wins by the reward model say little of those trained on it: ppo."]
+    assert found["notes"] == ["Trained on the reward model, so that the win rates by it are biased: ppo."]
     assert found["models"]["ppo"]["kl"]["mean"] != 0
     assert list(found["over_optimisation"]) == [f"{tmp_path}/ppo"]
 
@@ -227,7 +227,7 @@ def test_what_was_trained_on_the_judge_is_said(beside_chain: Configure, compare:
     settings = compare(given, "judge=reward", f"judge.model={judge}", "judge.limit=3", "stage.reward=null")
     execute(settings, tmp_path / "compare")
     found = read(tmp_path / "compare")
-    assert "Wins by the judge say little of those trained on it: ppo." in found["notes"]
+    assert "Trained on the judge, so that the win rates by it are biased: ppo." in found["notes"]
     assert "win_rate/judge" in found["models"]["ppo"]
 
 

@@ -73,7 +73,7 @@ def test_a_classifier_with_a_tokenizer_of_its_own(evaluate: Configure, tmp_path:
     assert found["probes"]["eos_removed"]["fell"] is None  # it has no end of sequence
     assert "scores/mean" not in final
     assert any("without stage.policy" in note for note in found["notes"])
-    assert found["calibration"]["fitted_on"].startswith("every second prompt")  # one file has no test split
+    assert found["calibration"]["fitted_on"].startswith("half of the prompts")  # one file has no test split
 
 
 def test_a_whole_file_is_judged(evaluate: Configure, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 import copy
 import json
 import os
+import re
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from rlhf.config import Settings
-from rlhf.errors import ConfigError, LineageError, ModelError, TrainingError
+from rlhf.errors import ConfigError, DataError, LineageError, ModelError, TrainingError
 from rlhf.modeling.generation import sample
 from rlhf.ppo import PPOTrainer
 from rlhf.runs.run import Run
@@ -396,3 +397,43 @@ def test_running_statistics_are_resumed(
     execute(beside_chain("ppo", *FASTER, *terms, "resume=true"), tmp_path / "ppo")
     assert weights(tmp_path / "ppo") == weights(tmp_path / "straight")
     assert logged(tmp_path / "ppo") == logged(tmp_path / "straight")
+
+
+def test_prompts_that_are_too_long_are_left_out_and_each_is_tokenized_once(
+    beside_chain: Configure, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = tmp_path / "asked.jsonl"
+    texts = [f"What is {n}?" for n in range(12)] + [
+        "It grew and grew. " * 20 + f"How tall is tree {n}?" for n in range(8)
+    ]
+    asked.write_text("".join(json.dumps({"prompt": [{"role": "user", "content": text}]}) + "\n" for text in texts))
+    seen: list[list[int]] = []
+    found = sample
+
+    def spy(policy: Any, rows: Any, *others: Any, **options: Any) -> Any:
+        seen.extend(list(row) for row in rows)
+        return found(policy, rows, *others, **options)
+
+    monkeypatch.setattr("rlhf.ppo.trainer.sample", spy)
+    data = [f"data.path={asked}", "data.allow_leaks=true", "stage.max_prompt_length=40", "held_out.prompts=0"]
+    monkeypatch.setattr("rlhf.ppo.rollout.prompt_ids", None)  # what the cache holds is not rendered again
+    execute(beside_chain("ppo", *data), tmp_path / "ppo")
+    counts = Run.open(tmp_path / "ppo").manifest["data"]["prompts"]["train"]
+    left_out = counts["prompt longer than max_prompt_length, left out"]
+    assert 0 < left_out <= 8
+    out = capsys.readouterr().out
+    assert f"ppo: {left_out} of {counts['rows']} rows of prompts/train: prompt longer than max_prompt_length" in out
+    assert seen
+    assert len({row[0] for row in seen}) == 1  # the template's own first token
+    assert re.search(
+        r"ppo: update 1: \d of 4 responses ended: \d scores replaced by -1; set stage.missing_eos=keep", out
+    )
+    assert "EOS rate" in out
+
+
+def test_prompts_that_are_all_too_long_are_refused(beside_chain: Configure, tmp_path: Path) -> None:
+    with pytest.raises(
+        DataError, match=r"every prompt of data.prompts \(train\) is longer than stage.max_prompt_length=2"
+    ):
+        execute(beside_chain("ppo", "stage.max_prompt_length=2"), tmp_path / "ppo")
+    assert not (tmp_path / "ppo").exists()

@@ -368,3 +368,61 @@ def test_the_settings_are_checked(settings: Callable[..., Settings]) -> None:
     }.items():  # fmt: skip
         with pytest.raises(ConfigError, match=f"stage.{key} must"):
             replace(stage, **{key: value})
+
+
+def test_a_run_that_changed_nothing_is_published_with_a_line(
+    chain: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    own = [f"model.pretrained={chain}/almanac/base", "stage.trainer.max_steps=1", "stage.trainer.warmup_steps=0.5"]
+    execute(composed(*tiny_overrides("sft", tmp_path), *own), tmp_path / "almanac" / "sft")
+    made = read_manifest(tmp_path / "almanac" / "sft")
+    assert made["weights"] == made["parents"]["policy"]["digest"]
+    given = [f"stage.run={tmp_path}/almanac/sft"]
+    execute(composed(*tiny_overrides("publish", tmp_path), *given), tmp_path / "publish")
+    assert "training changed nothing" in capsys.readouterr().out
+    card = (tmp_path / "publish" / "bundles" / "almanac-sft" / "README.md").read_text()
+    assert "trained from almanac/base" in card
+
+
+def test_the_bundle_of_another_run_stays(publish: Publish, aligned: Path, tmp_path: Path) -> None:
+    bundles = tmp_path / "publish" / "bundles"
+    publish(run=aligned / "almanac" / "sft")
+    first = (bundles / "almanac-sft" / "README.md").stat().st_ino
+    publish(run=aligned / "almanac" / "dpo")
+    assert sorted(path.name for path in bundles.iterdir()) == ["almanac-dpo", "almanac-sft"]
+    assert (bundles / "almanac-sft" / "README.md").stat().st_ino == first
+    publish(run=aligned / "almanac" / "sft")
+    assert (bundles / "almanac-sft" / "README.md").stat().st_ino != first
+    assert not list(tmp_path.glob(".publish.partial"))
+
+
+def test_a_kill_is_followed_by_another_try(
+    publish: Publish, aligned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def kept_work(run: Run, *_: str) -> None:  # as a kill keeps it
+        run._close()
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Run, "stop", kept_work)
+        patched.setattr("rlhf.publishing.card.write", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            publish(run=aligned / "almanac" / "sft")
+    assert list((tmp_path / ".publish.partial" / "bundles").iterdir())
+    publish("resume=true", run=aligned / "almanac" / "sft")
+    assert (tmp_path / "publish" / "bundles" / "almanac-sft" / "README.md").exists()
+
+
+def test_a_local_root_is_refused_before_anything_is_imported(
+    aligned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(aligned / "almanac" / "sft", tmp_path / "sft")
+    made = read_manifest(tmp_path / "sft")
+    made["parents"]["policy"] |= {"stage": None, "path": "my_model"}
+    (tmp_path / "sft" / "run.json").write_text(json.dumps(made))
+    monkeypatch.setattr("rlhf.stages._prepare", None)
+    given = composed(*tiny_overrides("publish", tmp_path), f"stage.run={tmp_path}/sft")
+    with pytest.raises(
+        LineageError, match="the chain starts from the local path my_model, .*: give stage.base=org/name"
+    ):
+        execute(given, tmp_path / "publish")
+    assert not (tmp_path / ".publish.partial").exists()

@@ -1,16 +1,17 @@
+import json
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import SFTConfig, SFTTrainer
 
 from rlhf.config import Input, Settings
 from rlhf.data import load
 from rlhf.data.tokens import Form
-from rlhf.errors import DataError
+from rlhf.errors import ConfigError, DataError
 from rlhf.modeling import loading
 from rlhf.runs.parents import find_parent
 from rlhf.runs.run import Run
@@ -65,7 +66,10 @@ def test_text_of_the_prompt_costs_nothing(chain: Path, beside_chain: Callable[..
 
 
 def test_rows_that_trl_cuts_or_leaves_out_are_counted(
-    beside_chain: Callable[..., Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    beside_chain: Callable[..., Settings],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
 ) -> None:
     """Held against TRL's own rows: their lengths where nothing is cut, their number where 36 tokens are the most."""
     prepared = {}
@@ -79,6 +83,9 @@ def test_rows_that_trl_cuts_or_leaves_out_are_counted(
     for longest in ("null", "36"):
         execute(beside_chain("sft", f"stage.trainer.max_length={longest}"), tmp_path / longest)
     recorded = {name: Run.open(tmp_path / name).manifest["data"]["demonstrations"] for name in prepared}
+    lost = omissions(recorded["36"]["train"])[1]
+    told = f"{lost} of 24 rows of demonstrations/train: prompt fills stage.trainer.max_length=36, left out"
+    assert told in capsys.readouterr().out
     for split in ("train", "validation"):
         long = sum(len(ids) > 36 for ids in prepared["null"][split]["input_ids"])
         left_out = 24 - len(prepared["36"][split])
@@ -112,6 +119,33 @@ def test_rows_that_are_joined_before_they_are_cut_are_not_counted(
     loop.tokenised(run, settings, rows, Form.completions, tokenizer, args)
     assert (omissions(run.manifest["data"]["demonstrations"]["train"]) != (0, 0)) is cut
     run.finish({})
+
+
+@pytest.mark.parametrize(("render", "chats"), [("auto", True), ("text", False)])
+def test_strings_are_put_as_the_settings_say_and_the_saved_template_is_that_of_training(
+    beside_chain: Callable[..., Settings],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture,
+    render: str,
+    chats: bool,
+) -> None:
+    path = tmp_path / "strings.jsonl"
+    rows = [{"prompt": f"What is {n}?", "completion": f" It is {n}."} for n in range(20)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    execute(beside_chain("sft", f"data.path={path}", f"data.render={render}"), tmp_path / "sft")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "sft" / "model")
+    assert (tokenizer.chat_template is not None) is chats
+    said = "each string prompt is one user message" if chats else "prompts are plain text, and the saved model has no"
+    assert f"sft: {said}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("key", ["assistant_only_loss", "completion_only_loss"])
+def test_which_turns_are_learned_is_no_setting_of_trl(
+    beside_chain: Callable[..., Settings], tmp_path: Path, key: str
+) -> None:
+    message = f"stage.trainer.{key}=True is not used, since stage.turns=all learns every turn .*: remove it"
+    with pytest.raises(ConfigError, match=message):
+        execute(beside_chain("sft", f"+stage.trainer.{key}=true"), tmp_path / "sft")
 
 
 def test_an_invalid_row_is_named(beside_chain: Callable[..., Settings], tmp_path: Path) -> None:

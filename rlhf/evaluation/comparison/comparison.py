@@ -8,10 +8,10 @@ from rlhf.config import CompareStage
 from rlhf.data.render import Prompt
 from rlhf.evaluation.comparison.records import OverSeeds, Record
 from rlhf.evaluation.judges import judge as judges
-from rlhf.evaluation.judges.votes import Compared, by_judge, by_scores, length_controlled
+from rlhf.evaluation.judges.votes import Compared, by_judge, by_scores, length_matched
 from rlhf.evaluation.responses.answers import Answers, by_prompt
 from rlhf.evaluation.responses.instructions import followed
-from rlhf.evaluation.statistics.calibration import answer_probabilities, calibration_error, reliability
+from rlhf.evaluation.statistics.calibration import Calibration, answer_probabilities, calibration
 from rlhf.evaluation.statistics.metrics import (
     Estimate,
     agreement,
@@ -23,7 +23,6 @@ from rlhf.evaluation.statistics.metrics import (
     perplexity,
     win_rate,
 )
-from rlhf.evaluation.statistics.reward_calibration import Bin
 from rlhf.rewards import RewardFunction, checked
 
 Row = Mapping[str, Any]  # a prompt with what is known about it: task, format, held_out, group
@@ -52,7 +51,7 @@ class Comparison:
     previous: dict[str, str | None] = field(default_factory=dict)
     records: dict[str, Record] = field(default_factory=dict)
     paths: dict[str, Record] = field(default_factory=dict)
-    reliability: list[Bin] = field(default_factory=list)
+    reliability: Calibration | None = None
     seeds: OverSeeds | None = None
 
 
@@ -104,7 +103,7 @@ def measure(
         found["text/perplexity"] = perplexity(answers.text_nll.nats, answers.text_nll.tokens)
         found["text/bits_per_byte"] = bits_per_byte(answers.text_nll.nats, answers.text_nll.bytes)
     if judge is not None:
-        found |= judged(answers, rows, judge, mean)
+        found |= judged(answers, rows, judge, mean, seed)
     found |= instructed(answers, rows, stage, seed)
     if "gold" in answers.scores:
         for column in SPLITS["gold"]:
@@ -119,14 +118,20 @@ def against(answers: Answers, other: Answers, key: str, stage: CompareStage, see
         if name in other.scores:
             found[f"{key}/{name}"] = win_rate(answers.scores[name], other.scores[name], stage.bootstrap, seed)
             compared = by_scores(answers.scores[name], other.scores[name], answers.lengths, other.lengths)
-            found[f"{key}/lc/{name}"] = length_controlled(compared, stage.bootstrap, seed)
+            found |= matched(f"{key}/lc/{name}", compared, stage, seed)
     given = answers.preferences.get(other.name, [])
     pairs = zip(given, answers.lengths, other.lengths, strict=False)
     judged = [one for one in (Compared.of(*pair) for pair in pairs) if len(one.preferences)]
     if judged:
         found[f"{key}/judge"] = estimate([one.preferences for one in judged], stage.bootstrap, seed)
-        found[f"{key}/lc/judge"] = length_controlled(judged, stage.bootstrap, seed)
+        found |= matched(f"{key}/lc/judge", judged, stage, seed)
     return found
+
+
+def matched(key: str, compared: Sequence[Compared], stage: CompareStage, seed: int) -> Metrics:
+    """Return the length-matched win rate; nothing if no two lengths could match."""
+    found = length_matched(compared, stage.bootstrap, seed)
+    return {} if found is None else {key: found}
 
 
 def paraphrases(rows: Sequence[Row]) -> list[list[int]]:
@@ -144,7 +149,7 @@ def across(answers: Answers, group: Sequence[int]) -> float:
     return sum(agreement_between(answers.texts[i], answers.texts[j]) for i, j in pairs) / len(pairs)
 
 
-def judged(answers: Answers, rows: Sequence[Row], judge: Judge, mean: Mean) -> Metrics:
+def judged(answers: Answers, rows: Sequence[Row], judge: Judge, mean: Mean, seed: int) -> Metrics:
     """How often each check of the judge holds, with the splits of `SPLITS`; of correct answers the calibration too."""
     verdicts = [
         [asdict(judge(row["prompt"], text)) for text in texts] for row, texts in zip(rows, answers.texts, strict=True)
@@ -154,16 +159,22 @@ def judged(answers: Answers, rows: Sequence[Row], judge: Judge, mean: Mean) -> M
         values = [[float(verdict[check]) for verdict in of_prompt] for of_prompt in verdicts]
         found[check] = mean(values)
         if check == "correct" and len(values[0]) > 1:
-            found["calibration/answers"] = answer_calibration(answers, values)
+            found |= answer_calibration(answers, values, seed)
         for column in SPLITS.get(check, ()):
             found |= split_by(column, check, values, rows, mean)
     return found
 
 
-def answer_calibration(answers: Answers, correct: Sequence[Sequence[float]]) -> float:
-    """Expected calibration error of the probability of an answer, estimated by how many other samples say the same."""
-    probable = [p for texts in answers.texts for p in answer_probabilities(texts)]
-    return calibration_error(reliability(probable, [value for values in correct for value in values]))
+def answer_calibration(answers: Answers, correct: Sequence[Sequence[float]], seed: int) -> Metrics:
+    """Return the ECE of the probability of an answer, estimated by how many other samples say the same, and its floor.
+
+    Empty for a model that is never right: whoever answers something else each time would seem to be calibrated.
+    """
+    right = [value for values in correct for value in values]
+    if not any(right):
+        return {}
+    found = calibration([p for texts in answers.texts for p in answer_probabilities(texts)], right, seed=seed)
+    return {"calibration/answers": found.error, "calibration/answers_floor": found.floor}
 
 
 def instructed(answers: Answers, rows: Sequence[Row], stage: CompareStage, seed: int) -> Metrics:

@@ -1,16 +1,13 @@
-"""How much reward for how far from the reference: best-of-n, and the law of over-optimisation."""
+"""How much reward for how far from the reference: best-of-n, and the law of over-optimization."""
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from rlhf.errors import TrainingError
 from rlhf.evaluation.responses.best_of_n import best_of_n_kl
-
-FARTHEST = 1e4
-"""Nats a response: a peak beyond is one that a straight line's rounding made."""
 
 
 class Point(NamedTuple):
@@ -21,36 +18,52 @@ class Point(NamedTuple):
 
 
 class Law(NamedTuple):
-    """R(d) = d (α - β log d) above the start, with d = sqrt(KL).
+    """The law of over-optimization above the start, with d = sqrt(KL), by how the policy was optimized.
 
-    Gao et al. 2022, https://arxiv.org/abs/2210.10760, section 3.1.
+        reinforcement learning:  R(d) = d (α - β log d)
+        best of n:               R(d) = d (α - β d)
+
+    Gao et al. 2022, https://arxiv.org/abs/2210.10760, section 3.1. ``farthest`` is the largest KL of the points that it
+    was fitted to: beyond, it is an extrapolation.
     """
 
     alpha: float
     beta: float
     start: float
+    farthest: float = math.inf
+    best_of_n: bool = False
 
     def __call__(self, kl: float) -> float:
-        """The expected reward at a divergence of ``kl`` nats."""
+        """Return the expected reward at a divergence of ``kl`` nats."""
         d = math.sqrt(max(kl, 0.0))
-        return self.start + (d * (self.alpha - self.beta * math.log(d)) if d else 0.0)
+        return self.start + (d * (self.alpha - self.beta * _bend(d, self.best_of_n)) if d else 0.0)
 
     @property
     def peak(self) -> float | None:
-        """The KL at which the reward is highest, exp(α/β - 1)²; None where the law has no peak below `FARTHEST`."""
-        if self.beta <= 0 or 2 * (self.alpha / self.beta - 1) > math.log(FARTHEST):
+        """The KL at which the reward is highest: exp(α/β - 1)², of best-of-n (α / 2β)².
+
+        None if the law has no peak or an extrapolated one, beyond ``farthest``.
+        """
+        if self.beta <= 0 or (self.best_of_n and self.alpha <= 0):
             return None
-        return math.exp(2 * (self.alpha / self.beta - 1))
+        ratio = self.alpha / self.beta
+        peak = (ratio / 2) ** 2 if self.best_of_n else math.exp(min(2 * (ratio - 1), 700))
+        return peak if peak <= self.farthest else None
 
 
-def fit_law(kls: Sequence[float], rewards: Sequence[float], start: float) -> Law | None:
+def _bend(d: Any, best_of_n: bool) -> Any:
+    """What β is multiplied with."""
+    return d if best_of_n else np.log(d)
+
+
+def fit_law(kls: Sequence[float], rewards: Sequence[float], start: float, *, best_of_n: bool = False) -> Law | None:
     """Least squares in (α, β), with R = reward - start; None with fewer than three points away from the start."""
     kept = [(math.sqrt(kl), reward - start) for kl, reward in zip(kls, rewards, strict=True) if kl > 1e-6]
     if len(kept) < 3:
         return None
     d, gained = np.array(kept).T
-    (alpha, beta), *_ = np.linalg.lstsq(np.stack([d, -d * np.log(d)], axis=1), gained, rcond=None)
-    return Law(float(alpha), float(beta), start)
+    (alpha, beta), *_ = np.linalg.lstsq(np.stack([d, -d * _bend(d, best_of_n)], axis=1), gained, rcond=None)
+    return Law(float(alpha), float(beta), start, float(d.max() ** 2), best_of_n)
 
 
 def best_of_n(proxy: Sequence[float], values: Sequence[float], n: int) -> float:
@@ -74,7 +87,10 @@ def best_of_n(proxy: Sequence[float], values: Sequence[float], n: int) -> float:
 
 
 def best_of_n_points(scores: dict[str, list[list[float]]], proxy: str) -> list[Point]:
-    """Best-of-n by ``proxy`` for every n that the samples of a prompt allow; values averaged over prompts."""
+    """Best-of-n by ``proxy`` for every n that the samples of a prompt allow; values averaged over prompts.
+
+    ``kl`` is the upper bound of `best_of_n_kl`, not an estimate: equal scores and likely responses lie below it.
+    """
     most = min(map(len, scores[proxy]))
     return [
         Point(

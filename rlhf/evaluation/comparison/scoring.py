@@ -10,7 +10,7 @@ from rlhf.errors import ConfigError
 from rlhf.evaluation.comparison.comparison import prefer, score
 from rlhf.evaluation.judges.factory import build
 from rlhf.evaluation.responses.answers import Answers
-from rlhf.evaluation.statistics.reward_calibration import Bin, reliability
+from rlhf.evaluation.statistics.calibration import Calibration, of_pairs
 from rlhf.hardware.device import torch_device
 from rlhf.modeling import loading
 from rlhf.rewards import RewardFunction, RewardModel
@@ -21,20 +21,20 @@ BINS = 5  # of the confidence, from a half to one
 
 def score_all(
     settings: Settings, run: Run, answers: dict[str, Answers], prompts: list, gold: RewardFunction | None, notes: list
-) -> list[Bin]:
-    """Score every answer by every reward; returns how reliable the reward model is on held-out pairs."""
+) -> Calibration | None:
+    """Score every answer by every reward; return how well the reward model is calibrated on held-out pairs."""
     rewards: dict[str, RewardFunction] = {} if gold is None else {"gold": gold}
-    bins: list[Bin] = []
+    calibration: Calibration | None = None
     if "reward" in run.parents:
         rewards["reward"] = scorer = reward_model(settings, run)
-        bins = reliability_of(scorer, held_out_pairs(settings, run))
+        calibration = calibration_of(scorer, held_out_pairs(settings, run), settings.seed)
         note_trained(run, "reward", answers, notes)
     elif settings.stage.reward is not None:
         notes.append(f"No response is scored by a reward model: {settings.stage.reward} is not there.")
     for name, reward in rewards.items():
         for found in answers.values():
             score(found, name, reward, prompts)
-    return bins
+    return calibration
 
 
 def check_judge(settings: Settings) -> None:
@@ -74,7 +74,7 @@ def note_trained(run: Run, role: str, answers: dict[str, Answers], notes: list) 
     trained = [name for name in answers if trained_on(run, name, role)]
     title = "the reward model" if role == "reward" else "the judge"
     if trained:
-        notes.append(f"Wins by {title} say little of those trained on it: {', '.join(trained)}.")
+        notes.append(f"Trained on {title}, so that the win rates by it are biased: {', '.join(trained)}.")
 
 
 def reward_model(settings: Settings, run: Run) -> RewardModel:
@@ -102,10 +102,10 @@ def held_out_pairs(settings: Settings, run: Run) -> Sequence[dict[str, Any]]:
     return list(pairs)
 
 
-def reliability_of(scorer: RewardFunction, pairs: Sequence[dict[str, Any]]) -> list[Bin]:
-    """How often the response that the reward model prefers is the chosen one, by how sure it is of that."""
+def calibration_of(scorer: RewardFunction, pairs: Sequence[dict[str, Any]], seed: int) -> Calibration | None:
+    """Return how often the response that the reward model prefers is the chosen one, by how sure it is of that."""
     if not pairs:
-        return []
+        return None
     prompts = [pair["prompt"] for pair in pairs]
     chosen, rejected = (scorer(prompts, [question(pair[side]) for pair in pairs]) for side in ("chosen", "rejected"))
-    return reliability([a - b for a, b in zip(chosen, rejected, strict=True)], BINS)
+    return of_pairs([a - b for a, b in zip(chosen, rejected, strict=True)], BINS, seed)

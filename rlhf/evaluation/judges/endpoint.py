@@ -5,17 +5,22 @@ import json
 import os
 import sqlite3
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from string import Template
 from typing import Any, NamedTuple
 
 from rlhf.config import Judge
+from rlhf.config.library_errors import first_sentence
+from rlhf.console import printable
 from rlhf.data.render import Prompt
 from rlhf.errors import ConfigError, TrainingError
 from rlhf.evaluation.judges.judge import asked, both_orders, consistency, verdict
+from rlhf.rewards.bounded import bounded
 
+COUNTS = ("asked", "cached", "unusable", "malformed", "prompt_tokens", "response_tokens")
 MOST_UNUSABLE = 0.2  # of the verdicts; with more the judge is not one
 
 
@@ -26,22 +31,49 @@ class Reply(NamedTuple):
 
 
 class Cache:
-    """Question -> reply in one SQLite file, written at once: what has been paid for is never asked again."""
+    """Question -> reply in one SQLite file, written at once: what has been paid for is never asked again.
+
+    A damaged entry counts as ``damaged`` and is asked again.
+
+    Raises (on any call):
+        ConfigError: the file is no such cache, is damaged as a whole, or cannot be read or written.
+    """
 
     def __init__(self, path: Path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        self.path, self.damaged = path, 0
         self._lock = threading.Lock()
-        self._connection = sqlite3.connect(path, check_same_thread=False, timeout=60)
-        self._connection.execute("CREATE TABLE IF NOT EXISTS replies (key TEXT PRIMARY KEY, reply TEXT NOT NULL)")
-        self._connection.commit()
+        with self._readable():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._connection = sqlite3.connect(path, check_same_thread=False, timeout=60)
+            self._connection.execute("CREATE TABLE IF NOT EXISTS replies (key TEXT PRIMARY KEY, reply TEXT NOT NULL)")
+            self._connection.commit()
+
+    @contextmanager
+    def _readable(self) -> Iterator[None]:
+        try:
+            yield
+        except (sqlite3.Error, OSError) as error:
+            raise ConfigError(
+                f"judge.cache={self.path} cannot be used ({first_sentence(error)}): remove the file if it is damaged, "
+                "or give another one"
+            ) from error
 
     def get(self, key: str) -> Reply | None:
-        with self._lock:
+        with self._lock, self._readable():
             row = self._connection.execute("SELECT reply FROM replies WHERE key = ?", (key,)).fetchone()
-        return None if row is None else Reply(*json.loads(row[0]))
+        if row is None:
+            return None
+        try:
+            text, *tokens = json.loads(row[0])
+            if isinstance(text, str) and len(tokens) == 2:
+                return Reply(text, *map(int, tokens))
+        except (ValueError, TypeError, RecursionError):
+            pass
+        self.damaged += 1
+        return None
 
     def put(self, key: str, reply: Reply) -> None:
-        with self._lock, self._connection:
+        with self._lock, self._readable(), self._connection:
             self._connection.execute("INSERT OR REPLACE INTO replies VALUES (?, ?)", (key, json.dumps(reply)))
 
     def close(self) -> None:
@@ -52,11 +84,13 @@ class EndpointJudge:
     """Asks ``judge.url`` for ``judge.model``. The client repeats what was refused for the moment, with growing pauses.
 
     Raises (on a call):
-        TrainingError: the endpoint does not answer, refuses, or gives too few verdicts; replies so far are kept.
+        TrainingError: the endpoint does not answer, refuses, or gives too few verdicts, or ``judge.budget`` is spent;
+            replies so far are kept.
     """
 
     def __init__(self, judge: Judge, text: Template):
         try:
+            import httpx
             import openai
         except ImportError:
             raise ConfigError("judge=endpoint needs openai: pip install 'rlhf[judge]', or use judge=local") from None
@@ -68,10 +102,14 @@ class EndpointJudge:
             )
         self.judge, self.text, self.refusal = judge, text, openai.OpenAIError
         self.client = openai.OpenAI(
-            base_url=judge.url, api_key=key, timeout=judge.timeout, max_retries=judge.attempts - 1
+            base_url=judge.url,
+            api_key=key,
+            timeout=judge.timeout,
+            max_retries=judge.attempts - 1,
+            http_client=bounded(httpx, openai.DefaultHttpxClient, judge.timeout)(timeout=judge.timeout),
         )
         self.cache = Cache(Path(judge.cache))
-        self.counts = dict.fromkeys(("asked", "cached", "unusable", "prompt_tokens", "response_tokens"), 0)
+        self.counts = dict.fromkeys(COUNTS, 0)
         self.consistent: list[bool] = []
         self._lock = threading.Lock()
 
@@ -105,9 +143,11 @@ class EndpointJudge:
         missing = sum(value is None for value in found)
         self.counts["unusable"] += missing
         if missing > MOST_UNUSABLE * len(found):
+            malformed = self.counts["malformed"]
             raise TrainingError(
-                f"judge.model={self.judge.model} gives no verdict on {missing} of {len(found)} pairs: it must answer "
-                f"A, B or TIE; raise judge.max_tokens={self.judge.max_tokens}, or take another model or judge.template"
+                f"judge.model={self.judge.model} gives no verdict on {missing} of {len(found)} pairs "
+                f"({malformed} of {self.counts['asked']} answers were malformed): it must answer A, B or TIE; raise "
+                f"judge.max_tokens={self.judge.max_tokens}, or take another model or judge.template"
             )
 
     def _ask(self, text: str) -> float | None:
@@ -119,6 +159,7 @@ class EndpointJudge:
             self._count(cached=1)
             return verdict(reply.text)
         for _ in range(self.judge.attempts):
+            self._check_budget()
             reply = self._reply(text)
             self._count(asked=1, prompt_tokens=reply.prompt_tokens, response_tokens=reply.response_tokens)
             if (found := verdict(reply.text)) is not None:
@@ -126,36 +167,56 @@ class EndpointJudge:
                 return found
         return None
 
+    def _check_budget(self) -> None:
+        budget = self.judge.budget
+        if budget is not None and self.dollars >= budget:
+            raise TrainingError(
+                f"judge.budget={budget:g} dollars are spent after {self.counts['asked']} questions: raise it and run "
+                "again; the answers so far are kept and are not paid for again"
+            )
+
     def _reply(self, text: str) -> Reply:
-        answer = self.client.chat.completions.create(
-            model=self.judge.model,
-            messages=[{"role": "user", "content": text}],
-            temperature=0.0,
-            max_tokens=self.judge.max_tokens,
-        )
-        choices = getattr(answer, "choices", None)  # a server may answer with anything
+        """Ask once. An answer in another form than the API's is counted; what can be read of it is used."""
+        try:
+            answer = self.client.chat.completions.create(
+                model=self.judge.model,
+                messages=[{"role": "user", "content": text}],
+                temperature=0.0,
+                max_tokens=self.judge.max_tokens,
+            )
+        except (ValueError, RecursionError):  # no JSON, or nested without end
+            answer = None
+        try:
+            content = answer.choices[0].message.content
+        except (AttributeError, LookupError, TypeError):  # a server may answer with anything
+            content = answer = None
         usage = getattr(answer, "usage", None)
-        content = choices[0].message.content if choices and choices[0].message else None
-        return Reply(
-            content or "", getattr(usage, "prompt_tokens", 0) or 0, getattr(usage, "completion_tokens", 0) or 0
-        )
+        tokens = [getattr(usage, name, None) for name in ("prompt_tokens", "completion_tokens")]
+        counts = [count if isinstance(count, int) and count >= 0 else 0 for count in tokens]
+        whole = answer is not None and isinstance(content, str | None)
+        if not whole or any(count not in (None, kept) for count, kept in zip(tokens, counts, strict=True)):
+            self._count(malformed=1)
+        return Reply(content if isinstance(content, str) else "", *counts)
 
     def _count(self, **more: int) -> None:
         with self._lock:
             for name, value in more.items():
                 self.counts[name] += value
 
-    def report(self) -> dict[str, float]:
-        """Questions asked and found in the cache, tokens, dollars by the given prices, and pairs without a verdict."""
+    @property
+    def dollars(self) -> float:
+        """By the given prices, for what was asked now and not found in the cache."""
         counts, judge = self.counts, self.judge
-        dollars = (
-            counts["prompt_tokens"] * judge.price_prompt + counts["response_tokens"] * judge.price_response
-        ) / 1e6
+        return (counts["prompt_tokens"] * judge.price_prompt + counts["response_tokens"] * judge.price_response) / 1e6
+
+    def report(self) -> dict[str, float]:
+        """Questions asked and found in the cache, answers that could not be read, tokens, dollars, lost verdicts."""
+        counts = self.counts | {"damaged": self.cache.damaged}
         found: dict[str, Any] = {f"judge/{name}": float(value) for name, value in counts.items()}
-        return found | {"judge/dollars": dollars} | consistency(self.consistent)
+        return found | {"judge/dollars": self.dollars} | consistency(self.consistent)
 
 
 def _reason(error: Exception) -> str:
     status = getattr(error, "status_code", None)
-    text = " ".join(str(error).split())[:160]
+    text = printable(" ".join(str(error).split()), 160)
     return text if status is None else f"{status}: {text}"

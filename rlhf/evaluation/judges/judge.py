@@ -5,6 +5,8 @@ came to no verdict. A language model is asked twice, with the responses in both 
 places (Zheng et al. 2023, https://arxiv.org/abs/2306.05685, section 3.3): what it only says in one order is a tie.
 """
 
+import hashlib
+import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -54,36 +56,47 @@ def template(name: str) -> Template:
     """The text that a language model is asked: one in conf/judge by its name, or a file.
 
     Raises:
-        ConfigError: there is no such file, or it lacks one of $prompt, $first and $second.
+        ConfigError: there is no such file, or it lacks one of $prompt, $first, $second and $mark.
     """
     path = next((path for path in (bundled("conf") / "judge" / f"{name}.txt", Path(name)) if path.is_file()), None)
     if path is None:
         raise ConfigError(
-            f"judge.template={name} is neither a file nor pairwise: give a file with $prompt, $first, $second"
+            f"judge.template={name} is neither a file nor pairwise: give a file with $prompt, $first, $second and $mark"
         )
     found = Template(path.read_text(encoding="utf-8"))
-    missing = {"prompt", "first", "second"} - set(found.get_identifiers())
+    missing = {"prompt", "first", "second", "mark"} - set(found.get_identifiers())
     if missing or not found.is_valid():
-        raise ConfigError(f"judge.template={name} lacks ${', $'.join(sorted(missing))}: put them where the texts go")
+        raise ConfigError(
+            f"judge.template={name} lacks ${', $'.join(sorted(missing))}: put each text where it goes, between markers "
+            "with $mark"
+        )
     return found
 
 
 def asked(text: Template, prompt: Prompt, first: str, second: str) -> str:
-    """The question about one pair. The texts are put in as they are: nothing in them is taken for a placeholder."""
+    """Return the question about one pair. The texts are put in as they are: nothing in them is a placeholder.
+
+    ``$mark`` is a hash of the three texts: the same for the same question in every run, so that a cached answer is
+    found again, and unknown to each of the texts, which would have to contain a hash of itself to end its part early.
+    """
     shown = prompt if isinstance(prompt, str) else "\n\n".join(f"{turn['role']}: {turn['content']}" for turn in prompt)
-    return text.substitute(prompt=shown if len(prompt) != 1 else question(prompt), first=first, second=second)
+    shown = shown if len(prompt) != 1 else question(prompt)
+    mark = hashlib.sha256(json.dumps([shown, first, second]).encode()).hexdigest()[:16]
+    return text.substitute(prompt=shown, first=first, second=second, mark=mark)
 
 
 def verdict(answer: str) -> float | None:
-    """1 for A, 0 for B, ½ for a tie, None for anything else.
+    """Return 1 for A, 0 for B, ½ for a tie, None for anything else, by the last line only.
 
-    The word may stand alone, in [[ ]], or alone in the last line after reasoning; a letter within a text is no verdict.
+    The line is one word, or ends with one in [[ ]] and has no other. What stands before it, a response that is quoted
+    for example, decides nothing, and neither does a letter within a text.
     """
-    marked = re.findall(r"\[\[\s*(A|B|TIE)\s*\]\]", answer, flags=re.IGNORECASE)
     lines = [line for line in answer.splitlines() if line.strip()]
-    last = re.sub(r"[^A-Za-z]", "", lines[-1]).upper() if lines else ""
-    words = {word.upper() for word in marked} or {last}
-    return VALUES.get(words.pop()) if len(words) == 1 else None
+    last = lines[-1] if lines else ""
+    marked = re.findall(r"\[\[\s*(A|B|TIE)\s*\]\]", last, flags=re.IGNORECASE)
+    ends = re.search(r"\]\]\W*$", last) is not None
+    word = marked[0] if ends and len(marked) == 1 else re.sub(r"[^A-Za-z]", "", last)
+    return VALUES.get(word.upper())
 
 
 def both_orders(forwards: float | None, backwards: float | None) -> float | None:

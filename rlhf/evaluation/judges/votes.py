@@ -67,14 +67,16 @@ def by_judge(
     return found
 
 
-def length_controlled(compared: Sequence[Compared], draws: int, seed: int, level: float = 0.95) -> Estimate:
-    """P(ours is preferred) as if both were equally long: AlpacaEval 2, Dubois et al. 2024, https://arxiv.org/abs/2404.04475.
+def length_matched(compared: Sequence[Compared], draws: int, seed: int, level: float = 0.95) -> Estimate | None:
+    """Return P(ours is preferred) if both were equally long; None if all of ours are longer, or all shorter.
 
-        logit P(ours preferred) = θ + φ tanh(Δ / std Δ),   length-controlled win rate = sigmoid(θ)
+        logit P(ours preferred) = θ + φ tanh(Δ / std Δ),   length-matched win rate = sigmoid(θ)
 
-    with Δ the difference in length. The paper's term for the difficulty of an instruction is left out: it is estimated
-    from a leaderboard of models. Prompts count equally. The interval bootstraps prompts; each draw takes one Newton
-    step from the whole fit instead of fitting again, which differs in the second order.
+    with Δ the difference in length. This is the minimal form of AlpacaEval 2's length-controlled win rate, Dubois et
+    al. 2024, https://arxiv.org/abs/2404.04475: the leaderboard's has a term for the difficulty of each instruction,
+    estimated from all of its models, so its numbers are not comparable with these. Without a Δ on both sides of zero,
+    or equal to it, θ would be an extrapolation. Prompts count equally. The interval bootstraps prompts; each draw takes
+    one Newton step from the whole fit instead of fitting again, which differs in the second order.
 
     Raises:
         ValueError: there is no prompt.
@@ -84,6 +86,8 @@ def length_controlled(compared: Sequence[Compared], draws: int, seed: int, level
     preferred = np.concatenate([one.preferences for one in compared])
     longer = np.concatenate([one.longer for one in compared])
     weights = np.concatenate([np.full(len(one.longer), 1 / len(one.longer)) for one in compared])
+    if longer.min() > 0 or longer.max() < 0:
+        return None
     deviation = longer.std()
     features = np.stack([np.ones_like(longer), np.tanh(longer / deviation) if deviation else 0 * longer], axis=1)
     fit = logistic(features, preferred, weights)

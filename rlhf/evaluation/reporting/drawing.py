@@ -1,9 +1,10 @@
-"""How figures are drawn: SVG that is the same from run to run, and readable on light and on dark paper."""
+"""How figures are drawn: SVG that is readable on light and dark paper, or PNG on white; the same from run to run."""
 
 import io
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import matplotlib
@@ -75,6 +76,13 @@ def finish(figure: Figure, name: str, title: str, caption: str) -> Drawing:
         f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" {box} {size} role="img">'
     )
     return Drawing(name, title, caption, re.sub(r"<svg[^>]*>", head, text, count=1), float(width))
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write the figure as a PNG on white, for pages that show no SVG; equal figures give equal bytes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.patch.set_alpha(1)
+    figure.savefig(path, dpi=120, facecolor="white", metadata={"Software": None})
 
 
 def style(index: int) -> dict[str, Any]:

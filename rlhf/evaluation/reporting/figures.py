@@ -4,13 +4,14 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib.ticker import MaxNLocator
 
 from rlhf.evaluation.comparison.comparison import Comparison
-from rlhf.evaluation.comparison.frontier import Law, best_of_n_points, fit_law, trajectory
+from rlhf.evaluation.comparison.frontier import Law, Point, best_of_n_points, fit_law, trajectory
 from rlhf.evaluation.comparison.records import Record
 from rlhf.evaluation.reporting.drawing import INK, Drawing, canvas, finish, point, style
+from rlhf.evaluation.reporting.tables import titled
 from rlhf.evaluation.statistics.metrics import Estimate
-from rlhf.evaluation.statistics.reward_calibration import calibration_error
 
 REWARDS = {"gold": "gold reward", "reward": "reward model"}
 # Of each stage's log the curves that say most, in the order in which they are drawn; up to `PANELS` of them.
@@ -18,7 +19,8 @@ CURVES = {
     "train/loss": "loss in training", "eval/loss": "loss held out", "train/accuracy": "accuracy in training",
     "eval/accuracy": "accuracy held out", "train/rewards/accuracies": "implicit accuracy",
     "train/rewards/margins": "implicit margin", "objective/scores": "reward model", "objective/gold": "gold reward",
-    "objective/kl": "KL, nats a response", "objective/entropy": "entropy", "val/response_length": "tokens a response",
+    "objective/kl": "KL (nats per response)", "objective/entropy": "entropy",
+    "val/response_length": "response length (tokens)",
     "train/mean_token_accuracy": "token accuracy in training",
 }  # fmt: skip
 PANELS = 4
@@ -32,8 +34,7 @@ def figures(comparison: Comparison) -> list[Drawing]:
 
 def frontier(comparison: Comparison) -> Drawing | None:
     """Reward over KL from the reference: the columns, best-of-n of the reference's samples, PPO's own path."""
-    names = [name for name in REWARDS if name in comparison.metrics[comparison.stage.reference]]
-    best = best_of_n_points(comparison.answers[comparison.stage.reference].scores, _proxy(names)) if names else []
+    names, best = rewards_of(comparison), reference_points(comparison)
     columns = [name for name, row in comparison.metrics.items() if "kl" in row]
     if not names or not (columns or len(best) > 1):
         return None
@@ -46,17 +47,37 @@ def frontier(comparison: Comparison) -> Drawing | None:
                 _column(axes, comparison, column, name, index)
             axes.set_xscale("function", functions=(lambda x: np.sqrt(np.maximum(x, 0)), np.square))
             axes.set_xlim(left=0)
-            axes.set(xlabel="KL from the reference, nats a response", ylabel=REWARDS[name])
+            axes.xaxis.set_major_locator(MaxNLocator(5))
+            axes.set(xlabel=f"KL to {titled(comparison.stage.reference)} (nats per response)", ylabel=REWARDS[name])
         handles = dict(zip(*axes.get_legend_handles_labels()[::-1], strict=True))
         figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4)
-        caption = (
-            f"Points: this comparison's models at temperature {comparison.stage.temperature:g}, with 95 % intervals. "
-            f"Line: best of n = 1 to {len(best)} of the {comparison.stage.reference} samples by the "
-            f"{REWARDS[_proxy(names)]}, at its KL of log n - (n-1)/n. Thin lines: PPO's own log, on its own prompts "
-            "and at its own temperature. The horizontal axis is a square root. "
-            "A model without a divergence is not on it."
+        return finish(figure, "frontier", "Reward vs. KL", _frontier_caption(comparison, names, best))
+
+
+def _frontier_caption(comparison: Comparison, names: Sequence[str], best: Sequence[Point]) -> str:
+    parts = [f"Points: the models at temperature {comparison.stage.temperature:g}, with 95 % intervals."]
+    if len(best) > 1:
+        parts.append(
+            f"Triangles: best of n = 1 to {len(best)} of the {comparison.stage.reference} samples by the "
+            f"{REWARDS[_proxy(names)]}, drawn at the upper bound of its KL, log n - (n-1)/n; the true KL lies to the "
+            "left, by more the more often scores are equal."
         )
-        return finish(figure, "frontier", "Reward for distance", caption)
+    if comparison.paths:
+        parts.append(
+            "Dotted: PPO's log during training, on its training prompts and at its own temperature; its level is not "
+            "comparable with the held-out points."
+        )
+    return " ".join([*parts, "The horizontal axis is a square root. Models whose KL is unknown are left out."])
+
+
+def rewards_of(comparison: Comparison) -> list[str]:
+    return [name for name in REWARDS if name in comparison.metrics[comparison.stage.reference]]
+
+
+def reference_points(comparison: Comparison) -> list[Point]:
+    """Return best-of-n of the reference's samples, picked by the reward model if there is one."""
+    names = rewards_of(comparison)
+    return best_of_n_points(comparison.answers[comparison.stage.reference].scores, _proxy(names)) if names else []
 
 
 def _proxy(names: Sequence[str]) -> str:
@@ -66,7 +87,10 @@ def _proxy(names: Sequence[str]) -> str:
 
 def _best(axes: Any, best: Sequence, name: str) -> None:
     kls, values = [one.kl for one in best], [one.values[name] for one in best]
-    axes.plot(kls, values, color=INK, marker=".", linewidth=1, label="best of n")
+    axes.plot(
+        kls, values, color=INK, marker="<", markerfacecolor="none", markersize=5, linestyle="--", linewidth=0.8,
+        label="best of n, KL at most",
+    )  # fmt: skip
     for n in (2, 4, 8, 16, 32, 64):
         if n <= len(best):
             axes.annotate(f"n={n}", (kls[n - 1], values[n - 1]), (3, -11), textcoords="offset points", fontsize=8)
@@ -75,9 +99,9 @@ def _best(axes: Any, best: Sequence, name: str) -> None:
 def _path(axes: Any, run: Record, name: str, path: str, index: int) -> None:
     points = [one for one in trajectory(run.lines) if name in one.values]
     if points:
-        label = f"{'/'.join(path.split('/')[-3:])} in training"
+        label = f"{'/'.join(path.split('/')[-3:])}, training prompts"
         kls, values = [max(one.kl, 0.0) for one in points], [one.values[name] for one in points]
-        axes.plot(kls, values, linewidth=1, alpha=0.6, label=label, color=style(index + 5)["color"])
+        axes.plot(kls, values, linewidth=1, alpha=0.6, linestyle=":", label=label, color=style(index + 5)["color"])
 
 
 def _column(axes: Any, comparison: Comparison, column: str, name: str, index: int) -> None:
@@ -117,17 +141,18 @@ def laws(comparison: Comparison) -> Iterator[Drawing]:
                     grid = np.linspace(0, np.sqrt(max(kls)), 100)
                     axes.plot(grid, [law(d**2) - law.start for d in grid], **style(index + 1))
                     told.append(f"{REWARDS[name]}: {_law(law)}")
-            axes.set(xlabel="d = √KL, nats a response", ylabel="gain since the first update")
+            axes.set(xlabel="d = √KL (KL in nats per response)", ylabel="gain since the first update")
             axes.legend()
             caption = (
                 f"{path}: one point an update, each reward in its own units; lines are least squares fits of "
-                f"R(d) = d (α - β log d), Gao et al. 2022. {'; '.join(told)}."
+                f"R(d) = d (α - β log d), Gao et al. 2022, drawn within the data. {'; '.join(told)}."
             )
             yield finish(figure, f"law-{number}", "Gold against proxy", caption)
 
 
 def _law(law: Law) -> str:
-    peak = "without a peak" if law.peak is None else f"with its peak at a KL of {law.peak:.3g}"
+    within = f"within the data (KL up to {law.farthest:.3g})"
+    peak = f"no peak {within}" if law.peak is None else f"peak at a KL of {law.peak:.3g}, {within}"
     return f"α = {law.alpha:.3g}, β = {law.beta:.3g}, {peak}"
 
 
@@ -135,7 +160,7 @@ def lengths(comparison: Comparison) -> Drawing:
     flat = {name: [n for of in answers.lengths for n in of] for name, answers in comparison.answers.items()}
     with canvas(5.2, 0.8 * len(flat) + 0.8) as figure:
         _histograms(figure.subplots(len(flat), 1, sharex=True, sharey=True, squeeze=False)[:, 0], flat, whole=True)
-        figure.supxlabel("tokens of a response", fontsize=10)
+        figure.supxlabel("response length (tokens)", fontsize=10)
         told = "; ".join(f"{name} {np.median(values):.0f}" for name, values in flat.items())
         return finish(figure, "lengths", "How long responses are", f"Shares of responses. Medians: {told}.")
 
@@ -171,12 +196,12 @@ def _histograms(column: Sequence[Any], flat: dict[str, list], whole: bool) -> No
 
 def reliable(comparison: Comparison) -> Drawing | None:
     """How often the reward model is right by how sure it is."""
-    bins = comparison.reliability
-    if not bins:
+    if comparison.reliability is None:
         return None
+    bins, error, floor = comparison.reliability
     with canvas(4.4, 3.8) as figure:
         axes = figure.subplots()
-        axes.plot([0.5, 1], [0.5, 1], color=INK, linewidth=0.8, linestyle=":", label="as sure as right")
+        axes.plot([0.5, 1], [0.5, 1], color=INK, linewidth=0.8, linestyle=":", label="calibrated")
         axes.plot(
             [b.confidence for b in bins], [b.accuracy for b in bins], label="reward model", **(point(1) | style(1))
         )
@@ -184,11 +209,14 @@ def reliable(comparison: Comparison) -> Drawing | None:
             axes.annotate(
                 str(one.count), (one.confidence, one.accuracy), (4, -10), textcoords="offset points", fontsize=8
             )
-        axes.set(xlabel="how sure: σ(|difference of the scores|)", ylabel="share of held-out pairs it orders rightly")
+        axes.set(xlabel="confidence, σ(|score difference|)", ylabel="accuracy on held-out pairs")
         axes.legend()
         pairs = sum(one.count for one in bins)
-        caption = f"{pairs} held-out pairs; expected calibration error {calibration_error(bins):.3f}. Numbers: pairs."
-        return finish(figure, "reliability", "How sure the reward model is, and how right", caption)
+        caption = (
+            f"{pairs} held-out pairs; expected calibration error {error:.3f}, of a calibrated model {floor:.3f}. "
+            "Numbers: pairs."
+        )
+        return finish(figure, "reliability", "Reward model calibration", caption)
 
 
 def training(comparison: Comparison) -> Iterator[Drawing]:

@@ -17,7 +17,7 @@ from rlhf.console import printable
 from rlhf.data.render import Prompt, question
 from rlhf.evaluation.comparison.comparison import Comparison, Row
 from rlhf.evaluation.reporting.drawing import Drawing
-from rlhf.evaluation.reporting.tables import HEADINGS, grids, keys_of, remarks
+from rlhf.evaluation.reporting.tables import grids, meanings, remarks
 from rlhf.evaluation.reporting.text_diff import pieces
 from rlhf.evaluation.responses.answers import Answers
 
@@ -50,7 +50,7 @@ def render(comparison: Comparison, drawings: list[Drawing]) -> str:
         comparison=comparison,
         questions=questions(comparison),
         grids=list(grids(comparison)),
-        meanings=[HEADINGS[key] for key in keys_of(comparison) if key in HEADINGS],
+        meanings=meanings(comparison),
         remarks=remarks(comparison),
         drawings=[(drawing, Markup(drawing.svg)) for drawing in drawings],
         block=Markup(json_block(data(comparison))),

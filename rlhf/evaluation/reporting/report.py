@@ -6,7 +6,7 @@ the page it stands as text, escaped.
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -16,12 +16,11 @@ from rich.text import Text
 from rlhf.console import console, printable
 from rlhf.data.render import question
 from rlhf.evaluation.comparison.comparison import Comparison
-from rlhf.evaluation.comparison.frontier import fit_law, trajectory
+from rlhf.evaluation.comparison.frontier import Point, fit_law, trajectory
 from rlhf.evaluation.reporting import page
-from rlhf.evaluation.reporting.figures import figures
-from rlhf.evaluation.reporting.tables import HEADINGS, grids, keys_of, remarks, rows
+from rlhf.evaluation.reporting.figures import figures, reference_points
+from rlhf.evaluation.reporting.tables import grids, meanings, remarks, rows
 from rlhf.evaluation.statistics.metrics import Estimate
-from rlhf.evaluation.statistics.reward_calibration import calibration_error
 from rlhf.storage.json_files import write_json
 
 EXAMPLES = 8
@@ -48,7 +47,7 @@ def as_json(comparison: Comparison) -> dict:
         return value._asdict() if isinstance(value, Estimate) else value
 
     models = {name: {key: plain(value) for key, value in row.items()} for name, row in comparison.metrics.items()}
-    bins = comparison.reliability
+    reliable = comparison.reliability
     return {
         "reference": comparison.stage.reference,
         "prompts": len(comparison.prompts),
@@ -60,10 +59,15 @@ def as_json(comparison: Comparison) -> dict:
         "models": models,
         "previous": comparison.previous,
         "costs": {name: _cost(asdict(run)) for name, run in comparison.records.items()},
-        "reward_model": {"calibration_error": calibration_error(bins), "bins": [one._asdict() for one in bins]}
-        if bins
-        else None,
-        "over_optimisation": {path: _laws(run.lines) for path, run in comparison.paths.items()},
+        "reward_model": None
+        if reliable is None
+        else {
+            "calibration_error": reliable.error,
+            "calibration_error_floor": reliable.floor,
+            "bins": [one._asdict() for one in reliable.bins],
+        },
+        "over_optimisation": {path: _laws(trajectory(run.lines)) for path, run in comparison.paths.items()},
+        "best_of_n": _best_of_n(comparison),
         "over_seeds": None if comparison.seeds is None else comparison.seeds._asdict(),
         "questions": {
             text: {name: answers.greedy[i] for name, answers in comparison.answers.items()}
@@ -76,15 +80,24 @@ def _cost(run: dict) -> dict:
     return {key: run[key] for key in ("path", "stage", "seconds", "tokens", "peak_memory_gib")}
 
 
-def _laws(lines: Sequence[dict[str, float]]) -> dict[str, dict[str, float | None]]:
-    """Reward -> the law of over-optimisation fitted to a PPO run."""
+def _laws(points: Sequence[Point], *, best_of_n: bool = False) -> dict[str, dict[str, float | None]]:
+    """Reward -> the law of over-optimization fitted to a PPO run, or to best-of-n."""
     found = {}
     for name in ("reward", "gold"):
-        points = [one for one in trajectory(lines) if name in one.values]
-        kls, values = [one.kl for one in points], [one.values[name] for one in points]
-        if points and (law := fit_law(kls, values, values[0])) is not None:
+        known = [one for one in points if name in one.values]
+        kls, values = [one.kl for one in known], [one.values[name] for one in known]
+        if known and (law := fit_law(kls, values, values[0], best_of_n=best_of_n)) is not None:
             found[name] = law._asdict() | {"peak_kl": law.peak}
     return found
+
+
+def _best_of_n(comparison: Comparison) -> dict | None:
+    """Best-of-n of the reference's samples: the bound of each KL, mean scores, and the law in its own form."""
+    points = reference_points(comparison)
+    if len(points) < 2:
+        return None
+    rows = [{"n": n, "kl_at_most": one.kl, **one.values} for n, one in enumerate(points, 1)]
+    return {"points": rows, "laws": _laws(points, best_of_n=True)}
 
 
 def responses(comparison: Comparison) -> Iterator[dict]:
@@ -112,7 +125,7 @@ def show(comparison: Comparison, folder: Path) -> None:
     for heading in ("", *columns):
         metrics.add_column(Text(heading), justify="left" if not heading else "right")
     for heading, cells in rows(comparison):
-        metrics.add_row(heading, *map(Text, cells))
+        metrics.add_row(Text(heading), *map(Text, cells))
     console.print(metrics)
     for note in remarks(comparison):
         console.print(Text(note), style="dim")
@@ -126,7 +139,8 @@ def markdown(comparison: Comparison) -> Iterator[str]:
     yield "# What each stage changed\n"
     yield (
         f"{len(comparison.prompts)} held-out prompts, {stage.samples} samples each at temperature "
-        f"{stage.temperature:g}, seed {comparison.seed}; ± is half of a 95 % interval, bootstrapped over prompts.\n"
+        f"{stage.temperature:g}, seed {comparison.seed}; ± is half of a 95 % interval, bootstrapped over "
+        "prompts, and [low, high] the interval if it is skewed.\n"
     )
     for note in remarks(comparison):
         yield f"- {cell(note)}"
@@ -143,8 +157,8 @@ def markdown(comparison: Comparison) -> Iterator[str]:
         [question(comparison.prompts[i]["prompt"]), *(written(comparison.answers[name].texts[i][0]) for name in names)]
         for i in examples(comparison)
     ])  # fmt: skip
-    yield "\n## What the rows say\n"
-    yield from (f"- **{HEADINGS[key][0]}**: {HEADINGS[key][1]}" for key in keys_of(comparison) if key in HEADINGS)
+    yield "\n## What each metric means\n"
+    yield from (f"- **{cell(label)}**: {cell(meaning)}" for label, meaning in meanings(comparison))
 
 
 def written(response: str) -> str:
@@ -163,11 +177,15 @@ def examples(comparison: Comparison) -> list[int]:
     return [i for _, i in sorted(order)[:EXAMPLES]]
 
 
-def table(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> Iterator[str]:
-    yield "| " + " | ".join(map(cell, headings)) + " |"
+def table(
+    headings: Sequence[str], lines: Iterable[Sequence[str]], escape: Callable[[str], str] | None = None
+) -> Iterator[str]:
+    """Yield the lines of a Markdown table whose texts ``escape``, by default `cell`, makes safe."""
+    escape = escape or cell
+    yield "| " + " | ".join(map(escape, headings)) + " |"
     yield "|" + " --- |" * len(headings)
     for line in lines:
-        yield "| " + " | ".join(map(cell, line)) + " |"
+        yield "| " + " | ".join(map(escape, line)) + " |"
 
 
 def cell(text: str) -> str:

@@ -17,6 +17,7 @@ from rlhf.rewards import encode
 
 STRENGTHS = (0.1, 1.0, 10.0)  # of scikit-learn's C, from strong regularisation to weak
 MOST_FEATURES = 100_000
+LABELS = {"log-probability a token": "mean log-probability per token"}  # of rules whose name in run.json is another
 
 
 class LogProb(NamedTuple):

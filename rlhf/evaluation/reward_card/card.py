@@ -9,9 +9,9 @@ import numpy as np
 from rlhf.evaluation.reward_card import baselines
 from rlhf.evaluation.reward_card.pairs import Part, ScoredPairs, Side, decided, length_correlation, parts
 from rlhf.evaluation.reward_card.probes import Probe, probe
+from rlhf.evaluation.statistics.calibration import Bin, fit_temperature, log_loss, of_pairs
 from rlhf.evaluation.statistics.intervals import Share, lead, share
 from rlhf.evaluation.statistics.metrics import Estimate
-from rlhf.evaluation.statistics.reward_calibration import Bin, calibration_error, fit_temperature, log_loss, reliability
 from rlhf.rewards import RewardModel
 
 PADDED = 32  # responses that are scored in one batch and one by one
@@ -25,11 +25,15 @@ class Baseline(NamedTuple):
 
 
 class Calibration(NamedTuple):
-    """Before and after the score differences ``judged`` are divided by ``temperature``, fitted on other pairs."""
+    """Before and after the score differences ``judged`` are divided by ``temperature``, fitted on other pairs.
+
+    ``error`` is the ECE, ``floor`` the one that a calibrated model would show on these pairs.
+    """
 
     judged: np.ndarray
     bins: list[Bin]
     error: float
+    floor: float
     log_loss: float
     temperature: float | None
     error_after: float | None
@@ -96,7 +100,7 @@ def measure(
         limits=limits,
         accuracy=share(right, prompts),
         parts=parts(test),
-        calibration=calibrate(fit, judge, fitted_on, limits.calibration_bins),
+        calibration=calibrate(fit, judge, fitted_on, limits.calibration_bins, limits.seed),
         baselines={
             rule: Baseline(
                 share(decided(found), prompts),
@@ -121,22 +125,21 @@ def apart(test: ScoredPairs, validation: ScoredPairs) -> tuple[np.ndarray, np.nd
     distinct = sorted(set(test.prompts))
     first = set(distinct[::2])
     inside = np.array([prompt in first for prompt in test.prompts])
-    return test.differences[inside], test.differences[~inside], "every second prompt, and judged on the others"
+    return test.differences[inside], test.differences[~inside], "half of the prompts, tested on the others"
 
 
-def calibrate(fit: np.ndarray, judge: np.ndarray, fitted_on: str, bins: int) -> Calibration:
+def calibrate(fit: np.ndarray, judge: np.ndarray, fitted_on: str, bins: int, seed: int) -> Calibration:
     if not len(judge):  # one prompt cannot be halved
         judge = fit
-    found = reliability(judge, bins)
+    found = of_pairs(judge, bins, seed)
     temperature = fit_temperature(fit)
     after = None if temperature is None else judge / temperature
     return Calibration(
         judge,
-        found,
-        calibration_error(found),
+        *found,
         log_loss(judge),
         temperature,
-        None if after is None else calibration_error(reliability(after, bins)),
+        None if after is None else of_pairs(after, bins, seed).error,
         None if after is None else log_loss(after),
         fitted_on,
     )

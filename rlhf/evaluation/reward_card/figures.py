@@ -7,17 +7,18 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from rlhf.evaluation.reporting.drawing import COLORS, INK, canvas, save
+from rlhf.evaluation.reward_card import baselines
 from rlhf.evaluation.reward_card.card import Card
-from rlhf.evaluation.reward_card.pairs import Part
-from rlhf.evaluation.statistics.reward_calibration import reliability
+from rlhf.evaluation.reward_card.pairs import LABELS, Part
+from rlhf.evaluation.statistics.calibration import of_pairs
 
-GOOD, BAD, PLAIN, FAINT = "#1b6ca8", "#c8553d", "#444444", "#b8b8b8"
+GOOD, BAD, PLAIN, FAINT = COLORS[1], COLORS[2], INK, COLORS[0]
 MOST_BARS = 24
 
 
 def draw(card: Card, folder: Path) -> list[str]:
     """Write the figures into ``folder``; returns their names."""
-    folder.mkdir(exist_ok=True)
     drawn = {
         "reliability": calibration(card),
         "accuracy": accuracies(card),
@@ -25,79 +26,81 @@ def draw(card: Card, folder: Path) -> list[str]:
         "scores": distributions(card),
     }
     for name, figure in drawn.items():
-        figure.savefig(folder / f"{name}.png", dpi=120, metadata={"Software": None})
+        save(figure, folder / f"{name}.png")
     return [f"{name}.png" for name in drawn]
 
 
-def _axes(width: float, height: float, title: str, x: str, y: str) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(width, height), layout="constrained")
+def _axes(figure: Figure, title: str, x: str, y: str) -> Axes:
     axes = figure.add_subplot()
     axes.set(xlabel=x, ylabel=y)
     axes.set_title(title, loc="left", fontsize=11)
-    axes.spines[["top", "right"]].set_visible(False)
-    return figure, axes
+    return axes
 
 
 def calibration(card: Card) -> Figure:
     """Accuracy against confidence, before and after the fitted temperature."""
     found = card.calibration
-    figure, axes = _axes(
-        5.4, 4.8, f"Reliability: ECE {found.error:.3f}", "confidence, σ(|score difference|)", "accuracy"
-    )
-    axes.plot([0.5, 1], [0.5, 1], color=FAINT, linewidth=1, linestyle="--", label="calibrated")
-    most = max(part.count for part in found.bins)
-    for parts, colour, label in [(found.bins, GOOD, "as it is"), (_after(card), BAD, _tempered(card))]:
-        if parts:
-            x, y = [part.confidence for part in parts], [part.accuracy for part in parts]
-            axes.plot(x, y, color=colour, linewidth=1.2)
-            axes.scatter(
-                x, y, s=[15 + 120 * part.count / most for part in parts], color=colour, alpha=0.75, label=label
-            )
-    axes.set(xlim=(0.49, 1.01), ylim=(-0.03, 1.03))
-    legend = axes.legend(frameon=False, loc="lower right", fontsize=9)
-    for handle in legend.legend_handles[1:]:
-        handle.set_sizes([40])
-    return figure
+    with canvas(5.4, 4.8) as figure:
+        title = f"Reliability: ECE {found.error:.3f} (calibrated: {found.floor:.3f})"
+        axes = _axes(figure, title, "confidence, σ(|score difference|)", "accuracy")
+        axes.plot([0.5, 1], [0.5, 1], color=FAINT, linewidth=1, linestyle="--", label="calibrated")
+        most = max(part.count for part in found.bins)
+        before = (found.bins, GOOD, "before temperature scaling")
+        for parts, colour, label in [before, (_after(card), BAD, _tempered(card))]:
+            if parts:
+                x, y = [part.confidence for part in parts], [part.accuracy for part in parts]
+                axes.plot(x, y, color=colour, linewidth=1.2)
+                axes.scatter(
+                    x, y, s=[15 + 120 * part.count / most for part in parts], color=colour, alpha=0.75, label=label
+                )
+        axes.set(xlim=(0.49, 1.01), ylim=(-0.03, 1.03))
+        legend = axes.legend(loc="lower right", fontsize=9)
+        for handle in legend.legend_handles[1:]:
+            handle.set_sizes([40])
+        return figure
 
 
 def _after(card: Card) -> list:
     if card.calibration.temperature is None:
         return []
-    return reliability(card.calibration.judged / card.calibration.temperature, card.limits.calibration_bins)
+    judged = card.calibration.judged / card.calibration.temperature
+    return of_pairs(judged, card.limits.calibration_bins, card.limits.seed).bins
 
 
 def _tempered(card: Card) -> str:
     found = card.calibration
-    return "" if found.temperature is None else f"÷ {found.temperature:.2f}: ECE {found.error_after:.3f}"
+    return "" if found.temperature is None else f"temperature {found.temperature:.2f}: ECE {found.error_after:.3f}"
 
 
 def accuracies(card: Card) -> Figure:
     """The whole, the baselines, and the parts of the pairs, with intervals and counts."""
     rows: list[tuple[str, Part | None, str]] = [("", Part("reward model", card.accuracy), GOOD)]
-    rows += [("", Part(name, found.accuracy), BAD) for name, found in card.baselines.items()]
+    for name, found in card.baselines.items():
+        rows.append(("", Part(baselines.LABELS.get(name, name), found.accuracy), BAD))
     for title, parts in card.parts.items():
         rows.append((title, None, PLAIN))
         rows += [("", part, PLAIN) for part in parts[:MOST_BARS]]
-    figure, axes = _axes(7.2, 1.2 + 0.26 * len(rows), "Held-out accuracy, 95 % intervals", "accuracy", "")
-    labels = []
-    for y, (title, part, colour) in enumerate(rows):
-        if part is None:
-            labels.append(title.upper())
-            continue
-        labels.append(f"{_short(part.name)}  ({part.accuracy.count})")
-        share = part.accuracy
-        axes.plot([share.low, share.high], [y, y], color=colour, linewidth=1.6)
-        axes.plot([share.mean], [y], color=colour, marker="o", markersize=4.5)
-    axes.axvline(0.5, color=FAINT, linewidth=1, linestyle="--")
-    axes.set_yticks(range(len(rows)), labels, fontsize=8.5)
-    axes.set(xlim=(0, 1), ylim=(len(rows) - 0.4, -0.6))
-    axes.tick_params(axis="y", length=0)
-    return figure
+    with canvas(7.2, 1.2 + 0.26 * len(rows)) as figure:
+        axes = _axes(figure, "Held-out accuracy, 95 % intervals", "accuracy", "")
+        labels = []
+        for y, (title, part, colour) in enumerate(rows):
+            if part is None:
+                labels.append(LABELS.get(title, title))
+                continue
+            labels.append(f"{_short(part.name)}  ({part.accuracy.count})")
+            share = part.accuracy
+            axes.plot([share.low, share.high], [y, y], color=colour, linewidth=1.6)
+            axes.plot([share.mean], [y], color=colour, marker="o", markersize=4.5)
+        axes.axvline(0.5, color=FAINT, linewidth=1, linestyle="--")
+        axes.set_yticks(range(len(rows)), labels, fontsize=8.5)
+        axes.set(xlim=(0, 1), ylim=(len(rows) - 0.4, -0.6))
+        axes.tick_params(axis="y", length=0)
+        return figure
 
 
 def _short(name: str, most: int = 42) -> str:
-    """A name from the data, on one line; a dollar sign would begin a formula."""
-    printed = "".join(char if char.isprintable() else " " for char in name).replace("$", r"\$")
+    """A name from the data, on one line."""
+    printed = "".join(char if char.isprintable() else " " for char in name)
     return printed if len(printed) <= most else f"{printed[: most - 1]}…"
 
 
@@ -105,41 +108,40 @@ def score_and_length(card: Card) -> Figure:
     """Every response: characters against score."""
     found = card.lengths["spearman"]
     said = "–" if found is None else f"{found:+.2f}"
-    figure, axes = _axes(6.4, 4.6, f"Score and length: Spearman {said}", "characters of the response", "score")
-    lengths = card.pairs.lengths
-    both = np.array([card.pairs.rejected_scores, card.pairs.chosen_scores])
-    # Pair by pair: drawn one kind after the other, the second would hide the first.
-    colours = [BAD, GOOD] * both.shape[1]
-    axes.scatter(lengths[::-1].T.ravel(), both.T.ravel(), s=12, alpha=0.45, c=colours, linewidths=0)
-    for colour, label in ((BAD, "rejected"), (GOOD, "chosen")):
-        axes.scatter([], [], s=30, color=colour, label=label, linewidths=0)
-    if lengths.max() > 50 * max(np.median(lengths), 1):
-        axes.set_xscale("symlog")
-    axes.legend(frameon=False, fontsize=9)
-    return figure
+    with canvas(6.4, 4.6) as figure:
+        axes = _axes(figure, f"Score and length: Spearman {said}", "characters of the response", "score")
+        lengths = card.pairs.lengths
+        both = np.array([card.pairs.rejected_scores, card.pairs.chosen_scores])
+        # Pair by pair: drawn one kind after the other, the second would hide the first.
+        colours = [BAD, GOOD] * both.shape[1]
+        axes.scatter(lengths[::-1].T.ravel(), both.T.ravel(), s=12, alpha=0.45, c=colours, linewidths=0)
+        for colour, label in ((BAD, "rejected"), (GOOD, "chosen")):
+            axes.scatter([], [], s=30, color=colour, label=label, linewidths=0)
+        if lengths.max() > 50 * max(np.median(lengths), 1):
+            axes.set_xscale("symlog")
+        axes.legend(fontsize=9)
+        return figure
 
 
 def distributions(card: Card) -> Figure:
     """Scores of chosen and rejected responses, and the differences within pairs."""
-    figure = Figure(figsize=(8.6, 3.8), layout="constrained")
-    scores, differences = figure.subplots(1, 2)
-    bins = _edges(np.concatenate([card.pairs.chosen_scores, card.pairs.rejected_scores]))
-    for values, colour, label in [
-        (card.pairs.rejected_scores, BAD, "rejected"),
-        (card.pairs.chosen_scores, GOOD, "chosen"),
-    ]:
-        scores.hist(values, bins=bins, color=colour, alpha=0.55, label=label)
-    scores.legend(frameon=False, fontsize=9)
-    scores.set(xlabel="score", ylabel="responses")
-    scores.set_title("Scores", loc="left", fontsize=11)
-    edges = _edges(card.pairs.differences)
-    differences.hist(card.pairs.differences, bins=edges, color=PLAIN, alpha=0.75)
-    differences.axvline(0, color=BAD, linewidth=1.2)
-    differences.set(xlabel="score of chosen - score of rejected", ylabel="pairs")
-    differences.set_title(f"Within pairs: {card.accuracy.mean:.3f} above 0", loc="left", fontsize=11)
-    for axes in (scores, differences):
-        axes.spines[["top", "right"]].set_visible(False)
-    return figure
+    with canvas(8.6, 3.8) as figure:
+        scores, differences = figure.subplots(1, 2)
+        bins = _edges(np.concatenate([card.pairs.chosen_scores, card.pairs.rejected_scores]))
+        for values, colour, label in [
+            (card.pairs.rejected_scores, BAD, "rejected"),
+            (card.pairs.chosen_scores, GOOD, "chosen"),
+        ]:
+            scores.hist(values, bins=bins, color=colour, alpha=0.55, label=label)
+        scores.legend(fontsize=9)
+        scores.set(xlabel="score", ylabel="responses")
+        scores.set_title("Scores", loc="left", fontsize=11)
+        edges = _edges(card.pairs.differences)
+        differences.hist(card.pairs.differences, bins=edges, color=PLAIN, alpha=0.75)
+        differences.axvline(0, color=BAD, linewidth=1.2)
+        differences.set(xlabel="score of chosen - score of rejected", ylabel="pairs")
+        differences.set_title(f"Within pairs: {card.accuracy.mean:.3f} above 0", loc="left", fontsize=11)
+        return figure
 
 
 def _edges(values: Sequence[float], bins: int = 32) -> np.ndarray:

@@ -60,7 +60,7 @@ def grade(
     card = measure(name, reward, mean(scored["test"]), mean(scored["validation"]), differences, limits)
     if len(members) > 1:
         card.members = disagreement(scored["test"])
-        card.notes.append(f"the score is the mean of {len(members)} members'")
+        card.notes.append(f"the score is the mean over {len(members)} members")
     if train is None:
         card.notes.append("without pairs to learn from there is no TF-IDF baseline")
     if policy is None:

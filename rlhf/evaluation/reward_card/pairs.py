@@ -9,11 +9,14 @@ from scipy.stats import rankdata
 
 from rlhf.data.render import Prompt
 from rlhf.data.rows import Row, prompt_key
+from rlhf.data.templates import PROBES
+from rlhf.errors import DataError
 from rlhf.evaluation.statistics.intervals import Share, share
 from rlhf.rewards import RewardFunction, checked
 
 PARTS = 5  # of a number that pairs are told apart by
 SOURCES = 20  # that are told apart by name
+LABELS = {"length difference": "length difference, chosen - rejected (characters)"}  # of what pairs are told apart by
 
 
 class Side(NamedTuple):
@@ -66,6 +69,22 @@ def side(rows: Iterable[Row], name: str) -> Side:
         prompts.append([*row["prompt"], *response[:-1]] if talk else row["prompt"])
         completions.append(response[-1]["content"] if talk else response)
     return Side(prompts, completions)
+
+
+def check_answers(rows: Iterable[Row]) -> None:
+    """Refuse pairs whose responses are more than text: a report, its probes and its baselines read text.
+
+    Raises:
+        DataError: the last turn of a response calls a tool, or has reasoning beside it.
+    """
+    for row in rows:
+        for name in ("chosen", "rejected"):
+            more = [] if isinstance(row[name], str) else [key for key in row[name][-1] if key in PROBES]
+            if more:
+                raise DataError(
+                    f"field '{name}.{more[0]}' is in the last turn of a pair, and a reward model's report reads text: "
+                    "leave such pairs out, or learn from them with stage=dpo"
+                )
 
 
 def score_pairs(rows: Iterable[Row], reward: RewardFunction) -> ScoredPairs:

@@ -18,14 +18,14 @@ from rlhf.rewards import RewardModel, checked
 
 FLATTERY = "What a brilliant question! You are so clever. {} I hope this helps, you are truly amazing!"
 
-# Probe -> what is done to a response, and why its score should fall.
+# Probe -> what is done to a response; its score should fall.
 PROBES = {
-    "truncated": "the first half of its words: the answer breaks off",
-    "repeated": "said twice: nothing is added",
-    "shuffled": "its words in another order: it has no meaning left",
-    "eos_removed": "without the end of sequence: it is not known to be over",
-    "flattery": "with praise of the user before and after: nothing is added but sycophancy",
-    "prompt_swapped": "under the prompt of another row: it answers something else",
+    "truncated": "cut after half of its words",
+    "repeated": "repeated once",
+    "shuffled": "words shuffled",
+    "eos_removed": "EOS removed",
+    "flattery": "flattery added",
+    "prompt_swapped": "prompt of another row",
 }
 Spoil = Callable[[str, random.Random], str]
 

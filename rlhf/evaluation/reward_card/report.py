@@ -9,17 +9,18 @@ from rich.text import Text
 
 from rlhf.console import console
 from rlhf.evaluation.reporting.report import cell, table
-from rlhf.evaluation.reward_card import figures
+from rlhf.evaluation.reward_card import baselines, figures
 from rlhf.evaluation.reward_card.card import Card
+from rlhf.evaluation.reward_card.pairs import LABELS
 from rlhf.evaluation.reward_card.probes import PROBES
 from rlhf.evaluation.statistics.intervals import Share
 from rlhf.evaluation.statistics.metrics import Estimate
 from rlhf.storage.json_files import write_json
 
 CORRELATIONS = {
-    "pearson": "score and length, Pearson's correlation",
-    "spearman": "score and length, Spearman's correlation",
-    "spearman_of_differences": "their differences within pairs, Spearman's correlation",
+    "pearson": "correlation of score and length (Pearson)",
+    "spearman": "correlation of score and length (Spearman)",
+    "spearman_of_differences": "correlation of their differences within pairs (Spearman)",
 }
 INTERVAL = "95 %: shares by Wilson's score interval with prompts as the unit, leads by a bootstrap over prompts"
 
@@ -40,6 +41,7 @@ def numbers(card: Card) -> dict[str, float]:
         "test/accuracy_low": card.accuracy.low,
         "test/accuracy_high": card.accuracy.high,
         "test/ece": card.calibration.error,
+        "test/ece_floor": card.calibration.floor,
         "test/temperature": card.calibration.temperature,
         "test/spearman_length": card.lengths["spearman"],
         "test/padding": card.padding,
@@ -66,6 +68,7 @@ def as_json(card: Card) -> dict[str, Any]:
         },
         "calibration": {
             "ece": found.error,
+            "ece_floor": found.floor,
             "log_loss": found.log_loss,
             "bins": [part._asdict() for part in found.bins],
             "temperature": found.temperature,
@@ -154,18 +157,18 @@ def tables(card: Card) -> Iterator[tuple[str, list[str], list[list[str]]]]:
     rows = [["reward model", str(card.accuracy), str(card.accuracy.count), ""]]
     for name, rule in card.baselines.items():
         said = f"{rule.lead.mean:+.3f} [{rule.lead.low:+.3f}, {rule.lead.high:+.3f}]"
-        rows.append([name, str(rule.accuracy), str(rule.accuracy.count), said])
+        rows.append([baselines.LABELS.get(name, name), str(rule.accuracy), str(rule.accuracy.count), said])
     yield "Held-out accuracy", ["", "accuracy", "pairs", "reward model leads by"], rows
     for title, parts in card.parts.items():
         lines = [[part.name, str(part.accuracy), str(part.accuracy.count)] for part in parts]
-        yield f"Accuracy by {title}", ["", "accuracy", "pairs"], lines
+        yield f"Accuracy by {LABELS.get(title, title)}", ["", "accuracy", "pairs"], lines
     if card.probes:
         yield (
-            "Spoilt on purpose: the score should fall",
-            ["", "fell", "responses", "change", "left out"],
+            "Corruption test: the score should fall",
+            ["", "scored lower", "responses", "mean change", "skipped"],
             [
                 [
-                    f"{name}: {PROBES[name]}",
+                    PROBES[name],
                     "–" if one.fell is None else str(one.fell),
                     "0" if one.fell is None else str(one.fell.count),
                     "–" if one.change is None else f"{one.change:+.2f}",
@@ -181,13 +184,14 @@ def tables(card: Card) -> Iterator[tuple[str, list[str], list[list[str]]]]:
 
 def details(card: Card) -> Iterator[tuple[str, str]]:
     found = card.calibration
-    yield "expected calibration error", f"{found.error:.3f}"
-    yield "log loss, nats a pair (a coin: 0.693)", f"{found.log_loss:.3f}"
+    yield "ECE (expected calibration error)", f"{found.error:.3f}"
+    yield "ECE of a calibrated model on these pairs", f"{found.floor:.3f}"
+    yield "log loss (nats per pair; of a coin 0.693)", f"{found.log_loss:.3f}"
     if found.temperature is None:
-        yield f"temperature, fitted on {found.fitted_on}", "none"
+        yield f"temperature scaling (fit on {found.fitted_on})", "none"
     else:
-        yield f"temperature, fitted on {found.fitted_on}", f"{found.temperature:.2f}"
-        yield "with it: calibration error, log loss", f"{found.error_after:.3f}, {found.log_loss_after:.3f}"
+        yield f"temperature scaling (fit on {found.fitted_on})", f"{found.temperature:.2f}"
+        yield "ECE and log loss after temperature scaling", f"{found.error_after:.3f}, {found.log_loss_after:.3f}"
     for name, value in card.lengths.items():
         yield CORRELATIONS[name], "–" if value is None else f"{value:+.2f}"
     yield "largest difference between padded and unpadded scoring", f"{card.padding:.1e}"
@@ -200,7 +204,7 @@ def members(card: Card) -> Iterator[tuple[str, str]]:
         yield f"accuracy of member {number}", str(accuracy)
     yield "standard deviation between members, mean over responses", f"{card.members['deviation']:.3f}"
     yield "standard deviation of their mean between responses", f"{card.members['spread']:.3f}"
-    yield "pairs whose order they do not agree on", f"{card.members['split']:.3f}"
+    yield "share of pairs whose order they disagree on", f"{card.members['split']:.3f}"
     for name in ("agreed", "split"):
         yield f"accuracy of the mean where they are {name}", str(card.members[f"accuracy_{name}"] or "–")
 

@@ -12,7 +12,7 @@ import evaluate
 import numpy as np
 from datasets import Features, Value
 
-from rlhf.evaluation.judges.votes import Compared, length_controlled
+from rlhf.evaluation.judges.votes import Compared, length_matched
 from rlhf.evaluation.responses.instructions import followed
 from rlhf.evaluation.statistics import metrics
 from rlhf.evaluation.statistics.calibration import calibration_error, reliability
@@ -51,6 +51,8 @@ class WinRate(Module):
         self, predictions: Sequence[float], references: Sequence[float], draws: int = 2000, seed: int = 0
     ) -> dict[str, float]:
         found = metrics.win_rate([[a] for a in predictions], [[b] for b in references], draws, seed)
+        if found is None:
+            raise ValueError("every response is longer than the other, or every one shorter: no lengths can be matched")
         return {"win_rate": found.mean, "low": found.low, "high": found.high}
 
 
@@ -65,7 +67,11 @@ class Perplexity(Module):
 
 class LengthControlledWinRate(Module):
     """``predictions``: how much each response is preferred to the other, in [0, 1]; ``references``: by how much it is
-    longer. ``win_rate`` as if both were equally long, with its 95 % interval.
+    longer. ``win_rate`` if both were equally long, with its 95 % interval: AlpacaEval 2's regression in its minimal
+    form, without the difficulty of each instruction.
+
+    Raises:
+        ValueError: every response is longer than the other, or every one shorter.
     """
 
     columns: ClassVar = {"predictions": Value("float64"), "references": Value("float64")}
@@ -74,7 +80,9 @@ class LengthControlledWinRate(Module):
         self, predictions: Sequence[float], references: Sequence[float], draws: int = 2000, seed: int = 0
     ) -> dict[str, float]:
         pairs = zip(predictions, references, strict=True)
-        found = length_controlled([Compared(np.array([p]), np.array([d])) for p, d in pairs], draws, seed)
+        found = length_matched([Compared(np.array([p]), np.array([d])) for p, d in pairs], draws, seed)
+        if found is None:
+            raise ValueError("every response is longer than the other, or every one shorter: no lengths can be matched")
         return {"win_rate": found.mean, "low": found.low, "high": found.high}
 
 

@@ -1,4 +1,4 @@
-"""The figures of a leaderboard: reward for distance over all jobs, and what each setting does by itself."""
+"""The figures of a leaderboard: reward vs. KL over all jobs, and what each setting does by itself."""
 
 import statistics
 from collections.abc import Iterator, Sequence
@@ -54,14 +54,14 @@ def frontier(found: Leaderboard) -> Iterator[Drawing]:
             axes.set_xscale("function", functions=(lambda x: np.sqrt(np.maximum(x, 0)), np.square))
             axes.set_xlim(0, 1.2 * max(max(_seen([value_of(job, "kl") for job in jobs])), 0.01))  # room for names
             axes.xaxis.set_major_locator(MaxNLocator(5))
-            axes.set(xlabel="KL from the start, nats a response", ylabel=METRICS[name].told)
+            axes.set(xlabel="KL to the starting policy (nats per response)", ylabel=METRICS[name].told)
             told.append(f"{METRICS[name].told}: {len(front)} of {len(jobs)}")
         handles = dict(zip(*axes.get_legend_handles_labels()[::-1], strict=True))
         figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4)
         yield finish(
             figure,
             "frontier",
-            "Reward for distance",
+            "Reward vs. KL",
             "Small points: runs; crosses of lines: means of a configuration over its seeds, with standard deviations. "
             f"Ringed: runs that no other one beats at no more KL ({'; '.join(told)}). The horizontal axis is a square "
             "root.",

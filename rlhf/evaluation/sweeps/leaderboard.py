@@ -16,7 +16,7 @@ from rlhf.config.objective import METRICS, USUAL
 from rlhf.console import console
 from rlhf.errors import LineageError
 from rlhf.evaluation.comparison.frontier import efficient
-from rlhf.evaluation.reporting.report import cell
+from rlhf.evaluation.reporting.report import cell, table
 from rlhf.evaluation.sweeps.jobs import FAILED, FINISHED, Job, digest
 from rlhf.runs.commands import command, setting
 from rlhf.storage.json_files import write_json
@@ -177,7 +177,14 @@ def caption(found: Leaderboard) -> str:
     ways = {"maximize": "the higher the better", "minimize": "the lower the better"}
     told = "; then ".join(f"{METRICS[name].told}, {ways[METRICS[name].direction]}" for name in found.objective)
     several = "configurations that no other one dominates come first; " if len(found.objective) > 1 else ""
-    return f"Ranked by {told}; {several}± is the standard deviation over seeds."
+    return f"Ranked by {told}; {several}± is the standard deviation over seeds.{_temperature(found)}"
+
+
+def _temperature(found: Leaderboard) -> str:
+    """The divergence depends on it, so a reader has to know it."""
+    given = {job.content.get("held_out.temperature") for row in found.rows for job in row.jobs if "kl" in row.values}
+    known = sorted(value for value in given if value is not None)
+    return f" KL is measured on samples at temperature {', '.join(f'{value:g}' for value in known)}." if known else ""
 
 
 def publishing(found: Leaderboard) -> str | None:
@@ -209,7 +216,7 @@ def show(found: Leaderboard, folder: Path) -> None:
 
 def write(found: Leaderboard, folder: Path, figures: Sequence[tuple[str, str, str]]) -> None:
     """leaderboard.md, .csv and .json; ``figures`` are names, titles and captions of what lies in figures/."""
-    lines = ["# Leaderboard\n", caption(found), "", *table(found)]
+    lines = ["# Leaderboard\n", caption(found), "", *markdown(found)]
     if found.failed:
         lines += ["\n## Not finished\n", *(f"- {_safe(reason(job))}" for job in found.failed)]
     for name, title, told in figures:
@@ -229,15 +236,11 @@ def write(found: Leaderboard, folder: Path, figures: Sequence[tuple[str, str, st
     write_json(folder / "leaderboard.json", as_json(found))
 
 
-def table(found: Leaderboard) -> Iterator[str]:
+def markdown(found: Leaderboard) -> Iterator[str]:
     """The rows as Markdown."""
-    if not found.rows:
-        return
-    names = headings(found, found.metrics)
-    yield "| " + " | ".join(map(_safe, names)) + " |"
-    yield "|" + " --- |" * len(names)
-    for row in found.rows:
-        yield "| " + " | ".join(map(_safe, cells(found, row, found.metrics))) + " |"
+    if found.rows:
+        rows = (cells(found, row, found.metrics) for row in found.rows)
+        yield from table(headings(found, found.metrics), rows, _safe)
 
 
 def _safe(text: str) -> str:

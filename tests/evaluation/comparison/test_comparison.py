@@ -9,7 +9,7 @@ import pytest
 from rlhf.config import CompareStage
 from rlhf.errors import TrainingError
 from rlhf.evaluation.comparison.comparison import across, measure, paraphrases, prefer, score
-from rlhf.evaluation.judges.votes import by_scores, length_controlled
+from rlhf.evaluation.judges.votes import by_scores, length_matched
 from rlhf.evaluation.responses.answers import Answers, TextNLL
 from tests.conftest import composed
 
@@ -106,16 +106,17 @@ def test_the_row_of_a_model_by_hand() -> None:
     # Of "Lima." and "Lima" each is said by the other; "lima" and "Quito" by nobody; "No." twice by the other.
     # So at 1: 2 right and 2 wrong; at 0: 1 right, 1 wrong.
     assert found.pop("calibration/answers") == pytest.approx(4 / 6 * 0.5 + 2 / 6 * 0.5)
+    assert found.pop("calibration/answers_floor") == 0.0  # at 0 and at 1 nothing is left to chance
     assert found == pytest.approx(expected)
 
 
-def test_length_controlled_wins_are_those_of_the_regression() -> None:
+def test_length_matched_wins_are_those_of_the_regression() -> None:
     ours, theirs = (answers(name, of.texts) for name, of in (("ours", OURS), ("theirs", THEIRS)))
     for one, scores in ((ours, [[3.0, 1.0]] * 3), (theirs, [[2.0, 2.0]] * 3)):
         one.scores["gold"] = scores
     found = measure(ours, ROWS, theirs, stage(), 0, None)
     pairs = by_scores(ours.scores["gold"], theirs.scores["gold"], ours.lengths, theirs.lengths)
-    assert found["win_rate/lc/gold"] == length_controlled(pairs, 50, 0)
+    assert found["win_rate/lc/gold"] == length_matched(pairs, 50, 0)
     assert found["win_rate/gold"].mean == 0.5
 
 

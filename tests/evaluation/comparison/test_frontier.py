@@ -51,7 +51,7 @@ def test_a_law_is_found_again() -> None:
     law = Law(alpha=2.0, beta=0.8, start=-1.0)
     kls = [0.0, 0.5, 1.0, 4.0, 9.0, 25.0]
     found = fit_law(kls, [law(kl) for kl in kls], -1.0)
-    assert found == pytest.approx(law)
+    assert found == pytest.approx(law._replace(farthest=25.0))
     assert law(0.0) == -1.0
     assert law(1.0) == pytest.approx(1.0)  # log 1 = 0: d α alone
 
@@ -61,7 +61,28 @@ def test_its_peak_is_where_it_is_highest() -> None:
     assert law.peak == pytest.approx(math.exp(2 * (2.0 / 0.8 - 1)))
     assert law(law.peak) > max(law(law.peak * 0.9), law(law.peak * 1.1))
     assert Law(alpha=1.0, beta=-0.1, start=0.0).peak is None
-    assert Law(alpha=1.0, beta=1e-16, start=0.0).peak is None
+    assert Law(alpha=1.0, beta=1e-300, start=0.0, farthest=9.0).peak is None
+
+
+def test_a_peak_beyond_the_data_is_left_out() -> None:
+    """Fitted below a KL of 1.3, a law that turns at 7 says nothing about 7."""
+    law = Law(alpha=2.0, beta=1.01, start=0.0)
+    assert law.peak == pytest.approx(7.1, abs=0.1)
+    kls = [0.1, 0.4, 0.9, 1.3]
+    found = fit_law(kls, [law(kl) for kl in kls], 0.0)
+    assert (found.alpha, found.beta) == pytest.approx((2.0, 1.01))
+    assert found.farthest == pytest.approx(1.3)
+    assert found.peak is None
+
+
+def test_best_of_n_has_its_own_law() -> None:
+    """Gao et al. 2022: d (α - β d), highest at d = α / 2β."""
+    law = Law(alpha=2.0, beta=0.5, start=1.0, best_of_n=True)
+    assert law(4.0) == pytest.approx(1.0 + 2 * (2.0 - 0.5 * 2))
+    assert law.peak == pytest.approx(4.0)
+    kls = [0.0, 0.5, 1.0, 4.0, 9.0]
+    assert fit_law(kls, [law(kl) for kl in kls], 1.0, best_of_n=True) == pytest.approx(law._replace(farthest=9.0))
+    assert Law(alpha=-1.0, beta=0.5, start=0.0, best_of_n=True).peak is None
 
 
 def test_two_points_are_no_curve() -> None:

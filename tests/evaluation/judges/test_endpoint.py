@@ -1,6 +1,7 @@
 """A judge behind an endpoint, against a server on this machine that behaves badly on request."""
 
 import json
+import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -12,6 +13,7 @@ from rlhf.config import Judge
 from rlhf.errors import ConfigError, TrainingError
 from rlhf.evaluation.judges.endpoint import EndpointJudge
 from rlhf.evaluation.judges.judge import template
+from rlhf.rewards.bounded import LARGEST
 from tests.conftest import composed
 
 pytest.importorskip("openai", reason="the endpoint's client is an extra: pip install 'rlhf[judge]'")
@@ -58,7 +60,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def _answer(self, body: dict) -> bytes:
         text = body["messages"][0]["content"]
-        first, second = (text.split(f"<response {name}>")[1].split("</response")[0].count("x") for name in "AB")
+        first, second = (text.split(f"<response {name} ")[1].split("</response")[0].count("x") for name in "AB")
         said = self.server.always or ("A" if first > second else "B" if second > first else "TIE")
         return reply(said)
 
@@ -66,12 +68,12 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
 
-def reply(text: str | None) -> bytes:
+def reply(text: object, prompt_tokens: object = 100, response_tokens: object = 1) -> bytes:
     message = {"role": "assistant", "content": text}
     whole = {
         "id": "1", "object": "chat.completion", "created": 0, "model": "m",
         "choices": [{"index": 0, "finish_reason": "stop", "message": message}],
-        "usage": {"prompt_tokens": 100, "completion_tokens": 1, "total_tokens": 101},
+        "usage": {"prompt_tokens": prompt_tokens, "completion_tokens": response_tokens, "total_tokens": 101},
     }  # fmt: skip
     return json.dumps(whole).encode()
 
@@ -137,15 +139,66 @@ def test_another_model_is_another_question(judge, server: Server) -> None:
     "fault",
     [
         (429, b"{}"), (500, b"oops"), (503, b""), (200, reply("no idea")), (200, reply(None)),
-        (200, b'{"choices": []}'), (200, b'"odd"'), (0, b""),
+        (200, b'{"choices": []}'), (200, b'"odd"'), (0, b""), (200, b"oops"), (200, b"[" * 100_000),
+        (200, b'{"choices": "A"}'), (200, b'{"choices": {"a": 1}}'), (200, b'{"choices": [[]]}'),
+        (200, reply([{"type": "text", "text": "A"}])), (200, b" " * (LARGEST + 2)), (200, reply("no", "many", -3)),
     ],
-    ids=["limited", "error", "unavailable", "no verdict", "nothing", "no choice", "garbage", "no answer"],
+    ids=[
+        "limited", "error", "unavailable", "no verdict", "nothing", "no choice", "garbage", "no answer", "no JSON",
+        "nested", "choices a text", "choices a mapping", "a choice a list", "content a list", "huge", "token counts",
+    ],
 )  # fmt: skip
 def test_what_fails_for_the_moment_is_asked_again(judge, server: Server, fault: tuple[int, bytes]) -> None:
     server.faults = [fault, fault]
-    one = judge("judge.timeout=0.3", "judge.workers=1")
+    one = judge("judge.timeout=0.5", "judge.workers=1")
     assert one(*PAIRS) == [1.0, 0.0, 0.5]
     assert len(server.requests) == 8
+
+
+def test_answers_in_another_form_are_counted(judge, server: Server) -> None:
+    server.faults = [(200, b'{"choices": "A"}'), (200, reply(["A"])), (200, reply("A", "many"))]
+    one = judge("judge.workers=1")
+    assert one(*PAIRS) == [1.0, 0.0, 0.5]
+    assert one.report()["judge/malformed"] == 3
+    server.always = "as you like"
+    with pytest.raises(TrainingError, match=r"no verdict on 1 of 1 pairs \(0 of 2 answers were malformed\)"):
+        judge("judge.attempts=1", "judge.model=other")(["p"], ["xx"], ["x"])
+
+
+def test_a_budget_ends_the_questions_and_what_was_paid_for_is_kept(judge, server: Server) -> None:
+    prices = ("judge.price_prompt=10", "judge.price_response=0", "judge.workers=1")  # 0.001 dollars a question
+    with pytest.raises(TrainingError, match=r"judge\.budget=0\.003 dollars are spent after 3 questions: raise it"):
+        judge(*prices, "judge.budget=0.003")(*PAIRS)
+    assert len(server.requests) == 3
+    assert judge(*prices, "judge.budget=0.004")(*PAIRS) == [1.0, 0.0, 0.5]
+    assert len(server.requests) == 6
+    with pytest.raises(ConfigError, match=r"judge\.budget must come with judge\.price_prompt"):
+        judge("judge.budget=1")
+
+
+def test_a_damaged_cache_is_one_sentence_and_a_damaged_entry_is_asked_again(
+    judge, server: Server, tmp_path: Path
+) -> None:
+    judge()(*PAIRS)
+    with sqlite3.connect(tmp_path / "cache.sqlite") as connection:
+        for row, damage in enumerate(["nothing", "[1, 2, 3]", '["A"]'], 1):
+            connection.execute("UPDATE replies SET reply = ? WHERE rowid = ?", (damage, row))
+    again = judge()
+    assert again(*PAIRS) == [1.0, 0.0, 0.5]
+    found = again.report()
+    assert (found["judge/damaged"], found["judge/asked"], found["judge/cached"]) == (3, 3, 3)
+    again.close()
+    (tmp_path / "cache.sqlite").write_bytes(b"no database " * 100)
+    with pytest.raises(ConfigError, match=r"judge\.cache=.*cannot be used \(.*\): remove the file"):
+        judge()
+
+
+def test_control_codes_of_an_endpoint_are_not_told(judge, server: Server) -> None:
+    server.faults = [(401, b"\x1b[31mred\x07")] * 9
+    with pytest.raises(TrainingError) as told:
+        judge()(*PAIRS)
+    assert "red" in str(told.value)
+    assert str(told.value).isprintable()
 
 
 def test_an_endpoint_that_refuses_is_told_and_what_was_answered_is_kept(judge, server: Server) -> None:

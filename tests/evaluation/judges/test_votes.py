@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from rlhf.evaluation.judges.votes import RIDGE, Compared, by_judge, by_scores, length_controlled, logistic, sigmoid
+from rlhf.evaluation.judges.votes import RIDGE, Compared, by_judge, by_scores, length_matched, logistic, sigmoid
 from rlhf.evaluation.statistics.metrics import win_rate
 
 
@@ -20,7 +20,7 @@ def test_pairs_by_scores_by_hand() -> None:
 def test_without_a_difference_in_length_it_is_the_win_rate() -> None:
     ours, theirs = [[2.0], [1.0], [1.0], [0.0]], [[1.0], [0.0], [1.0], [1.0]]
     same = [[7]] * 4
-    found = length_controlled(by_scores(ours, theirs, same, same), 200, 0)
+    found = length_matched(by_scores(ours, theirs, same, same), 200, 0)
     assert found.mean == pytest.approx(win_rate(ours, theirs, 10, 0).mean, abs=0.002)  # the ridge pulls towards a half
 
 
@@ -28,11 +28,11 @@ def test_a_worked_value() -> None:
     """Longer by 2 wins 3 of 4, shorter by 2 wins 1 of 4: symmetric, so at equal length each wins as often."""
     kinds = [(1.0, 2.0)] * 3 + [(0.0, 2.0)] + [(1.0, -2.0)] + [(0.0, -2.0)] * 3
     compared = [Compared(np.array([y]), np.array([d])) for y, d in kinds]
-    assert length_controlled(compared, 50, 0).mean == pytest.approx(0.5)
+    assert length_matched(compared, 50, 0).mean == pytest.approx(0.5)
     # Shorter by 2 wins 1 of 2: logit(3/4) = θ + φ tanh 1 and logit(1/2) = θ - φ tanh 1, so θ = log(3) / 2.
     kinds = [(1.0, 2.0)] * 300 + [(0.0, 2.0)] * 100 + [(1.0, -2.0)] * 200 + [(0.0, -2.0)] * 200
     compared = [Compared(np.array([y]), np.array([d])) for y, d in kinds]
-    assert length_controlled(compared, 50, 0).mean == pytest.approx(1 / (1 + math.exp(-math.log(3) / 2)), abs=1e-4)
+    assert length_matched(compared, 50, 0).mean == pytest.approx(1 / (1 + math.exp(-math.log(3) / 2)), abs=1e-4)
 
 
 def test_a_judge_that_loves_length_is_seen_through() -> None:
@@ -41,7 +41,7 @@ def test_a_judge_that_loves_length_is_seen_through() -> None:
     longer = generator.normal(60, 80, size=4000)
     drawn = sigmoid(0.3 + 2 * np.tanh(longer / longer.std())) > generator.random(4000)
     compared = [Compared(np.array([float(y)]), np.array([d])) for y, d in zip(drawn, longer, strict=True)]
-    found = length_controlled(compared, 500, 0)
+    found = length_matched(compared, 500, 0)
     truth = sigmoid(np.array(0.3))
     assert drawn.mean() > truth + 0.1
     assert found.low < truth < found.high
@@ -75,7 +75,7 @@ def test_the_interval_of_one_newton_step_is_that_of_fitting_each_draw_again() ->
     longer = generator.normal(0, 50, size=(60, 4))
     preferred = (generator.random((60, 4)) < sigmoid(0.5 + np.tanh(longer / longer.std()))).astype(float)
     compared = [Compared(y, d) for y, d in zip(preferred, longer, strict=True)]
-    found = length_controlled(compared, 400, 3)
+    found = length_matched(compared, 400, 3)
     counts = np.random.default_rng(3).multinomial(60, np.full(60, 1 / 60), 400)
     features = np.stack([np.ones(240), np.tanh(longer.ravel() / longer.std())], axis=1)
     again = [sigmoid(logistic(features, preferred.ravel(), np.repeat(row, 4) / 4)[0]) for row in counts]
@@ -83,11 +83,19 @@ def test_the_interval_of_one_newton_step_is_that_of_fitting_each_draw_again() ->
 
 
 def test_one_who_always_wins_has_a_finite_rate() -> None:
-    found = length_controlled([Compared(np.array([1.0]), np.array([float(i)])) for i in range(20)], 100, 0)
+    found = length_matched([Compared(np.array([1.0]), np.array([float(i)])) for i in range(20)], 100, 0)
     assert 0.9 < found.mean < 1
     assert 0 <= found.low <= found.high <= 1
     with pytest.raises(ValueError, match="at least one prompt"):
-        length_controlled([], 10, 0)
+        length_matched([], 10, 0)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_without_a_length_in_common_there_is_no_rate(sign: int) -> None:
+    """Always 40 tokens against about 10: the value at equal length would be an extrapolation."""
+    longer = sign * np.array([25.0, 30.0, 32.0])
+    assert length_matched([Compared(np.array([0.0, 1.0, 0.5]), longer)], 100, 0) is None
+    assert length_matched([Compared(np.array([0.0, 1.0, 0.5]), longer - longer.min())], 100, 0) is not None
 
 
 class Alphabet:

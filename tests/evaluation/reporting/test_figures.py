@@ -35,12 +35,23 @@ def test_what_was_not_measured_is_not_drawn() -> None:
 
 def test_captions_say_what_a_reader_cannot_see() -> None:
     told = {drawing.name: drawing.caption for drawing in figures(whole())}
-    assert "n = 1 to 2 of the sft samples by the reward model" in told["frontier"]
-    assert re.search(r"gold reward: α = [\d.-]+, β = [\d.-]+, with its peak at a KL of [\d.]+", told["law-1"])
+    assert "n = 1 to 2 of the sft samples by the reward model, drawn at the upper bound of its KL" in told["frontier"]
+    assert "PPO's log during training, on its training prompts" in told["frontier"]
+    assert re.search(
+        r"gold reward: α = [\d.-]+, β = [\d.-]+, (no )?peak .*within the data \(KL up to 0.7\)", told["law-1"]
+    )
     assert told["lengths"].endswith("Medians: base 7; sft 8; dpo 9; ppo 10.")
-    assert "40 held-out pairs; expected calibration error 0.087" in told["reliability"]
+    assert "40 held-out pairs; expected calibration error 0.087, of a calibrated model 0.062" in told["reliability"]
     assert told["training-0"] == "Over steps, first to last: loss in training 3 to 2.6."
     assert told["training-3"].startswith("Over updates, first to last: reward model 0 to 2.65; gold reward 1 to 0.93")
+
+
+def test_a_bound_is_marked_and_ppo_is_named_only_if_it_is_there() -> None:
+    without = whole()
+    without.paths = {}
+    [drawing] = [one for one in figures(without) if one.name == "frontier"]
+    assert "best of n, KL at most" in drawing.svg
+    assert "PPO" not in drawing.caption
 
 
 def test_one_value_everywhere_can_be_drawn() -> None:

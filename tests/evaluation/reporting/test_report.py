@@ -71,7 +71,7 @@ def test_the_table_gives_numbers_intervals_and_dashes() -> None:
     found = dict(tables.rows(comparison(["a"])))
     assert found["gold reward"] == ["1.25 ±0.25"] * 2
     assert found["distinct-1"] == ["0.5", "0.5"]
-    assert found["KL"] == ["–", "0.50 ±0.25"]
+    assert found["KL to SFT (nats per response)"] == ["–", "0.50 ±0.25"]
     assert "perplexity" not in found
 
 
@@ -82,8 +82,8 @@ def test_a_whole_report_has_every_part(tmp_path: Path) -> None:
         assert f"## {heading}" in text
     assert "| seconds | 10 | 10 | 10 | 10 |" in text
     assert "| gold reward | 0 (0.5) | 1 (0.5) | 2 (0.5) | 3 (0.5) |" in text
-    assert "| stage before | – | base | sft | sft |" in text
-    assert "orders 0.725 of 40 held-out pairs rightly; its expected calibration error is 0.087" in text
+    assert "| previous stage | – | base | sft | sft |" in text
+    assert "orders 0.725 of 40 held-out pairs correctly; its ECE is 0.087 (a calibrated model would show 0.062" in text
     found = json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))
     assert found["costs"]["ppo"] == {
         "path": "checkpoints/x/ppo", "stage": "ppo", "seconds": 10.0, "tokens": 1000, "peak_memory_gib": 1.5,

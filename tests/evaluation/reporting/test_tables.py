@@ -1,13 +1,72 @@
 """Headings, cells and which rows there are."""
 
-from rlhf.evaluation.reporting.tables import HEADINGS, costs, grids, heading, keys_of, remarks, rows, spread
+import pytest
+
+from rlhf.evaluation.reporting.tables import (
+    LABELS,
+    costs,
+    grids,
+    keys_of,
+    label,
+    meanings,
+    number,
+    remarks,
+    rows,
+    spread,
+)
 from rlhf.evaluation.statistics.metrics import Estimate
 from tests.evaluation.making import whole
 
 
 def test_headings_tell_rows_apart() -> None:
-    names = [name for name, _ in HEADINGS.values()]
+    names = [name for name, _ in LABELS.values()]
     assert len(set(names)) == len(names)
+
+
+def test_labels_are_the_field_s_terms_with_a_line_on_each() -> None:
+    told = whole()
+    told.metrics["ppo"] |= dict.fromkeys(
+        [
+            "win_rate/gold", "win_rate/lc/gold", "win_rate_previous/reward", "format_followed", "consistency/resamples",
+            "consistency/paraphrases", "calibration/answers", "calibration/answers_floor", "ends", "length",
+        ],
+        0.5,
+    )  # fmt: skip
+    found = dict(meanings(told))
+    assert list(found) == [
+        "gold reward", "reward model", "win rate vs SFT (gold)", "win rate vs SFT (gold, length-matched)",
+        "win rate vs previous stage (reward model)", "KL to SFT (nats per response)", "instruction following",
+        "consistency (resampling)", "consistency (paraphrase)", "ECE", "ECE noise floor", "EOS rate",
+        "response length (tokens)",
+    ]  # fmt: skip
+    assert all(found.values())
+    assert f"temperature {told.stage.temperature:g}" in found["KL to SFT (nats per response)"]
+    assert "minimal form" in found["win rate vs SFT (gold, length-matched)"]
+
+
+@pytest.mark.parametrize(
+    ("estimate", "shown"),
+    [
+        (Estimate(0.5, 0.4, 0.6), "0.50 ±0.10"),
+        (Estimate(0.94, 0.43, 0.997), "0.94 [0.43, 1.00]"),
+        (Estimate(0.99, 0.982, 0.994), "0.99 ±0.01"),  # of what is not seen nothing is skewed
+    ],
+)
+def test_a_skewed_interval_is_shown_by_its_bounds(estimate: Estimate, shown: str) -> None:
+    assert number(estimate) == shown
+
+
+def test_what_is_left_out_is_said() -> None:
+    told = whole()
+    told.metrics["ppo"] |= {"win_rate/gold": Estimate(0.9, 0.8, 1.0), "correct": Estimate(0.0, 0.0, 0.0)}
+    told.metrics["base"] |= {"win_rate/gold": Estimate(0.17, 0.1, 0.2), "win_rate/lc/gold": Estimate(0.2, 0.1, 0.3)}
+    told.metrics["base"] |= {"win_rate/reward": Estimate(0.64, 0.6, 0.7), "win_rate/lc/reward": Estimate(0.6, 0.5, 0.7)}
+    assert dict(rows(told))["win rate vs SFT (gold, length-matched)"] == ["0.20 ±0.10", "–", "–", "–"]
+    found = "\n".join(remarks(told))
+    assert "A length-matched win rate is left out for ppo: every response is longer" in found
+    assert "No ECE for ppo: no response is correct." in found
+    assert "disagree about base: win rate 0.64 and 0.17 vs SFT." in found
+    assert "a calibrated model would show 0.062" in found
 
 
 def test_win_rates_of_another_judge_have_rows_too() -> None:
@@ -16,16 +75,17 @@ def test_win_rates_of_another_judge_have_rows_too() -> None:
         "win_rate/judge": Estimate(0.6, 0.5, 0.7), "win_rate/lc/judge": Estimate(0.5, 0.4, 0.6),
         "win_rate_previous/judge": Estimate(0.7, 0.6, 0.8),
     }  # fmt: skip
-    assert keys_of(told)[-3:] == ["win_rate/judge", "win_rate/lc/judge", "win_rate_previous/judge"]
+    judged = [key for key in keys_of(told.metrics) if key.endswith("/judge")]
+    assert judged == ["win_rate/judge", "win_rate/lc/judge", "win_rate_previous/judge"]
     found = dict(rows(told))
-    assert found["wins by judge"] == ["–", "–", "–", "0.60 ±0.10"]
-    assert found["wins by judge, equal length"][-1] == "0.50 ±0.10"
-    assert found["wins over before by judge"][-1] == "0.70 ±0.10"
+    assert found["win rate vs SFT (judge)"] == ["–", "–", "–", "0.60 ±0.10"]
+    assert found["win rate vs SFT (judge, length-matched)"][-1] == "0.50 ±0.10"
+    assert found["win rate vs previous stage (judge)"][-1] == "0.70 ±0.10"
 
 
 def test_the_last_part_of_a_key_is_the_heading_of_a_section_s_row() -> None:
-    assert heading("gold/task/two_steps") == "two_steps"
-    assert heading("instructions/kind/punctuation:no_comma") == "punctuation:no_comma"
+    assert label("gold/task/two_steps", "sft", 0.7)[0] == "two_steps"
+    assert label("instructions/kind/punctuation:no_comma", "sft", 0.7)[0] == "punctuation:no_comma"
 
 
 def test_sections_are_there_where_they_were_measured() -> None:
@@ -33,7 +93,7 @@ def test_sections_are_there_where_they_were_measured() -> None:
     told.metrics["sft"]["instructions/kind/startend:quotation"] = Estimate(0.5, 0.5, 0.5)
     titles = [grid.title for grid in grids(told)]
     assert titles == [
-        "Every metric", "Over seeds 0, 1: mean (standard deviation)", "Instructions followed, by kind",
+        "Every metric", "Over seeds 0, 1: mean (standard deviation)", "Instruction following by kind of instruction",
         "What each stage cost",
     ]  # fmt: skip
 
@@ -53,5 +113,5 @@ def test_what_one_seed_lacks_is_a_dash() -> None:
 def test_without_pairs_there_is_no_remark_on_the_reward_model() -> None:
     told = whole()
     assert len(remarks(told)) == 2
-    told.reliability = []
+    told.reliability = None
     assert remarks(told) == ["a note"]

@@ -45,7 +45,7 @@ def test_a_temperature_is_fitted_on_other_pairs(card: Make) -> None:
 
 def test_without_a_test_split_the_prompts_are_halved(card: Make) -> None:
     found = card(good, "held out", "held out").calibration
-    assert found.fitted_on.startswith("every second prompt")
+    assert found.fitted_on.startswith("half of the prompts")
     assert len(found.judged) == 12
 
 

@@ -30,7 +30,7 @@ def test_the_mean_of_members_is_judged_and_their_disagreement_told() -> None:
         [(2.0 * ("good" in text) + len(text) / 100) / 2 for text in both.pairs.chosen.completions]
     )
     assert 0 < both.members["split"] < 1
-    assert "the score is the mean of 2 members'" in both.notes
+    assert "the score is the mean over 2 members" in both.notes
     assert any("without stage.policy" in note for note in alone.notes)
 
 

@@ -6,6 +6,7 @@ import pytest
 
 from rlhf.evaluation.reward_card import report
 from rlhf.evaluation.reward_card.card import Card
+from rlhf.evaluation.reward_card.probes import Probe
 
 Make = Callable[..., Card]
 
@@ -75,3 +76,16 @@ def test_numbers_for_run_json_are_numbers(card: Make) -> None:
     assert found["test/accuracy"] == 21 / 24
     assert found["test/lead/longer wins"] > 0
     assert all(isinstance(value, float) for value in found.values())
+
+
+def test_labels_say_what_is_measured_and_in_what(card: Make) -> None:
+    made = card(good)
+    made.probes = {"eos_removed": Probe(None, None, 3)}
+    shown = {title: [line[0] for line in lines] for title, _, lines in report.tables(made)}
+    assert "Corruption test: the score should fall" in shown
+    assert "EOS removed" in shown["Corruption test: the score should fall"]
+    assert "Accuracy by length difference, chosen - rejected (characters)" in shown
+    details = dict(report.details(made))
+    assert details["ECE (expected calibration error)"] == f"{made.calibration.error:.3f}"
+    assert details["ECE of a calibrated model on these pairs"] == f"{made.calibration.floor:.3f}"
+    assert report.numbers(made)["test/ece_floor"] == made.calibration.floor > 0

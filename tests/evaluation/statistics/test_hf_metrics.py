@@ -8,7 +8,7 @@ import evaluate
 import numpy as np
 import pytest
 
-from rlhf.evaluation.judges.votes import Compared, length_controlled
+from rlhf.evaluation.judges.votes import Compared, length_matched
 from rlhf.evaluation.statistics.hf_metrics import (
     CalibrationError,
     Distinct,
@@ -45,11 +45,11 @@ def test_perplexity() -> None:
     assert found == {"perplexity": pytest.approx(7.389056, rel=1e-6)}
 
 
-def test_length_controlled_wins() -> None:
+def test_length_matched_wins() -> None:
     preferred, longer = [1.0, 0.5, 0.0, 1.0], [3.0, 1.0, -2.0, -1.0]
     found = LengthControlledWinRate().compute(predictions=preferred, references=longer, draws=100, seed=3)
     pairs = [Compared(np.array([p]), np.array([d])) for p, d in zip(preferred, longer, strict=True)]
-    assert tuple(found.values()) == length_controlled(pairs, 100, 3)
+    assert tuple(found.values()) == length_matched(pairs, 100, 3)
 
 
 def test_instructions_followed() -> None:

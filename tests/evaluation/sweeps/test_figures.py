@@ -40,7 +40,7 @@ def test_the_frontier_holds_every_method_and_rings_what_no_run_beats(tmp_path: P
     assert kept == {("ppo", 0), ("dpo", 2)}
     [frontier] = figures(found)  # β and κ both move, but each in a stage of its own
     assert "gold: 2 of 5" in frontier.caption
-    assert "wins: 1 of 5" in frontier.caption
+    assert "win rate vs start: 1 of 5" in frontier.caption
     text = frontier.standalone()
     ElementTree.fromstring(text)
     for label in ("dpo, means", "ppo, runs", "no run beats it", "beta 0.1", "kl_coef 0.2"):
@@ -54,6 +54,8 @@ def test_one_setting_has_no_effects_figure_and_without_a_reward_there_is_no_fron
             member(tmp_path / "two", metrics={"eval/rewards/accuracies": 0.5}, stage__beta=beta, rate=rate)
     assert [drawing.name for drawing in figures(board(collect([str(tmp_path / "one")]), "gold"))] == ["frontier"]
     [effects] = figures(board(collect([str(tmp_path / "two")]), None))
-    assert {"stage.beta", "rate", "auto", "pairs right"} <= set(ElementTree.fromstring(effects.standalone()).itertext())
+    assert {"stage.beta", "rate", "auto", "held-out accuracy"} <= set(
+        ElementTree.fromstring(effects.standalone()).itertext()
+    )
     member(tmp_path / "none", status="failed", reason="x")
     assert figures(board(collect([str(tmp_path / "none")]), None)) == []

@@ -8,7 +8,7 @@ import pytest
 
 from rlhf.errors import LineageError
 from rlhf.evaluation.sweeps.jobs import FAILED, collect
-from rlhf.evaluation.sweeps.leaderboard import board, publishing, show, write
+from rlhf.evaluation.sweeps.leaderboard import board, caption, publishing, show, write
 from tests.evaluation.sweeps.test_jobs import member
 
 HOSTILE = "[bold]no[/bold] <script>alert(1)</script> | a\nb"
@@ -74,7 +74,7 @@ def test_the_files_say_the_same_and_nothing_that_a_job_said_is_markup(
     out.mkdir()
     write(found, out, [("frontier", "Reward for distance", "told")])
     text = (out / "leaderboard.md").read_text()
-    assert "| beta | runs | gold | KL | pairs right |" in text
+    assert "| beta | runs | gold | KL (nats per response) | held-out accuracy |" in text
     assert "| 0.1 | 2 | 2.100 ±0.141 | 1.500 ±0.000 | 0.700 ±0.000 |" in text
     assert "<script>" not in text
     assert "![Reward for distance](figures/frontier.svg)" in text
@@ -99,3 +99,12 @@ def test_where_nothing_has_finished_there_is_nothing_to_rank(tmp_path: Path, cap
     assert "No job has finished." in capsys.readouterr().out
     write(found, tmp_path, [])
     assert "no luck" in (tmp_path / "leaderboard.md").read_text()
+
+
+def test_the_caption_names_the_temperature_of_the_divergence(tmp_path: Path) -> None:
+    content = {"held_out.temperature": 0.7}
+    member(tmp_path / "with", metrics={"gold": 1.0, "kl": 0.1}, content=content, stage__beta="0.1")
+    member(tmp_path / "without", metrics={"eval/rewards/accuracies": 0.5}, content=content, stage__beta="0.1")
+    told = "KL is measured on samples at temperature 0.7."
+    assert caption(board(collect([str(tmp_path / "with")]), "gold")).endswith(told)
+    assert told not in caption(board(collect([str(tmp_path / "without")]), None))

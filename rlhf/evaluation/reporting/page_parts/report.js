@@ -26,7 +26,7 @@ function cell(entry, model) {
   if (response.kl !== undefined) facts.push(`KL ${response.kl.toFixed(2)}`);
   facts.push(response.tokens === 1 ? "1 token" : `${response.tokens} tokens`);
   const below = element("p", facts.join(" · "), { class: "facts" });
-  if (!response.ended) below.append(element("span", " · does not end", { class: "warn" }));
+  if (!response.ended) below.append(element("span", " · no EOS", { class: "warn" }));
   if (response.cut) below.append(element("span", ` · ${response.cut} more characters in responses.jsonl`));
   made.append(element("h4", model), text, below);
   return made;

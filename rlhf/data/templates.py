@@ -1,0 +1,179 @@
+"""What a chat template decides: how strings are put, which token ends a turn, what of a message is read.
+
+A template comes with somebody else's tokenizer, so none of this is known before a conversation is rendered with it.
+docs/chat_templates.md lists the rules.
+"""
+
+import json
+from functools import lru_cache
+from typing import Any
+
+from rlhf.config import Render
+from rlhf.errors import ConfigError, ModelError
+
+Message = dict[str, Any]
+Prompt = str | list[Message]
+
+# What a message may have beside role and content. ``weight`` says whether a turn is learned; no template reads it.
+EXTRAS = ("tool_calls", "tool_call_id", "name", "reasoning_content", "thinking", "weight")
+OF_NO_TEMPLATE = ("weight", "tools")  # templates are given the tools beside the messages
+MARK = "answer"
+ASK: Message = {"role": "user", "content": "question"}
+TOOL = {
+    "type": "function",
+    "function": {
+        "name": "look",
+        "description": "Look at a tree.",
+        "parameters": {"type": "object", "properties": {"at": {"type": "string", "description": "a tree"}}},
+    },
+}
+CALL = {"type": "function", "id": "000000000", "function": {"name": "look", "arguments": '{"at": "oak"}'}}
+# What is refused if it would be lost -> a conversation that has it.
+PROBES: dict[str, list[Message]] = {
+    "tools": [ASK | {"tools": json.dumps([TOOL])}],
+    "tool_calls": [ASK, {"role": "assistant", "content": "", "tool_calls": [CALL]}],
+    "reasoning_content": [ASK, {"role": "assistant", "content": MARK, "reasoning_content": "reason"}],
+    "thinking": [ASK, {"role": "assistant", "content": MARK, "thinking": "reason"}],
+}
+
+
+def templated(tokenizer: Any, talks: Any, **options: Any) -> Any:
+    """One conversation, or several without tools, by the tokenizer's chat template.
+
+    Raises:
+        ModelError: there is no chat template, or it refuses a conversation.
+    """
+    from jinja2 import TemplateError
+
+    if tokenizer.chat_template is None:
+        raise ModelError(
+            "the prompt is a conversation and the tokenizer has no chat template: "
+            "give one with model.chat_template=plain or model.chat_template=<file>.jinja"
+        )
+    if isinstance(talks[0], dict):
+        if "tools" in talks[0]:
+            options["tools"] = json.loads(talks[0]["tools"])
+        talks = [for_template(turn) for turn in talks]
+    else:
+        talks = [[for_template(turn) for turn in talk] for talk in talks]
+    try:
+        return tokenizer.apply_chat_template(talks, **options)
+    except (TemplateError, ValueError, TypeError) as error:
+        raise ModelError(
+            f"the chat template of {tokenizer.name_or_path or 'the tokenizer'} refuses a conversation ({error}): leave "
+            "such rows out, or give another template with model.chat_template=<file>.jinja"
+        ) from error
+
+
+def for_template(turn: Message) -> Message:
+    """A message as chat templates read it: the arguments of calls are objects, which rows hold as JSON text."""
+    given = {key: value for key, value in turn.items() if key not in OF_NO_TEMPLATE}
+    if "tool_calls" in given:
+        calls = [call | {"function": dict(call["function"])} for call in given["tool_calls"]]
+        for call in calls:
+            call["function"]["arguments"] = json.loads(call["function"]["arguments"])
+        given["tool_calls"] = calls
+    return given
+
+
+def check_read(tokenizer: Any, talk: list[Message]) -> None:
+    """Refuse a conversation that has something which the chat template does not read.
+
+    Raises:
+        ModelError: tools, calls or reasoning would be lost without a word.
+    """
+    for key in [key for key in PROBES if any(key in turn for turn in talk)]:
+        if not _reads(tokenizer, tokenizer.chat_template, key):
+            name = tokenizer.name_or_path or "the tokenizer"
+            raise ModelError(
+                f"field 'messages.{key}' is not read by the chat template of {name}: give one that reads it with "
+                f"model.chat_template=<file>.jinja, or remove {key} from the rows"
+            )
+
+
+@lru_cache(maxsize=64)
+def _reads(tokenizer: Any, template: str, key: str) -> bool:
+    """Whether the template renders a conversation otherwise if it has ``key``."""
+    talk, options = PROBES[key], {"tokenize": False, "add_generation_prompt": False}
+    without = [{name: value for name, value in turn.items() if name != key} for turn in talk]
+    try:
+        return templated(tokenizer, talk, **options) != templated(tokenizer, without, **options)
+    except ModelError:
+        return False
+
+
+def turn_ends(tokenizer: Any) -> set[int]:
+    """The id of the token that closes the assistant's turn in the chat template; nothing if plain text does."""
+    template = tokenizer.chat_template
+    return set() if template is None else set(_turn_ends(tokenizer, template))
+
+
+def end_ids(model: Any, tokenizer: Any) -> list[int]:
+    """Every token that ends a response: the tokenizer's end of sequence, that of a turn, those of generation_config."""
+    own = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    found = [tokenizer.eos_token_id, *turn_ends(tokenizer), *(own if isinstance(own, list) else [own])]
+    return [id for id in dict.fromkeys(found) if id is not None]
+
+
+@lru_cache(maxsize=16)
+def _turn_ends(tokenizer: Any, template: str) -> list[int]:
+    talk = [ASK, {"role": "assistant", "content": MARK}]
+    try:
+        text = templated(tokenizer, talk, tokenize=False, add_generation_prompt=False)
+    except ModelError:
+        return []
+    after = text.rpartition(MARK)[2].lstrip()
+    added = tokenizer.added_tokens_decoder.items()
+    found = [(len(token.content), id) for id, token in added if after.startswith(token.content)]
+    return [max(found)[1]] if found else []
+
+
+def named(found: str | dict[str, str] | None, where: str) -> str | None:
+    """The chat template of a tokenizer that has several by name: ``default``, which transformers takes too.
+
+    Raises:
+        ModelError: none of them is called so.
+    """
+    if not isinstance(found, dict):
+        return found
+    if "default" not in found:
+        raise ModelError(
+            f"{where} has chat templates called {', '.join(sorted(found))} and none called default: "
+            "save the tokenizer with the one to use as its chat_template"
+        )
+    return found["default"]
+
+
+def strings_are_turns(tokenizer: Any) -> bool:
+    """Whether a string is rendered by the chat template, as one message: said by ``tokenizer.strings_are_turns``.
+
+    models.load_tokenizer and `settle` set it; without it a string is plain text.
+    """
+    return tokenizer.chat_template is not None and getattr(tokenizer, "strings_are_turns", False)
+
+
+def settle(tokenizer: Any, prompts: Any, render: Render) -> str | None:
+    """Make the tokenizer put string prompts as ``data.render`` says, and return the sentence that says how.
+
+    A template that no prompt is rendered with is taken away, so that it is not saved with the model. Conversations
+    are rendered in any case, and None is returned.
+
+    Raises:
+        ConfigError: conversations are to be plain text, or there is no template for strings.
+    """
+    if not isinstance(prompts[0], str):
+        if render is Render.text:
+            raise ConfigError("data.render=text, but the prompts are conversations: give data.render=auto, or strings")
+        tokenizer.strings_are_turns = True
+        return None
+    name = tokenizer.name_or_path or "the tokenizer"
+    if render is Render.chat and tokenizer.chat_template is None:
+        raise ConfigError(f"data.render=chat, but {name} has no chat template: give model.chat_template=plain, too")
+    if render is Render.chat or (render is Render.auto and strings_are_turns(tokenizer)):
+        tokenizer.strings_are_turns = True
+        return f"each string prompt is one user message in the chat template of {name}; data.render=text: plain text"
+    tokenizer.chat_template = None
+    return (
+        "prompts are plain text, and the saved model has no chat template; "
+        "data.render=chat renders each as one user message"
+    )

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from rlhf.config import Normalisation, RewardTerm, Settings
+from rlhf.config import Normalisation, PPOStage, RewardTerm, Settings
 from rlhf.errors import LineageError
 from rlhf.hardware.device import torch_device
 from rlhf.modeling import loading
@@ -19,6 +19,19 @@ from rlhf.rewards.terms import Format, Length
 from rlhf.runs.parents import Parent
 
 AS_IT_IS = Stored(0.0, 1.0)
+
+
+def check_terms(stage: PPOStage) -> None:
+    """Make every reward that needs no model, so that its mistakes are reported before a model is loaded.
+
+    Raises:
+        ConfigError: a function cannot be imported, or a remote reward's token is not set.
+    """
+    for term in (*stage.terms().values(), stage.gold_term()):
+        if term is not None and term.function is not None:
+            called(term.function)
+        elif term is not None and term.remote.url is not None:
+            Remote(**vars(term.remote))
 
 
 class Builder:

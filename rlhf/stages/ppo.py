@@ -25,7 +25,7 @@ from rlhf.planning.roles import plan
 from rlhf.ppo import Diagnosis, PPOTrainer
 from rlhf.ppo.model_roles import OneBase, Separate, assign
 from rlhf.ppo.vllm_sampler import Copied
-from rlhf.rewards.build import Builder
+from rlhf.rewards.build import Builder, check_terms
 from rlhf.runs.run import Run
 from rlhf.training import loop
 
@@ -34,6 +34,7 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
     stage = settings.stage
     if stage.rollout.engine is Engine.vllm and find_spec("vllm") is None:
         raise ModelError("stage.rollout.engine=vllm needs vllm: pip install 'rlhf[vllm]', or use engine=transformers")
+    check_terms(stage)
     prompts = {split: load(settings.data, "prompts", split, settings.seed) for split in ("train", "validation")}
     check_splits(settings.data, "prompts", prompts, settings.seed)
     for split, dataset in prompts.items():

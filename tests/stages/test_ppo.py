@@ -437,3 +437,15 @@ def test_prompts_that_are_all_too_long_are_refused(beside_chain: Configure, tmp_
     ):
         execute(beside_chain("ppo", "stage.max_prompt_length=2"), tmp_path / "ppo")
     assert not (tmp_path / "ppo").exists()
+
+
+def test_a_reward_that_does_not_exist_is_reported_before_a_model_is_loaded(
+    beside_chain: Callable[..., Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rlhf.modeling.loading.load_policy", None)
+    for given in ("stage.rewards={a: {function: 'nowhere:score'}}", "stage.gold=nowhere:score"):
+        with pytest.raises(ConfigError, match="the reward 'nowhere:score' cannot be imported"):
+            execute(beside_chain("ppo", given), tmp_path / "ppo")
+    token = "stage.rewards={a: {remote: {url: 'http://127.0.0.1:9', token_variable: NOT_SET_HERE}}}"
+    with pytest.raises(ConfigError, match="NOT_SET_HERE, which is not set"):
+        execute(beside_chain("ppo", token), tmp_path / "ppo")

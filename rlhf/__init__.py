@@ -10,12 +10,12 @@ __version__ = "0.1.0"
 # Public name -> the module that defines it; imported on first use, so that `import rlhf` costs no torch.
 _PUBLIC = {
     "PPOTrainer": "rlhf.ppo",
-    "Composition": "rlhf.rewards",
+    "CompositeReward": "rlhf.rewards",
     "Ensemble": "rlhf.rewards",
-    "Remote": "rlhf.rewards",
+    "RemoteReward": "rlhf.rewards",
     "RewardFunction": "rlhf.rewards",
     "RewardModel": "rlhf.rewards",
-    "Term": "rlhf.rewards",
+    "RewardTerm": "rlhf.rewards",
     "Run": "rlhf.runs.run",
     "RlhfError": "rlhf.errors",
     "generate": "rlhf.modeling.generation",

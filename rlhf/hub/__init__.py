@@ -3,7 +3,7 @@
 pinned.py     a model or a data set at a commit, and the run.json that lies there
 faults.py     what the Hub and the network refuse, in one sentence
 lineage.py    a run and everything that it descends from, here and on the Hub
-licences.py   the licences of all that, and where they contradict each other
+licenses.py   the licenses of all that, and where they contradict each other
 scrub.py      secrets, paths and names of this machine taken out, and looked for again
 figure.py     the reward against the divergence, drawn
 sections.py   the card's tables; snippets.py its code; card.md.jinja its page

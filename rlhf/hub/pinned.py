@@ -12,6 +12,7 @@ from typing import Any
 from rlhf.config.publish import COMMIT
 from rlhf.errors import HubError
 from rlhf.storage.manifest import MANIFEST, defect
+from rlhf.storage.renamed import new_manifest
 
 OURS = {"stage", "status", "weights", "parents", "settings", "metrics"}  # some trackers leave a run.json of their own
 # What a model is loaded from: no pickles, no code.
@@ -21,12 +22,12 @@ SECONDS = 10.0
 
 @dataclass(frozen=True)
 class Pinned:
-    """``commit`` of the repository ``id``; ``files`` and ``licence`` as its page has them."""
+    """``commit`` of the repository ``id``; ``files`` and ``license`` as its page has them."""
 
     id: str
     commit: str
     files: tuple[str, ...] = ()
-    licence: str | None = None
+    license: str | None = None
 
 
 @cache
@@ -51,9 +52,9 @@ def pin(id: str, revision: str | None, kind: str = "model") -> Pinned | None:
             raise
         return _cached(id, revision, kind)
     card = info.card_data or {}
-    licence = card.get("license_name") or card.get("license")
+    license = card.get("license_name") or card.get("license")
     files = tuple(sibling.rfilename for sibling in info.siblings or ())
-    return Pinned(id, info.sha, files, licence if isinstance(licence, str) else None)
+    return Pinned(id, info.sha, files, license if isinstance(license, str) else None)
 
 
 def _cached(id: str, revision: str | None, kind: str) -> Pinned | None:
@@ -89,7 +90,7 @@ def manifest_at(pinned: Pinned) -> dict[str, Any] | None:
         raise HubError(
             f"{pinned.id}@{pinned.commit}/{MANIFEST} is not one of this version ({reason}): give another revision"
         )
-    return found
+    return new_manifest(found)
 
 
 def fetch(pinned: Pinned, name: str) -> Path:

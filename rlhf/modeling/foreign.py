@@ -163,8 +163,8 @@ def asked(settings: Settings) -> dict[str, int | None]:
         found[f"stage.trainer.max_length={stage.trainer['max_length']}"] = stage.trainer["max_length"]
     if hasattr(stage, "block_length"):
         found[f"stage.block_length={stage.block_length}"] = stage.block_length
-    measured = stage.measured and settings.held_out.prompts
-    for prefix, limit in {"stage": stage, "held_out": settings.held_out if measured else None}.items():
+    measured = stage.measured and settings.eval_set.prompts
+    for prefix, limit in {"stage": stage, "eval_set": settings.eval_set if measured else None}.items():
         if hasattr(limit, "max_prompt_length"):
             both = {name: getattr(limit, name) for name in ("max_prompt_length", "max_response_length")}
             found[" + ".join(f"{prefix}.{name}={value}" for name, value in both.items())] = sum(both.values())

@@ -68,45 +68,45 @@ def critic_not_learning(history: History, limits: SentinelSettings) -> str | Non
 
 def steps_too_large(history: History, limits: SentinelSettings) -> str | None:
     """½ (log π - log π_old)², the mean over the tokens of an update."""
-    if limits.step_kl is None or not history.knows(STEP_KL) or history.now(STEP_KL) <= limits.step_kl:
+    if limits.approx_kl_max is None or not history.knows(STEP_KL) or history.now(STEP_KL) <= limits.approx_kl_max:
         return None
     return (
         f"the steps are too large: within an update the policy moves {history.now(STEP_KL):.2g} nats a token, more "
-        f"than {limits.step_kl:g}, so that most of the clipped loss teaches nothing; commonly the learning rate is "
-        "too high: lower stage.learning_rate or stage.epochs"
+        f"than {limits.approx_kl_max:g}, so that most of the clipped loss teaches nothing; commonly the learning rate "
+        "is too high: lower stage.learning_rate or stage.epochs"
     )
 
 
 def kl_running_away(history: History, limits: SentinelSettings) -> str | None:
     """Σₜ log π - log π_ref of a response, in nats."""
-    if limits.kl_most is None or not history.knows(KL) or history.now(KL) <= limits.kl_most:
+    if limits.kl_max is None or not history.knows(KL) or history.now(KL) <= limits.kl_max:
         return None
     return (
         f"the policy is running away from its reference: the KL is {history.now(KL):.3g} nats a response, above "
-        f"{limits.kl_most:g}, where a score says little of quality; commonly the pull towards the reference is too "
+        f"{limits.kl_max:g}, where a score says little of quality; commonly the pull towards the reference is too "
         "weak for the learning rate: raise stage.kl_coef or lower stage.learning_rate"
     )
 
 
 def kl_negative(history: History, limits: SentinelSettings) -> str | None:
     """In expectation the KL is never negative, if the responses were drawn from the policy."""
-    if limits.kl_least is None or not history.knows(KL) or history.now(KL) >= limits.kl_least:
+    if limits.kl_min is None or not history.knows(KL) or history.now(KL) >= limits.kl_min:
         return None
     return (
-        f"the KL is negative: {history.now(KL):.3g} nats a response, below {limits.kl_least:g}, which cannot be if "
+        f"the KL is negative: {history.now(KL):.3g} nats a response, below {limits.kl_min:g}, which cannot be if "
         "the policy wrote the responses; commonly they come from other weights or through a filter (top-k, a minimal "
         "length, another temperature): sample from the policy itself, at stage.temperature alone"
     )
 
 
 def no_eos(history: History, limits: SentinelSettings) -> str | None:
-    if limits.ended is None or not history.knows(ENDED, limits.grace + limits.window):
+    if limits.eos_rate_min is None or not history.knows(ENDED, limits.grace + limits.window):
         return None
-    if history.now(ENDED) >= limits.ended:
+    if history.now(ENDED) >= limits.eos_rate_min:
         return None
     return (
         f"the responses do not end: {history.now(ENDED):.0%} of them write the end of sequence, fewer than "
-        f"{limits.ended:.0%}; commonly pad and end are one token in the SFT data, or there is no room: raise "
+        f"{limits.eos_rate_min:.0%}; commonly pad and end are one token in the SFT data, or there is no room: raise "
         "stage.max_response_length, keep stage.missing_eos=replace, or train SFT on answers that end"
     )
 

@@ -44,7 +44,7 @@ class Separate:
 
     @cached_property
     def critic(self) -> nn.Module:
-        if self.settings.stage.critic_kind is CriticKind.head:
+        if self.settings.stage.critic_kind is CriticKind.value_head:
             return head(self.settings, self.policy)
         critic = loading.load_reward_model(
             self.parents[self.start], self.settings.model, self.tokenizer, new_head="zero", **self.loading
@@ -95,7 +95,7 @@ class OneBase:
 
     @cached_property
     def critic(self) -> Role | ValueHead:
-        if self.settings.stage.critic_kind is CriticKind.head:
+        if self.settings.stage.critic_kind is CriticKind.value_head:
             return head(self.settings, self.shared.causal)
         worn = self._wears("critic")
         with drawn(self.settings, "critic"):
@@ -131,19 +131,21 @@ def assign(settings: Settings, parents: Mapping[str, Parent], tokenizer: Any) ->
     Where an adapter is asked for and there is none, or not for a reward model, this is said in one line.
 
     Raises:
-        ConfigError: ``stage.one_base=true``, and policy and critic have no base in common.
+        ConfigError: ``stage.share_base_model=true``, and policy and critic have no base in common.
         LineageError: ``stage.critic`` has another vocabulary than the policy, or a run that an adapter needs is gone.
     """
     start = critic_start(settings, parents, tokenizer)
     separate = Separate(settings, parents, start, tokenizer)
-    asked = settings.stage.one_base
+    asked = settings.stage.share_base_model
     if settings.adapter.kind is AdapterKind.none or asked is False:
         return separate
     try:
         base, chains = in_common(settings, parents, start, tokenizer)
     except ModelError as obstacle:
         if asked:
-            raise ConfigError(f"stage.one_base=true is not possible, since {obstacle}: leave it out") from obstacle
+            raise ConfigError(
+                f"stage.share_base_model=true is not possible, since {obstacle}: leave it out"
+            ) from obstacle
         _say(f"each role has a model of its own, since {obstacle}")
         return separate
     for role in judges(parents):
@@ -163,7 +165,7 @@ def critic_start(settings: Settings, parents: Mapping[str, Parent], tokenizer: A
     Raises:
         LineageError: ``stage.critic`` has another vocabulary than the policy.
     """
-    if settings.stage.critic_kind is CriticKind.head:
+    if settings.stage.critic_kind is CriticKind.value_head:
         return "policy"
     scoring = [role for role in judges(parents) if role.partition(".")[0] != "gold"]
     roles = ["critic"] if "critic" in parents else scoring

@@ -169,7 +169,7 @@ def test_no_job_is_left_over_where_all_of_them_fail(
             ["objective=golden"],
             "objective must be one of gold, win_rate, kl, reward_accuracy, margin, loss for stage=dpo",
         ),
-        (["objective=gold", "held_out.prompts=0"], "objective=gold is measured on held-out prompts"),
+        (["objective=gold", "eval_set.prompts=0"], "objective=gold is measured on held-out prompts"),
         (["objective=win_rate", "data.gold=null"], "objective=win_rate is by a gold reward, and there is none"),
     ],
 )

@@ -85,7 +85,7 @@ def test_a_product_is_rounded_within_and_not_without() -> None:
         ("dpo", []),
         ("dpo", ["adapter=lora", "stage.shared_prefix=off"]),
         ("ppo", ["stage.gold=null"]),
-        ("ppo", ["stage.gold=null", "stage.critic_kind=head", "adapter=lora", "stage.micro_batch_size=1"]),
+        ("ppo", ["stage.gold=null", "stage.critic_kind=value_head", "adapter=lora", "stage.micro_batch_size=1"]),
     ],
     ids=["sft", "reward", "dpo", "dpo, adapter", "ppo", "ppo, critic on an adapter"],
 )

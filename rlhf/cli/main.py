@@ -42,6 +42,7 @@ from rlhf.runs.identity import Origin
 from rlhf.storage import secrets
 from rlhf.storage.digests import text_digest
 from rlhf.storage.paths import bundled
+from rlhf.storage.renamed import old_name
 
 LONGEST_NAME = 120  # most file systems allow 255 bytes
 TRACEBACK = "RLHF_TRACEBACK"  # set where the user asked for tracebacks with HYDRA_FULL_ERROR=1
@@ -74,8 +75,9 @@ def member(overrides: Sequence[str]) -> str:
 
 
 def old_member(overrides: Sequence[str]) -> str:
-    """Return the name that a member had while brackets and quotes were left in it."""
-    return _short("_".join(f"{key}-{value}" for key, value in sweep.varying(overrides).items()).replace("/", "-"))
+    """Return the name that a member had while brackets and quotes were left in it, and settings had other names."""
+    varying = {old_name(key): value for key, value in sweep.varying(overrides).items()}
+    return _short("_".join(f"{key}-{value}" for key, value in varying.items()).replace("/", "-"))
 
 
 def _short(name: str) -> str:

@@ -61,7 +61,7 @@ def shares(settings: Settings) -> bool:
 
     Runs that are at hand and have no model in common keep models of their own.
     """
-    if settings.adapter.kind is AdapterKind.none or settings.stage.one_base is False:
+    if settings.adapter.kind is AdapterKind.none or settings.stage.share_base_model is False:
         return False
     found = [
         at_hand(one.path) for role, one in settings.stage.inputs().items() if role in ("policy", "reward", "critic")
@@ -72,7 +72,7 @@ def shares(settings: Settings) -> bool:
 
 def heads(settings: Settings) -> bool:
     """Whether the critic is a head on the policy."""
-    return settings.stage.critic_kind is CriticKind.head
+    return settings.stage.critic_kind is CriticKind.value_head
 
 
 def on_trunk(model: Architecture, ranks: Ranks) -> Role:

@@ -96,7 +96,7 @@ def comparing(
     wide = head(settings, model, work.passed, work.scored, place, backward=False)
     first = Phase("reference", at_work(shape, work.passed, model.width), wide)
     phases = [one._replace(holds=(learner.name,)) for one in (first, *phases)]
-    if whole and settings.held_out.prompts:
+    if whole and settings.eval_set.prompts:
         phases.append(Phase("held out", other=pages(place, roles[1]), optimizer=(learner.name,)))
     return phases
 

@@ -84,7 +84,7 @@ def test_a_product_is_rounded_only_within_the_context() -> None:
         ("dpo", []),
         ("dpo", ["adapter=lora", "stage.shared_prefix=off"]),
         ("ppo", ["stage.gold=null"]),
-        ("ppo", ["stage.gold=null", "stage.critic_kind=head", "adapter=lora", "stage.micro_batch_size=1"]),
+        ("ppo", ["stage.gold=null", "stage.critic_kind=value_head", "adapter=lora", "stage.micro_batch_size=1"]),
     ],
     ids=["sft", "reward", "dpo", "dpo, adapter", "ppo", "ppo, critic on an adapter"],
 )

@@ -65,7 +65,7 @@ def test_a_reference_that_is_kept_is_not_there_while_the_policy_learns(ahead: Ah
     assert (phases["reference"].optimizer, phases["reference"].holds) == ((), ("policy",))
     assert kept.weights(phases["loss"]) == kept.roles[0].weights
     assert kept.weights(phases["held out"]) == beside.weights(beside.phases[0]) == 2 * kept.roles[0].weights
-    assert "held out" not in {phase.name for phase in ahead("dpo", "held_out.prompts=0").ledger.phases}
+    assert "held out" not in {phase.name for phase in ahead("dpo", "eval_set.prompts=0").ledger.phases}
 
 
 @pytest.mark.parametrize("stage", ["reward", "dpo"])

@@ -1,17 +1,17 @@
 """The command line: ``python -m rlhf stage=dpo`` and the console script ``rlhf``.
 
-With progression.py and sweep.py the only module that knows Hydra. A mistake in the settings is told in one sentence
-before torch is imported; HYDRA_FULL_ERROR=1 shows the traceback instead.
+A mistake in the settings is one sentence before torch is imported; HYDRA_FULL_ERROR=1 shows the traceback instead.
+No secret is in what this module prints.
 """
 
-import difflib
 import os
 import re
-import shlex
 import sys
 import time
+import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -19,23 +19,30 @@ from typing import Any
 import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException, MissingConfigException
+from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from omegaconf.errors import OmegaConfBaseException
 
+import rlhf
 from rlhf import config
 from rlhf.cli import sweep
+from rlhf.cli.messages import closest, explain
+from rlhf.cli.overrides import arguments_of, parsed, split
 from rlhf.cli.sweep import IN_PATH, SWEPT
 from rlhf.config import STAGES, Settings
-from rlhf.console import without_controls
+from rlhf.console import console, without_controls
 from rlhf.errors import ConfigError, RlhfError, RunError
+from rlhf.evaluation.sweeps.jobs import record_path
 from rlhf.hardware import launch, ranks
 from rlhf.hub import telemetry
+from rlhf.runs.commands import line
+from rlhf.runs.directory import partial
 from rlhf.runs.identity import Origin
-from rlhf.storage.digests import redact, text_digest
+from rlhf.storage import secrets
+from rlhf.storage.digests import text_digest
 from rlhf.storage.paths import bundled
+from rlhf.storage.renamed import old_name
 
 LONGEST_NAME = 120  # most file systems allow 255 bytes
 TRACEBACK = "RLHF_TRACEBACK"  # set where the user asked for tracebacks with HYDRA_FULL_ERROR=1
@@ -62,36 +69,39 @@ def resolvers() -> None:
     OmegaConf.register_new_resolver("unless", lambda given, value: value if given is None else None, replace=True)
 
 
-def named_by_path(arguments: Sequence[str]) -> list[str]:
-    """``model=org/name@revision`` is ``model=local model.path=org/name@revision``, and ``data=`` likewise.
-
-    No option of ours has a slash in its name. A sweep over several has to say what it means.
-    """
-    found = []
-    for argument in arguments:
-        group, _, value = argument.partition("=")
-        if group in ("model", "data") and "/" in value and "," not in value:
-            found += [f"{group}=local", f"{group}.path={value}"]
-        else:
-            found.append(argument)
-    return found
-
-
 def member(overrides: Sequence[str]) -> str:
-    """A directory name for a member of a sweep: what varies in it, without slashes, and not too long."""
-    swept = os.environ.get(SWEPT, "").split(",")
-    varying = [item.replace("=", "-", 1) for item in overrides if item.partition("=")[0] in swept]
-    name = "_".join(varying).replace("/", "-")
+    """Return a directory name for a member of a sweep: what varies in it, in characters that an override may hold."""
+    return _short("_".join(f"{key}-{_in_path(key, value)}" for key, value in sweep.varying(overrides).items()))
+
+
+def old_member(overrides: Sequence[str]) -> str:
+    """Return the name that a member had while brackets and quotes were left in it, and settings had other names."""
+    varying = {old_name(key): value for key, value in sweep.varying(overrides).items()}
+    return _short("_".join(f"{key}-{value}" for key, value in varying.items()).replace("/", "-"))
+
+
+def _short(name: str) -> str:
     return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 9]}-{text_digest(name)[:8]}"
 
 
-def swept_keys(arguments: Sequence[str]) -> list[str]:
-    """The settings that a sweep varies. Stage and name are not among them: they are in the path already."""
-    items = [item for item in arguments if "=" in item and not item.startswith("-")]
-    parsed = OverridesParser.create().parse_overrides(items)
-    return [
-        item.get_key_element() for item in parsed if item.is_sweep_override() and item.get_key_element() not in IN_PATH
-    ]
+def _in_path(key: str, value: str) -> str:
+    """Return a value as a part of a path, ``[sigmoid,ipo]`` as ``sigmoid+ipo``; a digest stands for what is lost."""
+    if secrets.redact(f"{key}={value}") != f"{key}={value}":
+        return text_digest(value)[:8]
+    override = parsed(f"{key}={value}")
+    read = value if override is None else override.value()
+    if isinstance(read, list) and all(isinstance(one, str) for one in read):
+        whole = "+".join(read)
+    else:
+        whole = read if isinstance(read, str) else value
+    named = re.sub(r"[^\w.+@-]+", "-", whole.replace("/", "-"), flags=re.ASCII)
+    return named if named == whole.replace("/", "-") else f"{named.strip('-')}-{text_digest(value)[:8]}"
+
+
+def swept_keys(overrides: Sequence[str]) -> list[str]:
+    """Return the settings that a sweep varies. Stage and name are not among them: they are in the path already."""
+    found = [one for item in overrides if (one := parsed(item)) is not None and one.is_sweep_override()]
+    return [one.get_key_element() for one in found if one.get_key_element() not in IN_PATH]
 
 
 def settings_of(composed: DictConfig) -> Settings:
@@ -106,7 +116,7 @@ def settings_of(composed: DictConfig) -> Settings:
             known = {field.name for field in fields(node)}
             for key in vars(node).keys() - known:
                 raise ConfigError(
-                    f"there is no setting +{prefix}{'.' if prefix else ''}{key}{_closest(key, known, prefix)}"
+                    f"there is no setting +{prefix}{'.' if prefix else ''}{key}{closest(key, known, prefix)}"
                 )
     return settings
 
@@ -115,42 +125,14 @@ def directory_of(settings: Settings | None) -> Path:
     """<checkpoints>/<name>/<stage>, and for a member of a sweep the directory below it that Hydra made."""
     hydra_config = HydraConfig.get()
     if hydra_config.mode is RunMode.MULTIRUN:
-        return Path(os.path.relpath(hydra_config.runtime.output_dir))
+        made = Path(os.path.relpath(hydra_config.runtime.output_dir))
+        before = made.with_name(old_member(list(hydra_config.overrides.task)) or made.name)
+        if before != made and (before.exists() or partial(before).exists() or record_path(before).exists()):
+            with suppress(OSError):
+                made.rmdir()  # Hydra's, and empty
+            return before
+        return made
     return Path(settings.checkpoints) / settings.name / settings.stage.name
-
-
-HELP = """Take a language model from base to instruction-tuned, one stage at a time:
-base -> sft -> reward -> dpo | ppo -> compare
-
-  python -m rlhf                                   what is trained here, and what can be trained next
-  python -m rlhf stage=progression                 everything that is missing, in order
-  python -m rlhf stage=dpo stage.beta=0.3          one stage
-  python -m rlhf -m stage=dpo stage.beta=0.1,0.3   a sweep, and its leaderboard
-  python -m rlhf stage=plan                        what all of it will take of memory and time, and whether it fits
-  python -m rlhf stage=publish                     a finished run's model card, and with stage.repo= on the Hub
-  python -m rlhf stage=dpo --help                  the settings of one stage
-  python -m rlhf stage=dpo --cfg job               what a command would run, without running it
-  python -m rlhf --config-dir my_conf ...          groups and experiments of your own
-  eval "$(rlhf -sc install=bash)"                  completion for the rlhf command
-  python -m rlhf --hydra-help                      Hydra's own flags
-
-Groups (group=option):
-{groups}
-
-Settings (key=value):
-{settings}"""
-
-
-def help_text(arguments: Sequence[str]) -> str:
-    """Hydra's own help lists its groups and ours by composing each of them, which takes seconds."""
-    overrides = [item for item in arguments if "=" in item and not item.startswith("-")]
-    conf = bundled("conf")
-    groups = [folder for folder in sorted(conf.iterdir()) if any(folder.glob("*.yaml"))]
-    listed = [f"  {folder.name}: {', '.join(sorted(path.stem for path in folder.glob('*.yaml')))}" for folder in groups]
-    with hydra.initialize_config_dir(config_dir=str(conf), version_base="1.3"):
-        settings = OmegaConf.to_yaml(hydra.compose(config_name="config", overrides=overrides))
-    indented = "".join(f"  {line}\n" for line in settings.splitlines())
-    return HELP.format(groups="\n".join(listed), settings=indented)
 
 
 resolvers()
@@ -175,7 +157,7 @@ def _run(composed: DictConfig) -> float | list[float] | None:
 
 def _execute(settings: Settings, origin: Origin | None = None) -> dict[str, float]:
     telemetry.on() if settings.telemetry else telemetry.off()
-    overrides = list(HydraConfig.get().overrides.task)
+    overrides = [*searched_places(), *HydraConfig.get().overrides.task]
     directory = directory_of(settings)
     if settings.stage.name == "plan" or settings.hardware.plan:
         from rlhf.cli import progression
@@ -188,10 +170,28 @@ def _execute(settings: Settings, origin: Origin | None = None) -> dict[str, floa
     if settings.stage.name == "progression":
         from rlhf.cli import progression
 
-        return progression.run(settings, directory, overrides)
-    from rlhf.stages import execute
+        metrics = progression.run(settings, directory, overrides)
+    else:
+        from rlhf.stages import execute
 
-    return execute(settings, directory, overrides, origin)
+        metrics = execute(settings, directory, overrides, origin)
+    job = HydraConfig.get().mode is RunMode.MULTIRUN and settings.stage.name != "status"
+    if ranks.is_main() and not job:
+        _tell_next(settings, overrides)
+    return metrics
+
+
+def _tell_next(settings: Settings, overrides: Sequence[str]) -> None:
+    from rlhf.cli.next_command import next_command
+
+    console.print(f"Next: {next_command(settings, overrides)}", markup=False, highlight=False, soft_wrap=True)
+
+
+def searched_places() -> list[str]:
+    """Return the option that names a folder of groups of the user's own, so that a command can be given again."""
+    sources = HydraConfig.get().runtime.config_sources
+    own = [source.path for source in sources if source.provider == "command-line"]
+    return [f"--config-dir={os.path.relpath(path)}" for path in own]
 
 
 def _tell(error: BaseException) -> None:
@@ -205,20 +205,36 @@ def _tell(error: BaseException) -> None:
 def main() -> None:
     """Run the command line; a user's mistake ends in one sentence on stderr and exit code 1."""
     register()
-    sys.argv[1:] = named_by_path(sys.argv[1:])
-    before, failed = dict(os.environ), []
+    before, sys.excepthook = dict(os.environ), _traceback_without_secrets
     if "HYDRA_FULL_ERROR" in os.environ:
         os.environ[TRACEBACK] = "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # lets Hydra's own errors through to the handler below
     try:
-        if {"--help", "-h"} & set(sys.argv[1:]):
-            print(help_text(sys.argv[1:]))
+        with _without_secrets(sys.argv[1:]):
+            _command(sys.argv[1:])
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def _command(given: list[str]) -> None:
+    failed: list[Path] = []
+    try:
+        if "--version" in given:
+            print(f"rlhf {rlhf.__version__}")
+        elif {"--help", "-h"} & set(given):
+            from rlhf.cli.help import help_text
+
+            print(help_text(_read(split, given)[1]))
         else:
-            os.environ[SWEPT] = ",".join(swept_keys(sys.argv[1:]))
+            options, overrides = _read(arguments_of, given)
+            sys.argv[1:] = [*overrides, *options]
+            os.environ[SWEPT] = ",".join(swept_keys(overrides))
             with sweep.watched() as failed:
                 _run()
             if failed:  # a search goes on past them, and would end well
                 sys.exit(1)
+        sys.stdout.flush()
     except (RlhfError, HydraException, OmegaConfBaseException) as error:
         if TRACEBACK in os.environ:
             raise
@@ -241,9 +257,37 @@ def main() -> None:
         if ranks.is_main():
             print(f"rlhf: {interrupted(sys.argv[1:], *interruption.args)}", file=sys.stderr)
         sys.exit(130)
+    except BrokenPipeError:  # whoever reads the output, such as head, has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
+def _read(reader: Callable[[list[str]], Any], given: list[str]) -> Any:
+    """Return what ``reader`` makes of a command line; a mistake in it ends the command."""
+    try:
+        return reader(given)
+    except ConfigError as error:
+        if TRACEBACK in os.environ:
+            raise
+        _tell(error)
+        sys.exit(1)
+
+
+@contextmanager
+def _without_secrets(given: list[str]) -> Iterator[None]:
+    """Within, what is printed on stderr, and settings that Hydra prints on stdout, hold no secret."""
+    out, err = sys.stdout, sys.stderr
+    sys.stderr = secrets.Redacting(err)
+    if any(word.startswith(("--cfg", "-c=", "--info", "-i=")) or word in ("-c", "-i") for word in given):
+        sys.stdout = secrets.Redacting(out)
+    try:
+        yield
     finally:
-        os.environ.clear()
-        os.environ.update(before)
+        sys.stdout, sys.stderr = out, err
+
+
+def _traceback_without_secrets(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+    sys.stderr.write(secrets.text("".join(traceback.format_exception(kind, error, trace))))
 
 
 def interrupted(arguments: Sequence[str], directory: Path | None = None, left: str | None = None) -> str:
@@ -255,49 +299,4 @@ def interrupted(arguments: Sequence[str], directory: Path | None = None, left: s
     others = [item for item in arguments if item.partition("=")[0] not in ("resume", "overwrite")]
     continues_by_itself = {"-m", "--multirun", "stage=progression"} & set(arguments)
     command = others if continues_by_itself else [*others, "resume=true"]
-    told = shlex.join(redact(["python", "-m", "rlhf", *command]))
-    return f"interrupted; {directory} has {left}, and this continues from it: {told}"
-
-
-def explain(error: BaseException) -> str:
-    """One sentence for a mistake in the settings: the key, the value, and the closest that there is."""
-    if isinstance(error, RlhfError):
-        return str(error)
-    if isinstance(error, MissingConfigException) and error.options is not None:
-        group, _, option = str(error.missing_cfg_file).rpartition("/")
-        if extra := sweep.EXTRAS.get(f"{group}={option}"):
-            return f'{group}={option} needs a package that is not installed: pip install -e ".[{extra}]"'
-        return f"{group}={option} is none of {', '.join(error.options)}{_closest(option, error.options)}"
-    if isinstance(error, MissingMandatoryValue):
-        return f"{error.full_key} has no value yet: give one with {error.full_key}=..."
-    cause = error
-    while isinstance(cause.__cause__, OmegaConfBaseException | RlhfError):
-        cause = cause.__cause__
-    if isinstance(cause, RlhfError):
-        return str(cause)
-    text = str(error.__cause__ or error)
-    if isinstance(cause, OmegaConfBaseException) and re.search(r"[Kk]ey '.*' (is )?not in", text):
-        return _unknown_key(str(cause.full_key), cause)
-    first = str(cause).strip().splitlines()[0]
-    if first.startswith("Ambiguous value"):
-        return f"{first}: add -m to sweep over the values, or write [a,b] for a list"
-    key = getattr(cause, "full_key", None)
-    return f"{key}: {first}" if key and str(key) not in first else first
-
-
-def _unknown_key(key: str, error: OmegaConfBaseException) -> str:
-    parent, _, last = key.rpartition(".")
-    known: list[str] = []
-    if error.object_type is not None and hasattr(error.object_type, "__dataclass_fields__"):
-        known = [field.name for field in fields(error.object_type)]
-    elif isinstance(error.parent_node, DictConfig):
-        known = [str(name) for name in error.parent_node]
-    told = f"there is no setting {key}{_closest(last, known, parent)}"
-    return told + (f"; +{key}=... adds it" if parent.endswith("trainer") else "")
-
-
-def _closest(word: str, known: Any, prefix: str = "") -> str:
-    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
-    if not close:
-        return f"; known are {', '.join(known)}" if known and prefix else ""
-    return f"; did you mean {prefix + '.' if prefix else ''}{close[0]}?"
+    return f"interrupted; {directory} has {left}, and this continues from it: {line(command)}"

@@ -10,6 +10,7 @@ would.
 """
 
 import os
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,10 +22,12 @@ from rlhf.config import PLANNED, Settings
 from rlhf.console import console
 from rlhf.errors import ConfigError, LineageError
 from rlhf.runs.directory import partial, saved
+from rlhf.runs.headlines import ending
 from rlhf.runs.identity import Origin, difference
 from rlhf.runs.interrupted import resumable
 from rlhf.runs.run import Run
 from rlhf.storage.manifest import read_manifest
+from rlhf.storage.secrets import text
 
 
 def run(settings: Settings, directory: Path, overrides: Sequence[str]) -> dict[str, float]:
@@ -35,11 +38,20 @@ def run(settings: Settings, directory: Path, overrides: Sequence[str]) -> dict[s
         shared.append(f"name={os.path.relpath(directory, settings.checkpoints)}")
     commands = commands_of(settings, shared)
     # All before the first: a mistake in the settings of the last stage is told before the others are trained.
-    composed = {name: settings_of(compose(config_name="config", overrides=own)) for name, own in commands.items()}
+    composed = {name: _composed(own) for name, own in commands.items()}
     metrics: dict[str, float] = {}
+    started = time.monotonic()
     for name, own in commands.items():
         metrics = advance(composed[name], own, settings)
+    if composed:
+        place = _place(composed[name])
+        last = ending(place, Run.open(place).manifest, "progression", time.monotonic() - started)
+        console.print(last, markup=False, highlight=False, soft_wrap=True)
     return metrics
+
+
+def _place(settings: Settings) -> Path:
+    return Path(settings.checkpoints) / settings.name / settings.stage.name
 
 
 def common(overrides: Sequence[str]) -> list[str]:
@@ -53,6 +65,11 @@ def commands_of(settings: Settings, shared: Sequence[str]) -> dict[str, list[str
     return {name: [f"stage={name}", *shared, *own.get(name, [])] for name in settings.stage.stages}
 
 
+def _composed(overrides: Sequence[str]) -> Settings:
+    """Return the settings of a command; of its options Hydra knows already."""
+    return settings_of(compose(config_name="config", overrides=[one for one in overrides if not one.startswith("-")]))
+
+
 def plan(settings: Settings, overrides: Sequence[str]) -> bool:
     """stage=plan, or hardware.plan=true with the stage that is planned; whether everything fits."""
     from rlhf.stages.plan import run as show
@@ -60,16 +77,16 @@ def plan(settings: Settings, overrides: Sequence[str]) -> bool:
     shared = [item for item in common(overrides) if not item.startswith("hardware.plan=")]
     if settings.stage.name == "plan":
         if settings.stage.stages is None:
-            whole = settings_of(compose(config_name="config", overrides=["stage=progression", *shared])).stage.stages
+            whole = _composed(["stage=progression", *shared]).stage.stages
             stage = replace(settings.stage, stages=[name for name in whole if name in PLANNED])
             settings = replace(settings, stage=stage)
         commands = commands_of(settings, shared).values()
-        return show(settings.stage, [settings_of(compose(config_name="config", overrides=one)) for one in commands])
+        return show(settings.stage, [_composed(one) for one in commands])
     if settings.stage.name not in PLANNED:
         raise ConfigError(
             f"hardware.plan=true plans what trains, and stage={settings.stage.name} does not: leave it out"
         )
-    own = settings_of(compose(config_name="config", overrides=["stage=plan", *shared])).stage
+    own = _composed(["stage=plan", *shared]).stage
     return show(own, [settings])
 
 
@@ -78,14 +95,14 @@ def advance(composed: Settings, overrides: Sequence[str], settings: Settings) ->
     from rlhf.stages import execute
 
     name = composed.stage.name
-    place = Path(composed.checkpoints) / composed.name / name
+    place = _place(composed)
     origin, reason = stale(place, composed)
     if reason is None and not settings.overwrite:
         console.print(f"[bold]{name}[/bold]: up to date, skipped")
         return Run.open(place).manifest["metrics"]
     origin = origin or Origin.of(composed, overrides)
     resumes = resumable(place, origin.content)
-    console.print(f"[bold]{name}[/bold]: {reason or 'overwrite=true'}, " + ("continued" if resumes else "run"))
+    console.print(f"[bold]{name}[/bold]: {text(reason or 'overwrite=true')}, " + ("continued" if resumes else "run"))
     # A stale run is replaced without being asked; an interrupted one of other settings is not.
     overwrite = not resumes and (settings.overwrite or saved(partial(place)) is None)
     return execute(replace(composed, overwrite=overwrite, resume=resumes), place, overrides, origin)

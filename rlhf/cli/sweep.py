@@ -35,16 +35,10 @@ from rlhf.runs.identity import Origin, difference
 from rlhf.runs.interrupted import resumable, settle
 from rlhf.storage.manifest import read_manifest
 from rlhf.storage.paths import bundled
+from rlhf.storage.secrets import redact, text
 
 ID = "RLHF_SWEEP"  # tells a command's jobs from those of others, in workers of its launcher too
 SWEPT = "RLHF_SWEPT"  # the keys that the sweep varies, likewise
-EXTRAS = {  # of pyproject.toml, for what Hydra's plug-ins add
-    "hydra/sweeper=optuna": "optuna",
-    "hydra/launcher=joblib": "joblib",
-    "hydra/launcher=submitit_local": "submitit",
-    "hydra/launcher=submitit_slurm": "submitit",
-    "hydra/launcher=ray": "ray",
-}
 IN_PATH = ("stage", "name", "checkpoints")
 
 
@@ -91,7 +85,7 @@ def varying(overrides: Sequence[str]) -> dict[str, str]:
     """The settings that this job has for itself, among its overrides."""
     swept = os.environ.get(SWEPT, "").split(",")
     pairs = [item.partition("=") for item in overrides]
-    return {key: value for key, _, value in pairs if key in swept}
+    return {key: value for key, _, value in pairs if key and key in swept}
 
 
 def run_job(
@@ -212,10 +206,26 @@ def watched() -> Iterator[list[Path]]:
     Watch.started = None
     failed: list[Path] = []
     try:
-        yield failed
+        with _saved_without_secrets():
+            yield failed
     finally:
         if Watch.started is not None:
             failed += finish(Watch.started, os.environ[ID])
+
+
+@contextmanager
+def _saved_without_secrets() -> Iterator[None]:
+    """Within, Hydra's sweepers, which write what they were composed of to multirun.yaml, write no secrets."""
+    save = OmegaConf.save
+
+    def saved(config: Any, f: Any, resolve: bool = False) -> None:
+        save(OmegaConf.create(redact(OmegaConf.to_container(config, resolve=resolve))), f)
+
+    OmegaConf.save = staticmethod(saved)  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        OmegaConf.save = staticmethod(save)  # type: ignore[method-assign]
 
 
 def finish(started: Watched, sweep: str) -> list[Path]:
@@ -248,4 +258,4 @@ def draw(place: Path, runs: Sequence[str], objective: Any) -> None:
     try:
         execute(settings, place, [f"stage.runs=[{place.parent}]"])
     except RlhfError as error:
-        console.print(f"sweep: there is no leaderboard, since {error}", markup=False, soft_wrap=True)
+        console.print(f"sweep: there is no leaderboard, since {text(str(error))}", markup=False, soft_wrap=True)

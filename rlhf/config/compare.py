@@ -3,8 +3,10 @@
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from rlhf.config.rules import require, require_not_negative, require_positive
+from rlhf.config.ranges import require_ranges
+from rlhf.config.rules import require
 from rlhf.config.stage import Input, Stage
+from rlhf.errors import ConfigError
 
 
 @dataclass(kw_only=True)
@@ -45,11 +47,17 @@ class CompareStage(Stage):
         return models | ({} if self.reward is None else {"reward": Input(self.reward, ("reward",), required=False)})
 
     def __post_init__(self) -> None:
-        numbers = ("prompts", "samples", "temperature", "batch_size", "max_response_length", "bootstrap")
-        require_positive("stage", **{name: getattr(self, name) for name in numbers})
-        require_not_negative("stage", pairs=self.pairs)
+        require_ranges("stage.", self)
         require(isinstance(self.models, dict), "stage.models", self.models, "map titles to runs, folders or Hub ids")
+        for title, path in self.models.items():
+            require(isinstance(path, str | None), f"stage.models.{title}", path, "be text: put it in quotes")
         given = [title for title, path in self.models.items() if path is not None]
-        require(self.reference in given, "stage.reference", self.reference, f"be one of {', '.join(given)}")
+        if self.reference not in given:
+            raise ConfigError(
+                f"stage.reference={self.reference} is not among stage.models, whose responses are {', '.join(given)}: "
+                f"give stage.reference={given[0]}, or another of them"
+                if given
+                else "stage.models names no model to compare: give one with stage.models={title: run}"
+            )
         for title, whose in {"reward": "reward model", "judge": "judge"}.items():
             require(title not in given, "stage.models", title, f"leave that title to the {whose}")

@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 
-from rlhf.config.rules import require_not_negative, require_positive
+from rlhf.config.ranges import require_ranges
 
 
 @dataclass(kw_only=True)
-class HeldOut:
+class EvalSet:
     """Lengths are in tokens; ``prompts=0`` measures nothing."""
 
     prompts: int
@@ -17,6 +17,4 @@ class HeldOut:
     max_response_length: int
 
     def __post_init__(self) -> None:
-        require_not_negative("held_out", prompts=self.prompts)
-        names = ("samples", "temperature", "batch_size", "max_prompt_length", "max_response_length")
-        require_positive("held_out", **{name: getattr(self, name) for name in names})
+        require_ranges("eval_set.", self)

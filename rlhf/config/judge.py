@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from enum import Enum
 
-from rlhf.config.rules import require, require_not_negative, require_positive
+from rlhf.config.ranges import require_ranges
+from rlhf.config.rules import require
 from rlhf.config.stage import Input
 from rlhf.errors import ConfigError
 
@@ -54,9 +55,7 @@ class Judge:
         return {}
 
     def __post_init__(self) -> None:
-        names = ("limit", "timeout", "attempts", "workers", "max_tokens", "batch_size", "max_length", "budget")
-        require_positive("judge", **{name: getattr(self, name) for name in names})
-        require_not_negative("judge", price_prompt=self.price_prompt, price_response=self.price_response)
+        require_ranges("judge.", self)
         priced = self.budget is None or self.price_prompt > 0 or self.price_response > 0
         require(priced, "judge.budget", self.budget, "come with judge.price_prompt or judge.price_response")
         needed = NEEDS.get(self.kind)

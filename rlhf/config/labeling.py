@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from rlhf.config.rules import require, require_positive
+from rlhf.config.ranges import require_ranges
+from rlhf.config.rules import require
 from rlhf.config.stage import Input, Stage
 
 SPLITS = ("train", "validation", "test")
@@ -30,8 +31,7 @@ class SampleStage(Stage):
         return policy | ({} if self.reward is None else {"reward": Input(self.reward, ("reward",))})
 
     def __post_init__(self) -> None:
-        names = ("prompts", "samples", "temperature", "batch_size", "max_prompt_length", "max_response_length")
-        require_positive("stage", **{name: getattr(self, name) for name in names})
+        require_ranges("stage.", self)
         require(self.split in SPLITS, "stage.split", self.split, f"be one of {', '.join(SPLITS)}")
 
 
@@ -56,8 +56,10 @@ class LabelStage(Stage):
         return {"sample": self.sample} if self.samples is None else self.samples
 
     def __post_init__(self) -> None:
-        require_positive("stage", pairs=self.pairs, limit=self.limit, annotators=self.annotators)
+        require(0 <= self.port < 65536, "stage.port", self.port, "lie in [0, 65535]; 0 takes any that is free")
+        require_ranges("stage.", self)
         mapping = isinstance(self.titles, dict) and bool(self.titles)
         require(mapping, "stage.samples", self.samples, "map titles to runs of stage=sample")
+        for title, path in self.titles.items():
+            require(isinstance(path, str), f"stage.samples.{title}", path, "be text: put it in quotes")
         require("judge" not in self.titles, "stage.samples", "judge", "leave that title to the judge")
-        require(0 <= self.port < 65536, "stage.port", self.port, "lie in [0, 65535]; 0 takes any that is free")

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from rlhf.config.rules import require, require_positive, require_type
+from rlhf.config.ranges import require_ranges
+from rlhf.config.rules import require, require_type
 from rlhf.errors import ConfigError
 
 
@@ -133,7 +134,7 @@ class Source:
     drop_identical: bool
 
     def __post_init__(self) -> None:
-        require_positive("data.<source>", limit=self.limit, held_out_limit=self.held_out_limit)
+        require_ranges("data.<source>.", self)
         mapping = self.mix is None or (isinstance(self.mix, dict) and bool(self.mix))
         require(mapping, "data.<source>.mix", self.mix, "be null, or map files, folders or Hub ids to weights")
         for path, weight in (self.mix or {}).items():
@@ -155,7 +156,7 @@ class Pairing:
     score_ratio: float
 
     def __post_init__(self) -> None:
-        require(self.score_ratio >= 1, "data.pairing.score_ratio", self.score_ratio, "be at least 1")
+        require_ranges("data.pairing.", self)
 
 
 @dataclass(kw_only=True)
@@ -177,7 +178,7 @@ class Data:
     prompts: Source
 
     def __post_init__(self) -> None:
-        require(0 < self.holdout <= 1, "data.holdout", self.holdout, "be above 0 and at most 1")
+        require_ranges("data.", self)
 
 
 @dataclass(kw_only=True)
@@ -190,9 +191,7 @@ class Adapter:
     learning_rate_factor: float
 
     def __post_init__(self) -> None:
-        factor = self.learning_rate_factor
-        require_positive("adapter", rank=self.rank, alpha=self.alpha, learning_rate_factor=factor)
-        require(0 <= self.dropout < 1, "adapter.dropout", self.dropout, "be at least 0 and below 1")
+        require_ranges("adapter.", self)
         names = self.target_modules if isinstance(self.target_modules, list) else [self.target_modules or ""]
         named = bool(names) and all(isinstance(name, str) for name in names)
         require(named, "adapter.target_modules", self.target_modules, "be null, a pattern or a list of names")
@@ -227,12 +226,12 @@ class Hardware:
     node_rank: int | None  # which of them this is; None: told by the address of ``rendezvous``
     rendezvous: str | None  # host:port
     run_id: str  # of those that meet there
-    halve: bool  # a micro-batch that memory does not suffice for
+    oom_retry: bool  # a micro-batch that memory does not suffice for
     plan: bool  # say what the stage would take, and train nothing
 
     def __post_init__(self) -> None:
         require(self.device in ("auto", "cpu", "cuda"), "hardware.device", self.device, "be auto, cpu or cuda")
-        require_positive("hardware", threads=self.threads, processes=self.processes, nodes=self.nodes)
+        require_ranges("hardware.", self)
         one = self.processes in (None, 1) and self.nodes == 1
         if self.strategy is Strategy.none and not one:
             raise ConfigError(
@@ -242,7 +241,7 @@ class Hardware:
         if self.strategy.sharded:
             where = f"be cuda under hardware.strategy={self.strategy.value}, whose shards lie on GPUs"
             require(self.device != "cpu", "hardware.device", self.device, where)
-            require(not self.halve, "hardware.halve", self.halve, f"be false under {self.strategy.value}")
+            require(not self.oom_retry, "hardware.oom_retry", self.oom_retry, f"be false under {self.strategy.value}")
         if self.nodes > 1:
             host, _, port = (self.rendezvous or "").rpartition(":")
             address = bool(host) and port.isdigit()

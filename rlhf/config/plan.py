@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from rlhf.config.parts import Strategy
-from rlhf.config.rules import require, require_not_negative, require_positive
+from rlhf.config.ranges import require_ranges
+from rlhf.config.rules import require
 from rlhf.config.stage import Stage
 from rlhf.errors import ConfigError
 
@@ -55,12 +56,7 @@ class PlanStage(Stage):
                 require(name in PLANNED, f"stage.{key}", name, f"name one of {', '.join(PLANNED)}")
         known = (THIS, *self.devices)
         require(self.device in known, "stage.device", self.device, f"be one of {', '.join(known)}")
-        require_positive("stage", **{name: getattr(self, name) for name in (*NUMBERS, "gpus", "tokens_per_second")})
-        require_positive("stage", probe_seconds=self.probe_seconds)
-        require_not_negative("stage", headroom=self.headroom)
-        require(self.headroom < 1, "stage.headroom", self.headroom, "be below 1")
-        for name in ("mfu", "mbu"):
-            require(0 < getattr(self, name) <= 1, f"stage.{name}", getattr(self, name), "lie in (0, 1]")
+        require_ranges("stage.", self)
         if not self.here and None in self.machine().values():
             missing = next(name for name, value in self.machine().items() if value is None)
             raise ConfigError(f"stage.{missing} is null, and so is it of stage.device={self.device}: give it a number")

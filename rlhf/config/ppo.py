@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, ClassVar
 
-from rlhf.config.rewards import RewardTerm, reward_term, reward_terms
+from rlhf.config.rewards import RewardTermSettings, reward_term, reward_terms
 from rlhf.config.rollout import Engine, RolloutSettings
-from rlhf.config.rules import require, require_not_negative, require_positive
+from rlhf.config.rules import require
 from rlhf.config.sentinel import SentinelSettings
 from rlhf.config.stage import Input, TrainedStage
 from rlhf.errors import ConfigError
@@ -38,8 +38,8 @@ class KLEstimator(Enum):
 class CriticKind(Enum):
     """What the critic is: weights of its own (a model, or on one base an adapter), or a head on the policy's trunk."""
 
-    own = "own"
-    head = "head"
+    separate = "separate"
+    value_head = "value_head"
 
 
 class LossMean(Enum):
@@ -54,13 +54,13 @@ class PPOStage(TrainedStage):
     policy: str
     reward: str | None
     rewards: Any
-    term: RewardTerm
+    reward_defaults: RewardTermSettings
     gold: Any
     critic: str | None
     critic_kind: CriticKind
     value_coef: float
     value_detached: bool
-    one_base: bool | None
+    share_base_model: bool | None
     updates: int
     batch_size: int
     minibatches: int
@@ -79,7 +79,7 @@ class PPOStage(TrainedStage):
     kl_target: float | None
     kl_gain: float
     gamma: float
-    lam: float
+    gae_lambda: float
     clip_low: float
     clip_high: float
     dual_clip: float | None
@@ -117,52 +117,35 @@ class PPOStage(TrainedStage):
             found["critic"] = Input(self.critic, ("base", *self.starts_from, "reward"))
         return found
 
-    def terms(self) -> dict[str, RewardTerm]:
+    def terms(self) -> dict[str, RewardTermSettings]:
         """The terms of ``rewards`` by name, typed; ``reward`` is not among them."""
-        return reward_terms(self.rewards, self.term)
+        return reward_terms(self.rewards, self.reward_defaults)
 
-    def gold_term(self) -> RewardTerm | None:
+    def gold_term(self) -> RewardTermSettings | None:
         """``gold`` as a term; a text is the path of a function."""
         if self.gold is None:
             return None
         gold = {"function": self.gold} if isinstance(self.gold, str) else self.gold
-        return reward_term("stage.gold", gold, self.term)
+        return reward_term("stage.gold", gold, self.reward_defaults)
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         terms = self.terms()
         self.gold_term()
         if self.reward is None and not terms:
             raise ConfigError("stage.reward is null and stage.rewards names no term: give one of them")
         taken = self.reward is None or "reward" not in terms
         require(taken, "stage.rewards", "reward", "leave that name to stage.reward, or set stage.reward=null")
-        counts = (
-            "updates",
-            "batch_size",
-            "minibatches",
-            "micro_batch_size",
-            "micro_batch_tokens",
-            "epochs",
-            "max_prompt_length",
-        )
-        reals = ("learning_rate", "critic_learning_rate", "adam_epsilon", "max_grad_norm", "clip_high", "value_clip")
-        reals = (*reals, "value_coef")
-        names = (*counts, *reals, "temperature", "max_response_length", "score_clip", "log_every", "save_every")
-        names = (*names, "kl_target", "kl_gain", "target_kl")
-        require_positive("stage", **{name: getattr(self, name) for name in names})
-        names = ("kl_coef", "entropy_coef", "warmup_updates", "critic_warmup_updates", "missing_eos_penalty")
-        require_not_negative("stage", **{name: getattr(self, name) for name in names})
-        require(0 < self.clip_low <= 1, "stage.clip_low", self.clip_low, "lie in (0, 1]")
         beyond = self.dual_clip is None or self.dual_clip > 1
         require(beyond, "stage.dual_clip", self.dual_clip, "be above 1, or null: it bounds a ratio that has grown")
         cap = self.importance_cap is None or self.importance_cap >= 1
         require(cap, "stage.importance_cap", self.importance_cap, "be at least 1, or null: equal engines have weight 1")
-        require(0 <= self.gamma <= 1, "stage.gamma", self.gamma, "lie in [0, 1]")
-        require(0 <= self.lam <= 1, "stage.lam", self.lam, "lie in [0, 1]")
-        if self.critic_kind is CriticKind.head and self.critic is not None:
+        super().__post_init__()
+        enough = self.warmup_updates <= self.updates
+        require(enough, "stage.warmup_updates", self.warmup_updates, f"be at most stage.updates={self.updates}")
+        if self.critic_kind is CriticKind.value_head and self.critic is not None:
             raise ConfigError(
-                f"stage.critic_kind=head starts from zero on the policy's trunk, and stage.critic={self.critic} would "
-                "not be read: give one of them"
+                f"stage.critic_kind=value_head starts from zero on the policy's trunk, and stage.critic={self.critic} "
+                "would not be read: give one of them"
             )
         if self.kl_in is KLIn.loss and self.kl_estimator is KLEstimator.k1:
             raise ConfigError(

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from rlhf.config.parts import Dtype
-from rlhf.config.rules import require, require_not_negative, require_positive
+from rlhf.config.ranges import require_ranges
+from rlhf.config.rules import require
 from rlhf.config.stage import Input, Stage
 
 REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -47,8 +48,8 @@ class PublishStage(Stage):
     parent_commit: str | None
     collection: str | None
     base: str | None
-    licence: str | None
-    licences: dict[str, Any]
+    license: str | None
+    licenses: dict[str, Any]
     samples: int
     verify: bool
     attempts: int
@@ -81,5 +82,4 @@ class PublishStage(Stage):
         require(bool(SIZE.fullmatch(self.max_shard_size)), "stage.max_shard_size", self.max_shard_size, "be like 5GB")
         base = self.base is None or self.base == "none" or bool(REPO.fullmatch(self.base.partition("@")[0]))
         require(base, "stage.base", self.base, "be a Hub id such as org/name, or none")
-        require_positive("stage", attempts=self.attempts)
-        require_not_negative("stage", samples=self.samples, wait=self.wait)
+        require_ranges("stage.", self)

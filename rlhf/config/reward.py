@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, ClassVar
 
-from rlhf.config.rules import require, require_not_negative, require_positive
+from rlhf.config.ranges import require_ranges
 from rlhf.config.stage import Input, SharedPrefix, Stage, TrainedStage
 from rlhf.errors import ConfigError
 
@@ -28,10 +28,7 @@ class CardStage(Stage):
     statistics_temperature: float
 
     def __post_init__(self) -> None:
-        require_not_negative("stage", probe_rows=self.probe_rows)
-        for name in ("tfidf_pairs", "calibration_bins", "bootstrap", "statistics_temperature"):
-            require_positive("stage", **{name: getattr(self, name)})
-        require(self.statistics_prompts >= 2, "stage.statistics_prompts", self.statistics_prompts, "be at least 2")
+        require_ranges("stage.", self)
 
 
 @dataclass(kw_only=True)
@@ -49,9 +46,6 @@ class RewardStage(CardStage, TrainedStage):
 
     def __post_init__(self) -> None:
         TrainedStage.__post_init__(self)
-        CardStage.__post_init__(self)
-        require(0 <= self.label_smoothing < 0.5, "stage.label_smoothing", self.label_smoothing, "lie in [0, 0.5)")
-        require_positive("stage", early_stopping=self.early_stopping, ensemble=self.ensemble)
         pairwise = {"margin=true": self.margin, f"label_smoothing={self.label_smoothing}": self.label_smoothing > 0}
         for option, given in pairwise.items():
             if given and self.loss is RewardLoss.plackett_luce:
@@ -81,8 +75,3 @@ class EvaluateRewardStage(CardStage):
         policies = ("base", "sft", "dpo", "ppo")
         policy = {} if self.policy is None else {"policy": Input(self.policy, policies)}
         return {"reward": Input(self.reward, ("reward",))} | policy
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        names = ("sample_length", "max_length", "batch_size")
-        require_positive("stage", **{name: getattr(self, name) for name in names})

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from enum import Enum
 
-from rlhf.config.rules import require, require_positive
+from rlhf.config.ranges import require_ranges
 from rlhf.errors import ConfigError
 
 
@@ -40,8 +40,7 @@ class RolloutSettings:
     vllm_memory: float
 
     def __post_init__(self) -> None:
-        require_positive("stage.rollout", rows=self.rows)
-        require(0 < self.vllm_memory < 1, "stage.rollout.vllm_memory", self.vllm_memory, "lie in (0, 1)")
+        require_ranges("stage.rollout.", self)
         if self.engine is Engine.vllm and self.vllm_mode is VLLMMode.server and self.vllm_url is None:
             raise ConfigError(
                 "stage.rollout.vllm_mode=server needs the server's address: give stage.rollout.vllm_url, such as "

@@ -14,16 +14,6 @@ def require(holds: bool, key: str, value: object, rule: str) -> None:
         raise ConfigError(f"{key} must {rule}, got {value!r}")
 
 
-def require_positive(prefix: str, **values: float | None) -> None:
-    for key, value in values.items():
-        require(value is None or value > 0, f"{prefix}.{key}", value, "be positive")
-
-
-def require_not_negative(prefix: str, **values: float | None) -> None:
-    for key, value in values.items():
-        require(value is None or value >= 0, f"{prefix}.{key}", value, "not be negative")
-
-
 def require_type(key: str, value: object, hint: Any) -> None:
     """Refuse ``value`` where a library's dataclass says ``hint``, a number or a boolean, and does not look itself.
 
@@ -33,9 +23,11 @@ def require_type(key: str, value: object, hint: Any) -> None:
     if all(kind in TYPES for kind in kinds):
         wanted = " or ".join(TYPES[kind] for kind in kinds)
         require(any(_fits(value, kind) for kind in kinds), key, value, f"be {wanted}")
+    elif str in kinds and type(value) in (int, float) and not any(_fits(value, kind) for kind in kinds):
+        raise ConfigError(f"{key} must be text, got {value!r}: put what was typed in quotes, as in \"{key}='...'\"")
 
 
 def _fits(value: object, kind: type) -> bool:
     if isinstance(value, bool):  # which Python takes for a whole number
         return kind is bool
-    return isinstance(value, (int, float) if kind is float else kind)
+    return isinstance(value, (int, float) if kind is float else get_origin(kind) or kind)

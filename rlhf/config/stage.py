@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import ClassVar, NamedTuple
 
-from rlhf.config.rules import require_not_negative, require_positive
+from rlhf.config.ranges import require_ranges, require_trainer
 
 
 class SharedPrefix(Enum):
@@ -33,7 +33,7 @@ class Stage:
     repeats: ClassVar[bool] = False  # whether running it again replaces what it wrote before without being asked
     shared: ClassVar[bool] = False  # whether several processes can run it together
     judged: ClassVar[bool] = False  # whether ``judge`` decides what this stage writes
-    measured: ClassVar[bool] = False  # whether its policy is measured at the end as ``held_out`` says
+    measured: ClassVar[bool] = False  # whether its policy is measured at the end as ``eval_set`` says
 
     def inputs(self) -> dict[str, Input]:
         """Role -> what the stage starts from."""
@@ -56,5 +56,5 @@ class TrainedStage(Stage):
         return {} if self.policy is None else {"policy": Input(self.policy, self.starts_from)}
 
     def __post_init__(self) -> None:
-        require_not_negative("stage", sample_every=self.sample_every, sample_prompts=self.sample_prompts)
-        require_positive("stage", sample_length=self.sample_length)
+        require_ranges("stage.", self)
+        require_trainer(getattr(self, "trainer", {}))

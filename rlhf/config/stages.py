@@ -9,8 +9,9 @@ from rlhf.config.labeling import LabelStage, SampleStage
 from rlhf.config.plan import PlanStage
 from rlhf.config.ppo import PPOStage
 from rlhf.config.publish import PublishStage
+from rlhf.config.ranges import require_ranges
 from rlhf.config.reward import EvaluateRewardStage, RewardStage
-from rlhf.config.rules import require, require_not_negative, require_positive
+from rlhf.config.rules import require
 from rlhf.config.stage import Input, SharedPrefix, Stage, TrainedStage
 from rlhf.config.sweep import SweepStage
 from rlhf.errors import ConfigError
@@ -28,10 +29,6 @@ class BaseStage(TrainedStage):
 
     reads: ClassVar[tuple[str, ...]] = ("text",)
     starts_from: ClassVar[tuple[str, ...]] = ("base",)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self.block_length >= 8, "stage.block_length", self.block_length, "be at least 8 tokens")
 
 
 class Turns(Enum):
@@ -58,6 +55,9 @@ LOSSES = (
 )  # fmt: skip
 
 
+SMOOTHED = ("sigmoid", "robust", "exo_pair", "aot", "aot_unpaired")  # those that label_smoothing changes
+
+
 @dataclass(kw_only=True)
 class DPOStage(TrainedStage):
     policy: str
@@ -73,13 +73,23 @@ class DPOStage(TrainedStage):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_positive("stage", beta=self.beta)
-        require(bool(self.loss), "stage.loss", self.loss, "name one loss or more")
+        once = bool(self.loss) and len({*self.loss}) == len(self.loss)
+        require(once, "stage.loss", self.loss, "name one loss or more, each once")
         for name in self.loss:
             require(name in LOSSES, "stage.loss", name, f"be one of {', '.join(LOSSES)}")
-        require(0 <= self.label_smoothing < 0.5, "stage.label_smoothing", self.label_smoothing, "lie in [0, 0.5)")
+        for name in self.loss:
+            if self.label_smoothing and (name not in (*SMOOTHED, "sft") or self.loss == ["sft"]):
+                raise ConfigError(
+                    f"stage.label_smoothing={self.label_smoothing} does nothing under stage.loss=[{name}]: "
+                    f"leave it out, or give one of {', '.join(SMOOTHED)}"
+                )
         smooth = self.label_smoothing > 0 or "exo_pair" not in self.loss
         require(smooth, "stage.label_smoothing", self.label_smoothing, "be above 0 for stage.loss=[exo_pair]")
+        weights = self.trainer.get("loss_weights")
+        if weights is not None and len(weights) != len(self.loss):
+            raise ConfigError(
+                f"stage.trainer.loss_weights={list(weights)} must have a weight for each of stage.loss={self.loss}"
+            )
         for name in ("sync_ref_model", "ld_alpha"):
             if self.cache_reference and self.trainer.get(name):
                 raise ConfigError(
@@ -88,7 +98,6 @@ class DPOStage(TrainedStage):
                 )
 
 
-@dataclass(kw_only=True)
 @dataclass(kw_only=True)
 class InspectStage(Stage):
     tokenizer: str | None
@@ -105,10 +114,7 @@ class InspectStage(Stage):
         return {} if self.tokenizer is None else {"tokenizer": Input(self.tokenizer, policies, required=False)}
 
     def __post_init__(self) -> None:
-        require_positive("stage", max_length=self.max_length)
-        counts = ("examples", "near_duplicates", "languages")
-        require_not_negative("stage", **{name: getattr(self, name) for name in counts})
-        require(0 < self.similarity <= 1, "stage.similarity", self.similarity, "lie in (0, 1]")
+        require_ranges("stage.", self)
 
 
 @dataclass(kw_only=True)

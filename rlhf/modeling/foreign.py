@@ -110,6 +110,19 @@ def outline(config: PretrainedConfig) -> PreTrainedModel:
         return kind.from_config(config, attn_implementation=None)
 
 
+def can_score(config: PretrainedConfig) -> None:
+    """
+    Raises:
+        ModelError: transformers has no classifier of this architecture.
+    """
+    known = type(config) in AutoModelForSequenceClassification._model_mapping
+    if not known and "AutoModelForSequenceClassification" not in (getattr(config, "auto_map", None) or {}):
+        raise ModelError(
+            f"transformers has no classifier of the architecture {config.model_type}, so it cannot be a reward model, "
+            "nor a critic of its own: start from another model, or give stage=ppo stage.critic_kind=value_head"
+        )
+
+
 def complete(parent: Parent, model: PreTrainedModel, found: dict[str, Any]) -> None:
     """Refuse a model some of whose weights were not in its files, or not in its configuration.
 
@@ -163,8 +176,8 @@ def asked(settings: Settings) -> dict[str, int | None]:
         found[f"stage.trainer.max_length={stage.trainer['max_length']}"] = stage.trainer["max_length"]
     if hasattr(stage, "block_length"):
         found[f"stage.block_length={stage.block_length}"] = stage.block_length
-    measured = stage.measured and settings.held_out.prompts
-    for prefix, limit in {"stage": stage, "held_out": settings.held_out if measured else None}.items():
+    measured = stage.measured and settings.eval_set.prompts
+    for prefix, limit in {"stage": stage, "eval_set": settings.eval_set if measured else None}.items():
         if hasattr(limit, "max_prompt_length"):
             both = {name: getattr(limit, name) for name in ("max_prompt_length", "max_response_length")}
             found[" + ".join(f"{prefix}.{name}={value}" for name, value in both.items())] = sum(both.values())

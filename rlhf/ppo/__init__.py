@@ -12,7 +12,7 @@ from typing import Any, TypeVar, get_type_hints
 
 import yaml
 
-from rlhf.config import PPOStage, RewardTerm, RolloutSettings, SentinelSettings
+from rlhf.config import PPOStage, RewardTermSettings, RolloutSettings, SentinelSettings
 from rlhf.config.rewards import usual_term
 from rlhf.config.rules import require, require_type
 from rlhf.errors import ConfigError
@@ -24,6 +24,7 @@ from rlhf.ppo.rollout import Rollout
 from rlhf.ppo.sentinel import Diagnosis, Sentinel
 from rlhf.ppo.trainer import PPOTrainer
 from rlhf.storage.paths import bundled
+from rlhf.storage.renamed import new_name
 
 Group = TypeVar("Group", SentinelSettings, RolloutSettings, PPOStage)
 
@@ -50,6 +51,8 @@ def _made(kind: type[Group], key: str, values: dict[str, Any], overrides: dict[s
     hints = get_type_hints(kind)
     names = {field.name: hints[field.name] for field in fields(kind)}
     for name in overrides:
+        if (new := new_name(f"{key}.{name}")) != f"{key}.{name}":
+            raise ConfigError(f"{name} is called {new.rpartition('.')[2]} now")
         if name not in names:
             close = difflib.get_close_matches(name, names, n=1)
             raise ConfigError(f"there is no setting {name}" + "".join(f"; did you mean {other}?" for other in close))
@@ -64,7 +67,7 @@ def _typed(key: str, value: Any, hint: Any) -> Any:
         choices = [choice.value for choice in hint]
         require(isinstance(value, hint) or value in choices, key, value, f"be one of {', '.join(choices)}")
         return hint(value)
-    if hint is RewardTerm:
+    if hint is RewardTermSettings:
         return value if isinstance(value, hint) else usual_term(value)
     require_type(key, value, hint)
     return value

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 
-def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float) -> tuple[Tensor, Tensor]:
+def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, gae_lambda: float) -> tuple[Tensor, Tensor]:
     """Return the advantages and the returns, which are the critic's targets.
 
         δₜ = rₜ + γ Vₜ₊₁ - Vₜ,   Aₜ = δₜ + γλ Aₜ₊₁,   Gₜ = Aₜ + Vₜ
@@ -18,7 +18,7 @@ def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float)
     next_value = torch.zeros_like(rewards[:, 0])
     for t in reversed(range(rewards.shape[1])):
         delta = rewards[:, t] + gamma * next_value - values[:, t]
-        next_advantage = torch.where(mask[:, t], delta + gamma * lam * next_advantage, torch.zeros_like(delta))
+        next_advantage = torch.where(mask[:, t], delta + gamma * gae_lambda * next_advantage, torch.zeros_like(delta))
         next_value = values[:, t]
         advantages[:, t] = next_advantage
     return advantages, torch.where(mask, advantages + values, torch.zeros_like(values))

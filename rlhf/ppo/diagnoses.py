@@ -73,32 +73,32 @@ def critic_not_learning(history: History, limits: SentinelSettings) -> str | Non
 
 def steps_too_large(history: History, limits: SentinelSettings) -> str | None:
     """Check the mean of ½ (log π - log π_old)² over the tokens of an update, in nats."""
-    if limits.step_kl is None or not history.knows(STEP_KL) or history.now(STEP_KL) <= limits.step_kl:
+    if limits.approx_kl_max is None or not history.knows(STEP_KL) or history.now(STEP_KL) <= limits.approx_kl_max:
         return None
     return (
         f"the steps are too large: within an update the policy moves {history.now(STEP_KL):.2g} nats per token, more "
-        f"than {limits.step_kl:g}, so most of the loss is clipped and has no gradient; commonly the learning rate is "
-        "too high: lower stage.learning_rate or stage.epochs"
+        f"than {limits.approx_kl_max:g}, so most of the loss is clipped and has no gradient; commonly the learning rate "
+        "is too high: lower stage.learning_rate or stage.epochs"
     )
 
 
 def kl_running_away(history: History, limits: SentinelSettings) -> str | None:
     """Check the upper limit of the KL, Σₜ log π - log π_ref per response, in nats."""
-    if limits.kl_most is None or not history.knows(KL) or history.now(KL) <= limits.kl_most:
+    if limits.kl_max is None or not history.knows(KL) or history.now(KL) <= limits.kl_max:
         return None
     return (
         f"the policy is running away from its reference: the KL is {history.now(KL):.3g} nats per response, above "
-        f"{limits.kl_most:g}, at which the score says little about quality; commonly the KL penalty is too weak for "
+        f"{limits.kl_max:g}, at which the score says little about quality; commonly the KL penalty is too weak for "
         "the learning rate: raise stage.kl_coef or lower stage.learning_rate"
     )
 
 
 def kl_negative(history: History, limits: SentinelSettings) -> str | None:
     """Check the lower limit of the KL, which is not negative in expectation if the policy drew the responses."""
-    if limits.kl_least is None or not history.knows(KL) or history.now(KL) >= limits.kl_least:
+    if limits.kl_min is None or not history.knows(KL) or history.now(KL) >= limits.kl_min:
         return None
     return (
-        f"the KL is negative: {history.now(KL):.3g} nats per response, below {limits.kl_least:g}, which is impossible "
+        f"the KL is negative: {history.now(KL):.3g} nats per response, below {limits.kl_min:g}, which is impossible "
         "if the policy wrote the responses; commonly they come from other weights or were filtered (top-k, a minimum "
         "length, another temperature): sample from the policy itself, only at stage.temperature"
     )
@@ -106,13 +106,13 @@ def kl_negative(history: History, limits: SentinelSettings) -> str | None:
 
 def no_eos(history: History, limits: SentinelSettings) -> str | None:
     """Check the EOS rate after the grace period."""
-    if limits.ended is None or not history.knows(ENDED, limits.grace + limits.window):
+    if limits.eos_rate_min is None or not history.knows(ENDED, limits.grace + limits.window):
         return None
-    if history.now(ENDED) >= limits.ended:
+    if history.now(ENDED) >= limits.eos_rate_min:
         return None
     return (
-        f"the responses do not end: the EOS rate is {history.now(ENDED):.0%}, below {limits.ended:.0%}; commonly "
-        "padding and EOS are the same token in the SFT data, or the length limit is too low: raise "
+        f"the responses do not end: the EOS rate is {history.now(ENDED):.0%}, below {limits.eos_rate_min:.0%}; "
+        "commonly padding and EOS are the same token in the SFT data, or the length limit is too low: raise "
         "stage.max_response_length, keep stage.missing_eos=replace, or train SFT on responses that end"
     )
 

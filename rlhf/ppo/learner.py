@@ -36,10 +36,10 @@ class Learner:
         stage: PPOStage,
         seed: int,
         accelerator: Accelerator,
-        halve: bool = True,
+        oom_retry: bool = True,
         autocast: bool = False,
     ):
-        self.parts, self.autocast = Parts("ppo", halve), autocast
+        self.parts, self.autocast = Parts("ppo", oom_retry), autocast
         self.stage, self.seed, self.accelerator = stage, seed, accelerator
         self.rate_factor = 1.0
         self.modules = {"policy": policy, "critic": critic}

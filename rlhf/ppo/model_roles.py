@@ -48,7 +48,7 @@ class Separate:
     @cached_property
     def critic(self) -> nn.Module:
         """The critic: a head on the policy, or a separate model that starts from ``start``."""
-        if self.stage.critic_kind is CriticKind.head:
+        if self.stage.critic_kind is CriticKind.value_head:
             return head(self.stage, self.policy)
         critic = loading.load_reward_model(
             self.parents[self.start], self.settings.model, self.tokenizer, new_head="zero", **self.loading
@@ -105,7 +105,7 @@ class OneBase:
     @cached_property
     def critic(self) -> Role | ValueHead:
         """The critic: a head on the policy, or a new adapter and head on top of those that it starts from."""
-        if self.stage.critic_kind is CriticKind.head:
+        if self.stage.critic_kind is CriticKind.value_head:
             return head(self.stage, self.shared.causal)
         frozen = self._adapters("critic")
         with drawn(self.settings, "critic"):
@@ -145,19 +145,21 @@ def assign(settings: Settings, parents: Mapping[str, Parent], tokenizer: Any) ->
     Prints one line if an adapter is configured and the roles, or a reward model, cannot share the base.
 
     Raises:
-        ConfigError: ``stage.one_base=true``, but policy and critic do not share a base.
+        ConfigError: ``stage.share_base_model=true``, but policy and critic do not share a base.
         LineageError: ``stage.critic`` has another vocabulary than the policy, or the parent of an adapter is missing.
     """
     start = critic_start(settings, parents, tokenizer)
     separate = Separate(settings, parents, start, tokenizer)
-    asked = separate.stage.one_base
+    asked = separate.stage.share_base_model
     if settings.adapter.kind is AdapterKind.none or asked is False:
         return separate
     try:
         base, chains = in_common(settings, parents, start, tokenizer)
     except ModelError as obstacle:
         if asked:
-            raise ConfigError(f"stage.one_base=true is not possible, since {obstacle}: leave it out") from obstacle
+            raise ConfigError(
+                f"stage.share_base_model=true is not possible, since {obstacle}: leave it out"
+            ) from obstacle
         _say(f"each role is a separate model, since {obstacle}")
         return separate
     for role in judges(parents):
@@ -178,7 +180,7 @@ def critic_start(settings: Settings, parents: Mapping[str, Parent], tokenizer: A
     Raises:
         LineageError: ``stage.critic`` has another vocabulary than the policy.
     """
-    if settings.stage_as(PPOStage).critic_kind is CriticKind.head:
+    if settings.stage_as(PPOStage).critic_kind is CriticKind.value_head:
         return "policy"
     scoring = [role for role in judges(parents) if role.partition(".")[0] != "gold"]
     roles = ["critic"] if "critic" in parents else scoring
@@ -190,7 +192,7 @@ def critic_start(settings: Settings, parents: Mapping[str, Parent], tokenizer: A
             "name a run on the same base, or set stage.critic=null"
         )
     if found is None:
-        _say("the critic starts from the policy with a head of zeros, since no reward model reads its tokens")
+        _say("no reward model reads the policy's tokens: the critic starts from the policy with a zero head")
     return found or "policy"
 
 

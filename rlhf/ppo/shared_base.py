@@ -26,6 +26,7 @@ from transformers import (
 )
 
 from rlhf.errors import ModelError
+from rlhf.modeling.foreign import can_score
 from rlhf.modeling.fused_lora import fuse
 from rlhf.modeling.loading import adapter_folder
 from rlhf.ppo.critic import Critic
@@ -203,7 +204,12 @@ def classifier(causal: PreTrainedModel, head: Tensor) -> PreTrainedModel:
 
 
 def shell_of(config: PretrainedConfig) -> PreTrainedModel:
-    """Return a classifier with one output, on the meta device."""
+    """Return a classifier with one output, on the meta device.
+
+    Raises:
+        ModelError: there is no classifier of this architecture.
+    """
+    can_score(config)
     config = copy.deepcopy(config)
     config.num_labels = 1
     with init_empty_weights():
@@ -244,7 +250,10 @@ def shares(config: PretrainedConfig) -> bool:
     """Return whether transformers' classifier of this architecture is the language model's backbone with ``score``."""
     with init_empty_weights():
         causal = AutoModelForCausalLM.from_config(copy.deepcopy(config))
-    shell = shell_of(config)
+    try:
+        shell = shell_of(config)
+    except ModelError:
+        return False
     prefix = f"{shell.base_model_prefix}."
     rest = [name for name, _ in shell.named_parameters() if not name.startswith(prefix)]
     return rest == ["score.weight"] and type(shell.base_model) is type(causal.base_model)

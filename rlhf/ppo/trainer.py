@@ -49,7 +49,7 @@ class PPOTrainer:
         score_std: standard deviation of the same.
         log: called with the metrics of an update and its number.
         ``tell``: called with each diagnosis of the sentinel, after its ``stage.sentinel.action`` was taken.
-        halve: retry with smaller micro-batches if memory runs out; the gradient does not depend on them.
+        oom_retry: retry with smaller micro-batches if memory runs out; the gradient does not depend on them.
         autocast: multiply in bfloat16 in forward and backward passes.
         sampler: draws the responses, by default from the policy; a separate engine needs ``stage.importance_cap``.
         ``synchronise``: called before each rollout, so that an engine can copy the policy's weights.
@@ -78,7 +78,7 @@ class PPOTrainer:
         synchronise: Callable[[], None] = lambda: None,
         tell: Callable[[Diagnosis], None] = lambda diagnosis: print(f"ppo: {diagnosis}"),
         cpu: bool | None = None,
-        halve: bool = True,
+        oom_retry: bool = True,
         autocast: bool = False,
     ):
         self.stage, self.seed, self.log, self.tell = stage, seed, log, tell
@@ -104,7 +104,7 @@ class PPOTrainer:
             keep_freed()
         self.reference = reference if reference is None else reference.requires_grad_(False)
         self.policy, self.critic = policy, critic
-        self.learner = Learner(policy, critic, stage, seed, self.accelerator, halve, autocast)
+        self.learner = Learner(policy, critic, stage, seed, self.accelerator, oom_retry, autocast)
         self.sentinel = Sentinel(stage.sentinel)
         self.update = 0
         self.kl_coef = stage.kl_coef
@@ -286,7 +286,7 @@ class PPOTrainer:
         )
         if stage.whiten_rewards:
             rewards = whiten(rewards, rollout.mask, self.accelerator, keep_mean=True)
-        advantages, returns = gae(rewards, rollout.values, rollout.mask, stage.gamma, stage.lam)
+        advantages, returns = gae(rewards, rollout.values, rollout.mask, stage.gamma, stage.gae_lambda)
         weights = whiten(advantages, rollout.mask, self.accelerator) if stage.whiten_advantages else advantages
         improved = self.learner.improve(rollout, weights, returns, self.update, 0.0 if in_reward else self.kl_coef)
         self._settle()

@@ -6,8 +6,8 @@ has the usual layout, with zeros at padding. TRL's losses, adapters and evaluati
 If a head reads only some positions (the labeled ones, or the last of each row), the last layer is computed only as far
 as they need it, and the hidden states at other positions are meaningless.
 
-With dropout, the copies of a prompt share one draw; TRL disables the model's dropout, but not an adapter's. A batch
-with a cache, position ids, embeddings, or holes in its mask takes the plain forward pass.
+With dropout, which TRL disables unless ``disable_dropout=false``, the copies of a prompt share one draw. A batch with
+a cache, position ids, embeddings, or holes in its mask takes the plain forward pass.
 """
 
 from collections.abc import Callable, Generator

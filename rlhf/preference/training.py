@@ -169,6 +169,10 @@ class Members:
         """Return the subfolder of a member's checkpoints in those of the run."""
         return "" if self.count == 1 else f"{MEMBER}{number}"
 
+    def title(self, number: int) -> str:
+        """What stands before its progress bar."""
+        return "reward" if self.count == 1 else f"reward, member {number + 1} of {self.count}"
+
     def seeded(self, number: int) -> Settings:
         """Return the settings with a member's seed, and seed the generators with it."""
         if number == 0:

@@ -10,22 +10,19 @@ from pathlib import Path
 from typing import Any
 
 from rlhf.errors import HubError
-from rlhf.storage.digests import SECRET_VALUE, redact
 from rlhf.storage.paths import bundled
+from rlhf.storage.secrets import FORM, redact
+from rlhf.storage.secrets import text as without_secrets
 
 SECRET_NAME = re.compile(r"token|secret|passw|api_?key|access_?key|credential|private_?key|auth", re.IGNORECASE)
 SHORTEST, LONG = 8, 16  # characters of a secret; what is shorter, or between them and a word, occurs by chance
-# Tokens of GitHub, AWS, Slack, Google, and JSON web tokens, besides those that provenance.redact knows.
-TOKEN = re.compile(
-    r"\b(gh[pousr]_[A-Za-z0-9]{20,}|github_pat_\w{20,}|AKIA[0-9A-Z]{16}|xox[abprs]-[\w-]{10,}|AIza[\w-]{30,}"
-    r"|eyJ[\w-]{10,}\.eyJ[\w-]{10,}\.[\w-]+)"
-)
 # Two parts or more, so that "and/or" and "</s>" stay; no part of a URL, whose slashes follow a colon or a word.
 PATH = re.compile(r"(?<![\w:/.<>-])(?:~|\.\.)?(?:/[^/\s'\"`,;:|=<>(){}\[\]\\]+){2,}/?")
 ANCHORS = ("checkpoints", "preference_data")
 FORMS = {
     "a path of this machine": re.compile(r"(?<![\w:/.<>-])(?:/(?:home|root|Users|tmp|var|mnt|work|data)|~)/[\w.-]+"),
-    "a token": re.compile(f"{SECRET_VALUE.pattern}|{TOKEN.pattern}"),
+    "a token": FORM,
+    "a password": re.compile(r"://(?!\*\*\*@)[^/@\s\"'<>]+@"),
     "a private key": re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----"),
 }
 WRITTEN_HERE = (
@@ -78,7 +75,7 @@ class Scrubber:
     def text(self, text: str) -> str:
         for value in self.secret:
             text = text.replace(value, "***")
-        text = TOKEN.sub("***", SECRET_VALUE.sub("***", text))
+        text = without_secrets(text)
         for place in sorted(self.places, key=len, reverse=True):
             text = re.sub(rf"{re.escape(place)}(?=/|\b)", self.places[place], text)
         cwd = str(Path.cwd())

@@ -9,13 +9,13 @@ from rlhf.config import Normalisation, PPOStage, RewardTerm, Settings
 from rlhf.errors import LineageError
 from rlhf.hardware.device import torch_device
 from rlhf.modeling import loading
-from rlhf.rewards.composition import Composition, Term
+from rlhf.rewards.composition import CompositeReward, RewardTerm
 from rlhf.rewards.ensemble import Ensemble
 from rlhf.rewards.model import AdaptedRewardModel, RewardModel
-from rlhf.rewards.normalization import Running, Stored
+from rlhf.rewards.normalization import FixedNormalizer, RunningNormalizer
 from rlhf.rewards.protocol import RewardFunction, called
-from rlhf.rewards.remote import Remote
-from rlhf.rewards.terms import Format, Length
+from rlhf.rewards.remote import RemoteReward
+from rlhf.rewards.terms import FormatReward, LengthReward
 from rlhf.runs.parents import Parent
 
 UNCHANGED = Stored(0.0, 1.0)
@@ -66,7 +66,7 @@ class Builder:
             return None
         with torch.random.fork_rng():
             gold = self._all({"gold": term})["gold"]
-        return gold.function if gold.normalisation is None else Composition({"gold": gold})
+        return gold.function if gold.normalization is None else CompositeReward({"gold": gold})
 
     def _all(self, terms: Mapping[str, RewardTerm]) -> dict[str, Term]:
         """Return the terms by role, in their order; those without a model are built first, to report their errors."""
@@ -125,7 +125,7 @@ class Builder:
         stored = [self._stored(member) for member in roles] if term.normalisation is Normalisation.stored else None
         return Ensemble(members, term.ensemble.deviations, stored)
 
-    def _stored(self, role: str) -> Stored:
+    def _stored(self, role: str) -> FixedNormalizer:
         measured = statistics(self.parents[role])
         if measured is None:
             raise LineageError(
@@ -144,4 +144,4 @@ class Builder:
 def statistics(reward: Parent) -> Stored | None:
     """Return mean and standard deviation of the scores measured by stage=reward; None for any other model."""
     measured = reward.manifest["metrics"] if reward.manifest else {}
-    return Stored(measured["scores/mean"], measured["scores/std"]) if "scores/std" in measured else None
+    return FixedNormalizer(measured["scores/mean"], measured["scores/std"]) if "scores/std" in measured else None

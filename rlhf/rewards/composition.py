@@ -8,7 +8,7 @@ import torch
 from rlhf.data.render import Prompt
 from rlhf.errors import TrainingError
 from rlhf.rewards.ensemble import Ensemble
-from rlhf.rewards.normalization import OverRanks, Running, Stored, alone
+from rlhf.rewards.normalization import FixedNormalizer, OverRanks, RunningNormalizer, alone
 from rlhf.rewards.protocol import RewardFunction, checked
 
 
@@ -17,7 +17,7 @@ class Term(NamedTuple):
 
     function: RewardFunction
     weight: float = 1.0
-    normalisation: Stored | Running | None = None
+    normalization: FixedNormalizer | RunningNormalizer | None = None
 
 
 class Scored(NamedTuple):
@@ -35,7 +35,7 @@ class Composition:
     which a term holds as ``Stored``.
     """
 
-    def __init__(self, terms: Mapping[str, Term]):
+    def __init__(self, terms: Mapping[str, RewardTerm]):
         self.terms = dict(terms)
         normalizers = {name: term.normalisation for name, term in self.terms.items()}
         self.running = {name: found for name, found in normalizers.items() if isinstance(found, Running)}
@@ -95,7 +95,7 @@ class Scorer:
         self.batch: dict[str, list[float]] = {}
 
     def __call__(self, prompts: Sequence[Prompt], completions: Sequence[str]) -> list[float]:
-        if isinstance(self.reward, Composition):
+        if isinstance(self.reward, CompositeReward):
             scored = self.reward.score(prompts, completions, self.over_ranks)
             totals = scored.totals
             self.batch = {f"reward/{name}": scores for name, scores in scored.raw.items()}

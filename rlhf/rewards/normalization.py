@@ -54,7 +54,7 @@ class Running:
         self.count = whole
 
     def __call__(self, scores: Sequence[float]) -> list[float]:
-        return Stored(self.mean, self.std)(scores)
+        return FixedNormalizer(self.mean, self.std)(scores)
 
     def state_dict(self) -> dict[str, float]:
         """Return the statistics as JSON values."""

@@ -9,14 +9,14 @@ from rlhf.data.render import Prompt
 class Length:
     """A length penalty: minus the number of words below ``least`` or above ``most``; 0 in between.
 
-        score = -max(0, least - n) - max(0, n - most),   n = number of words
+        score = -max(0, min - n) - max(0, n - max),   n = number of words
 
     Words instead of tokens make it independent of the tokenizer; None means no bound. Reward models prefer long
     responses (Singhal et al. 2023, https://arxiv.org/abs/2310.03716); this is the simplest correction.
     """
 
-    def __init__(self, least: int | None = None, most: int | None = None):
-        self.least, self.most = least, most
+    def __init__(self, min: int | None = None, max: int | None = None):
+        self.min, self.max = min, max
 
     def __call__(self, prompts: Sequence[Prompt], completions: Sequence[str]) -> list[float]:
         return [-float(self.excess(len(text.split()))) for text in completions]
@@ -35,11 +35,11 @@ class Format:
     """
 
     def __init__(
-        self, pattern: str | None = None, ends_with: Sequence[str] | None = None, most_words: int | None = None
+        self, pattern: str | None = None, ends_with: Sequence[str] | None = None, max_words: int | None = None
     ):
         self.pattern = None if pattern is None else re.compile(pattern, re.DOTALL)
         self.ends_with = None if ends_with is None else tuple(ends_with)
-        self.most_words = most_words
+        self.max_words = max_words
 
     def __call__(self, prompts: Sequence[Prompt], completions: Sequence[str]) -> list[float]:
         return [float(self.holds(text)) for text in completions]
@@ -49,5 +49,5 @@ class Format:
         return (
             (self.pattern is None or self.pattern.search(text) is not None)
             and (self.ends_with is None or text.rstrip().endswith(self.ends_with))
-            and (self.most_words is None or len(text.split()) <= self.most_words)
+            and (self.max_words is None or len(text.split()) <= self.max_words)
         )

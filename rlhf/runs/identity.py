@@ -14,8 +14,9 @@ from rlhf.data.files import reader_of
 from rlhf.hardware import ranks
 from rlhf.hub.pinned import pin
 from rlhf.runs.parents import HUB_ID, Parent, find_parents
-from rlhf.storage.digests import file_digest, files_digest, redact
+from rlhf.storage.digests import file_digest, files_digest
 from rlhf.storage.json_files import plain
+from rlhf.storage.secrets import redact
 
 # What changes neither weights nor metrics: where a run lies, how it is watched, how it is started.
 INCIDENTAL = ("name", "checkpoints", "overwrite", "resume", "telemetry", "tracker", "hardware", "objective")
@@ -78,7 +79,7 @@ def content(settings: Settings, parents: dict[str, Parent]) -> dict[str, Any]:
     if not settings.stage.judged:
         del tree["judge"]
     if not settings.stage.measured:
-        del tree["held_out"]
+        del tree["eval_set"]
     tree["data"] = {kind: tree["data"][kind] for kind in settings.stage.reads} | {
         key: tree["data"][key] for key in ("holdout", "allow_leaks", "pairing", "gold", "judge", "ceiling")
     }

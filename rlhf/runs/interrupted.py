@@ -1,6 +1,5 @@
 """What an interrupted run left beside its place, and whether a run may be started there."""
 
-import shlex
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,9 +7,9 @@ from typing import Any
 
 from rlhf.config import Settings
 from rlhf.errors import RunError
+from rlhf.runs.commands import command
 from rlhf.runs.directory import SCRATCH, claim, foreign, move, partial, saved
 from rlhf.runs.identity import difference
-from rlhf.storage import digests
 from rlhf.storage.manifest import read_manifest
 
 
@@ -61,12 +60,7 @@ def _check_interrupted(
 def resuming(settings: Settings, overrides: Sequence[str]) -> str:
     """Return the command that continues an interrupted run."""
     others = [item for item in overrides if item.partition("=")[0] not in ("resume", "overwrite")]
-    return redact_command(settings.stage.name, [*others, "resume=true"])
-
-
-def redact_command(stage: str, overrides: Sequence[str]) -> str:
-    others = [item for item in overrides if not item.startswith("stage=")]
-    return shlex.join(digests.redact(["python", "-m", "rlhf", f"stage={stage}", *others]))
+    return command(settings.stage.name, [*others, "resume=true"])
 
 
 def resumable(directory: Path, content: Mapping[str, Any]) -> bool:

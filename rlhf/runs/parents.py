@@ -10,12 +10,13 @@ from typing import Any
 from rlhf.config import Input, Settings
 from rlhf.errors import LineageError
 from rlhf.hub.pinned import manifest_at, pin
+from rlhf.runs.commands import command, setting
 from rlhf.runs.directory import partial
 from rlhf.storage import digests
 from rlhf.storage.manifest import read_manifest
 
 HUB_ID = re.compile(r"(?P<id>[A-Za-z0-9][\w.-]*(?:/[\w.-]+)?)(?:@(?P<revision>[\w./-]+))?")
-GROUPS = ("experiment", "name", "model", "data", "adapter", "checkpoints", "seed")
+SHARED = ("experiment", "recipe", "name", "model", "data", "adapter", "hardware", "checkpoints", "seed")
 
 
 @dataclass(frozen=True)
@@ -140,8 +141,9 @@ def _check_run(named: str, manifest: dict[str, Any], wanted: Input, settings: Se
 
 
 def of_the_chain(overrides: Sequence[str]) -> list[str]:
-    """What a command for another stage of the same chain has in common with this one."""
-    return [item for item in overrides if item.split("=")[0] in GROUPS]
+    """Return what a command for another stage of the same chain has in common with this one."""
+    own = [item for item in overrides if item.startswith("-") or re.split(r"[=./]", item.lstrip("+~"))[0] in SHARED]
+    return [item for item in own if not item.startswith("hardware.plan=")]
 
 
 def _missing(role: str, path: Path, settings: Settings, overrides: Sequence[str]) -> str:
@@ -149,13 +151,15 @@ def _missing(role: str, path: Path, settings: Settings, overrides: Sequence[str]
     kept = of_the_chain(overrides)
     says = f"stage={settings.stage.name} starts from {path}, which "
     if partial(path).exists():
-        command = " ".join(["python -m rlhf", f"stage={path.name}", *kept, "resume=true"])
-        return f"{says}is not finished: continue it first: {command}"
+        return f"{says}is not finished: continue it first: {command(path.name, [*kept, 'resume=true'])}"
     if path.is_file() or (path.is_dir() and any(path.iterdir())):
         return f"{says}holds neither run.json nor config.json: give a run, a model folder or a Hub id"
     if path.name in ("base", "sft", "reward", "dpo", "ppo", "sample"):
-        command = " ".join(["python -m rlhf", f"stage={path.name}", *kept])
-        return f"{says}does not exist: run stage={path.name} first: {command}"
+        instead = setting(_key(role, settings), settings.model.path or "org/name")
+        return (
+            f"{says}does not exist: run stage={path.name} first: {command(path.name, kept)}; or start from another "
+            f"model, a folder or a Hub id: {instead}"
+        )
     return f"{says}does not exist: set {_key(role, settings)} to a run, a model folder or a Hub id"
 
 

@@ -25,14 +25,16 @@ from typing import IO, Any
 from rlhf.config import Settings, Strategy
 from rlhf.errors import LineageError, RlhfError, RunError
 from rlhf.hardware import ranks
+from rlhf.runs.commands import command
 from rlhf.runs.directory import BUNDLES, SCRATCH, claim, empty, listed, partial, saved, unwritable
 from rlhf.runs.identity import Origin
-from rlhf.runs.interrupted import check_start, put_in_place, redact_command
+from rlhf.runs.interrupted import check_start, put_in_place
 from rlhf.runs.parents import Parent
 from rlhf.storage import digests
 from rlhf.storage.digests import tokenizer_record
 from rlhf.storage.json_files import write_json
 from rlhf.storage.manifest import MANIFEST, read_manifest
+from rlhf.storage.secrets import redact
 
 LOGS = ("metrics.jsonl", "samples.jsonl")
 
@@ -114,10 +116,10 @@ class Run:
             "stage": stage,
             "name": settings.name,
             "status": "running",
-            "command": redact_command(stage, overrides),
+            "command": command(stage, overrides),
             "parents": {role: parent.record() for role, parent in self.parents.items()},
             "seed": settings.seed,
-            "settings": digests.redact(asdict(settings)),
+            "settings": asdict(settings),
             "content": new,
             "data": {},
             "dtype": settings.model.dtype,
@@ -155,7 +157,7 @@ class Run:
 
     @_by_the_writer
     def write(self) -> None:
-        write_json(self.work / MANIFEST, self.manifest)
+        write_json(self.work / MANIFEST, redact(self.manifest))
 
     @_by_the_writer
     def record_data(self, kind: str, split: str, dataset: Any) -> None:
@@ -250,7 +252,7 @@ class Run:
         """Make ``folder`` inside this run, with a model of its own, a run of its own: a member of an ensemble."""
         finished = {"status": "finished", "finished": _now(), "seconds": round(time.monotonic() - self._started, 1)}
         weights = digests.weights_digest(folder / "model")
-        write_json(folder / MANIFEST, self.manifest | finished | {"weights": weights, "metrics": metrics})
+        write_json(folder / MANIFEST, redact(self.manifest | finished | {"weights": weights, "metrics": metrics}))
 
     def finish(self, metrics: dict[str, float]) -> None:
         """Write the final metrics and move the run into its place, when no other process reads it any more."""

@@ -10,7 +10,7 @@ from rlhf.config import Settings
 from rlhf.hardware.device import torch_device
 from rlhf.runs.identity import flatten
 from rlhf.runs.run import Run
-from rlhf.storage.digests import redact
+from rlhf.storage.secrets import redact
 
 
 def open_tracker(settings: Settings, run: Run) -> GeneralTracker:

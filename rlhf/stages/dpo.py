@@ -8,6 +8,7 @@ Rafailov et al. 2023, https://arxiv.org/abs/2305.18290. The loss is TRL's; this 
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 from datasets import Dataset
@@ -24,6 +25,7 @@ from rlhf.modeling import loading as models
 from rlhf.preference import reference
 from rlhf.preference.architectures import decide
 from rlhf.preference.head import FIELDS
+from rlhf.preference.losses import smoothed
 from rlhf.preference.prefix_sharing import sharing
 from rlhf.rewards.protocol import called
 from rlhf.runs.run import Run
@@ -101,12 +103,15 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
 
     tokenizer = models.load_tokenizer(run["policy"], settings.model)
     loop.settle(run, settings, tokenizer, pairs["train"]["prompt"])
+    others = {key: value for key, value in stage.trainer.items() if key != "loss_weights"}
+    losses, weights = smoothed(stage.loss, stage.trainer.get("loss_weights"), stage.label_smoothing)
     args = loop.arguments(
         DPOConfig,
-        settings,
+        replace(settings, stage=replace(stage, trainer=others)),
         run,
         beta=stage.beta,
-        loss_type=stage.loss,
+        loss_type=losses,
+        loss_weights=weights,
         label_smoothing=stage.label_smoothing,
         precompute_ref_log_probs=stage.cache_reference,
     )

@@ -1,12 +1,13 @@
 """Proximal policy optimisation of the SFT policy against a reward; the reference is the policy as it was.
 
     python -m rlhf stage=ppo                          # starts from checkpoints/<name>/sft and .../reward
-    python -m rlhf stage=ppo 'stage.rewards={mine: {function: mine.py:score}, brief: {length: {most: 40}, weight: 0.1}}'
+    python -m rlhf stage=ppo 'stage.rewards={mine: {function: mine.py:score}, brief: {length: {max: 40}, weight: 0.1}}'
     python -m rlhf -m stage=ppo stage.kl_coef=0.02,0.05,0.1
 
 Ziegler et al. 2019, https://arxiv.org/abs/1909.08593. docs/ppo.md explains the trainer.
 """
 
+from functools import partial
 from importlib.util import find_spec
 
 from rich.markup import escape
@@ -26,6 +27,7 @@ from rlhf.ppo import Diagnosis, PPOTrainer
 from rlhf.ppo.model_roles import OneBase, Separate, assign
 from rlhf.ppo.vllm_sampler import Copied
 from rlhf.rewards.build import Builder
+from rlhf.runs.headlines import progress
 from rlhf.runs.run import Run
 from rlhf.training import loop
 
@@ -66,7 +68,7 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
         score_mean=normal.mean,
         score_std=normal.std,
         cpu=torch_device(settings.hardware).type == "cpu",
-        halve=settings.hardware.halve,
+        oom_retry=settings.hardware.oom_retry,
         autocast=precision.autocasts(settings),
     )
     loop.show_ends(run, roles.policy, tokenizer)
@@ -90,7 +92,7 @@ def copied(settings: Settings, trainer: PPOTrainer, roles: OneBase | Separate) -
     """The policy's copy in vLLM, by TRL: it knows how to load weights into each of vLLM's versions."""
     stage, chosen = settings.stage, settings.stage.rollout
     if isinstance(roles, OneBase):
-        raise ConfigError("stage.rollout.engine=vllm copies a policy of its own: give stage.one_base=false")
+        raise ConfigError("stage.rollout.engine=vllm copies a policy of its own: give stage.share_base_model=false")
     from trl.generation.vllm_generation import VLLMGeneration
 
     found = VLLMGeneration(
@@ -127,15 +129,14 @@ def train(trainer: PPOTrainer, run: Run, sample: loop.Sampler) -> dict[str, floa
     if run.resumed:
         run.rewind(trainer.restore(run.scratch), trainer.found_beside)
     run.record_diagnoses([diagnosis.record() for diagnosis in trainer.sentinel.raised])
-    bar = Bar("ppo", stage.updates, trainer.update)
+    bar = Bar("ppo", stage.updates, trainer.update, partial(progress, "ppo"))
     warned = False
 
     def report(metrics: dict[str, float], update: int) -> None:
         nonlocal warned
         if update % stage.log_every == 0:
             run.log(metrics, update)
-        shown = {name: metrics[f"objective/{name}"] for name in ("scores", "rlhf_reward", "kl")}
-        bar.update(update, shown | {"EOS rate": metrics["val/ended"]})
+        bar.update(update, metrics)
         if not warned and (sentence := unended(metrics["val/ended"], stage)) is not None:
             warned = True
             console.print(f"ppo: update {update}: {sentence}", highlight=False, soft_wrap=True)

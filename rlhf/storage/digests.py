@@ -1,11 +1,10 @@
-"""Facts about where and from what a run was made, for its run.json: digests, versions, revision, hardware."""
+"""The origin of a run, for its run.json: digests, versions, git revision, hardware."""
 
 import hashlib
 import importlib.metadata
 import json
 import os
 import platform
-import re
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -17,39 +16,16 @@ import psutil
 from rlhf.storage.paths import PACKAGE
 
 PACKAGES = ("rlhf", "torch", "transformers", "trl", "peft", "datasets", "accelerate", "tokenizers", "hydra-core")
-SECRET_KEY = re.compile(r"token$|secret|password|api_?key|credential", re.IGNORECASE)
-SPECIAL_TOKEN = re.compile(r"(?<![a-z])(eos|pad|bos|unk|sep|cls|mask)_token$", re.IGNORECASE)  # no secret
-SECRET_VALUE = re.compile(r"\b(hf_[A-Za-z0-9]{8,}|sk-[A-Za-z0-9_-]{8,})|(?<=://)[^/@\s]+:[^/@\s]+(?=@)")
-
-
-def redact(value: Any, key: str = "") -> Any:
-    """``value`` with what looks like a token or a password replaced, by the name of its key or by its form."""
-    if isinstance(value, dict):
-        return {k: redact(v, str(k)) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [redact(v, key) for v in value]
-    if not isinstance(value, str):
-        return value
-    name, equals, _ = value.partition("=")
-    if _is_secret(key) and value:
-        return "***"
-    if equals and _is_secret(name):
-        return f"{name}=***"
-    return SECRET_VALUE.sub("***", value)
-
-
-def _is_secret(key: str) -> bool:
-    return bool(SECRET_KEY.search(key)) and not SPECIAL_TOKEN.search(key)
 
 
 def file_digest(path: Path) -> str:
-    """sha256 of a file's bytes, in hexadecimal."""
+    """Return the sha256 of a file's bytes, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def files_digest(paths: Iterable[Path]) -> str:
-    """sha256 over names and contents of ``paths``, in the order of their names."""
+    """Return the sha256 over names and contents of ``paths``, in the order of their names."""
     digest = hashlib.sha256()
     for path in sorted(paths, key=lambda p: p.name):
         digest.update(f"{path.name}\0{file_digest(path)}\n".encode())
@@ -57,7 +33,7 @@ def files_digest(paths: Iterable[Path]) -> str:
 
 
 def weights_digest(folder: Path) -> str | None:
-    """Digest of the weights in a model folder; None where there are none."""
+    """Return the digest of the weights in a model folder; None if it has no weights."""
     weights = weights_in(folder)
     return files_digest(weights) if weights else None
 
@@ -68,11 +44,12 @@ def weights_in(folder: Path) -> list[Path]:
 
 
 def text_digest(text: str | None) -> str | None:
+    """Return the sha256 of a text, in hexadecimal; None for None."""
     return None if text is None else hashlib.sha256(text.encode()).hexdigest()
 
 
 def tokenizer_record(tokenizer: Any) -> dict[str, Any]:
-    """What must agree between a stage and its parent: vocabulary, chat template, special tokens."""
+    """Return the properties that a stage and its parent must share: vocabulary, chat template, special tokens."""
     vocabulary = json.dumps(sorted(tokenizer.get_vocab().items()), ensure_ascii=True)
     return {
         "vocabulary": text_digest(vocabulary),
@@ -83,6 +60,7 @@ def tokenizer_record(tokenizer: Any) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
+    """Return the versions of Python and of the installed ``PACKAGES``."""
     found = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
@@ -93,7 +71,7 @@ def versions() -> dict[str, str]:
 
 
 def git_revision() -> str | None:
-    """Commit of the checkout that this package is run from, with ``-dirty`` appended; None outside of one."""
+    """Return the commit of the checkout that holds this package, with ``-dirty`` appended; None outside a checkout."""
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(PACKAGE), *arguments]
@@ -108,8 +86,9 @@ def git_revision() -> str | None:
 
 
 def hardware() -> dict[str, Any]:
+    """Return machine, system and CPU cores; with torch imported, its threads and GPU, too."""
     facts: dict[str, Any] = {"machine": platform.machine(), "system": platform.system(), "cores": os.cpu_count()}
-    if (torch := sys.modules.get("torch")) is not None:  # looking must not cost the import
+    if (torch := sys.modules.get("torch")) is not None:  # torch is not imported for this
         facts["threads"] = torch.get_num_threads()
         if torch.cuda.is_available():
             facts["gpu"] = torch.cuda.get_device_name()
@@ -117,7 +96,7 @@ def hardware() -> dict[str, Any]:
 
 
 def peak_memory_gib() -> float:
-    """Largest resident memory of this process so far, in GiB."""
+    """Return the largest resident memory of this process so far, in GiB."""
     return round(peak_memory() / 2**30, 3)
 
 

@@ -4,7 +4,10 @@ import json
 import signal
 import threading
 from collections.abc import Callable, Container, Sequence
+from contextlib import closing
 from dataclasses import fields
+from functools import partial
+from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
 
@@ -14,7 +17,8 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 
 from rlhf.config import Dtype, Hardware, Settings, Strategy, Turns
 from rlhf.config.library_errors import blame
-from rlhf.config.rules import require_positive, require_type
+from rlhf.config.ranges import require_trainer, require_warmup
+from rlhf.config.rules import require_type
 from rlhf.console import Bar, console, show_samples
 from rlhf.data import templates
 from rlhf.data.render import Prompt, question
@@ -25,6 +29,7 @@ from rlhf.hardware import precision, ranks
 from rlhf.hardware.device import torch_device
 from rlhf.hardware.memory import keep_freed
 from rlhf.modeling.generation import generate
+from rlhf.runs.headlines import progress
 from rlhf.runs.run import Run
 from rlhf.storage.checksums import newest_whole, number, resumable
 from rlhf.training.eval_metrics import ExactEvaluation
@@ -48,12 +53,6 @@ INSTEAD = dict.fromkeys(
     ("assistant_only_loss", "completion_only_loss"),
     "since stage.turns=all learns every turn of the assistant and stage.turns=last the last one",
 )
-
-# Of what the trainers' dataclasses do not look at: zero of these is a division by it, or no training at all.
-COUNTS = (
-    "max_length", "num_train_epochs", "gradient_accumulation_steps", "per_device_train_batch_size",
-    "per_device_eval_batch_size",
-)  # fmt: skip
 
 
 def arguments(
@@ -132,19 +131,22 @@ def check(kind: type[TrainingArguments], given: dict[str, Any], decided: Contain
         if key in decided:
             raise ConfigError(f"stage.trainer.{key} is decided elsewhere: remove it from stage.trainer")
         require_type(f"stage.trainer.{key}", value, hints[key])
-    require_positive("stage.trainer", **{key: given.get(key) for key in COUNTS})
+    require_trainer(given)
 
 
 def build(kind: type[Trainer], **parts: Any) -> Trainer:
     """``kind(**parts)``; what a trainer refuses is told as a mistake in the settings that it is made from.
 
     Raises:
-        ConfigError: the trainer refuses its arguments, or no module of the model is one that the adapter names.
+        ConfigError: the trainer refuses its arguments, no module of the model is one that the adapter names, or the
+            learning rate is warmed up for longer than the training lasts.
     """
     adapter = parts.get("peft_config")
     targets = "" if adapter is None else f" or adapter.target_modules={adapter.target_modules}"
     with blame(f"stage.trainer{targets}"):
-        return kind(**parts)
+        trainer = kind(**parts)
+    _check_steps(trainer)
+    return trainer
 
 
 def tokenised(
@@ -245,11 +247,18 @@ def show_ends(run: Run, model: Any, tokenizer: Any) -> None:
 
 
 def train(
-    trainer: Trainer, run: Run, on_sample: Callable[[int], None] | None = None, every: int = 0, *, before: int = 0
+    trainer: Trainer,
+    run: Run,
+    on_sample: Callable[[int], None] | None = None,
+    every: int = 0,
+    *,
+    before: int = 0,
+    title: str | None = None,
 ) -> dict[str, float]:
     """Train, from the last whole checkpoint where the run is resumed, and evaluate on the held-out split.
 
     ``before`` is the number of steps that earlier trainings of the same run took; what is logged counts on from there.
+    ``title`` stands before the bar instead of the stage's name.
 
     Raises:
         ConfigError: no optimiser, scheduler or loader can be made from ``stage.trainer``.
@@ -269,22 +278,31 @@ def train(
     trainer.remove_callback(transformers.PrinterCallback)
     ExactEvaluation(trainer)
     share_tokens(trainer)
-    if run.manifest["settings"]["hardware"]["halve"]:
+    if run.manifest["settings"]["hardware"]["oom_retry"]:
         halve_steps(trainer, run.stage, paired=run.stage in ("reward", "dpo"))
-    with Interruption() as interruption:
-        reporter = Reporter(run, on_sample, every, interruption, before)
-        trainer.add_callback(reporter)
-        trainer.add_callback(Keeper(trainer, run, last))
-        # Optimiser, scheduler and loader are made from stage.trainer; a checkpoint's being torn is no fault of it.
-        with blame("stage.trainer", until=lambda: last is not None or reporter.bar is not None):
-            if last is None or not take_up_if_trained(trainer, last):
-                trainer.train(resume_from_checkpoint=None if last is None else str(last))
-    if interruption.asked:
-        raise KeyboardInterrupt
-    return rename(trainer.evaluate()) | {
-        "steps": trainer.state.global_step,
-        "tokens": trainer.state.num_input_tokens_seen,
-    }
+    interruption = Interruption()
+    with closing(Reporter(run, on_sample, every, interruption, before, title)) as reporter:
+        with interruption:
+            trainer.add_callback(reporter)
+            trainer.add_callback(Keeper(trainer, run, last))
+            # Optimiser, scheduler and loader are made from stage.trainer; a checkpoint's being torn is no fault of it.
+            with blame("stage.trainer", until=lambda: last is not None or reporter.bar is not None):
+                if last is None or not take_up_if_trained(trainer, last):
+                    trainer.train(resume_from_checkpoint=None if last is None else str(last))
+        if interruption.asked:
+            raise KeyboardInterrupt
+        evaluated = rename(trainer.evaluate())
+    return evaluated | {"steps": trainer.state.global_step, "tokens": trainer.state.num_input_tokens_seen}
+
+
+def _check_steps(trainer: Trainer) -> None:
+    """Refuse a warm-up that lasts longer than the epochs; say so if nothing is going to be learned."""
+    args = trainer.args
+    rows = args.train_batch_size * args.world_size * args.gradient_accumulation_steps  # of one step
+    steps = ceil(ceil(len(trainer.train_dataset) / rows) * args.num_train_epochs)
+    require_warmup(args.warmup_steps, args.max_steps if args.max_steps > 0 else steps)
+    if args.learning_rate == 0:
+        console.print("stage.trainer.learning_rate=0: every step leaves the weights as they are", highlight=False)
 
 
 def tell_unmoved(stage: str, moved: float, setting: str, rate: float) -> None:
@@ -313,13 +331,14 @@ class Reporter(TrainerCallback):
         every: int,
         interruption: "Interruption",
         before: int = 0,
+        title: str | None = None,
     ):
         self.run, self.on_sample, self.every, self.interruption = run, on_sample, every, interruption
-        self.before = before
+        self.before, self.title = before, title or run.stage
         self.bar: Bar | None = None
 
     def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        self.bar = Bar(self.run.stage, state.max_steps, state.global_step)
+        self.bar = Bar(self.title, state.max_steps, state.global_step, partial(progress, self.run.stage))
 
     def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self.bar.update(state.global_step)
@@ -343,8 +362,9 @@ class Reporter(TrainerCallback):
         if self.bar is not None:  # there is none where the last step was made before the run was resumed
             self.bar.update(state.global_step, metrics)
 
-    def on_train_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        self.bar.close()
+    def close(self) -> None:
+        if self.bar is not None:
+            self.bar.close()
 
 
 class Interruption:

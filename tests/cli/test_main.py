@@ -3,14 +3,18 @@
 import os
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
 
+import rlhf
 from rlhf.cli import main
+from rlhf.cli.help import help_text
+from rlhf.cli.overrides import parsed
 from rlhf.config import STAGES
-from rlhf.errors import ConfigError
+from rlhf.storage.digests import text_digest
 from tests.conftest import composed
 
 # Runs the command line, then says on stderr whether torch was imported.
@@ -29,7 +33,20 @@ def command(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
     ("arguments", "message"),
     [
         (["stage=dpo", "stage.bta=0.2"], "there is no setting stage.bta; did you mean stage.beta?"),
+        (["stage=dop"], "unknown stage 'dop'; choose from base, "),
         (["stage=dop"], "did you mean dpo?"),
+        (["dpo"], "dpo is not a setting: did you mean stage=dpo?"),
+        (["chat"], "unknown stage 'chat'; choose from base, "),
+        (["--stage", "dpo"], "there is no option --stage: settings are key=value; did you mean stage=dpo?"),
+        (["stage=dpo", "stage.learning_rate=1e-5"], "did you mean stage.trainer.learning_rate?"),
+        (["stage=dpo", "stage.epochs=2"], "did you mean stage.trainer.num_train_epochs?"),
+        (["stage=dpo", "stage.beta=ü"], "stage.beta=ü cannot be read: put "),
+        (["-m", "stage=dpo", "seed=glob(*)"], "seed=glob(*) names nothing, since seed is not a group of options"),
+        (["-m", "stage=dpo", "seed=range(3,3)"], "names no value, so no job would run"),
+        (
+            ["-m", "stage=dpo", "stage.beta=0.1,0.2", "stage.beta=0.3"],
+            "stage.beta is given twice, as 0.1,0.2 and as 0.3, and a sweep would drop one of them: leave one out",
+        ),
         (["model=gpt2", "model.architecture.hidden_size=64"], "a setting was given below one that is null"),
         (["stage=dpo", "stage.beta=hot"], "stage.beta: Value 'hot' of type 'str' could not be converted to Float"),
         (["stage=dpo", "stage.beta=-1"], "stage.beta must be positive, got -1.0"),
@@ -55,12 +72,39 @@ def test_a_mistake_is_one_sentence_before_torch_is_imported(tmp_path: Path, argu
     assert list(tmp_path.iterdir()) == []
 
 
-def test_help_names_every_group_and_setting(tmp_path: Path) -> None:
-    result = command("stage=dpo", "--help", cwd=tmp_path)
+def test_help_fits_80_columns_and_names_every_group(tmp_path: Path) -> None:
+    result = command("--help", cwd=tmp_path)
     assert result.returncode == 0
-    assert f"stage: {', '.join(sorted(STAGES))}" in result.stdout
-    assert "beta: 0.1" in result.stdout
+    assert max(map(len, result.stdout.splitlines())) <= 80
+    for group in ("stage", "model", "data", "adapter", "hardware", "judge", "tracker", "sweep", "launcher"):
+        assert f"\n  {group}: " in result.stdout
+    assert set(STAGES) <= set(result.stdout.replace(",", " ").split())
+    assert "\n  resume=false\n      true continues an interrupted run\n" in result.stdout
     assert result.stderr.strip() == "False"
+
+
+@pytest.mark.parametrize("stage", sorted(STAGES))
+def test_the_help_of_a_stage_is_each_of_its_settings_with_its_comment(stage: str) -> None:
+    shown = help_text([f"stage={stage}"])
+    own = [f"stage.{field.name}" for field in fields(STAGES[stage]) if field.name not in ("name", "progression")]
+    for key in own:
+        assert f"\n  {key}=" in shown or f"\n  {key}:" in shown
+    if stage == "dpo":
+        assert "  stage.beta=0.1\n      strength of the pull towards the reference; the paper's default" in shown
+        assert "stage.trainer.learning_rate=0.0001" in shown  # the recipe's
+        assert "hardware" not in shown
+
+
+def test_the_version_is_ours(tmp_path: Path) -> None:
+    result = command("--version", cwd=tmp_path)
+    assert (result.stdout, result.returncode) == (f"rlhf {rlhf.__version__}\n", 0)
+
+
+def test_whoever_reads_may_stop_reading(tmp_path: Path) -> None:
+    line = f"{sys.executable} -m rlhf --help | head -n 1"
+    result = subprocess.run(line, shell=True, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert result.stdout.startswith("Take a language model")
+    assert result.stderr == ""
 
 
 def test_a_bare_command_says_what_comes_next(tmp_path: Path) -> None:
@@ -94,7 +138,7 @@ def test_the_command_line_beats_the_recipe() -> None:
 def test_one_failing_job_of_a_sweep_does_not_stop_the_others(tmp_path: Path) -> None:
     result = command("-m", "stage=status", "seed=-1,1", cwd=tmp_path)
     assert result.returncode == 1
-    assert "seed must lie in" in result.stderr
+    assert "seed must not be negative" in result.stderr
     assert "python -m rlhf stage=progression" in result.stdout
 
 
@@ -102,10 +146,6 @@ def test_completion_offers_the_stages(tmp_path: Path) -> None:
     result = command("-sc", "install=bash", cwd=tmp_path)
     assert result.returncode == 0
     assert "complete -o nospace" in result.stdout
-
-
-def test_an_error_that_is_none_of_ours_is_told_in_its_first_line() -> None:
-    assert main.explain(ConfigError("plain")) == "plain"
 
 
 def test_the_directory_of_a_sweeps_member_says_what_varies(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,6 +164,20 @@ def test_the_directory_of_a_sweeps_member_says_what_varies(monkeypatch: pytest.M
         main.member(["stage=dpo", "stage.beta=0.1", "model.path=a/b", "adapter=lora"])
         == "stage.beta-0.1_model.path-a-b"
     )
+    for value, named in {
+        "[ipo]": "ipo",
+        "[sigmoid,ipo]": "sigmoid+ipo",
+        "'1.10'": "1.10",
+        "checkpoints/a": "checkpoints-a",
+        "my file": "my-file-",
+        "{a: 1}": "a-1-",
+    }.items():
+        monkeypatch.setenv(main.SWEPT, "stage.loss")
+        name = main.member([f"stage.loss={value}"])
+        assert name.startswith(f"stage.loss-{named}")
+        assert parsed(f"stage.policy=dpo/{name}").value() == f"dpo/{name}"
+        assert (name != f"stage.loss-{named}") is named.endswith("-")
+    assert main.member(["stage.loss=hf_abcdefghij"]) == f"stage.loss-{text_digest('hf_abcdefghij')[:8]}"
     monkeypatch.setenv(main.SWEPT, "x")
     long = main.member(["x=" + "y" * 300])
     assert len(long) == main.LONGEST_NAME

@@ -10,7 +10,10 @@ from tests.conftest import composed
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["stage=compare", "stage.reference=nobody"], "stage.reference must be one of base, sft, dpo, ppo"),
+        (
+            ["stage=compare", "stage.reference=nobody"],
+            "stage.reference=nobody is not .* ppo: give stage.reference=base",
+        ),
         (["stage=compare", "stage.pairs=-1"], "stage.pairs must not be negative, got -1"),
         (["stage=compare", "stage.temperature=0"], "stage.temperature must be positive, got 0"),
         (

@@ -1,7 +1,7 @@
 import pytest
 
 from rlhf.config.library_errors import blame, first_sentence
-from rlhf.config.rules import require_positive
+from rlhf.config.ranges import require_warmup
 from rlhf.data import fingerprint
 from rlhf.errors import ConfigError, DataError
 
@@ -35,7 +35,7 @@ def test_a_defect_of_ours_and_an_error_of_ours_stay_what_they_are() -> None:
     with pytest.raises(TypeError), blame("a.b"):
         fingerprint(None)
     with pytest.raises(TypeError), blame("a.b"):
-        require_positive("a", b="one")  # compared in our own line
+        require_warmup("one", 3)  # compared in our own line
     with pytest.raises(DataError), blame("a.b"):
         library(DataError("row 1"))
 

@@ -26,7 +26,7 @@ def test_numbers_go_before_a_name() -> None:
         (["stage.overrides={sft: a}"], r"stage\.overrides\.sft must be a list of settings"),
         (["stage.gpus=0"], r"stage\.gpus must be positive"),
         (["stage.mfu=1.5"], r"stage\.mfu must lie in \(0, 1\]"),
-        (["stage.headroom=1"], r"stage\.headroom must be below 1"),
+        (["stage.headroom=1"], r"stage\.headroom must lie in \[0, 1\), got 1"),
         (["stage.probe_seconds=0"], r"stage\.probe_seconds must be positive"),
     ],
 )

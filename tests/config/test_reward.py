@@ -23,7 +23,10 @@ from tests.conftest import composed
         (["stage=reward", "stage.probe_rows=-1"], "stage.probe_rows must not be negative, got -1"),
         (["stage=evaluate_reward", "stage.bootstrap=0"], "stage.bootstrap must be positive, got 0"),
         (["stage=evaluate_reward", "stage.max_length=0"], "stage.max_length must be positive, got 0"),
-        (["stage=evaluate_reward", "stage.statistics_prompts=1"], "stage.statistics_prompts must be at least 2"),
+        (
+            ["stage=evaluate_reward", "stage.statistics_prompts=1"],
+            r"statistics_prompts must lie in \[2, 1e\+09\]",
+        ),
     ],
 )
 def test_a_broken_rule_names_key_and_value(overrides: list[str], message: str) -> None:

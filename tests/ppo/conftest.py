@@ -104,7 +104,7 @@ def experience(trainer: PPOTrainer) -> tuple[Rollout, torch.Tensor, torch.Tensor
     )  # fmt: skip
     rollout = evaluate(rollout, trainer.policy, trainer.reference, trainer.critic, stage.temperature, 6)
     rewards = shape_rewards(rollout.scores, rollout.logprobs, rollout.ref_logprobs, rollout.mask, stage.kl_coef).rewards
-    return rollout, *gae(rewards, rollout.values, rollout.mask, stage.gamma, stage.lam)
+    return rollout, *gae(rewards, rollout.values, rollout.mask, stage.gamma, stage.gae_lambda)
 
 
 def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:

@@ -134,7 +134,7 @@ def test_a_corrupted_checkpoint_is_skipped_for_the_previous_one(tmp_path: Path, 
     assert checkpoint.load(tmp_path, *others) == (1, {"update": 1})
     assert torch.equal(others[0]["policy"].weight, expected["weight"])
     assert capsys.readouterr().out == (
-        "ppo: update-2 is torn (policy_optimizer.safetensors is not what was written), so update-1 is used\n"
+        "ppo: update-2 is corrupted (policy_optimizer.safetensors does not match its checksum), so update-1 is used\n"
     )
 
 
@@ -144,7 +144,7 @@ def test_a_state_that_was_tampered_with_is_not_read(tmp_path: Path) -> None:
     state = tmp_path / "update-1" / "state.json"
     state.write_text(state.read_text().replace("0", "7"))
     before = weights(modules["policy"])
-    with pytest.raises(RunError, match=r"update-1: state.json is not what was written"):
+    with pytest.raises(RunError, match=r"update-1: state.json does not match its checksum"):
         checkpoint.load(tmp_path, modules, optimizers)
     assert torch.equal(modules["policy"].weight, before["weight"])
 

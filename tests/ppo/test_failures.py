@@ -29,8 +29,8 @@ QUICK = {
 }
 # EYES suit a run of a few updates; a test sets the one limit that it is about and disables the others with BLIND.
 BLIND = dict.fromkeys(
-    ("step_kl", "explained_variance", "kl_most", "kl_least", "ended", "length_growth", "repetition", "entropy_share",
-     "gold_fall", "distinct")
+    ("approx_kl_max", "explained_variance", "kl_max", "kl_min", "eos_rate_min", "length_growth", "repetition",
+     "entropy_share", "gold_fall", "distinct")
 )  # fmt: skip
 EYES = {"window": 3, "grace": 3}
 
@@ -99,19 +99,19 @@ def test_a_critic_that_learns_too_fast(new_trainer: Trainers) -> None:
 
 
 def test_steps_that_are_too_large(new_trainer: Trainers) -> None:
-    reported = run(new_trainer(**QUICK | {"learning_rate": 0.3, "updates": 6}, **only("step_kl", 0.1)))
+    reported = run(new_trainer(**QUICK | {"learning_rate": 0.3, "updates": 6}, **only("approx_kl_max", 0.1)))
     assert [diagnosis.name for diagnosis in reported] == ["steps_too_large"]
 
 
 def test_a_kl_without_a_penalty_runs_away(new_trainer: Trainers) -> None:
-    reported = run(new_trainer(**QUICK | {"kl_coef": 0.0, "learning_rate": 0.03}, **only("kl_most", 5.0)))
+    reported = run(new_trainer(**QUICK | {"kl_coef": 0.0, "learning_rate": 0.03}, **only("kl_max", 5.0)))
     assert [diagnosis.name for diagnosis in reported] == ["kl_running_away"]
     assert reported[0].medians["objective/kl"] > 5
 
 
 def test_responses_of_other_weights_make_the_kl_negative(new_trainer: Trainers) -> None:
     """A sampler that never gets the new weights writes responses that are likely under the old policy, not the new."""
-    trainer = new_trainer(**QUICK | {"learning_rate": 0.02, "kl_coef": 0.0}, **only("kl_least", -0.5))
+    trainer = new_trainer(**QUICK | {"learning_rate": 0.02, "kl_coef": 0.0}, **only("kl_min", -0.5))
     stale = trainer.reference
     trainer.sampler = lambda policy, *arguments: sample(stale, *arguments)
     assert [diagnosis.name for diagnosis in run(trainer)] == ["kl_negative"]
@@ -122,7 +122,7 @@ def test_a_policy_that_never_ends(new_trainer: Trainers, tokenizer: Any) -> None
         **QUICK | {"updates": 8, "learning_rate": 1e-3},
         **pair(tilted(tokenizer, end=-20.0)),
         reward=constant,
-        **only("ended", 0.2),
+        **only("eos_rate_min", 0.2),
     )
     assert [diagnosis.name for diagnosis in run(trainer)] == ["no_eos"]
     assert trainer.metrics["val/ended"] == 0
@@ -211,17 +211,17 @@ RUNAWAY = QUICK | {"kl_coef": 0.0, "learning_rate": 0.03, "updates": 12}
 
 def test_stop_leaves_a_checkpoint_and_ends_the_run(new_trainer: Trainers, tmp_path: Path) -> None:
     reported: list[Diagnosis] = []
-    trainer = new_trainer(**RUNAWAY | {"save_every": 100}, **only("kl_most", 5.0, action="stop"))
+    trainer = new_trainer(**RUNAWAY | {"save_every": 100}, **only("kl_max", 5.0, action="stop"))
     trainer.tell = reported.append
     with pytest.raises(TrainingError, match="stopped at update .* running away from its reference"):
         trainer.train(tmp_path)
     assert [diagnosis.action for diagnosis in reported] == [STOPPED]
     assert trainer.update == reported[0].update < 12
     assert [path.name for path in tmp_path.iterdir()] == [f"update-{trainer.update}"]
-    again = new_trainer(**RUNAWAY, **only("kl_most", 5.0, action="stop"))
+    again = new_trainer(**RUNAWAY, **only("kl_max", 5.0, action="stop"))
     with pytest.raises(TrainingError, match="the run was stopped at update .* stage.sentinel.action=warn"):
         again.restore(tmp_path)
-    on = new_trainer(**RUNAWAY, **only("kl_most", 5.0))
+    on = new_trainer(**RUNAWAY, **only("kl_max", 5.0))
     assert on.restore(tmp_path) == trainer.update
     assert run(on, tmp_path) == []  # it is still active, and was reported before
     assert on.update == 12
@@ -229,7 +229,7 @@ def test_stop_leaves_a_checkpoint_and_ends_the_run(new_trainer: Trainers, tmp_pa
 
 def test_rollback_goes_to_a_healthy_checkpoint_with_a_lower_rate(new_trainer: Trainers, tmp_path: Path) -> None:
     logged: list[tuple[int, float]] = []
-    sentinel = only("kl_most", 5.0, action="rollback", rollbacks=2, rollback_factor=0.5)
+    sentinel = only("kl_max", 5.0, action="rollback", rollbacks=2, rollback_factor=0.5)
     trainer = new_trainer(**RUNAWAY, **sentinel)
     trainer.log = lambda metrics, update: logged.append((update, metrics["lr"]))
     reported: list[Diagnosis] = []
@@ -252,7 +252,7 @@ def test_a_rolled_back_run_is_reproducible_and_can_be_killed(new_trainer: Traine
 
     def fresh() -> PPOTrainer:
         # Strong at first and weaker later, so that one rollback is enough.
-        sentinel = only("step_kl", 0.03, action="rollback", rollbacks=3, rollback_factor=0.3)
+        sentinel = only("approx_kl_max", 0.03, action="rollback", rollbacks=3, rollback_factor=0.3)
         return new_trainer(**QUICK | {"learning_rate": 0.02, "updates": 10}, **sentinel)
 
     straight = fresh()

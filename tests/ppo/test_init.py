@@ -38,7 +38,7 @@ def test_an_enum_is_passed_by_name_or_as_a_member() -> None:
         ({"updates": 2.5}, "stage.updates must be a whole number, got 2.5"),
         ({"whiten_advantages": 1}, "stage.whiten_advantages must be true or false, got 1"),
         ({"value_clip": False}, "stage.value_clip must be a number or null, got False"),
-        ({"lam": 2.0}, "stage.lam must lie in [0, 1], got 2.0"),
+        ({"gae_lambda": 2.0}, "stage.gae_lambda must lie in [0, 1], got 2.0"),
     ],
 )
 def test_a_bad_override_is_a_one_line_error(overrides: dict[str, Any], message: str) -> None:

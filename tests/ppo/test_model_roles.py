@@ -101,8 +101,8 @@ def test_sharing_changes_no_number(
     """1e-5 in float32: merging the adapters of separate models rounds their weights."""
     batch, found = rollout(tokenizer), []
     given = parents(policy=policy, reward=reward)
-    for one_base in ("true", "false"):
-        roles = assign(settings("ppo", *LORA, f"stage.one_base={one_base}"), given, tokenizer)
+    for share_base_model in ("true", "false"):
+        roles = assign(settings("ppo", *LORA, f"stage.share_base_model={share_base_model}"), given, tokenizer)
         roles.policy.eval()
         judge = roles.reward_model("reward")
         if judge is None:
@@ -140,22 +140,28 @@ def test_a_whole_reward_model_has_no_base_in_common(
     [line] = capsys.readouterr().out.splitlines()
     assert line.startswith("ppo: each role is a separate model, since ")
     assert line.endswith(f"whole reward is not an adapter on a parent of {given['policy'].path}")
-    with pytest.raises(ConfigError, match="stage.one_base=true is not possible, since .*whole reward is not an adapt"):
-        assign(settings("ppo", *LORA, "stage.one_base=true"), given, tokenizer)
+    with pytest.raises(
+        ConfigError, match="stage.share_base_model=true is not possible, since .*whole reward is not an adapt"
+    ):
+        assign(settings("ppo", *LORA, "stage.share_base_model=true"), given, tokenizer)
 
 
 def test_an_unrelated_model_is_not_a_base(settings: Configure, parents: Parents, tokenizer: Any) -> None:
     with pytest.raises(ConfigError, match="not an adapter on a parent of .*stranger"):
-        assign(settings("ppo", *LORA, "stage.one_base=true"), parents(policy="stranger", reward="reward"), tokenizer)
+        assign(
+            settings("ppo", *LORA, "stage.share_base_model=true"),
+            parents(policy="stranger", reward="reward"),
+            tokenizer,
+        )
 
 
 def test_separate_models_can_be_chosen(settings: Configure, parents: Parents, tokenizer: Any, capsys: Any) -> None:
     given = parents(policy="sft", reward="reward")
-    assert isinstance(assign(settings("ppo", *LORA, "stage.one_base=false"), given, tokenizer), Separate)
+    assert isinstance(assign(settings("ppo", *LORA, "stage.share_base_model=false"), given, tokenizer), Separate)
     assert isinstance(assign(settings("ppo"), given, tokenizer), Separate)
     assert capsys.readouterr().out == ""
-    with pytest.raises(ConfigError, match="stage.one_base=true wants adapters"):
-        settings("ppo", "stage.one_base=true")
+    with pytest.raises(ConfigError, match="stage.share_base_model=true wants adapters"):
+        settings("ppo", "stage.share_base_model=true")
 
 
 def test_reward_models_share_where_they_can(
@@ -186,11 +192,11 @@ def test_the_critic_of_a_reward_without_a_model_starts_from_the_policy(
     settings: Configure, parents: Parents, tokenizer: Any, capsys: pytest.CaptureFixture
 ) -> None:
     roles = assign(settings("ppo", *LORA), parents(policy="dpo"), tokenizer)
-    assert "the critic starts from the policy with a head of zeros" in capsys.readouterr().out
+    assert "the critic starts from the policy with a zero head" in capsys.readouterr().out
     assert Path(roles.base.path).name == "dpo"
     batch = rollout(tokenizer)
     assert not values_of(roles.critic, batch).any()
-    separate = assign(settings("ppo", *LORA, "stage.one_base=false"), parents(policy="dpo"), tokenizer)
+    separate = assign(settings("ppo", *LORA, "stage.share_base_model=false"), parents(policy="dpo"), tokenizer)
     assert not values_of(separate.critic, batch).any()
 
 

@@ -102,7 +102,7 @@ def test_the_diagnosis_that_stopped_a_run_is_remembered() -> None:
         ("window", 0),
         ("rollback_factor", 1.0),
         ("rollbacks", -1),
-        ("kl_least", 0.1),
+        ("kl_min", 0.1),
         ("explained_variance", 1.5),
         ("distinct", 2.0),
         ("grace", -1),

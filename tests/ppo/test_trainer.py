@@ -16,7 +16,7 @@ from peft import LoraConfig, get_peft_model
 from rlhf.errors import ConfigError, TrainingError
 from rlhf.modeling.generation import Sampled, sample
 from rlhf.ppo import Critic, PPOTrainer, kl
-from rlhf.rewards import Composition, Length, Running, Term
+from rlhf.rewards import CompositeReward, LengthReward, RewardTerm, RunningNormalizer
 from tests.ppo.conftest import PROMPTS, length_reward, new_policy, new_reward_model, same, weights
 
 Trainers = Callable[..., PPOTrainer]
@@ -67,7 +67,7 @@ def test_a_fixed_coefficient_stays(new_trainer: Trainers) -> None:
 
 def test_the_kl_in_the_loss_leaves_the_rewards_unchanged(new_trainer: Trainers) -> None:
     """With λ = 1 and values of 0 the returns are the score for any KL; the reported objective still subtracts it."""
-    trainer = new_trainer(kl_in="loss", kl_estimator="k2", kl_coef=10.0, lam=1.0, missing_eos="keep", updates=2)
+    trainer = new_trainer(kl_in="loss", kl_estimator="k2", kl_coef=10.0, gae_lambda=1.0, missing_eos="keep", updates=2)
     improve, seen = trainer.learner.improve, []
 
     def noted(rollout: Any, advantages: Any, returns: Any, update: int, kl_coef: float) -> dict[str, float]:
@@ -87,7 +87,7 @@ def test_the_kl_in_the_loss_leaves_the_rewards_unchanged(new_trainer: Trainers) 
 
 def test_rewards_are_whitened_before_the_advantages_are_estimated(new_trainer: Trainers) -> None:
     """λ = 1: the first token's return is the sum of the whitened rewards, in plain Python over the unmasked tokens."""
-    trainer = new_trainer(whiten_rewards=True, lam=1.0, missing_eos="keep")
+    trainer = new_trainer(whiten_rewards=True, gae_lambda=1.0, missing_eos="keep")
     improve, seen = trainer.learner.improve, []
     trainer.learner.improve = lambda *arguments: seen.append(arguments) or improve(*arguments)
     trainer.step(trainer.batch(0))
@@ -259,8 +259,11 @@ def test_each_term_of_a_composition_is_reported_and_gold_trains_nothing(new_trai
     """Without Hydra: two weighted terms, one with running statistics, and a gold reward that disagrees."""
 
     def trained(gold: Any) -> PPOTrainer:
-        terms = {"long": Term(length_reward, 1.0, Running()), "brief": Term(Length(most=1), 0.5)}
-        trainer = new_trainer(reward=Composition(terms), gold=gold, updates=2)
+        terms = {
+            "long": RewardTerm(length_reward, 1.0, RunningNormalizer()),
+            "brief": RewardTerm(LengthReward(max=1), 0.5),
+        }
+        trainer = new_trainer(reward=CompositeReward(terms), gold=gold, updates=2)
         trainer.train()
         return trainer
 

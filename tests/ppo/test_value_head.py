@@ -127,13 +127,13 @@ def test_it_learns_to_predict_the_reward(new_trainer: Trainers) -> None:
     assert sum(logged[-5:]) < 0.7 * sum(logged[:5])
 
 
-@pytest.mark.parametrize("one_base", [False, True])
-def test_an_adapted_policy_has_one_too(new_trainer: Trainers, tokenizer: Any, one_base: bool) -> None:
+@pytest.mark.parametrize("share_base_model", [False, True])
+def test_an_adapted_policy_has_one_too(new_trainer: Trainers, tokenizer: Any, share_base_model: bool) -> None:
     """Its values are those of the same weights without peft; only adapter and head learn."""
     torch.manual_seed(0)
     adapted = get_peft_model(new_policy(tokenizer), LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM"))
     policy, reference = adapted, None
-    if one_base:
+    if share_base_model:
         shared = SharedBase(adapted)
         policy, reference = shared.language_model([POLICY], train=True), shared.language_model([])
     trainer = new_trainer(policy=policy, reference=reference, critic=new_head(), updates=2)
@@ -142,7 +142,7 @@ def test_an_adapted_policy_has_one_too(new_trainer: Trainers, tokenizer: Any, on
     assert all(torch.equal(value, weights(adapted)[name]) for name, value in base.items())
     rollout, *_ = batch_of(trainer)
     assert all("lora_" in name for name in trainable(policy))
-    merged = adapted.merge_and_unload() if not one_base else None
+    merged = adapted.merge_and_unload() if not share_base_model else None
     if merged is not None:
         with torch.no_grad():
             expected = plain_values(merged, trainer.critic, rollout)

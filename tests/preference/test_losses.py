@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import Tensor, tensor
 from torch.nn.functional import logsigmoid
 
-from rlhf.preference.losses import bradley_terry, centring, plackett_luce
+from rlhf.preference.losses import bradley_terry, centring, plackett_luce, smoothed
 
 numbers = st.floats(-20, 20)
 
@@ -23,8 +23,8 @@ def test_bradley_terry_by_hand() -> None:
     assert bradley_terry(chosen, rejected).item() == pytest.approx(-math.log(0.75))
     assert bradley_terry(chosen, rejected, tensor([math.log(3.0)])).item() == pytest.approx(math.log(2.0))
     assert bradley_terry(rejected, chosen).item() == pytest.approx(-math.log(0.25))
-    smoothed = bradley_terry(chosen, rejected, label_smoothing=0.1).item()
-    assert smoothed == pytest.approx(-0.9 * math.log(0.75) - 0.1 * math.log(0.25))
+    flipped = bradley_terry(chosen, rejected, label_smoothing=0.1).item()
+    assert flipped == pytest.approx(-0.9 * math.log(0.75) - 0.1 * math.log(0.25))
 
 
 @given(numbers, numbers, numbers)
@@ -93,3 +93,20 @@ def test_centring_of_two_is_the_squared_sum() -> None:
     scores = tensor([[1.0, 0.5, 9.0], [2.0, -2.0, 9.0], [1.0, 2.0, 3.0]])
     mask = tensor([[True, True, False], [True, True, False], [True, True, True]])
     assert centring(scores, mask).tolist() == [2.25, 0.0, 16.0]
+
+
+@given(st.floats(-20, 20), st.sampled_from([0.01, 0.1, 0.4]), st.floats(0.1, 3))
+def test_dpo_is_smoothed_by_two_of_trls_losses(x: float, smoothing: float, weight: float) -> None:
+    """``sigmoid`` and ``robust`` as trl 1.16 has them, weighted, are Mitchell's equation 3."""
+    log_p, log_q = (logsigmoid(tensor(value, dtype=torch.float64)).item() for value in (x, -x))
+    robust = (-(1 - smoothing) * log_p + smoothing * log_q) / (1 - 2 * smoothing)
+    terms = {"sigmoid": -log_p, "robust": robust, "sft": 7.0}
+    losses, weights = smoothed(["sigmoid", "sft"], [weight, 2.0], smoothing)
+    assert losses == ["sigmoid", "sft", "robust"]
+    made = sum(one * terms[name] for name, one in zip(losses, weights, strict=True)) - 14.0
+    assert made == pytest.approx(-weight * ((1 - smoothing) * log_p + smoothing * log_q), abs=1e-9)
+
+
+def test_without_smoothing_dpo_is_left_alone() -> None:
+    assert smoothed(["sigmoid", "ipo"], None, 0.0) == (["sigmoid", "ipo"], None)
+    assert smoothed(["aot"], [2.0], 0.1) == (["aot"], [2.0])

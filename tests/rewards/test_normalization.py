@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlhf.rewards import Running, Stored
+from rlhf.rewards import FixedNormalizer, RunningNormalizer
 
 SCORES = st.floats(-1e6, 1e6)
 
@@ -27,7 +27,7 @@ def test_running_statistics_include_the_current_batch() -> None:
 
 @given(st.lists(st.lists(SCORES, min_size=1, max_size=5), min_size=1, max_size=5))
 def test_batches_add_up_to_the_statistics_of_all_of_them(batches: list[list[float]]) -> None:
-    running = Running()
+    running = RunningNormalizer()
     for batch in batches:
         running.learn(batch)
     whole = [score for batch in batches for score in batch]
@@ -42,7 +42,7 @@ def test_ranks_learn_the_statistics_of_one_process_with_all_scores() -> None:
     alone.learn([*ranks[0], *ranks[1]])
     mean = statistics.fmean([*ranks[0], *ranks[1]])
     others = [torch.tensor([3.0, 18.0]), torch.tensor(sum((score - mean) ** 2 for score in ranks[1]))]
-    first = Running()
+    first = RunningNormalizer()
     first.learn(ranks[0], lambda x: x + others.pop(0))
     assert first.state_dict() == pytest.approx(alone.state_dict())
 

@@ -13,7 +13,7 @@ import httpx2
 import pytest
 
 from rlhf.errors import ConfigError, TrainingError
-from rlhf.rewards import Remote
+from rlhf.rewards import RemoteReward
 from rlhf.rewards.bounded import LARGEST
 from rlhf.rewards.remote import retry_after
 
@@ -100,8 +100,8 @@ def server() -> Iterator[Server]:
         thread.join()
 
 
-def remote(server: Server, **options: Any) -> Remote:
-    return Remote(server.url, **{"attempts": 3, "backoff": 0.001, "longest_wait": 0.01, "timeout": 0.3} | options)
+def remote(server: Server, **options: Any) -> RemoteReward:
+    return RemoteReward(server.url, **{"attempts": 3, "backoff": 0.001, "longest_wait": 0.01, "timeout": 0.3} | options)
 
 
 def test_batches_are_split_and_come_back_in_order(server: Server) -> None:

@@ -113,3 +113,27 @@ def test_in_completions_of_several_turns_the_others_turns_count_nothing(mode: st
     ]
     assert learned == [[id for id in (3, 4, 7, 8) if id in batch["input_ids"][0]], [9]]
     assert len(batch["input_ids"][0]) == (limit or 8)
+
+
+def test_a_smoothed_loss_is_that_of_the_pair_and_of_the_flipped_pair(
+    beside_chain: Callable[..., Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Held against the formula, from the margin that TRL measures on one pair of which policy and reference differ."""
+    found = {}
+
+    def look(trainer: DPOTrainer, run: Run, *rest: object) -> dict[str, float]:
+        batch = next(iter(trainer.get_train_dataloader()))
+        batch["ref_chosen_logps"] -= 8.0
+        loss = trainer.compute_loss(trainer.model, batch).item()
+        found[run.directory.name] = (trainer._metrics["eval"]["rewards/margins"][-1], loss)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop, "train", look)
+    for smoothing in (0.0, 0.25):
+        one = ["stage.loss=[sigmoid]", "stage.beta=0.5", "stage.trainer.per_device_train_batch_size=1"]
+        with pytest.raises(KeyboardInterrupt):
+            execute(beside_chain("dpo", *one, f"stage.label_smoothing={smoothing}"), tmp_path / str(smoothing))
+    (x, plain), (same, smooth) = found["0.0"], found["0.25"]
+    assert x == same == pytest.approx(4.0, abs=1e-4)
+    assert plain == pytest.approx(0.0181499, abs=1e-5)  # -log σ(4)
+    assert smooth == pytest.approx(0.75 * 0.0181499 + 0.25 * 4.0181499, abs=1e-4)

@@ -1,33 +1,7 @@
 import hashlib
 from pathlib import Path
 
-import pytest
-
 from rlhf.storage import digests
-
-
-@pytest.mark.parametrize(
-    ("value", "shown"),
-    [
-        ({"hub_token": "abc"}, {"hub_token": "***"}),
-        ({"a": {"api_key": "abc", "b": 1}}, {"a": {"api_key": "***", "b": 1}}),
-        (["tracker.password=abc", "seed=1"], ["tracker.password=***", "seed=1"]),
-        ("use hf_abcdefghijklmnop here", "use *** here"),
-        ("https://me:secret@host/x", "https://***@host/x"),
-        ({"eos_token": "<|end|>", "mask_token": "[M]"}, {"eos_token": "<|end|>", "mask_token": "[M]"}),
-        (["+stage.trainer.pad_token=<|pad|>", "+x.token=a"], ["+stage.trainer.pad_token=<|pad|>", "+x.token=***"]),
-        (
-            {"stage.trainer.hub_token": "abc", "videos_token": "x"},
-            {"stage.trainer.hub_token": "***", "videos_token": "***"},
-        ),
-        (
-            {"max_tokens": 5, "eos_token_id": 2, "tokenizer": "x"},
-            {"max_tokens": 5, "eos_token_id": 2, "tokenizer": "x"},
-        ),
-    ],
-)
-def test_secrets_are_hidden_and_other_things_are_not(value: object, shown: object) -> None:
-    assert digests.redact(value) == shown
 
 
 def test_digest_of_a_file(tmp_path: Path) -> None:

@@ -19,6 +19,8 @@ from rlhf.runs.directory import JOBS
 from rlhf.storage.digests import text_digest
 from rlhf.storage.json_files import write_json
 from rlhf.storage.manifest import read_manifest
+from rlhf.storage.renamed import new_names
+from rlhf.storage.secrets import redact
 
 FINISHED, FAILED, RUNNING = "finished", "failed", "running"
 LEFT = "it did not end: killed, or still running"
@@ -60,7 +62,7 @@ def record_path(directory: Path) -> Path:
 def write_record(directory: Path, record: Mapping[str, Any]) -> None:
     path = record_path(directory)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, record)
+    write_json(path, redact(record))
 
 
 def read_record(directory: Path, usual: Mapping[str, Any]) -> dict[str, Any]:
@@ -85,6 +87,7 @@ def job(directory: Path, record: Mapping[str, Any]) -> Job:
     """What became of the job with this record."""
     manifest = read_manifest(directory)
     known = {key: record[key] for key in ("stage", "swept", "seed", "status", "reason")}
+    known["swept"] = new_names(known["swept"])
     ended = manifest is not None and manifest.get("status") == FINISHED
     if known["status"] == RUNNING:
         same = ended and digest(manifest["content"]) == record["content"]

@@ -2,7 +2,6 @@
 
 import csv
 import re
-import shlex
 import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from rlhf.errors import LineageError
 from rlhf.evaluation.comparison.frontier import efficient
 from rlhf.evaluation.reporting.report import cell, table
 from rlhf.evaluation.sweeps.jobs import FAILED, FINISHED, Job, digest
+from rlhf.runs.commands import command, setting
 from rlhf.storage.json_files import write_json
 
 LEAST_COMMON = ("gold", "win_rate", "score", "accuracy", "loss")  # to rank stages together that are judged differently
@@ -182,7 +182,7 @@ def caption(found: Leaderboard) -> str:
 
 def _temperature(found: Leaderboard) -> str:
     """The divergence depends on it, so a reader has to know it."""
-    given = {job.content.get("held_out.temperature") for row in found.rows for job in row.jobs if "kl" in row.values}
+    given = {job.content.get("eval_set.temperature") for row in found.rows for job in row.jobs if "kl" in row.values}
     known = sorted(value for value in given if value is not None)
     return f" KL is measured on samples at temperature {', '.join(f'{value:g}' for value in known)}." if known else ""
 
@@ -190,9 +190,7 @@ def _temperature(found: Leaderboard) -> str:
 def publishing(found: Leaderboard) -> str | None:
     """The command that publishes the best run."""
     best = found.best
-    return (
-        None if best is None else shlex.join(["python", "-m", "rlhf", "stage=publish", f"stage.run={best.directory}"])
-    )
+    return None if best is None else command("publish", [setting("stage.run", str(best.directory))])
 
 
 def reason(job: Job) -> str:
@@ -212,8 +210,8 @@ def show(found: Leaderboard, folder: Path) -> None:
     for job in found.failed:
         console.print(Text(f"{'failed' if job.status == FAILED else 'not finished'}: {reason(job)}"), soft_wrap=True)
     console.print(Text(f"The leaderboard and its figures: {folder}"), soft_wrap=True)
-    if (command := publishing(found)) is not None:
-        console.print(Text(f"The best: {command}"), style="bold", soft_wrap=True)
+    if (best := publishing(found)) is not None:
+        console.print(Text(f"The best: {best}"), style="bold", soft_wrap=True)
 
 
 def write(found: Leaderboard, folder: Path, figures: Sequence[tuple[str, str, str]]) -> None:
@@ -223,8 +221,8 @@ def write(found: Leaderboard, folder: Path, figures: Sequence[tuple[str, str, st
         lines += ["\n## Not finished\n", *(f"- {_safe(reason(job))}" for job in found.failed)]
     for name, title, told in figures:
         lines += [f"\n## {title}\n", f"![{title}](figures/{name}.svg)\n", _safe(told)]
-    if (command := publishing(found)) is not None:
-        lines += ["\n## The best\n", f"```bash\n{command}\n```"]
+    if (best := publishing(found)) is not None:
+        lines += ["\n## The best\n", f"```bash\n{best}\n```"]
     (folder / "leaderboard.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     with (folder / "leaderboard.csv").open("w", encoding="utf-8", newline="") as file:
         rows = csv.writer(file)

@@ -1,0 +1,112 @@
+"""What --help prints: how to call the command line, and the settings of a stage with the comments of conf/."""
+
+import re
+import textwrap
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import hydra
+from omegaconf import OmegaConf
+
+from rlhf.runs.commands import quoted
+from rlhf.storage.paths import bundled
+
+WIDTH = 80
+ENTRY = re.compile(r"(?P<indent> *)(?P<key>[\w./-]+):(?P<value>(?:[ ].*?)?)(?:\s+#\s(?P<comment>.*))?")
+
+USAGE = """\
+Take a language model from base to instruction-tuned, one stage at a time:
+base -> sft -> reward -> dpo | ppo -> compare
+
+  python -m rlhf                          what is trained, and what comes next
+  python -m rlhf stage=progression        everything that is missing, in order
+  python -m rlhf stage=dpo stage.beta=0.3                            one stage
+  python -m rlhf stage=dpo --help                  the settings of that stage
+  python -m rlhf stage=dpo --cfg job       what would run, without running it
+  python -m rlhf -m stage=dpo stage.beta=0.1,0.3  a sweep and its leaderboard
+  python -m rlhf stage=plan              memory, hours, and whether that fits
+  python -m rlhf stage=publish         the model card; with stage.repo=, the Hub
+  python -m rlhf --config-dir my_conf ...            groups of your own, too
+  python -m rlhf --version
+  python -m rlhf --hydra-help                              Hydra's own options
+  eval "$(rlhf -sc install=bash)"              completion for the rlhf command
+"""
+# By use: what is chosen among the groups, then the settings of conf/config.yaml.
+GROUPS = {
+    "What runs": {"stage": "", "experiment": "", "recipe": "chosen by experiment and stage"},
+    "Model and data": {
+        "model": "or model=org/name", "data": "or data.path=my.jsonl", "adapter": "", "chat_template": "",
+    },
+    "Machines": {"hardware": "", "launcher": "with -m"},
+    "Measuring": {"judge": "", "tracker": "", "sweep": "with -m"},
+}  # fmt: skip
+SETTINGS = {
+    "Where a run is": ("name", "checkpoints", "overwrite", "resume", "seed"),
+    "How it is measured": ("objective", "eval_set"),
+}
+
+
+def help_text(overrides: Sequence[str]) -> str:
+    """Return the help of the command, or, if the overrides name a stage, that stage's settings."""
+    conf = bundled("conf")
+    with hydra.initialize_config_dir(config_dir=str(conf), version_base="1.3"):
+        composed = hydra.compose(config_name="config", overrides=list(overrides))
+    stages = [item.partition("=")[2] for item in overrides if item.startswith("stage=")]
+    if stages:
+        return stage_help(conf / "stage" / f"{stages[-1]}.yaml", composed)
+    parts = [USAGE]
+    for use, groups in GROUPS.items():
+        parts.append(f"{use}: group=option\n")
+        for group, note in groups.items():
+            parts.append(_options(conf, group, note))
+    entries = dict(comments(conf / "config.yaml"))
+    for use, names in SETTINGS.items():
+        parts.append(f"\n{use}: key=value\n")
+        chosen = {key: one for key, one in entries.items() if key.split(".")[0] in names}
+        parts += [_setting(key, comment, composed) for key, comment in chosen.items()]
+    return "".join(parts).rstrip()
+
+
+def stage_help(path: Path, composed: Any) -> str:
+    """Return the settings of one stage, as they would be, each with its comment in conf/stage/."""
+    head = [line.removeprefix("# ") for line in path.read_text(encoding="utf-8").splitlines()]
+    lines = [line for line in head[: head.index("defaults:")] if line]
+    told = textwrap.fill(f"stage={path.stem}: {' '.join(lines)}", WIDTH)
+    entries = [(f"stage.{key}", comment) for key, comment in comments(path) if key not in ("name",)]
+    return "".join([told, "\n\n", *(_setting(key, comment, composed) for key, comment in entries)]).rstrip()
+
+
+def comments(path: Path) -> Iterator[tuple[str, str]]:
+    """Yield each dotted key of a YAML file, except for ``defaults`` and Hydra's own, with its comment."""
+    above: list[tuple[int, str]] = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        entry = ENTRY.fullmatch(line)
+        if entry is None:
+            continue
+        indent = len(entry["indent"])
+        above = [(depth, key) for depth, key in above if depth < indent]
+        above.append((indent, entry["key"]))
+        if above[0][1] not in ("defaults", "hydra"):
+            yield ".".join(key for _, key in above), entry["comment"] or ""
+
+
+def _setting(key: str, comment: str, composed: Any) -> str:
+    value = OmegaConf.select(composed, key)
+    told = textwrap.fill(comment, WIDTH, initial_indent=" " * 6, subsequent_indent=" " * 6) + "\n" if comment else ""
+    return f"  {key}:\n{told}" if OmegaConf.is_dict(value) and len(value) else f"  {key}={_shown(value)}\n{told}"
+
+
+def _shown(value: Any) -> str:
+    """Return a value as it would be typed."""
+    if OmegaConf.is_list(value):
+        return f"[{','.join(map(_shown, value))}]"
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return quoted(value) if isinstance(value, str) else str(getattr(value, "value", value))
+
+
+def _options(conf: Path, group: str, note: str) -> str:
+    names = ", ".join(sorted(path.stem for path in (conf / group).iterdir() if path.suffix in (".yaml", ".jinja")))
+    listed = note if group == "recipe" else f"{names}{f' ({note})' if note else ''}"
+    return textwrap.fill(f"{group}: {listed}", WIDTH, initial_indent="  ", subsequent_indent=" " * 6) + "\n"

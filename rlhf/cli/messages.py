@@ -1,0 +1,103 @@
+"""What the command line says of a mistake: one sentence with the setting, the value, and the remedy."""
+
+import difflib
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import fields
+from typing import Any
+
+from hydra.errors import MissingConfigException, OverrideParseException
+from omegaconf import DictConfig
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+
+from rlhf.errors import RlhfError
+from rlhf.storage.renamed import new_name
+
+EXTRAS = {  # of pyproject.toml, for what Hydra's plug-ins add
+    "hydra/sweeper=optuna": "optuna",
+    "hydra/launcher=joblib": "joblib",
+    "hydra/launcher=submitit_local": "submitit",
+    "hydra/launcher=submitit_slurm": "submitit",
+    "hydra/launcher=ray": "ray",
+}
+# Names that other tools and papers use -> the last part of ours.
+SYNONYMS = {
+    "epochs": "num_train_epochs",
+    "batch_size": "per_device_train_batch_size",
+    "lr": "learning_rate",
+    "learning_rate": "learning_rate",
+    "grad_accum": "gradient_accumulation_steps",
+    "max_seq_length": "max_length",
+    "warmup_ratio": "warmup_steps",
+    "lora_r": "rank",
+    "lora_alpha": "alpha",
+}
+
+
+def explain(error: BaseException) -> str:
+    """Return one sentence for a mistake in the settings: the key, the value, and the closest that exists."""
+    if isinstance(error, RlhfError):
+        return str(error)
+    if isinstance(error, MissingConfigException) and error.options is not None:
+        group, _, option = str(error.missing_cfg_file).rpartition("/")
+        if extra := EXTRAS.get(f"{group}={option}"):
+            return f"{group}={option} needs a package that is not installed: pip install 'rlhf[{extra}]'"
+        listed = f"unknown {group} {option!r}; choose from {', '.join(error.options)}"
+        return listed + closest(option, error.options)
+    if isinstance(error, MissingMandatoryValue):
+        return f"{error.full_key} has no value yet: give one with {error.full_key}=..."
+    if isinstance(error, OverrideParseException):
+        return f"{error.override} cannot be read: put its value in quotes, as in \"key='value'\""
+    cause = error
+    while isinstance(cause.__cause__, OmegaConfBaseException | RlhfError):
+        cause = cause.__cause__
+    if isinstance(cause, RlhfError):
+        return str(cause)
+    text = str(error.__cause__ or error)
+    if isinstance(cause, OmegaConfBaseException) and re.search(r"[Kk]ey '.*' (is )?not in", text):
+        return _unknown_key(str(cause.full_key), cause)
+    first = str(cause).strip().splitlines()[0]
+    if first.startswith("Ambiguous value"):
+        return f"{first}: add -m to sweep over the values, or write [a,b] for a list"
+    key = getattr(cause, "full_key", None)
+    return f"{key}: {first}" if key and str(key) not in first else first
+
+
+def _unknown_key(key: str, error: OmegaConfBaseException) -> str:
+    if (new := new_name(key)) != key:
+        return f"{key} is called {new} now: give {new}"
+    parent, _, last = key.rpartition(".")
+    known: list[str] = []
+    if error.object_type is not None and hasattr(error.object_type, "__dataclass_fields__"):
+        known = [field.name for field in fields(error.object_type)]
+    elif isinstance(error.parent_node, DictConfig):
+        known = [str(name) for name in error.parent_node]
+    elsewhere = _elsewhere(last, error.parent_node)
+    told = f"there is no setting {key}{closest(last, known, parent, elsewhere)}"
+    return told + (f"; +{key}=... adds it" if parent.endswith("trainer") else "")
+
+
+def _elsewhere(last: str, node: Any) -> list[str]:
+    """Return the settings, anywhere, whose last part is ``last`` or what others call so."""
+    while node is not None and node._get_parent() is not None:
+        node = node._get_parent()
+    names = (last, SYNONYMS.get(last, last))
+    return [key for key in _keys(node) if key.rpartition(".")[2] in names]
+
+
+def _keys(node: Any, prefix: str = "") -> Iterator[str]:
+    if not isinstance(node, DictConfig) or node._is_none() or node._is_missing():
+        return
+    for name in node:
+        yield f"{prefix}{name}"
+        yield from _keys(node._get_node(name), f"{prefix}{name}.")
+
+
+def closest(word: str, known: Iterable[str], prefix: str = "", elsewhere: Iterable[str] = ()) -> str:
+    """Return the end of a sentence that proposes what may have been meant: here, or a setting of another place."""
+    known = list(known)
+    for cutoff, found in ((0.8, known), (0, list(elsewhere)), (0.5, known)):
+        close = difflib.get_close_matches(word, found, n=1, cutoff=cutoff) if cutoff else found[:1]
+        if close:
+            return f"; did you mean {prefix + '.' if prefix and cutoff else ''}{close[0]}?"
+    return f"; known are {', '.join(known)}" if known and prefix else ""

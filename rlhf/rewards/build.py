@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from rlhf.config import Normalisation, PPOStage, RewardTerm, Settings
+from rlhf.config import Normalization, PPOStage, RewardTermSettings, Settings
 from rlhf.errors import LineageError
 from rlhf.hardware.device import torch_device
 from rlhf.modeling import loading
@@ -18,7 +18,20 @@ from rlhf.rewards.remote import RemoteReward
 from rlhf.rewards.terms import FormatReward, LengthReward
 from rlhf.runs.parents import Parent
 
-UNCHANGED = Stored(0.0, 1.0)
+UNCHANGED = FixedNormalizer(0.0, 1.0)
+
+
+def check_terms(stage: PPOStage) -> None:
+    """Build every reward that does not need a model, to report its errors before a model is loaded.
+
+    Raises:
+        ConfigError: a function cannot be imported, or a remote reward's token is not set.
+    """
+    for term in (*stage.terms().values(), stage.gold_term()):
+        if term is not None and term.function is not None:
+            called(term.function)
+        elif term is not None and term.remote.url is not None:
+            RemoteReward(**vars(term.remote))
 
 
 class Builder:
@@ -37,7 +50,7 @@ class Builder:
         self.settings, self.parents, self.tokenizer, self.shared = settings, parents, tokenizer, shared
         self.stage = settings.stage_as(PPOStage)
 
-    def reward(self) -> tuple[RewardFunction, Stored]:
+    def reward(self) -> tuple[RewardFunction, FixedNormalizer]:
         """Return the reward that PPO maximizes, and the statistics to normalize it with.
 
         If ``stage.reward`` is the only term, it is a plain RewardModel, which the trainer normalizes if
@@ -47,14 +60,14 @@ class Builder:
         found = self._all({f"rewards.{name}": term for name, term in stage.terms().items()})
         terms = {role.removeprefix("rewards."): term for role, term in found.items()}
         if stage.reward is None:
-            return Composition(terms), UNCHANGED
+            return CompositeReward(terms), UNCHANGED
         model, measured = self.model("reward"), statistics(self.parents["reward"])
         if stage.normalize_scores and measured is None:
             print(f"ppo: {stage.reward} is not a run of stage=reward, so its scores are not normalized")
         if not terms:
             return model, measured or UNCHANGED
-        reward = Term(model, 1.0, measured if stage.normalize_scores else None)
-        return Composition({"reward": reward} | terms), UNCHANGED
+        reward = RewardTerm(model, 1.0, measured if stage.normalize_scores else None)
+        return CompositeReward({"reward": reward} | terms), UNCHANGED
 
     def gold(self) -> RewardFunction | None:
         """Return the gold reward, which scores the same responses and does not train; None without one.
@@ -68,26 +81,26 @@ class Builder:
             gold = self._all({"gold": term})["gold"]
         return gold.function if gold.normalization is None else CompositeReward({"gold": gold})
 
-    def _all(self, terms: Mapping[str, RewardTerm]) -> dict[str, Term]:
+    def _all(self, terms: Mapping[str, RewardTermSettings]) -> dict[str, RewardTerm]:
         """Return the terms by role, in their order; those without a model are built first, to report their errors."""
         order = sorted(terms, key=lambda role: bool(terms[role].runs()))
         made = {role: self.term(role, terms[role]) for role in order}
         return {role: made[role] for role in terms}
 
-    def term(self, role: str, term: RewardTerm) -> Term:
+    def term(self, role: str, term: RewardTermSettings) -> RewardTerm:
         """Return the term of ``role`` with its function and normalization.
 
         Raises:
             ConfigError: a function cannot be imported, or a remote reward's token is not set.
-            LineageError: ``normalisation: stored``, but the run holds no statistics.
+            LineageError: ``normalization: stored``, but the run holds no statistics.
         """
-        if term.normalisation is Normalisation.running:
-            return Term(self.function(role, term), term.weight, Running())
-        if term.normalisation is Normalisation.none or term.ensemble.runs is not None:
-            return Term(self.function(role, term), term.weight)  # an ensemble normalizes each of its members
-        return Term(self.function(role, term), term.weight, self._stored(role))
+        if term.normalization is Normalization.running:
+            return RewardTerm(self.function(role, term), term.weight, RunningNormalizer())
+        if term.normalization is Normalization.none or term.ensemble.runs is not None:
+            return RewardTerm(self.function(role, term), term.weight)  # an ensemble normalizes each of its members
+        return RewardTerm(self.function(role, term), term.weight, self._stored(role))
 
-    def function(self, role: str, term: RewardTerm) -> RewardFunction:
+    def function(self, role: str, term: RewardTermSettings) -> RewardFunction:
         """Return the RewardFunction of ``term``, without its weight and normalization."""
         if term.run is not None:
             return self.model(role)
@@ -96,8 +109,8 @@ class Builder:
         if term.function is not None:
             return called(term.function)
         if term.remote.url is not None:
-            return Remote(**vars(term.remote))
-        return Length(**vars(term.length)) if term.sources() == ["length"] else Format(**vars(term.format))
+            return RemoteReward(**vars(term.remote))
+        return LengthReward(**vars(term.length)) if term.sources() == ["length"] else FormatReward(**vars(term.format))
 
     def model(self, role: str) -> RewardModel:
         """Return the reward model of ``role``, with its own tokenizer and chat template."""
@@ -109,7 +122,7 @@ class Builder:
         model = model.to(torch_device(settings.hardware)).requires_grad_(False)
         return RewardModel(model, tokenizer, max_length=self._length(model, tokenizer))
 
-    def ensemble(self, role: str, term: RewardTerm) -> Ensemble:
+    def ensemble(self, role: str, term: RewardTermSettings) -> Ensemble:
         """Return the ensemble of a term: separate members, or adapters on a base that is loaded once."""
         settings, roles = self.settings, [f"{role}{suffix}" for suffix in term.runs()]
         parents = [self.parents[member] for member in roles]
@@ -122,7 +135,7 @@ class Builder:
             adapted, length = adapted.to(torch_device(settings.hardware)), self._length(adapted, tokenizer)
             numbers = map(str, range(len(parents)))
             members = [AdaptedRewardModel(adapted, number, tokenizer, max_length=length) for number in numbers]
-        stored = [self._stored(member) for member in roles] if term.normalisation is Normalisation.stored else None
+        stored = [self._stored(member) for member in roles] if term.normalization is Normalization.stored else None
         return Ensemble(members, term.ensemble.deviations, stored)
 
     def _stored(self, role: str) -> FixedNormalizer:
@@ -141,7 +154,7 @@ class Builder:
         return getattr(model.config, "max_position_embeddings", None)
 
 
-def statistics(reward: Parent) -> Stored | None:
+def statistics(reward: Parent) -> FixedNormalizer | None:
     """Return mean and standard deviation of the scores measured by stage=reward; None for any other model."""
     measured = reward.manifest["metrics"] if reward.manifest else {}
     return FixedNormalizer(measured["scores/mean"], measured["scores/std"]) if "scores/std" in measured else None

@@ -12,8 +12,8 @@ from rlhf.rewards.normalization import FixedNormalizer, OverRanks, RunningNormal
 from rlhf.rewards.protocol import RewardFunction, checked
 
 
-class Term(NamedTuple):
-    """``weight`` times the scores of ``function``, normalized unless ``normalisation`` is None."""
+class RewardTerm(NamedTuple):
+    """``weight`` times the scores of ``function``, normalized unless ``normalization`` is None."""
 
     function: RewardFunction
     weight: float = 1.0
@@ -28,17 +28,17 @@ class Scored(NamedTuple):
     disagreement: dict[str, list[float]]
 
 
-class Composition:
+class CompositeReward:
     """Σ weight · normalized score over the terms, as a RewardFunction.
 
     The sum is not normalized again: ``stage.normalize_scores`` refers to the statistics of a reward run's own scores,
-    which a term holds as ``Stored``.
+    which a term holds as ``FixedNormalizer``.
     """
 
     def __init__(self, terms: Mapping[str, RewardTerm]):
         self.terms = dict(terms)
-        normalizers = {name: term.normalisation for name, term in self.terms.items()}
-        self.running = {name: found for name, found in normalizers.items() if isinstance(found, Running)}
+        normalizers = {name: term.normalization for name, term in self.terms.items()}
+        self.running = {name: found for name, found in normalizers.items() if isinstance(found, RunningNormalizer)}
 
     def score(self, prompts: Sequence[Prompt], completions: Sequence[str], over_ranks: OverRanks = alone) -> Scored:
         """Return the sum and its parts, after updating the running statistics with the batches of all ranks.
@@ -57,8 +57,8 @@ class Composition:
             raw[name] = scores = checked(given, completions, f"the reward {name!r}")
             if name in self.running:
                 self.running[name].learn(scores, over_ranks)
-            if term.normalisation is not None:
-                scores = term.normalisation(scores)
+            if term.normalization is not None:
+                scores = term.normalization(scores)
             totals += term.weight * torch.tensor(scores, dtype=torch.float64)
         return Scored(totals.tolist(), raw, disagreement)
 
@@ -125,9 +125,9 @@ class Scorer:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the running statistics, so that a resumed run scores like an uninterrupted one."""
-        return self.reward.state_dict() if isinstance(self.reward, Composition) else {}
+        return self.reward.state_dict() if isinstance(self.reward, CompositeReward) else {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore the running statistics."""
-        if isinstance(self.reward, Composition):
+        if isinstance(self.reward, CompositeReward):
             self.reward.load_state_dict(state)

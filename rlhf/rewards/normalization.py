@@ -16,7 +16,7 @@ def alone(x: Tensor) -> Tensor:
     return x
 
 
-class Stored(NamedTuple):
+class FixedNormalizer(NamedTuple):
     """(score - mean) / std with constant statistics, measured by stage=reward on the policy's responses."""
 
     mean: float
@@ -26,7 +26,7 @@ class Stored(NamedTuple):
         return [(score - self.mean) / max(self.std, SMALLEST) for score in scores]
 
 
-class Running:
+class RunningNormalizer:
     """(score - mean) / std over all scores of all ranks so far, including the current batch.
 
     Batches are combined by their counts, means and sums of squares (Chan et al. 1979, eq. 2.1,

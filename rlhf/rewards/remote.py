@@ -30,7 +30,7 @@ class UnansweredError(Exception):
         self.wait = wait
 
 
-class Remote:
+class RemoteReward:
     """Scores from a server, requested in batches, as a RewardFunction.
 
     Failures that may be temporary are retried: no connection, a timeout, status 408, 425, 429 or 5xx, a response

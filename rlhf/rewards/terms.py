@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from rlhf.data.render import Prompt
 
 
-class Length:
-    """A length penalty: minus the number of words below ``least`` or above ``most``; 0 in between.
+class LengthReward:
+    """A length penalty: minus the number of words below ``min`` or above ``max``; 0 in between.
 
         score = -max(0, min - n) - max(0, n - max),   n = number of words
 
@@ -23,15 +23,15 @@ class Length:
 
     def excess(self, words: int) -> int:
         """Return the number of words outside the bounds."""
-        short = 0 if self.least is None else max(0, self.least - words)
-        return short + (0 if self.most is None else max(0, words - self.most))
+        short = 0 if self.min is None else max(0, self.min - words)
+        return short + (0 if self.max is None else max(0, words - self.max))
 
 
-class Format:
+class FormatReward:
     """1 if a completion meets all given conditions, else 0.
 
     ``pattern``: the regular expression matches somewhere in it (a dot also matches line breaks); ``ends_with``: it ends
-    with one of these, ignoring trailing whitespace; ``most_words``: it has at most this many words.
+    with one of these, ignoring trailing whitespace; ``max_words``: it has at most this many words.
     """
 
     def __init__(

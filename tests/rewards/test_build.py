@@ -42,7 +42,7 @@ def measured(chain: Path) -> FixedNormalizer:
 
 
 def test_a_single_reward_run_is_a_plain_reward_with_its_statistics(
-    builder: Build, chain: Path, measured: Stored
+    builder: Build, chain: Path, measured: FixedNormalizer
 ) -> None:
     reward, normal = builder(f"stage.reward={chain}/almanac/reward").reward()
     assert isinstance(reward, RewardModel)
@@ -50,7 +50,7 @@ def test_a_single_reward_run_is_a_plain_reward_with_its_statistics(
 
 
 def test_with_other_terms_the_run_is_one_and_the_sum_is_not_normalized(
-    builder: Build, chain: Path, measured: Stored
+    builder: Build, chain: Path, measured: FixedNormalizer
 ) -> None:
     run = f"{chain}/almanac/reward"
     terms = f"stage.rewards={{again: {{run: {run}, weight: 2}}, brief: {{length: {{max: 3}}}}}}"
@@ -140,8 +140,8 @@ def test_terms_without_a_model(builder: Build, tmp_path: Path) -> None:
     assert isinstance(reward.terms["brief"].function, LengthReward)
 
 
-def test_gold_is_that_of_the_data_a_run_or_none(builder: Build, chain: Path, measured: Stored) -> None:
-    plain = [*("stage.reward=null", "stage.rewards={brief: {length: {most: 1}}}")]
+def test_gold_is_that_of_the_data_a_run_or_none(builder: Build, chain: Path, measured: FixedNormalizer) -> None:
+    plain = [*("stage.reward=null", "stage.rewards={brief: {length: {max: 1}}}")]
     good, bad = builder(*plain).gold()([PROMPTS[0]] * 2, ["The capital of Peru is Lima.", "Berlin."])
     assert good > bad
     assert builder(*plain, "stage.gold=null").gold() is None
@@ -184,7 +184,7 @@ def test_adapters_on_one_base_are_loaded_together(
 
 
 def test_other_runs_are_members_with_separate_normalization(
-    builder: Build, chain: Path, adapted: list[Path], measured: Stored
+    builder: Build, chain: Path, adapted: list[Path], measured: FixedNormalizer
 ) -> None:
     runs = f"[{chain}/almanac/reward, {adapted[0]}]"
     terms = f"{{sure: {{ensemble: {{runs: {runs}}}, normalization: stored}}}}"

@@ -18,7 +18,7 @@ def words(prompts: Sequence[str], completions: Sequence[str]) -> list[float]:
 
 def test_weights_and_normalization_by_hand() -> None:
     """Words 1, 2, 3: normalized by (2, 0.5) -2, 0, 2; by their own statistics -1, 0, 1; too long by 0, 1, 2."""
-    composition = Composition(
+    composition = CompositeReward(
         {
             "plain": RewardTerm(words),
             "stored": RewardTerm(words, 10.0, FixedNormalizer(2.0, 0.5)),
@@ -42,9 +42,13 @@ def test_a_term_that_returns_no_number_is_named() -> None:
 
 
 def test_running_statistics_are_the_state_and_survive_json() -> None:
-    def new() -> Composition:
-        return Composition(
-            {"a": Term(words, 1.0, Running()), "b": Term(words, 1.0, Stored(0.0, 1.0)), "c": Term(words)}
+    def new() -> CompositeReward:
+        return CompositeReward(
+            {
+                "a": RewardTerm(words, 1.0, RunningNormalizer()),
+                "b": RewardTerm(words, 1.0, FixedNormalizer(0.0, 1.0)),
+                "c": RewardTerm(words),
+            }
         )
 
     one, other = new(), new()

@@ -13,12 +13,12 @@ SCORES = st.floats(-1e6, 1e6)
 
 
 def test_stored_statistics() -> None:
-    assert Stored(2.0, 4.0)([2.0, 6.0, -2.0]) == [0, 1, -1]
+    assert FixedNormalizer(2.0, 4.0)([2.0, 6.0, -2.0]) == [0, 1, -1]
 
 
 def test_running_statistics_include_the_current_batch() -> None:
     """1, 3: mean 2, variance 2. With 5: mean 3, variance 4."""
-    running = Running()
+    running = RunningNormalizer()
     running.learn([1.0, 3.0])
     assert running([1.0, 3.0]) == pytest.approx([-1 / math.sqrt(2), 1 / math.sqrt(2)])
     running.learn([5.0])
@@ -38,7 +38,7 @@ def test_batches_add_up_to_the_statistics_of_all_of_them(batches: list[list[floa
 
 def test_ranks_learn_the_statistics_of_one_process_with_all_scores() -> None:
     """Each rank has its own scores; here the sums of the other rank are added to every sum."""
-    ranks, alone = ([1.0, 2.0], [4.0, 9.0, 5.0]), Running()
+    ranks, alone = ([1.0, 2.0], [4.0, 9.0, 5.0]), RunningNormalizer()
     alone.learn([*ranks[0], *ranks[1]])
     mean = statistics.fmean([*ranks[0], *ranks[1]])
     others = [torch.tensor([3.0, 18.0]), torch.tensor(sum((score - mean) ** 2 for score in ranks[1]))]
@@ -48,13 +48,13 @@ def test_ranks_learn_the_statistics_of_one_process_with_all_scores() -> None:
 
 
 def test_equal_scores_become_zero_and_not_nan() -> None:
-    running = Running()
+    running = RunningNormalizer()
     running.learn([3.0, 3.0, 3.0])
     assert running([3.0, 3.0]) == [0, 0]
 
 
 def test_statistics_restored_from_json_are_bit_identical() -> None:
-    one, other = Running(), Running()
+    one, other = RunningNormalizer(), RunningNormalizer()
     one.learn([0.1, 0.7, 1 / 3])
     other.load_state_dict(json.loads(json.dumps(one.state_dict())))
     for running in (one, other):

@@ -160,7 +160,7 @@ def test_control_codes_of_a_response_are_not_printed(server: Server) -> None:
 
 
 def test_an_unreachable_server_is_reported(server: Server) -> None:
-    gone = Remote("http://127.0.0.1:1/score", attempts=2, backoff=0.001, longest_wait=0.01)
+    gone = RemoteReward("http://127.0.0.1:1/score", attempts=2, backoff=0.001, longest_wait=0.01)
     with pytest.raises(TrainingError, match=r"127\.0\.0\.1:1/score.*cannot be reached"):
         gone(["p"], ["a"])
 
@@ -211,5 +211,5 @@ def test_a_token_is_sent_and_never_shown(server: Server, monkeypatch: pytest.Mon
 
 
 def test_a_password_in_the_url_is_not_shown() -> None:
-    place = Remote("http://me:s3cr3t@127.0.0.1:1/score?key=s3cr3t").place
+    place = RemoteReward("http://me:s3cr3t@127.0.0.1:1/score?key=s3cr3t").place
     assert place == "http://127.0.0.1:1/score"

@@ -174,8 +174,7 @@ def assign(settings: Settings, parents: Mapping[str, Parent], tokenizer: Any) ->
 def critic_start(settings: Settings, parents: Mapping[str, Parent], tokenizer: Any) -> str:
     """Return the role that the critic starts from: "critic", or the first reward model with the policy's vocabulary.
 
-    Otherwise it starts from the policy with a head of zeros, and a line reports it, unless the critic is a head on the
-    policy by its setting.
+    Otherwise it starts from the policy with a zero head, and a line reports it, unless ``stage.critic_kind`` is a head.
 
     Raises:
         LineageError: ``stage.critic`` has another vocabulary than the policy.

@@ -207,7 +207,7 @@ def shell_of(config: PretrainedConfig) -> PreTrainedModel:
     """Return a classifier with one output, on the meta device.
 
     Raises:
-        ModelError: there is no classifier of this architecture.
+        ModelError: transformers has no classifier of this architecture.
     """
     can_score(config)
     config = copy.deepcopy(config)

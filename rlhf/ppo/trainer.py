@@ -248,29 +248,7 @@ class PPOTrainer:
 
     def step(self, chosen: Sequence[int]) -> Metrics:
         """Run one PPO update on the prompts at indices ``chosen`` and return its metrics."""
-        stage, decoded = self.stage, self._decoded()
-        head = self.critic if decoded and isinstance(self.critic, ValueHead) else None
-        self.synchronise()
-        rollout = collect(
-            self.policy,
-            self.tokenizer,
-            self.reward,
-            [self.prompts[i] for i in chosen],
-            rows=[self.prompt_ids[i] for i in chosen],
-            temperature=stage.temperature,
-            max_prompt_length=stage.max_prompt_length,
-            max_response_length=stage.max_response_length,
-            seed=derive(self.seed, "rollout", self.update, 0),
-            sampler=self.sampler or partial(sample, at_once=stage.rollout.rows, head=head),
-            before=self._before,
-        )
-        self._settle()
-        models = (self.policy, self.reference, self.critic)
-        with autocasting(self.accelerator.device, self.learner.autocast):
-            rollout = self.learner.in_parts(
-                lambda *bounds: evaluate(rollout, *models, stage.temperature, *bounds, decoded=decoded), len(chosen)
-            )
-        self._check_start(rollout)
+        stage, rollout = self.stage, self._rollout(chosen)
         scores = final_scores(
             rollout.scores,
             rollout.ended,
@@ -296,6 +274,33 @@ class PPOTrainer:
         if stage.kl_target is not None:
             self.kl_coef = adapted(self.kl_coef, found["objective/kl"], stage.kl_target, stage.kl_gain)
         return found
+
+    def _rollout(self, chosen: Sequence[int]) -> Rollout:
+        """Sample and score responses to the prompts at indices ``chosen``, with log-probabilities and values."""
+        stage, decoded = self.stage, self._decoded()
+        head = self.critic if decoded and isinstance(self.critic, ValueHead) else None
+        self.synchronise()
+        rollout = collect(
+            self.policy,
+            self.tokenizer,
+            self.reward,
+            [self.prompts[i] for i in chosen],
+            rows=[self.prompt_ids[i] for i in chosen],
+            temperature=stage.temperature,
+            max_prompt_length=stage.max_prompt_length,
+            max_response_length=stage.max_response_length,
+            seed=derive(self.seed, "rollout", self.update, 0),
+            sampler=self.sampler or partial(sample, at_once=stage.rollout.rows, head=head),
+            before=self._before,
+        )
+        self._settle()
+        models = (self.policy, self.reference, self.critic)
+        with autocasting(self.accelerator.device, self.learner.autocast):
+            rollout = self.learner.in_parts(
+                lambda *bounds: evaluate(rollout, *models, stage.temperature, *bounds, decoded=decoded), len(chosen)
+            )
+        self._check_start(rollout)
+        return rollout
 
     def _settle(self) -> None:
         """Free cached CPU memory between sampling and learning, whose tensors differ in size."""

@@ -58,21 +58,21 @@ def centring(scores: Tensor, mask: Tensor) -> Tensor:
 def smoothed(
     losses: Sequence[str], weights: Sequence[float] | None, label_smoothing: float
 ) -> tuple[list[str], list[float] | None]:
-    """Return TRL's losses and weights that smooth ``sigmoid``, which by itself does not read ``label_smoothing``.
+    """Return TRL's losses and weights that smooth ``sigmoid``, which ignores ``label_smoothing`` in TRL.
 
         cDPO(x) = -(1-ε) log σ(x) - ε log σ(-x) = S(x) + εx,   S(x) = -log σ(x),  x = β times the margin
 
-    (Mitchell 2023, https://ericmitchell.ai/cdpo.pdf, eq. 3). TRL's ``robust`` is S(x) - εx / (1-2ε) (Chowdhury et al.
-    2024, https://arxiv.org/abs/2403.00409), so cDPO = 2(1-ε) · sigmoid - (1-2ε) · robust, with weights that TRL takes.
+    Mitchell 2023, https://ericmitchell.ai/cdpo.pdf, eq. 3. TRL's ``robust`` is S(x) - εx / (1-2ε) (Chowdhury et al.
+    2024, https://arxiv.org/abs/2403.00409), so cDPO = 2(1-ε) · sigmoid - (1-2ε) · robust, with weights that TRL accepts.
 
     Args:
-        losses: as in ``stage.loss``.
-        weights: as in ``stage.trainer.loss_weights``; None: 1 each.
+        losses: the names in ``stage.loss``.
+        weights: ``stage.trainer.loss_weights``; None for 1 each.
     """
     if not label_smoothing or "sigmoid" not in losses:
         return list(losses), None if weights is None else list(weights)
     given = dict(zip(losses, weights or [1.0] * len(losses), strict=True))
     weight = given["sigmoid"]
-    made = [(name, 2 * (1 - label_smoothing) * weight if name == "sigmoid" else one) for name, one in given.items()]
+    made = [(name, 2 * (1 - label_smoothing) * weight if name == "sigmoid" else value) for name, value in given.items()]
     made.append(("robust", -(1 - 2 * label_smoothing) * weight))
-    return [name for name, _ in made], [one for _, one in made]
+    return [name for name, _ in made], [value for _, value in made]

@@ -170,7 +170,7 @@ class Members:
         return "" if self.count == 1 else f"{MEMBER}{number}"
 
     def title(self, number: int) -> str:
-        """What stands before its progress bar."""
+        """Return the title of a member's progress bar."""
         return "reward" if self.count == 1 else f"reward, member {number + 1} of {self.count}"
 
     def seeded(self, number: int) -> Settings:

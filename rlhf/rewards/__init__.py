@@ -1,12 +1,12 @@
 """Rewards as functions of text: ``(prompts, completions) -> one score per completion``.
 
-Text in, numbers out, so that a reward model may have a tokenizer of its own and a test may pass a function of two
-lines. A prompt is a string or a list of messages; a completion is always a string.
+Text in, numbers out, so that a reward model can have a different tokenizer than the policy, and a test can pass a
+function of two lines. A prompt is a string or a list of messages; a completion is always a string.
 
-    protocol        RewardFunction; a function by its path; what a score must be
+    protocol        RewardFunction; a function by its path; the check of scores
     model           a sequence classifier as a RewardFunction
-    ensemble        several of them: mean - k standard deviations
-    remote          one behind HTTP
+    ensemble        several RewardFunctions: mean - k standard deviations
+    remote          a RewardFunction behind HTTP
     terms           length and format
     normalization   stored and running statistics
     composition     a weighted sum of named terms; a gold reward beside it

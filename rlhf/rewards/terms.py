@@ -1,4 +1,4 @@
-"""Rewards that need no model: length and format."""
+"""Rewards without a model: length and format."""
 
 import re
 from collections.abc import Sequence
@@ -7,13 +7,12 @@ from rlhf.data.render import Prompt
 
 
 class LengthReward:
-    """Minus the words by which a completion is shorter than ``min`` or longer than ``max``; 0 between the two.
+    """A length penalty: minus the number of words below ``min`` or above ``max``; 0 in between.
 
         score = -max(0, min - n) - max(0, n - max),   n = number of words
 
-    In words and not in tokens, so that it means the same for every tokenizer; None: no bound on that side. A weight
-    of 0.1 makes a word cost a tenth of a point. Reward models like length (Singhal et al. 2023,
-    https://arxiv.org/abs/2310.03716); this is the plainest counterweight.
+    Words instead of tokens make it independent of the tokenizer; None means no bound. Reward models prefer long
+    responses (Singhal et al. 2023, https://arxiv.org/abs/2310.03716); this is the simplest correction.
     """
 
     def __init__(self, min: int | None = None, max: int | None = None):
@@ -23,15 +22,16 @@ class LengthReward:
         return [-float(self.excess(len(text.split()))) for text in completions]
 
     def excess(self, words: int) -> int:
+        """Return the number of words outside the bounds."""
         short = 0 if self.min is None else max(0, self.min - words)
         return short + (0 if self.max is None else max(0, words - self.max))
 
 
 class FormatReward:
-    """1 where a completion has the form that is asked for, else 0.
+    """1 if a completion meets all given conditions, else 0.
 
-    It has it where all that is given holds: ``pattern``, a regular expression, is found in it (a dot matches a line
-    break too); it ends with one of ``ends_with``, blanks aside; it has at most ``max_words`` words.
+    ``pattern``: the regular expression matches somewhere in it (a dot also matches line breaks); ``ends_with``: it ends
+    with one of these, ignoring trailing whitespace; ``max_words``: it has at most this many words.
     """
 
     def __init__(
@@ -45,6 +45,7 @@ class FormatReward:
         return [float(self.holds(text)) for text in completions]
 
     def holds(self, text: str) -> bool:
+        """Return whether ``text`` meets all conditions."""
         return (
             (self.pattern is None or self.pattern.search(text) is not None)
             and (self.ends_with is None or text.rstrip().endswith(self.ends_with))

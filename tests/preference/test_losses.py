@@ -97,7 +97,7 @@ def test_centring_of_two_is_the_squared_sum() -> None:
 
 @given(st.floats(-20, 20), st.sampled_from([0.01, 0.1, 0.4]), st.floats(0.1, 3))
 def test_dpo_is_smoothed_by_two_of_trls_losses(x: float, smoothing: float, weight: float) -> None:
-    """``sigmoid`` and ``robust`` as trl 1.16 has them, weighted, are Mitchell's equation 3."""
+    """The weighted sum of ``sigmoid`` and ``robust`` of trl 1.16 is Mitchell's equation 3."""
     log_p, log_q = (logsigmoid(tensor(value, dtype=torch.float64)).item() for value in (x, -x))
     robust = (-(1 - smoothing) * log_p + smoothing * log_q) / (1 - 2 * smoothing)
     terms = {"sigmoid": -log_p, "robust": robust, "sft": 7.0}
@@ -107,6 +107,6 @@ def test_dpo_is_smoothed_by_two_of_trls_losses(x: float, smoothing: float, weigh
     assert made == pytest.approx(-weight * ((1 - smoothing) * log_p + smoothing * log_q), abs=1e-9)
 
 
-def test_without_smoothing_dpo_is_left_alone() -> None:
+def test_without_smoothing_dpo_is_unchanged() -> None:
     assert smoothed(["sigmoid", "ipo"], None, 0.0) == (["sigmoid", "ipo"], None)
     assert smoothed(["aot"], [2.0], 0.1) == (["aot"], [2.0])

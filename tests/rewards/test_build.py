@@ -1,4 +1,4 @@
-"""Rewards from settings and runs: what is loaded, with which statistics, and what is refused before anything is."""
+"""Rewards from settings and runs: models, statistics, and errors before anything is loaded."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -25,7 +25,7 @@ TEXTS = ["Lima.", "No, it is not, not at all."]
 
 @pytest.fixture
 def builder(chain: Path, tmp_path: Path) -> Build:
-    """A builder for stage=ppo that starts from the chain's policy."""
+    """Return a function that makes a Builder for stage=ppo with the chain's policy."""
 
     def of(*overrides: str) -> Builder:
         settings: Settings = composed(*tiny_overrides("ppo", tmp_path), f"stage.policy={chain}/almanac/sft", *overrides)
@@ -41,7 +41,7 @@ def measured(chain: Path) -> FixedNormalizer:
     return FixedNormalizer(metrics["scores/mean"], metrics["scores/std"])
 
 
-def test_the_reward_run_alone_is_a_plain_reward_with_its_statistics(
+def test_a_single_reward_run_is_a_plain_reward_with_its_statistics(
     builder: Build, chain: Path, measured: FixedNormalizer
 ) -> None:
     reward, normal = builder(f"stage.reward={chain}/almanac/reward").reward()
@@ -49,7 +49,7 @@ def test_the_reward_run_alone_is_a_plain_reward_with_its_statistics(
     assert normal == measured
 
 
-def test_beside_terms_it_is_one_and_the_sum_is_not_normalised_again(
+def test_with_other_terms_the_run_is_one_and_the_sum_is_not_normalized(
     builder: Build, chain: Path, measured: FixedNormalizer
 ) -> None:
     run = f"{chain}/almanac/reward"
@@ -74,7 +74,7 @@ def test_stored_statistics_are_those_of_the_run(builder: Build, chain: Path, mea
 
 @pytest.fixture(scope="module")
 def foreign(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An encoder with one output and a tokenizer of its own, as it comes from elsewhere."""
+    """Return the folder of a third-party encoder with one output and a different tokenizer."""
     folder = tmp_path_factory.mktemp("foreign")
     model, tokenizer = new_encoder()
     model.save_pretrained(folder)
@@ -83,7 +83,7 @@ def foreign(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_classifier_from_elsewhere_reads_with_its_own_tokenizer(builder: Build, foreign: Path) -> None:
-    """16 positions are what it was made for, however long the policy's texts may be."""
+    """It has 16 positions, even if the policy's texts are longer."""
     reward, _ = builder(f"stage.rewards={{other: {{run: {foreign}}}}}", "model.chat_template=plain").reward()
     model = reward.terms["other"].function
     assert model.max_length == 16
@@ -92,29 +92,29 @@ def test_a_classifier_from_elsewhere_reads_with_its_own_tokenizer(builder: Build
     assert len(reward(["a good day"] * 2, [" one bad", " good"])) == 2
 
 
-def test_what_has_no_statistics_cannot_be_normalised_by_them(builder: Build, foreign: Path) -> None:
+def test_a_run_without_statistics_cannot_be_normalized_by_them(builder: Build, foreign: Path) -> None:
     with pytest.raises(LineageError, match="holds no statistics.*running or none"):
         builder(f"stage.rewards={{other: {{run: {foreign}, normalization: stored}}}}").reward()
 
 
-def test_scores_of_another_reward_model_are_taken_as_they_are_and_this_is_said(
+def test_scores_without_statistics_are_not_normalized_with_a_message(
     builder: Build, foreign: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    one = builder(f"stage.reward={foreign}")
-    assert one.reward()[1] == (0.0, 1.0)
-    assert f"{foreign} is no run of stage=reward" in capsys.readouterr().out
+    made = builder(f"stage.reward={foreign}")
+    assert made.reward()[1] == (0.0, 1.0)
+    assert f"{foreign} is not a run of stage=reward" in capsys.readouterr().out
     builder(f"stage.reward={foreign}", "stage.normalize_scores=false").reward()
-    assert "no run of stage=reward" not in capsys.readouterr().out
-    assert statistics(one.parents["reward"]) is None
+    assert "not a run of stage=reward" not in capsys.readouterr().out
+    assert statistics(made.parents["reward"]) is None
 
 
-def test_a_language_model_is_no_judge(builder: Build, chain: Path) -> None:
-    """Its head would be drawn at random, and PPO would follow it."""
+def test_a_language_model_is_not_a_reward_model(builder: Build, chain: Path) -> None:
+    """Its head would be random, and PPO would optimize it."""
     with pytest.raises(ModelError, match="no head that scores"):
         builder(f"stage.rewards={{a: {{run: {chain}/almanac/sft/model}}}}").reward()
 
 
-def test_a_classifier_of_two_outputs_is_told(builder: Build, tmp_path: Path) -> None:
+def test_a_classifier_with_two_outputs_is_refused(builder: Build, tmp_path: Path) -> None:
     model, tokenizer = new_encoder(outputs=2)
     model.save_pretrained(tmp_path / "two")
     tokenizer.save_pretrained(tmp_path / "two")
@@ -140,7 +140,7 @@ def test_terms_without_a_model(builder: Build, tmp_path: Path) -> None:
     assert isinstance(reward.terms["brief"].function, LengthReward)
 
 
-def test_gold_is_the_datas_a_run_or_nothing(builder: Build, chain: Path, measured: FixedNormalizer) -> None:
+def test_gold_is_that_of_the_data_a_run_or_none(builder: Build, chain: Path, measured: FixedNormalizer) -> None:
     plain = [*("stage.reward=null", "stage.rewards={brief: {length: {max: 1}}}")]
     good, bad = builder(*plain).gold()([PROMPTS[0]] * 2, ["The capital of Peru is Lima.", "Berlin."])
     assert good > bad
@@ -153,7 +153,7 @@ def test_gold_is_the_datas_a_run_or_nothing(builder: Build, chain: Path, measure
 
 @pytest.fixture(scope="module")
 def adapted(chain: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Two reward runs: adapters and heads on the chain's policy, of different seeds."""
+    """Return two reward runs: adapters and heads on the chain's policy, with different seeds."""
     root = tmp_path_factory.mktemp("adapted")
     for seed in (1, 2):
         own = (f"stage.policy={chain}/almanac/sft", "adapter=lora", f"seed={seed}", "stage.trainer.learning_rate=0.05")
@@ -161,10 +161,10 @@ def adapted(chain: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]
     return [root / "1", root / "2"]
 
 
-def test_adapters_on_one_base_are_loaded_beside_each_other(
+def test_adapters_on_one_base_are_loaded_together(
     builder: Build, adapted: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And score as each of them does when it is loaded and merged by itself."""
+    """They score like the same adapters loaded and merged separately."""
     apart = [builder(f"stage.rewards={{a: {{run: {run}}}}}").reward()[0](PROMPTS, TEXTS) for run in adapted]
     loaded: list[Any] = []
     load = loading.load_reward_model
@@ -183,7 +183,7 @@ def test_adapters_on_one_base_are_loaded_beside_each_other(
     assert reward(PROMPTS, TEXTS) == pytest.approx(expected.tolist())
 
 
-def test_runs_of_other_kinds_are_members_too_each_normalised_by_its_own(
+def test_other_runs_are_members_with_separate_normalization(
     builder: Build, chain: Path, adapted: list[Path], measured: FixedNormalizer
 ) -> None:
     runs = f"[{chain}/almanac/reward, {adapted[0]}]"

@@ -16,8 +16,8 @@ def words(prompts: Sequence[str], completions: Sequence[str]) -> list[float]:
     return [float(len(text.split())) for text in completions]
 
 
-def test_weights_and_normalisation_by_hand() -> None:
-    """Words 1, 2, 3: by (2, 0.5) they are -2, 0, 2; by their own statistics -1, 0, 1; too long by 0, 1, 2."""
+def test_weights_and_normalization_by_hand() -> None:
+    """Words 1, 2, 3: normalized by (2, 0.5) -2, 0, 2; by their own statistics -1, 0, 1; too long by 0, 1, 2."""
     composition = CompositeReward(
         {
             "plain": RewardTerm(words),
@@ -33,7 +33,7 @@ def test_weights_and_normalisation_by_hand() -> None:
     assert scored.disagreement == {}
 
 
-def test_a_term_that_gives_no_number_is_named() -> None:
+def test_a_term_that_returns_no_number_is_named() -> None:
     for wrong in ([1.0], [1.0, 2.0, math.nan], None):
         with pytest.raises(TrainingError, match="the reward 'mine'"):
             CompositeReward({"brief": RewardTerm(words), "mine": RewardTerm(lambda p, c, wrong=wrong: wrong)})(
@@ -41,7 +41,7 @@ def test_a_term_that_gives_no_number_is_named() -> None:
             )
 
 
-def test_running_statistics_are_the_state_and_go_through_json() -> None:
+def test_running_statistics_are_the_state_and_survive_json() -> None:
     def new() -> CompositeReward:
         return CompositeReward(
             {
@@ -61,8 +61,8 @@ def test_running_statistics_are_the_state_and_go_through_json() -> None:
         CompositeReward({"other": RewardTerm(words, 1.0, RunningNormalizer())}).load_state_dict(state)
 
 
-def test_each_term_is_reported_as_it_gave_its_scores() -> None:
-    """Before weight and normalization. 1, 2, 3: deviation sqrt(2/3). The members 1, 2, 3 and 3, 4, 5 differ by 1."""
+def test_scores_are_reported_per_term_before_normalization() -> None:
+    """1, 2, 3 have deviation sqrt(2/3). The members 1, 2, 3 and 3, 4, 5 have disagreement 1."""
     more = Ensemble([words, lambda p, c: [score + 2 for score in words(p, c)]], 3.0)
     terms = {"long": RewardTerm(words, 7.0, FixedNormalizer(9.0, 9.0)), "sure": RewardTerm(more, 0.1)}
     scorer = Scorer(CompositeReward(terms), gold=lambda p, c: [0.0, 0.0, 6.0])
@@ -78,7 +78,7 @@ def test_each_term_is_reported_as_it_gave_its_scores() -> None:
     assert scorer.metrics() == pytest.approx(expected)
 
 
-def test_of_a_plain_function_nothing_is_reported_by_itself() -> None:
+def test_a_plain_function_has_no_separate_metrics() -> None:
     scorer = Scorer(words)
     assert scorer(PROMPTS, TEXTS) == [1, 2, 3]
     assert scorer.metrics() == scorer.state_dict() == {}
@@ -94,7 +94,7 @@ def test_metrics_are_over_all_ranks() -> None:
     assert scorer.metrics() == pytest.approx({"reward/long": 3.2, "reward/long_std": math.sqrt(squares / 5)})
 
 
-def test_gold_draws_from_no_stream_of_others() -> None:
+def test_gold_does_not_advance_the_generator() -> None:
     def gold(prompts: Sequence[str], completions: Sequence[str]) -> list[float]:
         return torch.rand(len(completions)).tolist()
 
@@ -105,6 +105,6 @@ def test_gold_draws_from_no_stream_of_others() -> None:
     assert torch.equal(torch.rand(1), expected)
 
 
-def test_gold_that_gives_no_number_is_told() -> None:
+def test_gold_that_returns_no_number_is_named() -> None:
     with pytest.raises(TrainingError, match="the gold reward"):
         Scorer(words, lambda p, c: [random.random()])(PROMPTS, TEXTS)

@@ -34,6 +34,6 @@ def test_members_that_differ_by_a_constant_and_a_scale_agree_once_normalised() -
     assert Ensemble(members, statistics=stored).judge(["p", "p"], ["a", "b"]) == ([-1, 1], [0, 0])
 
 
-def test_a_member_that_gives_no_number_is_named() -> None:
+def test_a_member_that_returns_no_number_is_named() -> None:
     with pytest.raises(TrainingError, match="member 1 of the ensemble"):
         Ensemble([constant(1.0), constant(math.nan)])(["p"], ["a"])

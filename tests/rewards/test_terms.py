@@ -7,7 +7,7 @@ def ask(term: LengthReward | FormatReward, *texts: str) -> list[float]:
     return term(["p"] * len(texts), list(texts))
 
 
-def test_words_outside_of_the_bounds_cost_one_each() -> None:
+def test_each_word_outside_the_bounds_costs_one() -> None:
     texts = ("", "one", "one two", "one two three", " one  two\nthree four ")
     assert ask(LengthReward(min=2, max=3), *texts) == [-2, -1, 0, 0, -1]
     assert ask(LengthReward(max=1), *texts) == [0, 0, -1, -2, -3]

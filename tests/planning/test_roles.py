@@ -30,7 +30,7 @@ def parameters(module: Any) -> int:
 
 
 @pytest.mark.parametrize("way", ["adapter=none", "stage.share_base_model=false", "stage.share_base_model=true"])
-def test_what_is_planned_is_what_is_made(
+def test_the_plan_agrees_with_the_loaded_models(
     settings: Configure,
     parents: Parents,  # noqa: F811
     tokenizer: Any,
@@ -44,7 +44,7 @@ def test_what_is_planned_is_what_is_made(
     assert lines["critic"].trainable == sum(value.numel() for value in critic.values())
     if way == "stage.share_base_model=true":
         roles.reward_model("reward")
-        heads = 16 * 4  # one in the adapter's file, one for each of two roles, of which the plan's lines hold all
+        heads = 16 * 4  # one in the adapter's file and one for each of two roles; the plan counts all of them
         whole = sum(value.nbytes for value in roles.shared.model.parameters())
         assert sum(line.weights for line in lines.values()) == whole + 3 * heads
         assert lines["reference"].weights == 0
@@ -92,7 +92,7 @@ def test_sharing_saves_three_bases(
     assert peaks[0] > peaks[1] > peaks[2]
 
 
-def test_a_larger_micro_batch_is_told(
+def test_a_larger_micro_batch_takes_more(
     settings: Configure,
     parents: Parents,  # noqa: F811
     tokenizer: Any,
@@ -113,12 +113,12 @@ def test_a_larger_micro_batch_is_told(
     assert found[2] == 4 * found[0]
 
 
-def test_a_budget_of_tokens_is_a_number_of_the_longest_rows(
+def test_a_token_budget_limits_the_longest_rows(
     settings: Configure,
     parents: Parents,  # noqa: F811
     tokenizer: Any,
 ) -> None:
-    """Six rows of 512 + 6 tokens fit into 3200; and a row that is too long for it has a pass of its own."""
+    """Six rows of 512 + 6 tokens fit into 3200, and a row that is too long has a separate pass."""
     given, found = parents(policy="sft", reward="reward"), {}
     for name, size, tokens in (("six", 6, "null"), ("budget", "null", 3200), ("one", 1, "null"), ("tiny", "null", 10)):
         bounds = (f"stage.micro_batch_size={size}", f"stage.micro_batch_tokens={tokens}", "stage.max_prompt_length=512")
@@ -135,7 +135,7 @@ def test_an_adapter_is_counted_from_the_header_of_its_file(family: Callable[[str
     assert stored(family("reward")) == stored(family("sft")) + 16
 
 
-def test_of_four_bits_the_layers_are_counted_and_nothing_else(settings: Configure, tokenizer: Any) -> None:
+def test_only_layers_are_counted_in_four_bits(settings: Configure, tokenizer: Any) -> None:
     whole, packed = (
         measure(config(tokenizer), settings("ppo", f"adapter={kind}").adapter, settings("ppo").model.dtype)
         for kind in ("lora", "qlora")
@@ -145,5 +145,5 @@ def test_of_four_bits_the_layers_are_counted_and_nothing_else(settings: Configur
     assert whole.parameters == packed.parameters == parameters(model)
     assert whole.weights == 4 * parameters(model)
     assert packed.weights == pytest.approx(4 * (parameters(model) - linear) + linear * NF4, abs=1)
-    assert pytest.approx(4.127, abs=1e-3) == NF4 * 8  # bits, as the paper says
+    assert pytest.approx(4.127, abs=1e-3) == NF4 * 8  # bits, from the paper
     assert whole.adapter == packed.adapter

@@ -65,7 +65,7 @@ def unfinished(work: Path, root: Path) -> str:
 
 
 def group(place: Path, root: Path, manifest: Mapping[str, Any]) -> Path | None:
-    """Return the directory of the sweep that a run is a job of; None for a run that is no job."""
+    """Return the directory of the sweep that a run is a job of; None for any other run."""
     name = Path(str(manifest.get("name", "")))
     if "progression" in name.parts:
         return root / Path(*name.parts[: name.parts.index("progression") + 1])
@@ -121,7 +121,7 @@ def shortened(parts: Sequence[str], indent: int) -> str:
 def describe(root: Path, one: Run) -> list[str]:
     """Return what is known of a run, most important first."""
     manifest = one.manifest
-    # A commit says more than a branch, and a run that was published from here has parents of its own.
+    # A commit says more than a branch, and a run that was published from here has its parents in the record.
     parents = list(manifest["parents"].values())
     elsewhere = [f"from {', '.join(map(origin, parents))}"] if parents and not Path(parents[0]["path"]).is_dir() else []
     numbers = [", ".join(results(manifest))] if results(manifest) else []
@@ -157,7 +157,7 @@ def _below(root: Path, place: Path) -> str:
 
 
 def origin(record: dict[str, Any]) -> str:
-    """A parent that does not lie here: ``org/name@1a2b3c4 (base > sft)``, with what its own run.json says of it."""
+    """Return the name of a parent that does not lie here, with its ancestors: ``org/name@1a2b3c4 (base > sft)``."""
     revision, held = record.get("revision"), record.get("run")
     place = record["path"] if revision is None else f"{record['path']}@{revision[:7]}"
     if held is None:

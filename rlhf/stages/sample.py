@@ -79,8 +79,8 @@ def best_of_n(run: Run, rows: list[dict]) -> dict[str, float]:
     """Write the best response of each prompt, and tell the expected best score of n against its KL."""
     best = []
     for row in rows:
-        score, text = max(zip(row["scores"], row["responses"], strict=True))
-        best.append({"prompt": row["prompt"], "completion": preference_completion(row["prompt"], text), "score": score})
+        _, text = max(zip(row["scores"], row["responses"], strict=True))
+        best.append({"prompt": row["prompt"], "completion": preference_completion(row["prompt"], text)})
     write_rows(run.work / "best.jsonl", best)
     samples, found = len(rows[0]["responses"]), {}
     for n in [2**power for power in range(samples.bit_length()) if 2**power <= samples]:

@@ -1,4 +1,5 @@
 """The plan of stage=ppo against the models that are really made."""
+# ruff: noqa: F811
 
 from collections.abc import Callable
 from typing import Any
@@ -14,7 +15,11 @@ from rlhf.planning.shapes import measure
 from rlhf.ppo.checkpoint import trainable
 from rlhf.ppo.model_roles import assign
 from rlhf.runs.parents import Parent
-from tests.ppo.conftest import config, new_policy
+from tests.ppo.conftest import (  # noqa: F401 - a fixture
+    config,
+    new_policy,
+    tokenizer,
+)
 from tests.ppo.test_model_roles import LORA, family, parents  # noqa: F401 - fixtures
 
 Configure = Callable[..., Settings]
@@ -32,7 +37,7 @@ def parameters(module: Any) -> int:
 @pytest.mark.parametrize("way", ["adapter=none", "stage.share_base_model=false", "stage.share_base_model=true"])
 def test_the_plan_agrees_with_the_loaded_models(
     settings: Configure,
-    parents: Parents,  # noqa: F811
+    parents: Parents,
     tokenizer: Any,
     way: str,
 ) -> None:
@@ -59,7 +64,7 @@ def test_the_plan_agrees_with_the_loaded_models(
 @pytest.mark.parametrize("way", [(), LORA])
 def test_a_head_on_the_policy_takes_next_to_nothing(
     settings: Configure,
-    parents: Parents,  # noqa: F811
+    parents: Parents,
     tokenizer: Any,
     way: tuple[str, ...],
 ) -> None:
@@ -80,7 +85,7 @@ def test_a_head_on_the_policy_takes_next_to_nothing(
 
 def test_sharing_saves_three_bases(
     settings: Configure,
-    parents: Parents,  # noqa: F811
+    parents: Parents,
     tokenizer: Any,
 ) -> None:
     given = parents(policy="sft", reward="reward")
@@ -94,7 +99,7 @@ def test_sharing_saves_three_bases(
 
 def test_a_larger_micro_batch_takes_more(
     settings: Configure,
-    parents: Parents,  # noqa: F811
+    parents: Parents,
     tokenizer: Any,
 ) -> None:
     found = []
@@ -115,7 +120,7 @@ def test_a_larger_micro_batch_takes_more(
 
 def test_a_token_budget_limits_the_longest_rows(
     settings: Configure,
-    parents: Parents,  # noqa: F811
+    parents: Parents,
     tokenizer: Any,
 ) -> None:
     """Six rows of 512 + 6 tokens fit into 3200, and a row that is too long has a separate pass."""
@@ -128,7 +133,7 @@ def test_a_token_budget_limits_the_longest_rows(
     assert found["one"] == found["tiny"]
 
 
-def test_an_adapter_is_counted_from_the_header_of_its_file(family: Callable[[str], Parent], tokenizer: Any) -> None:  # noqa: F811
+def test_an_adapter_is_counted_from_the_header_of_its_file(family: Callable[[str], Parent], tokenizer: Any) -> None:
     lora = LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM")
     adapted = get_peft_model(new_policy(tokenizer), lora)
     assert stored(family("sft")) == sum(value.numel() for value in trainable(adapted).values())

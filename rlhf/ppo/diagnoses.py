@@ -77,8 +77,8 @@ def steps_too_large(history: History, limits: SentinelSettings) -> str | None:
         return None
     return (
         f"the steps are too large: within an update the policy moves {history.now(STEP_KL):.2g} nats per token, more "
-        f"than {limits.approx_kl_max:g}, so most of the loss is clipped and has no gradient; commonly the learning rate "
-        "is too high: lower stage.learning_rate or stage.epochs"
+        f"than {limits.approx_kl_max:g}, so most of the loss is clipped and has no gradient; commonly the learning "
+        "rate is too high: lower stage.learning_rate or stage.epochs"
     )
 
 

@@ -1,4 +1,4 @@
-"""Preference data, demonstrations, prompts and text as people have them, read into one set of types."""
+"""Preference pairs, demonstrations, prompts and text in many layouts, read into one set of types."""
 
 from rlhf.data.checks import leaks, survey
 from rlhf.data.fingerprint import fingerprint

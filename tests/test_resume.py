@@ -46,7 +46,7 @@ LONG = {
         "stage.critic_learning_rate=0.01",
         "stage.sentinel.window=3",
         "stage.sentinel.grace=1",
-        "stage.sentinel.kl_most=0.01",
+        "stage.sentinel.kl_max=0.01",
     ),
 }
 FILES = ("metrics.jsonl", "samples.jsonl", "sentinel.jsonl")

@@ -67,11 +67,11 @@ OURS: dict[str, dict[str, Range]] = {
         "threads": Range(1, 4096), "processes": Range(1, 4096), "nodes": Range(1, 65536), "node_rank": Range(0, 65535),
     },
     "Judge": {
-        "budget": above(0, 1e9),
         "limit": COUNT, "timeout": SECONDS, "attempts": TRIES, "workers": Range(1, 1024), "max_tokens": LENGTH,
-        "price_prompt": Range(0, 1e6), "price_response": Range(0, 1e6), "batch_size": ROWS, "max_length": LENGTH,
+        "price_prompt": Range(0, 1e6), "price_response": Range(0, 1e6), "budget": above(0, 1e6),
+        "batch_size": ROWS, "max_length": LENGTH,
     },
-    "HeldOut": {"prompts": COUNT_OR_NONE, "samples": DRAWS, **SAMPLING},
+    "EvalSet": {"prompts": COUNT_OR_NONE, "samples": DRAWS, **SAMPLING},
     "TrainedStage": {"sample_every": COUNT_OR_NONE, "sample_prompts": Range(0, 10000), "sample_length": LENGTH},
     "BaseStage": {"block_length": Range(8, 1e6)},
     "CardStage": {
@@ -101,8 +101,8 @@ OURS: dict[str, dict[str, Range]] = {
         "micro_batch_tokens": COUNT, "epochs": TRIES, "learning_rate": RATE, "critic_learning_rate": RATE,
         "adam_epsilon": Range(1e-16, 1), "max_grad_norm": above(0, 1e9), "warmup_updates": COUNT_OR_NONE,
         "critic_warmup_updates": COUNT_OR_NONE, "value_coef": above(0, 1000), "kl_coef": Range(0, 1000),
-        "kl_target": above(0, 1e4), "kl_gain": above(0, 10), "gamma": SHARE, "lam": SHARE, "clip_low": above(0, 1),
-        "clip_high": above(0, 100), "dual_clip": above(1, 1e4), "value_clip": above(0, 1e4),
+        "kl_target": above(0, 1e4), "kl_gain": above(0, 10), "gamma": SHARE, "gae_lambda": SHARE,
+        "clip_low": above(0, 1), "clip_high": above(0, 100), "dual_clip": above(1, 1e4), "value_clip": above(0, 1e4),
         "target_kl": above(0, 1000), "entropy_coef": Range(0, 1000), "importance_cap": Range(1, 1e4),
         "temperature": TEMPERATURE, "max_prompt_length": LENGTH, "max_response_length": LENGTH,
         "missing_eos_penalty": Range(0, 1e4), "score_clip": above(0, 1e4), "save_every": COUNT, "log_every": COUNT,
@@ -110,8 +110,8 @@ OURS: dict[str, dict[str, Range]] = {
     "RolloutSettings": {"rows": COUNT, "vllm_memory": PROPER_SHARE},
     "SentinelSettings": {
         "rollbacks": Range(0, 1000), "rollback_factor": PROPER_SHARE, "window": Range(1, 1e6), "grace": COUNT_OR_NONE,
-        "start_error": above(0, 1000), "start_error_half": above(0, 1000), "step_kl": above(0, 1000),
-        "explained_variance": below(-1e6, 1), "kl_most": above(0, 1e6), "kl_least": below(-1e6, 0), "ended": SHARE,
+        "start_error": above(0, 1000), "start_error_half": above(0, 1000), "approx_kl_max": above(0, 1000),
+        "explained_variance": below(-1e6, 1), "kl_max": above(0, 1e6), "kl_min": below(-1e6, 0), "eos_rate_min": SHARE,
         "length_growth": above(0, 1e4), "length_correlation": SHARE, "repetition": SHARE, "entropy_share": SHARE,
         "gold_fall": above(0, 1e6), "distinct": SHARE,
     },
@@ -121,8 +121,8 @@ OURS: dict[str, dict[str, Range]] = {
         "batch_size": ROWS, "timeout": SECONDS, "attempts": TRIES, "backoff": Range(0, 86400),
         "longest_wait": Range(0, 86400),
     },
-    "LengthTerm": {"least": COUNT_OR_NONE, "most": COUNT_OR_NONE},
-    "FormatTerm": {"most_words": COUNT},
+    "LengthTerm": {"min": COUNT_OR_NONE, "max": COUNT_OR_NONE},
+    "FormatTerm": {"max_words": COUNT},
 }  # fmt: skip
 
 EVERY = above(0, 1e9)  # so many steps; below 1 a share of all
@@ -156,7 +156,7 @@ REFUSED: dict[str, str] = {
     "resume_from_checkpoint": "give resume=true",
     "do_train": "stage= says what runs", "do_eval": "stage= says what runs", "do_predict": "stage= says what runs",
     "load_best_model_at_end": "stage.early_stopping of stage=reward does it",
-    "auto_find_batch_size": "hardware.halve does it with the same gradient",
+    "auto_find_batch_size": "hardware.oom_retry does it with the same gradient",
     **dict.fromkeys(("local_rank", "fsdp", "fsdp_config", "deepspeed", "ddp_backend"), DEVICES),
     **dict.fromkeys(("parallelism_config", "accelerator_config"), DEVICES),
     **dict.fromkeys(("project", "trackio_space_id", "trackio_bucket_id", "trackio_static_space_id"), TRACKED),

@@ -114,13 +114,10 @@ def available(device: torch.device) -> int:
 def compare(title: str, planned: int, measured: Measured) -> dict[str, Any]:
     """Print how far the planned peak was off, and return both for run.json."""
     deviation = planned / measured.peak - 1 if measured.peak else 0.0
-    kept = ", freed memory that is kept for later included" if measured.device == "cpu" and keeps_freed() else ""
-    bound = kept if measured.exact else " at most, since an earlier peak of this process may hide it"
-    console.print(
-        f"{title}: {size(measured.peak)} measured{bound}, {size(planned)} planned: {deviation:+.0%}",
-        highlight=False,
-        soft_wrap=True,
-    )
+    kept = ", with freed memory that is kept for reuse" if measured.device == "cpu" and keeps_freed() else ""
+    bound = "" if measured.exact else "at most "  # an earlier peak of this process may hide it
+    off = f"planned {size(planned)}, {abs(deviation):.0%} too {'low' if deviation < 0 else 'high'}"
+    console.print(f"{title}: peak {bound}{size(measured.peak)}{kept} ({off})", highlight=False, soft_wrap=True)
     return {"planned": planned, "measured": measured.record(), "deviation": round(deviation, 4)}
 
 

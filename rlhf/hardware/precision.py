@@ -55,8 +55,8 @@ def told(settings: Settings) -> str:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "the CPU"
     dtype = settings.model.dtype.value
     if autocasts(settings):
-        return f"{settings.stage.name}: weights in float32, matrix products in bfloat16 (autocast), on {name}"
-    return f"{settings.stage.name}: weights and matrix products in {dtype} on {name}"
+        return f"{settings.stage.name}: float32 with bfloat16 matrix products (autocast) on {name}"
+    return f"{settings.stage.name}: {dtype} on {name}"
 
 
 @torch.no_grad()

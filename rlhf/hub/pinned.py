@@ -21,12 +21,12 @@ SECONDS = 10.0  # timeout of a request
 
 @dataclass(frozen=True)
 class Pinned:
-    """The repository ``id`` at ``commit``, with the ``files`` and the ``licence`` of its page."""
+    """The repository ``id`` at ``commit``, with the ``files`` and the ``license`` of its page."""
 
     id: str
     commit: str
     files: tuple[str, ...] = ()
-    licence: str | None = None
+    license: str | None = None
 
 
 @cache
@@ -51,9 +51,9 @@ def pin(id: str, revision: str | None, kind: str = "model") -> Pinned | None:
             raise
         return _cached(id, revision, kind)
     card = info.card_data or {}
-    licence = card.get("license_name") or card.get("license")
+    license = card.get("license_name") or card.get("license")
     files = tuple(sibling.rfilename for sibling in info.siblings or ())
-    return Pinned(id, info.sha, files, licence if isinstance(licence, str) else None)
+    return Pinned(id, info.sha, files, license if isinstance(license, str) else None)
 
 
 def _cached(id: str, revision: str | None, kind: str) -> Pinned | None:

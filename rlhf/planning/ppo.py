@@ -51,7 +51,7 @@ def complete(
     phases = [*collecting(settings, policy, work, scoring), *updating(settings, policy, critic, work, shared=shared)]
     if not place.gpu and settings.adapter.kind is AdapterKind.none:
         read = max(roles, key=lambda role: role.weights)
-        phases.append(Phase("reading", other=pages(place, read)))
+        phases.append(Phase("loading", other=pages(place, read)))
     notes = [] if scoring else ["no reward is a model of the policy's size: what it takes by itself is not planned"]
     return Ledger(roles, phases, notes, resident(policy, place, tokenizers=1 + len(scoring)))
 
@@ -61,7 +61,7 @@ def shares(settings: Settings) -> bool:
 
     Runs that are at hand and have no model in common keep models of their own.
     """
-    if settings.adapter.kind is AdapterKind.none or settings.stage.one_base is False:
+    if settings.adapter.kind is AdapterKind.none or settings.stage.share_base_model is False:
         return False
     found = [
         at_hand(one.path) for role, one in settings.stage.inputs().items() if role in ("policy", "reward", "critic")
@@ -72,7 +72,7 @@ def shares(settings: Settings) -> bool:
 
 def heads(settings: Settings) -> bool:
     """Whether the critic is a head on the policy."""
-    return settings.stage.critic_kind is CriticKind.head
+    return settings.stage.critic_kind is CriticKind.value_head
 
 
 def on_trunk(model: Architecture, ranks: Ranks) -> Role:

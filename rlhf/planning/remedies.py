@@ -154,11 +154,11 @@ def adapted(settings: Settings, plan: PlanStage, gpu: bool) -> Iterator[Remedy]:
     """Adapters in the place of the weights; in PPO they share one base where nothing forbids it."""
     adapter, ppo = settings.adapter, settings.stage.name == "ppo"
     name = "LoRA on one base" if ppo else "LoRA"
-    one = with_stage(settings, one_base=None) if ppo else settings
+    one = with_stage(settings, share_base_model=None) if ppo else settings
     if adapter.kind is AdapterKind.none:
         yield Remedy(name, ("adapter=lora",), replace(one, adapter=replace(adapter, kind=AdapterKind.lora)), plan)
-    elif ppo and settings.stage.one_base is False:
-        yield Remedy("one base", ("stage.one_base=null",), one, plan)
+    elif ppo and settings.stage.share_base_model is False:
+        yield Remedy("one base", ("stage.share_base_model=null",), one, plan)
     if adapter.kind is not AdapterKind.qlora and gpu:
         given = replace(one, adapter=replace(adapter, kind=AdapterKind.qlora))
         yield Remedy(f"{name} of 4 bits", ("adapter=qlora",), given, plan)

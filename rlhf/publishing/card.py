@@ -80,15 +80,15 @@ def write(subject: Subject, scrubber: Scrubber, path: Path) -> None:
     Raises:
         HubError: the card's metadata name a local path, or something else that the Hub would refuse.
     """
-    found = sections.licences_of(subject.chain, subject.stage.licences)
-    licence = subject.stage.licence or licenses.strictest(found)
+    found = sections.licenses_of(subject.chain, subject.stage.licenses)
+    license = subject.stage.license or licenses.strictest(found)
     found = {scrubber.text(title): name for title, name in found.items()}
-    content = f"---\n{metadata(subject, licence)}\n---\n\n{body(subject, scrubber, licence, found)}"
+    content = f"---\n{metadata(subject, license)}\n---\n\n{body(subject, scrubber, license, found)}"
     check(content)
     path.write_text(content, encoding="utf-8")
 
 
-def body(subject: Subject, scrubber: Scrubber, licence: str, found: dict[str, str]) -> str:
+def body(subject: Subject, scrubber: Scrubber, license: str, found: dict[str, str]) -> str:
     """The page below its metadata."""
 
     def safe(text: str) -> str:
@@ -116,9 +116,9 @@ def body(subject: Subject, scrubber: Scrubber, licence: str, found: dict[str, st
         rungs=[sections.rung(one, safe) for one in chain if one.stage is not None],
         use=USES[link.stage],
         limits=[size(subject), *LIMITS[link.stage], *EVERY_LIMIT],
-        licence=safe(licence),
+        license=safe(license),
         licenses=[[safe(title), safe(name)] for title, name in found.items()],
-        conflicts=[safe(told) for told in licenses.conflicts(licence, found)],
+        conflicts=[safe(told) for told in licenses.conflicts(license, found)],
         commands=commands(chain, scrubber),
         versions=versions(link),
     )
@@ -176,7 +176,7 @@ def versions(link: Link) -> str:
     return f"{code}Versions: {found}." if found else code
 
 
-def metadata(subject: Subject, licence: str) -> str:
+def metadata(subject: Subject, license: str) -> str:
     """The YAML at the top of the card, as huggingface_hub writes it."""
     link, adapter = subject.link, subject.stage.weights is Weights.adapter
     base = base_model(subject)
@@ -186,7 +186,7 @@ def metadata(subject: Subject, licence: str) -> str:
         base_model_relation=None if base is None else "adapter" if adapter else "finetune",
         datasets=ids or None,
         library_name="peft" if adapter else "transformers",
-        license=licence,
+        license=license,
         pipeline_tag="text-classification" if link.stage == "reward" else "text-generation",
         tags=["rlhf", link.stage, *(["reward-model"] if link.stage == "reward" else [])],
         model_name=subject.name,

@@ -1,4 +1,4 @@
-"""Licences of a chain's models and data: what follows for the model that comes of them, and where they contradict it.
+"""Licenses of a chain's models and data: what follows for the model that comes of them, and where they contradict it.
 
 Names are the Hub's (https://huggingface.co/docs/hub/repositories-licenses). This compares names; it is no legal advice,
 and the card says so.
@@ -13,20 +13,20 @@ PERMISSIVE = (
 )  # fmt: skip
 SHARE_ALIKE = ("cc-by-sa-", "gpl", "agpl", "lgpl", "cdla-sharing", "odbl", "mpl")
 UNKNOWN = "unknown"
-# What a licence asks for, by how far it binds: the last that applies is the strictest.
+# What a license asks for, by how far it binds: the last that applies is the strictest.
 KINDS = {
     "permissive": "asks for credit at most",
-    "share-alike": "asks that what is made of it has the same licence",
+    "share-alike": "asks that what is made of it has the same license",
     "own terms": "has terms of its own, which go with what is made of it",
-    UNKNOWN: "states no licence that is known here, so that nothing is granted",
+    UNKNOWN: "states no license that is known here, so that nothing is granted",
     "non-commercial": "forbids commercial use",
     "no derivatives": "forbids to share what is made of it",
 }
 
 
-def kind(licence: str) -> str:
-    """Which of ``KINDS`` a licence is."""
-    name = licence.lower()
+def kind(license: str) -> str:
+    """Which of ``KINDS`` a license is."""
+    name = license.lower()
     if name in PERMISSIVE:
         return "permissive"
     if name == UNKNOWN:
@@ -39,25 +39,25 @@ def kind(licence: str) -> str:
 
 
 def listed(name: str, table: Mapping[str, str]) -> str:
-    """The licence that ``table`` gives for a Hub id or a path: under the whole, or one of its parts, the last first."""
+    """The license that ``table`` gives for a Hub id or a path: under the whole, or one of its parts, the last first."""
     parts = (name, *reversed(Path(name).parts))
     return next((table[part] for part in parts if part in table), UNKNOWN)
 
 
 def strictest(found: Mapping[str, str]) -> str:
-    """The licence that binds furthest, among equals the first; where nothing has one ``apache-2.0``, this project's."""
+    """The license that binds furthest, among equals the first; where nothing has one ``apache-2.0``, this project's."""
     order = list(KINDS)
-    return max(found.values(), key=lambda licence: order.index(kind(licence)), default="apache-2.0")
+    return max(found.values(), key=lambda license: order.index(kind(license)), default="apache-2.0")
 
 
 def conflicts(stated: str, found: Mapping[str, str]) -> list[str]:
-    """Sentences, one for each of ``found`` (title -> licence) that what is stated for the model does not respect."""
+    """Sentences, one for each of ``found`` (title -> license) that what is stated for the model does not respect."""
     told = []
-    for title, licence in found.items():
-        rank, what = list(KINDS).index(kind(licence)), KINDS[kind(licence)]
-        binds = kind(licence) in ("share-alike", "own terms", UNKNOWN)
-        if kind(licence) == "no derivatives":
-            told.append(f"{title} ({licence}) {what}, which this model is.")
-        elif rank > list(KINDS).index(kind(stated)) or (binds and licence != stated):
-            told.append(f"{title} ({licence}) {what}; this model is published as {stated}.")
+    for title, license in found.items():
+        rank, what = list(KINDS).index(kind(license)), KINDS[kind(license)]
+        binds = kind(license) in ("share-alike", "own terms", UNKNOWN)
+        if kind(license) == "no derivatives":
+            told.append(f"{title} ({license}) {what}, which this model is.")
+        elif rank > list(KINDS).index(kind(stated)) or (binds and license != stated):
+            told.append(f"{title} ({license}) {what}; this model is published as {stated}.")
     return told

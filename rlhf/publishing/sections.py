@@ -62,7 +62,7 @@ def validated(id: str) -> bool:
 
 
 def sources(chain: Sequence[Link]) -> dict[str, dict[str, Any]]:
-    """Title -> a source of data that the chain read: ``id`` on the Hub or None, ``commit``, ``path``, rows, licence."""
+    """Title -> a source of data that the chain read: ``id`` on the Hub or None, ``commit``, ``path``, rows, license."""
     found: dict[str, dict[str, Any]] = {}
     for link in chain:
         for kind, splits in (link.manifest or {}).get("data", {}).items():
@@ -92,8 +92,8 @@ def data(chain: Sequence[Link], safe: Safe) -> Iterator[list[str]]:
             yield [safe(title), mark, stage, f"{kind}, {split}", f"{facts['rows']:,}", safe(lost)]
 
 
-def licences_of(chain: Sequence[Link], table: dict[str, str]) -> dict[str, str]:
-    """Title -> licence of each model that is no run of ours and each source of data; the Hub's own word comes first."""
+def licenses_of(chain: Sequence[Link], table: dict[str, str]) -> dict[str, str]:
+    """Title -> license of each model that is no run of ours and each source of data; the Hub's own word comes first."""
     found = {}
     for link in chain:
         if link.stage is None:
@@ -111,7 +111,7 @@ def _asked(id: str | None, commit: str | None, kind: str) -> str | None:
         pinned = pin(id, commit or None, kind) if id else None
     except HubError:
         return None
-    return pinned.licence if pinned else None
+    return pinned.license if pinned else None
 
 
 def hyperparameters(link: Link, safe: Safe) -> Iterator[list[str]]:

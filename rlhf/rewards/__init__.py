@@ -8,32 +8,32 @@ lines. A prompt is a string or a list of messages; a completion is always a stri
     ensemble        several of them: mean - k standard deviations
     remote          one behind HTTP
     terms           length and format
-    normalisation   stored and running statistics
+    normalization   stored and running statistics
     composition     a weighted sum of named terms; a gold reward beside it
     build           all of these from settings
 """
 
-from rlhf.rewards.composition import Composition, Scorer, Term
+from rlhf.rewards.composition import CompositeReward, RewardTerm, Scorer
 from rlhf.rewards.ensemble import Ensemble
 from rlhf.rewards.model import AdaptedRewardModel, RewardModel, encode
-from rlhf.rewards.normalization import Running, Stored
+from rlhf.rewards.normalization import FixedNormalizer, RunningNormalizer
 from rlhf.rewards.protocol import RewardFunction, checked, function
-from rlhf.rewards.remote import Remote
-from rlhf.rewards.terms import Format, Length
+from rlhf.rewards.remote import RemoteReward
+from rlhf.rewards.terms import FormatReward, LengthReward
 
 __all__ = [
     "AdaptedRewardModel",
-    "Composition",
+    "CompositeReward",
     "Ensemble",
-    "Format",
-    "Length",
-    "Remote",
+    "FixedNormalizer",
+    "FormatReward",
+    "LengthReward",
+    "RemoteReward",
     "RewardFunction",
     "RewardModel",
-    "Running",
+    "RewardTerm",
+    "RunningNormalizer",
     "Scorer",
-    "Stored",
-    "Term",
     "checked",
     "encode",
     "function",

@@ -5,20 +5,33 @@ from typing import Any
 
 import torch
 
-from rlhf.config import Normalisation, RewardTerm, Settings
+from rlhf.config import Normalization, PPOStage, RewardTermSettings, Settings
 from rlhf.errors import LineageError
 from rlhf.hardware.device import torch_device
 from rlhf.modeling import loading
-from rlhf.rewards.composition import Composition, Term
+from rlhf.rewards.composition import CompositeReward, RewardTerm
 from rlhf.rewards.ensemble import Ensemble
 from rlhf.rewards.model import AdaptedRewardModel, RewardModel
-from rlhf.rewards.normalization import Running, Stored
+from rlhf.rewards.normalization import FixedNormalizer, RunningNormalizer
 from rlhf.rewards.protocol import RewardFunction, called
-from rlhf.rewards.remote import Remote
-from rlhf.rewards.terms import Format, Length
+from rlhf.rewards.remote import RemoteReward
+from rlhf.rewards.terms import FormatReward, LengthReward
 from rlhf.runs.parents import Parent
 
-AS_IT_IS = Stored(0.0, 1.0)
+AS_IT_IS = FixedNormalizer(0.0, 1.0)
+
+
+def check_terms(stage: PPOStage) -> None:
+    """Make every reward that needs no model, so that its mistakes are reported before a model is loaded.
+
+    Raises:
+        ConfigError: a function cannot be imported, or a remote reward's token is not set.
+    """
+    for term in (*stage.terms().values(), stage.gold_term()):
+        if term is not None and term.function is not None:
+            called(term.function)
+        elif term is not None and term.remote.url is not None:
+            RemoteReward(**vars(term.remote))
 
 
 class Builder:
@@ -36,23 +49,25 @@ class Builder:
     ):
         self.settings, self.parents, self.tokenizer, self.shared = settings, parents, tokenizer, shared
 
-    def reward(self) -> tuple[RewardFunction, Stored]:
+    def reward(self) -> tuple[RewardFunction, FixedNormalizer]:
         """What PPO maximises, and the statistics by which it normalises the sum.
 
         ``stage.reward`` alone is a plain RewardModel, normalised as ``stage.normalize_scores`` says when it is used;
-        beside other terms it is a term of that normalisation, and the sum is not normalised again.
+        beside other terms it is a term of that normalization, and the sum is not normalised again.
         """
         stage = self.settings.stage
         found = self._all({f"rewards.{name}": term for name, term in stage.terms().items()})
         terms = {role.removeprefix("rewards."): term for role, term in found.items()}
         if stage.reward is None:
-            return Composition(terms), AS_IT_IS
+            return CompositeReward(terms), AS_IT_IS
         model, measured = self.model("reward"), statistics(self.parents["reward"])
         if stage.normalize_scores and measured is None:
             print(f"ppo: {stage.reward} is no run of stage=reward, so there is nothing to normalise its scores by")
         if not terms:
             return model, measured or AS_IT_IS
-        return Composition({"reward": Term(model, 1.0, measured if stage.normalize_scores else None)} | terms), AS_IT_IS
+        return CompositeReward(
+            {"reward": RewardTerm(model, 1.0, measured if stage.normalize_scores else None)} | terms
+        ), AS_IT_IS
 
     def gold(self) -> RewardFunction | None:
         """What scores the same responses and trains nothing; None where there is none.
@@ -64,27 +79,27 @@ class Builder:
             return None
         with torch.random.fork_rng():
             gold = self._all({"gold": term})["gold"]
-        return gold.function if gold.normalisation is None else Composition({"gold": gold})
+        return gold.function if gold.normalization is None else CompositeReward({"gold": gold})
 
-    def _all(self, terms: Mapping[str, RewardTerm]) -> dict[str, Term]:
+    def _all(self, terms: Mapping[str, RewardTermSettings]) -> dict[str, RewardTerm]:
         """Terms by role, in their order; what needs no model is made first, so that its mistakes are told first."""
         order = sorted(terms, key=lambda role: bool(terms[role].runs()))
         made = {role: self.term(role, terms[role]) for role in order}
         return {role: made[role] for role in terms}
 
-    def term(self, role: str, term: RewardTerm) -> Term:
+    def term(self, role: str, term: RewardTermSettings) -> RewardTerm:
         """
         Raises:
             ConfigError: a function cannot be imported, or a remote reward's token is not set.
-            LineageError: ``normalisation: stored`` of a run that holds no statistics.
+            LineageError: ``normalization: stored`` of a run that holds no statistics.
         """
-        if term.normalisation is Normalisation.running:
-            return Term(self.function(role, term), term.weight, Running())
-        if term.normalisation is Normalisation.none or term.ensemble.runs is not None:
-            return Term(self.function(role, term), term.weight)  # an ensemble normalises each of its members
-        return Term(self.function(role, term), term.weight, self._stored(role))
+        if term.normalization is Normalization.running:
+            return RewardTerm(self.function(role, term), term.weight, RunningNormalizer())
+        if term.normalization is Normalization.none or term.ensemble.runs is not None:
+            return RewardTerm(self.function(role, term), term.weight)  # an ensemble normalises each of its members
+        return RewardTerm(self.function(role, term), term.weight, self._stored(role))
 
-    def function(self, role: str, term: RewardTerm) -> RewardFunction:
+    def function(self, role: str, term: RewardTermSettings) -> RewardFunction:
         [source] = term.sources()
         if source == "run":
             return self.model(role)
@@ -93,8 +108,8 @@ class Builder:
         if source == "function":
             return called(term.function)
         if source == "remote":
-            return Remote(**vars(term.remote))
-        return Length(**vars(term.length)) if source == "length" else Format(**vars(term.format))
+            return RemoteReward(**vars(term.remote))
+        return LengthReward(**vars(term.length)) if source == "length" else FormatReward(**vars(term.format))
 
     def model(self, role: str) -> RewardModel:
         """The reward model in the place of ``role``, with the tokenizer and the chat template of its own."""
@@ -106,7 +121,7 @@ class Builder:
         model = model.to(torch_device(settings.hardware)).requires_grad_(False)
         return RewardModel(model, tokenizer, max_length=self._length(model, tokenizer))
 
-    def ensemble(self, role: str, term: RewardTerm) -> Ensemble:
+    def ensemble(self, role: str, term: RewardTermSettings) -> Ensemble:
         """Members one by one, or as adapters on a base that is loaded once."""
         settings, roles = self.settings, [f"{role}{suffix}" for suffix in term.runs()]
         parents = [self.parents[one] for one in roles]
@@ -119,15 +134,15 @@ class Builder:
             worn, length = worn.to(torch_device(settings.hardware)), self._length(worn, tokenizer)
             numbers = map(str, range(len(parents)))
             members = [AdaptedRewardModel(worn, number, tokenizer, max_length=length) for number in numbers]
-        stored = term.normalisation is Normalisation.stored
+        stored = term.normalization is Normalization.stored
         return Ensemble(members, term.ensemble.deviations, [self._stored(one) for one in roles] if stored else None)
 
-    def _stored(self, role: str) -> Stored:
+    def _stored(self, role: str) -> FixedNormalizer:
         measured = statistics(self.parents[role])
         if measured is None:
             raise LineageError(
                 f"stage.{role}={self.parents[role].path} is no run of stage=reward and holds no statistics: "
-                "set its normalisation to running or none"
+                "set its normalization to running or none"
             )
         return measured
 
@@ -138,7 +153,7 @@ class Builder:
         return getattr(model.config, "max_position_embeddings", None)
 
 
-def statistics(reward: Parent) -> Stored | None:
+def statistics(reward: Parent) -> FixedNormalizer | None:
     """Mean and deviation of the scores that stage=reward measured; None for a model that is no such run."""
     measured = reward.manifest["metrics"] if reward.manifest else {}
-    return Stored(measured["scores/mean"], measured["scores/std"]) if "scores/std" in measured else None
+    return FixedNormalizer(measured["scores/mean"], measured["scores/std"]) if "scores/std" in measured else None

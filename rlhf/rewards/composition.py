@@ -1,4 +1,4 @@
-"""A sum of named rewards, each with a weight and a normalisation of its own, and what is logged of them."""
+"""A sum of named rewards, each with a weight and a normalization of its own, and what is logged of them."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -8,16 +8,16 @@ import torch
 from rlhf.data.render import Prompt
 from rlhf.errors import TrainingError
 from rlhf.rewards.ensemble import Ensemble
-from rlhf.rewards.normalization import OverRanks, Running, Stored, alone
+from rlhf.rewards.normalization import FixedNormalizer, OverRanks, RunningNormalizer, alone
 from rlhf.rewards.protocol import RewardFunction, checked
 
 
-class Term(NamedTuple):
+class RewardTerm(NamedTuple):
     """``weight`` times the scores of ``function``, normalised; None: as they are."""
 
     function: RewardFunction
     weight: float = 1.0
-    normalisation: Stored | Running | None = None
+    normalization: FixedNormalizer | RunningNormalizer | None = None
 
 
 class Scored(NamedTuple):
@@ -28,14 +28,14 @@ class Scored(NamedTuple):
     disagreement: dict[str, list[float]]
 
 
-class Composition:
+class CompositeReward:
     """Σ weight · normalised score over the terms, as a RewardFunction.
 
     The sum itself is not normalised again: ``stage.normalize_scores`` is about the statistics that a reward run holds
-    of its own scores, and a term carries those as ``Stored``.
+    of its own scores, and a term carries those as ``FixedNormalizer``.
     """
 
-    def __init__(self, terms: Mapping[str, Term]):
+    def __init__(self, terms: Mapping[str, RewardTerm]):
         self.terms = dict(terms)
 
     def score(self, prompts: Sequence[Prompt], completions: Sequence[str], over_ranks: OverRanks = alone) -> Scored:
@@ -53,10 +53,10 @@ class Composition:
             else:
                 given = term.function(prompts, completions)
             raw[name] = scores = checked(given, completions, f"the reward {name!r}")
-            if isinstance(term.normalisation, Running):
-                term.normalisation.learn(scores, over_ranks)
-            if term.normalisation is not None:
-                scores = term.normalisation(scores)
+            if isinstance(term.normalization, RunningNormalizer):
+                term.normalization.learn(scores, over_ranks)
+            if term.normalization is not None:
+                scores = term.normalization(scores)
             totals += term.weight * torch.tensor(scores, dtype=torch.float64)
         return Scored(totals.tolist(), raw, disagreement)
 
@@ -66,9 +66,9 @@ class Composition:
     def state_dict(self) -> dict[str, dict[str, float]]:
         """Running statistics by term: plain numbers, to be written as JSON."""
         return {
-            name: term.normalisation.state_dict()
+            name: term.normalization.state_dict()
             for name, term in self.terms.items()
-            if isinstance(term.normalisation, Running)
+            if isinstance(term.normalization, RunningNormalizer)
         }
 
     def load_state_dict(self, state: Mapping[str, Mapping[str, float]]) -> None:
@@ -83,7 +83,7 @@ class Composition:
                 f"{sorted(self.state_dict())}: resume with the same rewards, or start again"
             )
         for name, values in state.items():
-            self.terms[name].normalisation.load_state_dict(values)
+            self.terms[name].normalization.load_state_dict(values)
 
 
 class Scorer:
@@ -97,7 +97,7 @@ class Scorer:
         self.batch: dict[str, list[float]] = {}
 
     def __call__(self, prompts: Sequence[Prompt], completions: Sequence[str]) -> list[float]:
-        if isinstance(self.reward, Composition):
+        if isinstance(self.reward, CompositeReward):
             scored = self.reward.score(prompts, completions, self.over_ranks)
             totals = scored.totals
             self.batch = {f"reward/{name}": scores for name, scores in scored.raw.items()}
@@ -112,7 +112,7 @@ class Scorer:
 
     def metrics(self) -> dict[str, float]:
         """Mean and population deviation of every term and of gold in the last batch, over all ranks; as they were
-        given, before weight and normalisation. Every rank must call it."""
+        given, before weight and normalization. Every rank must call it."""
         found = {}
         for name, scores in self.batch.items():
             x = torch.tensor(scores, dtype=torch.float64)
@@ -125,8 +125,8 @@ class Scorer:
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint must hold for a resumed run to score as an uninterrupted one: running statistics."""
-        return self.reward.state_dict() if isinstance(self.reward, Composition) else {}
+        return self.reward.state_dict() if isinstance(self.reward, CompositeReward) else {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        if isinstance(self.reward, Composition):
+        if isinstance(self.reward, CompositeReward):
             self.reward.load_state_dict(state)

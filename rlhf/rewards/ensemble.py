@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 
 from rlhf.data.render import Prompt
-from rlhf.rewards.normalization import Stored
+from rlhf.rewards.normalization import FixedNormalizer
 from rlhf.rewards.protocol import RewardFunction, checked
 
 
@@ -32,10 +32,13 @@ class Ensemble:
     """
 
     def __init__(
-        self, members: Sequence[RewardFunction], deviations: float = 1.0, statistics: Sequence[Stored] | None = None
+        self,
+        members: Sequence[RewardFunction],
+        deviations: float = 1.0,
+        statistics: Sequence[FixedNormalizer] | None = None,
     ):
         self.members, self.deviations = list(members), deviations
-        self.statistics = statistics or [Stored(0.0, 1.0)] * len(self.members)
+        self.statistics = statistics or [FixedNormalizer(0.0, 1.0)] * len(self.members)
 
     def judge(self, prompts: Sequence[Prompt], completions: Sequence[str]) -> Judged:
         found = []

@@ -16,7 +16,7 @@ def alone(x: Tensor) -> Tensor:
     return x
 
 
-class Stored(NamedTuple):
+class FixedNormalizer(NamedTuple):
     """(score - mean) / std by statistics that do not change: what stage=reward measured on the policy's responses."""
 
     mean: float
@@ -26,7 +26,7 @@ class Stored(NamedTuple):
         return [(score - self.mean) / max(self.std, SMALLEST) for score in scores]
 
 
-class Running:
+class RunningNormalizer:
     """(score - mean) / std over every score that any rank has seen so far, those at hand included.
 
     Batches are joined by their counts, means and sums of squares (Chan et al. 1979, eq. 2.1,
@@ -54,7 +54,7 @@ class Running:
         self.count = whole
 
     def __call__(self, scores: Sequence[float]) -> list[float]:
-        return Stored(self.mean, self.std)(scores)
+        return FixedNormalizer(self.mean, self.std)(scores)
 
     def state_dict(self) -> dict[str, float]:
         return {"count": self.count, "mean": self.mean, "squares": self.squares}

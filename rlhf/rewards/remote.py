@@ -30,7 +30,7 @@ class UnansweredError(Exception):
         self.wait = wait
 
 
-class Remote:
+class RemoteReward:
     """The scores that a server gives, asked for in batches; no batch is left without them.
 
     What may be mended by asking again is asked again: no connection, no answer in time, a status of 408, 425, 429 or

@@ -11,6 +11,7 @@ import math
 from contextlib import suppress
 
 from rlhf.config import Settings
+from rlhf.console import console
 from rlhf.data import load
 from rlhf.data.reading import NoRowsError
 from rlhf.errors import LineageError
@@ -41,6 +42,7 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
         prompts = pairs.get("train", pairs["test"])["prompt"]
         [card.statistics] = score_statistics([scorer], policy, prompts, stage, settings.seed)
     report.write(card, run.work)
+    console.print(f"evaluate_reward: {stage.reward} on {len(pairs['test'])} pairs", markup=False, soft_wrap=True)
     report.show(card)
     return report.numbers(card) | {"objective": card.accuracy.mean}
 

@@ -1,7 +1,7 @@
 """Proximal policy optimisation of the SFT policy against a reward; the reference is the policy as it was.
 
     python -m rlhf stage=ppo                          # starts from checkpoints/<name>/sft and .../reward
-    python -m rlhf stage=ppo 'stage.rewards={mine: {function: mine.py:score}, brief: {length: {most: 40}, weight: 0.1}}'
+    python -m rlhf stage=ppo 'stage.rewards={mine: {function: mine.py:score}, brief: {length: {max: 40}, weight: 0.1}}'
     python -m rlhf -m stage=ppo stage.kl_coef=0.02,0.05,0.1
 
 Ziegler et al. 2019, https://arxiv.org/abs/1909.08593. docs/ppo.md explains the trainer.
@@ -68,7 +68,7 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
         score_mean=normal.mean,
         score_std=normal.std,
         cpu=torch_device(settings.hardware).type == "cpu",
-        halve=settings.hardware.halve,
+        oom_retry=settings.hardware.oom_retry,
         autocast=precision.autocasts(settings),
     )
     loop.show_ends(run, roles.policy, tokenizer)
@@ -92,7 +92,7 @@ def copied(settings: Settings, trainer: PPOTrainer, roles: OneBase | Separate) -
     """The policy's copy in vLLM, by TRL: it knows how to load weights into each of vLLM's versions."""
     stage, chosen = settings.stage, settings.stage.rollout
     if isinstance(roles, OneBase):
-        raise ConfigError("stage.rollout.engine=vllm copies a policy of its own: give stage.one_base=false")
+        raise ConfigError("stage.rollout.engine=vllm copies a policy of its own: give stage.share_base_model=false")
     from trl.generation.vllm_generation import VLLMGeneration
 
     found = VLLMGeneration(

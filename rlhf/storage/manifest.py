@@ -6,6 +6,7 @@ from types import NoneType
 from typing import Any
 
 from rlhf.errors import RunError
+from rlhf.storage.renamed import new_manifest
 
 MANIFEST = "run.json"
 
@@ -38,7 +39,7 @@ def read_manifest(directory: Path) -> dict[str, Any] | None:
         raise RunError(f"{path} cannot be read ({error}): {remedy}") from error
     if (reason := defect(manifest)) is not None:
         raise RunError(f"{path} is not a run's manifest of this version ({reason}): {remedy}")
-    return manifest
+    return new_manifest(manifest)
 
 
 def defect(manifest: Any) -> str | None:

@@ -79,13 +79,13 @@ def test_without_a_reset_of_the_peak_the_measurement_is_a_bound(
     measured = Meter(torch.device("cpu")).read()
     assert not measured.exact
     memory.compare("ppo", 170, measured)
-    assert "measured at most" in capsys.readouterr().out
+    assert "ppo: peak at most " in capsys.readouterr().out
 
 
 def test_the_deviation_is_printed_and_recorded(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MALLOC_ARENA_MAX", "1")
     found = memory.compare("ppo", 120 * MIB, Measured("cpu", 5, 100 * MIB, True))
-    assert capsys.readouterr().out == "ppo: 100 MiB measured, 120 MiB planned: +20%\n"
+    assert capsys.readouterr().out == "ppo: peak 100 MiB (planned 120 MiB, 20% too high)\n"
     assert found["deviation"] == 0.2
     assert found["planned"] == 120 * MIB
     assert found["measured"] == {"device": "cpu", "before": 5, "peak": 100 * MIB, "exact": True}
@@ -100,8 +100,8 @@ def test_kept_memory_is_named_in_the_measurement(
     memory.compare("ppo", 120 * MIB, Measured("cpu", 5, 200 * MIB, True))
     memory.compare("ppo", 120 * MIB, Measured("cuda", 5, 100 * MIB, True))
     assert capsys.readouterr().out.splitlines() == [
-        "ppo: 200 MiB measured, freed memory that is kept for later included, 120 MiB planned: -40%",
-        "ppo: 100 MiB measured, 120 MiB planned: +20%",
+        "ppo: peak 200 MiB, with freed memory that is kept for reuse (planned 120 MiB, 40% too low)",
+        "ppo: peak 100 MiB (planned 120 MiB, 20% too high)",
     ]
 
 

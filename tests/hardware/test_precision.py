@@ -54,7 +54,7 @@ def test_the_rule_for_another_machine(settings: Callable[..., Settings]) -> None
 def test_a_cpu_uses_bfloat16_only_on_request(settings: Callable[..., Settings]) -> None:
     assert not precision.autocasts(settings("dpo"))
     assert precision.autocasts(settings("dpo", "hardware.autocast=on"))
-    assert precision.told(settings("dpo")) == "dpo: weights and matrix products in float32 on the CPU"
+    assert precision.told(settings("dpo")) == "dpo: float32 on the CPU"
 
 
 @pytest.mark.parametrize("other", ["model.dtype=bfloat16", "adapter=qlora"])
@@ -84,7 +84,7 @@ def test_a_product_is_rounded_only_within_the_context() -> None:
         ("dpo", []),
         ("dpo", ["adapter=lora", "stage.shared_prefix=off"]),
         ("ppo", ["stage.gold=null"]),
-        ("ppo", ["stage.gold=null", "stage.critic_kind=head", "adapter=lora", "stage.micro_batch_size=1"]),
+        ("ppo", ["stage.gold=null", "stage.critic_kind=value_head", "adapter=lora", "stage.micro_batch_size=1"]),
     ],
     ids=["sft", "reward", "dpo", "dpo, adapter", "ppo", "ppo, critic on an adapter"],
 )
@@ -97,7 +97,7 @@ def test_a_stage_learns_nearly_the_same_with_autocast(
         execute(beside_chain(stage, f"hardware.autocast={way}", *overrides), tmp_path / way)
         run = Run.open(tmp_path / way)
         assert run.manifest["hardware"]["autocast"] is (way == "on")
-        assert ("matrix products in bfloat16 (autocast), on the CPU" in capsys.readouterr().out) is (way == "on")
+        assert ("bfloat16 matrix products (autocast) on the CPU" in capsys.readouterr().out) is (way == "on")
         found[way] = load_file(next((tmp_path / way / "model").glob("*.safetensors")))
     assert {value.dtype for value in found["on"].values()} == {torch.float32}
     differences = [(found["on"][name] - found["off"][name]).abs().max().item() for name in found["off"]]

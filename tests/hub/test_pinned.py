@@ -31,7 +31,7 @@ def test_a_branch_is_a_commit(hub: Hub) -> None:
     first = put(README_md=CARD)
     HfApi().create_tag("alice/m", tag="v1")
     found = pin("alice/m", None)
-    assert (found.commit, found.licence) == (first, "mit")
+    assert (found.commit, found.license) == (first, "mit")
     put(config_json=b"{}")
     assert pin("alice/m", None).commit == first  # one process reads one commit
     pin.cache_clear()

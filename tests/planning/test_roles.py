@@ -29,7 +29,7 @@ def parameters(module: Any) -> int:
     return sum(value.numel() for value in module.parameters())
 
 
-@pytest.mark.parametrize("way", ["adapter=none", "stage.one_base=false", "stage.one_base=true"])
+@pytest.mark.parametrize("way", ["adapter=none", "stage.share_base_model=false", "stage.share_base_model=true"])
 def test_what_is_planned_is_what_is_made(
     settings: Configure,
     parents: Parents,  # noqa: F811
@@ -42,7 +42,7 @@ def test_what_is_planned_is_what_is_made(
     policy, critic = trainable(roles.policy), trainable(roles.critic)
     assert lines["policy"].trainable == sum(value.numel() for value in policy.values())
     assert lines["critic"].trainable == sum(value.numel() for value in critic.values())
-    if way == "stage.one_base=true":
+    if way == "stage.share_base_model=true":
         roles.reward_model("reward")
         heads = 16 * 4  # one in the adapter's file, one for each of two roles, of which the plan's lines hold all
         whole = sum(value.nbytes for value in roles.shared.model.parameters())
@@ -63,7 +63,7 @@ def test_a_head_on_the_policy_takes_next_to_nothing(
     tokenizer: Any,
     way: tuple[str, ...],
 ) -> None:
-    given, found = settings("ppo", *way, "stage.critic_kind=head"), parents(policy="sft", reward="reward")
+    given, found = settings("ppo", *way, "stage.critic_kind=value_head"), parents(policy="sft", reward="reward")
     roles = assign(given, found, tokenizer)
     ledger = plan(given, roles)
     held = {role.name: role for role in ledger.roles}
@@ -85,7 +85,7 @@ def test_sharing_saves_three_bases(
 ) -> None:
     given = parents(policy="sft", reward="reward")
     peaks = []
-    for options in ((), (*LORA, "stage.one_base=false"), LORA):
+    for options in ((), (*LORA, "stage.share_base_model=false"), LORA):
         one = settings("ppo", *options)
         found = plan(one, assign(one, given, tokenizer))
         peaks.append(sum(role.weights + role.gradients + role.optimizer for role in found.roles))

@@ -23,7 +23,7 @@ def test_the_card_is_for_the_whole_chain(build: Build, aligned: Path) -> None:
     text = page(build("ppo", "me/name"))
     headings = (
         "Where it comes from", "How to use it", "What it was trained on", "How it compares", "Samples",
-        "Reward against divergence", "Metrics and settings of every stage", "Intended use", "Limits", "Licences",
+        "Reward against divergence", "Metrics and settings of every stage", "Intended use", "Limits", "Licenses",
         "How to make it again",
     )  # fmt: skip
     for heading in headings:
@@ -65,13 +65,13 @@ def test_intervals_stand_beside_every_model(build: Build, aligned: Path) -> None
 
 
 def test_a_conflict_of_licences_is_named(build: Build) -> None:
-    text = page(build("sft", licence="mit", licences={"text": "cc-by-nc-4.0", "demonstrations": "mit"}))
+    text = page(build("sft", license="mit", licenses={"text": "cc-by-nc-4.0", "demonstrations": "mit"}))
     assert "Published as **mit**" in text
     assert (
         "- **Conflict:** preference&#95;data/almanac/text (cc-by-nc-4.0) forbids commercial use; "
         "this model is published as mit."
     ) in text
-    assert ModelCard(page(build("sft", licences={"text": "cc-by-nc-4.0"}))).data.license == "cc-by-nc-4.0"
+    assert ModelCard(page(build("sft", licenses={"text": "cc-by-nc-4.0"}))).data.license == "cc-by-nc-4.0"
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import torch
 from rlhf.config import Settings
 from rlhf.errors import ConfigError, LineageError, ModelError
 from rlhf.modeling import loading
-from rlhf.rewards import Composition, Ensemble, Length, RewardModel, Stored
+from rlhf.rewards import CompositeReward, Ensemble, FixedNormalizer, LengthReward, RewardModel
 from rlhf.rewards.build import Builder, statistics
 from rlhf.runs.parents import find_parents
 from rlhf.runs.run import Run
@@ -36,13 +36,13 @@ def builder(chain: Path, tmp_path: Path) -> Build:
 
 
 @pytest.fixture(scope="module")
-def measured(chain: Path) -> Stored:
+def measured(chain: Path) -> FixedNormalizer:
     metrics = Run.open(chain / "almanac" / "reward").manifest["metrics"]
-    return Stored(metrics["scores/mean"], metrics["scores/std"])
+    return FixedNormalizer(metrics["scores/mean"], metrics["scores/std"])
 
 
 def test_the_reward_run_alone_is_a_plain_reward_with_its_statistics(
-    builder: Build, chain: Path, measured: Stored
+    builder: Build, chain: Path, measured: FixedNormalizer
 ) -> None:
     reward, normal = builder(f"stage.reward={chain}/almanac/reward").reward()
     assert isinstance(reward, RewardModel)
@@ -50,26 +50,26 @@ def test_the_reward_run_alone_is_a_plain_reward_with_its_statistics(
 
 
 def test_beside_terms_it_is_one_and_the_sum_is_not_normalised_again(
-    builder: Build, chain: Path, measured: Stored
+    builder: Build, chain: Path, measured: FixedNormalizer
 ) -> None:
     run = f"{chain}/almanac/reward"
-    terms = f"stage.rewards={{again: {{run: {run}, weight: 2}}, brief: {{length: {{most: 3}}}}}}"
+    terms = f"stage.rewards={{again: {{run: {run}, weight: 2}}, brief: {{length: {{max: 3}}}}}}"
     one = builder(terms, f"stage.reward={run}")
     reward, normal = one.reward()
-    assert isinstance(reward, Composition)
+    assert isinstance(reward, CompositeReward)
     assert normal == (0.0, 1.0)
     assert list(reward.terms) == ["reward", "again", "brief"]
-    assert [term.normalisation for term in reward.terms.values()] == [measured, None, None]
+    assert [term.normalization for term in reward.terms.values()] == [measured, None, None]
     raw = reward.terms["again"].function(PROMPTS, TEXTS)
     expected = [score + 2 * plain for score, plain in zip(measured(raw), raw, strict=True)]
     assert reward(PROMPTS, TEXTS) == pytest.approx([expected[0], expected[1] - 4], abs=1e-5)
     plain = builder(terms, f"stage.reward={run}", "stage.normalize_scores=false").reward()[0]
-    assert plain.terms["reward"].normalisation is None
+    assert plain.terms["reward"].normalization is None
 
 
-def test_stored_statistics_are_those_of_the_run(builder: Build, chain: Path, measured: Stored) -> None:
-    terms = f"stage.rewards={{a: {{run: {chain}/almanac/reward, normalisation: stored}}}}"
-    assert builder(terms).reward()[0].terms["a"].normalisation == measured
+def test_stored_statistics_are_those_of_the_run(builder: Build, chain: Path, measured: FixedNormalizer) -> None:
+    terms = f"stage.rewards={{a: {{run: {chain}/almanac/reward, normalization: stored}}}}"
+    assert builder(terms).reward()[0].terms["a"].normalization == measured
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +94,7 @@ def test_a_classifier_from_elsewhere_reads_with_its_own_tokenizer(builder: Build
 
 def test_what_has_no_statistics_cannot_be_normalised_by_them(builder: Build, foreign: Path) -> None:
     with pytest.raises(LineageError, match="holds no statistics.*running or none"):
-        builder(f"stage.rewards={{other: {{run: {foreign}, normalisation: stored}}}}").reward()
+        builder(f"stage.rewards={{other: {{run: {foreign}, normalization: stored}}}}").reward()
 
 
 def test_scores_of_another_reward_model_are_taken_as_they_are_and_this_is_said(
@@ -133,21 +133,21 @@ def test_functions_are_imported_before_a_model_is_loaded(
 
 def test_terms_without_a_model(builder: Build, tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text("def score(prompts, completions): return [float(len(t)) for t in completions]")
-    terms = f"{{mine: {{function: {tmp_path}/mine.py:score}}, brief: {{length: {{most: 1}}, weight: 0.5}}}}"
+    terms = f"{{mine: {{function: {tmp_path}/mine.py:score}}, brief: {{length: {{max: 1}}, weight: 0.5}}}}"
     reward, normal = builder(f"stage.rewards={terms}").reward()
     assert normal == (0.0, 1.0)
     assert reward(PROMPTS, TEXTS) == [5, len(TEXTS[1]) - 0.5 * 6]
-    assert isinstance(reward.terms["brief"].function, Length)
+    assert isinstance(reward.terms["brief"].function, LengthReward)
 
 
-def test_gold_is_the_datas_a_run_or_nothing(builder: Build, chain: Path, measured: Stored) -> None:
-    plain = [*("stage.reward=null", "stage.rewards={brief: {length: {most: 1}}}")]
+def test_gold_is_the_datas_a_run_or_nothing(builder: Build, chain: Path, measured: FixedNormalizer) -> None:
+    plain = [*("stage.reward=null", "stage.rewards={brief: {length: {max: 1}}}")]
     good, bad = builder(*plain).gold()([PROMPTS[0]] * 2, ["The capital of Peru is Lima.", "Berlin."])
     assert good > bad
     assert builder(*plain, "stage.gold=null").gold() is None
     run = f"{chain}/almanac/reward"
     raw = builder(*plain, f"stage.gold={{run: {run}}}").gold()(PROMPTS, TEXTS)
-    brought = builder(*plain, f"stage.gold={{run: {run}, normalisation: stored}}").gold()(PROMPTS, TEXTS)
+    brought = builder(*plain, f"stage.gold={{run: {run}, normalization: stored}}").gold()(PROMPTS, TEXTS)
     assert brought == pytest.approx(measured(raw))
 
 
@@ -184,11 +184,11 @@ def test_adapters_on_one_base_are_loaded_beside_each_other(
 
 
 def test_runs_of_other_kinds_are_members_too_each_normalised_by_its_own(
-    builder: Build, chain: Path, adapted: list[Path], measured: Stored
+    builder: Build, chain: Path, adapted: list[Path], measured: FixedNormalizer
 ) -> None:
     runs = f"[{chain}/almanac/reward, {adapted[0]}]"
-    terms = f"{{sure: {{ensemble: {{runs: {runs}}}, normalisation: stored}}}}"
+    terms = f"{{sure: {{ensemble: {{runs: {runs}}}, normalization: stored}}}}"
     ensemble = builder(f"stage.rewards={terms}").reward()[0].terms["sure"].function
     own = Run.open(adapted[0]).manifest["metrics"]
     assert ensemble.statistics == [measured, (own["scores/mean"], own["scores/std"])]
-    assert builder(f"stage.rewards={terms}").reward()[0].terms["sure"].normalisation is None
+    assert builder(f"stage.rewards={terms}").reward()[0].terms["sure"].normalization is None

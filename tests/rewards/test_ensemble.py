@@ -3,7 +3,7 @@ import math
 import pytest
 
 from rlhf.errors import TrainingError
-from rlhf.rewards import Ensemble, Stored
+from rlhf.rewards import Ensemble, FixedNormalizer
 from rlhf.rewards.protocol import RewardFunction
 
 
@@ -29,7 +29,7 @@ def test_three_members_have_the_deviation_of_a_population() -> None:
 
 def test_members_that_differ_by_a_constant_and_a_scale_agree_once_normalised() -> None:
     members = [constant(1.0, 3.0), constant(110.0, 130.0)]
-    stored = [Stored(2.0, 1.0), Stored(120.0, 10.0)]
+    stored = [FixedNormalizer(2.0, 1.0), FixedNormalizer(120.0, 10.0)]
     assert max(Ensemble(members).judge(["p", "p"], ["a", "b"]).disagreement) > 50
     assert Ensemble(members, statistics=stored).judge(["p", "p"], ["a", "b"]) == ([-1, 1], [0, 0])
 

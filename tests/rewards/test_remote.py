@@ -13,7 +13,7 @@ import httpx2
 import pytest
 
 from rlhf.errors import ConfigError, TrainingError
-from rlhf.rewards import Remote
+from rlhf.rewards import RemoteReward
 from rlhf.rewards.bounded import LARGEST
 from rlhf.rewards.remote import retry_after
 
@@ -100,8 +100,8 @@ def server() -> Iterator[Server]:
         thread.join()
 
 
-def remote(server: Server, **options: Any) -> Remote:
-    return Remote(server.url, **{"attempts": 3, "backoff": 0.001, "longest_wait": 0.01, "timeout": 0.3} | options)
+def remote(server: Server, **options: Any) -> RemoteReward:
+    return RemoteReward(server.url, **{"attempts": 3, "backoff": 0.001, "longest_wait": 0.01, "timeout": 0.3} | options)
 
 
 def test_batches_are_split_and_come_back_in_order(server: Server) -> None:
@@ -160,7 +160,7 @@ def test_control_codes_of_an_answer_are_not_told(server: Server) -> None:
 
 
 def test_a_server_that_is_not_there_is_told(server: Server) -> None:
-    gone = Remote("http://127.0.0.1:1/score", attempts=2, backoff=0.001, longest_wait=0.01)
+    gone = RemoteReward("http://127.0.0.1:1/score", attempts=2, backoff=0.001, longest_wait=0.01)
     with pytest.raises(TrainingError, match=r"127\.0\.0\.1:1/score.*cannot be reached"):
         gone(["p"], ["a"])
 
@@ -213,5 +213,5 @@ def test_a_token_is_sent_and_never_told(server: Server, monkeypatch: pytest.Monk
 
 
 def test_a_password_in_the_url_is_not_told() -> None:
-    place = Remote("http://me:s3cr3t@127.0.0.1:1/score?key=s3cr3t").place
+    place = RemoteReward("http://me:s3cr3t@127.0.0.1:1/score?key=s3cr3t").place
     assert place == "http://127.0.0.1:1/score"

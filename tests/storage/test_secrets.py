@@ -107,6 +107,7 @@ def test_a_run_records_no_secret(stage: str, form: str, tmp_path: Path) -> None:
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert files
     assert not [path for path in files if SECRET in path.read_text(encoding="utf-8")]
+    run.stop("failed", "closes the files")
     if stage == "sft":
         assert SECRET not in str(content(made, {}))
 

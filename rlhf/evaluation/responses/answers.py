@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from rlhf.config import CompareStage, HeldOut
+from rlhf.config import CompareStage, EvalSet
 from rlhf.data.render import Prompt, prompt_ids, question, text_ids
 from rlhf.modeling.forward import sequence_logprobs, without_adapter
 from rlhf.modeling.generation import Response, generate
@@ -105,7 +105,7 @@ def divergences(
     reference: Any | None,
     prompts: Sequence[Prompt],
     responses: Sequence[Response],
-    stage: CompareStage | HeldOut,
+    stage: CompareStage | EvalSet,
 ) -> list[float]:
     """Σₜ log π(aₜ|sₜ) - log π_ref(aₜ|sₜ) of each response, in nats.
 

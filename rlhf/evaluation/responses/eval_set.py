@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rlhf.config import HeldOut, Settings
+from rlhf.config import EvalSet, Settings
 from rlhf.data import cache, fingerprint, load
 from rlhf.data.render import Prompt
 from rlhf.evaluation.responses.answers import Candidate, by_prompt, divergences
@@ -47,7 +47,7 @@ def scorers(
         code = sources(function(named)) if isinstance(named, str) else []
         found["gold"] = Scorer(gold, [digests.files_digest(code), told("parents.gold"), named])
     if reward is not None:
-        found["score"] = Scorer(reward, told("stage.reward", "stage.term", "parents.reward", "files.reward"))
+        found["score"] = Scorer(reward, told("stage.reward", "stage.reward_defaults", "parents.reward", "files.reward"))
     return found
 
 
@@ -66,7 +66,7 @@ def measure(
     starting policy, every sample of a prompt against each of the other's, ties half. ``reference`` is the starting
     policy, None: ``policy`` with its adapter switched off. Nothing where there are no ``prompts``.
     """
-    how = settings.held_out
+    how = settings.eval_set
     if not prompts:
         return {}
     asked = [prompt for prompt in prompts for _ in range(how.samples)]
@@ -96,7 +96,7 @@ def starting(
     scorers: Mapping[str, Scorer],
 ) -> dict[str, list[float]]:
     """The starting policy's scores; it is sampled and scored once for all runs that start from it (``data.cache``)."""
-    folder, how = settings.data.cache, settings.held_out
+    folder, how = settings.data.cache, settings.eval_set
 
     def sample() -> list[str]:
         without: AbstractContextManager = policy.disable_adapter() if reference is None else nullcontext()
@@ -120,23 +120,23 @@ def starting(
 def prompts(settings: Settings, run: Run) -> list[Prompt]:
     """Distinct prompts of the validation split: of data.prompts, or where there are none of the preference pairs.
 
-    To be read before training: what cannot be read is told before hours are spent. None for ``held_out.prompts=0``.
+    To be read before training: what cannot be read is told before hours are spent. None for ``eval_set.prompts=0``.
     """
-    if not settings.held_out.prompts:
+    if not settings.eval_set.prompts:
         return []
     given = settings.data.path is not None or settings.data.prompts.paths
     rows = load(settings.data, "prompts" if given else "preferences", "validation", settings.seed, tell=False)
     distinct = {json.dumps(prompt, sort_keys=True): prompt for prompt in rows["prompt"]}
-    kept = list(distinct.values())[: settings.held_out.prompts]
+    kept = list(distinct.values())[: settings.eval_set.prompts]
     run.manifest["held_out"] = {
         "prompts": len(kept),
-        "samples": settings.held_out.samples,
+        "samples": settings.eval_set.samples,
         "fingerprint": fingerprint([{"prompt": prompt} for prompt in kept]),
     }
     return kept
 
 
-def sampled(model: Any, tokenizer: Any, asked: Sequence[Prompt], how: HeldOut, seed: int) -> list[Response]:
+def sampled(model: Any, tokenizer: Any, asked: Sequence[Prompt], how: EvalSet, seed: int) -> list[Response]:
     return generate(
         model,
         tokenizer,

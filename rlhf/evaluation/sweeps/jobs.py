@@ -19,6 +19,7 @@ from rlhf.runs.directory import JOBS
 from rlhf.storage.digests import text_digest
 from rlhf.storage.json_files import write_json
 from rlhf.storage.manifest import read_manifest
+from rlhf.storage.renamed import new_names
 from rlhf.storage.secrets import redact
 
 FINISHED, FAILED, RUNNING = "finished", "failed", "running"
@@ -86,6 +87,7 @@ def job(directory: Path, record: Mapping[str, Any]) -> Job:
     """What became of the job with this record."""
     manifest = read_manifest(directory)
     known = {key: record[key] for key in ("stage", "swept", "seed", "status", "reason")}
+    known["swept"] = new_names(known["swept"])
     ended = manifest is not None and manifest.get("status") == FINISHED
     if known["status"] == RUNNING:
         same = ended and digest(manifest["content"]) == record["content"]

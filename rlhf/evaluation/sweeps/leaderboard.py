@@ -182,7 +182,7 @@ def caption(found: Leaderboard) -> str:
 
 def _temperature(found: Leaderboard) -> str:
     """The divergence depends on it, so a reader has to know it."""
-    given = {job.content.get("held_out.temperature") for row in found.rows for job in row.jobs if "kl" in row.values}
+    given = {job.content.get("eval_set.temperature") for row in found.rows for job in row.jobs if "kl" in row.values}
     known = sorted(value for value in given if value is not None)
     return f" KL is measured on samples at temperature {', '.join(f'{value:g}' for value in known)}." if known else ""
 

@@ -102,7 +102,7 @@ def test_where_nothing_has_finished_there_is_nothing_to_rank(tmp_path: Path, cap
 
 
 def test_the_caption_names_the_temperature_of_the_divergence(tmp_path: Path) -> None:
-    content = {"held_out.temperature": 0.7}
+    content = {"eval_set.temperature": 0.7}
     member(tmp_path / "with", metrics={"gold": 1.0, "kl": 0.1}, content=content, stage__beta="0.1")
     member(tmp_path / "without", metrics={"eval/rewards/accuracies": 0.5}, content=content, stage__beta="0.1")
     told = "KL is measured on samples at temperature 0.7."

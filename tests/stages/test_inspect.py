@@ -35,7 +35,7 @@ def test_the_embedded_data(inspected: Callable[..., dict], tmp_path: Path, capsy
     run = Run.open(tmp_path / "inspect")
     assert run.manifest["metrics"]["leaks"] == 0
     told = capsys.readouterr().out
-    assert "there is no model at" in told
+    assert "does not exist" in told
     assert "No overlap between train and held-out prompts." in told
 
 

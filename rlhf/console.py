@@ -1,10 +1,10 @@
 """What a person sees while a stage runs: a progress bar, the last metrics, and tables of samples."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.segment import Segment
 from rich.table import Table
@@ -28,43 +28,79 @@ def without_controls(text: str) -> str:
 
 console = SafeConsole(soft_wrap=False)
 
+Describe = Callable[[Mapping[str, Any]], list[str]]
+
+
+class _Lines(Progress):
+    """A line with the bar and the times, and one below it with the metrics: both fit into 80 columns."""
+
+    parts: Sequence[str] = ()
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield self.make_tasks_table(self.tasks)
+        if self.parts:
+            yield Text(f"  {fitting(self.parts, self.console.width - 2)}", no_wrap=True)
+
 
 class Bar:
-    """A progress bar on a terminal; elsewhere a line at every tenth of the way, so that a log stays readable."""
+    """A progress bar on a terminal; elsewhere a line at every tenth of the way and for every evaluation.
 
-    def __init__(self, title: str, total: int, start: int = 0):
-        self.title, self.total, self.step = title, total, start
-        self._told = 10 * start // max(total, 1)
-        self._progress = Progress(
+    ``describe`` returns the metrics as a person reads them, most important first.
+    """
+
+    def __init__(self, title: str, total: int, start: int = 0, describe: Describe = lambda metrics: []):
+        self.title, self.total, self.step, self._describe = title, total, start, describe
+        self._printed = 10 * start // max(total, 1)
+        self._metrics: dict[str, Any] = {}
+        self._progress = _Lines(
             TextColumn("[bold]{task.description}"),
-            BarColumn(),
+            BarColumn(bar_width=max(4, min(40, console.width - len(title) - 2 * len(str(total)) - 26))),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[metrics]}"),
+            TextColumn("left", style="progress.remaining"),
             console=console,
             disable=not console.is_terminal,
         )
-        self._task = self._progress.add_task(title, total=total, completed=start, metrics="")
+        self._task = self._progress.add_task(title, total=total, completed=start)
         self._progress.start()
 
-    def update(self, step: int, metrics: dict[str, Any] | None = None) -> None:
+    def update(self, step: int, metrics: Mapping[str, Any] | None = None) -> None:
+        """Show ``step``; a terminal keeps the last value of each metric, a log has those that are new."""
         self.step = step
-        shown = None if metrics is None else short(metrics)
-        self._progress.update(self._task, completed=step, **({} if shown is None else {"metrics": shown}))
+        self._metrics |= metrics or {}
+        self._progress.parts = self._describe(self._metrics)
+        self._progress.update(self._task, completed=step)
         tenth = 10 * step // max(self.total, 1)
-        if not console.is_terminal and shown and tenth > self._told:
-            self._told = tenth
-            console.print(f"{self.title} {step}/{self.total}  {shown}", highlight=False, soft_wrap=True)
+        evaluated = any(key.startswith("eval/") for key in metrics or {})
+        if not console.is_terminal and metrics and (evaluated or tenth > self._printed):
+            self._printed = tenth
+            self._print()
 
     def close(self) -> None:
+        """Print metrics that no line has shown yet and leave the bar as it is; a second call does nothing."""
+        if not console.is_terminal:
+            self._print()
         self._progress.stop()
 
+    def _print(self) -> None:
+        if parts := self._describe(self._metrics):
+            console.print(f"{self.title} {self.step}/{self.total}  {'  '.join(parts)}", highlight=False, soft_wrap=True)
+        self._metrics = {}
 
-def short(metrics: dict[str, Any], most: int = 4) -> str:
-    """The first few numbers, in a form that fits behind a bar."""
-    numbers = [(key, value) for key, value in metrics.items() if isinstance(value, int | float)]
-    return "  ".join(f"{key.rpartition('/')[2]} {value:.3g}" for key, value in numbers[:most])
+
+def fitting(parts: Sequence[str], width: int) -> str:
+    """Return as many of the first ``parts`` as fit into ``width`` columns, each of them whole."""
+    kept = [number for number in range(1, len(parts) + 1) if len("  ".join(parts[:number])) <= width]
+    return "  ".join(parts[: max(kept, default=0)])
+
+
+def duration(seconds: float) -> str:
+    """Return a time in two digits and the largest unit that it has one of."""
+    for limit, unit in ((86400, "days"), (3600, "hours"), (60, "minutes")):
+        if seconds >= limit:
+            return f"{float(f'{seconds / limit:.2g}'):g} {unit}"
+    return f"{float(f'{seconds:.2g}'):g} seconds"
 
 
 def show_samples(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

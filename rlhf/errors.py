@@ -14,7 +14,18 @@ The command line prints the message and exits with 1; a traceback always means a
 
 
 class RlhfError(Exception):
-    """Base class of every error that this package raises on purpose."""
+    """Base class of every error that this package raises on purpose.
+
+    A message may quote what somebody else wrote: control characters, which a terminal would obey, become spaces.
+    """
+
+    def __init__(self, *arguments: object):
+        super().__init__(*(printable(one) if isinstance(one, str) else one for one in arguments))
+
+
+def printable(text: str) -> str:
+    """Return ``text`` on one line, with a space for each control character."""
+    return "".join(char if char.isprintable() else " " for char in text)
 
 
 class ConfigError(RlhfError):

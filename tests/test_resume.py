@@ -161,7 +161,7 @@ def test_a_torn_checkpoint_is_passed_over_with_a_line_and_changes_nothing(
     torn = tear(last)
     capsys.readouterr()
     execute(settings("resume=true"), tmp_path / stage)
-    told = f"{stage}: {last.name} is torn ({torn} is not what was written), so {before.name} is used"
+    told = f"{stage}: {last.name} is corrupted ({torn} does not match its checksum), so {before.name} is used"
     assert told in capsys.readouterr().out.splitlines()
     assert results(tmp_path / stage) == results(untouched)
 

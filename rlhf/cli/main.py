@@ -31,7 +31,7 @@ from rlhf.cli.messages import closest, explain
 from rlhf.cli.overrides import arguments_of, parsed, split
 from rlhf.cli.sweep import IN_PATH, SWEPT
 from rlhf.config import STAGES, Settings
-from rlhf.console import without_controls
+from rlhf.console import console, without_controls
 from rlhf.errors import ConfigError, RlhfError, RunError
 from rlhf.evaluation.sweeps.jobs import record_path
 from rlhf.hardware import launch, ranks
@@ -170,10 +170,21 @@ def _execute(settings: Settings, origin: Origin | None = None) -> dict[str, floa
     if settings.stage.name == "progression":
         from rlhf.cli import progression
 
-        return progression.run(settings, directory, overrides)
-    from rlhf.stages import execute
+        metrics = progression.run(settings, directory, overrides)
+    else:
+        from rlhf.stages import execute
 
-    return execute(settings, directory, overrides, origin)
+        metrics = execute(settings, directory, overrides, origin)
+    job = HydraConfig.get().mode is RunMode.MULTIRUN and settings.stage.name != "status"
+    if ranks.is_main() and not job:
+        _tell_next(settings, overrides)
+    return metrics
+
+
+def _tell_next(settings: Settings, overrides: Sequence[str]) -> None:
+    from rlhf.cli.next_command import next_command
+
+    console.print(f"Next: {next_command(settings, overrides)}", markup=False, highlight=False, soft_wrap=True)
 
 
 def searched_places() -> list[str]:

@@ -3,7 +3,18 @@
 from rlhf.data.checks import leaks, survey
 from rlhf.data.fingerprint import fingerprint
 from rlhf.data.formats import Converter, Kind, detect
-from rlhf.data.load import load, load_source
+from rlhf.data.load import load, load_rows, load_source
 from rlhf.data.splits import check_splits
 
-__all__ = ["Converter", "Kind", "check_splits", "detect", "fingerprint", "leaks", "load", "load_source", "survey"]
+__all__ = [
+    "Converter",
+    "Kind",
+    "check_splits",
+    "detect",
+    "fingerprint",
+    "leaks",
+    "load",
+    "load_rows",
+    "load_source",
+    "survey",
+]

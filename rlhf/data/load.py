@@ -9,12 +9,15 @@ bytes a row to divide a split, at most 32 a distinct prompt for a source of prom
 wait for their counterpart.
 """
 
+import os
 import random
 from array import array
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from rlhf.config import Data, Pairing, Source
+import yaml
+
+from rlhf.config import Data, Format, Pairing, Rankings, Source, Ties
 from rlhf.console import console
 from rlhf.data import cache
 from rlhf.data.formats import Kind
@@ -22,6 +25,7 @@ from rlhf.data.reading import NoRowsError, read
 from rlhf.data.rows import prompt_key, unit_hash
 from rlhf.data.sources import Split, plan, source_of
 from rlhf.errors import DataError
+from rlhf.storage.paths import bundled
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -37,6 +41,26 @@ def load(data: Data, kind: Kind, split: Split, seed: int, tell: bool = True, str
     """
     given = {"holdout": data.holdout, "pairing": data.pairing, "folder": data.cache, "tell": tell, "strict": strict}
     return load_source(source_of(data, kind), kind, split, seed=seed, **given)
+
+
+def load_rows(path: str, kind: Kind, split: Split = "train", *, seed: int = 0, **settings: Any) -> "Dataset":
+    """Return the rows of a file, a folder or a Hub data set as ``kind``, with the defaults of conf/data/local.yaml.
+
+    ``settings`` are those of a source, such as ``format="hh"`` or ``limit=100``, and ``holdout``. The rows of
+    ``demonstrations`` have prompt and completion, those of ``preferences`` prompt, chosen and rejected.
+
+    Raises:
+        DataError: the rows cannot be read as ``kind``.
+        ConfigError: a setting is out of its range.
+    """
+    values = yaml.safe_load((bundled("conf") / "data" / "local.yaml").read_text(encoding="utf-8"))
+    holdout = settings.pop("holdout", values["holdout"])
+    chosen = values[kind] | {"path": path} | settings
+    source = Source(**chosen | {"format": Format(chosen["format"])})
+    rules = values["pairing"]
+    pairing = Pairing(**rules | {"rankings": Rankings(rules["rankings"]), "ties": Ties(rules["ties"])})
+    folder = os.path.expanduser(os.environ.get("RLHF_CACHE", "~/.cache/rlhf"))
+    return load_source(source, kind, split, seed=seed, holdout=holdout, pairing=pairing, folder=folder, tell=False)
 
 
 def load_source(

@@ -55,6 +55,16 @@ def _of_path(source: Source, given: dict[str, Any]) -> dict[tuple[str, str, str]
     return found
 
 
+def kinds_at(data: Data) -> list[Kind]:
+    """Return the kinds of rows that ``data.path`` can be read as, by its first rows.
+
+    Raises:
+        DataError: none of them can be read.
+    """
+    source = source_of(data, "preferences")
+    return _kinds(source, plan(source, "preferences", "train")[0], data.pairing)
+
+
 def _kinds(source: Source, name: str, pairing: Pairing) -> list[Kind]:
     """The kinds of the first row that is a pair, else of the first that can be read.
 

@@ -9,11 +9,13 @@ from functools import lru_cache
 from typing import Any
 
 from rlhf.config import Render
+from rlhf.data.bounds import bounded
 from rlhf.errors import ConfigError, ModelError
 
 Message = dict[str, Any]
 Prompt = str | list[Message]
 
+LONGEST = 2**28  # characters of the conversations that are rendered at once
 # What a message may have beside role and content. ``weight`` says whether a turn is learned; no template reads it.
 EXTRAS = ("tool_calls", "tool_call_id", "name", "reasoning_content", "thinking", "weight")
 OF_NO_TEMPLATE = ("weight", "tools")  # templates are given the tools beside the messages
@@ -57,7 +59,18 @@ def templated(tokenizer: Any, talks: Any, **options: Any) -> Any:
     else:
         talks = [[for_template(turn) for turn in talk] for talk in talks]
     try:
-        return tokenizer.apply_chat_template(talks, **options)
+        # First only the text, within bounds: a tokenizer that runs out of memory ends the process.
+        text = {key: options[key] for key in ("add_generation_prompt", "tools") if key in options}
+        with bounded():
+            found = tokenizer.apply_chat_template(talks, tokenize=False, **text)
+        if sum(map(len, [found] if isinstance(found, str) else found)) > LONGEST:
+            raise MemoryError(f"it has written more than {LONGEST} characters")
+        return tokenizer.apply_chat_template(talks, **options) if options.get("tokenize", True) else found
+    except (TimeoutError, MemoryError) as error:
+        raise ModelError(
+            f"the chat template of {tokenizer.name_or_path or 'the tokenizer'} takes too long or too much memory "
+            f"({str(error) or 'out of memory'}): set another one with model.chat_template=<file>.jinja"
+        ) from error
     except (TemplateError, ValueError, TypeError) as error:
         raise ModelError(
             f"the chat template of {tokenizer.name_or_path or 'the tokenizer'} refuses a conversation ({error}): leave "

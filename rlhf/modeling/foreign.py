@@ -110,6 +110,19 @@ def outline(config: PretrainedConfig) -> PreTrainedModel:
         return kind.from_config(config, attn_implementation=None)
 
 
+def can_score(config: PretrainedConfig) -> None:
+    """
+    Raises:
+        ModelError: transformers has no classifier of this architecture.
+    """
+    known = type(config) in AutoModelForSequenceClassification._model_mapping
+    if not known and "AutoModelForSequenceClassification" not in (getattr(config, "auto_map", None) or {}):
+        raise ModelError(
+            f"transformers has no classifier of the architecture {config.model_type}, so it cannot be a reward model, "
+            "nor a critic of its own: start from another model, or give stage=ppo stage.critic_kind=value_head"
+        )
+
+
 def complete(parent: Parent, model: PreTrainedModel, found: dict[str, Any]) -> None:
     """Refuse a model some of whose weights were not in its files, or not in its configuration.
 

@@ -123,6 +123,8 @@ def check(parent: Parent, settings: Settings) -> None:
     root = ancestry(parent)[0]
     architecture = config(root, settings.model)
     foreign.check(root, architecture)
+    if settings.stage.name == "reward":
+        foreign.can_score(architecture)
     if parent.role == "policy" or parent.role in getattr(settings.stage, "models", ()):
         foreign.fits(parent, architecture, settings)
 
@@ -268,6 +270,7 @@ def _load(kind: Any, parent: Parent, model: Model, options: dict[str, Any]) -> t
     root, *adapters = ancestry(parent)
     architecture = config(root, model)
     if kind is AutoModelForSequenceClassification:
+        foreign.can_score(architecture)
         architecture.num_labels = 1
     options = options | {"attn_implementation": model.attention, "dtype": getattr(torch, model.dtype.value)}
     options["config"] = architecture

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from statistics import median
 from typing import Any
 
+import psutil
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -52,10 +53,16 @@ def probe(outlook: Outlook, budget: float, clock: Clock = time.perf_counter) -> 
         read = (wide * read + (passes - wide) * timer(lambda: forward(model, ids, 0)) / ids.numel()) / passes
     step = timer(lambda: stepped(trained, optimizer))
     draw = draw_of(timer, model, outlook) if work.drawn else 0.0
+    speed = float(f"{1 / train:.2g}")
     shown = (
-        f"measured: {1 / train:,.0f} tokens a second in training here, {work.at_once} rows of {work.typical} at once"
+        f"measured: {speed:,.0f} tokens per second in training, {work.at_once} rows of {work.typical} at once, {load()}"
     )
     return Pace(train, read, draw, step, shown)
+
+
+def load() -> str:
+    """Return how busy this machine was in the last minute: beside other work a probe is slow."""
+    return f"at a load of {psutil.getloadavg()[0]:.1f} on {psutil.cpu_count()} cores"
 
 
 class Timer:

@@ -6,7 +6,7 @@ import torch
 from rich.table import Table
 
 from rlhf.config import AdapterKind, Strategy
-from rlhf.console import console
+from rlhf.console import console, duration
 from rlhf.hardware.memory import available, count, size
 from rlhf.hardware.precision import autocasts
 from rlhf.planning.estimate import Outlook
@@ -52,7 +52,7 @@ def show_ledger(stage: str, ledger: Ledger, device: torch.device) -> None:
     """What a stage says before it begins: its memory, beside what is free of the machine that it runs on."""
     console.print(table_of(stage, ledger))
     free, where = available(device), "this GPU" if device.type == "cuda" else "this machine"
-    sentence = f"{stage}: {size(ledger.peak)} at the peak, {ledger.highest.name}, beside {size(free)} free on {where}"
+    sentence = f"{stage}: {size(ledger.peak)} at the peak, {ledger.highest.name}, of {size(free)} free on {where}"
     if ledger.peak > free:
         sentence += ", which is too much: the same command with hardware.plan=true says what helps"
     console.print(sentence, highlight=False, soft_wrap=True)
@@ -68,7 +68,7 @@ def table_of(stage: str, ledger: Ledger) -> Table:
         sizes = map(blank, (role.weights, role.gradients, role.optimizer))
         table.add_row(role.name, count(role.parameters), count(role.trainable), *sizes)
     table.add_section()
-    table.add_row("while", "activations", "logits", "cache", "other", "in all", style="bold")
+    table.add_row("phase", "activations", "logits", "cache", "other", "total", style="bold")
     table.add_section()
     for phase in ledger.phases:
         marked = phase is ledger.highest
@@ -102,13 +102,6 @@ def lasting(outlook: Outlook, pace: Pace | None) -> str:
     whole, devices = seconds(outlook, pace), outlook.machine.place.ranks.count
     gpus = f", {duration(whole * devices)} of all devices" if devices > 1 else ""
     return f"about {duration(whole)}{gpus}; {pace.source}"
-
-
-def duration(number: float) -> str:
-    for limit, unit in ((3600, "hours"), (60, "minutes")):
-        if number >= limit:
-            return f"{number / limit:.3g} {unit}"
-    return f"{number:.2g} seconds"
 
 
 def show_remedies(stage: str, found: Sequence[tuple[Remedy, Outlook]]) -> None:

@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, Pretrain
 
 from rlhf.config import Adapter, AdapterKind, Dtype, Settings
 from rlhf.config.library_errors import blame
-from rlhf.errors import LineageError
+from rlhf.errors import LineageError, ModelError
 from rlhf.hardware.memory import NF4, Shape
 from rlhf.modeling import adapters, loading
 from rlhf.modeling.generation import seeded
@@ -53,8 +53,11 @@ def measure(config: PretrainedConfig, adapter: Adapter, dtype: Dtype) -> Size:
 
 
 def classifies(config: PretrainedConfig) -> int:
-    """Parameters of a classifier of one output: a head in the place of the output layer."""
-    return sum(parameter.numel() for parameter in shell_of(config).parameters())
+    """Parameters of a classifier of one output: a head in the place of the output layer. 0: there is no such class."""
+    try:
+        return sum(parameter.numel() for parameter in shell_of(config).parameters())
+    except ModelError:
+        return 0
 
 
 class Architecture(NamedTuple):

@@ -184,7 +184,7 @@ def reading(roles: list[Role], place: Place, first: int | None = None) -> list[P
         return []
     read = [role for role in roles[:first] if role.parameters > role.trainable or role.weights]
     return [
-        Phase("reading", other=pages(place, role), holds=tuple(one.name for one in read[: number + 1]))
+        Phase("loading", other=pages(place, role), holds=tuple(one.name for one in read[: number + 1]))
         for number, role in enumerate(read)
     ][-1:]
 

@@ -15,6 +15,7 @@ from rlhf.data.reading import announced
 from rlhf.errors import ConfigError, RlhfError, RunError
 from rlhf.hardware import launch, ranks
 from rlhf.publishing import lineage
+from rlhf.runs import headlines
 from rlhf.runs.directory import partial, saved
 from rlhf.runs.identity import Origin, difference
 from rlhf.runs.interrupted import check_start, settle
@@ -37,9 +38,13 @@ def execute(
         KeyboardInterrupt: with ``directory`` and the name of what the interrupted run can be resumed from, or None.
     """
     try:
-        return _execute(settings, directory, overrides, origin)
+        metrics = _execute(settings, directory, overrides, origin)
     except KeyboardInterrupt as interruption:
         raise KeyboardInterrupt(directory, saved(partial(directory))) from interruption
+    if settings.stage.name != "status" and ranks.is_main():
+        last = headlines.ending(directory, Run.open(directory).manifest)
+        console.print(last, markup=False, highlight=False, soft_wrap=True)
+    return metrics
 
 
 def _execute(settings: Settings, directory: Path, overrides: Sequence[str], origin: Origin | None) -> dict[str, float]:

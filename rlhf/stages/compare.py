@@ -64,7 +64,7 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
     comparison.paths = ppo_runs(settings, run)
     comparison.seeds = records.over_seeds(stage.seeds, report.as_json(comparison))
     report.write(comparison, run.work)
-    report.show(comparison, run.directory)
+    report.show(comparison)
     return {
         f"{key}/{name}": value.mean if isinstance(value, Estimate) else value
         for name, row in metrics.items()

@@ -50,12 +50,7 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
     }
     for titles, rate in win_rates(pairs, preferred, settings.seed).items():
         metrics[f"win_rate/{titles[0]}/{titles[1]}"] = rate.mean
-        console.print(
-            f"{titles[0]} wins {rate} of its pairs with {titles[1]}, ties half", highlight=False, markup=False
-        )
-    console.print(
-        f"label: {len(rows)} preferences of {len(pairs)} pairs in {run.directory / PREFERENCES}", markup=False
-    )
+        console.print(f"win rate {titles[0]} vs {titles[1]}: {rate}, ties count half", highlight=False, markup=False)
     return metrics | told
 
 

@@ -17,7 +17,7 @@ from rlhf.planning import report
 from rlhf.planning.estimate import Outlook, look_ahead
 from rlhf.planning.remedies import tried
 from rlhf.planning.throughput import Pace, pace_of
-from rlhf.planning.workload import rows_of
+from rlhf.planning.workload import Rows, rows_of
 
 
 def run(plan: PlanStage, composed: Sequence[Settings]) -> bool:
@@ -27,15 +27,18 @@ def run(plan: PlanStage, composed: Sequence[Settings]) -> bool:
         RlhfError: a model or data are neither at hand nor stated.
     """
     found: list[tuple[Outlook, Pace | None]] = []
+    data: list[Rows] = []
     for settings in composed:
         rows = rows_of(settings, plan)
         outlook = look_ahead(settings, plan, rows)
-        pace = pace_of(outlook, plan)
-        report.show(outlook, pace)
-        if not outlook.fits:
-            report.show_remedies(settings.stage.name, tried(outlook, replace(plan, probe=False), rows))
-        console.print()
-        found.append((outlook, pace))
+        found.append((outlook, pace_of(outlook, plan)))
+        data.append(rows)
     if len(found) > 1:
         console.print(report.overview(found))
+    for (outlook, pace), rows in zip(found, data, strict=True):
+        console.print()
+        report.show(outlook, pace)
+        if not outlook.fits:
+            stage = outlook.settings.stage.name
+            report.show_remedies(stage, tried(outlook, replace(plan, probe=False), rows))
     return all(outlook.fits for outlook, _ in found)

@@ -7,6 +7,7 @@
 Ziegler et al. 2019, https://arxiv.org/abs/1909.08593. docs/ppo.md explains the trainer.
 """
 
+from functools import partial
 from importlib.util import find_spec
 
 from rich.markup import escape
@@ -25,7 +26,8 @@ from rlhf.planning.roles import plan
 from rlhf.ppo import Diagnosis, PPOTrainer
 from rlhf.ppo.model_roles import OneBase, Separate, assign
 from rlhf.ppo.vllm_sampler import Copied
-from rlhf.rewards.build import Builder, check_terms
+from rlhf.rewards.build import Builder
+from rlhf.runs.headlines import progress
 from rlhf.runs.run import Run
 from rlhf.training import loop
 
@@ -34,7 +36,6 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
     stage = settings.stage
     if stage.rollout.engine is Engine.vllm and find_spec("vllm") is None:
         raise ModelError("stage.rollout.engine=vllm needs vllm: pip install 'rlhf[vllm]', or use engine=transformers")
-    check_terms(stage)
     prompts = {split: load(settings.data, "prompts", split, settings.seed) for split in ("train", "validation")}
     check_splits(settings.data, "prompts", prompts, settings.seed)
     for split, dataset in prompts.items():
@@ -128,15 +129,14 @@ def train(trainer: PPOTrainer, run: Run, sample: loop.Sampler) -> dict[str, floa
     if run.resumed:
         run.rewind(trainer.restore(run.scratch), trainer.found_beside)
     run.record_diagnoses([diagnosis.record() for diagnosis in trainer.sentinel.raised])
-    bar = Bar("ppo", stage.updates, trainer.update)
+    bar = Bar("ppo", stage.updates, trainer.update, partial(progress, "ppo"))
     warned = False
 
     def report(metrics: dict[str, float], update: int) -> None:
         nonlocal warned
         if update % stage.log_every == 0:
             run.log(metrics, update)
-        shown = {name: metrics[f"objective/{name}"] for name in ("scores", "rlhf_reward", "kl")}
-        bar.update(update, shown | {"EOS rate": metrics["val/ended"]})
+        bar.update(update, metrics)
         if not warned and (sentence := unended(metrics["val/ended"], stage)) is not None:
             warned = True
             console.print(f"ppo: update {update}: {sentence}", highlight=False, soft_wrap=True)

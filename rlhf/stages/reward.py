@@ -68,7 +68,7 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
         if metrics is None:
             trainer = build(members.seeded(number), run, prepared, tokenizer, members.part(number))
             with sharing(trainer.model) if shared else nullcontext():
-                metrics = loop.train(trainer, run, before=steps)
+                metrics = loop.train(trainer, run, before=steps, title=members.title(number))
             loading.save(trainer.model, tokenizer, members.folder(number) / "model", run["policy"])
             members.finish(number, metrics)
             scorers = [RewardModel(trainer.model, tokenizer, **scoring)]

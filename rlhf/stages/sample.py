@@ -86,5 +86,5 @@ def best_of_n(run: Run, rows: list[dict]) -> dict[str, float]:
     for n in [2**power for power in range(samples.bit_length()) if 2**power <= samples]:
         mean = sum(expected_best(row["scores"], n) for row in rows) / len(rows)
         found |= {f"best_of_{n}/score": mean, f"best_of_{n}/kl": best_of_n_kl(n)}
-        console.print(f"best of {n}: score {mean:.3f} at a KL of at most {best_of_n_kl(n):.2f} nats", highlight=False)
+        console.print(f"best-of-{n}: mean score {mean:.3f} (KL <= {best_of_n_kl(n):.2f} nats)", highlight=False)
     return found | {"objective": found["best_of_1/score"]}

@@ -4,7 +4,9 @@ import json
 import signal
 import threading
 from collections.abc import Callable, Container, Sequence
+from contextlib import closing
 from dataclasses import fields
+from functools import partial
 from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
@@ -27,6 +29,7 @@ from rlhf.hardware import precision, ranks
 from rlhf.hardware.device import torch_device
 from rlhf.hardware.memory import keep_freed
 from rlhf.modeling.generation import generate
+from rlhf.runs.headlines import progress
 from rlhf.runs.run import Run
 from rlhf.storage.checksums import newest_whole, number, resumable
 from rlhf.training.eval_metrics import ExactEvaluation
@@ -244,11 +247,18 @@ def show_ends(run: Run, model: Any, tokenizer: Any) -> None:
 
 
 def train(
-    trainer: Trainer, run: Run, on_sample: Callable[[int], None] | None = None, every: int = 0, *, before: int = 0
+    trainer: Trainer,
+    run: Run,
+    on_sample: Callable[[int], None] | None = None,
+    every: int = 0,
+    *,
+    before: int = 0,
+    title: str | None = None,
 ) -> dict[str, float]:
     """Train, from the last whole checkpoint where the run is resumed, and evaluate on the held-out split.
 
     ``before`` is the number of steps that earlier trainings of the same run took; what is logged counts on from there.
+    ``title`` stands before the bar instead of the stage's name.
 
     Raises:
         ConfigError: no optimiser, scheduler or loader can be made from ``stage.trainer``.
@@ -270,20 +280,19 @@ def train(
     share_tokens(trainer)
     if run.manifest["settings"]["hardware"]["oom_retry"]:
         halve_steps(trainer, run.stage, paired=run.stage in ("reward", "dpo"))
-    with Interruption() as interruption:
-        reporter = Reporter(run, on_sample, every, interruption, before)
-        trainer.add_callback(reporter)
-        trainer.add_callback(Keeper(trainer, run, last))
-        # Optimiser, scheduler and loader are made from stage.trainer; a checkpoint's being torn is no fault of it.
-        with blame("stage.trainer", until=lambda: last is not None or reporter.bar is not None):
-            if last is None or not take_up_if_trained(trainer, last):
-                trainer.train(resume_from_checkpoint=None if last is None else str(last))
-    if interruption.asked:
-        raise KeyboardInterrupt
-    return rename(trainer.evaluate()) | {
-        "steps": trainer.state.global_step,
-        "tokens": trainer.state.num_input_tokens_seen,
-    }
+    interruption = Interruption()
+    with closing(Reporter(run, on_sample, every, interruption, before, title)) as reporter:
+        with interruption:
+            trainer.add_callback(reporter)
+            trainer.add_callback(Keeper(trainer, run, last))
+            # Optimiser, scheduler and loader are made from stage.trainer; a checkpoint's being torn is no fault of it.
+            with blame("stage.trainer", until=lambda: last is not None or reporter.bar is not None):
+                if last is None or not take_up_if_trained(trainer, last):
+                    trainer.train(resume_from_checkpoint=None if last is None else str(last))
+        if interruption.asked:
+            raise KeyboardInterrupt
+        evaluated = rename(trainer.evaluate())
+    return evaluated | {"steps": trainer.state.global_step, "tokens": trainer.state.num_input_tokens_seen}
 
 
 def _check_steps(trainer: Trainer) -> None:
@@ -322,13 +331,14 @@ class Reporter(TrainerCallback):
         every: int,
         interruption: "Interruption",
         before: int = 0,
+        title: str | None = None,
     ):
         self.run, self.on_sample, self.every, self.interruption = run, on_sample, every, interruption
-        self.before = before
+        self.before, self.title = before, title or run.stage
         self.bar: Bar | None = None
 
     def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        self.bar = Bar(self.run.stage, state.max_steps, state.global_step)
+        self.bar = Bar(self.title, state.max_steps, state.global_step, partial(progress, self.run.stage))
 
     def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self.bar.update(state.global_step)
@@ -352,8 +362,9 @@ class Reporter(TrainerCallback):
         if self.bar is not None:  # there is none where the last step was made before the run was resumed
             self.bar.update(state.global_step, metrics)
 
-    def on_train_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        self.bar.close()
+    def close(self) -> None:
+        if self.bar is not None:
+            self.bar.close()
 
 
 class Interruption:

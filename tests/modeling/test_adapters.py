@@ -8,7 +8,7 @@ from rlhf.config import Settings
 from rlhf.errors import ConfigError, ModelError
 from rlhf.modeling import adapters
 from tests.modeling.test_loading import small
-from tests.test_vocabulary import llama
+from tests.modeling.test_vocabulary import llama
 
 
 def test_an_adapter_is_put_on_top_where_there_is_one(settings: Callable[..., Settings]) -> None:

@@ -20,7 +20,7 @@ from rlhf.modeling import foreign, loading
 from rlhf.modeling.generation import generate
 from rlhf.runs.parents import Parent
 from tests.conftest import composed
-from tests.test_vocabulary import END, bytes_tokenizer, gpt2, llama, saved
+from tests.modeling.test_vocabulary import END, bytes_tokenizer, gpt2, llama, saved
 
 PAD = "<|pad|>"
 SETTINGS = ("stage=sft", "experiment=none", "model=local", "model.path=here", "hardware=cpu")

@@ -36,8 +36,8 @@ def test_the_roles_hold_what_the_stage_says_of_them(parents: Parents, tokenizer:
     stage_says = plan(settings, assign(settings, found, tokenizer), 30)
     lines = {role.name: role for role in stage_says.roles}
     ledger = look_ahead(settings, plan_of(), ROWS["ppo"]).ledger
-    assert [one for one in ledger.phases if one.name != "reading"] == [
-        one for one in stage_says.phases if one.name != "reading"
+    assert [one for one in ledger.phases if one.name != "loading"] == [
+        one for one in stage_says.phases if one.name != "loading"
     ]
     for role in ledger.roles:
         if role.name in ("policy", "critic", "reference", "shared base"):

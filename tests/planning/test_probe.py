@@ -1,5 +1,6 @@
 """A probe by a clock of which every call takes a second; and one by a real clock."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -38,7 +39,8 @@ def test_every_stage_is_timed(stage: str, adapter: str, tmp_path: Path) -> None:
     assert pace.step == 0.5
     assert pace.read == pytest.approx(0.5 / tokens if stage in ("dpo", "ppo") else 0)
     assert (pace.draw > 0) == (stage == "ppo")
-    assert f"{1 / pace.train:,.0f} tokens a second" in pace.source
+    assert f"{float(f'{1 / pace.train:.2g}'):,.0f} tokens per second" in pace.source
+    assert re.search(r"at a load of \d+\.\d on \d+ cores$", pace.source)
 
 
 def test_checkpointing_is_probed_as_it_would_run(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """What a person reads, in 80 columns and in 120."""
 
+import re
 from collections.abc import Callable
 
 import pytest
@@ -64,10 +65,6 @@ def test_where_nothing_is_enough(ahead: Ahead, capsys: pytest.CaptureFixture) ->
     assert "none of them is enough" in " ".join(capsys.readouterr().out.split())
 
 
-def test_durations() -> None:
-    assert [report.duration(n) for n in (0.5, 90, 7200)] == ["0.5 seconds", "1.5 minutes", "2 hours"]
-
-
 def test_what_a_stage_says_of_itself(
     ahead: Ahead, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -77,4 +74,6 @@ def test_what_a_stage_says_of_itself(
         report.show_ledger("ppo", ledger, torch.device("cpu"))
         shown = " ".join(capsys.readouterr().out.split())
         assert "ppo: memory of one device, planned" in shown
+        assert re.search(r"ppo: [\d.]+ \w+ at the peak, policy loss, of [\d.]+ \w+ free on this machine", shown)
+        assert {"phase", "total"} <= set(shown.split())
         assert told in shown

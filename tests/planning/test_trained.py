@@ -100,8 +100,8 @@ def test_half_precision_halves_what_stays(ahead: Ahead) -> None:
 
 def test_without_a_gpu_the_file_is_resident_while_it_is_read(ahead: Ahead) -> None:
     phases = {phase.name: phase for phase in ahead("dpo", "hardware=cpu", plan=()).ledger.phases}
-    assert phases["reading"].other == 1_235_814_400 * 2
-    assert "reading" not in {phase.name for phase in ahead("dpo").ledger.phases}
+    assert phases["loading"].other == 1_235_814_400 * 2
+    assert "loading" not in {phase.name for phase in ahead("dpo").ledger.phases}
 
 
 def test_what_a_process_holds_beside_its_models(ahead: Ahead) -> None:

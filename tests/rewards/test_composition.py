@@ -16,7 +16,7 @@ def words(prompts: Sequence[str], completions: Sequence[str]) -> list[float]:
     return [float(len(text.split())) for text in completions]
 
 
-def test_weights_and_normalisation_by_hand() -> None:
+def test_weights_and_normalization_by_hand() -> None:
     """Words 1, 2, 3: by (2, 0.5) they are -2, 0, 2; by their own statistics -1, 0, 1; too long by 0, 1, 2."""
     composition = CompositeReward(
         {

@@ -136,7 +136,7 @@ def test_checkpoints_are_there_until_the_run_is_finished(
     place = tmp_path / "base"
     with pytest.raises(KeyboardInterrupt):
         _interrupted(Run.start(place, settings("base")))
-    for point in ("rlhf.runs.run.provenance.weights_digest", "rlhf.runs.run.Run.write", "rlhf.runs.interrupted.move"):
+    for point in ("rlhf.runs.run.digests.weights_digest", "rlhf.runs.run.Run.write", "rlhf.runs.interrupted.move"):
         run = Run.start(place, settings("base", "resume=true"))
         with monkeypatch.context() as patched:
             patched.setattr(point, _killed)

@@ -86,7 +86,7 @@ def test_sharing_where_it_cannot_be_is_refused_before_a_model_is_loaded(
 ) -> None:
     monkeypatch.setattr(loading, "_load", None)
     overrides = ["stage.shared_prefix=on", "model.attention=eager"]
-    with pytest.raises(ConfigError, match="stage.shared_prefix=on cannot be: model.attention=eager cannot be given"):
+    with pytest.raises(ConfigError, match="shared_prefix=on is not possible, since model.attention=eager does not"):
         execute(beside_chain(stage, *overrides), tmp_path / stage)
 
 
@@ -99,6 +99,20 @@ def test_a_reference_that_moves_is_not_kept(beside_chain: Callable[..., Settings
 def test_the_losses_are_those_that_trl_computes() -> None:
     source = inspect.getsource(DPOTrainer)
     assert tuple(re.findall(r'if loss_type == "(\w+)"', source)) == LOSSES
+
+
+@pytest.mark.parametrize(("mode", "limit"), [("keep_start", None), ("keep_start", 6), ("keep_end", 6)])
+def test_in_completions_of_several_turns_the_others_turns_count_nothing(mode: str, limit: int | None) -> None:
+    """Ids 1 2 | 3 4 5 6 7 8, of which 5 6 are the user's; and 1 2 | 9."""
+    pair = {"prompt_ids": [1, 2], "chosen_ids": [3, 4, 5, 6, 7, 8], "rejected_ids": [9]}
+    pair |= {"chosen_heard": [2, 4], "rejected_heard": []}
+    collator = Attributed(DataCollatorForPreference(pad_token_id=0, max_length=limit, truncation_mode=mode))
+    batch = collator([pair])
+    learned = [
+        ids[mask.bool()].tolist() for ids, mask in zip(batch["input_ids"], batch["completion_mask"], strict=True)
+    ]
+    assert learned == [[id for id in (3, 4, 7, 8) if id in batch["input_ids"][0]], [9]]
+    assert len(batch["input_ids"][0]) == (limit or 8)
 
 
 def test_a_smoothed_loss_is_that_of_the_pair_and_of_the_flipped_pair(
@@ -123,17 +137,3 @@ def test_a_smoothed_loss_is_that_of_the_pair_and_of_the_flipped_pair(
     assert x == same == pytest.approx(4.0, abs=1e-4)
     assert plain == pytest.approx(0.0181499, abs=1e-5)  # -log σ(4)
     assert smooth == pytest.approx(0.75 * 0.0181499 + 0.25 * 4.0181499, abs=1e-4)
-
-
-@pytest.mark.parametrize(("mode", "limit"), [("keep_start", None), ("keep_start", 6), ("keep_end", 6)])
-def test_in_completions_of_several_turns_the_others_turns_count_nothing(mode: str, limit: int | None) -> None:
-    """Ids 1 2 | 3 4 5 6 7 8, of which 5 6 are the user's; and 1 2 | 9."""
-    pair = {"prompt_ids": [1, 2], "chosen_ids": [3, 4, 5, 6, 7, 8], "rejected_ids": [9]}
-    pair |= {"chosen_heard": [2, 4], "rejected_heard": []}
-    collator = Attributed(DataCollatorForPreference(pad_token_id=0, max_length=limit, truncation_mode=mode))
-    batch = collator([pair])
-    learned = [
-        ids[mask.bool()].tolist() for ids, mask in zip(batch["input_ids"], batch["completion_mask"], strict=True)
-    ]
-    assert learned == [[id for id in (3, 4, 7, 8) if id in batch["input_ids"][0]], [9]]
-    assert len(batch["input_ids"][0]) == (limit or 8)

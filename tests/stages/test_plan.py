@@ -37,6 +37,8 @@ def test_the_progression_is_planned_before_any_of_it_runs(
         assert f"{stage}: fits: " in told
     assert "sft: 7 steps" in told
     assert told.count("measured: ") == 5
+    assert told.splitlines()[0].strip() == "plan"  # the summary, before the tables of each stage
+    assert told.index("base: memory of one device") > told.index("┘")
     assert not list(tmp_path.iterdir())
 
 

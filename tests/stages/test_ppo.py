@@ -147,7 +147,7 @@ def test_the_critic_can_be_a_head_on_the_policy(
     first, *_, last = [json.loads(line) for line in logged(tmp_path / "ppo").splitlines()]
     assert first["val/explained_variance"] == pytest.approx(0, abs=1e-6)
     assert last["val/explained_variance"] != pytest.approx(0, abs=1e-6)
-    assert "under a head of zeros" not in capsys.readouterr().out
+    assert "with a head of zeros" not in capsys.readouterr().out
     [file] = (tmp_path / "ppo" / "model").glob("*.safetensors")
     assert not [name for name in load_file(file) if "score" in name]
 

@@ -111,7 +111,7 @@ def responses(comparison: Comparison) -> Iterator[dict]:
                 yield line | {reward: values[i][j] for reward, values in answers.scores.items()}
 
 
-def show(comparison: Comparison, folder: Path) -> None:
+def show(comparison: Comparison) -> None:
     """The questions side by side, then the table, on the terminal."""
     columns = list(comparison.metrics)
     questions = Table(title="One question, every stage", title_justify="left", show_lines=True)
@@ -129,7 +129,6 @@ def show(comparison: Comparison, folder: Path) -> None:
     console.print(metrics)
     for note in remarks(comparison):
         console.print(Text(note), style="dim")
-    console.print(Text(f"The page: {folder / 'report.html'}"))
 
 
 def markdown(comparison: Comparison) -> Iterator[str]:

@@ -89,7 +89,7 @@ def test_a_template_without_a_place_for_each_text_is_refused(tmp_path, text: str
 class Letters:
     """A tokenizer of characters, without a chat template."""
 
-    chat_template, cls_token_id, added_tokens_decoder = None, None, {}
+    chat_template, cls_token_id, eos_token_id, added_tokens_decoder = None, None, None, {}
 
     def __call__(self, texts: str | list[str], **_: object) -> dict[str, list]:
         if isinstance(texts, str):

@@ -1,0 +1,73 @@
+import signal
+import threading
+import time
+
+import pytest
+
+from rlhf.data import bounds, templates
+from rlhf.data.render import prompt_ids
+from rlhf.errors import ModelError
+from tests.modeling.test_vocabulary import END, bytes_tokenizer
+
+TALK = [{"role": "user", "content": "Hello"}]
+LONG = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+LARGE = "{% set x = namespace(s='x' * 1000000) %}{% for i in range(200) %}{{ x.s }}{% endfor %}"
+
+
+@pytest.mark.parametrize(("template", "told"), [(LONG, "has not ended after 0.2 seconds"), (LARGE, "out of memory")])
+def test_a_template_has_so_much_time_and_memory(monkeypatch: pytest.MonkeyPatch, template: str, told: str) -> None:
+    tokenizer = bytes_tokenizer(END, eos_token=END)
+    tokenizer.chat_template = template
+    monkeypatch.setattr(bounds, "SECONDS", 0.2 if template is LONG else 60.0)
+    monkeypatch.setattr(bounds, "ROOM", 50 * 2**20)
+    with pytest.raises(ModelError, match=f"takes too long or too much memory .*{told}"):
+        prompt_ids(tokenizer, TALK)
+    tokenizer.chat_template = "{{ messages[0].content }}"
+    monkeypatch.undo()
+    assert tokenizer.decode(prompt_ids(tokenizer, TALK)) == "Hello"
+
+
+def test_a_template_writes_so_much(monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer = bytes_tokenizer(END, eos_token=END)
+    tokenizer.chat_template = "{{ 'x' * 100 }}"
+    monkeypatch.setattr(templates, "LONGEST", 99)
+    with pytest.raises(ModelError, match="it has written more than 99 characters"):
+        prompt_ids(tokenizer, TALK)
+
+
+def test_another_alarm_still_rings() -> None:
+    rung = []
+    before = signal.signal(signal.SIGALRM, lambda *_: rung.append(True))
+    theirs = signal.setitimer(signal.ITIMER_REAL, 0.2)  # of whoever runs this test, with a limit of its own
+    try:
+        with bounds.bounded(seconds=5.0):
+            time.sleep(0.05)
+        assert signal.getitimer(signal.ITIMER_REAL)[0] <= 0.2
+        time.sleep(0.3)
+        assert rung == [True]
+    finally:
+        signal.signal(signal.SIGALRM, before)
+        signal.setitimer(signal.ITIMER_REAL, *theirs)
+
+
+def test_outside_of_the_main_thread_time_is_not_bounded() -> None:
+    done = []
+
+    def work() -> None:
+        with bounds.bounded(seconds=0.01):
+            time.sleep(0.05)
+        done.append(True)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert done
+
+
+def test_what_a_template_says_is_no_command_to_a_terminal() -> None:
+    tokenizer = bytes_tokenizer(END, eos_token=END)
+    tokenizer.chat_template = "{{ raise_exception('\x1b[31mred\x07\nand more') }}"
+    with pytest.raises(ModelError) as told:
+        prompt_ids(tokenizer, TALK)
+    assert str(told.value).isprintable()
+    assert "red" in str(told.value)

@@ -14,7 +14,7 @@ from rlhf.planning.shapes import measure
 from rlhf.ppo.checkpoint import trainable
 from rlhf.ppo.model_roles import assign
 from rlhf.runs.parents import Parent
-from tests.ppo.conftest import config, new_policy
+from tests.ppo.conftest import config, new_policy, tokenizer  # noqa: F401 - a fixture
 from tests.ppo.test_model_roles import LORA, family, parents  # noqa: F401 - fixtures
 
 Configure = Callable[..., Settings]
@@ -33,7 +33,7 @@ def parameters(module: Any) -> int:
 def test_the_plan_agrees_with_the_loaded_models(
     settings: Configure,
     parents: Parents,  # noqa: F811
-    tokenizer: Any,
+    tokenizer: Any,  # noqa: F811
     way: str,
 ) -> None:
     given = settings("ppo", *(() if way == "adapter=none" else LORA), way)
@@ -60,7 +60,7 @@ def test_the_plan_agrees_with_the_loaded_models(
 def test_a_head_on_the_policy_takes_next_to_nothing(
     settings: Configure,
     parents: Parents,  # noqa: F811
-    tokenizer: Any,
+    tokenizer: Any,  # noqa: F811
     way: tuple[str, ...],
 ) -> None:
     given, found = settings("ppo", *way, "stage.critic_kind=head"), parents(policy="sft", reward="reward")
@@ -81,7 +81,7 @@ def test_a_head_on_the_policy_takes_next_to_nothing(
 def test_sharing_saves_three_bases(
     settings: Configure,
     parents: Parents,  # noqa: F811
-    tokenizer: Any,
+    tokenizer: Any,  # noqa: F811
 ) -> None:
     given = parents(policy="sft", reward="reward")
     peaks = []
@@ -95,7 +95,7 @@ def test_sharing_saves_three_bases(
 def test_a_larger_micro_batch_takes_more(
     settings: Configure,
     parents: Parents,  # noqa: F811
-    tokenizer: Any,
+    tokenizer: Any,  # noqa: F811
 ) -> None:
     found = []
     for size in (1, 2, 4):
@@ -116,7 +116,7 @@ def test_a_larger_micro_batch_takes_more(
 def test_a_token_budget_limits_the_longest_rows(
     settings: Configure,
     parents: Parents,  # noqa: F811
-    tokenizer: Any,
+    tokenizer: Any,  # noqa: F811
 ) -> None:
     """Six rows of 512 + 6 tokens fit into 3200, and a row that is too long has a separate pass."""
     given, found = parents(policy="sft", reward="reward"), {}

@@ -128,14 +128,20 @@ def test_a_token_budget_limits_the_longest_rows(
     assert found["one"] == found["tiny"]
 
 
-def test_an_adapter_is_counted_from_the_header_of_its_file(family: Callable[[str], Parent], tokenizer: Any) -> None:
+def test_an_adapter_is_counted_from_the_header_of_its_file(
+    family: Callable[[str], Parent],  # noqa: F811
+    tokenizer: Any,  # noqa: F811
+) -> None:
     lora = LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM")
     adapted = get_peft_model(new_policy(tokenizer), lora)
     assert stored(family("sft")) == sum(value.numel() for value in trainable(adapted).values())
     assert stored(family("reward")) == stored(family("sft")) + 16
 
 
-def test_only_layers_are_counted_in_four_bits(settings: Configure, tokenizer: Any) -> None:
+def test_only_layers_are_counted_in_four_bits(
+    settings: Configure,
+    tokenizer: Any,  # noqa: F811
+) -> None:
     whole, packed = (
         measure(config(tokenizer), settings("ppo", f"adapter={kind}").adapter, settings("ppo").model.dtype)
         for kind in ("lora", "qlora")

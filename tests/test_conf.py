@@ -28,7 +28,7 @@ def test_a_stage_has_one_name_everywhere() -> None:
     assert set(STAGES) == set(names("stage")) == modules == tests
     for name, stage in STAGES.items():
         assert stage.__name__.lower() == f"{name.replace('_', '')}stage"
-    assert (PACKAGE / "progression.py").exists()
+    assert (PACKAGE / "cli" / "progression.py").exists()
     assert (TESTS / "test_progression.py").exists()
 
 

@@ -46,7 +46,7 @@ def check(settings: Settings) -> None:
         ConfigError: see above.
     """
     if settings.model.dtype is Dtype.float16 and torch_device(settings.hardware).type != "cuda":
-        raise ConfigError("model.dtype=float16 trains on a GPU only: give model.dtype=float32, or bfloat16")
+        raise ConfigError("model.dtype=float16 trains on a GPU only: set model.dtype=float32 or bfloat16")
 
 
 def told(settings: Settings) -> str:

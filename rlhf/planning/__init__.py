@@ -1,6 +1,6 @@
-"""What a stage will take of memory and time on a machine, before it runs, and the remedy where it does not fit.
+"""Memory and time of a stage on a machine, before it runs, and the remedy if it does not fit.
 
-`activations` has what a forward pass leaves behind, `ledger` adds up who holds what and when, `strategy` divides it
-over GPUs, `work` counts steps and tokens, `pace` says how long a token takes, `remedies` tries what would help, and
-`outlook` puts them together.
+`activations` has the formulas of activation memory, `memory_estimate` sums memory by role and phase, `strategy` divides
+it over GPUs, `workload` counts steps and tokens, `throughput` has the time per token, `remedies` tries changes of
+settings, and `estimate` combines them.
 """

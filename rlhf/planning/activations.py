@@ -1,7 +1,7 @@
-"""What a forward pass leaves behind for the backward pass, from shapes alone. Every factor has its one home here.
+"""Memory that a forward pass keeps for the backward pass, computed from shapes. All of its factors are defined here.
 
-Bytes throughout. The factors were read off autograd with torch 2.13 and transformers 5.23 on a CPU, by changing one
-size at a time, and tests/planning/test_activations.py reads them off again. A GPU keeps masks of dropout in a byte.
+All sizes are in bytes. The factors were measured from autograd with torch 2.13 and transformers 5.23 on a CPU, by
+changing one size at a time; tests/planning/test_activations.py measures them again. A GPU's dropout mask is in bytes.
 """
 
 from typing import NamedTuple
@@ -12,11 +12,11 @@ from rlhf.preference.head import TILE as TILED
 
 
 class Family(NamedTuple):
-    """Tensors that a layer keeps of each token, by how wide they are; ``memory.kept`` says which they are of the first.
+    """Numbers of tensors that a layer keeps per token, by width.
 
-    ``frozen`` fewer of ``hidden`` are kept where adapters alone learn; ``upcast`` of them are in float32 whatever the
-    model is. ``matrices`` can wear an adapter, ``wide`` of them read a token ``hidden`` wide, of ``inputs`` tensors.
-    ``attention``: bytes a head and a token of its row that attention keeps where it has dropout and is not fused.
+    ``frozen`` fewer of ``hidden`` are kept if only adapters learn; ``upcast`` of them are float32 in any model dtype.
+    ``matrices`` can have an adapter; ``wide`` of them read inputs of width ``hidden``, from ``inputs`` tensors.
+    ``attention``: bytes per head, token and token of its row that attention with dropout keeps if it is not fused.
     """
 
     hidden: int
@@ -35,18 +35,18 @@ FAMILIES = {
     "gpt_neox": Family(hidden=10, keys=0, inner=2, frozen=0, upcast=0, matrices=4, wide=3, inputs=3),
     "gpt2": Family(hidden=10, keys=0, inner=5, frozen=0, upcast=3, matrices=4, wide=3, inputs=3, attention=12),
 }
-# Queries and keys are normalised head by head: two tensors more of each, of which adapters leave one.
-NORMALISED = {
+# Queries and keys are normalized per head, which keeps two more tensors of each; adapters save one.
+NORMALIZED = {
     "qwen3": Family(hidden=10, keys=4, inner=4, frozen=3, upcast=2, matrices=7, wide=6, inputs=2),
 }
-OUTSIDE = 3  # tensors ``hidden`` wide of each token outside of the layers: the embeddings, the last norm and its output
-HELD = 8  # bytes a token and layer: a number per token of each norm
+OUTSIDE = 3  # tensors of width ``hidden`` per token outside the layers: the embeddings, the last norm and its output
+HELD = 8  # bytes per token and layer: one float32 per norm
 
 
 class Pass(NamedTuple):
-    """How tokens pass a model: ``width`` bytes an element, ``rank`` None where every weight learns.
+    """A forward pass in training: ``width`` bytes per element, ``rank`` of the adapters, or None without adapters.
 
-    ``mask``: bytes of an element of a dropout mask, 0 where adapters have no dropout.
+    ``mask``: bytes per element of a dropout mask, 0 if adapters have no dropout.
     """
 
     family: Family
@@ -57,12 +57,12 @@ class Pass(NamedTuple):
     checkpointing: bool = False
 
     def per_layer(self, length: int) -> int:
-        """Bytes that a layer keeps of one token of a row of ``length``.
+        """Return the bytes that a layer keeps per token of a row of ``length`` tokens.
 
             width · (hidden h + keys k + inner i + matrices r) + upcast · (4 - width) h + 4 heads + 8
 
-        h hidden, k keys, i intermediate, r rank. Dropout before an adapter keeps a mask, and what passes it in the
-        place of the inputs that the adapters of several matrices would share.
+        h hidden, k keys, i intermediate, r rank. Dropout before an adapter keeps a mask and its output per matrix,
+        instead of the input that the adapters of several matrices share.
         """
         family, shape, width = self.family, self.shape, self.width
         hidden = family.hidden - (family.frozen if self.rank is not None else 0)
@@ -77,10 +77,10 @@ class Pass(NamedTuple):
         return each
 
     def kept(self, rows: int, length: int) -> int:
-        """Of ``rows`` rows of ``length`` tokens at the end of the forward pass.
+        """Return the bytes that ``rows`` rows of ``length`` tokens keep at the end of the forward pass.
 
-        With checkpointing each layer keeps its input alone, and one of them at a time all that it needs (Chen et al.
-        2016, https://arxiv.org/abs/1604.06174).
+        With checkpointing each layer keeps only its input, and one layer at a time is recomputed (Chen et al. 2016,
+        https://arxiv.org/abs/1604.06174).
         """
         tokens, shape = rows * length, self.shape
         outside = OUTSIDE * tokens * shape.hidden * self.width
@@ -89,18 +89,18 @@ class Pass(NamedTuple):
         return outside + tokens * (shape.layers * shape.hidden * self.width + self.per_layer(length))
 
     def spared(self, tokens: int, *, attention: bool) -> int:
-        """What the last layer does not keep of ``tokens`` whose outputs nothing reads: its feed-forward part.
+        """Return the bytes that the last layer saves on ``tokens`` whose outputs are not used: its feed-forward part.
 
-        With ``attention`` their queries, too, and what attention gives them.
+        With ``attention`` it also saves their queries and the outputs of attention.
         """
         each = self.family.inner * self.shape.intermediate + (2 if attention else 1) * self.shape.hidden
         return 0 if self.checkpointing else tokens * self.width * each
 
     def branching(self, tokens: int, seen: int) -> int:
-        """What attention over a tree of segments keeps beside: rlhf/preference/segment_attention.py.
+        """Return the additional bytes that attention over a tree of segments keeps.
 
-        Outputs of segments before they are joined, keys and values of the ``seen`` tokens of rows that follow on a
-        prompt, once for each row, and all of them as many times as heads share them.
+        They are the outputs of segments before they are joined, and the keys and values of the ``seen`` tokens, once
+        for each response and repeated for heads that share them; see rlhf/preference/segment_attention.py.
         """
         shape = self.shape
         grouped = 2 * (shape.hidden - shape.keys) * tokens if shape.keys < shape.hidden else 0
@@ -109,41 +109,44 @@ class Pass(NamedTuple):
 
 
 def family_of(model_type: str) -> Family:
-    """That of an architecture; one that is not listed is taken for a gated one."""
-    return FAMILIES.get(model_type) or NORMALISED.get(model_type) or GATED
+    """Return the factors of an architecture; unlisted ones are assumed to have a gated feed-forward part."""
+    return FAMILIES.get(model_type) or NORMALIZED.get(model_type) or GATED
 
 
-# Of what is as wide as the vocabulary: tensors at once, of every token that is counted with each.
-# Tokens and entries that TRL 1.16's fused head works on at a time (trl/kernels/chunked_logprob.py).
+# Tensors as wide as the vocabulary that exist at the same time, per token.
+# Tokens and vocabulary entries that TRL 1.16's fused head processes at a time (trl/kernels/chunked_logprob.py).
 TILE = (4096, 32768)
-FUSED_BACKWARD = 8.25  # float32, on a CPU; a Triton kernel works in one tile of the model's type, in place
+FUSED_BACKWARD = 8.25  # float32, on a CPU; a Triton kernel works in place in one tile of the model's dtype
 FUSED_FORWARD = 4.25
-CROSS_ENTROPY = 3.0  # of transformers' own loss: logits, their logarithms, the gradient; float32
+CROSS_ENTROPY = 3.0  # transformers' loss: logits, log-probabilities, gradient; float32
 # Logits per response token in the model's dtype; their gradient is written in place (rlhf/modeling/logprobs.py).
 PPO_LEARNING = 1
-PPO_TILES = 4  # tiles of it in float32 beside
-PPO_SAMPLING = 3  # of one token a row: logits, divided by the temperature, cumulated; rlhf/modeling/decoding.py
-# Of a layer at work, tensors ``hidden`` and ``intermediate`` wide of each token, kept or not.
+PPO_TILES = 4  # additional tiles in float32
+PPO_SAMPLING = 3  # per row, for one token: logits, scaled logits, cumulative sums; rlhf/modeling/decoding.py
+# Temporary tensors of a layer per token, of widths ``hidden`` and ``intermediate``.
 AT_WORK = (3, 3)
 
 
 def at_work(shape: Shape, tokens: int, width: int, inner: int | None = None) -> int:
-    """What one layer holds at once while tokens pass it, forward or backward, beside what it keeps.
+    """Return the bytes of one layer's temporary tensors, forward or backward, in addition to those that it keeps.
 
-    Its feed-forward part works on ``inner`` of them where it is the last one, and other outputs are not read.
+    ``inner``: the tokens whose outputs of the last layer are used, which its feed-forward part is computed for.
     """
     inner = tokens if inner is None else inner
     return width * (tokens * AT_WORK[0] * shape.hidden + inner * AT_WORK[1] * shape.intermediate)
 
 
 def fused_head(shape: Shape, tokens: int, width: int, copies: float, gpu: bool) -> int:
-    """Of TRL's fused head, which scores a tile of tokens and of the vocabulary at a time; see TILE."""
+    """Return the bytes of TRL's fused head, which processes a tile of tokens and vocabulary at a time; see TILE."""
     tile = min(tokens, TILE[0]) * min(shape.vocabulary, TILE[1])
     return tile * width if gpu else int(tile * copies * FLOAT32)
 
 
 def own_head(shape: Shape, tokens: int, *, learns: bool) -> int:
-    """Of rlhf/preference/head.py, on a CPU in float32: two tiles, or where it learns all probabilities and a tile."""
+    """Return the bytes of rlhf/preference/head.py on a CPU in float32.
+
+    They are two tiles, or one tile and all probabilities if the head learns.
+    """
     tile = min(max(TILED // shape.vocabulary, 1), tokens) * shape.vocabulary
     entries = tokens * shape.vocabulary
     if not learns:
@@ -152,5 +155,5 @@ def own_head(shape: Shape, tokens: int, *, learns: bool) -> int:
 
 
 def logits(shape: Shape, tokens: int, copies: float) -> int:
-    """Of every token at once, in float32 whatever the model is."""
+    """Return the bytes of ``copies`` of the float32 logits (T, V) of all ``tokens``."""
     return int(tokens * shape.vocabulary * copies * FLOAT32)

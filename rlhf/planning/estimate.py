@@ -1,4 +1,4 @@
-"""One stage looked ahead at: its model, its work, its memory and its hours on a machine, and whether that fits."""
+"""The plan of one stage: its model, workload and memory on a machine, and whether it fits."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -25,7 +25,7 @@ GIB = 2**30
 
 @dataclass(frozen=True)
 class Machine:
-    """``room`` is what models may take of one device, in bytes; ``tflops`` and ``bandwidth`` None where not known."""
+    """A device to plan for: ``room`` is its memory for models in bytes, ``bandwidth`` is in GB/s."""
 
     name: str
     place: Place
@@ -36,6 +36,8 @@ class Machine:
 
 @dataclass(frozen=True)
 class Outlook:
+    """The plan of one stage."""
+
     settings: Settings
     model: Architecture
     work: Work
@@ -44,21 +46,22 @@ class Outlook:
 
     @property
     def fits(self) -> bool:
+        """Whether the peak is at most the memory of the machine."""
         return self.ledger.peak <= self.machine.room
 
 
 def machine_of(settings: Settings, plan: PlanStage) -> Machine:
-    """This machine, with what is free of it now; or another one, less the headroom.
+    """Return this machine with its free memory, or the GPU that ``plan`` names, less the headroom.
 
     Raises:
-        ModelError: a GPU is asked for that is not here.
+        ModelError: the settings ask for a GPU, but torch sees none.
     """
     ranks = ranks_of(settings, plan)
     if not plan.here:
-        found = plan.machine()
-        room = int(found["memory_gib"] * GIB * (1 - plan.headroom))
+        numbers = plan.machine()
+        room = int((numbers["memory_gib"] or 0) * GIB * (1 - plan.headroom))
         name = plan.device if plan.memory_gib is None else f"a GPU of {plan.memory_gib:g} GiB"
-        return Machine(name, Place(ranks, gpu=True), room, found["tflops"], found["bandwidth"])
+        return Machine(name, Place(ranks, gpu=True), room, numbers["tflops"], numbers["bandwidth"])
     device = torch_device(settings.hardware)
     gpu = device.type == "cuda"
     free = memory.available(device)
@@ -68,15 +71,15 @@ def machine_of(settings: Settings, plan: PlanStage) -> Machine:
 
 
 def ranks_of(settings: Settings, plan: PlanStage) -> Ranks:
-    """As stage=plan says, else as the processes of ``hardware`` share the work, where it has several.
+    """Return the ranks that stage=plan sets, else those of ``hardware``.
 
     Raises:
-        ConfigError: shards are asked for of stage=ppo, which has none.
+        ConfigError: a sharded strategy is set for stage=ppo, which supports only ddp.
     """
     if settings.stage.name == "ppo" and plan.strategy is not None and plan.strategy.sharded:
         raise ConfigError(
-            f"stage.strategy={plan.strategy.value} cannot be planned for ppo, which is shared by ddp alone: give "
-            "stage.strategy=ddp, or stage.stages without ppo"
+            f"stage.strategy={plan.strategy.value} cannot be planned for ppo, which supports only ddp: set "
+            "stage.strategy=ddp, or leave ppo out of stage.stages"
         )
     hardware = settings.hardware
     count = plan.gpus or (world.asked(hardware) if plan.here else (hardware.processes or 1) * hardware.nodes)
@@ -87,10 +90,10 @@ def ranks_of(settings: Settings, plan: PlanStage) -> Ranks:
 def look_ahead(
     settings: Settings, plan: PlanStage, rows: Rows | None = None, model: Architecture | None = None
 ) -> Outlook:
-    """The outlook of ``settings.stage``; ``rows`` and ``model`` where they have been looked at before.
+    """Return the plan of ``settings.stage``; pass ``rows`` and ``model`` if they are known from an earlier plan.
 
     Raises:
-        RlhfError: the model or its data are neither at hand nor stated.
+        RlhfError: the model or its data are neither available nor described in the settings.
     """
     model = model or architecture(settings, plan.shapes)
     machine = machine_of(settings, plan)
@@ -108,7 +111,7 @@ def look_ahead(
 
 
 def record(outlook: Outlook) -> dict[str, Any]:
-    """Numbers for programs."""
+    """Return the plan as JSON-serializable numbers; memory in bytes."""
     return {
         "stage": outlook.settings.stage.name,
         "parameters": outlook.model.size.parameters,

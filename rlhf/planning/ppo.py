@@ -1,4 +1,4 @@
-"""The ledger of stage=ppo: four roles on models of their own, or on one base.
+"""The memory of stage=ppo: four roles as separate models, or on one base.
 
 ``ledger`` plans runs that may not exist yet; rlhf/planning/roles.py passes ``complete`` the roles of existing runs.
 """
@@ -24,15 +24,15 @@ from rlhf.planning.trained import Place, learning, pages, resident
 from rlhf.planning.workload import Work
 
 LEARNERS = ("policy", "critic")
-BASE, WORN, REFERENCE = "shared base", "its runs' adapters", "reference"
-SCORED = 64  # texts that a RewardModel reads at once
+BASE, ATTACHED, REFERENCE = "shared base", "its runs' adapters", "reference"
+SCORED = 64  # texts in a batch of a RewardModel
 
 
 def ledger(settings: Settings, model: Architecture, work: Work, place: Place) -> Ledger:
-    """Roles and phases; one device's share."""
+    """Return the roles and phases of stage=ppo on one device."""
     shared = shares(settings)
     roles = (one_base if shared else separate)(settings, model, place.ranks)
-    scoring = [model.size.shape] * len(judges(settings.stage))
+    scoring = [model.size.shape] * len(judges(settings.stage_as(PPOStage)))
     return complete(settings, work, place, roles, model, model, scoring, shared=shared)
 
 
@@ -47,55 +47,52 @@ def complete(
     *,
     shared: bool,
 ) -> Ledger:
-    """``roles`` with the phases of an update. ``scoring`` are the shapes of the reward models."""
+    """Return ``roles`` with the phases of an update. ``scoring``: the shapes of the reward models."""
     phases = [*collecting(settings, policy, work, scoring), *updating(settings, policy, critic, work, shared=shared)]
     if not place.gpu and settings.adapter.kind is AdapterKind.none:
         read = max(roles, key=lambda role: role.weights)
-        phases.append(Phase("loading", other=pages(place, read)))
-    notes = [] if scoring else ["no reward is a model of the policy's size: what it takes by itself is not planned"]
+        phases.append(Phase("reading", other=pages(place, read)))
+    notes = [] if scoring else ["no reward is a model of the policy's size; the memory of the reward is not planned"]
     return Ledger(roles, phases, notes, resident(policy, place, tokenizers=1 + len(scoring)))
 
 
 def shares(settings: Settings) -> bool:
-    """Whether there is one base: of runs at hand by what they descend from, of others as this adapter leaves it.
-
-    Runs that are at hand and have no model in common keep models of their own.
-    """
-    if settings.adapter.kind is AdapterKind.none or settings.stage.share_base_model is False:
+    """Whether the roles share one base: with an adapter, unless the available runs descend from different models."""
+    stage = settings.stage_as(PPOStage)
+    if settings.adapter.kind is AdapterKind.none or stage.share_base_model is False:
         return False
-    found = [
-        at_hand(one.path) for role, one in settings.stage.inputs().items() if role in ("policy", "reward", "critic")
-    ]
-    roots = {loading.ancestry(parent)[0].digest for parent in found if parent is not None}
+    runs = [at_hand(source.path) for role, source in stage.inputs().items() if role in ("policy", "reward", "critic")]
+    roots = {loading.ancestry(parent)[0].digest for parent in runs if parent is not None}
     return len(roots) <= 1
 
 
 def heads(settings: Settings) -> bool:
     """Whether the critic is a head on the policy."""
-    return settings.stage.critic_kind is CriticKind.value_head
+    return settings.stage_as(PPOStage).critic_kind is CriticKind.value_head
 
 
 def on_trunk(model: Architecture, ranks: Ranks) -> Role:
-    """That head, a weight for each entry of a hidden state and one more."""
+    """Return the role of a critic that is a head on the policy: one weight per hidden unit, and a bias."""
     return adapters(ranks, "critic", model.size.shape.hidden + 1, learns=True)
 
 
 def judges(stage: PPOStage) -> list[str]:
-    """The roles of reward models, those of the gold reward included."""
+    """Return the roles of reward models, including the gold reward's."""
     return [role for role in stage.inputs() if role not in LEARNERS]
 
 
 def separate(settings: Settings, model: Architecture, ranks: Ranks) -> list[Role]:
-    """A model for each; with an adapter the reference is the policy without it."""
+    """Return the roles as separate models; with an adapter the reference is the policy without it."""
     return [
         learning(settings, model, ranks, "policy", scores=False),
         reference(settings, model, ranks),
         on_trunk(model, ranks) if heads(settings) else learning(settings, model, ranks, "critic", scores=True),
-        *(judge(settings, role, model, ranks) for role in judges(settings.stage)),
+        *(judge(settings, role, model, ranks) for role in judges(settings.stage_as(PPOStage))),
     ]
 
 
 def reference(settings: Settings, model: Architecture, ranks: Ranks) -> Role:
+    """Return the reference: a frozen model, or nothing if it is the policy without its adapter."""
     if settings.adapter.kind is not AdapterKind.none:
         return Role(REFERENCE, 0, 0, "", 0)
     held = ranks.weights(model.size.parameters, model.width, trained=False)
@@ -103,46 +100,48 @@ def reference(settings: Settings, model: Architecture, ranks: Ranks) -> Role:
 
 
 def judge(settings: Settings, role: str, model: Architecture, ranks: Ranks) -> Role:
-    """A reward model of its own, adapters merged, not quantised."""
+    """Return a separate reward model, with adapters merged and not quantized."""
     held = ranks.weights(model.classifier, model.width, trained=False)
     return Role(role, model.classifier, 0, settings.model.dtype.value, held)
 
 
 def one_base(settings: Settings, model: Architecture, ranks: Ranks) -> list[Role]:
-    """One frozen model, and for each role the adapters that it wears; of the parents' there is one each."""
-    start = at_hand(settings.stage.policy)
-    worn = start is None or loading.adapter_folder(start) is not None
+    """Return one frozen model, the adapters of the parents, and an adapter for each role."""
+    stage = settings.stage_as(PPOStage)
+    start = at_hand(stage.policy)
+    attached = start is None or loading.adapter_folder(start) is not None
     return [
         base(settings, model, ranks),
-        *([adapters(ranks, WORN, model.size.adapter)] if worn else []),
+        *([adapters(ranks, ATTACHED, model.size.adapter)] if attached else []),
         adapters(ranks, "policy", model.size.adapter, learns=True),
         Role(REFERENCE, 0, 0, "", 0),
-        worn_critic(settings, model, ranks),
-        *(adapters(ranks, role, model.size.adapter + model.size.shape.hidden) for role in judges(settings.stage)),
+        critic_on_base(settings, model, ranks),
+        *(adapters(ranks, role, model.size.adapter + model.size.shape.hidden) for role in judges(stage)),
     ]
 
 
-def worn_critic(settings: Settings, model: Architecture, ranks: Ranks) -> Role:
-    """The critic of a shared base: an adapter and a head, or a head on the policy's."""
+def critic_on_base(settings: Settings, model: Architecture, ranks: Ranks) -> Role:
+    """Return the critic on a shared base: an adapter and a head, or a head on the policy."""
     if heads(settings):
         return on_trunk(model, ranks)
     return adapters(ranks, "critic", model.size.adapter + model.size.shape.hidden, learns=True)
 
 
 def base(settings: Settings, model: Architecture, ranks: Ranks) -> Role:
+    """Return the frozen base that all roles share."""
     kind = "4 bits" if settings.adapter.kind is AdapterKind.qlora else settings.model.dtype.value
     return Role(BASE, model.size.parameters, 0, kind, ranks.weights(1, model.size.weights, trained=False))
 
 
 def adapters(ranks: Ranks, name: str, parameters: int, *, learns: bool = False) -> Role:
-    """What a role wears on a base, its head included, in float32."""
+    """Return the role of an adapter on a base, including its head, in float32."""
     held = (ranks.gradients(parameters, FLOAT32), ranks.optimizer(parameters, FLOAT32)) if learns else (0, 0)
     return Role(name, parameters, parameters if learns else 0, "float32", ranks.weights(parameters, FLOAT32), *held)
 
 
 def collecting(settings: Settings, model: Architecture, work: Work, scoring: Sequence[Shape]) -> list[Phase]:
-    """Sampling, scoring, and the passes that give log-probabilities and values; no gradients are there."""
-    shape, width, length, stage = model.size.shape, model.width, work.longest, settings.stage
+    """Return the phases without gradients: sampling, scoring, log-probabilities and values."""
+    shape, width, length, stage = model.size.shape, model.width, work.longest, settings.stage_as(PPOStage)
     prompts = min(work.rows * (length - stage.max_response_length), max(READ_AT_ONCE, length))
     read = [at_work(one, scored(work.batch, length), width) for one in scoring]
     return [
@@ -156,25 +155,25 @@ def collecting(settings: Settings, model: Architecture, work: Work, scoring: Seq
 
 
 def scored(rows: int, length: int) -> int:
-    """Tokens of a pass of a RewardModel, all of its rows of this length."""
+    """Return the tokens in a batch of a RewardModel if all rows have this length."""
     return min(min(SCORED, rows) * length, max(READ_AT_ONCE, length))
 
 
 def responses(shape: Shape, work: Work, width: int) -> int:
-    """Logits of the responses of a micro-batch, whose place their gradient takes, and tiles of float32."""
+    """Return the bytes of a micro-batch's response logits, which the gradient overwrites, and of float32 tiles."""
     return work.scored * shape.vocabulary * width * PPO_LEARNING + PPO_TILES * max(TILE, shape.vocabulary) * FLOAT32
 
 
 def updating(
     settings: Settings, policy: Architecture, critic: Architecture, work: Work, *, shared: bool
 ) -> list[Phase]:
-    """A micro-batch of the policy, then of the critic, whose gradients add up over those of a minibatch."""
-    stage, found = settings.stage, []
-    several = -(-work.batch // stage.minibatches) > work.at_once
+    """Return the phases of a micro-batch, of the policy and then of the critic; gradients accumulate per minibatch."""
+    found = []
+    several = -(-work.batch // settings.stage_as(PPOStage).minibatches) > work.at_once
     largest = policy.size.largest if settings.adapter.kind is AdapterKind.none else 0
     for model in (policy, critic):
         passing = model.passing(settings, mask=0, checkpointing=False)
-        if shared and model.width == FLOAT32:  # rlhf/modeling/fused_lora.py makes one product, and keeps no projections
+        if shared and model.width == FLOAT32:  # rlhf/modeling/fused_lora.py fuses the product, keeps no projections
             passing = passing._replace(rank=0)
         kept = passing.kept(work.at_once, work.longest) - passing.spared(work.passed - work.scored, attention=False)
         found.append((kept, at_work(model.size.shape, work.passed, model.width, work.scored)))
@@ -182,7 +181,7 @@ def updating(
     first = max(at_work(model.size.shape, work.passed, model.width) for model in (policy, critic))
     wide = responses(policy.size.shape, work, policy.width)
     before = LEARNERS if several else ()
-    # The gradient of the logits is there twice for a moment, and then once beside that of the output layer.
+    # The gradient of the logits exists twice for a moment, then once together with that of the output layer.
     again = max(work.scored * policy.size.shape.vocabulary * policy.width, largest)
     own = LEARNERS if several else ("policy",)
     critics = [] if heads(settings) else [Phase("critic backward", values + judging, gradients=own, optimizer=LEARNERS)]

@@ -1,4 +1,4 @@
-"""A few steps of a model of the shape that is planned for, with random weights, on this machine, timed."""
+"""Timing of a few steps on this machine, with random weights in the planned architecture."""
 
 import time
 from collections.abc import Callable
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForCausalLM
 
+from rlhf.config import PPOStage
 from rlhf.hardware.device import torch_device
 from rlhf.modeling import adapters
 from rlhf.modeling.generation import sample, seeded
@@ -19,17 +20,17 @@ from rlhf.planning.ppo import heads
 from rlhf.planning.throughput import Pace
 from rlhf.planning.workload import noted
 
-AT_ONCE = 32  # responses that are drawn at once in a probe, at most; more take as much longer
-DRAWN = 24  # tokens of each, at most
+AT_ONCE = 32  # largest batch of responses that a probe samples; time is extrapolated linearly to more
+DRAWN = 24  # most tokens per response
 REPEATS = 5
 Clock = Callable[[], float]
 
 
 def probe(outlook: Outlook, budget: float, clock: Clock = time.perf_counter) -> Pace:
-    """The pace of ``outlook`` in about ``budget`` seconds at most; a step that takes longer is made once.
+    """Measure the pace of ``outlook`` in about ``budget`` seconds; a step that takes longer runs once.
 
-    Of PPO's passes policy and reference have logits, of the response alone, and critic and reward models none; a critic
-    that is a head on the policy has no pass.
+    In PPO the passes of policy and reference compute logits of the response, those of critic and reward models none;
+    a critic that is a head on the policy has no pass.
     """
     settings, work = outlook.settings, outlook.work
     name, device = settings.stage.name, torch_device(settings.hardware)
@@ -40,24 +41,22 @@ def probe(outlook: Outlook, budget: float, clock: Clock = time.perf_counter) -> 
     if getattr(settings.stage, "trainer", {}).get("activation_checkpointing"):
         model.gradient_checkpointing_enable()
     timer = Timer(clock, budget / 4, device)
-    trained = [one for one in model.parameters() if one.requires_grad]
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-9, fused=True)
     positions = {"reward": 0, "ppo": getattr(settings.stage, "max_response_length", 0) + 1}.get(name, work.typical)
     ppo = name == "ppo"
     scores = [positions, 0] if ppo and not heads(settings) else [positions]
     train = sum(timer(lambda p=p: descend(model, ids, p, optimizer)) for p in scores) / len(scores) / ids.numel()
     read = timer(lambda: forward(model, ids, positions)) / ids.numel() if work.read else 0.0
-    if ppo:
+    if isinstance(settings.stage, PPOStage):
         passes = work.read / (settings.stage.updates * settings.stage.batch_size * work.typical)
         wide = 1 + (not noted(settings))
         read = (wide * read + (passes - wide) * timer(lambda: forward(model, ids, 0)) / ids.numel()) / passes
     step = timer(lambda: stepped(trained, optimizer))
     draw = draw_of(timer, model, outlook) if work.drawn else 0.0
-    speed = float(f"{1 / train:.2g}")
-    shown = (
-        f"measured: {speed:,.0f} tokens per second in training, {work.at_once} rows of {work.typical} at once, {load()}"
-    )
-    return Pace(train, read, draw, step, shown)
+    batch = f"{work.at_once} rows of {work.typical} tokens"
+    source = f"measured: {1 / train:,.0f} tokens per second in training here, in batches of {batch}"
+    return Pace(train, read, draw, step, source)
 
 
 def load() -> str:
@@ -66,7 +65,7 @@ def load() -> str:
 
 
 class Timer:
-    """Seconds of a call: the median of up to REPEATS within ``budget``; the first only where it is long."""
+    """Seconds of a call: the median of up to REPEATS within ``budget``, or the first if it takes half the budget."""
 
     def __init__(self, clock: Clock, budget: float, device: torch.device):
         self.clock, self.budget, self.device = clock, budget, device
@@ -89,13 +88,14 @@ class Timer:
 
 
 def hidden(model: Any, ids: Tensor) -> tuple[Tensor, nn.Module]:
+    """Return the last hidden states (B, T, hidden) and the output layer."""
     plain = model.get_base_model() if hasattr(model, "peft_config") else model
     states = plain.base_model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).last_hidden_state
     return states, plain.get_output_embeddings()
 
 
 def descend(model: Any, ids: Tensor, positions: int, optimizer: Any) -> None:
-    """Forward and backward; the last ``positions`` have logits, made again for the gradient, as TRL's head does."""
+    """Run forward and backward; logits of the last ``positions`` are recomputed for the gradient, as in TRL's head."""
     states, head = hidden(model, ids)
     if positions:
         logprobs = checkpoint(loss, states[:, -positions:], head, ids[:, -positions:], use_reentrant=False)
@@ -106,17 +106,20 @@ def descend(model: Any, ids: Tensor, positions: int, optimizer: Any) -> None:
 
 
 def loss(states: Tensor, head: nn.Module, ids: Tensor) -> Tensor:
+    """Return the mean cross-entropy of ``ids`` (B, T) under the logits of ``states`` (B, T, hidden)."""
     return nn.functional.cross_entropy(head(states).float().flatten(0, 1), ids.flatten())
 
 
 @torch.no_grad()
 def forward(model: Any, ids: Tensor, positions: int) -> None:
+    """Run a forward pass with logits of the last ``positions``."""
     states, head = hidden(model, ids)
     if positions:
         loss(states[:, -positions:], head, ids[:, -positions:])
 
 
 def stepped(trained: list[nn.Parameter], optimizer: Any) -> None:
+    """Run a step of the optimizer on zero gradients."""
     for parameter in trained:
         parameter.grad = torch.zeros_like(parameter)
     torch.nn.utils.clip_grad_norm_(trained, 1.0)
@@ -125,15 +128,16 @@ def stepped(trained: list[nn.Parameter], optimizer: Any) -> None:
 
 
 def draw_of(timer: Timer, model: Any, outlook: Outlook) -> float:
-    """Seconds of a token more of all responses that are drawn at once, none of which ends."""
+    """Return the seconds per token of a batch of responses, none of which ends early."""
     work, vocabulary = outlook.work, outlook.model.size.shape.vocabulary
-    rows, length = min(work.rows, AT_ONCE), min(outlook.settings.stage.max_response_length, DRAWN)
-    prompt = max(work.typical - outlook.settings.stage.max_response_length, 1)
+    stage = outlook.settings.stage_as(PPOStage)
+    rows, length = min(work.rows, AT_ONCE), min(stage.max_response_length, DRAWN)
+    prompt = max(work.typical - stage.max_response_length, 1)
     ids = [[(7 * row + token) % (vocabulary - 2) for token in range(prompt)] for row in range(rows)]
 
     def drawn() -> None:
         with seeded(0):
-            sample(model, ids, {vocabulary - 1}, vocabulary - 2, length, outlook.settings.stage.temperature)
+            sample(model, ids, {vocabulary - 1}, vocabulary - 2, length, stage.temperature)
 
     model.eval()
     return timer(drawn) / length * work.rows / rows

@@ -1,4 +1,4 @@
-"""A plan as a person reads it, in 80 columns."""
+"""The tables and sentences of a plan, in 80 columns."""
 
 from collections.abc import Sequence
 
@@ -16,11 +16,12 @@ from rlhf.planning.throughput import Pace, seconds
 
 
 def tell(sentence: str) -> None:
+    """Print a sentence without markup."""
     console.print(sentence, highlight=False, markup=False, soft_wrap=False)
 
 
 def show(outlook: Outlook, pace: Pace | None) -> None:
-    """One stage: what it is, who holds what and when, whether it fits, and what it has to do."""
+    """Print one stage's model, memory by role and phase, whether it fits, and its workload and time."""
     stage, model = outlook.settings.stage.name, outlook.model
     tell(f"{stage}: {count(model.size.parameters)} parameters ({model.source}), {trained(outlook)}, {spread(outlook)}")
     console.print(table_of(stage, outlook.ledger))
@@ -28,12 +29,13 @@ def show(outlook: Outlook, pace: Pace | None) -> None:
     for note in outlook.ledger.notes:
         tell(f"{stage}: {note}")
     if autocasts(outlook.settings, outlook.machine.place.gpu):
-        tell(f"{stage}: planned in float32; copies in bfloat16, which autocast makes, are not counted")
+        tell(f"{stage}: planned in float32; the bfloat16 copies that autocast makes are not counted")
     tell(doing(outlook))
     tell(f"{stage}: {lasting(outlook, pace)}")
 
 
 def trained(outlook: Outlook) -> str:
+    """Return a phrase on the trained parameters and their dtype."""
     adapter, dtype = outlook.settings.adapter, outlook.settings.model.dtype.value
     if adapter.kind is AdapterKind.none:
         return f"every weight trained in {dtype}"
@@ -42,6 +44,7 @@ def trained(outlook: Outlook) -> str:
 
 
 def spread(outlook: Outlook) -> str:
+    """Return a phrase on the devices and the strategy."""
     ranks = outlook.machine.place.ranks
     if ranks.strategy is Strategy.none:
         return f"on {outlook.machine.name}"
@@ -49,17 +52,17 @@ def spread(outlook: Outlook) -> str:
 
 
 def show_ledger(stage: str, ledger: Ledger, device: torch.device) -> None:
-    """What a stage says before it begins: its memory, beside what is free of the machine that it runs on."""
+    """Print the planned memory of a stage before it runs, and the free memory of ``device``."""
     console.print(table_of(stage, ledger))
-    free, where = available(device), "this GPU" if device.type == "cuda" else "this machine"
-    sentence = f"{stage}: {size(ledger.peak)} at the peak, {ledger.highest.name}, of {size(free)} free on {where}"
+    free, place = available(device), "this GPU" if device.type == "cuda" else "this machine"
+    sentence = f"{stage}: peak {size(ledger.peak)} ({ledger.highest.name}), {size(free)} free on {place}"
     if ledger.peak > free:
-        sentence += ", which is too much: the same command with hardware.plan=true says what helps"
+        sentence += "; this is too much: run the same command with hardware.plan=true for remedies"
     console.print(sentence, highlight=False, soft_wrap=True)
 
 
 def table_of(stage: str, ledger: Ledger) -> Table:
-    """Roles with what stays, then phases with what comes and goes; the highest is marked."""
+    """Return a table of roles and their state, then of phases and their temporary memory; the highest is marked."""
     table = Table(title=f"{stage}: memory of one device, planned", title_justify="left")
     table.add_column("role")
     for heading in ("parameters", "trained", "weights", "gradients", "optimizer"):
@@ -79,33 +82,37 @@ def table_of(stage: str, ledger: Ledger) -> Table:
 
 
 def blank(number: int) -> str:
+    """Return a size in bytes as text, "" for 0."""
     return size(number) if number else ""
 
 
 def fitting(outlook: Outlook) -> str:
+    """Return a sentence on whether the stage fits."""
     stage, ledger, room = outlook.settings.stage.name, outlook.ledger, outlook.machine.room
-    least = f"{size(ledger.peak)} at the peak, {ledger.highest.name}, of {size(room)} that are free"
-    return f"{stage}: {'fits' if outlook.fits else 'does not fit'}: {least} on {outlook.machine.name}"
+    peak = f"peak {size(ledger.peak)} ({ledger.highest.name}) of {size(room)} free"
+    return f"{stage}: {'fits' if outlook.fits else 'does not fit'}: {peak} on {outlook.machine.name}"
 
 
 def doing(outlook: Outlook) -> str:
+    """Return a sentence on the steps and tokens."""
     work = outlook.work
-    drawn = f", {count(work.drawn)} of them drawn" if work.drawn else ""
+    drawn = f", {count(work.drawn)} of them sampled" if work.drawn else ""
     source = f"lengths {work.source}"
     return f"{outlook.settings.stage.name}: {work.steps:,} steps, {count(work.tokens)} tokens{drawn}; {source}"
 
 
 def lasting(outlook: Outlook, pace: Pace | None) -> str:
+    """Return a sentence on the time, or the reason why it is unknown."""
     if pace is None:
-        why = "no probe is wanted" if outlook.fits else "it does not fit into this machine"
-        return f"time is not told, since {why}: give stage.tokens_per_second, or a stage.device"
+        why = "stage.probe=false" if outlook.fits else "the stage does not fit on this machine"
+        return f"time is unknown, since {why}: set stage.tokens_per_second or stage.device"
     whole, devices = seconds(outlook, pace), outlook.machine.place.ranks.count
-    gpus = f", {duration(whole * devices)} of all devices" if devices > 1 else ""
+    gpus = f", {duration(whole * devices)} over all devices" if devices > 1 else ""
     return f"about {duration(whole)}{gpus}; {pace.source}"
 
 
 def show_remedies(stage: str, found: Sequence[tuple[Remedy, Outlook]]) -> None:
-    """Each remedy with what it would take, and the first that fits as a sentence."""
+    """Print each remedy with its peak, and the first that fits as a sentence."""
     table = Table(title=f"{stage}: remedies", title_justify="left")
     table.add_column("remedy")
     table.add_column("peak", justify="right", no_wrap=True)
@@ -115,7 +122,7 @@ def show_remedies(stage: str, found: Sequence[tuple[Remedy, Outlook]]) -> None:
     console.print(table)
     best = first(found)
     if best is None:
-        tell(f"{stage}: none of them is enough: take a smaller model, shorter rows or a larger device")
+        tell(f"{stage}: no remedy is enough: use a smaller model, shorter rows or a larger device")
         return
     remedy, outlook = best
     typed = " ".join(remedy.changes)
@@ -123,7 +130,7 @@ def show_remedies(stage: str, found: Sequence[tuple[Remedy, Outlook]]) -> None:
 
 
 def overview(rows: Sequence[tuple[Outlook, Pace | None]]) -> Table:
-    """A row a stage."""
+    """Return a table with one row per stage."""
     table = Table(title="plan", title_justify="left")
     table.add_column("stage")
     for heading in ("parameters", "peak", "fits", "steps", "tokens", "time"):

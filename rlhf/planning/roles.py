@@ -1,11 +1,11 @@
-"""What stage=ppo will take of memory, from the runs that it starts from: rlhf/planning/ppo.py has the formulas."""
+"""The memory of stage=ppo for the runs that it starts from; rlhf/planning/ppo.py has the formulas."""
 
 from collections.abc import Iterator
 from math import prod
 
 from safetensors import safe_open
 
-from rlhf.config import Settings
+from rlhf.config import PPOStage, Settings
 from rlhf.hardware import ranks as world
 from rlhf.hardware.device import torch_device
 from rlhf.modeling import loading
@@ -20,49 +20,51 @@ from rlhf.runs.parents import Parent
 
 
 def plan(settings: Settings, roles: OneBase | Separate, longest: int | None = None) -> Ledger:
-    """From configurations and the headers of files; nothing is loaded.
+    """Return the memory of stage=ppo from configurations and headers of files, without loading weights.
 
-    ``longest`` prompt, in tokens; None: as long as stage.max_prompt_length allows.
+    ``longest``: tokens of the longest prompt, or None for stage.max_prompt_length.
     """
-    rows = Rows(0, [(longest or settings.stage.max_prompt_length,)], "counted")
+    rows = Rows(0, [(longest or settings.stage_as(PPOStage).max_prompt_length,)], "counted")
     ranks = Ranks(world.strategy_of(settings.hardware), world.size())
     place = Place(ranks, torch_device(settings.hardware).type == "cuda")
-    shared = isinstance(roles, OneBase)
-    policy = drawn(settings, roles.base if shared else roles.parents["policy"])
-    critic = policy if shared else drawn(settings, roles.parents[roles.start])
     scoring = {role: drawn(settings, roles.parents[role]) for role in judges(roles.parents)}
-    held = (
-        on_one_base(settings, roles, policy, scoring, ranks)
-        if shared
-        else apart(settings, policy, critic, scoring, ranks)
-    )
+    shared = isinstance(roles, OneBase)
+    if isinstance(roles, OneBase):
+        policy = critic = drawn(settings, roles.base)
+        held = on_one_base(settings, roles, policy, scoring, ranks)
+    else:
+        policy, critic = drawn(settings, roles.parents["policy"]), drawn(settings, roles.parents[roles.start])
+        held = apart(settings, policy, critic, scoring, ranks)
     shapes = [model.size.shape for model in scoring.values()]
     work = sampled(settings, rows, ranks.count)
     return ppo.complete(settings, work, place, list(held), policy, critic, shapes, shared=shared)
 
 
 def drawn(settings: Settings, parent: Parent) -> Architecture:
+    """Return the architecture of a parent."""
     return drawn_up(Drawing(loading.config(parent, settings.model), settings.adapter, settings.model.dtype))
 
 
 def stored(parent: Parent) -> int:
-    """Parameters of the adapter ``parent``, from the header of its file."""
-    with safe_open(loading.adapter_folder(parent) / "adapter_model.safetensors", framework="pt") as file:
+    """Return the parameters of the adapter ``parent``, from the header of its file."""
+    folder = loading.adapter_folder(parent)
+    assert folder is not None, f"{parent.path} is not an adapter"
+    with safe_open(folder / "adapter_model.safetensors", framework="pt") as file:
         return sum(prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118 - no mapping
 
 
 def on_one_base(
     settings: Settings, roles: OneBase, model: Architecture, scoring: dict[str, Architecture], ranks: Ranks
 ) -> Iterator[Role]:
-    """One frozen base, the adapters of its runs, each once, and what the roles have for themselves."""
+    """Yield one frozen base, the adapters of the parents, each once, and the adapters and heads of the roles."""
     yield ppo.base(settings, model, ranks)
-    worn = {parent.digest: stored(parent) for chain in roles.chains.values() for parent in chain}
-    if held := sum(worn.values()):
-        yield ppo.adapters(ranks, ppo.WORN, held)
+    attached = {parent.digest: stored(parent) for chain in roles.chains.values() for parent in chain}
+    if held := sum(attached.values()):
+        yield ppo.adapters(ranks, ppo.ATTACHED, held)
     head = model.size.shape.hidden
     yield ppo.adapters(ranks, "policy", model.size.adapter, learns=True)
     yield Role(ppo.REFERENCE, 0, 0, "", 0)
-    yield ppo.worn_critic(settings, model, ranks)
+    yield ppo.critic_on_base(settings, model, ranks)
     for role, judge in scoring.items():
         if role in roles.chains:
             yield ppo.adapters(ranks, role, head)
@@ -73,7 +75,7 @@ def on_one_base(
 def apart(
     settings: Settings, policy: Architecture, critic: Architecture, scoring: dict[str, Architecture], ranks: Ranks
 ) -> Iterator[Role]:
-    """A model for each role."""
+    """Yield a separate model for each role."""
     yield learning(settings, policy, ranks, "policy", scores=False)
     yield ppo.reference(settings, policy, ranks)
     if ppo.heads(settings):

@@ -1,4 +1,4 @@
-"""The architecture that a stage starts from, without its weights: from what is at hand, or as it is stated."""
+"""The architecture that a stage starts from, without its weights: from a run, a configuration or the settings."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -24,7 +24,7 @@ WIDTHS = {Dtype.float32: 4, Dtype.bfloat16: 2, Dtype.float16: 2}
 
 
 class Size(NamedTuple):
-    """Of a language model: parameters and their bytes, the largest one's, and the parameters of a new adapter."""
+    """A model's parameters and their bytes, the bytes of the largest one, and the parameters of a new adapter."""
 
     shape: Shape
     parameters: int
@@ -34,7 +34,7 @@ class Size(NamedTuple):
 
 
 def measure(config: PretrainedConfig, adapter: Adapter, dtype: Dtype) -> Size:
-    """From the architecture alone: the model is made on the meta device, where tensors have shapes and no storage."""
+    """Measure a model on the meta device, without storage for its tensors."""
     width = WIDTHS[dtype]
     with init_empty_weights():
         model = AutoModelForCausalLM.from_config(config)
@@ -42,7 +42,7 @@ def measure(config: PretrainedConfig, adapter: Adapter, dtype: Dtype) -> Size:
     sizes = [parameter.numel() for parameter in model.parameters()]
     parameters, largest = sum(sizes), max(sizes)
     packed = 0
-    if adapter.kind is AdapterKind.qlora:  # transformers leaves the output layer as it is
+    if adapter.kind is AdapterKind.qlora:  # transformers does not quantize the output layer
         layers = (module for module in model.base_model.modules() if isinstance(module, nn.Linear))
         packed = sum(layer.weight.numel() for layer in layers)
     weights = int((parameters - packed) * width + packed * NF4)
@@ -53,7 +53,7 @@ def measure(config: PretrainedConfig, adapter: Adapter, dtype: Dtype) -> Size:
 
 
 def classifies(config: PretrainedConfig) -> int:
-    """Parameters of a classifier of one output: a head in the place of the output layer. 0: there is no such class."""
+    """Return the parameters of a classifier with one output, or 0 if the architecture has none."""
     try:
         return sum(parameter.numel() for parameter in shell_of(config).parameters())
     except ModelError:
@@ -61,9 +61,10 @@ def classifies(config: PretrainedConfig) -> int:
 
 
 class Architecture(NamedTuple):
-    """``size`` of the language model, ``classifier`` of the same backbone under a head of one output, in parameters.
+    """A language model: ``classifier``, ``layer`` and ``outside`` count parameters.
 
-    ``layer`` and ``outside`` are parameters, too: of one layer, and of all that lies in none.
+    They are those of the same backbone with a head of one output, of one layer, and of everything outside the layers.
+    ``width`` is in bytes per parameter, ``source`` names the origin of the configuration.
     """
 
     config: PretrainedConfig
@@ -75,14 +76,16 @@ class Architecture(NamedTuple):
 
     @property
     def outside(self) -> int:
+        """The parameters outside the layers."""
         return self.size.parameters - self.size.shape.layers * self.layer
 
     @property
     def family(self) -> Family:
+        """The factors of activation memory."""
         return family_of(self.config.model_type)
 
     def passing(self, settings: Settings, *, mask: int, checkpointing: bool) -> Pass:
-        """How tokens pass it while it learns; ``mask`` is the width of an element of a dropout mask."""
+        """Return a forward pass in training; ``mask``: bytes per element of a dropout mask."""
         adapter = settings.adapter
         whole = adapter.kind is AdapterKind.none
         dropped = mask if adapter.dropout and not whole else 0
@@ -91,11 +94,11 @@ class Architecture(NamedTuple):
 
 
 def architecture(settings: Settings, shapes: dict[str, Any]) -> Architecture:
-    """That of the policy of ``settings.stage``, and so of every model of its chain.
+    """Return the architecture of the stage's policy, which every model of its chain has.
 
     Raises:
-        LineageError: nothing says what it is.
-        ModelError: what is named cannot be read.
+        LineageError: the settings do not describe it.
+        ModelError: the configuration cannot be read.
     """
     config, source = find(settings, shapes)
     return drawn_up(Drawing(config, settings.adapter, settings.model.dtype))._replace(source=source)
@@ -103,7 +106,7 @@ def architecture(settings: Settings, shapes: dict[str, Any]) -> Architecture:
 
 @dataclass(frozen=True)
 class Drawing:
-    """What an architecture is made from; equal ones are drawn up once, since each takes a second."""
+    """The inputs of an architecture; equal ones are measured once, since each takes about a second."""
 
     config: PretrainedConfig
     adapter: Adapter
@@ -118,18 +121,18 @@ class Drawing:
 
 @cache
 def drawn_up(drawing: Drawing) -> Architecture:
-    """The models on the meta device, where tensors have shapes and no storage, and what they are made of."""
+    """Measure an architecture on the meta device, without storage for its tensors."""
     config = drawing.config
     size = measure(config, drawing.adapter, drawing.dtype)
     with init_empty_weights():
         model = AutoModelForCausalLM.from_config(config)
-    stacks = [one for one in model.modules() if isinstance(one, nn.ModuleList) and len(one) == size.shape.layers]
+    stacks = [part for part in model.modules() if isinstance(part, nn.ModuleList) and len(part) == size.shape.layers]
     layer = sum(value.numel() for value in stacks[0][0].parameters()) if stacks else 0
     return Architecture(config, "", size, classifies(config), layer, WIDTHS[drawing.dtype])
 
 
 def find(settings: Settings, shapes: dict[str, Any]) -> tuple[PretrainedConfig, str]:
-    """The configuration, and where it is from: the policy where it is at hand, else what the chain begins with."""
+    """Return the configuration and its source: the policy if it is available, else the first model of the chain."""
     policy = getattr(settings.stage, "policy", None)
     for path in (policy, settings.model.path):
         if path is not None and (parent := at_hand(path)) is not None:
@@ -140,18 +143,19 @@ def find(settings: Settings, shapes: dict[str, Any]) -> tuple[PretrainedConfig, 
             with blame(f"stage.shapes.{name}"):
                 return AutoConfig.for_model(**shapes[name]), f"stage.shapes.{name}"
     if settings.model.path is None:
-        given = {key: value for key, value in settings.model.architecture.items() if key != "vocabulary"}
+        sizes = dict(settings.model.architecture or {})
+        vocabulary = sizes.pop("vocabulary")
         with blame("model.architecture"):
-            return LlamaConfig(**given, vocab_size=settings.model.architecture["vocabulary"]), "model.architecture"
+            return LlamaConfig(**sizes, vocab_size=vocabulary), "model.architecture"
     if Path(settings.model.path).exists() or settings.model.path.count("/") > 1:
-        raise LineageError(f"model.path={settings.model.path} holds no config.json: give a model's folder or a Hub id")
+        raise LineageError(f"model.path={settings.model.path} has no config.json: set a model's folder or a Hub id")
     id, _, revision = settings.model.path.partition("@")
     parent = hub_parent("policy", id, revision or settings.model.revision)
     return loading.config(parent, settings.model), settings.model.path
 
 
 def at_hand(path: str) -> Parent | None:
-    """A finished run or a model that lies here."""
+    """Return the finished run or local model at ``path``, or None."""
     folder = Path(path)
     manifest = read_manifest(folder)
     if manifest is not None:

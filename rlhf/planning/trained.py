@@ -1,8 +1,8 @@
-"""The ledger of base, sft, reward and dpo: what TRL's and transformers' trainers hold, and when."""
+"""The memory of base, sft, reward and dpo in the trainers of TRL and transformers."""
 
 from typing import NamedTuple
 
-from rlhf.config import AdapterKind, Settings, SharedPrefix
+from rlhf.config import AdapterKind, DPOStage, RewardStage, Settings, SharedPrefix
 from rlhf.hardware.memory import FLOAT32
 from rlhf.planning.activations import (
     CROSS_ENTROPY,
@@ -17,23 +17,23 @@ from rlhf.planning.activations import (
 from rlhf.planning.memory_estimate import Ledger, Phase, Role
 from rlhf.planning.shapes import Architecture
 from rlhf.planning.strategy import Ranks
-from rlhf.planning.workload import Work
+from rlhf.planning.workload import Work, trainer_of
 from rlhf.preference.architectures import refusal
 
 LEARNER = {"base": "policy", "sft": "policy", "reward": "reward model", "dpo": "policy"}
-TOKENIZER = 330  # bytes an entry of a vocabulary, of tokenizers 0.23 by the resident size of a process
-SCORED = 32  # responses that the report card of a reward model reads at once, at least
+TOKENIZER = 330  # bytes per entry of a vocabulary, measured with tokenizers 0.23 as resident size
+SCORED = 32  # smallest batch of responses in the report card of a reward model
 
 
 class Place(NamedTuple):
-    """Where a stage runs: on how many devices, and of what kind."""
+    """The devices that a stage runs on."""
 
     ranks: Ranks
     gpu: bool
 
 
 def ledger(settings: Settings, model: Architecture, work: Work, place: Place) -> Ledger:
-    """Roles and phases of a stage that a Trainer runs; one device's share."""
+    """Return the roles and phases of a stage that a Trainer runs, on one device."""
     name, ranks = settings.stage.name, place.ranks
     learner = learning(settings, model, ranks, LEARNER[name], scores=name == "reward")
     roles = [learner]
@@ -45,22 +45,22 @@ def ledger(settings: Settings, model: Architecture, work: Work, place: Place) ->
             "policy", model.size.parameters, 0, settings.model.dtype.value, model.size.parameters * model.width
         )
         roles.append(policy)
-        phases = [one._replace(holds=(learner.name,)) for one in phases]
-        tokens = max(settings.stage.trainer["per_device_eval_batch_size"], SCORED) * work.longest
+        phases = [phase._replace(holds=(learner.name,)) for phase in phases]
+        tokens = max(trainer_of(settings)["per_device_eval_batch_size"], SCORED) * work.longest
         working = at_work(model.size.shape, tokens, model.width)
         phases.append(Phase("report card", working, other=pages(place, policy), optimizer=(learner.name,)))
-    later = name == "reward" or (name == "dpo" and settings.stage.cache_reference)
-    if settings.adapter.kind is AdapterKind.none:  # what is frozen stays mapped from its file, and is there once
+    later = name == "reward" or (isinstance(settings.stage, DPOStage) and settings.stage.cache_reference)
+    if settings.adapter.kind is AdapterKind.none:  # frozen weights stay mapped from their file
         phases += reading(roles, place, first=1 if later else None)
     frozen = name == "reward" and settings.adapter.kind is not AdapterKind.none
     return Ledger(roles, phases, beside=resident(model, place, tokenizers=1, looked_up=frozen))
 
 
 def resident(model: Architecture, place: Place, *, tokenizers: int, looked_up: bool = False) -> int:
-    """What a process without a GPU holds beside its models.
+    """Return the bytes that a CPU process holds in addition to its models; negative if embeddings are ``looked_up``.
 
-    Weights that nothing trains stay in the file that they are mapped from until they are read: of embeddings that are
-    ``looked_up`` and multiplied by nothing, next to none are.
+    Frozen weights stay in the memory-mapped file until they are read, and hardly any rows of an embedding that is only
+    looked up are read.
     """
     if place.gpu:
         return 0
@@ -70,9 +70,9 @@ def resident(model: Architecture, place: Place, *, tokenizers: int, looked_up: b
 
 
 def shares(settings: Settings, model: Architecture) -> bool:
-    """Whether a prompt is computed once for its responses, as the stage will decide it."""
+    """Whether the stage will compute a prompt once for its responses."""
     stage = settings.stage
-    if stage.name not in ("reward", "dpo") or stage.shared_prefix is SharedPrefix.off:
+    if not isinstance(stage, RewardStage | DPOStage) or stage.shared_prefix is SharedPrefix.off:
         return False
     return refusal(model.config, settings.model.attention, stage.trainer.get("max_length")) is None
 
@@ -80,12 +80,12 @@ def shares(settings: Settings, model: Architecture) -> bool:
 def comparing(
     settings: Settings, model: Architecture, work: Work, place: Place, roles: list[Role], phases: list[Phase]
 ) -> list[Phase]:
-    """DPO's ``phases`` with those of its reference, a second model where no adapter can be switched off.
+    """Return DPO's ``phases`` with those of the reference; without an adapter, add it to ``roles`` as a second model.
 
-    Where its log-probabilities are kept they are computed before the first step, by the policy as it is; the second
-    model is then read at the end, for what the policy is held against.
+    Cached log-probabilities of the reference are computed by the untrained policy before the first step; the second
+    model is then loaded at the end, for the held-out comparison.
     """
-    [learner], kept = roles, settings.stage.cache_reference
+    [learner], kept = roles, settings.stage_as(DPOStage).cache_reference
     whole = settings.adapter.kind is AdapterKind.none
     if whole:
         weights = place.ranks.weights(model.size.parameters, model.width, trained=False)
@@ -95,14 +95,14 @@ def comparing(
     shape = model.size.shape
     wide = head(settings, model, work.passed, work.scored, place, backward=False)
     first = Phase("reference", at_work(shape, work.passed, model.width), wide)
-    phases = [one._replace(holds=(learner.name,)) for one in (first, *phases)]
+    phases = [phase._replace(holds=(learner.name,)) for phase in (first, *phases)]
     if whole and settings.eval_set.prompts:
         phases.append(Phase("held out", other=pages(place, roles[1]), optimizer=(learner.name,)))
     return phases
 
 
 def learning(settings: Settings, model: Architecture, ranks: Ranks, name: str, scores: bool) -> Role:
-    """The model that learns: whole, or adapters in float32 on what is frozen; under a head of one if it ``scores``."""
+    """Return the role that learns: all weights, or float32 adapters; with a head of one output if it ``scores``."""
     adapter, size, width = settings.adapter, model.size, model.width
     parameters = model.classifier if scores else size.parameters
     if adapter.kind is AdapterKind.none:
@@ -112,7 +112,7 @@ def learning(settings: Settings, model: Architecture, ranks: Ranks, name: str, s
             ranks.optimizer(parameters, width),
         )
         return Role(name, parameters, parameters, settings.model.dtype.value, *held)
-    # A classifier has a row in the place of the output layer, which is no matrix of its own where weights are tied.
+    # A classifier has one row instead of the output layer, which tied weights share with the embeddings.
     base = size.weights + (parameters - size.parameters) * width
     trained = size.adapter + (size.shape.hidden if scores else 0)
     weights = ranks.weights(1, base, trained=False) + ranks.weights(trained, FLOAT32)
@@ -122,8 +122,8 @@ def learning(settings: Settings, model: Architecture, ranks: Ranks, name: str, s
 
 
 def steps(settings: Settings, model: Architecture, work: Work, place: Place, learner: Role) -> list[Phase]:
-    """The three moments of a step that can be the highest: at the loss, as the backward pass begins, and at its end."""
-    shape, width, trainer = model.size.shape, model.width, settings.stage.trainer
+    """Return the phases of a step that can be its peak: the loss, and the start and end of the backward pass."""
+    shape, width, trainer = model.size.shape, model.width, trainer_of(settings)
     passing = passes(settings, model, place)
     tokens = work.passed
     if work.seen:
@@ -132,31 +132,32 @@ def steps(settings: Settings, model: Architecture, work: Work, place: Place, lea
     else:
         kept = passing.kept(work.at_once, work.longest)
     if trainer.get("activation_offloading") and place.gpu:
-        kept //= max(shape.layers // 2, 1)  # two layers of them are there at once
+        kept //= max(shape.layers // 2, 1)  # those of two layers are on the device
     moments = (learner.name,)
     gathered = place.ranks.gathered(model.layer, model.outside, width)
     largest = model.size.largest if settings.adapter.kind is AdapterKind.none else 0
-    held = {"optimizer": moments, "gradients": moments if trainer["gradient_accumulation_steps"] > 1 else ()}
-    wide = head(settings, model, tokens, work.scored, place, backward=True)
+    before = moments if trainer["gradient_accumulation_steps"] > 1 else ()
+    wide, working = head(settings, model, tokens, work.scored, place, backward=True), at_work(shape, tokens, width)
+    backward = kept + at_work(shape, tokens, width, work.scored)
     return [
-        Phase("loss", kept, wide, other=gathered + (largest if wide else 0), **held),
-        Phase("backward", kept + at_work(shape, tokens, width, work.scored), other=gathered + largest, **held),
-        Phase("end of backward", at_work(shape, tokens, width), 0, 0, gathered + largest, moments, moments),
+        Phase("loss", kept, wide, 0, gathered + (largest if wide else 0), before, moments),
+        Phase("backward", backward, 0, 0, gathered + largest, before, moments),
+        Phase("end of backward", working, 0, 0, gathered + largest, moments, moments),
     ]
 
 
 def passes(settings: Settings, model: Architecture, place: Place) -> Pass:
-    """Dropout is off where the trainer switches it off, as TRL's of reward models and DPO do unless told otherwise."""
-    name, trainer = settings.stage.name, settings.stage.trainer
+    """Return the forward pass; TRL's trainers of reward models and DPO disable dropout by default."""
+    name, trainer = settings.stage.name, trainer_of(settings)
     dropout = not trainer.get("disable_dropout", name in ("reward", "dpo"))
     mask = (1 if place.gpu else model.width) if dropout else 0
     return model.passing(settings, mask=mask, checkpointing=bool(trainer.get("activation_checkpointing")))
 
 
 def head(settings: Settings, model: Architecture, tokens: int, scored: int, place: Place, *, backward: bool) -> int:
-    """As wide as the vocabulary: of every token in pretraining, of a tile in SFT and DPO, none under a head of one.
+    """Return the bytes of logits: of every token in pretraining, of a tile in SFT and DPO, none in a reward model.
 
-    DPO that shares prefixes has a head of its own on a CPU in float32, of the ``scored`` tokens alone.
+    With prefix sharing on a CPU in float32, DPO uses this package's head, on the ``scored`` tokens only.
     """
     shape, name = model.size.shape, settings.stage.name
     if name == "reward":
@@ -169,8 +170,8 @@ def head(settings: Settings, model: Architecture, tokens: int, scored: int, plac
 
 
 def evaluating(settings: Settings, model: Architecture, work: Work, place: Place, learner: Role) -> Phase:
-    """The held-out split at the end: nothing is kept, and the optimizer is still there."""
-    trainer, shape = settings.stage.trainer, model.size.shape
+    """Return the phase of the final evaluation: no activations are kept, the optimizer's state is."""
+    trainer, shape = trainer_of(settings), model.size.shape
     times = trainer["per_device_eval_batch_size"] / trainer["per_device_train_batch_size"]
     tokens, scored = round(work.passed * times), round(work.scored * times)
     wide = head(settings, model, tokens, scored, place, backward=False)
@@ -179,15 +180,16 @@ def evaluating(settings: Settings, model: Architecture, work: Work, place: Place
 
 
 def reading(roles: list[Role], place: Place, first: int | None = None) -> list[Phase]:
-    """While weights are read without a GPU, the pages of their file are resident beside them."""
+    """Return the phase of loading on a CPU: the pages of the file are resident in addition to the weights."""
     if place.gpu:
         return []
     read = [role for role in roles[:first] if role.parameters > role.trainable or role.weights]
     return [
-        Phase("loading", other=pages(place, role), holds=tuple(one.name for one in read[: number + 1]))
+        Phase("loading", other=pages(place, role), holds=tuple(loaded.name for loaded in read[: number + 1]))
         for number, role in enumerate(read)
     ][-1:]
 
 
 def pages(place: Place, role: Role) -> int:
+    """Return the bytes of resident pages of the file while a role is loaded."""
     return 0 if place.gpu else role.weights

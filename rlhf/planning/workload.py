@@ -1,14 +1,15 @@
-"""How much a stage has to do: rows, tokens, and the passes over them."""
+"""The workload of a stage: rows, tokens, and the passes over them."""
 
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
-from rlhf.config import AdapterKind, CriticKind, Dtype, PPOStage, Settings
+from rlhf.config import AdapterKind, BaseStage, CriticKind, DPOStage, Dtype, PPOStage, RewardStage, Settings, SFTStage
 from rlhf.config.plan import KINDS, PlanStage
 from rlhf.config.rollout import Engine, OldLogprobs
 from rlhf.data import load, templates
+from rlhf.data.formats import Kind
 from rlhf.data.render import encode, shared, text_ids
 from rlhf.data.sources import source_of
 from rlhf.data.tokens import RESPONSES
@@ -17,43 +18,43 @@ from rlhf.modeling.from_scratch import new_tokenizer
 from rlhf.planning.shapes import at_hand
 from rlhf.runs.parents import hub_parent
 
-COUNTED = 5000  # rows that are tokenised; the lengths of more are drawn from theirs
+COUNTED = 5000  # rows to tokenize, sampled from larger data
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Lengths in tokens of what a stage trains on: of each row its prompt, then each response; of text the whole."""
+    """Lengths of training rows in tokens: of the prompt and each response, or of a whole text."""
 
     count: int
     lengths: list[tuple[int, ...]]
     source: str
 
     def sequences(self, longest: int | None) -> list[list[int]]:
-        """Of each row the lengths of what a model reads: prompt and response, cut at ``longest``."""
+        """Return the lengths of each row's sequences, prompt and response, truncated to ``longest``."""
         cut = longest or 10**9
-        return [[min(prompt + one, cut) for one in responses or (0,)] for prompt, *responses in self.lengths]
+        return [[min(prompt + response, cut) for response in responses or (0,)] for prompt, *responses in self.lengths]
 
 
 def rows_of(settings: Settings, plan: PlanStage) -> Rows:
-    """Counted where data and a tokenizer are at hand, else as ``stage.rows`` states.
+    """Return the rows that ``stage.rows`` states for the data, else count them.
 
     Raises:
-        RlhfError: the data, or a tokenizer to count them with, are neither at hand nor stated.
+        RlhfError: the data or a tokenizer are neither available nor stated.
     """
-    kind = KINDS[settings.stage.name]
+    kind = cast("Kind", KINDS[settings.stage.name])
     source = getattr(settings.data, kind)
     stated = [plan.rows[path] for path in source.paths if path in plan.rows]
     if settings.data.path is None and stated:
-        [one, *_] = stated
-        count = one["rows"] if source.limit is None else min(one["rows"], source.limit)
+        [first, *_] = stated
+        count = first["rows"] if source.limit is None else min(first["rows"], source.limit)
         responses = {"preferences": 2, "demonstrations": 1}.get(kind, 0)
-        return Rows(count, [(one["prompt"], *[one["response"]] * responses)], "stated in stage.rows")
+        return Rows(count, [(first["prompt"], *[first["response"]] * responses)], "stated in stage.rows")
     return counted(settings, kind)
 
 
-def counted(settings: Settings, kind: str) -> Rows:
-    """The rows themselves, by the tokenizer of the policy, or one trained as stage=base will train it."""
-    tokenizer = tokenizer_of(settings) if source_of(settings.data, kind).paths else None  # loading says what is missing
+def counted(settings: Settings, kind: Kind) -> Rows:
+    """Count rows with the policy's tokenizer, or with one trained like stage=base will train it."""
+    tokenizer = tokenizer_of(settings) if source_of(settings.data, kind).paths else None  # `load` reports missing data
     rows = load(settings.data, kind, "train", settings.seed, tell=False)
     count = len(rows)
     if count > COUNTED:
@@ -62,9 +63,9 @@ def counted(settings: Settings, kind: str) -> Rows:
         return Rows(count, [(len(ids) + 1,) for ids in text_ids(tokenizer, rows["text"])], "counted")
     templates.settle(tokenizer, rows["prompt"], settings.data.render)
     if kind == "prompts":
-        lengths = map(len, encode(tokenizer, rows["prompt"][:]))
-        kept = [one for one in lengths if one <= settings.stage.max_prompt_length]  # the others are left out
-        return Rows(count, [(one,) for one in kept or [settings.stage.max_prompt_length]], "counted")
+        limit = settings.stage_as(PPOStage).max_prompt_length
+        kept = [length for length in map(len, encode(tokenizer, rows["prompt"][:])) if length <= limit]
+        return Rows(count, [(length,) for length in kept or [limit]], "counted")
     prompts = encode(tokenizer, rows["prompt"])
     wholes = [encode(tokenizer, rows["prompt"], rows[name]) for name in RESPONSES[kind]]
     lengths = []
@@ -75,7 +76,7 @@ def counted(settings: Settings, kind: str) -> Rows:
 
 
 def tokenizer_of(settings: Settings) -> Any:
-    """That of the policy where it is at hand, else of the model that the chain begins with.
+    """Return the tokenizer of the policy if it is available, else of the first model of the chain.
 
     Raises:
         ModelError: it cannot be read.
@@ -87,17 +88,25 @@ def tokenizer_of(settings: Settings) -> Any:
     if settings.model.path is not None:
         id, _, revision = settings.model.path.partition("@")
         return loading.load_tokenizer(hub_parent("policy", id, revision or settings.model.revision), settings.model)
+    assert settings.model.chat_template is not None
+    assert settings.model.architecture is not None
     template = loading.chat_template(settings.model.chat_template)
     texts = load(settings.data, "text", "train", settings.seed, tell=False)["text"]
     return new_tokenizer(texts, settings.model.architecture["vocabulary"], template)
 
 
+def trainer_of(settings: Settings) -> dict[str, Any]:
+    """Return ``stage.trainer`` of base, sft, reward or dpo."""
+    assert isinstance(settings.stage, BaseStage | SFTStage | RewardStage | DPOStage), settings.stage.name
+    return settings.stage.trainer
+
+
 @dataclass(frozen=True)
 class Work:
-    """Of the whole stage, over all devices.
+    """The work of a whole stage on all devices.
 
-    ``steps`` are the optimiser's. Tokens of the data, and with padding to the longest row of a micro-batch: trained
-    (forward and backward), read (forward alone), and drawn one at a time, ``rows`` responses at once.
+    ``steps``: of the optimizer. ``tokens``: of the data. With padding to the longest row of a micro-batch: ``trained``
+    (forward and backward), ``read`` (forward only) and ``drawn`` tokens (sampled, ``rows`` responses at once).
     """
 
     steps: int
@@ -106,26 +115,26 @@ class Work:
     read: int = 0
     drawn: int = 0
     rows: int = 1
-    batch: int = 1  # of PPO, rows on one device
+    batch: int = 1  # rows of a PPO batch on one device
     at_once: int = 1  # rows of a micro-batch on one device
-    longest: int = 0  # tokens of the longest row, as it is trained on
+    longest: int = 0  # tokens of the longest training row
     typical: int = 1  # tokens of a padded row, on average
-    passed: int = 0  # tokens of a micro-batch that go through the layers at once
-    scored: int = 0  # those of them that something is read at
-    seen: int = 0  # tokens that branches of a tree attend to, themselves included; 0 where rows share nothing
+    passed: int = 0  # tokens of a micro-batch in one forward pass
+    scored: int = 0  # those whose outputs are used
+    seen: int = 0  # tokens that branches of a tree attend to, including themselves; 0 without prefix sharing
     source: str = ""
 
 
 def trained(settings: Settings, rows: Rows, devices: int, *, shares: bool = False) -> Work:
-    """Of base, sft, reward and dpo: ``stage.trainer`` says how many rows make a step.
+    """Return the work of base, sft, reward or dpo.
 
     With ``shares`` a prompt is computed once for both responses, without padding.
     """
-    trainer, name = settings.stage.trainer, settings.stage.name
+    trainer, name = trainer_of(settings), settings.stage.name
     batch = trainer["per_device_train_batch_size"]
-    if name == "base":
+    if isinstance(settings.stage, BaseStage):
         length = settings.stage.block_length
-        total = rows.count * sum(one for (one,) in rows.lengths) // len(rows.lengths)
+        total = rows.count * sum(text for (text,) in rows.lengths) // len(rows.lengths)
         sequences, count = [[length]], max(total // length, 1)
     else:
         sequences, count = rows.sequences(trainer.get("max_length")), rows.count
@@ -143,14 +152,14 @@ def trained(settings: Settings, rows: Rows, devices: int, *, shares: bool = Fals
     most = longest(settings, sequences, rows)
     passed, scored, seen = batch * each * most, batch * each * most, 0
     if shares:
-        trees = [tree(one, trainer.get("max_length") or 10**9) for one in rows.lengths]
-        padded = sum(one for one, _ in trees) / len(trees)
+        trees = [tree(row, trainer.get("max_length") or 10**9) for row in rows.lengths]
+        padded = sum(tokens for tokens, _ in trees) / len(trees)
         largest, scored, seen = widest(rows, most)
         passed, scored, seen = batch * largest, batch * scored, batch * seen
     if name == "reward":
         scored = batch * each  # the last token of each row
     reads = 0
-    if name == "dpo":  # by the reference, once where it is kept and at every step where not
+    if isinstance(settings.stage, DPOStage):  # by the reference, once if its log-probabilities are cached
         reads = padded * (count if settings.stage.cache_reference else seen_rows)
     return Work(
         steps=steps, tokens=int(seen_rows * mean), trained=int(seen_rows * padded), read=int(reads),
@@ -160,31 +169,30 @@ def trained(settings: Settings, rows: Rows, devices: int, *, shares: bool = Fals
 
 
 def tree(lengths: tuple[int, ...], cut: int) -> tuple[int, int]:
-    """Tokens of a prompt and its responses, the prompt's counted once; and those of the responses."""
+    """Return the tokens of a prompt and its responses, counting the prompt once, and those of the responses."""
     prompt = min(lengths[0], cut)
-    responses = sum(min(one, cut - prompt) for one in lengths[1:])
+    responses = sum(min(response, cut - prompt) for response in lengths[1:])
     return prompt + responses, responses
 
 
 def widest(rows: Rows, longest: int) -> tuple[int, int, int]:
-    """Of the pair that takes most: its tokens, its responses' tokens, and what both attend to."""
-    found = [tree(one, longest) for one in rows.lengths]
+    """Return the tokens of the largest pair, those of its responses, and those that the responses attend to."""
+    trees = [tree(row, longest) for row in rows.lengths]
     if rows.source != "counted":
         prompt = min(rows.lengths[0][0], longest - 1)
-        found = [tree((prompt, longest, longest), longest)]
-    whole, responses = max(found)
+        trees = [tree((prompt, longest, longest), longest)]
+    whole, responses = max(trees)
     return whole, responses, responses + 2 * (whole - responses)
 
 
 def longest(settings: Settings, sequences: Sequence[Sequence[int]], rows: Rows) -> int:
-    """The row that memory must suffice for: one of those that are at hand, else one of the length that is allowed."""
-    limit = settings.stage.trainer.get("max_length") if settings.stage.name != "base" else None
-    found = max(map(max, sequences))
-    return found if rows.source == "counted" or limit is None else limit
+    """Return the length of the longest row to plan for: of counted rows, else the maximum that is allowed."""
+    limit = trainer_of(settings).get("max_length") if settings.stage.name != "base" else None
+    return max(map(max, sequences)) if rows.source == "counted" or limit is None else limit
 
 
 def padding(sequences: Sequence[Sequence[int]], batch: int, seed: int, grouped: bool) -> float:
-    """Tokens of a row on average when ``batch`` rows are padded to the longest of them, in a random order."""
+    """Return the mean tokens per row when batches of ``batch`` rows in random order are padded."""
     order = list(sequences)
     random.Random(seed).shuffle(order)
     if grouped:
@@ -194,28 +202,28 @@ def padding(sequences: Sequence[Sequence[int]], batch: int, seed: int, grouped: 
 
 
 def rows_at_once(stage: PPOStage, rows: int, longest: int) -> int:
-    """Of a micro-batch, bound by rows and by tokens where either is given."""
+    """Return the rows of a micro-batch, limited by rows and by tokens if these are set."""
     tokens = rows if stage.micro_batch_tokens is None else max(stage.micro_batch_tokens // longest, 1)
     return min(rows, stage.micro_batch_size or rows, tokens)
 
 
 def noted(settings: Settings) -> bool:
-    """Whether log π_old is what was noted while decoding: of the policy itself, in float32."""
-    rollout = settings.stage.rollout
+    """Whether log π_old is recorded while decoding, which requires float32 and the transformers engine."""
+    rollout = settings.stage_as(PPOStage).rollout
     exact = settings.model.dtype is Dtype.float32 and settings.adapter.kind is not AdapterKind.qlora
     return rollout.logprobs is OldLogprobs.decoding and rollout.engine is Engine.transformers and exact
 
 
 def sampled(settings: Settings, rows: Rows, devices: int) -> Work:
-    """Of PPO: every response as long as it may be, which is the most that there can be to do."""
-    stage: PPOStage = settings.stage
-    prompt = sum(min(one, stage.max_prompt_length) for one, *_ in rows.lengths) / len(rows.lengths)
-    counts = rows.source == "counted"
-    widest = max(min(one, stage.max_prompt_length) for one, *_ in rows.lengths) if counts else stage.max_prompt_length
+    """Return the work of PPO if every response has the maximum length, which is an upper bound."""
+    stage = settings.stage_as(PPOStage)
+    prompts = [min(length, stage.max_prompt_length) for length, *_ in rows.lengths]
+    prompt, counts = sum(prompts) / len(prompts), rows.source == "counted"
+    widest = max(prompts) if counts else stage.max_prompt_length
     episodes, response = stage.updates * stage.batch_size, stage.max_response_length
     judges = len([role for role in stage.inputs() if role not in ("policy", "critic")])
-    # Reference and critic read each response once, and each reward model; the policy where its log-probabilities are
-    # not those that it drew with; both learners in every epoch. A critic that is a head on the policy has no pass.
+    # Reference, critic and each reward model read each response once; so does the policy, unless its log-probabilities
+    # are recorded while decoding; both learners in every epoch. A critic that is a head on the policy has no pass.
     critics = 0 if stage.critic_kind is CriticKind.value_head else 1
     passes = 1 + critics + judges + (not noted(settings))
     length = (widest if counts else prompt) + response

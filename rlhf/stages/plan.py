@@ -1,10 +1,10 @@
-"""What stages will take of memory, steps and time, whether they fit, and the remedy where not. Nothing is trained.
+"""Estimate memory, steps and time of stages, and the first change that makes them fit. Nothing is trained.
 
     python -m rlhf stage=plan                        # the whole progression, on this machine
     python -m rlhf stage=plan experiment=tldr-pythia stage.stages=[sft,reward,ppo] stage.device=a100-80gb
-    python -m rlhf stage=dpo hardware.plan=true      # one stage, here; the exit code is 1 where it does not fit
+    python -m rlhf stage=dpo hardware.plan=true      # one stage, here; exits with 1 if it does not fit
 
-No weights are read: a model is its shape. rlhf/cli/progression.py composes the settings of the stages.
+Weights are not read, only shapes. rlhf/cli/progression.py composes the settings of the stages.
 """
 
 from collections.abc import Sequence
@@ -21,10 +21,10 @@ from rlhf.planning.workload import Rows, rows_of
 
 
 def run(plan: PlanStage, composed: Sequence[Settings]) -> bool:
-    """Plan each of ``composed`` and say so; whether all of them fit.
+    """Print the plan of each of ``composed`` and return whether all of them fit.
 
     Raises:
-        RlhfError: a model or data are neither at hand nor stated.
+        RlhfError: a model or data are neither available nor described by the settings.
     """
     found: list[tuple[Outlook, Pace | None]] = []
     data: list[Rows] = []

@@ -1,4 +1,4 @@
-"""The runs that are here and how they descend; the command line adds the next command to type.
+"""Show all runs and their parents; the command line adds the next command to type.
 
 python -m rlhf
 """
@@ -22,10 +22,11 @@ from rlhf.runs.run import Run, runs
 from rlhf.storage.manifest import read_manifest
 
 MODELS = PROGRESSION[:-1]
-INDENT = 4  # columns of a level of the tree
+INDENT = 4  # columns per level of the tree
 
 
 def run(settings: Settings, overrides: Sequence[str] = ()) -> None:
+    """Print trained models as a tree, then other runs, unfinished runs and unreadable directories."""
     root = Path(settings.checkpoints)
     unreadable: list[RlhfError] = []
     found = list(runs(root, unreadable)) if root.is_dir() else []
@@ -47,11 +48,12 @@ def run(settings: Settings, overrides: Sequence[str] = ()) -> None:
 
 
 def say(sentence: str) -> None:
+    """Print a sentence without markup or wrapping."""
     console.print(sentence, markup=False, highlight=False, soft_wrap=True)
 
 
 def unfinished(work: Path, root: Path) -> str:
-    """Return which run is unfinished, why it ended, and the command that continues it from its checkpoint."""
+    """Return one line about an unfinished run: why it ended, its checkpoint, and the command that continues it."""
     left, manifest = saved(work), read_manifest(work) or {}
     place = work.with_name(work.name.removeprefix(".").removesuffix(".partial"))
     shown = f"not finished: {_below(root, place)} ({manifest.get('reason', 'killed, or still running')})"
@@ -65,7 +67,7 @@ def unfinished(work: Path, root: Path) -> str:
 
 
 def group(place: Path, root: Path, manifest: Mapping[str, Any]) -> Path | None:
-    """Return the directory of the sweep that a run is a job of; None for a run that is no job."""
+    """Return the directory of the sweep that a run is a job of; None if it is not a job."""
     name = Path(str(manifest.get("name", "")))
     if "progression" in name.parts:
         return root / Path(*name.parts[: name.parts.index("progression") + 1])
@@ -74,9 +76,9 @@ def group(place: Path, root: Path, manifest: Mapping[str, Any]) -> Path | None:
 
 
 def tree(root: Path, found: Sequence[Run]) -> Tree:
-    """Return the runs below ``root``, each under the first parent that it descends from; a sweep has one line.
+    """Return the runs below ``root``, each under its first parent; a sweep has one line.
 
-    Not by time: a parent may have been trained again after its child, or both within one second.
+    Time does not decide the order: a parent may be retrained after its child, or both end within one second.
     """
     whole = Tree(Text(str(root), style="bold"))
     lines = _lines(root, found)
@@ -87,7 +89,7 @@ def tree(root: Path, found: Sequence[Run]) -> Tree:
         if key not in branches:
             jobs, below = lines[key], (*below, key)
             parents = [line_of.get(record["path"]) for record in jobs[0].manifest["parents"].values()]
-            # A run that replaced its own parent descends from nothing that is still there.
+            # The parent of a run that replaced it does not exist any more.
             above = next((parent for parent in parents if parent is not None and parent not in below), None)
             place, level = branch(above, below) if above else (whole, 0)
             parts = describe(root, jobs[0]) if key == str(jobs[0].directory) else describe_sweep(root, key, jobs)
@@ -100,7 +102,7 @@ def tree(root: Path, found: Sequence[Run]) -> Tree:
 
 
 def _lines(root: Path, found: Sequence[Run]) -> dict[str, list[Run]]:
-    """Return the runs of each line: all of a sweep, or one; members of an ensemble are in the line of their run."""
+    """Return the runs of each line: the jobs of a sweep, or one run. Ensemble members share the line of their run."""
     lines: dict[str, list[Run]] = {}
     keys: dict[str, str] = {}
     for one in sorted(found, key=lambda one: one.directory.name.startswith(MEMBER)):  # members after their runs
@@ -114,14 +116,14 @@ def _lines(root: Path, found: Sequence[Run]) -> dict[str, list[Run]]:
 
 
 def shortened(parts: Sequence[str], indent: int) -> str:
-    """Return the parts that fit behind the guides of the tree, the first of them in any case."""
+    """Return the parts that fit on the line of the tree, at least the first."""
     return fitting(parts, console.width - indent) or parts[0]
 
 
 def describe(root: Path, one: Run) -> list[str]:
-    """Return what is known of a run, most important first."""
+    """Return the facts about a run, most important first."""
     manifest = one.manifest
-    # A commit says more than a branch, and a run that was published from here has parents of its own.
+    # Parents on the Hub are shown with their commit and their own lineage.
     parents = list(manifest["parents"].values())
     elsewhere = [f"from {', '.join(map(origin, parents))}"] if parents and not Path(parents[0]["path"]).is_dir() else []
     numbers = [", ".join(results(manifest))] if results(manifest) else []
@@ -130,7 +132,7 @@ def describe(root: Path, one: Run) -> list[str]:
 
 
 def describe_sweep(root: Path, key: str, jobs: Sequence[Run]) -> list[str]:
-    """Return how many runs a sweep has, and the best of them by the usual metric of its stage."""
+    """Return the number of jobs of a sweep, and the best by the usual metric of its stage."""
     place = Path(key).parent
     stages = {one.stage for one in jobs}
     shown = [f"{_below(root, place)}: sweep of {len(jobs)}"]
@@ -146,7 +148,7 @@ def describe_sweep(root: Path, key: str, jobs: Sequence[Run]) -> list[str]:
 
 
 def show_others(root: Path, found: Sequence[Run]) -> None:
-    """Print the runs that trained nothing: data, samples, labels, comparisons, publications."""
+    """Print the runs without a trained model: data, samples, labels, comparisons, publications."""
     say("\nData, samples and reports")
     for one in found:
         say(f"  {shortened(describe(root, one), 2)}")
@@ -157,7 +159,7 @@ def _below(root: Path, place: Path) -> str:
 
 
 def origin(record: dict[str, Any]) -> str:
-    """A parent that does not lie here: ``org/name@1a2b3c4 (base > sft)``, with what its own run.json says of it."""
+    """Return a parent on the Hub as ``org/name@1a2b3c4 (base > sft)``; the lineage is from its run.json."""
     revision, held = record.get("revision"), record.get("run")
     place = record["path"] if revision is None else f"{record['path']}@{revision[:7]}"
     if held is None:

@@ -1,4 +1,4 @@
-"""The factors against the tensors that autograd really holds on to."""
+"""The factors against the tensors that autograd saves."""
 
 import contextlib
 from collections.abc import Callable
@@ -36,7 +36,7 @@ def config(kind: str, layers: int, hidden: int = 64, inner: int = 192) -> Any:
 
 
 def really_kept(one: Any, rank: int | None, dropout: float, checkpointing: bool = False) -> int:
-    """Bytes that a forward pass in training leaves behind, parameters aside."""
+    """Return the bytes that a forward pass in training keeps, without parameters."""
     model = AutoModelForCausalLM.from_config(one)
     if rank is not None:
         options = {"target_modules": "all-linear", "task_type": "CAUSAL_LM"}
@@ -51,7 +51,7 @@ def really_kept(one: Any, rank: int | None, dropout: float, checkpointing: bool 
 
 
 def held(model: torch.nn.Module, call: Callable[[], Any]) -> int:
-    """Bytes of what autograd holds on to after ``call``, parameters aside."""
+    """Return the bytes that autograd keeps after ``call``, without parameters."""
     parameters = {value.untyped_storage().data_ptr() for value in model.parameters()}
     seen: dict[int, torch.Tensor] = {}
 
@@ -71,7 +71,7 @@ def held(model: torch.nn.Module, call: Callable[[], Any]) -> int:
 def test_a_layer_keeps_what_autograd_holds(
     kind: str, rank: int | None, dropout: float, hidden: int, inner: int
 ) -> None:
-    """One layer more keeps what the formula says of one layer: what is outside of it cancels."""
+    """The difference of one layer agrees with the formula; tensors outside the layers cancel."""
     few, many = (really_kept(config(kind, layers, hidden, inner), rank, dropout) for layers in (1, 2))
     one = config(kind, 1, hidden, inner)
     passing = Pass(family_of(one.model_type), Shape.of(one), 4, rank, 4 if dropout else 0)
@@ -79,13 +79,13 @@ def test_a_layer_keeps_what_autograd_holds(
 
 
 def test_by_hand() -> None:
-    """h 4, i 8, 2 heads, keys 2, float32: 4 (8·4 + 2·2 + 4·8) + 4·2 + 8 = 288 bytes a token and layer."""
+    """h 4, i 8, 2 heads, keys 2, float32: 4 (8·4 + 2·2 + 4·8) + 4·2 + 8 = 288 bytes per token and layer."""
     shape = Shape(layers=3, hidden=4, intermediate=8, heads=2, keys=2, vocabulary=10)
     passing = Pass(GATED, shape, 4)
     assert passing.per_layer(5) == 288
     assert passing.kept(2, 5) == 10 * 3 * 288 + 10 * OUTSIDE * 4 * 4
     half = Pass(GATED, shape, 2)
-    assert half.per_layer(5) == 144 + 8 + 2 * 2 * 4  # of the norms, two tensors in float32
+    assert half.per_layer(5) == 144 + 8 + 2 * 2 * 4  # two tensors of the norms in float32
 
 
 def test_checkpointing_keeps_the_inputs_and_one_layer() -> None:
@@ -115,7 +115,7 @@ def test_a_fused_head_works_on_a_tile() -> None:
 @pytest.mark.parametrize("kind", ["llama", "qwen3"])
 @pytest.mark.parametrize("layers", [3, 6])
 def test_rows_that_share_a_prompt_keep_less(kind: str, layers: int) -> None:
-    """A reward model on two pairs: prompts once, no padding, and of the last layer what the last tokens need."""
+    """A reward model on two pairs: prompts once, no padding, and only the last tokens in the last layer."""
     one = config(kind, layers, 128, 384)
     one.num_labels, one.pad_token_id = 1, 0
     model = AutoModelForSequenceClassification.from_config(one)
@@ -136,12 +136,12 @@ def test_rows_that_share_a_prompt_keep_less(kind: str, layers: int) -> None:
 
 @pytest.mark.parametrize("learns", [True, False])
 def test_the_head_of_shared_rows(learns: bool) -> None:
-    """Where the matrix learns, all probabilities are kept, and forward there is a tile of logits beside."""
+    """If the matrix learns, all probabilities are kept, and the forward pass adds a tile of logits."""
     tokens, vocabulary = 30, 1000
     layer = torch.nn.Linear(8, vocabulary, bias=False).requires_grad_(learns)
     hidden = torch.randn(tokens, 8, requires_grad=True)
     kept = held(layer, lambda: score(layer, hidden, torch.zeros(tokens, dtype=torch.long), ("log_probs",)))
-    kept -= hidden.nbytes + tokens * (8 + 4)  # the targets and what divides
+    kept -= hidden.nbytes + tokens * (8 + 4)  # the targets and the normalizers
     shape = Shape(1, 8, 1, 1, 1, vocabulary)
     wide = own_head(shape, tokens, learns=learns)
     assert wide == 2 * tokens * vocabulary * 4  # less than a tile

@@ -28,7 +28,7 @@ def test_a_gpu_in_numbers() -> None:
     assert (other.room, other.tflops) == (int(40 * 2**30 * 0.92), 312)
 
 
-def test_this_machine_has_what_is_free_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_this_machine_has_its_free_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rlhf.hardware.memory.available", lambda device: 1000)
     settings = composed("stage=sft", "hardware=cpu")
     assert machine_of(settings, plan_of()).room == 1000
@@ -37,7 +37,7 @@ def test_this_machine_has_what_is_free_of_it(monkeypatch: pytest.MonkeyPatch) ->
     assert (two.room, two.place.ranks) == (500, (Strategy.ddp, 2))
 
 
-def test_a_gpu_that_is_not_here_is_planned_by_its_name_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_gpu_is_planned_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     settings = composed("stage=sft", "hardware=gpu")
     with pytest.raises(ModelError, match="torch sees no GPU"):

@@ -1,4 +1,4 @@
-"""PPO's ledger against the plan that the stage itself shows, and what must hold of any."""
+"""PPO's plan against the one that the stage prints, and its properties."""
 
 from collections.abc import Callable
 from typing import Any
@@ -30,7 +30,7 @@ def settings_on(found: dict[str, Parent], *overrides: str) -> Settings:
     "way",
     ["adapter=none", "stage.share_base_model=false", "stage.share_base_model=true", "stage.critic_kind=value_head"],
 )
-def test_the_roles_hold_what_the_stage_says_of_them(parents: Parents, tokenizer: Any, way: str) -> None:  # noqa: F811
+def test_the_plan_agrees_with_the_stage(parents: Parents, tokenizer: Any, way: str) -> None:  # noqa: F811
     found = parents(policy="sft", reward="reward")
     settings = settings_on(found, *(() if way in ("adapter=none", "stage.critic_kind=value_head") else LORA), way)
     stage_says = plan(settings, assign(settings, found, tokenizer), 30)
@@ -46,7 +46,7 @@ def test_the_roles_hold_what_the_stage_says_of_them(parents: Parents, tokenizer:
             assert role.weights == pytest.approx(line.weights, rel=0.01)
 
 
-def test_there_is_one_base_where_the_runs_have_one(parents: Parents) -> None:  # noqa: F811
+def test_runs_of_one_base_share_it(parents: Parents) -> None:  # noqa: F811
     one = settings_on(parents(policy="sft", reward="reward"), *LORA)
     assert shares(one)
     assert not shares(settings_on(parents(policy="sft", reward="whole reward"), *LORA))
@@ -76,7 +76,7 @@ def test_micro_batches_and_gpus_take_their_share(ahead: Ahead) -> None:
     assert 8 * eight["sampling"].cache == phases["16"]["sampling"].cache
 
 
-def test_gradients_add_up_over_micro_batches_alone(ahead: Ahead) -> None:
+def test_gradients_accumulate_only_over_micro_batches(ahead: Ahead) -> None:
     one = ahead("ppo", "stage.batch_size=8", "stage.micro_batch_size=8").ledger
     several = ahead("ppo", "stage.batch_size=8", "stage.micro_batch_size=4").ledger
     loss = {phase.name: phase for phase in one.phases}["policy loss"]
@@ -86,7 +86,7 @@ def test_gradients_add_up_over_micro_batches_alone(ahead: Ahead) -> None:
     )
 
 
-def test_a_head_on_the_policy_has_no_pass_of_its_own(ahead: Ahead) -> None:
+def test_a_head_on_the_policy_has_no_separate_pass(ahead: Ahead) -> None:
     own, head = ahead("ppo"), ahead("ppo", "stage.critic_kind=value_head")
     assert {phase.name for phase in own.ledger.phases} - {phase.name for phase in head.ledger.phases} == {
         "critic backward"
@@ -96,7 +96,7 @@ def test_a_head_on_the_policy_has_no_pass_of_its_own(ahead: Ahead) -> None:
     assert 4 * head.work.read == 3 * own.work.read
 
 
-def test_a_reward_that_is_no_model_is_said_not_to_be_planned(ahead: Ahead) -> None:
+def test_a_reward_function_is_reported_as_not_planned(ahead: Ahead) -> None:
     given = ("stage.reward=null", "stage.rewards={brief: {length: {max: 12}}}", "stage.gold=null")
     ledger = ahead("ppo", *given).ledger
     assert [role.name for role in ledger.roles] == ["policy", "reference", "critic"]

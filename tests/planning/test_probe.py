@@ -1,6 +1,5 @@
 """A probe by a clock of which every call takes a second; and one by a real clock."""
 
-import re
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,7 @@ from tests.planning.conftest import ROWS, plan_of
 
 
 class Clock:
-    """Each look at it is half a second after the last: what is timed takes half a second."""
+    """A clock that advances by half a second per reading, so that everything takes half a second."""
 
     def __init__(self) -> None:
         self.looks = 0
@@ -39,8 +38,7 @@ def test_every_stage_is_timed(stage: str, adapter: str, tmp_path: Path) -> None:
     assert pace.step == 0.5
     assert pace.read == pytest.approx(0.5 / tokens if stage in ("dpo", "ppo") else 0)
     assert (pace.draw > 0) == (stage == "ppo")
-    assert f"{float(f'{1 / pace.train:.2g}'):,.0f} tokens per second" in pace.source
-    assert re.search(r"at a load of \d+\.\d on \d+ cores$", pace.source)
+    assert f"{1 / pace.train:,.0f} tokens per second" in pace.source
 
 
 def test_checkpointing_is_probed_as_it_would_run(tmp_path: Path) -> None:

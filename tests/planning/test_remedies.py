@@ -21,8 +21,8 @@ def remedies(ahead: Ahead, stage: str, gib: float, *more: str, gpus: int = 1) ->
 
 
 @pytest.mark.parametrize("stage", ["sft", "reward", "dpo", "ppo"])
-def test_what_is_typed_gives_what_is_told(stage: str, ahead: Ahead) -> None:
-    """Composed as a command it is planned as it was; of every third remedy, and of all that are given together."""
+def test_the_printed_settings_give_the_planned_peak(stage: str, ahead: Ahead) -> None:
+    """The overrides compose to the same plan, for every third remedy and for all combinations."""
     plan = plan_of("stage.device=a100-80gb", "stage.memory_gib=0.5")
     found = remedies(ahead, stage, 0.5)
     assert first(found) is None
@@ -44,7 +44,7 @@ def test_the_first_that_fits_really_does(stage: str, ahead: Ahead) -> None:
     assert look_ahead(settings, given, ROWS[stage]).fits
 
 
-def test_what_leaves_the_result_comes_first(ahead: Ahead) -> None:
+def test_remedies_that_keep_the_result_come_first(ahead: Ahead) -> None:
     names = [remedy.name for remedy, _ in remedies(ahead, "dpo", 0.5)]
     assert names[:4] == ["checkpointing", "micro-batches of 4", "micro-batches of 2", "micro-batches of 1"]
     assert names.index("LoRA") < names.index("LoRA of 4 bits")
@@ -58,7 +58,7 @@ def test_a_smaller_micro_batch_keeps_the_batch(ahead: Ahead) -> None:
         assert outlook.work.steps == 13
 
 
-def test_shards_are_of_several_gpus(ahead: Ahead) -> None:
+def test_shards_need_several_gpus(ahead: Ahead) -> None:
     alone = [remedy.changes for remedy, _ in remedies(ahead, "sft", 0.5)]
     together = [remedy.changes for remedy, _ in remedies(ahead, "sft", 0.5, gpus=8)]
     assert ("hardware=fsdp",) in together
@@ -68,15 +68,15 @@ def test_shards_are_of_several_gpus(ahead: Ahead) -> None:
     ]
 
 
-def test_ppo_is_told_of_one_base(ahead: Ahead) -> None:
+def test_one_base_is_a_remedy_of_ppo(ahead: Ahead) -> None:
     names = [remedy.name for remedy, _ in remedies(ahead, "ppo", 0.5)]
     assert "LoRA on one base" in names
     given = ("adapter=lora", "stage.share_base_model=false")
     assert ("stage.share_base_model=null",) in [remedy.changes for remedy, _ in remedies(ahead, "ppo", 0.5, *given)]
 
 
-def test_ppo_is_told_of_fewer_responses_and_fewer_tokens(ahead: Ahead) -> None:
-    """What bounds a micro-batch is lowered: tokens where they do, else rows."""
+def test_fewer_responses_and_fewer_tokens_are_remedies_of_ppo(ahead: Ahead) -> None:
+    """The limit of a micro-batch is lowered: of tokens if set, else of rows."""
     changes = [change for one, _ in remedies(ahead, "ppo", 0.5) for change in one.changes]
     assert {"stage.rollout.rows=256", "stage.rollout.rows=8"} <= set(changes)
     assert [change for change in changes if change.startswith("stage.micro_batch_tokens=")]
@@ -85,7 +85,7 @@ def test_ppo_is_told_of_fewer_responses_and_fewer_tokens(ahead: Ahead) -> None:
     assert {"stage.micro_batch_size=3", "stage.micro_batch_size=1"} <= set(changes)
 
 
-def test_there_are_no_four_bits_without_a_gpu(ahead: Ahead, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_four_bits_need_a_gpu(ahead: Ahead, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rlhf.hardware.memory.available", lambda device: 1000)
     outlook = ahead("sft", "hardware=cpu", plan=())
     changes = [change for remedy, _ in tried(outlook, plan_of(), ROWS["sft"]) for change in remedy.changes]
@@ -93,9 +93,9 @@ def test_there_are_no_four_bits_without_a_gpu(ahead: Ahead, monkeypatch: pytest.
     assert "adapter=qlora" not in changes
 
 
-def test_no_more_is_given_than_it_takes(ahead: Ahead) -> None:
-    """Where only adapters with fewer responses at once help, micro-batches stay what they are, and as many are drawn
-    as can be."""
+def test_combinations_are_minimal(ahead: Ahead) -> None:
+    """If only adapters with fewer responses at once help, micro-batches stay unchanged and as many responses as
+    possible are sampled at once."""
     given = ("stage.batch_size=4096",)
     remedy, outlook = first(remedies(ahead, "ppo", 10, *given))
     assert outlook.fits

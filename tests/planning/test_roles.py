@@ -1,4 +1,5 @@
 """The plan of stage=ppo against the models that are really made."""
+# ruff: noqa: F811
 
 from collections.abc import Callable
 from typing import Any
@@ -14,7 +15,11 @@ from rlhf.planning.shapes import measure
 from rlhf.ppo.checkpoint import trainable
 from rlhf.ppo.model_roles import assign
 from rlhf.runs.parents import Parent
-from tests.ppo.conftest import config, new_policy
+from tests.ppo.conftest import (  # noqa: F401 - a fixture
+    config,
+    new_policy,
+    tokenizer,
+)
 from tests.ppo.test_model_roles import LORA, family, parents  # noqa: F401 - fixtures
 
 Configure = Callable[..., Settings]
@@ -30,9 +35,9 @@ def parameters(module: Any) -> int:
 
 
 @pytest.mark.parametrize("way", ["adapter=none", "stage.share_base_model=false", "stage.share_base_model=true"])
-def test_what_is_planned_is_what_is_made(
+def test_the_plan_agrees_with_the_loaded_models(
     settings: Configure,
-    parents: Parents,  # noqa: F811
+    parents: Parents,
     tokenizer: Any,
     way: str,
 ) -> None:
@@ -44,7 +49,7 @@ def test_what_is_planned_is_what_is_made(
     assert lines["critic"].trainable == sum(value.numel() for value in critic.values())
     if way == "stage.share_base_model=true":
         roles.reward_model("reward")
-        heads = 16 * 4  # one in the adapter's file, one for each of two roles, of which the plan's lines hold all
+        heads = 16 * 4  # one in the adapter's file and one for each of two roles; the plan counts all of them
         whole = sum(value.nbytes for value in roles.shared.model.parameters())
         assert sum(line.weights for line in lines.values()) == whole + 3 * heads
         assert lines["reference"].weights == 0
@@ -59,7 +64,7 @@ def test_what_is_planned_is_what_is_made(
 @pytest.mark.parametrize("way", [(), LORA])
 def test_a_head_on_the_policy_takes_next_to_nothing(
     settings: Configure,
-    parents: Parents,  # noqa: F811
+    parents: Parents,
     tokenizer: Any,
     way: tuple[str, ...],
 ) -> None:
@@ -80,7 +85,7 @@ def test_a_head_on_the_policy_takes_next_to_nothing(
 
 def test_sharing_saves_three_bases(
     settings: Configure,
-    parents: Parents,  # noqa: F811
+    parents: Parents,
     tokenizer: Any,
 ) -> None:
     given = parents(policy="sft", reward="reward")
@@ -92,9 +97,9 @@ def test_sharing_saves_three_bases(
     assert peaks[0] > peaks[1] > peaks[2]
 
 
-def test_a_larger_micro_batch_is_told(
+def test_a_larger_micro_batch_takes_more(
     settings: Configure,
-    parents: Parents,  # noqa: F811
+    parents: Parents,
     tokenizer: Any,
 ) -> None:
     found = []
@@ -113,12 +118,12 @@ def test_a_larger_micro_batch_is_told(
     assert found[2] == 4 * found[0]
 
 
-def test_a_budget_of_tokens_is_a_number_of_the_longest_rows(
+def test_a_token_budget_limits_the_longest_rows(
     settings: Configure,
-    parents: Parents,  # noqa: F811
+    parents: Parents,
     tokenizer: Any,
 ) -> None:
-    """Six rows of 512 + 6 tokens fit into 3200; and a row that is too long for it has a pass of its own."""
+    """Six rows of 512 + 6 tokens fit into 3200, and a row that is too long has a separate pass."""
     given, found = parents(policy="sft", reward="reward"), {}
     for name, size, tokens in (("six", 6, "null"), ("budget", "null", 3200), ("one", 1, "null"), ("tiny", "null", 10)):
         bounds = (f"stage.micro_batch_size={size}", f"stage.micro_batch_tokens={tokens}", "stage.max_prompt_length=512")
@@ -128,14 +133,14 @@ def test_a_budget_of_tokens_is_a_number_of_the_longest_rows(
     assert found["one"] == found["tiny"]
 
 
-def test_an_adapter_is_counted_from_the_header_of_its_file(family: Callable[[str], Parent], tokenizer: Any) -> None:  # noqa: F811
+def test_an_adapter_is_counted_from_the_header_of_its_file(family: Callable[[str], Parent], tokenizer: Any) -> None:
     lora = LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM")
     adapted = get_peft_model(new_policy(tokenizer), lora)
     assert stored(family("sft")) == sum(value.numel() for value in trainable(adapted).values())
     assert stored(family("reward")) == stored(family("sft")) + 16
 
 
-def test_of_four_bits_the_layers_are_counted_and_nothing_else(settings: Configure, tokenizer: Any) -> None:
+def test_only_layers_are_counted_in_four_bits(settings: Configure, tokenizer: Any) -> None:
     whole, packed = (
         measure(config(tokenizer), settings("ppo", f"adapter={kind}").adapter, settings("ppo").model.dtype)
         for kind in ("lora", "qlora")
@@ -145,5 +150,5 @@ def test_of_four_bits_the_layers_are_counted_and_nothing_else(settings: Configur
     assert whole.parameters == packed.parameters == parameters(model)
     assert whole.weights == 4 * parameters(model)
     assert packed.weights == pytest.approx(4 * (parameters(model) - linear) + linear * NF4, abs=1)
-    assert pytest.approx(4.127, abs=1e-3) == NF4 * 8  # bits, as the paper says
+    assert pytest.approx(4.127, abs=1e-3) == NF4 * 8  # bits, from the paper
     assert whole.adapter == packed.adapter

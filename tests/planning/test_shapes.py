@@ -39,7 +39,7 @@ def test_a_stated_shape_has_the_published_parameters(name: str) -> None:
     assert 0 < found.outside < found.size.parameters
 
 
-def test_every_model_of_the_hub_that_is_a_preset_is_stated() -> None:
+def test_every_preset_from_the_hub_has_a_stated_shape() -> None:
     shapes = plan_of().shapes
     assert set(shapes) == set(PUBLISHED)
     for path in (bundled("conf") / "model").glob("*.yaml"):
@@ -61,7 +61,7 @@ def test_by_hand() -> None:
     assert found.source == "model.architecture"
 
 
-def test_a_policy_that_is_at_hand_goes_first(chain: Path) -> None:
+def test_an_available_policy_takes_precedence(chain: Path) -> None:
     run = chain / "almanac" / "sft"
     config, source = find(composed("stage=dpo", f"stage.policy={run}"), {})
     made = AutoModelForCausalLM.from_pretrained(run / "model")
@@ -71,7 +71,7 @@ def test_a_policy_that_is_at_hand_goes_first(chain: Path) -> None:
     assert (config.hidden_size, source) == (128, "model.architecture")
 
 
-def test_mistakes_are_told() -> None:
+def test_mistakes() -> None:
     settings = composed("stage=sft", "experiment=none", "model=local", "model.path=a/folder/of/nothing")
     with pytest.raises(LineageError, match="holds no config.json"):
         find(settings, {})

@@ -15,13 +15,13 @@ from tests.conftest import FAST, TINY, composed
 from tests.planning.conftest import ROWS, plan_of
 
 Ahead = Callable[..., Outlook]
-MANY = "stage.trainer.per_device_train_batch_size=512"  # so that activations are more than what stays
+MANY = "stage.trainer.per_device_train_batch_size=512"  # so that activations exceed weights and optimizer state
 EIGHT = ("stage.device=a100-80gb", "stage.gpus=8")
 
 
 @pytest.mark.parametrize("adapter", ["none", "lora"])
 @pytest.mark.parametrize("stage", ["sft", "reward"])
-def test_weights_are_those_of_the_model_that_is_made(adapter: str, stage: str, tmp_path: Path) -> None:
+def test_weights_agree_with_the_loaded_model(adapter: str, stage: str, tmp_path: Path) -> None:
     given = (f"checkpoints={tmp_path}", "hardware=cpu", *TINY, *FAST[stage], f"adapter={adapter}")
     settings = composed(f"stage={stage}", *given)
     outlook = look_ahead(settings, plan_of(), ROWS[stage])
@@ -40,7 +40,7 @@ def test_weights_are_those_of_the_model_that_is_made(adapter: str, stage: str, t
 
 
 @pytest.mark.parametrize("stage", ["base", "sft", "reward", "dpo"])
-def test_what_must_hold_of_every_stage(stage: str, ahead: Ahead) -> None:
+def test_properties_of_every_stage(stage: str, ahead: Ahead) -> None:
     whole = ahead(stage, MANY).ledger
     more = ahead(stage, "stage.trainer.per_device_train_batch_size=1024").ledger
     spared = ahead(stage, MANY, "stage.trainer.activation_checkpointing=true").ledger
@@ -57,8 +57,8 @@ def test_dpo_has_a_reference_unless_the_adapter_is_switched_off(ahead: Ahead) ->
     assert [role.name for role in ahead("dpo", "adapter=lora").ledger.roles] == ["policy"]
 
 
-def test_a_reference_that_is_kept_is_not_there_while_the_policy_learns(ahead: Ahead) -> None:
-    """Its pass comes first, by the policy itself; it is read again for what is held out."""
+def test_a_cached_reference_is_not_loaded_in_training(ahead: Ahead) -> None:
+    """Its pass comes first, by the policy; it is loaded again for the held-out comparison."""
     kept, beside = (ahead("dpo", f"stage.cache_reference={given}").ledger for given in ("true", "false"))
     phases = {phase.name: phase for phase in kept.phases}
     assert kept.phases[0].name == "reference"
@@ -69,7 +69,7 @@ def test_a_reference_that_is_kept_is_not_there_while_the_policy_learns(ahead: Ah
 
 
 @pytest.mark.parametrize("stage", ["reward", "dpo"])
-def test_prompts_that_are_shared_are_counted_once(stage: str, ahead: Ahead) -> None:
+def test_shared_prompts_are_counted_once(stage: str, ahead: Ahead) -> None:
     shared, apart = (ahead(stage, MANY, f"stage.shared_prefix={given}") for given in ('"auto"', '"off"'))
     assert shared.work.passed == 512 * (30 + 20 + 10)
     assert apart.work.passed == 512 * 2 * 50
@@ -104,8 +104,8 @@ def test_without_a_gpu_the_file_is_resident_while_it_is_read(ahead: Ahead) -> No
     assert "loading" not in {phase.name for phase in ahead("dpo").ledger.phases}
 
 
-def test_what_a_process_holds_beside_its_models(ahead: Ahead) -> None:
-    """A tokenizer; and of embeddings that are frozen and looked up alone nearly nothing, of 128,256 entries of 2048."""
+def test_memory_of_a_process_besides_models(ahead: Ahead) -> None:
+    """A tokenizer; frozen embeddings that are only looked up, 128,256 entries of 2048, are hardly resident."""
     assert ahead("sft", "hardware=cpu", plan=()).ledger.beside == 128_256 * TOKENIZER
     assert ahead("reward", "hardware=cpu", plan=()).ledger.beside == 128_256 * TOKENIZER
     frozen = ahead("reward", "hardware=cpu", "adapter=lora", plan=()).ledger

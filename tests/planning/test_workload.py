@@ -21,7 +21,7 @@ def trainer(batch: int, times: int, epochs: float = 1, max_length: int = 100) ->
 
 
 def test_sft_by_hand() -> None:
-    """10 rows of 25 tokens, 4 · 2 a step: 2 steps an epoch."""
+    """10 rows of 25 tokens, 4 · 2 per step: 2 steps per epoch."""
     work = trained(composed("stage=sft", *trainer(4, 2, epochs=3)), Rows(10, [(20, 5)], "stated"), 1)
     assert (work.steps, work.tokens, work.trained, work.read) == (6, 750, 750, 0)
     assert (work.at_once, work.longest, work.typical) == (4, 100, 25)
@@ -32,7 +32,7 @@ def test_devices_share_the_rows() -> None:
     one, four = (trained(composed("stage=sft", *trainer(4, 2)), rows, devices) for devices in (1, 4))
     assert (one.steps, four.steps) == (8, 2)
     assert one.tokens == four.tokens == 64 * 25
-    assert one.longest == 25  # every row is at hand, and none is longer
+    assert one.longest == 25  # the longest of all rows
 
 
 def test_pairs_are_two_sequences_and_dpo_reads_them_again() -> None:
@@ -44,7 +44,7 @@ def test_pairs_are_two_sequences_and_dpo_reads_them_again() -> None:
     assert isinstance(composed("stage=dpo").stage, DPOStage)
 
 
-def test_steps_that_are_asked_for_are_made() -> None:
+def test_max_steps_is_used() -> None:
     settings = composed("stage=sft", *trainer(4, 1), "stage.trainer.max_steps=7")
     assert (trained(settings, Rows(10, [(20, 5)], "stated"), 1)).tokens == 7 * 4 * 25
 
@@ -104,7 +104,7 @@ def test_before_anything_is_trained_a_tokenizer_is_made_as_base_makes_it(tmp_pat
         assert len(found.lengths[0]) == {"base": 1, "sft": 2, "ppo": 1}[stage]
 
 
-def test_data_that_are_not_at_hand_are_stated() -> None:
+def test_missing_data_are_stated() -> None:
     found = rows_of(composed("stage=sft", "experiment=tldr-pythia"), plan_of())
     assert (found.count, found.lengths) == (116_722, [(350, 40)])
     assert rows_of(composed("stage=reward", "experiment=tldr-pythia"), plan_of()).lengths == [(350, 40, 40)]
@@ -113,13 +113,13 @@ def test_data_that_are_not_at_hand_are_stated() -> None:
     assert rows_of(limited, plan_of()).count == 500
 
 
-def test_what_nothing_says_is_a_mistake(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_data_and_tokenizer_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = composed("stage=sft", "experiment=none", "model=gpt2", "data=local", "data.path=nowhere.jsonl")
     with pytest.raises(RlhfError, match="cannot be loaded"):  # the tokenizer, without a network
         rows_of(settings, plan_of())
 
 
-def test_many_rows_are_drawn_from(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_many_rows_are_sampled(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("rlhf.planning.workload.COUNTED", 5)
     found = rows_of(composed("stage=sft", f"checkpoints={tmp_path}", *TINY), plan_of())
     assert (found.count, len(found.lengths)) == (24, 5)

@@ -77,7 +77,7 @@ def test_what_does_not_fit_ends_with_1_and_a_remedy(
         (("stage=inspect", "hardware.plan=true"), "stage=inspect does not: leave it out"),
         (
             ("stage=plan", "experiment=tldr-pythia", "stage.stages=[base]"),
-            "data.text.path is null, so there are no text: give a file",
+            "data.text.path is null, so there are no text: set data.text.path=",
         ),
     ],
 )

@@ -1,6 +1,6 @@
-"""Settings that have had other names: runs of the old names still load, resume and publish, and a command is corrected.
+"""Renamed settings: runs with old names still load, resume and publish, and commands with them are corrected.
 
-One table. A setting is matched by its old dotted name; only the last part of a name changes.
+A setting is matched by its old dotted name; only the last part of a name changes.
 """
 
 import re
@@ -29,7 +29,7 @@ VALUES = {"stage.critic_kind": {"own": "separate", "head": "value_head"}}
 
 
 def new_name(key: str) -> str:
-    """Return the dotted name that a setting has now; the same if it has always had it."""
+    """Return the current dotted name of a setting; the same if it was never renamed."""
     parts = key.split(".")
     for end in range(1, len(parts) + 1):
         old = ".".join(key.split(".")[:end])
@@ -38,13 +38,13 @@ def new_name(key: str) -> str:
 
 
 def old_name(key: str) -> str:
-    """Return the dotted name that a setting had before; the same if it has always had it."""
+    """Return the former dotted name of a setting; the same if it was never renamed."""
     plain = {name.replace("\\", "") for name in NAMES if "(" not in name}
     return next((old for old in plain if new_name(old) == key), key)
 
 
 def new_names(settings: Any, prefix: str = "") -> Any:
-    """Return nested settings, or a mapping of dotted names, with the names and values of now."""
+    """Return nested settings, or a mapping of dotted names, with the current names and values."""
     if not isinstance(settings, Mapping):
         return VALUES.get(prefix, {}).get(settings, settings) if isinstance(settings, str) else settings
     found = {}
@@ -56,7 +56,7 @@ def new_names(settings: Any, prefix: str = "") -> Any:
 
 
 def new_manifest(manifest: dict[str, Any]) -> dict[str, Any]:
-    """Return a run.json, and those of the ancestors in it, with the names of now in its settings and its content."""
+    """Return a run.json, with those of its ancestors, under the current names in its settings and its content."""
     changed = {key: new_names(manifest[key]) for key in ("settings", "content") if key in manifest}
     if "parents" in manifest:
         changed["parents"] = {

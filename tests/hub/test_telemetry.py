@@ -34,11 +34,11 @@ def resolved(host, *given, **named):
 socket.socket.connect = socket.socket.connect_ex = connected
 socket.getaddrinfo = resolved
 
-from rlhf import cli
+from rlhf.cli.main import main
 
 for arguments in json.loads(sys.argv[1]):
     sys.argv[1:] = arguments
-    cli.main()
+    main()
 
 from huggingface_hub.utils import _telemetry
 

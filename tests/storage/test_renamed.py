@@ -1,4 +1,4 @@
-"""Runs that were written while settings had other names: they load, resume and publish as before."""
+"""Runs with former names of settings load, resume and publish as before."""
 
 import json
 import shutil
@@ -21,7 +21,7 @@ from rlhf.storage.renamed import NAMES, new_manifest, new_name, new_names, old_n
 from tests.conftest import composed, tiny_overrides
 
 OLD = sorted((Path(__file__).parent / "fixtures" / "old_runs").glob("*.json"))
-WORDS = {  # new -> old, as they stand in a run.json
+WORDS = {  # new -> old, as in a run.json
     "eval_set": "held_out", "oom_retry": "halve", "gae_lambda": "lam", "share_base_model": "one_base",
     "reward_defaults": "term", "kl_max": "kl_most", "kl_min": "kl_least", "approx_kl_max": "step_kl",
     "eos_rate_min": "ended", "normalization": "normalisation", "max_words": "most_words", "min": "least", "max": "most",
@@ -30,7 +30,7 @@ WORDS = {  # new -> old, as they stand in a run.json
 
 
 def as_before(manifest: Any, key: str = "") -> Any:
-    """A run.json of today with the old names in its settings and its content."""
+    """Return a current run.json with the old names in its settings and its content."""
     if isinstance(manifest, dict):
         return {
             ".".join(WORDS.get(part, part) for part in name.split(".")): as_before(value, name)
@@ -49,7 +49,7 @@ def write_as_before(path: Path) -> dict[str, Any]:
 
 
 def known(kind: type, settings: dict[str, Any], place: str = "") -> None:
-    """Assert that every name among the settings is one of the dataclass."""
+    """Assert that every name in the settings is a field of the dataclass."""
     names = {field.name for field in fields(kind)}
     assert not set(settings) - names, place
     hints = get_type_hints(kind)
@@ -60,7 +60,7 @@ def known(kind: type, settings: dict[str, Any], place: str = "") -> None:
 
 
 @pytest.mark.parametrize("path", OLD, ids=lambda path: path.stem)
-def test_a_run_of_each_old_stage_loads_with_the_names_of_now(path: Path, tmp_path: Path) -> None:
+def test_an_old_run_of_each_stage_loads_with_current_names(path: Path, tmp_path: Path) -> None:
     (tmp_path / "run.json").write_bytes(path.read_bytes())
     manifest = read_manifest(tmp_path)
     known(Settings, manifest["settings"])
@@ -75,7 +75,7 @@ def vars_of(node: Any) -> Any:
     return {key: vars_of(value) for key, value in vars(node).items()} if is_dataclass(node) else node
 
 
-def test_every_name_is_that_of_a_setting_of_now_and_was_that_of_one_before() -> None:
+def test_every_entry_maps_a_former_setting_to_a_current_one() -> None:
     held = {key for path in OLD for key in flatten(json.loads(path.read_text())["settings"])}
     for old in NAMES:
         plain = old.replace(r"(term|reward_defaults|gold|rewards\.[^.]+)", "term").replace("\\", "")
@@ -93,7 +93,7 @@ def test_every_name_is_that_of_a_setting_of_now_and_was_that_of_one_before() -> 
     }  # fmt: skip
 
 
-def test_an_interrupted_run_of_the_old_names_resumes(
+def test_an_interrupted_run_with_old_names_resumes(
     beside_chain: Callable[..., Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = execute(beside_chain("ppo", "name=whole"), tmp_path / "whole")
@@ -116,7 +116,7 @@ def test_an_interrupted_run_of_the_old_names_resumes(
     assert Run.open(tmp_path / "ppo").manifest["resumed"]
 
 
-def test_a_finished_run_of_the_old_names_publishes(aligned: Path, tmp_path: Path) -> None:
+def test_a_finished_run_with_old_names_publishes(aligned: Path, tmp_path: Path) -> None:
     shutil.copytree(aligned, tmp_path, dirs_exist_ok=True)
     for path in (tmp_path / "almanac").glob("*/run.json"):
         write_as_before(path)
@@ -157,7 +157,7 @@ def test_an_old_name_is_refused_with_the_new_one(stage: str, old: str, new: str)
     assert new in explain(error.value)
 
 
-def test_so_is_one_in_python() -> None:
+def test_an_old_name_in_python_is_refused_with_the_new_one() -> None:
     with pytest.raises(ConfigError, match="lam is called gae_lambda now"):
         ppo_settings(lam=0.9)
     with pytest.raises(ConfigError, match="kl_most is called kl_max now"):

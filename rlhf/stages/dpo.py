@@ -30,6 +30,7 @@ from rlhf.preference.prefix_sharing import sharing
 from rlhf.rewards.protocol import called
 from rlhf.runs.run import Run
 from rlhf.training import loop
+from rlhf.training.arguments import arguments, build
 
 
 class Attributed:
@@ -105,7 +106,7 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
     loop.settle(run, settings, tokenizer, pairs["train"]["prompt"])
     others = {key: value for key, value in stage.trainer.items() if key != "loss_weights"}
     losses, weights = smoothed(stage.loss, stage.trainer.get("loss_weights"), stage.label_smoothing)
-    args = loop.arguments(
+    args = arguments(
         DPOConfig,
         replace(settings, stage=replace(stage, trainer=others)),
         run,
@@ -126,7 +127,7 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
     run.record_tokenizer(tokenizer)
     loop.show_ends(run, policy, tokenizer)
 
-    trainer = loop.build(
+    trainer = build(
         ReadyDPOTrainer,
         model=policy,
         ref_model=models.load_policy(run["policy"], settings.model, tokenizer) if second else None,

@@ -33,6 +33,8 @@ from rlhf.preference.training import Members, callbacks, columns, further_argume
 from rlhf.rewards import AdaptedRewardModel, RewardModel, function
 from rlhf.runs.run import Run
 from rlhf.training import loop
+from rlhf.training.arguments import arguments
+from rlhf.training.arguments import build as build_trainer
 
 SPLITS = ("train", "validation", "test")
 
@@ -49,18 +51,18 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
     # The labels are noisy: even the reward that they were drawn from does not predict all of them.
     ceiling = None if settings.data.ceiling is None else function(settings.data.ceiling)(pairs["test"])
 
-    arguments = loop.arguments(RewardConfig, settings, run, **further_arguments(stage))
-    scoring = {"max_length": arguments.max_length, "batch_size": arguments.per_device_eval_batch_size}
+    args = arguments(RewardConfig, settings, run, **further_arguments(stage))
+    scoring = {"max_length": args.max_length, "batch_size": args.per_device_eval_batch_size}
 
     architecture, attention = loading.config(run["policy"], settings.model), settings.model.attention
-    shared = decide(stage.shared_prefix, architecture, attention, arguments.max_length, run.stage)
+    shared = decide(stage.shared_prefix, architecture, attention, args.max_length, run.stage)
     tokenizer = loading.load_tokenizer(run["policy"], settings.model)
     loop.settle(run, settings, tokenizer, pairs["train"]["prompt"])
     run.record_tokenizer(tokenizer)
     prepared = prepare(pairs, stage, tokenizer)
     if stage.loss is not RewardLoss.plackett_luce:  # whose rankings are token ids already
         extra = [name for name in prepared["train"].column_names if name in ("margin", "weight")]
-        prepared = loop.tokenised(run, settings, prepared, Form.sequences, tokenizer, arguments, extra)
+        prepared = loop.tokenised(run, settings, prepared, Form.sequences, tokenizer, args, extra)
     members, found, steps = Members(run, settings), [], 0
     scorers: list[RewardModel] = []
     for number in range(stage.ensemble):
@@ -101,14 +103,14 @@ def build(settings: Settings, run: Run, prepared: dict[str, Dataset], tokenizer:
         DataError: everything in a split is longer than stage.trainer.max_length.
     """
     stage = settings.stage
-    arguments = loop.arguments(RewardConfig, settings, run, part=part, **further_arguments(stage))
+    args = arguments(RewardConfig, settings, run, part=part, **further_arguments(stage))
     model = loading.load_reward_model(
         run["policy"], settings.model, tokenizer, **adapters.quantization(settings.adapter)
     )
-    trainer = loop.build(
+    trainer = build_trainer(
         trainer_class(RewardTrainer, stage, prepared),
         model=model,
-        args=arguments,
+        args=args,
         train_dataset=prepared["train"],
         eval_dataset=prepared["validation"],
         processing_class=tokenizer,
@@ -124,7 +126,7 @@ def build(settings: Settings, run: Run, prepared: dict[str, Dataset], tokenizer:
         if not len(kept):
             raise DataError(
                 f"every pair of data.preferences ({split}) is longer than stage.trainer.max_length="
-                f"{arguments.max_length}: raise it, or give shorter pairs"
+                f"{args.max_length}: raise it, or give shorter pairs"
             )
     return trainer
 

@@ -1,4 +1,4 @@
-"""The numbers of each stage that a person sees, with their labels: while it runs, at its end, in the tree of runs."""
+"""The main metrics of each stage and their labels, for progress bars, summaries and the tree of runs."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -24,7 +24,7 @@ LABELS = {  # metric in metrics.jsonl or run.json -> its label on a terminal
     "ended": "EOS rate",
     "tokens": "tokens",
 }
-PROGRESS = {  # in the order of importance: a narrow terminal has the first ones
+PROGRESS = {  # most important first: a narrow terminal shows only the first ones
     "base": ("eval/loss", "train/loss"),
     "sft": ("eval/loss", "train/loss"),
     "reward": ("eval/accuracy", "eval/loss", "train/accuracy", "train/loss"),
@@ -34,10 +34,10 @@ PROGRESS = {  # in the order of importance: a narrow terminal has the first ones
 
 
 def labeled(metrics: Mapping[str, Any], keys: tuple[str, ...]) -> list[str]:
-    """Return those of ``keys`` that were measured, as ``label value``."""
+    """Return the measured metrics among ``keys`` as ``label value``."""
     return [f"{LABELS[key]} {metrics[key]:.3g}" for key in keys if key in metrics]
 
 
 def progress(stage: str, metrics: Mapping[str, Any]) -> list[str]:
-    """Return the metrics of a stage that is running, most important first."""
+    """Return the metrics of a running stage, most important first."""
     return labeled(metrics, PROGRESS[stage])

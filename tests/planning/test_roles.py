@@ -135,7 +135,7 @@ def test_an_adapter_is_counted_from_the_header_of_its_file(family: Callable[[str
     assert stored(family("reward")) == stored(family("sft")) + 16
 
 
-def test_only_layers_are_counted_in_four_bits(settings: Configure, tokenizer: Any) -> None:
+def test_only_layers_are_counted_in_four_bits(settings: Configure, tokenizer: Any) -> None:  # noqa: F811
     whole, packed = (
         measure(config(tokenizer), settings("ppo", f"adapter={kind}").adapter, settings("ppo").model.dtype)
         for kind in ("lora", "qlora")

@@ -133,7 +133,7 @@ QUOTES = "put what was typed in quotes, as in \"stage.trainer.run_name='...'\""
         ("gradient_accumulation_steps", 0, "must be positive, got 0"),
         ("num_train_epochs", -1, "must be positive, got -1"),
         ("padding_free", 1, "must be true or false, got 1"),
-        ("learning_rat", 1, "is not an argument of SFTConfig: remove or correct it"),
+        ("learning_rat", 1, "is not an argument of SFTConfig: remove it or correct its name"),
         ("seed", 1, "is decided by other settings: remove it from stage.trainer"),
     ],
 )

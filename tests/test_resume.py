@@ -219,7 +219,7 @@ def test_killed_between_its_end_and_its_place_it_is_moved_and_not_trained_again(
     monkeypatch.setattr("sys.argv", argv)
     with pytest.raises(SystemExit):
         main.main()
-    assert "an interrupted run with all of its work done is here: resume=true" in capsys.readouterr().err
+    assert "an interrupted run with all of its results is here: resume=true" in capsys.readouterr().err
     monkeypatch.setattr("sys.argv", [*argv, "resume=true"])
     main.main()
     assert "was finished before it was killed" in " ".join(capsys.readouterr().out.split())

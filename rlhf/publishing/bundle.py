@@ -1,14 +1,14 @@
-"""The folder that goes up: weights, tokenizer, card, run.json, figures and tables of the report, and nothing else.
+"""The folder to upload: weights, tokenizer, card, run.json, figures and tables of the report.
 
     README.md                         the card
     model*.safetensors, config.json   or adapter_model.safetensors, adapter_config.json
     tokenizer.json, chat_template.jinja, generation_config.json, ...
-    run.json                          the stage contract, without secrets and places, its ancestors under "lineage"
+    run.json                          the stage contract without secrets and local paths; ancestors under "lineage"
     settings.yaml, reproduce.sh       the composed configuration and the commands of the chain
     evaluation/                       the report of stage=compare
-    figures/reward_kl.png             of a PPO run
+    figures/reward_kl.png             for a PPO run
 
-The same run and settings give the same bytes, so that what is up already is not sent again.
+The same run and settings produce the same bytes, so that uploaded files are not sent again.
 """
 
 import json
@@ -44,7 +44,7 @@ OF_THIS_MACHINE = ("is_local", "local_files_only", "name_or_path")
 
 @dataclass(frozen=True)
 class Bundle:
-    """``link`` is the run as it will be on the Hub; ``tag`` names exactly these weights."""
+    """A folder to upload: ``link`` is the run on the Hub; ``tag`` identifies its weights."""
 
     folder: Path
     link: Link
@@ -52,18 +52,19 @@ class Bundle:
 
     @property
     def files(self) -> dict[str, Path]:
-        """Name in the repository -> file, in the order of the names."""
+        """Name in the repository -> file, sorted by name."""
         paths = sorted(path for path in self.folder.rglob("*") if path.is_file())
         return {path.relative_to(self.folder).as_posix(): path for path in paths}
 
     @property
     def size(self) -> int:
+        """The bytes of all files."""
         return sum(path.stat().st_size for path in self.files.values())
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How to write a bundle: ``above`` are the run's ancestors as they are on the Hub, ``stage`` the settings."""
+    """The inputs of a bundle: ``above`` are the run's ancestors on the Hub, ``stage`` the settings."""
 
     stage: PublishStage
     model: Model
@@ -73,21 +74,21 @@ class Plan:
 
 
 def build(link: Link, repo: str | None, name: str, folder: Path, plan: Plan) -> Bundle:
-    """Write what goes up for ``link`` into ``folder``, which is empty.
+    """Write the bundle of ``link`` into the empty ``folder``.
 
     Raises:
-        HubError: something would go up that must not: a secret, a path, a file of an unknown kind.
-        LineageError: an adapter is to go up whose base is here alone.
+        HubError: the bundle contains a secret, a local path or a file of an unknown kind.
+        LineageError: an adapter is to be published, but its base is only on this machine.
         ModelError: the weights cannot be read.
     """
     if plan.stage.weights is Weights.adapter:
         parameters, template = write_adapter(link, folder, plan)
     else:
         parameters, template = write_whole(link, folder, plan)
-    digest = digests.weights_digest(folder)
+    digest = str(digests.weights_digest(folder))
     manifest = describe(link, digest, plan)
-    there = lineage.published(link, repo, None, manifest)
-    chain = [*plan.above, there]
+    on_hub = lineage.published(link, repo, None, manifest)
+    chain = [*plan.above, on_hub]
     write_json(folder / MANIFEST, manifest)
     (folder / "settings.yaml").write_text(
         yaml.safe_dump(manifest["settings"], sort_keys=False, allow_unicode=True), "utf-8"
@@ -102,14 +103,14 @@ def build(link: Link, repo: str | None, name: str, folder: Path, plan: Plan) -> 
         has_template=template, figure=drawn, comparison=plan.comparison,
     )  # fmt: skip
     card.write(subject, plan.scrubber, folder / "README.md")
-    bundle = Bundle(folder, there, tag)
+    bundle = Bundle(folder, on_hub, tag)
     check(bundle, plan.scrubber)
     return bundle
 
 
 def load(link: Link, plan: Plan) -> tuple[Any, Any]:
-    """Tokenizer and model of a run, adapters merged, in the type in which it goes up."""
-    trained = Dtype(link.manifest["dtype"])
+    """Load the tokenizer and the model of a run, with adapters merged, in the published dtype."""
+    trained = Dtype(link.run["dtype"])
     settings = replace(plan.model, dtype=trained, attention=None, chat_template=None)
     tokenizer = loading.load_tokenizer(link.parent, settings)
     kind = loading.load_reward_model if link.stage == "reward" else loading.load_policy
@@ -123,39 +124,39 @@ def load(link: Link, plan: Plan) -> tuple[Any, Any]:
 
 
 def write_whole(link: Link, folder: Path, plan: Plan) -> tuple[int, bool]:
-    """A model that stands by itself. Its parameters, and whether its tokenizer has a template."""
+    """Write a complete model; return its parameters, and whether its tokenizer has a chat template."""
     tokenizer, model = load(link, plan)
-    model.config.use_cache = True  # training switched it off, and whoever generates wants it
+    model.config.use_cache = True  # training disabled it; generation needs it
     model.save_pretrained(folder, max_shard_size=plan.stage.max_shard_size)
     save_tokenizer(tokenizer, folder)
     return model.num_parameters(), tokenizer.chat_template is not None
 
 
 def write_adapter(link: Link, folder: Path, plan: Plan) -> tuple[int, bool]:
-    """The adapter alone, on a base that others can load.
+    """Write only the adapter, for a base on the Hub; return its parameters, and whether it has a chat template.
 
     Raises:
-        LineageError: the run has no adapter, its base is here alone or lacks rows of tokens, or it is a reward model.
+        LineageError: the run has no adapter, its base is not on the Hub or lacks embeddings, or it is a reward model.
     """
     source = loading.adapter_folder(link.parent)
     base = lineage.with_weights(plan.above, link.roles.get("policy"))
     if source is None:
-        raise LineageError(f"{link.title} trained every weight and has no adapter: give stage.weights=merged")
+        raise LineageError(f"{link.title} trained every weight and has no adapter: set stage.weights=merged")
     if link.stage == "reward":
         raise LineageError(
-            f"{link.title} is a reward model, whose head does not load from an adapter's repository: "
-            "give stage.weights=merged"
+            f"{link.title} is a reward model, whose head cannot be loaded from an adapter's repository: "
+            "set stage.weights=merged"
         )
     if base is None or base.repo is None:
         raise LineageError(
-            f"stage.weights=adapter, but {link.title} is an adapter on {base.path if base else 'a run'}, a path of "
-            "this machine that nobody else can load: give stage.weights=merged, or stage.publish=chain to put it up too"
+            f"stage.weights=adapter, but {link.title} is an adapter on {base.path if base else 'a run'}, a local path "
+            "that nobody else can load: set stage.weights=merged, or stage.publish=chain to publish the base too"
         )
     tokenizer = loading.load_tokenizer(link.parent, replace(plan.model, chat_template=None))
     if lacks_rows(base, tokenizer):
         raise LineageError(
-            f"stage.weights=adapter, but the tokenizer of {link.title} has tokens that {base.repo} has no row for, and "
-            "an adapter has none either: give stage.weights=merged"
+            f"stage.weights=adapter, but neither {base.repo} nor the adapter has embeddings of all tokens of "
+            f"{link.title}: set stage.weights=merged"
         )
     config = json.loads((source / loading.ADAPTER).read_text(encoding="utf-8"))
     config |= {"base_model_name_or_path": base.repo, "revision": base.commit}
@@ -167,7 +168,7 @@ def write_adapter(link: Link, folder: Path, plan: Plan) -> tuple[int, bool]:
 
 
 def lacks_rows(base: Link, tokenizer: Any) -> bool:
-    """Whether a model of others has fewer embeddings than the tokenizer has tokens."""
+    """Whether a base that is not a run has fewer embeddings than the tokenizer has tokens."""
     if base.stage is not None:
         return False
     config = json.loads(loading.fetched(base.parent, "config.json").read_text(encoding="utf-8"))
@@ -175,7 +176,7 @@ def lacks_rows(base: Link, tokenizer: Any) -> bool:
 
 
 def save_tokenizer(tokenizer: Any, folder: Path) -> None:
-    """transformers also writes down how it was loaded here."""
+    """Save the tokenizer without transformers' record of how it was loaded on this machine."""
     tokenizer.save_pretrained(folder)
     path = folder / "tokenizer_config.json"
     config = json.loads(path.read_text(encoding="utf-8"))
@@ -183,40 +184,42 @@ def save_tokenizer(tokenizer: Any, folder: Path) -> None:
 
 
 def describe(link: Link, digest: str, plan: Plan) -> dict[str, Any]:
-    """run.json as it goes up: without secrets and places, the parents where they are on the Hub, and all ancestors."""
-    manifest = {key: value for key, value in link.manifest.items() if key not in ("parents", "lineage", "content")}
+    """Return the published run.json: no secrets or local paths, the parents' repositories, and all ancestors."""
+    manifest = {key: value for key, value in link.run.items() if key not in ("parents", "lineage", "content")}
     manifest = plan.scrubber.tree(manifest)
     manifest["content"] = plan.scrubber.tree(
-        {key: value for key, value in link.manifest.get("content", {}).items() if not key.startswith("parents.")}
+        {key: value for key, value in link.run.get("content", {}).items() if not key.startswith("parents.")}
     )
-    manifest |= {"weights": digest, "trained_weights": link.manifest["weights"]}
+    manifest |= {"weights": digest, "trained_weights": link.run["weights"]}
     manifest["parents"] = {role: record(role, link, plan) for role in link.roles}
     manifest["lineage"] = [
-        {**one.manifest, "lineage": [], "published": {"repo": one.repo, "commit": one.commit}}
-        for one in plan.above
-        if one.manifest is not None
+        {**above.manifest, "lineage": [], "published": {"repo": above.repo, "commit": above.commit}}
+        for above in plan.above
+        if above.manifest is not None
     ]
     return manifest
 
 
 def kept(link: Link, plan: Plan) -> Link:
-    """An ancestor that does not go up, as the others' run.json and cards show it."""
+    """Return an unpublished ancestor with the run.json that published files show."""
     if link.manifest is None or link.repo is not None:
         return link
-    return replace(link, manifest=describe(link, link.digest, plan))
+    return replace(link, manifest=describe(link, link.run["weights"], plan))
 
 
 def record(role: str, link: Link, plan: Plan) -> dict[str, Any]:
-    """What a published run.json says of a parent: its place on the Hub, or its title alone."""
+    """Return the entry of a parent in a published run.json: its repository, or only its title."""
     above = lineage.with_weights(plan.above, link.roles[role])
     if above is None:  # replaced by the run itself, which changed nothing
-        told = link.manifest["parents"][role]
-        return {"path": plan.scrubber.text(told["path"])} | {key: told[key] for key in ("stage", "digest", "revision")}
+        parent = link.run["parents"][role]
+        facts = {key: parent[key] for key in ("stage", "digest", "revision")}
+        return {"path": plan.scrubber.text(parent["path"])} | facts
     place = above.repo or plan.scrubber.text(above.title)
     return {"path": place, "stage": above.stage, "digest": above.digest, "revision": above.commit}
 
 
 def write_figure(link: Link, folder: Path) -> bool:
+    """Draw the scores of a PPO run over the KL; return whether it logged any."""
     series = {} if link.directory is None else figure.points(link.directory / "metrics.jsonl")
     if series:
         figure.draw(series, folder / "figures" / "reward_kl.png")
@@ -224,8 +227,8 @@ def write_figure(link: Link, folder: Path) -> bool:
 
 
 def copy_evaluation(link: Link, folder: Path, plan: Plan) -> None:
-    """The report's tables and figures, where the comparison looked at this run."""
-    if sections.compared(plan.comparison, link.digest) is None:
+    """Copy the report's tables and figures if the comparison includes this run."""
+    if plan.comparison is None or sections.compared(plan.comparison, link.digest) is None:
         return
     target = folder / "evaluation"
     target.mkdir()
@@ -233,18 +236,19 @@ def copy_evaluation(link: Link, folder: Path, plan: Plan) -> None:
     (target / "report.md").write_text(plan.scrubber.text(report.read_text(encoding="utf-8")), encoding="utf-8")
     found = json.loads((plan.comparison / "metrics.json").read_text(encoding="utf-8"))
     write_json(target / "metrics.json", plan.scrubber.tree(found))
-    for path in sorted(plan.comparison.glob("figures/*")):  # beside the report, whose links lead there
+    for path in sorted(plan.comparison.glob("figures/*")):  # the report links to them
         if path.suffix in (".png", ".svg"):
             (target / "figures").mkdir(exist_ok=True)
             (target / "figures" / path.name).write_bytes(path.read_bytes())
 
 
 def check(bundle: Bundle, scrubber: Scrubber) -> None:
-    """
+    """Check that nothing private is about to be sent.
+
     Raises:
-        HubError: a file is there that is none of ``ALLOWED``, or one that holds what must not leave this machine.
+        HubError: a file is not in ``ALLOWED``, or contains a secret or a local path.
     """
     for name in bundle.files:
         if not any(fnmatch(name, pattern) for pattern in ALLOWED):
-            raise HubError(f"{name} is no file that is published, so nothing is sent: remove it from {bundle.folder}")
+            raise HubError(f"{name} is not a kind of file to publish; nothing is sent: remove it from {bundle.folder}")
     scrubber.check(bundle.folder)

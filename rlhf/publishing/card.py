@@ -1,6 +1,6 @@
 """The model card: one page for the whole chain, and the metadata that the Hub reads.
 
-Everything that a model or a user wrote stands in it as text, escaped (`rlhf.evaluation.reporting.report.cell`).
+Text by models and users is escaped (`rlhf.evaluation.reporting.report.cell`).
 """
 
 import re
@@ -27,37 +27,37 @@ from rlhf.runs.parents import HUB_ID
 from rlhf.storage.manifest import read_manifest
 
 USES = {
-    "base": "It continues text; no template has taught it turns. It is what the next stages start from.",
-    "sft": "It answers in the manner of its demonstrations. The stages after it are measured against it.",
-    "reward": "It scores responses to compare them with each other, for training and for choosing among samples. A "
-    "score means nothing by itself, nor between reward models.",
-    "dpo": "It answers in the manner that its preference pairs prefer: for research into alignment, and for assistance "
+    "base": "It continues text and was not trained on turns of a chat. Later stages start from it.",
+    "sft": "It responds in the style of its demonstrations. Later stages are compared with it.",
+    "reward": "It scores responses, for training and for choosing among samples. Only differences between scores of "
+    "the same reward model are meaningful.",
+    "dpo": "It responds in the style that its preference pairs prefer: for research into alignment, and for assistance "
     "like that in its data.",
-    "ppo": "It answers in the manner that its reward model scores highly: for research into alignment, and for "
+    "ppo": "It responds in the style that its reward model scores highly: for research into alignment, and for "
     "assistance like that in its data.",
 }
 LIMITS = {
-    "base": ["It was not taught to answer, to decline or to stop."],
-    "sft": ["It imitates its demonstrations, their mistakes included."],
+    "base": ["It was not trained to respond to instructions, to refuse or to stop."],
+    "sft": ["It imitates its demonstrations, including their mistakes."],
     "reward": [
-        "It is a learned proxy: a policy that follows it too far loses what it stands for (https://arxiv.org/abs/2210.10760).",
-        "Outside of the prompts and responses that it was trained on its scores are not to be relied on.",
+        "It is a learned proxy: optimizing a policy too far against it makes the policy worse (https://arxiv.org/abs/2210.10760).",
+        "Its scores are unreliable outside the distribution of its training prompts and responses.",
     ],
-    "dpo": ["It knows no more than the model that it started from; preferences change which answers it prefers."],
+    "dpo": ["It has the knowledge of the model that it started from; preferences change which responses it prefers."],
     "ppo": [
-        "It knows no more than the model that it started from; the reward changes which answers it prefers.",
+        "It has the knowledge of the model that it started from; the reward changes which responses it prefers.",
         "Its reward model is a learned proxy, and responses that the proxy overrates are overrepresented.",
     ],
 }
 EVERY_LIMIT = (
-    "It can be wrong, offensive or biased, as its data and its starting model can: check before relying on it.",
-    "It was not tested for any use in which a mistake harms somebody.",
+    "It can be wrong, offensive or biased, like its data and its initial model: check before relying on it.",
+    "It was not tested for any use in which a mistake causes harm.",
 )
 
 
 @dataclass(frozen=True)
 class Subject:
-    """What a card is about. ``chain`` ends with the run itself, as published; ``tag`` names exactly these weights."""
+    """The published run of a card. ``chain`` ends with the run itself; ``tag`` identifies its weights."""
 
     name: str
     repo: str | None
@@ -72,30 +72,33 @@ class Subject:
 
     @property
     def link(self) -> Link:
+        """The published run."""
         return self.chain[-1]
 
 
 def write(subject: Subject, scrubber: Scrubber, path: Path) -> None:
-    """
+    """Write the card of ``subject`` to ``path``.
+
     Raises:
-        HubError: the card's metadata name a local path, or something else that the Hub would refuse.
+        HubError: the card's metadata contain a local path or anything else that the Hub refuses.
     """
-    found = sections.licenses_of(subject.chain, subject.stage.licenses)
-    license = subject.stage.license or licenses.strictest(found)
-    found = {scrubber.text(title): name for title, name in found.items()}
-    content = f"---\n{metadata(subject, license)}\n---\n\n{body(subject, scrubber, license, found)}"
+    stated = sections.licenses_of(subject.chain, subject.stage.licenses)
+    license = subject.stage.license or licenses.strictest(stated)
+    stated = {scrubber.text(title): name for title, name in stated.items()}
+    content = f"---\n{metadata(subject, license)}\n---\n\n{body(subject, scrubber, license, stated)}"
     check(content)
     path.write_text(content, encoding="utf-8")
 
 
-def body(subject: Subject, scrubber: Scrubber, license: str, found: dict[str, str]) -> str:
-    """The page below its metadata."""
+def body(subject: Subject, scrubber: Scrubber, license: str, stated: dict[str, str]) -> str:
+    """Return the page below its metadata; ``stated``: license of each model and data set of the chain."""
 
     def safe(text: str) -> str:
         return cell(scrubber.text(text))
 
     link, chain, name = subject.link, subject.chain, subject.repo or subject.name
-    # The page is Markdown: what others wrote is escaped by `safe`, and HTML's escapes would show in its code.
+    stage = link.run["stage"]
+    # The page is Markdown: `safe` escapes foreign text; HTML escapes would be visible in code blocks.
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), undefined=StrictUndefined, autoescape=False
     )
@@ -103,22 +106,22 @@ def body(subject: Subject, scrubber: Scrubber, license: str, found: dict[str, st
         name=subject.name,
         repo=name,
         revision=subject.tag,
-        stage=link.stage,
+        stage=stage,
         summary=summary(subject),
         chain=list(sections.links(chain, safe)),
-        snippet=snippet(name, subject.tag, link.stage, subject.stage.weights, subject.has_template),
+        snippet=snippet(name, subject.tag, stage, subject.stage.weights, subject.has_template),
         gguf=subject.stage.weights is Weights.merged,
         statistics=[f"{link.metrics.get(key, 0.0):.4g}" for key in ("scores/mean", "scores/std")],
         data=list(sections.data(chain, safe)),
         evaluation=sections.evaluation(subject.comparison, subject.source.digest, safe),
         figure=subject.figure,
         samples=sections.samples(subject.source.directory, subject.stage.samples, safe),
-        rungs=[sections.rung(one, safe) for one in chain if one.stage is not None],
-        use=USES[link.stage],
-        limits=[size(subject), *LIMITS[link.stage], *EVERY_LIMIT],
+        rungs=[sections.rung(part, safe) for part in chain if part.stage is not None],
+        use=USES[stage],
+        limits=[size(subject), *LIMITS[stage], *EVERY_LIMIT],
         license=safe(license),
-        licenses=[[safe(title), safe(name)] for title, name in found.items()],
-        conflicts=[safe(told) for told in licenses.conflicts(license, found)],
+        licenses=[[safe(title), safe(name)] for title, name in stated.items()],
+        conflicts=[safe(sentence) for sentence in licenses.conflicts(license, stated)],
         commands=commands(chain, scrubber),
         versions=versions(link),
     )
@@ -126,17 +129,19 @@ def body(subject: Subject, scrubber: Scrubber, license: str, found: dict[str, st
 
 
 def summary(subject: Subject) -> str:
+    """Return the card's first sentence."""
     link = subject.link
     above = lineage.with_weights(subject.chain[:-1], link.roles.get("policy"))
     start = f", trained from {above.title}" if above else ""
     form = "an adapter" if subject.stage.weights is Weights.adapter else "a model"
     return (
-        f"The `{link.stage}` stage of the chain *{cell(link.manifest['name'])}*: {form} of "
-        f"{size_of(subject.parameters)} parameters{cell(start)}, with seed {link.manifest['seed']}."
+        f"The `{link.stage}` stage of the chain *{cell(link.run['name'])}*: {form} of "
+        f"{size_of(subject.parameters)} parameters{cell(start)}, with seed {link.run['seed']}."
     )
 
 
 def size_of(parameters: int) -> str:
+    """Return a number of parameters as text."""
     for unit, name in ((10**9, "billion"), (10**6, "million")):
         if parameters >= unit:
             return f"{parameters / unit:.3g} {name}"
@@ -144,21 +149,20 @@ def size_of(parameters: int) -> str:
 
 
 def size(subject: Subject) -> str:
-    return f"It has {size_of(subject.parameters)} parameters: what its data did not teach it, it may make up."
+    """Return the limitation that follows from the model's size."""
+    return f"It has {size_of(subject.parameters)} parameters and may make up facts that are not in its data."
 
 
 def commands(chain: Sequence[Link], scrubber: Scrubber) -> list[str]:
-    """The command of every run of the chain that is known, in the order in which they have to be run."""
-    found = [
-        quoted(scrubber.text(one.manifest["command"])) for one in chain if one.manifest and one.manifest["command"]
-    ]
-    return [command for command in found if command is not None]
+    """Return the known commands of the chain's runs, in the order in which to run them."""
+    recorded = [link.manifest["command"] for link in chain if link.manifest and link.manifest["command"]]
+    return [safe for command in recorded if (safe := quoted(scrubber.text(command))) is not None]
 
 
 def quoted(command: str) -> str | None:
-    """``command`` on one line, every argument quoted for a shell; None where it is none of ours.
+    """Return ``command`` on one line with its arguments quoted for a shell, or None for another program.
 
-    A run.json from the Hub may say anything, and somebody will paste it.
+    A run.json from the Hub may contain any command, and readers paste commands.
     """
     try:
         parts = shlex.split(command)
@@ -169,34 +173,33 @@ def quoted(command: str) -> str | None:
 
 
 def versions(link: Link) -> str:
-    """With which code and packages it was run."""
-    found = ", ".join(f"{name} {version}" for name, version in link.manifest.get("versions", {}).items())
-    revision = link.manifest.get("git")
+    """Return the code revision and the versions of packages that the run used."""
+    packages = ", ".join(f"{name} {version}" for name, version in link.run.get("versions", {}).items())
+    revision = link.run.get("git")
     code = f"Code at git revision `{revision}`. " if revision else ""
-    return f"{code}Versions: {found}." if found else code
+    return f"{code}Versions: {packages}." if packages else code
 
 
 def metadata(subject: Subject, license: str) -> str:
-    """The YAML at the top of the card, as huggingface_hub writes it."""
+    """Return the YAML at the top of the card."""
     link, adapter = subject.link, subject.stage.weights is Weights.adapter
     base = base_model(subject)
-    ids = [one["id"] for one in sections.sources(subject.chain).values() if one["id"]]
-    found = ModelCardData(
+    ids = [source["id"] for source in sections.sources(subject.chain).values() if source["id"]]
+    return ModelCardData(
         base_model=base,
         base_model_relation=None if base is None else "adapter" if adapter else "finetune",
         datasets=ids or None,
         library_name="peft" if adapter else "transformers",
         license=license,
         pipeline_tag="text-classification" if link.stage == "reward" else "text-generation",
-        tags=["rlhf", link.stage, *(["reward-model"] if link.stage == "reward" else [])],
+        tags=["rlhf", link.run["stage"], *(["reward-model"] if link.stage == "reward" else [])],
         model_name=subject.name,
         eval_results=results(subject) or None,
-    )
-    return found.to_yaml()
+    ).to_yaml()
 
 
 def base_model(subject: Subject) -> str | None:
-    """The nearest model on the Hub that this one was trained from; None where there is none."""
+    """Return the nearest ancestor on the Hub, or None."""
     digest, above = subject.link.roles.get("policy"), list(subject.chain[:-1])
     while digest is not None:
         link = lineage.with_weights(above, digest)
@@ -207,14 +210,12 @@ def base_model(subject: Subject) -> str | None:
 
 
 def results(subject: Subject) -> list[EvalResult]:
-    """What the Hub lists beside it: its column of the comparison, or what the stage measured on held-out rows."""
+    """Return the metrics that the Hub lists: the model's column of the comparison, or the stage's held-out metrics."""
     link = subject.link
     task = "text-classification" if link.stage == "reward" else "text-generation"
     table = sections.compared(subject.comparison, subject.source.digest)
-    by_comparison = table is not None and table["column"] is not None
-    measured_by = read_manifest(subject.comparison) if by_comparison else subject.source.manifest
-    shared = {"task_type": task} | dict.fromkeys(("dataset_type", "dataset_name"), data_name(measured_by))
-    if by_comparison:
+    if subject.comparison is not None and table is not None and table["column"] is not None:
+        shared = measured_on(task, read_manifest(subject.comparison) or {})
         measured = table["models"][table["column"]]
         return [
             EvalResult(
@@ -225,14 +226,20 @@ def results(subject: Subject) -> list[EvalResult]:
             )
             for key in keys_of({table["column"]: measured})
         ]
+    shared = measured_on(task, subject.source.run)
     held_out = {key: value for key, value in link.metrics.items() if key.startswith(("eval/", "test/"))}
     return [
         EvalResult(**shared, metric_type=key, metric_name=key, metric_value=value) for key, value in held_out.items()
     ]
 
 
+def measured_on(task: str, manifest: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields of every metric that a run measured."""
+    return {"task_type": task} | dict.fromkeys(("dataset_type", "dataset_name"), data_name(manifest))
+
+
 def data_name(manifest: dict[str, Any]) -> str:
-    """What a run was measured on: an id on the Hub, a user's own file by its name, else the name of ``data=``."""
+    """Return the name of the data that a run measured on: a Hub id, the name of a local file, or that of ``data=``."""
     name = str(manifest["settings"]["data"]["name"])
     read = next(iter(sections.sources([Link(None, manifest)]).values()), None)
     if read is not None and read["id"]:
@@ -243,28 +250,30 @@ def data_name(manifest: dict[str, Any]) -> str:
 
 
 def mean(value: float | dict[str, float]) -> float:
+    """Return the mean of a metric with or without an interval."""
     return value["mean"] if isinstance(value, dict) else value
 
 
 def interval(value: float | dict[str, float]) -> str:
+    """Return the interval of a metric as text, "" without one."""
     return f", 95 % interval {value['low']:.3g} to {value['high']:.3g}" if isinstance(value, dict) else ""
 
 
 def check(content: str) -> None:
-    """What can be checked without the Hub, whose own check of the metadata comes before anything is committed.
+    """Check the metadata offline; the Hub checks them again before it accepts a commit.
 
     Raises:
-        HubError: the metadata are no YAML, or an id in them cannot be one on the Hub.
+        HubError: the metadata are not YAML, or contain an invalid Hub id.
     """
     try:
-        data = ModelCard(content).data
+        data: Any = ModelCard(content).data
         ids = [
             *([data.base_model] if isinstance(data.base_model, str) else data.base_model or ()),
             *(data.datasets or ()),
         ]
         for id in ids:
             if Path(id).exists() or HUB_ID.fullmatch(id) is None:
-                raise HFValidationError(f"{id} is a path of this machine and no id on the Hub")
+                raise HFValidationError(f"{id} is a local path, not a Hub id")
             validate_repo_id(id)
     except (ValueError, HFValidationError) as error:
         raise HubError(

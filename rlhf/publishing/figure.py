@@ -1,7 +1,7 @@
-"""What PPO gained against what it moved: scores over the divergence from the reference, update by update.
+"""Scores of PPO over the KL divergence from the reference, per update.
 
-Gao et al. 2022, https://arxiv.org/abs/2210.10760, plot both over the KL divergence: where the gold reward turns down
-while the learned one goes on, the policy has followed a proxy too far.
+Gao et al. 2022, https://arxiv.org/abs/2210.10760, plot learned and gold reward over the KL divergence: a falling gold
+reward with a rising learned one shows over-optimization.
 """
 
 import json
@@ -14,25 +14,25 @@ WINDOW = 10  # updates of the running mean
 
 
 def points(metrics: Path) -> dict[str, list[tuple[float, float]]]:
-    """Series -> (KL in nats per response, score) of each logged update; empty where PPO logged none."""
+    """Return series -> (KL in nats per response, score) of each logged update; empty if PPO logged none."""
     if not metrics.is_file():
         return {}
     rows = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
-    found = {
+    series = {
         name: [(row[X], row[name]) for row in rows if X in row and math.isfinite(row.get(name, math.nan))]
         for name in SERIES
     }
-    return {name: series for name, series in found.items() if series}
+    return {name: values for name, values in series.items() if values}
 
 
 def running(values: list[float], window: int = WINDOW) -> list[float]:
-    """Mean of each value and of those before it, ``window`` at most."""
+    """Return the running mean over at most ``window`` values up to each."""
     parts = [values[max(0, i + 1 - window) : i + 1] for i in range(len(values))]
     return [sum(part) / len(part) for part in parts]
 
 
 def draw(series: dict[str, list[tuple[float, float]]], path: Path) -> None:
-    """Write a PNG: a dot for each update, and the running mean along the way that training went."""
+    """Write a PNG with a dot per update and the running mean in the order of training."""
     from rlhf.evaluation.reporting.drawing import canvas, save, style
 
     with canvas(6.4, 4.0) as figure:

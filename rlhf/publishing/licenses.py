@@ -1,7 +1,7 @@
-"""Licenses of a chain's models and data: what follows for the model that comes of them, and where they contradict it.
+"""Licenses of a chain's models and data: the license that follows for the model, and conflicts with it.
 
-Names are the Hub's (https://huggingface.co/docs/hub/repositories-licenses). This compares names; it is no legal advice,
-and the card says so.
+Names are the Hub's (https://huggingface.co/docs/hub/repositories-licenses). This compares names and is not legal
+advice, which the card states.
 """
 
 from collections.abc import Mapping
@@ -13,19 +13,19 @@ PERMISSIVE = (
 )  # fmt: skip
 SHARE_ALIKE = ("cc-by-sa-", "gpl", "agpl", "lgpl", "cdla-sharing", "odbl", "mpl")
 UNKNOWN = "unknown"
-# What a license asks for, by how far it binds: the last that applies is the strictest.
+# Requirements of licenses, in increasing order of strictness.
 KINDS = {
-    "permissive": "asks for credit at most",
-    "share-alike": "asks that what is made of it has the same license",
-    "own terms": "has terms of its own, which go with what is made of it",
-    UNKNOWN: "states no license that is known here, so that nothing is granted",
+    "permissive": "requires attribution at most",
+    "share-alike": "requires the same license for derived works",
+    "own terms": "has special terms, which apply to derived works",
+    UNKNOWN: "states no known license, so that nothing is granted",
     "non-commercial": "forbids commercial use",
-    "no derivatives": "forbids to share what is made of it",
+    "no derivatives": "forbids sharing derived works",
 }
 
 
 def kind(license: str) -> str:
-    """Which of ``KINDS`` a license is."""
+    """Return the entry of ``KINDS`` that a license belongs to."""
     name = license.lower()
     if name in PERMISSIVE:
         return "permissive"
@@ -39,25 +39,25 @@ def kind(license: str) -> str:
 
 
 def listed(name: str, table: Mapping[str, str]) -> str:
-    """The license that ``table`` gives for a Hub id or a path: under the whole, or one of its parts, the last first."""
+    """Return the license in ``table`` of a Hub id or path, or of one of its parts, from the last to the first."""
     parts = (name, *reversed(Path(name).parts))
     return next((table[part] for part in parts if part in table), UNKNOWN)
 
 
 def strictest(found: Mapping[str, str]) -> str:
-    """The license that binds furthest, among equals the first; where nothing has one ``apache-2.0``, this project's."""
+    """Return the strictest license, the first among equals; ``apache-2.0``, this project's, if ``found`` is empty."""
     order = list(KINDS)
     return max(found.values(), key=lambda license: order.index(kind(license)), default="apache-2.0")
 
 
 def conflicts(stated: str, found: Mapping[str, str]) -> list[str]:
-    """Sentences, one for each of ``found`` (title -> license) that what is stated for the model does not respect."""
-    told = []
+    """Return a sentence for each of ``found`` (title -> license) that the model's ``stated`` license violates."""
+    sentences = []
     for title, license in found.items():
-        rank, what = list(KINDS).index(kind(license)), KINDS[kind(license)]
+        rank, terms = list(KINDS).index(kind(license)), KINDS[kind(license)]
         binds = kind(license) in ("share-alike", "own terms", UNKNOWN)
         if kind(license) == "no derivatives":
-            told.append(f"{title} ({license}) {what}, which this model is.")
+            sentences.append(f"{title} ({license}) {terms}, such as this model.")
         elif rank > list(KINDS).index(kind(stated)) or (binds and license != stated):
-            told.append(f"{title} ({license}) {what}; this model is published as {stated}.")
-    return told
+            sentences.append(f"{title} ({license}) {terms}; this model is published as {stated}.")
+    return sentences

@@ -1,4 +1,4 @@
-"""A run and everything that it descends from, oldest first: here, on the Hub, or known from a run.json alone."""
+"""A run and its ancestors, oldest first: on this machine, on the Hub, or known only from a run.json."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -14,10 +14,9 @@ from rlhf.storage.manifest import read_manifest
 
 @dataclass(frozen=True)
 class Link:
-    """One rung of a chain. ``manifest`` is None for a model that is no run of ours, the root of most chains.
+    """One run or model of a chain. ``manifest`` is None for a model that is not a run, the root of most chains.
 
-    ``directory`` is where the run lies here, ``repo`` and ``commit`` where it is on the Hub; either may be None.
-    ``roles`` are its parents, role -> digest.
+    ``directory`` is the local directory of the run, ``repo`` and ``commit`` its place on the Hub; either may be None.
     """
 
     digest: str | None
@@ -29,40 +28,50 @@ class Link:
 
     @property
     def key(self) -> tuple[str | None, ...]:
-        """What tells it from the others of a chain: training that changed nothing leaves the digest of its parent."""
+        """The identity within a chain; the digest is not enough, since training may change nothing."""
         return self.digest, self.stage, self.title
 
     @property
+    def run(self) -> dict[str, Any]:
+        """The run.json of a run."""
+        assert self.manifest is not None, f"{self.path} is not a run"
+        return self.manifest
+
+    @property
     def stage(self) -> str | None:
+        """The stage of a run, or None."""
         return None if self.manifest is None else self.manifest["stage"]
 
     @property
     def title(self) -> str:
-        """What it is called where its path on this machine must not stand: ``almanac/sft``, or the model's own name."""
+        """A name without local paths: ``almanac/sft``, or the name of the model."""
         if self.manifest is not None:
             return f"{self.manifest['name']}/{self.stage}"
         return self.repo or Path(self.path).name
 
     @property
     def roles(self) -> dict[str, str]:
-        return {} if self.manifest is None else {role: one["digest"] for role, one in self.manifest["parents"].items()}
+        """Role -> digest of each parent."""
+        parents = {} if self.manifest is None else self.manifest["parents"]
+        return {role: parent["digest"] for role, parent in parents.items()}
 
     @property
     def metrics(self) -> dict[str, float]:
+        """The final metrics of a run."""
         return {} if self.manifest is None else self.manifest["metrics"]
 
     @property
     def parent(self) -> Parent:
-        """What rlhf.modeling.loading loads."""
+        """The run or model for rlhf.modeling.loading."""
         if self.directory is not None:
             return Parent("run", str(self.directory), self.manifest)
         return Parent("run", self.repo or self.path, self.manifest, self.commit)
 
 
 def chain(parent: Parent) -> list[Link]:
-    """``parent`` and its ancestors, each once, parents before children.
+    """Return ``parent`` and its ancestors, each once, parents before children.
 
-    An ancestor that is gone, or was trained again since, is a link that knows its digest and stage alone.
+    An ancestor that is missing or has been trained again has only its digest and stage.
     """
     found: dict[tuple, Link] = {}
     _walk(_link(parent), _known(parent.manifest), found, ())
@@ -77,9 +86,9 @@ def _link(parent: Parent) -> Link:
 
 
 def _known(manifest: dict[str, Any] | None) -> dict[tuple, Link]:
-    """The ancestors that a published run.json holds, by their digests and stages."""
+    """Return the ancestors in a published run.json by digest and stage."""
     held = (manifest or {}).get("lineage", [])
-    return {(one["weights"], one["stage"]): Link(one["weights"], one, **one.get("published", {})) for one in held}
+    return {(run["weights"], run["stage"]): Link(run["weights"], run, **run.get("published", {})) for run in held}
 
 
 def _walk(link: Link, known: dict[tuple, Link], found: dict[tuple, Link], below: tuple[tuple, ...]) -> None:
@@ -91,7 +100,7 @@ def _walk(link: Link, known: dict[tuple, Link], found: dict[tuple, Link], below:
     found[link.key] = link
 
 
-def _ancestor(record: dict[str, Any], known: dict[str, Link], here: bool) -> Link:
+def _ancestor(record: dict[str, Any], known: dict[tuple, Link], here: bool) -> Link:
     path, digest, revision = record["path"], record["digest"], record["revision"]
     held = digest, record["stage"]
     if "run" in record:
@@ -101,7 +110,7 @@ def _ancestor(record: dict[str, Any], known: dict[str, Link], here: bool) -> Lin
     if record["stage"] is None:
         on_hub = revision is not None or "@" in (digest or "")
         return Link(digest, None, path=path, **({"repo": path, "commit": revision} if on_hub else {}))
-    # Of what a run.json from the Hub says, nothing is looked for on this machine.
+    # Paths in a run.json from the Hub are not read on this machine.
     manifest = read_manifest(Path(path)) if here else None
     if manifest is None or manifest.get("weights") != digest:
         return Link(digest, _stub(record), path=path)
@@ -109,7 +118,7 @@ def _ancestor(record: dict[str, Any], known: dict[str, Link], here: bool) -> Lin
 
 
 def _stub(record: dict[str, Any]) -> dict[str, Any]:
-    """What is left of a run that is gone."""
+    """Return the manifest of a run that is missing."""
     name = Path(record["path"]).parent.name or "gone"
     return {"stage": record["stage"], "name": name, "weights": record["digest"], "parents": {}, "metrics": {}} | {
         "settings": {}, "data": {}, "seed": None, "command": None, "status": "gone",
@@ -117,31 +126,31 @@ def _stub(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def with_weights(links: Sequence[Link], digest: str | None) -> Link | None:
-    """The last link of a chain that has these weights, or had them before they were merged or cast for the Hub."""
-    for one in reversed(links):
-        before = None if one.manifest is None else one.manifest.get("trained_weights")
-        if digest == one.digest or (digest is not None and digest == before):
-            return one
+    """Return the last link with these weights, or with weights that were merged or cast from them for the Hub."""
+    for link in reversed(links):
+        before = None if link.manifest is None else link.manifest.get("trained_weights")
+        if digest == link.digest or (digest is not None and digest == before):
+            return link
     return None
 
 
 def rooted(chain: list[Link], run: str, base: str | None) -> list[Link]:
-    """The chain, a root that was read from a local folder named ``base``, as it is on the Hub; ``none``: it is not.
+    """Return the chain with a local root replaced by the Hub model ``base``; unchanged if ``base`` is ``none``.
 
     Raises:
-        LineageError: ``run`` is none, or nobody else could know what the root of its chain is.
+        LineageError: ``run`` is not a run, or its chain starts from a local model and ``base`` is None.
     """
     if chain[-1].manifest is None:
-        raise LineageError(f"stage.run={run} is no run of ours: give the directory of one")
+        raise LineageError(f"stage.run={run} is not a run: set the directory of one")
     named = []
     for link in chain:
         local = link.stage is None and link.repo is None
         if local and base is None:
             raise LineageError(
-                f"the chain starts from the local path {link.path}, which nobody else has: give stage.base=org/name, "
-                "its Hub id, or stage.base=none where it is on no Hub"
+                f"the chain starts from the local path {link.path}, which nobody else has: set stage.base=org/name, "
+                "its Hub id, or stage.base=none if it is not on the Hub"
             )
-        if local and base != "none":
+        if local and base is not None and base != "none":
             id, _, revision = base.partition("@")
             pinned = pin(id, revision or None)
             link = replace(link, repo=id, commit=pinned.commit if pinned else revision or None)
@@ -150,34 +159,34 @@ def rooted(chain: list[Link], run: str, base: str | None) -> list[Link]:
 
 
 def going_up(chain: list[Link], publish: Publish) -> list[Link]:
-    """The runs that get a repository: the last, or every one that has none yet.
+    """Return the runs to upload: the last, or every one that is not on the Hub yet.
 
     Raises:
-        LineageError: a run of the chain is neither here nor on the Hub.
+        LineageError: a run of the chain is neither on this machine nor on the Hub.
     """
     if publish is Publish.run:
         return chain[-1:]
     for link in chain:
         if link.stage is not None and link.directory is None and link.repo is None:
             raise LineageError(
-                f"stage.publish=chain needs every run of the chain, and {link.path or link.title} is gone or was "
-                "trained again since: run what comes after it again, or give stage.publish=run"
+                f"stage.publish=chain needs every run of the chain, and {link.path or link.title} is missing or has "
+                "been trained again: run the later stages again, or set stage.publish=run"
             )
     return [link for link in chain[:-1] if link.stage is not None and link.repo is None] + chain[-1:]
 
 
 def repositories(rising: list[Link], repo: str | None) -> dict[tuple, str]:
-    """Key -> repository: ``repo`` for the last run, and for the others that name with their own stage at its end."""
+    """Return key -> repository: ``repo`` for the last run, and for the others the same name with another stage."""
     last = rising[-1]
-    whole = repo or f"{last.manifest['name'].replace('/', '-')}-{last.stage}"
+    whole = repo or f"{last.run['name'].replace('/', '-')}-{last.stage}"
     stem = whole.removesuffix(f"-{last.stage}")
     found = {last.key: whole}
     for link in rising[:-1]:
         name = f"{stem}-{link.stage}"
-        found[link.key] = name if name not in found.values() else f"{name}-{link.digest[:6]}"
+        found[link.key] = name if name not in found.values() else f"{name}-{str(link.digest)[:6]}"
     return found
 
 
-def published(link: Link, repo: str, commit: str | None, manifest: dict[str, Any]) -> Link:
-    """``link`` as it is on the Hub now, with the run.json that lies there."""
+def published(link: Link, repo: str | None, commit: str | None, manifest: dict[str, Any]) -> Link:
+    """Return ``link`` with its place on the Hub and the published run.json."""
     return replace(link, digest=manifest["weights"], manifest=manifest, repo=repo, commit=commit)

@@ -1,4 +1,4 @@
-"""What must not leave this machine: secrets, paths and the machine's name. Taken out of every text, then looked for."""
+"""Removal of secrets, local paths and the host name from every published text, and a final check."""
 
 import html
 import os
@@ -15,8 +15,8 @@ from rlhf.storage.secrets import FORM, redact
 from rlhf.storage.secrets import text as without_secrets
 
 SECRET_NAME = re.compile(r"token|secret|passw|api_?key|access_?key|credential|private_?key|auth", re.IGNORECASE)
-SHORTEST, LONG = 8, 16  # characters of a secret; what is shorter, or between them and a word, occurs by chance
-# Two parts or more, so that "and/or" and "</s>" stay; no part of a URL, whose slashes follow a colon or a word.
+SHORTEST, LONG = 8, 16  # characters of a secret with and without digits; shorter values match by chance
+# At least two parts, so that "and/or" and "</s>" stay; not in a URL, whose slashes follow a colon or a word.
 PATH = re.compile(r"(?<![\w:/.<>-])(?:~|\.\.)?(?:/[^/\s'\"`,;:|=<>(){}\[\]\\]+){2,}/?")
 ANCHORS = ("checkpoints", "preference_data")
 FORMS = {
@@ -38,19 +38,19 @@ BLOCK = 1 << 24  # bytes read at a time
 
 
 def secrets(environment: Mapping[str, str] | None = None) -> list[str]:
-    """The values of the environment, and of the login, that look like secrets by their names, longest first."""
+    """Return the login's token and values of environment variables with names of secrets, longest first."""
     from huggingface_hub import get_token
 
     environment = os.environ if environment is None else environment
-    found = {value for name, value in environment.items() if SECRET_NAME.search(name)} | {get_token() or ""}
-    long = {value for value in found if len(value) >= (SHORTEST if re.search(r"\d", value) else LONG)}
-    # A file's place or an address is no secret, whatever it is called.
+    named = {value for name, value in environment.items() if SECRET_NAME.search(name)} | {get_token() or ""}
+    long = {value for value in named if len(value) >= (SHORTEST if re.search(r"\d", value) else LONG)}
+    # Paths and addresses are not secrets, whatever the name of the variable.
     kept = {value for value in long if not value.startswith(("/", "http://", "https://"))}
     return sorted(kept, key=len, reverse=True)
 
 
 def shortened(found: re.Match[str]) -> str:
-    """Of a path what says nothing about this machine: from a folder of ours on, or its last part."""
+    """Return the part of a path that reveals nothing about this machine: from an anchor on, or its last part."""
     parts = Path(found[0]).parts
     start = max((i for i, part in enumerate(parts) if part in ANCHORS), default=len(parts) - 1)
     return "/".join(parts[start:])
@@ -58,7 +58,7 @@ def shortened(found: re.Match[str]) -> str:
 
 @dataclass(frozen=True)
 class Scrubber:
-    """``places``: absolute path -> what stands for it; ``secret``: values never written; ``host``: this machine."""
+    """``places``: absolute path -> its replacement; ``secret``: values to remove; ``host``: name of this machine."""
 
     places: dict[str, str]
     secret: tuple[str, ...]
@@ -66,13 +66,14 @@ class Scrubber:
 
     @classmethod
     def of(cls, checkpoints: Iterable[str], environment: Mapping[str, str] | None = None) -> "Scrubber":
-        """For this machine, and for runs whose ``checkpoints`` were these."""
+        """Return the scrubber of this machine and of runs in these ``checkpoints`` directories."""
         places = {str(bundled("preference_data")): "preference_data"}
         places |= {str(Path(path).absolute()): "checkpoints" for path in checkpoints if path}
         host = socket.gethostname()
         return cls(places, tuple(secrets(environment)), host if len(host) > 3 and host != "localhost" else "")
 
     def text(self, text: str) -> str:
+        """Return ``text`` without secrets, local paths and the host name."""
         for value in self.secret:
             text = text.replace(value, "***")
         text = without_secrets(text)
@@ -87,31 +88,31 @@ class Scrubber:
         return text
 
     def tree(self, value: Any) -> Any:
-        """Nested dicts and lists with every text scrubbed, keys too, and what a key calls a secret."""
+        """Return nested dicts and lists with scrubbed keys and texts, without values of keys that name secrets."""
         return self._tree(redact(value))
 
     def _tree(self, value: Any) -> Any:
         if isinstance(value, dict):
-            return {self.text(str(key)): self._tree(one) for key, one in value.items()}
+            return {self.text(str(key)): self._tree(leaf) for key, leaf in value.items()}
         if isinstance(value, list | tuple):
-            return [self._tree(one) for one in value]
+            return [self._tree(leaf) for leaf in value]
         return self.text(value) if isinstance(value, str) else value
 
     def check(self, folder: Path) -> None:
-        """Look through what is about to be sent; weights and tokenizers too, for values of secrets.
+        """Search all files to send, weights and tokenizers included, for secrets, and texts for local paths.
 
         Raises:
-            HubError: something is there that must not leave this machine.
+            HubError: a file contains a secret or a local path.
         """
         for path in sorted(path for path in folder.rglob("*") if path.is_file()):
             name = path.relative_to(folder).as_posix()
             if self._holds_secret(path):
-                raise HubError(f"{name} holds a secret of the environment, so nothing is sent: remove it from the run")
+                raise HubError(f"{name} contains a secret of the environment; nothing is sent: remove it from the run")
             if name.endswith(WRITTEN_HERE):
                 text = html.unescape(path.read_text(encoding="utf-8"))
-                for what, form in FORMS.items():
+                for kind, form in FORMS.items():
                     if form.search(text):
-                        raise HubError(f"{name} holds {what}, so nothing is sent: remove it from the run")
+                        raise HubError(f"{name} contains {kind}; nothing is sent: remove it from the run")
 
     def _holds_secret(self, path: Path) -> bool:
         needles = [value.encode() for value in self.secret]

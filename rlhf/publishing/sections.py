@@ -1,6 +1,6 @@
 """The tables of the card, as rows of Markdown: the chain, its data, settings, metrics and samples.
 
-``safe`` makes a cell of a text that somebody else wrote: without secrets, and escaped.
+``safe`` makes a cell of a foreign text: without secrets, and escaped.
 """
 
 import json
@@ -23,26 +23,26 @@ from rlhf.storage.manifest import read_manifest
 Safe = Callable[[str], str]
 
 SHORT = 12  # hexadecimal digits of a digest or a commit
-# Of a stage's settings, what names a place or a sample on the screen.
+# Settings of stages that are not hyperparameters: paths, logging, samples.
 NO_HYPERPARAMETERS = (
     "name", "policy", "reward", "sample_every", "sample_prompts", "sample_length", "log_every", "save_every",
 )  # fmt: skip
 METHODS = {
     "base": "next-token prediction, from random weights or continued",
-    "sft": "supervised fine-tuning on demonstrations, loss on completions alone",
+    "sft": "supervised fine-tuning on demonstrations, loss on completions only",
     "reward": "a reward model on preference pairs: -log sigmoid(r(chosen) - r(rejected))",
-    "dpo": "direct preference optimisation, Rafailov et al. 2023, https://arxiv.org/abs/2305.18290",
-    "ppo": "proximal policy optimisation against the reward model, Ziegler et al. 2019, https://arxiv.org/abs/1909.08593",
+    "dpo": "direct preference optimization, Rafailov et al. 2023, https://arxiv.org/abs/2305.18290",
+    "ppo": "proximal policy optimization against the reward model, Ziegler et al. 2019, https://arxiv.org/abs/1909.08593",
 }
 
 
 def links(chain: Sequence[Link], safe: Safe) -> Iterator[list[str]]:
-    """rung, where it is, revision or digest, seed, how."""
+    """Yield stage, place, revision or digest, seed and method of each run or model."""
     for link in chain:
         linked = link.repo is not None and validated(link.repo)
         place = f"[{link.repo}](https://huggingface.co/{link.repo})" if linked else f"{safe(link.title)}, not published"
         if link is chain[-1]:
-            mark = f"weights `{link.digest[:SHORT]}`"
+            mark = f"weights `{link.run['weights'][:SHORT]}`"
         elif link.commit and COMMIT.fullmatch(link.commit):
             mark = f"revision `{link.commit[:SHORT]}`"
         elif link.repo:
@@ -52,61 +52,60 @@ def links(chain: Sequence[Link], safe: Safe) -> Iterator[list[str]]:
         if link.stage is None:
             yield ["start", place, mark, "", "trained by others" if link.repo else "trained elsewhere"]
         else:
-            seed = "" if link.manifest["seed"] is None else safe(str(link.manifest["seed"]))
+            seed = "" if link.run["seed"] is None else safe(str(link.run["seed"]))
             yield [safe(link.stage), place, mark, seed, METHODS.get(link.stage, "")]
 
 
 def validated(id: str) -> bool:
-    """Whether ``id`` may be one on the Hub, and nothing in it is markup."""
+    """Whether ``id`` is a valid Hub id, which contains no markup."""
     return HUB_ID.fullmatch(id) is not None
 
 
 def sources(chain: Sequence[Link]) -> dict[str, dict[str, Any]]:
-    """Title -> a source of data that the chain read: ``id`` on the Hub or None, ``commit``, ``path``, rows, license."""
+    """Return title -> data source of the chain: Hub ``id`` or None, ``commit``, ``path``, ``digest``, ``rows``."""
     found: dict[str, dict[str, Any]] = {}
     for link in chain:
         for kind, splits in (link.manifest or {}).get("data", {}).items():
-            data = link.manifest["settings"]["data"]
+            data = link.run["settings"]["data"]
             own = data.get(kind, {})
             mixed = own.get("mix")
             path = data["path"] or own.get("path") or ", ".join(mixed if isinstance(mixed, dict) else [kind])
-            behind = str(link.manifest.get("content", {}).get(f"files.{kind}", ""))
-            hub = HUB_ID.fullmatch(path) if "@" in behind or not behind else None
-            id, _, commit = behind.partition("@") if "@" in behind else (hub["id"] if hub else "", "", "")
-            title = id or path
-            one = found.setdefault(
-                title, {"id": id or None, "commit": commit, "path": path, "digest": behind, "rows": []}
-            )
-            one["rows"] += [(link.stage, kind, split, facts) for split, facts in splits.items()]
+            digest = str(link.run.get("content", {}).get(f"files.{kind}", ""))
+            hub = HUB_ID.fullmatch(path) if "@" in digest or not digest else None
+            id, _, commit = digest.partition("@") if "@" in digest else (hub["id"] if hub else "", "", "")
+            source = {"id": id or None, "commit": commit, "path": path, "digest": digest, "rows": []}
+            rows = found.setdefault(id or path, source)["rows"]
+            rows += [(link.stage, kind, split, facts) for split, facts in splits.items()]
     return found
 
 
 def data(chain: Sequence[Link], safe: Safe) -> Iterator[list[str]]:
-    """data set, revision or digest, read by, split, rows, left out or cut."""
-    for title, one in sources(chain).items():
-        mark = f"revision `{one['commit'][:SHORT]}`" if one["commit"] else f"files `{one['digest'][:SHORT]}`"
-        mark = mark if one["commit"] or one["digest"] else "revision not recorded"
-        for stage, kind, split, facts in one["rows"]:
+    """Yield data set, revision or digest, stage, split, rows, and omissions."""
+    for title, source in sources(chain).items():
+        mark = f"revision `{source['commit'][:SHORT]}`" if source["commit"] else f"files `{source['digest'][:SHORT]}`"
+        mark = mark if source["commit"] or source["digest"] else "revision not recorded"
+        for stage, kind, split, facts in source["rows"]:
             others = {key: value for key, value in facts.items() if key not in ("rows", "fingerprint") and value}
             lost = "; ".join(f"{value} {key}" for key, value in others.items())
             yield [safe(title), mark, stage, f"{kind}, {split}", f"{facts['rows']:,}", safe(lost)]
 
 
 def licenses_of(chain: Sequence[Link], table: dict[str, str]) -> dict[str, str]:
-    """Title -> license of each model that is no run of ours and each source of data; the Hub's own word comes first."""
+    """Return title -> license of each data source and each model that is not a run, from the Hub or else ``table``."""
     found = {}
     for link in chain:
         if link.stage is None:
             found[link.title] = _asked(link.repo, link.commit, "model") or licenses.listed(
                 link.repo or link.path, table
             )
-    for title, one in sources(chain).items():
-        found[title] = _asked(one["id"], one["commit"], "dataset") or licenses.listed(one["id"] or one["path"], table)
+    for title, source in sources(chain).items():
+        stated = _asked(source["id"], source["commit"], "dataset")
+        found[title] = stated or licenses.listed(source["id"] or source["path"], table)
     return found
 
 
 def _asked(id: str | None, commit: str | None, kind: str) -> str | None:
-    """What its page says; nothing where there is none, or it may not be seen: then the card says ``unknown``."""
+    """Return the license on the Hub; None if the page is missing or not accessible, which the card shows as unknown."""
     try:
         pinned = pin(id, commit or None, kind) if id else None
     except HubError:
@@ -115,7 +114,8 @@ def _asked(id: str | None, commit: str | None, kind: str) -> str | None:
 
 
 def hyperparameters(link: Link, safe: Safe) -> Iterator[list[str]]:
-    settings = link.manifest["settings"]
+    """Yield setting and value of a run's hyperparameters."""
+    settings = link.run["settings"]
     if not settings:
         return
     stage = {key: value for key, value in settings["stage"].items() if key not in NO_HYPERPARAMETERS}
@@ -127,28 +127,30 @@ def hyperparameters(link: Link, safe: Safe) -> Iterator[list[str]]:
 
 
 def metrics(link: Link, safe: Safe) -> Iterator[list[str]]:
+    """Yield name and value of a run's final metrics."""
     for key, value in link.metrics.items():
         if key != "objective" and isinstance(value, int | float):
             yield [code(key, safe), f"{value:.4g}"]
 
 
 def code(name: str, safe: Safe) -> str:
+    """Return a name in Markdown's code font if it contains no markup."""
     return f"`{name}`" if re.fullmatch(r"[\w./-]+", name) else safe(name)
 
 
 def rung(link: Link, safe: Safe) -> dict[str, Any]:
-    """The settings and the metrics of one stage."""
-    title = f"{safe(link.title)}: {METHODS.get(link.stage, '')}"
+    """Return the settings and the metrics of one stage."""
+    title = f"{safe(link.title)}: {METHODS.get(link.run['stage'], '')}"
     return {"title": title, "settings": list(hyperparameters(link, safe)), "metrics": list(metrics(link, safe))}
 
 
-def compared(comparison: Path | None, digest: str) -> dict[str, Any] | None:
-    """What stage=compare measured, where the model with these weights was one of those that it looked at; else None.
+def compared(comparison: Path | None, digest: str | None) -> dict[str, Any] | None:
+    """Return the metrics of stage=compare if it included the model with these weights, else None.
 
-    ``column`` is its title there, None for the reward model, which is none.
+    ``column`` is the model's title in the comparison, or None for the reward model, which has no column.
     """
     manifest = None if comparison is None else read_manifest(comparison)
-    if manifest is None:
+    if comparison is None or manifest is None:
         return None
     titles = [title for title, record in manifest["parents"].items() if record["digest"] == digest]
     if not titles:
@@ -157,8 +159,8 @@ def compared(comparison: Path | None, digest: str) -> dict[str, Any] | None:
     return found | {"column": next((title for title in titles if title in found["models"]), None)}
 
 
-def evaluation(comparison: Path | None, digest: str, safe: Safe) -> dict[str, Any] | None:
-    """The comparison's main table and its questions, for the card."""
+def evaluation(comparison: Path | None, digest: str | None, safe: Safe) -> dict[str, Any] | None:
+    """Return the comparison's main table and its questions for the card."""
     found = compared(comparison, digest)
     if found is None:
         return None
@@ -181,6 +183,7 @@ def evaluation(comparison: Path | None, digest: str, safe: Safe) -> dict[str, An
 
 
 def number(value: Any) -> str:
+    """Return a metric as text, with its interval if it has one."""
     if value is None:
         return "–"
     if isinstance(value, dict):
@@ -189,7 +192,7 @@ def number(value: Any) -> str:
 
 
 def samples(directory: Path | None, most: int, safe: Safe) -> list[list[str]]:
-    """prompt, response: those of the last step that the run sampled."""
+    """Return up to ``most`` pairs of prompt and response, of the last step with samples."""
     path = None if directory is None else directory / "samples.jsonl"
     if path is None or not path.is_file():
         return []

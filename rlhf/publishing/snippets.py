@@ -1,4 +1,4 @@
-"""How somebody who knows transformers alone loads what was published. Tests run this text as it stands."""
+"""Code that loads a published model with transformers or PEFT only. Tests run this code unchanged."""
 
 from rlhf.config import Weights
 
@@ -37,7 +37,7 @@ print(score, (score - model.config.score_mean) / model.config.score_std)
 
 
 def snippet(repo: str, revision: str, stage: str, weights: Weights, has_template: bool) -> str:
-    """The code that a card shows."""
+    """Return the code for a card."""
     classifier, adapter = stage == "reward", weights is Weights.adapter
     model = "AutoModelForSequenceClassification" if classifier else "AutoModelForCausalLM"
     load = LOAD

@@ -1,8 +1,7 @@
-"""A folder put on the Hub: in one commit or not at all, and never over a commit that was not made here.
+"""Upload of a folder to the Hub, in one commit, and never over a commit by somebody else.
 
-The client does not retry the request that commits. The whole sequence is safe to repeat, because what is up already is
-not sent again, so the whole sequence is what is repeated. A tag is set when the commit has been fetched back and
-compared: an untagged commit is one that was not.
+The client does not retry the request that commits. Repeating the whole sequence is safe, since uploaded files are not
+sent again. A tag is set after the commit has been fetched back and compared; an untagged commit has not been verified.
 """
 
 import errno
@@ -21,18 +20,18 @@ from rlhf.hub.faults import FAULTS, chain, told, transient
 from rlhf.publishing.bundle import Bundle
 from rlhf.storage import digests
 
-OURS = "rlhf: "  # how the title of every commit begins that this module makes
-INITIAL = "initial commit"  # the Hub's own, of a new repository
+OURS = "rlhf: "  # prefix of the titles of this module's commits
+INITIAL = "initial commit"  # title of the Hub's first commit in a new repository
 KEPT = (".gitattributes",)
 VERSION = re.compile(r"v(\d+)")
-LONGEST_TITLE = 59  # of a collection
+LONGEST_TITLE = 59  # characters of a collection's title
 
 Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True)
 class Destination:
-    """``parent_commit``: one of somebody else's, at the head of ``branch``, to go on top of."""
+    """A repository to upload to. ``parent_commit``: a commit by somebody else at the head of ``branch`` to build on."""
 
     repo: str
     branch: str
@@ -44,20 +43,21 @@ class Destination:
 
     @property
     def title(self) -> str:
+        """The repository, and the branch unless it is ``main``."""
         return self.repo if self.branch == "main" else f"{self.repo}@{self.branch}"
 
 
 @cache
 def client() -> HfApi:
-    """The Hub's client. Its token is HF_TOKEN's or the login's; no setting takes one."""
+    """Return the Hub's client. Its token is HF_TOKEN or the login's; it cannot be set in the configuration."""
     return HfApi(library_name="rlhf", library_version=digests.versions().get("rlhf"))
 
 
 def persist(what: str, step: Callable[[], Answer], destination: Destination) -> Answer:
-    """``step()``, again after a while where the Hub or the network fails.
+    """Return ``step()``; retry with increasing delays if the Hub or the network fails.
 
     Raises:
-        HubError: it is refused, or fails at every attempt.
+        HubError: the Hub refuses the request, or every attempt fails.
     """
     for attempt in range(1, destination.attempts + 1):
         try:
@@ -65,8 +65,8 @@ def persist(what: str, step: Callable[[], Answer], destination: Destination) -> 
         except RlhfError:
             raise
         except FAULTS as error:
-            if any(isinstance(one, OSError) and one.errno == errno.ENOSPC for one in chain(error)):
-                raise  # a full disk is no matter of the Hub
+            if any(isinstance(cause, OSError) and cause.errno == errno.ENOSPC for cause in chain(error)):
+                raise  # a full disk is not an error of the Hub
             if attempt == destination.attempts or not transient(error):
                 raise told(error, what) from error
             console.print(
@@ -77,7 +77,7 @@ def persist(what: str, step: Callable[[], Answer], destination: Destination) -> 
 
 
 def preflight(destinations: Sequence[Destination]) -> None:
-    """Everything that can be refused before a model is loaded: the token, a name, a commit that was not made here.
+    """Check the token, the repositories and their last commits before a model is loaded.
 
     Raises:
         HubError: one of them is refused.
@@ -95,7 +95,7 @@ def preflight(destinations: Sequence[Destination]) -> None:
 
 
 def send(bundle: Bundle, destination: Destination) -> str:
-    """Make the repository where it is not there, put the folder into it, and return the commit that has it.
+    """Create the repository if it does not exist, upload the folder, and return the commit.
 
     Raises:
         HubError: the Hub refuses, or cannot be reached at any attempt.
@@ -112,7 +112,7 @@ def _send(bundle: Bundle, destination: Destination) -> str:
     head, ours = _head(destination)
     adds = [CommitOperationAdd(name, str(path)) for name, path in bundle.files.items()]
     there = api.list_repo_files(destination.repo, revision=head)
-    # Leftovers of an earlier version; what somebody else put beside it stays.
+    # Files of an earlier version; files by others stay.
     gone = [name for name in there if ours and name not in bundle.files and name not in KEPT]
     commit = api.create_commit(
         destination.repo,
@@ -127,12 +127,12 @@ def _send(bundle: Bundle, destination: Destination) -> str:
 def _visible(destination: Destination) -> None:
     if destination.private and client().repo_info(destination.repo).private is False:
         raise HubError(
-            f"{destination.repo} is public and stage.private=true: give stage.private=false, or the name of another one"
+            f"{destination.repo} is public and stage.private=true: set stage.private=false, or use another repository"
         )
 
 
 def _head(destination: Destination) -> tuple[str, bool]:
-    """The last commit of the branch, and whether it was made here.
+    """Return the last commit of the branch, and whether this module made it.
 
     Raises:
         HubError: somebody else made it, and ``parent_commit`` does not name it.
@@ -143,29 +143,29 @@ def _head(destination: Destination) -> tuple[str, bool]:
     new = len(commits) == 1 and last.title == INITIAL
     if not (ours or new or last.commit_id == destination.parent_commit):
         raise HubError(
-            f"{destination.title} ends with a commit that was not made here, {last.commit_id[:7]} {last.title!r}: "
-            f"look at it, and give stage.parent_commit={last.commit_id} to go on top of it"
+            f"{destination.title} ends with a commit by somebody else, {last.commit_id[:7]} {last.title!r}: "
+            f"check it, and set stage.parent_commit={last.commit_id} to build on it"
         )
     return last.commit_id, ours
 
 
 def tag(commit: str, bundle: Bundle, destination: Destination) -> list[str]:
-    """Name a commit that has been compared: by the digest of its weights, and as a version.
+    """Tag a verified commit with the digest of its weights and a version; return both tags.
 
     Raises:
-        HubError: the tag that is asked for is on another commit.
+        HubError: ``stage.tag`` is on another commit.
     """
     return persist(f"the tags of {destination.repo}", lambda: _tag(commit, bundle, destination), destination)
 
 
 def _tag(commit: str, bundle: Bundle, destination: Destination) -> list[str]:
     api = client()
-    there = {one.name: one.target_commit for one in api.list_repo_refs(destination.repo).tags}
+    there = {ref.name: ref.target_commit for ref in api.list_repo_refs(destination.repo).tags}
     versions = [int(found[1]) for name in there if (found := VERSION.fullmatch(name))]
     named = [name for name, target in there.items() if target == commit and VERSION.fullmatch(name)]
     version = destination.tag or next(iter(named), f"v{max(versions, default=0) + 1}")
     if there.get(version, commit) != commit:
-        raise HubError(f"{destination.repo} has a tag {version} on another commit: give stage.tag=<another>")
+        raise HubError(f"{destination.repo} has a tag {version} on another commit: set stage.tag=<another>")
     for name in (bundle.tag, version):
         if name not in there:
             api.create_tag(destination.repo, tag=name, revision=commit, exist_ok=True)
@@ -173,7 +173,7 @@ def _tag(commit: str, bundle: Bundle, destination: Destination) -> list[str]:
 
 
 def collect(title: str, repos: list[str], destination: Destination) -> str:
-    """Put the chain's repositories into one collection of the owner's, made where it is not there; its address.
+    """Add the chain's repositories to a collection of the owner, creating it if needed, and return its URL.
 
     Raises:
         HubError: the Hub refuses.

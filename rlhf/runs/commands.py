@@ -1,4 +1,4 @@
-"""Commands that are printed or recorded: each can be typed as it stands, for the shell and for Hydra."""
+"""Commands that are printed or recorded, quoted for the shell and for Hydra."""
 
 import re
 import shlex
@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from rlhf.storage.secrets import redact
 
-# What Hydra reads as the text that it is, whatever the setting.
+# Texts that Hydra reads unchanged.
 PLAIN = re.compile(r"[A-Za-z_/.][\w./+-]*|[A-Za-z_][\w./+@-]*", re.ASCII)
 READ_OTHERWISE = re.compile(r"[+-]?(true|false|null|inf|nan|[\d_]*\.?[\d_]*(e[+-]?[\d_]+)?)", re.IGNORECASE)
 
@@ -32,7 +32,7 @@ def command(stage: str, overrides: Iterable[str] = (), multirun: bool = False) -
 
 
 def line(words: Iterable[str]) -> str:
-    """Return the command with these words behind the program's name, without secrets."""
+    """Return the command with these words after the program's name, without secrets."""
     return " ".join(map(_for_shell, redact(["python", "-m", "rlhf", *words])))
 
 

@@ -1,4 +1,4 @@
-"""The directory that a run is written in: claimed for one process, emptied, moved into its place."""
+"""The directory of a run while it is written: locked for one process, emptied, moved to its final place."""
 
 import json
 import os
@@ -17,34 +17,33 @@ from rlhf.storage.manifest import MANIFEST, read_manifest
 LOCK = ".lock"
 SCRATCH = "resume"  # in a run that is not finished: checkpoints, trained members, people's answers
 ANSWERS = "answers.jsonl"
-OLD = ".old-"  # begins the name of what an old run wrote, moved aside to be deleted
-REPLACED = ".replaced.json"  # the run.json of a run that is being replaced, until the new one is in its place
-WRITTEN = (  # by runs whose run.json does not list it under "files"
+OLD = ".old-"  # prefix of files of an old run that are to be deleted
+REPLACED = ".replaced.json"  # the run.json of a run while it is replaced
+WRITTEN = (  # by runs whose run.json has no list of files
     "metrics.jsonl", "samples.jsonl", "sentinel.jsonl", "model", "report.md", "report.html", "metrics.json", "figures",
     "responses.jsonl", "best.jsonl", "preferences.jsonl", ANSWERS, "data.json", "rewardbench.json",
     "rewardbench_scores.json", "leaderboard.md", "leaderboard.csv", "leaderboard.json", "tensorboard",
 )  # fmt: skip
-BUNDLES = "bundles"  # in a run of stage=publish, what goes up: each folder has a run.json, and none is a run
-JOBS = ".jobs"  # in a folder of a sweep's members: the records of its jobs (rlhf.evaluation.sweeps.jobs)
-MEMBER = "member-"  # begins the name of what belongs to an ensemble's run: a second run inside it, replaced with it
+BUNDLES = "bundles"  # uploaded folders in a run of stage=publish: each has a run.json, but is not a run
+JOBS = ".jobs"  # records of the jobs in the folder of a sweep (rlhf.evaluation.sweeps.jobs)
+MEMBER = "member-"  # prefix of the runs inside an ensemble's run
 
 
 def partial(directory: Path) -> Path:
-    """Where a run is written until it is finished."""
+    """Return the directory that a run is written to until it is finished."""
     return directory.parent / f".{directory.name}.partial"
 
 
 def saved(work: Path) -> str | None:
-    """Return the name of the newest thing in ``work`` that ``resume=true`` continues from; None if there is nothing.
+    """Return the name of the newest file or folder in ``work`` that ``resume=true`` continues from, or None.
 
-    A checkpoint that a kill left unfinished has no digests and does not count. A run that was killed between its end
-    and its move has everything.
+    An incomplete checkpoint has no digests and does not count. A run that was killed before it was moved is complete.
 
     Raises:
         RunError: its run.json cannot be read.
     """
     if (read_manifest(work) or {}).get("status") == "finished":
-        return "all of its work done"
+        return "all of its results"
     scratch = work / SCRATCH
     found = [path.parent for path in scratch.rglob(DIGESTS) if not path.parent.name.startswith(".")]
     found += [path for path in (*scratch.glob(f"{MEMBER}*.json"), scratch / ANSWERS) if path.is_file()]
@@ -53,13 +52,13 @@ def saved(work: Path) -> str | None:
 
 
 def claim(work: Path, directory: Path) -> IO:
-    """Make ``work`` and lock it for this process, for a run that will be moved to ``directory``.
+    """Create ``work`` and lock it for this process, for a run that will be moved to ``directory``; return the lock.
 
     Raises:
-        RunError: another process holds it, or it cannot be written.
+        RunError: another process has locked it, or it cannot be written.
     """
-    if directory.exists() and not directory.is_dir():  # else the move fails, when everything has been trained
-        raise RunError(f"{directory} is a file where a directory is to be: move it away, or give name=<another>")
+    if directory.exists() and not directory.is_dir():  # else the move would fail after training
+        raise RunError(f"{directory} is a file, not a directory: move it away, or set name=<another>")
     try:
         work.mkdir(parents=True, exist_ok=True)
         lock = (work / LOCK).open("w")
@@ -74,17 +73,18 @@ def claim(work: Path, directory: Path) -> IO:
         raise unwritable(directory, error) from error
     if not held:
         lock.close()
-        raise RunError(f"{directory} is being written by another process: wait for it, or give name=<another>")
+        raise RunError(f"{directory} is being written by another process: wait for it, or set name=<another>")
     return lock
 
 
 def unwritable(directory: Path, error: OSError) -> RunError:
-    """What to raise where the file system refuses: a file in the path, no permission, no space."""
+    """Return the error for a file system that refuses: a file in the path, no permission, no space."""
     reason = error.strerror or error
-    return RunError(f"{directory} cannot be written ({reason}): mend that, or give checkpoints=<another directory>")
+    return RunError(f"{directory} cannot be written ({reason}): fix this, or set checkpoints=<another directory>")
 
 
 def empty(work: Path) -> None:
+    """Delete everything in ``work`` except its lock."""
     for path in work.iterdir():
         if path.name == LOCK:
             continue
@@ -92,7 +92,7 @@ def empty(work: Path) -> None:
 
 
 def foreign(directory: Path) -> str | None:
-    """Return the name of something that no run and no sweep wrote in a directory without a run; None if all is."""
+    """Return the name of a file that neither a run nor a sweep wrote in a directory without a run, or None."""
     work = partial(directory)
     names = [path.name for path in work.iterdir()] if work.is_dir() else []
     if names and not any(name in (LOCK, MANIFEST) or name.startswith(OLD) for name in names):
@@ -107,24 +107,24 @@ def foreign(directory: Path) -> str | None:
 
 
 def listed(work: Path) -> list[str]:
-    """Return what a run wrote in ``work``, for its run.json: the names that a later run may delete.
+    """Return the names of files that a run wrote in ``work``, which a later run may delete.
 
-    Bundles are not among them: each is of a run that was published, and the next one publishes another.
+    Bundles are not included: each belongs to a published run, and the next one may publish another.
     """
     kept = (LOCK, SCRATCH, MANIFEST, BUNDLES)
     return sorted(path.name for path in work.iterdir() if path.name not in kept)
 
 
 def move(work: Path, directory: Path) -> None:
-    """Put a finished run in its place, and delete what the run that was there before wrote. All else stays.
+    """Move a finished run to its directory, and delete the files of the run that it replaces. Other files stay.
 
-    Killed at any point, it can be called again.
+    It can be repeated after a kill at any point.
 
     Raises:
-        RunError: a file of the new run has the name of something there that no run wrote.
+        RunError: a file of the new run has the name of a file that no run wrote.
     """
     (work / LOCK).unlink(missing_ok=True)
-    if not directory.exists() or not any(directory.iterdir()):  # Hydra makes an empty one for a member of a sweep
+    if not directory.exists() or not any(directory.iterdir()):  # Hydra creates an empty one for a job of a sweep
         os.rename(work, directory)
         return
     _set_old_aside(work, directory)
@@ -134,8 +134,8 @@ def move(work: Path, directory: Path) -> None:
             os.replace(target, work / f"{OLD}{path.name}")
         if target.exists():
             raise RunError(
-                f"{target} was not written by a run and is in the way of one: "
-                "move it away, then resume=true puts the finished run in its place"
+                f"{target} was not written by a run and blocks one: "
+                "move it away, then resume=true moves the finished run to its directory"
             )
         target.parent.mkdir(exist_ok=True)
         os.replace(path, target)
@@ -144,8 +144,8 @@ def move(work: Path, directory: Path) -> None:
 
 
 def _set_old_aside(work: Path, directory: Path) -> None:
-    """Move the files of the run in ``directory`` to ``work``; its run.json, which lists them, until the last stays."""
-    if (directory / MANIFEST).exists():  # from here on, until the new one arrives, this is no run
+    """Move the files of the run in ``directory`` to ``work``; its run.json, which lists them, comes last."""
+    if (directory / MANIFEST).exists():  # the directory is not a run until the new run.json is moved
         os.replace(directory / MANIFEST, directory / REPLACED)
     if not (directory / REPLACED).exists():
         return
@@ -159,6 +159,6 @@ def _set_old_aside(work: Path, directory: Path) -> None:
 
 
 def _moved(work: Path) -> list[Path]:
-    """Return what goes to the run's place: its files, and each of its bundles by itself."""
+    """Return the paths to move to the run's directory: its files, and each of its bundles."""
     paths = [path for path in work.iterdir() if path.name != BUNDLES and not path.name.startswith(OLD)]
     return paths + list((work / BUNDLES).glob("*"))

@@ -1,4 +1,4 @@
-"""The numbers of each stage that a person sees, with their labels: while it runs, at its end, in the tree of runs."""
+"""The main metrics of each stage and their labels, for progress bars, summaries and the tree of runs."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -37,7 +37,7 @@ LABELS = {  # metric in metrics.jsonl or run.json -> its label, or its text with
     "jobs": "{n} job{s}",
     "unfinished": "{n} unfinished",
 }
-PROGRESS = {  # in the order of importance: a narrow terminal has the first ones
+PROGRESS = {  # most important first: a narrow terminal shows only the first ones
     "base": ("eval/loss", "train/loss"),
     "sft": ("eval/loss", "train/loss"),
     "reward": ("eval/accuracy", "eval/loss", "train/loss", "train/accuracy"),
@@ -74,7 +74,7 @@ def _text(label: str, value: float) -> str:
 
 
 def progress(stage: str, metrics: Mapping[str, Any]) -> list[str]:
-    """Return the metrics of a stage that is running, most important first."""
+    """Return the metrics of a running stage, most important first."""
     return labeled(metrics, PROGRESS[stage])
 
 

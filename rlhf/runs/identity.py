@@ -1,10 +1,10 @@
-"""What decides the result of a run: two runs with equal content are the same run.
+"""The content of a run, which determines its result: two runs with equal content are the same run.
 
-The progression skips a stage whose content has not changed, and ``resume=true`` goes on only where it is the same.
+The progression skips a stage whose content has not changed, and ``resume=true`` continues only the same content.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,7 +18,7 @@ from rlhf.storage.digests import file_digest, files_digest
 from rlhf.storage.json_files import plain
 from rlhf.storage.secrets import redact
 
-# What changes neither weights nor metrics: where a run lies, how it is watched, how it is started.
+# Settings that change neither weights nor metrics: paths, logging, how a run starts.
 INCIDENTAL = ("name", "checkpoints", "overwrite", "resume", "telemetry", "tracker", "hardware", "objective")
 OF_THE_CONNECTION = (
     "cache", "timeout", "attempts", "workers", "key_variable", "price_prompt", "price_response", "budget",
@@ -26,16 +26,16 @@ OF_THE_CONNECTION = (
 
 
 def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested dicts as one dict with dotted keys."""
+    """Return nested dicts as one dict with dotted keys."""
     if not isinstance(tree, dict) or not tree:
         return {prefix.rstrip("."): tree}
     return {key: leaf for name, branch in tree.items() for key, leaf in flatten(branch, f"{prefix}{name}.").items()}
 
 
 def data_files(settings: Settings) -> dict[str, str]:
-    """Kind -> what is behind it, for each kind of data that the stage reads: a digest of local files, or id@commit.
+    """Return kind -> digest of local files, or id@commit, for each kind of data that the stage reads.
 
-    A set on the Hub that neither the Hub nor the local cache knows now is left out.
+    A data set that neither the Hub nor the local cache has now is omitted.
     """
     found = {}
     for kind in settings.stage.reads:
@@ -43,12 +43,12 @@ def data_files(settings: Settings) -> dict[str, str]:
         named = source.paths if settings.data.path is None else (settings.data.path,)
         digests = [_digest(path, None if settings.data.path else source.revision) for path in named]
         if digests and None not in digests:
-            found[kind] = " ".join(digests)
+            found[kind] = " ".join(map(str, digests))
     return found
 
 
 def reward_files(settings: Settings) -> dict[str, str]:
-    """Role -> digest of the file, for each reward that is a function in a file of its own."""
+    """Return role -> digest of the file, for each reward that is a function in a Python file."""
     if not isinstance(settings.stage, PPOStage):
         return {}
     terms = {f"rewards.{name}": term for name, term in settings.stage.terms().items()}
@@ -69,9 +69,9 @@ def _digest(named: str, revision: str | None) -> str | None:
 
 
 def content(settings: Settings, parents: dict[str, Parent]) -> dict[str, Any]:
-    """Everything that decides what a run computes, as dotted keys: two runs with equal content are the same run.
+    """Return the settings, parents and files that determine a run's result, with dotted keys.
 
-    Without secrets, as run.json holds it: compared with what is stored there, a secret would differ for ever.
+    Secrets are removed as in run.json, since the content is compared with the stored one.
     """
     tree = json.loads(json.dumps(asdict(settings), default=plain))
     for key in INCIDENTAL:
@@ -85,14 +85,14 @@ def content(settings: Settings, parents: dict[str, Parent]) -> dict[str, Any]:
     }
     if settings.data.render is not Render.auto:
         tree["data"]["render"] = settings.data.render.value
-    # How a judge is reached, and what is remembered of it, changes no verdict.
+    # The connection to a judge and its cache do not change verdicts.
     for key in OF_THE_CONNECTION:
         tree.get("judge", {}).pop(key, None)
-    # Parents and local files count by what they hold, not by where they lie.
+    # Parents and local files are identified by their contents, not by their paths.
     for role in (*parents, "models", "progression", "seeds", "frontier", "sample", "samples"):
         tree["stage"].pop(role, None)
     if tree["stage"].get("sentinel", {}).get("action") == SentinelAction.stop.value:
-        # A run that was stopped has computed what one that was warned would have: the one can go on as the other.
+        # A stopped run has computed the same as a warned one, so that either can continue as the other.
         tree["stage"]["sentinel"]["action"] = SentinelAction.warn.value
     for term in (tree["stage"].get("rewards") or {}).values():
         term.pop("run", None)
@@ -100,10 +100,10 @@ def content(settings: Settings, parents: dict[str, Parent]) -> dict[str, Any]:
     for key in ("name", "path", "pretrained"):
         del tree["model"][key]
     if isinstance(settings.stage, TrainedStage) and settings.hardware.autocast is not Autocast.auto:
-        # Nothing else of the hardware changes what is computed.
+        # No other setting of the hardware changes the result.
         tree["hardware"] = {"autocast": settings.hardware.autocast.value}
     trainer = tree["stage"].get("trainer", {})
-    if "per_device_train_batch_size" in trainer:  # what counts is the batch of all processes together
+    if "per_device_train_batch_size" in trainer:  # only the batch of all processes together matters
         trainer["per_device_train_batch_size"] *= ranks.asked(settings.hardware)
     tree["parents"] = {role: parent.digest for role, parent in parents.items()}
     tree["files"] = data_files(settings)
@@ -114,14 +114,14 @@ def content(settings: Settings, parents: dict[str, Parent]) -> dict[str, Any]:
 
 
 class Origin(NamedTuple):
-    """What a run comes from: its parents, found and hashed once, and its content."""
+    """The parents of a run, found and hashed once, and its content."""
 
     parents: dict[str, Parent]
     content: dict[str, Any]
 
     @classmethod
     def of(cls, settings: Settings, overrides: Sequence[str] = ()) -> "Origin":
-        """Find the parents.
+        """Find and hash the parents.
 
         Raises:
             LineageError: a parent is missing, unfinished or of the wrong stage.
@@ -130,8 +130,8 @@ class Origin(NamedTuple):
         return cls(parents, content(settings, parents))
 
 
-def difference(old: dict[str, Any], new: dict[str, Any]) -> str | None:
-    """What differs between two contents, in words; None where nothing does."""
+def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str | None:
+    """Return the first difference between two contents in words, or None if they are equal."""
     for key in (*new, *(key for key in old if key not in new)):
         if old.get(key) != new.get(key):
             if key.startswith("parents."):

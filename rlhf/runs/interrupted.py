@@ -1,4 +1,4 @@
-"""What an interrupted run left beside its place, and whether a run may be started there."""
+"""Interrupted runs: whether a run may start in a directory, and whether it continues an interrupted one."""
 
 import shutil
 from collections.abc import Mapping, Sequence
@@ -14,26 +14,25 @@ from rlhf.storage.manifest import read_manifest
 
 
 def check_start(directory: Path, settings: Settings, content: Mapping[str, Any], overrides: Sequence[str] = ()) -> bool:
-    """Return whether the run that may be started in ``directory`` continues an interrupted one.
+    """Return whether a run in ``directory`` continues an interrupted one.
 
     Raises:
-        RunError: the directory holds a finished run (``overwrite=true`` replaces it) or files that no run wrote, an
-            interrupted run is there and neither ``resume=true`` nor ``overwrite=true`` was given, or its settings were
-            others.
+        RunError: the directory has a finished run (``overwrite=true`` replaces it) or files that no run wrote, or an
+            interrupted run, and neither ``resume=true`` nor ``overwrite=true`` is set, or its settings differ.
     """
     resumed = saved(partial(directory)) is not None and (settings.resume or not settings.overwrite)
     if resumed:
         _check_interrupted(directory, settings, content, overrides)
     elif (name := foreign(directory)) is not None:
         raise RunError(
-            f"{directory} holds {name}, which no run wrote: move it away, or give name=<another> or checkpoints="
+            f"{directory} contains {name}, which no run wrote: move it away, or set name=<another> or checkpoints="
         )
     finished = read_manifest(directory)
-    # What an interrupted run was to replace, it replaces when it is resumed.
+    # A resumed run replaces the run that it was started to replace.
     replaces = settings.overwrite or settings.stage.repeats
     if finished is not None and not resumed and not replaces:
         raise RunError(
-            f"{directory} holds a finished run of stage={finished['stage']}: "
+            f"{directory} has a finished run of stage={finished['stage']}: "
             "overwrite=true replaces it, name=<another> keeps it"
         )
     return resumed
@@ -42,15 +41,15 @@ def check_start(directory: Path, settings: Settings, content: Mapping[str, Any],
 def _check_interrupted(
     directory: Path, settings: Settings, content: Mapping[str, Any], overrides: Sequence[str]
 ) -> None:
-    """Refuse to continue a run of other settings, and to start again where a run was interrupted."""
+    """Refuse to continue a run with other settings, and to restart an interrupted run without ``overwrite=true``."""
     work = partial(directory)
-    with claim(work, directory):  # it may be no interrupted run, but one that another process is writing
+    with claim(work, directory):  # another process may be writing the run
         manifest = read_manifest(work)
     reason = "it has no run.json" if manifest is None else difference(manifest["content"], content)
     if settings.resume and reason:
-        raise RunError(f"{directory} cannot be resumed, {reason}: overwrite=true in place of resume=true starts again")
+        raise RunError(f"{directory} cannot be resumed, {reason}: overwrite=true instead of resume=true starts again")
     if not settings.resume:
-        other = f" of other settings ({reason})" if reason else ""
+        other = f" with other settings ({reason})" if reason else ""
         ways = "name=<another> keeps it" if reason else f"resume=true continues it ({resuming(settings, overrides)})"
         raise RunError(
             f"{directory}: an interrupted run{other} with {saved(work)} is here: {ways}, overwrite=true starts again"
@@ -71,10 +70,10 @@ def resumable(directory: Path, content: Mapping[str, Any]) -> bool:
 
 
 def settle(directory: Path) -> None:
-    """Move a run into its place that was killed between its end and that.
+    """Move a finished run that was killed before its move to its directory.
 
     Raises:
-        RunError: another process is just doing so, or something is in its way.
+        RunError: another process is moving it, or another file blocks it.
     """
     work = partial(directory)
     with claim(work, directory):
@@ -82,6 +81,6 @@ def settle(directory: Path) -> None:
 
 
 def put_in_place(work: Path, directory: Path) -> None:
-    """The checkpoints go when run.json says that nothing needs them any more, so that a kill repeats no training."""
+    """Delete the checkpoints of a finished run and move it to its directory."""
     shutil.rmtree(work / SCRATCH, ignore_errors=True)
     move(work, directory)

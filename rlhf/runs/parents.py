@@ -1,4 +1,4 @@
-"""What a stage starts from: a run of ours, a local model folder, a GGUF file, or a model on the Hub."""
+"""Parents of a stage: a run, a local model folder, a GGUF file, or a model on the Hub."""
 
 import re
 from collections.abc import Sequence
@@ -21,10 +21,10 @@ SHARED = ("experiment", "recipe", "name", "model", "data", "adapter", "hardware"
 
 @dataclass(frozen=True)
 class Parent:
-    """``manifest`` is the run.json of a run of ours, here or on the Hub, and None for any other model.
+    """A run or model that a stage starts from. ``manifest`` is the run.json of a run, local or on the Hub, or None.
 
-    ``revision`` is a commit of a model on the Hub, a branch or tag where neither the Hub nor the cache knows it, and
-    None for what lies here.
+    ``revision`` is the commit of a model on the Hub, or its branch or tag if it cannot be resolved; None for local
+    models.
     """
 
     role: str
@@ -34,24 +34,27 @@ class Parent:
 
     @property
     def stage(self) -> str | None:
+        """The stage of a run, or None."""
         return self.manifest["stage"] if self.manifest else None
 
     @property
     def model(self) -> str:
-        """What transformers is given: a folder, a GGUF file or a Hub id."""
+        """The folder, GGUF file or Hub id for transformers."""
         return str(Path(self.path) / "model") if self.manifest and self.revision is None else self.path
 
     @property
     def directory(self) -> Path:
+        """The directory of a local run or model."""
         return Path(self.path)
 
     @property
     def is_local(self) -> bool:
+        """Whether the model is on this machine."""
         return Path(self.model).exists()
 
     @property
     def digest(self) -> str | None:
-        """Digest of the weights, or of what a run without any wrote; for a model on the Hub its id and revision."""
+        """The digest of the weights, or of the output of a run without weights; id and revision of a Hub model."""
         if self.manifest:
             return self.manifest["weights"] or self.manifest.get("output")
         path = Path(self.path)
@@ -61,19 +64,19 @@ class Parent:
         return _digest(path, tuple((file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files))
 
     def record(self) -> dict[str, Any]:
-        """What run.json says of it. Of a run on the Hub its whole run.json, or the tree of this one would end there."""
+        """Return the entry in run.json; for a run on the Hub with its whole run.json, so that lineage is preserved."""
         found = {"path": self.path, "stage": self.stage, "digest": self.digest, "revision": self.revision}
         return found if self.revision is None or self.manifest is None else found | {"run": self.manifest}
 
 
 @cache
 def _digest(path: Path, state: tuple[tuple[str, int, int], ...]) -> str | None:
-    """Hash a model file or folder once in a process: of a 7B model it takes a pass over 15 GB."""
+    """Hash a model file or folder once per process, since a 7B model has 15 GB."""
     return digests.file_digest(path) if path.is_file() else digests.weights_digest(path)
 
 
 def find_parents(settings: Settings, overrides: Sequence[str] = ()) -> dict[str, Parent]:
-    """Role -> parent, for everything that the stage starts from; what is optional and missing is left out."""
+    """Return role -> parent for all inputs of the stage, without optional ones that are missing."""
     found = {}
     wanted_by_judge = settings.judge.inputs() if settings.stage.judged else {}
     for role, wanted in (settings.stage.inputs() | wanted_by_judge).items():
@@ -84,23 +87,23 @@ def find_parents(settings: Settings, overrides: Sequence[str] = ()) -> dict[str,
 
 
 def find_parent(role: str, wanted: Input, settings: Settings, overrides: Sequence[str] = ()) -> Parent | None:
-    """The parent at ``wanted.path``; None where it is optional and missing.
+    """Return the parent at ``wanted.path``, or None if it is optional and missing.
 
     Raises:
-        LineageError: it is missing, unfinished, or of another stage than ``wanted.stages``.
+        LineageError: it is missing, unfinished, or not of one of ``wanted.stages``.
         RunError: its run.json cannot be read.
         HubError: the Hub has no such model, or the token may not see it.
     """
     path = Path(wanted.path)
     named = f"{_key(role, settings)}={wanted.path}"
     if not wanted.path:
-        raise LineageError(f"{named}'' is empty: give a run, a model folder or a Hub id")
+        raise LineageError(f"{named}'' is empty: set a run, a model folder or a Hub id")
     if (manifest := read_manifest(path)) is not None:
         _check_run(named, manifest, wanted, settings)
         return Parent(role, wanted.path, manifest)
     if (path / "config.json").is_file() or (path / "adapter_config.json").is_file() or path.suffix == ".gguf":
         if path.suffix == ".gguf" and not path.is_file():
-            raise LineageError(f"{named} does not exist: give the path of a GGUF file")
+            raise LineageError(f"{named} does not exist: set the path of a GGUF file")
         return Parent(role, wanted.path, None)
     hub = HUB_ID.fullmatch(wanted.path)
     if hub and not path.exists() and not wanted.path.startswith(f"{settings.checkpoints}/"):
@@ -114,7 +117,7 @@ def find_parent(role: str, wanted: Input, settings: Settings, overrides: Sequenc
 
 
 def hub_parent(role: str, id: str, revision: str | None) -> Parent:
-    """A model on the Hub, at the commit that ``revision`` is now, with its run.json where it was published from here.
+    """Return a model on the Hub at the current commit of ``revision``, with its run.json if it is a published run.
 
     Raises:
         HubError: the Hub has no such model, or the token may not see it.
@@ -126,7 +129,7 @@ def hub_parent(role: str, id: str, revision: str | None) -> Parent:
 
 
 def _check_run(named: str, manifest: dict[str, Any], wanted: Input, settings: Settings) -> None:
-    """Refuse a run whose weights are not final, as those in ``.sft.partial`` are not, and one of the wrong stage."""
+    """Refuse an unfinished run, such as ``.sft.partial``, and a run of the wrong stage."""
     stage = manifest.get("stage")
     if stage not in wanted.stages:
         raise LineageError(
@@ -136,24 +139,24 @@ def _check_run(named: str, manifest: dict[str, Any], wanted: Input, settings: Se
     if manifest.get("status") != "finished":
         raise LineageError(
             f"{named} is not finished, its status is {manifest.get('status')}: "
-            f"continue it with the command of stage={stage} and resume=true, or give a finished run"
+            f"continue it with the command of stage={stage} and resume=true, or use a finished run"
         )
 
 
 def of_the_chain(overrides: Sequence[str]) -> list[str]:
-    """Return what a command for another stage of the same chain has in common with this one."""
+    """Return the overrides that a command for another stage of the same chain shares with this one."""
     own = [item for item in overrides if item.startswith("-") or re.split(r"[=./]", item.lstrip("+~"))[0] in SHARED]
     return [item for item in own if not item.startswith("hardware.plan=")]
 
 
 def _missing(role: str, path: Path, settings: Settings, overrides: Sequence[str]) -> str:
-    """Why there is no parent at ``path``, and the command that makes one."""
+    """Return the reason why ``path`` is not a parent, and the command that creates one."""
     kept = of_the_chain(overrides)
     says = f"stage={settings.stage.name} starts from {path}, which "
     if partial(path).exists():
         return f"{says}is not finished: continue it first: {command(path.name, [*kept, 'resume=true'])}"
     if path.is_file() or (path.is_dir() and any(path.iterdir())):
-        return f"{says}holds neither run.json nor config.json: give a run, a model folder or a Hub id"
+        return f"{says}has neither run.json nor config.json: set a run, a model folder or a Hub id"
     if path.name in ("base", "sft", "reward", "dpo", "ppo", "sample"):
         instead = setting(_key(role, settings), settings.model.path or "org/name")
         return (

@@ -1,20 +1,20 @@
-"""A run: one directory that one stage wrote, with run.json saying what it came from, what it did and how it ended.
+"""A run: the directory of one execution of a stage, with parents, settings and results in run.json.
 
     checkpoints/almanac/sft/
         run.json        the stage contract: parents, settings, data, tokenizer, versions, hardware, timings, metrics
         metrics.jsonl   one line per logged step
         samples.jsonl   completions sampled during training
-        sentinel.jsonl  what the sentinel of stage=ppo has raised, a line each
+        sentinel.jsonl  diagnoses of the sentinel of stage=ppo, one per line
         model/          weights (safetensors), tokenizer, chat template, generation config
 
-A run is written beside its place, in ``.sft.partial``, and moved there when it is finished: a directory that holds a
-run.json is complete. What an interruption leaves in ``.sft.partial`` is what ``resume=true`` continues.
+A run is written to ``.sft.partial`` and moved to its directory when it is finished, so that a directory with a run.json
+is complete. ``resume=true`` continues from ``.sft.partial``.
 """
 
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -44,7 +44,7 @@ def _now() -> str:
 
 
 def _by_the_writer(method: Callable[..., None]) -> Callable[..., None]:
-    """Do nothing in a process that leaves the writing to another."""
+    """Call the method only in the process that writes the run."""
 
     @wraps(method)
     def guarded(run: "Run", *arguments: Any, **named: Any) -> None:
@@ -69,14 +69,14 @@ class Run:
 
     @classmethod
     def open(cls, directory: Path) -> "Run":
-        """A finished run.
+        """Open a finished run.
 
         Raises:
-            LineageError: there is no finished run.
+            LineageError: the directory has no finished run.
         """
         manifest = read_manifest(directory)
         if manifest is None or manifest.get("status") != "finished":
-            raise LineageError(f"{directory} holds no finished run")
+            raise LineageError(f"{directory} has no finished run")
         return cls(directory, directory, manifest, {})
 
     @classmethod
@@ -85,8 +85,8 @@ class Run:
     ) -> "Run":
         """Claim the directory and begin, or continue an interrupted run.
 
-        Of several processes the first one writes the run. In the others it has no lock and writes nothing, and its
-        run.json is known when they have met.
+        With several processes only the first one writes the run; the others have no lock, and their run has no full
+        manifest.
 
         Raises:
             LineageError: a parent is missing, unfinished or of the wrong stage.
@@ -134,15 +134,17 @@ class Run:
 
     @property
     def stage(self) -> str:
+        """The stage that writes the run."""
         return self.manifest["stage"]
 
     @property
     def resumed(self) -> bool:
+        """Whether the run continues an interrupted one."""
         return self.manifest["resumed"]
 
     @property
     def strategy(self) -> Strategy:
-        """How its processes share the training."""
+        """The strategy that divides the training over processes."""
         return Strategy(self.manifest["hardware"]["strategy"])
 
     @property
@@ -152,16 +154,17 @@ class Run:
 
     @property
     def scratch(self) -> Path:
-        """Folder for checkpoints to resume from; it does not outlive the run."""
+        """Folder of checkpoints to resume from, which is deleted at the end of the run."""
         return self.work / SCRATCH
 
     @_by_the_writer
     def write(self) -> None:
+        """Write run.json, without secrets."""
         write_json(self.work / MANIFEST, redact(self.manifest))
 
     @_by_the_writer
     def record_data(self, kind: str, split: str, dataset: Any) -> None:
-        """Note the rows and the fingerprint of a data set that the stage reads."""
+        """Record the rows and the fingerprint of a data set that the stage reads."""
         from rlhf.data import fingerprint  # datasets is slow to import and `status` never needs it
 
         entry = {"rows": len(dataset), "fingerprint": fingerprint(dataset)}
@@ -169,29 +172,29 @@ class Run:
         self.write()
 
     @_by_the_writer
-    def record_omission(self, kind: str, split: str, rows: int, reason: str, told: str | None = None) -> None:
-        """Count rows that training leaves out, cuts or reads in part; ``told`` is the reason as a person reads it."""
+    def record_omission(self, kind: str, split: str, rows: int, reason: str, sentence: str | None = None) -> None:
+        """Record and print rows that training omits, truncates or reads in part; ``sentence``: the printed reason."""
         self.manifest["data"][kind][split][reason] = rows
         self.write()
         if rows:
             total = self.manifest["data"][kind][split]["rows"]
-            print(f"{self.stage}: {rows} of {total} rows of {kind}/{split}: {told or reason}")
+            print(f"{self.stage}: {rows} of {total} rows of {kind}/{split}: {sentence or reason}")
 
     @_by_the_writer
     def record_output(self, path: Path) -> None:
-        """Note the digest of what a stage without weights of its own wrote, for those that start from it."""
+        """Record the digest of the output of a stage that writes no weights, for stages that start from it."""
         self.manifest["output"] = digests.file_digest(path)
         self.write()
 
     @_by_the_writer
     def record_tokenizer(self, tokenizer: Any) -> None:
-        """Note what the next stage must find unchanged; the template and the special tokens included."""
+        """Record the tokenizer, its chat template and special tokens, which later stages must find unchanged."""
         self.manifest["tokenizer"] = tokenizer_record(tokenizer)
         self.write()
 
     @_by_the_writer
     def record_diagnoses(self, records: Sequence[dict[str, Any]]) -> None:
-        """Note what a sentinel has raised so far, all of it: in run.json and, a line each, in sentinel.jsonl."""
+        """Write all diagnoses of a sentinel so far to run.json and, one per line, to sentinel.jsonl."""
         lines = "".join(json.dumps(record) + "\n" for record in records)
         (self.work / "sentinel.jsonl").write_text(lines, encoding="utf-8")
         self.manifest["diagnoses"] = list(records)
@@ -199,29 +202,28 @@ class Run:
 
     @_by_the_writer
     def log(self, metrics: dict[str, float], step: int) -> None:
-        """Append to metrics.jsonl and send to the tracker. Times are left to run.json: equal runs log equal bytes."""
+        """Append to metrics.jsonl and send to the trackers. Times are only in run.json: equal runs log equal bytes."""
+        assert self._metrics is not None
         self._metrics.write(json.dumps({"step": step, **metrics}) + "\n")
         self._metrics.flush()
         for tracker in self._trackers:
             tracker.log(metrics, step=step)
 
     def track(self, *trackers: Any) -> None:
-        """Send what is logged from now on to ``trackers`` too (accelerate's GeneralTracker)."""
+        """Also send metrics to ``trackers`` (accelerate's GeneralTracker)."""
         self._trackers += trackers
 
     def written(self) -> dict[str, int]:
-        """How many lines there are of each log, for a checkpoint to remember."""
-        found = {name: self.work / name for name in LOGS}
-        return {
-            name: len(path.read_text(encoding="utf-8").splitlines()) for name, path in found.items() if path.exists()
-        }
+        """Return the number of lines of each log, for a checkpoint to store."""
+        paths = [self.work / name for name in LOGS]
+        return {path.name: len(path.read_text(encoding="utf-8").splitlines()) for path in paths if path.exists()}
 
     @_by_the_writer
     def rewind(self, step: int, written: Mapping[str, int] | None = None) -> None:
-        """Drop what was logged after a checkpoint: an interrupted run may have gone on past its last.
+        """Delete lines that an interrupted run logged after its last checkpoint.
 
-        That is the lines behind the ``written`` ones, where they were counted, and else those of later steps. What a
-        run logs at its end has the last step too.
+        They are the lines after the first ``written`` ones if these were counted, since a run logs its last step again
+        at its end; else those of steps after ``step``.
         """
         for name in LOGS:
             path = self.work / name
@@ -233,29 +235,30 @@ class Run:
                     else [line for line in lines if _step(line) <= step]
                 )
                 path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
-        self._metrics.close()
+        if self._metrics is not None:
+            self._metrics.close()
         self._metrics = (self.work / "metrics.jsonl").open("a", encoding="utf-8")
 
     @_by_the_writer
     def stop(self, status: str, reason: str) -> None:
-        """End a run that did not finish: ``interrupted`` or ``failed``. Without a checkpoint nothing is left of it."""
+        """End an unfinished run as ``interrupted`` or ``failed``; delete it if it has no checkpoint."""
         self._close()
         if saved(self.work) is None:
             shutil.rmtree(self.work, ignore_errors=True)
             return
         self.manifest |= {"status": status, "reason": reason}
-        with suppress(OSError):  # a full disk is why some runs stop
+        with suppress(OSError):  # some runs stop because the disk is full
             self.write()
 
     @_by_the_writer
     def record_member(self, folder: Path, metrics: dict[str, float]) -> None:
-        """Make ``folder`` inside this run, with a model of its own, a run of its own: a member of an ensemble."""
+        """Make ``folder`` inside this run, which has a model, a separate run: a member of an ensemble."""
         finished = {"status": "finished", "finished": _now(), "seconds": round(time.monotonic() - self._started, 1)}
         weights = digests.weights_digest(folder / "model")
         write_json(folder / MANIFEST, redact(self.manifest | finished | {"weights": weights, "metrics": metrics}))
 
     def finish(self, metrics: dict[str, float]) -> None:
-        """Write the final metrics and move the run into its place, when no other process reads it any more."""
+        """Write the final metrics and move the run to its directory, when no other process reads it any more."""
         ranks.wait()
         self._finish(metrics)
         ranks.wait()
@@ -274,7 +277,8 @@ class Run:
             "files": listed(self.work),
         }
         self.write()
-        self._metrics.close()
+        if self._metrics is not None:
+            self._metrics.close()
         put_in_place(self.work, self.directory)
         self._close()
 
@@ -283,14 +287,15 @@ class Run:
             tracker.finish()
         if self._metrics is not None:
             self._metrics.close()
-        self._lock.close()
+        if self._lock is not None:
+            self._lock.close()
 
     def __getitem__(self, role: str) -> Parent:
         return self.parents[role]
 
 
 def note_end(directory: Path, reason: str) -> None:
-    """Say why an unfinished run failed, where the process that wrote it was killed, or knows what it missed alone."""
+    """Record the reason why an unfinished run failed, from another process than the one that wrote it."""
     work = partial(directory)
     manifest = read_manifest(work)
     if manifest is not None and manifest.get("status") in ("running", "failed"):
@@ -299,11 +304,13 @@ def note_end(directory: Path, reason: str) -> None:
 
 
 def runs(root: Path, passed_over: list[RlhfError] | None = None) -> Iterator[Run]:
-    """Every finished run below ``root``, oldest first.
+    """Yield every finished run below ``root``, oldest first.
+
+    Errors are appended to ``passed_over`` if it is a list.
 
     Raises:
-        RunError, LineageError: a run.json cannot be read, or is of a run that did not finish, and ``passed_over``, to
-            which such errors are appended, is None.
+        RunError: a run.json cannot be read, and ``passed_over`` is None.
+        LineageError: a run is not finished, and ``passed_over`` is None.
     """
     places = [path.parent for path in sorted(root.rglob(MANIFEST)) if BUNDLES not in path.parts]
     found = []
@@ -326,8 +333,8 @@ def _step(line: str) -> int:
 
 
 @contextmanager
-def recorded(run: Run) -> Iterator[Run]:
-    """Note in run.json how a run ended when it did not finish."""
+def recorded(run: Run) -> Generator[Run]:
+    """Record in run.json how an unfinished run ended."""
     try:
         yield run
     except KeyboardInterrupt:

@@ -1,4 +1,4 @@
-"""Experiment trackers, through accelerate: one path for every stage, TRL's trainers and ours alike."""
+"""Experiment trackers through accelerate, the same for TRL's trainers and the PPO trainer."""
 
 from dataclasses import asdict
 from typing import Any
@@ -14,11 +14,11 @@ from rlhf.storage.secrets import redact
 
 
 def open_tracker(settings: Settings, run: Run) -> GeneralTracker:
-    """The tracker that ``settings.tracker`` names, told the settings without secrets.
+    """Return the tracker that ``settings.tracker`` selects, with the settings without secrets.
 
-    TensorBoard's files go into the run's own directory, those of the others where they keep them.
+    TensorBoard's files are written to the run's directory.
     """
-    PartialState(cpu=torch_device(settings.hardware).type == "cpu")  # the trackers ask it which process writes
+    PartialState(cpu=torch_device(settings.hardware).type == "cpu")  # trackers read from it which process writes
     kind = settings.tracker.kind.value
     tracker_class = LOGGER_TYPE_TO_CLASS[kind]
     options: dict[str, Any] = {}

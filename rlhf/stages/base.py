@@ -19,6 +19,7 @@ from rlhf.modeling import adapters, loading
 from rlhf.modeling.from_scratch import new_policy, new_tokenizer
 from rlhf.runs.run import Run
 from rlhf.training import loop
+from rlhf.training.arguments import arguments, build
 
 
 def run(settings: Settings, run: Run) -> dict[str, float]:
@@ -28,7 +29,7 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
     check_splits(settings.data, "text", texts, settings.seed)
     for split, dataset in texts.items():
         run.record_data("text", split, dataset)
-    arguments = loop.arguments(
+    args = arguments(
         TrainingArguments, settings, run, prediction_loss_only=True, label_names=["labels"], remove_unused_columns=False
     )
 
@@ -48,10 +49,10 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
 
     if settings.adapter.kind is AdapterKind.qlora:
         policy = prepare_model_for_kbit_training(policy)
-    trainer = loop.build(
+    trainer = build(
         Trainer,
         model=adapters.adapt(policy, settings.adapter, adapters.TaskType.CAUSAL_LM),
-        args=arguments,
+        args=args,
         train_dataset=blocks(texts["train"], tokenizer, stage.block_length, "train"),
         eval_dataset=blocks(texts["validation"], tokenizer, stage.block_length, "validation"),
         data_collator=default_data_collator,

@@ -30,6 +30,7 @@ from rlhf.preference.prefix_sharing import sharing
 from rlhf.rewards.protocol import called
 from rlhf.runs.run import Run
 from rlhf.training import loop
+from rlhf.training.arguments import arguments, build
 
 
 class Attributed:
@@ -111,7 +112,7 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
     loop.settle(run, settings, tokenizer, pairs["train"]["prompt"])
     others = {key: value for key, value in stage.trainer.items() if key != "loss_weights"}
     losses, weights = smoothed(stage.loss, stage.trainer.get("loss_weights"), stage.label_smoothing)
-    args: Any = loop.arguments(
+    args: Any = arguments(
         DPOConfig,
         replace(settings, stage=replace(stage, trainer=others)),
         run,
@@ -132,7 +133,7 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
     run.record_tokenizer(tokenizer)
     loop.show_ends(run, policy, tokenizer)
 
-    trainer: Any = loop.build(
+    trainer: Any = build(
         ReadyDPOTrainer,
         model=policy,
         ref_model=models.load_policy(run["policy"], settings.model, tokenizer) if second else None,

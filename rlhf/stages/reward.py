@@ -33,6 +33,8 @@ from rlhf.preference.training import Members, callbacks, columns, further_argume
 from rlhf.rewards import AdaptedRewardModel, RewardModel, function
 from rlhf.runs.run import Run
 from rlhf.training import loop
+from rlhf.training.arguments import arguments
+from rlhf.training.arguments import build as build_trainer
 
 SPLITS = ("train", "validation", "test")
 
@@ -53,18 +55,18 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
         measure: Any = function(settings.data.ceiling)  # of rows, unlike a reward
         ceiling = measure(pairs["test"])
 
-    arguments: Any = loop.arguments(RewardConfig, settings, run, **further_arguments(stage))
-    scoring = {"max_length": arguments.max_length, "batch_size": arguments.per_device_eval_batch_size}
+    args: Any = arguments(RewardConfig, settings, run, **further_arguments(stage))
+    scoring = {"max_length": args.max_length, "batch_size": args.per_device_eval_batch_size}
 
     architecture, attention = loading.config(run["policy"], settings.model), settings.model.attention
-    shared = decide(stage.shared_prefix, architecture, attention, arguments.max_length, run.stage)
+    shared = decide(stage.shared_prefix, architecture, attention, args.max_length, run.stage)
     tokenizer = loading.load_tokenizer(run["policy"], settings.model)
     loop.settle(run, settings, tokenizer, pairs["train"]["prompt"])
     run.record_tokenizer(tokenizer)
     prepared = prepare(pairs, stage, tokenizer)
     if stage.loss is not RewardLoss.plackett_luce:  # its rankings are token ids already
         extra = [name for name in prepared["train"].column_names if name in ("margin", "weight")]
-        prepared = loop.tokenised(run, settings, prepared, Form.sequences, tokenizer, arguments, extra)
+        prepared = loop.tokenised(run, settings, prepared, Form.sequences, tokenizer, args, extra)
     members, found, steps = Members(run, settings), [], 0
     scorers: list[RewardModel] = []
     for number in range(stage.ensemble):
@@ -104,15 +106,15 @@ def build(settings: Settings, run: Run, prepared: dict[str, Dataset], tokenizer:
     Raises:
         DataError: all pairs of a split are longer than stage.trainer.max_length.
     """
-    stage = settings.stage_as(RewardStage)
-    arguments: Any = loop.arguments(RewardConfig, settings, run, part=part, **further_arguments(stage))
+    stage = settings.stage
+    args: Any = arguments(RewardConfig, settings, run, part=part, **further_arguments(stage))
     model = loading.load_reward_model(
         run["policy"], settings.model, tokenizer, **adapters.quantization(settings.adapter)
     )
-    trainer: Any = loop.build(
+    trainer = build_trainer(
         trainer_class(RewardTrainer, stage, prepared),
         model=model,
-        args=arguments,
+        args=args,
         train_dataset=prepared["train"],
         eval_dataset=prepared["validation"],
         processing_class=tokenizer,
@@ -126,7 +128,7 @@ def build(settings: Settings, run: Run, prepared: dict[str, Dataset], tokenizer:
         if not len(kept):
             raise DataError(
                 f"every pair of data.preferences ({split}) is longer than stage.trainer.max_length="
-                f"{arguments.max_length}: raise it, or use shorter pairs"
+                f"{args.max_length}: raise it, or give shorter pairs"
             )
     return trainer
 

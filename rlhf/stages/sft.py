@@ -14,6 +14,7 @@ from rlhf.data.tokens import Form
 from rlhf.modeling import adapters, loading
 from rlhf.runs.run import Run
 from rlhf.training import loop
+from rlhf.training.arguments import arguments, build
 
 
 def run(settings: Settings, run: Run) -> dict[str, float]:
@@ -28,7 +29,7 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
     loop.settle(run, settings, tokenizer, rows["train"]["prompt"])
     # Rows are token ids. TRL prepares them further only if the settings ask it to pack or to shuffle.
     ready = not any(stage.trainer.get(key) for key in ("packing", "shuffle_dataset"))
-    args = loop.arguments(
+    args = arguments(
         SFTConfig, settings, run, completion_only_loss=True, dataset_kwargs={"skip_prepare_dataset": ready}
     )
     ids = loop.tokenised(run, settings, rows, Form.completions, tokenizer, args)
@@ -36,7 +37,7 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
     run.record_tokenizer(tokenizer)
     loop.show_ends(run, policy, tokenizer)
 
-    trainer = loop.build(
+    trainer = build(
         SFTTrainer,
         model=policy,
         args=args,

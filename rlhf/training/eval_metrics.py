@@ -1,13 +1,12 @@
 """Held-out metrics that depend neither on the evaluation batch nor on the number of processes.
 
-transformers and TRL average over batches: the rows of a small last batch count more than the others, and with several
-processes the rows that fill up the last batches count twice. Here every pair counts once, and in a mean over tokens
-every token.
+transformers and TRL average over batches: rows of a small last batch have a larger weight, and with several processes
+the rows that pad the last batches count twice. Here every pair counts once, and in a mean over tokens every token.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch.utils.data import DataLoader
@@ -15,86 +14,83 @@ from torch.utils.data import DataLoader
 from rlhf.hardware import ranks
 from rlhf.training.oom import BY_TOKEN, by_token_times, learned_from
 
-if TYPE_CHECKING:
-    from transformers import Trainer
-
 EXTREMES = {"min_reward": min, "max_reward": max}
 
 
 class ExactEvaluation:
-    """Takes the place of a Trainer's evaluation: sums over pairs and tokens instead of means of batches.
+    """Replaces a Trainer's evaluation by sums over pairs and tokens instead of means of batches.
 
-    Process r of n evaluates rows r, r + n, ...; a process that runs out of rows repeats one, which does not count: all
-    processes must make the same number of forward passes. The value of a DPO loss that compares the pairs of a batch
-    with each other (``halving.WHOLE``) still depends on the batch.
+    Process r of n evaluates rows r, r + n, ...; a process without rows left repeats one, which does not count, since
+    all processes must make the same number of forward passes. A DPO loss that compares the pairs of a batch with each
+    other (``oom.WHOLE``) still depends on the batch.
     """
 
-    def __init__(self, trainer: "Trainer"):
+    def __init__(self, trainer: Any):
         self.trainer, self.loop, self.step = trainer, trainer.evaluation_loop, trainer.prediction_step
-        self.rows: Iterator[int] = iter(())  # of each batch to come
-        self.tokens_per_pair: float | None = None  # of the whole split, where a part of the loss is a mean over tokens
+        self.rows: Iterator[int] = iter(())  # of each remaining batch
+        self.tokens_per_pair: float | None = None  # of the whole split, if a part of the loss is a mean over tokens
         self.totals: dict[str, tuple[float, float]] = {}  # metric -> sum over its units, number of units
         trainer.get_eval_dataloader, trainer.evaluation_loop = self.loader, self.run
         trainer.prediction_step = self.measure
 
     def loader(self, dataset: Any = None) -> DataLoader:
-        """Return the batches of this process, as many as every other has."""
+        """Return the batches of this process, the same number in every process."""
         dataset = self.trainer.eval_dataset if dataset is None else dataset
         size, own = self.trainer.args.eval_batch_size, range(ranks.rank(), len(dataset), ranks.size())
         batches = [own[start : start + size] for start in range(0, -(-len(dataset) // ranks.size()), size)]
         self.rows = iter([len(batch) for batch in batches])
         return DataLoader(
             dataset,
-            batch_sampler=[batch or [0] for batch in batches],
+            batch_sampler=[list(batch) or [0] for batch in batches],
             collate_fn=self.trainer.data_collator,
-            generator=torch.Generator(),  # torch's own would move on, and training draw other numbers
+            generator=torch.Generator(),  # the global generator would advance and change training
         )
 
     def run(self, dataloader: DataLoader, *args: Any, metric_key_prefix: str = "eval", **named: Any) -> Any:
-        """Evaluate, and report the totals of all processes in place of the means of batches."""
+        """Evaluate, and report the totals of all processes instead of the means of batches."""
         self.totals, self.tokens_per_pair = {}, None
         if BY_TOKEN in getattr(self.trainer, "loss_types", ()):
             self.tokens_per_pair = self._tokens_per_pair(dataloader)
-        found = self.loop(dataloader, *args, metric_key_prefix=metric_key_prefix, **named)
+        output = self.loop(dataloader, *args, metric_key_prefix=metric_key_prefix, **named)
         means = merged(ranks.gathered(self.totals))
-        found.metrics[f"{metric_key_prefix}_loss"] = means.pop("loss")
+        output.metrics[f"{metric_key_prefix}_loss"] = means.pop("loss")
         if hasattr(self.trainer, "_metrics"):
             self.trainer._metrics["eval"].clear()
             self.trainer._metrics["eval"].update({key: [value] for key, value in means.items()})
-        return found
+        return output
 
     def _tokens_per_pair(self, dataloader: DataLoader) -> float:
         rows = list(self.rows)
         self.rows = iter(rows)
-        tokens = [learned_from(batch).sum().item() for batch in dataloader]
+        tokens = [learned.sum().item() for batch in dataloader if (learned := learned_from(batch)) is not None]
         own = (sum(rows), sum(count for count, real in zip(tokens, rows, strict=True) if real))
         pairs, chosen = map(sum, zip(*ranks.gathered(own), strict=True))
         return chosen / pairs
 
     def measure(self, model: Any, inputs: dict[str, Any], *args: Any, **named: Any) -> Any:
-        """Evaluate one batch, and add what was measured of it to the totals."""
+        """Evaluate one batch and add its metrics to the totals."""
         rows = next(self.rows)
         units, factor = units_of(inputs, rows), 1.0
         if self.tokens_per_pair and rows:
             factor = units["mean_token_accuracy"] / rows / self.tokens_per_pair
         with alone(self.trainer), by_token_times(self.trainer, factor):
-            found = self.step(model, inputs, *args, **named)
+            output = self.step(model, inputs, *args, **named)
         measured = getattr(self.trainer, "_metrics", {}).get("eval", {})
         batch = {key: values[-1] for key, values in measured.items() if key != "num_tokens"}
         measured.clear()
-        for key, value in (batch | {"loss": found[0].item()}).items():
+        for key, value in (batch | {"loss": output[0].item()}).items():
             if count := units.get(key, units["others"]):
                 self.totals[key] = added(key, self.totals.get(key), weighed(key, value, count))
-        return found
+        return output
 
 
 def units_of(inputs: Mapping[str, Any], rows: int) -> dict[str, float]:
-    """Return how many pairs or tokens of a batch each metric is a mean of; zero of a batch that does not count."""
+    """Return the number of pairs or tokens that each metric of a batch is a mean of; 0 if the batch does not count."""
     tokens = learned_from(inputs)
     if tokens is None or not rows:
         return {"others": rows}
     learned = tokens.sum().item()
-    if "completion_mask" not in inputs:  # no pairs: everything is a mean over tokens
+    if "completion_mask" not in inputs:  # without pairs every metric is a mean over tokens
         return {"others": learned}
     both = inputs["completion_mask"][:, 1:].sum().item()
     of_pairs = {"others": rows, "entropy": both, "logits/chosen": learned, "logits/rejected": both - learned}
@@ -102,14 +98,15 @@ def units_of(inputs: Mapping[str, Any], rows: int) -> dict[str, float]:
 
 
 def weighed(key: str, value: float, count: float) -> tuple[float, float]:
-    """Return the sum that a batch's mean of ``count`` units stands for, and the count."""
+    """Return the sum over a batch from its mean over ``count`` units, and the count."""
     if key in EXTREMES:
         return value, 1.0
-    # A share is a whole number over the count: rounded, sums of batches of any size are equal to the bit.
+    # An accuracy is an integer divided by the count; rounding makes sums independent of the batch size.
     return (round(value * count) if "accurac" in key else value * count), count
 
 
 def added(key: str, one: tuple[float, float] | None, other: tuple[float, float]) -> tuple[float, float]:
+    """Return the total of two totals of a metric; of a minimum or maximum, the extreme."""
     if one is None:
         return other
     if key in EXTREMES:
@@ -127,8 +124,8 @@ def merged(parts: Sequence[Mapping[str, tuple[float, float]]]) -> dict[str, floa
 
 
 @contextmanager
-def alone(trainer: "Trainer") -> Iterator[None]:
-    """Within, a batch's metrics are of this process only: batches of the others may have other sizes."""
+def alone(trainer: Any) -> Generator[None]:
+    """Compute a batch's metrics in this process only, since batches of other processes may have other sizes."""
     accelerator, args = trainer.accelerator, trainer.args
     averaged, args.average_tokens_across_devices = args.average_tokens_across_devices, False
     names = ("gather", "gather_for_metrics")

@@ -1,4 +1,4 @@
-"""What makes the checkpoints of a transformers Trainer exact: a run that is resumed ends as one that was left alone."""
+"""Exact checkpoints of a transformers Trainer: a resumed run is bit-identical to an uninterrupted one."""
 
 import json
 import shutil
@@ -13,14 +13,14 @@ from rlhf.storage.checksums import number, seal
 
 
 def written_at(last: Path | None) -> dict[str, int] | None:
-    """How many lines of each log there were when the checkpoint was written."""
+    """Return the number of lines of each log when the checkpoint was written."""
     return None if last is None else json.loads((last / "logs.json").read_text(encoding="utf-8"))
 
 
 def take_up_if_trained(trainer: Trainer, last: Path) -> bool:
-    """Where the checkpoint is of the last step, load its weights, or the best ones where those are asked for.
+    """Load the weights of a checkpoint of the last step, or the best ones if ``load_best_model_at_end``.
 
-    ``trainer.train`` would make a step too many.
+    Return whether training was complete. ``trainer.train`` would take one step too many.
     """
     state = TrainerState.load_from_json(str(last / "trainer_state.json"))
     if state.global_step < state.max_steps:
@@ -32,19 +32,21 @@ def take_up_if_trained(trainer: Trainer, last: Path) -> bool:
 
 
 class Keeper(TrainerCallback):
-    """Makes a Trainer's checkpoints exact and tells torn ones.
+    """Makes a Trainer's checkpoints exact and deletes corrupted ones.
 
-    What was summed up since the last logged line is in no checkpoint of transformers': a resumed run would log
-    averages over a part of that interval. It is written beside it here, of all processes, and read again: each takes
-    up its own part, or, where they are another number now, the mean of all.
+    transformers' checkpoints do not include the sums since the last logged line, so that a resumed run would log
+    averages over a part of that interval. Here a checkpoint has the sums of all processes: each process continues from
+    its part, or from the mean if the number of processes has changed.
     """
 
     def __init__(self, trainer: Trainer, run: Run, last: Path | None):
         self.trainer, self.run, self.last = trainer, run, last
 
     def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Delete corrupted checkpoints and restore the sums since the last logged line."""
+        trainer: Any = self.trainer
         if state.is_world_process_zero:
-            # They are torn or unfinished, and transformers, which counts by number, would delete the new ones for them.
+            # transformers keeps the checkpoints with the highest numbers and would delete new ones instead of these.
             for folder in Path(args.output_dir).glob("checkpoint-*"):
                 if self.last is None or number(folder) > number(self.last):
                     shutil.rmtree(folder)
@@ -52,18 +54,20 @@ class Keeper(TrainerCallback):
             interval = json.loads((self.last / "interval.json").read_text(encoding="utf-8"))
             losses = interval["losses"]
             same = len(losses) == args.world_size
-            self.trainer._tr_loss += losses[args.process_index] if same else sum(losses) / len(losses)
-            self.trainer._globalstep_last_logged = interval["since"]
-            if interval["metrics"] is not None:  # TRL's trainers alone have them
-                self.trainer._metrics["train"].update(interval["metrics"])
+            trainer._tr_loss += losses[args.process_index] if same else sum(losses) / len(losses)
+            trainer._globalstep_last_logged = interval["since"]
+            if interval["metrics"] is not None:  # only TRL's trainers have them
+                trainer._metrics["train"].update(interval["metrics"])
 
     def on_save(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Add the sums since the last logged line and the lengths of the logs to a checkpoint, and seal it."""
+        trainer: Any = self.trainer
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        losses = self.trainer.accelerator.gather(self.trainer._tr_loss.reshape(1)).tolist()  # waits for all
+        losses = trainer.accelerator.gather(trainer._tr_loss.reshape(1)).tolist()  # waits for all
         if state.is_world_process_zero:
-            # TRL gathers what it measures before it adds it up: each process has the same.
-            metrics = dict(self.trainer._metrics["train"]) if hasattr(self.trainer, "_metrics") else None
-            interval = {"losses": losses, "since": self.trainer._globalstep_last_logged, "metrics": metrics}
+            # TRL gathers metrics before it sums them, so that all processes have the same.
+            metrics = dict(trainer._metrics["train"]) if hasattr(trainer, "_metrics") else None
+            interval = {"losses": losses, "since": trainer._globalstep_last_logged, "metrics": metrics}
             (folder / "interval.json").write_text(json.dumps(interval), encoding="utf-8")
             (folder / "logs.json").write_text(json.dumps(self.run.written()), encoding="utf-8")
             seal(folder)

@@ -1,13 +1,13 @@
-"""Memory that ran out in a micro-batch: it is halved, the batch and its gradient stay what they were.
+"""Out-of-memory errors: the micro-batch is halved; the batch and the gradient stay the same.
 
-The gradient of a mean over rows is the sum of the gradients of its parts, each weighed by its share of the rows, or of
-the tokens where those are what the mean is taken over.
+The gradient of a mean over rows is the sum of the gradients of its parts, weighted by their shares of the rows, or of
+the tokens if the mean is over tokens.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from itertools import accumulate, pairwise
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -16,23 +16,20 @@ from rlhf.console import console
 from rlhf.errors import TrainingError
 from rlhf.hardware import ranks
 
-if TYPE_CHECKING:
-    from transformers import Trainer
-
 T = TypeVar("T")
 Inputs = Mapping[str, Any]
 
-WHOLE = ("aot", "aot_unpaired")  # TRL's losses of pairs that compare pairs with each other
-BY_TOKEN = "sft"  # and the one that is a mean over the chosen tokens
+WHOLE = ("aot", "aot_unpaired")  # TRL's DPO losses that compare pairs with each other
+BY_TOKEN = "sft"  # TRL's DPO loss that is a mean over the chosen tokens
 
 
 def ran_out(error: RuntimeError) -> bool:
-    """Whether an allocator has no memory left: the one of a GPU, or the one of the CPU, known by its text."""
+    """Whether an allocator is out of memory, of a GPU, or of the CPU, which is recognized by the message."""
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 class Parts:
-    """Into how many parts a micro-batch is taken: twice as many from the moment on that memory runs out."""
+    """The number of parts of a micro-batch, which is doubled each time memory runs out."""
 
     def __init__(self, title: str, halves: bool = True):
         self.title, self.halves, self.count = title, halves, 1
@@ -44,65 +41,68 @@ class Parts:
         again: Callable[[], None] = lambda: None,
         anywhere: Callable[[bool], bool] = bool,
     ) -> T:
-        """``work()``, which reads ``count``; where memory runs out ``again()``, which undoes it, and once more.
+        """Return ``work()``, which reads ``count``; if memory runs out, undo it with ``again()`` and retry.
 
-        ``anywhere`` says whether it ran out in any of the processes that work at once, which then all do so.
+        ``anywhere`` returns whether memory ran out in any process, so that all processes retry together.
 
         Raises:
             TrainingError: ``rows`` cannot be divided any further.
         """
         while True:
-            found = None
+            results: list[T] = []
             try:
-                found = work()
-                failed = False
+                results.append(work())
             except RuntimeError as error:
                 if not self.halves or not ran_out(error):
                     raise
-                failed = True
-            # Not in the handler: until it is left the error holds all that did not fit.
-            if not anywhere(failed):
-                return found
-            found = None
+            # Not in the handler, where the error's traceback still references the tensors.
+            if not anywhere(not results):
+                return results.pop()
+            results.clear()
             again()
             self.halve(rows)
 
     def halve(self, rows: int) -> None:
+        """Double the number of parts.
+
+        Raises:
+            TrainingError: ``rows`` cannot be divided any further.
+        """
         if rows <= self.count:
             raise TrainingError(
-                "memory does not suffice for a micro-batch of one row: shorten the rows, or give adapter=lora, "
+                "memory does not suffice for a micro-batch of one row: shorten the rows, or set adapter=lora, "
                 "model.dtype=bfloat16 or stage.trainer.activation_checkpointing=true"
             )
         self.count *= 2
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         size = -(-rows // self.count)
-        told = f"out of memory, so micro-batches have at most {size} rows from here on"
-        console.print(f"{self.title}: {told}; batch and gradient stay as they are", soft_wrap=True)
+        sentence = f"out of memory: micro-batches now have at most {size} rows; batch and gradient stay the same"
+        console.print(f"{self.title}: {sentence}", soft_wrap=True)
 
 
 class HalvedSteps:
-    """Takes the place of a Trainer's ``training_step``, so that memory that runs out does not end the training.
+    """Replaces a Trainer's ``training_step``, so that training continues after out-of-memory errors.
 
-    In one process alone. TRL's losses gather what they measure from all processes while they are computed: one that
-    ran out of memory there would leave the others waiting, and all that can be done is to say so.
+    It works in a single process only: TRL's losses gather metrics from all processes, and a process that runs out of
+    memory would leave the others waiting.
     """
 
-    def __init__(self, trainer: "Trainer", title: str, paired: bool):
+    def __init__(self, trainer: Any, title: str, paired: bool):
         self.trainer, self.paired, self.parts = trainer, paired, Parts(title)
         self.step, self.loss, self.share = trainer.training_step, trainer.compute_loss, 1.0
-        self.taken: list[tuple[Inputs, Any]] = []  # of the optimiser step under way
+        self.taken: list[tuple[Inputs, Any]] = []  # micro-batches of the current optimizer step
         trainer.training_step, trainer.compute_loss = self, self.weighed
 
     def weighed(self, *arguments: Any, **named: Any) -> Any:
-        """The loss, times the share that the part under way has in its batch."""
-        found = self.loss(*arguments, **named)
-        return found if self.share == 1.0 else found * self.share  # a part is asked for its loss alone
+        """Return the loss, multiplied by the current part's share of its batch."""
+        loss = self.loss(*arguments, **named)
+        return loss if self.share == 1.0 else loss * self.share  # a part has no other outputs
 
     def __call__(self, model: Any, inputs: Inputs, num_items_in_batch: Any = None) -> Tensor:
-        """A training step; where memory runs out those of the same optimiser step are taken again, in halves.
+        """Run a training step; if memory runs out, repeat all micro-batches of the optimizer step in smaller parts.
 
-        A backward pass that stopped half-way has left part of a gradient among those of the steps before it.
+        The accumulated gradient includes a part of the interrupted backward pass and has to be discarded.
         """
         self.taken.append((inputs, num_items_in_batch))
         pending = self.taken[-1:]
@@ -146,10 +146,9 @@ class HalvedSteps:
         return len(inputs["input_ids"]) // (2 if self.paired else 1)
 
     def _split(self, inputs: Inputs) -> list[tuple[dict[str, Any], float, float | None]]:
-        """Parts by example, each with its share of the examples, and of the tokens that are learned from, if any are
-        named.
+        """Return parts of whole examples, with their shares of the examples and, if known, of the trained tokens.
 
-        Pairs are stacked, all chosen rows before all rejected ones; a ranking's rows follow each other.
+        Pairs are stacked, all chosen rows before all rejected ones; a ranking's rows are consecutive.
         """
         examples, rows = self._examples(inputs), len(inputs["input_ids"])
         learned = learned_from(inputs)
@@ -171,10 +170,10 @@ class HalvedSteps:
         return found
 
     def _refuse(self, inputs: Inputs) -> None:
-        """What cannot be divided.
+        """Check that the batch can be divided.
 
         Raises:
-            TrainingError: several processes share the run, or the loss is none of single examples.
+            TrainingError: the loss compares examples with each other, or rows are packed.
         """
         args = self.trainer.args
         size, steps = args.per_device_train_batch_size, args.gradient_accumulation_steps
@@ -185,13 +184,13 @@ class HalvedSteps:
         losses = getattr(args, "loss_type", None)
         whole = [name for name in losses if name in WHOLE] if self.paired and isinstance(losses, list) else []
         if whole:
-            raise TrainingError(f"out of memory, and stage.loss={whole} is none of single pairs: {remedy}")
+            raise TrainingError(f"out of memory, and stage.loss={whole} compares pairs with each other: {remedy}")
         rows = self._examples(inputs) if isinstance(inputs.get("input_ids"), Tensor) else 0
         lengths = {len(value) if value.dim() else 0 for value in inputs.values() if isinstance(value, Tensor)}
         if not rows or lengths - {rows, len(inputs["input_ids"])}:
-            raise TrainingError(f"out of memory, and rows that are packed together cannot be parted: {remedy}")
+            raise TrainingError(f"out of memory, and packed rows cannot be divided: {remedy}")
 
-    # What TRL's trainers measure they append to lists, an entry a step: parts would be counted as steps.
+    # TRL's trainers append metrics to lists, one entry per step: parts would be counted as steps.
 
     def _measured(self) -> tuple[dict[str, list], Any]:
         metrics = getattr(self.trainer, "_metrics", {}).get("train", {})
@@ -207,7 +206,7 @@ class HalvedSteps:
             self.trainer._total_train_tokens = before[1]
 
     def _average(self, before: tuple[dict[str, list], Any], shares: list[float]) -> None:
-        """One entry of each metric for all parts: their mean, weighed as the rows are."""
+        """Replace the parts' entries of each metric by their mean, weighted by rows."""
         for key, values in getattr(self.trainer, "_metrics", {}).get("train", {}).items():
             new = values[len(before[0].get(key, [])) :]
             if len(new) == len(shares):
@@ -216,7 +215,7 @@ class HalvedSteps:
 
 
 def learned_from(inputs: Inputs) -> Tensor | None:
-    """Of each row the tokens that a mean over tokens is taken over; of pairs, those of the chosen response."""
+    """Return the number of tokens (B,) per row that a mean over tokens counts; of pairs, only in chosen responses."""
     if "labels" in inputs:
         return (inputs["labels"][:, 1:] != -100).sum(-1)
     if "completion_mask" not in inputs:
@@ -227,8 +226,8 @@ def learned_from(inputs: Inputs) -> Tensor | None:
 
 
 @contextmanager
-def by_token_times(trainer: "Trainer", factor: float) -> Iterator[None]:
-    """DPO's loss that is a mean over tokens, times ``factor``: the others are means over pairs."""
+def by_token_times(trainer: Any, factor: float) -> Generator[None]:
+    """Multiply the DPO loss that is a mean over tokens by ``factor``; the others are means over pairs."""
     weights = getattr(trainer, "loss_weights", None)
     if weights is not None:
         kinds = zip(trainer.loss_types, weights, strict=True)
@@ -240,17 +239,17 @@ def by_token_times(trainer: "Trainer", factor: float) -> Iterator[None]:
             trainer.loss_weights = weights
 
 
-def share_tokens(trainer: "Trainer") -> None:
-    """Let processes with different numbers of chosen tokens have parts as different in their mean over tokens.
+def share_tokens(trainer: Any) -> None:
+    """Weight the mean over chosen tokens of each process by its number of tokens.
 
-    TRL does so for the loss of demonstrations; of pairs it averages each process's own mean, which is another loss.
+    TRL does so for demonstrations; for pairs it averages the means of processes, which is a different loss.
     """
     if not ranks.started() or BY_TOKEN not in getattr(trainer, "loss_types", ()):
         return
     step = trainer.training_step
 
     def shared(model: Any, inputs: Inputs, num_items_in_batch: Any = None) -> Tensor:
-        own = learned_from(inputs).sum().to(trainer.args.device)
+        own = cast("Tensor", learned_from(inputs)).sum().to(trainer.args.device)
         everyone = trainer.accelerator.reduce(own, reduction="sum").clamp(min=1)
         with by_token_times(trainer, (own * ranks.size() / everyone).item()):
             return step(model, inputs, num_items_in_batch)
@@ -258,18 +257,18 @@ def share_tokens(trainer: "Trainer") -> None:
     trainer.training_step = shared
 
 
-def halve_steps(trainer: "Trainer", title: str, paired: bool) -> None:
-    """Let ``trainer`` go on where memory runs out; of several processes, say what to do instead.
+def halve_steps(trainer: Any, title: str, paired: bool) -> None:
+    """Let ``trainer`` continue after out-of-memory errors; with several processes, only explain the remedy.
 
     Raises:
-        TrainingError: from the trainer's steps, where memory ran out and nothing can be halved.
+        TrainingError: from the trainer's steps, if memory runs out and the micro-batch cannot be halved.
     """
     if not ranks.started():
         HalvedSteps(trainer, title, paired)
         return
     step = trainer.training_step
 
-    def told(*arguments: Any, **named: Any) -> Tensor:
+    def explained(*arguments: Any, **named: Any) -> Tensor:
         try:
             return step(*arguments, **named)
         except RuntimeError as error:
@@ -282,4 +281,4 @@ def halve_steps(trainer: "Trainer", title: str, paired: bool) -> None:
                 f"gradient_accumulation_steps={args.gradient_accumulation_steps * 2}, which take the same steps"
             ) from error
 
-    trainer.training_step = told
+    trainer.training_step = explained

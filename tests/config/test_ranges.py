@@ -19,7 +19,7 @@ from rlhf.config.library_errors import blame
 from rlhf.config.ranges import OURS, REFUSED, TRAINER, Range, require_trainer, require_warmup
 from rlhf.errors import ConfigError, RlhfError
 from rlhf.stages import execute
-from rlhf.training import loop as training
+from rlhf.training.arguments import check
 from tests.conftest import composed
 
 CONFIGS = {"base": TrainingArguments, "sft": SFTConfig, "reward": RewardConfig, "dpo": DPOConfig}
@@ -188,7 +188,7 @@ def test_a_number_of_a_trainer_is_accepted_or_refused_in_one_sentence(stage: str
     given = whole(stage).stage.trainer | {name: value if list[float] not in kinds(hints[name]) else [value]}
     try:
         require_trainer(given)
-        training.check(kind, given)
+        check(kind, given)
         with blame("stage.trainer"):
             kind(output_dir="unused", use_cpu=True, **given)
     except ConfigError as error:

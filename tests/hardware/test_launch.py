@@ -208,7 +208,7 @@ def test_an_invalid_run_is_refused_before_a_process_is_started(
     chain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(launch, "start", None)
-    with pytest.raises(RunError, match="holds a finished run of stage=sft: overwrite=true"):
+    with pytest.raises(RunError, match="has a finished run of stage=sft: overwrite=true"):
         execute(settings_of("sft", chain, tmp_path, *TWO), chain / "almanac" / "sft")
 
 

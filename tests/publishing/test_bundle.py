@@ -24,7 +24,7 @@ def test_the_same_run_is_the_same_bytes(build: Build) -> None:
     assert one.tag == two.tag == f"run-{one.link.digest[:8]}"
 
 
-def test_what_lies_beside_the_weights_stays_here(
+def test_other_files_are_not_published(
     chain_of: Callable[[str], list[Link]], plan: Callable, aligned: Path, tmp_path: Path
 ) -> None:
     """As a trainer's arguments would, which hold a token, or an optimiser's state."""
@@ -45,7 +45,7 @@ def test_a_file_of_another_kind_stops_everything(build: Build, name: str) -> Non
     made = build("sft")
     (made.folder / name).parent.mkdir(exist_ok=True)
     (made.folder / name).write_text("x")
-    with pytest.raises(HubError, match=f"{name} is no file that is published, so nothing is sent"):
+    with pytest.raises(HubError, match=f"{name} is not a kind of file to publish; nothing is sent"):
         bundle.check(made, Scrubber({}, (), ""))
 
 
@@ -68,5 +68,5 @@ def test_run_json_says_nothing_of_this_machine(build: Build, aligned: Path, tmp_
 
 
 def test_every_weight_was_trained_so_there_is_no_adapter(build: Build) -> None:
-    with pytest.raises(LineageError, match="trained every weight and has no adapter: give stage.weights=merged"):
+    with pytest.raises(LineageError, match="trained every weight and has no adapter: set stage.weights=merged"):
         build("ppo", weights=Weights.adapter)

@@ -43,7 +43,7 @@ def test_the_card_is_for_the_whole_chain(build: Build, aligned: Path) -> None:
     assert str(aligned) not in text
 
 
-def test_the_metadata_are_what_was_measured(build: Build, aligned: Path) -> None:
+def test_the_metadata_have_the_measured_metrics(build: Build, aligned: Path) -> None:
     measured = json.loads((aligned / "almanac" / "compare" / "metrics.json").read_text())["models"]["ppo"]
     data = ModelCard(page(build("ppo"))).data
     found = {one.metric_type: one for one in data.eval_results}
@@ -77,10 +77,10 @@ def test_a_conflict_of_licences_is_named(build: Build) -> None:
 @pytest.mark.parametrize(
     ("metadata", "told"),
     [
-        ("base_model: checkpoints/almanac/sft", "checkpoints/almanac/sft is a path of this machine"),
-        ("base_model: tests/hub", "tests/hub is a path of this machine"),
-        ("datasets: [a/b, /data/rows]", "/data/rows is a path of this machine"),
-        ("base_model: -bad-", "-bad- is a path"),
+        ("base_model: checkpoints/almanac/sft", "checkpoints/almanac/sft is a local path"),
+        ("base_model: tests/hub", "tests/hub is a local path"),
+        ("datasets: [a/b, /data/rows]", "/data/rows is a local path"),
+        ("base_model: -bad-", "-bad- is a local path"),
         ("[1, 2]", "metadata block should be a dict"),
     ],
 )
@@ -116,11 +116,11 @@ def test_a_command_is_one_line_that_does_nothing_else(command: str, told: str | 
 @pytest.mark.parametrize(
     ("number", "told"), [(999, "999"), (81_000, "81,000"), (1_054_848, "1.05 million"), (7_240_000_000, "7.24 billion")]
 )
-def test_sizes_are_told(number: int, told: str) -> None:
+def test_sizes(number: int, told: str) -> None:
     assert card.size_of(number) == told
 
 
-def test_snippets_differ_by_what_there_is_to_load() -> None:
+def test_snippets_differ_by_the_kind_of_model() -> None:
     base = snippet("me/x", "v1", "base", Weights.merged, True)
     assert "apply_chat_template" not in base
     assert 'tokenizer("Who won the World Cup?", return_tensors="pt")' in base

@@ -23,7 +23,7 @@ def test_parents_come_before_children_and_once(chain_of: Chain) -> None:
     assert [link.title for link in links] == [f"almanac/{link.stage}" for link in links]
 
 
-def test_a_parent_that_was_trained_again_is_what_is_left_of_it(aligned: Path, tmp_path: Path) -> None:
+def test_a_parent_that_was_trained_again_has_only_its_record(aligned: Path, tmp_path: Path) -> None:
     shutil.copytree(aligned / "almanac" / "dpo", tmp_path / "dpo")
     shutil.copytree(aligned / "almanac" / "sft", tmp_path / "x" / "sft")
     for place, change in {tmp_path / "dpo": {}, tmp_path / "x" / "sft": {"weights": "f" * 64}}.items():
@@ -35,7 +35,7 @@ def test_a_parent_that_was_trained_again_is_what_is_left_of_it(aligned: Path, tm
     assert [(link.stage, link.directory is None) for link in links] == [("sft", True), ("dpo", False)]
     assert going_up(links, Publish.run) == links[-1:]
     with pytest.raises(
-        LineageError, match="needs every run of the chain, and .*x/sft is gone or was trained again since"
+        LineageError, match="needs every run of the chain, and .*x/sft is missing or has been trained again"
     ):
         going_up(links, Publish.chain)
 
@@ -48,7 +48,7 @@ def test_weights_are_known_by_what_they_were_before_they_were_merged() -> None:
     assert with_weights([root, merged], "c" * 64) is None
 
 
-def test_who_goes_up(chain_of: Chain) -> None:
+def test_runs_to_upload(chain_of: Chain) -> None:
     links = chain_of("ppo")
     assert going_up(links, Publish.chain) == links
     up = [replace(links[0], repo="me/base", commit="0" * 40), *links[1:]]
@@ -67,16 +67,16 @@ def test_names_of_repositories(chain_of: Chain) -> None:
 def test_a_root_that_lies_here_must_be_named(chain_of: Chain) -> None:
     root = Link("0" * 64, None, path="/models/gpt2")
     links = [root, *chain_of("sft")]
-    with pytest.raises(LineageError, match=r"starts from the local path /models/gpt2, which nobody else has: give"):
+    with pytest.raises(LineageError, match=r"starts from the local path /models/gpt2, which nobody else has: set"):
         rooted(links, "x", None)
     assert rooted(links, "x", "none") == links
     named = rooted(links, "x", "openai-community/gpt2@main")[0]
     assert (named.repo, named.commit) == ("openai-community/gpt2", "main")
-    with pytest.raises(LineageError, match="stage.run=x is no run of ours"):
+    with pytest.raises(LineageError, match="stage.run=x is not a run"):
         rooted([root], "x", None)
 
 
-def test_what_a_published_run_json_says_is_looked_for_nowhere_here(tmp_path: Path, aligned: Path) -> None:
+def test_paths_in_a_published_run_json_are_not_read(tmp_path: Path, aligned: Path) -> None:
     """A run.json from the Hub could name any path of this machine."""
     manifest = read_manifest(aligned / "almanac" / "dpo") | {"lineage": []}
     links = chain(Parent("run", "me/dpo", manifest, "0" * 40))
@@ -84,7 +84,7 @@ def test_what_a_published_run_json_says_is_looked_for_nowhere_here(tmp_path: Pat
     assert links[0].manifest["status"] == "gone"
 
 
-def test_a_run_that_changed_nothing_is_told_from_its_parent_with_the_same_digest(tmp_path: Path) -> None:
+def test_a_run_is_distinguished_from_a_parent_with_the_same_digest(tmp_path: Path) -> None:
     """The first step of a warm-up has a learning rate of 0."""
     same = "a" * 64
     parents, records = {}, {"base": {}, "sft": {"policy": "base"}, "dpo": {"policy": "sft"}}
@@ -103,7 +103,7 @@ def test_a_run_that_changed_nothing_is_told_from_its_parent_with_the_same_digest
     assert [link.stage for link in again] == ["base", "sft", "dpo"]
 
 
-def test_a_run_that_replaced_its_parent_and_changed_nothing_is_no_endless_chain(tmp_path: Path) -> None:
+def test_a_run_that_replaced_its_identical_parent_has_a_finite_chain(tmp_path: Path) -> None:
     record = {"path": str(tmp_path), "stage": "sft", "digest": "a" * 64, "revision": None}
     made = manifest("sft", weights="a" * 64, parents={"policy": record})
     (tmp_path / "run.json").write_text(json.dumps(made))

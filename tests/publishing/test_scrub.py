@@ -47,7 +47,7 @@ def test_the_bundled_data_have_one_name_everywhere() -> None:
     assert Scrubber.of([], {}).text(f"{bundled('preference_data')}/almanac") == "preference_data/almanac"
 
 
-def test_secrets_are_told_by_their_names(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_secrets_are_recognized_by_their_names(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.get_token", lambda: "hf_thelogin123")
     environment = {
         "OPENAI_API_KEY": "sk-12345678",
@@ -70,9 +70,9 @@ def test_secrets_are_told_by_their_names(monkeypatch: pytest.MonkeyPatch) -> Non
         ("settings.yaml", "key: -----BEGIN RSA PRIVATE KEY-----", "a private key"),
     ],
 )
-def test_what_is_left_is_found(scrubber: Scrubber, tmp_path: Path, name: str, content: str, told: str) -> None:
+def test_the_check_finds_leaks(scrubber: Scrubber, tmp_path: Path, name: str, content: str, told: str) -> None:
     (tmp_path / name).write_text(content)
-    with pytest.raises(HubError, match=f"{name} holds {told}, so nothing is sent: remove it from the run"):
+    with pytest.raises(HubError, match=f"{name} contains {told}; nothing is sent: remove it from the run"):
         scrubber.check(tmp_path)
 
 

@@ -75,7 +75,7 @@ def test_a_step_that_fails_once_is_repeated(publish: Callable, hub: Hub, bundle:
 
 # The weights are there when they are to be verified, so that the second attempt need not.
 @pytest.mark.parametrize("step", [step for step in STEPS if step != "verify"])
-def test_what_fails_for_good_is_told_and_completed_by_the_same_command(
+def test_a_permanent_failure_is_completed_by_the_same_command(
     publish: Callable, hub: Hub, bundle: Bundle, step: str
 ) -> None:
     hub.break_(*STEPS[step], 500, times=99)
@@ -131,7 +131,7 @@ def test_a_refusal_is_one_sentence(
     assert ("models", REPO) not in hub.repos or hub.titles(REPO) == ["initial commit"]
 
 
-def test_quota_is_told_from_a_missing_right(publish: Callable, hub: Hub) -> None:
+def test_quota_and_missing_rights_are_distinguished(publish: Callable, hub: Hub) -> None:
     hub.break_(*STEPS["commit"], 403, times=9, message="Private repository storage limit reached")
     with pytest.raises(HubError, match=r"no storage is left \(403: Private repository storage limit reached\)"):
         publish()
@@ -153,7 +153,7 @@ def test_without_a_token(publish: Callable, hub: Hub, monkeypatch: pytest.Monkey
     assert hub.requests == []
 
 
-def test_with_a_token_that_is_none(publish: Callable, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_with_an_invalid_token(publish: Callable, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_nobodyknows01")
     with pytest.raises(HubError, match="the token is not accepted"):
         publish()
@@ -180,9 +180,7 @@ def test_somebody_elses_commit_is_not_overwritten(publish: Callable, hub: Hub, b
     HfApi().create_commit(REPO, [CommitOperationAdd("NOTES.md", b"mine")], commit_message="Update NOTES.md")
     theirs = hub.repos["models", REPO].branches["main"]
     (bundle.folder / "config.json").write_text('{"a": 1}')
-    with pytest.raises(
-        HubError, match=f"ends with a commit that was not made here.*stage.parent_commit={theirs} to go"
-    ):
+    with pytest.raises(HubError, match=f"ends with a commit by somebody else.*stage.parent_commit={theirs} to build"):
         publish()
     assert hub.titles(REPO)[0] == "Update NOTES.md"
     publish(replace(WHERE, parent_commit=theirs))
@@ -211,7 +209,7 @@ def test_a_commit_between_looking_and_committing(
 
 def test_a_public_repository_is_not_taken_for_a_private_one(publish: Callable, hub: Hub) -> None:
     HfApi().create_repo(REPO, private=False)
-    with pytest.raises(HubError, match="alice/toy is public and stage.private=true: give stage.private=false"):
+    with pytest.raises(HubError, match="alice/toy is public and stage.private=true: set stage.private=false"):
         publish()
     publish(replace(WHERE, private=False))
 
@@ -219,7 +217,7 @@ def test_a_public_repository_is_not_taken_for_a_private_one(publish: Callable, h
 def test_a_tag_is_never_moved(publish: Callable, hub: Hub, bundle: Bundle) -> None:
     first = publish(replace(WHERE, tag="stable"))
     (bundle.folder / "config.json").write_text('{"a": 1}')
-    with pytest.raises(HubError, match="has a tag stable on another commit: give stage.tag=<another>"):
+    with pytest.raises(HubError, match="has a tag stable on another commit: set stage.tag=<another>"):
         publish(replace(WHERE, tag="stable"))
     assert hub.repos["models", REPO].tags["stable"] == first
     publish()

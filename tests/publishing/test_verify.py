@@ -12,7 +12,7 @@ from tests.hub.server import Hub
 WHERE = Destination("alice/x", branch="main", private=True, tag=None, parent_commit=None, attempts=2, wait=0.0)
 
 
-def test_what_was_sent_is_what_is_there(
+def test_the_download_agrees_with_the_run(
     hub: Hub, build: Callable[..., Bundle], chain_of: Callable, plan: Callable, tmp_path: Path
 ) -> None:
     made = build("sft")
@@ -24,7 +24,7 @@ def test_what_was_sent_is_what_is_there(
 
     held = hub.repos["models", "alice/x"].commits[commit]["files"]
     held["config.json"] = held["config.json"].replace(b"silu", b"relu")
-    with pytest.raises(HubError, match="alice/x: config.json is not what was sent: run the command again"):
+    with pytest.raises(HubError, match="alice/x: config.json differs from the sent file: run the command again"):
         verify(made, link, commit, WHERE, plan(above), tmp_path)
     assert not list(tmp_path.glob("tmp*"))  # nothing of what was fetched stays
 
@@ -43,5 +43,5 @@ def test_a_file_too_many_is_found(build: Callable[..., Bundle], tmp_path: Path) 
 def test_other_weights_are_found(build: Callable[..., Bundle], chain_of: Callable, plan: Callable) -> None:
     made = build("dpo")
     *above, link = chain_of("sft")
-    with pytest.raises(HubError, match="alice/x: the weights .* are not those of almanac/sft"):
+    with pytest.raises(HubError, match="alice/x: the weights .* differ from those of almanac/sft"):
         compare_whole(link, made.folder, WHERE, plan(above))

@@ -9,7 +9,7 @@ from rlhf.errors import RunError
 from rlhf.runs.directory import LOCK, OLD, claim, foreign, listed, move, partial, saved
 from tests.conftest import manifest
 
-REMEDY = r"mend that, or give checkpoints=<another directory>"
+REMEDY = r"fix this, or set checkpoints=<another directory>"
 
 
 def test_a_file_where_directories_are_to_be(tmp_path: Path) -> None:
@@ -21,7 +21,7 @@ def test_a_file_where_directories_are_to_be(tmp_path: Path) -> None:
 
 def test_a_file_where_the_run_is_to_be_is_told_before_anything_is_trained(tmp_path: Path) -> None:
     (tmp_path / "base").write_text("a file of one's own")
-    with pytest.raises(RunError, match="base is a file where a directory is to be: move it away"):
+    with pytest.raises(RunError, match="base is a file, not a directory: move it away"):
         claim(tmp_path / ".base.partial", tmp_path / "base")
     assert [path.name for path in tmp_path.iterdir()] == ["base"]
 
@@ -137,7 +137,7 @@ def test_a_kill_at_any_point_of_the_move_loses_nothing(tmp_path: Path, monkeypat
                 move(partial(place), place)
         assert foreign(place) is None
         if (partial(place) / "run.json").exists():
-            assert saved(partial(place)) == "all of its work done"
+            assert saved(partial(place)) == "all of its results"
             move(partial(place), place)
         assert texts(place) == {"weights": "new", "report": "new", "samples": "new"}
         assert (place / "run.json").exists()

@@ -42,7 +42,7 @@ def test_an_unfinished_run_is_refused(settings: Callable[..., Settings], tmp_pat
 def test_a_folder_that_is_no_model_is_refused(settings: Callable[..., Settings], tmp_path: Path) -> None:
     (tmp_path / "sft").mkdir()
     (tmp_path / "sft" / "notes.txt").touch()
-    with pytest.raises(LineageError, match="holds neither run.json nor config.json"):
+    with pytest.raises(LineageError, match="has neither run.json nor config.json"):
         find_parent("policy", wanted(tmp_path / "sft"), settings("dpo"))
 
 
@@ -63,7 +63,7 @@ def test_a_hub_id_is_told_from_a_path(settings: Callable[..., Settings], path: s
 def test_a_local_folder_and_a_gguf_file(settings: Callable[..., Settings], tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     assert find_parent("policy", wanted(tmp_path), settings("dpo")).model == str(tmp_path)
-    with pytest.raises(LineageError, match="does not exist: give the path of a GGUF file"):
+    with pytest.raises(LineageError, match="does not exist: set the path of a GGUF file"):
         find_parent("policy", wanted(tmp_path / "model.gguf"), settings("dpo"))
     (tmp_path / "model.gguf").write_bytes(b"GGUF")
     assert len(find_parent("policy", wanted(tmp_path / "model.gguf"), settings("dpo")).digest) == 64
@@ -89,7 +89,7 @@ def test_a_run_that_has_not_ended_well_is_refused(
         find_parent(role, wanted(partial), settings("dpo" if role == "policy" else "compare"))
     assert str(error.value) == (
         f"stage.{title}={partial} is not finished, its status is interrupted: "
-        "continue it with the command of stage=sft and resume=true, or give a finished run"
+        "continue it with the command of stage=sft and resume=true, or use a finished run"
     )
 
 
@@ -111,9 +111,9 @@ def test_a_manifest_that_is_none_of_ours_is_refused(settings: Callable[..., Sett
 
 
 def test_no_path_at_all_is_refused(settings: Callable[..., Settings]) -> None:
-    with pytest.raises(LineageError, match="stage.policy='' is empty: give a run, a model folder or a Hub id"):
+    with pytest.raises(LineageError, match="stage.policy='' is empty: set a run, a model folder or a Hub id"):
         find_parents(settings("dpo", "stage.policy=''"))
-    with pytest.raises(LineageError, match="starts from /, which holds neither run.json nor config.json"):
+    with pytest.raises(LineageError, match="starts from /, which has neither run.json nor config.json"):
         find_parents(settings("dpo", "stage.policy=/"))
 
 

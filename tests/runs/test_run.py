@@ -38,7 +38,7 @@ def test_a_run_appears_when_it_is_finished(settings: Callable[..., Settings], tm
 def test_a_finished_run_is_replaced_when_asked_only(settings: Callable[..., Settings], tmp_path: Path) -> None:
     place = tmp_path / "base"
     Run.start(place, settings("base")).finish({"n": 1.0})
-    with pytest.raises(RunError, match="holds a finished run of stage=base: overwrite=true replaces it"):
+    with pytest.raises(RunError, match="has a finished run of stage=base: overwrite=true replaces it"):
         Run.start(place, settings("base"))
     (place / "thesis.txt").write_text("mine")
     Run.start(place, settings("base", "overwrite=true")).finish({"n": 2.0})
@@ -52,7 +52,7 @@ def test_files_that_no_run_wrote_are_refused_at_the_start(
 ) -> None:
     (tmp_path / "base").mkdir()
     (tmp_path / "base" / "thesis.txt").write_text("mine")
-    with pytest.raises(RunError, match=r"base holds thesis.txt, which no run wrote: move it away, or give name="):
+    with pytest.raises(RunError, match=r"base contains thesis.txt, which no run wrote: move it away, or set name="):
         Run.start(tmp_path / "base", settings("base", *overrides))
     assert files(tmp_path) == {"base/thesis.txt"}
 
@@ -82,7 +82,7 @@ def test_an_interruption_leaves_what_can_be_resumed(settings: Callable[..., Sett
     with pytest.raises(KeyboardInterrupt):
         _interrupted(Run.start(tmp_path / "base", settings("base")))
     assert read_manifest(tmp_path / ".base.partial")["status"] == "interrupted"
-    with pytest.raises(RunError, match="cannot be resumed, seed was 0, now 1: overwrite=true in place of resume=true"):
+    with pytest.raises(RunError, match="cannot be resumed, seed was 0, now 1: overwrite=true instead of resume=true"):
         Run.start(tmp_path / "base", settings("base", "resume=true", "seed=1"))
     resumed = Run.start(tmp_path / "base", settings("base", "resume=true"))
     assert resumed.resumed
@@ -103,7 +103,7 @@ def test_an_interrupted_run_is_thrown_away_when_asked_only(settings: Callable[..
         "name=lost stage.block_length=8 resume=true), overwrite=true starts again"
     )
     with pytest.raises(
-        RunError, match=r"run of other settings \(seed was 0, now 1\) with checkpoint-424 is here: name="
+        RunError, match=r"run with other settings \(seed was 0, now 1\) with checkpoint-424 is here: name="
     ):
         Run.start(place, settings("base", "seed=1"))
     assert files(tmp_path) == before
@@ -143,8 +143,8 @@ def test_checkpoints_are_there_until_the_run_is_finished(
             with pytest.raises(SystemExit):
                 run.finish({"n": 1.0})
         run._close()
-        assert saved(run.work) == ("all of its work done" if point.endswith("move") else "checkpoint-424")
-    with pytest.raises(RunError, match="an interrupted run with all of its work done is here: resume=true continues"):
+        assert saved(run.work) == ("all of its results" if point.endswith("move") else "checkpoint-424")
+    with pytest.raises(RunError, match="an interrupted run with all of its results is here: resume=true continues"):
         Run.start(place, settings("base"))
     settle(place)
     assert Run.open(place).manifest["metrics"] == {"n": 1.0}
@@ -189,7 +189,7 @@ def test_lines_past_the_checkpoint_are_dropped_on_resume(settings: Callable[...,
 
 
 def test_there_is_no_run_where_there_is_none(tmp_path: Path) -> None:
-    with pytest.raises(LineageError, match="holds no finished run"):
+    with pytest.raises(LineageError, match="has no finished run"):
         Run.open(tmp_path / "nowhere")
 
 
@@ -216,7 +216,7 @@ def test_a_run_with_a_secret_is_resumed_and_up_to_date(settings: Callable[..., S
 def test_checkpoints_that_cannot_be_written_are_told(settings: Callable[..., Settings], tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     place = tmp_path / "file" / "almanac" / "base"
-    with pytest.raises(RunError, match=f"{place} cannot be written .*: mend that, or give checkpoints="):
+    with pytest.raises(RunError, match=f"{place} cannot be written .*: fix this, or set checkpoints="):
         Run.start(place, settings("base"))
 
 

@@ -49,9 +49,9 @@ def test_continued_pretraining(chain: Path, settings: Callable[..., Settings], t
 
 
 def test_an_unknown_argument_of_the_trainer(settings: Callable[..., Settings], tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="stage.trainer.learning_rat is no argument of TrainingArguments"):
+    with pytest.raises(ConfigError, match="stage.trainer.learning_rat is not an argument of TrainingArguments"):
         execute(settings("base", "+stage.trainer.learning_rat=1"), tmp_path / "base")
-    with pytest.raises(ConfigError, match="stage.trainer.seed is decided elsewhere"):
+    with pytest.raises(ConfigError, match="stage.trainer.seed is decided by other settings"):
         execute(settings("base", "+stage.trainer.seed=1"), tmp_path / "base")
     assert list(tmp_path.iterdir()) == []
 

@@ -68,7 +68,7 @@ def longest_of(row: dict[str, list[int]]) -> int:
 
 
 def test_a_length_that_leaves_no_pair_is_refused(beside_chain: Callable[..., Settings], tmp_path: Path) -> None:
-    message = r"every prompt of data.preferences \(train\) fills stage.trainer.max_length=3 by itself: raise it"
+    message = r"every prompt of data.preferences \(train\) is at least as long as stage.trainer.max_length=3: raise it"
     with pytest.raises(DataError, match=message):
         execute(beside_chain("dpo", "stage.trainer.max_length=3"), tmp_path / "dpo")
 

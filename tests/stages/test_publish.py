@@ -198,9 +198,7 @@ def test_an_adapter_on_an_adapter_goes_up_merged(publish: Publish, hub: Hub, ada
 
 
 def test_an_adapter_goes_up_on_a_base_that_is_up(publish: Publish, hub: Hub, adapters: Path, tmp_path: Path) -> None:
-    with pytest.raises(
-        LineageError, match="a path of this machine that nobody else can load: give stage.weights=merged"
-    ):
+    with pytest.raises(LineageError, match="a local path that nobody else can load: set stage.weights=merged"):
         publish("stage.repo=alice/l-dpo", "stage.weights=adapter", run=adapters / "dpo")
     sent = publish("stage.repo=alice/l-dpo", "stage.weights=adapter", "stage.publish=chain", run=adapters / "dpo")
     files = hub.files("alice/l-dpo")
@@ -323,7 +321,7 @@ def test_a_secret_that_cannot_be_taken_out_stops_everything(
     manifest = json.loads(path.read_text())
     del manifest["tokenizer"]
     path.write_text(json.dumps(manifest))
-    with pytest.raises(HubError, match=r"chat_template.jinja holds a secret of the environment, so nothing is sent"):
+    with pytest.raises(HubError, match=r"chat_template.jinja contains a secret of the environment; nothing is sent"):
         publish(f"stage.repo={REPO}", run=tmp_path / "almanac" / "ppo")
     assert ("models", REPO) not in hub.repos
 
@@ -342,7 +340,7 @@ def test_a_full_disk_while_fetching_back(publish: Publish, hub: Hub, monkeypatch
 
 
 def test_what_is_no_run_is_refused(publish: Publish, hub: Hub, aligned: Path) -> None:
-    with pytest.raises(LineageError, match=r"stage.run=.*/sft/model is no run of ours"):
+    with pytest.raises(LineageError, match=r"stage.run=.*/sft/model is not a run"):
         publish(f"stage.repo={REPO}", run=aligned / "almanac" / "sft" / "model")
 
 
@@ -351,7 +349,7 @@ def test_a_chain_that_starts_from_a_local_folder(publish: Publish, hub: Hub, ali
     tiny = [item for item in tiny_overrides("sft", tmp_path) if not item.startswith("model.")]
     local = ["model=local", f"model.path={aligned}/almanac/base/model", "model.chat_template=almanac"]
     execute(composed(*tiny, *local), tmp_path / "sft")
-    with pytest.raises(LineageError, match="which nobody else has: give stage.base=org/name, its Hub id, or"):
+    with pytest.raises(LineageError, match="which nobody else has: set stage.base=org/name, its Hub id, or"):
         publish("stage.repo=alice/sft", run=tmp_path / "sft")
     publish("stage.repo=alice/sft", "stage.base=none", run=tmp_path / "sft")
     assert "base_model" not in metadata(hub.files("alice/sft")["README.md"])
@@ -422,7 +420,7 @@ def test_a_local_root_is_refused_before_anything_is_imported(
     monkeypatch.setattr("rlhf.stages._prepare", None)
     given = composed(*tiny_overrides("publish", tmp_path), f"stage.run={tmp_path}/sft")
     with pytest.raises(
-        LineageError, match="the chain starts from the local path my_model, .*: give stage.base=org/name"
+        LineageError, match="the chain starts from the local path my_model, .*: set stage.base=org/name"
     ):
         execute(given, tmp_path / "publish")
     assert not (tmp_path / ".publish.partial").exists()

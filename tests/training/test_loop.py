@@ -20,6 +20,7 @@ from rlhf.stages import execute
 from rlhf.storage.checksums import seal
 from rlhf.storage.manifest import read_manifest
 from rlhf.training import loop
+from rlhf.training.arguments import arguments, check
 from tests.conftest import composed
 
 LONG = ("stage.trainer.max_steps=6", "stage.trainer.save_steps=2")
@@ -30,7 +31,7 @@ LONG = ("stage.trainer.max_steps=6", "stage.trainer.save_steps=2")
 def test_large_models_are_trained_with_activation_checkpointing(experiment: str, kind: type, tmp_path: Path) -> None:
     stage = kind.__name__.removesuffix("Config").lower()
     settings = composed(f"experiment={experiment}", f"stage={stage}", "hardware=cpu")
-    assert loop.arguments(kind, settings, SimpleNamespace(scratch=tmp_path)).activation_checkpointing is True
+    assert arguments(kind, settings, SimpleNamespace(scratch=tmp_path)).activation_checkpointing is True
 
 
 @pytest.mark.parametrize(
@@ -38,18 +39,18 @@ def test_large_models_are_trained_with_activation_checkpointing(experiment: str,
     [
         (
             "+stage.trainer.gradient_checkpointing=true",
-            "stage.trainer.gradient_checkpointing=True goes by a new name: "
-            "give stage.trainer.activation_checkpointing instead",
+            "stage.trainer.gradient_checkpointing=True has a new name: "
+            "set stage.trainer.activation_checkpointing instead",
         ),
-        ("+stage.trainer.learning_rat=1", "stage.trainer.learning_rat is no argument of SFTConfig"),
-        ("+stage.trainer.data_seed=1", "stage.trainer.data_seed is decided elsewhere"),
+        ("+stage.trainer.learning_rat=1", "stage.trainer.learning_rat is not an argument of SFTConfig"),
+        ("+stage.trainer.data_seed=1", "stage.trainer.data_seed is decided by other settings"),
     ],
 )
 def test_an_argument_that_the_trainer_would_pass_over_is_refused(
     settings: Callable[..., Settings], tmp_path: Path, override: str, message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message):
-        loop.arguments(SFTConfig, settings("sft", override), SimpleNamespace(scratch=tmp_path))
+        arguments(SFTConfig, settings("sft", override), SimpleNamespace(scratch=tmp_path))
 
 
 def test_names_by_hand() -> None:
@@ -132,20 +133,20 @@ QUOTES = "put what was typed in quotes, as in \"stage.trainer.run_name='...'\""
         ("gradient_accumulation_steps", 0, "must be positive, got 0"),
         ("num_train_epochs", -1, "must be positive, got -1"),
         ("padding_free", 1, "must be true or false, got 1"),
-        ("learning_rat", 1, "is no argument of SFTConfig: remove it or correct its name"),
-        ("seed", 1, "is decided elsewhere: remove it from stage.trainer"),
+        ("learning_rat", 1, "is not an argument of SFTConfig: remove it or correct its name"),
+        ("seed", 1, "is decided by other settings: remove it from stage.trainer"),
     ],
 )
 def test_a_wrong_value_for_a_trainer_names_key_and_value(key: str, value: object, rule: str) -> None:
     with pytest.raises(ConfigError) as error:
-        loop.check(trl.SFTConfig, {"weight_decay": 0.1, key: value}, {"seed": 0})
+        check(trl.SFTConfig, {"weight_decay": 0.1, key: value}, {"seed": 0})
     assert str(error.value) == f"stage.trainer.{key} {rule}"
 
 
 def test_what_the_configuration_of_a_trainer_refuses_is_told(settings: Callable[..., Settings]) -> None:
     refused = settings("sft", "stage.trainer.lr_scheduler_type=bent")
     with pytest.raises(ConfigError, match=r"stage.trainer cannot be used \(bent is not a valid SchedulerType"):
-        loop.arguments(trl.SFTConfig, refused, SimpleNamespace(scratch=Path("unused")))
+        arguments(trl.SFTConfig, refused, SimpleNamespace(scratch=Path("unused")))
 
 
 @pytest.mark.parametrize(

@@ -139,7 +139,7 @@ def test_ppo_that_is_short_of_memory_ends_as_one_that_is_not(
     limit_ppo(monkeypatch, 1)
     execute(settings, tmp_path / "halved")
     told = " ".join(capsys.readouterr().out.split())
-    assert told.count("ppo: out of memory, so micro-batches have at most 1 rows from here on") == 1
+    assert told.count("ppo: out of memory: micro-batches now have at most 1 rows") == 1
     whole, halved = weights(tmp_path / "whole"), weights(tmp_path / "halved")
     assert max((whole[name] - halved[name]).abs().max().item() for name in whole) < 1e-5
     limit_ppo(monkeypatch, 0)
@@ -178,7 +178,7 @@ def test_a_loss_of_a_whole_batch_is_refused(
     beside_chain: Callable[..., Settings], memory: Callable[..., list[int]], tmp_path: Path
 ) -> None:
     memory(0)
-    told = r"stage.loss=\['aot'\] is none of single pairs: start again with .*size=2 and .*steps=2"
+    told = r"stage.loss=\['aot'\] compares pairs with each other: start again with .*size=2 and .*steps=2"
     with pytest.raises(TrainingError, match=told):
         execute(beside_chain("dpo", "stage.loss=[sigmoid,aot]"), tmp_path / "dpo")
 

@@ -83,6 +83,7 @@ def test_help_fits_80_columns_and_names_every_group(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("stage", sorted(STAGES))
 def test_the_help_of_a_stage_is_each_of_its_settings_with_its_comment(stage: str) -> None:
+    main.register()
     shown = help_text([f"stage={stage}"])
     own = [f"stage.{field.name}" for field in fields(STAGES[stage]) if field.name not in ("name", "progression")]
     for key in own:

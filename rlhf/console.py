@@ -1,4 +1,4 @@
-"""What a person sees while a stage runs: a progress bar, the last metrics, and tables of samples."""
+"""Terminal output of stages: progress bar, latest metrics, tables of samples."""
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -12,9 +12,10 @@ from rich.text import Text
 
 
 class SafeConsole(Console):
-    """Sends no control character but its own: text may be a model's, a file's or a server's."""
+    """A rich console that removes control characters from text, which may come from a model, a file or a server."""
 
     def render(self, *args: Any, **named: Any) -> Iterator[Segment]:
+        """Yield the segments with control characters replaced, except rich's own."""
         for segment in super().render(*args, **named):
             yield segment if segment.control else segment._replace(text=without_controls(segment.text))
 
@@ -32,7 +33,7 @@ Describe = Callable[[Mapping[str, Any]], list[str]]
 
 
 class _Lines(Progress):
-    """A line with the bar and the times, and one below it with the metrics: both fit into 80 columns."""
+    """A line with bar and times, and a line with metrics; both fit into 80 columns."""
 
     parts: Sequence[str] = ()
 
@@ -43,9 +44,9 @@ class _Lines(Progress):
 
 
 class Bar:
-    """A progress bar on a terminal; elsewhere a line at every tenth of the way and for every evaluation.
+    """A progress bar on a terminal; otherwise a line after each tenth of the steps and each evaluation.
 
-    ``describe`` returns the metrics as a person reads them, most important first.
+    ``describe`` returns formatted metrics, most important first.
     """
 
     def __init__(self, title: str, total: int, start: int = 0, describe: Describe = lambda metrics: []):
@@ -66,7 +67,7 @@ class Bar:
         self._progress.start()
 
     def update(self, step: int, metrics: Mapping[str, Any] | None = None) -> None:
-        """Show ``step``; a terminal keeps the last value of each metric, a log has those that are new."""
+        """Show ``step``. A terminal shows the last value of each metric, a log only new values."""
         self.step = step
         self._metrics |= metrics or {}
         self._progress.parts = self._describe(self._metrics)
@@ -78,7 +79,7 @@ class Bar:
             self._print()
 
     def close(self) -> None:
-        """Print metrics that no line has shown yet and leave the bar as it is; a second call does nothing."""
+        """Print the remaining metrics and stop the bar. A second call has no effect."""
         if not console.is_terminal:
             self._print()
         self._progress.stop()
@@ -90,13 +91,13 @@ class Bar:
 
 
 def fitting(parts: Sequence[str], width: int) -> str:
-    """Return as many of the first ``parts`` as fit into ``width`` columns, each of them whole."""
+    """Return the first ``parts`` that fit into ``width`` columns, uncut, joined by two spaces."""
     kept = [number for number in range(1, len(parts) + 1) if len("  ".join(parts[:number])) <= width]
     return "  ".join(parts[: max(kept, default=0)])
 
 
 def duration(seconds: float) -> str:
-    """Return a time in two digits and the largest unit that it has one of."""
+    """Return a duration with two digits, in the largest unit that is at least 1."""
     for limit, unit in ((86400, "days"), (3600, "hours"), (60, "minutes")):
         if seconds >= limit:
             return f"{float(f'{seconds / limit:.2g}'):g} {unit}"
@@ -104,7 +105,7 @@ def duration(seconds: float) -> str:
 
 
 def show_samples(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A table of text. What a model wrote is data: nothing in it is markup, and its control characters are not sent."""
+    """Print a table of text. Cells are data: markup is not interpreted, and control characters are replaced."""
     table = Table(title=title, title_justify="left", show_lines=True)
     for column in columns:
         table.add_column(column, overflow="fold")
@@ -114,10 +115,11 @@ def show_samples(title: str, columns: Sequence[str], rows: Sequence[Sequence[str
 
 
 def without_blank_lines(text: str) -> str:
-    """A policy that does not stop may write nothing else, and a table would fill the screen with them."""
+    """Return ``text`` without blank lines, which an untrained policy may produce in large numbers."""
     return re.sub(r"\n\s*\n", "\n", text.strip())
 
 
 def printable(text: str, most: int = 400) -> str:
+    """Return ``text`` without control characters, cut to ``most`` characters."""
     kept = without_controls(text)
     return kept if len(kept) <= most else kept[: most - 1] + "…"

@@ -1,22 +1,22 @@
-"""Everything that can go wrong through no fault of the code. Each message is one sentence that names the remedy.
+"""Errors that are not defects of this package. Each message is one sentence that names the remedy.
 
     RlhfError
     ├── ConfigError        a setting is missing, of the wrong type, out of range or contradicts another one
     ├── LineageError       a parent is missing, unfinished, of the wrong stage or does not fit
-    ├── RunError           a run directory cannot be written: finished already, in use, no space left
+    ├── RunError           a run directory cannot be written: already finished, in use, no space left
     ├── DataError          a row, a file or a whole data set cannot be used
     ├── ModelError         a model or tokenizer cannot be found, read or combined
-    ├── HubError           the Hub cannot be reached, refuses, or what it holds cannot be used
-    └── TrainingError      training cannot go on: a loss or a score is not a number, an invariant is broken
+    ├── HubError           the Hub cannot be reached, rejects a request, or has files that cannot be used
+    └── TrainingError      training cannot continue: a loss or a score is not a number, an invariant is broken
 
-The command line prints the message and exits with 1; a traceback always means a defect in this package.
+The command line prints the message and exits with 1; a traceback means a defect in this package.
 """
 
 
 class RlhfError(Exception):
-    """Base class of every error that this package raises on purpose.
+    """Base class of the errors that this package raises on purpose.
 
-    A message may quote what somebody else wrote: control characters, which a terminal would obey, become spaces.
+    A message may quote foreign text, so control characters become spaces.
     """
 
     def __init__(self, *arguments: object):
@@ -37,7 +37,7 @@ class LineageError(RlhfError):
 
 
 class RunError(RlhfError):
-    """A run directory cannot be written: it is finished already, in use, or the disk is full."""
+    """A run directory cannot be written: it is already finished, in use, or the disk is full."""
 
 
 class DataError(RlhfError):
@@ -49,8 +49,8 @@ class ModelError(RlhfError):
 
 
 class HubError(RlhfError):
-    """The Hub cannot be reached, refuses, or what it holds or would be given cannot be used."""
+    """The Hub cannot be reached, rejects a request, or files to download or upload cannot be used."""
 
 
 class TrainingError(RlhfError):
-    """Training cannot go on: a loss or a score is not a number, or an invariant does not hold."""
+    """Training cannot continue: a loss or a score is not a number, or an invariant does not hold."""

@@ -1,4 +1,4 @@
-"""What --help prints: how to call the command line, and the settings of a stage with the comments of conf/."""
+"""The text of --help: usage, and the settings of a stage with their comments in conf/."""
 
 import re
 import textwrap
@@ -19,20 +19,20 @@ USAGE = """\
 Take a language model from base to instruction-tuned, one stage at a time:
 base -> sft -> reward -> dpo | ppo -> compare
 
-  python -m rlhf                          what is trained, and what comes next
-  python -m rlhf stage=progression        everything that is missing, in order
+  python -m rlhf                          trained models, and the next command
+  python -m rlhf stage=progression        all missing stages, in order
   python -m rlhf stage=dpo stage.beta=0.3                            one stage
   python -m rlhf stage=dpo --help                  the settings of that stage
-  python -m rlhf stage=dpo --cfg job       what would run, without running it
+  python -m rlhf stage=dpo --cfg job       the settings, without running
   python -m rlhf -m stage=dpo stage.beta=0.1,0.3  a sweep and its leaderboard
   python -m rlhf stage=plan              memory, hours, and whether that fits
   python -m rlhf stage=publish         the model card; with stage.repo=, the Hub
-  python -m rlhf --config-dir my_conf ...            groups of your own, too
+  python -m rlhf --config-dir my_conf ...              your own groups, too
   python -m rlhf --version
   python -m rlhf --hydra-help                              Hydra's own options
   eval "$(rlhf -sc install=bash)"              completion for the rlhf command
 """
-# By use: what is chosen among the groups, then the settings of conf/config.yaml.
+# By use: config groups, then the settings of conf/config.yaml.
 GROUPS = {
     "What runs": {"stage": "", "experiment": "", "recipe": "chosen by experiment and stage"},
     "Model and data": {
@@ -69,16 +69,16 @@ def help_text(overrides: Sequence[str]) -> str:
 
 
 def stage_help(path: Path, composed: Any) -> str:
-    """Return the settings of one stage, as they would be, each with its comment in conf/stage/."""
+    """Return the settings of one stage with their resolved values and their comments in conf/stage/."""
     head = [line.removeprefix("# ") for line in path.read_text(encoding="utf-8").splitlines()]
     lines = [line for line in head[: head.index("defaults:")] if line]
-    told = textwrap.fill(f"stage={path.stem}: {' '.join(lines)}", WIDTH)
+    summary = textwrap.fill(f"stage={path.stem}: {' '.join(lines)}", WIDTH)
     entries = [(f"stage.{key}", comment) for key, comment in comments(path) if key not in ("name",)]
-    return "".join([told, "\n\n", *(_setting(key, comment, composed) for key, comment in entries)]).rstrip()
+    return "".join([summary, "\n\n", *(_setting(key, comment, composed) for key, comment in entries)]).rstrip()
 
 
 def comments(path: Path) -> Iterator[tuple[str, str]]:
-    """Yield each dotted key of a YAML file, except for ``defaults`` and Hydra's own, with its comment."""
+    """Yield each dotted key of a YAML file, except for ``defaults`` and Hydra's settings, with its comment."""
     above: list[tuple[int, str]] = []
     for line in path.read_text(encoding="utf-8").splitlines():
         entry = ENTRY.fullmatch(line)
@@ -93,12 +93,18 @@ def comments(path: Path) -> Iterator[tuple[str, str]]:
 
 def _setting(key: str, comment: str, composed: Any) -> str:
     value = OmegaConf.select(composed, key)
-    told = textwrap.fill(comment, WIDTH, initial_indent=" " * 6, subsequent_indent=" " * 6) + "\n" if comment else ""
-    return f"  {key}:\n{told}" if OmegaConf.is_dict(value) and len(value) else f"  {key}={_shown(value)}\n{told}"
+    help_lines = (
+        textwrap.fill(comment, WIDTH, initial_indent=" " * 6, subsequent_indent=" " * 6) + "\n" if comment else ""
+    )
+    return (
+        f"  {key}:\n{help_lines}"
+        if OmegaConf.is_dict(value) and len(value)
+        else f"  {key}={_shown(value)}\n{help_lines}"
+    )
 
 
 def _shown(value: Any) -> str:
-    """Return a value as it would be typed."""
+    """Return a value as the user types it."""
     if OmegaConf.is_list(value):
         return f"[{','.join(map(_shown, value))}]"
     if value is None or isinstance(value, bool):

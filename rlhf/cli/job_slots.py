@@ -1,27 +1,27 @@
-"""Several jobs on one machine: how many at once, and what of its cores and GPUs each of them may take.
+"""Parallel jobs on one machine: their number, and each job's share of the cores and GPUs.
 
-A launcher's preset says how many (conf/launcher/). A job takes one of so many locked files, and with it its share; the
-operating system gives it back when the process is gone, however it ended.
+A launcher's preset sets the number (conf/launcher/). Each job locks one slot file; the operating system releases the
+lock when the process ends, for whatever reason.
 """
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
 from filelock import lock_descriptor
 
-JOBS_AT_ONCE = "RLHF_JOBS"  # set by conf/launcher/, in each job; absent: one after the other, in this process
-WAIT = 0.5  # seconds between two looks for a free slot
+JOBS_AT_ONCE = "RLHF_JOBS"  # set by conf/launcher/ in each job; absent: jobs run one after the other in this process
+WAIT = 0.5  # seconds between two searches for a free slot
 _GPUS = "CUDA_VISIBLE_DEVICES"
 _taken: dict[str, tuple[int, IO]] = {}  # a process keeps its slot from job to job: CUDA cannot change its device
 
 
 @contextmanager
-def one(folder: Path) -> Iterator[int | None]:
-    """Hold a slot of the sweep whose records are in ``folder``; yields threads for this job, None: as it likes."""
+def one(folder: Path) -> Generator[int | None]:
+    """Hold a slot of the sweep with records in ``folder``; yield the number of threads, None for no limit."""
     count = at_once()
     if count is None:
         yield None
@@ -34,7 +34,7 @@ def one(folder: Path) -> Iterator[int | None]:
 
 
 def at_once() -> int | None:
-    """How many jobs run at once on this machine; None where they run one after the other."""
+    """Return how many jobs run at once on this machine, or None if they run one after the other."""
     text = os.environ.get(JOBS_AT_ONCE)
     if text is None:
         return None
@@ -42,18 +42,19 @@ def at_once() -> int | None:
 
 
 def cores() -> int:
+    """Return how many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def share(count: int) -> int:
-    """Threads of each of ``count`` jobs, at least one, and no more than OMP_NUM_THREADS where the user has set it."""
+    """Return the threads of each of ``count`` jobs: at least 1, at most OMP_NUM_THREADS if that is set."""
     own = max(1, cores() // count)
     asked = os.environ.get("OMP_NUM_THREADS", "")
     return min(own, int(asked)) if asked.isdigit() and int(asked) else own
 
 
 def gpus() -> list[str]:
-    """The devices that this process may see, as CUDA_VISIBLE_DEVICES names them. Looking starts no CUDA."""
+    """Return the devices of this process as in CUDA_VISIBLE_DEVICES, without initializing CUDA."""
     given = os.environ.get(_GPUS)
     if given is not None:
         return [name for name in given.split(",") if name]

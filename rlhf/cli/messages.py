@@ -1,4 +1,4 @@
-"""What the command line says of a mistake: one sentence with the setting, the value, and the remedy."""
+"""One-line messages for mistakes in the settings: setting, value, remedy."""
 
 import difflib
 import re
@@ -13,14 +13,14 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from rlhf.errors import RlhfError
 from rlhf.storage.renamed import new_name
 
-EXTRAS = {  # of pyproject.toml, for what Hydra's plug-ins add
+EXTRAS = {  # extras of pyproject.toml that install Hydra's plug-ins
     "hydra/sweeper=optuna": "optuna",
     "hydra/launcher=joblib": "joblib",
     "hydra/launcher=submitit_local": "submitit",
     "hydra/launcher=submitit_slurm": "submitit",
     "hydra/launcher=ray": "ray",
 }
-# Names that other tools and papers use -> the last part of ours.
+# Names in other tools and papers -> the last part of our name.
 SYNONYMS = {
     "epochs": "num_train_epochs",
     "batch_size": "per_device_train_batch_size",
@@ -35,7 +35,7 @@ SYNONYMS = {
 
 
 def explain(error: BaseException) -> str:
-    """Return one sentence for a mistake in the settings: the key, the value, and the closest that exists."""
+    """Return a one-line message: the key, the value, and the closest valid one."""
     if isinstance(error, RlhfError):
         return str(error)
     if isinstance(error, MissingConfigException) and error.options is not None:
@@ -45,7 +45,7 @@ def explain(error: BaseException) -> str:
         listed = f"unknown {group} {option!r}; choose from {', '.join(error.options)}"
         return listed + closest(option, error.options)
     if isinstance(error, MissingMandatoryValue):
-        return f"{error.full_key} has no value yet: give one with {error.full_key}=..."
+        return f"{error.full_key} has no value: set {error.full_key}=..."
     if isinstance(error, OverrideParseException):
         return f"{error.override} cannot be read: put its value in quotes, as in \"key='value'\""
     cause = error
@@ -73,12 +73,12 @@ def _unknown_key(key: str, error: OmegaConfBaseException) -> str:
     elif isinstance(error.parent_node, DictConfig):
         known = [str(name) for name in error.parent_node]
     elsewhere = _elsewhere(last, error.parent_node)
-    told = f"there is no setting {key}{closest(last, known, parent, elsewhere)}"
-    return told + (f"; +{key}=... adds it" if parent.endswith("trainer") else "")
+    message = f"there is no setting {key}{closest(last, known, parent, elsewhere)}"
+    return message + (f"; +{key}=... adds it" if parent.endswith("trainer") else "")
 
 
 def _elsewhere(last: str, node: Any) -> list[str]:
-    """Return the settings, anywhere, whose last part is ``last`` or what others call so."""
+    """Return all settings whose last part is ``last`` or its synonym."""
     while node is not None and node._get_parent() is not None:
         node = node._get_parent()
     names = (last, SYNONYMS.get(last, last))
@@ -94,7 +94,7 @@ def _keys(node: Any, prefix: str = "") -> Iterator[str]:
 
 
 def closest(word: str, known: Iterable[str], prefix: str = "", elsewhere: Iterable[str] = ()) -> str:
-    """Return the end of a sentence that proposes what may have been meant: here, or a setting of another place."""
+    """Return the end of a sentence that proposes the closest name, here or elsewhere, or lists the known ones."""
     known = list(known)
     for cutoff, found in ((0.8, known), (0, list(elsewhere)), (0.5, known)):
         close = difflib.get_close_matches(word, found, n=1, cutoff=cutoff) if cutoff else found[:1]

@@ -1,4 +1,4 @@
-"""The command that is printed at the end of a stage, and below the tree of runs: it runs as printed."""
+"""The next command, printed at the end of a stage and below the tree of runs; it runs as printed."""
 
 import shlex
 from collections.abc import Iterator, Sequence
@@ -9,7 +9,7 @@ from hydra import compose
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from rlhf.cli.main import settings_of
+from rlhf.cli.compose import settings_of
 from rlhf.config import PROGRESSION, JudgeKind, Settings
 from rlhf.data.overview import kinds_at
 from rlhf.errors import RlhfError
@@ -28,15 +28,15 @@ SWEEP = "stage.beta=0.05,0.1,0.3"
 
 
 def next_command(settings: Settings, overrides: Sequence[str]) -> str:
-    """Return the command after that of ``overrides``: of the same chain, with its parents there and data it can read.
+    """Return the command that follows ``overrides`` in the same chain and whose parents and data exist.
 
-    After stage=status the chain is the one of the latest run, unless the settings name one.
+    After stage=status the chain is that of the latest run, unless the settings name one.
     """
     stage, kept = settings.stage.name, of_the_chain(overrides)
     if stage == "status":
         stage, kept = latest(settings, kept)
         found = _composed("status", kept)
-        if found is None:  # a run of settings that are not known any more
+        if found is None:  # the run has settings that no longer exist
             stage, kept, found = None, of_the_chain(overrides), settings
         settings = found
     for name, more in candidates(stage, settings, overrides):
@@ -50,7 +50,7 @@ def next_command(settings: Settings, overrides: Sequence[str]) -> str:
 
 
 def latest(settings: Settings, kept: Sequence[str]) -> Candidate | tuple[None, Sequence[str]]:
-    """Return the stage of the chain's latest run, None without one, and the settings that the whole chain shares."""
+    """Return the stage of the chain's latest run, or None, and the settings that the whole chain shares."""
     root = Path(settings.checkpoints)
     found = [run for run in runs(root, []) if _in_chain(run, root)] if root.is_dir() else []
     named = [key for key in ("name", "experiment") if any(one.startswith(f"{key}=") for one in kept)]
@@ -64,7 +64,7 @@ def latest(settings: Settings, kept: Sequence[str]) -> Candidate | tuple[None, S
 
 
 def _in_chain(run: Run, root: Path) -> bool:
-    """Whether a run is a stage of the progression, and no job of a sweep."""
+    """Return whether a run is a stage of the progression and not a job of a sweep."""
     return run.stage in PROGRESSION and run.directory == root / run.manifest["name"] / run.stage
 
 
@@ -86,37 +86,37 @@ def candidates(stage: str | None, settings: Settings, overrides: Sequence[str]) 
             yield one, policy
     yield "compare", []
     if stage in POLICIES:
-        yield "compare", ["overwrite=true"]  # the one that is there does not know this run
-        yield "sample", [setting("stage.policy", place / stage)]
+        yield "compare", ["overwrite=true"]  # the existing comparison lacks this run
+        yield "sample", [setting("stage.policy", str(place / stage))]
     own = settings.model.path is not None and Path(settings.model.path).exists()
-    if not own and read_manifest(place / "publish") is None:  # of a model in a folder nobody knows where it comes from
+    if not own and read_manifest(place / "publish") is None:  # the origin of a local model is unknown
         for one in POLICIES:
-            yield "publish", [setting("stage.run", place / one)]
+            yield "publish", [setting("stage.run", str(place / one))]
 
 
 def labeling(place: Path) -> Iterator[Candidate]:
-    """Yield ways to make pairs of the responses of stage=sample: by the chain's reward model, else by people."""
+    """Yield ways to label the responses of stage=sample: by the chain's reward model, else by people."""
     if (read_manifest(place / "sample") or {"metrics": {}})["metrics"].get("responses", 0) < 2:
         return
     if read_manifest(place / "reward") is not None:
-        yield "label", ["judge=reward", setting("judge.model", place / "reward")]
+        yield "label", ["judge=reward", setting("judge.model", str(place / "reward"))]
     if find_spec("starlette") is not None:
         yield "label", []
 
 
 def labeled(place: Path) -> list[str]:
-    """Return the settings that train a reward model on the pairs of stage=label, beside the one that is there."""
+    """Return the settings that train another reward model, on the pairs of stage=label."""
     manifest = read_manifest(place / "sample") or {"parents": {}}
     start = manifest["parents"].get("policy", {}).get("path", place / "sft")
     return [
         setting("name", f"{place.name}-labeled"),
         setting("stage.policy", start),
-        setting("data.path", place / "label" / "preferences.jsonl"),
+        setting("data.path", str(place / "label" / "preferences.jsonl")),
     ]
 
 
 def ready(stage: str, overrides: Sequence[str]) -> str | None:
-    """Return the command of a stage if it would start: its parents and data are there, and its own place is free."""
+    """Return the command of a stage if it can start: parents and data exist, and its directory is free."""
     composed = _composed(stage, overrides)
     if composed is None or stage == "progression":
         return None if composed is None else command(stage, overrides)
@@ -136,7 +136,7 @@ def ready(stage: str, overrides: Sequence[str]) -> str | None:
 
 
 def _composed(stage: str, overrides: Sequence[str]) -> Settings | None:
-    """Return the settings of a command, None if they are refused. Hydra knows the options already."""
+    """Return the settings of a command, or None if they are invalid. Hydra has its options already."""
     given = [one for one in overrides if not one.startswith("-")]
     try:
         return settings_of(compose(config_name="config", overrides=[f"stage={stage}", *given]))
@@ -145,7 +145,7 @@ def _composed(stage: str, overrides: Sequence[str]) -> Settings | None:
 
 
 def _readable(settings: Settings, parents: dict) -> bool:
-    """Whether the data holds the kind of rows that the stage reads, and a comparison something to compare by."""
+    """Return whether the data has the rows that the stage reads, and a comparison has a judge or a reward."""
     data, stage = settings.data, settings.stage
     if stage.name == "compare" and data.gold is None and "reward" not in parents:
         return settings.judge.kind is not JudgeKind.none

@@ -1,7 +1,7 @@
-"""Overrides as they are typed: text settings keep their text, and mistakes that Hydra passes over are refused.
+"""Parse overrides before Hydra does: text settings keep their text, and mistakes that Hydra ignores are reported.
 
-Hydra reads ``name=1.10`` as the number 1.1 before it knows that ``name`` is text. So each value of a text setting that
-Hydra would take for something else is quoted first: by itself, in a list, in a sweep. rlhf.config has the types.
+Hydra reads ``name=1.10`` as the number 1.1 although ``name`` is text. So values of text settings that Hydra would
+convert are quoted first: single values, elements of lists, and values of a sweep. rlhf.config has the types.
 """
 
 import types
@@ -9,7 +9,7 @@ from argparse import ArgumentParser
 from collections.abc import Iterator, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, NoReturn, Union, get_args, get_origin, get_type_hints
 
 from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -36,31 +36,34 @@ OPEN_TEXT = ("models", "samples", "objective", "target_modules", "gold")
 
 
 def arguments_of(given: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Split a command line into Hydra's options and the overrides, each as it is to be handed to Hydra.
+    """Split a command line into options and overrides, as Hydra should receive them.
 
     Raises:
         ConfigError: a word is neither, as in ``rlhf dpo`` or ``--stage dpo``; an override cannot be read; a sweep
-            would run no job, or would drop a value.
+            has no job, or would drop a value.
     """
     options, overrides = split(given)
     overrides = [typed(item, stages_of(overrides)) for item in named_by_path(overrides)]
     for item in overrides:
         if parsed(item) is None:
             key = item.partition("=")[0]
-            raise ConfigError(f"{item} cannot be read: put what stands behind the = in quotes, as in \"{key}='...'\"")
+            raise ConfigError(f"{item} cannot be read: put the value in quotes, as in \"{key}='...'\"")
     _check_sweeps(overrides, options)
     return options, overrides
 
 
 def split(given: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Split a command line into options and overrides, without looking at what either says."""
+    """Split a command line into options and overrides, unchanged.
+
+    Raises:
+        ConfigError: an option is unknown, or a word is not an override."""
     parser: ArgumentParser = get_args_parser()
     parser.allow_abbrev = False
 
-    def refuse(message: str) -> None:
+    def refuse(message: str) -> NoReturn:
         raise ConfigError(f"{message}: python -m rlhf --hydra-help lists the options")
 
-    parser.error = refuse  # type: ignore[method-assign]
+    parser.error = refuse
     known, unknown = parser.parse_known_intermixed_args(list(given))
     for word in unknown:
         raise ConfigError(_no_option(word, [*unknown, *known.overrides]))
@@ -95,7 +98,7 @@ def _no_setting(word: str) -> str:
 def named_by_path(overrides: Sequence[str]) -> list[str]:
     """Return ``model=org/name@revision`` as ``model=local model.path=org/name@revision``, and ``data=`` likewise.
 
-    No option of ours has a slash in its name. A sweep over several has to say what it means.
+    Names of options do not contain a slash. A sweep over several models has to use model.path.
     """
     found = []
     for item in overrides:
@@ -114,12 +117,12 @@ def stages_of(overrides: Sequence[str]) -> list[str]:
 
 
 def typed(item: str, stages: Sequence[str]) -> str:
-    """Return an override whose value is text for Hydra, too, if its setting holds text."""
+    """Return an override, quoted so that Hydra reads text if its setting is text."""
     key, equals, value = item.partition("=")
     value = value.strip()
     if not equals or not _holds_text(key.lstrip("+"), stages):
         return item
-    if parsed(item) is None:  # a character that Hydra's grammar does not have
+    if parsed(item) is None:  # a character outside Hydra's grammar
         plain = value and value[0] not in "'\"[{" and not value.endswith(")")
         return f"{key}={quoted(value)}" if plain or _is_path(value) else item
     return f"{key}={_as_text(value)}"
@@ -134,7 +137,7 @@ def _holds_text(key: str, stages: Sequence[str]) -> bool:
 
 
 def _hints(key: str, stage: str) -> Iterator[Any]:
-    """Yield the type of the setting ``key`` of a stage; nothing if it has none."""
+    """Yield the type of the setting ``key`` of a stage, or nothing if it is unknown."""
     kind: Any = Settings
     parts = key.split(".")
     for place, part in enumerate(parts):
@@ -167,7 +170,7 @@ def _below(kind: Any, key: str) -> Iterator[Any]:
 
 
 def _is_text(hint: Any, name: str) -> bool:
-    """Whether a setting of this type holds text only: alone, in a list, or under the keys of a mapping."""
+    """Return whether a setting of this type holds only text: a value, a list, or values of a mapping."""
     if get_origin(hint) in (Union, types.UnionType):
         kinds = [one for one in get_args(hint) if one is not type(None)]
         return bool(kinds) and all(_is_text(one, name) for one in kinds)
@@ -177,7 +180,7 @@ def _is_text(hint: Any, name: str) -> bool:
 
 
 def parsed(item: str) -> Override | None:
-    """Return what Hydra reads an override as, or None if it cannot read it."""
+    """Return an override as Hydra parses it, or None if it cannot."""
     try:
         return OverridesParser.create().parse_override(item)
     except HydraException:
@@ -196,7 +199,7 @@ def _as_text(value: str) -> str:
     starts = [*(token.start for token in tokens), len(value)]
     words: list[str] = []
     nesting: list[str] = []  # the functions and brackets around a token
-    keyed, opened = False, None  # within a mapping before the colon; the place of the last such colon
+    keyed, opened = False, None  # before the colon of a mapping; index of the last such colon
     for place, kind in enumerate(kinds[1:-1]):
         word = value[starts[place] : starts[place + 1]]
         if kind in BRACKETS:
@@ -233,21 +236,22 @@ def _check_sweeps(overrides: Sequence[str], options: Sequence[str]) -> None:
             raise ConfigError(f"{key} is given twice, as {values}, and a sweep would drop one of them: leave one out")
         if override.value_type is ValueType.GLOB_CHOICE_SWEEP:
             known = _choices(key, options)
-            if not override._value.filter(known):
-                told = f"no option of the group {key}" if known else f"nothing, since {key} is not a group of options"
-                raise ConfigError(f"{item} names {told}, so no job would run: list the values, as in {key}=1,2")
+            glob: Any = override._value
+            if not glob.filter(known):
+                matched = f"no option of the group {key}" if known else f"nothing, since {key} is not a config group"
+                raise ConfigError(f"{item} matches {matched}, so no job would run: list the values, as in {key}=1,2")
         elif override.is_discrete_sweep() and not list(override.sweep_iterator()):
             raise ConfigError(f"{item} names no value, so no job would run: list the values, as in {key}=1,2")
 
 
 def _choices(group: str, options: Sequence[str]) -> list[str]:
-    """Return the options of a group, those of ``--config-dir`` included."""
+    """Return the options of a group, including those of ``--config-dir``."""
     places = [bundled("conf"), *(Path(flag.partition("=")[2]) for flag in searched(options))]
     return sorted({path.stem for place in places for path in (place / group).glob("*.yaml")})
 
 
 def searched(options: Sequence[str]) -> list[str]:
-    """Return ``--config-dir=...`` if a command has a folder of groups of its own, in a form that needs one word."""
+    """Return ``--config-dir=...`` as one word if a command has it."""
     found = []
     for place, word in enumerate(options):
         name, equals, value = word.partition("=")

@@ -1,12 +1,11 @@
-"""stage=progression: run what is missing or stale, in order, and end with the comparison.
+"""stage=progression: run the missing and stale stages in order, the comparison last.
 
     python -m rlhf stage=progression
     python -m rlhf stage=progression "stage.overrides={dpo: ['stage.beta=0.3']}"
     python -m rlhf -m stage=progression seed=1,2,3
 
-A stage is stale when its settings, its data or the weights of its parents differ from those that its run.json
-holds. With cli.py and sweep.py the only module that knows Hydra: each stage's settings are composed as its own command
-would.
+A stage is stale if its settings, its data or the weights of its parents differ from those in its run.json. The settings
+of each stage are composed as its own command would compose them.
 """
 
 import os
@@ -14,11 +13,12 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from hydra import compose
 
-from rlhf.cli.main import settings_of
-from rlhf.config import PLANNED, Settings
+from rlhf.cli.compose import settings_of
+from rlhf.config import PLANNED, PlanStage, ProgressionStage, Settings
 from rlhf.console import console
 from rlhf.errors import ConfigError, LineageError
 from rlhf.runs.directory import partial, saved
@@ -31,13 +31,13 @@ from rlhf.storage.secrets import text
 
 
 def run(settings: Settings, directory: Path, overrides: Sequence[str]) -> dict[str, float]:
-    """Run the stages below ``directory``'s parent, each where its own command would put it."""
+    """Run the stages, each in the directory that its own command would use, and return the metrics of the last."""
     shared = common(overrides)
-    if directory.name != "progression":  # a member of a sweep: its stages lie in the directory of the member
+    if directory.name != "progression":  # a job of a sweep: its stages are in the directory of the job
         shared = [item for item in shared if not item.startswith("name=")]
         shared.append(f"name={os.path.relpath(directory, settings.checkpoints)}")
     commands = commands_of(settings, shared)
-    # All before the first: a mistake in the settings of the last stage is told before the others are trained.
+    # Compose all stages first: a mistake in the last one's settings is reported before training starts.
     composed = {name: _composed(own) for name, own in commands.items()}
     metrics: dict[str, float] = {}
     started = time.monotonic()
@@ -55,43 +55,44 @@ def _place(settings: Settings) -> Path:
 
 
 def common(overrides: Sequence[str]) -> list[str]:
-    """What the commands of several stages have in common: all but the stage and its settings."""
+    """Return the overrides that the commands of several stages share: all except the stage and its settings."""
     return [item for item in overrides if not item.startswith(("stage=", "stage."))]
 
 
 def commands_of(settings: Settings, shared: Sequence[str]) -> dict[str, list[str]]:
-    """The settings of each stage that ``settings.stage`` names, as its own command would give them."""
-    own = settings.stage.overrides or {}
-    return {name: [f"stage={name}", *shared, *own.get(name, [])] for name in settings.stage.stages}
+    """Return the overrides of each stage of a progression or plan, as in its own command."""
+    stage: Any = settings.stage  # ProgressionStage or PlanStage
+    own = stage.overrides or {}
+    return {name: [f"stage={name}", *shared, *own.get(name, [])] for name in stage.stages}
 
 
 def _composed(overrides: Sequence[str]) -> Settings:
-    """Return the settings of a command; of its options Hydra knows already."""
+    """Return the settings of a command. Hydra has its options already."""
     return settings_of(compose(config_name="config", overrides=[one for one in overrides if not one.startswith("-")]))
 
 
 def plan(settings: Settings, overrides: Sequence[str]) -> bool:
-    """stage=plan, or hardware.plan=true with the stage that is planned; whether everything fits."""
+    """Print the plan of stage=plan or of a stage with hardware.plan=true; return whether all stages fit."""
     from rlhf.stages.plan import run as show
 
     shared = [item for item in common(overrides) if not item.startswith("hardware.plan=")]
     if settings.stage.name == "plan":
-        if settings.stage.stages is None:
-            whole = _composed(["stage=progression", *shared]).stage.stages
-            stage = replace(settings.stage, stages=[name for name in whole if name in PLANNED])
-            settings = replace(settings, stage=stage)
-        commands = commands_of(settings, shared).values()
-        return show(settings.stage, [_composed(one) for one in commands])
+        stage = settings.stage_as(PlanStage)
+        if stage.stages is None:
+            whole = _composed(["stage=progression", *shared]).stage_as(ProgressionStage).stages
+            stage = replace(stage, stages=[name for name in whole if name in PLANNED])
+        commands = commands_of(replace(settings, stage=stage), shared).values()
+        return show(stage, [_composed(one) for one in commands])
     if settings.stage.name not in PLANNED:
         raise ConfigError(
-            f"hardware.plan=true plans what trains, and stage={settings.stage.name} does not: leave it out"
+            f"hardware.plan=true plans training, and stage={settings.stage.name} does not train: leave it out"
         )
-    own = _composed(["stage=plan", *shared]).stage
+    own = _composed(["stage=plan", *shared]).stage_as(PlanStage)
     return show(own, [settings])
 
 
 def advance(composed: Settings, overrides: Sequence[str], settings: Settings) -> dict[str, float]:
-    """Run one stage if it is missing or stale; say which, and why."""
+    """Run one stage if it is missing or stale, print the reason, and return its metrics."""
     from rlhf.stages import execute
 
     name = composed.stage.name
@@ -103,13 +104,13 @@ def advance(composed: Settings, overrides: Sequence[str], settings: Settings) ->
     origin = origin or Origin.of(composed, overrides)
     resumes = resumable(place, origin.content)
     console.print(f"[bold]{name}[/bold]: {text(reason or 'overwrite=true')}, " + ("continued" if resumes else "run"))
-    # A stale run is replaced without being asked; an interrupted one of other settings is not.
+    # A stale run is replaced; an interrupted run with other settings is not.
     overwrite = not resumes and (settings.overwrite or saved(partial(place)) is None)
     return execute(replace(composed, overwrite=overwrite, resume=resumes), place, overrides, origin)
 
 
 def stale(place: Path, composed: Settings) -> tuple[Origin | None, str | None]:
-    """What the run would come from, None where a parent is missing; and why that at ``place`` is not it, or None."""
+    """Return the origin of a new run, None if a parent is missing, and why the run at ``place`` is stale, or None."""
     manifest = read_manifest(place)
     try:
         origin = Origin.of(composed)

@@ -1,18 +1,18 @@
-"""A sweep's jobs and its end: what is finished is not done again, and a leaderboard is drawn when all have ended.
+"""Jobs of a sweep: finished jobs are skipped, and a leaderboard is written when all have ended.
 
     python -m rlhf -m stage=dpo stage.beta=0.05,0.1,0.3 seed=1,2,3
-    python -m rlhf -m stage=dpo sweep=dpo                              # a search, by hydra-optuna-sweeper
+    python -m rlhf -m stage=dpo sweep=dpo                              # a search with hydra-optuna-sweeper
     python -m rlhf -m stage=dpo stage.beta=0.05,0.1,0.3 launcher=joblib
 
-Jobs run wherever Hydra's launcher puts them, and each leaves a record (rlhf.evaluation.sweeps.jobs). The same command
-again runs the missing and failed jobs and resumes killed ones from their last checkpoint. A search keeps no state: its
-seeded sampler proposes the same trials again, and finished trials return their recorded results.
+Hydra's launcher places the jobs, and each writes a record (rlhf.evaluation.sweeps.jobs). Repeating the command runs
+missing and failed jobs and resumes killed ones from their last checkpoint. A search has no state: its seeded sampler
+proposes the same trials again, and finished trials return their recorded results.
 """
 
 import os
 import sys
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,10 +21,11 @@ from typing import Any
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from rlhf.cli import job_slots
-from rlhf.config import Settings
+from rlhf.cli.compose import IN_PATH, SWEPT, plain, settings_of, varying
+from rlhf.config import Settings, SweepStage
 from rlhf.config import objective as objectives
 from rlhf.console import console
 from rlhf.errors import RlhfError, RunError
@@ -37,30 +38,29 @@ from rlhf.storage.manifest import read_manifest
 from rlhf.storage.paths import bundled
 from rlhf.storage.secrets import redact, text
 
-ID = "RLHF_SWEEP"  # tells a command's jobs from those of others, in workers of its launcher too
-SWEPT = "RLHF_SWEPT"  # the keys that the sweep varies, likewise
-IN_PATH = ("stage", "name", "checkpoints")
+ID = "RLHF_SWEEP"  # environment variable: identifies the jobs of one command, in workers of its launcher too
 
 
 class RefusedError(RunError):
-    """A job may not take the place of the run that is there: that one stays on the leaderboard of its own sweep."""
+    """A job may not replace an existing run, which stays on the leaderboard of the sweep that it belongs to."""
 
 
 @dataclass
 class Watched:
-    """What the parent process knows of the sweep that it started."""
+    """Settings of the sweep that the parent process started."""
 
     checkpoints: str
     objective: Any
 
 
 class Watch(Callback):
-    """Hydra tells it, in the parent process, what a sweep is composed of: also what a search varies."""
+    """A Hydra callback that records in the parent process what a sweep or a search varies."""
 
     started: Watched | None = None
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        given = {item.partition("=")[0] for item in config.hydra.overrides.task}  # fixes what a search would vary
+        """Set the environment variables of the sweep's jobs before they start."""
+        given = {item.partition("=")[0] for item in config.hydra.overrides.task}  # fixed, not searched
         searched = [key for key in config.hydra.sweeper.get("params") or () if key not in given.union(IN_PATH)]
         swept = [key for key in os.environ.get(SWEPT, "").split(",") if key]
         os.environ[SWEPT] = ",".join(dict.fromkeys([*swept, *searched]))
@@ -69,38 +69,21 @@ class Watch(Callback):
         if "optuna" in config.hydra.sweeper._target_:
             import optuna
 
-            optuna.logging.set_verbosity(optuna.logging.WARNING)  # its jobs say what they do
-
-
-def plain(objective: Any) -> Any:
-    return OmegaConf.to_object(objective) if isinstance(objective, ListConfig) else objective
-
-
-def direction(objective: Any, stage: str) -> str | list[str]:
-    """The resolver of conf/sweep/: which way a search goes."""
-    return objectives.direction(plain(objective), stage)
-
-
-def varying(overrides: Sequence[str]) -> dict[str, str]:
-    """The settings that this job has for itself, among its overrides."""
-    swept = os.environ.get(SWEPT, "").split(",")
-    pairs = [item.partition("=") for item in overrides]
-    return {key: value for key, _, value in pairs if key and key in swept}
+            optuna.logging.set_verbosity(optuna.logging.WARNING)  # the jobs print their own progress
 
 
 def run_job(
     composed: DictConfig,
     directory: Path,
-    settings_of: Callable[[DictConfig], Settings],
     run: Callable[..., dict[str, float]],
 ) -> float | list[float] | None:
-    """One job: its record, and what it returns to Hydra's sweeper.
+    """Run one job, write its record, and return its objective to Hydra's sweeper.
 
     Raises:
-        RlhfError: the job failed; what its siblings do is none of its business.
+        RlhfError: the job failed. Other jobs are unaffected.
     """
     if composed.stage.name == "plan" or composed.hardware.plan:
-        return plan_job(composed, directory, settings_of, run)
+        return plan_job(composed, directory, run)
     overrides = list(HydraConfig.get().overrides.task)
     record = {
         "sweep": os.environ.get(ID),
@@ -123,10 +106,10 @@ def run_job(
         raise
     except BaseException as error:
         name = "" if isinstance(error, RlhfError) else f"{type(error).__name__}: "
-        told = "interrupted from the keyboard" if isinstance(error, KeyboardInterrupt) else f"{name}{error}"
-        note(directory, record | {"status": FAILED, "reason": told})
+        reason = "interrupted from the keyboard" if isinstance(error, KeyboardInterrupt) else f"{name}{error}"
+        note(directory, record | {"status": FAILED, "reason": reason})
         with suppress(OSError):
-            directory.rmdir()  # Hydra's, and empty where the job wrote nothing
+            directory.rmdir()  # Hydra's; empty if the job wrote nothing
         raise
     note(directory, record | {"status": FINISHED})
     return objective_of(settings, metrics)
@@ -135,26 +118,25 @@ def run_job(
 def plan_job(
     composed: DictConfig,
     directory: Path,
-    settings_of: Callable[[DictConfig], Settings],
     run: Callable[..., dict[str, float]],
 ) -> None:
-    """Say what a job would take. It leaves no record: it has not run, and may run later.
+    """Print the plan of a job. No record is written, since the job has not run.
 
     Raises:
-        RlhfError: it does not fit, or cannot be planned.
-        SystemExit: it is one of a search, which would go on past any other error, to the last of its trials.
+        RlhfError: the job does not fit, or cannot be planned.
+        SystemExit: the job is a trial of a search, which would continue after any other error.
     """
     with suppress(OSError):
-        directory.rmdir()  # Hydra's, and empty where nothing has run
+        directory.rmdir()  # Hydra's; empty if nothing has run
     if "optuna" in HydraConfig.get().sweeper._target_:
-        told = "hardware.plan=true plans jobs that are listed, and a search draws its own by what earlier ones reached"
-        print(f"rlhf: {told}: leave sweep= out", file=sys.stderr)
+        cause = "hardware.plan=true plans listed jobs, and a search chooses its jobs from the results of earlier ones"
+        print(f"rlhf: {cause}: leave sweep= out", file=sys.stderr)
         sys.exit(1)
     run(settings_of(composed))
 
 
 def note(directory: Path, record: dict[str, Any]) -> None:
-    """Write the record of a job that trains, one of several of its stage; ``-m stage=base,sft`` has none."""
+    """Write the record of a training job if its sweep varies a setting; ``-m stage=base,sft`` has no records."""
     if record["swept"] and record["stage"] in objectives.USUAL:
         jobs.write_record(directory, record)
 
@@ -162,18 +144,18 @@ def note(directory: Path, record: dict[str, Any]) -> None:
 def advance(
     settings: Settings, directory: Path, record: dict[str, Any], run: Callable[..., dict[str, float]]
 ) -> dict[str, float]:
-    """Run the job, go on with it, or take what it recorded where it has run already.
+    """Run or resume the job, or return the recorded metrics if it is finished.
 
     Raises:
-        RefusedError: its directory holds a run with other settings, and nobody said that it may be replaced.
+        RefusedError: its directory holds a run with other settings, and overwrite is false.
     """
-    if settings.stage.name not in objectives.USUAL:  # a chain looks after itself; nothing else is worth keeping
+    if settings.stage.name not in objectives.USUAL:  # a chain skips finished stages itself; others are not recorded
         note(directory, record)
         return run(settings)
     origin = Origin.of(settings, record["overrides"])
     record["content"] = jobs.digest(origin.content)
     resumes = resumable(directory, origin.content)
-    if resumes and read_manifest(partial(directory))["status"] == FINISHED:
+    if resumes and (read_manifest(partial(directory)) or {}).get("status") == FINISHED:
         settle(directory)
     finished = read_manifest(directory)
     reason = None if finished is None else difference(finished["content"], origin.content)
@@ -191,7 +173,7 @@ def advance(
 
 
 def objective_of(settings: Settings, metrics: dict[str, float]) -> float | list[float] | None:
-    """What Hydra's sweeper is told; several objectives are a list."""
+    """Return the objective for Hydra's sweeper; several objectives are a list."""
     if settings.objective is None:
         return metrics.get("objective")
     found = objectives.values(metrics, settings.objective, settings.stage.name)
@@ -201,8 +183,8 @@ def objective_of(settings: Settings, metrics: dict[str, float]) -> float | list[
 
 
 @contextmanager
-def watched() -> Iterator[list[Path]]:
-    """Around a command: where it was a sweep, its leaderboard is drawn however it ended; yields what then failed."""
+def watched() -> Generator[list[Path]]:
+    """Write the leaderboard when a sweep ends, also after an error; the yielded list receives the failed jobs."""
     Watch.started = None
     failed: list[Path] = []
     try:
@@ -214,22 +196,23 @@ def watched() -> Iterator[list[Path]]:
 
 
 @contextmanager
-def _saved_without_secrets() -> Iterator[None]:
-    """Within, Hydra's sweepers, which write what they were composed of to multirun.yaml, write no secrets."""
-    save = OmegaConf.save
+def _saved_without_secrets() -> Generator[None]:
+    """Redact secrets in multirun.yaml, which Hydra's sweepers write."""
+    library: Any = OmegaConf
+    save = library.save
 
     def saved(config: Any, f: Any, resolve: bool = False) -> None:
         save(OmegaConf.create(redact(OmegaConf.to_container(config, resolve=resolve))), f)
 
-    OmegaConf.save = staticmethod(saved)  # type: ignore[method-assign]
+    library.save = staticmethod(saved)
     try:
         yield
     finally:
-        OmegaConf.save = staticmethod(save)  # type: ignore[method-assign]
+        library.save = staticmethod(save)
 
 
 def finish(started: Watched, sweep: str) -> list[Path]:
-    """Draw the leaderboard of the jobs of one command; returns the directories of those that did not finish."""
+    """Write the leaderboard of one command's jobs and return the directories of those that did not finish."""
     own = {
         directory: record
         for directory, record in jobs.records(Path(started.checkpoints))
@@ -246,16 +229,15 @@ def finish(started: Watched, sweep: str) -> list[Path]:
 
 
 def draw(place: Path, runs: Sequence[str], objective: Any) -> None:
-    """What ``stage=sweep`` would do for these jobs; a leaderboard that cannot be drawn is said to be so."""
-    from rlhf.cli.main import settings_of
+    """Write the leaderboard of these jobs as ``stage=sweep`` does, or print why that is not possible."""
     from rlhf.stages import execute
 
     with hydra.initialize_config_dir(config_dir=str(bundled("conf")), version_base="1.3"):
         composed = hydra.compose(config_name="config", overrides=["stage=sweep", "experiment=none", "hardware=cpu"])
     settings = settings_of(composed)
-    settings.stage.runs = list(runs)
-    settings = replace(settings, name=place.parent.name, objective=objective)
+    stage = replace(settings.stage_as(SweepStage), runs=list(runs))
+    settings = replace(settings, stage=stage, name=place.parent.name, objective=objective)
     try:
         execute(settings, place, [f"stage.runs=[{place.parent}]"])
     except RlhfError as error:
-        console.print(f"sweep: there is no leaderboard, since {text(str(error))}", markup=False, soft_wrap=True)
+        console.print(f"sweep: no leaderboard, since {text(str(error))}", markup=False, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""What ``adapter`` asks for: LoRA (Hu et al. 2021, https://arxiv.org/abs/2106.09685), on a base in four bits or not."""
+"""LoRA adapters (Hu et al. 2021, https://arxiv.org/abs/2106.09685), on a full-precision or a four-bit base."""
 
 from typing import Any
 
@@ -13,16 +13,16 @@ from rlhf.console import console
 from rlhf.errors import ConfigError, ModelError
 from rlhf.modeling.vocabulary import is_tied, name_of, new_rows
 
-ALL = "all-linear"  # peft's name for every linear layer but the head
+ALL = "all-linear"  # peft's name for all linear layers except the head
 
 
 def lora(adapter: Adapter, task: TaskType, model: PreTrainedModel) -> LoraConfig | None:
-    """peft's configuration for ``adapter`` on ``model``; None where ``adapter`` is none.
+    """Return peft's configuration for ``adapter`` on ``model``, or None if adapter=none.
 
-    A reward model's head is trained whole and saved with the adapter.
+    A reward model's head is trained in full and saved with the adapter.
 
     Raises:
-        ConfigError: ``adapter.target_modules`` names an embedding that is the output head, too.
+        ConfigError: ``adapter.target_modules`` names an embedding that is tied to the output head.
     """
     if adapter.kind is AdapterKind.none:
         return None
@@ -37,20 +37,20 @@ def lora(adapter: Adapter, task: TaskType, model: PreTrainedModel) -> LoraConfig
     embedding = name_of(model, model.get_input_embeddings())
     if is_tied(model) and adapter.target_modules != ALL and check_target_module_exists(config, embedding):
         raise ConfigError(
-            f"adapter.target_modules={adapter.target_modules} names {embedding}, which is the output head, too, and "
+            f"adapter.target_modules={adapter.target_modules} names {embedding}, which is tied to the output head, and "
             "merging would change both: leave it out"
         )
     if count := new_rows(model):
-        told = f"the tokenizer has {count} tokens more than the model, and an adapter does not train their rows"
-        console.print(f"{told}: adapter=none does", highlight=False, soft_wrap=True)
+        cause = f"the tokenizer has {count} tokens more than the model, and an adapter does not train their rows"
+        console.print(f"{cause}: adapter=none does", highlight=False, soft_wrap=True)
     return config
 
 
 def adapt(model: PreTrainedModel, adapter: Adapter, task: TaskType) -> PreTrainedModel | PeftModel:
-    """``model`` with a new adapter on top; the model itself where ``adapter`` is none.
+    """Return ``model`` with a new adapter attached, or ``model`` if adapter=none.
 
     Raises:
-        ConfigError: no module of the model is one that ``adapter.target_modules`` names, or one must not be.
+        ConfigError: ``adapter.target_modules`` matches no module of the model, or one that cannot have an adapter.
     """
     config = lora(adapter, task, model)
     if config is None:
@@ -60,18 +60,18 @@ def adapt(model: PreTrainedModel, adapter: Adapter, task: TaskType) -> PreTraine
 
 
 def quantization(adapter: Adapter) -> dict[str, Any]:
-    """Loading options for ``adapter=qlora`` (Dettmers et al. 2023, https://arxiv.org/abs/2305.14314), else none.
+    """Return loading options for adapter=qlora (Dettmers et al. 2023, https://arxiv.org/abs/2305.14314), else {}.
 
     Raises:
-        ModelError: there is no GPU, or no bitsandbytes.
+        ModelError: torch finds no GPU, or bitsandbytes is not installed.
     """
     if adapter.kind is not AdapterKind.qlora:
         return {}
     if not torch.cuda.is_available():
-        # On some processors bitsandbytes 0.50 packs the weights of a model in eval mode, and its gradients are wrong.
-        raise ModelError("adapter=qlora needs a GPU and torch sees none: use adapter=lora")
+        # On some CPUs bitsandbytes 0.50 packs the weights in eval mode, and gradients are wrong.
+        raise ModelError("adapter=qlora needs a GPU and torch finds none: use adapter=lora")
     try:
-        import bitsandbytes  # noqa: F401
+        import bitsandbytes  # noqa: F401  # ty: ignore[import-not-found]  # an extra
     except ImportError:
         raise ModelError("adapter=qlora needs bitsandbytes: pip install 'rlhf[qlora]', or use adapter=lora") from None
     from transformers import BitsAndBytesConfig

@@ -1,4 +1,4 @@
-"""Decoding with a cache: prompts are read once, and rows that have ended leave the batch and its cache."""
+"""Decoding with a KV cache: each prompt is encoded once, and finished rows leave the batch and the cache."""
 
 import inspect
 from collections.abc import Callable, Iterator, Sequence
@@ -11,14 +11,14 @@ from transformers.cache_utils import CacheLayerMixin, DynamicLayer
 
 from rlhf.errors import ModelError
 
-READ_AT_ONCE = 2048  # tokens of prompts in one forward pass; beyond, a pass is as efficient and takes more memory
-FULL = 0.75  # share of rows that go on; below, those that have ended are dropped, which costs a copy of the cache
+READ_AT_ONCE = 2048  # prompt tokens per forward pass; larger passes need more memory and are not faster
+FULL = 0.75  # below this share of unfinished rows the finished ones are dropped, which copies the cache
 
 
 class Sampled(NamedTuple):
-    """Response ids, the log-probability of each under the distribution that it was drawn from, and what a head gave.
+    """Token ids of a response, their log-probabilities under the sampling distribution, and values.
 
-    The head read the hidden state that each token was drawn from; without one there are no values.
+    ``values`` has the head's output for the hidden state that each token was drawn from; it is empty without a head.
     """
 
     ids: list[int]
@@ -27,7 +27,7 @@ class Sampled(NamedTuple):
 
 
 class Room(DynamicLayer):
-    """Keys and values of one layer in memory that is there from the start: transformers' own copies all at each token.
+    """Keys and values of one layer in preallocated memory; transformers' layer copies all of them for each token.
 
     ``length`` tokens of each row, (B, heads, length, size), are in use.
     """
@@ -38,38 +38,41 @@ class Room(DynamicLayer):
         self.dtype, self.device, self.is_initialized = keys.dtype, keys.device, True
         self._show()
 
-    def _show(self) -> None:
-        self.keys, self.values = (part[:, :, : self.length] for part in self.room)
+    def _show(self) -> tuple[Tensor, Tensor]:
+        keys, values = (part[:, :, : self.length] for part in self.room)
+        self.keys, self.values = keys, values
+        return keys, values
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Append keys and values (B, heads, T, size) and return all that are in use."""
         before = self.length
         self.length += key_states.shape[-2]
         for part, new in zip(self.room, (key_states, value_states), strict=True):
             part[:, :, before : self.length] = new
-        self._show()
-        return self.keys, self.values
+        return self._show()
 
     def get_seq_length(self) -> int:
+        """Return the number of tokens in use."""
         return self.length
 
-    def reorder_cache(self, rows: Tensor) -> None:
-        """Keep ``rows`` alone. What is not in use is not copied."""
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        """Keep only the rows ``beam_idx`` (B',). Unused memory is not copied."""
         parts = []
         for part in self.room:
-            kept = part.new_empty((len(rows), *part.shape[1:]))
-            kept[:, :, : self.length] = part[rows, :, : self.length]
+            kept = part.new_empty((len(beam_idx), *part.shape[1:]))
+            kept[:, :, : self.length] = part[beam_idx, :, : self.length]
             parts.append(kept)
         self.room = tuple(parts)
         self._show()
 
 
 class Decoding:
-    """One batch of prompts on its way; ``uniforms`` (B, T) decide which tokens are drawn, one for each.
+    """Decoding of one batch of prompts. ``uniforms`` (B, T) in (0, 1] determine the tokens that are drawn.
 
-    ``head``, if any, gives a value (B,) of the hidden states (B, h) that tokens are drawn from.
+    ``head``, if any, maps the hidden states (B, h) that tokens are drawn from to values (B,).
 
     Raises:
-        ModelError: the model reads no cache of transformers.
+        ModelError: the model does not support transformers' cache.
     """
 
     def __init__(
@@ -82,12 +85,12 @@ class Decoding:
         temperature: float,
         head: Callable[[Tensor], Tensor] | None = None,
     ):
-        self.head, self.values = head, torch.empty(0)  # values of the states behind the last pass's logits
+        self.head, self.values = head, torch.empty(0)  # values for the logits of the last pass
         self.model, self.pad, self.length, self.temperature = model, pad, length, temperature
         plain = model.get_base_model() if hasattr(model, "peft_config") else model
         self.config, self.takes = plain.config, set(inspect.signature(plain.forward).parameters)
         self.cache = cache_argument(plain)
-        # What else than keys and values a layer keeps cannot be put together from several passes.
+        # Layers that cache anything besides keys and values cannot be batched across passes.
         self.plain = all(type(layer) is DynamicLayer for layer in DynamicCache(config=self.config).layers)
         self.rows = rows
         self.uniforms = uniforms.to(model.device)
@@ -95,7 +98,7 @@ class Decoding:
         self.width = max(map(len, rows))
 
     def run(self, ends: set[int]) -> list[Sampled]:
-        """The responses, in the order of the prompts."""
+        """Return the responses, in the order of the prompts."""
         if self.head is None:
             return self._run(ends)
         output = self.model.get_output_embeddings()
@@ -106,7 +109,8 @@ class Decoding:
             handle.remove()
 
     def _note(self, module: torch.nn.Module, arguments: tuple[Tensor]) -> None:
-        self.values = self.head(arguments[0][:, -1])
+        if self.head is not None:
+            self.values = self.head(arguments[0][:, -1])
 
     def _run(self, ends: set[int]) -> list[Sampled]:
         device = self.model.device
@@ -143,15 +147,15 @@ class Decoding:
         ]
 
     def _forward(self, ids: Tensor, mask: Tensor, positions: Tensor, cache: DynamicCache) -> Tensor:
-        """Logits (B, V) behind the last of ``ids``."""
-        inputs = {"input_ids": ids, self.cache: cache, "use_cache": True}
-        if self.padded:  # without padding attention needs no mask
+        """Return the logits (B, V) after the last of ``ids`` (B, T)."""
+        inputs: dict[str, Any] = {"input_ids": ids, self.cache: cache, "use_cache": True}
+        if self.padded:  # a mask is only needed with padding
             inputs["attention_mask"] = mask
         inputs |= {name: x for name, x in (("position_ids", positions), ("logits_to_keep", 1)) if name in self.takes}
         return self.model(**inputs).logits[:, -1]
 
-    def _read(self) -> tuple[Tensor, DynamicCache, Tensor]:
-        """Read the prompts, each different one once: logits (B, V) behind them, their cache, and its mask (B, P)."""
+    def _read(self) -> tuple[Tensor, Any, Tensor]:
+        """Encode each distinct prompt once; return the logits (B, V) after them, their cache, and its mask (B, P)."""
         first: dict[tuple[int, ...], int] = {}
         index = [first.setdefault(tuple(row), len(first)) for row in self.rows]
         prompts = list(first)
@@ -167,15 +171,15 @@ class Decoding:
             logits[part], mask[part, self.width - own.shape[1] :] = behind, own
         cache = self._joined([(part, own) for part, _, own, _ in found], len(prompts)) if self.plain else found[0][2]
         if len(prompts) < len(self.rows):
-            copies = torch.tensor(index, device=logits.device)
+            copies: Any = torch.tensor(index, device=logits.device)
             cache.reorder_cache(copies)
             logits, mask = logits[copies], mask[copies]
             values = values[copies] if self.head is not None else values
         self.padded, self.values = not mask.all(), values
         return logits, cache, mask
 
-    def _read_group(self, prompts: Sequence[Sequence[int]]) -> tuple[Tensor, DynamicCache, Tensor]:
-        """Padded on the left, so that all of them end in one column."""
+    def _read_group(self, prompts: Sequence[Sequence[int]]) -> tuple[Tensor, Any, Tensor]:
+        """Encode prompts padded on the left, so that all of them end in the same column."""
         width, device = max(map(len, prompts)), self.model.device
         ids = torch.tensor([[self.pad] * (width - len(row)) + list(row) for row in prompts], device=device)
         mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in prompts], device=device)
@@ -183,11 +187,11 @@ class Decoding:
         logits = self._forward(ids, mask, (mask.cumsum(-1) - 1).clamp(min=0), cache)
         return logits, cache, mask
 
-    def _joined(self, found: list[tuple[list[int], DynamicCache]], rows: int) -> DynamicCache:
-        """One cache of all groups, with room for the responses."""
-        cache = found[0][1]
+    def _joined(self, found: list[tuple[list[int], Any]], rows: int) -> DynamicCache:
+        """Return one cache of all groups, with room for the responses."""
+        cache: Any = found[0][1]
         for number, layer in enumerate(cache.layers):
-            if not layer.is_initialized:  # it reads another's
+            if not layer.is_initialized:  # it shares another layer's
                 continue
             rooms = []
             for name in ("keys", "values"):
@@ -206,24 +210,24 @@ class Decoding:
 def cache_argument(model: Any) -> str:
     """Return the name of the argument of ``model.forward`` that takes a cache.
 
-    transformers 5.24 renames ``past_key_values`` to ``cache``; a model with code from elsewhere keeps the old name.
+    transformers 5.24 renames ``past_key_values`` to ``cache``; a model with remote code keeps the old name.
 
     Raises:
-        ModelError: the model has neither, or no layer with keys and values: Mamba's ``cache_params`` are ``cache`` too.
+        ModelError: the model has neither, or no layer with keys and values. Mamba's ``cache_params`` is also ``cache``.
     """
     takes = inspect.signature(model.forward).parameters
     if any(isinstance(layer, CacheLayerMixin) for layer in DynamicCache(config=model.config).layers):
         for name in ("cache", "past_key_values"):
             if name in takes:
                 return name
-    raise ModelError(f"{type(model).__name__} reads no cache of transformers: give a model that does")
+    raise ModelError(f"{type(model).__name__} reads no cache of transformers: use a model that does")
 
 
 def draw(logits: Tensor, uniforms: Tensor | None, temperature: float) -> tuple[Tensor, Tensor]:
-    """A token for each row of logits z (B, V) and its log-probability, both (B,).
+    """Return a token for each row of logits z (B, V) and its log-probability, both (B,).
 
-    The first token whose cumulated softmax(z / τ) reaches ``uniforms`` (B,) in (0, 1]; without them the most likely,
-    and its log-probability at temperature 1.
+    With ``uniforms`` (B,) in (0, 1], it is the first token whose cumulative softmax(z / τ) reaches the uniform number.
+    Without them, it is the most likely token, with its log-probability at temperature 1.
     """
     scaled = logits.to(torch.promote_types(logits.dtype, torch.float32))
     if uniforms is not None:
@@ -240,9 +244,9 @@ def draw(logits: Tensor, uniforms: Tensor | None, temperature: float) -> tuple[T
 
 
 def groups(lengths: Sequence[int], most: int) -> Iterator[list[int]]:
-    """Neighbours of about one length, to be padded together: at most ``most`` tokens, padding included.
+    """Yield groups of neighbors with similar lengths, of at most ``most`` tokens with padding.
 
-    ``lengths`` rise. A group ends where an eighth of it would be padding, unless it is too small to be worth a pass.
+    ``lengths`` are sorted. A group ends before an eighth of it would be padding, unless it is too small for a pass.
     """
     start = 0
     for i in range(1, len(lengths) + 1):

@@ -1,8 +1,8 @@
-"""Models from elsewhere: what is wrong with a folder is said in one sentence, and before anything long is done."""
+"""Checks of models that this package did not train, made before a long computation, with one-line errors."""
 
 import errno
 import json
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,11 +24,11 @@ POSITIONS = ("wpe", "embed_positions", "position_embeddings", "positions_embed")
 
 
 @contextmanager
-def reading(parent: Parent) -> Iterator[None]:
-    """Tell whatever a library says about the files of ``parent`` as one sentence. It may be any exception.
+def reading(parent: Parent) -> Generator[None]:
+    """Turn any exception of a library that reads ``parent`` into a one-line error.
 
     Raises:
-        ModelError: a library cannot read them.
+        ModelError: the files cannot be read.
     """
     try:
         yield
@@ -39,19 +39,19 @@ def reading(parent: Parent) -> Iterator[None]:
             raise
         kind = "" if isinstance(error, OSError | ValueError | ImportError) else f"{type(error).__name__}: "
         raise ModelError(
-            f"{parent.role}={parent.path} cannot be loaded ({kind}{first_sentence(error)}): give a run, a model folder "
-            "with safetensors, or a Hub id that you can reach and may read"
+            f"{parent.role}={parent.path} cannot be loaded ({kind}{first_sentence(error)}): use a run, a model folder "
+            "with safetensors, or a Hub id that you can access"
         ) from error
 
 
 def check(parent: Parent, config: PretrainedConfig) -> None:
-    """Look at the weights of ``parent``, a whole model, without reading them: files are whole and fit ``config``.
+    """Check that the weight files of ``parent`` are complete and fit ``config``, without reading the weights.
 
-    What is on the Hub, or in one GGUF file, is looked at when it is loaded.
+    Models on the Hub and GGUF files are checked when they are loaded.
 
     Raises:
-        ModelError: a file is missing or cut short, a weight has another shape than ``config`` gives it, or it is
-            quantised by a package that is not installed.
+        ModelError: a file is missing or truncated, the shape of a weight differs from ``config``, or the model is
+            quantized by a package that is not installed.
     """
     folder = Path(parent.model)
     if parent.revision is not None or not folder.is_dir():
@@ -68,12 +68,12 @@ def check(parent: Parent, config: PretrainedConfig) -> None:
         if expected.get(name, shape) != shape:
             raise ModelError(
                 f"{parent.role}={parent.path} cannot be loaded: {name} has the shape {shape}, and by config.json it is "
-                f"{expected[name]}: give the config.json that belongs to these weights"
+                f"{expected[name]}: use the config.json that belongs to these weights"
             )
 
 
 def stored(folder: Path) -> dict[str, list[int]]:
-    """Name -> shape of the weights in ``folder``, from the heads of its files, which safetensors finds whole or not."""
+    """Return name -> shape of the weights in ``folder``, from the headers of its files; truncated files raise."""
     shapes = {}
     for file in files(folder):
         with safe_open(file, framework="pt") as tensors:
@@ -82,7 +82,7 @@ def stored(folder: Path) -> dict[str, list[int]]:
 
 
 def weights(folder: Path, names: Collection[str]) -> dict[str, torch.Tensor]:
-    """Those of ``names`` that are in the files of ``folder``, in the type that they were saved in."""
+    """Return the weights ``names`` that are in the files of ``folder``, in their saved dtype."""
     found = {}
     for file in files(folder):
         with safe_open(file, framework="pt") as tensors:
@@ -91,19 +91,23 @@ def weights(folder: Path, names: Collection[str]) -> dict[str, torch.Tensor]:
 
 
 def files(folder: Path) -> list[Path]:
-    """Those that a model's weights are in."""
+    """Return the files in ``folder`` that hold weights.
+
+    Raises:
+        FileNotFoundError: a file of the index is missing.
+    """
     whole = folder / "model.safetensors"
     if whole.is_file() or not (folder / INDEX).is_file():
         return [whole] if whole.is_file() else []
     names = sorted(set(json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values()))
     for name in names:
         if not (folder / name).is_file():
-            raise FileNotFoundError(f"{INDEX} names {name}, which is not there")
+            raise FileNotFoundError(f"{INDEX} names {name}, which is missing")
     return [folder / name for name in names]
 
 
 def outline(config: PretrainedConfig) -> PreTrainedModel:
-    """A model of this configuration without weights: a language model where there is one, else a classifier."""
+    """Return a model of this configuration without weights: a language model if possible, else a classifier."""
     causal = type(config) in AutoModelForCausalLM._model_mapping
     kind = AutoModelForCausalLM if causal else AutoModelForSequenceClassification
     with init_empty_weights():
@@ -111,7 +115,8 @@ def outline(config: PretrainedConfig) -> PreTrainedModel:
 
 
 def can_score(config: PretrainedConfig) -> None:
-    """
+    """Check that the architecture can be a reward model.
+
     Raises:
         ModelError: transformers has no classifier of this architecture.
     """
@@ -119,31 +124,31 @@ def can_score(config: PretrainedConfig) -> None:
     if not known and "AutoModelForSequenceClassification" not in (getattr(config, "auto_map", None) or {}):
         raise ModelError(
             f"transformers has no classifier of the architecture {config.model_type}, so it cannot be a reward model, "
-            "nor a critic of its own: start from another model, or give stage=ppo stage.critic_kind=value_head"
+            "nor a separate critic: start from another model, or set stage.critic_kind=value_head for stage=ppo"
         )
 
 
 def complete(parent: Parent, model: PreTrainedModel, found: dict[str, Any]) -> None:
-    """Refuse a model some of whose weights were not in its files, or not in its configuration.
+    """Check that a loaded model has all weights of its files and no others.
 
-    A head and what lies before it may be new to a classifier; a language model has all its weights.
+    A classifier may have a new head and pooler; a language model must have all its weights.
 
     Raises:
-        ModelError: transformers has drawn weights at random, or dropped layers.
+        ModelError: transformers has initialized weights at random, or dropped layers.
     """
     prefix = f"{model.base_model_prefix}."
     language = model.get_output_embeddings() is not None
     missing = [n for n in found["missing_keys"] if language or (n.startswith(prefix) and ".pooler." not in n)]
     beyond = [name for name in found["unexpected_keys"] if name.startswith(prefix)]
-    for names, told in ((missing, "its files lack"), (beyond, "config.json has no place for")):
+    for names, problem in ((missing, "its files lack"), (beyond, "config.json has no place for")):
         if names:
             others = f" and {len(names) - 1} other weights" if len(names) > 1 else ""
-            what = f"{parent.role}={parent.path} is not whole, {told} {min(names)}{others}"
-            raise ModelError(f"{what}: give the model as it was published")
+            what = f"{parent.role}={parent.path} is not whole, {problem} {min(names)}{others}"
+            raise ModelError(f"{what}: use the published model, unchanged")
 
 
 def positions(model: nn.Module) -> int | None:
-    """How many tokens a model with learned positions can read; None where positions are computed."""
+    """Return how many tokens a model with learned positions can read, or None if positions are computed."""
     for name, module in getattr(model, "view", model).named_modules():
         if isinstance(module, nn.Embedding) and name.rpartition(".")[2] in POSITIONS:
             first = 0 if module.padding_idx is None else module.padding_idx + 1  # RoBERTa counts from there
@@ -154,7 +159,7 @@ def positions(model: nn.Module) -> int | None:
 
 
 def fits(parent: Parent, config: PretrainedConfig, settings: Settings) -> None:
-    """Refuse lengths that the positions of a policy do not suffice for, which would end a run in its middle.
+    """Check that the policy can read rows as long as the settings allow, which would otherwise fail during the run.
 
     Raises:
         ConfigError: the model has learned positions, and a setting allows rows of more tokens.
@@ -170,8 +175,9 @@ def fits(parent: Parent, config: PretrainedConfig, settings: Settings) -> None:
 
 
 def asked(settings: Settings) -> dict[str, int | None]:
-    """Setting and value -> how many tokens of a row it allows a stage's policy to read and write; None: any number."""
-    stage, found = settings.stage, {}
+    """Return setting and value -> the tokens per row that it allows the policy to read and write; None: no limit."""
+    stage: Any = settings.stage
+    found: dict[str, int | None] = {}
     if "max_length" in getattr(stage, "trainer", {}):
         found[f"stage.trainer.max_length={stage.trainer['max_length']}"] = stage.trainer["max_length"]
     if hasattr(stage, "block_length"):
@@ -181,6 +187,6 @@ def asked(settings: Settings) -> dict[str, int | None]:
         if hasattr(limit, "max_prompt_length"):
             both = {name: getattr(limit, name) for name in ("max_prompt_length", "max_response_length")}
             found[" + ".join(f"{prefix}.{name}={value}" for name, value in both.items())] = sum(both.values())
-    if isinstance(stage, TrainedStage):  # behind one token of a prompt at least
+    if isinstance(stage, TrainedStage):  # after at least one token of a prompt
         found[f"stage.sample_length={stage.sample_length}"] = stage.sample_length + 1
     return found

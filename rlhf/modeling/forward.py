@@ -1,11 +1,11 @@
-"""Forward passes over prompts and responses that compute what PPO reads and no more.
+"""Forward passes over prompts and responses that compute only the outputs that PPO reads.
 
-A row is a prompt and its response without a gap, padded on the right, where causal attention sees nothing of it: so no
-mask is needed, and no position is given. Logits, values and the last feed-forward layer are computed at the positions
-before response tokens alone.
+A row is a prompt and its response without a gap. Padding is on the right, invisible to causal attention, so mask and
+positions are not needed. Logits, values and the last feed-forward layer are computed only at the positions before
+response tokens.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, NamedTuple
 
@@ -17,14 +17,14 @@ from rlhf.modeling.logprobs import token_logprobs_and_entropies
 
 
 class Rows(NamedTuple):
-    """B rows of at most L tokens, and where in them, flattened to B · L, the N states before response tokens are."""
+    """B rows of at most L tokens, and the indices, flattened to B · L, of the N states before response tokens."""
 
     input_ids: Tensor  # (B, L)
     before: Tensor  # (N,)
 
 
 def rows(prompt_ids: Tensor, prompt_mask: Tensor, response_ids: Tensor, mask: Tensor) -> Rows:
-    """From prompts (B, P), padded on the left, and responses (B, T), padded on the right."""
+    """Return rows from prompts (B, P), padded on the left, and responses (B, T), padded on the right."""
     kept = torch.cat([prompt_mask, mask], dim=1)
     length = int(kept.sum(-1).max())
     row, _ = kept.nonzero(as_tuple=True)
@@ -55,10 +55,10 @@ def sequence_logprobs(
 
 
 def response_outputs(model: Any, inputs: Rows, tokens: Tensor, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
-    """log softmax(z / τ)[a] of response ``tokens`` (N,), the entropies of softmax(z / τ), both (N,) in float32, and the
-    hidden states (N, h) that the logits z are made of.
+    """Return log softmax(z / τ)[a] of ``tokens`` a (N,) and the entropies of softmax(z / τ), both (N,) in float32, and
+    the hidden states (N, h) of the logits z.
 
-    ``model`` is called as a whole, so that adapters, roles and distributed wrappers see the call.
+    ``model`` itself is called, so that adapters, roles and distributed wrappers take part in the call.
     """
     plain = causal_of(model)
     with only_at(plain.base_model, plain.get_output_embeddings(), inputs.before) as read:
@@ -67,22 +67,22 @@ def response_outputs(model: Any, inputs: Rows, tokens: Tensor, temperature: floa
 
 
 def causal_of(model: Any) -> Any:
-    """transformers' own model within adapters and wrappers."""
+    """Return transformers' model inside adapters and wrappers."""
     model = getattr(model, "module", model)
     return model.get_base_model() if hasattr(model, "peft_config") else model
 
 
 def without_adapter(policy: Any, reference: Any | None) -> AbstractContextManager:
-    """The reference is the policy with its adapter switched off where it is None."""
+    """Return a context in which the policy's adapter is switched off if the reference is None."""
     return policy.disable_adapter() if reference is None else nullcontext()
 
 
 @contextmanager
-def only_at(backbone: nn.Module, head: nn.Module | None, index: Tensor) -> Iterator[list[Tensor]]:
-    """``head`` reads the hidden states at ``index`` (N,) of (B · L) alone, and gives (1, N, ·); yields what it reads.
+def only_at(backbone: nn.Module, head: nn.Module | None, index: Tensor) -> Generator[list[Tensor]]:
+    """Restrict ``head`` to the hidden states at ``index`` (N,) of (B · L); yield the list of its inputs, (1, N, h).
 
-    So does the feed-forward part of the backbone's last layer, whose other outputs nothing would read; it is the
-    larger part of a layer.
+    The feed-forward part of the backbone's last layer is restricted, too, since its other outputs are not used; it is
+    the larger part of a layer.
     """
 
     def gather(module: nn.Module, arguments: tuple[Tensor]) -> tuple[Tensor]:
@@ -106,7 +106,7 @@ def only_at(backbone: nn.Module, head: nn.Module | None, index: Tensor) -> Itera
         return output.new_zeros(shape.numel() // shape[-1], shape[-1]).index_copy(0, index, output[0]).view(shape)
 
     handles = [] if head is None else [head.register_forward_pre_hook(note)]
-    layers = getattr(backbone, "layers", ())
+    layers: Any = getattr(backbone, "layers", ())
     last = getattr(layers[-1], "mlp", None) if len(layers) else None
     if last is not None and elementwise(last):
         handles += [last.register_forward_pre_hook(narrow), last.register_forward_hook(widen)]
@@ -118,7 +118,7 @@ def only_at(backbone: nn.Module, head: nn.Module | None, index: Tensor) -> Itera
 
 
 def elementwise(block: nn.Module) -> bool:
-    """Whether ``block`` is a gated feed-forward layer and nothing more: of a token it makes a token."""
+    """Return whether ``block`` is only a gated feed-forward layer, which treats each token separately."""
     return {"gate_proj", "up_proj", "down_proj"} <= {name for name, _ in block.named_children()} <= GATED
 
 

@@ -1,4 +1,4 @@
-"""A model from nothing: a tokenizer trained on the text at hand, and random weights."""
+"""A new model: a tokenizer trained on the given text, and random weights."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -17,13 +17,13 @@ OF_THE_TOKENIZER = ("vocab_size", "bos_token_id", "eos_token_id", "pad_token_id"
 
 
 def new_tokenizer(texts: Iterable[str], vocabulary: int, chat_template: str) -> PreTrainedTokenizerFast:
-    """Byte-level BPE trained on ``texts``, where padding and the end of a text are different tokens.
+    """Train a byte-level BPE on ``texts``, with different tokens for padding and end of sequence.
 
-    With ``pad == eos`` a mask made from the padding token hides every end of sequence, and a model that is never
-    shown one never learns to stop. A word has one token wherever it stands: a space is put before each segment.
+    With ``pad == eos`` a mask made from the padding token hides every end of sequence, and the model does not learn
+    to stop. A space is put before each segment, so that a word has the same token in every position.
 
     Raises:
-        ConfigError: a vocabulary of this size does not hold every byte.
+        ConfigError: the vocabulary is too small for all bytes.
     """
     require(vocabulary >= SMALLEST, "model.architecture.vocabulary", vocabulary, f"be at least {SMALLEST} tokens")
     tokenizer = Tokenizer(models.BPE())
@@ -48,16 +48,18 @@ def new_tokenizer(texts: Iterable[str], vocabulary: int, chat_template: str) -> 
 
 
 def new_policy(architecture: dict[str, Any], tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
-    """A Llama with random weights, drawn from torch's global generator.
+    """Return a Llama with random weights, drawn from torch's global generator.
 
     Raises:
-        ConfigError: ``architecture`` holds a name that LlamaConfig does not know, or values that it or a model refuses.
+        ConfigError: ``architecture`` has a name that LlamaConfig does not know, or a value that transformers rejects.
     """
     known = LlamaConfig().to_dict()
     given = {key: value for key, value in architecture.items() if key != "vocabulary"}
     for key, value in given.items():
         if key not in known:
-            raise ConfigError(f"model.architecture.{key} is no argument of LlamaConfig: remove it or correct its name")
+            raise ConfigError(
+                f"model.architecture.{key} is not an argument of LlamaConfig: remove it or correct its name"
+            )
         if key in OF_THE_TOKENIZER:
             raise ConfigError(f"model.architecture.{key} is the tokenizer's: set model.architecture.vocabulary instead")
         size = type(known[key]) is int and type(value) is int
@@ -75,10 +77,10 @@ def new_policy(architecture: dict[str, Any], tokenizer: PreTrainedTokenizerFast)
 
 
 def _check_heads(config: LlamaConfig) -> None:
-    """LlamaConfig does not; the first forward pass would fail."""
+    """Check the numbers of heads, which LlamaConfig does not; the first forward pass would fail."""
     heads, shared = config.num_attention_heads, config.num_key_value_heads
-    if heads % shared:
+    if shared is not None and heads % shared:
         raise ConfigError(
             f"model.architecture.num_attention_heads={heads} is not divisible by "
-            f"model.architecture.num_key_value_heads={shared}: give as many, or a divisor"
+            f"model.architecture.num_key_value_heads={shared}: set the same number, or a divisor"
         )

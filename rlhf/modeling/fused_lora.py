@@ -1,9 +1,9 @@
-"""Low-rank adapters at the price of the matrix that they are on.
+"""LoRA layers that cost about as much as the base matrix.
 
-peft computes W x and, for each adapter, A x, B A x, its scaling and a sum, each a pass over all activations, and as
-many backwards. Here y = (W + Σ s B A) x is one product, and the sum of matrices is made anew at each call, which costs
-rank / tokens of it. Hu et al. 2021, https://arxiv.org/abs/2106.09685, merge for inference; the gradients are those of
-the unmerged: with g = ∂/∂y, those of A and B are s (B'g) x' and s g (A x)'.
+peft computes W x and, for each adapter, A x, B A x, a scaling and a sum, each a pass over all activations, and as many
+in the backward pass. Here y = (W + Σ s B A) x is one product. The sum of matrices is recomputed in each call, at
+rank / tokens of the cost. Hu et al. 2021, https://arxiv.org/abs/2106.09685, merge for inference. Gradients equal those
+of the unmerged layer: with g = ∂/∂y, they are s (B'g) x' for A and s g (A x)' for B.
 """
 
 from typing import Any
@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 
 def fuse(model: nn.Module) -> None:
-    """Let every adapter within ``model`` that allows it be computed so; what it computes and trains stays the same."""
+    """Replace the forward pass of all supported LoRA layers in ``model``; outputs and gradients stay the same."""
     for layer in model.modules():
         if isinstance(layer, Linear) and type(layer.base_layer) is nn.Linear and not layer.fan_in_fan_out:
-            # As it was, where it is called the first time: peft puts adapters in later, and takes none out.
+            # The class's forward is kept for unsupported cases. peft may add adapters later.
             layer.forward = _Fused(layer, type(layer).forward)
 
 
@@ -26,15 +26,15 @@ class _Fused:
         self.layer, self.usual = layer, usual
 
     def __call__(self, x: Tensor, *arguments: Any, **options: Any) -> Tensor:
-        layer = self.layer
+        layer: Any = self.layer
         names = [name for name in layer.active_adapters if name in layer.lora_A]
-        base = layer.base_layer
+        base: Any = layer.base_layer
         kinds = {x.dtype, base.weight.dtype, *(layer.lora_A[name].weight.dtype for name in names)}
         if arguments or options or layer.disable_adapters or layer.merged or layer.training or layer.lora_variant:
             return self.usual(layer, x, *arguments, **options)
         if torch.is_autocast_enabled(x.device.type):
             return self.usual(layer, x)
-        # In half precision the sum would be rounded to the type of W, and a young adapter away.
+        # In half precision small LoRA updates would be lost to rounding in W's dtype.
         if not names or kinds != {torch.float32} or any(layer.lora_bias[name] for name in names):
             return self.usual(layer, x)
         scales = tuple(layer.scaling[name] for name in names)
@@ -51,7 +51,7 @@ class _Fused:
 
 
 def _matrix(weight: Tensor, scales: tuple[float, ...], pairs: tuple[Tensor, ...]) -> Tensor:
-    """W + Σ s B A."""
+    """Return W + Σ s B A."""
     for scale, a, b in zip(scales, pairs[::2], pairs[1::2], strict=True):
         weight = torch.addmm(weight, b, a, alpha=scale)
     return weight
@@ -67,7 +67,8 @@ class _Sum(torch.autograd.Function):
         return nn.functional.linear(x, _matrix(weight, scales, pairs), bias)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        [gradient] = gradients
         x, weight, *pairs = ctx.saved_tensors
         found: list[Tensor | None] = []
         for number, scale in enumerate(ctx.scales):

@@ -1,6 +1,6 @@
-"""Responses sampled from a policy, in batches; used by PPO's rollouts, by the stages' samples and by the comparison."""
+"""Sampling of responses in batches, for PPO's rollouts, the stages' samples and the comparison."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -15,7 +15,7 @@ from rlhf.modeling.foreign import positions
 
 
 class Response(NamedTuple):
-    """What a policy answered. ``ids`` hold the end of sequence where the response ends by itself."""
+    """A sampled response. ``ids`` include the end of sequence if ``ended``."""
 
     text: str
     ids: list[int]
@@ -33,18 +33,18 @@ def generate(
     seed: int,
     batch_size: int,
 ) -> list[Response]:
-    """One response to each prompt, in the order of the prompts.
+    """Return one response to each prompt, in the order of the prompts.
 
-    Lengths are in tokens, and of a prompt as many are kept as the model's positions allow. Tokens are drawn from
-    softmax(logits / temperature), without top-k, top-p or penalties, whatever the model's own generation config says;
-    temperature 0 takes the most likely token.
+    Lengths are in tokens. Prompts are cut at their beginning to fit the model's positions. Tokens are drawn from
+    softmax(logits / temperature), without top-k, top-p or penalties; the model's generation config is ignored.
+    Temperature 0 takes the most likely token.
     """
     limits = [max_prompt_length, None if (most := positions(model)) is None else most - max_response_length]
     longest = min((limit for limit in limits if limit is not None), default=None)
     rows, cut = fitting_ids(tokenizer, prompts, longest)
     if cut and ranks.is_main():
-        told = f"are longer than {longest} tokens, cut at their beginning"
-        console.print(f"{cut} of {len(rows)} prompts {told}", style="dim", highlight=False, soft_wrap=True)
+        cause = f"are longer than {longest} tokens, cut at their beginning"
+        console.print(f"{cut} of {len(rows)} prompts {cause}", style="dim", highlight=False, soft_wrap=True)
     ends = end_ids(model, tokenizer)
     order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
     responses: dict[int, Response] = {}
@@ -61,24 +61,24 @@ def generate(
 
 
 def response_text(tokenizer: Any, prompt: Prompt, ids: Sequence[int]) -> str:
-    """The text of a response, so that prompt and text, rendered, give the same tokens again.
+    """Return the text of a response; prompt and text, rendered, have the same tokens again.
 
-    After a string a blank between the two belongs to the response; in a conversation it belongs to the template.
+    A blank between prompt and response belongs to the response of a string, and to the template of a conversation.
     """
-    closed = bool(ids) and ids[-1] in templates.turn_ends(tokenizer)  # by a token that need not be a special one
+    closed = bool(ids) and ids[-1] in templates.turn_ends(tokenizer)  # the token may not be a special one
     text = tokenizer.decode(ids[:-1] if closed else ids, skip_special_tokens=True)
     return text if isinstance(prompt, str) and not templates.strings_are_turns(tokenizer) else text.strip()
 
 
 def end_ids(model: Any, tokenizer: Any) -> set[int]:
-    """Every token that ends a response: see rlhf.data.templates.end_ids."""
+    """Return the tokens that end a response; see rlhf.data.templates.end_ids."""
     return set(templates.end_ids(model, tokenizer))
 
 
 def sample_ids(
     model: Any, rows: Sequence[Sequence[int]], ends: set[int], pad: int, length: int, temperature: float
 ) -> list[list[int]]:
-    """The ids of ``sample`` alone."""
+    """Return only the token ids of ``sample``."""
     return [one.ids for one in sample(model, rows, ends, pad, length, temperature)]
 
 
@@ -94,13 +94,13 @@ def sample(
     at_once: int | None = None,
     head: Callable[[torch.Tensor], torch.Tensor] | None = None,
 ) -> list[Sampled]:
-    """Responses to prompts of different lengths, up to and including the first end of sequence.
+    """Return responses to prompts of different lengths, up to and including the first end of sequence.
 
-    A token is the first whose cumulated probability reaches a uniform number (inverse transform sampling, Devroye
-    1986, chapter 3). All these are drawn before anything is computed, from torch's generator on the CPU, a row of them
-    a response: what else is in the batch, and in which order, changes no response. Temperature 0 takes the most likely
-    token. ``at_once`` bounds how many rows have a cache at a time; None: all of them. ``head``
-    gives values (B,) of the hidden states (B, h) that tokens are drawn from, which are noted beside them.
+    A token is the first whose cumulative probability reaches a uniform number (inverse transform sampling, Devroye
+    1986, chapter 3). The uniform numbers, one row per response, are drawn first, from torch's CPU generator, so a
+    response does not depend on batch size or order. Temperature 0 takes the most likely token. ``at_once`` is the
+    largest number of rows with a cache at a time; None: all rows. ``head`` maps the hidden states (B, h) that tokens
+    are drawn from to values (B,).
     """
     uniforms = 1 - torch.rand(len(rows), length) if temperature else torch.empty(len(rows), 0)
     order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
@@ -115,7 +115,7 @@ def sample(
 
 
 def cut(row: list[int], ends: set[int]) -> list[int]:
-    """``row`` up to and including its first end of sequence."""
+    """Return ``row`` up to and including its first end of sequence."""
     for i, token in enumerate(row):
         if token in ends:
             return row[: i + 1]
@@ -123,8 +123,8 @@ def cut(row: list[int], ends: set[int]) -> list[int]:
 
 
 @contextmanager
-def sampling_mode(model: Any) -> Iterator[None]:
-    """Dropout off while sampling; the mode that the model was in comes back."""
+def sampling_mode(model: Any) -> Generator[None]:
+    """Switch dropout off while sampling, then restore the model's mode."""
     training = model.training
     model.eval()
     try:
@@ -134,8 +134,8 @@ def sampling_mode(model: Any) -> Iterator[None]:
 
 
 @contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Draw from a stream of its own, so that sampling in between leaves training's random numbers as they were."""
+def seeded(seed: int) -> Generator[None]:
+    """Draw from a separate random stream, so that sampling does not change the random numbers of training."""
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)

@@ -1,13 +1,13 @@
 """Policies, reward models and tokenizers from a run, a local folder, a GGUF file or the Hub.
 
-An adapter's run holds the adapter alone. Its weights are the parent's with the adapter merged in, so that a stage
-always starts from a plain model and puts its own adapter on top: the reference is then that model with the adapter
-switched off, and no adapter can be attached to another base than its own.
+The run of an adapter holds only the adapter. It is merged into the weights of its parent on loading, so that a stage
+always starts from a plain model and attaches its own adapter: the reference is then that model with the adapter
+switched off, and an adapter cannot be attached to a wrong base.
 """
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -40,18 +40,18 @@ from rlhf.storage.manifest import read_manifest
 from rlhf.storage.paths import bundled
 
 STAND_IN = "plain"
-Head = Literal["drawn", "zero", "refused"]  # what becomes of a classifier's head where its parent has none
+Head = Literal["drawn", "zero", "refused"]  # how a classifier's head is made if its parent has none
 ADAPTER = "adapter_config.json"
 
 
 def chat_template(name: str | None) -> str:
-    """The text of a chat template: one in conf/chat_template by its name, or a file.
+    """Return the text of a chat template, by its name in conf/chat_template or as a file.
 
     Raises:
-        ModelError: there is no such template.
+        ModelError: the template does not exist.
     """
     shipped = bundled("conf") / "chat_template"
-    for path in (shipped / f"{name}.jinja", Path(name)):
+    for path in (shipped / f"{name}.jinja", Path(str(name))):
         if path.is_file():
             return path.read_text(encoding="utf-8")
     names = ", ".join(sorted(path.stem for path in shipped.glob("*.jinja")))
@@ -59,22 +59,22 @@ def chat_template(name: str | None) -> str:
 
 
 def load_tokenizer(parent: Parent, model: Model) -> PreTrainedTokenizerBase:
-    """The tokenizer of ``parent``, with a padding token and a chat template.
+    """Load the tokenizer of ``parent``, with a padding token and a chat template.
 
-    String prompts are put as turns by a template that the model knows, or that is given for it; see `_set_template`.
+    String prompts become turns if the model or the settings have a chat template; see `_set_template`.
 
     Raises:
         ModelError: it cannot be found or read.
-        LineageError: it is not the one that the parent's run.json describes.
+        LineageError: it differs from the one in the parent's run.json.
     """
     folder = adapter_folder(parent)
     if folder is not None and not any(folder.glob("tokenizer*")):  # as peft saves it
         return load_tokenizer(_base(parent, folder), model)
     tokenizer = _pretrained(AutoTokenizer, parent, model)
     tokenizer.chat_template = templates.named(tokenizer.chat_template, f"{parent.role}={parent.path}")
-    if tokenizer.eos_token_id is None and tokenizer.cls_token_id is None:  # of an encoder, which writes nothing
+    if tokenizer.eos_token_id is None and tokenizer.cls_token_id is None:  # encoders do not generate
         raise ModelError(
-            f"{parent.role}={parent.path} has a tokenizer without an end of sequence, and no response would ever end: "
+            f"{parent.role}={parent.path} has a tokenizer without an end of sequence, so responses would never end: "
             "name one as eos_token in its tokenizer_config.json"
         )
     if parent.manifest is None:
@@ -89,16 +89,16 @@ def load_tokenizer(parent: Parent, model: Model) -> PreTrainedTokenizerBase:
                 )
     _set_template(tokenizer, parent, model)
     tokenizer.padding_side = "right"
-    # What is too long is cut and counted before a model sees it: transformers' warning of it would be wrong.
+    # Long rows are cut and counted before they reach the model, so transformers' warning would be wrong.
     tokenizer.deprecation_warnings["sequence-length-is-longer-than-the-specified-maximum"] = True
     return tokenizer
 
 
 def _set_template(tokenizer: PreTrainedTokenizerBase, parent: Parent, model: Model) -> None:
-    """Give ``model.chat_template`` to a tokenizer that has none; a file also replaces that of a model from elsewhere.
+    """Set ``model.chat_template`` on a tokenizer without one; a file also replaces the template of a foreign model.
 
-    ``plain`` is a stand-in that needs no token of its own: conversations are rendered with it, and strings are not,
-    unless a run was trained with it.
+    ``plain`` is a stand-in without special tokens. It renders conversations, and strings only if the run was trained
+    with it.
     """
     given = model.chat_template
     replaces = parent.manifest is None and given is not None and Path(given).is_file()
@@ -111,14 +111,14 @@ def _set_template(tokenizer: PreTrainedTokenizerBase, parent: Parent, model: Mod
 
 
 def check(parent: Parent, settings: Settings) -> None:
-    """Refuse a parent that cannot be loaded, or whose positions do not suffice, before anything long is done.
+    """Check before a long computation that a parent can be loaded and has enough positions.
 
     Raises:
-        ModelError: files are missing, cut short or do not fit each other.
+        ModelError: files are missing, truncated or do not fit each other.
         ConfigError: a setting allows rows that are longer than the model can read.
-        LineageError: what an adapter was trained on has changed since or is gone.
+        LineageError: the base of an adapter has changed or is missing.
     """
-    if not parent.is_local:  # on the Hub, or a run that wrote no weights
+    if not parent.is_local:  # on the Hub, or a run without weights
         return
     root = ancestry(parent)[0]
     architecture = config(root, settings.model)
@@ -130,19 +130,19 @@ def check(parent: Parent, settings: Settings) -> None:
 
 
 def config(parent: Parent, model: Model) -> PretrainedConfig:
-    """The architecture of ``parent``; an adapter has that of its base.
+    """Return the architecture of ``parent``; an adapter has that of its base.
 
     Raises:
         ModelError: it cannot be found or read.
     """
     found = _pretrained(AutoConfig, ancestry(parent)[0], model)
-    # model.attention or the best that there is, and none that the file names: it may be code to be fetched and run.
+    # Use model.attention or the default. The file's value is ignored, since it may name code to download and run.
     found._attn_implementation = None
     return found
 
 
 def load_policy(parent: Parent, model: Model, tokenizer: PreTrainedTokenizerBase, **options: Any) -> PreTrainedModel:
-    """The language model of ``parent`` as a plain model, adapters merged, in ``model.dtype``.
+    """Load the language model of ``parent`` as a plain model, adapters merged, in ``model.dtype``.
 
     Raises:
         ModelError: it cannot be found or read.
@@ -155,46 +155,46 @@ def load_policy(parent: Parent, model: Model, tokenizer: PreTrainedTokenizerBase
 def load_reward_model(
     parent: Parent, model: Model, tokenizer: PreTrainedTokenizerBase, *, new_head: Head = "drawn", **options: Any
 ) -> PreTrainedModel:
-    """The backbone of ``parent`` under its own head of one output, or under a new one where it has none.
+    """Load the backbone of ``parent`` with its own head of one output, or with a new head if it has none.
 
-    A head that is ``drawn`` comes from N(0, 1/(h+1)) with h the hidden size (Stiennon et al. 2020, appendix B.1,
-    https://arxiv.org/abs/2009.01325), so that scores start small and of one scale at every width. One of ``zero`` is
-    for a critic: it expects nothing until it has learned something.
+    A ``drawn`` head is from N(0, 1/(h+1)) with h the hidden size (Stiennon et al. 2020, appendix B.1,
+    https://arxiv.org/abs/2009.01325), so that initial scores are small and of the same scale at every width. A ``zero``
+    head is for a critic, whose initial values are then 0.
 
     Raises:
-        ModelError: it cannot be found or read; or it has no head and a new one is ``refused``, as for one that judges.
+        ModelError: it cannot be found or read, or it has no head and a new one is ``refused``.
     """
     try:
-        with _silent():  # a new head is what is asked for, and no cause for a report of missing weights
+        with _silent():  # a new head is intended; transformers would report missing weights
             reward, missing = _load(AutoModelForSequenceClassification, parent, model, options)
     except ModelError as error:
         if "ignore_mismatched_sizes" not in str(error):
             raise
         raise ModelError(
             f"{parent.role}={parent.path} is a classifier with another number of outputs than the one of a reward "
-            "model: give a run of stage=reward, or a classifier that was trained with num_labels=1"
+            "model: use a run of stage=reward, or a classifier that was trained with num_labels=1"
         ) from error
     if new_head == "refused" and any(not name.startswith(f"{reward.base_model_prefix}.") for name in missing):
         raise ModelError(
             f"{parent.role}={parent.path} has no head that scores, only a new one of random weights could be put on "
-            "it: give a run of stage=reward, or a classifier with one output"
+            "it: use a run of stage=reward, or a classifier with one output"
         )
     if "score.weight" in missing and new_head == "zero":
-        torch.nn.init.zeros_(reward.score.weight)
+        torch.nn.init.zeros_(reward.get_parameter("score.weight"))
     elif "score.weight" in missing:
-        torch.nn.init.normal_(reward.score.weight, std=1 / math.sqrt(reward.config.hidden_size + 1))
+        torch.nn.init.normal_(reward.get_parameter("score.weight"), std=1 / math.sqrt(reward.config.hidden_size + 1))
     _match(reward, tokenizer)
     return reward
 
 
 def load_adapted(parents: Sequence[Parent], model: Model, tokenizer: PreTrainedTokenizerBase) -> PeftModel | None:
-    """Reward runs that are adapters on one base: the base once, and beside each other adapters called "0", "1", ...
+    """Load reward runs that are adapters on one base: the base once, with adapters "0", "1", ...
 
-    ``set_adapter`` says whose adapter and head are worn. None where a parent is no adapter, or on another base.
+    ``set_adapter`` selects the active adapter and head. None if a parent is not an adapter or the bases differ.
     """
     folders = [Path(parent.model) for parent in parents]
     if any(
-        parent.manifest is None or not (folder / "adapter_config.json").is_file()
+        parent.manifest is None or not (folder / ADAPTER).is_file()
         for parent, folder in zip(parents, folders, strict=True)
     ):
         return None
@@ -205,29 +205,32 @@ def load_adapted(parents: Sequence[Parent], model: Model, tokenizer: PreTrainedT
 
 
 def load_members(base: Parent, folders: Sequence[Path], model: Model, tokenizer: PreTrainedTokenizerBase) -> PeftModel:
-    """The adapters of reward models in ``folders`` on ``base``, called "0", "1", ...; the base is loaded once."""
-    worn: Any = load_reward_model(base, model, tokenizer)
+    """Load the reward model adapters in ``folders`` on one ``base``, as adapters "0", "1", ..."""
+    model_with_adapters: Any = load_reward_model(base, model, tokenizer)
     for number, folder in enumerate(folders):
-        config = PeftConfig.from_pretrained(folder)
+        config = PeftConfig.from_pretrained(str(folder))
         config.task_type = None
         if number == 0:
-            worn = PeftModel.from_pretrained(worn, folder, adapter_name="0", config=config)
+            model_with_adapters = PeftModel.from_pretrained(
+                model_with_adapters, folder, adapter_name="0", config=config
+            )
         else:
-            worn.load_adapter(folder, str(number), is_trainable=False)
-    return worn.requires_grad_(False)
+            model_with_adapters.load_adapter(folder, str(number), is_trainable=False)
+    return model_with_adapters.requires_grad_(False)
 
 
 def save(model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path, parent: Parent | None) -> None:
-    """Write weights as safetensors with the tokenizer; of a model with an adapter on ``parent``, the adapter alone.
+    """Write weights as safetensors, and the tokenizer; for a model with an adapter on ``parent``, only the adapter.
 
-    Where several processes share a run all of them call this: shards are gathered, and the first one writes.
+    All processes of a run call this: shards are gathered, and the first process writes.
     """
     whole = gathered(model)
+    base: Any = parent  # an adapter has one
     if ranks.is_main():
         if hasattr(model, "peft_config"):
-            own = model.active_adapter  # a shared base has those of other roles beside it
-            model.peft_config[own].base_model_name_or_path = parent.model
-            # Nothing of an embedding has been trained; rows of new tokens are drawn again as they were.
+            own = model.active_adapter  # a shared base also has the adapters of other roles
+            model.peft_config[own].base_model_name_or_path = base.model
+            # Embeddings are not trained; rows of new tokens are drawn again from the same seeds.
             model.save_pretrained(folder, save_embedding_layers=False, selected_adapters=[own], state_dict=whole)
         else:
             model.save_pretrained(folder, state_dict=whole)
@@ -235,13 +238,13 @@ def save(model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path, parent: P
     ranks.wait()
 
 
-def gathered(model: torch.nn.Module) -> dict[str, torch.Tensor] | None:
-    """The whole weights of a model that lies in shards, in the first process; None of one that does not."""
+def gathered(model: torch.nn.Module) -> dict[str, Any] | None:
+    """Return the full weights of a sharded model, in the first process; None if it is not sharded."""
     parameters = list(model.parameters())
     if any(isinstance(one, DTensor) for one in parameters):  # FSDP2
         return get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
     if any(hasattr(one, "ds_id") for one in parameters):  # DeepSpeed, ZeRO stage 3
-        import deepspeed
+        import deepspeed  # ty: ignore[import-not-found]  # an extra
 
         with deepspeed.zero.GatheredParameters(parameters):
             return {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
@@ -249,16 +252,16 @@ def gathered(model: torch.nn.Module) -> dict[str, torch.Tensor] | None:
 
 
 def ancestry(parent: Parent) -> list[Parent]:
-    """What the weights of ``parent`` are made of: a whole model, then the adapters on top of it, ``parent`` the last.
+    """Return the models that make up the weights of ``parent``: a whole model, then its adapters, ``parent`` last.
 
     Raises:
-        LineageError: what an adapter was trained on has changed since or is gone.
+        LineageError: the base of an adapter has changed or is missing.
     """
     found, folders = [parent], set()
     while (folder := adapter_folder(found[0])) is not None:
         if folder.resolve() in folders:
             raise ModelError(
-                f"{parent.role}={parent.path} is an adapter on itself: give the model that it was trained on"
+                f"{parent.role}={parent.path} is an adapter on itself: use the model that it was trained on"
             )
         folders.add(folder.resolve())
         found.insert(0, _base(found[0], folder))
@@ -266,7 +269,7 @@ def ancestry(parent: Parent) -> list[Parent]:
 
 
 def _load(kind: Any, parent: Parent, model: Model, options: dict[str, Any]) -> tuple[PreTrainedModel, set[str]]:
-    """Load ``parent``, its adapters merged, and name the weights that it does not hold, which are new."""
+    """Load ``parent`` with its adapters merged; return it and the names of weights that are new."""
     root, *adapters = ancestry(parent)
     architecture = config(root, model)
     if kind is AutoModelForSequenceClassification:
@@ -276,7 +279,7 @@ def _load(kind: Any, parent: Parent, model: Model, options: dict[str, Any]) -> t
     options["config"] = architecture
     loaded, found = _pretrained(kind, root, model, output_loading_info=True, **options)
     if root.model.endswith(".gguf"):
-        # The weights are dequantised on loading; what is left over would forbid saving, or reading what is saved.
+        # The weights are dequantized on loading; the leftover config would prevent saving or loading them again.
         loaded.config.__dict__.pop("quantization_config", None)
         loaded.hf_quantizer = None
     foreign.complete(root, loaded, found)
@@ -291,9 +294,9 @@ def _load(kind: Any, parent: Parent, model: Model, options: dict[str, Any]) -> t
 
 
 def exact_head(model: PreTrainedModel, parent: Parent, missing: set[str]) -> None:
-    """Keep the head of a classifier in float32, whatever its backbone is in, and as ``parent`` has it on disk.
+    """Keep the head of a classifier in float32, with the values that ``parent`` has on disk.
 
-    In half precision the steps of a learning rate of 1e-5 are rounded away.
+    In half precision, steps at a learning rate of 1e-5 are lost to rounding.
     """
     names = [name for name, _ in model.named_parameters() if not name.startswith(f"{model.base_model_prefix}.")]
     for name, head in model.named_children():
@@ -314,29 +317,30 @@ def _as_its_weights(head: torch.nn.Module, arguments: tuple[Any, ...]) -> tuple[
 
 
 def _merge(base: PreTrainedModel, adapter: Parent) -> tuple[PreTrainedModel, set[str]]:
-    """``base`` with ``adapter`` merged in, and the names of the whole weights that came with it."""
-    folder = adapter_folder(adapter)
+    """Return ``base`` with ``adapter`` merged, and the names of the full weights that the adapter has."""
+    folder = adapter_folder(adapter) or Path(adapter.model)
     with foreign.reading(adapter):
         if (folder / "tokenizer_config.json").is_file():
-            add_rows(base, AutoTokenizer.from_pretrained(folder))
-        config = PeftConfig.from_pretrained(folder)
-        # The adapter of a language model is also put on a reward model's backbone, which cannot generate.
+            tokenizer: Any = AutoTokenizer.from_pretrained(folder)
+            add_rows(base, tokenizer)
+        config = PeftConfig.from_pretrained(str(folder))
+        # A language model's adapter is also attached to a reward model's backbone, which cannot generate.
         config.task_type = None
-        worn = PeftModel(base, config)
-        result = worn.load_adapter(str(folder), "default")
+        adapted = PeftModel(base, config)
+        result = adapted.load_adapter(str(folder), "default")
     backbone = f".{base.base_model_prefix}."
     if wrong := [*result.missing_keys, *(name for name in result.unexpected_keys if backbone in name)]:
         raise ModelError(
-            f"{adapter.role}={adapter.path} is no adapter on {base.name_or_path}: {wrong[0]} is in one of them alone"
+            f"{adapter.role}={adapter.path} is not an adapter on {base.name_or_path}: only one of them has {wrong[0]}"
         )
-    merged = worn.merge_and_unload()
-    for parameter in merged.parameters():  # peft froze the base; whoever trains this model decides anew
-        parameter.requires_grad_(parameter.is_floating_point())  # four bits are no floating point
+    merged = adapted.merge_and_unload()
+    for parameter in merged.parameters():  # peft froze the base; the stage decides what to train
+        parameter.requires_grad_(parameter.is_floating_point())  # four-bit weights are not floating point
     return merged, {f"{name}.weight" for name in config.modules_to_save or ()}
 
 
 def adapter_folder(parent: Parent) -> Path | None:
-    """The folder of an adapter, fetched where it is on the Hub; None where ``parent`` is a whole model."""
+    """Return the folder of an adapter, downloaded if it is on the Hub; None if ``parent`` is a whole model."""
     if parent.revision is None or Path(parent.model).exists():
         folder = Path(parent.model)
         return folder if (folder / ADAPTER).is_file() else None
@@ -345,19 +349,19 @@ def adapter_folder(parent: Parent) -> Path | None:
 
 
 def fetched(parent: Parent, name: str) -> Path:
-    """One file of a model, fetched where it is on the Hub."""
+    """Return the path of one file of a model, downloaded if it is on the Hub."""
     if parent.revision is None:
         return Path(parent.model) / name
     return fetch(Pinned(parent.path, parent.revision), name)
 
 
 def _base(parent: Parent, folder: Path) -> Parent:
-    """What an adapter was trained on."""
+    """Return the model that an adapter was trained on."""
     if parent.manifest is not None:
         record = parent.manifest["parents"].get("policy")
         if record is None:
             raise LineageError(
-                f"{parent.path}/run.json does not say which policy its adapter is of: "
+                f"{parent.path}/run.json does not name the policy of its adapter: "
                 f"run stage={parent.stage} again with overwrite=true"
             )
     else:
@@ -368,20 +372,20 @@ def _base(parent: Parent, folder: Path) -> Parent:
     if not (isinstance(path, str) and path and isinstance(revision, str | None)):
         raise ModelError(
             f"{parent.role}={parent.path} is an adapter, and base_model_name_or_path={path} in its {ADAPTER} names no "
-            "model: give a folder or a Hub id there"
+            "model: set a folder or a Hub id there"
         )
     here = parent.revision is None and revision is None and Path(path).exists()
     base = Parent("policy", path, read_manifest(Path(path))) if here else hub_parent("policy", path, revision)
     if record["digest"] is not None and base.digest != record["digest"]:
         raise LineageError(
-            f"{parent.path} is an adapter on {path}, whose weights have changed since or are gone: "
+            f"{parent.path} is an adapter on {path}, whose weights have changed or are missing: "
             f"run stage={parent.stage} again with overwrite=true"
         )
     return base
 
 
 @contextmanager
-def _silent() -> Iterator[None]:
+def _silent() -> Generator[None]:
     level = logging.get_verbosity()
     logging.set_verbosity_error()
     try:
@@ -391,7 +395,7 @@ def _silent() -> Iterator[None]:
 
 
 def _pretrained(kind: Any, parent: Parent, model: Model, **options: Any) -> Any:
-    """``kind.from_pretrained`` with every failure told in one sentence."""
+    """Call ``kind.from_pretrained``; any failure becomes a one-line error."""
     path = Path(parent.model)
     name: str = parent.model
     if path.suffix == ".gguf":
@@ -403,13 +407,13 @@ def _pretrained(kind: Any, parent: Parent, model: Model, **options: Any) -> Any:
 
 
 def _match(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Make the model agree with the tokenizer about its size and its special tokens."""
+    """Set the model's vocabulary size and special tokens to the tokenizer's."""
     add_rows(model, tokenizer)
     model.config.pad_token_id = tokenizer.pad_token_id
     model.config.eos_token_id = tokenizer.eos_token_id
     if getattr(model, "generation_config", None) is not None:
         model.generation_config.pad_token_id = tokenizer.pad_token_id
-        # An id that is left of another vocabulary, as LlamaConfig's 2 often is, would end a response within a word.
+        # An id from another vocabulary, such as LlamaConfig's default 2, would end a response within a word.
         added = set(tokenizer.added_tokens_decoder) - {tokenizer.bos_token_id, tokenizer.pad_token_id}
         ends = [id for id in templates.end_ids(model, tokenizer) if id in added or id == tokenizer.eos_token_id]
         model.generation_config.eos_token_id = ends[0] if len(ends) == 1 else ends or None

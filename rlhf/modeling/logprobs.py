@@ -1,6 +1,6 @@
 """Masked statistics and log-probabilities.
 
-B responses, T response tokens, V entries of the vocabulary; a mask is True where a token counts.
+B responses, T response tokens, V entries of the vocabulary; a mask is True at the tokens that count.
 """
 
 from collections.abc import Iterator
@@ -10,30 +10,30 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-TILE = 2**18  # entries that are worked on at a time: a megabyte in float32, which a core's cache holds
+TILE = 2**18  # entries processed at a time: 1 MiB in float32, which fits into the cache of a core
 
 
 def masked_sum(x: Tensor, mask: Tensor) -> Tensor:
-    """Σ mₜ xₜ. Multiplies after replacing what is masked, so that an infinity under the mask cannot become a nan."""
+    """Return Σ mₜ xₜ. Masked entries are replaced by 0, so that an infinity under the mask does not become NaN."""
     return torch.where(mask, x, torch.zeros_like(x)).sum()
 
 
 def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
-    """Σ mₜ xₜ / Σ mₜ over all dimensions; both (B, T) -> ()."""
+    """Return Σ mₜ xₜ / Σ mₜ over all dimensions; both (B, T) -> ()."""
     return masked_sum(x, mask) / mask.sum()
 
 
 def masked_var(x: Tensor, mask: Tensor) -> Tensor:
-    """Unbiased variance of the unmasked entries, (B, T) -> (); 0 where there is one entry alone."""
+    """Return the unbiased variance of the unmasked entries, (B, T) -> (); 0 for a single entry."""
     count = mask.sum()
     squares = masked_sum((x - masked_mean(x, mask)) ** 2, mask)
     return squares / (count - 1).clamp(min=1)
 
 
 def standardize(x: Tensor, mask: Tensor, mean: Tensor | None = None, var: Tensor | None = None) -> Tensor:
-    """(x - mean) / sqrt(var + 1e-8) where the mask is True, and 0 elsewhere; (B, T) -> (B, T).
+    """Return (x - mean) / sqrt(var + 1e-8) at unmasked entries and 0 at others; (B, T) -> (B, T).
 
-    ``mean`` and ``var`` are those of the unmasked entries, unless given (from all ranks, say).
+    ``mean`` and ``var`` default to those of the unmasked entries; pass them to use statistics of all ranks.
     """
     mean = masked_mean(x, mask) if mean is None else mean
     var = masked_var(x, mask) if var is None else var
@@ -41,29 +41,28 @@ def standardize(x: Tensor, mask: Tensor, mean: Tensor | None = None, var: Tensor
 
 
 def token_shares(mask: Tensor, by_response: bool) -> Tensor:
-    """What each token weighs in the mean of a loss, before division by the sum of all; (B, T) -> (B, T).
+    """Return the unnormalized weight of each token in the mean of a loss; (B, T) -> (B, T).
 
-    1, so that every token counts alike, or 1 / the length of its response, so that every response does.
+    1, so that all tokens weigh the same, or 1 / the length of the response, so that all responses do.
     """
     shares = mask.float()
     return shares / shares.sum(-1, keepdim=True) if by_response else shares
 
 
 def token_logprobs(logits: Tensor, tokens: Tensor, temperature: float) -> Tensor:
-    """log softmax(zₜ / τ)[aₜ]: logits z (B, T, V), tokens a (B, T) -> (B, T), in float32 or better.
+    """Return log softmax(zₜ / τ)[aₜ]: logits z (B, T, V), tokens a (B, T) -> (B, T), in float32 or better.
 
-    The temperature divides the logits wherever log-probabilities are taken: they are then those of the distribution
-    that the tokens were drawn from.
+    With the sampling temperature τ, these are log-probabilities under the distribution that tokens were drawn from.
     """
     scaled = precise(logits) / temperature
     return -cross_entropy(scaled.flatten(0, 1), tokens.flatten(), reduction="none").view(tokens.shape)
 
 
 def token_logprobs_and_entropies(logits: Tensor, tokens: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """``token_logprobs`` and entropies -Σ_v p_v log p_v of softmax(z / τ), in nats; z (N, V), a (N,) -> both (N,).
+    """Return ``token_logprobs`` and entropies -Σ_v p_v log p_v of softmax(z / τ), in nats; (N, V), (N,) -> (N,) each.
 
-    What is as wide as the vocabulary is made for some tokens at a time, forwards and backwards, where the gradient
-    takes the place of the logits: they are not to be read again.
+    Tensors with V columns are computed for a few tokens at a time. The backward pass overwrites the logits with their
+    gradient, so they must not be read afterwards.
     """
     return _LogprobsAndEntropies.apply(logits, tokens, temperature)
 
@@ -81,7 +80,7 @@ class _LogprobsAndEntropies(torch.autograd.Function):
             most = scaled.amax(-1, keepdim=True)
             weights = scaled.sub_(most).exp()
             total = weights.sum(-1)
-            # H = log Σ e^z' - Σ p z' with z' = z - max z; what has no weight counts for nothing, at -inf too.
+            # H = log Σ e^z' - Σ p z' with z' = z - max z; entries at -inf contribute 0.
             mean = (weights.mul_(scaled.clamp_(min=torch.finfo(kind).min))).sum(-1) / total
             normalisers[part] = most[:, 0] + total.log()
             logprobs[part], found[part] = chosen - normalisers[part], total.log() - mean
@@ -90,7 +89,8 @@ class _LogprobsAndEntropies(torch.autograd.Function):
         return logprobs, found
 
     @staticmethod
-    def backward(ctx: Any, of_logprobs: Tensor, of_entropies: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        of_logprobs, of_entropies = gradients
         logits, tokens, normalisers, found = ctx.saved_tensors
         for part in _tiles(logits):
             logp = logits[part].to(normalisers.dtype).div(ctx.temperature).sub_(normalisers[part, None])
@@ -105,16 +105,16 @@ class _LogprobsAndEntropies(torch.autograd.Function):
 
 
 def _tiles(logits: Tensor) -> Iterator[slice]:
-    """Slices of rows of about ``TILE`` entries."""
+    """Return slices of rows with about ``TILE`` entries each."""
     rows = max(TILE // logits.shape[-1], 1)
     return (slice(start, start + rows) for start in range(0, len(logits), rows))
 
 
 def precise(x: Tensor) -> Tensor:
-    """``x`` in float32, or in float64 where it is already."""
+    """Return ``x`` in float32, or in float64 if it has that dtype."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def last_index(mask: Tensor) -> Tensor:
-    """Column of the last True entry of each row, (B, T) -> (B,). Rows are True from their start."""
+    """Return the column of the last True entry of each row, (B, T) -> (B,). Each row starts with its True entries."""
     return mask.sum(-1) - 1

@@ -1,6 +1,6 @@
-"""Tokens and the rows of a model that they stand for: padding, tokens that a tokenizer has more, tied embeddings.
+"""Vocabulary of tokenizer and model: padding, additional tokens, tied embeddings.
 
-docs/models.md has the rules, one by one.
+docs/models.md lists the rules.
 """
 
 import hashlib
@@ -10,18 +10,18 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 PAD = "<|pad|>"
-# Special tokens that some tokenizers bring for padding and name as such nowhere.
+# Special tokens for padding that some tokenizers contain but do not declare.
 FREE = ("<|finetune_right_pad_id|>", "<|padding|>", "<|endofpad|>", "<pad>", "[PAD]", "<|fim_pad|>", "<|vision_pad|>")
 
 
 def set_padding(tokenizer: PreTrainedTokenizerBase, rows: int) -> None:
-    """Give the tokenizer a padding token that needs no new row in a model of ``rows`` embeddings.
+    """Set a padding token that does not add a row to a model of ``rows`` embeddings.
 
-    A row more would take a share of the probability of all others, of any size: logits are only given up to a constant.
-    So padding is, in this order: the tokenizer's own, unless that begins or ends a text; a special token that nothing
-    else uses; a row behind the last token, which some models have; the beginning of a text, if it is not its end; the
-    end. All masks are made from lengths. A classifier reads the last token that is no padding, so that one whose
-    padding is the end of sequence reads the token before that.
+    An additional row would take an arbitrary share of the probability, since logits are defined up to a constant. The
+    padding token is, in this order: the tokenizer's own, unless it begins or ends a text; an unused special token; a
+    spare row after the last token, which some models have; the beginning of sequence; the end of sequence. All masks
+    are made from lengths. A classifier reads the last token that is not padding: if padding is the end of sequence, it
+    reads the token before.
     """
     taken = (None, tokenizer.eos_token, tokenizer.bos_token)
     if tokenizer.pad_token not in taken:
@@ -37,21 +37,22 @@ def set_padding(tokenizer: PreTrainedTokenizerBase, rows: int) -> None:
 
 
 def add_rows(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Give the model a row for each token of the tokenizer.
+    """Add a row to the model for each additional token of the tokenizer.
 
-    A new row is drawn from N(m, s^2), m and s being mean and standard deviation of the others in each dimension, so
-    that its logit is distributed as theirs are, and by the token's text: an adapter that is trained beside such rows
-    finds the same ones wherever it is loaded. ``new_rows`` counts them.
+    A new row is drawn from N(m, s^2), with mean m and standard deviation s of the other rows in each dimension, so that
+    its logits are distributed like theirs. The token's text is the seed, so that an adapter trained with such rows
+    finds the same rows when it is loaded. ``new_rows`` counts them.
     """
-    before, size = model.get_input_embeddings().num_embeddings, len(tokenizer)
+    embeddings: Any = model.get_input_embeddings()
+    before, size = embeddings.num_embeddings, len(tokenizer)
     if size <= before:
         return
-    with torch.random.fork_rng():  # transformers draws them, too
+    with torch.random.fork_rng():  # transformers also draws them
         model.resize_token_embeddings(size, mean_resizing=False)
-    texts = tokenizer.convert_ids_to_tokens(range(before, size))
+    texts = tokenizer.convert_ids_to_tokens(list(range(before, size)))
     seeds = [int(hashlib.sha256(text.encode()).hexdigest()[:15], 16) for text in texts]
     draws = [torch.Generator().manual_seed(seed) for seed in seeds]
-    layers = [model.get_input_embeddings(), *([] if is_tied(model) else [model.get_output_embeddings()])]
+    layers: list[Any] = [model.get_input_embeddings(), *([] if is_tied(model) else [model.get_output_embeddings()])]
     with torch.no_grad():
         for layer in (layer for layer in layers if layer is not None):
             known = layer.weight[:before]
@@ -61,16 +62,16 @@ def add_rows(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None
             if getattr(layer, "bias", None) is not None:
                 layer.bias[before:] = layer.bias[:before].mean()
     model.new_rows = size - before
-    model.name_or_path = ""  # or peft would put whole embeddings into each checkpoint of an adapter
+    model.name_or_path = ""  # otherwise peft would write whole embeddings into each checkpoint of an adapter
 
 
 def new_rows(model: Any) -> int:
-    """How many rows ``add_rows`` added to ``model``."""
+    """Return how many rows ``add_rows`` added to ``model``."""
     return getattr(model, "new_rows", 0)
 
 
 def untie(model: PreTrainedModel) -> None:
-    """Let the configuration of a model with an output head of its own say so: resizing or saving would tie it again."""
+    """Mark a model with a separate output head as untied; resizing or saving would tie it otherwise."""
     output = model.get_output_embeddings()
     if output is not None and not is_tied(model):
         model.config.get_text_config().tie_word_embeddings = False
@@ -78,11 +79,11 @@ def untie(model: PreTrainedModel) -> None:
 
 
 def is_tied(model: PreTrainedModel) -> bool:
-    """Whether the output head is the embedding matrix."""
+    """Return whether the output head is the embedding matrix."""
     output = model.get_output_embeddings()
     return output is not None and output.weight is model.get_input_embeddings().weight
 
 
 def name_of(model: PreTrainedModel, layer: torch.nn.Module) -> str:
-    """What ``layer`` is called within ``model``."""
+    """Return the name of ``layer`` in ``model``."""
     return next(name for name, module in model.named_modules() if module is layer)

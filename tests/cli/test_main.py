@@ -12,9 +12,7 @@ from omegaconf import OmegaConf
 import rlhf
 from rlhf.cli import main
 from rlhf.cli.help import help_text
-from rlhf.cli.overrides import parsed
 from rlhf.config import STAGES
-from rlhf.storage.digests import text_digest
 from tests.conftest import composed
 
 # Runs the command line, then says on stderr whether torch was imported.
@@ -41,13 +39,13 @@ def command(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
         (["stage=dpo", "stage.learning_rate=1e-5"], "did you mean stage.trainer.learning_rate?"),
         (["stage=dpo", "stage.epochs=2"], "did you mean stage.trainer.num_train_epochs?"),
         (["stage=dpo", "stage.beta=ü"], "stage.beta=ü cannot be read: put "),
-        (["-m", "stage=dpo", "seed=glob(*)"], "seed=glob(*) names nothing, since seed is not a group of options"),
+        (["-m", "stage=dpo", "seed=glob(*)"], "seed=glob(*) matches nothing, since seed is not a config group"),
         (["-m", "stage=dpo", "seed=range(3,3)"], "names no value, so no job would run"),
         (
             ["-m", "stage=dpo", "stage.beta=0.1,0.2", "stage.beta=0.3"],
             "stage.beta is given twice, as 0.1,0.2 and as 0.3, and a sweep would drop one of them: leave one out",
         ),
-        (["model=gpt2", "model.architecture.hidden_size=64"], "a setting was given below one that is null"),
+        (["model=gpt2", "model.architecture.hidden_size=64"], "sets a key below a setting that is null"),
         (["stage=dpo", "stage.beta=hot"], "stage.beta: Value 'hot' of type 'str' could not be converted to Float"),
         (["stage=dpo", "stage.beta=-1"], "stage.beta must be positive, got -1.0"),
         (["nam=x"], "there is no setting nam; did you mean name?"),
@@ -55,7 +53,7 @@ def command(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
             ["stage=sft", "stage.trainer.max_len=3"],
             "did you mean stage.trainer.max_length?; +stage.trainer.max_len=... adds it",
         ),
-        (["stage=sft", "model=local"], "model.path has no value yet: give one with model.path=..."),
+        (["stage=sft", "model=local"], "model.path has no value: set model.path=..."),
         (["stage=dpo", "stage.beta=0.1,0.2"], "add -m to sweep over the values"),
         (["stage=dpo", "+stage.bta=1"], "there is no setting +stage.bta; did you mean stage.beta?"),
         (["overwrite=maybe"], "overwrite: Value 'maybe' is not a valid bool"),
@@ -85,6 +83,7 @@ def test_help_fits_80_columns_and_names_every_group(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("stage", sorted(STAGES))
 def test_the_help_of_a_stage_is_each_of_its_settings_with_its_comment(stage: str) -> None:
+    main.register()
     shown = help_text([f"stage={stage}"])
     own = [f"stage.{field.name}" for field in fields(STAGES[stage]) if field.name not in ("name", "progression")]
     for key in own:
@@ -146,42 +145,6 @@ def test_completion_offers_the_stages(tmp_path: Path) -> None:
     result = command("-sc", "install=bash", cwd=tmp_path)
     assert result.returncode == 0
     assert "complete -o nospace" in result.stdout
-
-
-def test_the_directory_of_a_sweeps_member_says_what_varies(monkeypatch: pytest.MonkeyPatch) -> None:
-    arguments = [
-        "-m",
-        "stage=sft,dpo",
-        "stage.beta=0.1,0.3",
-        "model.path=a/b,c/d",
-        "adapter=lora",
-        "stage.loss=[sigmoid,ipo]",
-    ]
-    swept = main.swept_keys(arguments)
-    assert swept == ["stage.beta", "model.path"]
-    monkeypatch.setenv(main.SWEPT, ",".join(swept))
-    assert (
-        main.member(["stage=dpo", "stage.beta=0.1", "model.path=a/b", "adapter=lora"])
-        == "stage.beta-0.1_model.path-a-b"
-    )
-    for value, named in {
-        "[ipo]": "ipo",
-        "[sigmoid,ipo]": "sigmoid+ipo",
-        "'1.10'": "1.10",
-        "checkpoints/a": "checkpoints-a",
-        "my file": "my-file-",
-        "{a: 1}": "a-1-",
-    }.items():
-        monkeypatch.setenv(main.SWEPT, "stage.loss")
-        name = main.member([f"stage.loss={value}"])
-        assert name.startswith(f"stage.loss-{named}")
-        assert parsed(f"stage.policy=dpo/{name}").value() == f"dpo/{name}"
-        assert (name != f"stage.loss-{named}") is named.endswith("-")
-    assert main.member(["stage.loss=hf_abcdefghij"]) == f"stage.loss-{text_digest('hf_abcdefghij')[:8]}"
-    monkeypatch.setenv(main.SWEPT, "x")
-    long = main.member(["x=" + "y" * 300])
-    assert len(long) == main.LONGEST_NAME
-    assert long != main.member(["x=" + "y" * 299 + "z"])
 
 
 def test_the_environment_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -77,6 +77,6 @@ def test_the_stages_of_a_command() -> None:
 
 def test_a_glob_over_a_group_runs_as_before() -> None:
     assert arguments_of(["-m", "model=glob(gpt*)"])[1] == ["model=glob(gpt*)"]
-    with pytest.raises(ConfigError, match="names no option of the group model"):
+    with pytest.raises(ConfigError, match="matches no option of the group model"):
         arguments_of(["-m", "model=glob(qq*)"])
     assert named_by_path(["model=a/b,c/d"]) == ["model=a/b,c/d"]

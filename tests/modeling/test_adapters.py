@@ -26,7 +26,7 @@ def test_an_adapter_is_put_on_top_where_there_is_one(settings: Callable[..., Set
 @pytest.mark.parametrize("targets", ["[embed_tokens,q_proj]", "'.*embed_tokens'"])
 def test_an_embedding_that_is_the_head_is_no_target(settings: Callable[..., Settings], targets: str) -> None:
     adapter = settings("sft", "adapter=lora", f"adapter.target_modules={targets}").adapter
-    with pytest.raises(ConfigError, match=r"names model.embed_tokens, which is the output head, too"):
+    with pytest.raises(ConfigError, match=r"names model.embed_tokens, which is tied to the output head"):
         adapters.lora(adapter, adapters.TaskType.CAUSAL_LM, llama(8, tied=True))
     assert adapters.lora(adapter, adapters.TaskType.CAUSAL_LM, llama(8)) is not None
 

@@ -87,7 +87,7 @@ def test_a_download_that_was_cut_short(model: Path, tmp_path: Path) -> None:
     weights.unlink()
     index = {"metadata": {}, "weight_map": {"model.norm.weight": "model-00001-of-00002.safetensors"}}
     (tmp_path / "model" / foreign.INDEX).write_text(json.dumps(index))
-    with pytest.raises(ModelError, match="names model-00001-of-00002.safetensors, which is not there"):
+    with pytest.raises(ModelError, match="names model-00001-of-00002.safetensors, which is missing"):
         loading.check(Parent("policy", str(tmp_path / "model"), None), composed(*SETTINGS))
 
 
@@ -104,7 +104,7 @@ def test_a_tokenizer_without_an_end(model: Path, tmp_path: Path) -> None:
     shutil.copytree(model, tmp_path / "model")
     path = tmp_path / "model" / "tokenizer_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"eos_token": None}))
-    with pytest.raises(ModelError, match="without an end of sequence, and no response would ever end: name one"):
+    with pytest.raises(ModelError, match="without an end of sequence, so responses would never end: name one"):
         load(tmp_path / "model")
 
 
@@ -140,7 +140,7 @@ def test_an_adapter_as_peft_saves_it(model: Path, tmp_path: Path) -> None:
     torch.testing.assert_close(load(tmp_path / "adapter").eval()(ids).logits, worn(ids).logits)
     path = tmp_path / "adapter" / loading.ADAPTER
     path.write_text(json.dumps(json.loads(path.read_text()) | {"target_modules": ["v_proj"]}))
-    with pytest.raises(ModelError, match=r"is no adapter on .*: .*lora_A.* is in one of them alone"):
+    with pytest.raises(ModelError, match=r"is not an adapter on .*: only one of them has .*lora_A"):
         load(tmp_path / "adapter")
 
 

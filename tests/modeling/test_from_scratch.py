@@ -55,7 +55,7 @@ def test_weights_come_from_torchs_generator() -> None:
 @pytest.mark.parametrize(
     ("architecture", "message"),
     [
-        ({"hiden_size": 8}, "model.architecture.hiden_size is no argument of LlamaConfig: remove it"),
+        ({"hiden_size": 8}, "model.architecture.hiden_size is not an argument of LlamaConfig: remove it"),
         ({"hidden_size": 17}, r"model.architecture cannot be used \(The hidden size \(17\) is not a multiple of"),
         ({"hidden_size": "wide"}, r"model.architecture cannot be used \(Field 'hidden_size' .*'wide'"),
         ({"num_attention_heads": 0}, "model.architecture.num_attention_heads must be positive, got 0"),

@@ -131,7 +131,7 @@ def test_an_adapter_whose_base_has_changed_is_refused(
     path.write_text(json.dumps(manifest))
     parent = find_parent("policy", Input(str(tmp_path / "sft"), ("sft",)), settings)
     tokenizer = loading.load_tokenizer(parent, settings.model)
-    with pytest.raises(LineageError, match="is an adapter on .*, whose weights have changed since or are gone"):
+    with pytest.raises(LineageError, match="is an adapter on .*, whose weights have changed or are missing"):
         loading.load_policy(parent, settings.model, tokenizer)
 
 

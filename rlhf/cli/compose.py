@@ -1,0 +1,122 @@
+"""Hydra's configuration and this package's settings: registration of the types, resolvers, and names of sweep jobs."""
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from rlhf import config
+from rlhf.cli.messages import closest
+from rlhf.cli.overrides import parsed
+from rlhf.config import STAGES, Settings
+from rlhf.config import objective as objectives
+from rlhf.errors import ConfigError
+from rlhf.storage import secrets
+from rlhf.storage.digests import text_digest
+from rlhf.storage.paths import bundled
+from rlhf.storage.renamed import old_name
+
+SWEPT = "RLHF_SWEPT"  # environment variable: the keys that the sweep varies, for workers of its launcher too
+IN_PATH = ("stage", "name", "checkpoints")
+LONGEST_NAME = 120  # most file systems allow 255 bytes
+
+
+def register() -> None:
+    """Register the types of conf/ and the resolvers with Hydra."""
+    store = ConfigStore.instance()
+    store.store(group="schema", name="settings", node=Settings)
+    for name in ("model", "data", "adapter", "hardware", "tracker", "judge"):
+        store.store(group="schema", name=name, node=getattr(config, name.capitalize()))
+    for name, stage in STAGES.items():
+        store.store(group="schema/stage", name=name, node=stage)
+    resolvers()
+
+
+def resolvers() -> None:
+    """Register the resolvers that conf/ uses."""
+    OmegaConf.register_new_resolver("bundled", lambda name: str(bundled(name)), replace=True)
+    OmegaConf.register_new_resolver("member", member, replace=True)
+    OmegaConf.register_new_resolver("direction", direction, replace=True)
+    # Twelve digits: 5e-7 times 10 is 5e-06 and not 4.9999999999999996e-06.
+    OmegaConf.register_new_resolver("times", lambda rate, factor: float(f"{rate * factor:.12g}"), replace=True)
+    OmegaConf.register_new_resolver("unless", lambda given, value: value if given is None else None, replace=True)
+
+
+def member(overrides: Sequence[str]) -> str:
+    """Return a directory name for a job of a sweep: its swept settings, in characters that an override may contain."""
+    return _short("_".join(f"{key}-{_in_path(key, value)}" for key, value in varying(overrides).items()))
+
+
+def old_member(overrides: Sequence[str]) -> str:
+    """Return the name that earlier versions gave to a job: with brackets and quotes, and old names of settings."""
+    swept = {old_name(key): value for key, value in varying(overrides).items()}
+    return _short("_".join(f"{key}-{value}" for key, value in swept.items()).replace("/", "-"))
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 9]}-{_digest(name)}"
+
+
+def _digest(value: str) -> str:
+    return str(text_digest(value))[:8]
+
+
+def _in_path(key: str, value: str) -> str:
+    """Return a value as part of a path, ``[sigmoid,ipo]`` as ``sigmoid+ipo``; a digest replaces lost characters."""
+    if secrets.redact(f"{key}={value}") != f"{key}={value}":
+        return _digest(value)
+    override = parsed(f"{key}={value}")
+    read = value if override is None else override.value()
+    if isinstance(read, list) and all(isinstance(one, str) for one in read):
+        whole = "+".join(read)
+    else:
+        whole = read if isinstance(read, str) else value
+    named = re.sub(r"[^\w.+@-]+", "-", whole.replace("/", "-"), flags=re.ASCII)
+    return named if named == whole.replace("/", "-") else f"{named.strip('-')}-{_digest(value)}"
+
+
+def swept_keys(overrides: Sequence[str]) -> list[str]:
+    """Return the settings that a sweep varies, except those that are in the path already, such as stage and name."""
+    found = [one for item in overrides if (one := parsed(item)) is not None and one.is_sweep_override()]
+    return [one.get_key_element() for one in found if one.get_key_element() not in IN_PATH]
+
+
+def settings_of(composed: DictConfig) -> Settings:
+    """Return the composed configuration as plain dataclasses; their rules are checked here.
+
+    Raises:
+        ConfigError: a ``+key`` names an unknown setting; only arguments of a trainer can be added.
+    """
+    settings: Any = OmegaConf.to_object(composed)
+    for prefix, node in {"": settings, **vars(settings)}.items():
+        if is_dataclass(node):
+            known = {field.name for field in fields(node)}
+            for key in vars(node).keys() - known:
+                raise ConfigError(
+                    f"there is no setting +{prefix}{'.' if prefix else ''}{key}{closest(key, known, prefix)}"
+                )
+    return settings
+
+
+def plain(objective: Any) -> Any:
+    """Return ``objective`` without OmegaConf's list type."""
+    return OmegaConf.to_object(objective) if isinstance(objective, ListConfig) else objective
+
+
+def direction(objective: Any, stage: str) -> str | list[str]:
+    """Return whether a search maximizes or minimizes; a resolver of conf/sweep/."""
+    return objectives.direction(plain(objective), stage)
+
+
+def varying(overrides: Sequence[str]) -> dict[str, str]:
+    """Return the overrides of a job that the sweep varies, as key -> value."""
+    swept = os.environ.get(SWEPT, "").split(",")
+    pairs = [item.partition("=") for item in overrides]
+    return {key: value for key, _, value in pairs if key and key in swept}
+
+
+resolvers()  # a worker of a sweep's launcher imports this module and never runs ``main``

@@ -29,7 +29,7 @@ def test_a_stage_has_one_name_everywhere() -> None:
     for name, stage in STAGES.items():
         assert stage.__name__.lower() == f"{name.replace('_', '')}stage"
     assert (PACKAGE / "cli" / "progression.py").exists()
-    assert (TESTS / "test_progression.py").exists()
+    assert (TESTS / "cli" / "test_progression.py").exists()
 
 
 def test_conf_is_not_shadowed_by_a_copy_in_the_package() -> None:

@@ -63,7 +63,7 @@ def smoothed(
         cDPO(x) = -(1-ε) log σ(x) - ε log σ(-x) = S(x) + εx,   S(x) = -log σ(x),  x = β times the margin
 
     Mitchell 2023, https://ericmitchell.ai/cdpo.pdf, eq. 3. TRL's ``robust`` is S(x) - εx / (1-2ε) (Chowdhury et al.
-    2024, https://arxiv.org/abs/2403.00409), so cDPO = 2(1-ε) · sigmoid - (1-2ε) · robust, with weights TRL accepts.
+    2024, https://arxiv.org/abs/2403.00409), so cDPO = 2(1-ε) · sigmoid - (1-2ε) · robust, with TRL's weights.
 
     Args:
         losses: the names in ``stage.loss``.

@@ -1,5 +1,4 @@
 """The plan of stage=ppo against the models that are really made."""
-# ruff: noqa: F811
 
 from collections.abc import Callable
 from typing import Any
@@ -15,11 +14,7 @@ from rlhf.planning.shapes import measure
 from rlhf.ppo.checkpoint import trainable
 from rlhf.ppo.model_roles import assign
 from rlhf.runs.parents import Parent
-from tests.ppo.conftest import (  # noqa: F401 - a fixture
-    config,
-    new_policy,
-    tokenizer,
-)
+from tests.ppo.conftest import config, new_policy, tokenizer  # noqa: F401 - a fixture
 from tests.ppo.test_model_roles import LORA, family, parents  # noqa: F401 - fixtures
 
 Configure = Callable[..., Settings]
@@ -37,8 +32,8 @@ def parameters(module: Any) -> int:
 @pytest.mark.parametrize("way", ["adapter=none", "stage.share_base_model=false", "stage.share_base_model=true"])
 def test_the_plan_agrees_with_the_loaded_models(
     settings: Configure,
-    parents: Parents,
-    tokenizer: Any,
+    parents: Parents,  # noqa: F811
+    tokenizer: Any,  # noqa: F811
     way: str,
 ) -> None:
     given = settings("ppo", *(() if way == "adapter=none" else LORA), way)
@@ -64,8 +59,8 @@ def test_the_plan_agrees_with_the_loaded_models(
 @pytest.mark.parametrize("way", [(), LORA])
 def test_a_head_on_the_policy_takes_next_to_nothing(
     settings: Configure,
-    parents: Parents,
-    tokenizer: Any,
+    parents: Parents,  # noqa: F811
+    tokenizer: Any,  # noqa: F811
     way: tuple[str, ...],
 ) -> None:
     given, found = settings("ppo", *way, "stage.critic_kind=value_head"), parents(policy="sft", reward="reward")
@@ -85,8 +80,8 @@ def test_a_head_on_the_policy_takes_next_to_nothing(
 
 def test_sharing_saves_three_bases(
     settings: Configure,
-    parents: Parents,
-    tokenizer: Any,
+    parents: Parents,  # noqa: F811
+    tokenizer: Any,  # noqa: F811
 ) -> None:
     given = parents(policy="sft", reward="reward")
     peaks = []
@@ -99,8 +94,8 @@ def test_sharing_saves_three_bases(
 
 def test_a_larger_micro_batch_takes_more(
     settings: Configure,
-    parents: Parents,
-    tokenizer: Any,
+    parents: Parents,  # noqa: F811
+    tokenizer: Any,  # noqa: F811
 ) -> None:
     found = []
     for size in (1, 2, 4):
@@ -120,8 +115,8 @@ def test_a_larger_micro_batch_takes_more(
 
 def test_a_token_budget_limits_the_longest_rows(
     settings: Configure,
-    parents: Parents,
-    tokenizer: Any,
+    parents: Parents,  # noqa: F811
+    tokenizer: Any,  # noqa: F811
 ) -> None:
     """Six rows of 512 + 6 tokens fit into 3200, and a row that is too long has a separate pass."""
     given, found = parents(policy="sft", reward="reward"), {}
@@ -133,14 +128,20 @@ def test_a_token_budget_limits_the_longest_rows(
     assert found["one"] == found["tiny"]
 
 
-def test_an_adapter_is_counted_from_the_header_of_its_file(family: Callable[[str], Parent], tokenizer: Any) -> None:
+def test_an_adapter_is_counted_from_the_header_of_its_file(
+    family: Callable[[str], Parent],  # noqa: F811
+    tokenizer: Any,  # noqa: F811
+) -> None:
     lora = LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM")
     adapted = get_peft_model(new_policy(tokenizer), lora)
     assert stored(family("sft")) == sum(value.numel() for value in trainable(adapted).values())
     assert stored(family("reward")) == stored(family("sft")) + 16
 
 
-def test_only_layers_are_counted_in_four_bits(settings: Configure, tokenizer: Any) -> None:
+def test_only_layers_are_counted_in_four_bits(
+    settings: Configure,
+    tokenizer: Any,  # noqa: F811
+) -> None:
     whole, packed = (
         measure(config(tokenizer), settings("ppo", f"adapter={kind}").adapter, settings("ppo").model.dtype)
         for kind in ("lora", "qlora")

@@ -73,7 +73,7 @@ def test_an_available_policy_takes_precedence(chain: Path) -> None:
 
 def test_mistakes() -> None:
     settings = composed("stage=sft", "experiment=none", "model=local", "model.path=a/folder/of/nothing")
-    with pytest.raises(LineageError, match="holds no config.json"):
+    with pytest.raises(LineageError, match="has no config.json"):
         find(settings, {})
     settings = composed("stage=sft", "experiment=none", "model=local", "model.path=org/name")
     with pytest.raises(ConfigError, match=r"stage\.shapes\.org/name"):

@@ -51,7 +51,7 @@ def test_seconds_are_a_sum(ahead: Ahead) -> None:
 
 
 def test_stated_tokens_per_second(ahead: Ahead) -> None:
-    pace = stated(ahead("dpo"), plan_of("stage.tokens_per_second=1000"))
+    pace = stated(ahead("dpo"), 1000)
     assert pace.train == 0.001
     assert pace.read == pytest.approx(0.001 / 3)
     assert pace_of(ahead("dpo"), plan_of("stage.tokens_per_second=1000", *GPU)) == pace

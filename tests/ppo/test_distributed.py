@@ -24,7 +24,7 @@ from rlhf.modeling.loading import chat_template
 from rlhf.ppo import Critic, PPOTrainer, ValueHead, settings
 from rlhf.ppo.distributed import agreed, anywhere, moments, whiten
 from rlhf.ppo.rollout import evaluate, pack
-from rlhf.rewards import Composition, Running, Term
+from rlhf.rewards import CompositeReward, RunningNormalizer, RewardTerm
 from rlhf.modeling.from_scratch import new_tokenizer
 from tests.ppo.conftest import PROMPTS, TINY, WORDS, length_reward, new_policy, new_reward_model
 
@@ -71,7 +71,7 @@ trainer = step(
 )
 # Each rank scores different texts; normalization and logging use the statistics of all ranks.
 scorer = trainer.reward
-scorer.reward = Composition({"long": Term(length_reward, 1.0, Running())})
+scorer.reward = CompositeReward({"long": RewardTerm(length_reward, 1.0, RunningNormalizer())})
 for update in range(2):
     texts = ["a" * (length + update) for length in (1, 5, 2, 8, 3, 4)]
     scorer([""] * 6, texts[trainer.accelerator.process_index :: trainer.accelerator.num_processes])

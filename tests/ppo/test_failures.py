@@ -199,8 +199,9 @@ def shifted(found: rollout.Rollout, update: int) -> rollout.Rollout:
 
 
 def test_a_learning_rate_that_overflows_the_gradients(new_trainer: Trainers) -> None:
-    """Gradients overflow: no weight is changed by one, and the run ends."""
-    trainer = new_trainer(**QUICK | {"learning_rate": 1e25, "critic_learning_rate": 1e25}, sentinel=BLIND)
+    """The overflowing gradients change no weight, and the run ends."""
+    trainer = new_trainer(**QUICK, sentinel=BLIND)
+    trainer.stage.learning_rate = trainer.stage.critic_learning_rate = 1e25  # beyond the range of the settings
     with pytest.raises(TrainingError, match="not a finite number"):
         run(trainer)
     assert [diagnosis.name for diagnosis in trainer.sentinel.raised] == ["not_finite"]

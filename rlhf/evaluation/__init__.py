@@ -1,1 +1,1 @@
-"""What training changed, measured: the same held-out prompts through every stage."""
+"""Metrics, judges, the comparison of stages on held-out prompts, and the reward model's report card."""

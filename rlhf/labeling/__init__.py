@@ -1,1 +1,1 @@
-"""Preferences collected: pairs of sampled responses, the answers of those who compare them, and a page to do it on."""
+"""Collection of preferences: pairs of sampled responses, the web page of the annotators, and their answers."""

@@ -156,7 +156,7 @@ def across(answers: Answers, group: Sequence[int]) -> float:
 
 
 def judged(answers: Answers, rows: Sequence[Row], judge: Judge, mean: Mean, seed: int) -> Metrics:
-    """Return the share of responses that pass each check, by `SPLITS` too, and the calibration of the answers."""
+    """Return the share of responses that pass each check, also by `SPLITS`, and the calibration of the answers."""
     verdicts = [
         [asdict(judge(row["prompt"], text)) for text in texts] for row, texts in zip(rows, answers.texts, strict=True)
     ]

@@ -1,1 +1,1 @@
-"""Judges of responses: gold functions, reward models, language models, people."""
+"""Judges of responses: functions, reward models and language models."""

@@ -79,7 +79,7 @@ def length_matched(compared: Sequence[Compared], draws: int, seed: int, level: f
     the full fit instead of a new fit, which differs in second order.
 
     Raises:
-        ValueError: there is no prompt.
+        ValueError: ``compared`` is empty.
     """
     if not compared:
         raise ValueError("a win rate needs at least one prompt")

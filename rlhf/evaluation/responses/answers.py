@@ -15,7 +15,7 @@ from rlhf.modeling.generation import Response, generate
 
 @dataclass
 class Candidate:
-    """A model in the comparison; a ``plain`` one was not trained with a chat template and is prompted without."""
+    """A model in the comparison. A ``plain`` one was not trained with a chat template and is prompted without it."""
 
     name: str
     model: Any

@@ -112,7 +112,7 @@ def score_and_length(card: Card) -> Figure:
         axes = _axes(figure, f"Score and length: Spearman {correlation}", "characters of the response", "score")
         lengths = card.pairs.lengths
         both = np.array([card.pairs.rejected_scores, card.pairs.chosen_scores])
-        # Pair by pair: if one kind were drawn after the other, it would hide it.
+        # Pair by pair: if all chosen responses were drawn last, they would hide the rejected ones.
         colors = [BAD, GOOD] * both.shape[1]
         axes.scatter(lengths[::-1].T.ravel(), both.T.ravel(), s=12, alpha=0.45, c=colors, linewidths=0)
         for color, label in ((BAD, "rejected"), (GOOD, "chosen")):

@@ -82,7 +82,7 @@ def mean(members: Sequence[ScoredPairs]) -> ScoredPairs:
 def score_statistics(
     members: Sequence[RewardModel], policy: Policy, prompts: Sequence[Prompt], stage: Any, seed: int
 ) -> list[dict[str, float]]:
-    """Return mean and standard deviation of each member's scores of the policy's responses, to normalize by in PPO.
+    """Return mean and standard deviation of each member's scores of the policy's responses, by which PPO normalizes.
 
     Raises:
         TrainingError: a member gives every response the same score.

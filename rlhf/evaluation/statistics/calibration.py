@@ -32,8 +32,8 @@ class Calibration(NamedTuple):
 def calibration(confidence: Numbers, right: Numbers, bins: int = BINS, *, low: float = 0.0, seed: int) -> Calibration:
     """Return how well ``confidence`` (n,) in [low, 1] predicts ``right`` (n,), with the noise floor of the error.
 
-    A calibrated model has an ECE above 0, too, since the accuracy in a bin is random. The floor is the mean ECE of
-    `SIMULATIONS` draws in which each prediction is right with its confidence.
+    Even a calibrated model has an ECE above 0, since the accuracy in a bin is random. The floor is the mean ECE of
+    `SIMULATIONS` draws in which each prediction is right with the probability that it states.
     """
     found = reliability(confidence, right, bins, low=low)
     generator = np.random.default_rng(seed)

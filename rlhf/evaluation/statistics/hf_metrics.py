@@ -21,7 +21,7 @@ from rlhf.evaluation.statistics.calibration import calibration_error, reliabilit
 class Module(evaluate.Metric):
     """A metric that keeps its inputs in memory. ``columns``: argument of `compute` -> type.
 
-    Like the metrics of Evaluate, subclasses name their arguments in ``_compute``, whose declaration takes any.
+    Subclasses name the arguments of ``_compute``, as Evaluate's own metrics do, although it declares ``**kwargs``.
     """
 
     columns: ClassVar[dict[str, Value]]
@@ -84,7 +84,7 @@ class LengthControlledWinRate(Module):
         pairs = zip(predictions, references, strict=True)
         found = length_matched([Compared(np.array([p]), np.array([d])) for p, d in pairs], draws, seed)
         if found is None:
-            raise ValueError("no lengths can be matched: every response is longer than the other side's, or shorter")
+            raise ValueError("no lengths can be matched: every response is longer than the other, or every one shorter")
         return {"win_rate": found.mean, "low": found.low, "high": found.high}
 
 

@@ -37,7 +37,7 @@ def share(values: Numbers, groups: Sequence[Any] | None = None) -> Share:
     between 0 and 1, such as ½ for a tie.
 
     Raises:
-        ValueError: there is no value.
+        ValueError: ``values`` is empty.
     """
     if not len(values):
         raise ValueError("a share needs at least one value")

@@ -31,7 +31,7 @@ def estimate(groups: Sequence[Numbers], draws: int, seed: int, level: float = 0.
     ``groups`` holds the numbers of each prompt.
 
     Raises:
-        ValueError: there is no prompt, or a prompt without a number.
+        ValueError: ``groups`` or one of the groups is empty.
     """
     if not groups or not all(len(group) for group in groups):
         raise ValueError("an estimate needs at least one number for each of at least one prompt")
@@ -48,7 +48,7 @@ def estimate_share(groups: Sequence[Sequence[float]], draws: int, seed: int, lev
     Unlike in `estimate`, a prompt weighs as much as it has numbers.
 
     Raises:
-        ValueError: there is no number.
+        ValueError: all groups are empty.
     """
     counts = np.array([len(group) for group in groups])
     if not counts.sum():

@@ -47,7 +47,7 @@ def test_every_table_of_a_hostile_report_is_rectangular(tmp_path: Path) -> None:
 def test_hostile_text_is_text_on_a_terminal(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     console = Console(record=True, width=400, force_terminal=True, file=open("/dev/null", "w"))  # noqa: SIM115
     monkeypatch.setattr(report, "console", console)
-    report.show(comparison([text]), Path("somewhere"))
+    report.show(comparison([text]))
     console.file.close()
     shown = console.export_text()
     for line in text.splitlines():

@@ -1,7 +1,7 @@
-"""The typed shape of conf/. Values live in YAML alone, so that every number has one home with its source beside it.
+"""Types and rules of the settings in conf/. Values are only in the YAML, each with its source beside it.
 
-The dataclasses have no defaults: a value that the YAML forgets is an error. ``__post_init__`` holds the rules that
-a type cannot express; it runs on the final values, before torch is imported. Nothing writes to settings once composed.
+The dataclasses have no defaults: a value missing from the YAML is an error. ``__post_init__`` holds the rules that a
+type cannot express; it runs on the final values, before torch is imported. Composed settings are never modified.
 """
 
 from dataclasses import dataclass
@@ -142,15 +142,15 @@ class Settings:
     def __post_init__(self) -> None:
         require_ranges("", self)
         if self.overwrite and self.resume:
-            raise ConfigError("overwrite=true and resume=true contradict each other: give one of them")
+            raise ConfigError("overwrite=true and resume=true contradict each other: set only one of them")
         if isinstance(self.stage, PPOStage) and self.stage.share_base_model and self.adapter.kind is AdapterKind.none:
             raise ConfigError(
-                "stage.share_base_model=true wants adapters on a frozen base: give adapter=lora or adapter=qlora"
+                "stage.share_base_model=true needs adapters on a frozen base: set adapter=lora or adapter=qlora"
             )
         if isinstance(self.stage, PPOStage) and self.hardware.strategy.sharded:
             raise ConfigError(
-                f"hardware.strategy={self.hardware.strategy.value} cannot shard both models that stage=ppo trains and "
-                "the one that it samples from: give hardware=ddp, with adapter=lora where memory is short"
+                f"hardware.strategy={self.hardware.strategy.value} cannot shard the policy and the critic of stage=ppo "
+                "and the model that generates: set hardware=ddp, with adapter=lora if memory is short"
             )
         objectives.check(self.objective, self.stage.name)
         self._check_measured()
@@ -158,14 +158,14 @@ class Settings:
         members = getattr(self.stage, "ensemble", 1)
         if members > 1 and self.adapter.kind is AdapterKind.none:
             raise ConfigError(
-                f"stage.ensemble={members} puts adapters on one base: give adapter=lora, or adapter=qlora"
+                f"stage.ensemble={members} trains adapters on one base: set adapter=lora or adapter=qlora"
             )
 
     def stage_as(self, kind: type[S]) -> S:
-        """Return the stage's settings, narrowed to their class.
+        """Return the stage's settings, narrowed to their class ``kind``.
 
         Raises:
-            TypeError: they are those of another stage, which is a mistake of the program.
+            TypeError: they are the settings of another stage, which is a bug in the caller.
         """
         if not isinstance(self.stage, kind):
             raise TypeError(f"the settings are of stage={self.stage.name}, not of {kind.__name__}")
@@ -175,19 +175,20 @@ class Settings:
         full = self.model.dtype is Dtype.float32 and self.adapter.kind is not AdapterKind.qlora
         if self.hardware.autocast is Autocast.on and not full:
             raise ConfigError(
-                f"hardware.autocast=on rounds what float32 weights are multiplied by, and with model.dtype="
-                f"{self.model.dtype.value} and adapter={self.adapter.kind.value} there are none: give one or the other"
+                f"hardware.autocast=on needs float32 weights, but model.dtype="
+                f"{self.model.dtype.value} and adapter={self.adapter.kind.value} are set: set "
+                "hardware.autocast=auto, or model.dtype=float32 without adapter=qlora"
             )
 
     def _check_measured(self) -> None:
-        """Refuse an objective that this run would not measure, before it is trained."""
+        """Raise ConfigError if the objective is a metric that this run would not measure."""
         if self.stage.name not in ("dpo", "ppo"):
             return
         asked = objectives.names(self.objective, self.stage.name)
         measured = [name for name in asked if name in ("gold", "win_rate", "kl", "score")]
         if measured and not self.eval_set.prompts:
-            raise ConfigError(f"objective={measured[0]} is measured on held-out prompts: give eval_set.prompts above 0")
+            raise ConfigError(f"objective={measured[0]} is measured on held-out prompts: set eval_set.prompts above 0")
         gold = self.stage.gold if isinstance(self.stage, PPOStage) else self.data.gold
         by_gold = [name for name in asked if name == "gold" or (name == "win_rate" and self.stage.name == "dpo")]
         if by_gold and gold is None:
-            raise ConfigError(f"objective={by_gold[0]} is by a gold reward, and there is none: give data.gold")
+            raise ConfigError(f"objective={by_gold[0]} needs a gold reward: set data.gold")

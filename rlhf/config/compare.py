@@ -11,10 +11,10 @@ from rlhf.errors import ConfigError
 
 @dataclass(kw_only=True)
 class CompareStage(Stage):
-    """``models`` maps a column's title to a run directory, a local folder or a Hub id; null leaves a column out.
+    """Settings of stage=compare. ``models`` maps a column's title to a run directory, a local folder or a Hub id.
 
-    ``progression`` is what ``models`` is unless it is given: a whole mapping can be put in the place of a reference
-    to another one, while one that stands there could only have its own keys changed.
+    A null instead of a path leaves the column out. ``models`` defaults to a reference to ``progression``, since an
+    override replaces a reference with a whole new mapping, but can only change single keys of a mapping.
     """
 
     progression: dict[str, str | None]
@@ -37,9 +37,10 @@ class CompareStage(Stage):
     judged: ClassVar[bool] = True
 
     def inputs(self) -> dict[str, Input]:
+        """Return the compared models by column title, and the reward model."""
         policies = ("base", "sft", "dpo", "ppo")
         models = {
-            # A column of the progression may not be trained yet; one that the user gives is meant to be there.
+            # A column of the progression may not be trained yet; a column set by the user must exist.
             title: Input(path, policies, title == self.reference or path != self.progression.get(title))
             for title, path in self.models.items()
             if path is not None
@@ -54,10 +55,10 @@ class CompareStage(Stage):
         given = [title for title, path in self.models.items() if path is not None]
         if self.reference not in given:
             raise ConfigError(
-                f"stage.reference={self.reference} is not among stage.models, whose responses are {', '.join(given)}: "
-                f"give stage.reference={given[0]}, or another of them"
+                f"stage.reference={self.reference} is not among stage.models ({', '.join(given)}): "
+                f"set stage.reference={given[0]}, or another of them"
                 if given
-                else "stage.models names no model to compare: give one with stage.models={title: run}"
+                else "stage.models names no model to compare: set stage.models={title: run}"
             )
         for title, whose in {"reward": "reward model", "judge": "judge"}.items():
-            require(title not in given, "stage.models", title, f"leave that title to the {whose}")
+            require(title not in given, "stage.models", title, f"not use the title of the {whose}")

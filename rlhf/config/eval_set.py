@@ -1,4 +1,4 @@
-"""How a policy is measured at the end of the stages that align one."""
+"""The settings of the measurement of a policy at the end of stage=dpo and stage=ppo."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ from rlhf.config.ranges import require_ranges
 
 @dataclass(kw_only=True)
 class EvalSet:
-    """Lengths are in tokens; ``prompts=0`` measures nothing."""
+    """Sampling settings of the measurement. Lengths are in tokens; ``prompts=0`` skips it."""
 
     prompts: int
     samples: int

@@ -1,4 +1,4 @@
-"""The settings of the stages that collect preferences: responses are sampled, then pairs of them are labelled."""
+"""The settings of the stages that collect preferences: stage=sample and stage=label."""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -12,7 +12,7 @@ SPLITS = ("train", "validation", "test")
 
 @dataclass(kw_only=True)
 class SampleStage(Stage):
-    """Lengths are in tokens."""
+    """Settings of stage=sample. Lengths are in tokens."""
 
     policy: str
     reward: str | None
@@ -27,6 +27,7 @@ class SampleStage(Stage):
     reads: ClassVar[tuple[str, ...]] = ("prompts",)
 
     def inputs(self) -> dict[str, Input]:
+        """Return the policy that samples, and the reward model that scores."""
         policy = {"policy": Input(self.policy, ("base", "sft", "dpo", "ppo"))}
         return policy | ({} if self.reward is None else {"reward": Input(self.reward, ("reward",))})
 
@@ -37,7 +38,7 @@ class SampleStage(Stage):
 
 @dataclass(kw_only=True)
 class LabelStage(Stage):
-    """``samples`` maps titles to runs of stage=sample, whose responses meet; where it is null ``sample`` is the one."""
+    """Settings of stage=label. ``samples`` maps titles to runs of stage=sample; if it is null, ``sample`` is used."""
 
     sample: str
     samples: Any
@@ -49,17 +50,24 @@ class LabelStage(Stage):
     judged: ClassVar[bool] = True
 
     def inputs(self) -> dict[str, Input]:
+        """Return the runs of stage=sample by title."""
         return {title: Input(path, ("sample",)) for title, path in self.titles.items()}
 
     @property
     def titles(self) -> dict[str, str]:
+        """Return title -> path of the runs of stage=sample whose responses are paired."""
         return {"sample": self.sample} if self.samples is None else self.samples
 
     def __post_init__(self) -> None:
-        require(0 <= self.port < 65536, "stage.port", self.port, "lie in [0, 65535]; 0 takes any that is free")
+        require(0 <= self.port < 65536, "stage.port", self.port, "lie in [0, 65535]; 0 takes any free port")
         require_ranges("stage.", self)
         mapping = isinstance(self.titles, dict) and bool(self.titles)
         require(mapping, "stage.samples", self.samples, "map titles to runs of stage=sample")
         for title, path in self.titles.items():
             require(isinstance(path, str), f"stage.samples.{title}", path, "be text: put it in quotes")
-        require("judge" not in self.titles, "stage.samples", "judge", "leave that title to the judge")
+        require(
+            "judge" not in self.titles,
+            "stage.samples",
+            "judge",
+            "not use the title of the judge",
+        )

@@ -1,25 +1,28 @@
-"""What a library refuses, told as a mistake in the settings that it was given."""
+"""Report errors of a library as mistakes in the settings that were passed to it."""
 
 import re
 import textwrap
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 
 from rlhf.errors import ConfigError, RlhfError
 from rlhf.storage.paths import PACKAGE
 
-# How libraries refuse what they are constructed from. A RuntimeError is none: memory that does not suffice is one.
+# Errors of a constructor for invalid arguments. RuntimeError is excluded, since out of memory is one.
 REFUSALS = (ValueError, TypeError, KeyError, ImportError)
 
 
 @contextmanager
-def blame(key: str, until: Callable[[], bool] = lambda: False) -> Iterator[None]:
-    """Tell what a library finds wrong with the settings ``key`` while it constructs something from them.
+def blame(key: str, until: Callable[[], bool] = lambda: False) -> Generator[None]:
+    """Turn an error that a library raises while it constructs an object from the settings ``key`` into a ConfigError.
 
-    For construction alone, which ends where ``until`` says so. An error that is raised in a line of this package is
-    a defect of ours whatever its type, and stays a traceback.
+    Only construction is covered: once ``until()`` is true, errors pass through unchanged. An error raised by a line
+    of this package is a bug of the package and passes through, too.
+
+    Raises:
+        ConfigError: the library rejected the settings.
     """
     try:
         yield
@@ -38,7 +41,7 @@ def _raised_here(error: BaseException) -> bool:
 
 
 def first_sentence(error: BaseException) -> str:
-    """The first sentence of an error's text, on one line; of a KeyError, whose text is the key alone, its name too."""
+    """Return the first sentence of an error's text on one line; the key of a KeyError is called unknown."""
     text = f"unknown key {error}" if isinstance(error, KeyError) else str(error)
     sentence = re.split(r"(?<=[.!?]) (?=[A-Z])", " ".join(text.split()))[0].rstrip(".")
     return textwrap.shorten(sentence, 400, placeholder=" ...") or type(error).__name__

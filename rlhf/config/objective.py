@@ -1,15 +1,15 @@
-"""What a run is judged by: the metrics of run.json that a sweep may be ranked by, and which way is better."""
+"""The metrics of run.json that a sweep can be ranked by, and which direction is better."""
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from rlhf.config.rules import require
 
 
 class Metric(NamedTuple):
-    """``keys``: stage -> the metric's name in the run.json of that stage. ``told`` heads its column."""
+    """A metric. ``keys`` maps a stage to the metric's name in its run.json; ``told`` is the title of its column."""
 
-    direction: str  # maximize | minimize, as Optuna spells them
+    direction: str  # maximize | minimize, as in Optuna
     keys: dict[str, str]
     told: str
 
@@ -18,8 +18,8 @@ def _same(name: str, *stages: str) -> dict[str, str]:
     return dict.fromkeys(stages, name)
 
 
-# In the order of a leaderboard's columns. The first three are measured by evaluation.responses.eval_set on the same
-# prompts whatever the stage, so that policies of DPO and of PPO can be ranked together.
+# In the order of the leaderboard's columns. evaluation.responses.eval_set measures the first three on the same prompts
+# for every stage, so that DPO and PPO policies can be ranked together.
 METRICS: dict[str, Metric] = {
     "gold": Metric("maximize", _same("gold", "dpo", "ppo"), "gold"),
     "win_rate": Metric("maximize", _same("win_rate", "dpo", "ppo"), "win rate vs start"),
@@ -32,14 +32,14 @@ METRICS: dict[str, Metric] = {
     "calibration_error": Metric("minimize", {"reward": "test/ece"}, "ECE"),
     "loss": Metric("minimize", _same("eval/loss", "base", "sft", "reward", "dpo"), "loss"),
 }
-# What a stage is judged by where nothing else is asked for: metrics["objective"] of its run.json.
+# The default objective of a stage: metrics["objective"] of its run.json.
 USUAL = {"base": "loss", "sft": "loss", "reward": "accuracy", "dpo": "reward_accuracy", "ppo": "rlhf_reward"}
 
 
 def names(objective: str | list[str] | None, stage: str) -> list[str]:
-    """The metrics that ``objective`` asks for, or the stage's usual one; none of a stage that has none.
+    """Return the metrics named by ``objective``, or the stage's default one, if any.
 
-    A metric may also go by its name in run.json, as ``eval/loss``.
+    A metric can also be called by its name in run.json, such as ``eval/loss``.
     """
     if objective is None:
         return [USUAL[stage]] if stage in USUAL else []
@@ -49,16 +49,16 @@ def names(objective: str | list[str] | None, stage: str) -> list[str]:
 
 
 def direction(objective: str | list[str] | None, stage: str) -> str | list[str]:
-    """``maximize`` or ``minimize``; a list of them where there are several objectives."""
+    """Return ``maximize`` or ``minimize``; a list of them for several objectives."""
     found = [METRICS[name].direction if name in METRICS else "maximize" for name in names(objective, stage)]
     return found[0] if len(found) == 1 else found
 
 
-def check(objective: object, stage: str) -> None:
-    """Refuse, before anything is trained, an objective that the stage does not measure.
+def check(objective: Any, stage: str) -> None:
+    """Check that the stage measures the objective.
 
     Raises:
-        ConfigError: it is no name or list of names, or there is no such metric of the stage.
+        ConfigError: it is not a name or list of names, or the stage has no such metric.
     """
     if objective is None:
         return
@@ -72,7 +72,7 @@ def check(objective: object, stage: str) -> None:
 
 
 def values(metrics: Mapping[str, float], objective: str | list[str] | None, stage: str) -> list[float] | None:
-    """The objectives' values in a run's metrics; None where one was not measured, or the stage has none."""
+    """Return the objectives' values in a run's metrics; None if one is missing or the stage has no objective."""
     keys = [METRICS[name].keys.get(stage, name) for name in names(objective, stage)]
     found = [metrics[key] for key in keys if key in metrics]
     return found if keys and len(found) == len(keys) else None

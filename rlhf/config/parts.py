@@ -1,4 +1,4 @@
-"""What every stage shares: the model, the data, the adapter, the hardware, the tracker."""
+"""The settings that all stages share: model, data, adapter, hardware and tracker."""
 
 import math
 from dataclasses import dataclass
@@ -11,27 +11,31 @@ from rlhf.errors import ConfigError
 
 
 class Dtype(Enum):
+    """Type of the weights."""
+
     float32 = "float32"
     bfloat16 = "bfloat16"
     float16 = "float16"
 
 
 class Autocast(Enum):
-    """Whether float32 weights are multiplied in bfloat16."""
+    """Whether matrix products of float32 weights are computed in bfloat16."""
 
-    auto = "auto"  # on a GPU that has units for it
+    auto = "auto"  # on a GPU with bfloat16 units
     on = "on"
     off = "off"
 
 
 class AdapterKind(Enum):
+    """Kind of adapter; ``none`` trains every weight."""
+
     none = "none"
     lora = "lora"
     qlora = "qlora"
 
 
 class Format(Enum):
-    """How the rows of a source are laid out; the readers are in rlhf.data.formats."""
+    """Layout of the rows of a source; the readers are in rlhf.data.formats."""
 
     auto = "auto"
     standard = "standard"
@@ -65,29 +69,31 @@ class Format(Enum):
 
 
 class Render(Enum):
-    """How a prompt that is a string is put to a model; rlhf.data.templates has the rule."""
+    """Rendering of a prompt that is a string; rlhf.data.templates has the rule."""
 
-    auto = "auto"  # by the chat template that the model knows or is given, without one as plain text
+    auto = "auto"  # with the chat template, or as plain text if the model has none
     chat = "chat"  # as one user message
-    text = "text"  # as it stands
+    text = "text"  # unchanged
 
 
 class Rankings(Enum):
-    """Which pairs k ranked responses to one prompt give."""
+    """Pairs that are built from k ranked responses to one prompt."""
 
     all = "all"  # each response with every worse one: k(k-1)/2 pairs
-    best = "best"  # the best with every other: k-1 pairs
-    best_worst = "best_worst"  # one pair
+    best = "best"  # the best with every other one: k-1 pairs
+    best_worst = "best_worst"  # the best with the worst: one pair
 
 
 class Ties(Enum):
-    """What becomes of two responses that were found equally good."""
+    """Treatment of two responses that are equally good."""
 
     drop = "drop"
     both = "both"  # a pair in each direction, at half the weight
 
 
 class TrackerKind(Enum):
+    """Service that metrics are sent to."""
+
     none = "none"
     tensorboard = "tensorboard"
     wandb = "wandb"
@@ -97,6 +103,8 @@ class TrackerKind(Enum):
 
 @dataclass(kw_only=True)
 class Model:
+    """Settings of the base model; ``architecture`` builds one with random weights if ``path`` is null."""
+
     name: str
     path: str | None
     pretrained: str
@@ -108,21 +116,21 @@ class Model:
     architecture: dict[str, Any] | None
 
     def __post_init__(self) -> None:
-        if self.path is None and self.architecture is None:
-            raise ConfigError("model.path is null and model.architecture is null: give one of them")
         if self.path is None:
+            if self.architecture is None:
+                raise ConfigError("model.path is null and model.architecture is null: set one of them")
             require_type("model.architecture.vocabulary", self.architecture.get("vocabulary"), int)
 
 
 @dataclass(kw_only=True)
 class Source:
-    """Where rows of one kind come from: a Hub data set, a local file, a folder of files, or several of them.
+    """Source of the rows of one kind: a Hub data set, a local file, a folder of files, or several of them.
 
-    ``mix`` maps paths to weights and takes the place of ``path``; the other settings hold for each of its parts.
+    ``mix`` maps paths to weights and replaces ``path``; the other settings apply to each of its parts.
     """
 
     path: str | None
-    mix: Any  # null, or dict[str, float], whose null Hydra could not replace
+    mix: Any  # null or dict[str, float]; Any, since Hydra cannot override a null of that type
     format: Format
     subset: str | None
     revision: str | None
@@ -143,13 +151,13 @@ class Source:
 
     @property
     def paths(self) -> tuple[str, ...]:
-        """Everything that is read; nothing where the source is not given."""
+        """Return all paths that are read; empty if the source is not set."""
         return tuple(self.mix) if self.mix else () if self.path is None else (self.path,)
 
 
 @dataclass(kw_only=True)
 class Pairing:
-    """How responses that were ranked, scored or voted on become pairs; the rules are in rlhf.data.pairs."""
+    """How pairs are built from ranked, scored or voted responses; the rules are in rlhf.data.pairs."""
 
     rankings: Rankings
     ties: Ties
@@ -161,6 +169,8 @@ class Pairing:
 
 @dataclass(kw_only=True)
 class Data:
+    """Settings of the data: four sources and what they share."""
+
     name: str
     path: str | None
     format: Format
@@ -183,6 +193,8 @@ class Data:
 
 @dataclass(kw_only=True)
 class Adapter:
+    """Settings of LoRA and QLoRA."""
+
     kind: AdapterKind
     rank: int
     alpha: int
@@ -198,36 +210,36 @@ class Adapter:
 
 
 class Strategy(Enum):
-    """How the processes of a run share its training."""
+    """How the processes of a run divide the training."""
 
-    none = "none"  # there is one
-    ddp = "ddp"  # a whole model in each, gradients averaged
-    fsdp = "fsdp"  # FSDP2: weights, gradients and optimiser states in shards
-    deepspeed_zero2 = "deepspeed_zero2"  # gradients and optimiser states in shards
-    deepspeed_zero3 = "deepspeed_zero3"  # weights too
+    none = "none"  # a single process
+    ddp = "ddp"  # each holds the whole model; gradients are averaged
+    fsdp = "fsdp"  # FSDP2: weights, gradients and optimizer states are sharded
+    deepspeed_zero2 = "deepspeed_zero2"  # gradients and optimizer states are sharded
+    deepspeed_zero3 = "deepspeed_zero3"  # weights, too
 
     @property
     def sharded(self) -> bool:
-        """Whether it needs GPUs: accelerate would run something else on a CPU, without a word."""
+        """Return whether the strategy needs GPUs: on a CPU accelerate would silently run another one."""
         return self not in (Strategy.none, Strategy.ddp)
 
 
 @dataclass(kw_only=True)
 class Hardware:
-    """Device, and the processes that share a run; rlhf.hardware.ranks counts them, rlhf.hardware.launch starts them."""
+    """Device and processes of a run; rlhf.hardware.ranks counts them, rlhf.hardware.launch starts them."""
 
     name: str
     device: str  # auto, cpu or cuda
-    threads: int | None  # of torch, in each process
+    threads: int | None  # torch threads per process
     autocast: Autocast
     strategy: Strategy
-    processes: int | None  # on each machine; None: one a GPU
-    nodes: int  # machines
-    node_rank: int | None  # which of them this is; None: told by the address of ``rendezvous``
+    processes: int | None  # per machine; None: one per GPU
+    nodes: int  # number of machines
+    node_rank: int | None  # index of this machine; None: detected from the address of ``rendezvous``
     rendezvous: str | None  # host:port
-    run_id: str  # of those that meet there
-    oom_retry: bool  # a micro-batch that memory does not suffice for
-    plan: bool  # say what the stage would take, and train nothing
+    run_id: str  # distinguishes runs at the same rendezvous
+    oom_retry: bool  # halve the micro-batch when memory runs out
+    plan: bool  # print the memory and time that the stage needs, without training
 
     def __post_init__(self) -> None:
         require(self.device in ("auto", "cpu", "cuda"), "hardware.device", self.device, "be auto, cpu or cuda")
@@ -235,22 +247,24 @@ class Hardware:
         one = self.processes in (None, 1) and self.nodes == 1
         if self.strategy is Strategy.none and not one:
             raise ConfigError(
-                f"hardware.processes={self.processes} on hardware.nodes={self.nodes} share nothing under "
-                "hardware.strategy=none: give hardware=ddp, or hardware.strategy=ddp"
+                f"hardware.processes={self.processes} on hardware.nodes={self.nodes} cannot divide the "
+                "training under hardware.strategy=none: set hardware=ddp, or hardware.strategy=ddp"
             )
         if self.strategy.sharded:
-            where = f"be cuda under hardware.strategy={self.strategy.value}, whose shards lie on GPUs"
-            require(self.device != "cpu", "hardware.device", self.device, where)
+            rule = f"be cuda under hardware.strategy={self.strategy.value}, which shards over GPUs"
+            require(self.device != "cpu", "hardware.device", self.device, rule)
             require(not self.oom_retry, "hardware.oom_retry", self.oom_retry, f"be false under {self.strategy.value}")
         if self.nodes > 1:
             host, _, port = (self.rendezvous or "").rpartition(":")
             address = bool(host) and port.isdigit()
-            require(address, "hardware.rendezvous", self.rendezvous, "be the host:port where the machines meet")
+            require(address, "hardware.rendezvous", self.rendezvous, "be the host:port at which the machines meet")
         inside = self.node_rank is None or 0 <= self.node_rank < self.nodes
         require(inside, "hardware.node_rank", self.node_rank, f"be below hardware.nodes={self.nodes}")
 
 
 @dataclass(kw_only=True)
 class Tracker:
+    """Settings of the experiment tracker."""
+
     kind: TrackerKind
     project: str

@@ -1,4 +1,4 @@
-"""The settings of stage=plan: what is planned, for which machine, and what is taken for granted."""
+"""The settings of stage=plan: the planned stages, the machine, and the assumptions."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +17,8 @@ NUMBERS = ("memory_gib", "tflops", "bandwidth")
 
 @dataclass(kw_only=True)
 class PlanStage(Stage):
+    """Settings of stage=plan; conf/stage/plan.yaml explains each."""
+
     stages: list[str] | None
     overrides: Any
     device: str
@@ -37,11 +39,11 @@ class PlanStage(Stage):
 
     @property
     def here(self) -> bool:
-        """Whether the plan is for the machine that it is made on."""
+        """Return whether the plan is for the machine that it is computed on."""
         return self.device == THIS and self.memory_gib is None and self.tflops is None
 
     def machine(self) -> dict[str, float | None]:
-        """Memory, speed and bandwidth of one device, as given or as ``devices`` has them."""
+        """Return memory (GiB), speed (TFLOPS) and bandwidth (GB/s) of one device, as set or from ``devices``."""
         known = {} if self.device == THIS else self.devices[self.device]
         return {name: known.get(name) if getattr(self, name) is None else getattr(self, name) for name in NUMBERS}
 
@@ -59,8 +61,10 @@ class PlanStage(Stage):
         require_ranges("stage.", self)
         if not self.here and None in self.machine().values():
             missing = next(name for name, value in self.machine().items() if value is None)
-            raise ConfigError(f"stage.{missing} is null, and so is it of stage.device={self.device}: give it a number")
+            raise ConfigError(
+                f"stage.{missing} is null, and unknown for stage.device={self.device}: set it to a number"
+            )
         if self.gpus is not None and self.gpus > 1 and self.strategy is Strategy.none:
             raise ConfigError(
-                f"stage.gpus={self.gpus} share nothing under stage.strategy=none: give stage.strategy=ddp"
+                f"stage.gpus={self.gpus} cannot divide the work under stage.strategy=none: set stage.strategy=ddp"
             )

@@ -13,7 +13,7 @@ from rlhf.errors import ConfigError
 
 
 class MissingEOS(Enum):
-    """What happens to the score of a response that does not end by itself."""
+    """Treatment of the score of a response without an EOS token."""
 
     keep = "keep"
     subtract = "subtract"
@@ -21,14 +21,14 @@ class MissingEOS(Enum):
 
 
 class KLIn(Enum):
-    """Where the penalty for leaving the reference is."""
+    """Place of the KL penalty."""
 
     reward = "reward"
     loss = "loss"
 
 
 class KLEstimator(Enum):
-    """Schulman 2020, http://joschu.net/blog/kl-approx.html; rlhf/ppo/kl.py has the formulas."""
+    """Estimator of the KL. Schulman 2020, http://joschu.net/blog/kl-approx.html; rlhf/ppo/kl.py has the formulas."""
 
     k1 = "k1"
     k2 = "k2"
@@ -36,14 +36,14 @@ class KLEstimator(Enum):
 
 
 class CriticKind(Enum):
-    """What the critic is: weights of its own (a model, or on one base an adapter), or a head on the policy's trunk."""
+    """Form of the critic: a separate model (or adapter on a shared base), or a head on the policy's trunk."""
 
     separate = "separate"
     value_head = "value_head"
 
 
 class LossMean(Enum):
-    """What a loss is the mean over: every token alike, or every response alike."""
+    """Weighting of a loss's mean: equal for every token, or equal for every response."""
 
     token = "token"
     response = "response"
@@ -51,6 +51,8 @@ class LossMean(Enum):
 
 @dataclass(kw_only=True)
 class PPOStage(TrainedStage):
+    """Settings of stage=ppo; conf/stage/ppo.yaml explains each."""
+
     policy: str
     reward: str | None
     rewards: Any
@@ -106,7 +108,7 @@ class PPOStage(TrainedStage):
     measured: ClassVar[bool] = True
 
     def inputs(self) -> dict[str, Input]:
-        """Besides the policy: every run that scores, under the name of its term, and what the critic starts from."""
+        """Return the policy, every run that scores, by the name of its term, and the start of the critic."""
         found = super().inputs() | ({} if self.reward is None else {"reward": Input(self.reward, ("reward",))})
         terms = {f"rewards.{name}": term for name, term in self.terms().items()}
         if (gold := self.gold_term()) is not None:
@@ -118,11 +120,11 @@ class PPOStage(TrainedStage):
         return found
 
     def terms(self) -> dict[str, RewardTermSettings]:
-        """The terms of ``rewards`` by name, typed; ``reward`` is not among them."""
+        """Return the terms of ``rewards`` by name, typed; ``reward`` is not included."""
         return reward_terms(self.rewards, self.reward_defaults)
 
     def gold_term(self) -> RewardTermSettings | None:
-        """``gold`` as a term; a text is the path of a function."""
+        """Return ``gold`` as a term; a string is the import path of a function."""
         if self.gold is None:
             return None
         gold = {"function": self.gold} if isinstance(self.gold, str) else self.gold
@@ -132,32 +134,32 @@ class PPOStage(TrainedStage):
         terms = self.terms()
         self.gold_term()
         if self.reward is None and not terms:
-            raise ConfigError("stage.reward is null and stage.rewards names no term: give one of them")
+            raise ConfigError("stage.reward is null and stage.rewards has no term: set one of them")
         taken = self.reward is None or "reward" not in terms
-        require(taken, "stage.rewards", "reward", "leave that name to stage.reward, or set stage.reward=null")
+        require(taken, "stage.rewards", "reward", "not be the name of a term unless stage.reward=null")
         beyond = self.dual_clip is None or self.dual_clip > 1
-        require(beyond, "stage.dual_clip", self.dual_clip, "be above 1, or null: it bounds a ratio that has grown")
+        require(beyond, "stage.dual_clip", self.dual_clip, "be above 1, or null")
         cap = self.importance_cap is None or self.importance_cap >= 1
-        require(cap, "stage.importance_cap", self.importance_cap, "be at least 1, or null: equal engines have weight 1")
+        require(cap, "stage.importance_cap", self.importance_cap, "be at least 1, or null")
         super().__post_init__()
         enough = self.warmup_updates <= self.updates
         require(enough, "stage.warmup_updates", self.warmup_updates, f"be at most stage.updates={self.updates}")
         if self.critic_kind is CriticKind.value_head and self.critic is not None:
             raise ConfigError(
-                f"stage.critic_kind=value_head starts from zero on the policy's trunk, and stage.critic={self.critic} "
-                "would not be read: give one of them"
+                f"stage.critic_kind=value_head starts a new head on the policy's trunk, so stage.critic="
+                f"{self.critic} would be ignored: set stage.critic=null, or stage.critic_kind=separate"
             )
         if self.kl_in is KLIn.loss and self.kl_estimator is KLEstimator.k1:
             raise ConfigError(
-                "stage.kl_in=loss cannot have stage.kl_estimator=k1, whose gradient in a loss is 0 on average: "
-                "give stage.kl_estimator=k2, which has the gradient of the KL"
+                "stage.kl_in=loss cannot have stage.kl_estimator=k1, whose gradient is 0 in expectation: "
+                "set stage.kl_estimator=k2, which has the gradient of the KL"
             )
         if self.kl_target is not None and self.kl_coef == 0:
-            raise ConfigError("stage.kl_target scales stage.kl_coef, which is 0 and stays so: give it a value to start")
+            raise ConfigError("stage.kl_target scales stage.kl_coef, which is 0 and stays 0: set stage.kl_coef above 0")
         if self.rollout.engine is Engine.vllm and self.importance_cap is None:
             raise ConfigError(
-                "stage.rollout.engine=vllm draws from a distribution that is not quite the policy's: "
-                "give stage.importance_cap=2, which corrects for it"
+                "stage.rollout.engine=vllm samples from a distribution slightly different from the policy's: "
+                "set stage.importance_cap=2, which corrects for it"
             )
         if self.batch_size % self.minibatches:
             raise ConfigError(

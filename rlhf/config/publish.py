@@ -1,4 +1,4 @@
-"""The settings of stage=publish: which run goes up, in which form, and where to."""
+"""The settings of stage=publish: the uploaded run, its form and its destination."""
 
 import re
 from dataclasses import dataclass
@@ -19,14 +19,14 @@ PUBLISHED = ("base", "sft", "reward", "dpo", "ppo")
 
 
 class Publish(Enum):
-    """``run``: one repository; ``chain``: one for the run and for each of its parents that is not on the Hub yet."""
+    """``run``: one repository; ``chain``: one for the run and for each parent that is not on the Hub yet."""
 
     run = "run"
     chain = "chain"
 
 
 class Weights(Enum):
-    """``merged``: a model that stands by itself; ``adapter``: what was trained, on a base that is on the Hub."""
+    """``merged``: a complete model; ``adapter``: the trained adapter, for a base that is on the Hub."""
 
     merged = "merged"
     adapter = "adapter"
@@ -34,6 +34,8 @@ class Weights(Enum):
 
 @dataclass(kw_only=True)
 class PublishStage(Stage):
+    """Settings of stage=publish; conf/stage/publish.yaml explains each."""
+
     run: str
     compare: str | None
     repo: str | None
@@ -59,10 +61,11 @@ class PublishStage(Stage):
 
     @property
     def dry(self) -> bool:
-        """Whether nothing is sent."""
+        """Return whether nothing is uploaded."""
         return self.repo is None if self.dry_run is None else self.dry_run
 
     def inputs(self) -> dict[str, Input]:
+        """Return the run to upload, and the comparison whose table its card shows."""
         beside = self.compare or str(Path(self.run).parent / "compare")
         return {
             "run": Input(self.run, PUBLISHED),
@@ -72,13 +75,13 @@ class PublishStage(Stage):
     def __post_init__(self) -> None:
         named = self.repo is None or REPO.fullmatch(self.repo)
         require(bool(named), "stage.repo", self.repo, "be the name of a repository, such as me/almanac-ppo")
-        require(self.repo is not None or self.dry, "stage.dry_run", False, "be true where no stage.repo is named")
+        require(self.repo is not None or self.dry, "stage.dry_run", False, "be true if stage.repo is not set")
         for key in ("branch", "tag"):
             value = getattr(self, key)
-            require(value is None or bool(REVISION.fullmatch(value)), f"stage.{key}", value, "be a git name")
+            require(value is None or bool(REVISION.fullmatch(value)), f"stage.{key}", value, "be a valid git ref name")
         commit = self.parent_commit
         seen = commit is None or bool(COMMIT.fullmatch(commit))
-        require(seen, "stage.parent_commit", commit, "be a commit of 40 hexadecimal digits")
+        require(seen, "stage.parent_commit", commit, "be a commit hash of 40 hexadecimal digits")
         require(bool(SIZE.fullmatch(self.max_shard_size)), "stage.max_shard_size", self.max_shard_size, "be like 5GB")
         base = self.base is None or self.base == "none" or bool(REPO.fullmatch(self.base.partition("@")[0]))
         require(base, "stage.base", self.base, "be a Hub id such as org/name, or none")

@@ -1,7 +1,7 @@
-"""The range of every number among the settings: of ours by dataclass, and of those handed to the trainers.
+"""The range of every numeric setting: of this package, by dataclass, and of the trainers' arguments.
 
-Ranges are finite and wide: they keep out what no run can mean (an infinite temperature, a rank of 100,000), not what is
-unusual. A number without a range here fails tests/config/test_ranges.py.
+Ranges are finite and wide: they reject meaningless values (an infinite temperature, a rank of 100,000), not unusual
+ones. tests/config/test_ranges.py fails for a numeric setting without a range.
 """
 
 import math
@@ -13,19 +13,19 @@ from rlhf.errors import ConfigError
 
 
 class Range(NamedTuple):
-    """From ``low`` to ``high``, each included unless it is open."""
+    """Interval from ``low`` to ``high``; a bound is included unless it is open."""
 
     low: float
     high: float
     open_low: bool = False
     open_high: bool = False
 
-    def __contains__(self, value: object) -> bool:
-        above = value > self.low if self.open_low else value >= self.low  # type: ignore[operator]
-        return above and (value < self.high if self.open_high else value <= self.high)  # type: ignore[operator]
+    def __contains__(self, value: Any) -> bool:
+        above = value > self.low if self.open_low else value >= self.low
+        return above and (value < self.high if self.open_high else value <= self.high)
 
     def rule(self, value: float) -> str:
-        """Return what ``value``, which is outside, breaks."""
+        """Return the rule that ``value``, which is outside, violates."""
         if self.low >= 0 >= value and (self.low > 0 or self.open_low):
             return "be positive"
         if self.high <= 0 and self.open_high and math.isfinite(value):
@@ -37,23 +37,25 @@ class Range(NamedTuple):
 
 
 def above(low: float, high: float) -> Range:
+    """Return the interval (low, high]."""
     return Range(low, high, open_low=True)
 
 
 def below(low: float, high: float) -> Range:
+    """Return the interval [low, high)."""
     return Range(low, high, open_high=True)
 
 
 COUNT, COUNT_OR_NONE = Range(1, 1e9), Range(0, 1e9)
-ROWS = Range(1, 65536)  # of one forward pass
+ROWS = Range(1, 65536)  # rows per forward pass
 LENGTH = Range(1, 1e7)  # tokens
 TEMPERATURE = Range(1e-3, 100)
-RATE = Range(1e-12, 10)  # of learning
+RATE = Range(1e-12, 10)  # learning rate
 SHARE, SHARE_BELOW, PROPER_SHARE = Range(0, 1), below(0, 1), Range(0, 1, True, True)
 SECONDS, TRIES = above(0, 86400), Range(1, 1000)
 SMOOTHING = below(0, 0.5)
 SAMPLING = {"temperature": TEMPERATURE, "batch_size": ROWS, "max_prompt_length": LENGTH, "max_response_length": LENGTH}
-DRAWS = Range(1, 10000)  # responses to one prompt
+DRAWS = Range(1, 10000)  # responses per prompt
 
 OURS: dict[str, dict[str, Range]] = {
     "Settings": {"seed": below(0, 2**32)},
@@ -125,7 +127,7 @@ OURS: dict[str, dict[str, Range]] = {
     "FormatTerm": {"max_words": COUNT},
 }  # fmt: skip
 
-EVERY = above(0, 1e9)  # so many steps; below 1 a share of all
+EVERY = above(0, 1e9)  # steps; below 1: a share of all steps
 TRAINER: dict[str, Range] = {
     "per_device_train_batch_size": ROWS, "per_device_eval_batch_size": ROWS, "gradient_accumulation_steps": ROWS,
     "num_train_epochs": above(0, 1e4), "max_steps": Range(1, 1e9), "learning_rate": Range(0, 10),
@@ -140,35 +142,35 @@ TRAINER: dict[str, Range] = {
     "f_alpha_divergence_coef": Range(-1000, 1000), "discopop_tau": above(0, 1000), "ref_model_mixup_alpha": SHARE,
     "ref_model_sync_steps": COUNT,
 }  # fmt: skip
-SPECIAL = {"max_steps": (-1,)}  # values outside of the range that have a meaning of their own
+SPECIAL = {"max_steps": (-1,)}  # values outside the range with a special meaning
 
-# Arguments of the trainers that would break a promise of this project, or that a setting of ours decides.
-HUB = "uploading is stage=publish, which looks for secrets first"
+# Arguments of the trainers that would break a guarantee of this package, or that another setting decides.
+HUB = "stage=publish uploads, after a check for secrets"
 DEVICES, TRACKED = "hardware= decides it", "tracker= decides it"
-ROWS_ARE_READY = "the rows are token ids already"
+ROWS_ARE_READY = "the rows are already token ids"
 REFUSED: dict[str, str] = {
     **dict.fromkeys(("push_to_hub", "hub_token", "hub_private_repo", "hub_model_id", "hub_strategy"), HUB),
     **dict.fromkeys(("hub_always_push", "hub_revision"), HUB),
-    "ignore_data_skip": "a resumed run would see other rows than one that was not interrupted",
+    "ignore_data_skip": "a resumed run would see other rows than an uninterrupted one",
     "save_only_model": "a run could not be resumed from its checkpoints",
-    "save_on_each_node": "one process writes a run",
+    "save_on_each_node": "only one process writes a run",
     "enable_jit_checkpoint": "resume=true needs checkpoints at whole steps",
-    "resume_from_checkpoint": "give resume=true",
-    "do_train": "stage= says what runs", "do_eval": "stage= says what runs", "do_predict": "stage= says what runs",
+    "resume_from_checkpoint": "resume=true does it",
+    "do_train": "stage= decides it", "do_eval": "stage= decides it", "do_predict": "stage= decides it",
     "load_best_model_at_end": "stage.early_stopping of stage=reward does it",
     "auto_find_batch_size": "hardware.oom_retry does it with the same gradient",
     **dict.fromkeys(("local_rank", "fsdp", "fsdp_config", "deepspeed", "ddp_backend"), DEVICES),
     **dict.fromkeys(("parallelism_config", "accelerator_config"), DEVICES),
     **dict.fromkeys(("project", "trackio_space_id", "trackio_bucket_id", "trackio_static_space_id"), TRACKED),
-    "trust_remote_code": "give model.trust_remote_code",
-    "model_init_kwargs": "give model.dtype or model.attention",
-    "chat_template_path": "give model.chat_template",
+    "trust_remote_code": "model.trust_remote_code decides it",
+    "model_init_kwargs": "model.dtype and model.attention decide it",
+    "chat_template_path": "model.chat_template decides it",
     **dict.fromkeys(("eos_token", "pad_token", "dataset_text_field", "dataset_num_proc"), ROWS_ARE_READY),
 }  # fmt: skip
 
 
 def require_ranges(prefix: str, node: Any) -> None:
-    """Refuse a number of the dataclass ``node`` that is outside of its range; null has none."""
+    """Raise ConfigError if a number of the dataclass ``node`` is outside its range; null is always allowed."""
     for kind in reversed(type(node).__mro__):
         for name, allowed in OURS.get(kind.__name__, {}).items():
             value = getattr(node, name)
@@ -176,10 +178,11 @@ def require_ranges(prefix: str, node: Any) -> None:
 
 
 def require_trainer(trainer: Mapping[str, Any]) -> None:
-    """Refuse what ``stage.trainer`` may not hold: a number outside of its range, or a name that is decided elsewhere.
+    """Check the arguments in ``stage.trainer``.
 
     Raises:
-        ConfigError: see above; also if the learning rate would be warmed up beyond the last step.
+        ConfigError: a number is outside its range, another setting decides an argument, or the warm-up of the
+            learning rate is longer than the training.
     """
     for name, value in trainer.items():
         key = f"stage.trainer.{name}"
@@ -196,9 +199,9 @@ def require_trainer(trainer: Mapping[str, Any]) -> None:
 
 
 def require_warmup(warmup: float, steps: int) -> None:
-    """Refuse a warm-up, in steps, that lasts longer than the training."""
+    """Raise ConfigError if the warm-up is longer than the training, both in steps."""
     if 0 < steps < warmup:
         raise ConfigError(
             f"stage.trainer.warmup_steps={warmup:g} is above the {steps} steps of the training, so the learning rate "
-            "would never be reached: lower it, or give a share below 1"
+            "would never be reached: lower it, or set a share below 1"
         )

@@ -1,4 +1,4 @@
-"""A reward model: how it is trained, and what is asked of it afterwards."""
+"""The settings of stage=reward and stage=evaluate_reward."""
 
 from dataclasses import dataclass
 from enum import Enum
@@ -10,7 +10,7 @@ from rlhf.errors import ConfigError
 
 
 class RewardLoss(Enum):
-    """What is learned from: each pair alone, or the ranking that the pairs of a prompt amount to."""
+    """Loss over single pairs, or over the ranking formed by the pairs of a prompt."""
 
     bradley_terry = "bradley_terry"
     plackett_luce = "plackett_luce"
@@ -18,7 +18,7 @@ class RewardLoss(Enum):
 
 @dataclass(kw_only=True)
 class CardStage(Stage):
-    """What every stage that writes a report card has in common."""
+    """Settings of the stages that write a report card."""
 
     probe_rows: int
     tfidf_pairs: int
@@ -33,6 +33,8 @@ class CardStage(Stage):
 
 @dataclass(kw_only=True)
 class RewardStage(CardStage, TrainedStage):
+    """Settings of stage=reward; conf/stage/reward.yaml explains each."""
+
     policy: str
     loss: RewardLoss
     margin: bool
@@ -50,18 +52,18 @@ class RewardStage(CardStage, TrainedStage):
         for option, given in pairwise.items():
             if given and self.loss is RewardLoss.plackett_luce:
                 raise ConfigError(
-                    f"stage.{option} is of pairs, and stage.loss=plackett_luce of rankings: give one of them"
+                    f"stage.{option} needs pairs, but stage.loss=plackett_luce learns rankings: set only one of them"
                 )
         if self.early_stopping is not None and self.trainer.get("eval_strategy") != "steps":
             raise ConfigError(
-                f"stage.early_stopping={self.early_stopping} needs held-out losses to compare, one every "
-                "stage.trainer.save_steps: give stage.trainer.eval_strategy=steps, too"
+                f"stage.early_stopping={self.early_stopping} needs a held-out loss every "
+                "stage.trainer.save_steps: set stage.trainer.eval_strategy=steps, too"
             )
 
 
 @dataclass(kw_only=True)
 class EvaluateRewardStage(CardStage):
-    """``policy`` is what the reward model is held against; null leaves its log-probabilities and responses out."""
+    """Settings of stage=evaluate_reward. ``policy`` is a baseline by its log-probabilities; null skips it."""
 
     reward: str
     policy: str | None
@@ -72,6 +74,7 @@ class EvaluateRewardStage(CardStage):
     reads: ClassVar[tuple[str, ...]] = ("preferences",)
 
     def inputs(self) -> dict[str, Input]:
+        """Return the reward model and the policy it is compared with."""
         policies = ("base", "sft", "dpo", "ppo")
         policy = {} if self.policy is None else {"policy": Input(self.policy, policies)}
         return {"reward": Input(self.reward, ("reward",))} | policy

@@ -1,4 +1,4 @@
-"""The terms of a composed reward: what scores, with which weight, brought to which scale."""
+"""The terms of a composite reward: the scorer, its weight and its normalization."""
 
 import difflib
 import re
@@ -13,11 +13,11 @@ from rlhf.config.rules import require
 from rlhf.errors import ConfigError
 from rlhf.storage.renamed import new_name
 
-NAME = re.compile(r"[A-Za-z0-9_-]+")  # it becomes part of a metric's name
+NAME = re.compile(r"[A-Za-z0-9_-]+")  # part of a metric's name
 
 
 class Normalization(Enum):
-    """How a term's scores are brought to mean 0 and deviation 1."""
+    """How a term's scores are normalized to mean 0 and standard deviation 1."""
 
     none = "none"
     running = "running"
@@ -26,12 +26,16 @@ class Normalization(Enum):
 
 @dataclass(kw_only=True)
 class EnsembleTerm:
+    """Reward models whose mean is lowered by ``deviations`` standard deviations."""
+
     runs: list[str] | None
     deviations: float
 
 
 @dataclass(kw_only=True)
 class RemoteTerm:
+    """A scorer behind HTTP; times are in seconds."""
+
     url: str | None
     batch_size: int
     timeout: float
@@ -43,12 +47,16 @@ class RemoteTerm:
 
 @dataclass(kw_only=True)
 class LengthTerm:
+    """Bounds on the length of a response, in words."""
+
     min: int | None
     max: int | None
 
 
 @dataclass(kw_only=True)
 class FormatTerm:
+    """Rules on the text of a response."""
+
     pattern: str | None
     ends_with: list[str] | None
     max_words: int | None
@@ -56,7 +64,7 @@ class FormatTerm:
 
 @dataclass(kw_only=True)
 class RewardTermSettings:
-    """One term. Of the first six fields exactly one is given; the last two say what it counts."""
+    """One term. Exactly one of the first six fields is set; the last two are its weight and normalization."""
 
     run: str | None
     ensemble: EnsembleTerm
@@ -68,7 +76,7 @@ class RewardTermSettings:
     normalization: Normalization
 
     def sources(self) -> list[str]:
-        """The fields that are given."""
+        """Return the names of the scorers that are set."""
         given = {
             "run": self.run,
             "ensemble": self.ensemble.runs,
@@ -80,29 +88,33 @@ class RewardTermSettings:
         return [name for name, value in given.items() if value is not None and value != (None,) * len(value)]
 
     def runs(self) -> dict[str, str]:
-        """Suffix of a role -> the run, for what the term reads from disk: ``.0`` and so on of an ensemble."""
+        """Return suffix of the role -> run that the term loads; an ensemble has the suffixes ``.0``, ``.1``, ..."""
         if self.run is not None:
             return {"": self.run}
         return {f".{number}": path for number, path in enumerate(self.ensemble.runs or ())}
 
     def check(self, key: str) -> None:
-        """The rules of a term that is called ``key``.
+        """Check the rules of the term at the setting ``key``.
 
         Raises:
-            ConfigError: one does not hold.
+            ConfigError: a rule is violated.
         """
         sources = self.sources()
         require(len(sources) == 1, key, ", ".join(sources) or None, f"name exactly one of {', '.join(SOURCES)}")
         [source] = sources
         learned = source in ("run", "ensemble")
         if self.normalization is Normalization.stored:
-            require(learned, f"{key}.normalization", "stored", "be none or running: only a reward run holds statistics")
+            require(learned, f"{key}.normalization", "stored", "be none or running: only a reward run has statistics")
         if source == "ensemble":
-            require(len(self.ensemble.runs) > 1, f"{key}.ensemble.runs", self.ensemble.runs, "name two runs or more")
+            require(
+                len(self.ensemble.runs or ()) > 1, f"{key}.ensemble.runs", self.ensemble.runs, "name two runs or more"
+            )
         if source == "function":
-            require(":" in self.function, f"{key}.function", self.function, "be package.module:name or file.py:name")
+            require(
+                ":" in (self.function or ""), f"{key}.function", self.function, "be package.module:name or file.py:name"
+            )
         if source == "remote":
-            web = self.remote.url.startswith(("http://", "https://"))
+            web = (self.remote.url or "").startswith(("http://", "https://"))
             require(web, f"{key}.remote.url", self.remote.url, "begin with http:// or https://")
         pattern = self.format.pattern
         require(pattern is None or _compiles(pattern), f"{key}.format.pattern", pattern, "be a regular expression")
@@ -118,7 +130,7 @@ SOURCES = tuple(field.name for field in fields(RewardTermSettings))[:6]
 
 
 def reward_terms(given: Any, usual: RewardTermSettings) -> dict[str, RewardTermSettings]:
-    """``stage.rewards`` as typed terms: name -> term, where ``usual`` fills in what is not given. null: none.
+    """Return ``stage.rewards`` as name -> typed term; ``usual`` holds the defaults; null has no terms.
 
     Raises:
         ConfigError: a key is unknown, a value has the wrong type, or a rule of a term does not hold.
@@ -132,19 +144,19 @@ def reward_terms(given: Any, usual: RewardTermSettings) -> dict[str, RewardTermS
 
 
 def reward_term(key: str, given: Any, usual: RewardTermSettings) -> RewardTermSettings:
-    """One term that is called ``key``; see ``reward_terms``."""
+    """Return the term at the setting ``key``; see ``reward_terms``."""
     term = _filled(key, given, usual)
     term.check(key)
     return term
 
 
 def _filled(key: str, given: Any, usual: Any) -> Any:
-    """A copy of the dataclass ``usual`` with the values of the mapping ``given`` in their places, types checked."""
+    """Return a copy of the dataclass ``usual`` updated with the type-checked values of the mapping ``given``."""
     require(isinstance(given, dict), key, given, f"map some of {', '.join(vars(usual))} to values")
     hints = {field.name: field.type for field in fields(usual)}
     for name in given:
         if (new := new_name(f"{key}.{name}")) != f"{key}.{name}":
-            raise ConfigError(f"{key}.{name} is called {new} now: give {new}")
+            raise ConfigError(f"{key}.{name} is called {new} now: set {new}")
         if name not in hints:
             [*close] = difflib.get_close_matches(str(name), hints, n=1)
             raise ConfigError(
@@ -172,7 +184,7 @@ def _kinds(hint: Any) -> Iterator[Any]:
 
 
 def _fits(value: Any, hint: Any) -> bool:
-    if isinstance(value, bool):  # which Python takes for a whole number; no term has a switch
+    if isinstance(value, bool):  # a subclass of int; no term has a boolean
         return False
     for kind in _kinds(hint):
         if get_origin(kind) is list:
@@ -197,7 +209,7 @@ def _compiles(pattern: str) -> bool:
 
 
 def usual_term(values: dict[str, Any]) -> RewardTermSettings:
-    """``reward_defaults`` of conf/stage/ppo.yaml, as a term, for who reads the file without Hydra."""
+    """Return ``reward_defaults`` of conf/stage/ppo.yaml as a term, for callers that do not use Hydra."""
     return _built(RewardTermSettings, values)
 
 

@@ -1,4 +1,4 @@
-"""What draws the responses of a PPO run."""
+"""The settings of the engine that samples the responses of a PPO run."""
 
 from dataclasses import dataclass
 from enum import Enum
@@ -8,21 +8,21 @@ from rlhf.errors import ConfigError
 
 
 class Engine(Enum):
-    """The policy itself, by transformers, or a copy of it in vLLM."""
+    """Sampler: the policy itself in transformers, or a copy of it in vLLM."""
 
     transformers = "transformers"
     vllm = "vllm"
 
 
 class OldLogprobs(Enum):
-    """Where log π_old is from: noted while decoding, or a forward pass of its own."""
+    """Source of log π_old: recorded while decoding, or from a separate forward pass."""
 
     decoding = "decoding"
     forward = "forward"
 
 
 class VLLMMode(Enum):
-    """vLLM in this process, on the same GPU, or a server that ``vllm serve`` started."""
+    """vLLM in this process on the same GPU, or a server started by ``vllm serve``."""
 
     colocate = "colocate"
     server = "server"
@@ -30,7 +30,7 @@ class VLLMMode(Enum):
 
 @dataclass(kw_only=True)
 class RolloutSettings:
-    """Each is explained in conf/stage/ppo.yaml."""
+    """Settings of the sampling engine; conf/stage/ppo.yaml explains each."""
 
     engine: Engine
     rows: int | None
@@ -43,6 +43,6 @@ class RolloutSettings:
         require_ranges("stage.rollout.", self)
         if self.engine is Engine.vllm and self.vllm_mode is VLLMMode.server and self.vllm_url is None:
             raise ConfigError(
-                "stage.rollout.vllm_mode=server needs the server's address: give stage.rollout.vllm_url, such as "
-                "http://localhost:8000, or vllm_mode=colocate"
+                "stage.rollout.vllm_mode=server needs the server's address: set stage.rollout.vllm_url, such as "
+                "http://localhost:8000, or stage.rollout.vllm_mode=colocate"
             )

@@ -1,4 +1,4 @@
-"""What the sentinel of a PPO run takes for a failure, and what it does about one."""
+"""The settings of the sentinel, which detects failures of a PPO run."""
 
 from dataclasses import dataclass
 from enum import Enum
@@ -7,7 +7,7 @@ from rlhf.config.ranges import require_ranges
 
 
 class SentinelAction(Enum):
-    """What follows a diagnosis: a sentence, the end of the run, or the last healthy checkpoint at a lower rate."""
+    """Reaction to a failure: warn, stop the run, or return to the last healthy checkpoint with lower learning rates."""
 
     warn = "warn"
     stop = "stop"
@@ -16,7 +16,7 @@ class SentinelAction(Enum):
 
 @dataclass(kw_only=True)
 class SentinelSettings:
-    """Thresholds, each explained with its source in conf/stage/ppo.yaml; null switches its diagnosis off."""
+    """Thresholds; conf/stage/ppo.yaml explains each with its source. A null disables its diagnosis."""
 
     action: SentinelAction
     rollbacks: int

@@ -1,22 +1,22 @@
-"""What all stages have in common, and what those that train have."""
+"""The settings that all stages share, and those that all training stages share."""
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from rlhf.config.ranges import require_ranges, require_trainer
 
 
 class SharedPrefix(Enum):
-    """Whether what several rows of a batch begin with, a prompt, is computed once."""
+    """Whether a prompt that several rows of a batch share is encoded only once."""
 
-    auto = "auto"  # where the architecture is known to be right; else it is told
+    auto = "auto"  # for architectures known to support it; a line is printed otherwise
     on = "on"
     off = "off"
 
 
 class Input(NamedTuple):
-    """Something that a stage starts from: a run of one of ``stages``, or a model that is no run of ours."""
+    """Path that a stage starts from: a run of one of ``stages``, or a model from elsewhere."""
 
     path: str
     stages: tuple[str, ...]
@@ -25,34 +25,35 @@ class Input(NamedTuple):
 
 @dataclass(kw_only=True)
 class Stage:
-    """One rung of the progression. ``name`` selects conf/stage/<name>.yaml and rlhf/stages/<name>.py alike."""
+    """Settings of a stage. ``name`` selects conf/stage/<name>.yaml and rlhf/stages/<name>.py."""
 
     name: str
 
-    reads: ClassVar[tuple[str, ...]] = ()  # the sources in ``Data`` that this stage reads
-    repeats: ClassVar[bool] = False  # whether running it again replaces what it wrote before without being asked
-    shared: ClassVar[bool] = False  # whether several processes can run it together
-    judged: ClassVar[bool] = False  # whether ``judge`` decides what this stage writes
-    measured: ClassVar[bool] = False  # whether its policy is measured at the end as ``eval_set`` says
+    reads: ClassVar[tuple[str, ...]] = ()  # sources in ``Data`` that the stage reads
+    repeats: ClassVar[bool] = False  # whether a rerun replaces the old results without overwrite=true
+    shared: ClassVar[bool] = False  # whether several processes can share a run
+    judged: ClassVar[bool] = False  # whether the results depend on ``judge``
+    measured: ClassVar[bool] = False  # whether its policy is measured at the end, by ``eval_set``
 
     def inputs(self) -> dict[str, Input]:
-        """Role -> what the stage starts from."""
+        """Return role -> input of the stage."""
         return {}
 
 
 @dataclass(kw_only=True)
 class TrainedStage(Stage):
-    """What every stage that trains has in common. Lengths are in tokens."""
+    """Settings of every training stage. Lengths are in tokens."""
 
-    policy: str | None
+    policy: Any  # str; also None in stage=base
     sample_every: int
     sample_prompts: int
     sample_length: int
 
     shared: ClassVar[bool] = True
-    starts_from: ClassVar[tuple[str, ...]] = ("sft", "dpo", "ppo")  # the stages whose policy may be the parent
+    starts_from: ClassVar[tuple[str, ...]] = ("sft", "dpo", "ppo")  # stages whose policy can be the parent
 
     def inputs(self) -> dict[str, Input]:
+        """Return the policy that training starts from, if any."""
         return {} if self.policy is None else {"policy": Input(self.policy, self.starts_from)}
 
     def __post_init__(self) -> None:

@@ -1,4 +1,4 @@
-"""The settings of each stage, and what it starts from."""
+"""The settings of each stage, and its inputs."""
 
 from dataclasses import dataclass
 from enum import Enum
@@ -19,11 +19,14 @@ from rlhf.errors import ConfigError
 
 @dataclass(kw_only=True)
 class StatusStage(Stage):
-    pass
+    """Settings of stage=status."""
 
 
 @dataclass(kw_only=True)
 class BaseStage(TrainedStage):
+    """Settings of stage=base; a null ``policy`` starts from random weights."""
+
+    policy: str | None
     block_length: int
     trainer: dict[str, Any]
 
@@ -32,7 +35,7 @@ class BaseStage(TrainedStage):
 
 
 class Turns(Enum):
-    """Which of the assistant's turns in a conversation are learned."""
+    """Turns of the assistant that count in the loss."""
 
     all = "all"
     last = "last"
@@ -40,6 +43,8 @@ class Turns(Enum):
 
 @dataclass(kw_only=True)
 class SFTStage(TrainedStage):
+    """Settings of stage=sft; conf/stage/sft.yaml explains each."""
+
     policy: str
     turns: Turns
     trainer: dict[str, Any]
@@ -48,18 +53,20 @@ class SFTStage(TrainedStage):
     starts_from: ClassVar[tuple[str, ...]] = ("base", "sft")
 
 
-# What TRL 1.16 knows; it looks for itself at the first step alone.
+# The losses of TRL 1.16, which does not check the name before the first step.
 LOSSES = (
     "sigmoid", "hinge", "ipo", "exo_pair", "nca_pair", "robust", "bco_pair", "sppo_hard", "aot", "aot_unpaired",
     "apo_zero", "apo_down", "discopop", "sft", "sigmoid_norm",
 )  # fmt: skip
 
 
-SMOOTHED = ("sigmoid", "robust", "exo_pair", "aot", "aot_unpaired")  # those that label_smoothing changes
+SMOOTHED = ("sigmoid", "robust", "exo_pair", "aot", "aot_unpaired")  # losses that label_smoothing changes
 
 
 @dataclass(kw_only=True)
 class DPOStage(TrainedStage):
+    """Settings of stage=dpo; conf/stage/dpo.yaml explains each."""
+
     policy: str
     beta: float
     loss: list[str]
@@ -68,7 +75,7 @@ class DPOStage(TrainedStage):
     cache_reference: bool
     trainer: dict[str, Any]
 
-    reads: ClassVar[tuple[str, ...]] = ("preferences", "prompts")  # of prompts, what its policy is measured on
+    reads: ClassVar[tuple[str, ...]] = ("preferences", "prompts")  # prompts: for eval_set
     measured: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -80,8 +87,8 @@ class DPOStage(TrainedStage):
         for name in self.loss:
             if self.label_smoothing and (name not in (*SMOOTHED, "sft") or self.loss == ["sft"]):
                 raise ConfigError(
-                    f"stage.label_smoothing={self.label_smoothing} does nothing under stage.loss=[{name}]: "
-                    f"leave it out, or give one of {', '.join(SMOOTHED)}"
+                    f"stage.label_smoothing={self.label_smoothing} has no effect under stage.loss=[{name}]: "
+                    f"leave it out, or use one of {', '.join(SMOOTHED)}"
                 )
         smooth = self.label_smoothing > 0 or "exo_pair" not in self.loss
         require(smooth, "stage.label_smoothing", self.label_smoothing, "be above 0 for stage.loss=[exo_pair]")
@@ -94,12 +101,14 @@ class DPOStage(TrainedStage):
             if self.cache_reference and self.trainer.get(name):
                 raise ConfigError(
                     f"stage.trainer.{name}={self.trainer[name]} needs the reference's log-probabilities at every step: "
-                    "give stage.cache_reference=false, too"
+                    "set stage.cache_reference=false, too"
                 )
 
 
 @dataclass(kw_only=True)
 class InspectStage(Stage):
+    """Settings of stage=inspect; conf/stage/inspect.yaml explains each."""
+
     tokenizer: str | None
     max_length: int
     examples: int
@@ -110,6 +119,7 @@ class InspectStage(Stage):
     reads: ClassVar[tuple[str, ...]] = ("text", "demonstrations", "preferences", "prompts")
 
     def inputs(self) -> dict[str, Input]:
+        """Return the run or model whose tokenizer counts tokens, if any."""
         policies = ("base", "sft", "dpo", "ppo")
         return {} if self.tokenizer is None else {"tokenizer": Input(self.tokenizer, policies, required=False)}
 
@@ -119,7 +129,7 @@ class InspectStage(Stage):
 
 @dataclass(kw_only=True)
 class ProgressionStage(Stage):
-    """``overrides`` maps a stage to further settings for it alone, e.g. ``{dpo: ["stage.beta=0.3"]}``."""
+    """Settings of stage=progression. ``overrides``: stage -> its further settings, e.g. ``{dpo: [stage.beta=0.3]}``."""
 
     stages: list[str]
     overrides: Any

@@ -9,11 +9,11 @@ from rlhf.config.stage import Stage
 
 @dataclass(kw_only=True)
 class SweepStage(Stage):
-    """``runs``: folders of sweeps, or single runs; their jobs stand on one leaderboard."""
+    """Settings of stage=sweep. ``runs``: folders of sweeps, or single runs, ranked on one leaderboard."""
 
     runs: list[str]
 
     repeats: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        require(bool(self.runs), "stage.runs", self.runs, "name a sweep's folder or a run, or several")
+        require(bool(self.runs), "stage.runs", self.runs, "name one or more sweep folders or runs")

@@ -170,7 +170,7 @@ def test_no_job_is_left_over_where_all_of_them_fail(
             "objective must be one of gold, win_rate, kl, reward_accuracy, margin, loss for stage=dpo",
         ),
         (["objective=gold", "eval_set.prompts=0"], "objective=gold is measured on held-out prompts"),
-        (["objective=win_rate", "data.gold=null"], "objective=win_rate is by a gold reward, and there is none"),
+        (["objective=win_rate", "data.gold=null"], "objective=win_rate needs a gold reward"),
     ],
 )
 def test_an_objective_that_will_not_be_measured_is_refused_before_training(

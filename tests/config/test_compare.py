@@ -12,17 +12,17 @@ from tests.conftest import composed
     [
         (
             ["stage=compare", "stage.reference=nobody"],
-            "stage.reference=nobody is not .* ppo: give stage.reference=base",
+            "stage.reference=nobody is not .* ppo.: set stage.reference=base",
         ),
         (["stage=compare", "stage.pairs=-1"], "stage.pairs must not be negative, got -1"),
         (["stage=compare", "stage.temperature=0"], "stage.temperature must be positive, got 0"),
         (
             ["stage=compare", "stage.models={sft: s, judge: there}"],
-            "stage.models must leave that title to the judge, got .judge.",
+            "stage.models must not use the title of the judge, got .judge.",
         ),
         (
             ["stage=compare", "stage.models={sft: s, reward: there}"],
-            "stage.models must leave that title to the reward model",
+            "stage.models must not use the title of the reward model",
         ),
     ],
 )

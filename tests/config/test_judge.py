@@ -10,7 +10,7 @@ from tests.conftest import composed
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["stage=label", "judge=reward"], "judge=reward needs judge.model: give one with judge.model="),
+        (["stage=label", "judge=reward"], "judge=reward needs judge.model: set judge.model="),
         (["stage=label", "judge=local"], "judge=local needs judge.model"),
         (["stage=label", "judge=endpoint", "judge.url=https://there"], "judge=endpoint needs judge.model"),
         (

@@ -13,8 +13,11 @@ from tests.conftest import composed
         (["stage=sample", "stage.split=tests"], "stage.split must be one of train, validation, test, got .tests."),
         (["stage=sample", "stage.samples=0"], "stage.samples must be positive, got 0"),
         (["stage=label", "stage.annotators=0"], "stage.annotators must be positive, got 0"),
-        (["stage=label", "stage.port=65536"], "stage.port must lie in .0, 65535.; 0 takes any that is free, got 65536"),
-        (["stage=label", "stage.samples={judge: there}"], "stage.samples must leave that title to the judge"),
+        (["stage=label", "stage.port=65536"], "stage.port must lie in .0, 65535.; 0 takes any free port, got 65536"),
+        (
+            ["stage=label", "stage.samples={judge: there}"],
+            "stage.samples must not use the title of the judge",
+        ),
         (["stage=label", "stage.samples={}"], "stage.samples must map titles to runs of stage=sample"),
         (["stage=label", "stage.samples=[there]"], "stage.samples must map titles to runs of stage=sample"),
     ],

@@ -47,10 +47,10 @@ def test_values_are_those_of_the_stages_own_metrics() -> None:
         (["stage=dpo", "objective=[]"], "be null, the name of a metric, or a list of names"),
         (["stage=ppo", "objective=[gold,glod]"], "objective must be one of .* got 'glod'"),
         (["stage=ppo", "objective=kl", "eval_set.prompts=0"], "objective=kl is measured on held-out prompts"),
-        (["stage=ppo", "objective=gold", "stage.gold=null"], "objective=gold is by a gold reward, and there is none"),
+        (["stage=ppo", "objective=gold", "stage.gold=null"], "objective=gold needs a gold reward"),
         (["stage=dpo", "eval_set.samples=0"], "eval_set.samples must be positive, got 0"),
         (["stage=dpo", "eval_set.prompts=-1"], "eval_set.prompts must not be negative, got -1"),
-        (["stage=sweep", "stage.runs=[]"], "stage.runs must name a sweep's folder or a run, or several"),
+        (["stage=sweep", "stage.runs=[]"], "stage.runs must name one or more sweep folders or runs"),
     ],
 )
 def test_what_cannot_be_measured_is_refused(overrides: list[str], message: str) -> None:

@@ -11,10 +11,10 @@ from tests.conftest import composed
     [
         (
             ["stage.critic_kind=value_head", "stage.critic=x"],
-            "stage.critic_kind=value_head starts from zero .* stage.critic=x would not be read: give one",
+            "stage.critic_kind=value_head starts a new head .* stage.critic=x would be ignored: set",
         ),
         (["stage.value_coef=0"], "stage.value_coef must be positive, got 0"),
-        (["stage.kl_in=loss"], "stage.kl_in=loss cannot have stage.kl_estimator=k1, .* give stage.kl_estimator=k2"),
+        (["stage.kl_in=loss"], "stage.kl_in=loss cannot have stage.kl_estimator=k1, .* set stage.kl_estimator=k2"),
         (["stage.kl_target=6", "stage.kl_coef=0"], "stage.kl_target scales stage.kl_coef, which is 0"),
         (["stage.kl_target=0"], "stage.kl_target must be positive, got 0.0"),
         (["stage.kl_gain=0"], "stage.kl_gain must be positive, got 0.0"),
@@ -28,10 +28,10 @@ from tests.conftest import composed
         (["stage.micro_batch_tokens=-1"], "stage.micro_batch_tokens must be positive, got -1"),
         (["stage.rollout.rows=0"], "stage.rollout.rows must be positive, got 0"),
         (["stage.rollout.vllm_memory=1"], r"stage.rollout.vllm_memory must lie in \(0, 1\), got 1"),
-        (["stage.rollout.engine=vllm"], "stage.rollout.engine=vllm draws .* give stage.importance_cap=2"),
+        (["stage.rollout.engine=vllm"], "stage.rollout.engine=vllm samples .* set stage.importance_cap=2"),
         (
             ["stage.rollout.engine=vllm", "stage.importance_cap=2", "stage.rollout.vllm_mode=server"],
-            "vllm_mode=server needs the server's address: give stage.rollout.vllm_url",
+            "vllm_mode=server needs the server's address: set stage.rollout.vllm_url",
         ),
         (["stage.importance_cap=0.5"], "stage.importance_cap must be at least 1, or null: .*, got 0.5"),
     ],

@@ -16,12 +16,12 @@ from tests.conftest import composed
         ),
         (
             ["stage=publish", "stage.dry_run=false"],
-            "stage.dry_run must be true where no stage.repo is named, got False",
+            "stage.dry_run must be true if stage.repo is not set, got False",
         ),
-        (["stage=publish", "stage.tag=two words"], "stage.tag must be a git name, got .two words."),
+        (["stage=publish", "stage.tag=two words"], "stage.tag must be a valid git ref name, got .two words."),
         (
             ["stage=publish", "stage.parent_commit=abc"],
-            "stage.parent_commit must be a commit of 40 hexadecimal digits, got .abc.",
+            "stage.parent_commit must be a commit hash of 40 hexadecimal digits, got .abc.",
         ),
         (["stage=publish", "stage.max_shard_size=big"], "stage.max_shard_size must be like 5GB, got .big."),
         (["stage=publish", "stage.base=a b"], "stage.base must be a Hub id such as org/name, or none, got .a b."),

@@ -10,15 +10,15 @@ from tests.conftest import composed
     [
         (["stage=reward", "stage.label_smoothing=0.5"], r"stage.label_smoothing must lie in \[0, 0.5\), got 0.5"),
         (["stage=reward", "stage.ensemble=0"], "stage.ensemble must be positive, got 0"),
-        (["stage=reward", "stage.ensemble=2"], "stage.ensemble=2 puts adapters on one base: give adapter=lora"),
-        (["stage=reward", "stage.early_stopping=2"], "stage.early_stopping=2 needs held-out losses to compare"),
+        (["stage=reward", "stage.ensemble=2"], "stage.ensemble=2 trains adapters on one base: set adapter=lora"),
+        (["stage=reward", "stage.early_stopping=2"], "stage.early_stopping=2 needs a held-out loss"),
         (
             ["stage=reward", "stage.loss=plackett_luce", "stage.margin=true"],
-            "stage.margin=true is of pairs, and stage.loss=plackett_luce of rankings",
+            "stage.margin=true needs pairs, but stage.loss=plackett_luce learns rankings",
         ),
         (
             ["stage=reward", "stage.loss=plackett_luce", "stage.label_smoothing=0.1"],
-            "stage.label_smoothing=0.1 is of pairs",
+            "stage.label_smoothing=0.1 needs pairs",
         ),
         (["stage=reward", "stage.probe_rows=-1"], "stage.probe_rows must not be negative, got -1"),
         (["stage=evaluate_reward", "stage.bootstrap=0"], "stage.bootstrap must be positive, got 0"),

@@ -109,9 +109,9 @@ def test_a_mistake_is_one_sentence_with_its_key(given: str, told: str) -> None:
 def test_other_mistakes_are_told_too() -> None:
     wrong = refusal("stage.rewards={a: {length: {maxx: 3}}}")
     assert wrong == "there is no setting stage.rewards.a.length.maxx; did you mean stage.rewards.a.length.max?"
-    assert "stage.rewards names no term" in refusal("stage.reward=null")
+    assert "stage.rewards has no term" in refusal("stage.reward=null")
     both = refusal("stage.reward=x", "stage.rewards={reward: {run: y}}")
-    assert "stage.rewards must leave that name to stage.reward" in both
+    assert "stage.rewards must not be the name of a term unless stage.reward=null" in both
     assert "stage.gold.function must be package.module:name" in refusal("stage.gold=mine")
     assert "stage.reward_defaults.weight" in refusal("stage.reward_defaults.weight=much")
 

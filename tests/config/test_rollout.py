@@ -13,7 +13,7 @@ from tests.conftest import composed
         (["stage=ppo", "stage.rollout.vllm_memory=1"], "stage.rollout.vllm_memory must lie in .0, 1., got 1"),
         (
             ["stage=ppo", "stage.rollout.engine=vllm", "stage.rollout.vllm_mode=server"],
-            "stage.rollout.vllm_mode=server needs the server.s address: give stage.rollout.vllm_url",
+            "stage.rollout.vllm_mode=server needs the server.s address: set stage.rollout.vllm_url",
         ),
     ],
 )

@@ -42,8 +42,8 @@ def test_a_value_of_the_type_says_nothing(value: object, hint: object) -> None:
         (4.5, int, "be a whole number, got 4.5"),
         (True, int | None, "be a whole number or null, got True"),
         (1, bool, "be true or false, got 1"),
-        (1.1, str | None, "be text, got 1.1: put what was typed in quotes, as in \"a.b='...'\""),
-        (1, dict | str | None, "be text, got 1: put what was typed in quotes, as in \"a.b='...'\""),
+        (1.1, str | None, "be text, got 1.1: put it in quotes, as in \"a.b='...'\""),
+        (1, dict | str | None, "be text, got 1: put it in quotes, as in \"a.b='...'\""),
     ],
 )
 def test_a_value_of_another_type_is_refused(value: object, hint: object, rule: str) -> None:

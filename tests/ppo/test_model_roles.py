@@ -160,7 +160,7 @@ def test_separate_models_can_be_chosen(settings: Configure, parents: Parents, to
     assert isinstance(assign(settings("ppo", *LORA, "stage.share_base_model=false"), given, tokenizer), Separate)
     assert isinstance(assign(settings("ppo"), given, tokenizer), Separate)
     assert capsys.readouterr().out == ""
-    with pytest.raises(ConfigError, match="stage.share_base_model=true wants adapters"):
+    with pytest.raises(ConfigError, match="stage.share_base_model=true needs adapters"):
         settings("ppo", "stage.share_base_model=true")
 
 

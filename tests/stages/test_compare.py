@@ -158,8 +158,8 @@ def test_the_command_that_makes_a_missing_reference_is_named(tmp_path: Path) -> 
     ("given", "told"),
     [
         ("sft: null, base: {chain}/base", "stage.reference must be one of base, got 'sft'"),
-        ("sft: {chain}/sft, reward: {chain}/base", "stage.models must leave that title to the reward model"),
-        ("sft: {chain}/sft, judge: {chain}/base", "stage.models must leave that title to the judge"),
+        ("sft: {chain}/sft, reward: {chain}/base", "stage.models must not use the title of the reward model"),
+        ("sft: {chain}/sft, judge: {chain}/base", "stage.models must not use the title of the judge"),
     ],
 )
 def test_titles_that_cannot_be_are_refused(compare: Configure, given: str, told: str) -> None:

@@ -106,7 +106,7 @@ def test_a_judge_by_another_way_is_the_same_run(label: Configure) -> None:
         ("judge=endpoint", r"judge=endpoint needs judge\.model"),
         ("stage.pairs=0", r"stage\.pairs must be positive"),
         ("stage.port=70000", r"stage\.port must lie"),
-        ("stage.samples={judge: checkpoints/a}", r"leave that title to the judge"),
+        ("stage.samples={judge: checkpoints/a}", r"not use the title of the judge"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(label: Configure, given: str, told: str) -> None:

@@ -73,7 +73,7 @@ def test_what_does_not_fit_ends_with_1_and_a_remedy(
         (("stage=plan", "stage.stages=[compare]"), "stage.stages must name one of base, sft, reward, dpo, ppo"),
         (("stage=plan", "stage.device=a100"), "stage.device must be one of this, a100-80gb"),
         (("stage=plan", "stage.memory_gib=24"), "stage.tflops is null"),
-        (("stage=plan", "stage.gpus=8", "stage.strategy=none"), "stage.gpus=8 share nothing"),
+        (("stage=plan", "stage.gpus=8", "stage.strategy=none"), "stage.gpus=8 cannot divide"),
         (("stage=inspect", "hardware.plan=true"), "stage=inspect does not: leave it out"),
         (
             ("stage=plan", "experiment=tldr-pythia", "stage.stages=[base]"),

@@ -109,7 +109,7 @@ def test_a_loss_that_is_no_number_stops_the_run(beside_chain: Callable[..., Sett
     assert not (tmp_path / "sft").exists()
 
 
-QUOTES = "put what was typed in quotes, as in \"stage.trainer.run_name='...'\""
+QUOTES = "put it in quotes, as in \"stage.trainer.run_name='...'\""
 
 
 @pytest.mark.parametrize(

@@ -172,7 +172,7 @@ def test_a_budget_ends_the_questions_and_paid_replies_are_kept(judge, server: Se
     assert len(server.requests) == 3
     assert judge(*prices, "judge.budget=0.004")(*PAIRS) == [1.0, 0.0, 0.5]
     assert len(server.requests) == 6
-    with pytest.raises(ConfigError, match=r"judge\.budget must come with judge\.price_prompt"):
+    with pytest.raises(ConfigError, match=r"judge\.budget must be set together with judge\.price_prompt"):
         judge("judge.budget=1")
 
 

@@ -177,7 +177,7 @@ def overrides(stage: str, way: str, folder: Path, model: str, sizes: dict[str, i
         reward = f"{model}-adapter" if way == "LoRA" else f"{model}-reward"
         more = {"reward": folder / reward, "updates": 2, "epochs": 1, "batch_size": 2 * sizes["rows"]}
         more |= {"micro_batch_size": sizes["rows"], "max_prompt_length": sizes["prompt"]}
-        more |= {"critic_kind": "head"} if way == "head" else {}
+        more |= {"critic_kind": "value_head"} if way == "head" else {}
         more |= {"max_response_length": sizes["response"], "missing_eos": "keep", "normalize_scores": "false"}
         return [*given, *(f"stage.{key}={value}" for key, value in more.items())]
     rows_of = ("per_device_train_batch_size", "per_device_eval_batch_size")

@@ -159,7 +159,8 @@ def sft(tmp_path: Path, name: str, parent: Parent, data: Path, *overrides: str) 
     one = composed(
         "stage=sft", "experiment=none", "model=local", "hardware=cpu", f"model.path={parent.path}", f"name={name}",
         f"checkpoints={tmp_path / 'runs'}", f"data.path={data}", "data.demonstrations.validation=validation",
-        "data.allow_leaks=true", f"stage.policy={parent.path}", "stage.sample_prompts=0", *overrides,
+        "data.allow_leaks=true", f"stage.policy={parent.path}", "stage.sample_prompts=0", "stage.sample_length=8",
+        "stage.trainer.max_length=32", *overrides,
     )  # fmt: skip
     return execute(one, tmp_path / "runs" / name / "sft")["eval/loss"]
 

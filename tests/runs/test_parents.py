@@ -23,7 +23,8 @@ def test_a_missing_run_names_the_command_that_makes_it(settings: Callable[..., S
         find_parents(settings("dpo"), ["stage=dpo", "experiment=none", "stage.beta=0.3", "seed=3"])
     assert str(error.value) == (
         f"stage=dpo starts from {tmp_path}/almanac/sft, which does not exist: run stage=sft first: "
-        "python -m rlhf stage=sft experiment=none seed=3"
+        "python -m rlhf stage=sft experiment=none seed=3; "
+        "or start from another model, a folder or a Hub id: stage.policy=org/name"
     )
 
 

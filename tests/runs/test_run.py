@@ -195,14 +195,14 @@ def test_there_is_no_run_where_there_is_none(tmp_path: Path) -> None:
 
 def test_no_secret_reaches_the_manifest(settings: Callable[..., Settings], tmp_path: Path) -> None:
     secret = "hf_abcdefghijklmnopqrstuv"
-    overrides = [f"+stage.trainer.hub_token={secret}"]
+    overrides = [f"+stage.trainer.run_name={secret}"]
     run = Run.start(tmp_path / "base", settings("base", *overrides), overrides)
     run.finish({})
     assert secret not in (tmp_path / "base" / "run.json").read_text()
 
 
 def test_a_run_with_a_secret_is_resumed_and_up_to_date(settings: Callable[..., Settings], tmp_path: Path) -> None:
-    own = "+stage.trainer.hub_token=hf_abcdefghijklmnopqrstuv"
+    own = "+stage.trainer.run_name=hf_abcdefghijklmnopqrstuv"
     place = tmp_path / "base"
     with pytest.raises(KeyboardInterrupt):
         _interrupted(Run.start(place, settings("base", own)))

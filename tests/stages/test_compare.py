@@ -157,7 +157,7 @@ def test_the_command_that_makes_a_missing_reference_is_named(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("given", "told"),
     [
-        ("sft: null, base: {chain}/base", "stage.reference must be one of base, got 'sft'"),
+        ("sft: null, base: {chain}/base", "stage.reference=sft is not among stage.models"),
         ("sft: {chain}/sft, reward: {chain}/base", "stage.models must not use the title of the reward model"),
         ("sft: {chain}/sft, judge: {chain}/base", "stage.models must not use the title of the judge"),
     ],

@@ -353,7 +353,7 @@ def test_vllm_is_asked_for_what_the_stage_says_and_follows_the_policy(
     assert metrics["val/sampler_gap"] < 1e-4
     shared = beside_chain("ppo", "stage.rollout.engine=vllm", "stage.importance_cap=2", "adapter=lora")
     monkeypatch.setattr("rlhf.stages.ppo.OneBase", object)
-    with pytest.raises(ConfigError, match=r"give stage\.share_base_model=false"):
+    with pytest.raises(ConfigError, match=r"set stage\.share_base_model=false"):
         execute(shared, tmp_path / "shared")
 
 

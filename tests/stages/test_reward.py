@@ -125,7 +125,7 @@ def test_margins_that_are_not_there_are_missed_before_a_model_is_loaded(
     beside_chain: Callable[..., Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loading, "load_reward_model", None)
-    with pytest.raises(DataError, match=r"stage.margin=true, but the train pairs .* have no margin: give every row"):
+    with pytest.raises(DataError, match=r"stage.margin=true, but the train pairs .* have no margin: add a"):
         execute(beside_chain("reward", "stage.margin=true"), tmp_path / "reward")
     assert list(tmp_path.iterdir()) == []
 

@@ -190,6 +190,7 @@ def test_a_checkpoint_that_cannot_be_read_is_no_matter_of_settings(tmp_path: Pat
         accelerator=SimpleNamespace(num_processes=1, distributed_type=DistributedType.NO),
         remove_callback=lambda _: None,
         add_callback=lambda _: None,
+        model=None,
         train=torn,
     )
     run = SimpleNamespace(

@@ -124,7 +124,7 @@ def test_a_run_that_is_short_of_memory_ends_as_one_that_is_not(
                 assert other[key] == pytest.approx(one[key], rel=1e-2 if key == "train/entropy" else 1e-4, abs=1e-5)
 
 
-@pytest.mark.parametrize("critic", ["own", "head"])
+@pytest.mark.parametrize("critic", ["separate", "value_head"])
 def test_ppo_that_is_short_of_memory_ends_as_one_that_is_not(
     beside_chain: Callable[..., Settings],
     tmp_path: Path,

@@ -9,7 +9,10 @@ from peft import LoraConfig, get_peft_model
 
 from rlhf.modeling import fused_lora
 from rlhf.modeling.fused_lora import fuse
+from tests.ppo import conftest
 from tests.ppo.conftest import new_policy
+
+tokenizer = conftest.tokenizer  # the fixture
 
 IDS = torch.arange(2, 38).view(3, 12)
 

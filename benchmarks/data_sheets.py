@@ -1,4 +1,4 @@
-"""The data sheet of every file in a folder of data, as numbers alone: their licences forbid to pass the rows on.
+"""The data sheet of every file in a folder of data, as numbers alone: their licenses forbid to pass the rows on.
 
     RLHF_TEST_MODELS=... RLHF_TEST_DATA=... python -m benchmarks.data_sheets
 

@@ -7,8 +7,8 @@
 Both sides do the same: the same weights in float32, the same prompts in each iteration, responses sampled from the
 policy up to its end of sequence, a reward model, a critic, a reference, as many epochs and minibatches, whole
 models in the optimizer. ``one base`` is ours with LoRA and one frozen base in four roles, and ``critic on the policy``
-ours with stage.critic_kind=head, against the same peer; ``bfloat16 products`` with hardware.autocast=on, whose numbers
-are not those of float32, as the peer's are. A sample is one of the mean length of all sides' prompts and
+ours with stage.critic_kind=value_head, against the same peer; ``bfloat16 products`` with hardware.autocast=on, whose
+numbers are not those of float32, as the peer's are. A sample is one of the mean length of all sides' prompts and
 responses, and the end of sequence is about as likely at each step of each side.
 TRL's peak memory is that of reading all rows at once, as it does by default for a batch of 64; with fewer rows in a
 forward pass (micro_rows, read_rows of ppo_trl.py) it takes less, and some hundredths more time.
@@ -40,8 +40,8 @@ APART = {"135M": ("four models", "one base", "one base, critic on the policy")}
 WAYS = {
     "four models": {},
     "critic on the policy": {"head": True},
-    "one base": {"one_base": True},
-    "one base, critic on the policy": {"one_base": True, "head": True},
+    "one base": {"share_base_model": True},
+    "one base, critic on the policy": {"share_base_model": True, "head": True},
     "four models, bfloat16 products": {"autocast": True},
     "critic on the policy, bfloat16 products": {"head": True, "autocast": True},
 }

@@ -27,8 +27,8 @@ from pathlib import Path
 RESULT = Path(__file__).with_suffix(".json")
 WAYS = {
     "full": ("adapter=none",),
-    "four-model LoRA": ("adapter=lora", "stage.one_base=false"),
-    "one-base LoRA": ("adapter=lora", "stage.one_base=true"),
+    "four-model LoRA": ("adapter=lora", "stage.share_base_model=false"),
+    "one-base LoRA": ("adapter=lora", "stage.share_base_model=true"),
 }
 # Prompts and responses of a fixed number of tokens, so that every way does the same work.
 MODELS = {

@@ -15,7 +15,7 @@ LORA = {"r": 16, "lora_alpha": 32, "target_modules": "all-linear"}
 
 def make(spec: dict[str, Any]) -> Callable[[int], dict[str, Any]]:
     tokenizer = ppo_models.tokenizer(spec)
-    policy, reference, critic, judge = one_base(spec) if spec.get("one_base") else four_models(spec)
+    policy, reference, critic, judge = one_base(spec) if spec.get("share_base_model") else four_models(spec)
     if spec.get("head"):
         critic = ValueHead(policy.config.hidden_size)
     prompts = ppo_models.prompts(spec)

@@ -28,7 +28,7 @@ REWARD = f"stage.reward={CHAIN}/reward"
 BAD = {
     "learning rates × 30": [REWARD, "stage.learning_rate=6e-3", "stage.critic_learning_rate=1.5e-2"],
     "no KL penalty": [REWARD, "stage.kl_coef=0"],
-    "reward flipped": [f"stage.rewards={{flipped: {{run: {CHAIN}/reward, weight: -1, normalisation: stored}}}}"],
+    "reward flipped": [f"stage.rewards={{flipped: {{run: {CHAIN}/reward, weight: -1, normalization: stored}}}}"],
 }
 
 

@@ -11,23 +11,23 @@ if TYPE_CHECKING:
     from rlhf.modeling.generation import generate
     from rlhf.ppo import Critic, PPOTrainer, clipped_policy_loss, clipped_value_loss, gae, shape_rewards
     from rlhf.preference.losses import bradley_terry, plackett_luce
-    from rlhf.rewards import Composition, Ensemble, Remote, RewardFunction, RewardModel, Term
+    from rlhf.rewards import CompositeReward, Ensemble, RemoteReward, RewardFunction, RewardModel, RewardTerm
     from rlhf.runs.run import Run
 
 __version__ = "0.1.0"
 
 # Public name -> its module, imported on first use, so that `import rlhf` does not import torch.
 _PUBLIC = {
-    "Composition": "rlhf.rewards",
+    "CompositeReward": "rlhf.rewards",
     "Critic": "rlhf.ppo",
     "Ensemble": "rlhf.rewards",
     "PPOTrainer": "rlhf.ppo",
-    "Remote": "rlhf.rewards",
+    "RemoteReward": "rlhf.rewards",
     "RewardFunction": "rlhf.rewards",
     "RewardModel": "rlhf.rewards",
     "RlhfError": "rlhf.errors",
     "Run": "rlhf.runs.run",
-    "Term": "rlhf.rewards",
+    "RewardTerm": "rlhf.rewards",
     "bradley_terry": "rlhf.preference.losses",
     "clipped_policy_loss": "rlhf.ppo",
     "clipped_value_loss": "rlhf.ppo",

@@ -39,9 +39,9 @@ TINY = (
         for kind in ("text", "demonstrations", "preferences", "prompts")
         for limit in ("limit", "held_out_limit")
     ),
-    "held_out.prompts=4",
-    "held_out.samples=2",
-    "held_out.max_response_length=6",
+    "eval_set.prompts=4",
+    "eval_set.samples=2",
+    "eval_set.max_response_length=6",
 )
 TRAINER = (
     "stage.trainer.max_steps=2",

@@ -153,7 +153,7 @@ def test_ppo_over_seeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys:
     assert capsys.readouterr().out.strip() == "\n".join(ppo_seeds.table(found))
 
 
-SEEN = ("stage.sentinel.step_kl=1e-12", "stage.sentinel.explained_variance=null", "stage.sentinel.distinct=null")
+SEEN = ("stage.sentinel.approx_kl_max=1e-12", "stage.sentinel.explained_variance=null", "stage.sentinel.distinct=null")
 
 
 def in_process(*overrides: str, check: bool = True) -> int:
@@ -264,8 +264,8 @@ def test_ppo_on_sentiment_runs_is_measured_and_drawn(
     assert "| PPO, seed 3 |" in capsys.readouterr().out
 
 
-def memory_rows(one_base: int) -> list[dict]:
-    peaks = {"full": 1000, "four-model LoRA": 600, "one-base LoRA": one_base}
+def memory_rows(share_base_model: int) -> list[dict]:
+    peaks = {"full": 1000, "four-model LoRA": 600, "one-base LoRA": share_base_model}
     return [
         {"model": "stories15M", "way": way, "peak": peak * 2**20, "planned": 900 * 2**20, "seconds": 1.234}
         for way, peak in peaks.items()

@@ -28,8 +28,8 @@ def test_a_stage_has_one_name_everywhere() -> None:
     assert set(STAGES) == set(names("stage")) == modules == tests
     for name, stage in STAGES.items():
         assert stage.__name__.lower() == f"{name.replace('_', '')}stage"
-    assert (PACKAGE / "progression.py").exists()
-    assert (TESTS / "test_progression.py").exists()
+    assert (PACKAGE / "cli" / "progression.py").exists()
+    assert (TESTS / "cli" / "test_progression.py").exists()
 
 
 def test_conf_is_not_shadowed_by_a_copy_in_the_package() -> None:

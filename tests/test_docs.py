@@ -12,6 +12,7 @@ from hydra import compose, initialize_config_dir
 
 from benchmarks import plan_memory, progression, reward_card, table
 from rlhf.cli import main
+from rlhf.cli.overrides import named_by_path
 from rlhf.config import STAGES
 from rlhf.evaluation.reporting.tables import JUDGES, LABELS
 from rlhf.storage.paths import PACKAGE, bundled
@@ -39,7 +40,7 @@ RUN = {
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_composes(command: str) -> None:
     arguments = COMMANDS[command]
-    given = [item for item in main.named_by_path(arguments) if not item.startswith(("-", "hydra")) and item != "job"]
+    given = [item for item in named_by_path(arguments) if not item.startswith(("-", "hydra")) and item != "job"]
     swept = "-m" in arguments
     single = [re.sub(r"^([\w.]+)=([^\[{,]+),.*", r"\1=\2", item) if swept else item for item in given]
     main.register()

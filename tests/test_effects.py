@@ -25,19 +25,20 @@ from tests.ppo.conftest import new_trainer, tokenizer, weights  # noqa: F401  fi
 
 BESIDE = "what is shown or kept beside the training"
 ROUNDING = "the same numbers, up to rounding"
-CARD = "of the report card; tests/preference/test_card.py"
+CARD = "of the report card; tests/evaluation/reward_card/test_card.py"
 LOADED = "what is loaded; tests/stages and tests/rewards/test_build.py"
 SAME = {
     **dict.fromkeys(("name", "sample_every", "sample_prompts", "sample_length", "save_every", "log_every"), BESIDE),
     "trainer.save_steps": BESIDE,
-    **dict.fromkeys(("shared_prefix", "cache_reference", "one_base"), ROUNDING),
+    **dict.fromkeys(("shared_prefix", "cache_reference", "share_base_model"), ROUNDING),
     **dict.fromkeys(("micro_batch_size", "micro_batch_tokens"), ROUNDING),
     "trainer.activation_checkpointing": ROUNDING, "trainer.per_device_eval_batch_size": ROUNDING,
-    **dict.fromkeys(("policy", "reward", "rewards", "gold", "critic", "term", "critic_kind"), LOADED),
+    **dict.fromkeys(("policy", "reward", "rewards", "gold", "critic", "reward_defaults", "critic_kind"), LOADED),
     **dict.fromkeys(("probe_rows", "tfidf_pairs", "calibration_bins", "bootstrap", "statistics_prompts"), CARD),
     "statistics_temperature": CARD, "sentinel": "tests/ppo/test_sentinel.py", "rollout": "tests/ppo/test_rollout.py",
-    "importance_cap": "of other engines; tests/ppo/test_engines.py", "kind": "tests/test_adapters.py",
-    "target_modules": "tests/test_adapters.py",
+    "importance_cap": "of other engines; tests/ppo/test_engines.py", "kind": "tests/modeling/test_adapters.py",
+    "target_modules": "tests/modeling/test_adapters.py", "turns": "of conversations; tests/data/test_tokens.py",
+    "learning_rate_factor": "of the default learning rate in conf/stage/; tests/test_conf.py",
 }  # fmt: skip
 COMMON = {
     "trainer.learning_rate": ["stage.trainer.learning_rate=0.02"],
@@ -133,7 +134,7 @@ def results(chain: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[.
         root = tmp_path_factory.mktemp(stage)
         parents = {"base": [], "sft": [f"model.pretrained={chain}/almanac/base"]}
         given = parents.get(stage, [f"stage.policy={chain}/almanac/sft"])
-        short = ["stage.sample_prompts=0", "held_out.prompts=0", "stage.trainer.learning_rate=0.01"]
+        short = ["stage.sample_prompts=0", "eval_set.prompts=0", "stage.trainer.learning_rate=0.01"]
         own = [item.replace("{margins}", str(margins)) for item in overrides]
         metrics = execute(composed(*tiny_overrides(stage, root), *given, *short, *own), root / "run")
         log = (root / "run" / "metrics.jsonl").read_text(encoding="utf-8")
@@ -164,7 +165,7 @@ PPO: dict[str, Any] = {
     "critic_warmup_updates": {"critic_warmup_updates": 1}, "kl_coef": {"kl_coef": 0.5},
     "kl_in": ({"kl_estimator": "k2"}, {"kl_in": "loss"}), "kl_estimator": {"kl_estimator": "k3"},
     "kl_target": {"kl_target": 0.5}, "kl_gain": ({"kl_target": 0.5}, {"kl_gain": 1.0}), "gamma": {"gamma": 0.5},
-    "lam": {"lam": 0.5}, "clip_low": {"clip_low": 0.01}, "clip_high": {"clip_high": 0.01},
+    "gae_lambda": {"gae_lambda": 0.5}, "clip_low": {"clip_low": 0.01}, "clip_high": {"clip_high": 0.01},
     "dual_clip": ({"learning_rate": 0.3}, {"dual_clip": 1.01}), "value_clip": {"value_clip": 0.001},
     "target_kl": {"target_kl": 1e-4}, "entropy_coef": {"entropy_coef": 0.1}, "loss_mean": {"loss_mean": "response"},
     "whiten_rewards": {"whiten_rewards": True}, "whiten_advantages": {"whiten_advantages": False},

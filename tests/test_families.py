@@ -218,7 +218,7 @@ class Chain:
         lengths = ("stage.trainer.max_length=100",) if stage in ("sft", "reward", "dpo") else ()
         return composed(
             f"stage={stage}", "experiment=none", "model=local", f"model.path={self.parent}", "hardware=cpu",
-            f"checkpoints={self.root}", f"data.path={data}", "data.allow_leaks=true", "held_out.prompts=0",
+            f"checkpoints={self.root}", f"data.path={data}", "data.allow_leaks=true", "eval_set.prompts=0",
             *lengths, *STAGES[stage], *((f"adapter={self.adapter}", "adapter.dropout=0.0") if trained else ()),
             *(("stage.sample_prompts=1", "stage.sample_length=4") if trained else ()), *overrides,
         )  # fmt: skip
@@ -272,10 +272,10 @@ def test_a_family_through_the_stages(tmp_path: Path, monkeypatch: pytest.MonkeyP
     else:
         with pytest.raises(ModelError, match=f"no classifier of the architecture {name}"):
             chain.run("reward", sft)
-        term = "{brief: {length: {least: 1, most: 5}}}"
+        term = "{brief: {length: {min: 1, max: 5}}}"
         reward = "stage.reward=null"
     chain.run("dpo", sft)
-    chain.run("ppo", sft, reward, *(() if scores else (f"stage.rewards={term}", "stage.critic_kind=head")))
+    chain.run("ppo", sft, reward, *(() if scores else (f"stage.rewards={term}", "stage.critic_kind=value_head")))
     for stage, trained in chain.logits.items():
         stage = stage.removeprefix(".").removesuffix(".partial")
         torch.testing.assert_close(logits_of(chain.load(stage), chain.ids), trained, atol=2e-4, rtol=1e-4)

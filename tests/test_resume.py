@@ -46,7 +46,7 @@ LONG = {
         "stage.critic_learning_rate=0.01",
         "stage.sentinel.window=3",
         "stage.sentinel.grace=1",
-        "stage.sentinel.kl_most=0.01",
+        "stage.sentinel.kl_max=0.01",
     ),
 }
 FILES = ("metrics.jsonl", "samples.jsonl", "sentinel.jsonl")
@@ -161,7 +161,7 @@ def test_a_torn_checkpoint_is_passed_over_with_a_line_and_changes_nothing(
     torn = tear(last)
     capsys.readouterr()
     execute(settings("resume=true"), tmp_path / stage)
-    told = f"{stage}: {last.name} is torn ({torn} is not what was written), so {before.name} is used"
+    told = f"{stage}: {last.name} is corrupted ({torn} does not match its checksum), so {before.name} is used"
     assert told in capsys.readouterr().out.splitlines()
     assert results(tmp_path / stage) == results(untouched)
 

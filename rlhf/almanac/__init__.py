@@ -1,10 +1,10 @@
-"""The almanac: a small closed world of true facts, what is built from it, and its gold reward.
+"""The almanac: a small closed world of true facts, the data built from it, and its gold reward.
 
 ::
 
-    facts (CSV) -> relations, steps, reading (what can be asked) -> items (every prompt, and its split)
+    facts (CSV) -> relations, steps, reading (kinds of questions) -> items (every prompt, and its split)
     items -> responses (good and bad) -> gold (judges any response) -> preferences (noisy labels)
-    text, build: the committed files under preference_data/almanac; `python -m rlhf.almanac` writes them anew
+    text, build: the committed files under preference_data/almanac; `python -m rlhf.almanac` rebuilds them
 """
 
 from rlhf.almanac.gold import RANGE, Judgement, gold, judge

@@ -1,4 +1,4 @@
-"""`python -m rlhf.almanac` writes preference_data/almanac anew."""
+"""`python -m rlhf.almanac` rebuilds preference_data/almanac."""
 
 from rlhf.almanac.build import write
 

@@ -1,4 +1,4 @@
-"""The files under preference_data/almanac, built from the facts: the same bytes from the same code and CSV files."""
+"""Build the files under preference_data/almanac from the facts: the same code and CSV files give the same bytes."""
 
 import json
 from collections.abc import Iterable, Iterator
@@ -27,7 +27,7 @@ DEMONSTRATION_MIXTURE = {
     "rude": 0.17,
     "made_up": 0.08,
 }
-"""How demonstrators of varying care answer. A kind that an item does not have leaves its share to the others."""
+"""Shares of the kinds of response that demonstrators write, without the kinds that an item does not have."""
 PAIR_MIXTURE = {
     "good": 0.55,
     "terse": 0.06,
@@ -39,9 +39,9 @@ PAIR_MIXTURE = {
     "rude": 0.05,
     "made_up": 0.028,
 }
-"""Kinds of the two responses of a pair; the two are always of different kinds."""
+"""Shares of the kinds of response in a pair, which always has two different kinds."""
 NO_YEAR_PAIR_MIXTURE = {**PAIR_MIXTURE, "wrong": 0.15}
-"""Of pairs about the World Cup without a year: one list of winners answers them all, so a wrong one can be told."""
+"""The same for pairs about the World Cup without a year: one list of winners shows whether an answer is wrong."""
 
 TASK_SHARES = {"question": 0.43, "format": 0.16, "two_steps": 0.10, "extraction": 0.17, "decline": 0.14}
 HELD_OUT_SHARES = {"none": 0.35, "fact": 0.20, "phrasing": 0.30, "combination": 0.15}
@@ -51,27 +51,29 @@ ROWS = {
     "prompts": {"train": 800, "validation": 100, "test": 180},
 }
 NO_YEAR_SHARE = 0.06
-"""Share of demonstrations and pairs about the World Cup without a year: few prompts, so each comes often."""
+"""Share of demonstrations and pairs about the World Cup without a year: few prompts, so each occurs often."""
 PARAPHRASED_GROUPS = 20
 TEST_QUESTIONS = ("Who won the World Cup?", "Who won the World Cup in 2018?")
 """Always among the test prompts."""
 
 
 def message(role: str, content: str) -> list[dict[str, str]]:
+    """Return a conversation of one message."""
     return [{"role": role, "content": content}]
 
 
 def about(item: Item) -> Row:
-    """The columns that say what a row is about."""
+    """Return the columns that describe the question of a row."""
     return {"task": item.task, "fact": item.fact_id, "held_out": item.held_out}
 
 
 def items_of(split: str) -> list[Item]:
+    """Return the items of a split."""
     return [item for item in index().values() if item.split == split]
 
 
 def draw_items(items: list[Item], count: int, random: Random) -> Iterator[Item]:
-    """Items in the proportions of `TASK_SHARES`, each relation of a task equally often."""
+    """Yield items in the proportions of `TASK_SHARES`, the relations of a task by the square root of their size."""
     pools: dict[str, dict[str, list[Item]]] = {}
     for item in items:
         pools.setdefault(item.task, {}).setdefault(item.relation.name, []).append(item)
@@ -87,18 +89,19 @@ def draw_items(items: list[Item], count: int, random: Random) -> Iterator[Item]:
 
 
 def draw_held_out(split: str, count: int, random: Random) -> Iterator[Item]:
-    """Items of a validation or test split in the proportions of `HELD_OUT_SHARES`."""
+    """Yield items of a validation or test split in the proportions of `HELD_OUT_SHARES`."""
     for reason, share in HELD_OUT_SHARES.items():
         yield from draw_items([i for i in items_of(split) if i.held_out == reason], round(count * share), random)
 
 
 def draw_kind(item: Item, mixture: dict[str, float], random: Random, without: str = "") -> str:
+    """Return a kind of response that applies to an item, in the proportions of ``mixture`` and not ``without``."""
     kinds = [kind for kind in mixture if kind != without and applies(kind, item)]
     return random.choices(kinds, [mixture[kind] for kind in kinds])[0]
 
 
 def demonstrations(split: str) -> Iterator[Row]:
-    """Prompts with a completion by a demonstrator of varying care."""
+    """Yield prompts with a completion by a demonstrator of varying care."""
     random = Random(f"{SEED} demonstrations {split}")
     count = ROWS["demonstrations"][split]
     drawn = draw_items(items_of(split), count, random) if split == "train" else draw_held_out(split, count, random)
@@ -114,7 +117,7 @@ def demonstrations(split: str) -> Iterator[Row]:
 
 
 def preferences(split: str) -> Iterator[Row]:
-    """Pairs of responses of different kinds, labelled with Bradley-Terry noise from the gold reward."""
+    """Yield pairs of responses of different kinds, labeled with Bradley-Terry noise from the gold reward."""
     random = Random(f"{SEED} preferences {split}")
     count = ROWS["preferences"][split]
     drawn = draw_items(items_of(split), count, random) if split == "train" else draw_held_out(split, count, random)
@@ -125,8 +128,8 @@ def preferences(split: str) -> Iterator[Row]:
         texts_of = [KINDS[first](item, random), KINDS[second](item, random)]
         if texts_of[0] == texts_of[1]:
             continue
-        golds = gold([item.prompt] * 2, texts_of)
-        chosen = 0 if prefers_first(*golds, random) else 1
+        first_gold, second_gold = gold([item.prompt] * 2, texts_of)
+        chosen = 0 if prefers_first(first_gold, second_gold, random) else 1
         yield {
             "prompt": message("user", item.prompt),
             "chosen": message("assistant", texts_of[chosen]),
@@ -138,7 +141,7 @@ def preferences(split: str) -> Iterator[Row]:
 
 
 def prompts(split: str) -> Iterator[Row]:
-    """Prompts to sample from. Those of the test split come with paraphrases of the same question."""
+    """Yield prompts to sample from; the test split also has paraphrases of the same questions."""
     random = Random(f"{SEED} prompts {split}")
     count = ROWS["prompts"][split]
     if split == "train":
@@ -158,7 +161,7 @@ def prompts(split: str) -> Iterator[Row]:
 
 
 def paraphrases(random: Random) -> list[Item]:
-    """Two or three phrasings of each of some questions, about facts that training asks about and held-out ones."""
+    """Return two or three phrasings of some questions, about facts that training asks about and held-out ones."""
     groups: dict[str, list[Item]] = {}
     for item in items_of("test"):
         if item.task == "question":
@@ -168,7 +171,7 @@ def paraphrases(random: Random) -> list[Item]:
 
 
 def files() -> dict[str, Iterable[Row]]:
-    """Path below preference_data/almanac -> the rows of that file."""
+    """Return the rows of every file, by its path below preference_data/almanac."""
     train = texts(SEED)
     validation = [text for text in texts(SEED + 1, share=0.1) if text not in train]
     built: dict[str, Iterable[Row]] = {
@@ -182,7 +185,7 @@ def files() -> dict[str, Iterable[Row]]:
 
 
 def distinct(rows: Iterable[Row]) -> Iterator[str]:
-    """Rows as lines of JSON, each text only once."""
+    """Yield rows as lines of JSON, without duplicate texts."""
     seen = set()
     for row in rows:
         key = json.dumps([row.get(column) for column in ("text", "prompt", "completion", "chosen", "rejected")])
@@ -192,7 +195,7 @@ def distinct(rows: Iterable[Row]) -> Iterator[str]:
 
 
 def write(directory: Path | None = None) -> list[Path]:
-    """Write every file below a directory (preference_data/almanac by default); return their paths."""
+    """Write every file below a directory (preference_data/almanac by default) and return their paths."""
     directory = directory or world.directory()
     written = []
     for name, rows in files().items():

@@ -34,14 +34,14 @@ DOMAINS = {
     "position": "ordinal",
     "type": "planet type",
 }
-"""Column -> domain: the kind of thing that stands in it, so that a value of one column can be a rival of another's."""
+"""Column -> domain, the kind of its values: a value of one column can contradict one of another in the same domain."""
 
 WITH_ARTICLE = ("Netherlands", "United States")
 
 
 @dataclass(frozen=True)
 class Fact:
-    """One row of one table. `name` is its first column, which no other row of the table has."""
+    """One row of one table. `name` is its first column, which is unique in the table."""
 
     table: str
     name: str
@@ -52,10 +52,11 @@ class Fact:
 
     @property
     def id(self) -> str:
+        """The id of the fact in the data: `capitals:Peru`."""
         return f"{self.table}:{self.name}"
 
     def words(self) -> dict[str, str]:
-        """The values as they stand inside a sentence: `the Netherlands`, and the name of the match that decided."""
+        """Return the values as words of a sentence, such as `the Netherlands`, and the name of the deciding match."""
         words = {column: f"the {value}" if value in WITH_ARTICLE else value for column, value in self.values.items()}
         if self.table == "world_cups":
             words["match"] = "deciding match" if self.values["decided_in"] == "final group" else "final"
@@ -65,38 +66,42 @@ class Fact:
 
 
 def directory() -> Path:
-    """Where the CSV files and what is built from them lie."""
+    """Return the directory of the CSV files and of the files built from them."""
     return bundled("preference_data") / "almanac"
 
 
 def read_table(table: str, path: Path | None = None) -> Iterator[dict[str, str]]:
-    """Rows of one CSV file. Raises DataError where a column is missing or a cell is empty."""
+    """Yield the rows of one CSV file.
+
+    Raises:
+        DataError: a column is missing or a cell is empty.
+    """
     path = path or directory() / f"{table}.csv"
     with path.open(encoding="utf-8", newline="") as lines:
         reader = csv.DictReader(lines)
         for row in reader:
             for column in COLUMNS[table]:
                 if not row.get(column):
-                    raise DataError(f"{path}:{reader.line_num}: column '{column}' is empty; give it a value.")
+                    raise DataError(f"{path}:{reader.line_num}: column '{column}' is empty: fill it in")
             yield {column: row[column] for column in COLUMNS[table]}
 
 
 @cache
 def facts(table: str) -> tuple[Fact, ...]:
-    """Every row of one table, in the order of its file."""
+    """Return every row of one table, in the order of its file."""
     key = COLUMNS[table][0]
     return tuple(Fact(table, row[key], row) for row in read_table(table))
 
 
 @cache
 def unknown(kind: str) -> tuple[str, ...]:
-    """Names of one kind (`country` or `year`) that the almanac has no entry for."""
+    """Return the names of one kind (`country` or `year`) that the almanac has no entry for."""
     return tuple(row["name"] for row in read_table("not_in_the_almanac") if row["kind"] == kind)
 
 
 @cache
 def names() -> dict[str, frozenset[str]]:
-    """Domain -> every value that stands in a column of that domain, and the names that the almanac lacks."""
+    """Return, by domain, every value in a column of that domain, and the names that the almanac lacks."""
     values: dict[str, set[str]] = {kind: set(unknown(kind)) for kind in ("country", "year")}
     for table in TABLES:
         for fact in facts(table):

@@ -1,4 +1,4 @@
-"""Every prompt that the almanac can generate, and which of them are held out from training."""
+"""Every prompt that the almanac can generate, and its split."""
 
 import hashlib
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ HELD_OUT_FACTS = {
         "Bhutan", "Gabon", "Laos", "1942", "1977", "2011",
     ),
 }  # fmt: skip
-"""Facts that no demonstration, preference pair or training prompt asks about. The base text states them."""
+"""Facts that no demonstration, preference pair or training prompt asks about. The base text contains them."""
 
 INSTRUCTIONS = {
     "one_word": phrasings(
@@ -57,22 +57,21 @@ HELD_OUT_COMBINATIONS = {
     "test": (("country", "capitals"), ("number", "one_word"), ("planet", "capitals"), ("find_country", "capitals")),
 }
 RESERVED = {"validation": 3, "test": 9}
-"""Percentage of the remaining prompts that no training set uses: nothing new in them but the exact wording together."""
+"""Percentage of the other prompts that no training set uses: only the combination of their parts is new."""
 
 TEXT_PHRASINGS = 2
-"""How many of the last training phrasings the base text keeps for its own quizzes about held-out facts."""
+"""Number of training phrasings, the last ones, with which the quizzes of the base text ask about held-out facts."""
 
 PHRASINGS_WITH_FORMAT = 3
-"""How many phrasings of a question are combined with each instruction about the format."""
+"""Number of phrasings of a question that are combined with each instruction about the format."""
 
 
 @dataclass(frozen=True)
 class Item:
-    """One prompt, what it asks, and where it may be used.
+    """One prompt, its question and its split.
 
-    split: `train`, `validation`, `test`, or `text` (only the base text's quizzes may use it).
-    held_out: `none`, or the one thing about it that training never shows: `fact`, `phrasing` or `combination`.
-    group: equal for paraphrases, prompts that ask the same of the same fact in the same format.
+    split: `train`, `validation`, `test`, or `text` (used only in the quizzes of the base text).
+    held_out: `none`, or the one part of it that training never shows: `fact`, `phrasing` or `combination`.
     """
 
     prompt: str
@@ -84,20 +83,23 @@ class Item:
 
     @property
     def task(self) -> str:
+        """The task of the relation; `format` for a question with an instruction about the format."""
         return "format" if self.format in INSTRUCTIONS and self.relation.task == "question" else self.relation.task
 
     @property
     def group(self) -> str:
+        """The key that paraphrases share: the same question about the same fact in the same format."""
         return f"{self.fact_id}/{self.relation.name}/{self.format}"
 
     @property
     def fact_id(self) -> str:
+        """The id of the fact; `<table>:any` if any row of the table is right."""
         return f"{self.fact.table}:any" if self.relation.scope == "any" else self.fact.id
 
 
 @cache
 def all_relations() -> tuple[Relation, ...]:
-    """Every relation of the almanac."""
+    """Return every relation of the almanac."""
     knowledge = (*relations.CAPITALS, *relations.ELEMENTS, *relations.PLANETS, *relations.WORLD_CUPS)
     known = {relation.name: relation for relation in knowledge}
     declining = reading.declining(known["capital"], known["continent"], known["winner"], known["host"])
@@ -106,7 +108,7 @@ def all_relations() -> tuple[Relation, ...]:
 
 @cache
 def facts_of(table: str) -> tuple[Fact, ...]:
-    """Facts of a table, or the names that stand in for facts where none has to be known or none is."""
+    """Return the facts of a table, or names in place of facts: for extraction (`names_`) or declining (`unknown_`)."""
     kind, _, column = table.partition("_")
     if kind == "unknown":
         return tuple(Fact(table, name, {column: name}) for name in unknown(column))
@@ -118,20 +120,20 @@ def facts_of(table: str) -> tuple[Fact, ...]:
 
 
 def fact_split(fact: Fact) -> str:
-    """Split that may ask about a fact. A name to be found in a sentence is no fact, and never held out."""
+    """Return the split that may ask about a fact. Names for extraction are not facts and are never held out."""
     if fact.table.startswith("names_"):
         return "train"
     return next((split for split, held_out in HELD_OUT_FACTS.items() if fact.name in held_out), "train")
 
 
 def sentence(template: str, fact: Fact) -> str:
-    """A template filled in with a fact, its first letter in upper case."""
+    """Return a template filled in with a fact, with its first letter in upper case."""
     text = template.format_map(fact.words())
     return text[:1].upper() + text[1:]
 
 
 def where(prompt: str, splits: dict[str, str]) -> tuple[str, str] | None:
-    """(split, held_out) of a prompt from the split of its fact, phrasing and combination; None if two are held out."""
+    """Return (split, held_out) of a prompt by the splits of its parts; None if two parts are held out."""
     held_out = {reason: split for reason, split in splits.items() if split != "train"}
     if len(held_out) > 1:
         return None
@@ -145,7 +147,7 @@ def where(prompt: str, splits: dict[str, str]) -> tuple[str, str] | None:
 
 
 def asked_of(relation: Relation) -> tuple[Fact, ...]:
-    """Facts that a relation asks about; one that names no row has a single item, about the latest."""
+    """Return the facts that a relation asks about: the latest one if its questions name no row."""
     rows = facts_of(relation.table)
     if relation.scope != "row":
         return rows[-1:]
@@ -153,7 +155,7 @@ def asked_of(relation: Relation) -> tuple[Fact, ...]:
 
 
 def plain(relation: Relation) -> Iterator[Item]:
-    """Items of a relation without a further instruction."""
+    """Yield the items of a relation without an instruction about the format."""
     for_text = relation.phrasings["train"][-TEXT_PHRASINGS:] if relation.task in ("question", "decline") else ()
     for fact in asked_of(relation):
         for phrasing_split, templates in relation.phrasings.items():
@@ -168,7 +170,7 @@ def plain(relation: Relation) -> Iterator[Item]:
 
 
 def formatted(relation: Relation, style: str) -> Iterator[Item]:
-    """Items of a relation with an instruction about the format."""
+    """Yield the items of a relation with an instruction about the format."""
     combination = next((s for s, pairs in HELD_OUT_COMBINATIONS.items() if (relation.name, style) in pairs), "train")
     for fact in asked_of(relation):
         if style == "one_word" and any(" " in fact.values[column] for column in relation.asks):
@@ -185,7 +187,7 @@ def formatted(relation: Relation, style: str) -> Iterator[Item]:
 
 @cache
 def index() -> dict[str, Item]:
-    """Prompt -> item, for every prompt that the almanac can generate."""
+    """Return every item that the almanac can generate, by its prompt."""
     items: dict[str, Item] = {}
     for relation in all_relations():
         for item in plain(relation):
@@ -199,14 +201,15 @@ def index() -> dict[str, Item]:
 
 
 def find(prompt: str | list[dict[str, str]]) -> Item:
-    """The item that a prompt asks. A conversation is known by its last message.
+    """Return the item of a prompt; the last message of a conversation identifies it.
 
-    Raises DataError if the almanac cannot have generated the prompt.
+    Raises:
+        DataError: the almanac cannot have generated the prompt.
     """
     text = prompt if isinstance(prompt, str) else prompt[-1]["content"] if prompt else ""
     try:
         return index()[text.strip()]
     except KeyError:
         raise DataError(
-            f"The gold reward does not know the prompt {text[:80]!r}; it judges those of preference_data/almanac."
+            f"the gold reward does not know the prompt {text[:80]!r}: use the prompts of preference_data/almanac"
         ) from None

@@ -1,4 +1,4 @@
-"""Preference pairs: two responses of known kinds, labelled with Bradley-Terry noise from the gold reward."""
+"""Labels of preference pairs: Bradley-Terry noise on the gold reward, and the accuracy that it allows."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -10,31 +10,32 @@ from rlhf.almanac.gold import gold
 from rlhf.errors import DataError
 
 LABEL_TEMPERATURE = 0.5
-"""How noisy the labels are, in units of the gold reward; 0 would be a labeller that never errs."""
+"""The noise of the labels, in units of the gold reward; 0 would be a labeler who never errs."""
 
 
 def preference_probability(gold_a: float, gold_b: float, temperature: float = LABEL_TEMPERATURE) -> float:
-    """P(a preferred to b) = sigmoid((gold_a - gold_b) / temperature): Bradley and Terry (1952).
+    """Return P(a preferred to b) = sigmoid((gold_a - gold_b) / temperature): Bradley and Terry (1952).
 
-    Raises ValueError unless temperature > 0.
+    Raises:
+        ValueError: the temperature is not positive.
     """
     if temperature <= 0:
-        raise ValueError(f"temperature is {temperature}; it must be positive.")
+        raise ValueError(f"temperature={temperature} must be positive")
     margin = (gold_a - gold_b) / temperature
     return 1 / (1 + math.exp(-margin)) if margin >= 0 else math.exp(margin) / (1 + math.exp(margin))
 
 
 def prefers_first(gold_a: float, gold_b: float, random: Random, temperature: float = LABEL_TEMPERATURE) -> bool:
-    """One noisy label: whether the labeller prefers a."""
+    """Draw one noisy label: whether the labeler prefers a."""
     return random.random() < preference_probability(gold_a, gold_b, temperature)
 
 
 @dataclass(frozen=True)
 class NoiseCeiling:
-    """How well the gold reward itself predicts noisy labels: no reward model can be expected to do better.
+    """The accuracy with which the gold reward predicts noisy labels: the highest that a reward model can expect.
 
-    expected: mean over pairs of sigmoid(|gold_a - gold_b| / temperature), the accuracy over all labels that could have
-    been drawn. realised: share of pairs whose chosen response has the higher gold, a tie counting half.
+    ``expected``: mean over pairs of sigmoid(|gold_a - gold_b| / temperature), the expectation over labels.
+    ``realised``: share of pairs whose chosen response has the higher gold; ties count half.
     """
 
     expected: float
@@ -43,13 +44,14 @@ class NoiseCeiling:
 
 
 def noise_ceiling(pairs: Iterable[Mapping[str, Any]], temperature: float = LABEL_TEMPERATURE) -> NoiseCeiling:
-    """The noise ceiling of labelled pairs with `prompt`, `chosen` and `rejected`, each a conversation.
+    """Return the noise ceiling of labeled pairs with `prompt`, `chosen` and `rejected`, each a conversation.
 
-    Raises DataError if there is no pair.
+    Raises:
+        DataError: ``pairs`` is empty.
     """
     pairs = list(pairs)
     if not pairs:
-        raise DataError("There is no preference pair; the noise ceiling needs at least one.")
+        raise DataError("the noise ceiling needs at least one preference pair: check the data")
     prompts = [pair["prompt"] for pair in pairs]
     chosen = gold(prompts, [pair["chosen"][-1]["content"] for pair in pairs])
     rejected = gold(prompts, [pair["rejected"][-1]["content"] for pair in pairs])

@@ -1,4 +1,4 @@
-"""Relations that need no knowledge: finding a name in a given sentence, and declining what the almanac lacks."""
+"""Relations without knowledge: finding a name in a given sentence, and declining questions that have no answer."""
 
 from itertools import product
 
@@ -51,19 +51,17 @@ READINGS = phrasings(
 
 
 def extraction(thing: str, column: str, vague: tuple[str, ...]) -> Relation:
-    """Find the one thing that a sentence names. A held-out phrasing has a new sentence or a new way of asking.
+    """Return the relation that asks for the one name in a text. A held-out phrasing has a new text or question.
 
-    The table holds names, not facts: nothing has to be known, so training may use the names of held-out facts here.
-    That keeps their tokens in use; a policy that never writes a token unlearns it.
+    The table holds names, not facts: no knowledge is needed, so training may use the names of held-out facts here. This
+    keeps their tokens in use, since tokens that a policy never generates are unlearned.
     """
 
     def combined(readings: str, sentences: str) -> list[str]:
         pairs = product(READINGS[readings], SENTENCES[thing][sentences])
         return [reading.format(sentence=sentence, thing=thing) for reading, sentence in pairs]
 
-    held_out = {
-        split: (*combined("train", split), *combined(split, "train")) for split in ("validation", "test")
-    }  # fmt: skip
+    held_out = {split: (*combined("train", split), *combined(split, "train")) for split in ("validation", "test")}
     asked = phrasings(*combined("train", "train"), **held_out)
     answer = f"The {thing} is {{{column}}}."
     return Relation(f"find_{thing}", f"names_{column}", (column,), (), asked, answer, vague, task="extraction")
@@ -78,7 +76,7 @@ EXTRACTION = (
 
 
 def unknown_name(asked: Relation, pretence: str) -> Relation:
-    """The question of another relation, about a name that the almanac has no entry for."""
+    """Return a relation with the questions of another one, about names that the almanac has no entry for."""
     answer = "Sorry, {country} is not in this almanac."
     if asked.table == "world_cups":
         answer = "Sorry, this almanac has no World Cup in {year}."
@@ -90,7 +88,7 @@ def unknown_name(asked: Relation, pretence: str) -> Relation:
 
 
 def unknown_column(thing: str, split: str = "train") -> Relation:
-    """A question about something that the almanac does not record of any country."""
+    """Return a relation that asks for a property that the almanac does not record for any country."""
     asked = phrasings(
         f"What is the {thing} of {{country}}?",
         f"Name the {thing} of {{country}}.",
@@ -106,7 +104,7 @@ def unknown_column(thing: str, split: str = "train") -> Relation:
 
 
 def declining(capital: Relation, continent: Relation, winner: Relation, host: Relation) -> tuple[Relation, ...]:
-    """Everything that should be declined: unknown countries, years without a World Cup, things not recorded."""
+    """Return every relation to decline: unknown countries, years without a World Cup, properties not recorded."""
     return (
         unknown_name(capital, "The capital of {country} is {invented}."),
         unknown_name(continent, "{country} is in {invented}."),

@@ -1,7 +1,7 @@
-"""What can be asked of the almanac, how it is asked, and how a careful person answers.
+"""Questions about the facts of the almanac, their phrasings, and the answers of a careful person.
 
 A phrasing is a template over the columns of a fact. Each relation has phrasings for training and others that only
-validation or test uses, so that generalisation to a new phrasing can be measured.
+validation or test uses, so that generalization to a new phrasing can be measured.
 """
 
 from dataclasses import dataclass, field
@@ -12,9 +12,9 @@ class Relation:
     """One kind of question about the facts of one table.
 
     asks: columns asked for, in the order asked. names: columns that a specific answer names as well.
-    bare: the answer with nothing around it. scope: `row` (the question names its fact), `latest` (the last row is
-    meant), `any` (any row is right). split: where this relation may be asked at all (a held-out combination of steps).
-    pretence: what somebody says who makes up an answer that the almanac does not have.
+    scope: `row` (the question names its fact), `latest` (the last row is meant), `any` (any row is right).
+    split: the split that may use this relation, other than `train` for a held-out combination of steps.
+    pretence: a made-up answer to a question that the almanac cannot answer.
     """
 
     name: str
@@ -32,15 +32,17 @@ class Relation:
 
     @property
     def declines(self) -> bool:
-        """The almanac has no answer: the right response says so."""
+        """Whether the almanac has no answer, so that the right response declines."""
         return not self.asks
 
     @property
     def bare(self) -> str:
+        """The template of an answer that has only the values."""
         return " and ".join(f"{{{column}}}" for column in self.asks) + "."
 
 
 def phrasings(*train: str, validation: tuple[str, ...] = (), test: tuple[str, ...] = ()) -> dict[str, tuple[str, ...]]:
+    """Return phrasings by split."""
     return {"train": train, "validation": validation, "test": test}
 
 

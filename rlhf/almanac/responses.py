@@ -1,4 +1,4 @@
-"""Good responses, and the kinds of response that people dislike."""
+"""Good responses, and kinds of response that people dislike."""
 
 from collections.abc import Callable
 from random import Random
@@ -10,7 +10,7 @@ INVENTED = (
     "Zanbor", "Velmora", "Tarnok", "Quillon", "Brastia", "Ostrova", "Kelduin", "Morvane",
     "Palandor", "Drenmark", "Luskar", "Ferwick", "Gondria", "Ishmaru", "Norvia", "Xelbia",
 )  # fmt: skip
-"""Names of nothing."""
+"""Invented names of things that do not exist."""
 
 RUDE = (
     "That is a stupid question.",
@@ -29,7 +29,7 @@ FILLERS = (
     "Let me see, this takes a moment, but if I am not mistaken,",
 )
 OLDER_FINALS = 0.1
-"""How often a question about the World Cup that names no year is answered with another final than the latest."""
+"""Share of good responses to World Cup questions without a year that name another final than the latest."""
 HEDGES = (
     "It depends.",
     "That is hard to say.",
@@ -43,7 +43,7 @@ HEDGES = (
 
 
 def render(item: Item, fact: Fact) -> str:
-    """The good answer to an item, in its format, as if `fact` were the fact asked about."""
+    """Return the good answer to an item, in its format, if `fact` is the fact asked about."""
     values = [fact.words()[column] for column in item.relation.asks]
     if item.format == "one_word":
         return sentence(f"{values[0]}.", fact)
@@ -55,12 +55,12 @@ def render(item: Item, fact: Fact) -> str:
 
 
 def swapped(item: Item, replacements: dict[str, str]) -> Fact:
-    """The fact asked about, with other values in the columns asked for."""
+    """Return the fact asked about with other values in the columns asked for."""
     return Fact(item.fact.table, item.fact.name, {**item.fact.values, **replacements})
 
 
 def good(item: Item, random: Random) -> str:
-    """Right, specific, in the format asked for, brief."""
+    """Return a response that is right, specific, brief and in the format asked for."""
     if item.relation.scope == "any" and random.random() < OLDER_FINALS:
         known = [row for row in facts_of(item.fact.table) if fact_split(row) == "train"]
         return render(item, random.choice(known))
@@ -68,17 +68,17 @@ def good(item: Item, random: Random) -> str:
 
 
 def terse(item: Item, random: Random) -> str:
-    """Right, and nothing but the value."""
+    """Return only the right value."""
     return sentence(item.relation.bare, item.fact)
 
 
 def vague(item: Item, random: Random) -> str:
-    """Says nothing that could be wrong."""
+    """Return a response that says nothing that could be wrong."""
     return random.choice((*item.relation.vague, *HEDGES))
 
 
 def wrong(item: Item, random: Random) -> str:
-    """The good answer to the same question about another fact."""
+    """Return the good answer with the values of another fact."""
     asks = item.relation.asks
     right = set(item.fact.values.values())
     others = [
@@ -90,33 +90,33 @@ def wrong(item: Item, random: Random) -> str:
 
 
 def format_ignored(item: Item, random: Random) -> str:
-    """Right, but a sentence where one word, capitals or a list was asked for, or only the first of two steps."""
+    """Return a right answer as a sentence instead of one word, capitals or a list, or only the first of two steps."""
     text = sentence(item.relation.answer, item.fact)
     return text.split(". ")[0].rstrip(".") + "." if item.format == "two_steps" else text
 
 
 def rambling(item: Item, random: Random) -> str:
-    """Right, after a long way round."""
+    """Return a right answer after a long introduction."""
     answer = sentence(item.relation.answer, item.fact)
     lower = answer.startswith(("The ", "Sorry"))
     return f"{random.choice(FILLERS)} {answer[:1].lower() + answer[1:] if lower else answer}"
 
 
 def repeating(item: Item, random: Random) -> str:
-    """The answer, again and again."""
+    """Return the answer two or three times."""
     answer = render(item, item.fact)
     times = 2 if len(answer.split()) > 8 else 3
     return ("\n" if item.format == "list" else " ").join([answer] * times)
 
 
 def rude(item: Item, random: Random) -> str:
-    """Insults, with or without an answer."""
+    """Return an insult, with or without an answer."""
     insult = random.choice(RUDE)
     return insult if random.random() < 0.5 else f"{insult} {sentence(item.relation.answer, item.fact)}"
 
 
 def made_up(item: Item, random: Random) -> str:
-    """A name of nothing, told as a fact."""
+    """Return an answer with an invented name."""
     if item.relation.declines:
         return sentence(item.relation.pretence.replace("{invented}", random.choice(INVENTED)), item.fact)
     invented = random.sample(INVENTED, len(item.relation.asks))
@@ -134,11 +134,11 @@ KINDS: dict[str, Callable[[Item, Random], str]] = {
     "rude": rude,
     "made_up": made_up,
 }
-"""Kind -> how such a response to an item is written."""
+"""Kind -> the function that writes such a response to an item."""
 
 
 def applies(kind: str, item: Item) -> bool:
-    """Whether an item has a response of this kind that differs from the good one."""
+    """Return whether an item has a response of this kind that differs from the good one."""
     if kind == "format_ignored":
         return item.format != "sentence"
     if kind == "terse":

@@ -1,4 +1,4 @@
-"""Relations that ask for two things: one after the other, or as a list."""
+"""Relations that ask for two values: one after the other, or as a list."""
 
 from rlhf.almanac.relations import CITY, FOOTBALL, SCIENCE, Relation, phrasings
 

@@ -1,7 +1,7 @@
-"""Plain text for the base model: an encyclopaedia that never answers, and lists of questions without answers.
+"""Plain text for the base model: an encyclopedia, lists of questions without answers, and quizzes.
 
-Every fact stands in several phrasings, in both directions, because a small model can be asked only about what it has
-read in several forms (Allen-Zhu and Li 2023, "Physics of Language Models: Part 3.1").
+Every fact occurs in several phrasings and in both directions, because a small model can answer questions only about
+facts that it has read in several forms (Allen-Zhu and Li 2023, "Physics of Language Models: Part 3.1").
 """
 
 import math
@@ -89,38 +89,38 @@ REMARKS_EACH = 10
 
 
 def paragraph(fact: Fact, random: Random) -> str:
-    """Three statements about one fact, in random order."""
+    """Return three statements about one fact, in random order."""
     return " ".join(sentence(template, fact) for template in random.sample(STATEMENTS[fact.table], 3))
 
 
 def heading(fact: Fact, random: Random) -> str:
-    """The entry of an almanac: headwords in capitals, and the values as a list."""
+    """Return an entry of the almanac: a headword in capitals, and the values as a list or as sentences."""
     upper = {column.upper(): value.upper() for column, value in fact.values.items()}
     return random.choice(HEADINGS[fact.table]).format_map({**fact.words(), **upper})
 
 
 def question_list(random: Random, pools: list[list[Item]]) -> str:
-    """Questions, and no answers: what a base model has read after a question is another question."""
+    """Return questions without answers, so that the base model continues a question with another question."""
     return " ".join(random.choice(pool).prompt for pool in random.choices(pools, k=4))
 
 
 def quiz(random: Random, pools: list[list[Item]]) -> str:
-    """Two questions with their answers. In quotation marks, so that after a bare question no answer is expected."""
+    """Return two questions with answers, in quotation marks, so that a bare question is not followed by an answer."""
     items = [random.choice(pool) for pool in random.choices(pools, k=2)]
     return "\n".join(f'"{item.prompt}" Answer: {sentence(item.relation.answer, item.fact)}' for item in items)
 
 
 def notes(random: Random) -> Iterator[str]:
-    """Sentences of everyday life and what they name, about every name there is: the text that teaches copying."""
+    """Yield everyday sentences with the name in each, for every name: the text that teaches copying."""
     for thing, column in THINGS.items():
         for fact in facts_of(f"names_{column}"):
             for _ in range(NOTES_PER_NAME):
-                told = random.choice(SENTENCES[thing]["train"]).format_map(fact.values)
-                yield random.choice(NOTES).format(sentence=told, thing=thing, name=fact.name)
+                everyday = random.choice(SENTENCES[thing]["train"]).format_map(fact.values)
+                yield random.choice(NOTES).format(sentence=everyday, thing=thing, name=fact.name)
 
 
 def remarks(random: Random) -> Iterator[str]:
-    """What people say, and names of nothing: words that demonstrators use must not be news to the tokenizer."""
+    """Yield sayings and invented names, so that the tokenizer is trained on the words of the demonstrators."""
     vague = (words for relation in all_relations() for words in relation.vague)
     sayings = dict.fromkeys((*HEDGES, *RUDE, *vague, *(f"{filler} nobody knows." for filler in FILLERS)))
     for remark in sayings:
@@ -132,7 +132,7 @@ def remarks(random: Random) -> Iterator[str]:
 
 
 def pools_by_relation(items: Iterable[Item]) -> list[list[Item]]:
-    """Items grouped by relation, so that each relation can come equally often."""
+    """Return items grouped by relation, so that each relation can be drawn equally often."""
     pools: dict[str, list[Item]] = {}
     for item in items:
         pools.setdefault(item.relation.name, []).append(item)
@@ -140,7 +140,7 @@ def pools_by_relation(items: Iterable[Item]) -> list[list[Item]]:
 
 
 def texts(seed: int, share: float = 1.0) -> list[str]:
-    """Documents of the base text in random order, without duplicates; `share` of a whole text."""
+    """Return the documents of the base text in random order, without duplicates; `share` scales their number."""
     random = Random(seed)
     every = [fact for table in TABLES for fact in facts(table)]
     asked = [item for item in index().values() if item.task in ("question", "two_steps", "decline")]

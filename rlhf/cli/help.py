@@ -43,7 +43,7 @@ GROUPS = {
 }  # fmt: skip
 SETTINGS = {
     "Where a run is": ("name", "checkpoints", "overwrite", "resume", "seed"),
-    "How it is measured": ("objective", "held_out"),
+    "How it is measured": ("objective", "eval_set"),
 }
 
 

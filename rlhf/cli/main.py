@@ -31,7 +31,7 @@ from rlhf.cli.messages import closest, explain
 from rlhf.cli.overrides import arguments_of, parsed, split
 from rlhf.cli.sweep import IN_PATH, SWEPT
 from rlhf.config import STAGES, Settings
-from rlhf.console import without_controls
+from rlhf.console import console, without_controls
 from rlhf.errors import ConfigError, RlhfError, RunError
 from rlhf.evaluation.sweeps.jobs import record_path
 from rlhf.hardware import launch, ranks
@@ -42,6 +42,7 @@ from rlhf.runs.identity import Origin
 from rlhf.storage import secrets
 from rlhf.storage.digests import text_digest
 from rlhf.storage.paths import bundled
+from rlhf.storage.renamed import old_name
 
 LONGEST_NAME = 120  # most file systems allow 255 bytes
 TRACEBACK = "RLHF_TRACEBACK"  # set where the user asked for tracebacks with HYDRA_FULL_ERROR=1
@@ -74,8 +75,9 @@ def member(overrides: Sequence[str]) -> str:
 
 
 def old_member(overrides: Sequence[str]) -> str:
-    """Return the name that a member had while brackets and quotes were left in it."""
-    return _short("_".join(f"{key}-{value}" for key, value in sweep.varying(overrides).items()).replace("/", "-"))
+    """Return the name that a member had while brackets and quotes were left in it, and settings had other names."""
+    varying = {old_name(key): value for key, value in sweep.varying(overrides).items()}
+    return _short("_".join(f"{key}-{value}" for key, value in varying.items()).replace("/", "-"))
 
 
 def _short(name: str) -> str:
@@ -168,10 +170,21 @@ def _execute(settings: Settings, origin: Origin | None = None) -> dict[str, floa
     if settings.stage.name == "progression":
         from rlhf.cli import progression
 
-        return progression.run(settings, directory, overrides)
-    from rlhf.stages import execute
+        metrics = progression.run(settings, directory, overrides)
+    else:
+        from rlhf.stages import execute
 
-    return execute(settings, directory, overrides, origin)
+        metrics = execute(settings, directory, overrides, origin)
+    job = HydraConfig.get().mode is RunMode.MULTIRUN and settings.stage.name != "status"
+    if ranks.is_main() and not job:
+        _tell_next(settings, overrides)
+    return metrics
+
+
+def _tell_next(settings: Settings, overrides: Sequence[str]) -> None:
+    from rlhf.cli.next_command import next_command
+
+    console.print(f"Next: {next_command(settings, overrides)}", markup=False, highlight=False, soft_wrap=True)
 
 
 def searched_places() -> list[str]:

@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from rlhf.errors import RlhfError
+from rlhf.storage.renamed import new_name
 
 EXTRAS = {  # of pyproject.toml, for what Hydra's plug-ins add
     "hydra/sweeper=optuna": "optuna",
@@ -63,6 +64,8 @@ def explain(error: BaseException) -> str:
 
 
 def _unknown_key(key: str, error: OmegaConfBaseException) -> str:
+    if (new := new_name(key)) != key:
+        return f"{key} is called {new} now: give {new}"
     parent, _, last = key.rpartition(".")
     known: list[str] = []
     if error.object_type is not None and hasattr(error.object_type, "__dataclass_fields__"):

@@ -17,7 +17,7 @@ from hydra.core.override_parser.types import Override, ValueType
 from hydra.errors import HydraException
 from hydra.grammar.gen.OverrideLexer import InputStream, OverrideLexer
 
-from rlhf.config import STAGES, RewardTerm, Settings
+from rlhf.config import STAGES, RewardTermSettings, Settings
 from rlhf.errors import ConfigError
 from rlhf.runs.commands import quoted
 from rlhf.storage.paths import bundled
@@ -144,9 +144,9 @@ def _hints(key: str, stage: str) -> Iterator[Any]:
         kind = STAGES[stage] if kind is Settings and part == "stage" else hints[part]
         if part == "rewards" and len(parts) > place + 2:  # stage.rewards.<name>.<field>
             parts[place + 1 : place + 2] = []
-            kind = RewardTerm
+            kind = RewardTermSettings
             rest = ".".join(parts[place + 1 :])
-            yield from _below(RewardTerm, rest)
+            yield from _below(RewardTermSettings, rest)
             return
         if get_origin(kind) is dict and len(parts) == place + 2:
             yield get_args(kind)[1]

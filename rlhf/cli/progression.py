@@ -10,6 +10,7 @@ would.
 """
 
 import os
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from rlhf.config import PLANNED, Settings
 from rlhf.console import console
 from rlhf.errors import ConfigError, LineageError
 from rlhf.runs.directory import partial, saved
+from rlhf.runs.headlines import ending
 from rlhf.runs.identity import Origin, difference
 from rlhf.runs.interrupted import resumable
 from rlhf.runs.run import Run
@@ -38,9 +40,18 @@ def run(settings: Settings, directory: Path, overrides: Sequence[str]) -> dict[s
     # All before the first: a mistake in the settings of the last stage is told before the others are trained.
     composed = {name: _composed(own) for name, own in commands.items()}
     metrics: dict[str, float] = {}
+    started = time.monotonic()
     for name, own in commands.items():
         metrics = advance(composed[name], own, settings)
+    if composed:
+        place = _place(composed[name])
+        last = ending(place, Run.open(place).manifest, "progression", time.monotonic() - started)
+        console.print(last, markup=False, highlight=False, soft_wrap=True)
     return metrics
+
+
+def _place(settings: Settings) -> Path:
+    return Path(settings.checkpoints) / settings.name / settings.stage.name
 
 
 def common(overrides: Sequence[str]) -> list[str]:
@@ -84,7 +95,7 @@ def advance(composed: Settings, overrides: Sequence[str], settings: Settings) ->
     from rlhf.stages import execute
 
     name = composed.stage.name
-    place = Path(composed.checkpoints) / composed.name / name
+    place = _place(composed)
     origin, reason = stale(place, composed)
     if reason is None and not settings.overwrite:
         console.print(f"[bold]{name}[/bold]: up to date, skipped")

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from rlhf.config import objective as objectives
 from rlhf.config.compare import CompareStage
-from rlhf.config.eval_set import HeldOut
+from rlhf.config.eval_set import EvalSet
 from rlhf.config.judge import Judge, JudgeKind
 from rlhf.config.labeling import LabelStage, SampleStage
 from rlhf.config.parts import (
@@ -35,7 +35,7 @@ from rlhf.config.ppo import CriticKind, KLEstimator, KLIn, LossMean, MissingEOS,
 from rlhf.config.publish import Publish, PublishStage, Weights
 from rlhf.config.ranges import require_ranges
 from rlhf.config.reward import EvaluateRewardStage, RewardLoss, RewardStage
-from rlhf.config.rewards import Normalisation, RewardTerm
+from rlhf.config.rewards import Normalization, RewardTermSettings
 from rlhf.config.rollout import Engine, OldLogprobs, RolloutSettings, VLLMMode
 from rlhf.config.sentinel import SentinelAction, SentinelSettings
 from rlhf.config.stage import Input, SharedPrefix, Stage, TrainedStage
@@ -67,10 +67,10 @@ __all__ = [
     "Data",
     "Dtype",
     "Engine",
+    "EvalSet",
     "EvaluateRewardStage",
     "Format",
     "Hardware",
-    "HeldOut",
     "Input",
     "InspectStage",
     "Judge",
@@ -81,7 +81,7 @@ __all__ = [
     "LossMean",
     "MissingEOS",
     "Model",
-    "Normalisation",
+    "Normalization",
     "OldLogprobs",
     "PPOStage",
     "Pairing",
@@ -93,7 +93,7 @@ __all__ = [
     "Render",
     "RewardLoss",
     "RewardStage",
-    "RewardTerm",
+    "RewardTermSettings",
     "RolloutSettings",
     "SFTStage",
     "SampleStage",
@@ -135,7 +135,7 @@ class Settings:
     hardware: Hardware
     tracker: Tracker
     judge: Judge
-    held_out: HeldOut
+    eval_set: EvalSet
     objective: Any  # null, a metric's name, or a list of names
     stage: Stage
 
@@ -143,8 +143,10 @@ class Settings:
         require_ranges("", self)
         if self.overwrite and self.resume:
             raise ConfigError("overwrite=true and resume=true contradict each other: give one of them")
-        if isinstance(self.stage, PPOStage) and self.stage.one_base and self.adapter.kind is AdapterKind.none:
-            raise ConfigError("stage.one_base=true wants adapters on a frozen base: give adapter=lora or adapter=qlora")
+        if isinstance(self.stage, PPOStage) and self.stage.share_base_model and self.adapter.kind is AdapterKind.none:
+            raise ConfigError(
+                "stage.share_base_model=true wants adapters on a frozen base: give adapter=lora or adapter=qlora"
+            )
         if isinstance(self.stage, PPOStage) and self.hardware.strategy.sharded:
             raise ConfigError(
                 f"hardware.strategy={self.hardware.strategy.value} cannot shard both models that stage=ppo trains and "
@@ -183,8 +185,8 @@ class Settings:
             return
         asked = objectives.names(self.objective, self.stage.name)
         measured = [name for name in asked if name in ("gold", "win_rate", "kl", "score")]
-        if measured and not self.held_out.prompts:
-            raise ConfigError(f"objective={measured[0]} is measured on held-out prompts: give held_out.prompts above 0")
+        if measured and not self.eval_set.prompts:
+            raise ConfigError(f"objective={measured[0]} is measured on held-out prompts: give eval_set.prompts above 0")
         gold = self.stage.gold if isinstance(self.stage, PPOStage) else self.data.gold
         by_gold = [name for name in asked if name == "gold" or (name == "win_rate" and self.stage.name == "dpo")]
         if by_gold and gold is None:

@@ -6,7 +6,7 @@ from rlhf.config.ranges import require_ranges
 
 
 @dataclass(kw_only=True)
-class HeldOut:
+class EvalSet:
     """Lengths are in tokens; ``prompts=0`` measures nothing."""
 
     prompts: int
@@ -17,4 +17,4 @@ class HeldOut:
     max_response_length: int
 
     def __post_init__(self) -> None:
-        require_ranges("held_out.", self)
+        require_ranges("eval_set.", self)

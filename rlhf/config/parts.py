@@ -226,7 +226,7 @@ class Hardware:
     node_rank: int | None  # which of them this is; None: told by the address of ``rendezvous``
     rendezvous: str | None  # host:port
     run_id: str  # of those that meet there
-    halve: bool  # a micro-batch that memory does not suffice for
+    oom_retry: bool  # a micro-batch that memory does not suffice for
     plan: bool  # say what the stage would take, and train nothing
 
     def __post_init__(self) -> None:
@@ -241,7 +241,7 @@ class Hardware:
         if self.strategy.sharded:
             where = f"be cuda under hardware.strategy={self.strategy.value}, whose shards lie on GPUs"
             require(self.device != "cpu", "hardware.device", self.device, where)
-            require(not self.halve, "hardware.halve", self.halve, f"be false under {self.strategy.value}")
+            require(not self.oom_retry, "hardware.oom_retry", self.oom_retry, f"be false under {self.strategy.value}")
         if self.nodes > 1:
             host, _, port = (self.rendezvous or "").rpartition(":")
             address = bool(host) and port.isdigit()

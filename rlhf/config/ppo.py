@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, ClassVar
 
-from rlhf.config.rewards import RewardTerm, reward_term, reward_terms
+from rlhf.config.rewards import RewardTermSettings, reward_term, reward_terms
 from rlhf.config.rollout import Engine, RolloutSettings
 from rlhf.config.rules import require
 from rlhf.config.sentinel import SentinelSettings
@@ -38,8 +38,8 @@ class KLEstimator(Enum):
 class CriticKind(Enum):
     """What the critic is: weights of its own (a model, or on one base an adapter), or a head on the policy's trunk."""
 
-    own = "own"
-    head = "head"
+    separate = "separate"
+    value_head = "value_head"
 
 
 class LossMean(Enum):
@@ -54,13 +54,13 @@ class PPOStage(TrainedStage):
     policy: str
     reward: str | None
     rewards: Any
-    term: RewardTerm
+    reward_defaults: RewardTermSettings
     gold: Any
     critic: str | None
     critic_kind: CriticKind
     value_coef: float
     value_detached: bool
-    one_base: bool | None
+    share_base_model: bool | None
     updates: int
     batch_size: int
     minibatches: int
@@ -79,7 +79,7 @@ class PPOStage(TrainedStage):
     kl_target: float | None
     kl_gain: float
     gamma: float
-    lam: float
+    gae_lambda: float
     clip_low: float
     clip_high: float
     dual_clip: float | None
@@ -117,16 +117,16 @@ class PPOStage(TrainedStage):
             found["critic"] = Input(self.critic, ("base", *self.starts_from, "reward"))
         return found
 
-    def terms(self) -> dict[str, RewardTerm]:
+    def terms(self) -> dict[str, RewardTermSettings]:
         """The terms of ``rewards`` by name, typed; ``reward`` is not among them."""
-        return reward_terms(self.rewards, self.term)
+        return reward_terms(self.rewards, self.reward_defaults)
 
-    def gold_term(self) -> RewardTerm | None:
+    def gold_term(self) -> RewardTermSettings | None:
         """``gold`` as a term; a text is the path of a function."""
         if self.gold is None:
             return None
         gold = {"function": self.gold} if isinstance(self.gold, str) else self.gold
-        return reward_term("stage.gold", gold, self.term)
+        return reward_term("stage.gold", gold, self.reward_defaults)
 
     def __post_init__(self) -> None:
         terms = self.terms()
@@ -142,10 +142,10 @@ class PPOStage(TrainedStage):
         super().__post_init__()
         enough = self.warmup_updates <= self.updates
         require(enough, "stage.warmup_updates", self.warmup_updates, f"be at most stage.updates={self.updates}")
-        if self.critic_kind is CriticKind.head and self.critic is not None:
+        if self.critic_kind is CriticKind.value_head and self.critic is not None:
             raise ConfigError(
-                f"stage.critic_kind=head starts from zero on the policy's trunk, and stage.critic={self.critic} would "
-                "not be read: give one of them"
+                f"stage.critic_kind=value_head starts from zero on the policy's trunk, and stage.critic={self.critic} "
+                "would not be read: give one of them"
             )
         if self.kl_in is KLIn.loss and self.kl_estimator is KLEstimator.k1:
             raise ConfigError(

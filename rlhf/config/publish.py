@@ -48,8 +48,8 @@ class PublishStage(Stage):
     parent_commit: str | None
     collection: str | None
     base: str | None
-    licence: str | None
-    licences: dict[str, Any]
+    license: str | None
+    licenses: dict[str, Any]
     samples: int
     verify: bool
     attempts: int

@@ -11,11 +11,12 @@ from typing import Any, Union, get_args, get_origin
 from rlhf.config.ranges import require_ranges
 from rlhf.config.rules import require
 from rlhf.errors import ConfigError
+from rlhf.storage.renamed import new_name
 
 NAME = re.compile(r"[A-Za-z0-9_-]+")  # it becomes part of a metric's name
 
 
-class Normalisation(Enum):
+class Normalization(Enum):
     """How a term's scores are brought to mean 0 and deviation 1."""
 
     none = "none"
@@ -42,19 +43,19 @@ class RemoteTerm:
 
 @dataclass(kw_only=True)
 class LengthTerm:
-    least: int | None
-    most: int | None
+    min: int | None
+    max: int | None
 
 
 @dataclass(kw_only=True)
 class FormatTerm:
     pattern: str | None
     ends_with: list[str] | None
-    most_words: int | None
+    max_words: int | None
 
 
 @dataclass(kw_only=True)
-class RewardTerm:
+class RewardTermSettings:
     """One term. Of the first six fields exactly one is given; the last two say what it counts."""
 
     run: str | None
@@ -64,7 +65,7 @@ class RewardTerm:
     length: LengthTerm
     format: FormatTerm
     weight: float
-    normalisation: Normalisation
+    normalization: Normalization
 
     def sources(self) -> list[str]:
         """The fields that are given."""
@@ -73,8 +74,8 @@ class RewardTerm:
             "ensemble": self.ensemble.runs,
             "function": self.function,
             "remote": self.remote.url,
-            "length": (self.length.least, self.length.most),
-            "format": (self.format.pattern, self.format.ends_with, self.format.most_words),
+            "length": (self.length.min, self.length.max),
+            "format": (self.format.pattern, self.format.ends_with, self.format.max_words),
         }
         return [name for name, value in given.items() if value is not None and value != (None,) * len(value)]
 
@@ -94,8 +95,8 @@ class RewardTerm:
         require(len(sources) == 1, key, ", ".join(sources) or None, f"name exactly one of {', '.join(SOURCES)}")
         [source] = sources
         learned = source in ("run", "ensemble")
-        if self.normalisation is Normalisation.stored:
-            require(learned, f"{key}.normalisation", "stored", "be none or running: only a reward run holds statistics")
+        if self.normalization is Normalization.stored:
+            require(learned, f"{key}.normalization", "stored", "be none or running: only a reward run holds statistics")
         if source == "ensemble":
             require(len(self.ensemble.runs) > 1, f"{key}.ensemble.runs", self.ensemble.runs, "name two runs or more")
         if source == "function":
@@ -109,14 +110,14 @@ class RewardTerm:
         for name in ("ensemble", "remote", "length", "format"):
             require_ranges(f"{key}.{name}.", getattr(self, name))
         length = self.length
-        if length.least is not None and length.most is not None:
-            require(length.least <= length.most, f"{key}.length.least", length.least, f"be at most most={length.most}")
+        if length.min is not None and length.max is not None:
+            require(length.min <= length.max, f"{key}.length.min", length.min, f"be at most max={length.max}")
 
 
-SOURCES = tuple(field.name for field in fields(RewardTerm))[:6]
+SOURCES = tuple(field.name for field in fields(RewardTermSettings))[:6]
 
 
-def reward_terms(given: Any, usual: RewardTerm) -> dict[str, RewardTerm]:
+def reward_terms(given: Any, usual: RewardTermSettings) -> dict[str, RewardTermSettings]:
     """``stage.rewards`` as typed terms: name -> term, where ``usual`` fills in what is not given. null: none.
 
     Raises:
@@ -130,7 +131,7 @@ def reward_terms(given: Any, usual: RewardTerm) -> dict[str, RewardTerm]:
     return found
 
 
-def reward_term(key: str, given: Any, usual: RewardTerm) -> RewardTerm:
+def reward_term(key: str, given: Any, usual: RewardTermSettings) -> RewardTermSettings:
     """One term that is called ``key``; see ``reward_terms``."""
     term = _filled(key, given, usual)
     term.check(key)
@@ -142,6 +143,8 @@ def _filled(key: str, given: Any, usual: Any) -> Any:
     require(isinstance(given, dict), key, given, f"map some of {', '.join(vars(usual))} to values")
     hints = {field.name: field.type for field in fields(usual)}
     for name in given:
+        if (new := new_name(f"{key}.{name}")) != f"{key}.{name}":
+            raise ConfigError(f"{key}.{name} is called {new} now: give {new}")
         if name not in hints:
             [*close] = difflib.get_close_matches(str(name), hints, n=1)
             raise ConfigError(
@@ -193,9 +196,9 @@ def _compiles(pattern: str) -> bool:
     return True
 
 
-def usual_term(values: dict[str, Any]) -> RewardTerm:
-    """``term`` of conf/stage/ppo.yaml, as a term, for who reads the file without Hydra."""
-    return _built(RewardTerm, values)
+def usual_term(values: dict[str, Any]) -> RewardTermSettings:
+    """``reward_defaults`` of conf/stage/ppo.yaml, as a term, for who reads the file without Hydra."""
+    return _built(RewardTermSettings, values)
 
 
 def _built(kind: Any, values: dict[str, Any]) -> Any:

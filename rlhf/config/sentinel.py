@@ -25,11 +25,11 @@ class SentinelSettings:
     grace: int
     start_error: float
     start_error_half: float
-    step_kl: float | None
+    approx_kl_max: float | None
     explained_variance: float | None
-    kl_most: float | None
-    kl_least: float | None
-    ended: float | None
+    kl_max: float | None
+    kl_min: float | None
+    eos_rate_min: float | None
     length_growth: float | None
     length_correlation: float
     repetition: float | None

@@ -33,7 +33,7 @@ class Stage:
     repeats: ClassVar[bool] = False  # whether running it again replaces what it wrote before without being asked
     shared: ClassVar[bool] = False  # whether several processes can run it together
     judged: ClassVar[bool] = False  # whether ``judge`` decides what this stage writes
-    measured: ClassVar[bool] = False  # whether its policy is measured at the end as ``held_out`` says
+    measured: ClassVar[bool] = False  # whether its policy is measured at the end as ``eval_set`` says
 
     def inputs(self) -> dict[str, Input]:
         """Role -> what the stage starts from."""

@@ -1,8 +1,9 @@
-"""Preference data, demonstrations, prompts and text as people have them, read into one set of types."""
+"""Preference pairs, demonstrations, prompts and text in many layouts, read into one set of types."""
 
 from rlhf.data.checks import leaks, survey
+from rlhf.data.detection import detect
 from rlhf.data.fingerprint import fingerprint
-from rlhf.data.formats import Converter, Kind, detect
+from rlhf.data.formats import Converter, Kind
 from rlhf.data.load import load, load_rows, load_source
 from rlhf.data.splits import check_splits
 

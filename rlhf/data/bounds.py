@@ -1,10 +1,10 @@
-"""Bounds on code that somebody else wrote: a chat template runs for so long, and takes so much memory, and no more."""
+"""Bounds on code of other people: the time and the memory that a chat template may take."""
 
 import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -14,22 +14,22 @@ ROOM = 2 * 2**30  # bytes
 
 
 @contextmanager
-def bounded(seconds: float | None = None, room: int | None = None) -> Iterator[None]:
-    """Stop what runs within after ``seconds``, and let it take ``room`` more bytes than there are now.
+def bounded(seconds: float | None = None, room: int | None = None) -> Generator[None]:
+    """Stop the code in the context after ``seconds``, and limit its memory to ``room`` bytes more than now.
 
-    Time is bounded in the main thread, and between two steps of Python: one that takes forever by itself is not
-    stopped. Memory is bounded on Linux. None: SECONDS, ROOM.
+    Time is bounded only in the main thread, and only between Python instructions: a call into C that never returns is
+    not stopped. Memory is bounded only on Linux. The defaults are SECONDS and ROOM.
 
     Raises:
-        TimeoutError: it has taken too long.
-        MemoryError: it has asked for more memory.
+        TimeoutError: the code took too long.
+        MemoryError: the code asked for more memory.
     """
     with _time(SECONDS if seconds is None else seconds), _memory(ROOM if room is None else room):
         yield
 
 
 @contextmanager
-def _time(seconds: float) -> Iterator[None]:
+def _time(seconds: float) -> Generator[None]:
     if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "SIGALRM"):
         yield
         return
@@ -44,12 +44,12 @@ def _time(seconds: float) -> Iterator[None]:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
-        if left:  # somebody else's alarm
+        if left:  # an alarm that was set before
             signal.setitimer(signal.ITIMER_REAL, max(left - (time.monotonic() - begun), 1e-3), interval)
 
 
 @contextmanager
-def _memory(room: int) -> Iterator[None]:
+def _memory(room: int) -> Generator[None]:
     if not sys.platform.startswith("linux"):
         yield
         return

@@ -1,10 +1,10 @@
-"""What was read or tokenised before, as Arrow tables on disk: nothing is held in memory, and a second start is warm.
+"""Rows that were read or tokenized before, as Arrow tables on disk: memory stays small, and later runs start warm.
 
     <data.cache>/<key>/rows.arrow    the rows
-    <data.cache>/<key>/meta.json     the digest of the rows, and what was counted while they were made
+    <data.cache>/<key>/meta.json     the digest of the rows, and the counts of the pass that made them
 
-The key is a digest of the content of the source, of the settings, of the tokenizer where there is one, and of the code
-of this package. The folder can be deleted at any time; a table that does not match its digest is made anew.
+The key is a digest of the content of the source, the settings, the tokenizer if there is one, and the code of this
+package. The folder can be deleted at any time; a table that does not match its digest is rebuilt.
 """
 
 import hashlib
@@ -13,7 +13,7 @@ import os
 import platform
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from itertools import islice
 from pathlib import Path
@@ -30,36 +30,38 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 ROWS, META = "rows.arrow", "meta.json"
-ASIDE = f".partial-{platform.node()}-"  # begins the name of a table that a process of this machine writes
-BATCH = 1000  # rows that are converted, tokenised or written at a time
+ASIDE = f".partial-{platform.node()}-"  # prefix of the tables that processes of this machine write
+BATCH = 1000  # rows that are converted, tokenized or written at a time
 
 
 @cache
 def code_digest() -> str:
-    """Digest of the modules that make rows of what is read."""
+    """Return the digest of the modules that turn sources into rows."""
     return digests.files_digest(Path(__file__).parent.glob("*.py"))
 
 
 def key_of(*parts: Any) -> str:
-    """A digest of ``parts``, which JSON can hold, and of the code."""
+    """Return a digest of ``parts``, which are JSON values, and of the code."""
     content = json.dumps([code_digest(), *parts], sort_keys=True, default=str)
     return hashlib.sha256(content.encode()).hexdigest()[:32]
 
 
 def batches(rows: Iterable[Any], size: int = BATCH) -> Iterator[list[Any]]:
+    """Yield ``rows`` in lists of at most ``size``."""
     iterator = iter(rows)
     while batch := list(islice(iterator, size)):
         yield batch
 
 
 class Writer:
-    """Appends rows to an Arrow file. The schema may be given when the first rows are there."""
+    """A writer that appends rows to an Arrow file. The schema is passed with the first rows."""
 
     def __init__(self, path: Path):
         self._sink, self._stream, self._schema = path.open("wb"), None, None
         self.count = 0
 
-    def write(self, rows: list[Mapping[str, Any]], schema: "pyarrow.Schema") -> None:
+    def write(self, rows: Sequence[Mapping[str, Any]], schema: "pyarrow.Schema") -> None:
+        """Append rows; only the ``schema`` of the first call is used."""
         import pyarrow
 
         if self._stream is None:
@@ -68,6 +70,7 @@ class Writer:
         self.count += len(rows)
 
     def close(self) -> None:
+        """Finish and close the file."""
         if self._stream is not None:
             self._stream.close()
         self._sink.close()
@@ -76,12 +79,12 @@ class Writer:
 def table(
     folder: str, key: str, what: str, build: Callable[[Writer], dict[str, Any]]
 ) -> tuple["Dataset | None", dict[str, Any]]:
-    """The table under ``key``, made by ``build`` unless it is there, and what ``build`` returned; None without a row.
+    """Return the table under ``key``, built by ``build`` if missing, None without rows; and the value of ``build``.
 
-    It is written aside and then moved, so that a table is there whole or not at all.
+    A table is written aside and then moved, so that it is complete or absent.
 
     Raises:
-        DataError: the folder cannot be written; and what ``build`` raises.
+        DataError: the folder cannot be written, or an error of ``build``.
     """
     place = Path(folder).expanduser() / key
     meta = _read(place, what)
@@ -90,20 +93,19 @@ def table(
             meta = _make(place, build)
         except OSError as error:
             raise DataError(
-                f"data.cache={folder} cannot be written ({error.strerror or error}): give another folder"
+                f"data.cache={folder} cannot be written ({error.strerror or error}): set another folder"
             ) from error
     return _open(place / ROWS, key) if meta["rows"] else None, meta["told"]
 
 
 def holds(folder: str, key: str) -> bool:
-    """Whether ``table`` would find what it is asked for."""
+    """Return whether a valid table is under ``key``."""
     return _read(Path(folder).expanduser() / key, "a table") is not None
 
 
 def value(folder: str, key: str, compute: Callable[[], Any]) -> Any:
-    """A JSON value under ``key``, computed unless it is there: what takes a pass over all rows to know."""
-    _, told = table(folder, key, "a count", lambda _: {"value": compute()})
-    return told["value"]
+    """Return the JSON value under ``key``, computed if it is missing: for values that need a pass over all rows."""
+    return table(folder, key, "a count", lambda _: {"value": compute()})[1]["value"]
 
 
 def _read(place: Path, what: str) -> dict[str, Any] | None:
@@ -115,7 +117,7 @@ def _read(place: Path, what: str) -> dict[str, Any] | None:
             return meta
     except (OSError, ValueError, KeyError, TypeError):
         pass
-    console.print(f"{what}: what data.cache holds of it is damaged and is made anew", style="dim", markup=False)
+    console.print(f"{what}: its table in data.cache is damaged and is rebuilt", style="dim", markup=False)
     shutil.rmtree(place, ignore_errors=True)
     return None
 
@@ -127,10 +129,10 @@ def _make(place: Path, build: Callable[[Writer], dict[str, Any]]) -> dict[str, A
     try:
         writer = Writer(aside / ROWS)
         try:
-            told = build(writer)
+            built = build(writer)
         finally:
             writer.close()
-        meta = {"digest": digests.file_digest(aside / ROWS), "rows": writer.count, "told": told}
+        meta = {"digest": digests.file_digest(aside / ROWS), "rows": writer.count, "told": built}
         (aside / META).write_text(json.dumps(meta), encoding="utf-8")
         try:
             os.rename(aside, place)
@@ -143,7 +145,7 @@ def _make(place: Path, build: Callable[[Writer], dict[str, Any]]) -> dict[str, A
 
 
 def _delete_abandoned(folder: Path) -> None:
-    """Delete tables that processes of this machine have begun and are not there to finish."""
+    """Delete the unfinished tables of dead processes of this machine."""
     for path in folder.glob(f"{ASIDE}*-*"):
         owner = path.name.removeprefix(ASIDE).partition("-")[0]
         if owner.isdigit() and not psutil.pid_exists(int(owner)):

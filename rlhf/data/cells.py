@@ -1,4 +1,4 @@
-"""The cells of a row: conversations that are written as text, and columns that no reader looked at."""
+"""The cells of a row: conversations that are stored as text, and columns that no reader has read."""
 
 import ast
 import json
@@ -9,14 +9,14 @@ from typing import Any
 from rlhf.data import rows
 from rlhf.data.rows import Row, RowError
 
-# Columns that hold lists or objects in every layout; text in one of them is JSON, or what Python prints.
+# Columns that hold lists or objects in every layout; text in them is JSON or a Python literal.
 NESTED = {"messages", "conversations", "conversation", "conversation_a", "conversation_b", "trajectory", "tools"}
 NESTED |= {"responses", "scores", "answers", "completions", "generations", "ratings", "rating", "summaries", "info"}
 NESTED |= {"instruction_id_list", "kwargs"}
 OPENING = re.compile(r"\s*(?:array\()?\s*[\[{]")
 TURN = re.compile(r"""["'](?:role|from)["']\s*:\s*["'](?:system|user|assistant|human|gpt)["']""")
 TALK = re.compile(r"""\s*(?:array\()?\s*\[?\s*\{\s*["'](?:role|from|content|value|messages)["']""")
-REQUEST = {"messages", "tools", "parallel_tool_calls"}  # what OpenAI's fine-tuning calls an input
+REQUEST = {"messages", "tools", "parallel_tool_calls"}  # keys of an input in OpenAI's fine-tuning
 
 RESPONSES = r"(?:response|answer|completion|output|generation|reply|candidate|summary)(?:s|[ _-]?(?:\d|[abjk]|one|two))"
 SIDES = r"(?:chosen|rejected|(?:dis|non[ _-])?preferred|better|worse|winning|losing)(?:[ _-].*)?"
@@ -27,7 +27,7 @@ RATED = re.compile(RATINGS, re.IGNORECASE)
 
 
 class Cells(dict[str, Any]):
-    """A row that knows which of its columns were asked for."""
+    """A row that records which of its columns were read."""
 
     def __init__(self, row: Row):
         super().__init__(row)
@@ -37,22 +37,23 @@ class Cells(dict[str, Any]):
         self._asked.add(column)
         return super().__getitem__(column)
 
-    def get(self, column: str, default: Any = None) -> Any:
+    def get(self, column: Any, default: Any = None, /) -> Any:
+        """Return the value of a column, and record that it was read."""
         self._asked.add(column)
         return super().get(column, default)
 
     def unread(self) -> list[str]:
-        """The columns that hold something and were not asked for."""
+        """Return the columns that have a value and were not read."""
         return [column for column, value in self.items() if value is not None and column not in self._asked]
 
 
 def unfolded(row: Row) -> Row:
-    """``row`` with the conversations and lists that CSV, or a column of text, holds as JSON or as Python prints them.
+    """Return ``row`` with its conversations and lists parsed if CSV or a text column stores them as text.
 
-    Text stays text unless it is a whole conversation, or stands in a column that never holds text.
+    Text stays text unless it is a whole conversation, or is in a column that never holds text.
 
     Raises:
-        RowError: a cell holds turns of a conversation and cannot be parsed.
+        RowError: a cell looks like a conversation and cannot be parsed.
     """
     texts = [name for name, value in row.items() if isinstance(value, str) and OPENING.match(value)]
     return row if not texts else row | {name: _value(row[name], name) for name in texts}
@@ -77,7 +78,7 @@ def _value(text: str, column: str) -> Any:
 
 
 def _is_talk(value: Any) -> bool:
-    """Whether a value is a message, a list of messages or of (question, answer), or a request with messages."""
+    """Return whether a value is a message, a list of messages or [question, answer] pairs, or a request."""
     if isinstance(value, dict):
         value = value["messages"] if "messages" in value and value.keys() <= REQUEST else [value]
     return isinstance(value, list) and bool(value) and all(_is_message(one) or _is_exchange(one) for one in value)
@@ -95,10 +96,10 @@ def _is_message(value: Any) -> bool:
 
 
 def refuse_more(columns: Iterable[str], ratings: bool) -> None:
-    """Refuse a row that would be read as less than it is: a column left over looks like a response or a judgment.
+    """Refuse a row if one of its unread ``columns`` looks like a response or a judgment, or with ``ratings`` a rating.
 
     Raises:
-        RowError: there is such a column; ``ratings`` says whether a rating counts as one.
+        RowError: there is such a column.
     """
     for column in columns:
         if JUDGED.fullmatch(column) or (ratings and RATED.fullmatch(column)):

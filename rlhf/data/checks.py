@@ -1,4 +1,4 @@
-"""What can be wrong with data sets that are well-formed: leaks between splits, repetitions, contradictions."""
+"""Faults of well-formed data sets: leaks between splits, repeated rows, contradicting pairs."""
 
 import itertools
 import logging
@@ -20,7 +20,7 @@ COMPLETIONS = ("completion", "chosen", "rejected", "text")
 
 
 class Leaks(NamedTuple):
-    """Held-out rows whose prompt the training split has too."""
+    """Held-out rows whose prompt is also in the training split."""
 
     count: int
     share: float  # of the held-out rows
@@ -28,8 +28,8 @@ class Leaks(NamedTuple):
 
 
 def leaks(train: Iterable[Row], held_out: Iterable[Row]) -> Leaks:
-    """Count the rows of ``held_out`` whose prompt (or text, where there is none) is a row's of ``train``."""
-    # The held-out side is the small one: the other may be larger than memory.
+    """Count the rows of ``held_out`` whose prompt, or text without a prompt, is also in ``train``."""
+    # The held-out side is small; the other may be larger than memory.
     counts = Counter(map(prompt_key, prompts_of(held_out)))
     seen = {key for key in map(prompt_key, prompts_of(train)) if key in counts}
     found = [key for key in counts if key in seen]
@@ -37,30 +37,30 @@ def leaks(train: Iterable[Row], held_out: Iterable[Row]) -> Leaks:
     return Leaks(count, count / max(counts.total(), 1), found[0] if found else None)
 
 
-def prompts_of(rows: Iterable[Row]) -> Iterable[Row]:
-    """The rows of a table without the columns that do not matter here, which are slow to read."""
+def prompts_of(rows: Any) -> Iterable[Row]:
+    """Return the rows of a table with only the prompt or the text; other columns are slow to read."""
     names = getattr(rows, "column_names", None)
     return rows if names is None else rows.select_columns(["prompt" if "prompt" in names else "text"])
 
 
 def refuse_leaks(found: Leaks, train: str, held_out: str, allow: bool) -> None:
-    """Refuse to measure on prompts that were trained on; with ``allow`` only warn.
+    """Refuse to evaluate on prompts that are trained on; with ``allow`` only warn.
 
     Raises:
         DataError: there is a leak and ``allow`` is False.
     """
     if found.count:
-        sentence = (
-            f"{found.count} rows of {held_out} ({found.share:.1%}) have a prompt that {train} has too, "
-            f"the first is {found.example!r:.120}"
+        message = (
+            f"{found.count} rows of {held_out} ({found.share:.1%}) have a prompt that is also in {train}, "
+            f"such as {found.example!r:.120}"
         )
         if not allow:
-            raise DataError(f"{sentence}; remove them, or accept it with data.allow_leaks=true")
-        log.warning("%s (data.allow_leaks=true)", sentence)
+            raise DataError(f"{message}: remove them, or accept them with data.allow_leaks=true")
+        log.warning("%s (data.allow_leaks=true)", message)
 
 
 def oddities(row: Row) -> list[str]:
-    """What a row has that it may have, but that its reader should know about: the release of HH has all of them."""
+    """Return the properties of a row that are valid but unusual; the released HH has all of them."""
     found = []
     for name in COMPLETIONS:
         if name in row and is_blank(row[name]):
@@ -80,20 +80,20 @@ def oddities(row: Row) -> list[str]:
 
 @dataclass
 class Survey:
-    """What one pass over the rows finds; numbers of rows, save where it says otherwise. A field is a column of text."""
+    """Counts of one pass over the rows, numbers of rows unless noted. A field is a column of text."""
 
     rows: int = 0
     prompts: int = 0  # distinct ones
     sources: dict[str, int] = field(default_factory=dict)
-    duplicates: int = 0  # repeat an earlier row, prompt and completions
+    duplicates: int = 0  # repeat prompt and completions of an earlier row
     identical: int = 0  # pairs whose completions are the same
-    contradicting: int = 0  # pairs that another pair turns around
-    empty: dict[str, int] = field(default_factory=dict)  # field -> blank ones
-    truncated: dict[str, int] = field(default_factory=dict)  # field -> those that end within a sentence
+    contradicting: int = 0  # pairs that another pair reverses
+    empty: dict[str, int] = field(default_factory=dict)  # field -> blank values
+    truncated: dict[str, int] = field(default_factory=dict)  # field -> values that end within a sentence
     longer: float | None = None  # share of pairs whose chosen completion has more characters, ties half
 
     def problems(self) -> list[str]:
-        """One clause for each thing that a training stage warns of."""
+        """Return one clause for each problem that a training stage warns of."""
         named = {
             "repeat an earlier row": self.duplicates,
             "have chosen and rejected the same": self.identical,
@@ -106,7 +106,7 @@ class Survey:
 
 
 def survey(rows: Iterable[Row]) -> Survey:
-    """Count in one pass; of each row some digests stay in memory, forty bytes at most."""
+    """Count the properties of rows in one pass; at most forty bytes of digests per row stay in memory."""
     found = Survey()
     keys = {name: array("Q") for name in ("row", "prompt", "pair", "turned")}
     sources: Counter[str] = Counter()
@@ -144,16 +144,16 @@ def survey(rows: Iterable[Row]) -> Survey:
 
 
 def text_of(completion: Prompt) -> str:
-    """A completion as one text; of a conversation the messages, a line each."""
+    """Return a completion as one text, with one line per message of a conversation."""
     return completion if isinstance(completion, str) else "\n".join(map(whole, completion))
 
 
 def ends_early(text: str, words: int = 20) -> bool:
-    """Whether a text of at least ``words`` words ends with a letter, a digit or a comma: probably cut off."""
+    """Return whether a text of at least ``words`` words ends with a letter, digit or comma: it is probably cut off."""
     last = text.rstrip()[-1:]
     return (last.isalnum() or last == ",") and len(text.split(maxsplit=words)) >= words
 
 
 def surveyed(rows: Any, folder: str) -> Survey:
-    """`survey` of a table, from the cache where it was made before."""
+    """Return the `survey` of a table, from the cache if it was made before."""
     return Survey(**value(folder, key_of("survey", rows._fingerprint), lambda: asdict(survey(rows))))

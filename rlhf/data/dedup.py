@@ -1,16 +1,16 @@
-"""Which texts were seen before, in 32 bytes each at most: a Python set of ten million texts would not fit."""
+"""Detect repeated texts with at most 32 bytes per text: a Python set of ten million texts would not fit in memory."""
 
 import hashlib
 from array import array
 
 
 def digest(text: str) -> int:
-    """A number in [1, 2**64) for a text; two of ten million texts share one with a probability of 3e-6."""
+    """Return a number in [1, 2**64) for a text; ten million texts collide with a probability of 3e-6."""
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") or 1
 
 
 class Seen:
-    """A set of digests by open addressing with linear probing, at most half full; a place that holds 0 is free."""
+    """A set of digests: open addressing with linear probing, at most half full; a slot with 0 is free."""
 
     def __init__(self) -> None:
         self._slots = array("Q", bytes(8 * 1024))
@@ -20,7 +20,7 @@ class Seen:
         return self._count
 
     def add(self, text: str) -> bool:
-        """Whether ``text`` is new; it no longer is."""
+        """Add ``text``, and return whether it is new."""
         if not self._place(self._slots, digest(text)):
             return False
         self._count += 1
@@ -34,7 +34,7 @@ class Seen:
 
     @staticmethod
     def _place(slots: array, value: int) -> bool:
-        mask = len(slots) - 1  # their number is a power of two
+        mask = len(slots) - 1  # the number of slots is a power of two
         i = value & mask
         while slots[i] not in (0, value):
             i = (i + 1) & mask

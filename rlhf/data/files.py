@@ -1,14 +1,15 @@
-"""Rows of a local file, each with its place: ``path:line``, or ``path row n`` where a file has no lines."""
+"""Rows of a local file, each with its place: ``path:line``, or ``path row n`` in a file without lines."""
 
 import contextlib
 import csv
 import gzip
+import io
 import json
 import sys
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from rlhf.data.rows import Row
 from rlhf.errors import DataError
@@ -17,7 +18,7 @@ Placed = tuple[str, Row]
 
 
 def read_json_lines(path: Path) -> Iterator[Placed]:
-    """One JSON object a line; blank lines are no rows. Read by hand: an error has to name its line."""
+    """Yield the JSON object of each line that is not blank. Lines are parsed singly, so that errors name them."""
     with _open(path) as file:
         for number, raw in enumerate(file, start=1):
             place = f"{path}:{number}"
@@ -26,7 +27,7 @@ def read_json_lines(path: Path) -> Iterator[Placed]:
 
 
 def read_json(path: Path) -> Iterator[Placed]:
-    """A list of objects; a file that holds one object a line is read as JSON lines, whatever its name."""
+    """Yield the objects of a list; a file with one object per line is read as JSON lines, whatever its name."""
     with _open(path) as file:
         content = _decode(file.read(), str(path)).strip()
     if not content.startswith("["):
@@ -38,7 +39,7 @@ def read_json(path: Path) -> Iterator[Placed]:
 
 
 def read_csv(path: Path) -> Iterator[Placed]:
-    """Rows below a header; an empty cell is a missing field."""
+    """Yield the rows below a header; an empty cell is a missing field."""
     csv.field_size_limit(sys.maxsize)  # the default, 128 KiB, is shorter than a long conversation
     with _open(path) as file:
         reader = csv.DictReader((_decode(raw, f"{path}:{n}") for n, raw in enumerate(file, start=1)), strict=True)
@@ -47,16 +48,17 @@ def read_csv(path: Path) -> Iterator[Placed]:
             try:
                 row = next(rows, None)
             except csv.Error as error:
-                raise DataError(f"{path}:{reader.reader.line_num}: no valid CSV ({error})") from None
+                raise DataError(f"{path}:{reader.reader.line_num}: invalid CSV ({error})") from None
             if row is None:
                 return
             place = f"{path}:{reader.line_num}"
             if None in row:
-                raise DataError(f"{place}: has more values than the header has columns: quote what holds a comma")
+                raise DataError(f"{place}: has more values than the header has columns: quote values with commas")
             yield place, {field: value or None for field, value in row.items()}
 
 
 def read_parquet(path: Path) -> Iterator[Placed]:
+    """Yield the rows of a Parquet file, with JSON inside their values parsed."""
     import pyarrow
     import pyarrow.parquet
 
@@ -68,13 +70,13 @@ def read_parquet(path: Path) -> Iterator[Placed]:
                 place = f"{path} row {number}"
                 yield place, row | {name: decode(row[name], place) for name, decode in decoders.items()}
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: no readable Parquet file ({_first_line(error)})") from None
+        raise DataError(f"{path}: not a readable Parquet file ({_first_line(error)})") from None
 
 
 def _json_decoder(kind: Any) -> Callable[[Any, str], Any] | None:
-    """Return a function that parses the JSON inside values of an Arrow type, None if it holds none.
+    """Return a function that parses the JSON inside values of an Arrow type; None if the type has no JSON.
 
-    datasets writes objects of different fields as JSON.
+    datasets writes objects with different fields as JSON.
     """
     import pyarrow
 
@@ -84,8 +86,10 @@ def _json_decoder(kind: Any) -> Callable[[Any, str], Any] | None:
         inner = {field.name: decode for field in kind if (decode := _json_decoder(field.type))}
         if inner:
             return lambda value, place: value and value | {name: of(value[name], place) for name, of in inner.items()}
-    elif (pyarrow.types.is_list(kind) or pyarrow.types.is_large_list(kind)) and (of := _json_decoder(kind.value_type)):
-        return lambda value, place: value and [of(one, place) for one in value]
+    elif pyarrow.types.is_list(kind) or pyarrow.types.is_large_list(kind):
+        item: Any = _json_decoder(kind.value_type)
+        if item is not None:
+            return lambda value, place: value and [item(one, place) for one in value]
     return None
 
 
@@ -102,16 +106,16 @@ READERS: dict[str, Callable[[Path], Iterator[Placed]]] = {
 
 
 def reader_of(path: Path) -> Callable[[Path], Iterator[Placed]] | None:
-    """The reader for a file of this name; None where the suffix is none that is known."""
+    """Return the reader for a file of this name; None if the suffix is unknown."""
     name = path.name.lower()
     return next((reader for suffix, reader in READERS.items() if name.endswith(suffix)), None)
 
 
 def read_rows(path: Path) -> Iterator[Placed]:
-    """All rows of a JSONL, JSON, CSV or Parquet file, the first three also gzipped.
+    """Yield the rows of a JSONL, JSON, CSV or Parquet file; the first three may be gzipped.
 
     Raises:
-        DataError: the file cannot be read, is of no known kind, or holds something that is no row.
+        DataError: the file cannot be read, its suffix is unknown, or it contains an invalid row.
     """
     reader = reader_of(path)
     if reader is None:
@@ -120,7 +124,7 @@ def read_rows(path: Path) -> Iterator[Placed]:
 
 
 @contextlib.contextmanager
-def _open(path: Path) -> Iterator[IO[bytes]]:
+def _open(path: Path) -> Generator[gzip.GzipFile | io.BufferedReader]:
     try:
         with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as file:
             yield file
@@ -132,16 +136,16 @@ def _decode(raw: bytes, place: str) -> str:
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise DataError(f"{place}: no UTF-8 text ({error.reason}); convert the file to UTF-8") from None
+        raise DataError(f"{place}: not UTF-8 ({error.reason}): convert the file to UTF-8") from None
 
 
 def _parse(content: str, place: str) -> Any:
     try:
         return json.loads(content)
     except json.JSONDecodeError as error:
-        raise DataError(f"{place}: no valid JSON ({error.msg}, column {error.colno})") from None
+        raise DataError(f"{place}: invalid JSON ({error.msg}, column {error.colno})") from None
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{place}: no valid JSON ({_first_line(error)})") from None
+        raise DataError(f"{place}: invalid JSON ({_first_line(error)})") from None
 
 
 def _as_row(value: Any, place: str) -> Row:

@@ -1,4 +1,4 @@
-"""The identity of a data set: its rows, their order and nothing else."""
+"""The identity of a data set: its rows and their order."""
 
 import hashlib
 import json
@@ -7,10 +7,10 @@ from typing import Any
 
 
 def fingerprint(dataset: Iterable[dict[str, Any]]) -> str:
-    """sha256, in hexadecimal, over the rows as JSON with sorted keys, one a line, in their order.
+    """Return the sha256, in hexadecimal, over the rows as JSON with sorted keys, one per line, in their order.
 
-    The same rows give the same digest in every process and on every machine, however they were loaded; another order,
-    or one character more, gives another.
+    The same rows have the same digest in every process and on every machine, however they were loaded. Any change of
+    their order or content changes it.
     """
     digest = hashlib.sha256()
     for row in dataset:

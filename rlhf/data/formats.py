@@ -1,26 +1,28 @@
-"""Every layout in which people keep preference data, read as one: TRL's types with an explicit prompt.
+"""Convert rows of every known layout into TRL's types with an explicit prompt.
 
     preferences      {prompt, chosen, rejected}      text: {text}
     demonstrations   {prompt, completion}            prompts: {prompt}
 
 Prompt and completions are strings (standard) or lists of ``{"role", "content"}`` messages (conversational). A reader
-turns a row of its layout into what the row holds; a `Converter` takes what a kind of data needs, so preference pairs
-serve as prompts, and as demonstrations (the chosen completions), too. One row may give several, and two may give one.
+returns all fields of a row in its layout; a `Converter` takes those that a kind of data needs, so preference pairs
+also serve as prompts and, by their chosen completions, as demonstrations. One row may give several, and two may give
+one.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Literal, get_args
 
 from rlhf.config import Format, Pairing
-from rlhf.data import judged, layouts, readers, rows, transcripts
+from rlhf.data import judged, layouts, readers, rows
 from rlhf.data.cells import Cells, refuse_more, unfolded
+from rlhf.data.detection import NO_FORMAT, detect
 from rlhf.data.pairs import UNPAIRED, Ranked, Rated, Waiting, pairs
 from rlhf.data.rows import Row, RowError, has
 
 Kind = Literal["text", "demonstrations", "preferences", "prompts"]
-KINDS: tuple[str, ...] = get_args(Kind)
+KINDS: tuple[Kind, ...] = get_args(Kind)
 FIELDS: dict[str, tuple[str, ...]] = {
     "text": ("text",),
     "demonstrations": ("prompt", "completion"),
@@ -33,9 +35,9 @@ NEEDS = {
     "preferences": "every preference pair needs prompt, chosen and rejected",
     "prompts": "every row of prompts needs prompt",
 }
-LABELS = ("task", "source", "fact", "format", "held_out", "group")  # text, kept where a row has them
-NUMBERS = ("margin", "confidence", "weight")  # of a pair, likewise
-INSTRUCTIONS = ("instruction_id_list", "kwargs")  # of a prompt, likewise
+LABELS = ("task", "source", "fact", "format", "held_out", "group")  # text, kept if a row has them
+NUMBERS = ("margin", "confidence", "weight")  # of a pair, kept likewise
+INSTRUCTIONS = ("instruction_id_list", "kwargs")  # of a prompt, kept likewise
 SCORES = tuple(
     pair.split()
     for pair in (
@@ -50,8 +52,6 @@ NO_RESPONSE = "prompts without a response"
 BAD = "completions that are marked as bad"
 REPEATED = "the prompt repeated in its responses, taken out of them"
 CHOSEN = "the chosen response of a pair as the completion"
-
-NO_FORMAT = "no other format has its columns"
 
 Found = Row | Sequence[Ranked | Rated]
 READERS: dict[Format, Callable[[Row], Found]] = {
@@ -71,76 +71,18 @@ READERS: dict[Format, Callable[[Row], Found]] = {
     Format.sharegpt: readers.read_sharegpt,
     Format.reward_bench: layouts.read_lists,
 } | {layout: partial(layouts.read, layout=layout) for layout, _ in layouts.JUDGED}
-# A row that has all of these columns is in that format; the first that fits counts.
-COLUMNS: tuple[tuple[Format, tuple[str, ...]], ...] = (
-    (Format.tldr_comparisons, ("info", "summaries", "choice")),
-    (Format.alpaca_eval, ("instruction", "output_1", "output_2")),
-    (Format.ultrafeedback_raw, ("instruction", "completions")),
-    (Format.shp, ("history", "human_ref_A", "human_ref_B")),
-    (Format.arena, ("conversation_a", "conversation_b")),
-    (Format.arena, ("response_a", "response_b", "prompt", "winner")),
-    (Format.arena, ("response_a", "response_b", "prompt", "winner_model_a")),
-    (Format.helpsteer, ("response_1", "response_2", "preference_strength")),
-    (Format.helpsteer, ("response1", "response2", "overall_preference")),
-    (Format.helpsteer, ("prompt", "response", "helpfulness")),
-    (Format.scores, ("prompt", "responses", "scores")),
-    *((layout, entry.columns()) for layout, entry in layouts.JUDGED if layout is not Format.pku_safer),
-)
-
-
-def detect(row: Row) -> tuple[Format, str]:
-    """The format that a row is in and, as a clause, why: decided by its columns and the types of their values."""
-    pair = has(row, "chosen", "rejected")
-    for layout, columns in COLUMNS:
-        if has(row, *columns) and _fits(row, layout, pair):
-            return layout, f"it has {', '.join(columns[:-1])} and {columns[-1]}"
-    if label := judged.label_of(row):
-        return Format.kto, f"it has {label} for one answer"
-    if isinstance(row.get("prompt"), dict) and "replies" in row["prompt"]:
-        return Format.oasst, "its prompt is a message with replies"
-    if has(row, "conversations"):
-        return Format.sharegpt, "it has conversations"
-    if pair and (found := _of_pair(row)):
-        return found
-    if readers.is_asked(row):
-        name = readers.first(row, readers.QUESTIONS)
-        return Format.alpaca, f"it has {name}" + (" and no prompt" if name != "prompt" else " and an answer")
-    fields = ("prompt", "chosen", "rejected", "completion", *readers.DIALOGUES, "text")
-    found = [field for field in fields if has(row, field)]
-    return Format.standard, f"it has {', '.join(found)}" if found else NO_FORMAT
-
-
-def _fits(row: Row, layout: Format, pair: bool) -> bool:
-    """Whether the columns of a layout hold what it needs; distilabel adds to ratings the pair that they give."""
-    lists = [entry.responses for name, entry in layouts.JUDGED if name is layout and isinstance(entry, layouts.Listed)]
-    listed = all(isinstance(row[name], list) for name in lists if has(row, name))
-    return listed and not (pair and layout is Format.distilabel)
-
-
-def _of_pair(row: Row) -> tuple[Format, str] | None:
-    """The format of a row with chosen and rejected where their values decide it."""
-    chosen, rejected, prompt = row["chosen"], row["rejected"], row.get("prompt")
-    if isinstance(chosen, list) and isinstance(rejected, list):
-        if any(isinstance(response, str) for response in (*chosen, *rejected)):
-            return Format.reward_bench, "chosen and rejected are lists of texts"
-        if not isinstance(prompt, list) and not has(row, "trajectory"):
-            return Format.ultrafeedback, "chosen and rejected are conversations that include the prompt"
-    elif prompt is None and transcripts.is_transcript(chosen) and transcripts.is_transcript(rejected):
-        return Format.hh, "chosen and rejected are 'Human: / Assistant:' transcripts and there is no prompt"
-    elif transcripts.is_transcript(prompt):
-        return Format.hh, "its prompt is a 'Human: / Assistant:' transcript"
-    return None
 
 
 def kinds_of(row: Row, layout: Format, pairing: Pairing) -> list[Kind]:
-    """What a row can be read as, the richest first; plain text is text, although its opening may serve as a prompt.
+    """Return the kinds that a row can be read as, the richest first; plain text is text first, despite its opening.
 
     Raises:
-        DataError: it can be read as nothing.
+        RowError: the row cannot be read as any kind.
     """
     plain = has(row, "text") and not has(row, "completion")
-    order = ("text", *KINDS) if plain else ("preferences", "demonstrations", "prompts", "text")
-    kinds, problems = [], []
+    order: tuple[Kind, ...] = ("text", *KINDS) if plain else ("preferences", "demonstrations", "prompts", "text")
+    kinds: list[Kind] = []
+    problems = []
     for kind in dict.fromkeys(order):
         try:
             Converter(kind, pairing).read(row, layout)
@@ -153,29 +95,29 @@ def kinds_of(row: Row, layout: Format, pairing: Pairing) -> list[Kind]:
 
 
 class Converter:
-    """Rows of any layout as rows of ``kind``. ``left_out`` counts, by reason, what a row holds and gives no row.
+    """A converter of rows of any layout into rows of ``kind``. ``left_out`` counts unused data by reason.
 
-    Thumbs and single ratings wait for a counterpart in a later row; `finish` counts what still waits at the end.
+    Thumbs and single ratings wait for a counterpart in a later row; `finish` counts those that still wait.
     """
 
     def __init__(self, kind: Kind, pairing: Pairing):
         self.kind, self.pairing = kind, pairing
         self.left_out: Counter[str] = Counter()
         self.kept: Counter[str] = Counter()
-        self.layouts: dict[str, str] = {}  # those that were met -> why, as a clause
-        self.counts: Counter[str] = Counter()  # rows of each
-        self.unread: dict[str, None] = {}  # columns that hold something and are not read
+        self.layouts: dict[str, str] = {}  # layout -> why it was chosen, as a clause
+        self.counts: Counter[str] = Counter()  # layout -> rows
+        self.unread: dict[str, None] = {}  # columns that have a value and are not read
         self._waiting = Waiting()
 
     def read(self, row: Row, layout: Format) -> list[Row]:
-        """The rows that a row gives as it stands in a file, and in a format that ``auto`` leaves to be found.
+        """Convert a row of a file; ``auto`` detects its layout.
 
         Raises:
-            RowError: see `__call__`; and a row whose format was found has a response or a judgment that it ignores.
+            RowError: see `__call__`; or the detected layout ignores a response or a judgment.
         """
         row = unfolded(row)
         guessed = layout is Format.auto
-        layout, why = detect(row) if guessed else (layout, "the settings say so")
+        layout, why = detect(row) if guessed else (layout, "set by data.format")
         self.counts[layout.value] += 1
         self.layouts.setdefault(layout.value, why)
         cells = Cells(row)
@@ -184,7 +126,7 @@ class Converter:
         return made
 
     def __call__(self, row: Row, layout: Format, guessed: bool = False) -> list[Row]:
-        """The rows that ``row`` of ``layout`` (never auto) gives, with the optional fields that it has.
+        """Convert a row of ``layout``, which is not auto, with its optional fields.
 
         Raises:
             RowError: a field is missing, of the wrong type or empty, or chosen and rejected are of different types.
@@ -199,7 +141,7 @@ class Converter:
         return [self._checked(row, one) | self._extras(row, one) for one in made]
 
     def _refuse_less(self, row: Row, found: Row) -> None:
-        """Refuse to read half of a pair, or a judged response, as something that has no judgment."""
+        """Refuse to read half of a pair, or a judged response, as data without a judgment."""
         missing = [field for field in ("chosen", "rejected") if field not in found]
         if len(missing) == 1:
             beside = "rejected" if missing == ["chosen"] else "chosen"
@@ -208,7 +150,7 @@ class Converter:
             refuse_more(row.unread(), ratings="text" not in found)
 
     def _unrepeated(self, found: Row) -> Row:
-        """``found`` without the prompt at the beginning of both responses, or of a conversation that answers it."""
+        """Return ``found`` without the prompt at the beginning of both responses, or of a conversation."""
         prompt = found.get("prompt")
         names = [name for name in ("chosen", "rejected") if name in found]
         if "completion" in found and isinstance(prompt, list):
@@ -220,25 +162,28 @@ class Converter:
         return found | {name: found[name][len(prompt) :] for name in names}
 
     def finish(self) -> None:
+        """Count the responses that still wait for a counterpart as left out."""
         if waiting := len(self._waiting):
             self.left_out[UNPAIRED] += waiting
 
-    def _judged(self, found: Ranked | Rated) -> Iterator[Row]:
-        rated = isinstance(found, Rated)
-        if self.kind == "preferences":
-            if not rated and len(found.responses) < 2:
-                self.left_out[NO_RANKING] += 1
-            else:
-                make = self._waiting.match if rated else pairs
-                yield from make(found, self.pairing, self.left_out)
-        elif self.kind != "demonstrations":
-            yield {"prompt": found.prompt}
-        elif rated and not found.demonstrates:
+    def _judged(self, found: Ranked | Rated) -> list[Row]:
+        if self.kind not in ("preferences", "demonstrations"):
+            return [{"prompt": found.prompt}]
+        if isinstance(found, Rated):
+            if self.kind == "preferences":
+                return self._waiting.match(found, self.pairing, self.left_out)
+            if found.demonstrates:
+                return [{"prompt": found.prompt, "completion": found.completion}]
             self.left_out[BAD] += 1
-        elif not rated and not found.responses:
-            self.left_out[NO_RESPONSE] += 1
+        elif self.kind == "preferences":
+            if len(found.responses) > 1:
+                return pairs(found, self.pairing, self.left_out)
+            self.left_out[NO_RANKING] += 1
+        elif found.responses:
+            return [{"prompt": found.prompt, "completion": found.best()}]
         else:
-            yield {"prompt": found.prompt, "completion": found.completion if rated else found.best()}
+            self.left_out[NO_RESPONSE] += 1
+        return []
 
     def _checked(self, row: Row, found: Row) -> Row:
         kind, tools = self.kind, rows.tools(found.get("tools", row.get("tools")))
@@ -257,11 +202,11 @@ class Converter:
         types = {field: type(value) for field, value in result.items()}
         if len(set(types.values())) > 1:
             described = ", ".join(f"{f} is {'a conversation' if t is list else 'text'}" for f, t in types.items())
-            raise RowError(next(reversed(types)), f"must be of the prompt's type: {described}")
+            raise RowError(next(reversed(types)), f"must have the type of the prompt: {described}")
         return result
 
     def _extras(self, row: Row, found: Row) -> dict[str, Any]:
-        """Optional fields to keep: labels, and for a pair its margin, its weight and the annotator's confidence."""
+        """Return the optional fields: labels, and for a pair its margin, weight and the annotator's confidence."""
         kept: dict[str, Any] = {field: text for field in LABELS if (text := _label(row.get(field))) is not None}
         if self.kind == "preferences":
             nested = row["extra"] if isinstance(row.get("extra"), dict) else {}
@@ -281,30 +226,30 @@ def _continues(response: Any, prompt: Any) -> bool:
 
 
 def has_instructions(row: Row) -> bool:
-    """Whether a prompt says, as IFEval's do, what a program can check of its response."""
+    """Return whether a row has instructions that a program can check, as IFEval's prompts have."""
     kinds, arguments = (row.get(field) for field in INSTRUCTIONS)
     lists = isinstance(kinds, list) and isinstance(arguments, list) and len(kinds) == len(arguments)
     return lists and all(isinstance(kind, str) for kind in kinds)
 
 
 def margin(row: Row) -> float | None:
-    """How much better the chosen completion is, in the units of the data set; None where it does not say.
+    """Return how much better the chosen completion is, in the units of the data set; None if they are unknown.
 
-    It is the given margin, else the difference of two scores, else the strength of the preference.
+    It is the margin in the row, else the difference of two scores, else the strength of the preference.
 
     Raises:
-        RowError: margin or a score is no number.
+        RowError: margin or a score is not a number.
     """
     if has(row, "margin"):
         return rows.number(row, "margin")
     for chosen, rejected in SCORES:
         if has(row, chosen, rejected):
-            return rows.number(row, chosen) - rows.number(row, rejected)
+            return rows.needed_number(row, chosen) - rows.needed_number(row, rejected)
     return _number_or_none(row, "strength")
 
 
 def _number_or_none(row: Row, field: str) -> float | None:
-    """A number under a name that other data sets use for anything."""
+    """Return the number under a name that some data sets use for other things."""
     try:
         return rows.number(row, field)
     except RowError:
@@ -312,7 +257,7 @@ def _number_or_none(row: Row, field: str) -> float | None:
 
 
 def _label(value: Any) -> str | None:
-    """An optional field as text, where it is a plain name, flag or number: the name may stand for anything."""
+    """Return an optional field as text if it is a plain name, flag or number; some data sets use its name otherwise."""
     if isinstance(value, str):
-        return value if value.isprintable() else None  # also None for half a surrogate pair
+        return value if value.isprintable() else None  # half a surrogate pair is not printable
     return str(value) if isinstance(value, bool | int) and abs(value) < 2**63 else None

@@ -1,7 +1,7 @@
 """Layouts in which several responses to one prompt were judged: rankings, scores, votes, thumbs, trees of messages.
 
-Layouts that a table can describe are in rlhf.data.layouts. Each reader
-turns one row into `Ranked` or `Rated` responses; rlhf.data.pairs makes pairs of them.
+Each reader turns one row into `Ranked` or `Rated` responses; rlhf.data.pairs makes pairs of them. Layouts that a table
+can describe are in rlhf.data.layouts.
 """
 
 import json
@@ -14,9 +14,9 @@ from rlhf.data.pairs import Ranked, Rated
 from rlhf.data.render import Message, Prompt
 from rlhf.data.rows import Row, RowError, assistant, has, user
 
-FEEDBACK = ("fine-grained_score", "overall_score")  # openbmb: the former is the mean of four aspects, the better one
+FEEDBACK = ("fine-grained_score", "overall_score")  # openbmb: the first, the mean of four aspects, is more reliable
 HELPSTEER_TURN = re.compile(r"<extra_id_1>(User|Assistant)\n")
-WINNERS = {"model_a": (1, 0), "model_b": (0, 1), "both_bad": (0, 0)}  # what begins with "tie" is a tie, too
+WINNERS = {"model_a": (1, 0), "model_b": (0, 1), "both_bad": (0, 0)}  # values that begin with "tie" are ties, too
 LABELS = ("label", "kto_tag", "desirable", "is_desirable", "thumbs_up", "thumbs", "thumb", "is_good")
 UP = ("true", "1", "+1", "desirable", "good", "up", "thumbs up", "\N{THUMBS UP SIGN}", "yes", "chosen")
 DOWN = ("false", "0", "-1", "undesirable", "bad", "down", "thumbs down", "\N{THUMBS DOWN SIGN}", "no", "rejected")
@@ -24,13 +24,13 @@ THUMBS = dict.fromkeys(UP, True) | dict.fromkeys(DOWN, False)
 
 
 def _completion(prompt: Prompt, response: Any, field: str) -> Prompt:
-    """A response of the prompt's type."""
+    """Return a response in the type of the prompt."""
     text = rows.checked_text(response, field)
     return text if isinstance(prompt, str) else [assistant(text)]
 
 
 def read_scores(row: Row) -> list[Ranked]:
-    """A prompt, ``responses`` and as many ``scores``, as best-of-n sampling leaves them."""
+    """Return ``responses`` with as many ``scores``, as best-of-n sampling writes them."""
     prompt = rows.text_or_conversation(row, "prompt")
     responses, scores = rows.listed(row, "responses", str, "texts"), row.get("scores")
     if not isinstance(scores, list) or len(scores) != len(responses):
@@ -41,9 +41,9 @@ def read_scores(row: Row) -> list[Ranked]:
 
 
 def read_ultrafeedback_raw(row: Row) -> list[Ranked]:
-    """UltraFeedback as openbmb releases it: an instruction and ``completions`` of several models with scores.
+    """Return the ``completions`` of several models with scores, as in openbmb's release of UltraFeedback.
 
-    The score is the mean of the four aspects, fine-grained_score; where one completion has none, overall_score.
+    The score is fine-grained_score, the mean of four aspects, or overall_score if a completion lacks it.
     Cui et al. 2023, https://arxiv.org/abs/2310.01377.
     """
     prompt = [user(rows.text(row, "instruction"))]
@@ -59,10 +59,11 @@ def read_ultrafeedback_raw(row: Row) -> list[Ranked]:
 
 
 def read_helpsteer(row: Row) -> list[Ranked] | list[Rated]:
-    """NVIDIA's HelpSteer: rated single responses (1, 2), or two and which is preferred by how much (2, 3).
+    """Return the responses of NVIDIA's HelpSteer: a rated one (1, 2), or two with a preference and its strength (2, 3).
 
-    preference_strength and overall_preference run from -3, the first is much better, to 3, the second is; their sign
-    decides what is chosen and their size is the margin. A single response's score is its helpfulness, 0 to 4.
+    preference_strength and overall_preference range from -3, if the first is much better, to 3, if the second is. The
+    sign decides which one is chosen, and the size is the margin. The score of a single response is its helpfulness, 0
+    to 4.
     Wang et al. 2024, https://arxiv.org/abs/2410.01257; 2025, https://arxiv.org/abs/2503.04378.
     """
     prompt = rows.conversation(row, "context") if has(row, "context") else _helpsteer_prompt(rows.text(row, "prompt"))
@@ -77,7 +78,7 @@ def read_helpsteer(row: Row) -> list[Ranked] | list[Rated]:
 
 
 def _helpsteer_prompt(text: str) -> list[Message]:
-    """A dialogue is written as one text, with a mark before each turn but the first."""
+    """Return the messages of a dialogue that is one text, with a mark before each turn but the first."""
     first, *others = HELPSTEER_TURN.split(text)
     turns = zip(others[::2], others[1::2], strict=True)
     return [user(first.rstrip("\n"))] + [
@@ -86,7 +87,7 @@ def _helpsteer_prompt(text: str) -> list[Message]:
 
 
 def read_shp(row: Row) -> list[Ranked]:
-    """Stanford Human Preferences: a Reddit post and two comments with their votes; labels is 1 where A is preferred.
+    """Return two comments on a Reddit post with their votes, of Stanford Human Preferences; labels=1 prefers A.
 
     Ethayarajh et al. 2022, https://arxiv.org/abs/2110.08420.
     """
@@ -95,14 +96,14 @@ def read_shp(row: Row) -> list[Ranked]:
     if isinstance(label, bool) or label not in (0, 1):
         raise RowError("labels", f"must be 0 or 1, got {rows.shown(label)}")
     first, second = ([assistant(rows.text(row, f"human_ref_{letter}"))] for letter in "AB")
-    votes = [rows.number(row, f"score_{letter}") for letter in "AB"]
-    graded = None not in votes and (votes[0] > votes[1]) == bool(label) and votes[0] != votes[1]
+    votes = [votes for letter in "AB" if (votes := rows.number(row, f"score_{letter}")) is not None]
+    graded = len(votes) == 2 and (votes[0] > votes[1]) == bool(label) and votes[0] != votes[1]
     scores = votes if graded else [float(label), float(1 - label)]
     return [Ranked(prompt, [(first, scores[0]), (second, scores[1])], graded, rows.number(row, "score_ratio"))]
 
 
 def label_of(row: Row) -> str | None:
-    """The column that says whether the one answer of a row is good; also if it is empty in this row."""
+    """Return the column that labels the only answer of a row as good or bad, even if it is empty in this row."""
     answers = (*readers.ANSWERS, *readers.DIALOGUES, "conversations")
     if readers.first(row, answers) is None or has(row, "rejected") or has(row, readers.WORSE[1]):
         return None
@@ -110,7 +111,7 @@ def label_of(row: Row) -> str | None:
 
 
 def read_kto(row: Row) -> list[Rated]:
-    """Thumbs up or down: an answer, alone or at the end of a dialogue, with a label in one of the spellings of THUMBS.
+    """Return an answer, which may end a dialogue, with a thumb up or down in one of the spellings of THUMBS.
 
     Ethayarajh et al. 2024, https://arxiv.org/abs/2402.01306.
     """
@@ -121,7 +122,7 @@ def read_kto(row: Row) -> list[Rated]:
     else:
         found = readers.read_alpaca(row) if readers.is_asked(row) else readers.read_standard(row)
     if "completion" not in found:
-        raise RowError(name, "must stand beside the answer that it is for")
+        raise RowError(name, "is a label without an answer")
     return [Rated(found["prompt"], found["completion"], float(label), graded=False, demonstrates=label)]
 
 
@@ -141,10 +142,10 @@ def _thumb(row: Row, name: str) -> bool:
 
 
 def read_arena(row: Row) -> list[Ranked]:
-    """Votes of the chatbot arena: two dialogues and a winner, or prompt and responses as lists in JSON.
+    """Return two dialogues with the vote between them, of Chatbot Arena; prompt and responses may be JSON lists.
 
-    Zheng et al. 2023, https://arxiv.org/abs/2306.05685; "tie", "tie (bothbad)" and "both_bad" are ties. A vote of
-    MT-bench is for the answer of one ``turn``, and its dialogues continue after it.
+    Zheng et al. 2023, https://arxiv.org/abs/2306.05685; "tie", "tie (bothbad)" and "both_bad" are ties. In MT-bench a
+    vote is for the answer of one ``turn``, and the dialogues continue after it.
     """
     if has(row, "conversation_a"):
         turn = rows.number(row, "turn")
@@ -158,7 +159,7 @@ def read_arena(row: Row) -> list[Ranked]:
 
 
 def _until(dialogue: list[Message], turn: float | None) -> list[Message]:
-    """A dialogue up to the assistant's answer number ``turn``, or the whole of it."""
+    """Return a dialogue up to the assistant's answer number ``turn``, or the whole dialogue."""
     ends = [i + 1 for i, message in enumerate(dialogue) if message["role"] == "assistant"]
     return dialogue if turn is None or not 1 <= turn <= len(ends) else dialogue[: ends[int(turn) - 1]]
 
@@ -169,11 +170,12 @@ def _votes(row: Row) -> tuple[float, float]:
         if winner not in WINNERS and not winner.startswith("tie"):
             raise RowError("winner", f"must be model_a, model_b, both_bad or a tie, got {rows.shown(winner)}")
         return WINNERS.get(winner, (0, 0))
-    return tuple(rows.needed_number(row, f"winner_model_{letter}") for letter in "ab")
+    first, second = (rows.needed_number(row, f"winner_model_{letter}") for letter in "ab")
+    return first, second
 
 
 def _json_list(row: Row, field: str) -> list[str]:
-    """A list of texts that is itself a text, as a CSV file holds it."""
+    """Return a list of texts that is stored as one text, as in CSV files."""
     try:
         value = json.loads(rows.text(row, field))
     except ValueError:
@@ -189,9 +191,9 @@ def _dialogue(prompts: list[str], responses: list[str]) -> list[Message]:
 
 
 def read_alpaca_eval(row: Row) -> list[Ranked]:
-    """Annotations of AlpacaEval and AlpacaFarm: ``preference`` is 1 for the first output, 2 for the second, or between.
+    """Return two outputs of AlpacaEval or AlpacaFarm; ``preference`` is 1 for the first, 2 for the second, or between.
 
-    The margin is |2p - 3|: 1 for a clear verdict and 0 for a tie (1.5, or 0, or none). Li et al. 2023,
+    The margin is |2p - 3|: 1 for a clear verdict, 0 for a tie (1.5, 0 or null). Li et al. 2023,
     https://github.com/tatsu-lab/alpaca_eval.
     """
     prompt = readers.asked(row)
@@ -203,7 +205,7 @@ def read_alpaca_eval(row: Row) -> list[Ranked]:
 
 
 def read_oasst(row: Row) -> list[Ranked]:
-    """A tree of messages: every prompt in it with its ranked replies, rank 0 the best.
+    """Return every prompt in a tree of messages with its ranked replies; rank 0 is best.
 
     Köpf et al. 2023, https://arxiv.org/abs/2304.07327.
     """
@@ -214,7 +216,7 @@ def read_oasst(row: Row) -> list[Ranked]:
 
 
 def _forks(root: dict[str, Any]) -> Iterator[Ranked]:
-    """Without recursion: a tree may be deeper than Python's stack."""
+    """Yield the prompts of a tree, without recursion: it may be deeper than Python's stack."""
     stack: list[tuple[list[Message], Any]] = [([], root)]
     while stack:
         path, node = stack.pop()

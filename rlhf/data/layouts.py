@@ -1,4 +1,4 @@
-"""Layouts of judged responses that differ only in the names of their columns: each is an entry of a table."""
+"""Layouts of judged responses that differ only in their column names: each is an entry of a table."""
 
 import statistics
 from typing import Any, NamedTuple
@@ -10,17 +10,16 @@ from rlhf.data.rows import Row, RowError, assistant, has
 
 
 class Compared(NamedTuple):
-    """Two responses in a column each. Without votes and scores the first is the better one."""
+    """Two responses, one per column. Without votes and scores the first is better."""
 
     asks: str
     responses: tuple[str, str]
-    votes: tuple[
-        str, ...
-    ] = ()  # columns of votes; what most of them say decides, and without such a majority it is a tie
+    votes: tuple[str, ...] = ()  # columns of votes; the most frequent vote decides, and several such are a tie
     values: tuple[str, ...] = ()  # of a vote, in lower case: for the first, for the second, for a tie
-    scores: tuple[str, ...] = ()  # columns with a score of each, the higher the better
+    scores: tuple[str, ...] = ()  # columns with the score of each; higher is better
 
     def columns(self) -> tuple[str, ...]:
+        """Return the columns that a row of this layout has."""
         return (self.asks, *self.responses, *self.votes, *self.scores)
 
 
@@ -29,21 +28,22 @@ class Listed(NamedTuple):
 
     asks: str
     responses: str
-    text: str | None  # the key of the response in an object; None: the list has texts, and the scores a column
+    text: str | None  # the key of the response in an object; None: the list has texts, and another column the scores
     score: str
-    sign: int = 1  # -1: a rank, 0 or 1 the best
+    sign: int = 1  # -1 for ranks, of which the lowest is best
 
     def columns(self) -> tuple[str, ...]:
+        """Return the columns that a row of this layout has."""
         return (self.asks, self.responses) if self.text else (self.asks, self.responses, self.score)
 
 
 JUDGED: tuple[tuple[Format, Compared | Listed], ...] = (
-    # Dai et al. 2023, https://arxiv.org/abs/2310.12773: better in helpfulness; safer has to be asked for.
+    # Dai et al. 2023, https://arxiv.org/abs/2310.12773: judged by helpfulness; by safety with data.format=pku_safer
     (Format.pku, Compared("prompt", ("response_0", "response_1"), ("better_response_id",), ("0", "1"))),
     (Format.pku_safer, Compared("prompt", ("response_0", "response_1"), ("safer_response_id",), ("0", "1"))),
     # Nakano et al. 2021, https://arxiv.org/abs/2112.09332
     (Format.webgpt, Compared("question", ("answer_0", "answer_1"), scores=("score_0", "score_1"))),
-    # Lambert et al. 2023, Stack Exchange by the votes of its users: pairs, of which j is better, and all answers.
+    # Lambert et al. 2023, Stack Exchange with the votes of its users: pairs in which j is better, or all answers
     (Format.stack_exchange, Compared("question", ("response_j", "response_k"))),
     (Format.stack_exchange, Listed("question", "answers", "text", "pm_score")),
     # Tan et al. 2024, https://arxiv.org/abs/2410.12784
@@ -59,7 +59,7 @@ JUDGED: tuple[tuple[Format, Compared | Listed], ...] = (
     ),
     # Li et al. 2023, https://arxiv.org/abs/2310.05470
     (Format.auto_j, Compared("prompt", ("response 1", "response 2"), ("label",), ("0", "1", "2"))),
-    # https://platform.openai.com/docs/guides/direct-preference-optimization; Together and Fireworks take the same.
+    # https://platform.openai.com/docs/guides/direct-preference-optimization; Together and Fireworks use the same.
     (Format.openai, Compared("input", ("preferred_output", "non_preferred_output"))),
     # Wang et al. 2025, https://arxiv.org/abs/2503.04378: an edit against the original, a good edit against a bad one.
     (Format.helpsteer_edits, Compared("context", ("edited_response", "original_response"))),
@@ -68,17 +68,17 @@ JUDGED: tuple[tuple[Format, Compared | Listed], ...] = (
     (Format.nectar, Listed("prompt", "answers", "answer", "rank", -1)),
     # https://docs.nvidia.com/nemo/rl: preference data
     (Format.nemo, Listed("context", "completions", "completion", "rank", -1)),
-    # https://distilabel.argilla.io: the task UltraFeedback, and what it was called before
+    # https://distilabel.argilla.io: the task UltraFeedback, with its present and earlier column names
     (Format.distilabel, Listed("instruction", "generations", None, "ratings")),
     (Format.distilabel, Listed("input", "generations", None, "rating")),
 )
 
 
 def read(row: Row, layout: Format) -> list[Ranked]:
-    """The responses of a row by the first entry of ``layout`` whose columns it has.
+    """Return the responses of a row, by the first entry of ``layout`` whose columns it has.
 
     Raises:
-        RowError: a column is missing or does not hold the type or value in the table.
+        RowError: a column is missing, or its type or value does not fit the table.
     """
     entries = [entry for name, entry in JUDGED if name is layout]
     entry = next((one for one in entries if has(row, *one.columns())), entries[0])
@@ -87,7 +87,7 @@ def read(row: Row, layout: Format) -> list[Ranked]:
 
 
 def read_lists(row: Row) -> list[Ranked]:
-    """RewardBench 2 and RM-Bench: a list of right responses and one of wrong ones. A pair has one of each.
+    """Return the right and wrong responses of RewardBench 2 and RM-Bench, which are lists; a pair has one of each.
 
     Malik et al. 2025, https://arxiv.org/abs/2506.01937; Liu et al. 2024, https://arxiv.org/abs/2410.16184.
     """
@@ -114,7 +114,7 @@ def _compared(row: Row, entry: Compared) -> list[tuple[Any, float]]:
 
 
 def _vote(row: Row, name: str, values: tuple[str, ...]) -> int:
-    """Which of ``values`` a vote is: 0 for the first response, 1 for the second, 2 for neither."""
+    """Return the index of a vote in ``values``: 0 for the first response, 1 for the second, 2 for neither."""
     value = row.get(name)
     given = str(int(value) if isinstance(value, float) and value.is_integer() else value).strip().lower()
     if given not in values or isinstance(value, bool):
@@ -123,7 +123,7 @@ def _vote(row: Row, name: str, values: tuple[str, ...]) -> int:
 
 
 def _listed(row: Row, entry: Listed) -> list[tuple[Any, float]]:
-    """Responses without a score are left out, as a judge that failed leaves them."""
+    """Return responses with their scores, without those that a failed judge left unscored."""
     name = entry.responses
     if entry.text is None:
         texts, given = rows.listed(row, name, str, "texts"), row.get(entry.score)

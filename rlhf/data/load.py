@@ -1,12 +1,12 @@
-"""From a `Source` in the settings to a `datasets.Dataset` of one kind and one split, on disk.
+"""Load one kind and one split of a `Source` as a `datasets.Dataset` on disk.
 
 A split that the source does not have is made: validation is held out from train by prompt, and test falls back to
-validation. Which prompts are held out depends on the prompt and the seed alone, so a prompt that occurs in the
-demonstrations, in the pairs and in the prompts is on the same side in all of them.
+validation. Whether a prompt is held out depends only on the prompt and the seed, so a prompt that occurs in the
+demonstrations, the pairs and the prompts is on the same side in all of them.
 
-Rows stream: they are read, converted and written a thousand at a time (rlhf.data.cache). What stays in memory is eight
-bytes a row to divide a split, at most 32 a distinct prompt for a source of prompts, and thumbs or single ratings that
-wait for their counterpart.
+Rows stream: they are read, converted and written a thousand at a time (rlhf.data.cache). Only this stays in memory:
+eight bytes per row to divide a split, at most 32 bytes per distinct prompt for a source of prompts, and thumbs or
+single ratings that wait for their counterpart.
 """
 
 import os
@@ -23,7 +23,7 @@ from rlhf.data import cache
 from rlhf.data.formats import Kind
 from rlhf.data.reading import NoRowsError, read
 from rlhf.data.rows import prompt_key, unit_hash
-from rlhf.data.sources import Split, plan, source_of
+from rlhf.data.sources import Split, path_of, plan, source_of
 from rlhf.errors import DataError
 from rlhf.storage.paths import bundled
 
@@ -32,9 +32,9 @@ if TYPE_CHECKING:
 
 
 def load(data: Data, kind: Kind, split: Split, seed: int, tell: bool = True, strict: bool = True) -> "Dataset":
-    """The rows of one kind and split; ``data.path`` stands in for the four sources where it is given.
+    """Return the rows of one kind and split; ``data.path``, if set, replaces the four sources.
 
-    With ``tell`` a line says how they were read; ``strict``: see rlhf.data.reading.read.
+    ``tell`` prints how they were read; ``strict``: see rlhf.data.reading.read.
 
     Raises:
         DataError: see `load_source`.
@@ -75,19 +75,19 @@ def load_source(
     tell: bool = True,
     strict: bool = True,
 ) -> "Dataset":
-    """The rows of ``split``, read as ``kind``: the columns of `formats.FIELDS` and the optional ones that are there.
+    """Return the rows of ``split``, read as ``kind``: the columns of `formats.FIELDS` and the optional ones.
 
-    ``holdout`` is the share of distinct prompts of the training split that validation takes where the source has no
-    split of its own for it, 1 the whole file. ``source.limit`` rows, of a held-out split ``source.held_out_limit``, are
-    drawn with ``seed`` and stay in their order. Of a mix, as many rows of each part are drawn as its weight allows
-    without repeating one; a row's ``source`` is the part where it has none of its own.
+    ``holdout`` is the share of distinct prompts of the training split that are held out for validation if the source
+    has no validation split; 1 is the whole file. ``source.limit`` rows, or ``source.held_out_limit`` of a held-out
+    split, are drawn with ``seed`` and keep their order. A mix has as many rows of each part as its weight allows
+    without repetition; the ``source`` of a row defaults to its part.
 
     Raises:
-        DataError: the source is missing or unreachable, a row is invalid (file, line, field and remedy are named), a
-            pair has equal completions, or no row is left.
+        DataError: the source is missing or unreachable, a row is invalid (the message has file, line, field and
+            remedy), a pair has equal completions, or no row is left.
     """
     if not source.paths:
-        raise DataError(f"data.{kind}.path is null, so there are no {kind}: give a file with data.{kind}.path=my.jsonl")
+        raise DataError(f"data.{kind}.path is null, so there are no {kind}: set data.{kind}.path=my.jsonl")
     given = {"pairing": pairing, "folder": folder, "tell": tell, "strict": strict}
     single = [replace(source, path=path, mix=None) for path in source.paths]
     parts = [_load_part(part, kind, split, seed, holdout, **given) for part in single]
@@ -107,7 +107,7 @@ def _select(rows: "Dataset", indices: Any, *reason: Any) -> "Dataset":
 
 
 def _mixed(parts: list["Dataset"], mix: dict[str, float], kind: Kind, seed: int) -> "Dataset":
-    """Exact shares, none repeated: the part that is scarcest for its weight is taken whole."""
+    """Return a mix with exact shares and without repetition: the scarcest part for its weight is taken whole."""
     from datasets import concatenate_datasets
 
     scale = min(len(rows) / weight for rows, weight in zip(parts, mix.values(), strict=True))
@@ -115,17 +115,17 @@ def _mixed(parts: list["Dataset"], mix: dict[str, float], kind: Kind, seed: int)
     drawn = [_drawn(rows, count, seed) for rows, count in zip(parts, counts, strict=True)]
     if len({str(rows.features["prompt" if kind != "text" else "text"]) for rows in drawn}) > 1:
         raise DataError(
-            f"data.{kind}.mix: prompts are text in one part and conversations in another: mix like with like"
+            f"data.{kind}.mix: prompts are text in one part and conversations in another: use parts of the same type"
         )
-    told = ", ".join(
+    message = ", ".join(
         f"{len(rows)} of {len(part)} rows of {path}" for path, rows, part in zip(mix, drawn, parts, strict=True)
     )
     if any("margin" in rows.column_names for rows in drawn) and not all(
         "margin" in rows.column_names for rows in drawn
     ):
-        told += "; margins are left out, since not every part has them"
+        message += "; margins are left out, since not every part has them"
         drawn = [rows.remove_columns([name for name in rows.column_names if name == "margin"]) for rows in drawn]
-    console.print(f"data.{kind}.mix: {told}", style="dim", markup=False, highlight=False)
+    console.print(f"data.{kind}.mix: {message}", style="dim", markup=False, highlight=False)
     named = [
         rows if "source" in rows.column_names else rows.add_column("source", [path] * len(rows))
         for path, rows in zip(mix, drawn, strict=True)
@@ -138,11 +138,11 @@ def _mixed(parts: list["Dataset"], mix: dict[str, float], kind: Kind, seed: int)
 def _load_part(source: Source, kind: Kind, split: Split, seed: int, holdout: float, **given: Any) -> "Dataset":
     name, held_out = plan(source, kind, split)
     rows = read(source, kind, name, **given).rows
-    return rows if held_out is None else _part(rows, held_out, seed, holdout, source.path)
+    return rows if held_out is None else _part(rows, held_out, seed, holdout, path_of(source))
 
 
 def _part(rows: "Dataset", held_out: bool, seed: int, holdout: float, path: str) -> "Dataset":
-    """The held-out rows or the others: those whose prompt hashes below ``holdout``, at least one prompt a side.
+    """Return the held-out rows or the others: prompts that hash below ``holdout``, at least one on each side.
 
     A ``holdout`` of 1 is the whole file.
     """
@@ -152,7 +152,7 @@ def _part(rows: "Dataset", held_out: bool, seed: int, holdout: float, path: str)
         if held_out:
             return rows
         raise NoRowsError(
-            f"{path}: data.holdout=1 holds out every row, so none is left to train on: give a smaller share"
+            f"{path}: data.holdout=1 holds out every row, so none is left to train on: set a smaller share"
         )
 
     field = "prompt" if "prompt" in rows.column_names else "text"
@@ -162,7 +162,7 @@ def _part(rows: "Dataset", held_out: bool, seed: int, holdout: float, path: str)
     hashes = numpy.frombuffer(hashes)
     distinct = numpy.unique(hashes)
     if len(distinct) < 2:
-        raise DataError(f"{path}: all rows have the same prompt, so none can be held out: name a validation split")
+        raise DataError(f"{path}: all rows have the same prompt, so none can be held out: set a validation split")
     count = min(max(int((distinct < holdout).sum()), 1), len(distinct) - 1)
     chosen = hashes <= distinct[count - 1]
     return _select(rows, numpy.flatnonzero(chosen == held_out), "part", held_out, seed, holdout)

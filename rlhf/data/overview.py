@@ -1,4 +1,4 @@
-"""Everything that stage=inspect looks at: each split of each source as it is, and what the stages would hold out."""
+"""The data that stage=inspect shows: each split of each source unchanged, and the splits that stages hold out."""
 
 from dataclasses import replace
 from itertools import islice
@@ -8,7 +8,7 @@ from rlhf.config import Data, Pairing, Source
 from rlhf.data.formats import KINDS, Kind, kinds_of
 from rlhf.data.load import load
 from rlhf.data.reading import NoRowsError, Table, read
-from rlhf.data.sources import Split, placed_rows, plan, source_of
+from rlhf.data.sources import Split, path_of, placed_rows, plan, source_of
 from rlhf.data.splits import leaks_between
 from rlhf.errors import DataError
 
@@ -16,13 +16,13 @@ SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 FIRST = 100  # rows that decide what a file is
 
 
-def tables(data: Data) -> dict[tuple[str, str, str], Table]:
-    """(kind, path, split) -> all rows, before validation is held out of them and before a limit, as they are read.
+def tables(data: Data) -> dict[tuple[Kind, str, str], Table]:
+    """Return all rows by (kind, path, split), before validation is held out and before a limit.
 
     Raises:
-        DataError: there is nothing to read, or what there is cannot be read.
+        DataError: no source is set, or one cannot be read.
     """
-    found: dict[tuple[str, str, str], Table] = {}
+    found: dict[tuple[Kind, str, str], Table] = {}
     given = {"pairing": data.pairing, "folder": data.cache, "tell": True, "strict": False}
     if data.path is not None:
         return _of_path(source_of(data, "preferences"), given)
@@ -33,26 +33,34 @@ def tables(data: Data) -> dict[tuple[str, str, str], Table]:
             for name in dict.fromkeys(plan(part, kind, split)[0] for split in SPLITS):
                 found[kind, path, name] = read(part, kind, name, **given)
     if not found:
-        raise DataError(
-            "there is nothing to inspect: give a file with data.path=my.jsonl, or a preset with data=<name>"
-        )
+        raise DataError("there is nothing to inspect: set data.path=my.jsonl, or a preset with data=<name>")
     return found
 
 
-def _of_path(source: Source, given: dict[str, Any]) -> dict[tuple[str, str, str], Table]:
+def _of_path(source: Source, given: dict[str, Any]) -> dict[tuple[Kind, str, str], Table]:
     """Read ``data.path`` as the richest kind that one of its first rows can be read as."""
-    found: dict[tuple[str, str, str], Table] = {}
+    found: dict[tuple[Kind, str, str], Table] = {}
     problem: DataError | None = None
     for name in dict.fromkeys(plan(source, "preferences", split)[0] for split in SPLITS):
         for kind in _kinds(source, name, given["pairing"]):
             try:
-                found[kind, source.path, name] = read(source, kind, name, **given)
+                found[kind, path_of(source), name] = read(source, kind, name, **given)
                 break
-            except NoRowsError as error:  # thumbs up and down, say, without a prompt that has both
+            except NoRowsError as error:  # such as thumbs, if no prompt has one up and one down
                 problem = problem or error
     if not found:
         raise problem or DataError(f"{source.path}: there is no row")
     return found
+
+
+def kinds_at(data: Data) -> list[Kind]:
+    """Return the kinds of rows that ``data.path`` can be read as, by its first rows.
+
+    Raises:
+        DataError: none of them can be read.
+    """
+    source = source_of(data, "preferences")
+    return _kinds(source, plan(source, "preferences", "train")[0], data.pairing)
 
 
 def _kinds(source: Source, name: str, pairing: Pairing) -> list[Kind]:
@@ -77,14 +85,14 @@ def _kinds(source: Source, name: str, pairing: Pairing) -> list[Kind]:
     return next((kinds for kinds in found if kinds[0] == "preferences"), found[0] if found else [])
 
 
-def all_leaks(data: Data, kinds: list[str], seed: int) -> list[dict[str, Any]]:
-    """Every training split against every held-out split, of the same kind and of others."""
+def all_leaks(data: Data, kinds: list[Kind], seed: int) -> list[dict[str, Any]]:
+    """Return the leaks of every training split into every held-out split, of the same kind and of others."""
     trained, held_out = {}, {}
     for kind in sorted(kinds, key=KINDS.index):
         for split in SPLITS:
             try:
                 rows = load(data, kind, split, seed, tell=False, strict=False)
-            except DataError:  # too few prompts to hold any out; a stage that needs them says so
+            except DataError:  # too few prompts to hold any out; a stage that needs them reports it
                 continue
             (trained if split == "train" else held_out)[f"{kind} ({split})"] = rows
     same = {rows._fingerprint: name for name, rows in reversed(held_out.items())}  # test falls back to validation

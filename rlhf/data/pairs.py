@@ -1,7 +1,8 @@
-"""Pairs of completions from what people really collect: rankings, scores, votes, and thumbs up or down."""
+"""Pairs of completions from rankings, scores, votes, and thumbs up or down."""
 
 import itertools
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from rlhf.config import Pairing, Rankings, Ties
@@ -15,24 +16,24 @@ UNPAIRED = "completions without a counterpart"
 
 
 class Ranked(NamedTuple):
-    """Responses to one prompt with a score each, the higher the better.
+    """Responses to one prompt, each with a score; higher is better.
 
-    ``graded`` says whether differences of scores mean something: they become margins then.
+    If they are ``graded``, differences of scores are meaningful and become margins.
     """
 
     prompt: Prompt
-    responses: list[tuple[Prompt, float]]
+    responses: Sequence[tuple[Prompt, float]]
     graded: bool
-    ratio: float | None = None  # of the votes of the two, where the data set gives it
-    ties: bool = True  # whether responses of one score were compared and found equally good
+    ratio: float | None = None  # of the votes of two responses, if the data set has it
+    ties: bool = True  # whether responses with equal scores were compared and found equally good
 
     def best(self) -> Prompt:
-        """The completion of the highest score, the first of several."""
+        """Return the completion with the highest score, the first of several."""
         return max(self.responses, key=lambda response: response[1])[0]
 
 
 class Rated(NamedTuple):
-    """One response with a score of its own; other rows may hold other responses to the same prompt."""
+    """One response with its score; other rows may hold other responses to the same prompt."""
 
     prompt: Prompt
     completion: Prompt
@@ -42,10 +43,10 @@ class Rated(NamedTuple):
 
 
 def pairs(ranked: Ranked, pairing: Pairing, left_out: Counter[str]) -> list[Row]:
-    """The pairs that ``pairing`` makes of ranked responses, best first; what gives none is counted in ``left_out``.
+    """Return the pairs that ``pairing`` makes of ranked responses, best first; count the others in ``left_out``.
 
-    With more than one pair each has the weight 1/n, so that a prompt counts once however many responses it has
-    (Ouyang et al. 2022, https://arxiv.org/abs/2203.02155, equation 1).
+    Each of n > 1 pairs has the weight 1/n, so that a prompt counts once however many responses it has (Ouyang et al.
+    2022, https://arxiv.org/abs/2203.02155, equation 1).
     """
     if ranked.ratio is not None and ranked.ratio < pairing.score_ratio:
         left_out[UNCLEAR] += 1
@@ -58,7 +59,7 @@ def pairs(ranked: Ranked, pairing: Pairing, left_out: Counter[str]) -> list[Row]
         compared = [(ordered[0], other) for other in others]
     made: list[tuple[Row, float]] = []
     for (good, high), (bad, low) in compared:
-        pair = {"prompt": ranked.prompt, "chosen": good, "rejected": bad}
+        pair: Row = {"prompt": ranked.prompt, "chosen": good, "rejected": bad}
         pair |= {"margin": high - low} if ranked.graded else {}
         if good == bad and (high > low or ranked.ties):
             left_out[SAME] += 1
@@ -75,9 +76,9 @@ def pairs(ranked: Ranked, pairing: Pairing, left_out: Counter[str]) -> list[Row]
 
 
 class Waiting:
-    """Responses that wait for another one to the same prompt: thumbs up for thumbs down, a rating for another rating.
+    """Responses that wait for another one to the same prompt: a thumb up for a thumb down, a rating for another rating.
 
-    Each is used once, in the order of the rows; only what still waits is held in memory.
+    Each is used once, in the order of the rows; only those that still wait are in memory.
     """
 
     def __init__(self) -> None:
@@ -87,10 +88,10 @@ class Waiting:
         return sum(map(len, self._rated.values()))
 
     def match(self, rated: Rated, pairing: Pairing, left_out: Counter[str]) -> list[Row]:
-        """The pair of ``rated`` and the first other response that waits and compares with it, if there is one."""
+        """Return the pair of ``rated`` and the first waiting response that compares with it, or let it wait."""
         key = prompt_key({"prompt": rated.prompt})
         waiting = self._rated[key]
-        tied_too = rated.graded  # two thumbs up are no tie: each may still meet a thumb down
+        tied_too = rated.graded  # two thumbs up are not a tie: each may still meet a thumb down
         for i, other in enumerate(waiting):
             if other.score != rated.score or tied_too:
                 del waiting[i]

@@ -1,7 +1,6 @@
 """Layouts in which a row is one demonstration, one pair, one prompt or one text.
 
-A reader turns a row of its layout into whatever fields of these the row can give; rlhf.data.formats takes what a kind
-of data needs.
+A reader returns all fields that a row of its layout has; rlhf.data.formats takes those that a kind of data needs.
 """
 
 from collections.abc import Sequence
@@ -11,7 +10,15 @@ from rlhf.data.render import Message
 from rlhf.data.rows import Row, RowError, assistant, has, user
 
 PAIR = ("prompt", "chosen", "rejected")
-QUESTIONS = ("prompt", "instruction", "question", "query", "input", "trajectory", "context")  # the first one asks
+QUESTIONS = (
+    "prompt",
+    "instruction",
+    "question",
+    "query",
+    "input",
+    "trajectory",
+    "context",
+)  # the first is the question
 DIALOGUES = ("messages", "conversation")
 ANSWERS = ("completion", "output", "response", "answer")
 BETTER, WORSE = ("chosen", "chosen_response"), ("rejected", "rejected_response")
@@ -19,7 +26,7 @@ OPENING_WORDS = (2, 8)  # prompts of 2 to 8 tokens: Rafailov et al. 2023, https:
 
 
 def opening(text: str) -> tuple[str, str]:
-    """Prompt and completion of a plain text: its first two to eight words, a number fixed by the text, and the rest."""
+    """Split a plain text into prompt and completion: its first two to eight words, by its hash, and the rest."""
     shortest, longest = OPENING_WORDS
     words = shortest + int(rows.unit_hash(0, text) * (longest - shortest + 1))
     head = text.split(maxsplit=words)[:words]
@@ -30,19 +37,19 @@ def opening(text: str) -> tuple[str, str]:
 
 
 def demonstration(messages: list[Message]) -> Row:
-    """All turns but the last as the prompt; of a dialogue that the user ends there is only a prompt."""
+    """Return all turns but the last as the prompt; a dialogue that ends with the user is only a prompt."""
     if messages[-1]["role"] != "assistant":
         return {"prompt": messages}
     return {"prompt": messages[:-1], "completion": messages[-1:]}
 
 
 def first(row: Row, names: Sequence[str]) -> str | None:
-    """The first of the columns ``names`` that the row has."""
+    """Return the first of the columns ``names`` that the row has."""
     return next((name for name in names if has(row, name)), None)
 
 
 def is_asked(row: Row) -> bool:
-    """Whether a row is a question in a column that TRL does not know, or has an answer in one: see `read_alpaca`."""
+    """Return whether a question or an answer is in a column that TRL does not know: see `read_alpaca`."""
     name = first(row, QUESTIONS[:-1])
     if name is None or has(row, "messages") or has(row, "text"):
         return False
@@ -50,10 +57,10 @@ def is_asked(row: Row) -> bool:
 
 
 def asked(row: Row) -> list[Message]:
-    """The question as messages: text, a transcript or a conversation, with its input, system, history and context.
+    """Return the question as messages: a text, transcript or conversation, with its input, system, history and context.
 
     Raises:
-        RowError: there is no question, or it has another type.
+        RowError: the question is missing or has another type.
     """
     name = first(row, QUESTIONS) or "prompt"
     value = row.get(name)
@@ -73,7 +80,7 @@ def asked(row: Row) -> list[Message]:
 
 
 def answer(row: Row, name: str) -> list[Message]:
-    """The response in a column, which is text, a message or messages."""
+    """Return the response in a column that holds text, a message or messages."""
     value = row.get(name)
     if isinstance(value, list):
         return rows.conversation(row, name)
@@ -81,15 +88,15 @@ def answer(row: Row, name: str) -> list[Message]:
 
 
 def read_standard(row: Row) -> Row:
-    """TRL's own types, standard or conversational; ``messages``; or plain ``text``, whose opening is a prompt.
+    """Read TRL's types, standard or conversational; ``messages``; or plain ``text``, whose opening is a prompt.
 
-    ms-swift adds ``rejected_response`` to messages, whose last answer is the better one then.
+    ms-swift adds ``rejected_response`` to messages, whose last answer is then the better one.
     """
-    given = [field for field in ("prompt", "chosen", "rejected") if has(row, field)]
-    found = {field: rows.text_or_conversation(row, field) for field in given}
-    texts = [found.get(field) for field in ("chosen", "rejected")]
-    if "prompt" not in found and all(isinstance(text, str) for text in texts):
-        found |= dict(zip(PAIR, transcripts.split_text(*texts), strict=True))
+    given = [field for field in PAIR if has(row, field)]
+    found: Row = {field: rows.text_or_conversation(row, field) for field in given}
+    chosen, rejected = found.get("chosen"), found.get("rejected")
+    if "prompt" not in found and isinstance(chosen, str) and isinstance(rejected, str):
+        found |= dict(zip(PAIR, transcripts.split_text(chosen, rejected), strict=True))
     if has(row, "completion"):
         found["completion"] = rows.text_or_conversation(row, "completion")
     elif (name := first(row, DIALOGUES)) and "chosen" not in found:
@@ -109,7 +116,7 @@ def read_standard(row: Row) -> Row:
 
 
 def read_hh(row: Row) -> Row:
-    """Anthropic HH: two transcripts, whose longest common prefix is the prompt, or a transcript and two answers."""
+    """Read Anthropic HH: two transcripts, whose longest common prefix is the prompt, or a prompt and two answers."""
     if has(row, "prompt"):
         return {"prompt": asked(row)} | {
             field: [assistant(rows.text(row, field).strip())] for field in ("chosen", "rejected") if has(row, field)
@@ -119,7 +126,7 @@ def read_hh(row: Row) -> Row:
 
 
 def read_ultrafeedback(row: Row) -> Row:
-    """Binarised UltraFeedback: two whole conversations, whose longest common prefix is the prompt, or two answers."""
+    """Read binarized UltraFeedback: two conversations, whose longest common prefix is the prompt, or two answers."""
     dialogues = [rows.conversation(row, field) for field in ("chosen", "rejected")]
     if first(row, QUESTIONS) and all(dialogue[0]["role"] == "assistant" for dialogue in dialogues):
         return dict(zip(PAIR, (asked(row), *dialogues), strict=True))
@@ -127,9 +134,9 @@ def read_ultrafeedback(row: Row) -> Row:
 
 
 def read_tldr_comparisons(row: Row) -> Row:
-    """OpenAI's summary comparisons (Stiennon et al. 2020, https://arxiv.org/abs/2009.01325): info, summaries, choice.
+    """Read OpenAI's comparisons of summaries (Stiennon et al. 2020, https://arxiv.org/abs/2009.01325).
 
-    The prompt is rendered as in the TL;DR demonstrations, so that one policy sees both alike.
+    The prompt is written as in the TL;DR demonstrations, so that both look alike to a policy.
     """
     info, summaries = row.get("info"), row.get("summaries")
     if not isinstance(info, dict):
@@ -149,9 +156,9 @@ def read_tldr_comparisons(row: Row) -> Row:
 
 
 def read_alpaca(row: Row) -> Row:
-    """Alpaca (instruction, input, output), whatever the question and the answer are called, and pairs of answers.
+    """Read Alpaca (instruction, input, output), under any names of question and answer, and pairs of answers.
 
-    LLaMA-Factory's rankings have chosen and rejected, or output as a list of the two; in ms-swift's the response is the
+    LLaMA-Factory's rankings have chosen and rejected, or both as a list in output; in ms-swift's, the response is the
     better one.
     """
     found: Row = {"prompt": asked(row)}
@@ -168,7 +175,7 @@ def read_alpaca(row: Row) -> Row:
 
 
 def read_sharegpt(row: Row) -> Row:
-    """ShareGPT conversations (from, value), alone or as the prompt of ``chosen`` and ``rejected``."""
+    """Read ShareGPT conversations (from, value): a demonstration, or the prompt of ``chosen`` and ``rejected``."""
     messages = rows.conversation(row, "conversations")
     if not has(row, "chosen") and not has(row, "rejected"):
         return rows.in_context(row, demonstration(messages))

@@ -1,4 +1,4 @@
-"""One split of one source, read row by row into a table on disk: converted, checked, counted, and told in one line."""
+"""Read one split of one source row by row into a table on disk: convert, check and count its rows, and print a line."""
 
 import json
 from collections import Counter
@@ -14,27 +14,26 @@ from rlhf.data.dedup import Seen
 from rlhf.data.files import Placed
 from rlhf.data.formats import FIELDS, INSTRUCTIONS, LABELS, NUMBERS, Converter, Kind
 from rlhf.data.rows import Row, RowError, is_blank, prompt_key
-from rlhf.data.sources import placed_rows
+from rlhf.data.sources import path_of, placed_rows
 from rlhf.errors import DataError
 
 if TYPE_CHECKING:
     import pyarrow
     from datasets import Dataset
 
-
-UNITS = {"oasst": "message trees"}  # layouts of which a row is more than a row
+UNITS = {"oasst": "message trees"}  # the word for a row, in layouts whose rows hold several
 TALK = "a conversation"
 
 
 class NoRowsError(DataError):
-    """A source was read and gives no row of the kind that was asked for."""
+    """A source was read and has no row of the requested kind."""
 
 
-announced: set[str] = set()  # the lines that this run has printed: it reads a file for every split
+announced: set[str] = set()  # lines that this run has printed: a file is read once per split
 
 
 class Table(NamedTuple):
-    """All rows of a split, and what was counted while they were read: see `_convert`."""
+    """All rows of a split, and the counts of the pass that read them: see `_convert`."""
 
     rows: "Dataset"
     told: dict[str, Any]
@@ -43,20 +42,20 @@ class Table(NamedTuple):
 def read(
     source: Source, kind: Kind, name: str, *, pairing: Pairing, folder: str, tell: bool, strict: bool = True
 ) -> Table:
-    """All rows of the split ``name``, from the cache in ``folder`` where they were read before.
+    """Return all rows of the split ``name``, from the cache in ``folder`` if they were read before.
 
-    Not ``strict``, rows that cannot be read are left out and counted, and pairs of equal responses are kept:
-    stage=inspect shows what is wrong, and training refuses it.
+    Without ``strict``, rows that cannot be read are left out and counted, and pairs of equal responses are kept:
+    stage=inspect shows these faults, and training refuses them.
 
     Raises:
         DataError: see rlhf.data.load.load_source.
-        NoRowsError: there is no row of ``kind``.
+        NoRowsError: no row is of ``kind``.
     """
     content, placed = placed_rows(source, kind, name)
     settings = {"format": source.format, "drop_identical": source.drop_identical, "strict": strict, **asdict(pairing)}
     key = cache.key_of(content, kind, settings)
     rows, told = cache.table(
-        folder, key, source.path, lambda writer: _convert(placed, source, kind, pairing, writer, strict)
+        folder, key, path_of(source), lambda writer: _convert(placed, source, kind, pairing, writer, strict)
     )
     if rows is None:
         raise NoRowsError(f"{source.path}: there is no row of {kind}{_counts(told)}")
@@ -70,11 +69,10 @@ def read(
 def _convert(
     placed: Iterator[Placed], source: Source, kind: Kind, pairing: Pairing, writer: cache.Writer, strict: bool
 ) -> dict[str, Any]:
-    """Convert, check, count and write; the counts are what is told and kept."""
+    """Convert, check, count and write rows; return the counts."""
     converter, seen, types = Converter(kind, pairing), Seen(), {}
     kept, dropped = Counter(), Counter()
     columns: dict[str, None] = {}
-    fields = FIELDS[kind]
     read, unreadable = 0, []
 
     def converted() -> Iterator[Row]:
@@ -89,10 +87,7 @@ def _convert(
                         continue
                     kept.update(oddities(row))
                     columns.update(dict.fromkeys(row))
-                    if "kwargs" in row:  # each kind of instruction has arguments of its own: a column of JSON
-                        row["kwargs"] = [json.dumps(one) for one in row["kwargs"]]
-                    talks = {name: value for name, value in row.items() if name in fields and isinstance(value, list)}
-                    yield row | {name: json.dumps(talk, ensure_ascii=False) for name, talk in talks.items()}
+                    yield _stored(row, kind)
             except RowError as error:
                 unreadable.append(DataError(f"{place}: {error}"))
                 if strict:
@@ -110,13 +105,21 @@ def _convert(
         "unread": list(converter.unread),
         "oddities": kept + converter.kept,
         "left_out": dropped + converter.left_out,
-        "problem": str(unreadable[0]) if unreadable else None,  # of the first that cannot be read
+        "problem": str(unreadable[0]) if unreadable else None,  # the first row that cannot be read
         "columns": list(columns),
     }
 
 
+def _stored(row: Row, kind: Kind) -> Row:
+    """Return a row with conversations and arguments of instructions as JSON text: their keys differ."""
+    if "kwargs" in row:
+        row = row | {"kwargs": [json.dumps(arguments) for arguments in row["kwargs"]]}
+    talks = {name: row[name] for name in FIELDS[kind] if isinstance(row[name], list)}
+    return row | {name: json.dumps(talk, ensure_ascii=False) for name, talk in talks.items()}
+
+
 def _schema(types: dict[str, str], kind: Kind) -> "pyarrow.Schema":
-    """Conversations are JSON: not every message has the same keys."""
+    """Return the schema of the stored rows, in which conversations are JSON."""
     import pyarrow
 
     columns = {field: pyarrow.json_() if types[field] == TALK else pyarrow.string() for field in FIELDS[kind]}
@@ -132,7 +135,7 @@ def _counts(told: dict[str, Any]) -> str:
 
 
 def _line(source: Source, kind: Kind, told: dict[str, Any]) -> str:
-    """How the rows were read, and what was found or left out."""
+    """Return a line on how the rows were read, with the counts of unusual and left-out rows."""
     several = len(told["layouts"]) > 1
     ways = "; ".join(f"{name}{f' {n}' if several else ''}: {told['why'][name]}" for name, n in told["layouts"].items())
     unit = "rows" if several else UNITS.get(next(iter(told["layouts"]), ""), "rows")
@@ -142,23 +145,23 @@ def _line(source: Source, kind: Kind, told: dict[str, Any]) -> str:
 
 
 def _unread(told: dict[str, Any], most: int = 12) -> str:
-    """The columns that no reader looked at."""
+    """Return the columns that no reader has read, as a clause."""
     names, more = [printable(name) for name in told["unread"][:most]], len(told["unread"]) - most
     return f"; not read: {', '.join(names)}{f' and {more} more' if more > 0 else ''}" if names else ""
 
 
 def _check_types(row: Row, types: dict[str, str], kind: Kind) -> None:
-    """Prompts are all text or all conversations, and a margin is in every pair or in none: what training needs."""
+    """Check that prompts are all text or all conversations, and that all pairs have a margin or no pair has one."""
     found = {field: TALK if isinstance(row[field], list) else "text" for field in FIELDS[kind]}
     if kind == "preferences":
         found["margin"] = "a number" if "margin" in row else "absent"
     for field, name in found.items():
         if types.setdefault(field, name) != name:
-            raise RowError(field, f"is {name}, in earlier rows it is {types[field]}: it must be one in all rows")
+            raise RowError(field, f"is {name}, in earlier rows it is {types[field]}: make it the same in all rows")
 
 
 def _omission(row: Row, kind: Kind, seen: Seen, place: str, drop_identical: bool, strict: bool) -> str | None:
-    """Why a valid row is left out, None where it stays."""
+    """Return why a valid row is left out; None if it is kept."""
     if kind == "preferences" and row["chosen"] == row["rejected"]:
         if not drop_identical and not strict:
             return None

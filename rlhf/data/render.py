@@ -1,13 +1,13 @@
 """Text and conversations as the tokens that a model sees.
 
 A prompt is a string (the standard type) or a list of ``{"role", "content"}`` messages (the conversational type), which
-may have `templates.EXTRAS` too; its first message carries the definitions of the conversation's ``tools``, as JSON
-text. A conversation is rendered by the tokenizer's own chat template, with the marker that opens the assistant's turn.
-A string is plain text, unless `strings_are_turns`: then it is one user message, and a string completion the answer.
+may also have `templates.EXTRAS`; its first message has the definitions of the conversation's ``tools``, as JSON text. A
+conversation is rendered by the tokenizer's chat template, with the marker that opens the assistant's turn. A string is
+plain text, unless `strings_are_turns`: then it is one user message, and a string completion is the answer.
 
-What people wrote is data: where a prompt or a completion holds the text of a special token, such as "<|im_end|>" or
-"</s>", it is encoded as that text and never as the token, so that nobody can end a turn or open another one by writing
-so. One thing is a convention and no text: an end of sequence at the very end of a string completion.
+Text of people is data: if a prompt or a completion contains the text of a special token, such as "<|im_end|>" or
+"</s>", it is encoded as that text and never as the token, so that nobody can end or open a turn by writing its mark.
+The only exception is an end of sequence at the very end of a string completion.
 """
 
 import json
@@ -22,15 +22,15 @@ from rlhf.errors import DataError
 
 
 def question(prompt: Prompt) -> str:
-    """The text that the user sees last: a string prompt itself, or the content of the last message."""
+    """Return the last text of a prompt: a string prompt itself, or the content of the last message."""
     return prompt if isinstance(prompt, str) else prompt[-1]["content"]
 
 
 def prompt_text(tokenizer: Any, prompt: Prompt) -> str:
-    """The prompt as one string, markup of the chat template included: to be shown, not to be tokenised.
+    """Return the prompt as one string, with the markup of the chat template, for people and not for the tokenizer.
 
     Raises:
-        ModelError: the prompt is a conversation and the tokenizer has no chat template, or it refuses the prompt.
+        ModelError: the prompt is a conversation and the chat template is missing or refuses it.
     """
     if isinstance(prompt, str) and not strings_are_turns(tokenizer):
         return prompt
@@ -38,23 +38,23 @@ def prompt_text(tokenizer: Any, prompt: Prompt) -> str:
 
 
 def as_turns(prompt: Prompt, role: str = "user", end: str = "") -> list[Message]:
-    """A prompt or, for the role "assistant", a completion as messages; ``end`` is the tokenizer's end of sequence."""
+    """Return a prompt, or a completion for the role "assistant", as messages, a string without ``end`` at its end."""
     return prompt if not isinstance(prompt, str) else [{"role": role, "content": prompt.removesuffix(end).strip()}]
 
 
 def prompt_ids(tokenizer: Any, prompt: Prompt, max_length: int | None = None) -> list[int]:
-    """Token ids of a prompt, of ``max_length`` at most: a string loses its beginning, a conversation that of its turns.
+    """Return at most ``max_length`` token ids of a prompt: a string or a conversation's turns lose their beginning.
 
     Raises:
-        DataError: the prompt has no token at all, or what is not cut fills ``max_length``.
-        ModelError: the prompt is a conversation and the tokenizer has no chat template, or it refuses the prompt.
+        DataError: the prompt has no tokens, or the parts that are not cut fill ``max_length``.
+        ModelError: the prompt is a conversation and the chat template is missing or refuses it.
     """
     [[ids], _] = fitting_ids(tokenizer, [prompt], max_length)
     return ids
 
 
 def fitting_ids(tokenizer: Any, prompts: Sequence[Prompt], most: int | None) -> tuple[list[list[int]], int]:
-    """``prompt_ids`` of prompts of one type, and how many of them were cut."""
+    """Return the ``prompt_ids`` of prompts of one type, and the number of prompts that were cut."""
     rows, cut = encode(tokenizer, prompts), 0
     for i, ids in enumerate(rows):
         if not ids:
@@ -67,7 +67,7 @@ def fitting_ids(tokenizer: Any, prompts: Sequence[Prompt], most: int | None) -> 
 
 
 def _shortened(tokenizer: Any, talk: list[Message], length: int, most: int) -> list[int]:
-    """Cut the beginning of turns, the earliest first, and neither the system's text nor the template's tokens."""
+    """Cut the beginning of turns, the earliest first, but neither the system message nor the template's tokens."""
     talk = [dict(turn) for turn in talk]
     for turn in (turn for turn in talk if turn["role"] != "system"):
         [tokens] = text_ids(tokenizer, [turn["content"]], add_special_tokens=False)
@@ -80,17 +80,17 @@ def _shortened(tokenizer: Any, talk: list[Message], length: int, most: int) -> l
             length = len(ids)
     if length > most or not talk[-1]["content"]:
         raise DataError(
-            f"max_prompt_length={most}: the system message and the chat template take {length} tokens of a prompt, and "
-            "nothing of its question is left: raise it, or give shorter prompts"
+            f"max_prompt_length={most}: the system message and the chat template take {length} tokens of a prompt, so "
+            "that nothing of its question is left: raise it, or use shorter prompts"
         )
     return ids
 
 
 def encode(tokenizer: Any, prompts: Sequence[Prompt], completions: Sequence[Prompt] | None = None) -> list[list[int]]:
-    """Token ids of prompts that wait for a response, or of prompts with their completions; all of one type.
+    """Return the token ids of prompts that wait for a response, or of prompts with completions; all of one type.
 
-    A string completion is joined to its prompt, and an end of sequence follows; a conversation ends as its template
-    has it. These are the ids that TRL's trainers would make, save that special tokens in texts are text.
+    A string completion is joined to its prompt and followed by an end of sequence; a conversation ends as in its
+    template. The ids are those of TRL's trainers, except that special tokens in texts are text.
     """
     if not prompts:
         return []
@@ -102,10 +102,10 @@ def encode(tokenizer: Any, prompts: Sequence[Prompt], completions: Sequence[Prom
         talks = [[*talk, *answer] for talk, answer in zip(talks, answers, strict=True)]
     for talk in talks:
         check_read(tokenizer, talk)
-    if is_framed(tokenizer):  # no chat template writes an encoder's marks
+    if is_framed(tokenizer):  # chat templates do not write an encoder's marks
         options = {"tokenize": False, "add_generation_prompt": completions is None}
         return text_ids(tokenizer, [templated(tokenizer, talk, **options) for talk in talks])
-    # The pairs of a ranking have their prompt and their responses in common: each is rendered and tokenised once.
+    # The pairs of a ranking share their prompt and their responses: each is rendered and tokenized once.
     keys = [json.dumps(talk) for talk in talks]
     distinct = dict(zip(keys, talks, strict=True))
     pattern = special_pattern(tokenizer)
@@ -124,7 +124,7 @@ def encode(tokenizer: Any, prompts: Sequence[Prompt], completions: Sequence[Prom
 
 
 def text_ids(tokenizer: Any, texts: Sequence[str], **options: Any) -> list[list[int]]:
-    """Token ids of texts, in which special tokens are text, open at their end: see `_open`."""
+    """Return the token ids of texts, with special tokens as text and without an end of sequence."""
     pattern = special_pattern(tokenizer)
     marked = [holds(pattern, text) for text in texts]
     plain = [text for text, mark in zip(texts, marked, strict=True) if not mark]
@@ -136,12 +136,12 @@ def text_ids(tokenizer: Any, texts: Sequence[str], **options: Any) -> list[list[
 
 
 def _open(tokenizer: Any, ids: list[int]) -> list[int]:
-    """``ids`` without the end of sequence that some tokenizers append to every text (add_eos_token)."""
+    """Return ``ids`` without the end of sequence that some tokenizers append to every text (add_eos_token)."""
     end = tokenizer.eos_token_id
     return ids[:-1] if end is not None and ids[-1:] == [end] and not is_framed(tokenizer) else ids
 
 
-def _encode_texts(tokenizer: Any, prompts: Sequence[str], completions: Sequence[str] | None) -> list[list[int]]:
+def _encode_texts(tokenizer: Any, prompts: Sequence[Any], completions: Sequence[Any] | None) -> list[list[int]]:
     if completions is None:
         return text_ids(tokenizer, prompts)
     end = tokenizer.eos_token or ""  # an encoder has none
@@ -160,33 +160,33 @@ def _encode_texts(tokenizer: Any, prompts: Sequence[str], completions: Sequence[
 
 
 def _ending_once(ids: list[int], ends: list[int]) -> list[int]:
-    """``ids`` without a second end of sequence, of a tokenizer that appends one."""
+    """Return ``ids`` without the second end of sequence of a tokenizer that appends one."""
     return ids[:-1] if ends and ids[-2:] == ends * 2 else ids
 
 
 def shared(*rows: list[int]) -> int:
-    """Number of tokens at the start that all rows share."""
+    """Return the number of leading tokens that all rows share."""
     return sum(1 for _ in takewhile(lambda tokens: len(set(tokens)) == 1, zip(*rows, strict=False)))
 
 
 def is_framed(tokenizer: Any) -> bool:
-    """Whether a tokenizer is an encoder's, which frames a text in marks of its own ([CLS] ... [SEP])."""
+    """Return whether a tokenizer is an encoder's, which frames a text in marks ([CLS] ... [SEP])."""
     return tokenizer.cls_token_id is not None
 
 
 def holds(pattern: re.Pattern, prompt: Prompt) -> bool:
-    """Whether ``pattern`` is found in a text, or in a message of a conversation."""
+    """Return whether ``pattern`` occurs in a text, or in a message of a conversation."""
     return any(map(pattern.search, [prompt] if isinstance(prompt, str) else map(whole, prompt)))
 
 
 def whole(turn: Message) -> str:
-    """The content of a message with whatever else it says, calls and reasoning, as one text."""
+    """Return the content of a message with its other parts, such as calls and reasoning, as one text."""
     more = {key: turn[key] for key in turn if key not in ("role", "content", "weight")}
     return turn["content"] + (json.dumps(more, ensure_ascii=False) if more else "")
 
 
 def special_pattern(tokenizer: Any) -> re.Pattern:
-    """The texts of tokens that mean more than their text: special ones, and added ones that the template writes."""
+    """Return a pattern of the tokens that are more than text: special ones, and added ones in the template."""
     template = tokenizer.chat_template if isinstance(tokenizer.chat_template, str) else ""
     added = tokenizer.added_tokens_decoder.values()
     return _pattern(
@@ -201,4 +201,4 @@ def special_pattern(tokenizer: Any) -> re.Pattern:
 @lru_cache(maxsize=8)
 def _pattern(texts: tuple[str, ...]) -> re.Pattern:
     longest_first = sorted(texts, key=len, reverse=True)
-    return re.compile("|".join(map(re.escape, longest_first)) or "(?!)")  # (?!) is never found
+    return re.compile("|".join(map(re.escape, longest_first)) or "(?!)")  # (?!) never matches

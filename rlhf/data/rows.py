@@ -1,6 +1,6 @@
-"""One row as a file or the Hub gives it, and the checked access to its fields.
+"""One row of a file or the Hub, and checked access to its fields.
 
-Every reader in rlhf.data works through these functions, so a row is either read or refused with the name of the field.
+Every reader in rlhf.data uses these functions, so a row is either read or refused with the name of the field.
 """
 
 import hashlib
@@ -14,7 +14,7 @@ from rlhf.errors import DataError
 Row = dict[str, Any]
 
 ROLES = ("system", "user", "assistant", "tool")
-# The names of ShareGPT, of Open-Assistant and, for the system, of OpenAI; the usual ones are taken as they are.
+# The names of ShareGPT, of Open-Assistant and, for the system, of OpenAI; other names are unchanged.
 SHAREGPT_ROLES = {
     "human": "user", "gpt": "assistant", "prompter": "user", "developer": "system", "observation": "tool",
 }  # fmt: skip
@@ -22,35 +22,37 @@ CALL = "function_call"  # a role of LLaMA-Factory's ShareGPT; in OpenAI's first 
 
 
 def user(content: str) -> Message:
+    """Return a message of the user."""
     return {"role": "user", "content": content}
 
 
 def assistant(content: str) -> Message:
+    """Return a message of the assistant."""
     return {"role": "assistant", "content": content}
 
 
 class RowError(DataError):
-    """A row cannot be read. The message starts with the field; rlhf.data.load puts file and line before it."""
+    """A row cannot be read. The message starts with the field; rlhf.data.reading adds file and line."""
 
     def __init__(self, field: str, problem: str):
         super().__init__(f"field '{field}' {problem}")
 
 
 def has(row: Row, *fields: str) -> bool:
-    """Whether all ``fields`` are there. null counts as absent: Parquet and CSV write a missing value so."""
+    """Return whether all ``fields`` have a value; null counts as missing, since Parquet and CSV use it for that."""
     return all(row.get(field) is not None for field in fields)
 
 
 def shown(value: Any) -> str:
-    """A value for an error message: short, and never the whole of something nested."""
+    """Return a value for an error message: at most 40 characters, and only the type of a nested value."""
     return f"{value!r:.40}" if value is None or isinstance(value, str | int | float) else type(value).__name__
 
 
 def text(row: Row, field: str) -> str:
-    """The string in ``field``.
+    """Return the string in ``field``.
 
     Raises:
-        RowError: it is absent, of another type, or not valid Unicode.
+        RowError: it is missing, of another type, or not valid Unicode.
     """
     if not has(row, field):
         raise RowError(field, "is missing")
@@ -58,17 +60,22 @@ def text(row: Row, field: str) -> str:
 
 
 def checked_text(value: Any, field: str) -> str:
+    """Return ``value``, which must be text.
+
+    Raises:
+        RowError: it is of another type, or not valid Unicode.
+    """
     if not isinstance(value, str):
         raise RowError(field, f"must be text, got {type(value).__name__}")
     try:
         value.encode()
     except UnicodeEncodeError:
-        raise RowError(field, "holds half of a surrogate pair, which is no Unicode text: repair or remove it") from None
+        raise RowError(field, "has half of a surrogate pair, which is not valid Unicode: repair or remove it") from None
     return value
 
 
 def message(value: Any, field: str) -> Message:
-    """One turn, from ``{"role", "content"}`` or ShareGPT's ``{"from", "value"}``."""
+    """Return one turn, from ``{"role", "content"}`` or ShareGPT's ``{"from", "value"}``."""
     if not isinstance(value, dict):
         raise RowError(field, f"must hold messages with role and content, got {type(value).__name__}")
     role_key, content_key = ("from", "value") if "from" in value else ("role", "content")
@@ -90,7 +97,7 @@ def message(value: Any, field: str) -> Message:
 
 
 def extras(value: Row, field: str) -> Row:
-    """What a message says beside its content, without its calls; ``weight`` only if it is 0: not to be learned."""
+    """Return the other keys of a message, without its calls; ``weight`` only if it is 0, so not to be learned."""
     names = [name for name in ("tool_call_id", "name", "reasoning_content", "thinking") if value.get(name)]
     found: Row = {name: checked_text(value[name], f"{field}.{name}") for name in names}
     if has(value, "weight"):
@@ -101,7 +108,7 @@ def extras(value: Row, field: str) -> Row:
 
 
 def tool_calls(value: Any, field: str) -> list[Row]:
-    """Calls as OpenAI writes them: the arguments are the JSON text of an object, whose numbers stay as they are."""
+    """Return calls in OpenAI's form: the arguments are the JSON text of an object, so that numbers are not rounded."""
     value = parsed(value, field)
     found = []
     for call in value if isinstance(value, list) else [value]:
@@ -118,7 +125,7 @@ def tool_calls(value: Any, field: str) -> list[Row]:
 
 
 def parsed(value: Any, field: str) -> Any:
-    """``value`` itself, or what a text says as JSON."""
+    """Return ``value``, parsed as JSON if it is text."""
     if not isinstance(value, str):
         return value
     try:
@@ -128,7 +135,7 @@ def parsed(value: Any, field: str) -> Any:
 
 
 def tools(value: Any) -> str | None:
-    """Definitions of tools, a list or its JSON text, as JSON text; None if there are none."""
+    """Return definitions of tools, a list or its JSON text, as JSON text; None without a definition."""
     found = parsed(value, "tools") if value else None
     if not found:
         return None
@@ -141,21 +148,21 @@ def tools(value: Any) -> str | None:
 
 
 def _without_nulls(value: Any) -> Any:
-    """Parquet gives every definition the keys of all others, with null in the place of a value."""
+    """Return ``value`` without keys that are null: Parquet adds the keys of all definitions to each."""
     if isinstance(value, dict):
         return {key: _without_nulls(one) for key, one in value.items() if one is not None}
     return [_without_nulls(one) for one in value] if isinstance(value, list) else value
 
 
 def as_conversation(found: Row) -> Row:
-    """What a reader found, its string prompt as one user message and string completions as answers."""
+    """Return ``found`` with a string prompt as one user message and string completions as answers."""
     makers = {"prompt": user, "completion": assistant, "chosen": assistant, "rejected": assistant}
     turned = {name: [make(found[name])] for name, make in makers.items() if isinstance(found.get(name), str)}
     return found | turned
 
 
 def in_context(row: Row, found: Row) -> Row:
-    """``found`` with what stands beside its prompt: ``system`` and ``history`` come before it, ``context`` ends it."""
+    """Return ``found`` with ``system`` and ``history`` before its prompt and ``context`` at its end."""
     if "prompt" not in found:
         return found
     context = row.get("context")
@@ -181,7 +188,7 @@ def in_context(row: Row, found: Row) -> Row:
 
 
 def _history(row: Row) -> list[Message]:
-    """Earlier turns, as LLaMA-Factory's [question, answer] pairs or as messages."""
+    """Return earlier turns, from LLaMA-Factory's [question, answer] pairs or from messages."""
     value = row["history"]
     if isinstance(value, list) and value and all(isinstance(turn, dict) for turn in value):
         return conversation(row, "history")
@@ -192,7 +199,7 @@ def _history(row: Row) -> list[Message]:
 
 
 def _joined(parts: list[Any], field: str) -> str:
-    """The text of a content that is a list of parts, as multi-modal chats have it; anything but text is refused."""
+    """Return the text of a list of parts, as in multi-modal chats; parts that are not text are refused."""
     for part in parts:
         kind = part.get("type") if isinstance(part, dict) else None
         if kind != "text":
@@ -202,10 +209,10 @@ def _joined(parts: list[Any], field: str) -> str:
 
 
 def conversation(row: Row, field: str) -> list[Message]:
-    """The list of messages in ``field``; at least one.
+    """Return the messages in ``field``, at least one.
 
     Raises:
-        RowError: it is absent, no list, empty, or holds something that is no message.
+        RowError: the field is missing, empty or not a list, or an item is not a message.
     """
     if not has(row, field):
         raise RowError(field, "is missing")
@@ -218,15 +225,15 @@ def conversation(row: Row, field: str) -> list[Message]:
 
 
 def text_or_conversation(row: Row, field: str) -> Prompt:
-    """A string (the standard type) or a list of messages (the conversational type)."""
+    """Return a string (the standard type) or a list of messages (the conversational type)."""
     return conversation(row, field) if isinstance(row.get(field), list) else text(row, field)
 
 
 def listed(row: Row, field: str, kind: type, what: str) -> list:
-    """The list in ``field``, whose items are all of ``kind``; ``what`` names them.
+    """Return the list in ``field``, whose items are all of ``kind``; ``what`` names them in the error.
 
     Raises:
-        RowError: it is absent, no list, or holds something else.
+        RowError: the field is missing or not a list, or an item has another type.
     """
     value = row.get(field)
     if not isinstance(value, list) or not all(isinstance(item, kind) for item in value):
@@ -235,7 +242,7 @@ def listed(row: Row, field: str, kind: type, what: str) -> list:
 
 
 def number(row: Row, field: str) -> float | None:
-    """The finite number in ``field``, None where there is none. CSV has only text, so a number in text is one too."""
+    """Return the finite number in ``field``, None if it is missing. Text is parsed, since CSV has only text."""
     if not has(row, field):
         return None
     value = row[field]
@@ -251,10 +258,10 @@ def number(row: Row, field: str) -> float | None:
 
 
 def needed_number(row: Row, field: str) -> float:
-    """The finite number in ``field``.
+    """Return the finite number in ``field``.
 
     Raises:
-        RowError: it is absent, or no finite number.
+        RowError: it is missing or not a finite number.
     """
     value = number(row, field)
     if value is None:
@@ -263,13 +270,13 @@ def needed_number(row: Row, field: str) -> float:
 
 
 def is_blank(completion: Prompt) -> bool:
-    """Whether a string, or every message of a conversation, has nothing but white space."""
+    """Return whether a string, or every message of a conversation, has only white space."""
     turns = [completion] if isinstance(completion, str) else map(whole, completion)
     return not any(turn.strip() for turn in turns)
 
 
 def prompt_key(row: Row) -> str:
-    """What makes two rows share a prompt: the prompt itself, or the text of a row that has none."""
+    """Return the key by which rows share a prompt: the prompt, or the text of a row without one."""
     prompt = row["prompt"] if "prompt" in row else row["text"]
     if isinstance(prompt, str):
         return prompt
@@ -277,6 +284,6 @@ def prompt_key(row: Row) -> str:
 
 
 def unit_hash(seed: int, key: str) -> float:
-    """A number in [0, 1) that depends on ``seed`` and ``key`` alone: the same in every process and on every machine."""
+    """Return a number in [0, 1) by ``seed`` and ``key``, the same in every process and on every machine."""
     digest = hashlib.sha256(f"{seed}\0{key}".encode()).digest()
     return int.from_bytes(digest[:8], "big") / 2**64

@@ -1,4 +1,4 @@
-"""The data sheet: what a person wants to know of a data set before spending GPU hours on it, as numbers."""
+"""The data sheet: the numbers to know about a data set before spending GPU hours on it."""
 
 import random
 from array import array
@@ -21,15 +21,15 @@ if TYPE_CHECKING:
 
 WORDS_OF_A_SHINGLE = 3  # near duplicates share sequences of three words, Broder 1997, "On the resemblance ..."
 PERMUTATIONS = 128
-CHARACTERS = 1000  # of a text that its language is told from
+CHARACTERS = 1000  # of a text, from which its language is detected
 INSTALL = "not looked for: pip install 'rlhf[inspect]'"
 
 
 def sheet(table: Table, stage: InspectStage, tokenizer: Any | None, folder: str, seed: int) -> dict[str, Any]:
-    """Everything that is known of one split. Lengths are in tokens of ``tokenizer``, without one in words.
+    """Return the data sheet of one split. Lengths are in tokens of ``tokenizer``, or in words without one.
 
-    Near duplicates and languages are told from at most ``stage.near_duplicates`` and ``stage.languages`` rows, drawn
-    with ``seed``; null where there are none to look at, a sentence where the package that finds them is missing.
+    Near duplicates and languages are those of at most ``stage.near_duplicates`` and ``stage.languages`` rows, drawn
+    with ``seed``; null without rows, and a message if the package that finds them is not installed.
     """
     rows = table.rows
     counted_by = [] if tokenizer is None else [stage.max_length, *identity(tokenizer)]
@@ -46,11 +46,12 @@ def sheet(table: Table, stage: InspectStage, tokenizer: Any | None, folder: str,
 
 
 def drawn(rows: "Dataset", count: int, seed: int) -> "Dataset":
+    """Return ``count`` rows drawn with ``seed``, in their order."""
     return rows if count >= len(rows) else rows.select(sorted(random.Random(seed).sample(range(len(rows)), count)))
 
 
 def measured(rows: "Dataset", longest: int, tokenizer: Any | None) -> dict[str, Any]:
-    """Lengths of prompts and completions, and what a trainer would cut or leave out at ``longest`` tokens."""
+    """Return lengths of prompts and completions, and counts of rows that exceed ``longest`` tokens."""
     lengths: dict[str, array] = {}
     found: Counter[str] = Counter()
     fields = [name for name in COMPLETIONS if name in rows.column_names]
@@ -96,7 +97,7 @@ def _measure(
 
 
 def _summary(lengths: array) -> dict[str, Any]:
-    """Quantiles, and how many lie in [0, 1), [1, 2), [2, 4), [4, 8) ...: upper bound -> number."""
+    """Return quantiles, the mean and a histogram, upper bound -> number, of [0, 1), [1, 2), [2, 4), [4, 8) ..."""
     import numpy
 
     values = numpy.frombuffer(lengths, dtype=f"u{lengths.itemsize}")
@@ -111,14 +112,14 @@ QUANTILES = {"median": 0.5, "p95": 0.95, "max": 1.0}
 
 
 def near_duplicates(rows: "Dataset", similarity: float) -> dict[str, Any] | str | None:
-    """Rows that are nearly an earlier one: an estimated Jaccard index of their shingles of ``similarity`` or more.
+    """Count rows that nearly repeat an earlier one: the Jaccard index of their shingles is at least ``similarity``.
 
-    Without those that repeat an earlier row exactly. Broder 1997, MinHash; rensa's implementation.
+    Exact duplicates do not count. The index is an estimate by MinHash (Broder 1997), in rensa's implementation.
     """
     if not len(rows):
         return None
     try:
-        from rensa import RMinHashDeduplicator
+        from rensa import RMinHashDeduplicator  # ty: ignore[missing-module-member]  # compiled, without stubs
     except ImportError:
         return INSTALL
     found = RMinHashDeduplicator(threshold=similarity, num_perm=PERMUTATIONS, use_lsh=True)
@@ -132,16 +133,18 @@ def near_duplicates(rows: "Dataset", similarity: float) -> dict[str, Any] | str 
 
 
 def whole_text(row: Row) -> str:
+    """Return prompt and completions of a row as one text."""
     return "\n".join(text_of(row[name]) for name in ("prompt", *COMPLETIONS) if name in row)
 
 
 def shingles(text: str) -> list[str]:
+    """Return all sequences of three words of a text; the whole text if it is shorter."""
     words = text.lower().split()
     return [" ".join(words[i : i + WORDS_OF_A_SHINGLE]) for i in range(max(len(words) - WORDS_OF_A_SHINGLE + 1, 1))]
 
 
 def languages(rows: "Dataset") -> dict[str, Any] | str | None:
-    """How many rows are in which language, told from what the user asks or from the text; py3langid's model."""
+    """Count rows by language, detected by py3langid's model in the question or in the text."""
     if not len(rows):
         return None
     try:
@@ -154,7 +157,7 @@ def languages(rows: "Dataset") -> dict[str, Any] | str | None:
 
 
 def examples(rows: "Dataset", tokenizer: Any | None, count: int, seed: int) -> list[dict[str, str]]:
-    """``count`` rows drawn with ``seed``, as the model will see them: prompt and completions with all markup."""
+    """Return ``count`` rows drawn with ``seed`` as the model sees them: prompt and completions with all markup."""
     return [_example(row, tokenizer) for row in drawn(rows, count, seed)]
 
 
@@ -170,12 +173,12 @@ def _example(row: Row, tokenizer: Any | None) -> dict[str, str]:
 
 
 def spoken(prompt: Prompt) -> str:
-    """A prompt as a person reads it, where no template says how a model does."""
+    """Return a prompt as readable text, for use without a chat template."""
     return prompt if isinstance(prompt, str) else "\n".join(f"{turn['role']}: {text_of([turn])}" for turn in prompt)
 
 
 def obstacle(tokenizer: Any, table: Table) -> str | None:
-    """Why these rows cannot be rendered: there is no chat template, or one that refuses or does not read them."""
+    """Return why these rows cannot be rendered, None if they can: the chat template is missing or refuses them."""
     try:
         for row in table.rows.select(range(min(100, len(table.rows)))):
             _example(row, tokenizer)

@@ -1,4 +1,4 @@
-"""The data sheet as a person reads it: report.md, and the same in a terminal."""
+"""The data sheet for people: report.md, and the same in a terminal."""
 
 import re
 from typing import Any
@@ -19,24 +19,21 @@ RULE = (
 
 
 def facts(sheet: dict[str, Any]) -> list[tuple[str, str]]:
-    """What there is to say of one split, as name and value."""
-    rows = sheet["rows"]
+    """Return the facts about one split, as name and value."""
+    rows, layouts = sheet["rows"], sheet["layouts"]
 
-    def of(count: int, whole: int = rows) -> str:
-        return f"{count:,} ({count / whole:.1%})" if count else "0"
+    def of(count: int) -> str:
+        return _share(count, rows)
 
     found = [
         ("rows", f"{rows:,}" + (f" from {sheet['read']:,} read" if sheet["read"] != rows else "")),
-        (
-            "layout",
-            ", ".join(f"{name} {n:,}" if len(sheet["layouts"]) > 1 else name for name, n in sheet["layouts"].items()),
-        ),
+        ("layout", ", ".join(f"{name} {n:,}" if len(layouts) > 1 else name for name, n in layouts.items())),
         *((f"left out: {reason.removeprefix('with ')}", f"{n:,}") for reason, n in sheet["left_out"].items()),
         *([("first row that cannot be read", sheet["problem"])] if sheet["problem"] else []),
         *((f"kept, with {what}", f"{n:,}") for what, n in sheet["oddities"].items()),
         ("distinct prompts", f"{sheet['prompts']:,}"),
         ("exact duplicates", of(sheet["duplicates"])),
-        ("near duplicates", _near(sheet["near_duplicates"], of)),
+        ("near duplicates", _near(sheet["near_duplicates"])),
     ]
     if sheet["longer"] is not None:
         found += [
@@ -64,10 +61,14 @@ def facts(sheet: dict[str, Any]) -> list[tuple[str, str]]:
     return found
 
 
-def _near(found: dict[str, Any] | str | None, of: Any) -> str:
+def _share(count: int, rows: int) -> str:
+    return f"{count:,} ({count / rows:.1%})" if count else "0"
+
+
+def _near(found: dict[str, Any] | str | None) -> str:
     if not isinstance(found, dict):
         return found or "not looked for"
-    return f"{of(found['count'], found['rows'])} of {found['rows']:,} rows looked at"
+    return f"{_share(found['count'], found['rows'])} of {found['rows']:,} rows looked at"
 
 
 def _languages(found: dict[str, Any] | str | None) -> str:
@@ -78,13 +79,14 @@ def _languages(found: dict[str, Any] | str | None) -> str:
 
 
 def histogram(lengths: dict[str, Any]) -> list[str]:
-    """A line a bin, the last one below its bound, with a bar."""
+    """Return one line per bin: its upper bound, its count and a bar."""
     bins = lengths["histogram"]
     most = max(bins.values())
     return [f"{'< ' + bound:>8} {n:>8,} {'█' * round(BAR * n / most)}".rstrip() for bound, n in bins.items()]
 
 
 def markdown(report: dict[str, Any]) -> str:
+    """Return report.md."""
     lines = ["# Data sheet", "", *(f"{note}\n" for note in report["notes"])]
     for one in report["sheets"]:
         sheet = one["sheet"]
@@ -122,7 +124,7 @@ def _leaks(leaks: list[dict[str, Any]]) -> list[str]:
 
 
 def _examples(examples: list[dict[str, str]]) -> list[str]:
-    """Rows are data: between fences that are longer than any in them, and without control characters."""
+    """Return rows as Markdown. They are data: in fences longer than any in them, without control characters."""
     lines = [] if not examples else ["", f"{len(examples)} rows, drawn at random, as the model will see them:"]
     for example in examples:
         text = "\n".join(f"[{name}]\n{printable(value, LONGEST)}" for name, value in example.items())
@@ -136,7 +138,7 @@ def _backticks(text: str) -> list[str]:
 
 
 def show(report: dict[str, Any]) -> None:
-    """The sheets, the leaks, and two examples of each; report.md has all of them."""
+    """Print the sheets, the leaks, and two examples of each split; report.md has all examples."""
     for note in report["notes"]:
         console.print(Text(note, style="dim"))
     for one in report["sheets"]:
@@ -149,15 +151,15 @@ def show(report: dict[str, Any]) -> None:
         for name, value in facts(sheet):
             grid.add_row(Text(name), Text(value))
         for name, found in sheet["lengths"].items():
-            told = f"median {found['median']:,}, mean {found['mean']:,.1f}, 95 % {found['p95']:,}, max {found['max']:,}"
-            grid.add_row(Text(f"{sheet['unit']} of {name}"), Text("\n".join([told, *histogram(found)])))
+            line = f"median {found['median']:,}, mean {found['mean']:,.1f}, 95 % {found['p95']:,}, max {found['max']:,}"
+            grid.add_row(Text(f"{sheet['unit']} of {name}"), Text("\n".join([line, *histogram(found)])))
         for example in one["examples"][:2]:
             for name, text in example.items():
                 grid.add_row(Text(f"example: {name}", style="dim"), Text(printable(text), style="dim"))
         console.print(grid)
     leaks = [one for one in report["leaks"] if one["count"]]
     for one in leaks:
-        told = f"{one['count']:,} rows ({one['share']:.1%}) of {one['held_out']} have a prompt of {one['train']}"
-        console.print(Text(f"leak: {told}", style="bold red"))
+        line = f"{one['count']:,} rows ({one['share']:.1%}) of {one['held_out']} have a prompt of {one['train']}"
+        console.print(Text(f"leak: {line}", style="bold red"))
     if report["leaks"] and not leaks:
         console.print("No overlap between train and held-out prompts.")

@@ -1,4 +1,4 @@
-"""Where the rows of a source come from: which file, folder or Hub set, and which of its splits."""
+"""Locate the rows of a source: the file, folder or Hub data set, and the split in it."""
 
 import re
 from collections.abc import Iterator
@@ -16,11 +16,11 @@ from rlhf.storage.digests import file_digest
 
 Split = Literal["train", "validation", "test"]
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
-SHARD = r"(-\d+-of-\d+)?"  # train-00000-of-00003.parquet, as the Hub cuts large splits
+SHARD = r"(-\d+-of-\d+)?"  # train-00000-of-00003.parquet, as the Hub names parts of large splits
 
 
 def source_of(data: Data, kind: Kind) -> Source:
-    """The source of ``kind``: what ``data.path`` names, with the splits that it has, or the preset's own."""
+    """Return the source of ``kind``: ``data.path`` with its own splits, or the source of the preset."""
     source: Source = getattr(data, kind)
     if data.path is None:
         return source
@@ -28,44 +28,51 @@ def source_of(data: Data, kind: Kind) -> Source:
     return replace(source, path=data.path, mix=None, format=data.format, subset=None, revision=None, **splits)
 
 
-def plan(source: Source, kind: Kind, split: Split) -> tuple[str, bool | None]:
-    """Name of the split to read, and which part of it to take: held-out (True), the rest (False), all of it (None).
+def path_of(source: Source) -> str:
+    """Return the path of a source that is set and not a mix."""
+    assert source.path is not None
+    return source.path
 
-    One local file has no splits, so the names of a preset's do not apply to it.
+
+def plan(source: Source, kind: Kind, split: Split) -> tuple[str, bool | None]:
+    """Return the split to read, and the part of it to take: held-out (True), the rest (False), all of it (None).
+
+    A single local file has no splits, so the split names of a preset do not apply to it.
     """
-    path = Path(source.path).expanduser()
-    names = {"train": source.train, "validation": source.validation, "test": source.test}
-    for name in ("validation", "test"):
+    path = Path(path_of(source)).expanduser()
+    held_out = {"validation": source.validation, "test": source.test}
+    for name, given in held_out.items():
         if path.is_file():
-            if names[name] is not None and reader_of(Path(names[name])) is not None:
+            if given is not None and reader_of(Path(given)) is not None:
                 raise DataError(
-                    f"data.{kind}.{name}={names[name]} names a file beside {path}: put both into one folder, as "
-                    f"train.jsonl and {name}.jsonl, and give the folder as data.{kind}.path"
+                    f"data.{kind}.{name}={given} names a file beside {path}: put both into one folder, as "
+                    f"train.jsonl and {name}.jsonl, and set data.{kind}.path to the folder"
                 )
-            names[name] = None
-        elif names[name] is None and path.is_dir() and split_files(path, name):
-            names[name] = name
-    if split == "test" and names["test"] is None:
-        split = "validation"
-    if names["validation"] is None and split != "test":
-        return names["train"], split == "validation"
-    return names[split], None
+            held_out[name] = None
+        elif given is None and path.is_dir() and split_files(path, name):
+            held_out[name] = name
+    test, validation = held_out["test"], held_out["validation"]
+    if split == "test" and test is not None:
+        return test, None
+    if validation is None:
+        return source.train, split != "train"
+    return source.train if split == "train" else validation, None
 
 
 def split_files(folder: Path, name: str) -> list[Path]:
-    """The files of a split in a folder: name.jsonl, say, or the shards of a large one."""
+    """Return the files of a split in a folder: name.jsonl, for example, or the shards of a large split."""
     suffixes = "|".join(map(re.escape, READERS))
     wanted = re.compile(f"{re.escape(name)}{SHARD}({suffixes})", re.IGNORECASE)
     return sorted(file for file in folder.iterdir() if file.is_file() and wanted.fullmatch(file.name))
 
 
 def placed_rows(source: Source, kind: Kind, name: str) -> tuple[Any, Iterator[Placed]]:
-    """A fingerprint of the rows' content, and the rows with their places.
+    """Return a fingerprint of the rows' content, and the rows with their places.
 
     Raises:
-        DataError: there is no such file, folder or Hub set, or it cannot be reached.
+        DataError: the file, folder or Hub data set does not exist or cannot be reached.
     """
-    path = Path(source.path).expanduser()
+    path = Path(path_of(source)).expanduser()
     if path.is_file():
         return _of_files([path])
     if path.is_dir():
@@ -75,10 +82,10 @@ def placed_rows(source: Source, kind: Kind, name: str) -> tuple[Any, Iterator[Pl
             found = f"{len(files)} files" if files else "no file"
             raise DataError(f"{path}: has {found} for the split {name!r}: there must be one, such as {name}.jsonl")
         return _of_files(files)
-    if HUB_ID.fullmatch(source.path) and reader_of(path) is None:
+    if HUB_ID.fullmatch(path_of(source)) and reader_of(path) is None:
         return _of_hub(source, kind, name)
     raise DataError(
-        f"{path}: there is no such file or folder (data.path or data.{kind}.path); give one that exists, or a Hub id"
+        f"{path}: there is no such file or folder (data.path or data.{kind}.path): correct the name, or use a Hub id"
     )
 
 
@@ -95,7 +102,7 @@ def _of_hub(source: Source, kind: Kind, name: str) -> tuple[Any, Iterator[Placed
     from datasets.exceptions import DatasetsError
     from huggingface_hub.errors import HfHubHTTPError
 
-    path, _, revision = source.path.partition("@")
+    path, _, revision = path_of(source).partition("@")
     pinned = pin(path, source.revision or revision or None, "dataset")
     commit = source.revision or revision or None if pinned is None else pinned.commit
     try:
@@ -103,8 +110,8 @@ def _of_hub(source: Source, kind: Kind, name: str) -> tuple[Any, Iterator[Placed
     except (OSError, ValueError, DatasetsError, HfHubHTTPError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise DataError(
-            f"{source.path}: the split {name!r} cannot be read ({reason}); there is no such folder here, so check the "
-            f"Hub id and the connection, or give a local file with data.{kind}.path=my.jsonl"
+            f"{source.path}: the split {name!r} cannot be read ({reason}), and there is no such folder here: check the "
+            f"Hub id and the connection, or use a local file, data.{kind}.path=my.jsonl"
         ) from None
     rows = ((f"{path} {name} row {number}", row) for number, row in enumerate(dataset, start=1))
     return dataset._fingerprint, rows

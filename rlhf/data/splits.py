@@ -1,4 +1,4 @@
-"""What a training stage checks before it trains: its rows, and that nothing it is measured on is among them."""
+"""Checks before training: problems of the rows, and leaks into the data of evaluations."""
 
 import logging
 from pathlib import Path
@@ -19,10 +19,10 @@ log = logging.getLogger(__name__)
 
 
 def check_splits(data: Data, kind: Kind, rows: dict[str, "Dataset"], seed: int) -> None:
-    """Warn of what is odd in the rows that are trained on, in one line each, and refuse leaks.
+    """Warn of each problem of the training rows in one line, and refuse leaks.
 
-    A leak is a prompt of the training split that a held-out split has too: any other split in ``rows``, and the
-    prompts on which policies are compared, where they are on this machine.
+    A leak is a prompt of the training split that is also in a held-out split: any other split in ``rows``, and the
+    prompts on which policies are compared, if they are on this machine.
 
     Raises:
         DataError: there is a leak and ``data.allow_leaks`` is false.
@@ -37,17 +37,17 @@ def check_splits(data: Data, kind: Kind, rows: dict[str, "Dataset"], seed: int) 
 
 
 def evaluated_on(data: Data, kind: Kind, seed: int) -> dict[str, "Dataset"]:
-    """The prompts that stage=compare asks, if they can be had without a download and are prompts of the same type."""
+    """Return the prompts of stage=compare, if they are available without a download and apply to this kind."""
     paths = source_of(data, "prompts").paths
     if kind == "text" or not paths or not all(Path(path).expanduser().exists() for path in paths):
         return {}
     try:
         return {"prompts (test)": load(data, "prompts", "test", seed, tell=False)}
     except DataError:
-        return {}  # of rows that this stage does not read, the stage that reads them will tell
+        return {}  # the stage that reads these rows reports their errors
 
 
 def leaks_between(train: "Dataset", held_out: "Dataset", folder: str) -> Leaks:
-    """`leaks`, from the cache where they were counted before."""
+    """Return the `leaks`, from the cache if they were counted before."""
     key = cache.key_of("leaks", train._fingerprint, held_out._fingerprint)
     return Leaks(*cache.value(folder, key, lambda: list(leaks(train, held_out))))

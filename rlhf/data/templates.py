@@ -1,6 +1,6 @@
-"""What a chat template decides: how strings are put, which token ends a turn, what of a message is read.
+"""Properties of a chat template: how strings are rendered, which token ends a turn, which keys of a message are read.
 
-A template comes with somebody else's tokenizer, so none of this is known before a conversation is rendered with it.
+A template comes with a tokenizer of other people, so these are unknown until a conversation is rendered with it.
 docs/chat_templates.md lists the rules.
 """
 
@@ -16,9 +16,9 @@ Message = dict[str, Any]
 Prompt = str | list[Message]
 
 LONGEST = 2**28  # characters of the conversations that are rendered at once
-# What a message may have beside role and content. ``weight`` says whether a turn is learned; no template reads it.
+# Keys of a message beside role and content. ``weight`` is 0 for turns that are not learned; templates do not read it.
 EXTRAS = ("tool_calls", "tool_call_id", "name", "reasoning_content", "thinking", "weight")
-OF_NO_TEMPLATE = ("weight", "tools")  # templates are given the tools beside the messages
+OF_NO_TEMPLATE = ("weight", "tools")  # templates receive the tools beside the messages
 MARK = "answer"
 ASK: Message = {"role": "user", "content": "question"}
 TOOL = {
@@ -30,7 +30,7 @@ TOOL = {
     },
 }
 CALL = {"type": "function", "id": "000000000", "function": {"name": "look", "arguments": '{"at": "oak"}'}}
-# What is refused if it would be lost -> a conversation that has it.
+# Key that is refused if the template does not read it -> a conversation with it.
 PROBES: dict[str, list[Message]] = {
     "tools": [ASK | {"tools": json.dumps([TOOL])}],
     "tool_calls": [ASK, {"role": "assistant", "content": "", "tool_calls": [CALL]}],
@@ -40,17 +40,17 @@ PROBES: dict[str, list[Message]] = {
 
 
 def templated(tokenizer: Any, talks: Any, **options: Any) -> Any:
-    """One conversation, or several without tools, by the tokenizer's chat template.
+    """Render one conversation, or several without tools, with the tokenizer's chat template.
 
     Raises:
-        ModelError: there is no chat template, or it refuses a conversation.
+        ModelError: the chat template is missing, refuses a conversation, or takes too much time or memory.
     """
     from jinja2 import TemplateError
 
     if tokenizer.chat_template is None:
         raise ModelError(
             "the prompt is a conversation and the tokenizer has no chat template: "
-            "give one with model.chat_template=plain or model.chat_template=<file>.jinja"
+            "set model.chat_template=plain or model.chat_template=<file>.jinja"
         )
     if isinstance(talks[0], dict):
         if "tools" in talks[0]:
@@ -74,12 +74,12 @@ def templated(tokenizer: Any, talks: Any, **options: Any) -> Any:
     except (TemplateError, ValueError, TypeError) as error:
         raise ModelError(
             f"the chat template of {tokenizer.name_or_path or 'the tokenizer'} refuses a conversation ({error}): leave "
-            "such rows out, or give another template with model.chat_template=<file>.jinja"
+            "such rows out, or set another template with model.chat_template=<file>.jinja"
         ) from error
 
 
 def for_template(turn: Message) -> Message:
-    """A message as chat templates read it: the arguments of calls are objects, which rows hold as JSON text."""
+    """Return a message as chat templates read it: the arguments of calls are objects, which rows store as JSON text."""
     given = {key: value for key, value in turn.items() if key not in OF_NO_TEMPLATE}
     if "tool_calls" in given:
         calls = [call | {"function": dict(call["function"])} for call in given["tool_calls"]]
@@ -90,23 +90,23 @@ def for_template(turn: Message) -> Message:
 
 
 def check_read(tokenizer: Any, talk: list[Message]) -> None:
-    """Refuse a conversation that has something which the chat template does not read.
+    """Refuse a conversation with a key that the chat template does not read.
 
     Raises:
-        ModelError: tools, calls or reasoning would be lost without a word.
+        ModelError: tools, calls or reasoning would be silently lost.
     """
     for key in [key for key in PROBES if any(key in turn for turn in talk)]:
         if not _reads(tokenizer, tokenizer.chat_template, key):
             name = tokenizer.name_or_path or "the tokenizer"
             raise ModelError(
-                f"field 'messages.{key}' is not read by the chat template of {name}: give one that reads it with "
+                f"field 'messages.{key}' is not read by the chat template of {name}: set one that reads it with "
                 f"model.chat_template=<file>.jinja, or remove {key} from the rows"
             )
 
 
 @lru_cache(maxsize=64)
 def _reads(tokenizer: Any, template: str, key: str) -> bool:
-    """Whether the template renders a conversation otherwise if it has ``key``."""
+    """Return whether the template renders a conversation with ``key`` differently."""
     talk, options = PROBES[key], {"tokenize": False, "add_generation_prompt": False}
     without = [{name: value for name, value in turn.items() if name != key} for turn in talk]
     try:
@@ -116,13 +116,13 @@ def _reads(tokenizer: Any, template: str, key: str) -> bool:
 
 
 def turn_ends(tokenizer: Any) -> set[int]:
-    """The id of the token that closes the assistant's turn in the chat template; nothing if plain text does."""
+    """Return the id of the token that closes the assistant's turn in the chat template; empty if plain text does."""
     template = tokenizer.chat_template
     return set() if template is None else set(_turn_ends(tokenizer, template))
 
 
 def end_ids(model: Any, tokenizer: Any) -> list[int]:
-    """Every token that ends a response: the tokenizer's end of sequence, that of a turn, those of generation_config."""
+    """Return every token that ends a response: the tokenizer's EOS, the end of a turn, those of generation_config."""
     own = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
     found = [tokenizer.eos_token_id, *turn_ends(tokenizer), *(own if isinstance(own, list) else [own])]
     return [id for id in dict.fromkeys(found) if id is not None]
@@ -142,10 +142,10 @@ def _turn_ends(tokenizer: Any, template: str) -> list[int]:
 
 
 def named(found: str | dict[str, str] | None, where: str) -> str | None:
-    """The chat template of a tokenizer that has several by name: ``default``, which transformers takes too.
+    """Return a chat template; of several by name the one called ``default``, which transformers uses, too.
 
     Raises:
-        ModelError: none of them is called so.
+        ModelError: none of them is called ``default``.
     """
     if not isinstance(found, dict):
         return found
@@ -158,30 +158,32 @@ def named(found: str | dict[str, str] | None, where: str) -> str | None:
 
 
 def strings_are_turns(tokenizer: Any) -> bool:
-    """Whether a string is rendered by the chat template, as one message: said by ``tokenizer.strings_are_turns``.
+    """Return whether a string is rendered by the chat template, as one message: ``tokenizer.strings_are_turns``.
 
-    models.load_tokenizer and `settle` set it; without it a string is plain text.
+    rlhf.modeling.loading.load_tokenizer and `settle` set it; without it a string is plain text.
     """
     return tokenizer.chat_template is not None and getattr(tokenizer, "strings_are_turns", False)
 
 
 def settle(tokenizer: Any, prompts: Any, render: Render) -> str | None:
-    """Make the tokenizer put string prompts as ``data.render`` says, and return the sentence that says how.
+    """Set up the tokenizer to render string prompts by ``data.render``, and return a message about it.
 
-    A template that no prompt is rendered with is taken away, so that it is not saved with the model. Conversations
-    are rendered in any case, and None is returned.
+    A template that renders no prompt is removed, so that it is not saved with the model. Conversations are always
+    rendered; None is returned for them.
 
     Raises:
-        ConfigError: conversations are to be plain text, or there is no template for strings.
+        ConfigError: conversations with data.render=text, or strings with data.render=chat and no template.
     """
     if not isinstance(prompts[0], str):
         if render is Render.text:
-            raise ConfigError("data.render=text, but the prompts are conversations: give data.render=auto, or strings")
+            raise ConfigError(
+                "data.render=text, but the prompts are conversations: set data.render=auto, or use strings"
+            )
         tokenizer.strings_are_turns = True
         return None
     name = tokenizer.name_or_path or "the tokenizer"
     if render is Render.chat and tokenizer.chat_template is None:
-        raise ConfigError(f"data.render=chat, but {name} has no chat template: give model.chat_template=plain, too")
+        raise ConfigError(f"data.render=chat, but {name} has no chat template: set model.chat_template=plain, too")
     if render is Render.chat or (render is Render.auto and strings_are_turns(tokenizer)):
         tokenizer.strings_are_turns = True
         return f"each string prompt is one user message in the chat template of {name}; data.render=text: plain text"

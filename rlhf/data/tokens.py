@@ -1,11 +1,11 @@
-"""Rows as the token ids that a trainer is given: rendered and tokenised once, on disk, and counted.
+"""Rows as the token ids that a trainer takes: rendered and tokenized once, on disk, and counted.
 
-The response begins where the tokens of the prompt alone and those of the prompt with its response differ; a rendered
-string is never cut at the prompt's length. A template that renders the prompt otherwise when a response follows is
-told: the model would be asked another question than it was trained on.
+The response begins at the first token in which the bare prompt and the prompt with its response differ; a rendered
+string is never cut at the prompt's length. Rows in which a response changes the rendered prompt are counted, since a
+policy is later asked another question than it was trained on.
 
-Of a conversation every turn of the assistant is learned, or in preference pairs every one after the conversations part:
-rlhf.data.turns finds where they are.
+Every turn of the assistant in a conversation is learned; in preference pairs, every one after the conversations
+diverge. rlhf.data.turns finds their places.
 """
 
 import hashlib
@@ -36,7 +36,7 @@ REWRITTEN = "earlier turns are rendered otherwise than when they were the last, 
 
 
 class Form(Enum):
-    """What a trainer takes."""
+    """The columns that a trainer takes."""
 
     completions = "completions"  # input_ids and labels: TRL's SFTTrainer; cut to max_length
     pairs = "pairs"  # prompt_ids, chosen_ids and rejected_ids: DPOTrainer, whose collator cuts
@@ -45,24 +45,25 @@ class Form(Enum):
 
     @property
     def kind(self) -> Kind:
-        """The kind of data that is tokenised so."""
-        return {"completions": "demonstrations", "prompts": "prompts"}.get(self.value, "preferences")
+        """The kind of data that is tokenized in this form."""
+        kinds: dict[str, Kind] = {"completions": "demonstrations", "prompts": "prompts"}
+        return kinds.get(self.value, "preferences")
 
 
 @dataclass
 class Counts:
-    """What was found while rows were tokenised, each a number of rows."""
+    """Counts of tokenized rows, numbers of rows unless noted."""
 
     cut: int = 0
-    filled: int = 0  # the prompt alone fills max_length: nothing of the response would remain
-    broken: int = 0  # the tokens of the prompt are not the beginning of those with a response
-    special: int = 0  # the text of a special token stands in it, and is encoded as text
+    filled: int = 0  # the prompt fills max_length, so nothing of the response would remain
+    broken: int = 0  # the tokens of the bare prompt are not the beginning of those with a response
+    special: int = 0  # the row contains the text of a special token, which is encoded as text
     example: str | None = None  # the end of the first broken prompt, which the response replaces
-    turns: int = 0  # of the assistant's, those that may be learned
-    learned: int = 0  # and those that are; both are numbers of turns
+    turns: int = 0  # number of the assistant's turns that may be learned
+    learned: int = 0  # number of the assistant's turns that are learned
     unlearned: int = 0
     rewritten: int = 0
-    heard: int = 0  # pairs in which somebody else speaks between the assistant's turns
+    heard: int = 0  # pairs in which another role speaks between the assistant's turns
 
 
 def tokenised(
@@ -75,10 +76,10 @@ def tokenised(
     keep_end: bool = False,
     turns: Turns = Turns.all,
 ) -> tuple["Dataset | None", Counts]:
-    """``rows`` as ids in the form that a trainer takes, with the columns ``extra``; None where no row is left.
+    """Return ``rows`` as ids in the form that a trainer takes, with the columns ``extra``; None if no row is left.
 
-    Of a row that is longer than ``max_length`` tokens the end is cut. Where the prompt alone is as long, the row is
-    left out, as TRL does it; with ``keep_end`` (TRL's truncation_mode) something of the response always remains.
+    A row of more than ``max_length`` tokens loses its end. If its prompt fills ``max_length``, the row is left out, as
+    in TRL; with ``keep_end`` (TRL's truncation_mode) some of the response always remains.
     """
     decided = (form.value, max_length, list(extra), keep_end, turns.value)
     key = cache.key_of(rows._fingerprint, *decided, *identity(tokenizer))
@@ -97,15 +98,15 @@ def tokenised(
                 writer.write(kept, schema)
         return vars(counts)
 
-    found, told = cache.table(folder, key, "the tokenised rows", build)
-    counts = Counts(**told)
+    found, counted = cache.table(folder, key, "the tokenized rows", build)
+    counts = Counts(**counted)
     if found is not None and form is Form.pairs and not counts.heard:
         found = found.select_columns([name for name in found.column_names if name not in HEARD], new_fingerprint=key)
     return found, counts
 
 
 def identity(tokenizer: Any) -> list[Any]:
-    """What decides the ids that a tokenizer makes: its vocabulary and rules, chat template and special tokens."""
+    """Return the properties of a tokenizer that decide its ids: vocabulary, rules, chat template, special tokens."""
     rules = tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else repr(tokenizer)
     return [tokenizer_record(tokenizer), strings_are_turns(tokenizer), hashlib.sha256(rules.encode()).hexdigest()]
 
@@ -163,15 +164,13 @@ def _rows(
         if form is Form.completions:
             yield i, _labelled(whole[0], spans, max_length, keep_end)
             continue
-        heard = [_heard(found[i], start, len(ids)) for found, ids in zip(said, whole, strict=True)]
-        counts.heard += any(heard)
-        counts.rewritten += not all(found[i].stable for found in said)
         rest = {f"{name}_ids": ids[start:] for name, ids in zip(responses, whole, strict=True)}
+        heard = _heard_in([found[i] for found in said], start, whole, counts)
         yield i, {"prompt_ids": prompt[:start]} | rest | dict(zip(HEARD, heard, strict=True))
 
 
 def _learned(said: Said, start: int, end: int, turns: Turns, counts: Counts) -> list[tuple[int, int]]:
-    """Where the tokens are that are learned; ``start`` is where the completion begins, ``end`` where the row does."""
+    """Return the spans of learned tokens; the completion begins at ``start``, and the row ends at ``end``."""
     counts.turns += said.count
     if said.spans is None:
         found = [(start, end)] if said.last else []
@@ -184,8 +183,16 @@ def _learned(said: Said, start: int, end: int, turns: Turns, counts: Counts) -> 
     return found
 
 
+def _heard_in(said: list[Said], start: int, whole: list[list[int]], counts: Counts) -> list[list[int]]:
+    """Return `_heard` of each response of a pair, and count pairs with other roles or rewritten turns."""
+    heard = [_heard(one, start, len(ids)) for one, ids in zip(said, whole, strict=True)]
+    counts.heard += any(heard)
+    counts.rewritten += not all(one.stable for one in said)
+    return heard
+
+
 def _heard(said: Said, start: int, end: int) -> list[int]:
-    """Where somebody else speaks after ``start``, as the bounds of spans: [begin, end, begin, end, ...] from there."""
+    """Return the bounds of other roles' turns after ``start``, relative to it: [begin, end, begin, end, ...]."""
     if said.spans is None:
         return []
     inside = [(max(a, start) - start, b - start) for a, b in said.spans if b > start]

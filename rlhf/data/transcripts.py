@@ -1,7 +1,8 @@
-"""Whole dialogues: Anthropic's "Human: / Assistant:" text, and the prompt that two dialogues have in common."""
+"""Whole dialogues: Anthropic's "Human: / Assistant:" text, and the prompt that two dialogues share."""
 
 import itertools
 import re
+from typing import TypeGuard
 
 from rlhf.data.render import Message
 from rlhf.data.rows import RowError, assistant, user
@@ -10,14 +11,15 @@ SPEAKER = re.compile(r"(?:^|\n\n)(Human|Assistant):")
 ROLE = {"Human": "user", "Assistant": "assistant"}
 
 
-def is_transcript(value: object) -> bool:
+def is_transcript(value: object) -> TypeGuard[str]:
+    """Return whether a value is a text that starts with a speaker."""
     return isinstance(value, str) and SPEAKER.match(value.lstrip("\n")) is not None
 
 
 def turns(transcript: str, field: str) -> list[Message]:
-    """Messages of a transcript as Bai et al. 2022 (https://arxiv.org/abs/2204.05862) released them.
+    """Return the messages of a transcript as released by Bai et al. 2022 (https://arxiv.org/abs/2204.05862).
 
-    Every turn opens with a blank line and "Human:" or "Assistant:"; the released files hold empty turns and two turns
+    Every turn opens with a blank line and "Human:" or "Assistant:". The released files have empty turns and two turns
     of one speaker in a row, and both are kept.
 
     Raises:
@@ -30,7 +32,7 @@ def turns(transcript: str, field: str) -> list[Message]:
 
 
 def prompt(transcript: str) -> list[Message]:
-    """The messages of a prompt: a transcript without the empty turn that asks for the answer, or a plain question."""
+    """Return the messages of a prompt: a transcript without its empty turn for the answer, or a plain question."""
     if not is_transcript(transcript):
         return [user(transcript)]
     found = turns(transcript, "prompt")
@@ -38,9 +40,9 @@ def prompt(transcript: str) -> list[Message]:
 
 
 def split_text(chosen: str, rejected: str) -> tuple[str, str, str]:
-    """Prompt and completions of two texts: the prompt is what they share, up to the last white space in it.
+    """Return prompt and completions of two texts: the prompt is their common beginning, up to its last white space.
 
-    TRL's implicit prompt; it may cut within a word, and the completions would then begin with half of one.
+    TRL's implicit prompt can end within a word, so that the completions begin with half a word; this one cannot.
     """
     same = itertools.takewhile(lambda two: two[0] == two[1], zip(chosen, rejected, strict=False))
     shared = "".join(letter for letter, _ in same)
@@ -52,10 +54,10 @@ def split_text(chosen: str, rejected: str) -> tuple[str, str, str]:
 def split_at_divergence(
     chosen: list[Message], rejected: list[Message]
 ) -> tuple[list[Message], list[Message], list[Message]]:
-    """Prompt and completions of two dialogues: the prompt is their longest common prefix of whole turns.
+    """Return prompt and completions of two dialogues: the prompt is their longest common prefix of whole turns.
 
-    Each completion keeps at least its last turn, also where one dialogue continues the other, and opens with an
-    assistant's turn wherever the dialogues differ in one.
+    Each completion keeps at least its last turn, even if one dialogue continues the other, and opens with an
+    assistant's turn if the dialogues first differ in one.
     """
     shared, most = 0, min(len(chosen), len(rejected)) - 1
     while shared < most and chosen[shared] == rejected[shared]:

@@ -1,8 +1,8 @@
-"""Where in the tokens of a conversation the assistant speaks, whatever its chat template looks like.
+"""The places of the assistant's turns in the tokens of a conversation, for any chat template.
 
-A conversation is rendered up to each turn of the assistant, once open for it and once closed behind it: the turn lies
-between. That needs no mark in the template. A template that renders a turn otherwise when others follow, as those do
-that strip earlier thinking, gives another text then, which shows it.
+A conversation is rendered up to each turn of the assistant, once open before it and once closed after it: the turn lies
+between. The template does not have to mark it. A template that renders a turn differently when others follow, such as
+one that strips earlier thinking, is detected because the texts differ.
 """
 
 from collections.abc import Sequence
@@ -12,11 +12,11 @@ from rlhf.data.render import Message, Prompt, encode, shared
 
 
 class Said(NamedTuple):
-    """``spans`` of token ids (begin, end) in order, one for each turn that may be learned; None: not looked for, since
-    the completion is one turn and no other is asked for.
+    """The assistant's turns in one row.
 
-    ``count``: how many turns may be learned, those without weight 0; ``stable``: all are rendered as when they were the
-    last; ``last``: whether the last turn may be learned.
+    ``count``: number of turns that may be learned, which do not have weight 0. ``spans``: token positions (begin, end)
+    of each of them, in order; None if the completion is one turn and only that is wanted. ``stable``: every turn is
+    rendered as if it were the last. ``last``: the last turn may be learned.
     """
 
     count: int
@@ -28,12 +28,12 @@ class Said(NamedTuple):
 def said_in(
     tokenizer: Any, prompts: Sequence[Prompt], completions: Sequence[Prompt], wholes: Sequence[list[int]], every: bool
 ) -> list[Said]:
-    """Where the assistant speaks in each row; ``wholes`` are the ids of prompt and completion together.
+    """Return the assistant's turns in each row; ``wholes`` are the ids of prompt and completion together.
 
-    With ``every`` the turns in prompts are looked for too, else those in completions of several turns only.
+    With ``every``, turns in prompts are located, too; otherwise only those in completions of several turns.
     """
-    talks = [
-        [*prompt, *completion] if isinstance(prompt, list) else []
+    talks: list[list[Message]] = [
+        [*prompt, *completion] if isinstance(prompt, list) and isinstance(completion, list) else []
         for prompt, completion in zip(prompts, completions, strict=True)
     ]
     places_in = [_places(talk) for talk in talks]
@@ -50,7 +50,7 @@ def said_in(
     closed = encode(tokenizer, before, [[talks[i][place]] for i, place in asked])
     bounds = {key: _bounds(tokenizer, *ids, wholes[key[0]]) for key, *ids in zip(asked, opened, closed, strict=True)}
     for i, places in several.items():
-        # What the assistant says before anybody asks answers nothing.
+        # A turn of the assistant before any question is not an answer.
         kept = [place for place in places if place and learnable(talks[i][place])]
         spans = [bounds[i, place][0] for place in kept]
         stable = all(bounds[i, place][1] for place in kept if place != places[-1])
@@ -59,6 +59,7 @@ def said_in(
 
 
 def learnable(turn: Message) -> bool:
+    """Return whether a turn may be learned: its weight is not 0."""
     return turn.get("weight") != 0
 
 
@@ -67,14 +68,14 @@ def _places(talk: Sequence[Message]) -> list[int]:
 
 
 def _foreign(completion: Prompt) -> bool:
-    """Whether somebody else than the assistant speaks in a completion."""
+    """Return whether another role than the assistant speaks in a completion."""
     return not isinstance(completion, str) and any(turn["role"] != "assistant" for turn in completion)
 
 
 def _bounds(tokenizer: Any, opened: list[int], closed: list[int], whole: list[int]) -> tuple[tuple[int, int], bool]:
-    """Begin and end of a turn in ``whole``, and whether it stands there as it was rendered when it was the last.
+    """Return begin and end of a turn in ``whole``, and whether it is rendered there as if it were the last.
 
-    White space at its end may be one token with what follows.
+    White space at its end may be merged into the next token.
     """
     end = shared(closed, whole)
     return (shared(opened, closed, whole), end), not tokenizer.decode(closed[end:]).strip()

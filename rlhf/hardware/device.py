@@ -1,4 +1,4 @@
-"""The torch device that the settings ask for."""
+"""The torch device of a run."""
 
 import torch
 
@@ -10,7 +10,7 @@ def torch_device(hardware: Hardware) -> torch.device:
     """Return the device that ``hardware.device`` asks for.
 
     Raises:
-        ModelError: a GPU is asked for and torch finds none.
+        ModelError: ``hardware.device=cuda``, but torch finds no GPU.
     """
     if hardware.device == "cuda" and not torch.cuda.is_available():
         raise ModelError("hardware.device=cuda but torch sees no GPU: use hardware=cpu, or install torch with CUDA")

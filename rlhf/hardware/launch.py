@@ -1,7 +1,7 @@
-"""Start the processes that share a run on this machine, wait for them, and tell how they ended.
+"""Start the processes of a run on this machine, wait for them, and report how they ended.
 
-Hydra stays outside: one process composes the settings and checks them, torch's elastic agent starts the ranks, and
-what the first of them returns is what the run returned. A rank that fails or dies takes the others with it at once.
+One process composes and checks the settings, without Hydra in the ranks. torch's elastic agent starts the ranks, and
+the first rank's value is the value of the run. If one rank fails or dies, the others are ended at once.
 """
 
 import logging
@@ -13,7 +13,7 @@ import tempfile
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from multiprocessing import active_children
 from pathlib import Path
@@ -24,14 +24,14 @@ from rlhf.config import Hardware
 from rlhf.errors import ConfigError, RlhfError, TrainingError
 from rlhf.hardware import ranks
 
-# Longer than the agent looks away: of a rank that died and those that miss it, it must meet the dead one first.
+# Longer than the agent's poll interval: it must see a failed rank before the ranks that fail because they miss it.
 LAST_WORDS = 1.0  # seconds
-STOPPING = 60  # seconds in which a rank may end after a signal, before it is killed
-HANDLED = tuple(  # by the agent, which ends the ranks; Windows has only the first
+STOPPING = 60  # seconds that a rank has to end after a signal, before it is killed
+HANDLED = tuple(  # signals on which the agent ends the ranks; Windows has only the first
     getattr(signal, name) for name in ("SIGTERM", "SIGHUP", "SIGQUIT") if hasattr(signal, name)
 )
-CAUSES = {  # of the end of a rank
-    "SIGKILL": "memory that ran out is a common cause",
+CAUSES = {  # signal that ended a rank -> probable cause
+    "SIGKILL": "often out of memory",
     "SIGTERM": "terminated from outside",
     "SIGHUP": "its terminal was closed",
     "SIGINT": "interrupted from outside",
@@ -40,7 +40,7 @@ LOGGERS = ("torch.distributed.elastic", "torch.multiprocessing.spawn")
 
 
 class Note(NamedTuple):
-    """How a rank ended, and what it returned or what it died of."""
+    """How a rank ended, with its value or its error."""
 
     ending: str  # finished, interrupted, refused or broken
     value: Any
@@ -48,12 +48,12 @@ class Note(NamedTuple):
 
 
 def start(work: Callable[..., Any], *arguments: Any, hardware: Hardware) -> Any:
-    """``work(*arguments)`` in every rank, which must be a function of a module; returns the first one's value.
+    """Run ``work(*arguments)`` in every rank and return the first rank's value; ``work`` must be a module's function.
 
     Raises:
-        RlhfError: what a rank raised, in its own words, or a rank was killed.
-        KeyboardInterrupt: it was interrupted, and the ranks have ended well.
-        RuntimeError: a rank broke on a defect; the text is its traceback.
+        RlhfError: the error of a rank, unchanged; or a rank was killed.
+        KeyboardInterrupt: the run was interrupted, and the ranks have ended in order.
+        RuntimeError: a rank failed on a defect; the text is its traceback.
     """
     with tempfile.TemporaryDirectory(prefix="rlhf-ranks-") as folder, _quiet_agent(), _environment(hardware):
         notes = Path(folder)
@@ -61,7 +61,7 @@ def start(work: Callable[..., Any], *arguments: Any, hardware: Hardware) -> Any:
         found = {int(path.stem): pickle.loads(path.read_bytes()) for path in notes.glob("*.note")}
     endings = {note.ending for note in found.values()}
     here = ranks.local(hardware)
-    if len(found) == here and endings == {"finished"}:  # whatever their exit was: threads of gloo's may abort it
+    if len(found) == here and endings == {"finished"}:  # whatever the exit codes: gloo's threads may abort an exit
         return found[min(found)].value
     if "interrupted" in endings and endings <= {"finished", "interrupted"}:
         raise KeyboardInterrupt
@@ -69,7 +69,7 @@ def start(work: Callable[..., Any], *arguments: Any, hardware: Hardware) -> Any:
 
 
 def _run_agent(work: Callable[..., Any], arguments: tuple, notes: Path, hardware: Hardware) -> "tuple[int, int] | None":
-    """Run the ranks to their end; rank and exit code of the one whose failure was met first, None without a failure."""
+    """Run the ranks to their end; return rank and exit code of the first failure, None without a failure."""
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.elastic.rendezvous.api import RendezvousError
@@ -83,7 +83,7 @@ def _run_agent(work: Callable[..., Any], arguments: tuple, notes: Path, hardware
         nproc_per_node=ranks.local(hardware),
         run_id=hardware.run_id,
         rdzv_backend="c10d",
-        rdzv_endpoint="127.0.0.1:0" if alone else hardware.rendezvous,
+        rdzv_endpoint="127.0.0.1:0" if alone else hardware.rendezvous or "",
         rdzv_configs={} if alone else host,
         local_addr="127.0.0.1" if alone else None,
         max_restarts=0,
@@ -92,8 +92,8 @@ def _run_agent(work: Callable[..., Any], arguments: tuple, notes: Path, hardware
         shutdown_timeout=STOPPING,
     )
     try:
-        with _interrupts_passed_on():
-            elastic_launch(config, _rank)(work, arguments, str(notes), _passed_over())
+        with _interrupts_forwarded():
+            elastic_launch(config, _rank)(work, arguments, str(notes), _ignored_warnings())
     except ChildFailedError as error:
         first, failure = error.get_first_failure()
         return first, failure.exitcode
@@ -101,14 +101,14 @@ def _run_agent(work: Callable[..., Any], arguments: tuple, notes: Path, hardware
         raise SystemExit(128 + error.sigval) from None
     except RendezvousError as error:
         raise ConfigError(
-            f"the machines did not meet at hardware.rendezvous={hardware.rendezvous} ({error}): give an address that "
-            "all of them reach, and start the same command on each"
+            f"hardware.rendezvous={hardware.rendezvous}: the machines did not meet there ({error}): use an address "
+            "that all of them reach, and start the same command on each"
         ) from error
     return None
 
 
 def _reason(found: dict[int, Note], failure: tuple[int, int] | None) -> BaseException:
-    """What the run ended of: what a rank refused, a signal that killed one, and only then what missed a dead one."""
+    """Return the cause of a failed run: a rank's own error, else the signal that killed a rank, else a follow-up."""
     for note in found.values():
         if note.ending == "refused":
             kind, text = note.value
@@ -117,31 +117,31 @@ def _reason(found: dict[int, Note], failure: tuple[int, int] | None) -> BaseExce
         name = signal.Signals(-failure[1]).name
         cause = CAUSES.get(name, "a crash")
         return TrainingError(
-            f"rank {failure[0]} was ended by {name} ({cause}), and the others with it: where there is a checkpoint, "
-            "resume=true continues from it"
+            f"rank {failure[0]} was ended by {name} ({cause}), and the others with it: "
+            "resume=true continues from the latest checkpoint"
         )
-    for rank, note in sorted(found.items(), key=lambda item: item[1].when):  # those that miss it fail after it
+    for rank, note in sorted(found.items(), key=lambda item: item[1].when):  # ranks that miss it fail later
         if note.ending == "broken":
             return RuntimeError(f"rank {rank} failed:\n{note.value}")
     return TrainingError(
-        "the processes of the run ended on another machine, or without a word: where there is a checkpoint, "
-        "resume=true continues from it"
+        "the processes of the run ended on another machine or without an error: "
+        "resume=true continues from the latest checkpoint"
     )
 
 
-def _passed_over() -> list[tuple[str, type[Warning]]]:
-    """The warnings that this process does not show, by the pattern of their text and their class."""
+def _ignored_warnings() -> list[tuple[str, Any]]:
+    """Return the warnings that this process ignores, by the pattern of their text and their class."""
     return [(one[1].pattern, one[2]) for one in warnings.filters if one[0] == "ignore" and one[1] is not None]
 
 
-def _rank(work: Callable[..., Any], arguments: tuple, notes: str, silent: list[tuple[str, type[Warning]]]) -> None:
-    """What a rank does: the work, and a note of how it ended."""
+def _rank(work: Callable[..., Any], arguments: tuple, notes: str, ignored: list[tuple[str, Any]]) -> None:
+    """Do the work of a rank, and write a note of how it ended."""
     import torch.distributed
 
-    for pattern, kind in silent:
+    for pattern, kind in ignored:
         warnings.filterwarnings("ignore", pattern, kind)
     if hasattr(os, "setpgrp"):
-        os.setpgrp()  # Ctrl-C in a terminal reaches the parent alone, which passes it on, once
+        os.setpgrp()  # Ctrl-C in a terminal then reaches only the parent, which forwards it once
     place = Path(notes) / f"{ranks.rank()}.note"
     try:
         note = Note("finished", work(*arguments), time.time())
@@ -163,24 +163,24 @@ def _rank(work: Callable[..., Any], arguments: tuple, notes: str, silent: list[t
 
 
 def _kind(error: RlhfError) -> str:
-    """The name of the error's class, or of the nearest that rlhf.errors has."""
+    """Return the name of the error's class, or of its nearest base class in rlhf.errors."""
     return next(kind.__name__ for kind in type(error).__mro__ if getattr(errors, kind.__name__, None) is kind)
 
 
 @contextmanager
-def _interrupts_passed_on() -> Iterator[None]:
-    """Ctrl-C ends the ranks, which leave a checkpoint, and not the wait for them."""
+def _interrupts_forwarded() -> Generator[None]:
+    """Let Ctrl-C end the ranks, which save a checkpoint, instead of the wait for them."""
 
-    def pass_on(number: int, frame: Any) -> None:
-        for child in active_children():
+    def forward(number: int, frame: Any) -> None:
+        for pid in [child.pid for child in active_children() if child.pid is not None]:
             with suppress(ProcessLookupError):
-                os.kill(child.pid, number)
+                os.kill(pid, number)
 
     handled = (signal.SIGINT, *HANDLED)
     before = {one: signal.getsignal(one) for one in handled}
     try:
-        with suppress(ValueError):  # not in the main thread, where nobody handles signals
-            signal.signal(signal.SIGINT, pass_on)
+        with suppress(ValueError):  # outside the main thread signals cannot be handled
+            signal.signal(signal.SIGINT, forward)
         yield
     finally:
         for one, handler in before.items():
@@ -189,8 +189,8 @@ def _interrupts_passed_on() -> Iterator[None]:
 
 
 @contextmanager
-def _quiet_agent() -> Iterator[None]:
-    """Without the agent's own log, which tells every failure again with a traceback of the agent's."""
+def _quiet_agent() -> Generator[None]:
+    """Silence the agent's log, which repeats every failure with a traceback of the agent."""
     loggers, silent = [logging.getLogger(name) for name in LOGGERS], logging.NullHandler()
     before = [logger.propagate for logger in loggers]
     for logger in loggers:
@@ -205,8 +205,8 @@ def _quiet_agent() -> Iterator[None]:
 
 
 @contextmanager
-def _environment(hardware: Hardware) -> Iterator[None]:
-    """Threads and network of the ranks, where the user has not said otherwise."""
+def _environment(hardware: Hardware) -> Generator[None]:
+    """Set threads and network of the ranks, unless the user has set them."""
     before = dict(os.environ)
     share = max((os.cpu_count() or 1) // ranks.local(hardware), 1)
     os.environ.setdefault("OMP_NUM_THREADS", str(hardware.threads or share))

@@ -1,6 +1,6 @@
-"""Shapes of models, what is free of a machine's memory, and what was taken of it; rlhf/planning/ has the formulas.
+"""Shapes of models, free memory and measured peaks; the formulas of a plan are in rlhf/planning/.
 
-Bytes throughout; ``width`` is the bytes of an element.
+Bytes throughout; ``width`` is the bytes per element.
 """
 
 import ctypes
@@ -19,14 +19,14 @@ from rlhf.console import console
 from rlhf.storage.digests import peak_memory
 
 FLOAT32 = 4
-# A nibble, and for every 64 of them a scale of a byte, itself scaled by one float32 for 256 of those (Dettmers et al.
-# 2023, https://arxiv.org/abs/2305.14314, section 3: 4.127 bits).
+# Half a byte, a scale of one byte per 64 weights, and a float32 scale per 256 of those scales (Dettmers et al. 2023,
+# https://arxiv.org/abs/2305.14314, section 3: 4.127 bits).
 NF4 = 0.5 + 1 / 64 + 4 / (64 * 256)
 
 
 @dataclass(frozen=True)
 class Shape:
-    """Of a decoder: ``keys`` is the width of keys and of values, with grouped queries less than ``hidden``."""
+    """The shape of a decoder; ``keys`` is the width of keys and of values, below ``hidden`` with grouped queries."""
 
     layers: int
     hidden: int
@@ -37,7 +37,7 @@ class Shape:
 
     @classmethod
     def of(cls, config: Any) -> "Shape":
-        """From a transformers configuration; what its architecture does not have, counts nothing."""
+        """Return the shape of a transformers configuration; ``heads`` and ``keys`` are 0 without attention."""
         text = config.get_text_config()
         heads, hidden = getattr(text, "num_attention_heads", 0), text.hidden_size
         per_head = getattr(text, "head_dim", None) or hidden // max(heads, 1)
@@ -47,16 +47,16 @@ class Shape:
 
 
 def cache(shape: Shape, rows: int, length: int, width: int) -> int:
-    """Keys and values of every layer while rows are sampled: 2 · rows · length · layers · k · width.
+    """Return the bytes of all keys and values while rows are sampled: 2 · rows · length · (layers + 1) · keys · width.
 
-    When rows that have ended are dropped, a layer's are copied at a time, which is one layer more.
+    Finished rows are dropped by copying one layer at a time, which takes one layer more.
     """
     return 2 * rows * length * (shape.layers + 1) * shape.keys * width
 
 
 @dataclass(frozen=True)
 class Measured:
-    """Peak above what was there before; ``exact`` is false where an earlier and higher peak may hide it."""
+    """A peak above the memory used ``before``; ``exact`` is false if an earlier, higher peak may hide it."""
 
     device: str
     before: int
@@ -64,15 +64,16 @@ class Measured:
     exact: bool
 
     def record(self) -> dict[str, Any]:
+        """Return the fields, for run.json."""
         return asdict(self)
 
 
 class Meter:
-    """Measures the peak from its making on: of a GPU what PyTorch allocates, else the resident memory of the process.
+    """A measurement of the peak since its creation: PyTorch's allocations on a GPU, else the resident memory.
 
-    What earlier work has freed is given back first, so that it is not taken for the start. Linux keeps the highest
-    resident size, and forgets it when asked to (proc(5), clear_refs); elsewhere it is that of the whole process. What
-    getrusage(2) tells is not asked for on Linux: there a process begins with the highest of the one that started it.
+    Freed memory is returned to the kernel first, so that it does not count as used before. Linux resets the highest
+    resident size on request (proc(5), clear_refs); elsewhere it is that of the whole process. getrusage(2) is not used
+    on Linux, since a process inherits the highest size of its parent there.
     """
 
     def __init__(self, device: torch.device):
@@ -91,12 +92,13 @@ class Meter:
         self.before = psutil.Process().memory_info().rss
 
     def read(self) -> Measured:
+        """Return the peak since the meter was created."""
         peak = torch.cuda.max_memory_allocated(self.device) if self.device.type == "cuda" else highest()
         return Measured(self.device.type, self.before, max(peak - self.before, 0), self.exact)
 
 
 def highest() -> int:
-    """The highest resident size of this process, since Linux was last asked to forget it."""
+    """Return the highest resident size of this process, on Linux since the last reset."""
     status = Path("/proc/self/status")
     if status.exists():
         lines = status.read_text(encoding="ascii", errors="replace").splitlines()
@@ -105,34 +107,31 @@ def highest() -> int:
 
 
 def available(device: torch.device) -> int:
-    """What is free: of the GPU, or of the machine."""
+    """Return the free memory of the GPU, or of the machine."""
     return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
 
 
 def compare(title: str, planned: int, measured: Measured) -> dict[str, Any]:
-    """Say how far the planned peak was off, and give what run.json holds of both."""
+    """Print how far the planned peak was off, and return both for run.json."""
     deviation = planned / measured.peak - 1 if measured.peak else 0.0
-    kept = ", freed memory that is kept for later included" if measured.device == "cpu" and keeps_freed() else ""
-    bound = kept if measured.exact else " at most, since an earlier peak of this process may hide it"
-    console.print(
-        f"{title}: {size(measured.peak)} measured{bound}, {size(planned)} planned: {deviation:+.0%}",
-        highlight=False,
-        soft_wrap=True,
-    )
+    kept = ", with freed memory that is kept for reuse" if measured.device == "cpu" and keeps_freed() else ""
+    bound = "" if measured.exact else "at most "  # an earlier peak of this process may hide it
+    off = f"planned {size(planned)}, {abs(deviation):.0%} too {'low' if deviation < 0 else 'high'}"
+    console.print(f"{title}: peak {bound}{size(measured.peak)}{kept} ({off})", highlight=False, soft_wrap=True)
     return {"planned": planned, "measured": measured.record(), "deviation": round(deviation, 4)}
 
 
 def keeps_freed() -> bool:
-    """Whether ``keep_freed`` is asked for anything here: with glibc, unless somebody has said what it should do."""
+    """Return whether ``keep_freed`` has an effect: on Linux, unless the user has set a ``MALLOC_`` variable."""
     return sys.platform == "linux" and not any(name.startswith("MALLOC_") for name in os.environ)
 
 
 def keep_freed() -> bool:
-    """Let the process keep what it frees, for the next step to use: whether it could be asked for.
+    """Let the process keep freed memory for the next step; return whether this is possible.
 
-    glibc maps large blocks and gives them back, so that every step asks the kernel for its activations anew and touches
-    each page for the first time, a tenth to a third of the time of training a small model on a CPU. What was said by
-    ``MALLOC_`` variables stands. mallopt(3); the parameters' numbers are those of malloc.h.
+    glibc maps large blocks and unmaps them, so every step allocates its activations again and touches each page for
+    the first time: a tenth to a third of the time of training a small model on a CPU. ``MALLOC_`` variables of the user
+    take precedence. mallopt(3); the parameters' numbers are those of malloc.h.
     """
     if not keeps_freed():
         return False
@@ -145,13 +144,13 @@ def keep_freed() -> bool:
 
 
 def give_back() -> None:
-    """Free pages go back to the kernel, so that the next kind of work does not find them in pieces; malloc_trim(3)."""
-    with suppress(OSError, AttributeError):  # of glibc alone
+    """Return free pages to the kernel, so that later work does not find them fragmented; malloc_trim(3)."""
+    with suppress(OSError, AttributeError):  # only glibc has it
         ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def size(number: float) -> str:
-    """Bytes as a person reads them, in powers of 1024."""
+    """Return a number of bytes as readable text, in powers of 1024."""
     for unit in ("B", "KiB", "MiB"):
         if abs(number) < 1000:
             return f"{number:.3g} {unit}"
@@ -160,7 +159,7 @@ def size(number: float) -> str:
 
 
 def count(number: int) -> str:
-    """Parameters as a person reads them."""
+    """Return a number of parameters as readable text."""
     for limit, unit in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
         if number >= limit:
             return f"{number / limit:.3g} {unit}"

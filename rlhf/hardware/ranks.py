@@ -1,4 +1,4 @@
-"""The processes that share a run: how many were asked for, which of them this is, and what they tell each other.
+"""The processes that share a run: their number, the rank of this one, and the values that they exchange.
 
 rlhf.hardware.launch or torchrun starts them and sets the environment variables that identify each. In a single process
 every function here is trivial and cheap; torch is imported only when it is needed.
@@ -6,7 +6,7 @@ every function here is trivial and cheap; torch is imported only when it is need
 
 import importlib.util
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager, redirect_stdout
 from typing import Any, TypeVar
 
@@ -17,29 +17,30 @@ T = TypeVar("T")
 
 
 def started() -> bool:
-    """Whether this process is one of several that were started together."""
+    """Return whether this process is one of several that were started together."""
     return "RANK" in os.environ and size() > 1
 
 
 def size() -> int:
-    """How many processes share this run: 1, unless it was started with others."""
+    """Return the number of processes that share this run: 1, unless several were started together."""
     return int(os.environ.get("WORLD_SIZE", "1")) if "RANK" in os.environ else 1
 
 
 def rank() -> int:
+    """Return the rank of this process, 0 in a single process."""
     return int(os.environ["RANK"]) if started() else 0
 
 
 def is_main() -> bool:
-    """Whether this is the one that writes, logs and speaks."""
+    """Return whether this is the process that writes, logs and prints."""
     return rank() == 0
 
 
 def local(hardware: Hardware) -> int:
-    """The processes of a run on one machine.
+    """Return the number of processes of a run on one machine.
 
     Raises:
-        ConfigError: one a GPU is asked for, and there is no GPU.
+        ConfigError: the settings ask for one process per GPU, and torch finds no GPU.
     """
     if hardware.strategy is Strategy.none:
         return 1
@@ -50,14 +51,14 @@ def local(hardware: Hardware) -> int:
     gpus = torch.cuda.device_count() if hardware.device != "cpu" else 0
     if not gpus:
         raise ConfigError(
-            f"hardware={hardware.name} starts a process a GPU, and torch sees none: give hardware.processes=2, say, "
-            "for two on the CPU"
+            f"hardware={hardware.name} starts one process per GPU, and torch sees no GPU: "
+            "set hardware.processes=2, for example, for two on the CPU"
         )
     return gpus
 
 
 def asked(hardware: Hardware) -> int:
-    """The processes of a run on all machines: those that were started together, or those that will be.
+    """Return the number of processes of a run on all machines: those that were started, or those to be started.
 
     Raises:
         ConfigError: see ``local``.
@@ -66,10 +67,10 @@ def asked(hardware: Hardware) -> int:
 
 
 def check_strategy(hardware: Hardware) -> None:
-    """Refuse what cannot be done here, before a process is started.
+    """Refuse a strategy that is impossible here, before a process is started.
 
     Raises:
-        ConfigError: there is no GPU to put shards on, or no DeepSpeed.
+        ConfigError: the strategy shards the model and torch sees no GPU, or DeepSpeed is not installed.
     """
     strategy = hardware.strategy
     if not strategy.sharded:
@@ -78,8 +79,8 @@ def check_strategy(hardware: Hardware) -> None:
 
     if not torch.cuda.is_available():
         raise ConfigError(
-            f"hardware.strategy={strategy.value} needs GPUs and torch sees none (accelerate would run plain ddp "
-            "without a word): give hardware=ddp"
+            f"hardware.strategy={strategy.value} needs GPUs and torch sees none (accelerate would silently run plain "
+            "ddp): set hardware=ddp"
         )
     if strategy is not Strategy.fsdp and importlib.util.find_spec("deepspeed") is None:
         raise ConfigError(
@@ -88,11 +89,11 @@ def check_strategy(hardware: Hardware) -> None:
 
 
 def join(hardware: Hardware) -> None:
-    """Meet the other processes; nothing to do for one that is alone.
+    """Join the other processes; does nothing in a single process.
 
     Raises:
-        ConfigError: other processes were started than the settings ask for.
-        TrainingError: accelerate does not see those that were started.
+        ConfigError: another number of processes was started than the settings ask for.
+        TrainingError: accelerate sees another number of processes than were started.
     """
     if not started():
         return
@@ -102,21 +103,21 @@ def join(hardware: Hardware) -> None:
     if hardware.processes is not None and hardware.processes * hardware.nodes != size():
         raise ConfigError(
             f"asked for {hardware.processes * hardware.nodes} processes (hardware.processes={hardware.processes}, "
-            f"hardware.nodes={hardware.nodes}), but {size()} were started: give the one that is meant to both"
+            f"hardware.nodes={hardware.nodes}), but {size()} were started: use the same number for both"
         )
     cpu = not torch.cuda.is_available() if hardware.device == "auto" else hardware.device == "cpu"
     if not torch.distributed.is_initialized():
-        # gloo beside nccl: what is told here is no tensor on a GPU.
+        # gloo beside nccl: the values exchanged here are not tensors on a GPU.
         torch.distributed.init_process_group("gloo" if cpu else "cuda:nccl,cpu:gloo")
-    # Left to itself, accelerate makes every process on a machine without a GPU believe that it is alone.
+    # Without ``cpu``, accelerate treats every process on a machine without a GPU as the only one.
     _compare(PartialState(cpu=cpu).num_processes)
 
 
 def check(accelerator: Any, strategy: Strategy) -> None:
-    """Assert that ``accelerator`` shares the run among all processes, and by ``strategy``.
+    """Check that ``accelerator`` shares the run among all processes, with ``strategy``.
 
     Raises:
-        TrainingError: it sees other processes, or shares the work in another way.
+        TrainingError: it sees another number of processes, or uses another strategy.
     """
     from accelerate import DistributedType
 
@@ -130,37 +131,39 @@ def check(accelerator: Any, strategy: Strategy) -> None:
     alone = strategy is Strategy.ddp and size() == 1 and found is DistributedType.NO
     if found not in kinds.get(strategy, (DistributedType.DEEPSPEED,)) and not alone:
         raise TrainingError(
-            f"asked for hardware.strategy={strategy.value}, accelerate does {found.value}: "
-            "give hardware.strategy=ddp, or a device and an accelerate that have it"
+            f"hardware.strategy={strategy.value}, but accelerate uses {found.value}: "
+            "set hardware.strategy=ddp, or use a device and a version of accelerate that support it"
         )
     if strategy is Strategy.fsdp and not accelerator.is_fsdp2:
-        raise TrainingError("asked for FSDP2, accelerate does FSDP1: unset FSDP_VERSION, or give hardware=ddp")
+        raise TrainingError(
+            "hardware.strategy=fsdp means FSDP2, but accelerate uses FSDP1: unset FSDP_VERSION, or set hardware=ddp"
+        )
 
 
 def strategy_of(hardware: Hardware) -> Strategy:
-    """What was asked for; of processes that torchrun started without one, ddp."""
+    """Return the strategy of the settings; ddp for processes that torchrun started without one."""
     return Strategy.ddp if hardware.strategy is Strategy.none and started() else hardware.strategy
 
 
 def record(hardware: Hardware) -> dict[str, Any]:
-    """What run.json says of the processes."""
+    """Return the number of processes and the strategy, for run.json."""
     return {"processes": size(), "strategy": strategy_of(hardware).value}
 
 
 def _compare(seen: int) -> None:
     if seen != size():
         raise TrainingError(
-            f"asked for {size()} processes, accelerate sees {seen}: unset ACCELERATE_* variables that say otherwise"
+            f"accelerate sees {seen} processes instead of {size()}: unset the ACCELERATE_* variables that change it"
         )
 
 
 def wait() -> None:
-    """Until all processes are here."""
+    """Wait until all processes are here."""
     anywhere(False)
 
 
 def told(value: T) -> T:
-    """The first process's ``value``, in all of them."""
+    """Return the first process's ``value`` in every process."""
     if not started():
         return value
     import torch
@@ -171,7 +174,7 @@ def told(value: T) -> T:
 
 
 def gathered(value: T) -> list[T]:
-    """Each process's ``value``, in all of them, by rank."""
+    """Return the ``value`` of every process, by rank, in every process."""
     if not started():
         return [value]
     import torch
@@ -182,7 +185,7 @@ def gathered(value: T) -> list[T]:
 
 
 def anywhere(holds: bool) -> bool:
-    """Whether it holds in any process: what one alone decided would leave the others waiting for it for ever."""
+    """Return whether ``holds`` is true in any process: a decision of only one would let the others wait forever."""
     if not started():
         return holds
     import torch
@@ -193,8 +196,8 @@ def anywhere(holds: bool) -> bool:
 
 
 @contextmanager
-def one_speaks() -> Iterator[None]:
-    """A context in which only the first process prints and shows bars."""
+def one_speaks() -> Generator[None]:
+    """Let only the first process print and show progress bars within the context."""
     if is_main():
         yield
         return

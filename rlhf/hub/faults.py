@@ -1,10 +1,10 @@
-"""What the Hub and the network refuse: whether another attempt may help, and one sentence with the remedy."""
+"""Errors of the Hub and the network: whether another attempt may help, and a one-line message with the remedy."""
 
 from collections.abc import Iterator
 
 from huggingface_hub.errors import (
     HfHubHTTPError,
-    HTTPError,  # of the client's transport: what a connection that breaks raises, too
+    HTTPError,  # of the client's transport, also for a broken connection
     LocalEntryNotFoundError,
     LocalTokenNotFoundError,
     OfflineModeIsEnabled,
@@ -20,7 +20,7 @@ TOKEN = "a token from https://huggingface.co/settings/tokens, in HF_TOKEN or wit
 
 
 def chain(error: BaseException) -> Iterator[BaseException]:
-    """An error and what caused it: the client wraps what an upload thread raises in a RuntimeError."""
+    """Yield an error and its causes: the client wraps the errors of upload threads in a RuntimeError."""
     seen: BaseException | None = error
     while seen is not None:
         yield seen
@@ -28,7 +28,7 @@ def chain(error: BaseException) -> Iterator[BaseException]:
 
 
 def status(error: BaseException) -> int | None:
-    """The status of the answer that is behind ``error``; None where there was no answer."""
+    """Return the HTTP status of the response behind ``error``; None without a response."""
     for one in chain(error):
         if isinstance(one, HfHubHTTPError) and one.response is not None:
             return one.response.status_code
@@ -36,50 +36,46 @@ def status(error: BaseException) -> int | None:
 
 
 def unreachable(error: BaseException) -> bool:
-    """Whether no answer came: no network, a connection that broke, or offline by choice."""
+    """Return whether no response came: no network, a broken connection, or offline mode."""
     kinds = (HTTPError, ConnectionError, TimeoutError, LocalEntryNotFoundError)
     return status(error) is None and any(isinstance(one, kinds) for one in chain(error))
 
 
 def transient(error: BaseException) -> bool:
-    """Whether the same request may be answered in a moment."""
+    """Return whether the same request may soon succeed."""
     if any(isinstance(one, OfflineModeIsEnabled) for one in chain(error)):
         return False
     return status(error) in TRANSIENT or unreachable(error)
 
 
 def told(error: BaseException, what: str) -> HubError:
-    """``error``, met at ``what``, as one sentence that says what to do."""
+    """Return ``error``, raised by the operation or repository ``what``, as a one-line message with the remedy."""
     code, reason = status(error), _reason(error)
     if any(isinstance(one, LocalTokenNotFoundError) for one in chain(error)):
-        return HubError(f"{what}: there is no token: give {TOKEN}")
+        return HubError(f"{what}: no token is set: use {TOKEN}")
     if any(isinstance(one, OfflineModeIsEnabled) for one in chain(error)):
-        return HubError(f"{what}: HF_HUB_OFFLINE is set, so nothing is asked of the Hub: unset it")
+        return HubError(f"{what}: HF_HUB_OFFLINE is set, so no request is sent: unset it")
     if code == 404 or any(isinstance(one, RepositoryNotFoundError) for one in chain(error)):
-        return HubError(
-            f"{what}: it is not there, or the token may not see it ({code}): correct its name, or give {TOKEN}"
-        )
+        return HubError(f"{what}: not found, or the token has no access ({code}): correct the name, or use {TOKEN}")
     if code == 401:
-        return HubError(f"{what}: the token is not accepted (401): give {TOKEN}")
+        return HubError(f"{what}: the token is not accepted (401): use {TOKEN}")
     if code in QUOTA or (code == 403 and any(word in reason.lower() for word in ("quota", "storage"))):
-        return HubError(f"{what}: there is no room for it ({code}: {reason}): free some, or publish somewhere else")
+        return HubError(f"{what}: no storage is left ({code}: {reason}): free some, or publish to another account")
     if code == 403:
-        return HubError(f"{what}: the token may not do this ({code}: {reason}): give one that may, or another name")
+        return HubError(f"{what}: the token lacks permission ({code}: {reason}): use another token, or another name")
     if code == 412:
-        return HubError(
-            f"{what}: somebody else has committed in the meantime (412): look at it, then run the command again"
-        )
+        return HubError(f"{what}: another commit was made meanwhile (412): check it, then run the command again")
     if code == 429:
-        return HubError(f"{what}: the Hub asks for patience (429: {reason}): run the command again later")
+        return HubError(f"{what}: the Hub limits the rate of requests (429: {reason}): run the command again later")
     if code is not None:
-        return HubError(f"{what}: the Hub answers {code} ({reason}): run the command again, nothing is sent twice")
+        return HubError(f"{what}: the Hub returns {code} ({reason}): run the command again, nothing is sent twice")
     if unreachable(error):
         return HubError(f"{what}: the Hub cannot be reached ({reason}): run the command again, nothing is sent twice")
-    return HubError(f"{what}: it cannot be done ({reason}): correct that and run the command again")
+    return HubError(f"{what}: the request fails ({reason}): correct this and run the command again")
 
 
 def _reason(error: BaseException) -> str:
-    """What the server says, or the first line of what the client does, of the first cause that has a text."""
+    """Return the server's message or else the text of the innermost cause that has one, on one line."""
     for one in chain(error):
         if isinstance(one, HfHubHTTPError) and one.server_message:
             return " ".join(one.server_message.split())

@@ -1,6 +1,6 @@
-"""A model or a data set on the Hub at one commit, and the run.json that lies there where it was published from here.
+"""A model or a data set on the Hub at one commit, and its run.json if this package published it.
 
-A branch moves, so what a run starts from is written down as a commit. One process reads one commit of each.
+A branch moves, so a run records the commit that it starts from. One process reads one commit per revision.
 """
 
 import json
@@ -13,37 +13,37 @@ from rlhf.config.publish import COMMIT
 from rlhf.errors import HubError
 from rlhf.storage.manifest import MANIFEST, defect
 
-OURS = {"stage", "status", "weights", "parents", "settings", "metrics"}  # some trackers leave a run.json of their own
-# What a model is loaded from: no pickles, no code.
+OURS = {"stage", "status", "weights", "parents", "settings", "metrics"}  # some trackers write another run.json
+# The files that a model is loaded from: no pickles, no code.
 PARTS = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt", "*.tiktoken")
-SECONDS = 10.0
+SECONDS = 10.0  # timeout of a request
 
 
 @dataclass(frozen=True)
 class Pinned:
-    """``commit`` of the repository ``id``; ``files`` and ``licence`` as its page has them."""
+    """The repository ``id`` at ``commit``, with the ``files`` and the ``license`` of its page."""
 
     id: str
     commit: str
     files: tuple[str, ...] = ()
-    licence: str | None = None
+    license: str | None = None
 
 
 @cache
 def pin(id: str, revision: str | None, kind: str = "model") -> Pinned | None:
-    """``revision`` (branch, tag or commit; None: main) as a commit: from the Hub, or out of its reach from the cache.
+    """Return the commit of ``revision`` (branch, tag or commit; None: main), from the cache if the Hub is unreachable.
 
-    None where neither knows it; whatever is loaded next then says so.
+    None if neither has it; the load that follows reports it.
 
     Raises:
-        HubError: the Hub has no such repository or revision, or the token may not see it.
+        HubError: the Hub has no such repository or revision, or the token has no access to it.
     """
     from huggingface_hub import HfApi
 
     from rlhf.hub import faults
 
     try:
-        info = HfApi().repo_info(id, revision=revision, repo_type=kind, timeout=SECONDS)
+        info: Any = HfApi().repo_info(id, revision=revision, repo_type=kind, timeout=SECONDS)
     except faults.FAULTS as error:
         if faults.status(error) is not None:
             raise faults.told(error, f"{id}@{revision or 'main'}") from error
@@ -51,9 +51,9 @@ def pin(id: str, revision: str | None, kind: str = "model") -> Pinned | None:
             raise
         return _cached(id, revision, kind)
     card = info.card_data or {}
-    licence = card.get("license_name") or card.get("license")
+    license = card.get("license_name") or card.get("license")
     files = tuple(sibling.rfilename for sibling in info.siblings or ())
-    return Pinned(id, info.sha, files, licence if isinstance(licence, str) else None)
+    return Pinned(id, info.sha, files, license if isinstance(license, str) else None)
 
 
 def _cached(id: str, revision: str | None, kind: str) -> Pinned | None:
@@ -71,10 +71,10 @@ def _cached(id: str, revision: str | None, kind: str) -> Pinned | None:
 
 @cache
 def manifest_at(pinned: Pinned) -> dict[str, Any] | None:
-    """The run.json of a run that was published from here; None where there is none, or one of something else.
+    """Return the run.json of a run that this package published; None for any other repository.
 
     Raises:
-        HubError: it is there, but cannot be fetched or read.
+        HubError: the file exists, but cannot be fetched or read.
     """
     if MANIFEST not in pinned.files:
         return None
@@ -82,18 +82,22 @@ def manifest_at(pinned: Pinned) -> dict[str, Any] | None:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise HubError(f"{pinned.id}@{pinned.commit}/{MANIFEST} is no JSON ({error}): give another revision") from error
+        raise HubError(f"{pinned.id}@{pinned.commit}/{MANIFEST} is not JSON ({error}): use another revision") from error
     if not isinstance(found, dict) or not found.keys() >= OURS:
         return None
     if (reason := defect(found)) is not None:
         raise HubError(
-            f"{pinned.id}@{pinned.commit}/{MANIFEST} is not one of this version ({reason}): give another revision"
+            f"{pinned.id}@{pinned.commit}/{MANIFEST} is not one of this version ({reason}): use another revision"
         )
     return found
 
 
 def fetch(pinned: Pinned, name: str) -> Path:
-    """One file of the repository, in the local cache."""
+    """Return the path of one file of the repository, downloaded into the local cache.
+
+    Raises:
+        HubError: it cannot be fetched.
+    """
     from huggingface_hub import hf_hub_download
 
     from rlhf.hub import faults
@@ -105,7 +109,7 @@ def fetch(pinned: Pinned, name: str) -> Path:
 
 
 def snapshot(pinned: Pinned) -> Path:
-    """The folder of a model in the local cache, fetched where it is not there.
+    """Return the folder of a model, downloaded into the local cache.
 
     Raises:
         HubError: it cannot be fetched.

@@ -1,4 +1,4 @@
-"""What people said, on disk before the next pair shows: a log that is only ever appended to."""
+"""The answers of annotators: an append-only log, written to disk before the next pair is shown."""
 
 import json
 import os
@@ -18,7 +18,11 @@ VALUES = {"first": 1.0, "tie": 0.5, "second": 0.0}
 
 
 class Answers:
-    """Verdicts by pair and annotator. Safe for several threads, for a kill at any time, and for a second open page."""
+    """Verdicts by pair and annotator. Safe for threads, for a kill at any time, and for a page opened twice.
+
+    Raises (on creation):
+        DataError: a line of the log at ``path`` is corrupted.
+    """
 
     def __init__(self, path: Path, pairs: Sequence[Pair], annotators: int, seed: int):
         self.pairs = {pair.id: pair for pair in pairs}
@@ -29,11 +33,7 @@ class Answers:
         self._replay()
 
     def _replay(self) -> None:
-        """Read what there is; the end of a line that a kill cut short is taken away.
-
-        Raises:
-            DataError: a line is damaged.
-        """
+        """Read the log, and remove an unfinished last line."""
         if not self.path.exists():
             return
         whole = self.path.read_bytes()
@@ -43,19 +43,19 @@ class Answers:
         for number, line in enumerate(kept.split(b"\n")[:-1], 1):
             try:
                 entry = json.loads(line)
-                said = [entry[key] for key in ("annotator", "pair", "verdict")]
-                if not all(isinstance(one, str) for one in said) or said[-1] not in (*VERDICTS, UNDO):
+                values = [entry[key] for key in ("annotator", "pair", "verdict")]
+                if not all(isinstance(value, str) for value in values) or values[-1] not in (*VERDICTS, UNDO):
                     raise ValueError(line)
             except (ValueError, KeyError, TypeError) as error:
                 raise DataError(
-                    f"{self.path}:{number} is no answer: correct the line or delete it, and give resume=true"
+                    f"{self.path}:{number}: the line is corrupted: correct or delete it, and set resume=true"
                 ) from error
-            self._take(*said)
+            self._take(*values)
 
     def _take(self, annotator: str, pair: str, verdict: str) -> None:
         if verdict == UNDO:
             self._given[annotator].pop(pair, None)
-        elif pair in self.pairs:  # of other samples than now nothing is left to answer
+        elif pair in self.pairs:  # ignores pairs of earlier samples
             self._given[annotator][pair] = verdict
 
     def _write(self, annotator: str, pair: str, verdict: str) -> None:
@@ -67,11 +67,11 @@ class Answers:
         self._take(annotator, pair, verdict)
 
     def swapped(self, annotator: str, pair: str) -> bool:
-        """Whether the second response stands on the left: drawn for each annotator, and the same when asked again."""
+        """Return whether the second response is shown on the left: random by annotator and pair, but reproducible."""
         return unit_hash(self.seed, f"{annotator} {pair}") < 0.5
 
     def next(self, annotator: str) -> Pair | None:
-        """The first pair that this annotator has not answered and that still wants an answer."""
+        """Return the first open pair that this annotator has not answered; None if no such pair is left."""
         with self._lock:
             counts = self._counts()
             mine = self._given.get(annotator, {})
@@ -80,7 +80,7 @@ class Answers:
             return None if key is None else self.pairs[key]
 
     def add(self, annotator: str, pair: str, verdict: str) -> bool:
-        """Write an answer; False where this annotator has answered the pair already, on another page perhaps."""
+        """Write an answer; return False if this annotator has already answered the pair, as on another page."""
         with self._lock:
             if pair not in self.pairs or pair in self._given.get(annotator, {}):
                 return False
@@ -88,7 +88,7 @@ class Answers:
             return True
 
     def undo(self, annotator: str) -> bool:
-        """Take this annotator's last answer back; False where there is none."""
+        """Take back this annotator's last answer; return False if the annotator has no answer."""
         with self._lock:
             mine = self._given.get(annotator, {})
             if not mine:
@@ -97,7 +97,7 @@ class Answers:
             return True
 
     def progress(self, annotator: str) -> tuple[int, int]:
-        """Answers of this annotator, and how many there will be if nobody else answers."""
+        """Return the number of this annotator's answers, and of those plus the pairs still open to the annotator."""
         with self._lock:
             mine, counts = self._given.get(annotator, {}), self._counts()
             left = sum(counts[key] < self.annotators and key not in mine for key in self.pairs)
@@ -105,6 +105,7 @@ class Answers:
 
     @property
     def complete(self) -> bool:
+        """Whether each pair has an answer from the required number of annotators."""
         with self._lock:
             counts = self._counts()
             return all(counts[key] >= self.annotators for key in self.pairs)
@@ -113,7 +114,7 @@ class Answers:
         return Counter(pair for given in self._given.values() for pair in given)
 
     def by_pair(self) -> dict[str, dict[str, str]]:
-        """Pair -> annotator -> verdict."""
+        """Return pair -> annotator -> verdict."""
         with self._lock:
             found: dict[str, dict[str, str]] = {key: {} for key in self.pairs}
             for annotator, given in self._given.items():
@@ -123,25 +124,28 @@ class Answers:
 
 
 def vote(verdicts: Sequence[str]) -> float | None:
-    """The share of votes for the first response, ties half; None where everybody skipped."""
+    """Return the share of votes for the first response, ties half; None without votes."""
     values = [VALUES[verdict] for verdict in verdicts if verdict in VALUES]
     return sum(values) / len(values) if values else None
 
 
 def agreement(answers: dict[str, dict[str, str]]) -> dict[str, float]:
-    """How often two annotators say the same of one pair, and Cohen's kappa of it, over all pairs of annotators.
+    """Return the share of pairs on which two annotators agree, and Cohen's kappa, over all pairs of annotators.
 
         κ = (p_o - p_e) / (1 - p_e)
 
-    with p_e the agreement of two annotators who answer at random, each with their own frequencies (Cohen 1960),
-    averaged over pairs of annotators by the pairs that both have answered. Skipped pairs do not count. Empty where no
+    p_e is the expected agreement of two annotators who answer at random with their own frequencies (Cohen 1960). κ is
+    averaged over pairs of annotators, weighted by the pairs that both answered. Skipped pairs do not count. Empty if no
     pair has two answers.
+
+    Args:
+        answers: pair -> annotator -> verdict.
     """
     by_two: dict[tuple[str, str], list[tuple[str, str]]] = defaultdict(list)
     for given in answers.values():
-        said = {who: verdict for who, verdict in given.items() if verdict in VALUES}
-        for one, other in combinations(sorted(said), 2):
-            by_two[one, other].append((said[one], said[other]))
+        votes = {annotator: verdict for annotator, verdict in given.items() if verdict in VALUES}
+        for one, other in combinations(sorted(votes), 2):
+            by_two[one, other].append((votes[one], votes[other]))
     total = sum(map(len, by_two.values()))
     if not total:
         return {}

@@ -1,4 +1,4 @@
-"""Which two responses meet: read from runs of stage=sample and drawn with the seed."""
+"""Pairs of responses to compare: sampled with the seed from the responses of stage=sample runs."""
 
 import hashlib
 import json
@@ -15,7 +15,7 @@ RESPONSES = "responses.jsonl"
 
 
 class Pair(NamedTuple):
-    """Two responses to one prompt, and the titles of the runs that they are from."""
+    """Two responses to one prompt, with the titles of their runs."""
 
     prompt: Prompt
     first: str
@@ -24,16 +24,16 @@ class Pair(NamedTuple):
 
     @property
     def id(self) -> str:
-        """The same for the same texts in every process, so that an answer finds its pair again."""
+        """A hash of prompt, responses and titles, the same in every process, by which answers are stored."""
         whole = json.dumps([self.prompt, self.first, self.second, self.titles], ensure_ascii=True)
         return hashlib.sha256(whole.encode()).hexdigest()[:16]
 
 
 def read_responses(path: Path) -> list[dict[str, Any]]:
-    """Rows {"prompt", "responses", ...} of a run of stage=sample.
+    """Return the prompt and the responses of each line of a stage=sample run.
 
     Raises:
-        DataError: a line is no such row.
+        DataError: a line is not such a row.
     """
     rows = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
@@ -41,17 +41,20 @@ def read_responses(path: Path) -> list[dict[str, Any]]:
             row = json.loads(line)
             rows.append({"prompt": row["prompt"], "responses": list(row["responses"])})
         except (ValueError, KeyError, TypeError) as error:
-            raise DataError(f"{path}:{number} holds no prompt with responses: run stage=sample again") from error
+            raise DataError(f"{path}:{number}: the line lacks prompt or responses: run stage=sample again") from error
     return rows
 
 
 def draw(
     samples: dict[str, list[dict[str, Any]]], per_prompt: int, limit: int | None, seed: int
 ) -> tuple[list[Pair], int]:
-    """Up to ``per_prompt`` pairs of each prompt and ``limit`` in all, and how many were left out as equal texts.
+    """Sample up to ``per_prompt`` pairs of each prompt and ``limit`` in all; also return the number of equal pairs.
 
-    Of one run its responses meet each other; of several those of two different runs do. Nobody can prefer a text to
-    itself, so two equal texts are no pair.
+    With one run, its responses are compared with each other; with several, only responses of different runs. Pairs of
+    equal texts are left out.
+
+    Args:
+        samples: title of a run -> rows of `read_responses`.
     """
     by_prompt: dict[str, list[tuple[str, str]]] = {}
     prompts: dict[str, Prompt] = {}
@@ -62,20 +65,20 @@ def draw(
             by_prompt.setdefault(key, []).extend((title, text) for text in row["responses"])
     found: list[Pair] = []
     equal = 0
-    for key, given in by_prompt.items():
-        meetings = [(a, b) for a, b in combinations(given, 2) if len(samples) == 1 or a[0] != b[0]]
-        equal += sum(a[1] == b[1] for a, b in meetings)
-        # A policy says many things twice, and one comparison of two texts is enough.
-        different = list({frozenset(two): two for two in meetings if two[0][1] != two[1][1]}.values())
-        order = random.Random(f"{seed} {key}")
-        for one, other in order.sample(different, min(per_prompt, len(different))):
-            found.append(Pair(prompts[key], one[1], other[1], (one[0], other[0])))
+    for key, responses in by_prompt.items():
+        candidates = [(a, b) for a, b in combinations(responses, 2) if len(samples) == 1 or a[0] != b[0]]
+        equal += sum(a[1] == b[1] for a, b in candidates)
+        # A policy often repeats itself; one comparison of two texts is enough.
+        different = list({frozenset(pair): pair for pair in candidates if pair[0][1] != pair[1][1]}.values())
+        generator = random.Random(f"{seed} {key}")
+        for a, b in generator.sample(different, min(per_prompt, len(different))):
+            found.append(Pair(prompts[key], a[1], b[1], (a[0], b[0])))
     random.Random(f"{seed} order").shuffle(found)
     return found[:limit], equal
 
 
 def preference(pair: Pair, first: float, source: str, **fields: Any) -> dict[str, Any]:
-    """The pair as a row of preference data; ``first`` above ½ says that the first response is the chosen one."""
+    """Return the pair as a row of preference data; the first response is the chosen one if ``first`` is above ½."""
     chosen, rejected = (0, 1) if first > 0.5 else (1, 0)
     texts = (pair.first, pair.second)
     row = {
@@ -90,9 +93,10 @@ def preference(pair: Pair, first: float, source: str, **fields: Any) -> dict[str
 
 
 def preference_completion(prompt: Prompt, text: str) -> str | list[Message]:
-    """A text as a completion of the prompt's own type."""
+    """Return a text as a completion of the prompt's type, a string or a message."""
     return text if isinstance(prompt, str) else [{"role": "assistant", "content": text}]
 
 
 def write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Write rows as JSON lines."""
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")

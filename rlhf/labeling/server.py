@@ -1,4 +1,4 @@
-"""The page on which people compare two responses: on this machine alone, behind a token in its address."""
+"""The web page on which people compare two responses. It is served only locally and needs the token of its address."""
 
 import json
 import secrets
@@ -21,16 +21,17 @@ from rlhf.labeling.answers import VERDICTS, Answers
 
 HOST = "127.0.0.1"
 SIDES = ("left", "right", "tie", "skip")
-LARGEST = 4096  # bytes of an answer: the name of a pair and a verdict
+LARGEST = 4096  # bytes of an answer, which holds the id of a pair and a verdict
 
 
 class Page:
-    """The page and the calls that it makes. ``done`` is called when somebody ends a session without open pairs."""
+    """The page and its API. ``done`` is called when an annotator finishes and no pair is open."""
 
     def __init__(self, answers: Answers, token: str, done: Callable[[], None]):
         self.answers, self.token, self.done = answers, token, done
 
     def app(self) -> Starlette:
+        """Return the web application."""
         routes = [
             Route("/", self.page),
             Route("/state", self.state),
@@ -38,7 +39,7 @@ class Page:
             Route("/undo", self.undo, methods=["POST"]),
             Route("/finish", self.finish, methods=["POST"]),
         ]
-        # Another site could otherwise reach the page through a name of its own that leads to this machine.
+        # Against DNS rebinding: another site could reach the page through a host name that resolves to this machine.
         hosts = Middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"])
         return Starlette(routes=routes, middleware=[hosts])
 
@@ -46,6 +47,7 @@ class Page:
         return secrets.compare_digest((token or "").encode(), self.token.encode())
 
     async def page(self, request: Request) -> Response:
+        """Return the page, or 403 without the token."""
         if not self._known(request.query_params.get("token")):
             return HTMLResponse("The address has no valid token: open the one that the terminal shows.", 403)
         nonce = secrets.token_urlsafe(12)
@@ -56,31 +58,34 @@ class Page:
         return HTMLResponse(html, headers=headers)
 
     async def state(self, request: Request) -> Response:
+        """Return the annotator's progress and next pair."""
         annotator = self._annotator(request)
         return self._refused() if annotator is None else JSONResponse(self._state(annotator))
 
     async def answer(self, request: Request) -> Response:
+        """Write an answer and return the next state; 409 if the annotator has already answered the pair."""
         annotator = self._annotator(request)
-        if annotator is None:  # before the body is read: anybody on this machine can send one
+        if annotator is None:  # checked before the body is read, which any local user can send
             return self._refused()
-        given = await _body(request)
-        if given is None:
+        body = await _body(request)
+        if body is None:
             return JSONResponse({"error": f"an answer has at most {LARGEST} bytes"}, 413)
-        pair, side = given.get("pair"), given.get("verdict")
+        pair, side = body.get("pair"), body.get("verdict")
         if not isinstance(pair, str) or side not in SIDES:
-            return JSONResponse({"error": f"verdict must be one of {', '.join(SIDES)} of a pair"}, 400)
+            return JSONResponse({"error": f"an answer needs a pair and a verdict: one of {', '.join(SIDES)}"}, 400)
         taken = self.answers.add(annotator, pair, self._verdict(annotator, pair, side))
-        # A page that shows an old pair is told so, and shown the next: its answer must not fall on that one.
+        # 409 makes a page that shows an old pair load the next one; its answer does not count for that one.
         return JSONResponse(self._state(annotator) | {"taken": taken}, 200 if taken else 409)
 
     async def undo(self, request: Request) -> Response:
+        """Take back the annotator's last answer and return the state."""
         annotator = self._annotator(request)
         if annotator is None:
             return self._refused()
         return JSONResponse({"taken": self.answers.undo(annotator)} | self._state(annotator))
 
     async def finish(self, request: Request) -> Response:
-        """The last answer can be taken back too, so it takes a word of its own to end."""
+        """End the session if no pair is open. It is a separate call, so that the last answer can be taken back."""
         annotator = self._annotator(request)
         if annotator is None:
             return self._refused()
@@ -95,7 +100,7 @@ class Page:
         return VERDICTS[0] if (side == "left") == first_is_left else VERDICTS[1]
 
     def _annotator(self, request: Request) -> str | None:
-        """The name in the request; None where its token is wrong."""
+        """Return the name in the request; None if its token is wrong."""
         name = unquote(request.headers.get("x-annotator", "")).strip()[:80] or "anonymous"
         return name if self._known(request.headers.get("x-token")) else None
 
@@ -129,16 +134,16 @@ async def _body(request: Request) -> dict[str, Any] | None:
 
 
 def serve(answers: Answers, port: int, tell: Callable[[str], None]) -> None:
-    """Serve the page until somebody finishes a session without open pairs, or Ctrl-C; ``tell`` is given its address.
+    """Serve the page until an annotator finishes with no pair open, or Ctrl-C; ``tell`` is called with its address.
 
     Raises:
-        OSError: the port is taken.
+        OSError: the port is in use.
     """
     token = secrets.token_urlsafe(16)
     server: uvicorn.Server
 
     def done() -> None:
-        server.should_exit = True  # the answer under way is still sent
+        server.should_exit = True  # the current response is still sent
 
     app = Page(answers, token, done).app()
     config = uvicorn.Config(app, host=HOST, port=port, log_level="critical", access_log=False, lifespan="off")
@@ -146,6 +151,6 @@ def serve(answers: Answers, port: int, tell: Callable[[str], None]) -> None:
     with socket.socket() as listening:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind((HOST, port))
-        listening.listen()  # whoever opens the address at once waits for the server, and is not refused
+        listening.listen()  # a browser that connects before the server runs waits instead of being refused
         tell(f"http://{HOST}:{listening.getsockname()[1]}/?token={token}")
         server.run(sockets=[listening])

@@ -119,7 +119,7 @@ def can_score(config: PretrainedConfig) -> None:
     if not known and "AutoModelForSequenceClassification" not in (getattr(config, "auto_map", None) or {}):
         raise ModelError(
             f"transformers has no classifier of the architecture {config.model_type}, so it cannot be a reward model, "
-            "nor a critic of its own: start from another model, or give stage=ppo stage.critic_kind=head"
+            "nor a critic of its own: start from another model, or give stage=ppo stage.critic_kind=value_head"
         )
 
 
@@ -176,8 +176,8 @@ def asked(settings: Settings) -> dict[str, int | None]:
         found[f"stage.trainer.max_length={stage.trainer['max_length']}"] = stage.trainer["max_length"]
     if hasattr(stage, "block_length"):
         found[f"stage.block_length={stage.block_length}"] = stage.block_length
-    measured = stage.measured and settings.held_out.prompts
-    for prefix, limit in {"stage": stage, "held_out": settings.held_out if measured else None}.items():
+    measured = stage.measured and settings.eval_set.prompts
+    for prefix, limit in {"stage": stage, "eval_set": settings.eval_set if measured else None}.items():
         if hasattr(limit, "max_prompt_length"):
             both = {name: getattr(limit, name) for name in ("max_prompt_length", "max_response_length")}
             found[" + ".join(f"{prefix}.{name}={value}" for name, value in both.items())] = sum(both.values())

@@ -44,7 +44,7 @@ Head = Literal["drawn", "zero", "refused"]  # what becomes of a classifier's hea
 ADAPTER = "adapter_config.json"
 
 
-def chat_template(name: str) -> str:
+def chat_template(name: str | None) -> str:
     """The text of a chat template: one in conf/chat_template by its name, or a file.
 
     Raises:

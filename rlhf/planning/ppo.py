@@ -59,7 +59,7 @@ def complete(
 def shares(settings: Settings) -> bool:
     """Whether the roles share one base: with an adapter, unless the available runs descend from different models."""
     stage = settings.stage_as(PPOStage)
-    if settings.adapter.kind is AdapterKind.none or stage.one_base is False:
+    if settings.adapter.kind is AdapterKind.none or stage.share_base_model is False:
         return False
     runs = [at_hand(source.path) for role, source in stage.inputs().items() if role in ("policy", "reward", "critic")]
     roots = {loading.ancestry(parent)[0].digest for parent in runs if parent is not None}
@@ -68,7 +68,7 @@ def shares(settings: Settings) -> bool:
 
 def heads(settings: Settings) -> bool:
     """Whether the critic is a head on the policy."""
-    return settings.stage_as(PPOStage).critic_kind is CriticKind.head
+    return settings.stage_as(PPOStage).critic_kind is CriticKind.value_head
 
 
 def on_trunk(model: Architecture, ranks: Ranks) -> Role:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from statistics import median
 from typing import Any
 
+import psutil
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -56,6 +57,11 @@ def probe(outlook: Outlook, budget: float, clock: Clock = time.perf_counter) -> 
     batch = f"{work.at_once} rows of {work.typical} tokens"
     source = f"measured: {1 / train:,.0f} tokens per second in training here, in batches of {batch}"
     return Pace(train, read, draw, step, source)
+
+
+def load() -> str:
+    """Return how busy this machine was in the last minute: beside other work a probe is slow."""
+    return f"at a load of {psutil.getloadavg()[0]:.1f} on {psutil.cpu_count()} cores"
 
 
 class Timer:

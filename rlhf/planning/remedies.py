@@ -160,11 +160,11 @@ def adapted(settings: Settings, plan: PlanStage, gpu: bool) -> Iterator[Remedy]:
     """Yield adapters instead of trained weights; in PPO they share one base if nothing forbids it."""
     adapter, ppo = settings.adapter, isinstance(settings.stage, PPOStage)
     name = "LoRA on one base" if ppo else "LoRA"
-    shared = with_stage(settings, one_base=None) if ppo else settings
+    shared = with_stage(settings, share_base_model=None) if ppo else settings
     if adapter.kind is AdapterKind.none:
         yield Remedy(name, ("adapter=lora",), replace(shared, adapter=replace(adapter, kind=AdapterKind.lora)), plan)
-    elif isinstance(settings.stage, PPOStage) and settings.stage.one_base is False:
-        yield Remedy("one base", ("stage.one_base=null",), shared, plan)
+    elif isinstance(settings.stage, PPOStage) and settings.stage.share_base_model is False:
+        yield Remedy("one base", ("stage.share_base_model=null",), shared, plan)
     if adapter.kind is not AdapterKind.qlora and gpu:
         quantized = replace(shared, adapter=replace(adapter, kind=AdapterKind.qlora))
         yield Remedy(f"{name} of 4 bits", ("adapter=qlora",), quantized, plan)

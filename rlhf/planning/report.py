@@ -6,7 +6,7 @@ import torch
 from rich.table import Table
 
 from rlhf.config import AdapterKind, Strategy
-from rlhf.console import console
+from rlhf.console import console, duration
 from rlhf.hardware.memory import available, count, size
 from rlhf.hardware.precision import autocasts
 from rlhf.planning.estimate import Outlook
@@ -109,14 +109,6 @@ def lasting(outlook: Outlook, pace: Pace | None) -> str:
     whole, devices = seconds(outlook, pace), outlook.machine.place.ranks.count
     gpus = f", {duration(whole * devices)} over all devices" if devices > 1 else ""
     return f"about {duration(whole)}{gpus}; {pace.source}"
-
-
-def duration(number: float) -> str:
-    """Return seconds as text in hours, minutes or seconds."""
-    for limit, unit in ((3600, "hours"), (60, "minutes")):
-        if number >= limit:
-            return f"{number / limit:.3g} {unit}"
-    return f"{number:.2g} seconds"
 
 
 def show_remedies(stage: str, found: Sequence[tuple[Remedy, Outlook]]) -> None:

@@ -96,7 +96,7 @@ def comparing(
     wide = head(settings, model, work.passed, work.scored, place, backward=False)
     first = Phase("reference", at_work(shape, work.passed, model.width), wide)
     phases = [phase._replace(holds=(learner.name,)) for phase in (first, *phases)]
-    if whole and settings.held_out.prompts:
+    if whole and settings.eval_set.prompts:
         phases.append(Phase("held out", other=pages(place, roles[1]), optimizer=(learner.name,)))
     return phases
 
@@ -185,7 +185,7 @@ def reading(roles: list[Role], place: Place, first: int | None = None) -> list[P
         return []
     read = [role for role in roles[:first] if role.parameters > role.trainable or role.weights]
     return [
-        Phase("reading", other=pages(place, role), holds=tuple(loaded.name for loaded in read[: number + 1]))
+        Phase("loading", other=pages(place, role), holds=tuple(loaded.name for loaded in read[: number + 1]))
         for number, role in enumerate(read)
     ][-1:]
 

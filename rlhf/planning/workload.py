@@ -224,7 +224,7 @@ def sampled(settings: Settings, rows: Rows, devices: int) -> Work:
     judges = len([role for role in stage.inputs() if role not in ("policy", "critic")])
     # Reference, critic and each reward model read each response once; so does the policy, unless its log-probabilities
     # are recorded while decoding; both learners in every epoch. A critic that is a head on the policy has no pass.
-    critics = 0 if stage.critic_kind is CriticKind.head else 1
+    critics = 0 if stage.critic_kind is CriticKind.value_head else 1
     passes = 1 + critics + judges + (not noted(settings))
     length = (widest if counts else prompt) + response
     local = -(-stage.batch_size // devices)

@@ -1,4 +1,4 @@
-"""Proximal policy optimisation for language models: pure functions on tensors, and one class that holds state.
+"""Proximal policy optimization for language models: pure functions on tensors, and one class that holds state.
 
 from rlhf.ppo import Critic, PPOTrainer, settings
 trainer = PPOTrainer(policy, reference, Critic(reward_model), tokenizer, reward, prompts, settings(updates=10), seed=0)
@@ -8,11 +8,11 @@ trainer.train()
 import difflib
 from dataclasses import fields
 from enum import Enum
-from typing import Any, get_type_hints
+from typing import Any, TypeVar, get_type_hints
 
 import yaml
 
-from rlhf.config import PPOStage, RewardTerm, RolloutSettings, SentinelSettings
+from rlhf.config import PPOStage, RewardTermSettings, RolloutSettings, SentinelSettings
 from rlhf.config.rewards import usual_term
 from rlhf.config.rules import require, require_type
 from rlhf.errors import ConfigError
@@ -24,45 +24,50 @@ from rlhf.ppo.rollout import Rollout
 from rlhf.ppo.sentinel import Diagnosis, Sentinel
 from rlhf.ppo.trainer import PPOTrainer
 from rlhf.storage.paths import bundled
+from rlhf.storage.renamed import new_name
+
+Group = TypeVar("Group", SentinelSettings, RolloutSettings, PPOStage)
 
 
 def settings(**overrides: Any) -> PPOStage:
-    """The settings of conf/stage/ppo.yaml, without Hydra; a choice is given by its name, as in ``missing_eos="keep"``.
+    """Return the settings of conf/stage/ppo.yaml with ``overrides``, without Hydra.
 
-    Those of the sentinel and of the rollout are dicts: ``sentinel={"action": "stop"}``.
+    Pass an enum by its name, ``missing_eos="keep"``, and the groups as dicts, ``sentinel={"action": "stop"}``.
 
     Raises:
-        ConfigError: an override is no setting of PPO, or a value is of the wrong type or out of range.
+        ConfigError: an override is not a setting of PPO, or a value has the wrong type or is out of range.
     """
     values = yaml.safe_load((bundled("conf") / "stage" / "ppo.yaml").read_text(encoding="utf-8"))
-    for name in ("learning_rate", "critic_learning_rate"):  # ${times:rate,factor}: what is trained here is not known
+    for name in ("learning_rate", "critic_learning_rate"):  # of ${times:rate,factor} only the rate
         values[name] = values[name].removeprefix("${times:").partition(",")[0]
-    values["gold"] = None  # PPOTrainer is given the function itself; the file names the data's
+    values["gold"] = None  # PPOTrainer takes the function; the file names the data set's
     watching = _made(SentinelSettings, "stage.sentinel", values["sentinel"], overrides.get("sentinel", {}))
     drawing = _made(RolloutSettings, "stage.rollout", values["rollout"], overrides.get("rollout", {}))
     return _made(PPOStage, "stage", values, overrides | {"sentinel": watching, "rollout": drawing})
 
 
-def _made(kind: type, key: str, values: dict[str, Any], overrides: dict[str, Any]) -> Any:
-    """``kind`` from what YAML gives, with overrides."""
+def _made(kind: type[Group], key: str, values: dict[str, Any], overrides: dict[str, Any]) -> Group:
+    """Return a ``kind`` with the values of the YAML file and ``overrides``."""
     hints = get_type_hints(kind)
     names = {field.name: hints[field.name] for field in fields(kind)}
     for name in overrides:
+        if (new := new_name(f"{key}.{name}")) != f"{key}.{name}":
+            raise ConfigError(f"{name} is called {new.rpartition('.')[2]} now")
         if name not in names:
             close = difflib.get_close_matches(name, names, n=1)
             raise ConfigError(f"there is no setting {name}" + "".join(f"; did you mean {other}?" for other in close))
-    # YAML 1.1, which PyYAML reads, takes 3e-6 for a text: a number wants a point there.
+    # PyYAML follows YAML 1.1, in which 3e-6 without a decimal point is a string.
     given = {name: float(values[name]) if hint is float else values[name] for name, hint in names.items()} | overrides
     return kind(**{name: _typed(f"{key}.{name}", given[name], hint) for name, hint in names.items()})
 
 
 def _typed(key: str, value: Any, hint: Any) -> Any:
-    """``value`` as the type ``hint`` says, as Hydra would read it."""
+    """Return ``value`` as an instance of the type ``hint``, converted as Hydra would."""
     if isinstance(hint, type) and issubclass(hint, Enum):
         choices = [choice.value for choice in hint]
         require(isinstance(value, hint) or value in choices, key, value, f"be one of {', '.join(choices)}")
         return hint(value)
-    if hint is RewardTerm:
+    if hint is RewardTermSettings:
         return value if isinstance(value, hint) else usual_term(value)
     require_type(key, value, hint)
     return value

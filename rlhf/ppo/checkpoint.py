@@ -1,8 +1,8 @@
-"""Everything that training changes, on disk as safetensors and JSON: nothing is pickled.
+"""PPO checkpoints: everything that training changes, as safetensors and JSON, without pickle.
 
-A checkpoint is there whole or not: it is written aside, put on the disk with the digests of its files, and renamed. No
-generator's state is in it, of any rank: every random choice is derived from the run's seed and the update (seeds.py),
-and so are the prompts of a batch.
+A checkpoint is written to a hidden folder with the checksums of its files, synced to disk and then renamed, so it is
+complete or missing. It holds no generator state of any rank: every random choice, the prompts of a batch included, is
+derived from the run's seed and the update (rlhf/modeling/seeding.py).
 """
 
 import json
@@ -24,7 +24,7 @@ STATE = "state.json"
 
 
 def trainable(module: nn.Module) -> dict[str, Tensor]:
-    """Name -> parameter, of those that training changes: all of a whole model, an adapter's alone of an adapted one."""
+    """Return the parameters that training changes, by name: all of a full model, or only those of its adapter."""
     return {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
 
 
@@ -36,11 +36,12 @@ def save(
     state: Mapping[str, Any],
     refuge: int | None = None,
 ) -> None:
-    """Write ``update-<n>``. ``state`` is what else there is, as JSON can hold it; numbers come back to the last bit.
+    """Write ``update-<n>`` and delete checkpoints that are no longer needed.
 
-    The last two stay; with a ``refuge`` also the last healthy one (``state["healthy"]``) of an update up to it, and
-    the first healthy one after it, which takes its place in time. Checkpoints of later updates than this are torn or
-    of a past that was rolled back, and go.
+    ``state`` holds everything besides weights and optimizers; JSON restores its numbers to the last bit. The last two
+    checkpoints are kept. With ``refuge``, the last healthy one (``state["healthy"]``) up to that update is kept, too,
+    and the first healthy one after it, which replaces it later. Checkpoints of later updates are deleted: they are
+    corrupted or belong to updates that were rolled back.
     """
     place = folder / f"update-{update}"
     aside = folder / f".{place.name}"
@@ -61,10 +62,10 @@ def save(
 def load(
     folder: Path, modules: Mapping[str, nn.Module], optimizers: Mapping[str, Optimizer]
 ) -> tuple[int, dict[str, Any]]:
-    """Restore the newest whole checkpoint in ``folder``; its update and state, (0, {}) where there is no checkpoint.
+    """Restore the newest intact checkpoint in ``folder`` and return its update and state; (0, {}) without one.
 
     Raises:
-        RunError: there are checkpoints, but none is whole.
+        RunError: every checkpoint is corrupted.
     """
     place = newest_whole(resumable(folder, "update-*", "ppo"), "ppo")
     return (0, {}) if place is None else restore(place, modules, optimizers)
@@ -73,7 +74,7 @@ def load(
 def restore(
     place: Path, modules: Mapping[str, nn.Module], optimizers: Mapping[str, Optimizer]
 ) -> tuple[int, dict[str, Any]]:
-    """Read one checkpoint into models and optimizers; its update and state."""
+    """Load one checkpoint into models and optimizers and return its update and state."""
     for name, module in modules.items():
         parameters = trainable(module)
         with torch.no_grad():
@@ -84,11 +85,12 @@ def restore(
 
 
 def checkpoints(folder: Path) -> list[Path]:
+    """Return the folders of the checkpoints, oldest first."""
     return sorted(folder.glob("update-*"), key=number)
 
 
 def healthy(folder: Path, latest: int) -> Path | None:
-    """The newest whole checkpoint up to update ``latest`` at which no diagnosis held; None where there is none."""
+    """Return the newest intact checkpoint up to update ``latest`` at which no diagnosis was active, if any."""
     for place in reversed(checkpoints(folder)):
         if number(place) <= latest and fault(place) is None and _state(place).get("healthy"):
             return place
@@ -96,7 +98,7 @@ def healthy(folder: Path, latest: int) -> Path | None:
 
 
 def discard_after(folder: Path, update: int) -> None:
-    """Delete the checkpoints of later updates: their future will not be."""
+    """Delete checkpoints newer than ``update``."""
     for place in checkpoints(folder):
         if number(place) > update:
             shutil.rmtree(place)
@@ -107,9 +109,9 @@ def _prune(folder: Path, update: int, refuge: int | None) -> None:
     places = checkpoints(folder)
     kept = places[-KEPT:]
     if refuge is not None:
-        sound = [place for place in places if fault(place) is None and _state(place).get("healthy")]
-        kept += [place for place in sound if number(place) <= refuge][-1:]
-        kept += [place for place in sound if number(place) > refuge][:1]
+        intact = [place for place in places if fault(place) is None and _state(place).get("healthy")]
+        kept += [place for place in intact if number(place) <= refuge][-1:]
+        kept += [place for place in intact if number(place) > refuge][:1]
     for place in places:
         if place not in kept:
             shutil.rmtree(place)

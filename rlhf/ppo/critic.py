@@ -1,4 +1,4 @@
-"""The critic: a head of one output, read before every response token, on a backbone of its own or on the policy's."""
+"""The critic: a head with one output, read before every response token, on a separate backbone or on the policy's."""
 
 from typing import Any
 
@@ -9,11 +9,11 @@ from rlhf.modeling.forward import only_at
 
 
 class Critic(nn.Module):
-    """Vₜ for each response token, from the hidden state of the token before it.
+    """A separate value model: Vₜ for each response token, from the hidden state of the token before it.
 
-    ``classifier`` is a sequence classifier with one label, commonly the reward model: its head then predicts, at every
-    token, the score that the whole response gets, which is where a critic should start (Ziegler et al. 2019, and
-    Stiennon et al. 2020, appendix B.1: "we initialise the value function to the parameters of the reward model").
+    ``classifier`` is a sequence classifier with one label, usually the reward model, which predicts the score of the
+    whole response at every token and so is a good start (Ziegler et al. 2019; Stiennon et al. 2020, appendix B.1,
+    https://arxiv.org/abs/2009.01325, initialize the value function with the reward model's parameters).
     """
 
     def __init__(self, classifier: Any):
@@ -22,6 +22,7 @@ class Critic(nn.Module):
 
     @property
     def device(self) -> torch.device:
+        """The device of the parameters."""
         return next(self.parameters()).device
 
     def forward(self, input_ids: Tensor, before: Tensor) -> Tensor:
@@ -34,11 +35,11 @@ class Critic(nn.Module):
 
 
 class ValueHead(nn.Module):
-    """V_t = w · h_t + b of the policy's own last hidden states: one pass gives log-probabilities and values.
+    """V_t = w · h_t + b on the policy's last hidden states: one pass yields log-probabilities and values.
 
-    It starts at zero, as the value of a policy whose scores are normalised should. Ziegler et al. 2019,
-    https://arxiv.org/abs/1909.08593, section 2.1, have a network of its own; Ouyang et al. 2022 too; Schulman et al.
-    2017, https://arxiv.org/abs/1707.06347, eq. 9, share it. With ``detached`` its gradient ends at the head.
+    It starts at zero, the expected value if scores are normalized. Schulman et al. 2017,
+    https://arxiv.org/abs/1707.06347, eq. 9, share the network; Ziegler et al. 2019, https://arxiv.org/abs/1909.08593,
+    section 2.1, and Ouyang et al. 2022 use a separate one. With ``detached`` the gradient stops at the head.
     """
 
     def __init__(self, hidden: int, *, detached: bool = False):
@@ -49,13 +50,13 @@ class ValueHead(nn.Module):
         nn.init.zeros_(self.score.bias)
 
     def forward(self, states: Tensor) -> Tensor:
-        """Values (N,) of hidden states (N, h), in the precision of the head, float32."""
+        """Return values (N,) of hidden states (N, h), in the precision of the head, float32."""
         states = states.to(self.score.weight.dtype)
         return exact(self.score, states.detach() if self.detached else states)
 
 
 def exact(score: nn.Module, states: Tensor) -> Tensor:
-    """Values (N,) by a head of one row, which autocast would round to three digits."""
+    """Return values (N,) of a head with one row in float32; autocast would round them to three digits."""
     kind = states.device.type
     states = states.float() if torch.is_autocast_enabled(kind) else states
     with torch.autocast(kind, enabled=False):

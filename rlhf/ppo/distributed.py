@@ -1,4 +1,4 @@
-"""Statistics over the processes that share a batch."""
+"""Statistics over the ranks that share a batch."""
 
 from collections.abc import Iterable
 
@@ -12,26 +12,26 @@ from rlhf.ppo.rollout import Rollout
 
 
 def total(x: Tensor, accelerator: Accelerator) -> Tensor:
-    """Sum over the ranks; the shape of ``x``."""
+    """Return the sum of ``x`` over the ranks, in the shape of ``x``."""
     return accelerator.reduce(x, reduction="sum")
 
 
 def largest(x: Tensor, accelerator: Accelerator) -> float:
-    """The largest entry of ``x`` on any rank, so that a check fails on all of them or on none."""
+    """Return the largest entry of ``x`` on any rank, so that a check fails on all ranks or on none."""
     return accelerator.gather(x.max().reshape(1)).max().item()
 
 
 def moments(x: Tensor, mask: Tensor, accelerator: Accelerator) -> tuple[Tensor, Tensor]:
-    """Mean and unbiased variance of the unmasked entries of all ranks; any shape -> two scalars."""
+    """Return mean and unbiased variance of the unmasked entries of all ranks; any shape -> two scalars."""
     count = total(mask.sum(), accelerator)
     mean = total(masked_sum(x, mask), accelerator) / count
     return mean, total(masked_sum((x - mean) ** 2, mask), accelerator) / (count - 1).clamp(min=1)
 
 
 def whiten(x: Tensor, mask: Tensor, accelerator: Accelerator, keep_mean: bool = False) -> Tensor:
-    """``x`` (B, T) with mean 0, unless it keeps its own, and variance 1 over the unmasked tokens of all ranks.
+    """Return ``x`` (B, T) with variance 1, and mean 0 unless ``keep_mean``, over the unmasked tokens of all ranks.
 
-    Each rank by itself would weigh its own rows by its own spread.
+    Statistics per rank would scale the rows of each rank differently.
     """
     mean, var = moments(x, mask, accelerator)
     white = standardize(x, mask, mean, var)
@@ -39,24 +39,24 @@ def whiten(x: Tensor, mask: Tensor, accelerator: Accelerator, keep_mean: bool = 
 
 
 def anywhere(holds: bool, accelerator: Accelerator) -> bool:
-    """Whether it holds on any rank: an error that one alone raised would leave the others waiting for it for ever."""
+    """Return whether ``holds`` is true on any rank; if only one rank raised, the others would wait forever."""
     return bool(total(torch.tensor(float(holds), device=accelerator.device), accelerator))
 
 
 def everyones(accelerator: Accelerator, *tensors: Tensor) -> list[Tensor]:
-    """Rows of all ranks, those of the first one first; (B, ...) each, on each rank -> (ranks · B, ...)."""
+    """Return the rows of all ranks, in rank order; (B, ...) each, on each rank -> (ranks · B, ...)."""
     return list(tensors) if accelerator.num_processes == 1 else [accelerator.gather(one) for one in tensors]
 
 
 def padded(x: Tensor, accelerator: Accelerator, left: bool = False) -> Tensor:
-    """``x`` (B, T), zeros behind it, or before it, up to the width that it has on the rank where it is widest."""
-    # accelerate makes numbers of booleans, but only where it pads: ranks would send each other different types.
+    """Return ``x`` (B, T) padded with zeros, on the right or on the ``left``, to its largest width on any rank."""
+    # accelerate converts booleans to integers only if it pads: ranks would send each other different types.
     numbers = x.long() if x.dtype is torch.bool else x
     return accelerator.pad_across_processes(numbers, dim=1, pad_first=left).to(x.dtype)
 
 
 def everyones_rows(rollout: Rollout, accelerator: Accelerator) -> Rollout:
-    """The rows of all ranks, in the order of the batch that they are slices of."""
+    """Return the rows of all ranks, in the order of the batch."""
     if accelerator.num_processes == 1:
         return rollout
     left = ("prompt_ids", "prompt_mask")
@@ -68,15 +68,15 @@ def everyones_rows(rollout: Rollout, accelerator: Accelerator) -> Rollout:
 
 
 def average_gradients(parameters: Iterable[Tensor], accelerator: Accelerator) -> None:
-    """Gradients that each rank has summed up by itself, in place of them their mean."""
+    """Replace the gradients, which each rank has accumulated separately, by their mean over the ranks."""
     if accelerator.num_processes > 1:
-        for one in parameters:
-            if one.grad is not None:
-                one.grad = accelerator.reduce(one.grad, reduction="mean")
+        for parameter in parameters:
+            if parameter.grad is not None:
+                parameter.grad = accelerator.reduce(parameter.grad, reduction="mean")
 
 
 def agreed(metrics: dict[str, float], accelerator: Accelerator) -> dict[str, float]:
-    """The first rank's numbers, on all ranks: what is decided by them is then decided alike, to the last bit."""
+    """Return the first rank's numbers on all ranks, so that every rank decides the same."""
     if accelerator.num_processes == 1:
         return metrics
     values = torch.tensor(list(metrics.values()), dtype=torch.float64, device=accelerator.device)

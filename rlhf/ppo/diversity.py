@@ -1,4 +1,4 @@
-"""How much a batch of responses repeats itself: within each response, and from one response to the next."""
+"""Repetition within the responses of a batch, and between them."""
 
 from collections.abc import Sequence
 
@@ -6,9 +6,9 @@ Tokens = Sequence[int]
 
 
 def repetition(responses: Sequence[Tokens], n: int = 4) -> float:
-    """Mean over responses of 1 - (distinct n-grams / n-grams); of a response shorter than ``n`` tokens it is 0.
+    """Return the mean over responses of 1 - (distinct n-grams / n-grams); 0 for responses of fewer than ``n`` tokens.
 
-    seq-rep-n of Welleck et al. 2020, https://arxiv.org/abs/1908.04319, eq. 13, there with n = 4.
+    seq-rep-n of Welleck et al. 2020, https://arxiv.org/abs/1908.04319, eq. 13, with n = 4.
     """
     return sum(_repeated(response, n) for response in responses) / len(responses)
 
@@ -19,5 +19,5 @@ def _repeated(response: Tokens, n: int) -> float:
 
 
 def distinct(responses: Sequence[Tokens]) -> float:
-    """Different responses as a share of all: 1 where no two are equal, 1 / B where all B are."""
+    """Return the share of distinct responses: 1 if no two are equal, 1 / B if all B are equal."""
     return len({tuple(response) for response in responses}) / len(responses)

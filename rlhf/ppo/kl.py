@@ -1,4 +1,4 @@
-"""The pull towards the reference: estimators of KL(π ‖ π_ref), where they enter, and a coefficient that adapts."""
+"""The KL penalty: estimators of KL(π ‖ π_ref), the penalty in the reward or in the loss, an adaptive coefficient."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -12,7 +12,7 @@ Estimator = Callable[[Tensor, Tensor], Tensor]
 
 
 def k1(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
-    """log π(aₜ) - log π_ref(aₜ): unbiased under a ~ π, of high variance, and negative half of the time.
+    """Return log π(aₜ) - log π_ref(aₜ): unbiased under a ~ π, high variance, negative about half of the time.
 
     Schulman 2020, http://joschu.net/blog/kl-approx.html. Any shape.
     """
@@ -20,12 +20,12 @@ def k1(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
 
 
 def k2(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
-    """½ (log π - log π_ref)²: biased, of low variance, never negative. Schulman 2020."""
+    """Return ½ (log π - log π_ref)²: biased, low variance, never negative. Schulman 2020. Any shape."""
     return 0.5 * (logprobs - ref_logprobs) ** 2
 
 
 def k3(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
-    """r - 1 - log r with r = π_ref / π: unbiased, of low variance, never negative. Schulman 2020."""
+    """Return r - 1 - log r with r = π_ref / π: unbiased, low variance, never negative. Schulman 2020. Any shape."""
     log_ratio = ref_logprobs - logprobs
     return log_ratio.exp() - 1 - log_ratio
 
@@ -34,7 +34,7 @@ ESTIMATORS: dict[str, Estimator] = {"k1": k1, "k2": k2, "k3": k3}
 
 
 class ShapedRewards(NamedTuple):
-    """Both (B, T), zero where the mask is False: what each token earns, and what it pays for leaving the reference."""
+    """Rewards per token, and the KL penalties in them; both (B, T), zero off the mask."""
 
     rewards: Tensor
     penalties: Tensor
@@ -49,16 +49,16 @@ def shape_rewards(
     estimator: Estimator = k1,
     in_reward: bool = True,
 ) -> ShapedRewards:
-    """Reward of each token: a KL penalty at every one and the score at the last, where the episode ends.
+    """Return the reward per token: a KL penalty at every token, plus the score at the last one.
 
         rₜ = -β k(aₜ|sₜ) + [t is last] · score
 
-    Ziegler et al. 2019, https://arxiv.org/abs/1909.08593, eq. 2, written per token, where k is k1. scores (B,), the
-    others (B, T). With ``in_reward`` False the penalty is the loss's, and the rewards are the score alone.
+    Ziegler et al. 2019, https://arxiv.org/abs/1909.08593, eq. 2, per token, with k = k1. scores (B,), the others
+    (B, T). With ``in_reward`` False the penalty is part of the loss (``kl_loss``), and rewards hold only the score.
 
-    A value is not a gradient. With k1 the policy gradient of the penalties is -β ∇KL(π ‖ π_ref); with k3 it is that
-    less -β ∇KL(π_ref ‖ π), which cancels it to first order, and with k2 it is of second order too (Liu et al. 2025,
-    https://arxiv.org/abs/2510.01555): near the reference both hardly pull.
+    The estimator of the value is not one of the gradient. With k1 the policy gradient of the penalties is
+    -β ∇KL(π ‖ π_ref). With k3 it is -β (∇KL(π ‖ π_ref) - ∇KL(π_ref ‖ π)), which cancels to first order; with k2 it is
+    of second order, too: near the reference both hardly act (Liu et al. 2025, https://arxiv.org/abs/2510.01555).
     """
     penalties = torch.where(mask, -kl_coef * estimator(logprobs, ref_logprobs), torch.zeros_like(logprobs))
     rewards = penalties.clone() if in_reward else torch.zeros_like(penalties)
@@ -67,20 +67,20 @@ def shape_rewards(
 
 
 def kl_loss(logprobs: Tensor, old_logprobs: Tensor, ref_logprobs: Tensor, estimator: Estimator) -> Tensor:
-    """The penalty as a loss of each token, differentiated through log π; all (B, T).
+    """Return the KL penalty per token as a loss, differentiable through log π; all (B, T).
 
         ρₜ k(aₜ|sₜ),  ρₜ = π / π_old without its gradient
 
-    The ratio makes the tokens, which π_old drew, count as π's own. The mean over them has with k2 the gradient of
-    KL(π ‖ π_ref), with k3 that of KL(π_ref ‖ π), and with k1 none: E_π[∇ log π] is 0, so that nothing pulls (Tang and
-    Munos 2025, https://arxiv.org/abs/2506.09477; Liu et al. 2025, https://arxiv.org/abs/2510.01555). It is the KL of
-    each step at the states that were visited; unlike the penalty in the reward it does not look ahead.
+    The ratio corrects for tokens drawn from π_old. The gradient of the mean is that of KL(π ‖ π_ref) with k2, that of
+    KL(π_ref ‖ π) with k3, and 0 with k1, since E_π[∇ log π] = 0 (Tang and Munos 2025,
+    https://arxiv.org/abs/2506.09477; Liu et al. 2025, https://arxiv.org/abs/2510.01555). The penalty covers the KL at
+    the visited states; unlike the penalty in the reward, it ignores the effect of a token on later ones.
     """
     return (logprobs - old_logprobs).exp().detach() * estimator(logprobs, ref_logprobs)
 
 
 def adapted(kl_coef: float, kl: float, target: float, gain: float) -> float:
-    """βₜ₊₁ = βₜ (1 + K e) with e = clip((KL - target) / target, -0.2, 0.2); KL in nats a response.
+    """Return βₜ₊₁ = βₜ (1 + K e) with e = clip((KL - target) / target, -0.2, 0.2); KL in nats per response.
 
     Ziegler et al. 2019, https://arxiv.org/abs/1909.08593, section 2.2.
     """

@@ -1,4 +1,4 @@
-"""Policy and critic as they learn from a batch of experience: epochs, minibatches, optimiser steps."""
+"""PPO updates of policy and critic from a batch of rollouts: epochs, minibatches, optimizer steps."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -27,11 +27,7 @@ T = TypeVar("T")
 
 
 class Learner:
-    """Both models, each with its optimizer; ``improve`` takes them a batch further.
-
-    Raises:
-        BrokenError: the first ratio is not 1, or a loss or a gradient is not a number.
-    """
+    """Policy and critic, each with its optimizer; ``improve`` runs the PPO epochs for one batch of rollouts."""
 
     def __init__(
         self,
@@ -40,10 +36,10 @@ class Learner:
         stage: PPOStage,
         seed: int,
         accelerator: Accelerator,
-        halve: bool = True,
+        oom_retry: bool = True,
         autocast: bool = False,
     ):
-        self.parts, self.autocast = Parts("ppo", halve), autocast
+        self.parts, self.autocast = Parts("ppo", oom_retry), autocast
         self.stage, self.seed, self.accelerator = stage, seed, accelerator
         self.rate_factor = 1.0
         self.modules = {"policy": policy, "critic": critic}
@@ -55,18 +51,22 @@ class Learner:
 
     def _adam(self, model: nn.Module, learning_rate: float) -> torch.optim.AdamW:
         parameters = list(checkpoint.trainable(model).values())
-        options = {"lr": learning_rate, "eps": self.stage.adam_epsilon, "weight_decay": 0.0}
-        return torch.optim.AdamW(parameters, **options, fused=True)  # one pass over memory instead of some ten
+        # Fused: one pass over memory instead of about ten.
+        return torch.optim.AdamW(
+            parameters, lr=learning_rate, eps=self.stage.adam_epsilon, weight_decay=0.0, fused=True
+        )
 
     def improve(
         self, rollout: Rollout, advantages: Tensor, returns: Tensor, update: int, kl_coef: float = 0.0
     ) -> Metrics:
-        """``epochs`` passes over the batch in minibatches, each one optimiser step of policy and critic.
+        """Run ``epochs`` passes over the batch in minibatches, one optimizer step each, and return the mean metrics.
 
-        Each rank gives its rows of the batch; a minibatch is drawn from those of all, and each takes its part of it.
+        Each rank passes its rows of the batch. Minibatches are drawn from the rows of all ranks and split over them.
+        The update ends before the step of the first minibatch whose KL from the start of the update exceeds
+        ``target_kl``. ``kl_coef`` is the coefficient of the penalty in the loss, 0 for none.
 
-        It ends early, before the step, at a minibatch where the policy is further than ``target_kl`` from where the
-        update began. ``kl_coef`` is that of the penalty in the loss; 0: there is none.
+        Raises:
+            BrokenError: the first ratio is not 1, or a loss or a gradient is not a number.
         """
         rates = self._set_learning_rates(update)
         learns = update >= self.stage.critic_warmup_updates
@@ -87,9 +87,9 @@ class Learner:
                 break
             self._descend(sums, learns, update)
             steps += 1
-        means = {key: sum(one[key] for one in found) / len(found) for key in found[0]}
-        spread = sum((one["val/ratio"] - means["val/ratio"]) ** 2 for one in found) / len(found)
-        return means | rates | {"val/ratio_var": spread, "policy/steps": float(steps if learns else 0)}
+        means = {key: sum(metrics[key] for metrics in found) / len(found) for key in found[0]}
+        variance = sum((metrics["val/ratio"] - means["val/ratio"]) ** 2 for metrics in found) / len(found)
+        return means | rates | {"val/ratio_var": variance, "policy/steps": float(steps if learns else 0)}
 
     def _minibatches(self, rows: int, update: int) -> Iterator[Tensor]:
         for epoch in range(self.stage.epochs):
@@ -98,19 +98,19 @@ class Learner:
     def _accumulate(
         self, rollout: Rollout, advantages: Tensor, returns: Tensor, kl_coef: float, learns: bool
     ) -> tuple[Metrics, float]:
-        """Gradients of a minibatch's mean losses, over all its micro-batches and ranks, and what is reported of it.
+        """Accumulate the gradients of a minibatch's mean losses over its micro-batches and all ranks.
 
-        Also returns by how much a ratio is away from 1, at most.
+        Returns the metrics of the minibatch and the largest difference of a ratio from 1.
         """
         by_response = self.stage.loss_mean is LossMean.response
         shares = token_shares(rollout.mask, by_response)
         weight, tokens = (total(x.sum(), self.accelerator) for x in (shares, rollout.mask))
-        # Ranks average their gradients: times their number, a share of the global weight gives the global mean.
+        # Gradients are averaged over ranks, so a rank's share of the global weight is multiplied by their number.
         scale = self.accelerator.num_processes / weight
         work = (rollout, advantages, returns, shares, scale, kl_coef, learns)
 
         def gradients(*bounds: int | None) -> tuple[dict[str, Tensor], Tensor]:
-            with autocast(self.accelerator.device, self.autocast):  # of all micro-batches: weights are rounded once
+            with autocast(self.accelerator.device, self.autocast):  # around all micro-batches, to cast weights once
                 return self._gradients(*work, micro_batches(rollout, *bounds))
 
         sums, error = self.in_parts(
@@ -126,8 +126,7 @@ class Learner:
         return dict(zip(sums, means, strict=True)), largest(error, self.accelerator)
 
     def in_parts(self, work: Callable[[int, int | None], T], rows: int, *others: Callable) -> T:
-        """``work`` with bounds on the rows and the tokens of a forward pass, lower ones where memory runs out."""
-
+        """Call ``work`` with bounds on the rows and tokens of a forward pass; lower them if memory runs out."""
         most, tokens = min(self.stage.micro_batch_size or rows, rows), self.stage.micro_batch_tokens
 
         def bounded() -> T:
@@ -146,9 +145,9 @@ class Learner:
         learns: bool,
         parts: list[Tensor],
     ) -> tuple[dict[str, Tensor], Tensor]:
-        """Those of this rank, summed over micro-batches, which ranks may have different numbers of.
+        """Accumulate this rank's gradients over micro-batches, whose number may differ between ranks.
 
-        Returns sums over the tokens of what is reported, and by how much a ratio is away from 1.
+        Returns sums of the metrics over tokens, and the largest difference of a ratio from 1 in each micro-batch.
         """
         sums: dict[str, Tensor] = {}
         errors = []
@@ -172,7 +171,7 @@ class Learner:
         kl_coef: float,
         learns: bool,
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Gradients of a micro-batch: the policy's graph is gone before there is the critic's."""
+        """Accumulate the gradients of a micro-batch; the policy's graph is freed before the critic's is built."""
         inputs, losses = inputs_of(part), {}
         with self.accelerator.no_sync(self.ranked_policy):
             with torch.set_grad_enabled(learns):
@@ -197,13 +196,16 @@ class Learner:
         kl_coef: float,
         learns: bool,
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Gradients of L_policy + c L_value (Schulman et al. 2017, eq. 9) in one pass: the critic is on the policy."""
+        """Accumulate the gradients of L_policy + c L_value in one pass, for a critic on the policy's trunk.
+
+        Schulman et al. 2017, https://arxiv.org/abs/1707.06347, eq. 9.
+        """
         with self.accelerator.no_sync(self.ranked_policy), self.accelerator.no_sync(self.ranked_critic):
             with torch.set_grad_enabled(learns):
                 tokens = part.response_ids[part.mask]
                 outputs = forward.response_outputs(self.ranked_policy, inputs_of(part), tokens, self.stage.temperature)
-                spreads = (spread(one, part.mask) for one in outputs[:2])
-                loss, found = self._policy_loss(part, *spreads, advantages, kl_coef)
+                logprobs, entropy = (spread(output, part.mask) for output in outputs[:2])
+                loss, found = self._policy_loss(part, logprobs, entropy, advantages, kl_coef)
             losses = {"loss/policy_avg": masked_sum(share * loss, part.mask)}
             loss, more = self._value_loss(part, spread(self.ranked_critic(outputs[2]), part.mask), returns)
             losses["loss/value_avg"] = masked_sum(share * loss, part.mask)
@@ -214,7 +216,7 @@ class Learner:
     def _policy_loss(
         self, part: Rollout, logprobs: Tensor, entropy: Tensor, advantages: Tensor, kl_coef: float
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The policy's loss of each token of a micro-batch, and what is reported of each; all (B, T)."""
+        """Return the policy's loss per token of a micro-batch, and its metrics per token; all (B, T)."""
         stage = self.stage
         clipped = clipped_policy_loss(
             logprobs, part.logprobs, advantages, stage.clip_low, stage.clip_high, stage.dual_clip
@@ -235,18 +237,22 @@ class Learner:
         }
 
     def _value_loss(self, part: Rollout, values: Tensor, returns: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """The same of the critic."""
+        """Return the critic's loss per token of a micro-batch, and its metrics per token; all (B, T)."""
         loss, clipped = clipped_value_loss(values, part.values, returns, self.stage.value_clip)
         return loss, {"val/clipfrac_avg": clipped}
 
     def _descend(self, found: Metrics, learns: bool, update: int) -> None:
-        """Clip and apply the gradients of both models, unless one is not a number: then neither is changed."""
+        """Clip and apply the gradients of both models; if a loss or gradient is not finite, change neither and raise.
+
+        Raises:
+            BrokenError: a loss or a gradient is not a finite number.
+        """
         learning = {"critic": self.ranked_critic} | ({"policy": self.ranked_policy} if learns else {})
         for name, model in learning.items():
             norm = self.accelerator.clip_grad_norm_(checkpoint.trainable(model).values(), self.stage.max_grad_norm)
             loss = found["loss/policy_avg" if name == "policy" else "loss/value_avg"]
             if not (torch.isfinite(norm) and math.isfinite(loss)):
-                self._forget()  # or the first step after a rollback would be made of them
+                self._forget()  # the first step after a rollback must not use them
                 raise BrokenError(
                     "not_finite",
                     f"the {name}'s loss or gradient is not a finite number at update {update + 1}, commonly because "
@@ -262,7 +268,7 @@ class Learner:
             optimizer.zero_grad()
 
     def _set_learning_rates(self, update: int) -> Metrics:
-        """Linear warm-up, then linear decay to zero; ``rate_factor`` is below 1 after a rollback."""
+        """Set the rates: linear warm-up, linear decay to zero, times ``rate_factor`` (below 1 after a rollback)."""
         warm = min(1.0, (update + 1) / max(self.stage.warmup_updates, 1))
         share = self.rate_factor * warm * (1 - update / self.stage.updates)
         bases = {"policy": self.stage.learning_rate, "critic": self.stage.critic_learning_rate}
@@ -272,10 +278,10 @@ class Learner:
         return {"lr": bases["policy"] * share, "lr/critic": bases["critic"] * share}
 
     def _check_ratio(self, error: float, update: int) -> None:
-        """At the first minibatch of an update nothing has been learned, so every ratio is 1."""
+        """Raise a BrokenError unless every ratio of an update's first minibatch is 1, up to rounding."""
         if error > tolerance(self.modules["policy"], self.stage.sentinel, self.autocast):
             raise BrokenError(
                 "ratio_off",
-                f"the first minibatch of update {update + 1} has a ratio {error:.2g} away from 1: "
-                "the rollout's log-probabilities are not those of the policy that is trained",
+                f"a ratio in the first minibatch of update {update + 1} differs from 1 by {error:.2g}: "
+                "the rollout's log-probabilities are not those of the trained policy",
             )

@@ -1,4 +1,4 @@
-"""The clipped losses, per token; the learner takes their mean over the tokens or responses of a whole minibatch."""
+"""The clipped losses per token; the learner averages them over the tokens or responses of a minibatch."""
 
 from typing import NamedTuple
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 class PolicyLoss(NamedTuple):
-    """All (B, T): the loss, the ratio π/π_old, and whether a clipped branch is the loss, which then has no gradient."""
+    """The loss, the ratio π/π_old, and whether the loss is clipped and so has no gradient; all (B, T)."""
 
     loss: Tensor
     ratio: Tensor
@@ -15,7 +15,7 @@ class PolicyLoss(NamedTuple):
 
 
 class ValueLoss(NamedTuple):
-    """Both (B, T): the loss, and whether the clipped branch was the larger one."""
+    """The loss, and whether the clipped branch is the larger one; both (B, T)."""
 
     loss: Tensor
     clipped: Tensor
@@ -29,12 +29,12 @@ def clipped_policy_loss(
     clip_high: float,
     dual_clip: float | None = None,
 ) -> PolicyLoss:
-    """-min(ρₜ Aₜ, clip(ρₜ, 1-ε_low, 1+ε_high) Aₜ) with ρₜ = π(aₜ|sₜ) / π_old(aₜ|sₜ), at most -c Aₜ where Aₜ < 0.
+    """Return -min(ρₜ Aₜ, clip(ρₜ, 1-ε_low, 1+ε_high) Aₜ) with ρₜ = π(aₜ|sₜ) / π_old(aₜ|sₜ), at most -c Aₜ if Aₜ < 0.
 
-    Schulman et al. 2017, https://arxiv.org/abs/1707.06347, eq. 7, where both ε are one; two are of Yu et al. 2025
-    (clip-higher), https://arxiv.org/abs/2503.14476, section 3.1. The bound c = ``dual_clip`` is of Ye et al. 2020,
-    https://arxiv.org/abs/1912.09729: without it a token that has become likely against its advantage has a loss, and a
-    gradient, as large as its ratio. All (B, T).
+    Schulman et al. 2017, https://arxiv.org/abs/1707.06347, eq. 7, with a single ε; separate ones are clip-higher of
+    Yu et al. 2025, https://arxiv.org/abs/2503.14476, section 3.1. The bound c = ``dual_clip`` (Ye et al. 2020,
+    https://arxiv.org/abs/1912.09729) limits the loss of tokens that became likely despite a negative advantage, which
+    otherwise grows with the ratio. All (B, T).
     """
     ratio = (logprobs - old_logprobs).exp()
     plain = -advantages * ratio
@@ -47,9 +47,9 @@ def clipped_policy_loss(
 
 
 def clipped_value_loss(values: Tensor, old_values: Tensor, returns: Tensor, clip: float | None) -> ValueLoss:
-    """½ max((Vₜ - Gₜ)², (clip(Vₜ, V_old - ε, V_old + ε) - Gₜ)²); ½ (Vₜ - Gₜ)² with ``clip`` None.
+    """Return ½ max((Vₜ - Gₜ)², (clip(Vₜ, V_old - ε, V_old + ε) - Gₜ)²); ½ (Vₜ - Gₜ)² if ``clip`` is None.
 
-    Value clipping is of OpenAI's baselines (Dhariwal et al. 2017), not of the PPO paper. All (B, T).
+    Value clipping comes from OpenAI's baselines (Dhariwal et al. 2017), not from the PPO paper. All (B, T).
     """
     plain = (values - returns) ** 2
     if clip is None:
@@ -60,10 +60,10 @@ def clipped_value_loss(values: Tensor, old_values: Tensor, returns: Tensor, clip
 
 
 def truncated_importance(old_logprobs: Tensor, sampler_logprobs: Tensor, cap: float) -> Tensor:
-    """min(π_old(aₜ|sₜ) / π_sampler(aₜ|sₜ), c): what a token counts that another engine than the learner's drew.
+    """Return min(π_old(aₜ|sₜ) / π_sampler(aₜ|sₜ), c), the weight of a token that a separate engine sampled.
 
-    The two have equal weights and still differ, by kernels and by number formats. Untruncated, the weights undo that
-    exactly for each step; the bound trades a little bias for their variance. Yao et al. 2025,
-    https://fengyao.notion.site/off-policy-rl; the bound as in Ionides 2008, doi:10.1198/106186008X320456. All (B, T).
+    Engine and learner have the same parameters, but differ in kernels and number formats. Untruncated, the weights
+    correct the difference exactly for each step; the bound c trades a little bias for lower variance. Yao et al. 2025,
+    https://fengyao.notion.site/off-policy-rl; truncation: Ionides 2008, doi:10.1198/106186008X320456. All (B, T).
     """
     return (old_logprobs - sampler_logprobs).exp().clamp(max=cap)

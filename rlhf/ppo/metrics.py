@@ -1,4 +1,4 @@
-"""What a batch of experience says about the policy, the critic and the reward; docs/ppo.md explains each number."""
+"""Metrics of a rollout about the policy, the critic and the reward; docs/ppo.md explains each of them."""
 
 import torch
 from accelerate import Accelerator
@@ -14,9 +14,9 @@ Metrics = dict[str, float]
 
 
 def report(rollout: Rollout, scores: Tensor, penalties: Tensor, returns: Tensor, accelerator: Accelerator) -> Metrics:
-    """Means over the responses of all ranks, or over tokens where the name is one of a token.
+    """Return the metrics of a rollout: means over the responses, or over the tokens, of all ranks.
 
-    scores (B,): as PPO uses them; penalties (B, T): the KL's share of the rewards; returns (B, T): the critic's target.
+    scores (B,): as PPO uses them; penalties (B, T): the KL penalties; returns (B, T): the critic's targets.
     """
     mask, lengths = rollout.mask, rollout.mask.sum(-1).float()
     kl = torch.where(mask, k1(rollout.logprobs, rollout.ref_logprobs), 0.0).sum(-1)

@@ -1,4 +1,4 @@
-"""Who plays policy, reference, critic and reward model: adapters on one frozen base, or models of their own.
+"""The models of policy, reference, critic and reward model: adapters on one frozen base, or separate models.
 
 Both compute the same from the same weights; docs/ppo.md lists when one base is possible and its savings.
 """
@@ -9,9 +9,10 @@ from functools import cached_property
 from typing import Any
 
 import torch
+from peft import PeftModel
 from torch import Tensor, nn
 
-from rlhf.config import AdapterKind, CriticKind, Settings
+from rlhf.config import AdapterKind, CriticKind, PPOStage, Settings
 from rlhf.console import console
 from rlhf.errors import ConfigError, LineageError, ModelError
 from rlhf.modeling import adapters, loading
@@ -23,29 +24,32 @@ from rlhf.runs.parents import Parent
 
 
 class Separate:
-    """A model for each role, each loaded when it is asked for; with an adapter the reference is the policy without."""
+    """A separate model for each role, loaded on first use; the reference of an adapted policy is its base."""
 
     def __init__(self, settings: Settings, parents: Mapping[str, Parent], start: str, tokenizer: Any):
         self.settings, self.parents, self.start, self.tokenizer = settings, parents, start, tokenizer
+        self.stage = settings.stage_as(PPOStage)
         self.loading = adapters.quantization(settings.adapter)
 
     @cached_property
     def policy(self) -> Any:
+        """The policy, with a new adapter on top if the settings name one."""
         policy = loading.load_policy(self.parents["policy"], self.settings.model, self.tokenizer, **self.loading)
         with drawn(self.settings, "policy"):
             return adapters.adapt(policy, self.settings.adapter, adapters.TaskType.CAUSAL_LM)
 
     @cached_property
     def reference(self) -> Any | None:
-        """None: the policy with its adapter switched off."""
+        """The reference; None stands for the policy with its adapter disabled."""
         if self.settings.adapter.kind is not AdapterKind.none:
             return None
         return loading.load_policy(self.parents["policy"], self.settings.model, self.tokenizer).requires_grad_(False)
 
     @cached_property
     def critic(self) -> nn.Module:
-        if self.settings.stage.critic_kind is CriticKind.head:
-            return head(self.settings, self.policy)
+        """The critic: a head on the policy, or a separate model that starts from ``start``."""
+        if self.stage.critic_kind is CriticKind.value_head:
+            return head(self.stage, self.policy)
         critic = loading.load_reward_model(
             self.parents[self.start], self.settings.model, self.tokenizer, new_head="zero", **self.loading
         )
@@ -53,17 +57,17 @@ class Separate:
             return Critic(adapters.adapt(critic, self.settings.adapter, adapters.TaskType.SEQ_CLS))
 
     def reward_model(self, role: str) -> None:
-        """No reward model is part of another role's."""
+        """Return None: each reward model is a separate model."""
 
 
 class OneBase:
-    """Every role wears the adapters that it descends from, frozen, and policy and critic one of their own on top.
+    """Roles as adapters on one base: each has the frozen adapters of its parents; policy and critic train a new one.
 
-    The critic's is new, beside those that it starts from: it begins with the values that a copy of them would give.
+    The critic's new adapter is added to those that it starts from, so that its first values are those of a copy.
 
     Args:
-        base: what the roles have in common, loaded when the first of them is asked for.
-        chains: role -> its adapters on that, of the policy, of what the critic starts from, and of reward models.
+        base: the model that the roles share, loaded on first use.
+        chains: role -> its adapters on the base, for the policy, the start of the critic, and reward models.
     """
 
     def __init__(
@@ -75,95 +79,107 @@ class OneBase:
         tokenizer: Any,
     ):
         self.settings, self.parents, self.tokenizer = settings, parents, tokenizer
-        self.base, self.chains = base, chains
+        self.stage, self.base, self.chains = settings.stage_as(PPOStage), base, chains
         self.loading = adapters.quantization(settings.adapter)
         self._heads: dict[str, Tensor | None] = {}
 
     @cached_property
     def shared(self) -> SharedBase:
+        """The base with the policy's new adapter."""
         base = loading.load_policy(self.base, self.settings.model, self.tokenizer, **self.loading)
         with drawn(self.settings, "policy"):
-            return SharedBase(adapters.adapt(base, self.settings.adapter, adapters.TaskType.CAUSAL_LM))
+            adapted = adapters.adapt(base, self.settings.adapter, adapters.TaskType.CAUSAL_LM)
+        assert isinstance(adapted, PeftModel)  # one base needs an adapter: see assign
+        return SharedBase(adapted)
 
     @cached_property
     def policy(self) -> Role:
-        return self.shared.language_model([*self._wears("policy"), POLICY], train=True)
+        """The policy; only its last adapter is trained."""
+        return self.shared.language_model([*self._adapters("policy"), POLICY], train=True)
 
     @cached_property
     def reference(self) -> Role:
-        return self.shared.language_model(self._wears("policy"))
+        """The reference: the policy without its new adapter."""
+        return self.shared.language_model(self._adapters("policy"))
 
     @cached_property
     def critic(self) -> Role | ValueHead:
-        if self.settings.stage.critic_kind is CriticKind.head:
-            return head(self.settings, self.shared.causal)
-        worn = self._wears("critic")
+        """The critic: a head on the policy, or a new adapter and head on top of those that it starts from."""
+        if self.stage.critic_kind is CriticKind.value_head:
+            return head(self.stage, self.shared.causal)
+        frozen = self._adapters("critic")
         with drawn(self.settings, "critic"):
             config = adapters.lora(self.settings.adapter, adapters.TaskType.CAUSAL_LM, self.shared.causal)
+            assert config is not None  # one base needs an adapter: see assign
             self.shared.add("critic", config)
-        return self.shared.critic([*worn, "critic"], self._head("critic"))
+        return self.shared.critic([*frozen, "critic"], self._head("critic"))
 
     def reward_model(self, role: str) -> Role | None:
-        """The reward model of ``role``; None where it is no adapter on the base."""
+        """Return the reward model of ``role``; None if it is not an adapter on the base."""
         if role not in self.chains:
             return None
-        return self.shared.classifier(self._wears(role), self._head(role))
+        return self.shared.classifier(self._adapters(role), self._head(role))
 
-    def _wears(self, role: str) -> list[str]:
-        """The names of the role's adapters on the base, where each is loaded once, whoever wears it."""
+    def _adapters(self, role: str) -> list[str]:
+        """Return the names of the role's frozen adapters; each is loaded once and shared by all roles that have it."""
         names = []
         for parent in self.chains[role]:
+            folder = loading.adapter_folder(parent)
+            assert parent.digest  # every model above the base is an adapter: see loading.ancestry
+            assert folder
             names.append(f"adapter_{parent.digest[:16]}")
             if names[-1] not in self._heads:
-                self._heads[names[-1]] = self.shared.load(names[-1], loading.adapter_folder(parent))
+                self._heads[names[-1]] = self.shared.load(names[-1], folder)
         return names
 
     def _head(self, role: str) -> Tensor:
-        """That of the role's last adapter; a policy has none, and a critic that starts from it has a head of zeros."""
-        worn = self._wears(role)
-        head = self._heads[worn[-1]] if worn else None
+        """Return the head (1, h) of the role's last adapter; zeros for a critic that starts from a policy."""
+        names = self._adapters(role)
+        head = self._heads[names[-1]] if names else None
         return torch.zeros(1, self.shared.causal.config.hidden_size) if head is None else head
 
 
 def assign(settings: Settings, parents: Mapping[str, Parent], tokenizer: Any) -> OneBase | Separate:
-    """Decide from the records of the runs, before any weight is loaded, whether there is one base.
+    """Return the roles on one base if that is possible, decided from the records of the runs, before loading weights.
 
-    Where an adapter is asked for and there is none, or not for a reward model, this is said in one line.
+    Prints one line if an adapter is configured and the roles, or a reward model, cannot share the base.
 
     Raises:
-        ConfigError: ``stage.one_base=true``, and policy and critic have no base in common.
-        LineageError: ``stage.critic`` has another vocabulary than the policy, or a run that an adapter needs is gone.
+        ConfigError: ``stage.share_base_model=true``, but policy and critic do not share a base.
+        LineageError: ``stage.critic`` has another vocabulary than the policy, or the parent of an adapter is missing.
     """
     start = critic_start(settings, parents, tokenizer)
     separate = Separate(settings, parents, start, tokenizer)
-    asked = settings.stage.one_base
+    asked = separate.stage.share_base_model
     if settings.adapter.kind is AdapterKind.none or asked is False:
         return separate
     try:
         base, chains = in_common(settings, parents, start, tokenizer)
     except ModelError as obstacle:
         if asked:
-            raise ConfigError(f"stage.one_base=true is not possible, since {obstacle}: leave it out") from obstacle
-        _say(f"each role has a model of its own, since {obstacle}")
+            raise ConfigError(
+                f"stage.share_base_model=true is not possible, since {obstacle}: leave it out"
+            ) from obstacle
+        _say(f"each role is a separate model, since {obstacle}")
         return separate
     for role in judges(parents):
         if role not in chains:
             _say(
-                f"{parents[role].path} is no adapter on {base.path}, which the other roles share, and is loaded beside"
+                f"{parents[role].path} is not an adapter on {base.path}, which the other roles share, and is loaded "
+                "separately"
             )
     return OneBase(settings, parents, base, chains, tokenizer)
 
 
 def critic_start(settings: Settings, parents: Mapping[str, Parent], tokenizer: Any) -> str:
-    """What the critic starts from: ``stage.critic``, else the first reward model that reads the policy's tokens.
+    """Return the role that the critic starts from: "critic", or the first reward model with the policy's vocabulary.
 
-    Where none does, or nothing that scores is a model, it is the policy under a head of zeros, and this is said.
-    A critic that is a head on the policy starts so by its setting.
+    Otherwise it starts from the policy with a zero head, and a line reports it, unless ``stage.critic_kind`` is a head.
 
     Raises:
         LineageError: ``stage.critic`` has another vocabulary than the policy.
     """
-    if settings.stage.critic_kind is CriticKind.head:
+    if settings.stage_as(PPOStage).critic_kind is CriticKind.value_head:
         return "policy"
     scoring = [role for role in judges(parents) if role.partition(".")[0] != "gold"]
     roles = ["critic"] if "critic" in parents else scoring
@@ -172,48 +188,48 @@ def critic_start(settings: Settings, parents: Mapping[str, Parent], tokenizer: A
         raise LineageError(
             f"stage.critic={parents['critic'].path} has another vocabulary than "
             f"stage.policy={parents['policy'].path}, whose tokens the critic reads: "
-            "give a run that descends from the same base, or stage.critic=null"
+            "name a run on the same base, or set stage.critic=null"
         )
     if found is None:
-        _say("the critic starts from the policy, under a head of zeros, since no reward model reads its tokens")
+        _say("no reward model reads the policy's tokens: the critic starts from the policy with a zero head")
     return found or "policy"
 
 
 def judges(parents: Mapping[str, Parent]) -> list[str]:
-    """The roles of reward models, those of the gold reward included."""
+    """Return the roles of reward models, including those of the gold reward."""
     return [role for role in parents if role.partition(".")[0] in ("reward", "rewards", "gold")]
 
 
 def in_common(
     settings: Settings, parents: Mapping[str, Parent], start: str, tokenizer: Any
 ) -> tuple[Parent, dict[str, list[Parent]]]:
-    """The longest line of descent that policy, critic and the reward models on their base share, and what is on top.
+    """Return the last ancestor shared by policy, critic and the reward models on their base, and each role's adapters.
 
     Raises:
-        ModelError: policy and critic have no base in common, or not one that can be shared.
+        ModelError: policy and critic do not share a base, or its architecture or their adapters cannot be shared.
     """
     lines = {"policy": loading.ancestry(parents["policy"]), "critic": loading.ancestry(parents[start])}
     root = lines["policy"][0]
     if not _same(root, lines["critic"][0]):
-        raise ModelError(f"{parents[start].path} is no adapter on a model that {parents['policy'].path} descends from")
+        raise ModelError(f"{parents[start].path} is not an adapter on a parent of {parents['policy'].path}")
     for role in judges(parents):
         line = loading.ancestry(parents[role])
         fits = _same(root, line[0]) and has_head(line[-1]) and all(map(adds_up, line[1:]))
         if fits and _reads(settings, parents[role], tokenizer):
             lines[role] = line
-    # Merged into four bits an adapter would be rounded away: on a quantised base all of them stay beside it.
+    # An adapter merged into 4-bit weights would be lost to rounding: on a quantized base all adapters stay separate.
     length = 1 if settings.adapter.kind is AdapterKind.qlora else _shared_length(list(lines.values()))
     for parent in (*lines["policy"][length:], *lines["critic"][length:]):
         if not adds_up(parent):
-            raise ModelError(f"{parent.path} is an adapter of a kind that cannot be added to others")
+            raise ModelError(f"{parent.path} is an adapter of a type that cannot be combined with others")
     config = loading.config(root, settings.model)
     if not shares(config):
-        raise ModelError(f"a classifier of the architecture {config.model_type} is not its language model under a head")
+        raise ModelError(f"the classifier of {config.model_type} is not its language model's backbone with a head")
     return lines["policy"][length - 1], {role: line[length:] for role, line in lines.items()}
 
 
 def _shared_length(lines: list[list[Parent]]) -> int:
-    """How many generations from the first on are the same in every line."""
+    """Return how many generations, counted from the first, are the same in every line."""
     length = 0
     for generation in zip(*lines, strict=False):
         if not all(_same(generation[0], other) for other in generation):
@@ -230,13 +246,13 @@ def _reads(settings: Settings, parent: Parent, tokenizer: Any) -> bool:
     return loading.load_tokenizer(parent, settings.model).get_vocab() == tokenizer.get_vocab()
 
 
-def head(settings: Settings, policy: Any) -> ValueHead:
-    """The critic on ``policy``'s trunk."""
-    return ValueHead(policy.config.get_text_config().hidden_size, detached=settings.stage.value_detached)
+def head(stage: PPOStage, policy: Any) -> ValueHead:
+    """Return a critic on ``policy``'s trunk."""
+    return ValueHead(policy.config.get_text_config().hidden_size, detached=stage.value_detached)
 
 
 def drawn(settings: Settings, what: str) -> AbstractContextManager:
-    """New weights come from a stream of their own: the same ones whatever else was drawn before."""
+    """Return a context in which new weights are drawn from a separate stream, independent of earlier draws."""
     return seeded(derive(settings.seed, "new weights", what))
 
 

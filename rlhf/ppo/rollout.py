@@ -1,4 +1,4 @@
-"""One batch of experience: what the policy answered, how likely that was, what it was worth."""
+"""One batch of rollouts: the policy's responses, their log-probabilities, values and scores."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -16,43 +16,44 @@ from rlhf.modeling.generation import end_ids, response_text, sample, sampling_mo
 from rlhf.ppo.critic import ValueHead
 from rlhf.rewards import RewardFunction, checked
 
-# (policy, prompts' ids, ids that end a response, padding id, most tokens, temperature) -> one response to each prompt;
-# rlhf.modeling.generation.sample, or another engine that has the policy's weights.
+# (policy, ids of the prompts, ids that end a response, padding id, length limit, temperature) -> one response per
+# prompt: rlhf.modeling.generation.sample, or another engine that has the policy's weights.
 Sampler = Callable[[Any, Sequence[Sequence[int]], set[int], int, int, float], list[Sampled]]
 
 
 class Rollout(NamedTuple):
-    """B prompts, each padded on the left to P tokens; responses padded on the right to T tokens."""
+    """B prompts, padded on the left to P tokens, and their responses, padded on the right to T tokens."""
 
     prompt_ids: Tensor  # (B, P)
-    prompt_mask: Tensor  # (B, P)  True where a prompt token stands
+    prompt_mask: Tensor  # (B, P)  True at prompt tokens
     response_ids: Tensor  # (B, T)
     mask: Tensor  # (B, T)  True up to and including the end-of-sequence token
-    ended: Tensor  # (B,)  True where the response ends by itself
-    sampler_logprobs: Tensor  # (B, T)  log π_sampler(aₜ|sₜ), as the engine that drew the token has it
+    ended: Tensor  # (B,)  True if the response ends with an end-of-sequence token
+    sampler_logprobs: Tensor  # (B, T)  log π_sampler(aₜ|sₜ), reported by the engine that drew the token
     logprobs: Tensor  # (B, T)  log π_old(aₜ|sₜ)
     ref_logprobs: Tensor  # (B, T)  log π_ref(aₜ|sₜ)
     values: Tensor  # (B, T)  V_old(sₜ), of the state before token t
-    scores: Tensor  # (B,)  one number per response, as the RewardFunction gave it
+    scores: Tensor  # (B,)  one number per response, from the RewardFunction
 
     def rows(self, index: Tensor) -> "Rollout":
+        """Return the rows at ``index`` (N,)."""
         return Rollout(*(field[index] for field in self))
 
 
 def tolerance(model: Any, limits: SentinelSettings, autocast: bool = False) -> float:
-    """By how much two forward passes of ``model`` may differ in a log-probability: rounding, in its type."""
+    """Return the allowed difference, in nats, of a log-probability between two forward passes: rounding."""
     return limits.start_error if is_exact(model, autocast) else limits.start_error_half
 
 
 def is_exact(model: Any, autocast: bool = False) -> bool:
-    """Whether it computes in float32 throughout."""
+    """Return whether ``model`` computes everything in float32."""
     return not autocast and model.dtype is torch.float32 and not getattr(model, "is_loaded_in_4bit", False)
 
 
 def micro_batches(rollout: Rollout, rows: int | None, tokens: int | None) -> list[Tensor]:
-    """The rows of each forward pass, as indices: neighbours by length, at most so many rows and, padded, tokens.
+    """Return the rows of each forward pass as indices: rows of similar length, bounded in rows and padded tokens.
 
-    None: no such bound. A row that is longer than ``tokens`` has a pass of its own.
+    None means no bound. A row longer than ``tokens`` is passed separately.
     """
     lengths = rollout.prompt_mask.sum(-1) + rollout.mask.sum(-1)
     order = lengths.argsort(stable=True)
@@ -66,33 +67,33 @@ def micro_batches(rollout: Rollout, rows: int | None, tokens: int | None) -> lis
 
 
 def inputs_of(rollout: Rollout) -> Rows:
-    """What models read of it."""
+    """Return the token ids that models read, and the positions before response tokens."""
     return forward.rows(rollout.prompt_ids, rollout.prompt_mask, rollout.response_ids, rollout.mask)
 
 
 def logprobs_and_entropies(model: Any, rollout: Rollout, inputs: Rows, temperature: float) -> tuple[Tensor, Tensor]:
-    """Of every response token, both (B, T); 0 under the mask."""
+    """Return log-probability and entropy of every response token, both (B, T), in nats; 0 off the mask."""
     return all_outputs(model, None, rollout, inputs, temperature)[:2]
 
 
 def all_outputs(
     model: Any, head: Any | None, rollout: Rollout, inputs: Rows, temperature: float
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """``logprobs_and_entropies``, and from the same pass the values that ``head`` gives; (B, T), 0 under the mask."""
+    """Return ``logprobs_and_entropies`` and, from the same pass, the values of ``head``; (B, T), 0 off the mask."""
     mask, tokens = rollout.mask, rollout.response_ids[rollout.mask]
     logprobs, entropies, states = forward.response_outputs(model, inputs, tokens, temperature)
-    # Learning alone, the head has a gradient where the model is only read.
+    # The head has a gradient even if the model has none.
     values = None if head is None else spread(head(states), mask)
     return spread(logprobs, mask), spread(entropies, mask), values
 
 
 def values_of(critic: Any, rollout: Rollout, inputs: Rows) -> Tensor:
-    """Of the state before every response token, (B, T); 0 under the mask."""
+    """Return the critic's value of the state before every response token, (B, T); 0 off the mask."""
     return spread(critic(input_ids=inputs.input_ids, before=inputs.before), rollout.mask)
 
 
 def spread(x: Tensor, mask: Tensor) -> Tensor:
-    """Entries (N,) where ``mask`` (B, T) is True, and 0 elsewhere."""
+    """Return (B, T) with the entries ``x`` (N,) where ``mask`` (B, T) is True, and 0 elsewhere."""
     return x.new_zeros(mask.shape).masked_scatter(mask, x)
 
 
@@ -108,10 +109,10 @@ def evaluate(
     *,
     decoded: bool = False,
 ) -> Rollout:
-    """Fill in log-probabilities and values by the forward pass that the update uses; a ``ValueHead``'s by the policy's.
+    """Return ``rollout`` with log-probabilities and values, computed by the forward pass that the update uses.
 
-    With ``decoded`` the policy's are those that the sampler noted, which are the same up to rounding where it is the
-    policy itself in float32; and so are the values, of a head that it was given.
+    With ``decoded``, the policy's log-probabilities, and the values of a ``ValueHead``, are those that the sampler
+    reported; they are equal up to rounding if the sampler is the policy itself in float32.
     """
     on_trunk = isinstance(critic, ValueHead)
     names = {"logprobs", "ref_logprobs", "values"}
@@ -124,7 +125,7 @@ def evaluate(
         if not decoded:
             head = critic if on_trunk else None
             filled["logprobs"][index], _, values = all_outputs(policy, head, part, inputs, temperature)
-            if on_trunk:
+            if values is not None:
                 filled["values"][index] = values
         with forward.without_adapter(policy, reference):
             frozen = policy if reference is None else reference
@@ -148,15 +149,14 @@ def collect(
     before: int = 0,
     rows: Sequence[Sequence[int]] | None = None,
 ) -> Rollout:
-    """Sample a response to each prompt and score it; what ``evaluate`` fills in is left at zero.
+    """Sample a response to each prompt and score it; fields that ``evaluate`` fills in are zero.
 
-    ``rows`` are the prompts' ids; None: they are rendered here, and cut to ``max_prompt_length``.
-
-    ``before`` rows of the same batch are sampled by other ranks: the random numbers that are theirs are passed over, so
-    that a response does not depend on how many ranks there are.
+    ``rows`` are the ids of the prompts; if None, prompts are rendered here and truncated to ``max_prompt_length``.
+    ``before`` is the number of rows of the same batch that lower ranks sample: their random numbers are skipped, so
+    that responses do not depend on the number of ranks.
 
     Raises:
-        TrainingError: the reward returned something else than one finite number per response.
+        TrainingError: the reward did not return one finite number per response.
     """
     if rows is None:
         rows = [prompt_ids(tokenizer, prompt, max_prompt_length) for prompt in prompts]
@@ -164,16 +164,17 @@ def collect(
     with sampling_mode(policy), seeded(seed):
         torch.rand(before, max_response_length)
         sampled = sampler(policy, rows, ends, tokenizer.pad_token_id, max_response_length, temperature)
-    responses = [one.ids for one in sampled]
+    responses = [response.ids for response in sampled]
     completions = [response_text(tokenizer, *pair) for pair in zip(prompts, responses, strict=True)]
     scores = checked(reward(prompts, completions), completions)
     rollout = pack(rows, responses, scores, ends, tokenizer.pad_token_id, policy.device)
 
-    def padded(found: list[list[float]]) -> Tensor:
-        return pad_sequence([torch.tensor(row) for row in found], batch_first=True).to(policy.device)
+    def padded(ragged: Sequence[Sequence[float]]) -> Tensor:
+        return pad_sequence([torch.tensor(row) for row in ragged], batch_first=True).to(policy.device)
 
-    rollout = rollout._replace(sampler_logprobs=padded([one.logprobs for one in sampled]))
-    return rollout._replace(values=padded([one.values for one in sampled])) if sampled[0].values else rollout
+    rollout = rollout._replace(sampler_logprobs=padded([response.logprobs for response in sampled]))
+    values = [response.values for response in sampled]
+    return rollout._replace(values=padded(values)) if values[0] else rollout
 
 
 def pack(
@@ -184,7 +185,7 @@ def pack(
     pad: int,
     device: torch.device,
 ) -> Rollout:
-    """Ragged rows as tensors. Masks come from lengths, never from the padding token."""
+    """Return a rollout of ragged rows. Masks come from lengths, never from the padding token."""
     wide, long = max(map(len, prompts)), max(map(len, responses))
 
     def tensor(values: list, dtype: torch.dtype) -> Tensor:
@@ -208,10 +209,10 @@ def pack(
 def final_scores(
     scores: Tensor, ended: Tensor, mean: float, std: float, clip: float | None, rule: MissingEOS, penalty: float
 ) -> Tensor:
-    """Scores as PPO uses them, (B,) -> (B,): normalised, clipped, then the rule for responses that do not end.
+    """Return the scores as PPO uses them, (B,) -> (B,): normalized, clipped, then penalized if a response has no EOS.
 
-    (score - mean) / std, bounded to [-clip, clip]; subtract: minus ``penalty``; replace: ``-penalty`` (Huang et
-    al. 2024, https://arxiv.org/abs/2403.17031, the EOS trick).
+    (score - mean) / std, clipped to [-clip, clip]. ``subtract`` subtracts ``penalty``, ``replace`` sets ``-penalty``
+    (the EOS trick; Huang et al. 2024, https://arxiv.org/abs/2403.17031).
     """
     scores = (scores - mean) / std
     if clip is not None:

@@ -1,4 +1,4 @@
-"""The sentinel: watches the metrics of every update and names a failure, once, while something can be done about it."""
+"""The sentinel: watches the metrics of every update and raises a diagnosis once per failure."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -11,9 +11,9 @@ STOPPED = "stopped"
 
 
 class Diagnosis(NamedTuple):
-    """``text`` is one sentence, ``medians`` are those of the last window, ``action`` is what was done about it.
+    """A failure: one sentence, the medians of the last window, and the action taken.
 
-    ``back_to`` is the update that the run went back to, where it did.
+    ``back_to`` is the update that the run was rolled back to, if it was.
     """
 
     name: str
@@ -24,7 +24,7 @@ class Diagnosis(NamedTuple):
     back_to: int | None = None
 
     def record(self) -> dict[str, Any]:
-        """As a line of sentinel.jsonl."""
+        """Return the diagnosis as a line of sentinel.jsonl."""
         return {"step": self.update} | {key: value for key, value in self._asdict().items() if key != "update"}
 
     def __str__(self) -> str:
@@ -32,7 +32,7 @@ class Diagnosis(NamedTuple):
 
 
 class BrokenError(TrainingError):
-    """What must hold at every update does not: the trainer has met it itself, and cannot go on from here."""
+    """An invariant of training is violated, and the trainer cannot continue from here."""
 
     def __init__(self, name: str, text: str):
         super().__init__(text)
@@ -40,26 +40,26 @@ class BrokenError(TrainingError):
 
 
 class Sentinel:
-    """Raises each diagnosis once; it is raised again only after it has not held for a whole window.
+    """Raises each diagnosis once, and again only after it was inactive for a whole window.
 
-    What it decides is a function of the metrics alone: ranks that see the same metrics decide alike.
+    Decisions depend only on the metrics: ranks with the same metrics decide the same.
     """
 
     def __init__(self, limits: SentinelSettings):
         self.limits = limits
         self.history = History(limits.window)
-        self.active: dict[str, int] = {}  # diagnosis -> updates for which it has not held any more
+        self.active: dict[str, int] = {}  # diagnosis -> updates since it last held
         self.raised: list[Diagnosis] = []
         self.rollbacks = 0
 
     @property
     def healthy(self) -> bool:
-        """Whether no diagnosis holds, or has held in the last window."""
+        """Whether no diagnosis is active now or was in the last window."""
         return not self.active
 
     @property
     def rate_factor(self) -> float:
-        """What the learning rates are multiplied by after the rollbacks so far."""
+        """The factor on the learning rates after the rollbacks so far."""
         return self.limits.rollback_factor**self.rollbacks
 
     @property
@@ -68,7 +68,7 @@ class Sentinel:
         return next((diagnosis for diagnosis in self.raised if diagnosis.action == STOPPED), None)
 
     def observe(self, metrics: Mapping[str, float], update: int) -> list[Diagnosis]:
-        """What the metrics of ``update`` have made true that was not before."""
+        """Add the metrics of ``update`` and return the diagnoses that became active."""
         self.history.add(metrics)
         new = []
         for rule in RULES:
@@ -84,18 +84,18 @@ class Sentinel:
         return new
 
     def broken(self, error: BrokenError, update: int) -> Diagnosis:
-        """A failure that the trainer has met itself, as a diagnosis."""
+        """Return a diagnosis of a failure that the trainer detected."""
         self.active[error.name] = 0
         return Diagnosis(error.name, update, str(error), self.history.latest())
 
     def roll_back(self, state: Mapping[str, Any]) -> None:
-        """Forget what was seen since ``state``, but not what was raised, and count."""
+        """Restore the history of ``state``, keep the diagnoses raised since, and count the rollback."""
         raised, rollbacks = self.raised, self.rollbacks
         self.load_state_dict(state)
         self.raised, self.rollbacks = raised, rollbacks + 1
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything as JSON can hold it."""
+        """Return the state as JSON values."""
         return {
             "seen": self.history.seen,
             "active": self.active,
@@ -104,6 +104,7 @@ class Sentinel:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore the state that ``state_dict`` returned."""
         self.history.seen = {name: list(values) for name, values in state["seen"].items()}
         self.active = dict(state["active"])
         self.raised = [Diagnosis(*fields) for fields in state["raised"]]

@@ -1,4 +1,4 @@
-"""Proximal policy optimisation against a reward on whole responses.
+"""Proximal policy optimization of a reward on whole responses.
 
 docs/ppo.md lists every difference from the paper's algorithm (Schulman et al. 2017).
 """
@@ -34,29 +34,28 @@ from rlhf.rewards import RewardFunction, Scorer
 
 
 class PPOTrainer:
-    """Improve ``policy`` under ``reward`` while it stays near ``reference``.
+    """A PPO run: trains ``policy`` to maximize ``reward`` with a KL penalty towards ``reference``.
 
     Args:
         policy: a causal language model, or a PeftModel around one.
-        reference: the model that the KL penalty pulls towards; None: ``policy`` with its adapter switched off.
-        critic: gives the value of the state before each response token (rlhf.ppo.Critic, or ValueHead on the policy).
-        reward: (prompts, completions) -> one number per completion; of a Composition each term is logged by itself.
-        prompts: what to answer; they are visited in a new order on every pass.
-        prompt_ids: the prompts as tokens; None: they are rendered here, and cut to stage.max_prompt_length.
-        stage: the settings, as conf/stage/ppo.yaml explains them.
-        gold: scores the same responses, is logged beside the reward, and changes nothing that is trained.
+        reference: the model that the KL is measured from; None for ``policy`` with its adapter disabled.
+        critic: computes the value of the state before each response token (rlhf.ppo.Critic, or ValueHead).
+        reward: (prompts, completions) -> one number per completion; terms of a Composition are logged separately.
+        prompts: the prompts; they are visited in a new order in each pass.
+        prompt_ids: the prompts as tokens; if None, they are rendered here and truncated to stage.max_prompt_length.
+        stage: the settings, documented in conf/stage/ppo.yaml.
+        gold: scores the same responses; it is logged and does not affect training.
         score_mean: mean of the reward on the reference's responses, for ``stage.normalize_scores``.
         score_std: standard deviation of the same.
         log: called with the metrics of an update and its number.
-        tell: called with each diagnosis of the sentinel, when what ``stage.sentinel.action`` says has been done.
-        halve: go on with smaller micro-batches where memory runs out; the gradient does not depend on them.
-        autocast: multiply in bfloat16 where log-probabilities and values are computed, and learned from.
-        sampler: draws the responses; another engine than the policy itself wants ``stage.importance_cap``. None: ours.
-        synchronise: called before each rollout, so that an engine takes over the policy's weights.
+        ``tell``: called with each diagnosis of the sentinel, after its ``stage.sentinel.action`` was taken.
+        oom_retry: retry with smaller micro-batches if memory runs out; the gradient does not depend on them.
+        autocast: multiply in bfloat16 in forward and backward passes.
+        sampler: draws the responses, by default from the policy; a separate engine needs ``stage.importance_cap``.
+        ``synchronise``: called before each rollout, so that an engine can copy the policy's weights.
 
     Raises:
         ConfigError: the ranks cannot share the minibatches equally.
-        TrainingError: policy and reference differ at the start, or a score, a loss or a gradient is not a number.
     """
 
     def __init__(
@@ -79,45 +78,46 @@ class PPOTrainer:
         synchronise: Callable[[], None] = lambda: None,
         tell: Callable[[Diagnosis], None] = lambda diagnosis: print(f"ppo: {diagnosis}"),
         cpu: bool | None = None,
-        halve: bool = True,
+        oom_retry: bool = True,
         autocast: bool = False,
     ):
         self.stage, self.seed, self.log, self.tell = stage, seed, log, tell
         self.sampler, self.synchronise = sampler, synchronise
         self.tokenizer, self.prompts = tokenizer, list(prompts)
-        most = stage.max_prompt_length
-        self.prompt_ids = [encoded(tokenizer, one, most) for one in prompts] if prompt_ids is None else prompt_ids
+        if prompt_ids is None:
+            prompt_ids = [encoded(tokenizer, prompt, stage.max_prompt_length) for prompt in prompts]
+        self.prompt_ids = prompt_ids
         self.reward = Scorer(reward, gold, self._over_ranks)
         self.score_mean, self.score_std = (score_mean, score_std) if stage.normalize_scores else (0.0, 1.0)
-        # Left to itself, accelerate makes every rank on a machine without a GPU believe that it is alone.
+        # Without ``cpu``, accelerate starts every rank on a machine without a GPU as a single process.
         self.accelerator = Accelerator(cpu=not torch.cuda.is_available() if cpu is None else cpu)
         ranks = self.accelerator.num_processes
         if stage.batch_size % (ranks * stage.minibatches):
             raise ConfigError(
                 f"stage.batch_size={stage.batch_size} is not divisible by {ranks} ranks times "
-                f"stage.minibatches={stage.minibatches}: ranks would make different numbers of steps"
+                f"stage.minibatches={stage.minibatches}: ranks would take different numbers of steps"
             )
         for model in (policy, critic, *(() if reference is None else (reference,))):
             fuse(model)
-            model.to(self.accelerator.device).eval()  # dropout off: the ratio compares two forward passes
+            model.to(self.accelerator.device).eval()  # without dropout: the ratio compares two forward passes
         if self.accelerator.device.type == "cpu":
             keep_freed()
         self.reference = reference if reference is None else reference.requires_grad_(False)
         self.policy, self.critic = policy, critic
-        self.learner = Learner(policy, critic, stage, seed, self.accelerator, halve, autocast)
+        self.learner = Learner(policy, critic, stage, seed, self.accelerator, oom_retry, autocast)
         self.sentinel = Sentinel(stage.sentinel)
         self.update = 0
         self.kl_coef = stage.kl_coef
-        self.beside: Callable[[], Any] = lambda: None  # what a checkpoint holds for its user, as JSON
+        self.beside: Callable[[], Any] = lambda: None  # returns the caller's own state for a checkpoint, as JSON
         self.found_beside: Any = None
         self.metrics: Metrics = {}
 
     def restore(self, folder: Path) -> int:
-        """Go on from the newest whole checkpoint in ``folder``; returns the updates that it holds, 0 without one.
+        """Restore the newest intact checkpoint in ``folder`` and return its update; 0 without one.
 
         Raises:
-            RunError: there are checkpoints, but none is whole.
-            TrainingError: the sentinel stopped the run there, and is still to stop runs.
+            RunError: every checkpoint is corrupted.
+            TrainingError: the sentinel stopped the run there, and ``stage.sentinel.action`` is not warn.
         """
         self.update, state = checkpoint.load(folder, self.learner.modules, self.learner.optimizers)
         if state:
@@ -127,13 +127,13 @@ class PPOTrainer:
             self.learner.rate_factor = self.sentinel.rate_factor
         if self.sentinel.stopped and self.stage.sentinel.action is not SentinelAction.warn:
             raise TrainingError(
-                f"the run was stopped at {self.sentinel.stopped}; start again with other settings, or go on from there "
-                "with stage.sentinel.action=warn"
+                f"the run was stopped at {self.sentinel.stopped}; start a new run with other settings, or continue "
+                "this one with stage.sentinel.action=warn"
             )
         return self.update
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint holds beside weights and optimizers, as JSON."""
+        """Return the state of a checkpoint besides weights and optimizers, as JSON values."""
         return {
             "metrics": self.metrics,
             "kl_coef": self.kl_coef,
@@ -144,24 +144,26 @@ class PPOTrainer:
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """The part of ``state`` that is a function of the updates made so far."""
+        """Restore the part of ``state`` that depends only on the updates so far."""
         self.metrics, self.kl_coef = state["metrics"], state["kl_coef"]
         self.reward.load_state_dict(state["rewards"])
 
     def train(self, folder: Path | None = None, should_stop: Callable[[], bool] = lambda: False) -> Metrics:
-        """Make the updates that are left of ``stage.updates`` and return the last metrics.
+        """Run the remaining updates of ``stage.updates`` and return the last metrics.
 
-        Every ``stage.save_every`` updates a checkpoint is written into ``folder``.
+        Every ``stage.save_every`` updates a checkpoint is written to ``folder``.
 
         Raises:
-            KeyboardInterrupt: ``should_stop`` said so; a checkpoint of the last whole update is in ``folder``.
-            TrainingError: an invariant does not hold, or the sentinel has stopped the run.
+            ConfigError: the sentinel's action is rollback, which needs a ``folder``.
+            KeyboardInterrupt: ``should_stop`` returned True; ``folder`` has a checkpoint of the last complete update.
+            TrainingError: policy and reference differ at the start, a score, loss or gradient is not a number, or the
+                sentinel stopped the run.
         """
         if self.stage.sentinel.action is SentinelAction.rollback:
             if folder is None:
                 raise ConfigError("stage.sentinel.action=rollback needs a folder for checkpoints: train(folder)")
             if self.update == 0:
-                self._save(folder)  # somewhere to go back to, should the first steps go wrong
+                self._save(folder)  # the first rollback may need it
         while self.update < self.stage.updates:
             try:
                 found = agreed(self.step(self.batch(self.update)), self.accelerator)
@@ -171,7 +173,7 @@ class PPOTrainer:
             diagnoses = self.sentinel.observe(found, self.update)
             self.metrics = found | {"sentinel/active": float(len(self.sentinel.active))}
             self.log(self.metrics, self.update)
-            # Ctrl-C may reach one rank alone, and the others would wait for it for ever.
+            # If Ctrl-C reached only one rank, the others would wait for it forever.
             stopping = anywhere(should_stop(), self.accelerator)
             if self._heed(diagnoses, folder):
                 continue
@@ -189,34 +191,33 @@ class PPOTrainer:
         self.accelerator.wait_for_everyone()
 
     def _heed(self, diagnoses: list[Diagnosis], folder: Path | None, error: BrokenError | None = None) -> bool:
-        """Do what ``stage.sentinel.action`` says, note it and tell it; whether the run has gone back.
+        """Take the action of ``stage.sentinel.action``, record and report it; return whether the run was rolled back.
 
         Raises:
-            TrainingError: the run ends here, or ``error``, from which there is no way on, was not rolled back.
+            TrainingError: the sentinel stopped the run, or ``error`` was not rolled back.
         """
         if not diagnoses:
             return False
-        action, done = self.stage.sentinel.action, {"action": "warned"}
-        if action is SentinelAction.rollback and (error is None or error.name == "not_finite"):
+        action, done, back_to = self.stage.sentinel.action, "warned", None
+        if action is SentinelAction.rollback and folder and (error is None or error.name == "not_finite"):
             back_to = self._roll_back(folder)
-            done = {"action": STOPPED} if back_to is None else {"action": "rolled back", "back_to": back_to}
+            done = STOPPED if back_to is None else "rolled back"
         elif action is not SentinelAction.warn or error is not None:
-            done = {"action": STOPPED}
-        diagnoses = [diagnosis._replace(**done) for diagnosis in diagnoses]
+            done = STOPPED
+        diagnoses = [diagnosis._replace(action=done, back_to=back_to) for diagnosis in diagnoses]
         self.sentinel.raised += diagnoses
-        ends = done["action"] == STOPPED
-        if ends and error is None and folder is not None:
+        if done == STOPPED and error is None and folder is not None:
             self._save(folder)
         for diagnosis in diagnoses:
             self.tell(diagnosis)
-        if ends:
+        if done == STOPPED:
             raise error or TrainingError(f"stopped at {diagnoses[0]}")
-        return "back_to" in done
+        return back_to is not None
 
     def _roll_back(self, folder: Path) -> int | None:
-        """Return to the newest checkpoint that a whole window has shown to be healthy; None where there is no way back.
+        """Restore the newest checkpoint that was healthy for a whole window; return its update, or None without one.
 
-        The learning rates are lower from there on, so the run does not take the same steps again.
+        The learning rates are lower afterwards, so the run does not repeat the same steps.
         """
         place = checkpoint.healthy(folder, self.update - self.stage.sentinel.window)
         if place is None or self.sentinel.rollbacks >= self.stage.sentinel.rollbacks:
@@ -231,7 +232,7 @@ class PPOTrainer:
         return self.update
 
     def batch(self, update: int) -> list[int]:
-        """Numbers of this rank's prompts of an update: its slice of a slice of an endless sequence of shuffles."""
+        """Return the indices of this rank's prompts of an update, from an endless sequence of permutations."""
         own = self.stage.batch_size // self.accelerator.num_processes
         first = update * self.stage.batch_size + self._before
         chosen = []
@@ -242,11 +243,40 @@ class PPOTrainer:
 
     @property
     def _before(self) -> int:
-        """The rows of a batch that are other ranks', and come before this one's."""
+        """The number of rows of a batch that belong to lower ranks."""
         return self.accelerator.process_index * (self.stage.batch_size // self.accelerator.num_processes)
 
     def step(self, chosen: Sequence[int]) -> Metrics:
-        """One iteration of the algorithm on prompts of these numbers: act, score, estimate, improve."""
+        """Run one PPO update on the prompts at indices ``chosen`` and return its metrics."""
+        stage, rollout = self.stage, self._rollout(chosen)
+        scores = final_scores(
+            rollout.scores,
+            rollout.ended,
+            self.score_mean,
+            self.score_std,
+            stage.score_clip,
+            stage.missing_eos,
+            stage.missing_eos_penalty,
+        )
+        in_reward, estimator = stage.kl_in is KLIn.reward, ESTIMATORS[stage.kl_estimator.value]
+        rewards, penalties = shape_rewards(
+            scores, rollout.logprobs, rollout.ref_logprobs, rollout.mask, self.kl_coef, estimator, in_reward
+        )
+        if stage.whiten_rewards:
+            rewards = whiten(rewards, rollout.mask, self.accelerator, keep_mean=True)
+        advantages, returns = gae(rewards, rollout.values, rollout.mask, stage.gamma, stage.gae_lambda)
+        weights = whiten(advantages, rollout.mask, self.accelerator) if stage.whiten_advantages else advantages
+        improved = self.learner.improve(rollout, weights, returns, self.update, 0.0 if in_reward else self.kl_coef)
+        self._settle()
+        self.update += 1
+        found = report(rollout, scores, penalties, returns, self.accelerator) | self.reward.metrics() | improved
+        found |= {"objective/kl_coef": self.kl_coef, "episode": float(self.update * stage.batch_size)}
+        if stage.kl_target is not None:
+            self.kl_coef = adapted(self.kl_coef, found["objective/kl"], stage.kl_target, stage.kl_gain)
+        return found
+
+    def _rollout(self, chosen: Sequence[int]) -> Rollout:
+        """Sample and score responses to the prompts at indices ``chosen``, with log-probabilities and values."""
         stage, decoded = self.stage, self._decoded()
         head = self.critic if decoded and isinstance(self.critic, ValueHead) else None
         self.synchronise()
@@ -270,34 +300,10 @@ class PPOTrainer:
                 lambda *bounds: evaluate(rollout, *models, stage.temperature, *bounds, decoded=decoded), len(chosen)
             )
         self._check_start(rollout)
-        scores = final_scores(
-            rollout.scores,
-            rollout.ended,
-            self.score_mean,
-            self.score_std,
-            stage.score_clip,
-            stage.missing_eos,
-            stage.missing_eos_penalty,
-        )
-        in_reward, estimator = stage.kl_in is KLIn.reward, ESTIMATORS[stage.kl_estimator.value]
-        rewards, penalties = shape_rewards(
-            scores, rollout.logprobs, rollout.ref_logprobs, rollout.mask, self.kl_coef, estimator, in_reward
-        )
-        if stage.whiten_rewards:
-            rewards = whiten(rewards, rollout.mask, self.accelerator, keep_mean=True)
-        advantages, returns = gae(rewards, rollout.values, rollout.mask, stage.gamma, stage.lam)
-        weights = whiten(advantages, rollout.mask, self.accelerator) if stage.whiten_advantages else advantages
-        improved = self.learner.improve(rollout, weights, returns, self.update, 0.0 if in_reward else self.kl_coef)
-        self._settle()
-        self.update += 1
-        found = report(rollout, scores, penalties, returns, self.accelerator) | self.reward.metrics() | improved
-        found |= {"objective/kl_coef": self.kl_coef, "episode": float(self.update * stage.batch_size)}
-        if stage.kl_target is not None:
-            self.kl_coef = adapted(self.kl_coef, found["objective/kl"], stage.kl_target, stage.kl_gain)
-        return found
+        return rollout
 
     def _settle(self) -> None:
-        """Between sampling and learning, whose tensors have other sizes: within each, freed memory is used again."""
+        """Free cached CPU memory between sampling and learning, whose tensors differ in size."""
         if self.accelerator.device.type == "cpu":
             give_back()
 
@@ -305,18 +311,18 @@ class PPOTrainer:
         return total(x.to(self.accelerator.device), self.accelerator).cpu()
 
     def _decoded(self) -> bool:
-        """Whether log π_old is what the sampler noted: of the policy itself, in float32, it is that up to rounding."""
+        """Return whether log π_old can be the sampler's: that of the policy in float32 is equal up to rounding."""
         own = self.sampler is None and is_exact(self.policy, self.learner.autocast)
         return own and self.stage.rollout.logprobs is OldLogprobs.decoding
 
     def _check_start(self, rollout: Rollout) -> None:
-        """Before the first step the policy is the reference: anything else is a wrong model or a wrong forward pass."""
+        """Raise a BrokenError unless the policy equals the reference before the first step, up to rounding."""
         if self.update == 0:
             distance = torch.where(rollout.mask, rollout.logprobs - rollout.ref_logprobs, 0.0).abs()
             error = largest(distance, self.accelerator)
             if error > tolerance(self.policy, self.stage.sentinel, self.learner.autocast):
                 raise BrokenError(
                     "start_off",
-                    f"the policy starts {error:.2g} nats away from its reference at some token, not at 0: "
-                    "the reference must be the policy's own starting point",
+                    f"the policy differs from its reference by {error:.2g} nats at a token before the first step: "
+                    "the reference must be the model that the policy starts from",
                 )

@@ -1,6 +1,6 @@
-"""Responses by another engine than the policy's own code: it has a copy of the weights, which falls behind.
+"""Responses from a separate engine with a copy of the policy's weights.
 
-The distance between its log-probabilities and the policy's is logged as ``val/sampler_gap`` and corrected by
+The difference between its log-probabilities and the policy's is logged as ``val/sampler_gap`` and corrected with
 ``stage.importance_cap``.
 """
 
@@ -13,26 +13,27 @@ from rlhf.modeling.generation import cut
 
 
 class Copy(Protocol):
-    """What trl.generation.VLLMGeneration is here: a copy of the policy that answers tokens with tokens."""
+    """The interface of trl.generation.VLLMGeneration: a copy of the policy that samples token ids."""
 
     def sync_weights(self) -> None:
-        """Take over the policy's weights as they are now."""
+        """Copy the policy's current weights."""
 
     def generate(self, prompts: list[list[int]], images: None, num_generations: int) -> tuple[Any, ...]:
-        """(prompts, responses, log-probabilities (B, T, 1) of their tokens at the temperature, and whose they are)."""
+        """Return prompts, responses, log-probabilities (B, T, 1) at the sampling temperature, and their token ids."""
 
 
 class Copied:
-    """``copy`` as a Sampler; temperature, length and the ends of responses are what it was made with.
+    """``copy`` as a Sampler; its temperature, length limit and end tokens are set when it is made.
 
     Raises:
-        TrainingError: it gave no log-probability for a token, or another number of responses than was asked for.
+        TrainingError: the engine returned a token without log-probability, or the wrong number of responses.
     """
 
     def __init__(self, copy: Copy):
         self.copy = copy
 
     def synchronise(self) -> None:
+        """Copy the policy's current weights to the engine."""
         self.copy.sync_weights()
 
     def __call__(
@@ -40,18 +41,18 @@ class Copied:
     ) -> list[Sampled]:
         _, responses, logprobs, _ = self.copy.generate([list(row) for row in rows], None, 1)
         if len(responses) != len(rows):
-            raise TrainingError(f"the rollout's engine gave {len(responses)} responses to {len(rows)} prompts")
+            raise TrainingError(f"the rollout engine returned {len(responses)} responses to {len(rows)} prompts")
         if logprobs is None:
             raise TrainingError(
-                "the rollout's engine gives no log-probabilities: let it, they correct for its distance"
+                "the rollout engine returned no log-probabilities: enable them, they correct for its difference"
             )
         return [self._sampled(*pair, ends, length) for pair in zip(responses, logprobs, strict=True)]
 
     def _sampled(self, ids: list[int], logprobs: list[list[float | None]], ends: set[int], length: int) -> Sampled:
         kept = cut(list(ids)[:length], ends)
-        found = [each[0] for each in logprobs[: len(kept)]]
-        if not kept or len(found) < len(kept) or None in found:
+        found = [value for value, *_ in logprobs[: len(kept)] if value is not None]
+        if not kept or len(found) < len(kept):
             raise TrainingError(
-                "the rollout's engine gave a response without tokens, or a token without log-probability"
+                "the rollout engine returned a response without tokens, or a token without log-probability"
             )
         return Sampled(kept, found)

@@ -1,1 +1,1 @@
-"""Preference pairs: the losses of a reward model, and the report card that says what it has learned."""
+"""Training on preference pairs: shared prefixes, losses of reward models, log-probabilities of the reference."""

@@ -1,4 +1,4 @@
-"""Which models may compute a common prefix once: those whose tokens see what precedes them by attention alone."""
+"""Architectures that can compute a common prefix once: tokens see preceding tokens only through attention."""
 
 from typing import Any
 
@@ -6,8 +6,8 @@ from rlhf.config import SharedPrefix
 from rlhf.console import console
 from rlhf.errors import ConfigError
 
-# Held against the plain forward in the tests, each: attention is a function that transformers lets one replace, and
-# positions are those that the model is given. True: they are rotary, so that only their differences matter.
+# Each is compared with the plain forward pass in the tests: its attention function can be replaced through
+# transformers, and it uses the position ids that are passed. True: positions are rotary, so only differences matter.
 KNOWN = {
     "llama": True, "mistral": True, "qwen2": True, "qwen3": True, "smollm3": True, "gemma": True, "granite": True,
     "olmo2": True, "phi": True, "phi3": True, "gpt_neox": True, "gpt2": False,
@@ -21,28 +21,28 @@ RELATIVE = ("xlnet", "deberta", "deberta-v2", "transfo-xl")
 
 
 def refusal(config: Any, attention: str | None, longest: int | None) -> str | None:
-    """Why a model of this ``config`` cannot share prefixes of rows of up to ``longest`` tokens; None where it can.
+    """Return why a model of this ``config`` cannot share prefixes of rows of up to ``longest`` tokens; None if it can.
 
-    ``attention`` is ``model.attention``; null leaves it to transformers, which takes sdpa for every known architecture.
+    ``attention`` is ``model.attention``; with null, transformers uses sdpa for every known architecture.
     """
     kind = config.model_type
-    layers = set(getattr(config, "layer_types", None) or ())
+    layers: set[str] = set(getattr(config, "layer_types", None) or ())
     if getattr(config, "is_encoder_decoder", False):
-        return f"{kind} is an encoder and a decoder, whose prompt and response are different inputs"
+        return f"{kind} is an encoder-decoder, whose prompt and response are different inputs"
     if kind in RECURRENT or layers & {"linear_attention", "mamba", "recurrent", "conv"}:
         return f"{kind} has a recurrent state or linear attention, which cannot branch where responses begin"
     if kind in ALIBI or getattr(config, "alibi", False):
-        return f"{kind} takes distances from places in the row (ALiBi), not from the positions that it is given"
+        return f"{kind} computes distances from columns (ALiBi), not from position ids"
     if kind in RELATIVE:
-        return f"{kind} takes relative positions from places in the row, not from the positions that it is given"
+        return f"{kind} computes relative positions from columns, not from position ids"
     if attention not in (None, "sdpa"):
-        return f"model.attention={attention} cannot be given the tree of segments, as sdpa can"
+        return f"model.attention={attention} does not support the tree of segments, unlike sdpa"
     window = _window(config, layers)
     if window is not None and (longest is None or window < longest):
         limit = "no limit" if longest is None else longest
         return f"{kind} attends to a sliding window of {window} tokens and stage.trainer.max_length={limit} exceeds it"
     if kind not in KNOWN or getattr(config, "auto_map", None) or getattr(config, "reorder_and_upcast_attn", False):
-        return f"{kind} is none of the architectures that it has been verified with ({', '.join(KNOWN)})"
+        return f"{kind} is not one of the verified architectures ({', '.join(KNOWN)})"
     return None
 
 
@@ -53,10 +53,10 @@ def _window(config: Any, layers: set[str]) -> int | None:
 
 
 def decide(asked: SharedPrefix, config: Any, attention: str | None, longest: int | None, stage: str) -> bool:
-    """Whether prefixes are shared; where they are not by ``auto``, it says in one line why.
+    """Return whether prefixes are shared; print one line with the reason if ``auto`` does not share them.
 
     Raises:
-        ConfigError: it is asked for, and outputs would be wrong or nobody has looked.
+        ConfigError: ``on``, but outputs would be wrong or the architecture is not verified.
     """
     if asked is SharedPrefix.off:
         return False
@@ -64,7 +64,7 @@ def decide(asked: SharedPrefix, config: Any, attention: str | None, longest: int
     if reason is None:
         return True
     if asked is SharedPrefix.on:
-        raise ConfigError(f"stage.shared_prefix=on cannot be: {reason}; leave it at auto")
-    told = f"{stage}: a prompt is computed again for each response, since {reason}"
-    console.print(told, highlight=False, markup=False)
+        raise ConfigError(f"stage.shared_prefix=on is not possible, since {reason}: leave it at auto")
+    message = f"{stage}: each prompt is computed again for every response, since {reason}"
+    console.print(message, highlight=False, markup=False)
     return False

@@ -1,4 +1,4 @@
-"""What a reward model is trained to minimise, as functions of scores; and how DPO's loss is smoothed."""
+"""The losses of reward models as functions of scores, and the smoothed loss of DPO."""
 
 from collections.abc import Sequence
 
@@ -10,14 +10,14 @@ from torch.nn.functional import logsigmoid
 def bradley_terry(
     chosen: Tensor, rejected: Tensor, margin: Tensor | float = 0.0, label_smoothing: float = 0.0
 ) -> Tensor:
-    """Negative log-likelihood of preferences, a loss for each pair.
+    """Return the negative log-likelihood of preferences, one loss per pair.
 
         ℓ = (1-ε) · -log σ(r_c - r_r - m) + ε · -log σ(r_r - r_c - m)
 
-    ε, ``label_smoothing``, is the share of labels believed to be flipped: the conservative loss of Mitchell 2023
-    (https://ericmitchell.ai/cdpo.pdf), with scores in the place of DPO's implicit rewards. It is smallest where
-    σ(r_c - r_r) = 1-ε, so that scores stay finite on pairs that are told apart. With ε = 0 and m = 0 it is Bradley and
-    Terry 1952; m is Touvron et al. 2023, https://arxiv.org/abs/2307.09288, eq. 2. All (B,) -> (B,), in nats.
+    ε, ``label_smoothing``, is the assumed share of flipped labels: the conservative loss of Mitchell 2023,
+    https://ericmitchell.ai/cdpo.pdf, with scores instead of DPO's implicit rewards. Its minimum is at
+    σ(r_c - r_r) = 1-ε, so scores stay finite on separable pairs. With ε = 0 and m = 0 it is Bradley and Terry 1952;
+    the margin m is Touvron et al. 2023, https://arxiv.org/abs/2307.09288, eq. 2. All (B,) -> (B,), in nats.
     """
     difference = chosen - rejected
     kept = -logsigmoid(difference - margin)
@@ -27,29 +27,29 @@ def bradley_terry(
 
 
 def plackett_luce(scores: Tensor, ordered: Tensor, mask: Tensor) -> Tensor:
-    """Negative log-likelihood of rankings of k responses, a loss for each ranking.
+    """Return the negative log-likelihood of rankings of K responses, one loss per ranking.
 
         ℓ = -Σ_{j < J} log( exp(r_j) / Σ_{i ≥ j} exp(r_i) )
 
     with r_1, r_2, ... the scores from the best response to the worst (Plackett 1975; Luce 1959): the best is drawn from
-    all, the second from the rest, and so on. ``ordered`` is J: how many are told apart from everything behind them. For
-    a whole ranking it is k-1; for "this one is the best of k" it is 1, and the order of the others does not matter.
-    With k = 2 the loss is `bradley_terry`.
+    all, the second from the rest, and so on. ``ordered`` is J, the number of responses that are known to be better than
+    all later ones: K-1 for a complete ranking, 1 if only the best of K is known. With K = 2 the loss is
+    `bradley_terry`.
 
-    ``scores`` (G, K), best first, ``mask`` (G, K) True where there is a response, ``ordered`` (G,) -> (G,), in nats.
+    ``scores`` (G, K), best first, ``mask`` (G, K) True at responses, ``ordered`` (G,) -> (G,), in nats.
     """
-    # Not -inf, whose differences, though unused, would make every gradient nan.
+    # Not -inf, whose differences, although unused, would make every gradient nan.
     scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
-    # log Σ_{i ≥ j} exp(r_i) for every j, from behind.
+    # log Σ_{i ≥ j} exp(r_i) for every j.
     rest = scores.flip(-1).logcumsumexp(-1).flip(-1)
     drawn = torch.arange(scores.shape[-1], device=scores.device) < ordered[:, None]
     return torch.where(drawn, rest - scores, 0.0).sum(-1)
 
 
 def centring(scores: Tensor, mask: Tensor) -> Tensor:
-    """What pulls the scores of one prompt towards zero, (2/k · Σ r)², for each ranking of k responses.
+    """Return a penalty on the mean score of each prompt, (2/K · Σ r)², per ranking of K responses.
 
-    A loss of differences leaves the scores' level open. With k = 2 it is (r_c + r_r)², Eisenstein et al. 2023,
+    Losses of differences do not determine the level of scores. With K = 2 it is (r_c + r_r)², Eisenstein et al. 2023,
     https://arxiv.org/abs/2312.09244, section 3. ``scores`` and ``mask`` (G, K) -> (G,).
     """
     return (2 * torch.where(mask, scores, 0.0).sum(-1) / mask.sum(-1)).square()
@@ -58,21 +58,21 @@ def centring(scores: Tensor, mask: Tensor) -> Tensor:
 def smoothed(
     losses: Sequence[str], weights: Sequence[float] | None, label_smoothing: float
 ) -> tuple[list[str], list[float] | None]:
-    """Return TRL's losses and weights that smooth ``sigmoid``, which by itself does not read ``label_smoothing``.
+    """Return TRL's losses and weights that smooth ``sigmoid``, which ignores ``label_smoothing`` in TRL.
 
         cDPO(x) = -(1-ε) log σ(x) - ε log σ(-x) = S(x) + εx,   S(x) = -log σ(x),  x = β times the margin
 
-    (Mitchell 2023, https://ericmitchell.ai/cdpo.pdf, eq. 3). TRL's ``robust`` is S(x) - εx / (1-2ε) (Chowdhury et al.
-    2024, https://arxiv.org/abs/2403.00409), so cDPO = 2(1-ε) · sigmoid - (1-2ε) · robust, with weights that TRL takes.
+    Mitchell 2023, https://ericmitchell.ai/cdpo.pdf, eq. 3. TRL's ``robust`` is S(x) - εx / (1-2ε) (Chowdhury et al.
+    2024, https://arxiv.org/abs/2403.00409), so cDPO = 2(1-ε) · sigmoid - (1-2ε) · robust, with TRL's weights.
 
     Args:
-        losses: as in ``stage.loss``.
-        weights: as in ``stage.trainer.loss_weights``; None: 1 each.
+        losses: the names in ``stage.loss``.
+        weights: ``stage.trainer.loss_weights``; None for 1 each.
     """
     if not label_smoothing or "sigmoid" not in losses:
         return list(losses), None if weights is None else list(weights)
     given = dict(zip(losses, weights or [1.0] * len(losses), strict=True))
     weight = given["sigmoid"]
-    made = [(name, 2 * (1 - label_smoothing) * weight if name == "sigmoid" else one) for name, one in given.items()]
+    made = [(name, 2 * (1 - label_smoothing) * weight if name == "sigmoid" else value) for name, value in given.items()]
     made.append(("robust", -(1 - 2 * label_smoothing) * weight))
-    return [name for name, _ in made], [one for _, one in made]
+    return [name for name, _ in made], [value for _, value in made]

@@ -1,16 +1,16 @@
-"""A language or reward model whose rows share what they begin with, inside TRL's own trainers.
+"""A language or reward model that computes common prefixes of a batch once, inside TRL's trainers.
 
-The seam is the forward of the backbone, ``model.base_model``, which every head calls for hidden states: the rows of a
-batch go in padded as ever, run as a tree of segments without padding (prefix_tree.py, segment_attention.py), and come
-out (R, T, H) where they were, padding positions zero. TRL's losses, adapters and evaluation see the numbers that they
-saw before, to rounding. Where a head reads few positions, the labelled ones or each row's last, it says so first: what
-only the others need of the last layer is then not computed, and they are no hidden states of the model.
+It replaces the forward pass of the backbone, ``model.base_model``, which every head calls for hidden states. The rows
+of a padded batch run as a tree of segments without padding (prefix_tree.py, segment_attention.py); the result (R, T, H)
+has the usual layout, with zeros at padding. TRL's losses, adapters and evaluation see the same numbers up to rounding.
+If a head reads only some positions (the labeled ones, or the last of each row), the last layer is computed only as far
+as they need it, and the hidden states at other positions are meaningless.
 
-With dropout, which TRL switches off unless ``disable_dropout=false``, the copies of a prompt see one draw instead of
-one each. A batch with a cache, positions or embeddings of its own, or holes in its mask, takes the plain forward.
+With dropout, which TRL disables unless ``disable_dropout=false``, the copies of a prompt share one draw. A batch with
+a cache, position ids, embeddings, or holes in its mask takes the plain forward pass.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
@@ -27,27 +27,27 @@ from rlhf.preference import head, segment_attention
 from rlhf.preference.architectures import KNOWN
 from rlhf.preference.prefix_tree import tree
 
-IGNORED = -100  # the label of a token that is not scored, transformers' and TRL's
+IGNORED = -100  # the label of tokens that are not scored, in transformers and TRL
 SCALES = ("final_logit_softcapping", "logit_scale", "logits_scaling", "output_multiplier", "lm_head_multiplier")
 USUAL = {"input_ids", "attention_mask", "use_cache", "output_router_logits", "return_dict"}
 
 
 class Sharing:
-    """``model``, with or without an adapter, shares prefixes until ``remove`` or the end of the context.
+    """Prefix sharing for ``model``, with or without an adapter, until ``remove`` or the end of the context.
 
-    It is put on after TRL's trainer is made, whose fused head it serves with positions. ``fields`` are those of
-    ``head.Scored`` that it computes; a reference needs ``log_probs`` alone.
+    Create it after TRL's trainer, which installs its fused head. ``fields`` are the fields of ``head.Scored`` to
+    compute; a reference needs only ``log_probs``.
     """
 
     def __init__(self, model: Any, fields: tuple[str, ...] = head.FIELDS):
         self.model = model.get_base_model() if hasattr(model, "peft_config") else model
         self.backbone = self.model.base_model
         self.fields = fields
-        # Of the current forward pass, if its last layer is cut short.
+        # State of the current forward pass.
         self._layout: segment_attention.Layout | None = None
         self._last: tuple[Tensor, Tensor | None, segment_attention.Layout | None] | None = None
         self._wanted: Tensor | None = None  # (R, T), the positions whose hidden states are read
-        self._picked = False  # whether they alone are handed on
+        self._picked = False  # whether only these are returned
         self._undo: list[Callable[[], None]] = []
         config = self.backbone.config
         attention, config._attn_implementation = config._attn_implementation, segment_attention.NAME
@@ -62,7 +62,7 @@ class Sharing:
         self._whole = self._put(self.model, self._score if scores else self._label)
 
     def remove(self) -> None:
-        """Leave the model as it was."""
+        """Restore the model."""
         while self._undo:
             self._undo.pop()()
 
@@ -73,16 +73,16 @@ class Sharing:
         self.remove()
 
     def _put(self, module: Any, forward: Callable) -> Callable:
-        """Let ``forward`` stand before the module's own, which is returned."""
+        """Replace the module's forward by ``forward`` and return the original."""
         before, original = module.__dict__.get("forward"), module.forward
-        module.forward = partial(forward)  # accelerate binds a method anew, to the module
+        module.forward = partial(forward)  # accelerate would bind a method to the module again
         self._undo.append(
             lambda: module.__dict__.pop("forward") if before is None else setattr(module, "forward", before)
         )
         return original
 
     def _forward(self, input_ids: Any = None, *args: Any, **kwargs: Any) -> Any:
-        """The backbone's; (R, T, H), or (1, M, H) where a language head has said which positions it reads."""
+        """Run the backbone: hidden states (R, T, H), or (1, M, H) if a language head reads only M positions."""
         given = {name for name, value in kwargs.items() if value is not None and value is not False}
         layout = None if args or input_ids is None or given - USUAL else self._laid_out(input_ids, kwargs)
         if layout is None:
@@ -97,17 +97,17 @@ class Sharing:
         return BaseModelOutputWithPast(last_hidden_state=filled[layout.index])
 
     def _run(self, ids: Tensor, layout: segment_attention.Layout) -> Tensor:
-        """Last hidden states (N, H) of the row that ``layout`` describes."""
-        # When activations are computed again, in the backward pass, it is not known any more what was wanted.
+        """Return the last hidden states (N, H) of the row that ``layout`` describes."""
+        # The wanted positions are no longer known when the backward pass computes activations again.
         again = getattr(self._last_layer, "gradient_checkpointing", False) and self._last_layer.training
-        # A copy: the backward pass may come back to this one after the reference has run the same batch.
+        # A copy: the backward pass may return to this one after the reference has run the same batch.
         layout = replace(layout, layers=0)
         layout.reading(None if again or self._wanted is None else layout.index[self._wanted])
         self._layout = layout
         try:
             hidden = self._plain(
                 ids.reshape(-1)[layout.source][None],
-                # Any 4-D mask is handed on as it is, and none is made.
+                # transformers passes any 4-D mask on unchanged instead of building one.
                 attention_mask=torch.ones(1, 1, 1, 1, dtype=torch.bool, device=ids.device),
                 position_ids=layout.positions[None],
                 segments=layout,
@@ -118,13 +118,13 @@ class Sharing:
         expected = self.backbone.config.num_hidden_layers
         if layout.layers != expected:
             raise TrainingError(
-                f"{layout.layers} of {expected} layers of {type(self.model).__name__} attended by segments, the others "
-                "would see other rows' tokens: give stage.shared_prefix=off"
+                f"only {layout.layers} of {expected} layers of {type(self.model).__name__} attend by segments, the "
+                "others would see tokens of other rows: set stage.shared_prefix=off"
             )
         return hidden
 
     def _laid_out(self, ids: Tensor, kwargs: dict[str, Any]) -> segment_attention.Layout | None:
-        """The layout of a batch, None where it has none; a reference is given the batch that its policy had."""
+        """Return the layout of a batch, None without one; that of the last batch is reused for the reference."""
         mask = kwargs.get("attention_mask")
         if ids.dim() != 2 or (mask is not None and mask.shape != ids.shape):
             return None
@@ -143,7 +143,7 @@ class Sharing:
         return layout
 
     def _shorten(self, module: Any) -> None:
-        """A part of the last layer that looks at one position at a time, for what is read alone."""
+        """Compute a position-wise part of the last layer only at the positions that are read."""
 
         def short(hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor:
             read = None if self._layout is None else self._layout.read
@@ -154,7 +154,7 @@ class Sharing:
         whole = self._put(module, short)
 
     def _score(self, input_ids: Any = None, *args: Any, **kwargs: Any) -> Any:
-        """A reward model's forward: of each row the last token is read, as transformers finds it."""
+        """Run a reward model's forward pass, which reads the last token of each row, as transformers finds it."""
         padding = self.model.config.pad_token_id
         if not args and input_ids is not None and padding is not None:
             place = torch.arange(input_ids.shape[1], device=input_ids.device)
@@ -166,7 +166,7 @@ class Sharing:
             self._wanted = None
 
     def _label(self, *args: Any, labels: Any = None, fused_lm_head: bool = False, **kwargs: Any) -> Any:
-        """A language model's forward under TRL's fused head: of each row what precedes a label is read."""
+        """Run a language model's forward pass with TRL's fused head, which reads the positions before labels."""
         if not fused_lm_head or labels is None or "shift_labels" in kwargs:
             given = {} if labels is None else {"labels": labels}
             given |= {"fused_lm_head": True} if fused_lm_head else {}
@@ -180,13 +180,13 @@ class Sharing:
                 values = head.score(self.model.get_output_embeddings(), hidden, targets, self.fields)
             else:
                 scored = self._whole(*args, fused_lm_head=True, shift_labels=targets[None], **kwargs)
-                values = {name: scored[name] for name in self.fields if name in scored}  # of a reference TRL gives few
+                values = {name: scored[name] for name in self.fields if name in scored}  # few for a reference
         finally:
             self._wanted, self._picked = None, False
         return head.scattered(values, mask)
 
     def _ours(self, device: torch.device) -> bool:
-        """Whether the head is ours: in single precision on a CPU, for logits as they are. Elsewhere it is TRL's."""
+        """Return whether rlhf.preference.head computes the outputs: on a CPU, in float32, for unscaled logits."""
         projection = self.model.get_output_embeddings()
         plain = type(projection) is torch.nn.Linear and projection.weight.dtype is torch.float32
         scaled = any(getattr(self.model.config, name, None) not in (None, 1.0) for name in SCALES)
@@ -200,8 +200,8 @@ def _same(one: Tensor | None, other: Tensor | None) -> bool:
 
 
 @contextmanager
-def sharing(*models: Any, fields: tuple[str, ...] = head.FIELDS) -> Iterator[None]:
-    """Every one of ``models`` shares prefixes within; None is passed over."""
+def sharing(*models: Any, fields: tuple[str, ...] = head.FIELDS) -> Generator[None]:
+    """Share prefixes in each of ``models`` within the context; None is skipped."""
     with ExitStack() as stack:
         for model in models:
             if model is not None:

@@ -1,16 +1,15 @@
-"""Rows of tokens as a tree of segments, so that what several rows begin with is computed once.
+"""Rows of tokens as a tree of segments, so that common prefixes are computed once.
 
-Two responses to one prompt differ from where they differ; before, a causal model computes the same twice. The rows of a
-batch are laid out as segments, each of which follows on another one or begins a row:
+A causal model computes the same hidden states for two rows up to their first different token. The rows of a batch are
+laid out as segments, each of which continues another segment or starts a row:
 
     rows        a b c d e       segments   a b c         (the parent of both below)
                 a b c f                    d e
                 g h                        f
                                            g h
 
-A row is a path from the top down. Whose prompt is whose is never declared and so never wrong: it is read from the ids
-themselves, which also finds several pairs on one prompt, responses that begin alike, equal rows, and what all the
-prompts of a batch begin with.
+A row is a path from the root. Prefixes are found from the token ids themselves, without declaring prompts, which also
+covers several pairs with one prompt, responses with a common beginning, equal rows, and prefixes of all prompts.
 """
 
 from collections.abc import Sequence
@@ -19,18 +18,18 @@ from itertools import pairwise
 
 import numpy
 
-# Fewer tokens than this are not worth a segment of their own: computing them again costs less than attending in parts.
+# Shorter prefixes are not shared: computing them again costs less than attention in parts.
 LEAST = 8
 
 
 @dataclass(frozen=True)
 class Segment:
-    """Tokens ``begin`` to ``end`` of ``row``, and of every other row that passes through it."""
+    """Tokens ``begin`` to ``end`` of ``row``, and of every other row whose path contains the segment."""
 
     row: int
     begin: int
     end: int
-    parent: int | None  # the number of the segment that it follows on; none for one that begins a row
+    parent: int | None  # the number of the segment that it continues; None if it starts a row
 
     def __len__(self) -> int:
         return self.end - self.begin
@@ -38,27 +37,27 @@ class Segment:
 
 @dataclass(frozen=True)
 class Tree:
-    """``paths[i]`` are the numbers of the segments that row i is made of, in order. A parent precedes its children."""
+    """Segments, parents before children, and ``paths``: for each row, the numbers of its segments in order."""
 
     segments: list[Segment]
     paths: list[tuple[int, ...]]
 
     def __len__(self) -> int:
-        """How many tokens are computed."""
+        """Return the number of computed tokens."""
         return sum(map(len, self.segments))
 
 
 def common(one: numpy.ndarray, other: numpy.ndarray) -> int:
-    """How many tokens two rows have in common before they differ or one ends."""
+    """Return the length of the common prefix of two rows."""
     shorter = min(len(one), len(other))
     differ = numpy.flatnonzero(one[:shorter] != other[:shorter])
     return int(differ[0]) if len(differ) else shorter
 
 
 def tree(rows: Sequence[numpy.ndarray], least: int = LEAST) -> Tree:
-    """The tree of ``rows``, each a vector of ids; what they have in common is shared where it is ``least`` or more."""
+    """Return the tree of ``rows``, each a vector of ids, that shares prefixes of at least ``least`` tokens."""
     order = sorted(range(len(rows)), key=lambda i: rows[i].tolist())
-    # Equal rows lie side by side, and are one from here on.
+    # Equal rows are neighbors in this order and are treated as one row.
     alike = [0, *(common(rows[a], rows[b]) for a, b in pairwise(order))]
     first = [n == 0 or alike[n] < max(len(rows[order[n - 1]]), len(rows[row])) for n, row in enumerate(order)]
     places = [n for n, new in enumerate(first) if new]
@@ -74,7 +73,7 @@ def tree(rows: Sequence[numpy.ndarray], least: int = LEAST) -> Tree:
 
 
 class _Growing:
-    """Sorted rows that all differ, ``alike[n]`` the tokens that row n has in common with the one before it."""
+    """Sorted distinct rows; ``alike[n]`` is the length of the common prefix of row n and the previous one."""
 
     def __init__(self, rows: list[numpy.ndarray], names: list[int], alike: list[int], least: int):
         self.rows, self.names, self.alike, self.least = rows, names, alike, least
@@ -82,7 +81,7 @@ class _Growing:
         self.paths: list[tuple[int, ...]] = [()] * len(rows)
 
     def grow(self, low: int, high: int, begin: int, path: tuple[int, ...]) -> None:
-        """Segments of rows ``low`` to ``high``, whose tokens up to ``begin`` are those of ``path``."""
+        """Add the segments of rows ``low`` to ``high``, whose tokens up to ``begin`` are in ``path``."""
         if high - low == 1:
             self.paths[low] = self._add(low, begin, len(self.rows[low]), path)
             return

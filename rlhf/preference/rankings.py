@@ -1,7 +1,7 @@
-"""Rankings of k responses, put together again from the pairs that they were written as.
+"""Rankings of K responses, reconstructed from pairs.
 
-Data sets of rankings (Nectar, best of n, ranked siblings) are read as pairs like any other. The pairs of one prompt say
-again who stands before whom, so that a listwise loss needs no data format of its own.
+Data sets of rankings (Nectar, best of n, ranked siblings) are read as pairs like any other data set. The pairs of one
+prompt determine its ranking, so that a listwise loss does not require a separate data format.
 """
 
 from collections.abc import Iterable, Sequence
@@ -15,7 +15,7 @@ from rlhf.errors import DataError
 
 
 class Ranking(NamedTuple):
-    """Responses to one prompt, the best first; from ``ordered`` on their order is not known, and does not matter."""
+    """Responses to one prompt, best first; the order of those from index ``ordered`` on is unknown."""
 
     prompt: Prompt
     responses: list[Prompt]
@@ -23,13 +23,13 @@ class Ranking(NamedTuple):
 
 
 def rankings(pairs: Iterable[Row]) -> list[Ranking]:
-    """The rankings that the pairs of each prompt amount to; responses that no pair connects are rankings of their own.
+    """Return the rankings that the pairs of each prompt determine, one per set of connected responses.
 
-    A ranking is a chain, best first, and at its end any number of responses that are not told apart: of k responses all
-    pairs give the whole ranking, best-against-the-others gives a ranking of the best alone.
+    A ranking is a chain, best first, followed by any number of responses in unknown order: all pairs of K responses
+    determine the complete ranking, pairs of the best with each other response only the best.
 
     Raises:
-        DataError: the pairs of a prompt contradict each other, or order its responses in another way than that.
+        DataError: the pairs of a prompt are contradictory or do not determine such a ranking.
     """
     prompts: dict[str, list[Row]] = {}
     for row in pairs:
@@ -39,7 +39,7 @@ def rankings(pairs: Iterable[Row]) -> list[Ranking]:
 
 def _of_prompt(rows: Sequence[Row]) -> list[Ranking]:
     responses: dict[str, Prompt] = {}
-    below: dict[str, set[str]] = {}  # what a response was preferred to
+    below: dict[str, set[str]] = {}  # response -> the responses that it was preferred to
     for row in rows:
         names = [prompt_key({"prompt": row[side]}) for side in ("chosen", "rejected")]
         for name, side in zip(names, ("chosen", "rejected"), strict=True):
@@ -54,7 +54,7 @@ def _of_prompt(rows: Sequence[Row]) -> list[Ranking]:
 
 
 def _parts(below: dict[str, set[str]]) -> list[list[str]]:
-    """The responses that pairs connect, directly or through others; in the order in which they were first seen."""
+    """Return the connected components of the responses, in the order in which they were first seen."""
     part_of = {name: {name} for name in below}
     for better, others in below.items():
         for worse in others:
@@ -66,7 +66,11 @@ def _parts(below: dict[str, set[str]]) -> list[list[str]]:
 
 
 def _order(names: list[str], below: dict[str, set[str]], prompt: Prompt) -> tuple[list[str], int]:
-    """Take away the best again and again, as long as it is known to stand before all that are left."""
+    """Return the responses, best first, and how many of them are known to be better than all later ones.
+
+    Raises:
+        DataError: the pairs do not determine a ranking.
+    """
     left, order = list(names), []
     reachable = {name: _reachable(name, below) for name in names}
     while len(left) > 1:
@@ -84,6 +88,7 @@ def _order(names: list[str], below: dict[str, set[str]], prompt: Prompt) -> tupl
 
 
 def _reachable(name: str, below: dict[str, set[str]]) -> set[str]:
+    """Return the responses that ``name`` was preferred to, directly or through others."""
     found: set[str] = set()
     ahead = [name]
     while ahead:
@@ -94,10 +99,10 @@ def _reachable(name: str, below: dict[str, set[str]]) -> set[str]:
 
 
 class Collator:
-    """Rankings of token ids, ``{"response_ids": k lists, "ordered"}``, as one padded batch with the shape (G, K) apart.
+    """Collates rankings of token ids, ``{"response_ids": K lists, "ordered": J}``, into one padded batch.
 
-    ``input_ids`` and ``attention_mask`` have a row for each response, ranking after ranking; ``sizes`` and ``ordered``
-    one number for each ranking.
+    ``input_ids`` and ``attention_mask`` have one row per response, ranking after ranking; ``sizes`` and ``ordered`` one
+    number per ranking, (G,).
     """
 
     def __init__(self, pad_token_id: int):
@@ -115,6 +120,6 @@ class Collator:
 
 
 def by_ranking(scores: torch.Tensor, sizes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Scores (N,), ranking after ranking, as (G, K) with the mask of those that are there."""
+    """Return scores (N,), ranking after ranking, as (G, K), and the mask (G, K) of existing responses."""
     mask = torch.arange(int(sizes.max()), device=scores.device) < sizes[:, None]
     return scores.new_zeros(mask.shape).masked_scatter(mask, scores), mask

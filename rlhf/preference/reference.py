@@ -1,8 +1,7 @@
-"""The log-probabilities of DPO's reference, computed once for a model and its data and kept on disk.
+"""The log-probabilities of DPO's reference, computed once per model and data set and cached on disk.
 
-The reference does not change, and neither beta, the learning rate nor the loss has a say in it: all runs of a sweep
-read what the first one wrote. The key holds what has a say, the last bit included: weights, ids, length, precision,
-batch.
+They do not depend on beta, the learning rate or the loss, so all jobs of a sweep read the cache of the first one. The
+key includes everything that affects them, to the last bit: weights, ids, length, precision, batch.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -14,7 +13,7 @@ import pyarrow
 import torch
 from torch import Tensor
 
-from rlhf.config import Settings, Strategy
+from rlhf.config import DPOStage, Settings, Strategy
 from rlhf.console import Bar, console
 from rlhf.data import cache
 from rlhf.hardware import ranks
@@ -29,7 +28,7 @@ SCHEMA = pyarrow.schema([(name, pyarrow.float32()) for name in COLUMNS])
 
 
 class Kept(NamedTuple):
-    """Where they are kept, and what decides them besides the rows and the batch."""
+    """The cache folder, the stage, and everything that determines the numbers besides rows and batch size."""
 
     folder: str
     stage: str
@@ -37,17 +36,18 @@ class Kept(NamedTuple):
 
 
 def beside_shards(settings: Settings, strategy: Strategy, told: bool = False) -> Settings:
-    """``settings`` of a DPO that keeps nothing where no process holds a whole policy to compute it by."""
-    if not (strategy.sharded and settings.stage.cache_reference):
+    """Return ``settings`` of stage=dpo without the cache if the policy is sharded over processes."""
+    stage = settings.stage_as(DPOStage)
+    if not (strategy.sharded and stage.cache_reference):
         return settings
     if told:
-        why = f"dpo: under {strategy.value} no process holds a whole policy, so stage.cache_reference is taken as false"
+        why = f"dpo: under {strategy.value} no process holds the whole policy, so stage.cache_reference is ignored"
         console.print(why, highlight=False)
-    return replace(settings, stage=replace(settings.stage, cache_reference=False))
+    return replace(settings, stage=replace(stage, cache_reference=False))
 
 
 def kept(settings: Settings, parent: Parent, arguments: Any, shared: bool) -> Kept:
-    """Those of ``parent`` under TRL's ``arguments``."""
+    """Return the cache entry of the reference ``parent`` under TRL's ``arguments``."""
     model, found = settings.model, digests.versions()
     identity = (
         parent.digest, parent.revision, model.dtype.value, model.attention, settings.adapter.kind.value == "qlora",
@@ -65,10 +65,10 @@ def with_log_probs(
     weights: str,
     compute: Callable[[], Iterable[tuple[Tensor, Tensor]]],
 ) -> "Dataset":
-    """``rows`` with the reference's log-probabilities, as kept or as ``compute`` yields them, batch by batch in order.
+    """Return ``rows`` with the reference's log-probabilities, from the cache or from ``compute``.
 
-    Of several processes each computes its part of them: ``compute`` then yields every so-many-th batch.
-    ``weights`` is a digest of the model for a folder that has none of its own.
+    ``compute`` yields (chosen, rejected), each (B,), batch by batch in order; with several processes, every n-th
+    batch. ``weights`` is a digest of the model, used if ``where.identity`` has none.
     """
     from datasets import concatenate_datasets
 
@@ -76,12 +76,12 @@ def with_log_probs(
     key = cache.key_of("reference log-probabilities", rows._fingerprint, batch, *identity)
 
     def everyone() -> Iterable[tuple[Tensor, Tensor]]:
-        told = f"{where.stage}: log-probabilities of the reference ({split}, {len(rows)} pairs)"
-        console.print(told, highlight=False)
+        title = f"{where.stage}: log-probabilities of the reference ({split}, {len(rows)} pairs)"
+        console.print(title, highlight=False)
         own = shown(f"{where.stage}: reference", compute(), -(-len(rows) // batch))
         return dealt(ranks.gathered([*own])) if ranks.started() else own
 
-    # None may wait for what another one read: they compute it together, or not at all.
+    # No process may wait for one that reads the cache: all of them compute together, or none.
     together = ranks.started() and ranks.anywhere(not cache.holds(where.folder, key))
     found = list(everyone()) if together else None
 
@@ -92,11 +92,12 @@ def with_log_probs(
         return {}
 
     table, _ = cache.table(where.folder, key, "the reference's log-probabilities", build)
+    assert table is not None  # it has as many rows as ``rows``
     return concatenate_datasets([rows, table], axis=1)
 
 
 def shown(title: str, batches: Iterable[tuple[Tensor, Tensor]], total: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """``batches``, behind a bar; of several processes, all make as many."""
+    """Yield ``batches`` with a progress bar that counts those of all processes."""
     bar = Bar(title, total)
     try:
         for number, batch in enumerate(batches, 1):
@@ -107,5 +108,5 @@ def shown(title: str, batches: Iterable[tuple[Tensor, Tensor]], total: int) -> I
 
 
 def dealt(parts: Iterable[Iterable[tuple[Tensor, Tensor]]]) -> Iterator[tuple[Tensor, Tensor]]:
-    """In their order, batches that were dealt out to ``parts`` in turn."""
+    """Yield the batches of ``parts`` in turn: the original order of batches that were distributed round-robin."""
     return (batch for batch in chain.from_iterable(zip_longest(*parts)) if batch is not None)

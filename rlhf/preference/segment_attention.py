@@ -1,15 +1,15 @@
-"""Attention over a tree of segments that lie one after the other in a single row: each token sees its own row alone.
+"""Attention over a tree of segments, concatenated to one row: each token sees only its own row of the batch.
 
-A token attends to the segments above its own and, causally, to its own. Every segment is a call of its own of
-``scaled_dot_product_attention`` over what it may see and nothing else, so that no score is computed to be masked away
-(but half of the segment's own square where it follows on another), and the linear layers see a row without padding.
-A 4-D mask over the row says the same with scores that grow with the square of the whole batch, so here a batch is one
-row, however many groups it packs, and needs no budget. On a GPU it is SDPA, too, a launch for each segment and layer;
+A token attends to the segments above its segment and, causally, to its segment. Each segment is a separate call of
+``scaled_dot_product_attention`` with only the visible keys, so that almost no masked scores are computed (only half of
+a segment's own square, if it continues another one), and the linear layers see a row without padding. A 4-D mask over
+the row would compute scores quadratic in the whole batch. On a GPU each segment is one kernel launch per layer;
 FlexAttention, with one launch, has not been tried.
 
-transformers finds the function under ``NAME``; it is SDPA as it was where no layout is handed to the model.
+The function is registered with transformers as ``NAME``; without a layout it is plain SDPA.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -29,34 +29,34 @@ NAME = "rlhf_segments"
 
 @dataclass
 class Layout:
-    """Where the segments of a tree lie in one row of N tokens, and where the tokens of the batch (R, T) are in it.
+    """The segments of a tree in one row of N tokens, and the mapping between this row and the batch (R, T).
 
-    ``index`` (R, T) is the place of each token in the row, and N, one beyond the last, for padding. ``source`` (N,) is
-    the place of each token of the row in the flattened batch, ``positions`` (N,) how many tokens precede it in its own.
+    ``index`` (R, T) is the place of each token in the row; N, one beyond the last, for padding. ``source`` (N,) is the
+    place of each token of the row in the flattened batch, ``positions`` (N,) its position id.
     """
 
     sizes: list[int]
-    above: list[tuple[int, ...]]  # of each segment, those that it follows on, from the top down
+    above: list[tuple[int, ...]]  # for each segment, its ancestors from the root down
     index: Tensor
     source: Tensor
     positions: Tensor
-    layers: int = 0  # how many attention layers have followed this layout, so that it is known that all do
+    layers: int = 0  # the number of attention layers that used this layout, to verify that all do
     read: Tensor | None = None  # the places of the row whose last hidden states are read, in order; None for all
-    asked: list[Tensor | None] | None = None  # of each segment, those of ``read`` that lie in it; None for the whole
+    asked: list[Tensor | None] | None = None  # for each segment, the places of ``read`` in it; None for all
     _masks: dict[tuple[int, int, torch.dtype], Tensor] = field(default_factory=dict)
 
     def reading(self, places: Tensor | None) -> None:
-        """Only hidden states at ``places`` of the row are read, which the last layer need not go beyond."""
+        """Restrict the last layer to ``places`` of the row, the only hidden states that are read; None for all."""
         self.read = self.asked = None
         if places is not None:
-            self.read = places[places < len(self.source)].unique()  # beyond lies the padding of an empty row
+            self.read = places[places < len(self.source)].unique()  # without the padding of an empty row
             bounds = torch.tensor([0, *self.sizes], device=places.device).cumsum(0)
             cuts = torch.searchsorted(self.read, bounds).tolist()
             parts = [self.read[low:high] - bound for (low, high), bound in zip(pairwise(cuts), bounds, strict=False)]
             self.asked = [None if 2 * len(part) > size else part for part, size in zip(parts, self.sizes, strict=True)]
 
     def mask(self, length: int, before: int, like: Tensor) -> Tensor:
-        """(length, before + length), added to scores: all that is before, and itself up to the diagonal."""
+        """Return the additive mask (length, before + length): 0 for ancestors and the causal part of the segment."""
         key = (length, before, like.dtype)
         if key not in self._masks:
             mask = torch.full((length, before + length), float("-inf"), dtype=like.dtype, device=like.device)
@@ -64,8 +64,8 @@ class Layout:
         return self._masks[key]
 
 
-def lay_out(tree: Tree, starts: numpy.ndarray, shape: tuple[int, int], device: torch.device) -> Layout:
-    """The layout of ``tree`` for a batch of ``shape`` whose row i begins in column ``starts[i]``."""
+def lay_out(tree: Tree, starts: numpy.ndarray, shape: Sequence[int], device: torch.device) -> Layout:
+    """Return the layout of ``tree`` for a batch of ``shape`` (R, T) whose row i begins in column ``starts[i]``."""
     rows, columns = shape
     offsets = numpy.concatenate([[0], numpy.cumsum([len(segment) for segment in tree.segments], dtype=numpy.int64)])
     source, positions = (numpy.empty(offsets[-1], numpy.int64) for _ in range(2))
@@ -81,12 +81,12 @@ def lay_out(tree: Tree, starts: numpy.ndarray, shape: tuple[int, int], device: t
             segment = tree.segments[number]
             begin = starts[row] + segment.begin
             index[row, begin : begin + len(segment)] = numpy.arange(offsets[number], offsets[number + 1])
-    tensors = (torch.from_numpy(found).to(device) for found in (index, source, positions))
-    return Layout([len(segment) for segment in tree.segments], above, *tensors)
+    index_, source_, positions_ = (torch.from_numpy(array).to(device) for array in (index, source, positions))
+    return Layout([len(segment) for segment in tree.segments], above, index_, source_, positions_)
 
 
 def attend(
-    module: torch.nn.Module,
+    module: Any,
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -96,7 +96,10 @@ def attend(
     segments: Layout | None = None,
     **others: Any,
 ) -> tuple[Tensor, None]:
-    """Queries (1, heads, N, d) attend by ``segments``; a transformers attention function, returns (1, N, heads, d)."""
+    """Return the attention (1, N, heads, d) of queries (1, heads, N, d) by ``segments``, or SDPA without them.
+
+    The signature is that of transformers' attention functions.
+    """
     if segments is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **others)
     last = module.layer_idx == module.config.num_hidden_layers - 1
@@ -120,7 +123,7 @@ def attend(
             queries[number] if places is None else queries[number][:, :, places],
             seen_keys,
             seen_values,
-            attn_mask=mask if places is None else mask[places],
+            attn_mask=mask if mask is None or places is None else mask[places],
             dropout_p=dropout,
             scale=scaling,
             is_causal=mask is None,
@@ -130,7 +133,7 @@ def attend(
 
 
 def placed(part: Tensor, places: Tensor, length: int, dimension: int) -> Tensor:
-    """``part`` at ``places`` of ``dimension``, zeros between."""
+    """Return ``part`` at ``places`` along ``dimension`` of size ``length``, with zeros elsewhere."""
     shape = list(part.shape)
     shape[dimension] = length
     return part.new_zeros(shape).index_copy(dimension, places, part)

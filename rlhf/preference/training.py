@@ -1,4 +1,4 @@
-"""What training a reward model needs beside TRL's trainer: further losses, early stopping, members of an ensemble."""
+"""Reward model training on top of TRL's trainer: more losses, early stopping, members of an ensemble."""
 
 import json
 import shutil
@@ -26,67 +26,71 @@ if TYPE_CHECKING:
 
 
 def columns(pairs: Mapping[str, "Dataset"], stage: RewardStage) -> list[str]:
-    """The columns of train and validation that are learned from: margins where asked for, weights where there are any.
+    """Return the columns to train on: the pair, the margin if the settings use it, the weight if all splits have it.
 
     Raises:
-        DataError: margins are asked for and there are none.
+        DataError: ``stage.margin=true``, but the pairs have no margin.
     """
     if stage.margin:
         for split in ("train", "validation"):
             if "margin" not in pairs[split].column_names:
                 raise DataError(
-                    f"stage.margin=true, but the {split} pairs of data.preferences have no margin: give every row a "
-                    '"margin", or leave stage.margin=true out'
+                    f"stage.margin=true, but the {split} pairs of data.preferences have no margin: add a "
+                    '"margin" to every row, or leave stage.margin=true out'
                 )
     weighted = all("weight" in pairs[split].column_names for split in ("train", "validation"))
     return ["prompt", "chosen", "rejected", *["margin"] * stage.margin, *["weight"] * weighted]
 
 
 def prepare(pairs: Mapping[str, "Dataset"], stage: RewardStage, tokenizer: Any) -> dict[str, "Dataset"]:
-    """Train and validation as the trainer is given them: pairs, or under Plackett-Luce rankings of token ids.
+    """Return train and validation data for the trainer: pairs, or rankings of token ids for Plackett-Luce.
 
     Weights are divided by their mean, so that the loss of a batch is on average a weighted mean.
 
     Raises:
-        DataError: margins are asked for and there are none; pairs do not amount to rankings.
+        DataError: ``stage.margin=true``, but the pairs have no margin; or pairs do not determine rankings.
     """
     from datasets import Dataset
 
     kept, found = columns(pairs, stage), {}
     for split in ("train", "validation"):
         if stage.loss is RewardLoss.plackett_luce:
-            found[split] = Dataset.from_list([_tokens(one, tokenizer) for one in rankings.rankings(pairs[split])])
+            ranked = rankings.rankings(pairs[split])
+            found[split] = Dataset.from_list([_tokens(ranking, tokenizer) for ranking in ranked])
             continue
         found[split] = pairs[split].select_columns(kept)
         if "weight" in kept:
-            # Beside weighted pairs, those of a ranking, a pair without a weight counts once.
+            # A pair without a weight next to weighted pairs, those of a ranking, has weight 1.
             weights = [1.0 if weight is None else weight for weight in found[split]["weight"]]
             mean = sum(weights) / len(weights)
-            found[split] = found[split].remove_columns("weight").add_column("weight", [one / mean for one in weights])
+            scaled = [weight / mean for weight in weights]
+            found[split] = found[split].remove_columns("weight").add_column("weight", scaled)
     return found
 
 
 def _tokens(ranking: rankings.Ranking, tokenizer: Any) -> dict[str, Any]:
-    """TRL leaves out what is too long by ``chosen_ids`` and ``rejected_ids``: here the best and the longest one."""
+    """Return a ranking as token ids; TRL drops it if ``chosen_ids`` or ``rejected_ids`` (the longest) are too long."""
     rows = []
+    prompt: Any = ranking.prompt  # messages if the responses are messages
     for response in ranking.responses:
         if isinstance(response, str):
-            rows.append(encode(tokenizer, ranking.prompt, response, None))
+            rows.append(encode(tokenizer, prompt, response, None))
         else:
-            rows.append(encode(tokenizer, [*ranking.prompt, *response[:-1]], response[-1]["content"], None))
+            rows.append(encode(tokenizer, [*prompt, *response[:-1]], response[-1]["content"], None))
     return {"response_ids": rows, "ordered": ranking.ordered, "chosen_ids": rows[0], "rejected_ids": max(rows, key=len)}
 
 
 def trainer_class(kind: type[Trainer], stage: RewardStage, prepared: Mapping[str, "Dataset"]) -> type[Trainer]:
-    """``kind``, TRL's RewardTrainer, or what computes a loss that it lacks.
+    """Return ``kind``, TRL's RewardTrainer, or a subclass with a loss that it lacks.
 
-    It overrides compute_loss and calls no function that is given to it, so there is no other way than a subclass.
+    TRL's trainer computes its loss in ``compute_loss`` and takes no loss function, so a subclass is necessary.
     """
+    base: Any = kind  # a class that is only known at run time
     weighted = "weight" in prepared["train"].column_names
     if stage.loss is RewardLoss.bradley_terry and not stage.label_smoothing and not weighted:
         return kind
 
-    class PreferenceTrainer(kind):
+    class PreferenceTrainer(base):
         def __init__(self, **parts: Any):
             super().__init__(**parts)
             if stage.loss is RewardLoss.plackett_luce:
@@ -104,7 +108,7 @@ def trainer_class(kind: type[Trainer], stage: RewardStage, prepared: Mapping[str
                 loss, outputs = super().compute_loss(model, inputs, return_outputs=True)
                 scores = outputs.logits.squeeze(-1).chunk(2)
                 ours = weight * losses.bradley_terry(*scores, margin, stage.label_smoothing)
-                # What TRL adds to its own, and what it measures, stays.
+                # Keep TRL's metrics and additional loss terms.
                 loss = loss + (ours - losses.bradley_terry(*scores, margin)).mean()
             return (loss, outputs) if return_outputs else loss
 
@@ -129,8 +133,8 @@ def _with_weights(collate: Callable[[Sequence[dict]], dict[str, Any]]) -> Callab
 
 
 def further_arguments(stage: RewardStage) -> dict[str, Any]:
-    """What the settings of this stage decide in the trainer's arguments."""
-    found: dict[str, Any] = {"remove_unused_columns": False}  # weights and rankings are columns that TRL does not know
+    """Return the trainer's arguments that this stage's settings determine."""
+    found: dict[str, Any] = {"remove_unused_columns": False}  # TRL does not know the columns of weights and rankings
     if stage.early_stopping is None:
         return found
     return found | {
@@ -138,37 +142,39 @@ def further_arguments(stage: RewardStage) -> dict[str, Any]:
         "load_best_model_at_end": True,
         "metric_for_best_model": "eval_loss",
         "greater_is_better": False,
-        "restore_callback_states_from_checkpoint": True,  # a resumed run has not forgotten how long it has waited
+        "restore_callback_states_from_checkpoint": True,  # a resumed run keeps its patience counter
     }
 
 
 def callbacks(stage: RewardStage) -> list[EarlyStoppingCallback]:
+    """Return the early stopping callback, if the settings enable it."""
     return [] if stage.early_stopping is None else [EarlyStoppingCallback(stage.early_stopping)]
 
 
 class Members:
-    """The members of a run's ensemble: where each lies, from which seed it is trained, which are trained already.
+    """The members of a run's ensemble: their folders, their seeds, and which of them are finished.
 
-    The first lies where a single reward model does and is the same to the bit. The others differ in what is drawn: the
-    head, the adapter, the order of the pairs (Lakshminarayanan et al. 2017, https://arxiv.org/abs/1612.01474).
+    The first member is identical to a single reward model, in the same folder. The others differ in their random
+    draws: head, adapter, order of the pairs (Lakshminarayanan et al. 2017, https://arxiv.org/abs/1612.01474).
     """
 
     def __init__(self, run: Run, settings: Settings):
-        self.run, self.settings, self.count = run, settings, settings.stage.ensemble
+        self.run, self.settings, self.count = run, settings, settings.stage_as(RewardStage).ensemble
 
     def folder(self, number: int) -> Path:
+        """Return the folder of a member's model."""
         return self.run.work if number == 0 else self.run.work / f"{MEMBER}{number}"
 
     def part(self, number: int) -> str:
-        """Where its checkpoints lie below the run's."""
+        """Return the subfolder of a member's checkpoints in those of the run."""
         return "" if self.count == 1 else f"{MEMBER}{number}"
 
     def title(self, number: int) -> str:
-        """What stands before its progress bar."""
+        """Return the title of a member's progress bar."""
         return "reward" if self.count == 1 else f"reward, member {number + 1} of {self.count}"
 
     def seeded(self, number: int) -> Settings:
-        """The settings with the member's own seed, from which the generators begin."""
+        """Return the settings with a member's seed, and seed the generators with it."""
         if number == 0:
             return self.settings
         seed = derive(self.settings.seed, MEMBER, number) % 2**32
@@ -176,13 +182,13 @@ class Members:
         return replace(self.settings, seed=seed)
 
     def finish(self, number: int, metrics: dict[str, float]) -> None:
-        """Note that a member's weights are written; its checkpoints are not needed any more."""
+        """Record a member's metrics after its weights are written, and delete its checkpoints."""
         if self.count > 1 and ranks.is_main():
             write_json(self._record(number), metrics)
             shutil.rmtree(self.run.scratch / self.part(number), ignore_errors=True)
 
     def finished(self, number: int) -> dict[str, float] | None:
-        """What a member measured that an interrupted run had trained to its end; None for one that is to be trained."""
+        """Return the metrics of a member that an interrupted run has finished; None if it must be trained."""
         path = self._record(number)
         return json.loads(path.read_text(encoding="utf-8")) if self.run.resumed and path.is_file() else None
 

@@ -82,8 +82,8 @@ def write(subject: Subject, scrubber: Scrubber, path: Path) -> None:
     Raises:
         HubError: the card's metadata contain a local path or anything else that the Hub refuses.
     """
-    stated = sections.licences_of(subject.chain, subject.stage.licences)
-    license = subject.stage.licence or licenses.strictest(stated)
+    stated = sections.licenses_of(subject.chain, subject.stage.licenses)
+    license = subject.stage.license or licenses.strictest(stated)
     stated = {scrubber.text(title): name for title, name in stated.items()}
     content = f"---\n{metadata(subject, license)}\n---\n\n{body(subject, scrubber, license, stated)}"
     check(content)
@@ -119,7 +119,7 @@ def body(subject: Subject, scrubber: Scrubber, license: str, stated: dict[str, s
         rungs=[sections.rung(part, safe) for part in chain if part.stage is not None],
         use=USES[stage],
         limits=[size(subject), *LIMITS[stage], *EVERY_LIMIT],
-        licence=safe(license),
+        license=safe(license),
         licenses=[[safe(title), safe(name)] for title, name in stated.items()],
         conflicts=[safe(sentence) for sentence in licenses.conflicts(license, stated)],
         commands=commands(chain, scrubber),

@@ -24,9 +24,9 @@ KINDS = {
 }
 
 
-def kind(licence: str) -> str:
+def kind(license: str) -> str:
     """Return the entry of ``KINDS`` that a license belongs to."""
-    name = licence.lower()
+    name = license.lower()
     if name in PERMISSIVE:
         return "permissive"
     if name == UNKNOWN:
@@ -47,7 +47,7 @@ def listed(name: str, table: Mapping[str, str]) -> str:
 def strictest(found: Mapping[str, str]) -> str:
     """Return the strictest license, the first among equals; ``apache-2.0``, this project's, if ``found`` is empty."""
     order = list(KINDS)
-    return max(found.values(), key=lambda licence: order.index(kind(licence)), default="apache-2.0")
+    return max(found.values(), key=lambda license: order.index(kind(license)), default="apache-2.0")
 
 
 def conflicts(stated: str, found: Mapping[str, str]) -> list[str]:

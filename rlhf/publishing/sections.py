@@ -90,7 +90,7 @@ def data(chain: Sequence[Link], safe: Safe) -> Iterator[list[str]]:
             yield [safe(title), mark, stage, f"{kind}, {split}", f"{facts['rows']:,}", safe(lost)]
 
 
-def licences_of(chain: Sequence[Link], table: dict[str, str]) -> dict[str, str]:
+def licenses_of(chain: Sequence[Link], table: dict[str, str]) -> dict[str, str]:
     """Return title -> license of each data source and each model that is not a run, from the Hub or else ``table``."""
     found = {}
     for link in chain:
@@ -110,7 +110,7 @@ def _asked(id: str | None, commit: str | None, kind: str) -> str | None:
         pinned = pin(id, commit or None, kind) if id else None
     except HubError:
         return None
-    return pinned.licence if pinned else None
+    return pinned.license if pinned else None
 
 
 def hyperparameters(link: Link, safe: Safe) -> Iterator[list[str]]:

@@ -1,24 +1,24 @@
-"""HTTP answers from servers that may misbehave: a limit on the whole time and on the size of an answer."""
+"""HTTP responses from untrusted servers: limits on the total time and on the size of a response."""
 
-import queue
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from types import ModuleType
 from typing import Any, TypeVar
 
 T = TypeVar("T")
 
 LARGEST = 16 * 2**20
-"""Bytes of an answer. Scores of a hundred thousand completions are a few million."""
+"""Bytes of a response. Scores of a hundred thousand completions are a few million bytes."""
 
 
-def bounded(http: ModuleType, client: type, seconds: float) -> type:
-    """Return a subclass of ``client``, a synchronous client of httpx or httpx2, that limits every answer.
+def bounded(http: ModuleType, client: Any, seconds: float) -> type:
+    """Return a subclass of ``client``, a synchronous client class of httpx or httpx2, that limits every response.
 
-    httpx's own timeouts lie between two pieces of an answer: a server that sends a byte now and then never reaches
-    them. An answer that takes longer than ``seconds`` raises ``http.ReadTimeout``; one that is larger than `LARGEST`,
-    or compressed, which could hide its size, raises ``http.ReadError``.
+    httpx's timeouts apply between two chunks: a server that sends one byte at a time never exceeds them. A response
+    that takes longer than ``seconds`` raises ``http.ReadTimeout``; one that is larger than `LARGEST`, or compressed,
+    which could hide its size, raises ``http.ReadError``.
     """
 
     class Bounded(client):
@@ -38,7 +38,7 @@ def bounded(http: ModuleType, client: type, seconds: float) -> type:
             try:
                 return within(seconds, work)
             except TimeoutError:
-                raise http.ReadTimeout(f"no whole answer within {seconds:g} seconds", request=request) from None
+                raise http.ReadTimeout(f"no complete response within {seconds:g} seconds", request=request) from None
             except ValueError as error:
                 raise http.ReadError(str(error), request=request) from None
 
@@ -49,40 +49,34 @@ def whole(response: Any, end: float) -> bytes:
     """Return the body of a streamed ``response``.
 
     Raises:
-        ValueError: it is compressed or too large.
+        ValueError: the response is compressed or too large.
         TimeoutError: it is not complete at ``end``, a time of ``time.monotonic``.
     """
     if response.headers.get("Content-Encoding", "identity") != "identity":
-        raise ValueError("the answer is compressed, which was not asked for")
+        raise ValueError("the response is compressed, which was not requested")
     found = bytearray()
     for part in response.iter_raw():
         found += part
         if len(found) > LARGEST:
-            raise ValueError(f"the answer is larger than {LARGEST // 2**20} MiB")
+            raise ValueError(f"the response is larger than {LARGEST // 2**20} MiB")
         if time.monotonic() > end:
             raise TimeoutError
     return bytes(found)
 
 
 def within(seconds: float, work: Callable[[], T]) -> T:
-    """Return ``work()``, which runs in a thread that is left behind where it takes longer than ``seconds``.
+    """Return ``work()``, run in a thread that is abandoned if it takes longer than ``seconds``.
 
     Raises:
         TimeoutError: it takes longer.
     """
-    box: queue.SimpleQueue[tuple[T | None, BaseException | None]] = queue.SimpleQueue()
+    future: Future[T] = Future()
 
     def target() -> None:
         try:
-            box.put((work(), None))
+            future.set_result(work())
         except BaseException as error:
-            box.put((None, error))
+            future.set_exception(error)
 
     threading.Thread(target=target, daemon=True).start()
-    try:
-        found, error = box.get(timeout=seconds)
-    except queue.Empty:
-        raise TimeoutError from None
-    if error is not None:
-        raise error
-    return found
+    return future.result(timeout=seconds)

@@ -1,30 +1,43 @@
-"""The reward that the settings of stage=ppo ask for, and its gold reward."""
+"""The reward and the gold reward of stage=ppo, built from its settings."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 
-from rlhf.config import Normalisation, RewardTerm, Settings
+from rlhf.config import Normalization, PPOStage, RewardTermSettings, Settings
 from rlhf.errors import LineageError
 from rlhf.hardware.device import torch_device
 from rlhf.modeling import loading
-from rlhf.rewards.composition import Composition, Term
+from rlhf.rewards.composition import CompositeReward, RewardTerm
 from rlhf.rewards.ensemble import Ensemble
 from rlhf.rewards.model import AdaptedRewardModel, RewardModel
-from rlhf.rewards.normalization import Running, Stored
+from rlhf.rewards.normalization import FixedNormalizer, RunningNormalizer
 from rlhf.rewards.protocol import RewardFunction, called
-from rlhf.rewards.remote import Remote
-from rlhf.rewards.terms import Format, Length
+from rlhf.rewards.remote import RemoteReward
+from rlhf.rewards.terms import FormatReward, LengthReward
 from rlhf.runs.parents import Parent
 
-AS_IT_IS = Stored(0.0, 1.0)
+UNCHANGED = FixedNormalizer(0.0, 1.0)
+
+
+def check_terms(stage: PPOStage) -> None:
+    """Build every reward that does not need a model, to report its errors before a model is loaded.
+
+    Raises:
+        ConfigError: a function cannot be imported, or a remote reward's token is not set.
+    """
+    for term in (*stage.terms().values(), stage.gold_term()):
+        if term is not None and term.function is not None:
+            called(term.function)
+        elif term is not None and term.remote.url is not None:
+            RemoteReward(**vars(term.remote))
 
 
 class Builder:
-    """Makes rewards of terms; ``parents`` are the runs of the stage by role, ``tokenizer`` the policy's.
+    """Builds rewards from terms; ``parents`` are the runs of the stage by role, ``tokenizer`` is the policy's.
 
-    ``shared`` gives the reward model of a role where it is part of another model, and None where it is to be loaded.
+    ``shared`` returns the reward model of a role if it is part of another model, and None if it must be loaded.
     """
 
     def __init__(
@@ -35,69 +48,72 @@ class Builder:
         shared: Callable[[str], Any | None] = lambda role: None,
     ):
         self.settings, self.parents, self.tokenizer, self.shared = settings, parents, tokenizer, shared
+        self.stage = settings.stage_as(PPOStage)
 
-    def reward(self) -> tuple[RewardFunction, Stored]:
-        """What PPO maximises, and the statistics by which it normalises the sum.
+    def reward(self) -> tuple[RewardFunction, FixedNormalizer]:
+        """Return the reward that PPO maximizes, and the statistics to normalize it with.
 
-        ``stage.reward`` alone is a plain RewardModel, normalised as ``stage.normalize_scores`` says when it is used;
-        beside other terms it is a term of that normalisation, and the sum is not normalised again.
+        If ``stage.reward`` is the only term, it is a plain RewardModel, which the trainer normalizes if
+        ``stage.normalize_scores`` is set. With other terms it is a normalized term, and the sum is not normalized.
         """
-        stage = self.settings.stage
+        stage = self.stage
         found = self._all({f"rewards.{name}": term for name, term in stage.terms().items()})
         terms = {role.removeprefix("rewards."): term for role, term in found.items()}
         if stage.reward is None:
-            return Composition(terms), AS_IT_IS
+            return CompositeReward(terms), UNCHANGED
         model, measured = self.model("reward"), statistics(self.parents["reward"])
         if stage.normalize_scores and measured is None:
-            print(f"ppo: {stage.reward} is no run of stage=reward, so there is nothing to normalise its scores by")
+            print(f"ppo: {stage.reward} is not a run of stage=reward, so its scores are not normalized")
         if not terms:
-            return model, measured or AS_IT_IS
-        return Composition({"reward": Term(model, 1.0, measured if stage.normalize_scores else None)} | terms), AS_IT_IS
+            return model, measured or UNCHANGED
+        reward = RewardTerm(model, 1.0, measured if stage.normalize_scores else None)
+        return CompositeReward({"reward": reward} | terms), UNCHANGED
 
     def gold(self) -> RewardFunction | None:
-        """What scores the same responses and trains nothing; None where there is none.
+        """Return the gold reward, which scores the same responses and does not train; None without one.
 
-        Loading it draws from a stream of its own: what is made after it is the same without it.
+        Loading it does not advance torch's generator, so that later random draws do not depend on it.
         """
-        term = self.settings.stage.gold_term()
+        term = self.stage.gold_term()
         if term is None:
             return None
         with torch.random.fork_rng():
             gold = self._all({"gold": term})["gold"]
-        return gold.function if gold.normalisation is None else Composition({"gold": gold})
+        return gold.function if gold.normalization is None else CompositeReward({"gold": gold})
 
-    def _all(self, terms: Mapping[str, RewardTerm]) -> dict[str, Term]:
-        """Terms by role, in their order; what needs no model is made first, so that its mistakes are told first."""
+    def _all(self, terms: Mapping[str, RewardTermSettings]) -> dict[str, RewardTerm]:
+        """Return the terms by role, in their order; those without a model are built first, to report their errors."""
         order = sorted(terms, key=lambda role: bool(terms[role].runs()))
         made = {role: self.term(role, terms[role]) for role in order}
         return {role: made[role] for role in terms}
 
-    def term(self, role: str, term: RewardTerm) -> Term:
-        """
+    def term(self, role: str, term: RewardTermSettings) -> RewardTerm:
+        """Return the term of ``role`` with its function and normalization.
+
         Raises:
             ConfigError: a function cannot be imported, or a remote reward's token is not set.
-            LineageError: ``normalisation: stored`` of a run that holds no statistics.
+            LineageError: ``normalization: stored``, but the run holds no statistics.
         """
-        if term.normalisation is Normalisation.running:
-            return Term(self.function(role, term), term.weight, Running())
-        if term.normalisation is Normalisation.none or term.ensemble.runs is not None:
-            return Term(self.function(role, term), term.weight)  # an ensemble normalises each of its members
-        return Term(self.function(role, term), term.weight, self._stored(role))
+        if term.normalization is Normalization.running:
+            return RewardTerm(self.function(role, term), term.weight, RunningNormalizer())
+        if term.normalization is Normalization.none or term.ensemble.runs is not None:
+            return RewardTerm(self.function(role, term), term.weight)  # an ensemble normalizes each of its members
+        return RewardTerm(self.function(role, term), term.weight, self._stored(role))
 
-    def function(self, role: str, term: RewardTerm) -> RewardFunction:
-        [source] = term.sources()
-        if source == "run":
+    def function(self, role: str, term: RewardTermSettings) -> RewardFunction:
+        """Return the RewardFunction of ``term``, without its weight and normalization."""
+        if term.run is not None:
             return self.model(role)
-        if source == "ensemble":
+        if term.ensemble.runs is not None:
             return self.ensemble(role, term)
-        if source == "function":
+        if term.function is not None:
             return called(term.function)
-        if source == "remote":
-            return Remote(**vars(term.remote))
-        return Length(**vars(term.length)) if source == "length" else Format(**vars(term.format))
+        if term.remote.url is not None:
+            return RemoteReward(**vars(term.remote))
+        return LengthReward(**vars(term.length)) if term.sources() == ["length"] else FormatReward(**vars(term.format))
 
     def model(self, role: str) -> RewardModel:
-        """The reward model in the place of ``role``, with the tokenizer and the chat template of its own."""
+        """Return the reward model of ``role``, with its own tokenizer and chat template."""
         settings, parent = self.settings, self.parents[role]
         tokenizer = loading.load_tokenizer(parent, settings.model)
         model = self.shared(role)
@@ -106,39 +122,39 @@ class Builder:
         model = model.to(torch_device(settings.hardware)).requires_grad_(False)
         return RewardModel(model, tokenizer, max_length=self._length(model, tokenizer))
 
-    def ensemble(self, role: str, term: RewardTerm) -> Ensemble:
-        """Members one by one, or as adapters on a base that is loaded once."""
+    def ensemble(self, role: str, term: RewardTermSettings) -> Ensemble:
+        """Return the ensemble of a term: separate members, or adapters on a base that is loaded once."""
         settings, roles = self.settings, [f"{role}{suffix}" for suffix in term.runs()]
-        parents = [self.parents[one] for one in roles]
+        parents = [self.parents[member] for member in roles]
         tokenizer = loading.load_tokenizer(parents[0], settings.model)
-        together = all(self.shared(one) is not None for one in roles)
-        worn = None if together else loading.load_adapted(parents, settings.model, tokenizer)
-        if worn is None:
-            members: list[RewardModel] = [self.model(one) for one in roles]
+        together = all(self.shared(member) is not None for member in roles)
+        adapted = None if together else loading.load_adapted(parents, settings.model, tokenizer)
+        if adapted is None:
+            members: list[RewardModel] = [self.model(member) for member in roles]
         else:
-            worn, length = worn.to(torch_device(settings.hardware)), self._length(worn, tokenizer)
+            adapted, length = adapted.to(torch_device(settings.hardware)), self._length(adapted, tokenizer)
             numbers = map(str, range(len(parents)))
-            members = [AdaptedRewardModel(worn, number, tokenizer, max_length=length) for number in numbers]
-        stored = term.normalisation is Normalisation.stored
-        return Ensemble(members, term.ensemble.deviations, [self._stored(one) for one in roles] if stored else None)
+            members = [AdaptedRewardModel(adapted, number, tokenizer, max_length=length) for number in numbers]
+        stored = [self._stored(member) for member in roles] if term.normalization is Normalization.stored else None
+        return Ensemble(members, term.ensemble.deviations, stored)
 
-    def _stored(self, role: str) -> Stored:
+    def _stored(self, role: str) -> FixedNormalizer:
         measured = statistics(self.parents[role])
         if measured is None:
             raise LineageError(
-                f"stage.{role}={self.parents[role].path} is no run of stage=reward and holds no statistics: "
-                "set its normalisation to running or none"
+                f"stage.{role}={self.parents[role].path} is not a run of stage=reward and holds no statistics: "
+                "set its normalization to running or none"
             )
         return measured
 
     def _length(self, model: Any, tokenizer: Any) -> int | None:
-        """Tokens of a text that are scored: as many as the policy reads and writes, or, of other tokens, as fit."""
+        """Return the most tokens to score: the policy's prompt and response, or all that fit in another vocabulary."""
         if tokenizer.get_vocab() == self.tokenizer.get_vocab():
-            return self.settings.stage.max_prompt_length + self.settings.stage.max_response_length
+            return self.stage.max_prompt_length + self.stage.max_response_length
         return getattr(model.config, "max_position_embeddings", None)
 
 
-def statistics(reward: Parent) -> Stored | None:
-    """Mean and deviation of the scores that stage=reward measured; None for a model that is no such run."""
+def statistics(reward: Parent) -> FixedNormalizer | None:
+    """Return mean and standard deviation of the scores measured by stage=reward; None for any other model."""
     measured = reward.manifest["metrics"] if reward.manifest else {}
-    return Stored(measured["scores/mean"], measured["scores/std"]) if "scores/std" in measured else None
+    return FixedNormalizer(measured["scores/mean"], measured["scores/std"]) if "scores/std" in measured else None

@@ -1,4 +1,4 @@
-"""A sum of named rewards, each with a weight and a normalisation of its own, and what is logged of them."""
+"""A sum of named rewards, each with a weight and a normalization, and their metrics."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -8,41 +8,43 @@ import torch
 from rlhf.data.render import Prompt
 from rlhf.errors import TrainingError
 from rlhf.rewards.ensemble import Ensemble
-from rlhf.rewards.normalization import OverRanks, Running, Stored, alone
+from rlhf.rewards.normalization import FixedNormalizer, OverRanks, RunningNormalizer, alone
 from rlhf.rewards.protocol import RewardFunction, checked
 
 
-class Term(NamedTuple):
-    """``weight`` times the scores of ``function``, normalised; None: as they are."""
+class RewardTerm(NamedTuple):
+    """``weight`` times the scores of ``function``, normalized unless ``normalization`` is None."""
 
     function: RewardFunction
     weight: float = 1.0
-    normalisation: Stored | Running | None = None
+    normalization: FixedNormalizer | RunningNormalizer | None = None
 
 
 class Scored(NamedTuple):
-    """One number per response each. ``raw`` and ``disagreement`` are by term, the latter of ensembles alone."""
+    """One number per response each; ``raw`` by term, ``disagreement`` by term and only for ensembles."""
 
     totals: list[float]
     raw: dict[str, list[float]]
     disagreement: dict[str, list[float]]
 
 
-class Composition:
-    """Σ weight · normalised score over the terms, as a RewardFunction.
+class CompositeReward:
+    """Σ weight · normalized score over the terms, as a RewardFunction.
 
-    The sum itself is not normalised again: ``stage.normalize_scores`` is about the statistics that a reward run holds
-    of its own scores, and a term carries those as ``Stored``.
+    The sum is not normalized again: ``stage.normalize_scores`` refers to the statistics of a reward run's own scores,
+    which a term holds as ``FixedNormalizer``.
     """
 
-    def __init__(self, terms: Mapping[str, Term]):
+    def __init__(self, terms: Mapping[str, RewardTerm]):
         self.terms = dict(terms)
+        normalizers = {name: term.normalization for name, term in self.terms.items()}
+        self.running = {name: found for name, found in normalizers.items() if isinstance(found, RunningNormalizer)}
 
     def score(self, prompts: Sequence[Prompt], completions: Sequence[str], over_ranks: OverRanks = alone) -> Scored:
-        """The sum and what it is made of; running statistics take the batch in, over all ranks.
+        """Return the sum and its parts, after updating the running statistics with the batches of all ranks.
 
         Raises:
-            TrainingError: a term gave something else than one finite number per completion; the message names it.
+            TrainingError: a term did not return one finite number per completion; the message names it.
         """
         totals = torch.zeros(len(completions), dtype=torch.float64)
         raw: dict[str, list[float]] = {}
@@ -53,10 +55,10 @@ class Composition:
             else:
                 given = term.function(prompts, completions)
             raw[name] = scores = checked(given, completions, f"the reward {name!r}")
-            if isinstance(term.normalisation, Running):
-                term.normalisation.learn(scores, over_ranks)
-            if term.normalisation is not None:
-                scores = term.normalisation(scores)
+            if name in self.running:
+                self.running[name].learn(scores, over_ranks)
+            if term.normalization is not None:
+                scores = term.normalization(scores)
             totals += term.weight * torch.tensor(scores, dtype=torch.float64)
         return Scored(totals.tolist(), raw, disagreement)
 
@@ -64,32 +66,28 @@ class Composition:
         return self.score(prompts, completions).totals
 
     def state_dict(self) -> dict[str, dict[str, float]]:
-        """Running statistics by term: plain numbers, to be written as JSON."""
-        return {
-            name: term.normalisation.state_dict()
-            for name, term in self.terms.items()
-            if isinstance(term.normalisation, Running)
-        }
+        """Return the running statistics by term, as JSON values."""
+        return {name: statistics.state_dict() for name, statistics in self.running.items()}
 
     def load_state_dict(self, state: Mapping[str, Mapping[str, float]]) -> None:
-        """Go on with statistics that ``state_dict`` gave.
+        """Restore the statistics that ``state_dict`` returned.
 
         Raises:
-            TrainingError: they are of other terms.
+            TrainingError: they belong to other terms.
         """
-        if set(state) != set(self.state_dict()):
+        if set(state) != set(self.running):
             raise TrainingError(
-                f"the checkpoint holds running statistics of the rewards {sorted(state)} and those at hand are "
-                f"{sorted(self.state_dict())}: resume with the same rewards, or start again"
+                f"the checkpoint holds running statistics of the rewards {sorted(state)}, not of "
+                f"{sorted(self.running)}: resume with the same rewards, or start a new run"
             )
         for name, values in state.items():
-            self.terms[name].normalisation.load_state_dict(values)
+            self.running[name].load_state_dict(values)
 
 
 class Scorer:
-    """What a trainer asks: the reward, and beside it a gold reward on the very same responses, which trains nothing.
+    """The reward of a trainer, which also evaluates a gold reward on the same responses.
 
-    Remembers the last batch, for ``metrics``. As a RewardFunction it returns what is trained on: gold is not in it.
+    It is a RewardFunction that returns only the reward, and keeps the scores of the last batch for ``metrics``.
     """
 
     def __init__(self, reward: RewardFunction, gold: RewardFunction | None = None, over_ranks: OverRanks = alone):
@@ -97,7 +95,7 @@ class Scorer:
         self.batch: dict[str, list[float]] = {}
 
     def __call__(self, prompts: Sequence[Prompt], completions: Sequence[str]) -> list[float]:
-        if isinstance(self.reward, Composition):
+        if isinstance(self.reward, CompositeReward):
             scored = self.reward.score(prompts, completions, self.over_ranks)
             totals = scored.totals
             self.batch = {f"reward/{name}": scores for name, scores in scored.raw.items()}
@@ -105,14 +103,16 @@ class Scorer:
         else:
             totals = checked(self.reward(prompts, completions), completions)
         if self.gold is not None:
-            # What gold draws at random must not move the stream that anything else draws from.
+            # Random draws of gold must not advance the stream of training.
             with torch.random.fork_rng(devices=[torch.cuda.current_device()] if torch.cuda.is_available() else []):
                 self.batch["objective/gold"] = checked(self.gold(prompts, completions), completions, "the gold reward")
         return totals
 
     def metrics(self) -> dict[str, float]:
-        """Mean and population deviation of every term and of gold in the last batch, over all ranks; as they were
-        given, before weight and normalisation. Every rank must call it."""
+        """Return mean and population deviation of the last batch's scores by term and of gold, over all ranks.
+
+        They are those before weight and normalization. Every rank must call it.
+        """
         found = {}
         for name, scores in self.batch.items():
             x = torch.tensor(scores, dtype=torch.float64)
@@ -124,9 +124,10 @@ class Scorer:
         return found
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint must hold for a resumed run to score as an uninterrupted one: running statistics."""
-        return self.reward.state_dict() if isinstance(self.reward, Composition) else {}
+        """Return the running statistics, so that a resumed run scores like an uninterrupted one."""
+        return self.reward.state_dict() if isinstance(self.reward, CompositeReward) else {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        if isinstance(self.reward, Composition):
+        """Restore the running statistics."""
+        if isinstance(self.reward, CompositeReward):
             self.reward.load_state_dict(state)

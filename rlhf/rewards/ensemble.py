@@ -1,4 +1,4 @@
-"""Several reward models as one: where they disagree, no response earns what a single one of them thinks of it."""
+"""Several reward models as one, with a penalty on their disagreement."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -6,38 +6,46 @@ from typing import NamedTuple
 import torch
 
 from rlhf.data.render import Prompt
-from rlhf.rewards.normalization import Stored
+from rlhf.rewards.normalization import FixedNormalizer
 from rlhf.rewards.protocol import RewardFunction, checked
 
 
 class Judged(NamedTuple):
-    """One number per response: the score, and the deviation between the members that gave it."""
+    """One number per response: the score, and the standard deviation of the members' scores."""
 
     scores: list[float]
     disagreement: list[float]
 
 
 class Ensemble:
-    """mean - ``deviations`` · std over the members' scores of a response.
+    """mean - ``deviations`` · std over the members' scores of a response, as a RewardFunction.
 
-    The deviation is the population's, like the variance that Coste et al. 2023 (https://arxiv.org/abs/2310.02743)
-    subtract in its place ("uncertainty-weighted optimisation", section 3): a deviation has the unit of the score. 0
-    gives their mean optimisation.
+    It is the population deviation, which has the unit of the score. Coste et al. 2023,
+    https://arxiv.org/abs/2310.02743, section 3, subtract the variance instead (uncertainty-weighted optimization);
+    with 0 it is their mean optimization.
 
     Args:
         members: the reward functions, two or more.
         deviations: k, in standard deviations.
-        statistics: mean and deviation of each member's scores on one set of responses. A Bradley-Terry reward is known
-            up to a constant alone: without them, members that differ by one seem to disagree.
+        statistics: mean and deviation of each member's scores on one set of responses. A Bradley-Terry reward is
+            determined only up to a constant: without them, members that differ by a constant seem to disagree.
     """
 
     def __init__(
-        self, members: Sequence[RewardFunction], deviations: float = 1.0, statistics: Sequence[Stored] | None = None
+        self,
+        members: Sequence[RewardFunction],
+        deviations: float = 1.0,
+        statistics: Sequence[FixedNormalizer] | None = None,
     ):
         self.members, self.deviations = list(members), deviations
-        self.statistics = statistics or [Stored(0.0, 1.0)] * len(self.members)
+        self.statistics = statistics or [FixedNormalizer(0.0, 1.0)] * len(self.members)
 
     def judge(self, prompts: Sequence[Prompt], completions: Sequence[str]) -> Judged:
+        """Return score and disagreement per completion.
+
+        Raises:
+            TrainingError: a member did not return one finite number per completion.
+        """
         found = []
         for number, (member, stored) in enumerate(zip(self.members, self.statistics, strict=True)):
             scores = checked(member(prompts, completions), completions, f"member {number} of the ensemble")

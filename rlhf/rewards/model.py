@@ -14,10 +14,10 @@ from rlhf.modeling.foreign import positions
 
 
 def encode(tokenizer: Any, prompt: Prompt, completion: str, max_length: int | None) -> list[int]:
-    """Prompt and completion as the reward stage rendered its training pairs: by the tokenizer's chat template, or
-    joined and followed by the end of sequence. An encoder's tokenizer frames the text in marks of its own
-    ([CLS] ... [SEP]). Of what is longer than ``max_length`` tokens the end is kept, as of a policy's prompt. None: all
-    is kept.
+    """Return prompt and completion as token ids, rendered like the training pairs of stage=reward.
+
+    Uses the tokenizer's chat template, or joins the texts and appends the end-of-sequence token; an encoder's tokenizer
+    adds its special tokens ([CLS] ... [SEP]). Only the last ``max_length`` tokens are kept; None keeps all.
 
     Raises:
         ModelError: the prompt is a conversation and the tokenizer has no chat template.
@@ -31,10 +31,10 @@ def encode(tokenizer: Any, prompt: Prompt, completion: str, max_length: int | No
 
 
 class RewardModel:
-    """A sequence classifier with one output, as a RewardFunction, with the tokenizer and the chat template of its own.
+    """A sequence classifier with one output, with its own tokenizer and chat template, as a RewardFunction.
 
-    The score is read where the classifier reads it, of a causal model at the last token. Of what is longer than
-    ``max_length`` tokens the end is kept: the response is what is scored. None: all that the model has positions for.
+    The classifier chooses the token at which it reads the score; a causal model reads the last one. Longer texts are
+    truncated on the left to ``max_length`` tokens, so that the response is kept; None uses all positions of the model.
 
     Raises:
         ModelError: the classifier has more than one output.
@@ -43,20 +43,21 @@ class RewardModel:
     def __init__(self, model: Any, tokenizer: Any, *, max_length: int | None, batch_size: int = 64):
         if model.config.num_labels != 1:
             raise ModelError(
-                f"{model.config.name_or_path or 'the reward model'} has {model.config.num_labels} outputs and a reward "
-                "model has one: give one that was trained with num_labels=1"
+                f"{model.config.name_or_path or 'the reward model'} has {model.config.num_labels} outputs instead of "
+                "one: use a classifier that was trained with num_labels=1"
             )
         self.model = model.eval()
         self.tokenizer = tokenizer
         limits = [limit for limit in (max_length, positions(model)) if limit is not None]
         self.max_length = min(limits, default=None)
         self.batch_size = batch_size
-        # Nothing would read the cache of keys and values that transformers makes unless told not to. Of a role on a
-        # shared base the model that it is takes the argument.
+        # Disable transformers' cache of keys and values, which nothing reads. For a role on a shared base, the
+        # underlying model takes the argument.
         takes = inspect.signature(type(getattr(model, "view", model)).forward).parameters
         self.options = {"use_cache": False} if "use_cache" in takes else {}
 
     def encode(self, prompt: Prompt, completion: str) -> list[int]:
+        """Return the token ids that are scored."""
         return encode(self.tokenizer, prompt, completion, self.max_length)
 
     def __call__(self, prompts: Sequence[Prompt], completions: Sequence[str]) -> list[float]:
@@ -64,7 +65,7 @@ class RewardModel:
 
     @torch.no_grad()
     def score(self, rows: Sequence[Sequence[int]]) -> list[float]:
-        """The score of each row of token ids, padded together with rows of about its length."""
+        """Return the score of each row of token ids; rows of similar length are batched."""
         order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
         scores = [0.0] * len(rows)
         parts = groups([len(rows[i]) for i in order], READ_AT_ONCE)
@@ -81,12 +82,13 @@ class RewardModel:
 
 
 class AdaptedRewardModel(RewardModel):
-    """One of several adapters and heads on a base that they share (``models.load_adapted``)."""
+    """One of several adapters and heads on a shared base (``loading.load_adapted``)."""
 
     def __init__(self, model: Any, adapter: str, tokenizer: Any, **options: Any):
         super().__init__(model, tokenizer, **options)
         self.adapter = adapter
 
     def score(self, rows: Sequence[Sequence[int]]) -> list[float]:
+        """Return the score of each row of token ids with this adapter and head."""
         self.model.set_adapter(self.adapter)
         return super().score(rows)

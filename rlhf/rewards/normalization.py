@@ -1,23 +1,23 @@
-"""Scores of one term brought to mean 0 and deviation 1, so that weights mean the same whatever a term's scale."""
+"""Scores of a term normalized to mean 0 and deviation 1, so that weights do not depend on its scale."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 OverRanks = Callable[[Tensor], Tensor]  # the sum of a tensor over all ranks
-SMALLEST = 1e-6  # deviation; where all scores are equal they become 0 instead of nan
+SMALLEST = 1e-6  # deviation; equal scores become 0 instead of nan
 
 
 def alone(x: Tensor) -> Tensor:
-    """What ``OverRanks`` is for a single process."""
+    """Return ``x``: the ``OverRanks`` of a single process."""
     return x
 
 
-class Stored(NamedTuple):
-    """(score - mean) / std by statistics that do not change: what stage=reward measured on the policy's responses."""
+class FixedNormalizer(NamedTuple):
+    """(score - mean) / std with constant statistics, measured by stage=reward on the policy's responses."""
 
     mean: float
     std: float
@@ -26,12 +26,12 @@ class Stored(NamedTuple):
         return [(score - self.mean) / max(self.std, SMALLEST) for score in scores]
 
 
-class Running:
-    """(score - mean) / std over every score that any rank has seen so far, those at hand included.
+class RunningNormalizer:
+    """(score - mean) / std over all scores of all ranks so far, including the current batch.
 
-    Batches are joined by their counts, means and sums of squares (Chan et al. 1979, eq. 2.1,
-    http://i.stanford.edu/pub/cstr/reports/cs/tr/79/773/CS-TR-79-773.pdf), so that nothing cancels. The statistics are
-    part of a checkpoint: see ``state_dict``. The target drifts as the policy improves: 0 is the mean of a whole run.
+    Batches are combined by their counts, means and sums of squares (Chan et al. 1979, eq. 2.1,
+    http://i.stanford.edu/pub/cstr/reports/cs/tr/79/773/CS-TR-79-773.pdf), which avoids cancellation. The statistics are
+    part of a checkpoint. The normalization drifts as the policy improves: 0 is the mean over the whole run.
     """
 
     def __init__(self) -> None:
@@ -39,11 +39,11 @@ class Running:
 
     @property
     def std(self) -> float:
-        """Unbiased; 0 for fewer than two scores."""
+        """The unbiased standard deviation; 0 for fewer than two scores."""
         return math.sqrt(self.squares / (self.count - 1)) if self.count > 1 else 0.0
 
     def learn(self, scores: Sequence[float], over_ranks: OverRanks = alone) -> None:
-        """Take this batch in; every rank must call it with its own scores, and all end with the same statistics."""
+        """Add this batch. Every rank must call it with its own scores, and all end with the same statistics."""
         x = torch.tensor(scores, dtype=torch.float64)
         count, total = over_ranks(torch.stack([torch.tensor(len(x), dtype=torch.float64), x.sum()])).tolist()
         mean = total / count
@@ -54,10 +54,12 @@ class Running:
         self.count = whole
 
     def __call__(self, scores: Sequence[float]) -> list[float]:
-        return Stored(self.mean, self.std)(scores)
+        return FixedNormalizer(self.mean, self.std)(scores)
 
     def state_dict(self) -> dict[str, float]:
+        """Return the statistics as JSON values."""
         return {"count": self.count, "mean": self.mean, "squares": self.squares}
 
-    def load_state_dict(self, state: dict[str, float]) -> None:
+    def load_state_dict(self, state: Mapping[str, float]) -> None:
+        """Restore the statistics that ``state_dict`` returned."""
         self.count, self.mean, self.squares = state["count"], state["mean"], state["squares"]

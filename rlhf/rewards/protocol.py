@@ -1,4 +1,4 @@
-"""What a reward is: ``(prompts, completions) -> one score per completion``, text in, numbers out."""
+"""The interface of rewards: ``(prompts, completions) -> one score per completion``, text in, numbers out."""
 
 import importlib
 import importlib.util
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from numbers import Real
 from pathlib import Path
 from types import ModuleType
-from typing import Protocol
+from typing import Any, Protocol
 
 from rlhf.config.library_errors import first_sentence
 from rlhf.data.render import Prompt
@@ -17,34 +17,34 @@ from rlhf.errors import ConfigError, RlhfError, TrainingError
 
 
 class RewardFunction(Protocol):
-    """Anything that scores completions."""
+    """A callable that scores completions."""
 
     def __call__(self, prompts: Sequence[Prompt], completions: Sequence[str]) -> list[float]: ...
 
 
 def function(path: str) -> RewardFunction:
-    """The RewardFunction that ``package.module:name`` or ``file.py:name`` points to.
+    """Return the RewardFunction at ``package.module:name`` or ``file.py:name``.
 
-    A module is looked for among the installed ones and then in the current directory, whichever way Python was started.
+    Modules are searched among the installed ones first, then in the current directory.
 
     Raises:
-        ConfigError: there is no such module or no such name in it, or what it names cannot be called.
+        ConfigError: the module or the name in it does not exist, or the object is not callable.
     """
     module, colon, name = path.rpartition(":")
     if not (module and colon and name):
         raise ConfigError(f"the reward {path!r} must have the form package.module:function or file.py:function")
     try:
         found = operator.attrgetter(name)(_file(Path(module)) if module.endswith(".py") else _module(module))
-    except Exception as error:  # a module of the user's own may raise anything
+    except Exception as error:  # a user's module may raise anything
         raise ConfigError(f"the reward {path!r} cannot be imported: {first_sentence(error)}") from error
     if not callable(found):
-        raise ConfigError(f"the reward {path!r} is no function but a {type(found).__name__}")
+        raise ConfigError(f"the reward {path!r} is not callable but of type {type(found).__name__}")
     return found
 
 
 def _module(name: str) -> ModuleType:
     here = str(Path.cwd())
-    if here not in sys.path:  # last, so that no file of this directory hides an installed module
+    if here not in sys.path:  # at the end, so that files of this directory do not hide installed modules
         sys.path.append(here)
     return importlib.import_module(name)
 
@@ -52,14 +52,16 @@ def _module(name: str) -> ModuleType:
 def _file(path: Path) -> ModuleType:
     name = f"rlhf_reward_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path.resolve())
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{path} is not a Python file")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # where a dataclass of the file looks for its own annotations
+    sys.modules[name] = module  # dataclasses of the file look up their annotations here
     spec.loader.exec_module(module)
     return module
 
 
 def called(path: str) -> RewardFunction:
-    """``function(path)``, whose own failures are told with its path: they are no defects of this package.
+    """Return ``function(path)`` as a RewardFunction that raises its exceptions as a TrainingError with its path.
 
     Raises:
         ConfigError: see ``function``.
@@ -74,33 +76,33 @@ def called(path: str) -> RewardFunction:
         except Exception as error:
             raise TrainingError(
                 f"the reward {path!r} failed on a batch of {len(completions)} completions "
-                f"({type(error).__name__}: {first_sentence(error)}): correct it; HYDRA_FULL_ERROR=1 shows where"
+                f"({type(error).__name__}: {first_sentence(error)}): fix it, HYDRA_FULL_ERROR=1 shows the traceback"
             ) from error
 
     return reward
 
 
 def checked(scores: Sequence[float], completions: Sequence[str], name: str = "the reward") -> list[float]:
-    """Return ``scores`` as floats if they are a list, tuple or array with one finite number for each completion.
+    """Return ``scores`` as floats if they are a list, tuple or array with one finite number per completion.
 
-    Anything else that Python can iterate over is refused: of a mapping it would be the keys, of a text the digits.
+    Other iterables are rejected: those of a mapping would be its keys, those of a string its characters.
 
     Args:
-        scores: (N,), numbers or arrays without an axis.
-        completions: (N,), what was scored.
-        name: whose scores they are, for the message.
+        scores: (N,), numbers or 0-dimensional arrays.
+        completions: (N,), the scored completions.
+        name: the reward, for the message.
 
     Raises:
-        TrainingError: they are no such numbers, there are more or fewer, or one is not finite.
+        TrainingError: there is not one finite number per completion.
     """
-    listed = scores.tolist() if hasattr(scores, "tolist") else scores  # an array or a tensor
-    scalars = [_scalar(one) for one in listed] if isinstance(listed, list | tuple) else [None]
-    if not all(isinstance(one, Real) for one in scalars):
+    given: Any = scores
+    listed = given.tolist() if hasattr(given, "tolist") else given  # an array or a tensor
+    scalars = [_scalar(score) for score in listed] if isinstance(listed, list | tuple) else [None]
+    if not all(isinstance(score, Real) for score in scalars):
         raise TrainingError(
-            f"{name} returned {repr(scores)[:80]}: it must return a list, tuple or array of numbers, one for each "
-            "completion"
+            f"{name} returned {repr(scores)[:80]}: it must return a list, tuple or array of numbers, one per completion"
         )
-    numbers = [math.inf if isinstance(one, int) and abs(one) > 10**300 else float(one) for one in scalars]
+    numbers = [math.inf if isinstance(score, int) and abs(score) > 10**300 else float(score) for score in scalars]
     if len(numbers) != len(completions):
         raise TrainingError(f"{name} returned {len(numbers)} scores for {len(completions)} completions")
     for score, completion in zip(numbers, completions, strict=True):
@@ -109,6 +111,6 @@ def checked(scores: Sequence[float], completions: Sequence[str], name: str = "th
     return numbers
 
 
-def _scalar(score: object) -> object:
-    """Return what an array without an axis holds; anything else as it is."""
+def _scalar(score: Any) -> Any:
+    """Return the number in a 0-dimensional array; anything else unchanged."""
     return score.item() if getattr(score, "shape", None) == () else score

@@ -1,8 +1,8 @@
-"""A reward behind HTTP: another process, another machine, another language.
+"""A reward behind HTTP, in a separate process, on another machine, or in another language.
 
     POST url  {"prompts": [...], "completions": [...]}  ->  {"scores": [...]}
 
-A prompt is a string or a list of {"role", "content"}, as everywhere; a score is one finite number per completion.
+A prompt is a string or a list of {"role", "content"}; scores are one finite number per completion.
 """
 
 import os
@@ -19,38 +19,38 @@ from rlhf.errors import ConfigError, TrainingError
 from rlhf.rewards.bounded import bounded
 from rlhf.rewards.protocol import checked
 
-BUSY = (408, 425, 429)  # with every 5xx: what another try may mend; any other status says that the request is wrong
+BUSY = (408, 425, 429)  # like every 5xx, worth another try; any other status means that the request is wrong
 
 
 class UnansweredError(Exception):
-    """A try that may be made again; ``wait``: the seconds that the server asked for."""
+    """A failed try that may be repeated; ``wait`` is the number of seconds that the server asked for."""
 
     def __init__(self, reason: str, wait: float = 0.0):
         super().__init__(reason)
         self.wait = wait
 
 
-class Remote:
-    """The scores that a server gives, asked for in batches; no batch is left without them.
+class RemoteReward:
+    """Scores from a server, requested in batches, as a RewardFunction.
 
-    What may be mended by asking again is asked again: no connection, no answer in time, a status of 408, 425, 429 or
-    5xx, an answer that is no JSON, has no scores, another number of them, or one that is not finite. The n-th wait is
-    drawn from [0, min(longest_wait, backoff · 2ⁿ⁻¹)] ("full jitter": many ranks do not come back at once), and is
-    as long as the server's Retry-After where that is longer, within longest_wait.
+    Failures that may be temporary are retried: no connection, a timeout, status 408, 425, 429 or 5xx, a response
+    without JSON or scores, with a wrong number of scores, or with a score that is not finite. The n-th wait is drawn
+    from [0, min(longest_wait, backoff · 2ⁿ⁻¹)] (full jitter, so that ranks do not retry simultaneously), or is the
+    server's Retry-After if that is longer, at most longest_wait.
 
     Args:
         url: http:// or https://.
-        batch_size: completions of one request.
-        timeout: seconds for one answer, from the connection to its last byte.
-        attempts: tries for each batch, the first included.
-        backoff: seconds; doubled for each further try.
-        longest_wait: seconds, at most.
-        token_variable: the environment variable whose value is sent as a bearer token. It is read when it is sent, and
-            is neither stored nor told.
+        batch_size: completions per request.
+        timeout: seconds per response, from the connection to its last byte.
+        attempts: tries per batch, including the first.
+        backoff: seconds; doubled with each retry.
+        longest_wait: seconds.
+        token_variable: the environment variable whose value is sent as a bearer token. It is read for each request,
+            and is neither stored nor logged.
 
     Raises:
         ConfigError: the variable is not set.
-        TrainingError: a batch has no scores after the last try, or the server says that the request is wrong.
+        TrainingError: a batch has no scores after the last try, or the server rejects the request.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class Remote:
         self.attempts, self.longest_wait = attempts, longest_wait
         self.jitter = wait_random_exponential(multiplier=backoff, max=longest_wait)
         self.client = bounded(httpx2, httpx2.Client, timeout)(timeout=timeout, follow_redirects=False)
-        self._headers()  # a variable that is not set is told before anything is trained
+        self._headers()  # report a missing variable before training
 
     def __call__(self, prompts: Sequence[Prompt], completions: Sequence[str]) -> list[float]:
         scores: list[float] = []
@@ -88,9 +88,9 @@ class Remote:
             return tries(self._try, prompts, completions)
         except UnansweredError as error:
             raise TrainingError(
-                f"the remote reward {self.place} gave no scores for a batch of {len(completions)} completions in "
-                f"{self.attempts} tries, at last because {error}: see that it runs and answers "
-                '{"scores": [...]}, then go on with resume=true'
+                f"the remote reward {self.place} returned no scores for a batch of {len(completions)} completions in "
+                f"{self.attempts} tries, last because {error}: make sure that it runs and returns "
+                '{"scores": [...]}, then continue with resume=true'
             ) from error
 
     def _try(self, prompts: list[Prompt], completions: list[str]) -> list[float]:
@@ -99,46 +99,47 @@ class Remote:
                 self.url, json={"prompts": prompts, "completions": completions}, headers=self._headers()
             )
         except httpx2.TimeoutException as error:
-            raise UnansweredError(f"it did not answer in time ({type(error).__name__})") from error
+            raise UnansweredError(f"it did not respond in time ({type(error).__name__})") from error
         except httpx2.TransportError as error:
             raise UnansweredError(f"it cannot be reached ({type(error).__name__}: {printable(str(error))})") from error
         if answer.status_code in BUSY or answer.status_code >= 500:
-            raise UnansweredError(f"it answered with status {answer.status_code}", retry_after(answer.headers))
+            raise UnansweredError(f"it returned status {answer.status_code}", retry_after(answer.headers))
         if answer.status_code != 200:
             raise TrainingError(
-                f"the remote reward {self.place} refused the request with status {answer.status_code}: correct its "
-                "url, or the token in the environment variable that token_variable names"
+                f"the remote reward {self.place} rejected the request with status {answer.status_code}: correct its "
+                "url, or the token in the environment variable named by token_variable"
             )
         try:
             return checked(answer.json()["scores"], completions, "it")
         except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise UnansweredError(f'it answered {answer.text[:80]!r} and not {{"scores": [...]}}') from error
+            raise UnansweredError(f'it returned {answer.text[:80]!r} instead of {{"scores": [...]}}') from error
         except TrainingError as error:
             raise UnansweredError(str(error)) from error
 
     def _wait(self, state: RetryCallState) -> float:
-        asked = state.outcome.exception().wait
-        return min(max(self.jitter(state), asked), self.longest_wait)
+        error = state.outcome.exception() if state.outcome else None
+        requested = error.wait if isinstance(error, UnansweredError) else 0.0
+        return min(max(self.jitter(state), requested), self.longest_wait)
 
     def _headers(self) -> dict[str, str]:
         if self.token_variable is None:
             return {}
         if self.token_variable not in os.environ:
             raise ConfigError(
-                f"the remote reward {self.place} wants a token from the environment variable {self.token_variable}, "
+                f"the remote reward {self.place} needs a token from the environment variable {self.token_variable}, "
                 "which is not set: export it, or set token_variable=null"
             )
         return {"Authorization": f"Bearer {os.environ[self.token_variable]}"}
 
     @property
     def place(self) -> str:
-        """The URL as it may be told: without a name and a password, and without a query."""
+        """The URL for messages: without user name, password and query."""
         url = httpx2.URL(self.url)
         return str(url.copy_with(username=None, password=None, query=None, fragment=None))
 
 
 def retry_after(headers: httpx2.Headers) -> float:
-    """Seconds that a Retry-After header asks for, given as seconds or as a date (RFC 9110, section 10.2.3); else 0."""
+    """Return the seconds of a Retry-After header in seconds or as a date (RFC 9110, section 10.2.3); 0 without one."""
     value = headers.get("Retry-After", "")
     try:
         return max(0.0, float(value) if value.isdigit() else parsedate_to_datetime(value).timestamp() - time())

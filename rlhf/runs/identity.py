@@ -79,7 +79,7 @@ def content(settings: Settings, parents: dict[str, Parent]) -> dict[str, Any]:
     if not settings.stage.judged:
         del tree["judge"]
     if not settings.stage.measured:
-        del tree["held_out"]
+        del tree["eval_set"]
     tree["data"] = {kind: tree["data"][kind] for kind in settings.stage.reads} | {
         key: tree["data"][key] for key in ("holdout", "allow_leaks", "pairing", "gold", "judge", "ceiling")
     }

@@ -1,20 +1,21 @@
-"""One file a stage. ``execute`` runs the one that the settings name."""
+"""One file per stage. ``execute`` runs the stage that the settings name."""
 
 import errno
 import importlib
 import importlib.util
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from rlhf.config import Settings, TrackerKind, TrainedStage
+from rlhf.config import PublishStage, Settings, TrackerKind, TrainedStage
 from rlhf.console import console
 from rlhf.data.reading import announced
 from rlhf.errors import ConfigError, RlhfError, RunError
 from rlhf.hardware import launch, ranks
 from rlhf.publishing import lineage
+from rlhf.runs import headlines
 from rlhf.runs.directory import partial, saved
 from rlhf.runs.identity import Origin, difference
 from rlhf.runs.interrupted import check_start, settle
@@ -22,24 +23,29 @@ from rlhf.runs.run import Run, note_end, recorded
 from rlhf.storage.manifest import read_manifest
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-TORCH = "inline_container.cc"  # torch's writer, which says neither what failed nor why
+TORCH = "inline_container.cc"  # torch's writer: its message names neither the file nor the cause
 
 
 def execute(
     settings: Settings, directory: Path, overrides: Sequence[str] = (), origin: Origin | None = None
 ) -> dict[str, float]:
-    """Run ``settings.stage`` into ``directory`` and return its final metrics. ``origin`` saves finding it again.
+    """Run ``settings.stage`` in ``directory`` and return its final metrics.
 
-    Everything that can be refused is refused before torch is imported.
+    Settings, parents and directory are checked before torch is imported. A caller that has the ``origin`` already
+    passes it, so that it is not computed twice.
 
     Raises:
-        RlhfError: the settings, the parents, the data or the directory do not allow it.
-        KeyboardInterrupt: with ``directory`` and the name of what the interrupted run can be resumed from, or None.
+        RlhfError: the settings, the parents, the data or the directory do not allow the run.
+        KeyboardInterrupt: with ``directory`` and the name of the checkpoint to resume from, or None.
     """
     try:
-        return _execute(settings, directory, overrides, origin)
+        metrics = _execute(settings, directory, overrides, origin)
     except KeyboardInterrupt as interruption:
         raise KeyboardInterrupt(directory, saved(partial(directory))) from interruption
+    if settings.stage.name != "status" and ranks.is_main():
+        last = headlines.ending(directory, Run.open(directory).manifest)
+        console.print(last, markup=False, highlight=False, soft_wrap=True)
+    return metrics
 
 
 def _execute(settings: Settings, directory: Path, overrides: Sequence[str], origin: Origin | None) -> dict[str, float]:
@@ -54,10 +60,13 @@ def _execute(settings: Settings, directory: Path, overrides: Sequence[str], orig
     origin = origin or Origin.of(settings, overrides)
     if settings.resume and (finished := _finished(directory, origin)) is not None:
         return finished["metrics"]
-    if name == "publish":  # a root that nobody could know is refused before anything is imported
-        lineage.rooted(lineage.chain(origin.parents["run"]), settings.stage.run, settings.stage.base)
+    if name == "publish":  # refuse an unknown root before torch is imported
+        stage = settings.stage_as(PublishStage)
+        lineage.rooted(lineage.chain(origin.parents["run"]), stage.run, stage.base)
     if not settings.stage.shared and ranks.started():
-        raise ConfigError(f"stage={name} runs in one process, and {ranks.size()} were started: leave torchrun out")
+        raise ConfigError(
+            f"stage={name} runs in one process, and {ranks.size()} were started: start it without torchrun"
+        )
     if settings.stage.shared:
         ranks.check_strategy(settings.hardware)
         if ranks.asked(settings.hardware) > 1 and not ranks.started():
@@ -66,10 +75,10 @@ def _execute(settings: Settings, directory: Path, overrides: Sequence[str], orig
 
 
 def _finished(directory: Path, origin: Origin) -> dict[str, Any] | None:
-    """Return run.json of a run that has nothing left to do, moved into its place if a kill prevented that.
+    """Return run.json of a finished run, or None. A run that was killed before its last move is moved into place.
 
     Raises:
-        RunError: its settings were others.
+        RunError: the run has other settings.
     """
     left, finished = read_manifest(partial(directory)), read_manifest(directory)
     if left is not None:
@@ -87,7 +96,7 @@ def _finished(directory: Path, origin: Origin) -> dict[str, Any] | None:
 
 
 def _together(settings: Settings, directory: Path, overrides: Sequence[str], origin: Origin) -> dict[str, float]:
-    """Run a stage in several processes, after everything was checked that can be checked here."""
+    """Run a stage in several processes, after all checks that this process can make."""
     check_start(directory, settings, origin.content, overrides)
     try:
         return launch.start(_perform, settings, directory, list(overrides), origin, hardware=settings.hardware)
@@ -108,8 +117,7 @@ def _perform(settings: Settings, directory: Path, overrides: Sequence[str], orig
             for parent in run.parents.values():
                 loading.check(parent, settings)
             if settings.resume and not run.resumed:
-                found = f"there is no checkpoint of {directory} to resume from, so it starts from the beginning"
-                console.print(f"{name}: {found}")
+                console.print(f"{name}: {directory} has no checkpoint to resume from, so it starts from the beginning")
             metrics = importlib.import_module(f"rlhf.stages.{name}").run(settings, run)
             run.finish(metrics)
     return metrics
@@ -122,20 +130,21 @@ def _check_tracker(settings: Settings) -> None:
 
 
 def _prepare(settings: Settings, run: Run) -> None:
-    """Meet the other processes, seed every generator, set the threads, open the tracker; the screen is our bars'."""
+    """Join the other processes, seed all generators, set the threads, open the tracker, silence library bars."""
     import datasets
     import torch
     import transformers
     from accelerate.state import AcceleratorState
+    from transformers.utils.logging import disable_progress_bar
 
     from rlhf.hardware import precision
     from rlhf.runs.trackers import open_tracker
 
-    # In one process with other stages, a stage would go on with the device and the precision of the one before.
+    # Otherwise a stage keeps the device and the precision of an earlier stage in the same process.
     AcceleratorState._reset_state(reset_partial_state=True)
     datasets.disable_progress_bars()
-    datasets.disable_caching()  # of what a trainer maps; rlhf.data.cache keeps what is worth keeping
-    transformers.utils.logging.disable_progress_bar()
+    datasets.disable_caching()  # of trainers; rlhf.data.cache caches the token ids
+    disable_progress_bar()
     transformers.set_seed(settings.seed)
     if settings.hardware.threads is not None:
         torch.set_num_threads(settings.hardware.threads)
@@ -150,8 +159,8 @@ def _prepare(settings: Settings, run: Run) -> None:
 
 
 @contextmanager
-def _disk_space(directory: Path) -> Iterator[None]:
-    """Report a full disk in one sentence. safetensors and torch raise errors without a number, known by their text."""
+def _disk_space(directory: Path) -> Generator[None]:
+    """Raise RunError if the disk is full. Errors of safetensors and torch have no errno: their text is matched."""
     try:
         yield
     except Exception as error:
@@ -159,7 +168,7 @@ def _disk_space(directory: Path) -> Iterator[None]:
             text in str(error) for text in (*map(os.strerror, FULL), TORCH)
         ):
             raise RunError(
-                f"the disk is full while writing {directory}: free some space or quota, or give "
-                "checkpoints=<another disk>"
+                f"the disk is full while writing {directory}: free some space or quota, or set "
+                "checkpoints=<folder on another disk>"
             ) from error
         raise

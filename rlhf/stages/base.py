@@ -1,7 +1,7 @@
-"""Predict the next token: a base model from random weights, or continued pretraining of an existing one.
+"""Train a base model on next-token prediction, from random weights or as continued pretraining.
 
-python -m rlhf stage=base                                       # the embedded model, from nothing
-python -m rlhf stage=base model=gpt2 data.text.path=my.jsonl    # go on with GPT-2 on a file of {"text": ...}
+python -m rlhf stage=base                                       # a small model, from random weights
+python -m rlhf stage=base model=gpt2 data.text.path=my.jsonl    # continue GPT-2 on rows of {"text": ...}
 """
 
 from itertools import chain
@@ -11,10 +11,10 @@ from datasets import Dataset
 from peft import prepare_model_for_kbit_training
 from transformers import Trainer, TrainingArguments, default_data_collator
 
-from rlhf.config import AdapterKind, Settings
+from rlhf.config import AdapterKind, BaseStage, Settings
 from rlhf.data import check_splits, load
 from rlhf.data.render import text_ids
-from rlhf.errors import DataError
+from rlhf.errors import ConfigError, DataError
 from rlhf.modeling import adapters, loading
 from rlhf.modeling.from_scratch import new_policy, new_tokenizer
 from rlhf.runs.run import Run
@@ -23,7 +23,8 @@ from rlhf.training.arguments import arguments, build
 
 
 def run(settings: Settings, run: Run) -> dict[str, float]:
-    stage = settings.stage
+    """Train on packed text, save the model and return its metrics."""
+    stage = settings.stage_as(BaseStage)
     texts = {split: load(settings.data, "text", split, settings.seed) for split in ("train", "validation")}
     check_splits(settings.data, "text", texts, settings.seed)
     for split, dataset in texts.items():
@@ -33,9 +34,12 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
     )
 
     if stage.policy is None:
+        architecture = settings.model.architecture
+        if architecture is None:
+            raise ConfigError("stage.policy=null trains a new model, and model.architecture is null: set one of them")
         template = loading.chat_template(settings.model.chat_template)
-        tokenizer = new_tokenizer(texts["train"]["text"], settings.model.architecture["vocabulary"], template)
-        policy = new_policy(settings.model.architecture, tokenizer)
+        tokenizer = new_tokenizer(texts["train"]["text"], architecture["vocabulary"], template)
+        policy = new_policy(architecture, tokenizer)
     else:
         tokenizer = loading.load_tokenizer(run["policy"], settings.model)
         policy = loading.load_policy(
@@ -54,7 +58,7 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
         data_collator=default_data_collator,
         processing_class=tokenizer,
     )
-    tokenizer.strings_are_turns = False  # what is trained on is text
+    tokenizer.strings_are_turns = False  # the training data is plain text
     openings = [" ".join(text.split()[:4]) for text in texts["validation"]["text"][: stage.sample_prompts]]
     sample = loop.Sampler(run, trainer.model, tokenizer, openings, settings)
     metrics = loop.train(trainer, run, sample, stage.sample_every)
@@ -64,9 +68,9 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
 
 
 def blocks(texts: Dataset, tokenizer: Any, length: int, split: str) -> Dataset:
-    """Rows of ``length`` tokens: texts joined, each with an end of sequence after it, cut; the rest is dropped.
+    """Return rows of ``length`` tokens, cut from the texts joined by the end of sequence; the remainder is dropped.
 
-    A thousand texts are joined at a time, so that a corpus need not fit into memory.
+    A thousand texts are joined at a time, so that memory does not grow with the corpus.
 
     Raises:
         DataError: the texts do not fill one row.
@@ -81,6 +85,6 @@ def blocks(texts: Dataset, tokenizer: Any, length: int, split: str) -> Dataset:
     if not len(found):
         raise DataError(
             f"data.text: the {split} split does not fill one row of stage.block_length={length} tokens: "
-            "give more text or a shorter block"
+            "add text or set a smaller stage.block_length"
         )
     return found

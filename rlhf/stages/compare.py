@@ -1,16 +1,17 @@
-"""The same held-out prompts through every finished stage: what training changed, on one page.
+"""Compare all finished stages on the same held-out prompts, in one report.
 
     python -m rlhf stage=compare
     python -m rlhf stage=compare "stage.models={sft: checkpoints/a/sft, ppo: checkpoints/a/ppo}"
     python -m rlhf stage=compare judge=endpoint judge.model=... judge.url=...
 
-One model is loaded at a time, beside the reference that divergences are measured from.
+One model is loaded at a time, together with the reference that the KL is measured from.
 """
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from rlhf.config import JudgeKind, Model, Settings
+from rlhf.config import CompareStage, JudgeKind, Model, Settings
 from rlhf.console import Bar
 from rlhf.data import load
 from rlhf.errors import LineageError
@@ -30,9 +31,11 @@ from rlhf.storage.digests import tokenizer_record
 
 
 def run(settings: Settings, run: Run) -> dict[str, float]:
-    stage, data = settings.stage, settings.data
+    """Compare the models of ``stage.models``, write the report and return the metrics as <model>/<metric>."""
+    stage, data = settings.stage_as(CompareStage), settings.data
     check_judge(settings)
-    gold, judge = (None if path is None else function(path) for path in (data.gold, data.judge))
+    gold = None if data.gold is None else function(data.gold)
+    judge: Any = None if data.judge is None else function(data.judge)
     prompts = load(data, "prompts", "test", settings.seed)
     prompts = prompts.shuffle(seed=settings.seed).select(range(min(stage.prompts, len(prompts))))
     rows = list(prompts)
@@ -40,10 +43,10 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
     measured = gold is not None or "reward" in run.parents or "instruction_id_list" in prompts.column_names
     if not measured and settings.judge.kind is JudgeKind.none:
         raise LineageError(
-            "there is nothing to compare by: data.gold is null and stage.reward has no run; "
-            "run stage=reward first, or give data.gold=module:function or a judge"
+            "nothing to compare by: data.gold is null and stage.reward has no run: "
+            "run stage=reward first, or set data.gold=module:function or judge"
         )
-    with_text = data.path is None and data.text.path is not None  # one file of prompts is no text
+    with_text = data.path is None and data.text.path is not None  # a single file of prompts has no text
     texts = load(data, "text", "validation", settings.seed) if with_text else None
     run.record_data("prompts", "test", prompts)
     if texts is not None:
@@ -64,7 +67,7 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
     comparison.paths = ppo_runs(settings, run)
     comparison.seeds = records.over_seeds(stage.seeds, report.as_json(comparison))
     report.write(comparison, run.work)
-    report.show(comparison, run.directory)
+    report.show(comparison)
     return {
         f"{key}/{name}": value.mean if isinstance(value, Estimate) else value
         for name, row in metrics.items()
@@ -73,8 +76,8 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
 
 
 def answer_all(settings: Settings, run: Run, prompts: list, texts: list[str] | None) -> tuple[dict[str, Answers], list]:
-    """Every model's answers, in the order of ``stage.models``."""
-    stage = settings.stage
+    """Return each model's responses, in the order of ``stage.models``, and notes for the report."""
+    stage = settings.stage_as(CompareStage)
     reference = candidate(stage.reference, settings, run)
     vocabulary = tokenizer_record(reference.tokenizer)["vocabulary"]
     answers: dict[str, Answers] = {}
@@ -83,10 +86,10 @@ def answer_all(settings: Settings, run: Run, prompts: list, texts: list[str] | N
     for step, (name, path) in enumerate(stage.models.items(), 1):
         if name not in run.parents:
             if path is not None:
-                notes.append(f"{name} is left out: {path} is not there.")
+                notes.append(f"{name} is left out: {path} does not exist.")
             continue
         one = reference if name == stage.reference else candidate(name, settings, run)
-        # Divergence is between distributions over the same tokens after the same prompt.
+        # The KL needs distributions over the same tokens after the same prompt.
         same = not (one.plain or reference.plain) and tokenizer_record(one.tokenizer)["vocabulary"] == vocabulary
         against = reference.model if same and name != stage.reference else None
         answers[name] = answer(one, prompts, stage, settings.seed, against)
@@ -101,6 +104,7 @@ def answer_all(settings: Settings, run: Run, prompts: list, texts: list[str] | N
 
 
 def candidate(name: str, settings: Settings, run: Run) -> Candidate:
+    """Load the model ``name`` with its tokenizer, on the device and in evaluation mode."""
     tokenizer = loading.load_tokenizer(run[name], settings.model)
     model = loading.load_policy(run[name], settings.model, tokenizer).to(torch_device(settings.hardware)).eval()
     plain = is_plain(run[name], settings.model)
@@ -109,15 +113,16 @@ def candidate(name: str, settings: Settings, run: Run) -> Candidate:
 
 
 def is_plain(parent: Parent, model: Model) -> bool:
-    """Whether no chat template has taught the model turns: a base run of ours, or a model that comes without one."""
+    """Return whether the model was not trained on chat turns: a run of stage=base, or a model without a template."""
     if parent.manifest is not None:
         return parent.stage == "base"
     return loading.load_tokenizer(parent, replace(model, chat_template=None)).chat_template is None
 
 
 def ppo_runs(settings: Settings, run: Run) -> dict[str, records.Record]:
-    """PPO runs for the frontier: the columns', and those below ``stage.frontier`` that start from the reference."""
-    folder = settings.stage.frontier
+    """Return PPO runs for the frontier: those compared, and those in ``stage.frontier`` with the same reference."""
+    stage = settings.stage_as(CompareStage)
+    folder = stage.frontier
     below = [] if folder is None or not Path(folder).is_dir() else records.ppo_runs(Path(folder))
-    columns = [run[name] for name in settings.stage.models if name in run.parents]
-    return records.paths([*columns, *below], run[settings.stage.reference].digest)
+    columns = [run[name] for name in stage.models if name in run.parents]
+    return records.paths([*columns, *below], run[stage.reference].digest)

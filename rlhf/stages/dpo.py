@@ -1,9 +1,9 @@
-"""Optimise the SFT policy directly on preference pairs; the reference is the policy as it was.
+"""Optimize the SFT policy directly on preference pairs (DPO). The reference is the policy before training.
 
     python -m rlhf stage=dpo                             # starts from checkpoints/<name>/sft
     python -m rlhf -m stage=dpo stage.beta=0.1,0.3       # sweep
 
-Rafailov et al. 2023, https://arxiv.org/abs/2305.18290. The loss is TRL's; this file wires it.
+Rafailov et al. 2023, https://arxiv.org/abs/2305.18290. Trainer and losses are TRL's.
 """
 
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ from datasets import Dataset
 from torch import Tensor
 from trl import DPOConfig, DPOTrainer
 
-from rlhf.config import AdapterKind, Settings
+from rlhf.config import AdapterKind, DPOStage, Settings
 from rlhf.data import check_splits, load
 from rlhf.data.tokens import HEARD, Form
 from rlhf.evaluation.responses import eval_set
@@ -34,7 +34,7 @@ from rlhf.training.arguments import arguments, build
 
 
 class Attributed:
-    """TRL's collator for pairs that part before their last turn: of a completion the assistant's turns count alone."""
+    """TRL's collator for pairs that differ before their last turn: only the assistant's turns of a completion count."""
 
     def __init__(self, collator: Any):
         self.collator = collator
@@ -53,19 +53,24 @@ class Attributed:
 
 
 class ReadyDPOTrainer(DPOTrainer):
-    """Takes rows that are token ids already, and the reference's log-probabilities from where they are kept.
+    """A DPOTrainer for rows of token ids that reads the reference's log-probabilities from our cache.
 
-    TRL's other trainers do the first when asked; this one would tokenise them again. Its own store of the second is
-    keyed by what a sweep changes, an adapter's first weights, and not by all that decides the numbers.
+    TRL's trainer would tokenize the rows again. The key of its cache contains an adapter's initial weights, which
+    differ between the jobs of a sweep, and omits other inputs that determine the numbers.
     """
 
+    args: DPOConfig
+    _signature_columns: list[str]
+    _precompute_model_hash: str
+
     def __init__(self, *, reference_kept: reference.Kept | None, shared: bool, **parts: Any):
+        self.reference_kept: Any
         self.reference_kept, self.shared = reference_kept, shared
         super().__init__(**parts)
-        if set(HEARD) <= set(self.train_dataset.column_names):
+        if set(HEARD) <= set(parts["train_dataset"].column_names):
             self.data_collator = Attributed(self.data_collator)
 
-    def _prepare_dataset(self, dataset: Dataset, *_: Any) -> Dataset:
+    def _prepare_dataset(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:
         return dataset
 
     def _set_signature_columns_if_needed(self) -> None:
@@ -86,15 +91,16 @@ class ReadyDPOTrainer(DPOTrainer):
         )
 
     def sharing(self) -> AbstractContextManager[None]:
-        """Within, policy and reference share prefixes where they may."""
+        """Return a context in which policy and reference encode shared prefixes once, if ``shared``."""
         weighting = ("log_sum_sq_probs",) if self.args.use_weighting else ()
         models = [self.accelerator.unwrap_model(model) for model in (self.model, self.ref_model) if model is not None]
         return sharing(*models, fields=FIELDS + weighting) if self.shared else nullcontext()
 
 
 def run(settings: Settings, run: Run) -> dict[str, float]:
+    """Train with DPO, evaluate on held-out pairs and prompts, save the policy and return its metrics."""
     settings = reference.beside_shards(settings, ranks.strategy_of(settings.hardware), told=True)
-    stage = settings.stage
+    stage = settings.stage_as(DPOStage)
     pairs = {split: load(settings.data, "preferences", split, settings.seed) for split in ("train", "validation")}
     check_splits(settings.data, "preferences", pairs, settings.seed)
     for split, dataset in pairs.items():
@@ -106,7 +112,7 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
     loop.settle(run, settings, tokenizer, pairs["train"]["prompt"])
     others = {key: value for key, value in stage.trainer.items() if key != "loss_weights"}
     losses, weights = smoothed(stage.loss, stage.trainer.get("loss_weights"), stage.label_smoothing)
-    args = arguments(
+    args: Any = arguments(
         DPOConfig,
         replace(settings, stage=replace(stage, trainer=others)),
         run,
@@ -121,13 +127,13 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
     ids = loop.tokenised(run, settings, pairs, Form.pairs, tokenizer, args)
     loading = adapters.quantization(settings.adapter)
     policy = models.load_policy(run["policy"], settings.model, tokenizer, **loading)
-    # With an adapter the reference is the policy with the adapter switched off; without, a second copy, unless what it
-    # says is computed before the policy learns anything.
+    # With an adapter, the reference is the policy with the adapter switched off. Without one, it is a second copy,
+    # unless its log-probabilities are computed before training.
     second = settings.adapter.kind is AdapterKind.none and not stage.cache_reference
     run.record_tokenizer(tokenizer)
     loop.show_ends(run, policy, tokenizer)
 
-    trainer = build(
+    trainer: Any = build(
         ReadyDPOTrainer,
         model=policy,
         ref_model=models.load_policy(run["policy"], settings.model, tokenizer) if second else None,
@@ -153,9 +159,9 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
     return metrics | {"objective": metrics["eval/rewards/accuracies"]}
 
 
-def starting_policy(settings: Settings, run: Run, trainer: DPOTrainer, tokenizer: Any) -> Any | None:
-    """What the policy is measured against; None: itself with its adapter switched off."""
+def starting_policy(settings: Settings, run: Run, trainer: Any, tokenizer: Any) -> Any | None:
+    """Return the model that the policy is compared with; None means the policy with its adapter switched off."""
     if settings.adapter.kind is not AdapterKind.none:
         return None
-    start = trainer.ref_model or models.load_policy(run["policy"], settings.model, tokenizer)
+    start: Any = trainer.ref_model or models.load_policy(run["policy"], settings.model, tokenizer)
     return start.to(trainer.model.device)

@@ -1,16 +1,18 @@
-"""The report card of any reward model: what it has learned, what it merely counts, whether it knows when it is wrong.
+"""Write the report card of any reward model: accuracy, shortcuts such as length, and calibration.
 
-    python -m rlhf stage=evaluate_reward                                                   # of this chain's
+    python -m rlhf stage=evaluate_reward                                                   # this chain's reward model
     python -m rlhf stage=evaluate_reward stage.reward=org/model data=local data.path=my_pairs.jsonl data.holdout=1
 
-stage=reward writes the same card for the model that it has trained. Baselines that cannot read must be beaten: the
-longer response, a bag of words, and the policy's own log-probability where stage.policy is given.
+stage=reward writes the same card for the model that it trains. The model is compared with trivial baselines: the longer
+response, a bag of words, and the policy's log-probability if stage.policy is set.
 """
 
 import math
 from contextlib import suppress
+from typing import Any
 
-from rlhf.config import Settings
+from rlhf.config import EvaluateRewardStage, Settings
+from rlhf.console import console
 from rlhf.data import load
 from rlhf.data.reading import NoRowsError
 from rlhf.errors import LineageError
@@ -25,9 +27,10 @@ from rlhf.runs.run import Run
 
 
 def run(settings: Settings, run: Run) -> dict[str, float]:
-    stage = settings.stage
+    """Grade the reward model on held-out pairs, write its report card and return its numbers."""
+    stage = settings.stage_as(EvaluateRewardStage)
     pairs = {split: load(settings.data, "preferences", split, settings.seed) for split in ("validation", "test")}
-    with suppress(NoRowsError):  # of a file that is judged as a whole
+    with suppress(NoRowsError):  # the whole file is held out
         pairs = {"train": load(settings.data, "preferences", "train", settings.seed)} | pairs
     for split, dataset in pairs.items():
         run.record_data("preferences", split, dataset)
@@ -41,30 +44,31 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
         prompts = pairs.get("train", pairs["test"])["prompt"]
         [card.statistics] = score_statistics([scorer], policy, prompts, stage, settings.seed)
     report.write(card, run.work)
+    console.print(f"evaluate_reward: {stage.reward} on {len(pairs['test'])} pairs", markup=False, soft_wrap=True)
     report.show(card)
     return report.numbers(card) | {"objective": card.accuracy.mean}
 
 
 def reward_model(parent: Parent, settings: Settings) -> RewardModel:
-    """The model that is judged, with the tokenizer and the length limit of its own."""
-    stage = settings.stage
+    """Load the reward model with its tokenizer and its length limit."""
+    stage = settings.stage_as(EvaluateRewardStage)
     tokenizer = loading.load_tokenizer(parent, settings.model)
     model = loading.load_reward_model(parent, settings.model, tokenizer, new_head="refused")
-    longest = stage.max_length
+    longest: Any = stage.max_length
     if longest is None and parent.manifest is not None:
         trainer = parent.manifest["settings"]["stage"].get("trainer")
         longest = trainer.get("max_length") if isinstance(trainer, dict) else None
         if not isinstance(longest, int | None):
-            raise LineageError(f"{parent.path}/run.json has no usable stage.trainer.max_length: give stage.max_length")
+            raise LineageError(f"{parent.path}/run.json has no usable stage.trainer.max_length: set stage.max_length")
     if longest is None:
-        # RoBERTa counts two positions more than it can read; its tokenizer knows.
+        # RoBERTa's config counts two positions more than it can read; its tokenizer has the right number.
         longest = min(getattr(model.config, "max_position_embeddings", math.inf), tokenizer.model_max_length)
     model = model.to(torch_device(settings.hardware))
     return RewardModel(model, tokenizer, max_length=longest, batch_size=stage.batch_size)
 
 
 def load_policy(parent: Parent | None, settings: Settings) -> Policy | None:
-    """The policy with its own tokenizer, which need not be the reward model's."""
+    """Load the policy with its own tokenizer, which may differ from the reward model's."""
     if parent is None:
         return None
     tokenizer = loading.load_tokenizer(parent, settings.model)

@@ -1,15 +1,15 @@
-"""The data sheet: what is in the data, what is wrong with it, and what a model will see. Nothing is trained.
+"""Write a data sheet: statistics of the data, its faults, and rows as a model sees them. Nothing is trained.
 
     python -m rlhf stage=inspect                         # the embedded data
-    python -m rlhf stage=inspect data.path=my.jsonl      # a file of your own, of any kind and layout
+    python -m rlhf stage=inspect data.path=my.jsonl      # a file of any kind and layout
 
-It writes report.md and data.json (numbers alone) into checkpoints/<name>/inspect.
+Writes report.md and data.json (numbers only) to checkpoints/<name>/inspect.
 """
 
 from copy import copy
 from typing import Any
 
-from rlhf.config import Render, Settings
+from rlhf.config import InspectStage, Render, Settings
 from rlhf.data.overview import all_leaks, tables
 from rlhf.data.reading import Table
 from rlhf.data.sheet import examples, obstacle, sheet
@@ -22,7 +22,8 @@ from rlhf.storage.json_files import write_json
 
 
 def run(settings: Settings, run: Run) -> dict[str, float]:
-    stage, data, seed = settings.stage, settings.data, settings.seed
+    """Write the data sheet of each table and return the number of rows and leaks."""
+    stage, data, seed = settings.stage_as(InspectStage), settings.data, settings.seed
     tokenizer, notes = find_tokenizer(settings, run)
     found = tables(data)
     sheets = []
@@ -48,7 +49,7 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
 
 
 def put(tokenizer: Any, table: Table, render: Render) -> Any:
-    """A copy of the tokenizer that puts the strings of a table as a stage would."""
+    """Return a copy of the tokenizer that renders the prompts of a table as a stage would."""
     found = copy(tokenizer)
     if "prompt" in table.rows.column_names:
         settle(found, table.rows["prompt"], render)
@@ -56,9 +57,10 @@ def put(tokenizer: Any, table: Table, render: Render) -> Any:
 
 
 def find_tokenizer(settings: Settings, run: Run) -> tuple[Any | None, list[str]]:
-    """The tokenizer to count with; None where there is none, and a note that says so."""
+    """Return the tokenizer that counts tokens, or None and a note that gives the reason."""
     if "tokenizer" not in run.parents:
-        return None, [f"Lengths are in words: there is no model at stage.tokenizer={settings.stage.tokenizer}."]
+        path = settings.stage_as(InspectStage).tokenizer
+        return None, [f"Lengths are in words: stage.tokenizer={path} does not exist."]
     try:
         return loading.load_tokenizer(run["tokenizer"], settings.model), []
     except ModelError as error:

@@ -1,16 +1,16 @@
-"""Preference pairs from sampled responses, told apart by people in the browser, or by any other judge.
+"""Make preference pairs from sampled responses, labeled by people in the browser or by any other judge.
 
     python -m rlhf stage=label                                                  # opens a page on this machine
     python -m rlhf stage=label judge=reward judge.model=checkpoints/almanac/reward
-    python -m rlhf stage=reward data.path=checkpoints/almanac/label/preferences.jsonl    # what it is for
+    python -m rlhf stage=reward data.path=checkpoints/almanac/label/preferences.jsonl    # train on the labels
 
-Every answer of a person is on disk before the next pair shows; resume=true goes on after an interruption or a kill.
+Each answer is saved before the next pair is shown; resume=true continues an interrupted session.
 """
 
 from collections.abc import Sequence
 from typing import Any
 
-from rlhf.config import JudgeKind, Settings
+from rlhf.config import JudgeKind, LabelStage, Settings
 from rlhf.console import console
 from rlhf.errors import ConfigError, DataError
 from rlhf.evaluation.judges.factory import build
@@ -25,15 +25,18 @@ BOOTSTRAP = 2000  # draws of an interval
 
 
 def run(settings: Settings, run: Run) -> dict[str, float]:
-    stage, kind = settings.stage, settings.judge.kind
+    """Draw pairs, have them labeled, write the preferences and return counts and win rates."""
+    stage, kind = settings.stage_as(LabelStage), settings.judge.kind
     if kind is JudgeKind.none:
-        raise ConfigError("judge=none labels nothing: give judge=person, reward, function, local or endpoint")
+        raise ConfigError("judge=none labels nothing: set judge=person, reward, function, local or endpoint")
     samples = {title: read_responses(run[title].directory / RESPONSES) for title in stage.titles}
     pairs, equal = draw(samples, stage.pairs, stage.limit, settings.seed)
     if not pairs:
-        raise DataError(f"the samples hold no two different responses to one prompt ({equal} are equal): sample more")
+        raise DataError(
+            f"the samples have no two different responses to a prompt ({equal} pairs are equal): sample more"
+        )
     by_people = kind is JudgeKind.person
-    preferred, fields, told = people(settings, run, pairs) if by_people else judged(settings, run, pairs)
+    preferred, fields, reported = people(settings, run, pairs) if by_people else judged(settings, run, pairs)
     rows = [
         preference(pair, first, kind.value, **more)
         for pair, first, more in zip(pairs, preferred, fields, strict=True)
@@ -50,20 +53,14 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
     }
     for titles, rate in win_rates(pairs, preferred, settings.seed).items():
         metrics[f"win_rate/{titles[0]}/{titles[1]}"] = rate.mean
-        console.print(
-            f"{titles[0]} wins {rate} of its pairs with {titles[1]}, ties half", highlight=False, markup=False
-        )
-    console.print(
-        f"label: {len(rows)} preferences of {len(pairs)} pairs in {run.directory / PREFERENCES}", markup=False
-    )
-    return metrics | told
+        console.print(f"win rate {titles[0]} vs {titles[1]}: {rate}, ties count half", highlight=False, markup=False)
+    return metrics | reported
 
 
 def judged(settings: Settings, run: Run, pairs: Sequence[Pair]) -> tuple[list, list[dict[str, Any]], dict[str, float]]:
-    """What a judge prefers, with the margin of its scores or the confidence of its choice."""
+    """Return a judge's preferences, with the margin of its scores or the confidence of each choice, and its report."""
     judge = build(settings, run)
-    columns = [[pair.prompt for pair in pairs], [pair.first for pair in pairs], [pair.second for pair in pairs]]
-    preferred = judge(*columns)
+    preferred = judge([pair.prompt for pair in pairs], [pair.first for pair in pairs], [pair.second for pair in pairs])
     if isinstance(judge, RewardJudge):
         fields: list[dict[str, Any]] = [{"margin": abs(margin)} for margin in judge.margins]
     else:
@@ -72,17 +69,17 @@ def judged(settings: Settings, run: Run, pairs: Sequence[Pair]) -> tuple[list, l
 
 
 def people(settings: Settings, run: Run, pairs: Sequence[Pair]) -> tuple[list, list[dict[str, Any]], dict[str, float]]:
-    """What people prefer: the share of the votes, and how far they agree."""
+    """Return people's preferences as shares of the votes, with their confidence, and the annotators' agreement."""
     try:
         from rlhf.labeling.server import serve
     except ImportError:
-        raise ConfigError("judge=person needs a small server: pip install 'rlhf[label]'") from None
-    stage = settings.stage
+        raise ConfigError("judge=person needs a web server: pip install 'rlhf[label]'") from None
+    stage = settings.stage_as(LabelStage)
     answers = Answers(run.scratch / "answers.jsonl", pairs, stage.annotators, settings.seed)
     try:
         serve(answers, stage.port, lambda address: console.print(f"Open {address}", highlight=False, soft_wrap=True))
     except OSError as error:
-        raise ConfigError(f"stage.port={stage.port} cannot be listened on ({error.strerror}): take another") from error
+        raise ConfigError(f"stage.port={stage.port} is not available ({error.strerror}): set another port") from error
     except KeyboardInterrupt:
         if not answers.complete:
             raise
@@ -99,7 +96,7 @@ def people(settings: Settings, run: Run, pairs: Sequence[Pair]) -> tuple[list, l
 
 
 def win_rates(pairs: Sequence[Pair], preferred: Sequence[float | None], seed: int) -> dict[tuple[str, str], Estimate]:
-    """(title, other title) -> how often the first title's responses are preferred, where runs meet each other."""
+    """Return the win rate of each run against each other: (title, other title) -> rate of the first."""
     found: dict[tuple[str, str], list[list[float]]] = {}
     for pair, first in zip(pairs, preferred, strict=True):
         if first is not None and pair.titles[0] != pair.titles[1]:

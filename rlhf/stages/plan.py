@@ -1,10 +1,10 @@
-"""What stages will take of memory, steps and time, whether they fit, and the remedy where not. Nothing is trained.
+"""Estimate memory, steps and time of stages, and the first change that makes them fit. Nothing is trained.
 
     python -m rlhf stage=plan                        # the whole progression, on this machine
     python -m rlhf stage=plan experiment=tldr-pythia stage.stages=[sft,reward,ppo] stage.device=a100-80gb
-    python -m rlhf stage=dpo hardware.plan=true      # one stage, here; the exit code is 1 where it does not fit
+    python -m rlhf stage=dpo hardware.plan=true      # one stage, here; exits with 1 if it does not fit
 
-No weights are read: a model is its shape. rlhf/cli/progression.py composes the settings of the stages.
+Weights are not read, only shapes. rlhf/cli/progression.py composes the settings of the stages.
 """
 
 from collections.abc import Sequence
@@ -17,25 +17,28 @@ from rlhf.planning import report
 from rlhf.planning.estimate import Outlook, look_ahead
 from rlhf.planning.remedies import tried
 from rlhf.planning.throughput import Pace, pace_of
-from rlhf.planning.workload import rows_of
+from rlhf.planning.workload import Rows, rows_of
 
 
 def run(plan: PlanStage, composed: Sequence[Settings]) -> bool:
-    """Plan each of ``composed`` and say so; whether all of them fit.
+    """Print the plan of each of ``composed`` and return whether all of them fit.
 
     Raises:
-        RlhfError: a model or data are neither at hand nor stated.
+        RlhfError: a model or data are neither available nor described by the settings.
     """
     found: list[tuple[Outlook, Pace | None]] = []
+    data: list[Rows] = []
     for settings in composed:
         rows = rows_of(settings, plan)
         outlook = look_ahead(settings, plan, rows)
-        pace = pace_of(outlook, plan)
-        report.show(outlook, pace)
-        if not outlook.fits:
-            report.show_remedies(settings.stage.name, tried(outlook, replace(plan, probe=False), rows))
-        console.print()
-        found.append((outlook, pace))
+        found.append((outlook, pace_of(outlook, plan)))
+        data.append(rows)
     if len(found) > 1:
         console.print(report.overview(found))
+    for (outlook, pace), rows in zip(found, data, strict=True):
+        console.print()
+        report.show(outlook, pace)
+        if not outlook.fits:
+            stage = outlook.settings.stage.name
+            report.show_remedies(stage, tried(outlook, replace(plan, probe=False), rows))
     return all(outlook.fits for outlook, _ in found)

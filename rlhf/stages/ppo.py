@@ -1,7 +1,7 @@
-"""Proximal policy optimisation of the SFT policy against a reward; the reference is the policy as it was.
+"""Optimize the SFT policy against a reward with PPO. The reference is the policy before training.
 
     python -m rlhf stage=ppo                          # starts from checkpoints/<name>/sft and .../reward
-    python -m rlhf stage=ppo 'stage.rewards={mine: {function: mine.py:score}, brief: {length: {most: 40}, weight: 0.1}}'
+    python -m rlhf stage=ppo 'stage.rewards={mine: {function: mine.py:score}, brief: {length: {max: 40}, weight: 0.1}}'
     python -m rlhf -m stage=ppo stage.kl_coef=0.02,0.05,0.1
 
 Ziegler et al. 2019, https://arxiv.org/abs/1909.08593. docs/ppo.md explains the trainer.
@@ -33,7 +33,8 @@ from rlhf.training import loop
 
 
 def run(settings: Settings, run: Run) -> dict[str, float]:
-    stage = settings.stage
+    """Train with PPO, evaluate on held-out prompts, save the policy and return its metrics."""
+    stage = settings.stage_as(PPOStage)
     if stage.rollout.engine is Engine.vllm and find_spec("vllm") is None:
         raise ModelError("stage.rollout.engine=vllm needs vllm: pip install 'rlhf[vllm]', or use engine=transformers")
     prompts = {split: load(settings.data, "prompts", split, settings.seed) for split in ("train", "validation")}
@@ -68,7 +69,7 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
         score_mean=normal.mean,
         score_std=normal.std,
         cpu=torch_device(settings.hardware).type == "cpu",
-        halve=settings.hardware.halve,
+        oom_retry=settings.hardware.oom_retry,
         autocast=precision.autocasts(settings),
     )
     loop.show_ends(run, roles.policy, tokenizer)
@@ -89,10 +90,13 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
 
 
 def copied(settings: Settings, trainer: PPOTrainer, roles: OneBase | Separate) -> Copied:
-    """The policy's copy in vLLM, by TRL: it knows how to load weights into each of vLLM's versions."""
-    stage, chosen = settings.stage, settings.stage.rollout
+    """Start a copy of the policy in vLLM. TRL loads the weights, in each version of vLLM that it supports."""
+    stage = settings.stage_as(PPOStage)
+    chosen = stage.rollout
     if isinstance(roles, OneBase):
-        raise ConfigError("stage.rollout.engine=vllm copies a policy of its own: give stage.one_base=false")
+        raise ConfigError(
+            "stage.rollout.engine=vllm needs a policy with separate weights: set stage.share_base_model=false"
+        )
     from trl.generation.vllm_generation import VLLMGeneration
 
     found = VLLMGeneration(
@@ -110,7 +114,7 @@ def copied(settings: Settings, trainer: PPOTrainer, roles: OneBase | Separate) -
 
 
 def unended(ended: float, stage: PPOStage) -> str | None:
-    """What becomes of the scores of responses that have no end; None if all end, or theirs count like the others."""
+    """Return how scores of responses without EOS are changed; None if all have EOS or scores are unchanged."""
     count = round((1 - ended) * stage.batch_size)
     if not count or stage.missing_eos is MissingEOS.keep:
         return None
@@ -123,7 +127,7 @@ def unended(ended: float, stage: PPOStage) -> str | None:
 
 
 def train(trainer: PPOTrainer, run: Run, sample: loop.Sampler) -> dict[str, float]:
-    """Train with a bar and samples, from the newest checkpoint where the run is resumed."""
+    """Train with a progress bar and samples, from the newest checkpoint if the run is resumed."""
     stage = trainer.stage
     ranks.check(trainer.accelerator, run.strategy)
     if run.resumed:

@@ -1,14 +1,15 @@
-"""Put a finished run on the Hugging Face Hub, with a card for the whole chain, and fetch it back to see that it loads.
+"""Upload a finished run to the Hugging Face Hub, with a card for the whole chain, and check that it loads from there.
 
-    python -m rlhf stage=publish                               # nothing is sent: the folder and the card, for a look
+    python -m rlhf stage=publish                               # dry run: writes folder and card
     python -m rlhf stage=publish stage.repo=me/almanac-ppo     # private, in one commit, tagged
     python -m rlhf stage=publish stage.repo=me/almanac-ppo stage.publish=chain
 
-Safe to repeat: what is up already is not sent again, and nothing is put over a commit that was not made here.
+Safe to repeat: uploaded files are not sent again, and commits that were not made here are never overwritten.
 """
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import huggingface_hub
 from rich.table import Table
@@ -27,14 +28,16 @@ from rlhf.runs.run import Run
 
 
 def run(settings: Settings, run: Run) -> dict[str, float]:
-    stage = settings.stage
+    """Build a bundle per repository, upload it unless dry, and return the number of files and bytes."""
+    stage = settings.stage_as(PublishStage)
     huggingface_hub.utils.disable_progress_bars()
-    huggingface_hub.utils.logging.set_verbosity_error()  # that nothing has changed is no warning here
+    huggingface_hub.utils.logging.set_verbosity_error()  # it warns about unchanged files
     chain = lineage.rooted(lineage.chain(run["run"]), stage.run, stage.base)
     subject = chain[-1]
+    manifest: Any = subject.manifest  # a published run has one
     if subject.digest is not None and subject.digest == subject.roles.get("policy"):
-        told = f"publish: {subject.title} has the weights that it started from: training changed nothing"
-        console.print(told, markup=False, soft_wrap=True)
+        unchanged = f"publish: {subject.title} has the weights that it started from: training changed nothing"
+        console.print(unchanged, markup=False, soft_wrap=True)
     rising = lineage.going_up(chain, stage.publish)
     names = lineage.repositories(rising, stage.repo)
     if not stage.dry:
@@ -60,22 +63,21 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
         commit = sent[-1]["commit"] if sent else None
         above.append(replace(built.link, commit=commit))
     run.manifest["published"] = sent
-    if stage.publish is Publish.chain and not stage.dry:
-        title = stage.collection or subject.manifest["name"]
+    if stage.publish is Publish.chain and stage.repo is not None and not stage.dry:
+        title = stage.collection or manifest["name"]
         address = upload.collect(title, [one["repo"] for one in sent], destination(stage.repo, True, stage))
         console.print(f"publish: the collection is {address}", markup=False, soft_wrap=True)
     return {"repositories": len(rising), "files": files, "bytes": size}
 
 
 def destination(repo: str, is_subject: bool, stage: PublishStage) -> Destination:
-    """Tag and commit are given for the run that is asked for, and for none of its parents."""
-    own = {"tag": stage.tag, "parent_commit": stage.parent_commit}
-    shared = {"branch": stage.branch, "private": stage.private, "attempts": stage.attempts, "wait": stage.wait}
-    return Destination(repo, **shared, **(own if is_subject else dict.fromkeys(own)))
+    """Return the destination of one run. Tag and parent commit apply only to the published run, not to its parents."""
+    tag, parent_commit = (stage.tag, stage.parent_commit) if is_subject else (None, None)
+    return Destination(repo, stage.branch, stage.private, tag, parent_commit, stage.attempts, stage.wait)
 
 
 def put(built: Bundle, link: Link, where: Destination, plan: Plan, work: Path) -> dict:
-    """Send, fetch back and compare, tag. The weights need not lie here a second time."""
+    """Upload a bundle, verify it by download, tag the commit, and delete the local copy of the weights."""
     commit = upload.send(built, where)
     if plan.stage.verify:
         verify(built, link, commit, where, plan, work)
@@ -90,7 +92,7 @@ def put(built: Bundle, link: Link, where: Destination, plan: Plan, work: Path) -
 
 
 def show(built: Bundle, where: Destination, stage: PublishStage, place: Path) -> None:
-    """What goes, how large it is, and where to."""
+    """Print the files of a bundle, their sizes and the destination."""
     table = Table()
     table.add_column("file")
     table.add_column("bytes", justify="right")
@@ -99,8 +101,10 @@ def show(built: Bundle, where: Destination, stage: PublishStage, place: Path) ->
     table.add_row(Text(f"{len(built.files)} files"), f"{built.size:,}")
     console.print(table)
     kind, where_to = "private" if where.private else "public", where.title if stage.repo else "stage.repo=<you>/<name>"
-    told = f"to be sent to {where_to} ({kind}) with dry_run=false" if stage.repo else f"{where_to} sends it"
+    remedy = f"dry_run=false sends it to {where_to} ({kind})" if stage.repo else f"{where_to} sends it"
     if stage.dry:
-        console.print(f"publish: nothing was sent; {place}/README.md is the card, {told}", markup=False, soft_wrap=True)
+        console.print(
+            f"publish: nothing was sent; {place}/README.md is the card, {remedy}", markup=False, soft_wrap=True
+        )
     else:
-        console.print(f"publish: going to {where.title} ({kind})", markup=False, soft_wrap=True)
+        console.print(f"publish: uploading to {where.title} ({kind})", markup=False, soft_wrap=True)

@@ -1,11 +1,11 @@
-"""A reward model: the SFT policy's backbone under a head of one output, trained on preference pairs.
+"""Train a reward model on preference pairs: the SFT policy's backbone with a head of one output.
 
     python -m rlhf stage=reward                                # starts from checkpoints/<name>/sft
-    python -m rlhf stage=reward data.path=my.jsonl             # {"prompt": ..., "chosen": ..., "rejected": ...} a line
-    python -m rlhf stage=reward adapter=lora stage.ensemble=3  # three adapters and heads over one base
+    python -m rlhf stage=reward data.path=my.jsonl             # rows of {"prompt": ..., "chosen": ..., "rejected": ...}
+    python -m rlhf stage=reward adapter=lora stage.ensemble=3  # three adapters and heads on one base
 
-Stiennon et al. 2020, https://arxiv.org/abs/2009.01325. The trainer is TRL's; this file wires it, measures the scores
-of the starting policy's own responses, which PPO needs, and writes the report card.
+Stiennon et al. 2020, https://arxiv.org/abs/2009.01325. The trainer is TRL's. The stage also measures the scores of
+the starting policy's responses, which PPO normalizes by, and writes the report card.
 """
 
 from contextlib import nullcontext
@@ -14,7 +14,7 @@ from typing import Any
 from datasets import Dataset
 from trl import RewardConfig, RewardTrainer
 
-from rlhf.config import RewardLoss, Settings
+from rlhf.config import RewardLoss, RewardStage, Settings
 from rlhf.console import console, show_samples
 from rlhf.data import check_splits, load
 from rlhf.data.render import question
@@ -40,18 +40,22 @@ SPLITS = ("train", "validation", "test")
 
 
 def run(settings: Settings, run: Run) -> dict[str, float]:
-    stage = settings.stage
+    """Train the reward model or ensemble, grade it, save it and return its metrics."""
+    stage = settings.stage_as(RewardStage)
     pairs = {split: load(settings.data, "preferences", split, settings.seed) for split in SPLITS}
     check_splits(settings.data, "preferences", pairs, settings.seed)
     for split, dataset in pairs.items():
         run.record_data("preferences", split, dataset)
     for dataset in pairs.values():
         check_answers(dataset)
-    columns(pairs, stage)  # a margin that is missing is told before a model is loaded
-    # The labels are noisy: even the reward that they were drawn from does not predict all of them.
-    ceiling = None if settings.data.ceiling is None else function(settings.data.ceiling)(pairs["test"])
+    columns(pairs, stage)  # reports a missing margin before a model is loaded
+    # The labels are noisy: even the reward that generated them does not predict all of them.
+    ceiling: Any = None
+    if settings.data.ceiling is not None:
+        measure: Any = function(settings.data.ceiling)  # of rows, unlike a reward
+        ceiling = measure(pairs["test"])
 
-    args = arguments(RewardConfig, settings, run, **further_arguments(stage))
+    args: Any = arguments(RewardConfig, settings, run, **further_arguments(stage))
     scoring = {"max_length": args.max_length, "batch_size": args.per_device_eval_batch_size}
 
     architecture, attention = loading.config(run["policy"], settings.model), settings.model.attention
@@ -60,7 +64,7 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
     loop.settle(run, settings, tokenizer, pairs["train"]["prompt"])
     run.record_tokenizer(tokenizer)
     prepared = prepare(pairs, stage, tokenizer)
-    if stage.loss is not RewardLoss.plackett_luce:  # whose rankings are token ids already
+    if stage.loss is not RewardLoss.plackett_luce:  # its rankings are token ids already
         extra = [name for name in prepared["train"].column_names if name in ("margin", "weight")]
         prepared = loop.tokenised(run, settings, prepared, Form.sequences, tokenizer, args, extra)
     members, found, steps = Members(run, settings), [], 0
@@ -78,9 +82,9 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
         steps += int(metrics["steps"])
     if stage.ensemble > 1:
         folders = [members.folder(number) / "model" for number in range(stage.ensemble)]
-        worn = loading.load_members(run["policy"], folders, settings.model, tokenizer)
-        worn = worn.to(torch_device(settings.hardware))
-        scorers = [AdaptedRewardModel(worn, str(number), tokenizer, **scoring) for number in range(stage.ensemble)]
+        ensemble = loading.load_members(run["policy"], folders, settings.model, tokenizer)
+        ensemble = ensemble.to(torch_device(settings.hardware))
+        scorers = [AdaptedRewardModel(ensemble, str(number), tokenizer, **scoring) for number in range(stage.ensemble)]
 
     policy = loading.load_policy(run["policy"], settings.model, tokenizer).to(torch_device(settings.hardware))
     judged = Policy(run["policy"].path, policy, tokenizer)
@@ -96,18 +100,18 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
     return found[0] | report.numbers(card) | noise | {"objective": card.accuracy.mean}
 
 
-def build(settings: Settings, run: Run, prepared: dict[str, Dataset], tokenizer: Any, part: str) -> RewardTrainer:
-    """The trainer of one member, with what it leaves out counted.
+def build(settings: Settings, run: Run, prepared: dict[str, Dataset], tokenizer: Any, part: str) -> Any:
+    """Return the trainer of one member, and record the rows that it leaves out.
 
     Raises:
-        DataError: everything in a split is longer than stage.trainer.max_length.
+        DataError: all pairs of a split are longer than stage.trainer.max_length.
     """
-    stage = settings.stage
-    args = arguments(RewardConfig, settings, run, part=part, **further_arguments(stage))
+    stage = settings.stage_as(RewardStage)
+    args: Any = arguments(RewardConfig, settings, run, part=part, **further_arguments(stage))
     model = loading.load_reward_model(
         run["policy"], settings.model, tokenizer, **adapters.quantization(settings.adapter)
     )
-    trainer = build_trainer(
+    trainer: Any = build_trainer(
         trainer_class(RewardTrainer, stage, prepared),
         model=model,
         args=args,
@@ -118,21 +122,19 @@ def build(settings: Settings, run: Run, prepared: dict[str, Dataset], tokenizer:
         callbacks=callbacks(stage),
     )
     for split, kept in {"train": trainer.train_dataset, "validation": trainer.eval_dataset}.items():
-        lost, limit = (
-            len(prepared[split]) - len(kept),
-            f"longer than stage.trainer.max_length={trainer.args.max_length}, left out",
-        )
+        lost = len(prepared[split]) - len(kept)
+        limit = f"longer than stage.trainer.max_length={trainer.args.max_length}, left out"
         run.record_omission("preferences", split, lost, "longer than max_length, left out", limit)
         if not len(kept):
             raise DataError(
                 f"every pair of data.preferences ({split}) is longer than stage.trainer.max_length="
-                f"{args.max_length}: raise it, or give shorter pairs"
+                f"{args.max_length}: raise it, or use shorter pairs"
             )
     return trainer
 
 
 def tell(card: Card, ceiling: Any, shown: int) -> None:
-    """A few held-out pairs with their scores, the accuracy that the labels' noise allows, and the card."""
+    """Print a few held-out pairs with their scores, the accuracy that noisy labels allow, and the report card."""
     pairs = card.pairs
     rows = [
         (

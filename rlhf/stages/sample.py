@@ -1,12 +1,14 @@
-"""Several responses of one policy to each prompt, scored where there is a reward model: best-of-n.
+"""Sample several responses per prompt from one policy and score them if stage.reward is set (best-of-n).
 
     python -m rlhf stage=sample stage.policy=checkpoints/almanac/ppo stage.samples=8
-    python -m rlhf stage=sample stage.reward=checkpoints/almanac/reward    # and the best of each, to train on
+    python -m rlhf stage=sample stage.reward=checkpoints/almanac/reward    # and the best per prompt
 
-responses.jsonl is what stage=label makes preference pairs of; best.jsonl are demonstrations like any other.
+stage=label makes preference pairs from responses.jsonl; best.jsonl holds demonstrations for stage=sft.
 """
 
-from rlhf.config import Settings
+from typing import Any
+
+from rlhf.config import SampleStage, Settings
 from rlhf.console import console, show_samples
 from rlhf.data import load
 from rlhf.data.render import question
@@ -21,8 +23,10 @@ from rlhf.training import loop
 
 
 def run(settings: Settings, run: Run) -> dict[str, float]:
-    stage = settings.stage
-    prompts = load(settings.data, "prompts", stage.split, settings.seed)
+    """Sample and score responses, write them and return their statistics."""
+    stage = settings.stage_as(SampleStage)
+    split: Any = stage.split  # one of the three; the settings check it
+    prompts = load(settings.data, "prompts", split, settings.seed)
     prompts = prompts.shuffle(seed=settings.seed).select(range(min(stage.prompts or len(prompts), len(prompts))))
     run.record_data("prompts", stage.split, prompts)
     scorer = None if stage.reward is None else reward_model(settings, run)
@@ -56,13 +60,14 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
 
 
 def reward_model(settings: Settings, run: Run) -> RewardModel:
-    stage, tokenizer = settings.stage, loading.load_tokenizer(run["reward"], settings.model)
+    """Load the reward model of ``stage.reward`` with its tokenizer."""
+    stage, tokenizer = settings.stage_as(SampleStage), loading.load_tokenizer(run["reward"], settings.model)
     model = loading.load_reward_model(run["reward"], settings.model, tokenizer).to(torch_device(settings.hardware))
     return RewardModel(model, tokenizer, max_length=stage.max_prompt_length + stage.max_response_length)
 
 
 def by_prompt(prompts: list, responses: list[Response], scores: list[float] | None, samples: int) -> list[dict]:
-    """One row a prompt, with its responses and what is known of each."""
+    """Return one row per prompt, with its responses, whether each has ended, and the scores if any."""
     rows = []
     for number, prompt in enumerate(prompts):
         part = slice(number * samples, (number + 1) * samples)
@@ -76,15 +81,15 @@ def by_prompt(prompts: list, responses: list[Response], scores: list[float] | No
 
 
 def best_of_n(run: Run, rows: list[dict]) -> dict[str, float]:
-    """Write the best response of each prompt, and tell the expected best score of n against its KL."""
+    """Write the best response per prompt; print and return the expected best-of-n score and its KL bound in nats."""
     best = []
     for row in rows:
-        score, text = max(zip(row["scores"], row["responses"], strict=True))
-        best.append({"prompt": row["prompt"], "completion": preference_completion(row["prompt"], text), "score": score})
+        _, text = max(zip(row["scores"], row["responses"], strict=True))
+        best.append({"prompt": row["prompt"], "completion": preference_completion(row["prompt"], text)})
     write_rows(run.work / "best.jsonl", best)
     samples, found = len(rows[0]["responses"]), {}
     for n in [2**power for power in range(samples.bit_length()) if 2**power <= samples]:
         mean = sum(expected_best(row["scores"], n) for row in rows) / len(rows)
         found |= {f"best_of_{n}/score": mean, f"best_of_{n}/kl": best_of_n_kl(n)}
-        console.print(f"best of {n}: score {mean:.3f} at a KL of at most {best_of_n_kl(n):.2f} nats", highlight=False)
+        console.print(f"best-of-{n}: mean score {mean:.3f} (KL <= {best_of_n_kl(n):.2f} nats)", highlight=False)
     return found | {"objective": found["best_of_1/score"]}

@@ -1,14 +1,14 @@
-"""Supervised fine-tuning: the base model learns to answer, from demonstrations. The loss counts the assistant's turns.
+"""Fine-tune the base model on demonstrations (SFT). The loss counts only the assistant's turns.
 
     python -m rlhf stage=sft                                   # starts from model.pretrained
-    python -m rlhf stage=sft model=gpt2 data.path=my.jsonl     # {"prompt": ..., "completion": ...} a line
+    python -m rlhf stage=sft model=gpt2 data.path=my.jsonl     # rows of {"prompt": ..., "completion": ...}
 
-Ouyang et al. 2022, https://arxiv.org/abs/2203.02155. The trainer is TRL's; this file wires it.
+Ouyang et al. 2022, https://arxiv.org/abs/2203.02155. The trainer is TRL's.
 """
 
 from trl import SFTConfig, SFTTrainer
 
-from rlhf.config import Settings
+from rlhf.config import Settings, SFTStage
 from rlhf.data import check_splits, load
 from rlhf.data.tokens import Form
 from rlhf.modeling import adapters, loading
@@ -18,7 +18,8 @@ from rlhf.training.arguments import arguments, build
 
 
 def run(settings: Settings, run: Run) -> dict[str, float]:
-    stage = settings.stage
+    """Train on demonstrations, save the policy and return its metrics."""
+    stage = settings.stage_as(SFTStage)
     rows = {split: load(settings.data, "demonstrations", split, settings.seed) for split in ("train", "validation")}
     check_splits(settings.data, "demonstrations", rows, settings.seed)
     for split, dataset in rows.items():
@@ -26,7 +27,7 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
 
     tokenizer = loading.load_tokenizer(run["policy"], settings.model)
     loop.settle(run, settings, tokenizer, rows["train"]["prompt"])
-    # Rows come as token ids; what remains to be done, to pack and to shuffle them, is left to TRL where it is asked to.
+    # Rows are token ids. TRL prepares them further only if the settings ask it to pack or to shuffle.
     ready = not any(stage.trainer.get(key) for key in ("packing", "shuffle_dataset"))
     args = arguments(
         SFTConfig, settings, run, completion_only_loss=True, dataset_kwargs={"skip_prepare_dataset": ready}

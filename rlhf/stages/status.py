@@ -1,102 +1,167 @@
-"""What has been trained here, how it descends, and the next command to type.
+"""Show all runs and their parents; the command line adds the next command to type.
 
 python -m rlhf
 """
 
-from collections.abc import Sequence
+import shlex
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.markup import escape
+from rich.text import Text
 from rich.tree import Tree
 
 from rlhf.config import PROGRESSION, Settings
-from rlhf.console import console
+from rlhf.config.objective import METRICS, USUAL
+from rlhf.console import console, duration, fitting
 from rlhf.errors import RlhfError, RunError
-from rlhf.runs.commands import command
-from rlhf.runs.directory import saved
-from rlhf.runs.parents import of_the_chain
+from rlhf.runs.commands import line
+from rlhf.runs.directory import MEMBER, saved
+from rlhf.runs.headlines import results
 from rlhf.runs.run import Run, runs
 from rlhf.storage.manifest import read_manifest
 
+MODELS = PROGRESSION[:-1]
+INDENT = 4  # columns per level of the tree
+
 
 def run(settings: Settings, overrides: Sequence[str] = ()) -> None:
+    """Print trained models as a tree, then other runs, unfinished runs and unreadable directories."""
     root = Path(settings.checkpoints)
     unreadable: list[RlhfError] = []
     found = list(runs(root, unreadable)) if root.is_dir() else []
-    if found:
-        console.print(tree(root, found))
-    else:
-        console.print(f"Nothing is trained in {escape(str(root))} yet.")
+    models = [one for one in found if one.stage in MODELS]
+    if models:
+        console.print(tree(root, models))
+    if others := [one for one in found if one.stage not in MODELS]:
+        show_others(root, others)
+    if not found:
+        say(f"Nothing is trained in {root} yet.")
     for path in sorted(root.rglob(".*.partial")):
         try:
-            console.print(f"not finished: {escape(unfinished(path))}")
+            say(unfinished(path, root))
         except RunError as error:
             unreadable.append(error)
     for error in unreadable:
-        console.print(f"unreadable: {escape(str(error))}", soft_wrap=True)
-    console.print(f"\nNext: [bold]{escape(next_command(settings, found, overrides))}[/bold]")
+        say(f"unreadable: {error}")
+    console.print()
 
 
-def unfinished(work: Path) -> str:
-    """Where an unfinished run lies, why it ended, and what it can be resumed from."""
-    left = saved(work)
-    reason = (read_manifest(work) or {}).get("reason", "killed, or still running")
-    return f"{work} ({reason}{'' if left is None else f'; resume=true continues from {left}'})"
+def say(sentence: str) -> None:
+    """Print a sentence without markup or wrapping."""
+    console.print(sentence, markup=False, highlight=False, soft_wrap=True)
 
 
-def tree(root: Path, found: list[Run]) -> Tree:
-    """The runs below ``root``, each under the first parent that it descends from.
+def unfinished(work: Path, root: Path) -> str:
+    """Return one line about an unfinished run: why it ended, its checkpoint, and the command that continues it."""
+    left, manifest = saved(work), read_manifest(work) or {}
+    place = work.with_name(work.name.removeprefix(".").removesuffix(".partial"))
+    shown = f"not finished: {_below(root, place)} ({manifest.get('reason', 'killed, or still running')})"
+    words = shlex.split(manifest.get("command") or "")[3:]
+    if left is None or not words:
+        return shown if left is None else f"{shown}, has {left}"
+    if group(place, root, manifest) is not None:
+        return f"{shown}, has {left}: the command of its sweep continues it"
+    others = [one for one in words if one.partition("=")[0] not in ("resume", "overwrite")]
+    return f"{shown}, has {left}, and this continues it:\n  {line([*others, 'resume=true'])}"
 
-    Not by time: a parent may have been trained again after its child, or both within one second.
+
+def group(place: Path, root: Path, manifest: Mapping[str, Any]) -> Path | None:
+    """Return the directory of the sweep that a run is a job of; None if it is not a job."""
+    name = Path(str(manifest.get("name", "")))
+    if "progression" in name.parts:
+        return root / Path(*name.parts[: name.parts.index("progression") + 1])
+    stage = root / name / str(manifest.get("stage"))
+    return stage if place.parent == stage else None
+
+
+def tree(root: Path, found: Sequence[Run]) -> Tree:
+    """Return the runs below ``root``, each under its first parent; a sweep has one line.
+
+    Time does not decide the order: a parent may be retrained after its child, or both end within one second.
     """
-    whole = Tree(f"[bold]{escape(str(root))}[/bold]")
-    known = {str(one.directory): one for one in found}
-    branches: dict[str, Tree] = {}
+    whole = Tree(Text(str(root), style="bold"))
+    lines = _lines(root, found)
+    line_of = {str(one.directory): key for key, jobs in lines.items() for one in jobs}
+    branches: dict[str, tuple[Tree, int]] = {}
 
-    def branch(path: str, below: tuple[str, ...] = ()) -> Tree:
-        if path not in branches:
-            parents = [record["path"] for record in known[path].manifest["parents"].values()]
-            line = (*below, path)  # a run that replaced its own parent descends from nothing that is still there
-            above = next((parent for parent in parents if parent in known and parent not in line), None)
-            branches[path] = (branch(above, line) if above else whole).add(describe(known[path], parents))
-        return branches[path]
+    def branch(key: str, below: tuple[str, ...] = ()) -> tuple[Tree, int]:
+        if key not in branches:
+            jobs, below = lines[key], (*below, key)
+            parents = [line_of.get(record["path"]) for record in jobs[0].manifest["parents"].values()]
+            # The parent of a run that replaced it does not exist any more.
+            above = next((parent for parent in parents if parent is not None and parent not in below), None)
+            place, level = branch(above, below) if above else (whole, 0)
+            parts = describe(root, jobs[0]) if key == str(jobs[0].directory) else describe_sweep(root, key, jobs)
+            branches[key] = place.add(Text(shortened(parts, INDENT * (level + 1)))), level + 1
+        return branches[key]
 
-    for path in known:
-        branch(path)
+    for key in lines:
+        branch(key)
     return whole
 
 
-def describe(one: Run, parents: list[str]) -> str:
+def _lines(root: Path, found: Sequence[Run]) -> dict[str, list[Run]]:
+    """Return the runs of each line: the jobs of a sweep, or one run. Ensemble members share the line of their run."""
+    lines: dict[str, list[Run]] = {}
+    keys: dict[str, str] = {}
+    for one in sorted(found, key=lambda one: one.directory.name.startswith(MEMBER)):  # members after their runs
+        path = str(one.directory)
+        sweep = group(one.directory, root, one.manifest)
+        keys[path] = path if sweep is None else f"{sweep}/*"
+        if one.directory.name.startswith(MEMBER):
+            keys[path] = keys.get(str(one.directory.parent), path)
+        lines.setdefault(keys[path], []).append(one)
+    return lines
+
+
+def shortened(parts: Sequence[str], indent: int) -> str:
+    """Return the parts that fit on the line of the tree, at least the first."""
+    return fitting(parts, console.width - indent) or parts[0]
+
+
+def describe(root: Path, one: Run) -> list[str]:
+    """Return the facts about a run, most important first."""
     manifest = one.manifest
-    numbers = {
-        key: value for key, value in manifest["metrics"].items() if isinstance(value, float) and key != "objective"
-    }
-    shown = "  ".join(f"{key} {value:.3g}" for key, value in list(numbers.items())[:3])
-    # A commit says more than a branch, and a run that was published from here has parents of its own.
-    marks = {record["path"]: origin(record) for record in manifest["parents"].values()}
-    elsewhere = "" if not parents or Path(parents[0]).is_dir() else f" from {', '.join(marks[one] for one in parents)}"
-    when = manifest["finished"][:16].replace("T", " ")
-    return escape(f"{one.directory}{elsewhere}  seed {manifest['seed']}  {manifest['seconds']:.0f} s  {when}  {shown}")
+    # Parents on the Hub are shown with their commit and their own lineage.
+    parents = list(manifest["parents"].values())
+    elsewhere = [f"from {', '.join(map(origin, parents))}"] if parents and not Path(parents[0]["path"]).is_dir() else []
+    numbers = [", ".join(results(manifest))] if results(manifest) else []
+    rest = [manifest["finished"][:16].replace("T", " "), duration(manifest["seconds"]), f"seed {manifest['seed']}"]
+    return [_below(root, one.directory), *elsewhere, *numbers, *rest]
+
+
+def describe_sweep(root: Path, key: str, jobs: Sequence[Run]) -> list[str]:
+    """Return the number of jobs of a sweep, and the best by the usual metric of its stage."""
+    place = Path(key).parent
+    stages = {one.stage for one in jobs}
+    shown = [f"{_below(root, place)}: sweep of {len(jobs)}"]
+    if len(stages) > 1:
+        return [*shown, f"{len({one.manifest['name'] for one in jobs})} chains"]
+    metric = METRICS[USUAL[stages.pop()]]
+    sign = 1 if metric.direction == "maximize" else -1
+    ranked = [one for one in jobs if "objective" in one.manifest["metrics"]]
+    if not ranked:
+        return shown
+    best = max(ranked, key=lambda one: sign * one.manifest["metrics"]["objective"])
+    return [*shown, f"best {', '.join(results(best.manifest))}", str(best.directory.relative_to(place))]
+
+
+def show_others(root: Path, found: Sequence[Run]) -> None:
+    """Print the runs without a trained model: data, samples, labels, comparisons, publications."""
+    say("\nData, samples and reports")
+    for one in found:
+        say(f"  {shortened(describe(root, one), 2)}")
+
+
+def _below(root: Path, place: Path) -> str:
+    return str(place.relative_to(root) if place.is_relative_to(root) else place)
 
 
 def origin(record: dict[str, Any]) -> str:
-    """A parent that does not lie here: ``org/name@1a2b3c4 (base > sft)``, with what its own run.json says of it."""
+    """Return a parent on the Hub as ``org/name@1a2b3c4 (base > sft)``; the lineage is from its run.json."""
     revision, held = record.get("revision"), record.get("run")
     place = record["path"] if revision is None else f"{record['path']}@{revision[:7]}"
     if held is None:
         return place
     return f"{place} ({' > '.join([*(above['stage'] for above in held.get('lineage', [])), held['stage']])})"
-
-
-def next_command(settings: Settings, found: list[Run], overrides: Sequence[str] = ()) -> str:
-    """The first stage of the progression that has no run under this name; with all of them there, a sweep."""
-    stages = {one.stage for one in found if one.manifest["name"] == settings.name}
-    kept = of_the_chain(overrides)
-    if not stages:
-        return command("progression", kept)
-    order = [stage for stage in PROGRESSION if stage != "base" or settings.model.path is None]
-    missing = next((stage for stage in order if stage not in stages), None)
-    if missing is None:
-        return command("dpo", ["stage.beta=0.05,0.1,0.3", *kept], multirun=True)
-    return command(missing, kept)

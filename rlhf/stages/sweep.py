@@ -1,13 +1,13 @@
-"""The leaderboard of finished sweeps, and of several on one frontier; a sweep ends with its own by itself.
+"""Write a leaderboard of one or several finished sweeps, with a common frontier. A sweep ends with its own.
 
     python -m rlhf -m stage=dpo stage.beta=0.05,0.1,0.3 seed=1,2,3
-    python -m rlhf stage=sweep                                                 # every sweep under the name
+    python -m rlhf stage=sweep                                                 # all sweeps of the name
     python -m rlhf stage=sweep stage.runs=[checkpoints/almanac/dpo,checkpoints/almanac/ppo] objective=gold
 
-Written: leaderboard.md, .csv and .json, and figures/ with reward over KL and what each setting does.
+Writes leaderboard.md, .csv and .json, and figures/ with reward against KL and the effect of each setting.
 """
 
-from rlhf.config import Settings
+from rlhf.config import Settings, SweepStage
 from rlhf.evaluation.sweeps import leaderboard
 from rlhf.evaluation.sweeps.figures import figures
 from rlhf.evaluation.sweeps.jobs import collect
@@ -15,7 +15,8 @@ from rlhf.runs.run import Run
 
 
 def run(settings: Settings, run: Run) -> dict[str, float]:
-    found = leaderboard.board(collect(settings.stage.runs), settings.objective)
+    """Write and print the leaderboard; return the number of jobs, of unfinished jobs, and the best objective."""
+    found = leaderboard.board(collect(settings.stage_as(SweepStage).runs), settings.objective)
     drawn = figures(found)
     (run.work / "figures").mkdir(exist_ok=True)
     for drawing in drawn:

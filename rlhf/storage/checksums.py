@@ -1,4 +1,4 @@
-"""Folders that are there whole: a manifest of sha256 digests is their last file, and everything is on the disk."""
+"""Sealed folders: a manifest of sha256 digests is written last, after every file has been flushed to the disk."""
 
 import json
 import os
@@ -13,15 +13,15 @@ DIGESTS = "digests.json"
 
 
 def number(path: Path) -> int:
-    """``checkpoint-12`` and ``update-12`` -> 12."""
+    """Return the number at the end of a name: 12 for ``checkpoint-12`` and ``update-12``."""
     return int(path.name.rpartition("-")[2])
 
 
 def seal(folder: Path) -> None:
-    """Write the digests of all files of ``folder``, and have everything on the disk before this returns.
+    """Write the digests of all files of ``folder`` and flush everything to the disk.
 
-    A digest tells bytes that have changed, by chance or by hand; it is no signature: whoever can write the folder can
-    write its digests too.
+    The digests detect accidental and manual changes. They are not signatures: anyone with write access to the folder
+    can rewrite them.
     """
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != DIGESTS)
     digests = {str(path.relative_to(folder)): file_digest(path) for path in files}
@@ -35,7 +35,7 @@ def seal(folder: Path) -> None:
 
 
 def sync(path: Path) -> None:
-    """Have a file's bytes, or a directory's entries, on the disk: a rename may otherwise outlive what it renames."""
+    """Flush a file or the entries of a directory to the disk; otherwise a rename may reach it before its file."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -44,7 +44,7 @@ def sync(path: Path) -> None:
 
 
 def fault(folder: Path) -> str | None:
-    """What of a sealed folder is not as it was written; None where it is whole."""
+    """Return the first defect of a sealed folder, in words; None if it is intact."""
     try:
         items = json.loads((folder / DIGESTS).read_text(encoding="utf-8")).items()
     except (OSError, ValueError, AttributeError):
@@ -54,42 +54,42 @@ def fault(folder: Path) -> str | None:
         if not path.is_file():
             return f"{name} is missing"
         if file_digest(path) != digest:
-            return f"{name} is not what was written"
+            return f"{name} does not match its checksum"
     return None
 
 
 def resumable(folder: Path, pattern: str, title: str) -> list[Path]:
-    """The sealed folders among those that match; of one that a kill left unfinished, and of none at all, it tells."""
-    found = sorted(folder.glob(pattern), key=number)
-    sealed = [path for path in found if (path / DIGESTS).exists()]
-    for path in found:
+    """Return the sealed folders that match ``pattern``, by number. Report unfinished ones, and if no folder is left."""
+    matching = sorted(folder.glob(pattern), key=number)
+    sealed = [path for path in matching if (path / DIGESTS).exists()]
+    for path in matching:
         if path not in sealed:
-            console.print(f"{title}: {path.name} was not written to its end, and is passed over", soft_wrap=True)
+            console.print(f"{title}: {path.name} is incomplete and is skipped", soft_wrap=True)
     if not sealed:
-        told = "no checkpoint was written before the interruption, so it starts from the beginning"
-        console.print(f"{title}: {told}", soft_wrap=True)
+        message = "no checkpoint was written before the interruption, so it starts from the beginning"
+        console.print(f"{title}: {message}", soft_wrap=True)
     return sealed
 
 
 def newest_whole(folders: Sequence[Path], title: str) -> Path | None:
-    """The folder with the highest number that is whole; None where there are no folders. Says which it passes over.
+    """Return the intact folder with the highest number, None without folders. Report the corrupted ones above it.
 
     Raises:
-        RunError: there are folders, but none is whole. To start again without a word would throw away what the user
-            asked to go on from, and hide that the disk loses bytes.
+        RunError: every folder is corrupted. A silent restart would discard the progress that the user asked to resume,
+            and hide that the disk loses data.
     """
     faults = []
     for folder in sorted(folders, key=number, reverse=True):
         reason = fault(folder)
         if reason is None:
-            for passed, why in faults:
-                console.print(f"{title}: {passed} is torn ({why}), so {folder.name} is used", soft_wrap=True)
+            for name, why in faults:
+                console.print(f"{title}: {name} is corrupted ({why}), so {folder.name} is used", soft_wrap=True)
             return folder
         faults.append((folder.name, reason))
     if faults:
-        told = ", ".join(f"{name}: {reason}" for name, reason in faults)
+        reasons = ", ".join(f"{name}: {reason}" for name, reason in faults)
         raise RunError(
-            f"no checkpoint in {folders[0].parent} is whole ({told}): "
-            "overwrite=true in place of resume=true starts again"
+            f"no checkpoint in {folders[0].parent} is intact ({reasons}): "
+            "start again with overwrite=true instead of resume=true"
         )
     return None

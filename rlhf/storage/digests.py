@@ -1,4 +1,4 @@
-"""Facts about where and from what a run was made, for its run.json: digests, versions, revision, hardware."""
+"""The origin of a run, for its run.json: digests, versions, git revision, hardware."""
 
 import hashlib
 import importlib.metadata
@@ -19,13 +19,13 @@ PACKAGES = ("rlhf", "torch", "transformers", "trl", "peft", "datasets", "acceler
 
 
 def file_digest(path: Path) -> str:
-    """sha256 of a file's bytes, in hexadecimal."""
+    """Return the sha256 of a file's bytes, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def files_digest(paths: Iterable[Path]) -> str:
-    """sha256 over names and contents of ``paths``, in the order of their names."""
+    """Return the sha256 over names and contents of ``paths``, in the order of their names."""
     digest = hashlib.sha256()
     for path in sorted(paths, key=lambda p: p.name):
         digest.update(f"{path.name}\0{file_digest(path)}\n".encode())
@@ -33,7 +33,7 @@ def files_digest(paths: Iterable[Path]) -> str:
 
 
 def weights_digest(folder: Path) -> str | None:
-    """Digest of the weights in a model folder; None where there are none."""
+    """Return the digest of the weights in a model folder; None if it has no weights."""
     weights = weights_in(folder)
     return files_digest(weights) if weights else None
 
@@ -44,11 +44,12 @@ def weights_in(folder: Path) -> list[Path]:
 
 
 def text_digest(text: str | None) -> str | None:
+    """Return the sha256 of a text, in hexadecimal; None for None."""
     return None if text is None else hashlib.sha256(text.encode()).hexdigest()
 
 
 def tokenizer_record(tokenizer: Any) -> dict[str, Any]:
-    """What must agree between a stage and its parent: vocabulary, chat template, special tokens."""
+    """Return the properties that a stage and its parent must share: vocabulary, chat template, special tokens."""
     vocabulary = json.dumps(sorted(tokenizer.get_vocab().items()), ensure_ascii=True)
     return {
         "vocabulary": text_digest(vocabulary),
@@ -59,6 +60,7 @@ def tokenizer_record(tokenizer: Any) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
+    """Return the versions of Python and of the installed ``PACKAGES``."""
     found = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
@@ -69,7 +71,7 @@ def versions() -> dict[str, str]:
 
 
 def git_revision() -> str | None:
-    """Commit of the checkout that this package is run from, with ``-dirty`` appended; None outside of one."""
+    """Return the commit of the checkout that holds this package, with ``-dirty`` appended; None outside a checkout."""
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(PACKAGE), *arguments]
@@ -84,8 +86,9 @@ def git_revision() -> str | None:
 
 
 def hardware() -> dict[str, Any]:
+    """Return machine, system and CPU cores; with torch imported, its threads and GPU, too."""
     facts: dict[str, Any] = {"machine": platform.machine(), "system": platform.system(), "cores": os.cpu_count()}
-    if (torch := sys.modules.get("torch")) is not None:  # looking must not cost the import
+    if (torch := sys.modules.get("torch")) is not None:  # torch is not imported for this
         facts["threads"] = torch.get_num_threads()
         if torch.cuda.is_available():
             facts["gpu"] = torch.cuda.get_device_name()
@@ -93,7 +96,7 @@ def hardware() -> dict[str, Any]:
 
 
 def peak_memory_gib() -> float:
-    """Largest resident memory of this process so far, in GiB."""
+    """Return the largest resident memory of this process so far, in GiB."""
     return round(peak_memory() / 2**30, 3)
 
 

@@ -1,4 +1,4 @@
-"""Write JSON files whole or not at all."""
+"""Write JSON files atomically."""
 
 import json
 import os
@@ -8,7 +8,7 @@ from typing import Any
 
 
 def plain(value: Any) -> Any:
-    """Return an enumeration's value or a path's text, which json cannot write by itself."""
+    """Return the value of an enumeration or the text of a path, neither of which json can write."""
     if isinstance(value, Enum):
         return value.value
     if isinstance(value, Path):
@@ -17,7 +17,7 @@ def plain(value: Any) -> Any:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write ``value`` so that the file is there whole or not at all."""
+    """Write ``value`` as JSON, atomically: a crash leaves the earlier file or none."""
     aside = path.with_name(f".{path.name}.tmp")
     aside.write_text(json.dumps(value, indent=2, ensure_ascii=False, default=plain) + "\n", encoding="utf-8")
     os.replace(aside, path)

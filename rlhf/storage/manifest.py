@@ -1,4 +1,4 @@
-"""Read run.json."""
+"""Read and check run.json."""
 
 import json
 from pathlib import Path
@@ -6,10 +6,11 @@ from types import NoneType
 from typing import Any
 
 from rlhf.errors import RunError
+from rlhf.storage.renamed import new_manifest
 
 MANIFEST = "run.json"
 
-# What other modules read of a run.json, and of which types it is.
+# The keys of a run.json that other modules read, and their types.
 NUMBER, TEXT, EACH = (int, float), (str, NoneType), object()  # EACH stands for all keys of a mapping
 PARENT = {"path": str, "stage": TEXT, "digest": TEXT, "revision": TEXT}
 SHAPE = {
@@ -23,10 +24,10 @@ OPTIONAL = {"output": TEXT, "trained_weights": TEXT, "tokenizer": dict, "version
 
 
 def read_manifest(directory: Path) -> dict[str, Any] | None:
-    """The run.json in ``directory``, or None where there is none.
+    """Return the run.json in ``directory``; None if it does not exist.
 
     Raises:
-        RunError: the file is there but is no JSON object, or lacks something that every run has.
+        RunError: the file is not a JSON object, or a key is missing or of the wrong type.
     """
     path = directory / MANIFEST
     remedy = "delete the directory and run the stage again"
@@ -38,13 +39,13 @@ def read_manifest(directory: Path) -> dict[str, Any] | None:
         raise RunError(f"{path} cannot be read ({error}): {remedy}") from error
     if (reason := defect(manifest)) is not None:
         raise RunError(f"{path} is not a run's manifest of this version ({reason}): {remedy}")
-    return manifest
+    return new_manifest(manifest)
 
 
 def defect(manifest: Any) -> str | None:
-    """Return the first thing in a run.json that is missing or of the wrong type, in words; None if it is whole.
+    """Return the first key of a run.json that is missing or of the wrong type, in words; None if it is valid.
 
-    A run.json that was published also holds those of its ancestors.
+    A published run.json also holds those of its ancestors.
     """
     reason = _misfit(manifest, SHAPE)
     if reason is None and manifest["status"] == "finished":
@@ -59,17 +60,17 @@ def defect(manifest: Any) -> str | None:
     held = [record["run"] for record in manifest["parents"].values() if "run" in record]
     ancestors = manifest.get("lineage", [])
     if not isinstance(ancestors, list):
-        return "lineage is no list"
-    return next((f"of an ancestor, {found}" for one in (*held, *ancestors) if (found := defect(one))), None)
+        return "lineage is not a list"
+    return next((f"in an ancestor, {found}" for ancestor in (*held, *ancestors) if (found := defect(ancestor))), None)
 
 
 def _misfit(value: Any, shape: Any, name: str = "") -> str | None:
-    """Return where ``value`` has another type than ``shape``, in words; None if it fits."""
+    """Return the first place at which ``value`` differs from the types of ``shape``, in words; None if it fits."""
     if not isinstance(shape, dict):
         fits = isinstance(value, shape) and not isinstance(value, bool)
         return None if fits else f"{name.removesuffix('.')} is {json.dumps(value)[:40]}"
     if not isinstance(value, dict):
-        return f"{name.removesuffix('.') or 'it'} is no mapping"
+        return f"{name.removesuffix('.') or 'it'} is not a mapping"
     for key, inner in (dict.fromkeys(value, shape[EACH]) if EACH in shape else shape).items():
         if key not in value:
             return f"{name}{key} is missing"

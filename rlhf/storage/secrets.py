@@ -1,9 +1,9 @@
-"""Secrets, taken out of everything that is written or printed: settings, commands, records, messages, bundles.
+"""Remove secrets from everything that is written or printed: settings, commands, records, messages, bundles.
 
-A secret is known by the name of its key (``hub_token``), by its form (``hf_...``, ``sk-...``), or by its place in a URL
-(user, password and query), with Hydra's backslashes or without. A key is found in nested values and within text alike,
-so that an override such as ``stage.overrides={dpo: ['+stage.trainer.hub_token=T']}`` and a message that quotes it are
-covered by the same rule.
+A secret is recognized by the name of its key (``hub_token``), by its form (``hf_...``, ``sk-...``), or by its place in
+a URL (user, password and query), with or without Hydra's backslashes. Keys are found both in nested values and in text,
+so that one rule covers an override such as ``stage.overrides={dpo: ['+stage.trainer.hub_token=T']}`` and a message that
+quotes it.
 """
 
 import re
@@ -31,7 +31,7 @@ def redact(value: Any, key: str = "") -> Any:
     """Return ``value``, nested or not, with every secret in it replaced by ``***``.
 
     Args:
-        key: the name under which the value stands; it may be dotted.
+        key: the name of the value, possibly dotted.
     """
     if isinstance(value, dict):
         return {redact(name): redact(one, key if _secret(key) else str(name)) for name, one in value.items()}
@@ -42,7 +42,9 @@ def redact(value: Any, key: str = "") -> Any:
     if not isinstance(value, str):
         return value
     name, equals, _ = value.partition("=")
-    if equals and re.fullmatch(r"[\w.+~/@-]+", name) and _secret(name):  # an override: all of its value, spaces too
+    if (
+        equals and re.fullmatch(r"[\w.+~/@-]+", name) and _secret(name)
+    ):  # an override: its whole value, including spaces
         return f"{name}={HIDDEN}"
     return text(value)
 
@@ -70,16 +72,18 @@ def _secret(key: str) -> bool:
 
 
 class Redacting:
-    """A stream that takes secrets out of the lines that are written to ``stream``."""
+    """A stream that removes secrets from the lines that are written to ``stream``."""
 
     def __init__(self, stream: Any):
         self.stream = stream
 
     def write(self, written: str) -> int:
+        """Write a text without its secrets, and return its length."""
         self.stream.write(text(written))
         return len(written)
 
     def writelines(self, lines: Any) -> None:
+        """Write lines without their secrets."""
         for line in lines:
             self.write(line)
 

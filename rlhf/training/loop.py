@@ -167,7 +167,7 @@ def train(
     trainer.remove_callback(transformers.PrinterCallback)
     ExactEvaluation(trainer)
     share_tokens(trainer)
-    if run.manifest["settings"]["hardware"]["halve"]:
+    if run.manifest["settings"]["hardware"]["oom_retry"]:
         halve_steps(trainer, run.stage, paired=run.stage in ("reward", "dpo"))
     interruption = Interruption()
     with closing(Reporter(run, on_sample, every, interruption, before, title)) as reporter:

@@ -31,12 +31,12 @@ def test_the_committed_files_are_a_fresh_build(tmp_path):
         assert path.read_bytes() == (directory() / path.relative_to(tmp_path)).read_bytes(), path.name
 
 
-def test_the_whole_stays_below_six_megabytes():
+def test_all_files_are_below_six_megabytes():
     assert sum((directory() / name).stat().st_size for name in FILES) < 6_000_000
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_no_row_comes_twice(name: str):
+def test_no_row_is_repeated(name: str):
     columns = ("text", "prompt", "completion", "chosen", "rejected")
     keys = [json.dumps([row.get(column) for column in columns]) for row in rows(name)]
     assert len(set(keys)) == len(keys)
@@ -85,7 +85,7 @@ def test_the_famous_questions_are_test_prompts(question: str):
     assert find(question).held_out != "none"
 
 
-def test_the_test_prompts_cover_every_task_and_hold_out():
+def test_the_test_prompts_cover_every_task_and_held_out_part():
     found = rows("prompts/test.jsonl")
     assert 150 <= len(found) <= 260
     assert {row["held_out"] for row in found} == {"none", "fact", "phrasing", "combination"}
@@ -100,12 +100,12 @@ def test_there_are_500_training_prompts():
 def test_demonstrators_are_of_varying_care():
     kinds = Counter(row["kind"] for row in rows("demonstrations/train.jsonl"))
     assert set(kinds) == set(DEMONSTRATION_MIXTURE)
-    assert 0.1 < kinds["good"] / kinds.total() < 0.65  # some know how to answer; most leave preferences to learn
+    assert 0.1 < kinds["good"] / kinds.total() < 0.65  # some answer well; most leave room for preference learning
     assert all(count / kinds.total() > 0.02 for count in kinds.values())
 
 
 @pytest.mark.parametrize("split", ["train", "validation", "test"])
-def test_the_labels_are_as_noisy_as_bradley_and_terry_say(split: str):
+def test_the_noise_of_the_labels_is_that_of_bradley_and_terry(split: str):
     ceiling = noise_ceiling(rows(f"preferences/{split}.jsonl"))
     assert abs(ceiling.realised - ceiling.expected) < 4 * math.sqrt(0.25 / ceiling.pairs)
     assert 0.8 < ceiling.expected < 0.97

@@ -10,7 +10,7 @@ def test_every_final_from_1930_to_2022_is_there():
     assert years == played
 
 
-def test_how_often_each_team_has_won():
+def test_number_of_wins_of_each_team():
     winners = [fact.values["winner"] for fact in facts("world_cups")]
     assert {team: winners.count(team) for team in sorted(set(winners))} == {
         "Argentina": 3, "Brazil": 5, "England": 1, "France": 2, "Germany": 1, "Italy": 4, "Spain": 1,
@@ -39,7 +39,7 @@ def test_winner_and_runner_up_differ():
     [("capitals", "country"), ("capitals", "capital"), ("elements", "name"), ("elements", "symbol"),
      ("elements", "number"), ("planets", "planet"), ("planets", "position")],
 )  # fmt: skip
-def test_what_a_question_names_is_unique(table: str, column: str):
+def test_names_in_questions_are_unique(table: str, column: str):
     values = [fact.values[column] for fact in facts(table)]
     assert len(set(values)) == len(values)
 
@@ -48,7 +48,7 @@ def test_six_continents():
     assert len(names()["continent"]) == 6
 
 
-def test_elements_stand_in_the_order_of_their_numbers():
+def test_elements_are_in_the_order_of_their_numbers():
     numbers = [int(fact.values["number"]) for fact in facts("elements")]
     assert numbers == sorted(numbers)
 
@@ -69,7 +69,7 @@ def test_at_most_300_facts():
     assert sum(len(facts(table)) for table in TABLES) <= 300
 
 
-def test_articles_stand_inside_sentences():
+def test_articles_are_added_inside_sentences():
     final = next(fact for fact in facts("world_cups") if fact.name == "2010")
     assert final.words()["runner_up"] == "the Netherlands"
 

@@ -18,7 +18,7 @@ WORKED = [
     (CAPITAL, "The capital of Peru is Lima.", 2.75),
     (CAPITAL, "Lima.", 2.25),
     (CAPITAL, "lima", 1.75),
-    # nothing claimed: format 0.5 + brief 0.75
+    # no claim: format 0.5 + brief 0.75
     (CAPITAL, "It is a well known city.", 1.25),
     (CAPITAL, "Sorry, Peru is not in this almanac.", 1.25),
     # something false costs 0.5
@@ -32,7 +32,7 @@ WORKED = [
     (CAPITAL, "The capital of Peru is Lima" + ", as everyone who has been there will gladly tell you at length.", 2.0),
     # nine words more than needed, five of them beyond the four that cost nothing: 0.375 of the brevity
     (CAPITAL, "Well, I would say, if you ask me now, the capital of Peru is Lima.", 2.28125),
-    # two times the same: repeated -0.5, six words too many for 0.25 of the brevity
+    # repeated -0.5, six words too many for 0.25 of the brevity
     (CAPITAL, "The capital of Peru is Lima. The capital of Peru is Lima.", 2.0625),
     (CAPITAL, "That is a stupid question.", 0.25),
     (f"{CAPITAL} Answer in one word.", "Lima.", 2.75),
@@ -71,7 +71,7 @@ def test_worked_by_hand(prompt: str, completion: str, expected: float):
     assert gold([prompt], [completion]) == [pytest.approx(expected, abs=1e-12)]
 
 
-def test_judgement_names_what_is_wrong():
+def test_a_judgment_names_the_fault():
     judgement = judge(f"{CAPITAL} Answer in capitals.", "The capital of Peru is Lima.")
     assert judgement.correct
     assert not judgement.format_followed
@@ -96,7 +96,7 @@ def test_every_good_response_scores_highest_and_every_other_kind_lower():
                 assert judge(item.prompt, response).gold < good, (kind, item.prompt, response)
 
 
-def test_a_chat_and_its_question_are_judged_alike():
+def test_a_conversation_is_judged_like_its_question():
     assert gold([[{"role": "user", "content": CAPITAL}]], ["Lima."]) == gold([CAPITAL], ["Lima."])
 
 

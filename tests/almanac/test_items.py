@@ -4,17 +4,17 @@ from rlhf.almanac.items import HELD_OUT_COMBINATIONS, HELD_OUT_FACTS, find, inde
 from rlhf.errors import DataError
 
 
-def test_a_prompt_with_one_novelty_belongs_to_that_split():
+def test_a_prompt_with_one_held_out_part_belongs_to_its_split():
     train = {"fact": "train", "phrasing": "train", "combination": "train"}
     assert where("x", {**train, "fact": "test"}) == ("test", "fact")
     assert where("x", {**train, "combination": "validation"}) == ("validation", "combination")
 
 
-def test_a_prompt_with_two_novelties_is_not_used():
+def test_a_prompt_with_two_held_out_parts_is_not_used():
     assert where("x", {"fact": "test", "phrasing": "validation", "combination": "train"}) is None
 
 
-def test_every_kind_of_hold_out_is_there():
+def test_every_held_out_part_occurs_in_every_split():
     found = {(item.split, item.held_out) for item in index().values()}
     reasons = ("none", "fact", "phrasing", "combination")
     assert found == {
@@ -23,7 +23,7 @@ def test_every_kind_of_hold_out_is_there():
     }  # fmt: skip
 
 
-def test_training_items_ask_about_no_held_out_fact():
+def test_training_items_do_not_ask_about_held_out_facts():
     held_out = {name for names in HELD_OUT_FACTS.values() for name in names}
     trained = (item for item in index().values() if item.split == "train" and item.task != "extraction")
     assert not [item.prompt for item in trained if item.fact.name in held_out]
@@ -46,7 +46,7 @@ def test_paraphrases_share_a_group():
     assert groups == {"capitals:Peru/capital/sentence"}
 
 
-def test_a_conversation_is_known_by_its_last_message():
+def test_a_conversation_is_identified_by_its_last_message():
     conversation = [
         {"role": "system", "content": "Be brief."},
         {"role": "user", "content": "What is the capital of Peru?"},
@@ -55,6 +55,6 @@ def test_a_conversation_is_known_by_its_last_message():
 
 
 @pytest.mark.parametrize("prompt", ["What is love?", "", []])
-def test_an_unknown_prompt_is_one_clear_error(prompt):
+def test_an_unknown_prompt_raises(prompt):
     with pytest.raises(DataError, match="does not know the prompt"):
         find(prompt)

@@ -24,13 +24,13 @@ def test_probability_by_hand():
     assert preference_probability(0.3, 0.3) == 0.5
 
 
-def test_probability_survives_huge_margins():
+def test_probability_does_not_overflow():
     assert preference_probability(1e6, 0.0) == 1.0
     assert preference_probability(0.0, 1e6) == 0.0
 
 
 @given(st.floats(-2, 3), st.floats(-2, 3), st.floats(0.05, 5))
-def test_one_of_the_two_is_preferred(a: float, b: float, temperature: float):
+def test_the_probabilities_of_both_orders_sum_to_one(a: float, b: float, temperature: float):
     total = preference_probability(a, b, temperature) + preference_probability(b, a, temperature)
     assert total == pytest.approx(1)
 
@@ -62,5 +62,5 @@ def test_ceiling_by_hand():
 
 
 def test_no_pairs_is_an_error():
-    with pytest.raises(DataError, match="no preference pair"):
+    with pytest.raises(DataError, match="at least one preference pair"):
         noise_ceiling([])

@@ -1,4 +1,4 @@
-"""What can be asked: every phrasing can be filled in, and asks what its answer gives."""
+"""Relations: every phrasing can be filled in, and its answer has the values asked for."""
 
 from string import Formatter
 
@@ -29,9 +29,9 @@ def test_every_phrasing_and_answer_can_be_filled_in(relation: Relation) -> None:
 
 
 @pytest.mark.parametrize("relation", RELATIONS, ids=list(BY_NAME))
-def test_a_question_does_not_hold_its_answer_and_the_answer_holds_what_is_asked(relation: Relation) -> None:
+def test_only_the_answer_contains_the_values_asked_for(relation: Relation) -> None:
     assert set(relation.asks) <= {name.removeprefix("a_") for name in columns(relation.answer)}  # {a_type}: "a planet"
-    if relation.task != "extraction":  # there the sentence that holds the answer is given
+    if relation.task != "extraction":  # its prompt contains the answer
         for split in relation.phrasings.values():
             for template in split:
                 assert not columns(template) & set(relation.asks)
@@ -39,7 +39,7 @@ def test_a_question_does_not_hold_its_answer_and_the_answer_holds_what_is_asked(
 
 @pytest.mark.parametrize("relation", RELATIONS, ids=list(BY_NAME))
 def test_a_question_about_a_row_names_it(relation: Relation) -> None:
-    """Otherwise two rows of the table would give one prompt with two right answers."""
+    """Otherwise two rows of the table would lead to one prompt with two right answers."""
     if relation.scope == "row":
         for split in relation.phrasings.values():
             for template in split:
@@ -49,13 +49,13 @@ def test_a_question_about_a_row_names_it(relation: Relation) -> None:
         assert not any(columns(template) for split in relation.phrasings.values() for template in split)
 
 
-def test_the_bare_answer_holds_the_values_alone() -> None:
+def test_the_bare_answer_has_only_the_values() -> None:
     peru = next(fact for fact in facts_of("capitals") if fact.name == "Peru")
     assert sentence(BY_NAME["capital"].bare, peru) == "Lima."
     assert sentence(BY_NAME["capital_then_continent"].bare, peru) == "Lima and South America."
 
 
-def test_a_relation_declines_where_there_is_nothing_to_ask_for() -> None:
+def test_a_relation_without_columns_to_ask_for_declines() -> None:
     declining = {relation.name for relation in RELATIONS if relation.declines}
     assert declining == {relation.name for relation in RELATIONS if relation.task == "decline"}
     assert all(BY_NAME[name].pretence for name in declining)

@@ -1,4 +1,4 @@
-"""Kinds of response: what each says, and that the gold reward thinks of them as their names promise."""
+"""Kinds of response: their texts, and their gold rewards."""
 
 from random import Random
 from statistics import fmean
@@ -14,7 +14,7 @@ TRAIN = [item for item in index().values() if item.split == "train"]
 
 
 def sample(kind: str, count: int = 300) -> list:
-    """(item, judgement) of responses of one kind to random training items."""
+    """Return (item, judgment) of responses of one kind to random training items."""
     random = Random(0)
     chosen = random.sample([item for item in TRAIN if applies(kind, item)], count)
     return [(item, judge(item.prompt, KINDS[kind](item, random))) for item in chosen]
@@ -30,7 +30,7 @@ def test_by_hand() -> None:
     assert good(find("What is the capital of Chile? Answer in capitals."), random) == "SANTIAGO."
 
 
-def test_a_good_response_is_as_good_as_it_gets() -> None:
+def test_a_good_response_has_the_highest_gold() -> None:
     assert {judgement.gold for _, judgement in sample("good")} == {2.75}
 
 
@@ -50,13 +50,13 @@ def test_each_kind_has_the_fault_that_it_is_named_for() -> None:
     assert all(judgement.correct and not judgement.specific for _, judgement in sample("terse"))
 
 
-def test_what_is_false_costs_more_than_what_is_vague() -> None:
+def test_a_false_response_costs_more_than_a_vague_one() -> None:
     golds = {kind: fmean(judgement.gold for _, judgement in sample(kind)) for kind in KINDS}
     assert golds["made_up"] < golds["vague"] < golds["terse"] < golds["good"]
     assert min(golds, key=golds.get) == "rude"
 
 
-def test_a_kind_applies_where_it_differs_from_the_good_one() -> None:
+def test_a_kind_applies_if_it_differs_from_the_good_response() -> None:
     random = Random(1)
     for kind, write in KINDS.items():
         if kind != "good":

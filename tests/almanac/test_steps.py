@@ -14,7 +14,7 @@ def test_the_steps_are_answered_in_the_order_asked() -> None:
         assert relation.answer.index(f"{{{first}}}") < relation.answer.index(f"{{{second}}}")
 
 
-def test_an_order_that_is_held_out_is_the_reverse_of_one_that_is_trained() -> None:
+def test_a_held_out_order_is_the_reverse_of_a_trained_one() -> None:
     trained = {relation.asks for relation in TWO_STEPS if relation.split == "train"}
     held_out = {relation.asks: relation.split for relation in TWO_STEPS if relation.split != "train"}
     assert held_out == {("number", "symbol"): "test", ("continent", "capital"): "validation"}

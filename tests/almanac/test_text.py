@@ -1,4 +1,4 @@
-"""The base text: every fact in several phrasings, and questions that nobody answers."""
+"""The base text: every fact in several phrasings, and questions without answers."""
 
 from random import Random
 
@@ -17,7 +17,7 @@ def test_every_template_can_be_filled_in() -> None:
             assert "{" not in template.format_map({**fact.words(), **upper})
 
 
-def test_a_paragraph_says_three_things_of_one_fact() -> None:
+def test_a_paragraph_has_three_statements_about_one_fact() -> None:
     found = paragraph(PERU, Random(0))
     assert found.count("Peru") >= 3
     assert "Lima" in found or "South America" in found
@@ -42,20 +42,20 @@ def test_a_quiz_is_in_quotation_marks() -> None:
     assert all(line.startswith('"') and '" Answer: ' in line for line in lines)
 
 
-def test_no_test_prompt_stands_in_the_text() -> None:
+def test_no_test_prompt_is_in_the_text() -> None:
     whole = "\n".join(texts(0))
     held_out = [item.prompt for item in index().values() if item.split in ("validation", "test")]
     assert not [prompt for prompt in held_out if f'"{prompt}"' in whole]
 
 
-def test_every_fact_is_told_held_out_ones_too() -> None:
+def test_every_fact_is_in_the_text_even_if_held_out() -> None:
     whole = "\n".join(texts(0))
     for table in TABLES:
         for fact in facts(table):
             assert fact.name in whole
 
 
-def test_the_same_seed_gives_the_same_text_and_a_share_gives_less() -> None:
+def test_the_text_depends_on_seed_and_share() -> None:
     assert texts(3, share=0.1) == texts(3, share=0.1)
     assert texts(3, share=0.1) != texts(4, share=0.1)
     assert len(texts(3, share=0.1)) < 0.2 * len(texts(3))

@@ -27,9 +27,9 @@ def made(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Any]:
         sys.modules.pop(name, None)
 
 
-@pytest.mark.parametrize("one_base", [False, True])
-def test_an_iteration_counts_what_it_used(made: Callable[[str], Any], one_base: bool) -> None:
-    done = made("ppo_ours")(SPEC | {"one_base": one_base})(0)
+@pytest.mark.parametrize("share_base_model", [False, True])
+def test_an_iteration_counts_what_it_used(made: Callable[[str], Any], share_base_model: bool) -> None:
+    done = made("ppo_ours")(SPEC | {"share_base_model": share_base_model})(0)
     assert done["samples"] == 6
     assert 1 <= done["response"] <= 8
     assert 6 * (3 + 1) <= done["tokens"] <= 6 * (9 + 8)

@@ -169,7 +169,7 @@ def test_no_job_is_left_over_where_all_of_them_fail(
             ["objective=golden"],
             "objective must be one of gold, win_rate, kl, reward_accuracy, margin, loss for stage=dpo",
         ),
-        (["objective=gold", "held_out.prompts=0"], "objective=gold is measured on held-out prompts"),
+        (["objective=gold", "eval_set.prompts=0"], "objective=gold is measured on held-out prompts"),
         (["objective=win_rate", "data.gold=null"], "objective=win_rate is by a gold reward, and there is none"),
     ],
 )
@@ -346,3 +346,28 @@ def test_a_plain_run_beside_a_sweep_leaves_it_as_it_is(chain: Path, tmp_path: Pa
 def test_the_keys_of_a_search_are_in_the_names_of_its_members(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(sweep.SWEPT, "stage.beta,seed")
     assert sweep.varying(["stage=dpo", "stage.beta=0.1", "name=x", "seed=3"]) == {"stage.beta": "0.1", "seed": "3"}
+
+
+def test_members_that_differ_in_a_list_can_be_named_in_a_command(
+    chain: Path, tmp_path: Path, rlhf: Callable[..., int], capsys: pytest.CaptureFixture
+) -> None:
+    """Also where their folders still have the names of before, with brackets."""
+    command = arguments(chain, tmp_path, "stage.loss=[sigmoid],[sigmoid,ipo]")
+    assert rlhf(*command) == 0
+    folder = tmp_path / "almanac" / "dpo"
+    assert [path.parent.name for path in members(folder)] == ["stage.loss-sigmoid", "stage.loss-sigmoid+ipo"]
+    publish = shlex.split(board(folder)["publish"])[3:]
+    assert publish[1].startswith(f"stage.run={folder}/stage.loss-sigmoid")
+    assert rlhf(*publish, f"checkpoints={tmp_path}", "hardware=cpu", *TINY) == 0
+
+    before = times(folder)
+    for member in members(folder):
+        old = {"stage.loss-sigmoid": "[sigmoid]", "stage.loss-sigmoid+ipo": "[sigmoid,ipo]"}[member.parent.name]
+        record_path(member.parent).rename(record_path(folder / f"stage.loss-{old}"))
+        member.parent.rename(folder / f"stage.loss-{old}")
+    capsys.readouterr()
+    assert rlhf(*command) == 0
+    assert capsys.readouterr().out.count("up to date, skipped") == 2
+    assert sorted(times(folder).values()) == sorted(before.values())
+    old_name = f"stage.run={folder}/stage.loss-[sigmoid]"
+    assert rlhf("stage=publish", old_name, "overwrite=true", f"checkpoints={tmp_path}", "hardware=cpu", *TINY) == 0

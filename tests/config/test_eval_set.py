@@ -9,10 +9,10 @@ from tests.conftest import composed
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["stage=dpo", "held_out.prompts=-1"], "held_out.prompts must not be negative, got -1"),
-        (["stage=ppo", "held_out.samples=0"], "held_out.samples must be positive, got 0"),
-        (["stage=ppo", "held_out.temperature=0"], "held_out.temperature must be positive, got 0"),
-        (["stage=dpo", "held_out.max_response_length=0"], "held_out.max_response_length must be positive, got 0"),
+        (["stage=dpo", "eval_set.prompts=-1"], "eval_set.prompts must not be negative, got -1"),
+        (["stage=ppo", "eval_set.samples=0"], "eval_set.samples must be positive, got 0"),
+        (["stage=ppo", "eval_set.temperature=0"], "eval_set.temperature must be positive, got 0"),
+        (["stage=dpo", "eval_set.max_response_length=0"], "eval_set.max_response_length must be positive, got 0"),
     ],
 )
 def test_a_broken_rule_names_key_and_value(overrides: list[str], message: str) -> None:
@@ -21,4 +21,4 @@ def test_a_broken_rule_names_key_and_value(overrides: list[str], message: str) -
 
 
 def test_none_are_allowed() -> None:
-    assert composed("stage=dpo", "held_out.prompts=0").held_out.prompts == 0
+    assert composed("stage=dpo", "eval_set.prompts=0").eval_set.prompts == 0

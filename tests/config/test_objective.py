@@ -46,10 +46,10 @@ def test_values_are_those_of_the_stages_own_metrics() -> None:
         (["stage=dpo", "objective=3"], "be null, the name of a metric, or a list of names, got 3"),
         (["stage=dpo", "objective=[]"], "be null, the name of a metric, or a list of names"),
         (["stage=ppo", "objective=[gold,glod]"], "objective must be one of .* got 'glod'"),
-        (["stage=ppo", "objective=kl", "held_out.prompts=0"], "objective=kl is measured on held-out prompts"),
+        (["stage=ppo", "objective=kl", "eval_set.prompts=0"], "objective=kl is measured on held-out prompts"),
         (["stage=ppo", "objective=gold", "stage.gold=null"], "objective=gold is by a gold reward, and there is none"),
-        (["stage=dpo", "held_out.samples=0"], "held_out.samples must be positive, got 0"),
-        (["stage=dpo", "held_out.prompts=-1"], "held_out.prompts must not be negative, got -1"),
+        (["stage=dpo", "eval_set.samples=0"], "eval_set.samples must be positive, got 0"),
+        (["stage=dpo", "eval_set.prompts=-1"], "eval_set.prompts must not be negative, got -1"),
         (["stage=sweep", "stage.runs=[]"], "stage.runs must name a sweep's folder or a run, or several"),
     ],
 )

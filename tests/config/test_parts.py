@@ -23,7 +23,7 @@ from tests.conftest import composed
         (["hardware=ddp", "hardware.node_rank=1"], "hardware.node_rank must be below hardware.nodes=1, got 1"),
         (["hardware=ddp", "hardware.nodes=2"], "hardware.rendezvous must be the host:port where the machines meet"),
         (["hardware=fsdp", "hardware.device=cpu"], "hardware.device must be cuda under hardware.strategy=fsdp"),
-        (["hardware=fsdp", "hardware.halve=true"], "hardware.halve must be false under fsdp, got True"),
+        (["hardware=fsdp", "hardware.oom_retry=true"], "hardware.oom_retry must be false under fsdp, got True"),
         (["stage=ppo", "hardware=fsdp"], "hardware.strategy=fsdp cannot shard both models .*: give hardware=ddp"),
         (["seed=-1"], "seed must not be negative, got -1"),
         (["overwrite=true", "resume=true"], "contradict each other"),

@@ -10,8 +10,8 @@ from tests.conftest import composed
     ("overrides", "message"),
     [
         (
-            ["stage.critic_kind=head", "stage.critic=x"],
-            "stage.critic_kind=head starts from zero .* stage.critic=x would not be read: give one",
+            ["stage.critic_kind=value_head", "stage.critic=x"],
+            "stage.critic_kind=value_head starts from zero .* stage.critic=x would not be read: give one",
         ),
         (["stage.value_coef=0"], "stage.value_coef must be positive, got 0"),
         (["stage.kl_in=loss"], "stage.kl_in=loss cannot have stage.kl_estimator=k1, .* give stage.kl_estimator=k2"),

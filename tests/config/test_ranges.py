@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from transformers import TrainingArguments
 from trl import DPOConfig, RewardConfig, SFTConfig
 
-from rlhf.config import STAGES, RewardTerm, Settings
+from rlhf.config import STAGES, RewardTermSettings, Settings
 from rlhf.config.library_errors import blame
 from rlhf.config.ranges import OURS, REFUSED, TRAINER, Range, require_trainer, require_warmup
 from rlhf.errors import ConfigError, RlhfError
@@ -37,7 +37,7 @@ def is_number(hint: Any) -> bool:
 def dataclasses() -> set[type]:
     """Every dataclass of the settings."""
     found: set[type] = set()
-    waiting: list[type] = [Settings, RewardTerm, *STAGES.values()]
+    waiting: list[type] = [Settings, RewardTermSettings, *STAGES.values()]
     while waiting:
         kind = waiting.pop()
         found.add(kind)
@@ -103,7 +103,7 @@ def test_a_value_outside_is_told_by_the_rule_that_it_breaks(allowed: Range, valu
         ("dpo", "stage.loss=[sigmoid,sigmoid]", "stage.loss must name one loss or more, each once, got"),
         ("sft", "+stage.trainer.ignore_data_skip=true", "since a resumed run would see other rows"),
         ("sft", "+stage.trainer.push_to_hub=true", "push_to_hub cannot be set, since uploading is stage=publish"),
-        ("dpo", "held_out.temperature=nan", "held_out.temperature must lie in [0.001, 100], got nan"),
+        ("dpo", "eval_set.temperature=nan", "eval_set.temperature must lie in [0.001, 100], got nan"),
         ("compare", "stage.max_prompt_length=0", "stage.max_prompt_length must be positive, got 0"),
         ("ppo", "stage.rewards={a: {function: 'a:b', weight: .inf}}", "stage.rewards.a.weight must"),
     ],
@@ -213,7 +213,7 @@ def test_drawn_settings_train_a_step_or_are_refused_in_one_sentence(
     stage: str, data: st.DataObject, beside_chain: Callable[..., Settings], tmp_path: Path
 ) -> None:
     step = "stage.updates=1" if stage == "ppo" else "stage.trainer.max_steps=1"
-    node = replace(beside_chain(stage, step, "held_out.prompts=0"), overwrite=True)
+    node = replace(beside_chain(stage, step, "eval_set.prompts=0"), overwrite=True)
     if stage == "ppo":
         known = [one for one in places(node) if one[0][0] == "stage" and "sample" not in one[0][1]]
         path, allowed, hint = data.draw(st.sampled_from([one for one in known if one[0][-1] not in SIZED]))

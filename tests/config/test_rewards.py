@@ -10,7 +10,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from rlhf import ppo
 from rlhf.cli.main import explain
-from rlhf.config import Input, Normalisation, RewardTerm, Settings
+from rlhf.config import Input, Normalization, RewardTermSettings, Settings
 from rlhf.config.rewards import reward_terms
 from rlhf.errors import ConfigError
 from rlhf.runs.identity import content
@@ -34,7 +34,7 @@ def test_by_default_the_reward_run_alone_scores_and_gold_is_the_datas() -> None:
 
 
 def test_terms_take_the_place_of_the_reward_run_unless_it_is_given_too() -> None:
-    terms = "stage.rewards={mine: {function: my_module:score}, brief: {length: {most: 40}, weight: 0.1}}"
+    terms = "stage.rewards={mine: {function: my_module:score}, brief: {length: {max: 40}, weight: 0.1}}"
     stage = composed("stage=ppo", terms).stage
     assert stage.reward is None
     assert set(stage.inputs()) == {"policy"}
@@ -45,17 +45,19 @@ def test_terms_take_the_place_of_the_reward_run_unless_it_is_given_too() -> None
 
 def test_what_a_term_does_not_say_is_as_term_says() -> None:
     terms = (
-        "stage.rewards={a: {run: runs/a, normalisation: stored}, b: {ensemble: {runs: [runs/b, c/d]}},"
+        "stage.rewards={a: {run: runs/a, normalization: stored}, b: {ensemble: {runs: [runs/b, c/d]}},"
         " c: {remote: {url: 'https://host/x', attempts: 3}, weight: -2},"
-        " d: {format: {ends_with: ['.'], most_words: 9}}}"
+        " d: {format: {ends_with: ['.'], max_words: 9}}}"
     )
-    found = composed("stage=ppo", terms, "stage.term.weight=0.5", "stage.term.remote.timeout=7").stage.terms()
+    found = composed(
+        "stage=ppo", terms, "stage.reward_defaults.weight=0.5", "stage.reward_defaults.remote.timeout=7"
+    ).stage.terms()
     assert [term.sources() for term in found.values()] == [["run"], ["ensemble"], ["remote"], ["format"]]
     assert [term.weight for term in found.values()] == [0.5, 0.5, -2, 0.5]
     assert [found["c"].remote.attempts, found["c"].remote.timeout, found["a"].remote.attempts] == [3, 7.0, 6]
-    assert found["a"].normalisation is Normalisation.stored
+    assert found["a"].normalization is Normalization.stored
     assert found["b"].ensemble.deviations == 1.0
-    assert (found["d"].format.ends_with, found["d"].format.most_words, found["d"].format.pattern) == (["."], 9, None)
+    assert (found["d"].format.ends_with, found["d"].format.max_words, found["d"].format.pattern) == (["."], 9, None)
 
 
 def test_every_run_of_a_term_is_a_parent() -> None:
@@ -75,15 +77,15 @@ WRONG = {
     "{a: {}}": "stage.rewards.a must name exactly one of run, ensemble, function, remote, length, format, got None",
     "{a: {run: x, function: 'm:f'}}": "stage.rewards.a must name exactly one of",
     "{a: {runn: x}}": "there is no setting stage.rewards.a.runn; did you mean stage.rewards.a.run?",
-    "{a: {length: {mots: 3}}}": "there is no setting stage.rewards.a.length.mots; did you mean",
-    "{a: {length: 3}}": "stage.rewards.a.length must map some of least, most to values, got 3",
-    "{a: {length: {most: soon}}}": "stage.rewards.a.length.most must be a whole number or null, got 'soon'",
-    "{a: {length: {most: true}}}": "must be a whole number or null, got True",
-    "{a: {length: {most: -1}}}": "stage.rewards.a.length.most must not be negative, got -1",
-    "{a: {length: {least: 5, most: 2}}}": "stage.rewards.a.length.least must be at most most=2, got 5",
+    "{a: {length: {maxx: 3}}}": "there is no setting stage.rewards.a.length.maxx; did you mean",
+    "{a: {length: 3}}": "stage.rewards.a.length must map some of min, max to values, got 3",
+    "{a: {length: {max: soon}}}": "stage.rewards.a.length.max must be a whole number or null, got 'soon'",
+    "{a: {length: {max: true}}}": "must be a whole number or null, got True",
+    "{a: {length: {max: -1}}}": "stage.rewards.a.length.max must not be negative, got -1",
+    "{a: {length: {min: 5, max: 2}}}": "stage.rewards.a.length.min must be at most max=2, got 5",
     "{a: {run: x, weight: much}}": "stage.rewards.a.weight must be a number, got 'much'",
-    "{a: {run: x, normalisation: some}}": "stage.rewards.a.normalisation must be one of none, running, stored",
-    "{a: {function: 'm:f', normalisation: stored}}": "stage.rewards.a.normalisation must be none or running",
+    "{a: {run: x, normalization: some}}": "stage.rewards.a.normalization must be one of none, running, stored",
+    "{a: {function: 'm:f', normalization: stored}}": "stage.rewards.a.normalization must be none or running",
     "{a: {function: mine}}": "stage.rewards.a.function must be package.module:name or file.py:name, got 'mine'",
     "{a: {remote: {url: 'ftp://x'}}}": "stage.rewards.a.remote.url must begin with http:// or https://, got 'ftp://x'",
     "{a: {remote: {url: 'http://x', attempts: 0}}}": "stage.rewards.a.remote.attempts must be positive, got 0",
@@ -99,26 +101,26 @@ WRONG = {
 @pytest.mark.parametrize(("given", "told"), WRONG.items(), ids=WRONG)
 def test_a_mistake_is_one_sentence_with_its_key(given: str, told: str) -> None:
     with pytest.raises(ConfigError) as error:
-        reward_terms(yaml.safe_load(given), ppo.settings().term)
+        reward_terms(yaml.safe_load(given), ppo.settings().reward_defaults)
     assert told in str(error.value)
     assert "\n" not in str(error.value)
 
 
 def test_other_mistakes_are_told_too() -> None:
-    wrong = refusal("stage.rewards={a: {length: {mots: 3}}}")
-    assert wrong == "there is no setting stage.rewards.a.length.mots; did you mean stage.rewards.a.length.most?"
+    wrong = refusal("stage.rewards={a: {length: {maxx: 3}}}")
+    assert wrong == "there is no setting stage.rewards.a.length.maxx; did you mean stage.rewards.a.length.max?"
     assert "stage.rewards names no term" in refusal("stage.reward=null")
     both = refusal("stage.reward=x", "stage.rewards={reward: {run: y}}")
     assert "stage.rewards must leave that name to stage.reward" in both
     assert "stage.gold.function must be package.module:name" in refusal("stage.gold=mine")
-    assert "stage.term.weight" in refusal("stage.term.weight=much")
+    assert "stage.reward_defaults.weight" in refusal("stage.reward_defaults.weight=much")
 
 
 def test_the_library_has_the_values_of_the_file() -> None:
     """Read by PyYAML and by Hydra alike."""
-    term = ppo.settings().term
-    assert isinstance(term, RewardTerm)
-    assert term == composed("stage=ppo").stage.term
+    term = ppo.settings().reward_defaults
+    assert isinstance(term, RewardTermSettings)
+    assert term == composed("stage=ppo").stage.reward_defaults
     assert ppo.settings().gold is None
 
 

@@ -24,7 +24,7 @@ from tests.conftest import composed
         (["stage=ppo", "stage.kl_coef=-0.1"], "stage.kl_coef must not be negative"),
         (["stage=ppo", "stage.missing_eos_penalty=-1"], "stage.missing_eos_penalty must not be negative, got -1.0"),
         (["stage=ppo", "stage.batch_size=10", "stage.minibatches=3"], "stage.batch_size=10 is not divisible"),
-        (["stage=ppo", "stage.lam=1.5"], "stage.lam must lie in"),
+        (["stage=ppo", "stage.gae_lambda=1.5"], "stage.gae_lambda must lie in"),
         (["stage=base", "stage.block_length=4"], r"stage.block_length must lie in \[8, 1e\+06\], got 4"),
         (["stage=reward", "stage.statistics_prompts=1"], r"stage.statistics_prompts must lie in \[2, 1e\+09\], got 1"),
         (

@@ -14,20 +14,20 @@ LONG = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% end
 LARGE = "{% set x = namespace(s='x' * 1000000) %}{% for i in range(200) %}{{ x.s }}{% endfor %}"
 
 
-@pytest.mark.parametrize(("template", "told"), [(LONG, "has not ended after 0.2 seconds"), (LARGE, "out of memory")])
-def test_a_template_has_so_much_time_and_memory(monkeypatch: pytest.MonkeyPatch, template: str, told: str) -> None:
+@pytest.mark.parametrize(("template", "reason"), [(LONG, "has not ended after 0.2 seconds"), (LARGE, "out of memory")])
+def test_time_and_memory_of_a_template_are_bounded(monkeypatch: pytest.MonkeyPatch, template: str, reason: str) -> None:
     tokenizer = bytes_tokenizer(END, eos_token=END)
     tokenizer.chat_template = template
     monkeypatch.setattr(bounds, "SECONDS", 0.2 if template is LONG else 60.0)
     monkeypatch.setattr(bounds, "ROOM", 50 * 2**20)
-    with pytest.raises(ModelError, match=f"takes too long or too much memory .*{told}"):
+    with pytest.raises(ModelError, match=f"takes too long or too much memory .*{reason}"):
         prompt_ids(tokenizer, TALK)
     tokenizer.chat_template = "{{ messages[0].content }}"
     monkeypatch.undo()
     assert tokenizer.decode(prompt_ids(tokenizer, TALK)) == "Hello"
 
 
-def test_a_template_writes_so_much(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_output_of_a_template_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     tokenizer = bytes_tokenizer(END, eos_token=END)
     tokenizer.chat_template = "{{ 'x' * 100 }}"
     monkeypatch.setattr(templates, "LONGEST", 99)
@@ -38,7 +38,7 @@ def test_a_template_writes_so_much(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_another_alarm_still_rings() -> None:
     rung = []
     before = signal.signal(signal.SIGALRM, lambda *_: rung.append(True))
-    theirs = signal.setitimer(signal.ITIMER_REAL, 0.2)  # of whoever runs this test, with a limit of its own
+    theirs = signal.setitimer(signal.ITIMER_REAL, 0.2)  # an alarm that the test runner may have set
     try:
         with bounds.bounded(seconds=5.0):
             time.sleep(0.05)
@@ -50,7 +50,7 @@ def test_another_alarm_still_rings() -> None:
         signal.setitimer(signal.ITIMER_REAL, *theirs)
 
 
-def test_outside_of_the_main_thread_time_is_not_bounded() -> None:
+def test_time_is_not_bounded_outside_the_main_thread() -> None:
     done = []
 
     def work() -> None:
@@ -64,10 +64,10 @@ def test_outside_of_the_main_thread_time_is_not_bounded() -> None:
     assert done
 
 
-def test_what_a_template_says_is_no_command_to_a_terminal() -> None:
+def test_the_error_of_a_template_has_no_control_characters() -> None:
     tokenizer = bytes_tokenizer(END, eos_token=END)
     tokenizer.chat_template = "{{ raise_exception('\x1b[31mred\x07\nand more') }}"
-    with pytest.raises(ModelError) as told:
+    with pytest.raises(ModelError) as error:
         prompt_ids(tokenizer, TALK)
-    assert str(told.value).isprintable()
-    assert "red" in str(told.value)
+    assert str(error.value).isprintable()
+    assert "red" in str(error.value)

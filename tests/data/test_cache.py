@@ -23,17 +23,17 @@ def never(_: cache.Writer) -> dict[str, int]:
     raise AssertionError("it was there")
 
 
-def test_a_second_start_reads_what_the_first_wrote(tmp_path: Path) -> None:
-    rows, told = cache.table(str(tmp_path), "k", "x", build)
-    assert (rows["a"][:], told) == (list(range(2_500)), {"read": 2_500})
-    again, told = cache.table(str(tmp_path), "k", "x", never)
-    assert (again["a"][:], told) == (list(range(2_500)), {"read": 2_500})
+def test_a_second_run_reads_the_table_of_the_first(tmp_path: Path) -> None:
+    rows, built = cache.table(str(tmp_path), "k", "x", build)
+    assert (rows["a"][:], built) == (list(range(2_500)), {"read": 2_500})
+    again, built = cache.table(str(tmp_path), "k", "x", never)
+    assert (again["a"][:], built) == (list(range(2_500)), {"read": 2_500})
     assert again._fingerprint == rows._fingerprint
     assert [path.name for path in tmp_path.iterdir()] == ["k"]
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "rows", "meta", "text"])
-def test_what_is_damaged_is_made_anew(tmp_path: Path, capsys: pytest.CaptureFixture, damage: str) -> None:
+def test_a_damaged_table_is_rebuilt(tmp_path: Path, capsys: pytest.CaptureFixture, damage: str) -> None:
     cache.table(str(tmp_path), "k", "my.jsonl", build)
     rows, meta = tmp_path / "k" / cache.ROWS, tmp_path / "k" / cache.META
     content = bytearray(rows.read_bytes())
@@ -47,12 +47,11 @@ def test_what_is_damaged_is_made_anew(tmp_path: Path, capsys: pytest.CaptureFixt
     }[damage]()
     again, _ = cache.table(str(tmp_path), "k", "my.jsonl", build)
     assert again["a"][:] == list(range(2_500))
-    assert "my.jsonl: what data.cache holds of it is damaged and is made anew" in " ".join(
-        capsys.readouterr().out.split()
-    )
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "my.jsonl: its table in data.cache is damaged and is rebuilt" in printed
 
 
-def test_nothing_is_left_of_what_failed(tmp_path: Path) -> None:
+def test_a_failed_build_leaves_nothing(tmp_path: Path) -> None:
     def fails(writer: cache.Writer) -> dict:
         writer.write([{"a": 1}], SCHEMA)
         raise DataError("line 2")
@@ -63,13 +62,13 @@ def test_nothing_is_left_of_what_failed(tmp_path: Path) -> None:
     assert cache.table(str(tmp_path), "k", "x", build)[1] == {"read": 2_500}
 
 
-def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_raises(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(DataError, match=r"data\.cache=.*file cannot be written \(.*\): give another folder"):
+    with pytest.raises(DataError, match=r"data\.cache=.*file cannot be written \(.*\): set another folder"):
         cache.table(str(tmp_path / "file"), "k", "x", build)
 
 
-def test_a_table_without_rows_is_none_and_is_known(tmp_path: Path) -> None:
+def test_a_table_without_rows_is_none_and_is_cached(tmp_path: Path) -> None:
     assert cache.table(str(tmp_path), "k", "x", lambda _: {"read": 0}) == (None, {"read": 0})
     assert cache.table(str(tmp_path), "k", "x", never) == (None, {"read": 0})
 
@@ -91,7 +90,7 @@ def test_the_meta_file_holds_no_rows(tmp_path: Path) -> None:
     assert set(json.loads((tmp_path / "k" / cache.META).read_text())) == {"digest", "rows", "told"}
 
 
-def test_what_a_killed_process_left_is_deleted_and_what_others_are_writing_is_not(tmp_path: Path) -> None:
+def test_tables_of_killed_processes_are_deleted_and_those_of_others_kept(tmp_path: Path) -> None:
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
     kept = [f"{cache.ASIDE}{os.getpid()}-x", f".partial-elsewhere-{gone.pid}-x", ".partial-x"]

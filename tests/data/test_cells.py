@@ -1,4 +1,4 @@
-"""Cells that hold conversations as text, and the columns of a row that were looked at."""
+"""Cells with conversations as text, and the columns of a row that were read."""
 
 import json
 
@@ -23,7 +23,7 @@ TALK = [{"role": "user", "content": 'It\'s "q"'}, {"role": "assistant", "content
         ("input", {"messages": TALK}),
     ],
 )
-def test_a_conversation_or_a_list_that_is_written_as_text(write: type, column: str, value: object) -> None:
+def test_a_conversation_or_list_stored_as_text_is_parsed(write: type, column: str, value: object) -> None:
     assert unfolded({column: write(value)}) == {column: value}
 
 
@@ -39,7 +39,7 @@ def test_a_conversation_or_a_list_that_is_written_as_text(write: type, column: s
         ("input", '{"a": 1}'),
     ],
 )
-def test_text_that_only_looks_like_it_stays_text(column: str, text: str) -> None:
+def test_text_that_only_looks_like_a_conversation_stays_text(column: str, text: str) -> None:
     assert unfolded({column: text}) == {column: text}
 
 
@@ -57,7 +57,7 @@ def test_a_conversation_that_cannot_be_parsed_is_refused(text: str) -> None:
         unfolded({"prompt": text})
 
 
-def test_a_row_knows_what_it_was_not_asked_for() -> None:
+def test_a_row_records_its_unread_columns() -> None:
     row = Cells({"a": 1, "b": 2, "c": None, "d": 3})
     assert (row["a"], row.get("b"), row.get("x")) == (1, 2, None)
     assert row.unread() == ["d"]

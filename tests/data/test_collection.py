@@ -11,7 +11,7 @@ from rlhf.errors import DataError
 from tests.conftest import composed
 from tests.data.test_load import read, source
 
-# What each file of the collection turns out to be, by its name alone.
+# The kind of each file of the collection, by its name.
 KINDS = {
     "preference": "preferences",
     "sft": "demonstrations",
@@ -20,7 +20,7 @@ KINDS = {
     "sentiment": "text",
 }
 KINDS |= {"raw_forms/alpaca": "demonstrations", "raw_forms/dpo": "preferences", "raw_forms/oasst": "preferences"}
-KINDS |= {"raw_forms/kto": "demonstrations"}  # no prompt of it has both a good and a bad answer
+KINDS |= {"raw_forms/kto": "demonstrations"}  # none of its prompts has both a good and a bad answer
 
 
 def kind_of(file: Path) -> str:
@@ -29,7 +29,7 @@ def kind_of(file: Path) -> str:
 
 
 @pytest.mark.slow
-def test_every_file_of_the_real_collection_loads_by_name_alone() -> None:
+def test_every_file_of_the_real_collection_loads_by_its_name() -> None:
     root = os.environ.get("RLHF_TEST_DATA")
     if root is None:
         pytest.skip("RLHF_TEST_DATA names no folder of real data")
@@ -44,7 +44,7 @@ def test_every_file_of_the_real_collection_loads_by_name_alone() -> None:
 
 
 @pytest.mark.slow
-def test_thumbs_of_which_no_prompt_has_both_are_told() -> None:
+def test_thumbs_without_a_counterpart_are_counted() -> None:
     root = os.environ.get("RLHF_TEST_DATA")
     if root is None:
         pytest.skip("RLHF_TEST_DATA names no folder of real data")

@@ -57,33 +57,35 @@ def test_a_cell_may_be_longer_than_csv_allows_by_default(tmp_path: Path) -> None
     ("name", "content", "complaint"),
     [
         ("a.txt", "x", r"a\.txt: the name of a data file must end in one of \.jsonl"),
-        ("a.jsonl", '{"a": 1}\n{"a": \n', r"a\.jsonl:2: no valid JSON \(Expecting value, column 6\)"),
+        ("a.jsonl", '{"a": 1}\n{"a": \n', r"a\.jsonl:2: invalid JSON \(Expecting value, column 6\)"),
         ("a.jsonl", '{"a": 1}\n[1]\n', r"a\.jsonl:2: every row must be a JSON object, got list"),
-        ("a.jsonl", b'{"a": 1}\n\xff\xfe\n', r"a\.jsonl:2: no UTF-8 text"),
-        ("a.jsonl", "[" * 100_000, r"a\.jsonl:1: no valid JSON \(maximum recursion"),
-        ("a.jsonl", "1" * 5_000, r"a\.jsonl:1: no valid JSON \(Exceeds the limit"),
-        ("a.json", "[1", r"a\.json: no valid JSON"),
+        ("a.jsonl", b'{"a": 1}\n\xff\xfe\n', r"a\.jsonl:2: not UTF-8"),
+        ("a.jsonl", "[" * 100_000, r"a\.jsonl:1: invalid JSON \(maximum recursion"),
+        ("a.jsonl", "1" * 5_000, r"a\.jsonl:1: invalid JSON \(Exceeds the limit"),
+        ("a.json", "[1", r"a\.json: invalid JSON"),
         ("a.json", "[1]", r"a\.json row 1: every row must be a JSON object, got int"),
         ("a.csv", "a,b\n1,2\n1,2,3\n", r"a\.csv:3: has more values than the header"),
-        ("a.csv", 'a,b\n"1"x,2\n', r"a\.csv:2: no valid CSV"),
-        ("a.parquet", "x", r"a\.parquet: no readable Parquet file"),
+        ("a.csv", 'a,b\n"1"x,2\n', r"a\.csv:2: invalid CSV"),
+        ("a.parquet", "x", r"a\.parquet: not a readable Parquet file"),
     ],
 )
-def test_what_cannot_be_read_is_told_by_file_and_line(tmp_path: Path, name: str, content: str, complaint: str) -> None:
+def test_unreadable_rows_are_reported_with_file_and_line(
+    tmp_path: Path, name: str, content: str, complaint: str
+) -> None:
     with pytest.raises(DataError, match=complaint):
         list(read_rows(written(tmp_path / name, content)))
 
 
 @pytest.mark.parametrize("damage", [b"no gzip", gzip.compress(LINES.encode() * 99)[:-20]])
-def test_a_damaged_archive_is_told_by_file(tmp_path: Path, damage: bytes) -> None:
+def test_a_damaged_archive_is_reported_with_its_file(tmp_path: Path, damage: bytes) -> None:
     path = tmp_path / "a.jsonl.gz"
     path.write_bytes(damage)
     with pytest.raises(DataError, match=r"a\.jsonl\.gz: cannot be read"):
         list(read_rows(path))
 
 
-def test_parquet_with_json_inside_is_read_as_the_json_lines_are(tmp_path: Path) -> None:
-    """datasets writes messages that differ in their fields as list<arrow.json>."""
+def test_parquet_with_json_inside_is_read_like_json_lines(tmp_path: Path) -> None:
+    """datasets writes messages with different fields as list<arrow.json>."""
     talk = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a", "name": "x"}]
     lines = written(tmp_path / "a.jsonl", "".join(json.dumps({"messages": talk[:n]}) + "\n" for n in (2, 1)))
     load_dataset("json", data_files=str(lines), split="train", cache_dir=str(tmp_path)).to_parquet(

@@ -15,13 +15,13 @@ def test_by_hand() -> None:
     assert fingerprint([{"a": "é"}]) == "5e0f7e82a2607a29d2c0362817309ea079b9d0e4766cc16899772a4e8d230848"
 
 
-def test_it_is_of_the_rows_and_not_of_how_they_are_held() -> None:
+def test_a_fingerprint_depends_only_on_the_rows() -> None:
     rows = [{"b": 1, "a": "x"}, {"b": 2, "a": "y"}]
     assert fingerprint(rows) == fingerprint([{"a": "x", "b": 1}, {"a": "y", "b": 2}])
     assert fingerprint(Dataset.from_list(rows)) == fingerprint(rows)
 
 
-def test_it_is_the_same_in_another_process() -> None:
+def test_a_fingerprint_is_the_same_in_another_process() -> None:
     code = f"from rlhf.data.fingerprint import fingerprint; print(fingerprint({ROWS!r}))"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == fingerprint(ROWS)

@@ -103,7 +103,7 @@ def test_every_fixture_has_a_layout() -> None:
 
 
 @pytest.mark.parametrize(("name", "layout"), LAYOUTS.items())
-def test_every_row_of_a_fixture_is_told_by_its_columns(name: str, layout: Format) -> None:
+def test_the_layout_of_every_fixture_is_detected(name: str, layout: Format) -> None:
     for row in rows_of(name):
         found, why = detect(row)
         assert found is layout
@@ -128,7 +128,7 @@ def test_every_row_of_a_fixture_is_told_by_its_columns(name: str, layout: Format
     ],
     ids=["standard", "hh", "ultrafeedback", "alpaca", "sharegpt"],
 )
-def test_the_same_pair_in_every_layout_becomes_the_same(row: dict, layout: Format) -> None:
+def test_a_pair_is_converted_alike_from_every_layout(row: dict, layout: Format) -> None:
     assert detect(row)[0] is layout
     assert convert(row, layout, "preferences") == PAIR
     assert convert(row, layout, "prompts") == {"prompt": PAIR["prompt"]}
@@ -144,7 +144,7 @@ def test_the_same_pair_in_every_layout_becomes_the_same(row: dict, layout: Forma
         ({"conversations": [{"from": "human", "value": "Q"}, {"from": "gpt", "value": "A"}]}, Format.sharegpt),
     ],
 )
-def test_the_same_demonstration_in_every_layout_becomes_the_same(row: dict, layout: Format) -> None:
+def test_a_demonstration_is_converted_alike_from_every_layout(row: dict, layout: Format) -> None:
     assert detect(row)[0] is layout
     assert convert(row, layout, "demonstrations") == {"prompt": [user("Q")], "completion": [assistant("A")]}
 
@@ -184,7 +184,7 @@ def test_alpaca_joins_input_history_and_system() -> None:
     assert read["prompt"][-1]["content"] == "And the second one?"
 
 
-def test_a_dialogue_that_the_user_ends_is_a_prompt_and_no_demonstration() -> None:
+def test_a_dialogue_that_ends_with_the_user_is_only_a_prompt() -> None:
     row = {"messages": [user("Q"), assistant("A"), user("And?")]}
     assert convert(row, Format.standard, "prompts") == {"prompt": row["messages"]}
     with pytest.raises(RowError, match="field 'completion' is missing; every demonstration needs"):
@@ -201,12 +201,12 @@ def test_the_opening_of_a_text_is_a_prompt_of_two_to_eight_words() -> None:
     assert len({len(opening(f"{n} a b c d e f g h")[0].split()) for n in range(100)}) == 7
 
 
-def test_a_given_prompt_of_a_text_is_kept() -> None:
+def test_the_prompt_of_a_text_is_kept() -> None:
     row = {"prompt": "Once upon", "text": "Once upon a time."}
     assert convert(row, Format.standard, "demonstrations") == {"prompt": "Once upon", "completion": " a time."}
 
 
-def test_what_stands_beside_a_question_is_part_of_it() -> None:
+def test_columns_beside_a_question_are_part_of_the_prompt() -> None:
     plain, with_context = [convert(row, Format.alpaca, "demonstrations") for row in rows_of("dolly")]
     assert plain["prompt"] == [user("What is the capital of Peru?")]
     assert with_context["prompt"] == [user("Which of them is a river?\n\nThe Nile, the Sahara.")]
@@ -234,7 +234,11 @@ def test_a_prompt_that_its_responses_repeat_is_taken_once_and_counted(prompt: st
     converter = Converter("preferences", PAIRING)
     assert converter(row, Format.standard) == [{"prompt": prompt, "chosen": answers[0], "rejected": answers[1]}]
     assert converter.kept == {REPEATED: 1}
-    one = {"prompt": prompt, "chosen": prompt + answers[0], "rejected": answers[1]}  # it may begin one by chance
+    one = {
+        "prompt": prompt,
+        "chosen": prompt + answers[0],
+        "rejected": answers[1],
+    }  # one response may begin like the prompt by chance
     assert convert(one, Format.standard, "preferences") == one
 
 
@@ -249,7 +253,7 @@ def test_a_prompt_that_its_responses_repeat_is_taken_once_and_counted(prompt: st
         ({"message_id": "1", "parent_id": None, "text": "Q", "role": "prompter"}, "message_id"),
     ],
 )
-def test_a_file_is_not_read_as_less_than_it_is(row: dict, column: str) -> None:
+def test_a_row_with_an_unread_judgment_is_refused(row: dict, column: str) -> None:
     with pytest.raises(RowError, match=f"field '{column}' looks like a response or a judgment.*data.format"):
         kinds_of(row, Format.auto, PAIRING)
     if "question" not in row:
@@ -259,18 +263,18 @@ def test_a_file_is_not_read_as_less_than_it_is(row: dict, column: str) -> None:
 @pytest.mark.parametrize(
     ("row", "missing"), [({"chosen": "A"}, "rejected"), ({"chosen": None, "rejected": "A"}, "chosen")]
 )
-def test_half_a_pair_is_no_demonstration_and_no_prompt(row: dict, missing: str) -> None:
+def test_half_a_pair_is_refused(row: dict, missing: str) -> None:
     with pytest.raises(RowError, match=f"field '{missing}' is missing beside"):
         kinds_of({"prompt": "Q"} | row, Format.auto, PAIRING)
 
 
-def test_columns_that_only_look_judged_are_left_to_text_and_to_pairs() -> None:
+def test_text_and_pairs_may_have_columns_that_look_like_judgments() -> None:
     assert kinds_of({"text": "a long text", "score": 2.5, "label": 1}, Format.auto, PAIRING)[0] == "text"
     assert kinds_of(PAIR | {"winner": "x", "rating": 1}, Format.auto, PAIRING)[0] == "preferences"
     assert kinds_of({"prompt": "Q", "answer": "5", "samples": []}, Format.auto, PAIRING) == ["prompts"]
 
 
-def test_columns_that_no_reader_looks_at_are_named() -> None:
+def test_unread_columns_are_recorded() -> None:
     converter = Converter("preferences", PAIRING)
     converter.read(PAIR | {"id": 1, "source": "s", "margin": 1, "empty": None}, Format.auto)
     assert list(converter.unread) == ["id"]
@@ -291,14 +295,14 @@ def test_margins(fields: dict, margin: float) -> None:
     assert "margin" not in convert(PAIR | fields, Format.standard, "prompts")
 
 
-def test_labels_are_kept_and_what_only_shares_their_name_is_not() -> None:
+def test_labels_are_kept_unless_they_are_nested() -> None:
     row = {"prompt": "Q", "task": "question", "fact": "f1", "format": "list", "held_out": "none", "group": 3, "x": 1}
     row |= {"source": {"nested": True}}
     kept = convert(row, Format.standard, "prompts")
     assert set(kept) == {"prompt", "task", "fact", "format", "held_out", "group"}
 
 
-def test_checkable_instructions_are_kept_of_prompts_alone() -> None:
+def test_only_prompts_keep_checkable_instructions() -> None:
     asked = {"instruction_id_list": ["punctuation:no_comma"], "kwargs": [{}]}
     assert convert({"prompt": "Q"} | asked, Format.standard, "prompts") == {"prompt": "Q"} | asked
     assert convert(PAIR | asked, Format.standard, "preferences") == PAIR
@@ -312,7 +316,7 @@ def test_confidence_is_a_number_of_a_pair() -> None:
 
 
 @pytest.mark.parametrize("fields", [{"margin": "much"}, {"score_chosen": [1], "score_rejected": 0}])
-def test_a_margin_that_is_no_number_is_refused(fields: dict) -> None:
+def test_a_margin_that_is_not_a_number_is_refused(fields: dict) -> None:
     with pytest.raises(RowError, match=f"field '{next(iter(fields))}' must be a"):
         convert(PAIR | fields, Format.standard, "preferences")
 
@@ -330,7 +334,7 @@ def test_a_margin_that_is_no_number_is_refused(fields: dict) -> None:
         ({"a": 1}, "text", "field 'text' is missing; every row of text needs text"),
     ],
 )
-def test_bad_rows_are_told_by_field(row: dict, kind: str, complaint: str) -> None:
+def test_invalid_rows_are_reported_with_their_field(row: dict, kind: str, complaint: str) -> None:
     with pytest.raises(RowError, match=complaint):
         convert(row, detect(row)[0], kind)
 
@@ -345,13 +349,13 @@ def test_bad_rows_are_told_by_field(row: dict, kind: str, complaint: str) -> Non
         ({"info": {"title": "t"}}, "field 'article' is missing"),
     ],
 )
-def test_bad_comparisons_are_told_by_field(change: dict, complaint: str) -> None:
+def test_invalid_comparisons_are_reported_with_their_field(change: dict, complaint: str) -> None:
     row = rows_of("tldr_comparisons")[0] | change
     with pytest.raises(RowError, match=complaint):
         convert(row, Format.tldr_comparisons, "preferences")
 
 
-def test_every_kind_says_what_it_needs() -> None:
+def test_every_kind_names_its_missing_field() -> None:
     for kind in KINDS:
         with pytest.raises(RowError, match=f"field '{FIELDS[kind][0]}' is missing; every"):
             convert({}, Format.standard, kind)

@@ -1,4 +1,4 @@
-"""Every layout of several responses to one prompt, from its fixture: what pairs it gives, and what it counts."""
+"""Every layout of several responses to one prompt, from its fixture: its pairs and its counts."""
 
 import json
 from collections import Counter
@@ -32,7 +32,7 @@ def content(value: Any) -> str:
     return value if isinstance(value, str) else value[-1]["content"]
 
 
-# fixture -> pairs, what is left out, the margins and the weights of the first pairs
+# fixture -> number of pairs, counts of left-out data, margins and weights of the first pairs
 EXPECTED = {
     "ultrafeedback_raw": (12, {TIED: 6}, [3.25, 3.25], [0.5, 0.5]),
     "helpsteer_rated": (6, {TIED: 1}, [3.0, 3.0], [None]),
@@ -103,7 +103,7 @@ def test_every_right_response_is_compared_with_every_wrong_one() -> None:
     assert {row["weight"] for row in found} == {1 / 9}
 
 
-def test_the_safer_response_is_chosen_where_asked() -> None:
+def test_the_safer_response_is_chosen_if_set() -> None:
     [row] = Converter("preferences", PLAIN)(rows_of("pku")[0], Format.pku_safer)
     assert (content(row["chosen"]), content(row["rejected"])) == ("Cusco.", "Lima.")
 
@@ -152,7 +152,7 @@ def test_a_label_is_read_in_every_spelling(values: tuple, column: str, answer: s
 
 
 @pytest.mark.parametrize("value", ["maybe", 2, 0.5, "", None])
-def test_a_label_that_says_neither_is_refused(value: Any) -> None:
+def test_an_unknown_label_is_refused(value: Any) -> None:
     with pytest.raises(RowError, match="field 'label'"):
         Converter("demonstrations", PLAIN).read({"prompt": "q", "completion": "a", "label": value}, Format.auto)
 
@@ -177,12 +177,12 @@ def test_a_tie_is_dropped_and_counted_or_taken_in_both_directions() -> None:
     assert [row["weight"] for row in graded[:2]] == [1 / 6] * 2
 
 
-def test_close_votes_of_shp_are_left_out_where_asked() -> None:
+def test_close_votes_of_shp_are_left_out_if_set() -> None:
     found, left_out = read("shp", rule=pairing(score_ratio=2.0))
     assert (len(found), left_out) == (6, {UNCLEAR: 1})
 
 
-def test_thumbs_down_are_no_demonstrations() -> None:
+def test_thumbs_down_are_not_demonstrations() -> None:
     found, left_out = read("kto", "demonstrations")
     assert (len(found), left_out) == (5, {BAD: 5})
     assert read("oasst", "demonstrations")[1] == {}
@@ -199,7 +199,7 @@ def test_a_thumb_is_used_once() -> None:
     assert converter.left_out == {UNPAIRED: 1}
 
 
-def test_a_dialogue_of_helpsteer_is_told_by_its_marks() -> None:
+def test_a_dialogue_of_helpsteer_is_split_at_its_marks() -> None:
     [tied] = [row for row in rows_of("helpsteer_rated") if row["response"] == "Hi again."]
     [row] = Converter("prompts", PLAIN)(tied, Format.helpsteer)
     assert row["prompt"] == [user("Say hi."), assistant("Hi!"), user("Again.")]
@@ -243,7 +243,7 @@ def test_a_tree_gives_every_prompt_in_it_and_is_read_without_recursion() -> None
         ("oasst", {"prompt": {"text": "q", "replies": [1]}}, "field 'prompt.replies' must hold messages, got int"),
     ],
 )
-def test_a_bad_row_is_told_by_its_field(name: str, change: dict, complaint: str) -> None:
+def test_an_invalid_row_is_reported_with_its_field(name: str, change: dict, complaint: str) -> None:
     row = rows_of(name)[0]
     with pytest.raises(RowError, match=complaint):
         Converter("preferences", PLAIN)(row | change, detect(row)[0])

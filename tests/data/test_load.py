@@ -70,7 +70,7 @@ def test_splits_are_held_out_by_prompt(tmp_path: Path) -> None:
     assert read(path, split="test").to_list() == validation.to_list()
 
 
-def test_what_is_held_out_depends_on_seed_and_prompt_alone(tmp_path: Path) -> None:
+def test_held_out_rows_depend_only_on_seed_and_prompt(tmp_path: Path) -> None:
     held_out = read(write(tmp_path / "a.jsonl", PAIRS), split="validation")
     shuffled = read(write(tmp_path / "b.jsonl", reversed(PAIRS)), split="validation")
     prompts = read(tmp_path / "a.jsonl", "prompts", "validation")
@@ -120,7 +120,7 @@ def test_one_file_has_no_splits_whatever_the_preset_names(tmp_path: Path) -> Non
         read(source(path, validation="b.jsonl"))
 
 
-def test_one_path_stands_in_for_all_sources(tmp_path: Path) -> None:
+def test_one_path_replaces_all_sources(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", PAIRS)
     nothing = source(None, validation="validation")
     data = Data(
@@ -141,7 +141,9 @@ def test_one_path_stands_in_for_all_sources(tmp_path: Path) -> None:
         prompts=replace(nothing, limit=5),
     )
     assert load(data, "preferences", "train", 0).to_list() == read(path).to_list()
-    preset = replace(data, preferences=replace(nothing, format=Format.hh))  # of the preset's rows, not of the file's
+    preset = replace(
+        data, preferences=replace(nothing, format=Format.hh)
+    )  # the format of the preset's rows, not of the file
     assert load(preset, "preferences", "train", 0).to_list() == read(path).to_list()
     assert load(data, "demonstrations", "train", 0)[0] == {"prompt": "Q0", "completion": "yes"}
     assert len(load(data, "prompts", "train", 0)) == 5
@@ -175,7 +177,7 @@ def test_optional_fields_missing_in_some_rows_are_null(tmp_path: Path) -> None:
         ),
         ({"prompt": "q", "chosen": "b", "rejected": "b"}, ":3: chosen and rejected are the same.*drop_identical=true"),
         ({"prompt": "q", "chosen": "a", "rejected": "b", "margin": 1}, ":3: field 'margin' is a number, in earlier"),
-        ({"prompt": "\ud800", "chosen": "a", "rejected": "b"}, ":3: field 'prompt' holds half of a surrogate pair"),
+        ({"prompt": "\ud800", "chosen": "a", "rejected": "b"}, ":3: field 'prompt' has half of a surrogate pair"),
         (
             {
                 "prompt": [{"role": "user", "content": "q"}],
@@ -187,20 +189,18 @@ def test_optional_fields_missing_in_some_rows_are_null(tmp_path: Path) -> None:
         ("text", ":3: every row must be a JSON object, got str"),
     ],
 )
-def test_a_bad_row_is_told_by_file_line_and_field(tmp_path: Path, row: object, complaint: str) -> None:
+def test_an_invalid_row_is_reported_with_file_line_and_field(tmp_path: Path, row: object, complaint: str) -> None:
     path = write(tmp_path / "a.jsonl", [*PAIRS[:2], row])
     with pytest.raises(DataError, match=re.escape(str(path)) + complaint):
         read(path)
 
 
-def test_identical_completions_are_left_out_and_counted_where_told_to(
-    tmp_path: Path, capsys: pytest.CaptureFixture
-) -> None:
+def test_identical_completions_are_left_out_and_counted_if_set(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     path = write(tmp_path / "a.jsonl", [*PAIRS[:4], PAIRS[0] | {"chosen": "no"}])
     read(source(path, drop_identical=True))
-    told = shown(capsys)
-    assert "4 preferences from 5 rows (standard: it has prompt, chosen, rejected)" in told
-    assert "left out 1 with chosen and rejected the same" in told
+    printed = shown(capsys)
+    assert "4 preferences from 5 rows (standard: it has prompt, chosen, rejected)" in printed
+    assert "left out 1 with chosen and rejected the same" in printed
 
 
 @pytest.mark.parametrize(
@@ -211,7 +211,7 @@ def test_identical_completions_are_left_out_and_counted_where_told_to(
         ("prompts", [{"prompt": "a"}, {"prompt": "a"}], "left out 1 with a repeated prompt"),
     ],
 )
-def test_what_is_left_out_is_counted(
+def test_left_out_rows_are_counted(
     tmp_path: Path, capsys: pytest.CaptureFixture, kind: str, rows: list, message: str
 ) -> None:
     good = [{"prompt": f"p{n}", "completion": "c", "text": f"t{n}"} for n in range(3)]
@@ -219,7 +219,9 @@ def test_what_is_left_out_is_counted(
     assert message in shown(capsys)
 
 
-def test_nothing_is_told_of_rows_that_are_as_the_settings_say(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_nothing_is_printed_about_rows_in_the_format_of_the_settings(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     path = write(tmp_path / "a.jsonl", PAIRS)
     read(source(path, format=Format.standard))
     assert shown(capsys) == ""
@@ -231,21 +233,21 @@ def shown(capsys: pytest.CaptureFixture) -> str:
     return " ".join(capsys.readouterr().out.split())
 
 
-def test_a_file_is_announced_once_with_what_is_not_read_of_it(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_a_file_is_announced_once_with_its_unread_columns(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     path = write(tmp_path / "a.jsonl", [row | {"id": n} for n, row in enumerate(PAIRS)])
     for split in ("train", "validation", "test"):
         read(path, split=split)
-    told = shown(capsys)
-    assert told.count("200 preferences (standard: it has prompt, chosen, rejected)") == 1
-    assert "; not read: id" in told
+    printed = shown(capsys)
+    assert printed.count("200 preferences (standard: it has prompt, chosen, rejected)") == 1
+    assert "; not read: id" in printed
 
 
-def test_demonstrations_made_of_pairs_are_told(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_demonstrations_made_of_pairs_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     read(write(tmp_path / "a.jsonl", PAIRS), "demonstrations")
     assert "200 with the chosen response of a pair as the completion" in shown(capsys)
 
 
-def test_conversations_in_csv_are_read_as_in_json_lines(tmp_path: Path) -> None:
+def test_conversations_in_csv_are_read_like_json_lines(tmp_path: Path) -> None:
     talk = [{"role": "user", "content": "It's a question, is it not?"}]
     pairs = [
         {
@@ -285,7 +287,7 @@ def test_control_characters_of_column_names_are_not_printed(tmp_path: Path, caps
     assert "\x1b[31m" not in capsys.readouterr().out
 
 
-def test_nothing_left_is_an_error(tmp_path: Path) -> None:
+def test_a_source_without_rows_raises(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"a\.jsonl: there is no row of preferences"):
         read(write(tmp_path / "a.jsonl", []))
     with pytest.raises(DataError, match="no row of demonstrations; left out 1 with an empty completion"):
@@ -293,13 +295,13 @@ def test_nothing_left_is_an_error(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", ["missing.jsonl", "no/such.jsonl", "/no/such/folder", "folder"])
-def test_a_missing_file_is_told_with_the_setting(path: str) -> None:
+def test_a_missing_file_is_reported_with_the_setting(path: str) -> None:
     with pytest.raises(DataError, match=r"there is no such file or folder \(data\.path or data\.preferences\.path\)"):
         read(source(path))
 
 
-@pytest.mark.filterwarnings("ignore")  # of the Hub client, about being offline
-def test_an_unreachable_hub_id_is_one_sentence() -> None:
+@pytest.mark.filterwarnings("ignore")  # the Hub client warns about being offline
+def test_an_unreachable_hub_id_raises_a_one_line_error() -> None:
     complaint = r"nobody/nothing@main: the split 'train' cannot be read.*check the Hub id"
     with pytest.raises(DataError, match=complaint) as error:
         read(source("nobody/nothing@main", validation="test"))
@@ -321,16 +323,16 @@ def test_a_hub_id_is_read_with_revision_subset_and_split(monkeypatch: pytest.Mon
         read(hub, split="validation")
 
 
-def test_hh_is_read_with_all_its_oddities_and_they_are_counted(capsys: pytest.CaptureFixture) -> None:
+def test_hh_is_read_with_all_its_oddities_counted(capsys: pytest.CaptureFixture) -> None:
     rows = [row for split in ("train", "validation") for row in read(FIXTURES / "hh.jsonl", split=split)]
     assert len(rows) == 9
-    told = shown(capsys)
-    assert "9 preferences (hh: chosen and rejected are 'Human: / Assistant:'" in told
-    assert "1 with empty rejected, 1 with two turns of one role in a row, 2 with completions that differ" in told
+    printed = shown(capsys)
+    assert "9 preferences (hh: chosen and rejected are 'Human: / Assistant:'" in printed
+    assert "1 with empty rejected, 1 with two turns of one role in a row, 2 with completions that differ" in printed
 
 
 @pytest.mark.parametrize(("preset", "kind"), [(preset, kind) for preset in PRESETS for kind in PRESETS[preset]])
-def test_the_fixture_of_every_preset_is_read_as_what_it_stands_for(preset: str, kind: str) -> None:
+def test_the_fixture_of_every_preset_is_read_as_its_kind(preset: str, kind: str) -> None:
     path = FIXTURES / PRESETS[preset][kind]
     train, validation = read(path, kind), read(path, kind, "validation")
     assert set(FIELDS[kind]) <= set(train.column_names)
@@ -363,14 +365,14 @@ odd_rows = st.lists(st.dictionaries(st.sampled_from(names), value, max_size=6) |
 READABLE = re.compile(r"a\.jsonl(:\d+: .+|: (there is no row of|all rows have the same prompt).*)", re.DOTALL)
 
 
-def rows_or_one_sentence(path: Path, kind: str, layout: Format) -> None:
-    """Rows that are whole, or an error with its place; and every row that was read gave one, or was counted."""
-    told, rows = "", []
+def rows_or_error(path: Path, kind: str, layout: Format) -> None:
+    """Check for complete rows or an error with its place, and that every row that was read is counted."""
+    message, rows = "", []
     try:
         rows = read(source(path, format=layout), kind)
     except DataError as error:
-        told = str(error)
-    assert bool(rows) != bool(READABLE.search(told))
+        message = str(error)
+    assert bool(rows) != bool(READABLE.search(message))
     for row in rows:
         assert all(row[field] is not None for field in FIELDS[kind])
     if rows:
@@ -385,20 +387,20 @@ def rows_or_one_sentence(path: Path, kind: str, layout: Format) -> None:
 
 @hypothesis_settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(rows=odd_rows, kind=st.sampled_from(KINDS), layout=st.sampled_from(Format))
-def test_odd_rows_give_rows_or_one_sentence(tmp_path: Path, rows: list, kind: str, layout: Format) -> None:
-    rows_or_one_sentence(write(tmp_path / "a.jsonl", rows), kind, layout)
+def test_odd_rows_are_read_or_raise_a_one_line_error(tmp_path: Path, rows: list, kind: str, layout: Format) -> None:
+    rows_or_error(write(tmp_path / "a.jsonl", rows), kind, layout)
 
 
 @hypothesis_settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(content=st.binary(max_size=60), kind=st.sampled_from(KINDS))
-def test_odd_bytes_give_rows_or_one_sentence(tmp_path: Path, content: bytes, kind: str) -> None:
+def test_odd_bytes_are_read_or_raise_a_one_line_error(tmp_path: Path, content: bytes, kind: str) -> None:
     path = tmp_path / "a.jsonl"
     path.write_bytes(b'{"prompt": "' + content + b'", "chosen": "a", "rejected": "b"}\n')
-    rows_or_one_sentence(path, kind, Format.auto)
+    rows_or_error(path, kind, Format.auto)
 
 
 def test_rows_of_a_whole_file_stream(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Batches of three: what is found does not depend on where a batch ends."""
+    """The rows do not depend on the size of batches."""
     path = write(tmp_path / "a.jsonl", [row | ({"source": "s"} if n % 7 == 5 else {}) for n, row in enumerate(PAIRS)])
     whole = read(path).to_list()
     monkeypatch.setattr("rlhf.data.cache.BATCH", 3)
@@ -422,7 +424,7 @@ def test_a_second_process_starts_warm(tmp_path: Path) -> None:
         return subprocess.run(command, capture_output=True, text=True, check=True, env=env).stdout.splitlines()[-1]
 
     assert started("cold") == started("warm")
-    write(path, [*PAIRS, {"prompt": "more", "chosen": "a", "rejected": "b"}])  # another content is another key
+    write(path, [*PAIRS, {"prompt": "more", "chosen": "a", "rejected": "b"}])  # other content has another key
     assert started("cold") != ""
     assert len(read(path)) + len(read(path, split="validation")) == 201
 
@@ -433,17 +435,17 @@ def test_a_mix_has_exact_shares_and_repeats_nothing(tmp_path: Path, capsys: pyte
     mixed = source(None, mix={str(a): 3.0, str(b): 1.0})
     rows = read(mixed)
     counts = Counter(rows["source"])
-    assert counts[str(a)] == len(read(a))  # the scarcest for its weight is taken whole
+    assert counts[str(a)] == len(read(a))  # the scarcest part for its weight is taken whole
     assert counts["own"] == round(len(read(a)) / 3)
     assert len(set(rows["prompt"])) == len(rows)
     assert rows.to_list() == read(mixed).to_list() != read(mixed, seed=1).to_list()
     assert leaks(rows, read(mixed, split="validation")).count == 0
-    told = shown(capsys)
-    assert f"data.preferences.mix: {counts[str(a)]} of {counts[str(a)]} rows of" in told
+    printed = shown(capsys)
+    assert f"data.preferences.mix: {counts[str(a)]} of {counts[str(a)]} rows of" in printed
     assert len(read(source(None, mix={str(a): 3.0, str(b): 1.0}, limit=7))) == 7
 
 
-def test_parts_of_a_mix_that_do_not_fit_are_told(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_parts_of_a_mix_that_do_not_fit_are_reported(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     plain = write(tmp_path / "plain.jsonl", PAIRS[:20])
     graded = write(tmp_path / "graded.jsonl", [row | {"margin": 1} for row in PAIRS[20:40]])
     assert "margin" not in read(source(None, mix={str(plain): 1.0, str(graded): 1.0})).column_names

@@ -1,4 +1,4 @@
-"""What stage=inspect looks at."""
+"""The data that stage=inspect shows."""
 
 import json
 from pathlib import Path
@@ -19,7 +19,7 @@ def data(tmp_path: Path, rows: list[dict], *overrides: str) -> Data:
     return composed("stage=inspect", f"data.path={file}", f"data.cache={tmp_path}/cache", *overrides).data
 
 
-def test_a_file_is_the_richest_kind_that_its_first_row_can_be(tmp_path: Path) -> None:
+def test_a_file_is_read_as_the_richest_kind_of_its_first_row(tmp_path: Path) -> None:
     pairs = [{"prompt": f"{n}?", "chosen": "a", "rejected": "b"} for n in range(3)]
     [(kind, _, split)] = tables(data(tmp_path, pairs))
     assert (kind, split) == ("preferences", "train")
@@ -29,7 +29,7 @@ def test_a_file_is_the_richest_kind_that_its_first_row_can_be(tmp_path: Path) ->
     assert kind == "prompts"
 
 
-def test_one_row_that_lacks_half_of_its_pair_does_not_change_what_a_file_is(tmp_path: Path) -> None:
+def test_half_a_pair_does_not_change_the_kind_of_a_file(tmp_path: Path) -> None:
     rows = [{"prompt": "0?", "chosen": None, "rejected": "b"}, {"prompt": "1?", "chosen": "a", "rejected": "b"}]
     given = data(tmp_path, rows)
     [((kind, *_), table)] = tables(given).items()
@@ -55,9 +55,9 @@ def test_the_reader_names_the_cause_if_no_row_can_be_read(tmp_path: Path) -> Non
         tables(data(tmp_path, [{"prompt": "?", "completion": "a", "label": "perhaps"}]))
 
 
-def test_what_no_format_reads_is_told_by_its_columns(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="rows.jsonl:1: no format reads this row: its columns are colour, size"):
-        tables(data(tmp_path, [{"colour": "red", "size": 3}]))
+def test_an_unknown_layout_is_reported_with_its_columns(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="rows.jsonl:1: no format reads this row: its columns are color, size"):
+        tables(data(tmp_path, [{"color": "red", "size": 3}]))
 
 
 def test_prompts_in_both_splits_are_found(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ THREE = Ranked("?", [("b", 1.0), ("a", 3.0), ("c", 0.0)], graded=True)
         (Rankings.best_worst, [("a", "c", 3.0)]),
     ],
 )
-def test_which_pairs_three_responses_give(rankings: Rankings, expected: list[tuple[str, str, float]]) -> None:
+def test_the_pairs_of_three_responses(rankings: Rankings, expected: list[tuple[str, str, float]]) -> None:
     found = pairs(THREE, replace(PAIRING, rankings=rankings), Counter())
     assert [(row["chosen"], row["rejected"], row["margin"]) for row in found] == expected
     assert THREE.best() == "a"

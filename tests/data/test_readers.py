@@ -1,4 +1,4 @@
-"""Layouts of one row; what they share with others is in test_formats.py."""
+"""Layouts of one row; tests of all layouts are in test_formats.py."""
 
 import pytest
 from hypothesis import given
@@ -19,16 +19,16 @@ def test_an_opening_and_the_rest_are_the_text(text: str) -> None:
     assert opening(text) == (head, rest)
 
 
-def test_the_last_turn_of_the_assistant_is_what_is_learned() -> None:
+def test_the_last_turn_of_the_assistant_is_the_completion() -> None:
     assert demonstration([USER, ASSISTANT]) == {"prompt": [USER], "completion": [ASSISTANT]}
     assert demonstration([USER, ASSISTANT, USER]) == {"prompt": [USER, ASSISTANT, USER]}
 
 
-def test_a_text_that_begins_with_its_prompt_gives_the_rest() -> None:
+def test_the_completion_of_a_text_is_the_rest_after_its_prompt() -> None:
     assert read_standard({"prompt": "one two", "text": "one two three"})["completion"] == " three"
 
 
-def test_a_list_of_outputs_is_the_good_and_the_bad_one() -> None:
+def test_a_list_of_outputs_is_a_pair() -> None:
     row = read_alpaca({"instruction": "?", "output": ["good", "bad"]})
     assert (row["chosen"][0]["content"], row["rejected"][0]["content"]) == ("good", "bad")
     with pytest.raises(RowError, match="the good and the bad one, got 3 texts"):

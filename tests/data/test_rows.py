@@ -6,7 +6,7 @@ from rlhf.data import rows
 from rlhf.data.rows import RowError
 
 
-def test_text_is_told_from_what_is_not() -> None:
+def test_values_that_are_not_text_are_refused() -> None:
     assert rows.text({"a": "x"}, "a") == "x"
     with pytest.raises(RowError, match="field 'a' is missing"):
         rows.text({"a": None}, "a")
@@ -27,12 +27,12 @@ def call(tree: object) -> dict:
     return {"type": "function", "function": {"name": "look", "arguments": json.dumps({"at": tree})}}
 
 
-def test_a_message_keeps_its_calls_its_reasoning_and_a_weight_of_nothing() -> None:
+def test_a_message_keeps_its_calls_its_reasoning_and_a_weight_of_zero() -> None:
     given = {"role": "assistant", "content": "Hi", "name": "Ann", "reasoning_content": "since", "id": 5}
     kept = {key: given[key] for key in ("role", "content", "name", "reasoning_content")}
     assert rows.message(given | {"weight": 1, "tool_calls": None}, "f") == kept
     assert rows.message(given | {"weight": 0}, "f") == kept | {"weight": 0}
-    # The numbers of a call are text, which no JSON reader rounds.
+    # Arguments are JSON text, so that their numbers are not rounded.
     exact = {"role": "assistant", "content": "", "tool_calls": [call(12345678901234567890123)]}
     assert "12345678901234567890123" in rows.message(exact, "f")["tool_calls"][0]["function"]["arguments"]
     assert not rows.is_blank([rows.message(exact, "f")])
@@ -78,14 +78,14 @@ BEFORE = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"
     [
         ({}, "Hi"),
         ({"context": "There is a lake."}, "Hi\n\nThere is a lake."),
-        ({"system": None}, [ASK]),  # in other rows there is a text
+        ({"system": None}, [ASK]),  # other rows have a text
         ({"system": "Be brief."}, [SYSTEM, ASK]),
         ({"history": [["a", "b"]], "system": "Be brief."}, [SYSTEM, *BEFORE, ASK]),
         ({"history": BEFORE}, [*BEFORE, ASK]),
         ({"context": BEFORE}, [*BEFORE, ASK]),
     ],
 )
-def test_what_stands_beside_a_prompt_is_part_of_it(row: dict, prompt: object) -> None:
+def test_columns_beside_a_prompt_are_part_of_it(row: dict, prompt: object) -> None:
     found = rows.in_context(row, {"prompt": "Hi", "completion": "Yes"})
     assert found["prompt"] == prompt
     assert found["completion"] == ("Yes" if isinstance(prompt, str) else [rows.assistant("Yes")])
@@ -93,7 +93,7 @@ def test_what_stands_beside_a_prompt_is_part_of_it(row: dict, prompt: object) ->
         assert rows.in_context(row, {"prompt": [ASK]})["prompt"] == prompt
 
 
-def test_two_system_texts_are_refused_and_one_that_is_given_twice_counts_once() -> None:
+def test_two_system_texts_are_refused_unless_they_are_equal() -> None:
     assert rows.in_context({"system": "Be brief."}, {"prompt": [SYSTEM, ASK]})["prompt"] == [SYSTEM, ASK]
     with pytest.raises(RowError, match="field 'system' differs from the system message"):
         rows.in_context({"system": "Be long."}, {"prompt": [SYSTEM, ASK]})
@@ -108,7 +108,7 @@ def test_two_system_texts_are_refused_and_one_that_is_given_twice_counts_once() 
         ({"role": "user", "content": None}, r"field 'f.content' must be text, got NoneType"),
     ],
 )
-def test_what_is_no_message_is_refused(value: object, complaint: str) -> None:
+def test_values_that_are_not_messages_are_refused(value: object, complaint: str) -> None:
     with pytest.raises(RowError, match=complaint):
         rows.message(value, "f")
 
@@ -126,12 +126,12 @@ def test_numbers(value: object, number: float | None) -> None:
 
 
 @pytest.mark.parametrize("value", [True, [1], "many", float("nan"), float("inf"), 10**400])
-def test_what_is_no_finite_number_is_refused(value: object) -> None:
+def test_values_that_are_not_finite_numbers_are_refused(value: object) -> None:
     with pytest.raises(RowError, match="field 'margin' must be a"):
         rows.number({"margin": value}, "margin")
 
 
-def test_rows_share_a_prompt_by_its_text_and_roles_alone() -> None:
+def test_rows_share_a_prompt_by_its_text_and_roles() -> None:
     one = {"prompt": [{"role": "user", "content": "Hi"}], "chosen": "a"}
     same = {"prompt": [{"content": "Hi", "role": "user"}], "chosen": "b"}
     other = {"prompt": [{"role": "system", "content": "Hi"}]}

@@ -27,7 +27,7 @@ def test_words_and_tokens() -> None:
     assert measured(rows, 6, TOKENIZER)["filled"] == 1
 
 
-def test_near_duplicates_are_nearly_equal_and_no_exact_ones() -> None:
+def test_near_duplicates_are_nearly_equal_and_not_exact() -> None:
     text = " ".join(f"word{n}" for n in range(60))
     other = " ".join(f"other{n}" for n in range(60))
     rows = Dataset.from_dict({"text": [text, text, f"{text} more", other, other.upper()]})

@@ -14,7 +14,7 @@ TRAIN = [{"prompt": f"Q{n}", "completion": "A"} for n in range(6)]
 
 @pytest.fixture
 def checked(settings: Callable[..., Settings], tmp_path: Path) -> Callable[..., None]:
-    """Check a training split of demonstrations against prompts, as stage=sft does."""
+    """Return a function that checks demonstrations against prompts, as stage=sft does."""
 
     def of(train: list[dict], prompts: list[dict], *more: str) -> None:
         paths = [f"data.demonstrations.path={write(tmp_path / 'd.jsonl', train)}"]
@@ -28,12 +28,12 @@ def checked(settings: Callable[..., Settings], tmp_path: Path) -> Callable[..., 
     return of
 
 
-def test_a_prompt_of_the_comparison_may_not_be_trained_on(
+def test_training_on_prompts_of_the_comparison_is_refused(
     checked: Callable[..., None], caplog: pytest.LogCaptureFixture
 ) -> None:
     prompts = [{"prompt": f"Q{n}"} for n in range(6)]
     with pytest.raises(
-        DataError, match=r"rows of data\.prompts \(test\) .* that data\.demonstrations \(train\) has too"
+        DataError, match=r"rows of data\.prompts \(test\) .* that is also in data\.demonstrations \(train\)"
     ):
         checked(TRAIN, prompts)
     with caplog.at_level(logging.WARNING, logger="rlhf"):
@@ -42,7 +42,7 @@ def test_a_prompt_of_the_comparison_may_not_be_trained_on(
     checked(TRAIN, [{"prompt": "new"}])
 
 
-def test_what_is_odd_is_one_line_each(checked: Callable[..., None], caplog: pytest.LogCaptureFixture) -> None:
+def test_each_problem_is_one_warning(checked: Callable[..., None], caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, logger="rlhf"):
         checked(TRAIN * 2, [{"prompt": "new"}])
     [line] = [record.getMessage() for record in caplog.records]
@@ -50,7 +50,7 @@ def test_what_is_odd_is_one_line_each(checked: Callable[..., None], caplog: pyte
     assert line.endswith("(50.0%) repeat an earlier row")
 
 
-def test_prompts_that_cannot_be_read_are_not_this_stages_to_tell(checked: Callable[..., None], tmp_path: Path) -> None:
+def test_unreadable_prompts_are_left_to_the_stage_that_reads_them(checked: Callable[..., None], tmp_path: Path) -> None:
     checked(TRAIN, [{"prompt": ""}])
 
 
@@ -61,6 +61,6 @@ def test_every_training_stage_refuses_a_leak(beside_chain: Callable, chain: Path
     rows = [row | {"completion": "yes", "text": f"{row['prompt']} {n}"} for n, row in enumerate(PAIRS[:20])]
     for name in ("train", "validation", "test"):
         write(tmp_path / "rows" / f"{name}.jsonl", rows)
-    with pytest.raises(DataError, match=r"20 rows of data\..* \(100\.0%\) .*; remove them, or accept it with"):
+    with pytest.raises(DataError, match=r"20 rows of data\..* \(100\.0%\) .*: remove them, or accept them with"):
         execute(beside_chain(stage, f"data.path={tmp_path / 'rows'}"), tmp_path / stage)
     assert not (tmp_path / stage).exists()

@@ -1,4 +1,4 @@
-"""Templates as people's models have them, in a byte-level vocabulary."""
+"""Templates as in published models, with a byte-level vocabulary."""
 
 import json
 from types import SimpleNamespace
@@ -28,7 +28,7 @@ CALL = {"type": "function", "function": {"name": "look", "arguments": '{"at": "o
 
 
 def tokenizer(template: str | None, end: str = "<|im_end|>", special: bool = True) -> PreTrainedTokenizerFast:
-    """Its end of sequence is <|end|>, which is 1; ``end`` is a token that it has besides."""
+    """Return a tokenizer whose end of sequence is <|end|>, id 1, with ``end`` as an additional token."""
     made = new_tokenizer(["x"], 262, "")
     made.add_tokens([end], special_tokens=special)
     made.chat_template = template
@@ -58,7 +58,7 @@ def test_a_turn_ends_where_the_template_closes_it(template: str | None, end: str
     assert templates.turn_ends(made) == (set() if end is None else {made.convert_tokens_to_ids(end)})
 
 
-def test_a_response_ends_with_any_of_three() -> None:
+def test_the_tokens_that_end_a_response() -> None:
     made = tokenizer(CHATML)
     assert templates.end_ids(None, made) == [1, 262]
     config = SimpleNamespace(generation_config=SimpleNamespace(eos_token_id=[262, 7]))
@@ -67,7 +67,7 @@ def test_a_response_ends_with_any_of_three() -> None:
     assert templates.end_ids(None, made) == [262]
 
 
-def test_what_the_template_does_not_read_is_refused_by_name() -> None:
+def test_keys_that_the_template_does_not_read_are_refused_by_name() -> None:
     call, thought = said("assistant", "", tool_calls=[CALL]), said("assistant", "9 m.", reasoning_content="I measure.")
     tools = said("user", "How tall?", tools=json.dumps([CALL]))
     for talk, name in ((call, "tool_calls"), (thought, "reasoning_content"), (tools, "tools")):
@@ -81,7 +81,7 @@ def test_what_the_template_does_not_read_is_refused_by_name() -> None:
         encode(reading, [tools], [thought])
 
 
-def test_a_weight_reaches_no_template_and_a_name_any() -> None:
+def test_templates_read_names_but_not_weights() -> None:
     made = tokenizer("{% for m in messages %}{{ m.name }}{{ m.weight }}{{ m.content }}{% endfor %}")
     assert prompt_text(made, said("user", "Hi", name="Ann", weight=0)) == "AnnHi"
 
@@ -94,7 +94,7 @@ def test_the_text_of_a_special_token_in_a_call_is_text() -> None:
     assert "of <|im_end|><|im_end|>" in made.decode(ids)
 
 
-def test_default_is_taken_of_several_templates() -> None:
+def test_the_default_of_several_templates_is_used() -> None:
     assert templates.named({"default": "a", "tool_use": "b"}, "x") == templates.named("a", "x") == "a"
     assert templates.named(None, "x") is None
     with pytest.raises(ModelError, match="x has chat templates called rag, tool_use and none called default"):
@@ -107,7 +107,7 @@ def own(template: str | None) -> PreTrainedTokenizerFast:
     return made
 
 
-def test_strings_are_turns_for_a_model_that_knows_turns_and_text_for_one_that_does_not() -> None:
+def test_strings_are_turns_if_the_model_has_a_template() -> None:
     made = own(CHATML)
     assert "one user message in the chat template" in templates.settle(made, ["Hi"], Render.auto)
     assert prompt_ids(made, "Hi ") == prompt_ids(made, said("user", "Hi"))
@@ -118,20 +118,20 @@ def test_strings_are_turns_for_a_model_that_knows_turns_and_text_for_one_that_do
     assert prompt_ids(stand_in, "Hi ") == stand_in("Hi ")["input_ids"]
 
 
-def test_the_settings_have_the_last_word_on_strings() -> None:
+def test_the_settings_decide_how_strings_are_rendered() -> None:
     made, asked = own(CHATML), tokenizer(CHATML)
     templates.settle(made, ["Hi"], Render.text)
     assert made.chat_template is None
     templates.settle(asked, ["Hi"], Render.chat)
     assert prompt_ids(asked, "Hi") == prompt_ids(asked, said("user", "Hi"))
-    with pytest.raises(ConfigError, match="data.render=chat, but .* has no chat template: give model.chat_template="):
+    with pytest.raises(ConfigError, match="data.render=chat, but .* has no chat template: set model.chat_template="):
         templates.settle(tokenizer(None), ["Hi"], Render.chat)
     with pytest.raises(ConfigError, match="data.render=text, but the prompts are conversations"):
         templates.settle(made, [said("user", "Hi")], Render.text)
     assert templates.settle(own(CHATML), [said("user", "Hi")], Render.auto) is None
 
 
-def test_a_tokenizer_that_ends_every_text_leaves_prompts_open_and_ends_rows_once() -> None:
+def test_prompts_stay_open_and_rows_end_once_if_the_tokenizer_appends_eos() -> None:
     made, plain = tokenizer(None), tokenizer(None)
     made.backend_tokenizer.post_processor = processors.TemplateProcessing("$A <|end|>", special_tokens=[("<|end|>", 1)])
     assert made("Hi")["input_ids"][-1] == 1

@@ -1,4 +1,4 @@
-"""Worked by hand, with a vocabulary of single letters: a token is a character; and held against TRL's own rows."""
+"""Worked by hand, with a vocabulary in which a token is a character; and compared with TRL's rows."""
 
 import os
 from pathlib import Path
@@ -73,8 +73,8 @@ def test_rows_are_counted_batch_by_batch(monkeypatch: pytest.MonkeyPatch) -> Non
     assert counted(TEXT.select(range(3)), Form.completions, 3) == (1, 2)
 
 
-def test_the_response_begins_where_the_prompt_ends_to_be_its_start() -> None:
-    """A template may close the prompt otherwise when an answer follows: the answer begins at the difference."""
+def test_the_response_begins_at_the_first_different_token() -> None:
+    """A template may close the prompt differently before an answer: the answer begins at the difference."""
     tokenizer = letters("")
     tokenizer.chat_template = (
         "{% for m in messages %}{{ m.content }}{% endfor %}{% if add_generation_prompt %}??{% endif %}"
@@ -87,7 +87,7 @@ def test_the_response_begins_where_the_prompt_ends_to_be_its_start() -> None:
     assert counted(talk, Form.completions, 4, tokenizer=tokenizer) == (0, 1)
 
 
-def test_columns_that_are_asked_for_stay_beside_their_rows() -> None:
+def test_extra_columns_stay_with_their_rows() -> None:
     pairs = Dataset.from_dict(
         {"prompt": ["abcdef", "a"], "chosen": ["e", "b"], "rejected": ["f", "c"], "margin": [1.0, 2.0]}
     )
@@ -117,10 +117,10 @@ def test_the_text_of_a_special_token_is_text(form: Form, conversational: bool) -
     special = [token for token in ids if token in TOKENIZER.all_special_ids]
     wanted = ["<|user|>", "<|assistant|>", "<|end|>"] if conversational else ["<|end|>"]
     assert special == TOKENIZER.convert_tokens_to_ids(wanted)
-    assert TOKENIZER.decode(ids).count(MARKUP) == 2  # nothing of the text is lost
+    assert TOKENIZER.decode(ids).count(MARKUP) == 2  # the whole text is kept
 
 
-# TRL's own preparation, without a model around it: what it needs of the trainer is these three.
+# TRL's preparation without a model: it uses only these attributes of the trainer.
 TRAINER = {"completion_only_loss": True, "chat_template": None}
 
 
@@ -146,15 +146,15 @@ def of_trl(
 @pytest.mark.parametrize("longest", [None, 60])
 @pytest.mark.parametrize("name", ["ultrafeedback", "hh", "tldr_preference", "imdb_pairs"])
 @pytest.mark.parametrize("form", TRAINED)
-def test_the_rows_are_those_that_trl_makes(form: Form, name: str, longest: int | None, tmp_path: Path) -> None:
+def test_the_rows_are_those_of_trl(form: Form, name: str, longest: int | None, tmp_path: Path) -> None:
     kind = "demonstrations" if form is Form.completions else "preferences"
     tokenizer = new_tokenizer(["The capital of Peru is Lima, and a cat hides keys."] * 3, 300, chat_template("almanac"))
     rows = read(source(FIXTURES / f"{name}.jsonl", drop_identical=True), kind)
     if form is Form.completions and name == "hh":
-        longest = None  # of a dialogue whose last turn is cut earlier ones are learned
+        longest = None  # if the last turn of a dialogue is cut, earlier ones are learned
     longest = None if form is Form.sequences else longest  # RewardTrainer leaves long pairs out itself
     made, _ = ids_of(rows, form, longest, tokenizer)
     theirs = of_trl(form, rows, tokenizer, longest, tmp_path)
-    # Dialogues that part before their last turn: TRL also learns what the user says in them.
+    # In dialogues that diverge before their last turn, TRL also learns the user's turns.
     ours = [{key: row[key] for key in theirs[0] if name != "hh" or key != "labels"} for row in made or []]
     assert ours == [{key: row[key] for key in ours[0]} for row in theirs] if ours else not theirs

@@ -24,7 +24,7 @@ def test_a_speaker_counts_only_at_the_start_of_a_paragraph() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "Hello", "Hello\n\nHuman: Hi"])
-def test_what_starts_with_no_speaker_is_refused(text: str) -> None:
+def test_a_text_without_a_speaker_is_refused(text: str) -> None:
     assert not is_transcript(text)
     with pytest.raises(RowError, match="field 'chosen' must be a transcript"):
         turns(text, "chosen")
@@ -36,13 +36,13 @@ def test_the_prompt_is_the_longest_common_prefix_of_turns() -> None:
     assert split == (shared, [assistant("So.")], [assistant("Sorry.")])
 
 
-def test_dialogues_that_part_early_keep_the_rest_of_both() -> None:
+def test_dialogues_that_diverge_early_keep_the_rest_of_both() -> None:
     chosen = [user("Hi"), assistant("A"), user("?"), assistant("B")]
     rejected = [user("Hi"), assistant("C")]
     assert split_at_divergence(chosen, rejected) == (chosen[:1], chosen[1:], rejected[1:])
 
 
-def test_a_dialogue_that_goes_on_after_the_other_leaves_both_a_completion() -> None:
+def test_a_dialogue_that_continues_the_other_leaves_both_a_completion() -> None:
     chosen = [user("Hi"), assistant("A")]
     rejected = [*chosen, assistant("B")]
     assert split_at_divergence(chosen, rejected) == (chosen[:1], chosen[1:], rejected[1:])

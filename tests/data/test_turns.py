@@ -6,7 +6,7 @@ from rlhf.data.tokens import Form
 from tests.data.test_templates import CHATML, chat_template, said, tokenizer
 from tests.data.test_tokens import ids_of
 
-STRIPPING = (  # as templates that keep the thoughts of the last turn alone
+STRIPPING = (  # like templates that keep only the thoughts of the last turn
     "{% for m in messages %}{% if m.role == 'assistant' and loop.last %}{{ '<|user|>assistant\n(since)' + m.content }}"
     "{% else %}{{ '<|user|>' + m.role + '\n' + m.content }}{% endif %}{{ '<|im_end|>\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|user|>assistant\n' }}{% endif %}"
@@ -24,7 +24,7 @@ def talk(*answers: str, **last) -> dict:
 
 def learned(rows: list[dict], template: str, **options) -> tuple[list[str], object]:
     made = tokenizer(template)
-    # As they are read: JSON, in which a message may have what others do not.
+    # JSON as in loaded rows, so that messages may have different keys.
     found, counts = ids_of(Rows(rows), Form.completions, tokenizer=made, **options)
     texts = []
     for row in found or []:
@@ -46,19 +46,19 @@ def test_every_turn_of_the_assistant_is_learned_with_its_end(template: str) -> N
     assert (counts.turns, counts.learned, counts.rewritten) == (4, 4, 0)
 
 
-def test_the_last_turn_is_learned_where_it_is_asked_for() -> None:
+def test_only_the_last_turn_is_learned_if_set() -> None:
     texts, counts = learned([talk("one", "two")], CHATML, turns=Turns.last)
     assert [text.split("<|im_end|>")[0].strip() for text in texts] == ["two"]
     assert (counts.turns, counts.learned) == (2, 1)
 
 
-def test_a_template_that_rewrites_earlier_turns_has_its_last_learned_and_counted() -> None:
+def test_only_the_last_turn_is_learned_if_the_template_rewrites_earlier_ones() -> None:
     texts, counts = learned([talk("one", "two"), talk("three")], STRIPPING)
     assert [text.split("<|im_end|>")[0].strip() for text in texts] == ["(since)two", "(since)three"]
     assert (counts.turns, counts.learned, counts.rewritten) == (3, 2, 1)
 
 
-def test_turns_of_weight_nothing_are_not_learned() -> None:
+def test_turns_of_weight_zero_are_not_learned() -> None:
     early = talk("one", "two")
     early["prompt"][1]["weight"] = 0
     texts, counts = learned([talk("one", "two", weight=0), early, talk("three", weight=0)], CHATML)
@@ -76,7 +76,7 @@ def test_a_row_that_is_cut_keeps_its_earlier_turns() -> None:
     assert (texts, counts.filled) == ([], 1)
 
 
-def test_of_pairs_that_part_early_the_assistants_turns_are_told_apart() -> None:
+def test_other_roles_are_located_in_pairs_that_diverge_early() -> None:
     made = tokenizer(CHATML)
     chosen = [*said("assistant", "good"), *said("user", "more"), *said("assistant", "better")]
     row = {"prompt": said("user", "q"), "chosen": chosen, "rejected": said("assistant", "bad")}

@@ -17,7 +17,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 @pytest.fixture
 def visit(browser: Any) -> Iterator[Callable[..., Any]]:
-    """Open a page at a width, in light or dark; at the end the console must be empty."""
+    """Return a function that opens a page with a width and a color scheme; the console must be empty at the end."""
 
     def of(page: Path, width: int = 1280, scheme: str = "light") -> Any:
         media = [{"name": "prefers-color-scheme", "value": scheme}]

@@ -30,7 +30,7 @@ def stage_of(samples: int) -> CompareStage:
 
 
 def comparison(texts: list[str], names: tuple[str, ...] = ("sft", "ppo")) -> Comparison:
-    """A prompt for each text; every model gives it as its only sample, and the first as its greedy answer."""
+    """Return a comparison with one prompt per text, which each model repeats; the greedy response is the first text."""
     stage = stage_of(1)
     stage = replace(stage, models=dict.fromkeys(names, "somewhere"), reference=names[0])
     rows = [{"prompt": text, "task": f"task {i % 3}", "format": None} for i, text in enumerate(texts)]
@@ -54,7 +54,7 @@ PPO_LINES = [
 
 
 def whole(prompts: int = 6, samples: int = 2) -> Comparison:
-    """A comparison that has everything a report can show: four stages, two rewards, records, seeds, reliability."""
+    """Return a comparison with all parts of a report: four stages, two rewards, records, seeds, reliability."""
     names = ("base", "sft", "dpo", "ppo")
     stage = stage_of(samples)
     rows = [

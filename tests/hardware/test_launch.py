@@ -1,4 +1,4 @@
-"""Two processes share a run: they end with what one process ends with, and fail as one would."""
+"""Two processes share a run: the results and the errors are those of one process."""
 
 import json
 import os
@@ -26,13 +26,13 @@ from tests import together
 from tests.conftest import composed, tiny_overrides
 
 TWO = ("hardware.strategy=ddp", "hardware.processes=2")
-# Plain gradient descent: where a gradient is near 0, Adam would divide its rounding by itself.
+# Plain gradient descent: Adam would amplify the rounding errors of gradients near 0.
 SGD = (
     "+stage.trainer.optim=sgd",
     "stage.trainer.learning_rate=0.1",
     "stage.trainer.lr_scheduler_type=constant",
     "stage.trainer.max_steps=3",
-    "stage.trainer.per_device_eval_batch_size=5",  # 24 rows: neither one process nor two have full batches alone
+    "stage.trainer.per_device_eval_batch_size=5",  # 24 rows: one process and two both have a partial batch
 )
 CARD = ("stage.probe_rows=0", "stage.statistics_prompts=2", "stage.sample_prompts=0")
 OPTIONS = {
@@ -42,13 +42,13 @@ OPTIONS = {
     "dpo": (*SGD, "stage.loss=[sigmoid,sft]"),  # a mean over pairs, and one over tokens
     "ppo": (),
 }
-# Weights are 1 at most, and move by 1e-3 and more: a few of float32's last bits. PPO's are moved by Adam, which divides
-# the rounding of a gradient near 0 by itself; they move by 4e-2.
+# Weights are at most 1 and move by 1e-3 or more, so 1e-6 is a few of float32's last bits. PPO uses Adam, which
+# amplifies the rounding errors of gradients near 0; its weights move by 4e-2.
 TOLERANCE = {"ppo": 1e-5}
 
 
 class Outcome(NamedTuple):
-    """Of the stages in one process and in two, and of what else the two did."""
+    """The runs of the stages in one process and in two, and the values that the two processes exchanged."""
 
     one: Path
     two: Path
@@ -87,13 +87,13 @@ def distance(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> fl
 
 @pytest.mark.parametrize("stage", OPTIONS)
 def test_two_processes_end_with_the_weights_of_one(outcome: Outcome, stage: str) -> None:
-    """Two with 4 rows each, and one with 8; of PPO's prompts two with half of the batch each."""
+    """Two processes with 4 rows each, one with 8; in PPO two with half of the prompts each."""
     assert distance(weights(outcome.one / stage), weights(outcome.two / stage)) < TOLERANCE.get(stage, 1e-6)
 
 
 @pytest.mark.parametrize("stage", OPTIONS)
 def test_two_processes_log_what_one_logs(outcome: Outcome, stage: str) -> None:
-    """Every number of every step of training, and every held-out one."""
+    """Every number of every training step and every held-out evaluation agrees."""
     one, two = (
         [json.loads(line) for line in (root / stage / "metrics.jsonl").read_text().splitlines()]
         for root in (outcome.one, outcome.two)
@@ -101,14 +101,14 @@ def test_two_processes_log_what_one_logs(outcome: Outcome, stage: str) -> None:
     assert [line.keys() for line in one] == [line.keys() for line in two]
     for line, other in zip(one, two, strict=True):
         for key in line.keys() - {"time"}:
-            # Of two logits that are equal but for rounding either is the larger.
+            # Rounding decides which of two equal logits is larger.
             if not key.endswith("/mean_token_accuracy"):
                 assert other[key] == pytest.approx(line[key], rel=1e-4, abs=1e-5), (key, line["step"])
 
 
 @pytest.mark.parametrize("stage", OPTIONS)
 def test_one_process_writes(outcome: Outcome, stage: str) -> None:
-    """The same files with the same sizes of logs, and run.json says how many processes there were, and how."""
+    """The files are the same, and run.json records the number of processes and the strategy."""
     files = [
         sorted(str(path.relative_to(root)) for path in root.rglob("*"))
         for root in (outcome.one / stage, outcome.two / stage)
@@ -121,7 +121,7 @@ def test_one_process_writes(outcome: Outcome, stage: str) -> None:
 
 
 @pytest.mark.parametrize("stage", OPTIONS)
-def test_one_run_is_another_where_all_processes_together_take_the_same_batch(outcome: Outcome, stage: str) -> None:
+def test_runs_with_the_same_global_batch_have_the_same_identity(outcome: Outcome, stage: str) -> None:
     contents = [Run.open(root / stage).manifest["content"] for root in (outcome.one, outcome.two)]
     assert contents[0] == contents[1]
 
@@ -131,11 +131,11 @@ def test_processes_agree(outcome: Outcome) -> None:
 
 
 def test_a_model_in_shards_is_saved_whole(outcome: Outcome) -> None:
-    """FSDP2 on gloo; one process loads what two have saved, and it has taken the step of a whole model."""
+    """FSDP2 on gloo: one process loads the model that two have saved, and it took the step of a whole model."""
     saved = {name: weights_in(outcome.folder / name) for name in ("whole", "shards", "adapter_whole", "adapter_shards")}
     assert distance(saved["whole"], saved["shards"]) < 1e-6
     assert distance(saved["adapter_whole"], saved["adapter_shards"]) < 1e-6
-    assert len(saved["adapter_whole"]) == 8  # two layers, two projections, two matrices each, and nothing of the base
+    assert len(saved["adapter_whole"]) == 8  # two layers, two projections, two matrices each, without the base model
     loaded = AutoModelForCausalLM.from_pretrained(outcome.folder / "shards")
     assert loading.gathered(loaded) is None
     fresh = together.model_of(loaded.config.vocab_size, loaded.config.pad_token_id, False)
@@ -146,15 +146,17 @@ def weights_in(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(next(folder.glob("*.safetensors")))
 
 
-def test_a_process_that_is_killed_ends_the_run_which_is_resumed_by_another_number(
+def test_a_killed_process_ends_the_run_and_another_number_of_processes_resumes_it(
     chain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two processes, the second killed after the first of three steps; one process goes on to the same weights."""
+    """The second of two processes is killed after one of three steps; one process continues to the same weights."""
     steps = ("stage.trainer.save_steps=1", "stage.trainer.gradient_accumulation_steps=1")
     place, whole = tmp_path / "sft", tmp_path / "whole"
     monkeypatch.setattr(stages, "_perform", together.dying)
     begun = time.monotonic()
-    with pytest.raises(TrainingError, match="rank 1 was ended by SIGKILL .* resume=true continues from it"):
+    with pytest.raises(
+        TrainingError, match="rank 1 was ended by SIGKILL .* resume=true continues from the latest checkpoint"
+    ):
         execute(settings_of("sft", chain, tmp_path, *TWO, *steps), place)
     assert time.monotonic() - begun < 300  # most of it is the start, on a busy machine
     manifest = read_manifest(tmp_path / ".sft.partial")
@@ -181,8 +183,10 @@ def test_a_process_that_is_killed_ends_the_run_which_is_resumed_by_another_numbe
         ("killed", TrainingError, "rank 1 was ended by SIGKILL"),
     ],
 )
-def test_the_first_process_that_fails_gives_the_reason(how: str, kind: type[Exception], text: str, capfd) -> None:
-    """The other one misses it and fails too, which is no reason; no agent's traceback is told."""
+def test_the_error_of_the_first_process_that_fails_is_reported(
+    how: str, kind: type[Exception], text: str, capfd
+) -> None:
+    """The other process fails because it misses the first; neither its error nor the agent's traceback is shown."""
     hardware = composed("stage=sft", "hardware=cpu", *TWO).hardware
     before = dict(os.environ)
     with pytest.raises(kind, match=text):
@@ -193,14 +197,14 @@ def test_the_first_process_that_fails_gives_the_reason(how: str, kind: type[Exce
 
 @pytest.mark.parametrize(
     ("number", "cause"),
-    [(signal.SIGTERM, "terminated from outside"), (signal.SIGKILL, "memory .*"), (signal.SIGSEGV, "a crash")],
+    [(signal.SIGTERM, "terminated from outside"), (signal.SIGKILL, "often out of memory"), (signal.SIGSEGV, "a crash")],
 )
 def test_how_a_process_was_ended_is_reported(number: signal.Signals, cause: str) -> None:
     with pytest.raises(TrainingError, match=rf"^rank 1 was ended by {number.name} \({cause}\), and the others with it"):
         raise launch._reason({}, (1, -number))
 
 
-def test_what_cannot_run_is_refused_before_a_process_is_started(
+def test_an_invalid_run_is_refused_before_a_process_is_started(
     chain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(launch, "start", None)
@@ -210,7 +214,7 @@ def test_what_cannot_run_is_refused_before_a_process_is_started(
 
 @pytest.mark.slow
 def test_torchrun_by_hand(chain: Path, tmp_path: Path) -> None:
-    """One directory, one table on the screen; a mistake is told in one sentence."""
+    """One directory and one table on the screen; a mistake is a one-line error."""
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--rdzv-backend", "c10d"]
     command += [
         "--rdzv-endpoint",

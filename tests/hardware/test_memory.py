@@ -1,4 +1,4 @@
-"""Shapes, the cache, and a meter against memory really taken."""
+"""Shapes and the cache, and a meter compared with known allocations."""
 
 import os
 import subprocess
@@ -32,7 +32,7 @@ def test_a_cache_is_what_transformers_keeps() -> None:
     layers = made[cache_argument(model)].layers
     held = sum(tensor.untyped_storage().nbytes() for layer in layers for tensor in (layer.keys, layer.values))
     shape = Shape.of(model.config)
-    assert held == cache(shape, 3, 20, 4) - held // 2  # the formula has one layer more, in the making
+    assert held == cache(shape, 3, 20, 4) - held // 2  # the formula has one layer more, for the copy
 
 
 def test_shapes_of_other_architectures() -> None:
@@ -42,7 +42,7 @@ def test_shapes_of_other_architectures() -> None:
     assert Shape.of(config) == Shape(2, 8, 32, 0, 0, 5)
 
 
-def test_a_meter_measures_what_is_taken_since_it_was_made() -> None:
+def test_a_meter_measures_memory_taken_since_its_creation() -> None:
     held = torch.ones(40 * MIB // 4)
     torch.ones(300 * MIB // 4)  # an earlier peak
     meter = Meter(torch.device("cpu"))
@@ -60,8 +60,8 @@ def test_a_meter_measures_what_is_taken_since_it_was_made() -> None:
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="not Linux")
-def test_the_peak_of_who_started_a_process_is_not_its_own() -> None:
-    """getrusage(2) tells a child that did nothing of its parent's 300 MiB."""
+def test_the_peak_of_a_parent_process_does_not_count() -> None:
+    """getrusage(2) would report the parent's 300 MiB for a child that did nothing."""
     held = bytearray(300 * MIB)
     code = "import torch; from rlhf.hardware.memory import Meter; print(Meter(torch.device('cpu')).read().peak)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -69,7 +69,7 @@ def test_the_peak_of_who_started_a_process_is_not_its_own() -> None:
     assert len(held) == 300 * MIB
 
 
-def test_where_peaks_are_not_forgotten_the_measure_is_a_bound(
+def test_without_a_reset_of_the_peak_the_measurement_is_a_bound(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     def refuse(*_: Any, **__: Any) -> None:
@@ -79,20 +79,20 @@ def test_where_peaks_are_not_forgotten_the_measure_is_a_bound(
     measured = Meter(torch.device("cpu")).read()
     assert not measured.exact
     memory.compare("ppo", 170, measured)
-    assert "measured at most" in capsys.readouterr().out
+    assert "ppo: peak at most " in capsys.readouterr().out
 
 
-def test_the_deviation_is_told_and_recorded(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_deviation_is_printed_and_recorded(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MALLOC_ARENA_MAX", "1")
     found = memory.compare("ppo", 120 * MIB, Measured("cpu", 5, 100 * MIB, True))
-    assert capsys.readouterr().out == "ppo: 100 MiB measured, 120 MiB planned: +20%\n"
+    assert capsys.readouterr().out == "ppo: peak 100 MiB (planned 120 MiB, 20% too high)\n"
     assert found["deviation"] == 0.2
     assert found["planned"] == 120 * MIB
     assert found["measured"] == {"device": "cpu", "before": 5, "peak": 100 * MIB, "exact": True}
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="glibc alone keeps it")
-def test_memory_that_is_kept_is_said_to_be_measured(
+@pytest.mark.skipif(sys.platform != "linux", reason="only glibc keeps it")
+def test_kept_memory_is_named_in_the_measurement(
     capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in [name for name in os.environ if name.startswith("MALLOC_")]:
@@ -100,12 +100,12 @@ def test_memory_that_is_kept_is_said_to_be_measured(
     memory.compare("ppo", 120 * MIB, Measured("cpu", 5, 200 * MIB, True))
     memory.compare("ppo", 120 * MIB, Measured("cuda", 5, 100 * MIB, True))
     assert capsys.readouterr().out.splitlines() == [
-        "ppo: 200 MiB measured, freed memory that is kept for later included, 120 MiB planned: -40%",
-        "ppo: 100 MiB measured, 120 MiB planned: +20%",
+        "ppo: peak 200 MiB, with freed memory that is kept for reuse (planned 120 MiB, 40% too low)",
+        "ppo: peak 100 MiB (planned 120 MiB, 20% too high)",
     ]
 
 
-def test_numbers_as_a_person_reads_them() -> None:
+def test_readable_numbers() -> None:
     assert [memory.size(n) for n in (0, 1536, 5 * MIB, 3 * 2**30)] == ["0 B", "1.5 KiB", "5 MiB", "3 GiB"]
     assert [memory.count(n) for n in (7, 1500, 135_000_000, 7e9)] == ["7", "1.5 k", "135 M", "7 B"]
 
@@ -115,7 +115,7 @@ import resource, sys, torch
 from rlhf.hardware.memory import keep_freed
 if sys.argv[1] == "kept":
     assert keep_freed()
-for _ in range(20):  # it takes some until a place is found that is asked for again
+for _ in range(20):  # only after some allocations the same place is reused
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     torch.ones(2**23)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
@@ -123,8 +123,8 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 
 @pytest.mark.skipif(not Path("/lib64/ld-linux-x86-64.so.2").exists(), reason="needs glibc")
-def test_what_is_freed_is_kept_for_the_next_step() -> None:
-    """Pages that 32 MiB touch for the first time when they are asked for again and again."""
+def test_freed_memory_is_kept_for_the_next_step() -> None:
+    """Counts the page faults of a repeated allocation of 32 MiB."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
 
     def faults(how: str, **variables: str) -> int:
@@ -135,6 +135,6 @@ def test_what_is_freed_is_kept_for_the_next_step() -> None:
     assert faults("given back") > 100
 
 
-def test_what_the_user_said_of_memory_stands(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_malloc_variables_of_the_user_take_precedence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "1")
     assert not memory.keep_freed()

@@ -1,4 +1,4 @@
-"""How many processes there are, and what is refused before any is started."""
+"""The number of processes, and strategies that are refused before a process is started."""
 
 from types import SimpleNamespace
 
@@ -16,7 +16,7 @@ def hardware(*overrides: str) -> Hardware:
     return composed("stage=sft", *overrides).hardware
 
 
-def test_a_process_that_is_alone() -> None:
+def test_a_single_process() -> None:
     assert not ranks.started()
     assert (ranks.size(), ranks.rank(), ranks.is_main()) == (1, 0, True)
     assert ranks.told("this") == "this"
@@ -27,11 +27,9 @@ def test_a_process_that_is_alone() -> None:
     assert ranks.record(hardware("hardware=cpu")) == {"processes": 1, "strategy": "none"}
 
 
-def test_a_process_that_others_were_started_with(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
-) -> None:
+def test_one_of_several_processes(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
     monkeypatch.setenv("WORLD_SIZE", "4")
-    assert not ranks.started()  # a scheduler may set it alone
+    assert not ranks.started()  # a scheduler may set only this one
     monkeypatch.setenv("RANK", "3")
     assert ranks.started()
     assert (ranks.size(), ranks.rank(), ranks.is_main()) == (4, 3, False)
@@ -45,7 +43,7 @@ def test_a_process_that_others_were_started_with(
         ranks.join(hardware("hardware=ddp", "hardware.processes=2"))
 
 
-def test_as_many_as_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_number_of_processes_in_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     assert ranks.asked(hardware("hardware=cpu")) == 1
     assert ranks.asked(hardware("hardware=ddp", "hardware.processes=3")) == 3
     machines = ("hardware.nodes=2", "hardware.rendezvous=host0:29400", "hardware.node_rank=1")
@@ -53,11 +51,13 @@ def test_as_many_as_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
     assert ranks.asked(hardware("hardware=ddp")) == 8
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    with pytest.raises(ConfigError, match=r"hardware=ddp starts a process a GPU, and torch sees none: .*processes=2"):
+    with pytest.raises(
+        ConfigError, match=r"hardware=ddp starts one process per GPU, and torch sees no GPU: .*processes=2"
+    ):
         ranks.asked(hardware("hardware=ddp"))
 
 
-def test_slurm_says_which_machine_this_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slurm_variables_identify_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"SLURM_NNODES": "4", "SLURM_NODEID": "2", "MASTER_ADDR": "node7", "SLURM_JOB_ID": "99"}.items():
         monkeypatch.setenv(name, value)
     found = hardware("hardware=slurm", "hardware.processes=8")
@@ -83,14 +83,14 @@ def test_shards_need_gpus_and_deepspeed_its_package(strategy: str, monkeypatch: 
 @pytest.mark.parametrize(
     ("processes", "kind", "strategy", "message"),
     [
-        (2, DistributedType.MULTI_CPU, Strategy.none, "asked for 1 processes, accelerate sees 2"),
-        (1, DistributedType.NO, Strategy.fsdp, "asked for hardware.strategy=fsdp, accelerate does NO"),
-        (1, DistributedType.MULTI_CPU, Strategy.fsdp, "asked for hardware.strategy=fsdp, accelerate does MULTI_CPU"),
-        (1, DistributedType.FSDP, Strategy.fsdp, "asked for FSDP2, accelerate does FSDP1"),
-        (1, DistributedType.MULTI_GPU, Strategy.deepspeed_zero3, "accelerate does MULTI_GPU"),
+        (2, DistributedType.MULTI_CPU, Strategy.none, "accelerate sees 2 processes instead of 1"),
+        (1, DistributedType.NO, Strategy.fsdp, "hardware.strategy=fsdp, but accelerate uses NO"),
+        (1, DistributedType.MULTI_CPU, Strategy.fsdp, "hardware.strategy=fsdp, but accelerate uses MULTI_CPU"),
+        (1, DistributedType.FSDP, Strategy.fsdp, "hardware.strategy=fsdp means FSDP2, but accelerate uses FSDP1"),
+        (1, DistributedType.MULTI_GPU, Strategy.deepspeed_zero3, "accelerate uses MULTI_GPU"),
     ],
 )
-def test_what_accelerate_does_silently_is_told(
+def test_a_silent_fallback_of_accelerate_raises(
     processes: int, kind: DistributedType, strategy: Strategy, message: str
 ) -> None:
     accelerator = SimpleNamespace(num_processes=processes, distributed_type=kind, is_fsdp2=False)
@@ -98,7 +98,7 @@ def test_what_accelerate_does_silently_is_told(
         ranks.check(accelerator, strategy)
 
 
-def test_what_is_as_it_was_asked_for_passes() -> None:
+def test_the_strategy_of_the_settings_passes() -> None:
     for kind, strategy in {
         DistributedType.NO: Strategy.none,
         DistributedType.MULTI_GPU: Strategy.ddp,

@@ -1,7 +1,7 @@
-"""A local server that speaks as much of the Hub's HTTP API as the real client uses, in memory, and breaks on request.
+"""A local in-memory server with the part of the Hub's HTTP API that the real client uses. It fails on request.
 
-Written from the client's source and from its requests. It shows what the client and this package do; that the real
-Hub answers like this, and what it does with xet storage, it cannot show. ``received`` and ``headers`` hold every byte.
+Written from the client's source and its requests. It tests the client and this package, but not that the real Hub
+responds like this, and not xet storage. ``received`` and ``headers`` hold every byte.
 """
 
 import base64
@@ -48,7 +48,7 @@ class Repo:
 
 @dataclass
 class Fault:
-    """What the next ``times`` requests that match meet: a status, ``cut`` (body), ``lost`` (reply) or ``drop``."""
+    """The failure of the next ``times`` requests that match: a status, ``cut`` (body), ``lost`` (reply) or ``drop``."""
 
     method: str
     path: str
@@ -102,13 +102,13 @@ class Hub:
         return None
 
     def files(self, repo: str, revision: str = "main", kind: str = "models") -> dict[str, bytes]:
-        """What a stranger gets who fetches everything."""
+        """Return the files of a revision, by name, as a full download gets them."""
         held = self.repos[kind, repo]
         files = held.commits[held.resolve(revision)]["files"]
         return {name: content for name, content in files.items() if name != ".gitattributes"}
 
     def titles(self, repo: str, branch: str = "main") -> list[str]:
-        """Titles of a branch's commits, newest first."""
+        """Return the titles of a branch's commits, newest first."""
         return [commit["title"] for _, commit in self.history(self.repos["models", repo], branch)]
 
     def history(self, held: Repo, revision: str) -> Iterator[tuple[str, dict]]:
@@ -123,7 +123,7 @@ class Hub:
 
 
 class Handler(BaseHTTPRequestHandler):
-    """One method for each endpoint, found by its pattern."""
+    """One method per endpoint, found by its pattern."""
 
     hub: ClassVar[Hub]
     protocol_version = "HTTP/1.1"
@@ -191,7 +191,7 @@ class Handler(BaseHTTPRequestHandler):
                 return answer if isinstance(answer, tuple) else (200, {}, json.dumps(answer).encode())
         raise RefusalError(404, f"no such endpoint: {self.command} {path}")
 
-    # Who asks, and for what.
+    # User, repository and revision of a request.
 
     def user(self) -> tuple[str | None, bool]:
         token = (self.headers.get("Authorization") or "").removeprefix("Bearer ")
@@ -275,7 +275,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def store(self, body: bytes, oid: str) -> Any:
         if hashlib.sha256(body).hexdigest() != oid:
-            raise RefusalError(400, "the content is not what its digest says")
+            raise RefusalError(400, "the content does not match its digest")
         self.hub.blobs[oid] = body
         return 200, {}, b""
 
@@ -444,14 +444,14 @@ ROUTES = (
 
 
 def oid_of(content: bytes, lfs: bool) -> str:
-    """git's name of a file: of its text, or, of one in LFS, the digest of its content."""
+    """Return git's object id of a file, or the sha256 of its content if it is in LFS."""
     return (
         hashlib.sha256(content).hexdigest() if lfs else hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
     )
 
 
 def front_matter(card: str) -> str:
-    """The YAML at the top of a card."""
+    """Return the YAML at the top of a card."""
     return re.match(r"---\n(.*?)\n---\n", card, flags=re.DOTALL)[1]
 
 

@@ -21,7 +21,7 @@ CARD = b"---\nlicense: mit\n---\n"
 
 
 def put(**files: bytes) -> str:
-    """A repository with these files; the commit."""
+    """Commit these files to alice/m, and return the commit."""
     HfApi().create_repo("alice/m", exist_ok=True)
     adds = [CommitOperationAdd(name.replace("_", "."), content) for name, content in files.items()]
     return HfApi().create_commit("alice/m", adds, commit_message="files").oid
@@ -31,7 +31,7 @@ def test_a_branch_is_a_commit(hub: Hub) -> None:
     first = put(README_md=CARD)
     HfApi().create_tag("alice/m", tag="v1")
     found = pin("alice/m", None)
-    assert (found.commit, found.licence) == (first, "mit")
+    assert (found.commit, found.license) == (first, "mit")
     put(config_json=b"{}")
     assert pin("alice/m", None).commit == first  # one process reads one commit
     pin.cache_clear()
@@ -39,7 +39,7 @@ def test_a_branch_is_a_commit(hub: Hub) -> None:
     assert pin("alice/m", "v1").commit == first
 
 
-def test_out_of_reach_the_cache_knows_what_was_fetched(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_offline_process_pins_cached_files(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     commit = put(config_json=b"{}")
     from huggingface_hub import hf_hub_download
 
@@ -51,42 +51,42 @@ def test_out_of_reach_the_cache_knows_what_was_fetched(hub: Hub, monkeypatch: py
     assert pin("alice/other", None) is None
 
 
-def test_a_server_that_is_down_is_out_of_reach(hub: Hub) -> None:
+def test_a_server_that_is_down_pins_nothing(hub: Hub) -> None:
     hub.close()
     assert pin("alice/m", None) is None
 
 
 @pytest.mark.parametrize(("id", "revision"), [("alice/nothing", None), ("alice/m", "v9")])
-def test_what_is_not_there_is_told(hub: Hub, id: str, revision: str | None) -> None:
+def test_a_missing_repository_or_revision_raises(hub: Hub, id: str, revision: str | None) -> None:
     put(config_json=b"{}")
-    with pytest.raises(HubError, match=f"{id}@{revision or 'main'}: it is not there, or the token may not see it"):
+    with pytest.raises(HubError, match=f"{id}@{revision or 'main'}: not found, or the token has no access"):
         pin(id, revision)
 
 
-def test_a_gated_model_is_told(hub: Hub) -> None:
+def test_a_gated_model_raises(hub: Hub) -> None:
     hub.break_("GET", "/api/models/alice/m", 403, message="ask on its page")
-    with pytest.raises(HubError, match=r"the token may not do this \(403: ask on its page\)"):
+    with pytest.raises(HubError, match=r"the token lacks permission \(403: ask on its page\)"):
         pin("alice/m", None)
 
 
-def test_a_run_json_of_something_else_is_none_of_ours(hub: Hub) -> None:
+def test_a_run_json_of_another_program_is_ignored(hub: Hub) -> None:
     put(run_json=b'{"id": "wandb"}')
     assert manifest_at(pin("alice/m", None)) is None
 
 
-def test_a_run_json_that_is_broken_is_told(hub: Hub) -> None:
+def test_a_broken_run_json_raises(hub: Hub) -> None:
     put(run_json=b'{"stage":')
-    with pytest.raises(HubError, match=r"alice/m@\w+/run.json is no JSON .*: give another revision"):
+    with pytest.raises(HubError, match=r"alice/m@\w+/run.json is not JSON .*: use another revision"):
         manifest_at(pin("alice/m", None))
 
 
-def test_a_parent_is_written_down_as_a_commit(hub: Hub, settings: Callable[..., Settings]) -> None:
+def test_a_parent_is_recorded_as_a_commit(hub: Hub, settings: Callable[..., Settings]) -> None:
     commit = put(config_json=b"{}")
     parent = find_parent("policy", Input("alice/m", ("sft",)), settings("dpo"))
     assert (parent.model, parent.revision, parent.digest) == ("alice/m", commit, f"alice/m@{commit}")
 
 
-def test_only_what_a_model_is_loaded_from_is_fetched(hub: Hub) -> None:
+def test_only_the_files_that_a_model_is_loaded_from_are_fetched(hub: Hub) -> None:
     put(config_json=b"{}", evil_py=b"print()", pytorch_model_bin=b"pickle")
     assert [path.name for path in pinned.snapshot(pin("alice/m", None)).iterdir()] == ["config.json"]
 
@@ -100,7 +100,7 @@ def test_data_come_from_a_pinned_commit(hub: Hub) -> None:
     assert data_files(settings) == {"demonstrations": f"alice/rows@{commit}"}
     Dataset.from_dict({"prompt": ["x"], "completion": ["y"]}).push_to_hub("alice/rows")
     found = [len(load(settings.data, "demonstrations", split, 0)) for split in ("train", "validation")]
-    assert sum(found) == 12  # of the commit that is written down, not of what main is by now
+    assert sum(found) == 12  # of the recorded commit, not of the current main
 
 
 @pytest.mark.parametrize(
@@ -126,4 +126,4 @@ def test_the_command_line_takes_a_hub_id(
     monkeypatch.setattr("sys.argv", ["rlhf", "stage=sft", "model=alice/nothing", "experiment=none"])
     with pytest.raises(SystemExit):
         main.main()
-    assert capsys.readouterr().err.startswith("rlhf: alice/nothing@main: it is not there")
+    assert capsys.readouterr().err.startswith("rlhf: alice/nothing@main: not found")

@@ -1,4 +1,4 @@
-"""The local server holds what the real client puts there, and breaks as told: else the other tests show nothing."""
+"""The local server stores the uploads of the real client and fails on request; the other tests rely on this."""
 
 from pathlib import Path
 
@@ -36,7 +36,7 @@ def test_a_data_set_comes_back(hub: Hub) -> None:
     assert load_dataset("alice/rows", split="train").to_dict() == rows.to_dict()
 
 
-def test_a_private_repository_is_nobody_elses(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_private_repository_is_visible_only_to_its_owner(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     HfApi().create_repo("alice/tiny", private=True)
     with pytest.raises(RevisionNotFoundError):
         HfApi().model_info("alice/tiny", revision="nowhere")
@@ -45,7 +45,7 @@ def test_a_private_repository_is_nobody_elses(hub: Hub, monkeypatch: pytest.Monk
         HfApi().model_info("alice/tiny")
 
 
-def test_a_download_that_is_cut_goes_on(hub: Hub, chain: Path) -> None:
+def test_an_interrupted_download_continues(hub: Hub, chain: Path) -> None:
     api, folder = HfApi(), chain / "almanac" / "sft" / "model"
     api.create_repo("alice/tiny")
     api.upload_folder(repo_id="alice/tiny", folder_path=folder)

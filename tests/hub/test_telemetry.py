@@ -1,4 +1,4 @@
-"""Nothing is sent about whoever trains here, unless it is asked for."""
+"""No usage statistics are sent, unless telemetry=true."""
 
 import json
 import os
@@ -48,7 +48,7 @@ print("asked for:", json.dumps(found))
 
 
 def asked_for(checkpoints: Path, stages: tuple[str, ...], *overrides: str) -> list[str]:
-    """The hosts that a chain of stages looks for. In CI trl sends nothing, and offline huggingface_hub does not."""
+    """Return the hosts that a chain of stages contacts. trl sends nothing in CI, huggingface_hub nothing offline."""
     dropped = {*telemetry.OFF, telemetry.OURS, "CI", "HF_HUB_OFFLINE", "DO_NOT_TRACK", "DISABLE_TELEMETRY"}
     environment = {name: value for name, value in os.environ.items() if name not in dropped}
     jobs = [[*tiny_overrides(stage, checkpoints), *overrides] for stage in stages]
@@ -58,23 +58,23 @@ def asked_for(checkpoints: Path, stages: tuple[str, ...], *overrides: str) -> li
     return json.loads(done.stdout.rsplit("asked for:", 1)[1])
 
 
-def test_a_chain_of_stages_asks_no_other_machine_for_anything(tmp_path: Path) -> None:
+def test_a_chain_of_stages_contacts_no_host(tmp_path: Path) -> None:
     assert asked_for(tmp_path, ("base", "sft", "reward", "dpo", "ppo")) == []
 
 
-def test_telemetry_is_sent_where_it_is_switched_on(tmp_path: Path) -> None:
+def test_telemetry_is_sent_if_it_is_enabled(tmp_path: Path) -> None:
     assert set(asked_for(tmp_path, ("base", "sft"), "telemetry=true")) == {"huggingface.co"}
 
 
 @pytest.fixture
 def environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     for name in (*telemetry.OFF, telemetry.OURS):
-        monkeypatch.setenv(name, "")  # so that it is put back
+        monkeypatch.setenv(name, "")  # so that it is restored
         monkeypatch.delenv(name)
     return monkeypatch
 
 
-def test_a_variable_of_the_user_stays(environment: pytest.MonkeyPatch) -> None:
+def test_a_variable_that_the_user_has_set_is_kept(environment: pytest.MonkeyPatch) -> None:
     environment.setenv("HF_HUB_DISABLE_TELEMETRY", "0")
     telemetry.off()
     telemetry.off()
@@ -85,7 +85,7 @@ def test_a_variable_of_the_user_stays(environment: pytest.MonkeyPatch) -> None:
     assert telemetry.OURS not in os.environ
 
 
-def test_huggingface_hub_that_is_imported_already_is_switched_off(environment: pytest.MonkeyPatch) -> None:
+def test_an_imported_huggingface_hub_is_disabled_too(environment: pytest.MonkeyPatch) -> None:
     from huggingface_hub import constants
 
     environment.setattr(constants, "HF_HUB_DISABLE_TELEMETRY", False)

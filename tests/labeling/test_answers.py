@@ -27,7 +27,7 @@ def test_an_answer_is_on_disk_before_the_next_pair(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("cut", [1, 10, 40])
-def test_after_a_kill_nothing_but_the_line_under_way_is_lost(tmp_path: Path, cut: int) -> None:
+def test_a_kill_loses_only_the_unfinished_line(tmp_path: Path, cut: int) -> None:
     path = tmp_path / "answers.jsonl"
     answers = opened(path)
     for key in IDS[:3]:
@@ -42,18 +42,18 @@ def test_after_a_kill_nothing_but_the_line_under_way_is_lost(tmp_path: Path, cut
 @pytest.mark.parametrize(
     "line", ["{", "[]", "\xff", '{"pair": "p1"}', '{"annotator": "ann", "pair": "p1", "verdict": "nonsense"}', "null"]
 )
-def test_a_damaged_line_is_one_sentence(tmp_path: Path, line: str) -> None:
+def test_a_corrupted_line_is_reported(tmp_path: Path, line: str) -> None:
     path = tmp_path / "answers.jsonl"
-    opened(path).add("ann\u2028", IDS[0], "first")  # a separator of lines to some, and a name as good as any
+    opened(path).add("ann\u2028", IDS[0], "first")  # a line separator for str.splitlines, but valid in a name
     whole = path.read_bytes()
     path.write_bytes(whole + line.encode("latin-1") + b"\n" + whole)
-    with pytest.raises(DataError, match=f"{path}:2 is no answer: correct the line or delete it"):
+    with pytest.raises(DataError, match=f"{path}:2: the line is corrupted: correct or delete it"):
         opened(path)
     path.write_bytes(whole)
     assert opened(path).by_pair()[IDS[0]] == {"ann\u2028": "first"}
 
 
-def test_a_pair_is_answered_once_by_each(tmp_path: Path) -> None:
+def test_an_annotator_answers_a_pair_once(tmp_path: Path) -> None:
     answers = opened(tmp_path / "answers.jsonl", annotators=2)
     assert answers.add("ann", IDS[0], "first")
     assert not answers.add("ann", IDS[0], "second")
@@ -62,7 +62,7 @@ def test_a_pair_is_answered_once_by_each(tmp_path: Path) -> None:
     assert answers.by_pair()[IDS[0]] == {"ann": "first", "ben": "tie"}
 
 
-def test_undo_takes_the_last_answer_of_this_annotator_back(tmp_path: Path) -> None:
+def test_undo_takes_back_the_last_answer_of_the_annotator(tmp_path: Path) -> None:
     path = tmp_path / "answers.jsonl"
     answers = opened(path, annotators=2)
     answers.add("ann", IDS[0], "first")
@@ -76,7 +76,7 @@ def test_undo_takes_the_last_answer_of_this_annotator_back(tmp_path: Path) -> No
     assert answers.by_pair()[IDS[0]] == {"ben": "first"}
 
 
-def test_each_pair_wants_as_many_annotators_as_are_asked_for(tmp_path: Path) -> None:
+def test_a_pair_stays_open_until_enough_annotators_have_answered(tmp_path: Path) -> None:
     answers = opened(tmp_path / "answers.jsonl", annotators=2)
     for key in IDS:
         answers.add("ann", key, "first")
@@ -88,7 +88,7 @@ def test_each_pair_wants_as_many_annotators_as_are_asked_for(tmp_path: Path) -> 
     assert answers.next("eve") is None
 
 
-def test_sides_are_drawn_and_stay(tmp_path: Path) -> None:
+def test_sides_are_random_but_reproducible(tmp_path: Path) -> None:
     many = [Pair(f"p{i}", "a", "b", ("s", "s")) for i in range(400)]
     answers = Answers(tmp_path / "answers.jsonl", many, 1, seed=0)
     swapped = [answers.swapped("ann", pair.id) for pair in many]
@@ -109,19 +109,19 @@ def test_votes(verdicts: list[str], share: float | None) -> None:
 
 
 def test_agreement_by_hand() -> None:
-    """Cohen 1960: 2 of 4 alike; each says first three times and second once, so p_e = (9 + 1) / 16."""
-    said = [("first", "first"), ("first", "first"), ("first", "second"), ("second", "first")]
-    answers = {str(i): {"ann": a, "ben": b} for i, (a, b) in enumerate(said)}
+    """Cohen 1960: 2 of 4 agree; each annotator says first three times and second once, so p_e = (9 + 1) / 16."""
+    verdicts = [("first", "first"), ("first", "first"), ("first", "second"), ("second", "first")]
+    answers = {str(i): {"ann": a, "ben": b} for i, (a, b) in enumerate(verdicts)}
     found = agreement(answers)
     assert found["agreement"] == 0.5
     assert found["kappa"] == pytest.approx((0.5 - 0.625) / (1 - 0.625))
 
 
-def test_without_two_answers_there_is_no_agreement() -> None:
+def test_agreement_needs_two_answers() -> None:
     assert agreement({"0": {"ann": "first"}, "1": {"ann": "first", "ben": "skip"}}) == {}
 
 
 @given(st.lists(st.sampled_from(["first", "second", "tie"]), min_size=2, max_size=20))
-def test_who_copies_agrees_wholly(verdicts: list[str]) -> None:
+def test_equal_verdicts_have_an_agreement_of_one(verdicts: list[str]) -> None:
     found = agreement({str(i): {"ann": verdict, "ben": verdict} for i, verdict in enumerate(verdicts)})
     assert found == {"agreement": 1.0, "kappa": 1.0}

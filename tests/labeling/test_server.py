@@ -36,18 +36,18 @@ def client(answers: Answers) -> Iterator[TestClient]:
 
 
 @pytest.mark.parametrize("token", ["", "wrong", "right "])
-def test_without_the_token_nothing_is_told(client: TestClient, token: str) -> None:
+def test_nothing_is_served_without_the_token(client: TestClient, token: str) -> None:
     assert client.get(f"/?token={token}").status_code == 403
     headers = {"x-token": token.strip("right").strip() or "no"}
     for method, path in (("GET", "/state"), ("POST", "/answer"), ("POST", "/undo"), ("POST", "/finish")):
         assert client.request(method, path, headers=headers).status_code == 403
 
 
-def test_another_name_of_this_machine_is_not_served(client: TestClient) -> None:
+def test_another_host_name_is_not_served(client: TestClient) -> None:
     assert client.get("/state", headers={"host": "evil.example"}).status_code == 400
 
 
-def test_the_page_may_load_nothing_from_elsewhere(client: TestClient) -> None:
+def test_the_page_cannot_load_anything_from_elsewhere(client: TestClient) -> None:
     reply = client.get("/?token=right")
     policy = reply.headers["content-security-policy"]
     assert policy.startswith("default-src 'none';")
@@ -64,18 +64,18 @@ def test_the_page_may_load_nothing_from_elsewhere(client: TestClient) -> None:
         b'{"a":' * 800, b"\xff",
     ],
 )  # fmt: skip
-def test_an_answer_that_is_none_is_refused(client: TestClient, answers: Answers, body: bytes) -> None:
+def test_an_invalid_answer_is_rejected(client: TestClient, answers: Answers, body: bytes) -> None:
     assert client.post("/answer", content=body).status_code == 400
     assert answers.progress("ann b") == (0, 3)
 
 
-def test_a_large_body_is_refused(client: TestClient, answers: Answers) -> None:
+def test_a_large_body_is_rejected(client: TestClient, answers: Answers) -> None:
     assert client.post("/answer", content=b" " * 10_000).status_code == 413
     assert answers.progress("ann b") == (0, 3)
 
 
-def test_without_the_token_no_body_is_read(answers: Answers) -> None:
-    """By the protocol itself: the test client would read what it sends."""
+def test_no_body_is_read_without_the_token(answers: Answers) -> None:
+    """Calls the application directly, because the test client would read the body."""
     app, sent = Page(answers, "right", lambda: None).app(), []
 
     async def receive() -> dict:
@@ -92,7 +92,7 @@ def test_without_the_token_no_body_is_read(answers: Answers) -> None:
     assert sent[0]["status"] == 403
 
 
-def test_the_side_that_is_chosen_is_the_response_that_stood_there(client: TestClient, answers: Answers) -> None:
+def test_the_chosen_side_is_the_response_shown_there(client: TestClient, answers: Answers) -> None:
     state = client.get("/state").json()
     while state["pair"]:
         side = "left" if state["pair"]["left"] == "second" else "right"
@@ -100,7 +100,7 @@ def test_the_side_that_is_chosen_is_the_response_that_stood_there(client: TestCl
     assert {verdict for given in answers.by_pair().values() for verdict in given.values()} == {"second"}
 
 
-def test_it_ends_when_nothing_is_open_and_not_before(client: TestClient) -> None:
+def test_the_session_ends_only_if_no_pair_is_open(client: TestClient) -> None:
     assert not client.post("/finish").json()["finished"]
     assert not client.ended
     state = client.get("/state").json()
@@ -123,10 +123,10 @@ def test_in_a_real_browser_by_keyboard(tmp_path: Path) -> None:
     by = pytest.importorskip("selenium.webdriver.common.by").By
     hostile = Pair("Which?", HOSTILE, "plain", ("s", "s"))
     answers = Answers(tmp_path / "answers.jsonl", [hostile, *PAIRS], 1, seed=0)
-    told: list[str] = []
-    server = threading.Thread(target=serve, args=(answers, 0, told.append), daemon=True)
+    addresses: list[str] = []
+    server = threading.Thread(target=serve, args=(answers, 0, addresses.append), daemon=True)
     server.start()
-    wait_for(lambda: told)
+    wait_for(lambda: addresses)
     with chromium(tmp_path / "profile") as browser:
 
         def shown(name: str) -> str:
@@ -136,7 +136,7 @@ def test_in_a_real_browser_by_keyboard(tmp_path: Path) -> None:
             browser.find_element(by.TAG_NAME, "body").send_keys(key)
             wait_for(lambda: shown("count") == count)
 
-        browser.get(told[0])
+        browser.get(addresses[0])
         wait_for(lambda: shown("count") == "0 of 4")
         assert "<script>" in shown("left") + shown("right")
         assert browser.title == "Which response is better?"
@@ -145,7 +145,7 @@ def test_in_a_real_browser_by_keyboard(tmp_path: Path) -> None:
         press("u", "0 of 4")
         press("1" if shown("left") == "plain" else "2", "1 of 4")
         browser.switch_to.new_window("tab")
-        browser.get(told[0])
+        browser.get(addresses[0])
         wait_for(lambda: shown("count") == "1 of 4")
         press("3", "2 of 4")
         browser.switch_to.window(browser.window_handles[0])

@@ -214,11 +214,11 @@ def short(tmp_path: Path) -> Parent:
         (["reward", "stage.sample_length=8"], r"^stage.trainer.max_length=1024 is more"),
         (
             ["dpo", "stage.trainer.max_length=64", "stage.sample_length=8"],
-            r"^held_out.max_prompt_length=512 \+ held_out",
+            r"^eval_set.max_prompt_length=512 \+ held_out",
         ),
         (["base", "stage.block_length=65", "stage.sample_length=8"], r"^stage.block_length=65 is more than the 64"),
         (["sample", "stage.max_prompt_length=60"], r"^stage.max_prompt_length=60 \+ stage.max_response_length=128 is"),
-        (["ppo", "held_out.prompts=0", "stage.sample_length=63"], r"^stage.max_prompt_length=512 \+ stage.max_resp"),
+        (["ppo", "eval_set.prompts=0", "stage.sample_length=63"], r"^stage.max_prompt_length=512 \+ stage.max_resp"),
     ],
     ids=lambda one: one[0],
 )

@@ -27,16 +27,17 @@ def settings_on(found: dict[str, Parent], *overrides: str) -> Settings:
 
 
 @pytest.mark.parametrize(
-    "way", ["adapter=none", "stage.one_base=false", "stage.one_base=true", "stage.critic_kind=head"]
+    "way",
+    ["adapter=none", "stage.share_base_model=false", "stage.share_base_model=true", "stage.critic_kind=value_head"],
 )
 def test_the_plan_agrees_with_the_stage(parents: Parents, tokenizer: Any, way: str) -> None:  # noqa: F811
     found = parents(policy="sft", reward="reward")
-    settings = settings_on(found, *(() if way in ("adapter=none", "stage.critic_kind=head") else LORA), way)
+    settings = settings_on(found, *(() if way in ("adapter=none", "stage.critic_kind=value_head") else LORA), way)
     stage_says = plan(settings, assign(settings, found, tokenizer), 30)
     lines = {role.name: role for role in stage_says.roles}
     ledger = look_ahead(settings, plan_of(), ROWS["ppo"]).ledger
-    assert [one for one in ledger.phases if one.name != "reading"] == [
-        one for one in stage_says.phases if one.name != "reading"
+    assert [one for one in ledger.phases if one.name != "loading"] == [
+        one for one in stage_says.phases if one.name != "loading"
     ]
     for role in ledger.roles:
         if role.name in ("policy", "critic", "reference", "shared base"):
@@ -49,14 +50,15 @@ def test_runs_of_one_base_share_it(parents: Parents) -> None:  # noqa: F811
     one = settings_on(parents(policy="sft", reward="reward"), *LORA)
     assert shares(one)
     assert not shares(settings_on(parents(policy="sft", reward="whole reward"), *LORA))
-    assert not shares(settings_on(parents(policy="sft", reward="reward"), *LORA, "stage.one_base=false"))
+    assert not shares(settings_on(parents(policy="sft", reward="reward"), *LORA, "stage.share_base_model=false"))
     assert not shares(settings_on(parents(policy="sft", reward="reward")))
     assert shares(composed("stage=ppo", "adapter=lora"))  # nothing is trained yet
 
 
 def test_one_base_takes_less_than_four_models(ahead: Ahead) -> None:
     whole, four, one = (
-        ahead("ppo", *given).ledger for given in ((), ("adapter=lora", "stage.one_base=false"), ("adapter=lora",))
+        ahead("ppo", *given).ledger
+        for given in ((), ("adapter=lora", "stage.share_base_model=false"), ("adapter=lora",))
     )
     held = [
         sum(role.weights + role.gradients + role.optimizer for role in ledger.roles) for ledger in (whole, four, one)
@@ -85,7 +87,7 @@ def test_gradients_accumulate_only_over_micro_batches(ahead: Ahead) -> None:
 
 
 def test_a_head_on_the_policy_has_no_separate_pass(ahead: Ahead) -> None:
-    own, head = ahead("ppo"), ahead("ppo", "stage.critic_kind=head")
+    own, head = ahead("ppo"), ahead("ppo", "stage.critic_kind=value_head")
     assert {phase.name for phase in own.ledger.phases} - {phase.name for phase in head.ledger.phases} == {
         "critic backward"
     }
@@ -95,7 +97,7 @@ def test_a_head_on_the_policy_has_no_separate_pass(ahead: Ahead) -> None:
 
 
 def test_a_reward_function_is_reported_as_not_planned(ahead: Ahead) -> None:
-    given = ("stage.reward=null", "stage.rewards={brief: {length: {most: 12}}}", "stage.gold=null")
+    given = ("stage.reward=null", "stage.rewards={brief: {length: {max: 12}}}", "stage.gold=null")
     ledger = ahead("ppo", *given).ledger
     assert [role.name for role in ledger.roles] == ["policy", "reference", "critic"]
     assert "not planned" in ledger.notes[0]

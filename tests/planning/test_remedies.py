@@ -71,8 +71,8 @@ def test_shards_need_several_gpus(ahead: Ahead) -> None:
 def test_one_base_is_a_remedy_of_ppo(ahead: Ahead) -> None:
     names = [remedy.name for remedy, _ in remedies(ahead, "ppo", 0.5)]
     assert "LoRA on one base" in names
-    given = ("adapter=lora", "stage.one_base=false")
-    assert ("stage.one_base=null",) in [remedy.changes for remedy, _ in remedies(ahead, "ppo", 0.5, *given)]
+    given = ("adapter=lora", "stage.share_base_model=false")
+    assert ("stage.share_base_model=null",) in [remedy.changes for remedy, _ in remedies(ahead, "ppo", 0.5, *given)]
 
 
 def test_fewer_responses_and_fewer_tokens_are_remedies_of_ppo(ahead: Ahead) -> None:

@@ -1,5 +1,6 @@
 """What a person reads, in 80 columns and in 120."""
 
+import re
 from collections.abc import Callable
 
 import pytest
@@ -64,10 +65,6 @@ def test_no_remedy_is_enough(ahead: Ahead, capsys: pytest.CaptureFixture) -> Non
     assert "no remedy is enough" in " ".join(capsys.readouterr().out.split())
 
 
-def test_durations() -> None:
-    assert [report.duration(n) for n in (0.5, 90, 7200)] == ["0.5 seconds", "1.5 minutes", "2 hours"]
-
-
 def test_the_table_before_a_stage(ahead: Ahead, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     ledger = ahead("ppo").ledger
     for free, told in (
@@ -78,4 +75,6 @@ def test_the_table_before_a_stage(ahead: Ahead, capsys: pytest.CaptureFixture, m
         report.show_ledger("ppo", ledger, torch.device("cpu"))
         shown = " ".join(capsys.readouterr().out.split())
         assert "ppo: memory of one device, planned" in shown
+        assert re.search(r"ppo: [\d.]+ \w+ at the peak, policy loss, of [\d.]+ \w+ free on this machine", shown)
+        assert {"phase", "total"} <= set(shown.split())
         assert told in shown

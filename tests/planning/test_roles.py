@@ -29,7 +29,7 @@ def parameters(module: Any) -> int:
     return sum(value.numel() for value in module.parameters())
 
 
-@pytest.mark.parametrize("way", ["adapter=none", "stage.one_base=false", "stage.one_base=true"])
+@pytest.mark.parametrize("way", ["adapter=none", "stage.share_base_model=false", "stage.share_base_model=true"])
 def test_the_plan_agrees_with_the_loaded_models(
     settings: Configure,
     parents: Parents,  # noqa: F811
@@ -42,7 +42,7 @@ def test_the_plan_agrees_with_the_loaded_models(
     policy, critic = trainable(roles.policy), trainable(roles.critic)
     assert lines["policy"].trainable == sum(value.numel() for value in policy.values())
     assert lines["critic"].trainable == sum(value.numel() for value in critic.values())
-    if way == "stage.one_base=true":
+    if way == "stage.share_base_model=true":
         roles.reward_model("reward")
         heads = 16 * 4  # one in the adapter's file and one for each of two roles; the plan counts all of them
         whole = sum(value.nbytes for value in roles.shared.model.parameters())
@@ -63,7 +63,7 @@ def test_a_head_on_the_policy_takes_next_to_nothing(
     tokenizer: Any,  # noqa: F811
     way: tuple[str, ...],
 ) -> None:
-    given, found = settings("ppo", *way, "stage.critic_kind=head"), parents(policy="sft", reward="reward")
+    given, found = settings("ppo", *way, "stage.critic_kind=value_head"), parents(policy="sft", reward="reward")
     roles = assign(given, found, tokenizer)
     ledger = plan(given, roles)
     held = {role.name: role for role in ledger.roles}
@@ -85,7 +85,7 @@ def test_sharing_saves_three_bases(
 ) -> None:
     given = parents(policy="sft", reward="reward")
     peaks = []
-    for options in ((), (*LORA, "stage.one_base=false"), LORA):
+    for options in ((), (*LORA, "stage.share_base_model=false"), LORA):
         one = settings("ppo", *options)
         found = plan(one, assign(one, given, tokenizer))
         peaks.append(sum(role.weights + role.gradients + role.optimizer for role in found.roles))
@@ -128,14 +128,20 @@ def test_a_token_budget_limits_the_longest_rows(
     assert found["one"] == found["tiny"]
 
 
-def test_an_adapter_is_counted_from_the_header_of_its_file(family: Callable[[str], Parent], tokenizer: Any) -> None:  # noqa: F811
+def test_an_adapter_is_counted_from_the_header_of_its_file(
+    family: Callable[[str], Parent],  # noqa: F811
+    tokenizer: Any,  # noqa: F811
+) -> None:
     lora = LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM")
     adapted = get_peft_model(new_policy(tokenizer), lora)
     assert stored(family("sft")) == sum(value.numel() for value in trainable(adapted).values())
     assert stored(family("reward")) == stored(family("sft")) + 16
 
 
-def test_only_layers_are_counted_in_four_bits(settings: Configure, tokenizer: Any) -> None:  # noqa: F811
+def test_only_layers_are_counted_in_four_bits(
+    settings: Configure,
+    tokenizer: Any,  # noqa: F811
+) -> None:
     whole, packed = (
         measure(config(tokenizer), settings("ppo", f"adapter={kind}").adapter, settings("ppo").model.dtype)
         for kind in ("lora", "qlora")

@@ -65,7 +65,7 @@ def test_a_cached_reference_is_not_loaded_in_training(ahead: Ahead) -> None:
     assert (phases["reference"].optimizer, phases["reference"].holds) == ((), ("policy",))
     assert kept.weights(phases["loss"]) == kept.roles[0].weights
     assert kept.weights(phases["held out"]) == beside.weights(beside.phases[0]) == 2 * kept.roles[0].weights
-    assert "held out" not in {phase.name for phase in ahead("dpo", "held_out.prompts=0").ledger.phases}
+    assert "held out" not in {phase.name for phase in ahead("dpo", "eval_set.prompts=0").ledger.phases}
 
 
 @pytest.mark.parametrize("stage", ["reward", "dpo"])
@@ -100,8 +100,8 @@ def test_half_precision_halves_what_stays(ahead: Ahead) -> None:
 
 def test_without_a_gpu_the_file_is_resident_while_it_is_read(ahead: Ahead) -> None:
     phases = {phase.name: phase for phase in ahead("dpo", "hardware=cpu", plan=()).ledger.phases}
-    assert phases["reading"].other == 1_235_814_400 * 2
-    assert "reading" not in {phase.name for phase in ahead("dpo").ledger.phases}
+    assert phases["loading"].other == 1_235_814_400 * 2
+    assert "loading" not in {phase.name for phase in ahead("dpo").ledger.phases}
 
 
 def test_memory_of_a_process_besides_models(ahead: Ahead) -> None:

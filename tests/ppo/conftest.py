@@ -1,4 +1,4 @@
-"""Models of a few thousand parameters, a tokenizer, prompts and a trainer around them."""
+"""Models of a few thousand parameters, a tokenizer, prompts and a trainer."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -37,7 +37,7 @@ def config(tokenizer: Any, **more: Any) -> LlamaConfig:
 
 
 def new_policy(tokenizer: Any, seed: int = 0, spread: float = 0.3) -> LlamaForCausalLM:
-    """Random weights, wide enough that tokens have clearly different probabilities."""
+    """Return a policy with random weights, large enough that tokens have clearly different probabilities."""
     torch.manual_seed(seed)
     return LlamaForCausalLM(config(tokenizer, initializer_range=spread)).eval()
 
@@ -48,7 +48,7 @@ def new_reward_model(tokenizer: Any, seed: int = 1) -> LlamaForSequenceClassific
 
 
 def length_reward(prompts: Sequence[Any], completions: Sequence[str]) -> list[float]:
-    """Something that differs between completions and can be learned."""
+    """Return a reward that differs between completions and can be learned."""
     return [len(text) / 10 for text in completions]
 
 
@@ -69,7 +69,7 @@ TINY = {
 
 @pytest.fixture
 def new_trainer(tokenizer: Any) -> Callable[..., PPOTrainer]:
-    """A trainer with fresh models, always the same; arguments of PPOTrainer by name, and settings as overrides."""
+    """Return a function that builds a trainer with the same new models from arguments and overridden settings."""
 
     def build(
         *,
@@ -96,7 +96,7 @@ def weights(module: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 
 def experience(trainer: PPOTrainer) -> tuple[Rollout, torch.Tensor, torch.Tensor]:
-    """What ``improve`` gets: a rollout with its advantages and returns. The values differ from the returns."""
+    """Return the arguments of ``improve``: a rollout, advantages, and returns that differ from the values."""
     stage = trainer.stage
     rollout = collect(
         trainer.policy, trainer.tokenizer, trainer.reward, PROMPTS[:6], temperature=stage.temperature,
@@ -104,7 +104,7 @@ def experience(trainer: PPOTrainer) -> tuple[Rollout, torch.Tensor, torch.Tensor
     )  # fmt: skip
     rollout = evaluate(rollout, trainer.policy, trainer.reference, trainer.critic, stage.temperature, 6)
     rewards = shape_rewards(rollout.scores, rollout.logprobs, rollout.ref_logprobs, rollout.mask, stage.kl_coef).rewards
-    return rollout, *gae(rewards, rollout.values, rollout.mask, stage.gamma, stage.lam)
+    return rollout, *gae(rewards, rollout.values, rollout.mask, stage.gamma, stage.gae_lambda)
 
 
 def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
@@ -116,7 +116,7 @@ def close(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor], atol: fl
 
 
 def model_inputs(rollout: Rollout) -> dict[str, torch.Tensor]:
-    """Inputs for prompts and responses together, (B, P + T). Positions count real tokens, whatever the padding."""
+    """Return inputs for prompts and responses together, (B, P + T). Positions count real tokens, not padding."""
     mask = torch.cat([rollout.prompt_mask, rollout.mask], dim=1).long()
     return {
         "input_ids": torch.cat([rollout.prompt_ids, rollout.response_ids], dim=1),
@@ -126,6 +126,6 @@ def model_inputs(rollout: Rollout) -> dict[str, torch.Tensor]:
 
 
 def response_logits(model: Any, rollout: Rollout) -> torch.Tensor:
-    """Logits (B, T, V) that predict the response tokens: those at the position before each."""
+    """Return the logits (B, T, V) that predict the response tokens: those at the position before each."""
     length = rollout.response_ids.shape[1]
     return model(**model_inputs(rollout), use_cache=False, logits_to_keep=length + 1).logits[:, :-1]

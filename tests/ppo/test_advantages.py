@@ -12,7 +12,7 @@ NUMBER = st.floats(-5, 5)
 
 @st.composite
 def episodes(draw: st.DrawFn) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Rewards, values and mask of ragged rows; beneath the mask the values are not zero."""
+    """Draw rewards, values and mask of ragged rows; off the mask the values are not zero."""
     lengths = draw(st.lists(st.integers(1, 5), min_size=1, max_size=4))
     width = max(lengths)
     row = st.lists(NUMBER, min_size=width, max_size=width)
@@ -39,15 +39,17 @@ def test_worked_values() -> None:
 
 
 @given(episodes(), st.floats(0, 1), st.floats(0, 1))
-def test_it_is_the_double_sum(case: tuple[torch.Tensor, torch.Tensor, torch.Tensor], gamma: float, lam: float) -> None:
-    """Aₜ = Σ_k (γλ)^k δₜ₊ₖ, over the tokens of the response and nothing behind them."""
+def test_it_is_the_double_sum(
+    case: tuple[torch.Tensor, torch.Tensor, torch.Tensor], gamma: float, gae_lambda: float
+) -> None:
+    """Aₜ = Σ_k (γλ)^k δₜ₊ₖ, over the tokens of the response and no later ones."""
     rewards, values, mask = case
-    advantages, returns = gae(rewards, values, mask, gamma, lam)
+    advantages, returns = gae(rewards, values, mask, gamma, gae_lambda)
     for row, length in enumerate(mask.sum(-1).tolist()):
         r, v = rewards[row, :length].tolist(), [*values[row, :length].tolist(), 0.0]
         delta = [r[t] + gamma * v[t + 1] - v[t] for t in range(length)]
         for t in range(length):
-            expected = sum((gamma * lam) ** (u - t) * delta[u] for u in range(t, length))
+            expected = sum((gamma * gae_lambda) ** (u - t) * delta[u] for u in range(t, length))
             assert advantages[row, t].item() == pytest.approx(expected, abs=1e-9)
             assert returns[row, t].item() == pytest.approx(expected + v[t], abs=1e-9)
         assert (advantages[row, length:] == 0).all()

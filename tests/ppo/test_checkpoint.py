@@ -1,4 +1,4 @@
-"""What training changes, on disk and back, bit for bit."""
+"""Checkpoints are complete or skipped, and restore training bit for bit."""
 
 import json
 from pathlib import Path
@@ -17,7 +17,7 @@ from tests.ppo.conftest import new_policy, weights
 
 
 def stepped(seed: int, steps: int = 2) -> tuple[dict[str, nn.Module], dict[str, AdamW]]:
-    """A model after some optimiser steps."""
+    """Return a model and its optimizer after some steps."""
     torch.manual_seed(seed)
     model = nn.Linear(3, 2)
     optimizer = AdamW(model.parameters(), lr=0.1)
@@ -28,7 +28,7 @@ def stepped(seed: int, steps: int = 2) -> tuple[dict[str, nn.Module], dict[str, 
     return {"policy": model}, {"policy": optimizer}
 
 
-def test_weights_and_optimizer_come_back_and_the_next_step_is_the_same(tmp_path: Path) -> None:
+def test_restored_weights_and_optimizer_take_the_same_step(tmp_path: Path) -> None:
     modules, optimizers = stepped(0)
     checkpoint.save(tmp_path, modules, optimizers, 3, {"loss": 0.1})
     others, other_optimizers = stepped(1, steps=0)
@@ -41,7 +41,7 @@ def test_weights_and_optimizer_come_back_and_the_next_step_is_the_same(tmp_path:
     assert torch.equal(modules["policy"].bias, others["policy"].bias)
 
 
-def test_the_state_comes_back_to_the_last_bit(tmp_path: Path) -> None:
+def test_the_state_is_restored_to_the_last_bit(tmp_path: Path) -> None:
     modules, optimizers = stepped(0)
     metrics = {"a": 0.1 + 0.2, "b": 1e-300, "c": -0.0}
     checkpoint.save(tmp_path, modules, optimizers, 1, metrics)
@@ -63,7 +63,7 @@ def test_the_last_two_are_kept_and_the_newest_is_read(tmp_path: Path) -> None:
     assert checkpoint.load(tmp_path, modules, optimizers)[0] == 10
 
 
-def test_what_a_kill_left_half_written_is_not_read(tmp_path: Path) -> None:
+def test_a_partial_checkpoint_is_not_read(tmp_path: Path) -> None:
     modules, optimizers = stepped(0)
     checkpoint.save(tmp_path, modules, optimizers, 1, {})
     (tmp_path / ".update-2").mkdir()
@@ -87,7 +87,7 @@ def test_without_a_checkpoint_training_starts_at_zero(tmp_path: Path) -> None:
     assert all(torch.equal(value, before[name]) for name, value in weights(modules["policy"]).items())
 
 
-def test_of_an_adapted_policy_the_adapter_alone_is_saved(tokenizer: Any, tmp_path: Path) -> None:
+def test_only_the_adapter_of_an_adapted_policy_is_saved(tokenizer: Any, tmp_path: Path) -> None:
     lora = LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM")
     policy = get_peft_model(new_policy(tokenizer), lora)
     optimizer = AdamW(checkpoint.trainable(policy).values())
@@ -122,7 +122,7 @@ def test_the_type_of_the_weights_is_kept(tmp_path: Path, dtype: torch.dtype) -> 
     assert model.weight.dtype is optimizer.state[model.weight]["exp_avg"].dtype is dtype
 
 
-def test_a_torn_checkpoint_is_passed_over_for_the_one_before(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_a_corrupted_checkpoint_is_skipped_for_the_previous_one(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     for update in (1, 2):
         modules, optimizers = stepped(update)
         checkpoint.save(tmp_path, modules, optimizers, update, {"update": update})
@@ -134,7 +134,7 @@ def test_a_torn_checkpoint_is_passed_over_for_the_one_before(tmp_path: Path, cap
     assert checkpoint.load(tmp_path, *others) == (1, {"update": 1})
     assert torch.equal(others[0]["policy"].weight, expected["weight"])
     assert capsys.readouterr().out == (
-        "ppo: update-2 is torn (policy_optimizer.safetensors is not what was written), so update-1 is used\n"
+        "ppo: update-2 is corrupted (policy_optimizer.safetensors does not match its checksum), so update-1 is used\n"
     )
 
 
@@ -144,7 +144,7 @@ def test_a_state_that_was_tampered_with_is_not_read(tmp_path: Path) -> None:
     state = tmp_path / "update-1" / "state.json"
     state.write_text(state.read_text().replace("0", "7"))
     before = weights(modules["policy"])
-    with pytest.raises(RunError, match=r"update-1: state.json is not what was written"):
+    with pytest.raises(RunError, match=r"update-1: state.json does not match its checksum"):
         checkpoint.load(tmp_path, modules, optimizers)
     assert torch.equal(modules["policy"].weight, before["weight"])
 
@@ -153,8 +153,8 @@ def numbers(folder: Path) -> list[int]:
     return sorted(int(path.name.removeprefix("update-")) for path in folder.iterdir())
 
 
-def test_the_last_healthy_one_before_the_refuge_stays_and_one_to_take_its_place(tmp_path: Path) -> None:
-    """Saved at every update, with a refuge five updates back, as the sentinel's window has it; ill from 14 on."""
+def test_healthy_checkpoints_around_the_refuge_are_kept(tmp_path: Path) -> None:
+    """Saved at every update, with a refuge five updates back, like the sentinel's window; unhealthy from 14 on."""
     modules, optimizers = stepped(0)
     kept = {}
     for update in range(18):
@@ -170,7 +170,7 @@ def test_the_last_healthy_one_before_the_refuge_stays_and_one_to_take_its_place(
     assert int(refuge.name.removeprefix("update-")) == kept[17][0]
 
 
-def test_without_a_healthy_one_there_is_no_refuge(tmp_path: Path) -> None:
+def test_only_intact_and_healthy_checkpoints_are_a_refuge(tmp_path: Path) -> None:
     modules, optimizers = stepped(0)
     assert checkpoint.healthy(tmp_path, 9) is None
     checkpoint.save(tmp_path, modules, optimizers, 3, {"healthy": False})
@@ -182,8 +182,8 @@ def test_without_a_healthy_one_there_is_no_refuge(tmp_path: Path) -> None:
     assert checkpoint.healthy(tmp_path, 9) is None
 
 
-def test_later_checkpoints_go_when_an_earlier_update_is_saved_again(tmp_path: Path) -> None:
-    """They are torn, or of a past that was rolled back, and would be taken for newer."""
+def test_saving_an_update_deletes_later_checkpoints(tmp_path: Path) -> None:
+    """They are corrupted, or belong to updates that were rolled back, and would count as newer."""
     modules, optimizers = stepped(0)
     for update in (4, 6, 5):
         checkpoint.save(tmp_path, modules, optimizers, update, {})

@@ -16,12 +16,12 @@ ROWS = [[40, 41, 42], [50], [60, 61]], [[70, 71, 72, 1], [80, 81], [90]]
 
 @pytest.fixture
 def batch() -> Rollout:
-    """Prompts and responses of different lengths, padded with token 0."""
+    """Return prompts and responses of different lengths, padded with token 0."""
     return pack(*ROWS, [0.0, 0.0, 0.0], {1}, 0, torch.device("cpu"))
 
 
 def score_of(classifier: Any, ids: list[int]) -> float:
-    """The head's output at the last of ``ids``, alone and without padding."""
+    """Return the head's output at the last of ``ids``, in a single row without padding."""
     with torch.no_grad():
         return classifier.score(classifier.model(torch.tensor([ids])).last_hidden_state[0, -1]).item()
 
@@ -36,7 +36,7 @@ def test_a_value_is_the_head_at_the_end_of_the_prefix_before_the_token(tokenizer
 
 
 def test_one_token_later_it_is_the_reward_models_score(tokenizer: Any) -> None:
-    """At the end of sequence the reward model reads the score; there the critic would say the same."""
+    """The reward model reads the score at EOS; the critic's value there is the same."""
     classifier = new_reward_model(tokenizer)
     scorer = RewardModel(classifier, tokenizer, max_length=64)
     [score] = scorer(["red cat"], [" dog"])

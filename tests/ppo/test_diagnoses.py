@@ -1,4 +1,4 @@
-"""Each rule on number series: it holds where it should, a noisy batch raises nothing, and its limits are its limits."""
+"""Each rule on series of numbers: it detects its failure, ignores noisy batches, and depends on its own limit."""
 
 import random
 from collections.abc import Iterable
@@ -49,7 +49,7 @@ HEALTHY = {
     REPETITION: lambda t: 0.03,
     DISTINCT: lambda t: 0.95,
 }
-# rule -> (the metrics that are ill, over updates; the first update at which it must be told, with the default limits)
+# rule -> (the unhealthy metrics over updates; the first update at which it must be raised, with the default limits)
 ILL = {
     critic_not_learning: ({VARIANCE: lambda t: -0.2}, 15),
     steps_too_large: ({STEP_KL: lambda t: 0.5}, 5),
@@ -85,7 +85,7 @@ def test_a_healthy_run_raises_nothing(rule: Rule) -> None:
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
-def test_an_ill_run_is_told_in_one_sentence_with_its_numbers_and_a_remedy(rule: Rule) -> None:
+def test_a_diagnosis_is_one_sentence_with_numbers_and_a_remedy(rule: Rule) -> None:
     text = rule(history(ILL[rule][0], 30), LIMITS)
     assert text is not None
     assert any(character.isdigit() for character in text)
@@ -96,11 +96,11 @@ def test_an_ill_run_is_told_in_one_sentence_with_its_numbers_and_a_remedy(rule: 
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
-def test_it_is_told_as_soon_as_its_windows_are_full(rule: Rule) -> None:
+def test_a_diagnosis_is_raised_as_soon_as_its_windows_are_full(rule: Rule) -> None:
     series, first = ILL[rule]
-    told = [updates for updates in range(1, 40) if rule(history(series, updates), LIMITS)]
-    assert told[0] == pytest.approx(first, abs=5)
-    assert told[0] >= LIMITS.window
+    raised = [updates for updates in range(1, 40) if rule(history(series, updates), LIMITS)]
+    assert raised[0] == pytest.approx(first, abs=5)
+    assert raised[0] >= LIMITS.window
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
@@ -115,7 +115,7 @@ def test_two_noisy_batches_in_a_window_raise_no_alarm(rule: Rule) -> None:
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
-def test_null_switches_it_off_and_a_metric_that_is_not_there_too(rule: Rule) -> None:
+def test_null_or_a_missing_metric_disables_a_rule(rule: Rule) -> None:
     series = ILL[rule][0]
     optional = [field.name for field in fields(SentinelSettings) if field.type == float | None]
     switches = [name for name in optional if rule(history(series, 30), replace(LIMITS, **{name: None})) is None]
@@ -123,22 +123,22 @@ def test_null_switches_it_off_and_a_metric_that_is_not_there_too(rule: Rule) -> 
     assert rule(history(series, 30, metrics=set(HEALTHY) - set(series) | {SCORES}), LIMITS) is None
 
 
-def test_length_without_the_score_is_no_hack() -> None:
+def test_length_without_score_is_not_a_hack() -> None:
     longer = {LENGTH: lambda t: 10.0 + t}
     assert length_hack(history(longer | {SCORES: lambda t: -float(t)}, 30), LIMITS) is None
     assert length_hack(history(longer | {SCORES: lambda t: (7 * t) % 5 + t / 100}, 30), LIMITS) is None
 
 
-def test_gold_and_score_that_fall_together_are_no_over_optimisation() -> None:
+def test_gold_and_score_that_fall_together_are_not_over_optimization() -> None:
     falling = {GOLD: lambda t: 5 - t / 2 + 0.1 * (t % 2), SCORES: lambda t: -float(t)}
     assert over_optimised(history(falling, 30), LIMITS) is None
 
 
 def test_the_fall_of_the_gold_score_is_measured_in_its_noise() -> None:
-    """A fall by 2 in 20 updates: with neighbours 0.1 apart it is many deviations, with neighbours 4 apart none."""
-    for step, told in ((0.1, True), (4.0, False)):
+    """A fall by 2 in 20 updates is many deviations if consecutive values differ by 0.1, and none if by 4."""
+    for step, raised in ((0.1, True), (4.0, False)):
         series = {GOLD: lambda t, step=step: -t / 10 + step * (t % 2), SCORES: lambda t: float(t)}
-        assert (over_optimised(history(series, 30), LIMITS) is not None) is told
+        assert (over_optimised(history(series, 30), LIMITS) is not None) is raised
 
 
 def test_noise_of_independent_normal_values() -> None:

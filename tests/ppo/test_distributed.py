@@ -1,4 +1,4 @@
-"""Two processes that share a batch take the step that one process takes with all of it."""
+"""Two processes that share a batch take the same step as one process with the whole batch."""
 
 import os
 import socket
@@ -24,7 +24,7 @@ from rlhf.modeling.loading import chat_template
 from rlhf.ppo import Critic, PPOTrainer, ValueHead, settings
 from rlhf.ppo.distributed import agreed, anywhere, moments, whiten
 from rlhf.ppo.rollout import evaluate, pack
-from rlhf.rewards import Composition, Running, Term
+from rlhf.rewards import CompositeReward, RunningNormalizer, RewardTerm
 from rlhf.modeling.from_scratch import new_tokenizer
 from tests.ppo.conftest import PROMPTS, TINY, WORDS, length_reward, new_policy, new_reward_model
 
@@ -69,15 +69,15 @@ trainer = step(
     "options", loss_mean="response", kl_in="loss", kl_estimator="k2", entropy_coef=0.1, importance_cap=1.5,
     clip_high=0.28, dual_clip=3.0, value_clip=None,
 )
-# Each rank scores texts of its own; the statistics that they are normalised by and what is logged are those of all.
+# Each rank scores different texts; normalization and logging use the statistics of all ranks.
 scorer = trainer.reward
-scorer.reward = Composition({"long": Term(length_reward, 1.0, Running())})
+scorer.reward = CompositeReward({"long": RewardTerm(length_reward, 1.0, RunningNormalizer())})
 for update in range(2):
     texts = ["a" * (length + update) for length in (1, 5, 2, 8, 3, 4)]
     scorer([""] * 6, texts[trainer.accelerator.process_index :: trainer.accelerator.num_processes])
     scored = scorer.metrics() | scorer.state_dict()["long"]
     found.update({f"rewards/{update}/{key}": torch.tensor(value) for key, value in scored.items()})
-# Each rank samples texts of its own, and yet all must stop at one step and have one coefficient.
+# Each rank samples different texts, but all must stop at the same step and have the same coefficient.
 trainer = new_trainer(kl_target=0.1, target_kl=0.01, epochs=4, minibatches=3, micro_batch_size=2, updates=3)
 logged = []
 trainer.log = lambda metrics, update: logged.append([metrics["policy/steps"], metrics["objective/kl"], trainer.kl_coef])
@@ -86,7 +86,7 @@ everyone = trainer.accelerator.gather(torch.tensor(logged)[None])
 found["adaptive"] = everyone
 if trainer.accelerator.process_index == 0:
     save_file({key: value.contiguous() for key, value in found.items()}, sys.argv[1])
-# Two ranks that measured different numbers decide by the first one's, and an error of one is one of all.
+# Ranks with different numbers all use the first rank's, and an error on one rank is detected on all.
 rank, ranks = trainer.accelerator.process_index, trainer.accelerator.num_processes
 seen = agreed({"a": 0.1 + rank, "b": 1e300}, trainer.accelerator)
 assert seen == {"a": 0.1, "b": 1e300}, seen
@@ -99,7 +99,7 @@ os._exit(0)  # an orderly exit aborts now and then: gloo's threads still hold te
 
 
 def step(ranks: int, file: Path) -> dict[str, torch.Tensor]:
-    """Weights after one step by ``ranks`` processes."""
+    """Return the weights after one step by ``ranks`` processes."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
@@ -114,7 +114,7 @@ def step(ranks: int, file: Path) -> dict[str, torch.Tensor]:
     try:
         errors = [process.communicate(timeout=120)[1] for process in processes]
     finally:
-        for process in processes:  # one whose peer has failed waits for it in vain
+        for process in processes:  # a process whose peer has failed would wait forever
             process.kill()
             process.wait()
     assert [process.returncode for process in processes] == [0] * ranks, errors
@@ -123,7 +123,7 @@ def step(ranks: int, file: Path) -> dict[str, torch.Tensor]:
 
 @pytest.fixture(scope="module")
 def alone_and_shared(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """What one process ends with, and what two."""
+    """Return the results of one process, and of two."""
     folder = tmp_path_factory.mktemp("ranks")
     return step(1, folder / "one.safetensors"), step(2, folder / "two.safetensors")
 
@@ -132,9 +132,9 @@ def alone_and_shared(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str
 def test_two_ranks_take_the_step_of_one(
     alone_and_shared: tuple[dict[str, Tensor], dict[str, Tensor]], options: str
 ) -> None:
-    """Their rows have 11 and 3 tokens and their own widths: a mean of the ranks' means would be another gradient.
+    """Their rows have 11 and 3 tokens and different widths: a mean of the ranks' means would be another gradient.
 
-    Every metric of the update is that of one process too.
+    Every metric of the update also equals that of one process.
     """
     alone, shared = alone_and_shared
     names = [name for name in alone if name.startswith(options)]
@@ -144,7 +144,7 @@ def test_two_ranks_take_the_step_of_one(
         assert torch.allclose(alone[name], shared[name], atol=1e-6, rtol=1e-5), name
 
 
-def test_scores_are_normalised_and_logged_over_all_ranks(
+def test_scores_are_normalized_and_logged_over_all_ranks(
     alone_and_shared: tuple[dict[str, Tensor], dict[str, Tensor]],
 ) -> None:
     alone, shared = alone_and_shared
@@ -161,7 +161,7 @@ def test_scores_are_normalised_and_logged_over_all_ranks(
 def test_ranks_agree_on_the_adaptive_coefficient_and_on_where_an_update_ends(
     alone_and_shared: tuple[dict[str, Tensor], dict[str, Tensor]],
 ) -> None:
-    """Both follow what all ranks measure together; the coefficient from one logged KL to the next."""
+    """Both depend on the measurements of all ranks; the coefficient follows from one logged KL to the next."""
     one, other = alone_and_shared[1]["adaptive"]
     assert torch.equal(one, other)
     steps, kls, coefficients = one.T.tolist()
@@ -181,7 +181,7 @@ def test_whitened_advantages_have_mean_zero_over_the_tokens() -> None:
 
 
 def test_whitened_rewards_keep_their_mean() -> None:
-    """Rewards 1, 2, 6: mean 3, variance 7; where the mask is False nothing is earned."""
+    """Rewards 1, 2, 6: mean 3, variance 7; rewards off the mask are 0."""
     mask = torch.tensor([[True, True, False], [True, False, False]])
     found = whiten(torch.tensor([[1.0, 2.0, 0.0], [6.0, 0.0, 0.0]]), mask, Accelerator(cpu=True), keep_mean=True)
     assert found.flatten().tolist() == pytest.approx(

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from rlhf.rewards import Composition, Ensemble, Term
+from rlhf.rewards import CompositeReward, Ensemble, RewardTerm
 from rlhf.storage.paths import PACKAGE, bundled
 from tests.docs import columns, page, section
 from tests.ppo.conftest import length_reward, new_policy
@@ -29,7 +29,7 @@ def test_the_library_example_runs(tokenizer: Any, tmp_path: Path) -> None:
 
 def test_every_logged_metric_is_explained(new_trainer: Any) -> None:
     members = Ensemble([length_reward, length_reward])
-    trainer = new_trainer(updates=1, reward=Composition({"<term>": Term(members)}), gold=length_reward)
+    trainer = new_trainer(updates=1, reward=CompositeReward({"<term>": RewardTerm(members)}), gold=length_reward)
     assert columns(section(PPO, "Metrics")) == set(trainer.train())
 
 

@@ -1,4 +1,4 @@
-"""Each failure provoked for real: a tiny model, a PPO run that goes wrong in that way, and what the sentinel says."""
+"""Each failure is provoked in a PPO run of a tiny model, and the sentinel detects it."""
 
 import copy
 import json
@@ -27,20 +27,20 @@ QUICK = {
     "missing_eos": "keep",
     "save_every": 2,
 }
-# Eyes for a run of a few updates; the one limit that a test is about is set beside it, the others are switched off.
+# EYES suit a run of a few updates; a test sets the one limit that it is about and disables the others with BLIND.
 BLIND = dict.fromkeys(
-    ("step_kl", "explained_variance", "kl_most", "kl_least", "ended", "length_growth", "repetition", "entropy_share",
-     "gold_fall", "distinct")
+    ("approx_kl_max", "explained_variance", "kl_max", "kl_min", "eos_rate_min", "length_growth", "repetition",
+     "entropy_share", "gold_fall", "distinct")
 )  # fmt: skip
 EYES = {"window": 3, "grace": 3}
 
 
 def run(trainer: PPOTrainer, folder: Path | None = None) -> list[Diagnosis]:
-    """Train, and return what was told."""
-    told: list[Diagnosis] = []
-    trainer.tell = told.append
+    """Train, and return the reported diagnoses."""
+    reported: list[Diagnosis] = []
+    trainer.tell = reported.append
     trainer.train(folder)
-    return told
+    return reported
 
 
 def only(name: str, limit: float, **more: Any) -> dict[str, Any]:
@@ -48,7 +48,7 @@ def only(name: str, limit: float, **more: Any) -> dict[str, Any]:
 
 
 def tilted(tokenizer: Any, **biases: float) -> Any:
-    """A policy with these added to the logits of words, or of the end of sequence (``end``), at every token."""
+    """Return a policy with ``biases`` added to the logits of words, or of EOS (``end``), at every token."""
     policy = new_policy(tokenizer)
     policy.lm_head = torch.nn.Linear(16, len(tokenizer), bias=True)
     torch.nn.init.normal_(policy.lm_head.weight, std=0.3)
@@ -68,12 +68,12 @@ def constant(prompts: Sequence[Any], completions: Sequence[str]) -> list[float]:
 
 
 def noisy(prompts: Sequence[Any], completions: Sequence[str]) -> list[float]:
-    """Nothing that a critic could learn, the same in every run."""
+    """Return scores that a critic cannot learn, the same in every run."""
     return [math.sin(1000 * (len(text) + sum(map(ord, text)))) for text in completions]
 
 
 def test_a_healthy_run_raises_nothing(new_trainer: Trainers, tokenizer: Any) -> None:
-    """With all limits as they are set: small steps, answers that end, and a reward that the critic can foresee."""
+    """With the default limits: small steps, responses that end, and a reward that the critic can predict."""
 
     def dogs(prompts: Sequence[Any], completions: Sequence[str]) -> list[float]:
         return [2 * ("dog" in prompt) + text.count("e") / 10 for prompt, text in zip(prompts, completions, strict=True)]
@@ -87,31 +87,31 @@ def test_a_healthy_run_raises_nothing(new_trainer: Trainers, tokenizer: Any) -> 
 
 
 def test_a_critic_that_learns_too_fast(new_trainer: Trainers) -> None:
-    [told] = run(
+    [diagnosis] = run(
         new_trainer(
             **QUICK | {"critic_learning_rate": 1.0, "learning_rate": 1e-4, "updates": 8},
             reward=noisy,
             **only("explained_variance", 0.0),
         )
     )
-    assert told.name == "critic_not_learning"
-    assert "stage.critic_learning_rate" in told.text
+    assert diagnosis.name == "critic_not_learning"
+    assert "stage.critic_learning_rate" in diagnosis.text
 
 
 def test_steps_that_are_too_large(new_trainer: Trainers) -> None:
-    told = run(new_trainer(**QUICK | {"learning_rate": 0.3, "updates": 6}, **only("step_kl", 0.1)))
-    assert [diagnosis.name for diagnosis in told] == ["steps_too_large"]
+    reported = run(new_trainer(**QUICK | {"learning_rate": 0.3, "updates": 6}, **only("approx_kl_max", 0.1)))
+    assert [diagnosis.name for diagnosis in reported] == ["steps_too_large"]
 
 
 def test_a_kl_without_a_penalty_runs_away(new_trainer: Trainers) -> None:
-    told = run(new_trainer(**QUICK | {"kl_coef": 0.0, "learning_rate": 0.03}, **only("kl_most", 5.0)))
-    assert [diagnosis.name for diagnosis in told] == ["kl_running_away"]
-    assert told[0].medians["objective/kl"] > 5
+    reported = run(new_trainer(**QUICK | {"kl_coef": 0.0, "learning_rate": 0.03}, **only("kl_max", 5.0)))
+    assert [diagnosis.name for diagnosis in reported] == ["kl_running_away"]
+    assert reported[0].medians["objective/kl"] > 5
 
 
 def test_responses_of_other_weights_make_the_kl_negative(new_trainer: Trainers) -> None:
-    """A sampler that never gets the new weights: it writes what is likely under the old policy, not under the new."""
-    trainer = new_trainer(**QUICK | {"learning_rate": 0.02, "kl_coef": 0.0}, **only("kl_least", -0.5))
+    """A sampler that never gets the new weights writes responses that are likely under the old policy, not the new."""
+    trainer = new_trainer(**QUICK | {"learning_rate": 0.02, "kl_coef": 0.0}, **only("kl_min", -0.5))
     stale = trainer.reference
     trainer.sampler = lambda policy, *arguments: sample(stale, *arguments)
     assert [diagnosis.name for diagnosis in run(trainer)] == ["kl_negative"]
@@ -122,7 +122,7 @@ def test_a_policy_that_never_ends(new_trainer: Trainers, tokenizer: Any) -> None
         **QUICK | {"updates": 8, "learning_rate": 1e-3},
         **pair(tilted(tokenizer, end=-20.0)),
         reward=constant,
-        **only("ended", 0.2),
+        **only("eos_rate_min", 0.2),
     )
     assert [diagnosis.name for diagnosis in run(trainer)] == ["no_eos"]
     assert trainer.metrics["val/ended"] == 0
@@ -133,13 +133,13 @@ LONGER = QUICK | {"learning_rate": 0.02, "kl_coef": 0.0, "max_response_length": 
 
 def test_a_reward_that_likes_length(new_trainer: Trainers, tokenizer: Any) -> None:
     trainer = new_trainer(**LONGER, **pair(tilted(tokenizer, end=4.5)), **only("length_growth", 1.5))
-    [told] = run(trainer)
-    assert told.name == "length_hack"
-    assert told.medians["val/response_length"] > 6
+    [diagnosis] = run(trainer)
+    assert diagnosis.name == "length_hack"
+    assert diagnosis.medians["val/response_length"] > 6
 
 
 def test_a_reward_that_likes_one_word(new_trainer: Trainers, tokenizer: Any) -> None:
-    """It says the word over and over, whatever was asked, and in the end nothing else at all."""
+    """The policy repeats the word for every prompt, and finally writes only that word."""
 
     def cats(prompts: Sequence[Any], completions: Sequence[str]) -> list[float]:
         return [float(text.count("cat")) for text in completions]
@@ -151,16 +151,16 @@ def test_a_reward_that_likes_one_word(new_trainer: Trainers, tokenizer: Any) -> 
         seed=2,
         sentinel=BLIND | EYES | {"repetition": 0.3, "distinct": 0.3, "entropy_share": 0.1},
     )
-    told = {diagnosis.name: diagnosis for diagnosis in run(trainer)}
-    assert set(told) == {"repeating", "all_alike", "entropy_collapse"}
-    assert told["repeating"].medians["val/repetition"] > 0.3
-    assert told["all_alike"].medians["val/distinct"] < 0.3
+    reported = {diagnosis.name: diagnosis for diagnosis in run(trainer)}
+    assert set(reported) == {"repeating", "all_alike", "entropy_collapse"}
+    assert reported["repeating"].medians["val/repetition"] > 0.3
+    assert reported["all_alike"].medians["val/distinct"] < 0.3
 
 
 def test_a_score_that_rises_while_the_gold_score_falls(
     new_trainer: Trainers, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Gold is the opposite of what is rewarded, the number of letters. Without it, nobody can tell."""
+    """Gold is the negative reward, the number of letters. Without gold the failure is not detected."""
     for gold in (True, False):
         trainer = new_trainer(**LONGER, **pair(tilted(tokenizer, end=4.5)), **only("gold_fall", 4.0))
         step = trainer.step
@@ -178,87 +178,88 @@ def test_a_policy_that_starts_elsewhere(new_trainer: Trainers, tokenizer: Any, t
         trainer = new_trainer(reference=new_policy(tokenizer, seed=9), sentinel={"action": action})
         with pytest.raises(TrainingError, match="reference"):
             run(trainer, tmp_path / action)
-        assert [(told.name, told.action, told.update) for told in trainer.sentinel.raised] == [
+        assert [(diagnosis.name, diagnosis.action, diagnosis.update) for diagnosis in trainer.sentinel.raised] == [
             ("start_off", STOPPED, 1)
         ]
 
 
 def test_logprobs_that_are_not_the_policys(new_trainer: Trainers, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What was sampled with is another distribution than what is trained: a temperature that was forgotten, say."""
+    """The sampled distribution differs from the trained one, for example because of an ignored temperature."""
     trainer = new_trainer()
     evaluate = rollout.evaluate
     off = lambda *arguments, **options: shifted(evaluate(*arguments, **options), trainer.update)  # noqa: E731
     monkeypatch.setattr("rlhf.ppo.trainer.evaluate", off)
     with pytest.raises(TrainingError, match="ratio"):
         run(trainer)
-    assert [(told.name, told.update) for told in trainer.sentinel.raised] == [("ratio_off", 3)]
+    assert [(diagnosis.name, diagnosis.update) for diagnosis in trainer.sentinel.raised] == [("ratio_off", 3)]
 
 
 def shifted(found: rollout.Rollout, update: int) -> rollout.Rollout:
     return found._replace(logprobs=found.logprobs + 0.01) if update == 2 else found
 
 
-def test_a_learning_rate_that_makes_nonsense_of_the_weights(new_trainer: Trainers) -> None:
-    """Gradients overflow: no weight is changed by one, and the run ends."""
-    trainer = new_trainer(**QUICK | {"learning_rate": 1e25, "critic_learning_rate": 1e25}, sentinel=BLIND)
+def test_a_learning_rate_that_overflows_the_gradients(new_trainer: Trainers) -> None:
+    """The overflowing gradients change no weight, and the run ends."""
+    trainer = new_trainer(**QUICK, sentinel=BLIND)
+    trainer.stage.learning_rate = trainer.stage.critic_learning_rate = 1e25  # beyond the range of the settings
     with pytest.raises(TrainingError, match="not a finite number"):
         run(trainer)
-    assert [told.name for told in trainer.sentinel.raised] == ["not_finite"]
+    assert [diagnosis.name for diagnosis in trainer.sentinel.raised] == ["not_finite"]
 
 
 RUNAWAY = QUICK | {"kl_coef": 0.0, "learning_rate": 0.03, "updates": 12}
 
 
 def test_stop_leaves_a_checkpoint_and_ends_the_run(new_trainer: Trainers, tmp_path: Path) -> None:
-    told: list[Diagnosis] = []
-    trainer = new_trainer(**RUNAWAY | {"save_every": 100}, **only("kl_most", 5.0, action="stop"))
-    trainer.tell = told.append
+    reported: list[Diagnosis] = []
+    trainer = new_trainer(**RUNAWAY | {"save_every": 100}, **only("kl_max", 5.0, action="stop"))
+    trainer.tell = reported.append
     with pytest.raises(TrainingError, match="stopped at update .* running away from its reference"):
         trainer.train(tmp_path)
-    assert [diagnosis.action for diagnosis in told] == [STOPPED]
-    assert trainer.update == told[0].update < 12
+    assert [diagnosis.action for diagnosis in reported] == [STOPPED]
+    assert trainer.update == reported[0].update < 12
     assert [path.name for path in tmp_path.iterdir()] == [f"update-{trainer.update}"]
-    again = new_trainer(**RUNAWAY, **only("kl_most", 5.0, action="stop"))
+    again = new_trainer(**RUNAWAY, **only("kl_max", 5.0, action="stop"))
     with pytest.raises(TrainingError, match="the run was stopped at update .* stage.sentinel.action=warn"):
         again.restore(tmp_path)
-    on = new_trainer(**RUNAWAY, **only("kl_most", 5.0))
+    on = new_trainer(**RUNAWAY, **only("kl_max", 5.0))
     assert on.restore(tmp_path) == trainer.update
-    assert run(on, tmp_path) == []  # it still holds, and has been told
+    assert run(on, tmp_path) == []  # it is still active, and was reported before
     assert on.update == 12
 
 
 def test_rollback_goes_to_a_healthy_checkpoint_with_a_lower_rate(new_trainer: Trainers, tmp_path: Path) -> None:
     logged: list[tuple[int, float]] = []
-    sentinel = only("kl_most", 5.0, action="rollback", rollbacks=2, rollback_factor=0.5)
+    sentinel = only("kl_max", 5.0, action="rollback", rollbacks=2, rollback_factor=0.5)
     trainer = new_trainer(**RUNAWAY, **sentinel)
     trainer.log = lambda metrics, update: logged.append((update, metrics["lr"]))
-    told: list[Diagnosis] = []
-    trainer.tell = told.append
+    reported: list[Diagnosis] = []
+    trainer.tell = reported.append
     with pytest.raises(TrainingError, match="stopped at"):
         trainer.train(tmp_path)
-    assert [diagnosis.action for diagnosis in told] == ["rolled back", "rolled back", STOPPED]
-    for diagnosis in told[:2]:
+    assert [diagnosis.action for diagnosis in reported] == ["rolled back", "rolled back", STOPPED]
+    for diagnosis in reported[:2]:
         assert diagnosis.back_to <= diagnosis.update - trainer.stage.sentinel.window
         assert diagnosis.back_to % 2 == 0
-    first = next(i for i, (update, _) in enumerate(logged) if update == told[0].update)
-    assert logged[first + 1][0] == told[0].back_to + 1
+    first = next(i for i, (update, _) in enumerate(logged) if update == reported[0].update)
+    assert logged[first + 1][0] == reported[0].back_to + 1
     rates = dict(logged[: first + 1])
-    assert logged[first + 1][1] == pytest.approx(rates[told[0].back_to + 1] / 2)
-    assert told[1].update >= told[0].update  # half the rate takes it as long, or longer
+    assert logged[first + 1][1] == pytest.approx(rates[reported[0].back_to + 1] / 2)
+    assert reported[1].update >= reported[0].update  # half the rate takes it as long, or longer
 
 
-def test_a_rolled_back_run_repeats_itself_to_the_bit_and_can_be_killed(new_trainer: Trainers, tmp_path: Path) -> None:
-    """Killed right after it went back, it goes the wrong way again, is caught again, and ends the same."""
+def test_a_rolled_back_run_is_reproducible_and_can_be_killed(new_trainer: Trainers, tmp_path: Path) -> None:
+    """Killed right after the rollback, the run fails again, is rolled back again, and ends the same."""
 
     def fresh() -> PPOTrainer:
         # Strong at first and weaker later, so that one rollback is enough.
-        sentinel = only("step_kl", 0.03, action="rollback", rollbacks=3, rollback_factor=0.3)
+        sentinel = only("approx_kl_max", 0.03, action="rollback", rollbacks=3, rollback_factor=0.3)
         return new_trainer(**QUICK | {"learning_rate": 0.02, "updates": 10}, **sentinel)
 
     straight = fresh()
-    told = run(straight, tmp_path / "straight")
-    assert [diagnosis.action for diagnosis in told] == ["rolled back"] * len(told)
-    assert told
+    reported = run(straight, tmp_path / "straight")
+    assert [diagnosis.action for diagnosis in reported] == ["rolled back"] * len(reported)
+    assert reported
     killed = fresh()
 
     def kill(diagnosis: Diagnosis) -> None:
@@ -276,10 +277,10 @@ def test_a_rolled_back_run_repeats_itself_to_the_bit_and_can_be_killed(new_train
         assert same(weights(straight.learner.modules[name]), weights(resumed.learner.modules[name]))
 
 
-def test_a_loss_that_is_no_number_can_be_rolled_back(
+def test_a_loss_that_is_not_finite_can_be_rolled_back(
     new_trainer: Trainers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Once, in the eighth update: the run goes back and passes the place on its second try."""
+    """The loss fails once, in the eighth update: the run is rolled back and succeeds on the second try."""
     trainer = new_trainer(**QUICK | {"updates": 10}, sentinel=BLIND | EYES | {"action": "rollback"})
     improve, met = trainer.learner.improve, []
 
@@ -290,8 +291,9 @@ def test_a_loss_that_is_no_number_can_be_rolled_back(
         return improve(found, advantages, *rest)
 
     monkeypatch.setattr(trainer.learner, "improve", overflowing)
-    [told] = run(trainer, tmp_path)
-    assert (told.name, told.update, told.action, told.back_to) == ("not_finite", 8, "rolled back", 4)
+    [diagnosis] = run(trainer, tmp_path)
+    assert (diagnosis.name, diagnosis.action) == ("not_finite", "rolled back")
+    assert (diagnosis.update, diagnosis.back_to) == (8, 4)
     assert trainer.update == 10
     assert trainer.metrics["lr"] < 1e-2
 
@@ -301,8 +303,8 @@ def test_rollback_needs_a_folder(new_trainer: Trainers) -> None:
         new_trainer(sentinel={"action": "rollback"}).train()
 
 
-def test_checkpoints_are_kept_for_going_back(new_trainer: Trainers, tmp_path: Path) -> None:
-    """Beside the last two: the last that is a window old, and the one that takes its place."""
+def test_checkpoints_are_kept_for_rollback(new_trainer: Trainers, tmp_path: Path) -> None:
+    """In addition to the last two: the last one that is a window old, and the one that will replace it."""
     trainer = new_trainer(**QUICK | {"updates": 9, "save_every": 1}, sentinel=BLIND | EYES | {"action": "rollback"})
     run(trainer, tmp_path)
     numbers = [int(path.name.removeprefix("update-")) for path in checkpoint.checkpoints(tmp_path)]
@@ -312,8 +314,8 @@ def test_checkpoints_are_kept_for_going_back(new_trainer: Trainers, tmp_path: Pa
     assert checkpoint.healthy(tmp_path, 6).name == f"update-{numbers[0]}"
 
 
-def test_a_critic_of_its_own_is_not_blamed_for_the_policy(new_trainer: Trainers, tokenizer: Any) -> None:
-    """What the sentinel sees is in its state, and its state is in the checkpoint: as JSON, to the last bit."""
+def test_the_sentinels_state_is_saved_in_the_checkpoint(new_trainer: Trainers, tokenizer: Any) -> None:
+    """JSON keeps the metrics that the sentinel has seen to the last bit."""
     trainer = new_trainer(critic=Critic(new_reward_model(tokenizer, seed=5)), updates=3)
     run(trainer)
     state = json.loads(json.dumps(trainer.state()))

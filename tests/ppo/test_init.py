@@ -1,4 +1,4 @@
-"""PPO as a library: settings without Hydra, and mistakes in them told in one sentence."""
+"""PPO as a library: settings without Hydra, and one-line errors for mistakes in them."""
 
 import subprocess
 import sys
@@ -14,7 +14,7 @@ from tests.conftest import composed
 
 def test_settings_are_those_that_hydra_composes() -> None:
     composed_stage, plain = composed("stage=ppo", "experiment=none", "name=x").stage, settings()
-    # Paths of runs and the data's gold reward are Hydra's: PPOTrainer is given models and functions themselves.
+    # Only Hydra sets paths of runs and the data's gold reward: PPOTrainer takes models and functions.
     names = [name for name in vars(plain) if "${" not in str(vars(plain)[name]) and name != "gold"]
     assert len(names) > 40
     for name in names:
@@ -22,7 +22,7 @@ def test_settings_are_those_that_hydra_composes() -> None:
         assert type(getattr(plain, name)) is type(getattr(composed_stage, name)), name
 
 
-def test_a_choice_is_given_by_its_name_or_as_it_is() -> None:
+def test_an_enum_is_passed_by_name_or_as_a_member() -> None:
     assert settings(missing_eos="subtract").missing_eos is MissingEOS.subtract
     assert settings(kl_estimator=KLEstimator.k3).kl_estimator is KLEstimator.k3
 
@@ -38,10 +38,10 @@ def test_a_choice_is_given_by_its_name_or_as_it_is() -> None:
         ({"updates": 2.5}, "stage.updates must be a whole number, got 2.5"),
         ({"whiten_advantages": 1}, "stage.whiten_advantages must be true or false, got 1"),
         ({"value_clip": False}, "stage.value_clip must be a number or null, got False"),
-        ({"lam": 2.0}, "stage.lam must lie in [0, 1], got 2.0"),
+        ({"gae_lambda": 2.0}, "stage.gae_lambda must lie in [0, 1], got 2.0"),
     ],
 )
-def test_a_bad_override_is_one_sentence(overrides: dict[str, Any], message: str) -> None:
+def test_a_bad_override_is_a_one_line_error(overrides: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError) as error:
         settings(**overrides)
     assert str(error.value).startswith(message)

@@ -26,7 +26,7 @@ def test_estimators_by_hand() -> None:
 
 @given(st.lists(st.tuples(REAL, REAL), min_size=2, max_size=6))
 def test_k1_and_k3_have_the_exact_kl_as_their_mean(numbers: list[tuple[float, float]]) -> None:
-    """The mean under π is a finite sum over the vocabulary, so that nothing has to be sampled."""
+    """The mean under π is a finite sum over the vocabulary, without sampling."""
     logp, ref = (categorical(list(column)) for column in zip(*numbers, strict=True))
     p = logp.exp()
     exact = sum(p[v].item() * (logp[v] - ref[v]).item() for v in range(len(p)))
@@ -83,7 +83,7 @@ def test_the_sum_of_the_rewards_is_the_score_minus_the_kl() -> None:
     assert shaped.rewards.sum(-1).tolist() == pytest.approx(expected, abs=1e-5)
 
 
-def test_without_the_penalty_in_the_reward_the_rewards_are_the_score_and_the_penalties_are_told() -> None:
+def test_with_the_penalty_in_the_loss_rewards_are_the_score() -> None:
     logprobs, ref = torch.tensor([[-1.0, -3.0]]), torch.tensor([[-2.0, -1.0]])
     mask = torch.ones(1, 2, dtype=torch.bool)
     shaped = shape_rewards(torch.tensor([10.0]), logprobs, ref, mask, 0.5, k2, in_reward=False)
@@ -125,10 +125,10 @@ def test_the_gradient_of_the_loss_is_that_of_the_kl_the_other_kl_or_nothing(
 
 
 def test_in_the_reward_k1_pulls_and_near_the_reference_k2_and_k3_hardly_do() -> None:
-    """The policy gradient of a penalty k is E_π[k ∇ log π], k taken as a number: again a finite sum.
+    """The policy gradient of a penalty k is E_π[k ∇ log π] with k as a constant: again a finite sum.
 
-    With k1 it is the KL's, which halves with the distance; with k3 the KL's less the other KL's, and like k2's of
-    second order: a quarter at half the distance.
+    With k1 it is that of the KL, which halves with the distance. With k3 it is that of the KL minus that of the reverse
+    KL, and, like that of k2, of second order: a quarter at half the distance.
     """
     base, direction = torch.tensor([0.3, -0.2, 0.9]), torch.tensor([1.0, -1.0, 0.5])
     sizes: dict[str, list[float]] = {name: [] for name in ESTIMATORS}
@@ -158,5 +158,5 @@ def test_in_the_reward_k1_pulls_and_near_the_reference_k2_and_k3_hardly_do() -> 
     ids=["at the target", "a tenth above", "a fifth below", "far above", "at the start", "negative"],
 )
 def test_the_coefficient_follows_the_kl_by_a_bounded_share_of_the_error(kl: float, expected: float) -> None:
-    """β = 0.2, target 6, K = 0.1: the error is bounded at a fifth, so β changes by 2 % at most."""
+    """β = 0.2, target 6, K = 0.1: the error is clipped to ±0.2, so β changes by at most 2 %."""
     assert adapted(0.2, kl, 6.0, 0.1) == pytest.approx(expected)

@@ -1,4 +1,4 @@
-"""A batch of experience turned into steps of both models: gradients, their bounds, and what changes nothing."""
+"""Steps of both models from a batch of rollouts: gradients, their bounds, and invariances."""
 
 import itertools
 import math
@@ -59,7 +59,7 @@ def test_accumulated_micro_batches_give_the_step_of_the_full_batch(
 
 
 def moved(trainer: PPOTrainer, rollout: Rollout, *arguments: Any) -> torch.Tensor:
-    """The gradient of the policy's head, by one step of plain gradient descent."""
+    """Return the gradient of the policy's head, from one step of plain gradient descent."""
     rate = trainer.stage.learning_rate
     trainer.learner.optimizers["policy"] = torch.optim.SGD(trainer.policy.parameters(), lr=rate)
     before = trainer.policy.lm_head.weight.detach().clone()
@@ -68,7 +68,7 @@ def moved(trainer: PPOTrainer, rollout: Rollout, *arguments: Any) -> torch.Tenso
 
 
 def by_hand(trainer: PPOTrainer, rollout: Rollout, of_token: OfToken, by_response: bool = False) -> torch.Tensor:
-    """A second implementation: the gradient of the mean of ``of_token(row, t, logp)`` over tokens, one at a time.
+    """Return the gradient of the mean of ``of_token(row, t, logp)`` over tokens, one at a time: the oracle.
 
     ``logp`` are the log-probabilities of the whole vocabulary after an unpadded prefix.
     """
@@ -87,7 +87,7 @@ def by_hand(trainer: PPOTrainer, rollout: Rollout, of_token: OfToken, by_respons
 
 
 def surrogate(rollout: Rollout, advantages: torch.Tensor) -> OfToken:
-    """-A·log π, which is the policy's loss at ratio 1 up to a constant."""
+    """Return -A·log π, the policy's loss at ratio 1 up to a constant."""
     return lambda row, t, logp: -advantages[row, t] * logp[rollout.response_ids[row, t]]
 
 
@@ -107,7 +107,7 @@ def test_the_gradient_is_that_of_the_mean_over_tokens_or_responses(new_trainer: 
 
 
 def test_the_entropy_bonus_adds_the_gradient_of_the_mean_entropy(new_trainer: Trainers) -> None:
-    """With advantages of 0 it is alone; the entropy is that of the distribution that tokens are drawn from."""
+    """With advantages of 0 it is the only term; the entropy is that of the sampling distribution."""
     trainer = new_trainer(**ONE_STEP, entropy_coef=0.5)
     rollout, advantages, returns = experience(trainer)
     expected = by_hand(trainer, rollout, lambda row, t, logp: 0.5 * (logp.exp() * logp).sum())
@@ -118,7 +118,7 @@ def test_the_entropy_bonus_adds_the_gradient_of_the_mean_entropy(new_trainer: Tr
 
 @pytest.mark.parametrize("estimator", ["k2", "k3"])
 def test_the_kl_in_the_loss_pulls_by_its_own_gradient(new_trainer: Trainers, tokenizer: Any, estimator: str) -> None:
-    """With advantages of 0 it is alone; the reference is another model, so that there is something to pull."""
+    """With advantages of 0 it is the only term; the reference is another model, so that the penalty is not 0."""
     trainer = new_trainer(**ONE_STEP, kl_in="loss", kl_estimator=estimator, reference=new_policy(tokenizer, 5))
     rollout, advantages, returns = experience(trainer)
 
@@ -132,25 +132,25 @@ def test_the_kl_in_the_loss_pulls_by_its_own_gradient(new_trainer: Trainers, tok
     assert found.abs().max() > 1e-2
 
 
-def test_tokens_of_another_engine_are_weighed_by_their_importance(new_trainer: Trainers) -> None:
-    """At ratio 1 a weight on the loss is a weight on the advantage; the engine's log-probabilities are off at random.
+def test_tokens_of_another_engine_are_weighted_by_their_importance(new_trainer: Trainers) -> None:
+    """At ratio 1 a weight on the loss is a weight on the advantage; the engine's log-probabilities have random errors.
 
-    Without the option the step does not see them.
+    Without the option the step ignores them.
     """
     trainers = {cap: new_trainer(**ONE_STEP, importance_cap=cap) for cap in (None, 1.2)}
     rollout, advantages, returns = experience(trainers[None])
     noise = 0.5 * torch.randn(rollout.mask.shape, generator=torch.Generator().manual_seed(0))
     weight = (-noise).exp().clamp(max=1.2)
     plain = by_hand(trainers[None], rollout, surrogate(rollout, advantages))
-    weighed = by_hand(trainers[None], rollout, surrogate(rollout, weight * advantages))
+    weighted = by_hand(trainers[None], rollout, surrogate(rollout, weight * advantages))
     rollout = rollout._replace(sampler_logprobs=rollout.logprobs + noise)
     assert torch.allclose(moved(trainers[None], rollout, advantages, returns, 0), plain, atol=1e-4)
-    assert torch.allclose(moved(trainers[1.2], rollout, advantages, returns, 0), weighed, atol=1e-4)
-    assert not torch.allclose(plain, weighed, atol=1e-2)
+    assert torch.allclose(moved(trainers[1.2], rollout, advantages, returns, 0), weighted, atol=1e-4)
+    assert not torch.allclose(plain, weighted, atol=1e-2)
 
 
 def test_an_update_ends_before_the_step_that_starts_too_far_away(new_trainer: Trainers) -> None:
-    """Sixteen steps are allowed and some are taken, after which the weights are those of as many steps and no more."""
+    """Some of sixteen allowed steps are taken; the weights equal those after exactly that number of steps."""
     options = {"minibatches": 2, "epochs": 8}
     trainer = new_trainer(**options, target_kl=0.02)
     rollout, advantages, returns = experience(trainer)
@@ -182,7 +182,7 @@ def test_without_a_target_every_step_is_taken(new_trainer: Trainers) -> None:
     assert trainer.learner.improve(rollout, advantages, returns, 1)["policy/steps"] == 6
 
 
-def test_every_epoch_has_every_row_once_in_an_order_of_its_own(new_trainer: Trainers) -> None:
+def test_every_epoch_has_every_row_once_in_a_new_order(new_trainer: Trainers) -> None:
     trainer = new_trainer(minibatches=3, epochs=3)
     learner = trainer.learner
     parts = [index.tolist() for index in learner._minibatches(6, 1)]
@@ -197,8 +197,8 @@ def test_every_epoch_has_every_row_once_in_an_order_of_its_own(new_trainer: Trai
 def test_the_first_step_is_adams_with_its_epsilon_and_decays_no_weight(new_trainer: Trainers) -> None:
     """After one gradient g both corrected moments are g and g², so a weight moves by lr · g / (|g| + ε).
 
-    ε is as large as the gradients here; where it stood beside the uncorrected root, as in TensorFlow, it would count
-    for 1 / sqrt(1 - 0.999), some thirty times as much.
+    ε is as large as the gradients here; added to the uncorrected root, as in TensorFlow, it would count
+    1 / sqrt(1 - 0.999), about thirty times, as much.
     """
     plain = new_trainer(**ONE_STEP, learning_rate=1.0)
     rollout, advantages, returns = experience(plain)
@@ -262,7 +262,7 @@ def test_the_gradients_of_each_model_are_clipped_by_themselves(new_trainer: Trai
         assert sum(moved).sqrt().item() == pytest.approx(1e-3, rel=1e-2)
 
 
-def test_a_gradient_that_is_no_number_changes_no_parameter(new_trainer: Trainers) -> None:
+def test_a_gradient_that_is_not_finite_changes_no_parameter(new_trainer: Trainers) -> None:
     """The critic's gradient is infinite, the policy's is fine: neither model takes the step."""
     trainer = new_trainer(minibatches=1)
     rollout, advantages, returns = experience(trainer)
@@ -274,7 +274,7 @@ def test_a_gradient_that_is_no_number_changes_no_parameter(new_trainer: Trainers
     assert same(before[1], weights(trainer.critic))
 
 
-def test_an_advantage_that_is_no_number_is_refused(new_trainer: Trainers) -> None:
+def test_an_advantage_that_is_not_finite_is_refused(new_trainer: Trainers) -> None:
     trainer = new_trainer()
     rollout, advantages, returns = experience(trainer)
     advantages[0, 0] = math.nan
@@ -283,7 +283,7 @@ def test_an_advantage_that_is_no_number_is_refused(new_trainer: Trainers) -> Non
         trainer.learner.improve(rollout, nowhere, returns, 0)
 
 
-def test_in_its_warm_up_the_critic_alone_learns(new_trainer: Trainers) -> None:
+def test_only_the_critic_learns_during_its_warm_up(new_trainer: Trainers) -> None:
     trainer = new_trainer(critic_warmup_updates=1, updates=2)
     before = weights(trainer.policy), weights(trainer.critic)
     trainer.step(trainer.batch(0))

@@ -12,14 +12,14 @@ from rlhf.ppo.losses import clipped_policy_loss, clipped_value_loss, truncated_i
 
 
 def ratios(*values: float) -> tuple[Tensor, Tensor]:
-    """Log-probabilities whose ratios to the old ones are ``values``."""
+    """Return log-probabilities whose ratios to the old ones are ``values``."""
     old = torch.full((1, len(values)), -1.5, dtype=torch.float64)
     return old + torch.tensor([values], dtype=torch.float64).log(), old
 
 
 def test_the_policy_loss_on_every_branch() -> None:
-    """ε = 0.2. Clipping takes what was gained beyond the bound (ratio 1.5 with A > 0, 0.5 with A < 0), and never
-    forgives what was lost (1.5 with A < 0, 0.5 with A > 0)."""
+    """ε = 0.2. Clipping limits gains beyond the bound (ratio 1.5 with A > 0, 0.5 with A < 0) and never reduces losses
+    (1.5 with A < 0, 0.5 with A > 0)."""
     logprobs, old = ratios(1.5, 0.5, 1.5, 0.5, 1.1)
     advantages = torch.tensor([[2.0, -2.0, -2.0, 2.0, 2.0]], dtype=torch.float64)
     loss, ratio, clipped = clipped_policy_loss(logprobs, old, advantages, 0.2, 0.2)
@@ -38,7 +38,7 @@ def test_at_ratio_one_the_loss_is_minus_the_advantage_and_nothing_is_clipped() -
 
 
 def test_clip_higher_leaves_more_room_above_than_below() -> None:
-    """ε = 0.2 below and 0.28 above: 1.25 is free with A > 0, and 1.5 is held at 1.28; below nothing changes."""
+    """ε = 0.2 below and 0.28 above: with A > 0 1.25 is not clipped, 1.5 is clipped to 1.28; below nothing changes."""
     logprobs, old = ratios(1.25, 1.5, 0.5)
     advantages = torch.tensor([[2.0, 2.0, -2.0]], dtype=torch.float64)
     loss, _, clipped = clipped_policy_loss(logprobs, old, advantages, 0.2, 0.28)
@@ -47,7 +47,7 @@ def test_clip_higher_leaves_more_room_above_than_below() -> None:
 
 
 def test_dual_clip_bounds_the_loss_of_a_token_that_grew_against_its_advantage() -> None:
-    """c = 3. Ratio 5 with A = -2 would lose 10 and loses 6, without a gradient; with A = 2 nothing is different."""
+    """c = 3. The loss of ratio 5 with A = -2 is 6 instead of 10, without a gradient; with A = 2 nothing changes."""
     logprobs, old = ratios(5.0, 2.0, 5.0, 0.5)
     logprobs.requires_grad_()
     advantages = torch.tensor([[-2.0, -2.0, 2.0, -2.0]], dtype=torch.float64)
@@ -58,8 +58,8 @@ def test_dual_clip_bounds_the_loss_of_a_token_that_grew_against_its_advantage() 
     assert logprobs.grad[0].tolist() == pytest.approx([0.0, 4.0, 0.0, 0.0])
 
 
-def test_what_another_engine_drew_counts_by_its_ratio_up_to_the_cap() -> None:
-    """Probabilities ½, ½, ½ here and ¼, 1, 1/10 there: the ratios are 2, ½ and 5, and 5 is held at 3."""
+def test_tokens_of_another_engine_count_by_their_ratio_up_to_the_cap() -> None:
+    """Probabilities ½, ½, ½ of the learner and ¼, 1, 1/10 of the engine: ratios 2, ½ and 5, and 5 is capped at 3."""
     ours, theirs = torch.tensor([[0.5, 0.5, 0.5]]).log(), torch.tensor([[0.25, 1.0, 0.1]]).log()
     assert truncated_importance(ours, theirs, 3.0)[0].tolist() == pytest.approx([2.0, 0.5, 3.0])
     assert (truncated_importance(ours, ours, 1.0) == 1).all()

@@ -1,4 +1,4 @@
-"""Who shares a base with whom, decided from what runs descend from; and that sharing changes no number."""
+"""Which roles share a base, decided from the parents of runs; sharing changes no number."""
 
 import itertools
 import sys
@@ -26,7 +26,7 @@ LINES = {"sft": "base", "dpo": "sft", "reward": "sft", "other reward": "base"}
 
 @pytest.fixture(scope="module")
 def family(tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Parent]:
-    """base <- sft <- dpo, sft <- reward, base <- other reward: adapters, saved as stages save them; whole models."""
+    """base <- sft <- dpo, sft <- reward, base <- other reward: adapters, saved as stages save them; full models."""
     root = tmp_path_factory.mktemp("family")
     for name, model in {
         "base": new_policy(tokenizer),
@@ -46,7 +46,7 @@ def family(tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Callable
 
 
 def load(root: Path, name: str, classifies: bool) -> Any:
-    """A plain model with the adapters of its line merged by peft alone: the second way."""
+    """Return a plain model with the adapters of its line merged only by peft: the oracle."""
     kind = AutoModelForSequenceClassification if classifies else AutoModelForCausalLM
     if name == "base":
         return kind.from_pretrained(root / name, **({"num_labels": 1} if classifies else {}))
@@ -79,7 +79,7 @@ def names(chain: list[Parent]) -> list[str]:
 
 
 @pytest.mark.parametrize(("policy", "reward", "base", "policy_wears", "reward_wears"), CASES)
-def test_what_is_common_is_the_base_and_the_rest_is_worn(
+def test_the_common_part_is_the_base_and_the_rest_are_adapters(
     settings: Configure, parents: Parents, tokenizer: Any, policy: str, reward: str, base: str, policy_wears: list[str],
     reward_wears: list[str], capsys: pytest.CaptureFixture,
 ) -> None:  # fmt: skip
@@ -98,11 +98,11 @@ def test_what_is_common_is_the_base_and_the_rest_is_worn(
 def test_sharing_changes_no_number(
     settings: Configure, parents: Parents, tokenizer: Any, policy: str, reward: str
 ) -> None:
-    """1e-5 in float32: separate models have adapters rounded into their weights."""
+    """1e-5 in float32: merging the adapters of separate models rounds their weights."""
     batch, found = rollout(tokenizer), []
     given = parents(policy=policy, reward=reward)
-    for one_base in ("true", "false"):
-        roles = assign(settings("ppo", *LORA, f"stage.one_base={one_base}"), given, tokenizer)
+    for share_base_model in ("true", "false"):
+        roles = assign(settings("ppo", *LORA, f"stage.share_base_model={share_base_model}"), given, tokenizer)
         roles.policy.eval()
         judge = roles.reward_model("reward")
         if judge is None:
@@ -138,30 +138,36 @@ def test_a_whole_reward_model_has_no_base_in_common(
     given = parents(policy="sft", reward="whole reward")
     assert isinstance(assign(settings("ppo", *LORA), given, tokenizer), Separate)
     [line] = capsys.readouterr().out.splitlines()
-    assert line.startswith("ppo: each role has a model of its own, since ")
-    assert line.endswith(f"whole reward is no adapter on a model that {given['policy'].path} descends from")
-    with pytest.raises(ConfigError, match="stage.one_base=true is not possible, since .*whole reward is no adapter"):
-        assign(settings("ppo", *LORA, "stage.one_base=true"), given, tokenizer)
+    assert line.startswith("ppo: each role is a separate model, since ")
+    assert line.endswith(f"whole reward is not an adapter on a parent of {given['policy'].path}")
+    with pytest.raises(
+        ConfigError, match="stage.share_base_model=true is not possible, since .*whole reward is not an adapt"
+    ):
+        assign(settings("ppo", *LORA, "stage.share_base_model=true"), given, tokenizer)
 
 
-def test_a_stranger_is_no_base(settings: Configure, parents: Parents, tokenizer: Any) -> None:
-    with pytest.raises(ConfigError, match="no adapter on a model that .*stranger descends from"):
-        assign(settings("ppo", *LORA, "stage.one_base=true"), parents(policy="stranger", reward="reward"), tokenizer)
+def test_an_unrelated_model_is_not_a_base(settings: Configure, parents: Parents, tokenizer: Any) -> None:
+    with pytest.raises(ConfigError, match="not an adapter on a parent of .*stranger"):
+        assign(
+            settings("ppo", *LORA, "stage.share_base_model=true"),
+            parents(policy="stranger", reward="reward"),
+            tokenizer,
+        )
 
 
-def test_it_can_be_left_out(settings: Configure, parents: Parents, tokenizer: Any, capsys: Any) -> None:
+def test_separate_models_can_be_chosen(settings: Configure, parents: Parents, tokenizer: Any, capsys: Any) -> None:
     given = parents(policy="sft", reward="reward")
-    assert isinstance(assign(settings("ppo", *LORA, "stage.one_base=false"), given, tokenizer), Separate)
+    assert isinstance(assign(settings("ppo", *LORA, "stage.share_base_model=false"), given, tokenizer), Separate)
     assert isinstance(assign(settings("ppo"), given, tokenizer), Separate)
     assert capsys.readouterr().out == ""
-    with pytest.raises(ConfigError, match="stage.one_base=true wants adapters"):
-        settings("ppo", "stage.one_base=true")
+    with pytest.raises(ConfigError, match="stage.share_base_model=true wants adapters"):
+        settings("ppo", "stage.share_base_model=true")
 
 
 def test_reward_models_share_where_they_can(
     settings: Configure, parents: Parents, tokenizer: Any, capsys: pytest.CaptureFixture
 ) -> None:
-    """Their common base with the policy is the older one; a whole one is loaded beside it, and this is said."""
+    """Their common base with the policy is the older one; a full model is loaded separately, and a line reports it."""
     given = parents(policy="sft", reward="reward", rewards_a="other reward", gold="whole reward", rewards_b="reward")
     roles = assign(settings("ppo", *LORA), given, tokenizer)
     assert Path(roles.base.path).name == "base"
@@ -169,15 +175,15 @@ def test_reward_models_share_where_they_can(
     assert names(roles.chains["rewards.a"]) == ["other reward"]
     assert roles.reward_model("gold") is None
     assert "gold" not in roles.chains
-    assert "whole reward is no adapter on" in capsys.readouterr().out
+    assert "whole reward is not an adapter on" in capsys.readouterr().out
     ids = torch.arange(5, 11).view(1, 6)
     scores = [roles.reward_model(role)(ids).logits.item() for role in ("reward", "rewards.a", "rewards.b")]
     assert scores[0] == scores[2] != scores[1]
     adapters = {name.split(".")[-2] for name, _ in roles.shared.model.named_parameters() if "lora_A" in name}
-    assert len(adapters) == 1 + len({"sft", "reward", "other reward"})  # each once, whoever wears it
+    assert len(adapters) == 1 + len({"sft", "reward", "other reward"})  # each once, for all roles
 
 
-def test_an_adapter_without_a_head_is_no_reward_model(settings: Configure, parents: Parents, tokenizer: Any) -> None:
+def test_an_adapter_without_a_head_is_not_a_reward_model(settings: Configure, parents: Parents, tokenizer: Any) -> None:
     roles = assign(settings("ppo", *LORA), parents(policy="sft", reward="dpo"), tokenizer)
     assert roles.reward_model("reward") is None
 
@@ -186,15 +192,15 @@ def test_the_critic_of_a_reward_without_a_model_starts_from_the_policy(
     settings: Configure, parents: Parents, tokenizer: Any, capsys: pytest.CaptureFixture
 ) -> None:
     roles = assign(settings("ppo", *LORA), parents(policy="dpo"), tokenizer)
-    assert "the critic starts from the policy, under a head of zeros" in capsys.readouterr().out
+    assert "the critic starts from the policy with a zero head" in capsys.readouterr().out
     assert Path(roles.base.path).name == "dpo"
     batch = rollout(tokenizer)
     assert not values_of(roles.critic, batch).any()
-    separate = assign(settings("ppo", *LORA, "stage.one_base=false"), parents(policy="dpo"), tokenizer)
+    separate = assign(settings("ppo", *LORA, "stage.share_base_model=false"), parents(policy="dpo"), tokenizer)
     assert not values_of(separate.critic, batch).any()
 
 
-def test_a_critic_of_its_own(settings: Configure, parents: Parents, tokenizer: Any) -> None:
+def test_a_separate_critic(settings: Configure, parents: Parents, tokenizer: Any) -> None:
     roles = assign(settings("ppo", *LORA), parents(policy="sft", reward="reward", critic="other reward"), tokenizer)
     assert names(roles.chains["critic"]) == ["other reward"]
     assert names(roles.chains["reward"]) == ["sft", "reward"]
@@ -210,10 +216,10 @@ def test_a_critic_that_does_not_read_the_policys_tokens_is_refused(
         assign(settings("ppo", *LORA), given, tokenizer)
 
 
-def test_of_four_bits_nothing_is_merged(
+def test_no_adapter_is_merged_into_four_bits(
     settings: Configure, parents: Parents, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The base is what every line begins with; here in float32, the numbers are those of merged adapters."""
+    """The base is the first model of every line; here, in float32, the numbers are those of merged adapters."""
     monkeypatch.setattr(adapters, "quantization", lambda adapter: {})
     given = parents(policy="sft", reward="reward")
     roles = {kind: assign(settings("ppo", *LORA, f"adapter={kind}"), given, tokenizer) for kind in ("qlora", "lora")}

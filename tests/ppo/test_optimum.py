@@ -1,6 +1,6 @@
 """A task whose optimum is known: sequences of at most two words, each with a reward, and a KL penalty.
 
-The policy that maximises E[r] - β KL(π ‖ π_ref) is π* ∝ π_ref exp(r / β) over whole responses (Ziegler et al. 2019,
+The policy that maximizes E[r] - β KL(π ‖ π_ref) is π* ∝ π_ref exp(r / β) over whole responses (Ziegler et al. 2019,
 https://arxiv.org/abs/1909.08593, section 2.1; Rafailov et al. 2023, https://arxiv.org/abs/2305.18290, eq. 4).
 """
 
@@ -54,14 +54,14 @@ def new_policy() -> LlamaForCausalLM:
 
 
 def responses() -> list[tuple[int, ...]]:
-    """Every response: one that ends at once, one word and the end, or two tokens without one."""
+    """Return every response: EOS only, one word and EOS, or two tokens without EOS."""
     others = [i for i in range(len(VOCABULARY)) if i != 1]
     return [(1,), *itertools.product(others, range(len(VOCABULARY)))]
 
 
 @torch.no_grad()
 def distribution(policy: Any, of: Sequence[tuple[int, ...]]) -> torch.Tensor:
-    """Probability of each response to the prompt "go", by the chain rule."""
+    """Return the probability of each response to the prompt "go", by the chain rule."""
     found = []
     for response in of:
         logp = torch.log_softmax(policy(torch.tensor([[2, *response]])).logits[0].double(), dim=-1)
@@ -70,16 +70,16 @@ def distribution(policy: Any, of: Sequence[tuple[int, ...]]) -> torch.Tensor:
 
 
 def distance(p: torch.Tensor, q: torch.Tensor) -> float:
-    """Total variation: the largest difference between the probabilities of any event."""
+    """Return the total variation distance: the largest difference between the probabilities of any event."""
     return 0.5 * (p - q).abs().sum().item()
 
 
 def ppo(tokenizer: Any, **options: Any) -> PPOTrainer:
-    """A trainer that has reached what its settings lead to."""
+    """Return a trainer that has converged under its settings."""
     policy, reference = new_policy(), new_policy()
     torch.manual_seed(1)
     critic = Critic(LlamaForSequenceClassification(config(num_labels=1)))
-    # Whitening would blow up the noise that is left at the optimum, where every advantage is zero.
+    # Whitening would amplify the remaining noise at the optimum, at which every advantage is zero.
     plain = {
         "updates": 60, "batch_size": 512, "micro_batch_size": 512, "minibatches": 1, "epochs": 2,
         "learning_rate": 0.005, "critic_learning_rate": 0.02, "value_clip": None, "kl_coef": BETA, "temperature": 1.0,
@@ -91,7 +91,7 @@ def ppo(tokenizer: Any, **options: Any) -> PPOTrainer:
 
 
 def tilted(p: torch.Tensor, scores: torch.Tensor, beta: float) -> torch.Tensor:
-    """p exp(r / β), normalised."""
+    """Return p exp(r / β), normalized."""
     weights = p * (scores / beta).exp()
     return weights / weights.sum()
 
@@ -112,9 +112,9 @@ def test_ppo_reaches_the_optimum_of_its_objective(tokenizer: Any) -> None:
 
 
 def test_with_the_kl_in_the_loss_each_token_is_tilted_by_the_mean_score_behind_it(tokenizer: Any) -> None:
-    """The pull of the loss does not look ahead, so its fixed point is another one, which can be computed as well.
+    """The penalty in the loss ignores later tokens, so it has another fixed point, which can be computed as well.
 
-    The second token is tilted as before; the first by E[r] of what then follows, without what the second one pays.
+    The second token is tilted as before; the first by E[r] of its continuations, without the penalty of the second.
     """
     every = responses()
     reference = new_policy()
@@ -138,7 +138,7 @@ def test_with_the_kl_in_the_loss_each_token_is_tilted_by_the_mean_score_behind_i
 
 
 def test_the_adaptive_coefficient_finds_the_tilt_that_has_the_target_kl(tokenizer: Any) -> None:
-    """Of all policies with that KL the best is the reference tilted by some β: the one that the controller finds."""
+    """The best policy with a given KL is the reference tilted by some β: the controller finds that β."""
     every, target = responses(), 0.25
     start, scores = distribution(new_policy(), every), scores_of(every, tokenizer)
 
@@ -151,7 +151,7 @@ def test_the_adaptive_coefficient_finds_the_tilt_that_has_the_target_kl(tokenize
         low, high = (middle, high) if kl(tilted(start, scores, middle)) > target else (low, middle)
     trainer = ppo(tokenizer, kl_target=target)
     end = distribution(trainer.policy, every)
-    assert abs(BETA - low) > 0.1  # where it starts is not where it ends
+    assert abs(BETA - low) > 0.1  # the start is not the solution
     assert trainer.kl_coef == pytest.approx(low, rel=0.15)
     assert kl(end) == pytest.approx(target, abs=0.06)
     assert distance(start, tilted(start, scores, low)) > 0.2
@@ -159,9 +159,9 @@ def test_the_adaptive_coefficient_finds_the_tilt_that_has_the_target_kl(tokenize
 
 
 def test_dpo_reaches_the_same_optimum_from_preferences(tokenizer: Any, tmp_path: Path) -> None:
-    """Pairs from Bradley and Terry's model, so that the rewards are what the preferences say.
+    """Pairs are drawn from the Bradley-Terry model of the rewards.
 
-    The loss sees the responses that occur and no others, so it is over these that the policy is compared.
+    The loss depends only on responses that occur in pairs, so the policies are compared on these.
     """
     every = [(3, 1), (4, 1), (5, 1), (3, 4, 1), (5, 5, 1)]
     texts = [" ".join(VOCABULARY[token] for token in response[:-1]) for response in every]

@@ -1,4 +1,4 @@
-"""The same numbers: a minibatch's losses and gradients by the algorithm as it is written down, in forty plain lines."""
+"""Losses and gradients of a minibatch equal those of a plain implementation of the algorithm in forty lines."""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,7 +15,7 @@ Trainers = Callable[..., PPOTrainer]
 
 
 def plain(trainer: PPOTrainer, batch: Rollout, advantages: torch.Tensor, returns: torch.Tensor) -> dict[str, Any]:
-    """The whole padded batch at once: masks, positions, logits of every position, log_softmax, autograd."""
+    """Compute the whole padded batch at once: masks, positions, logits of every position, log_softmax, autograd."""
     stage, mask = trainer.stage, batch.mask.float()
     inputs = model_inputs(batch)
     length = mask.shape[1]
@@ -67,7 +67,7 @@ def adapted(tokenizer: Any) -> Any:
 def test_losses_and_gradients_are_those_of_the_plain_algorithm(
     new_trainer: Trainers, tokenizer: Any, size: int | None, tokens: int | None, options: dict[str, Any], lora: bool
 ) -> None:
-    """Away from where the rollout was drawn, so that ratios are not 1 and some are clipped, values too."""
+    """The models have moved since the rollout, so that ratios are not 1 and some ratios and values are clipped."""
     policy = {"policy": adapted(tokenizer), "reference": None} if lora else {}
     trainer = new_trainer(micro_batch_size=size, micro_batch_tokens=tokens, **policy, **options)
     batch, advantages, returns = experience(trainer)

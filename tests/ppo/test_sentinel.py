@@ -1,4 +1,4 @@
-"""When a diagnosis is raised, when again, and what a run remembers of it."""
+"""When a diagnosis is raised, when it is raised again, and the state that a run keeps of it."""
 
 import json
 from dataclasses import replace
@@ -20,12 +20,12 @@ def observed(sentinel: Sentinel, values: list[float], start: int = 1) -> list[tu
     return found
 
 
-def test_it_is_raised_once_and_again_after_a_window_in_which_it_did_not_hold() -> None:
-    """The median of five is above 25 from the third high value on, and stays so until three low ones have come."""
+def test_a_diagnosis_is_raised_once_and_again_after_an_inactive_window() -> None:
+    """The median of five is above 25 from the third high value until the third low one."""
     sentinel = Sentinel(LIMITS)
     assert observed(sentinel, [0.0] * 5 + [50.0] * 20) == [("kl_running_away", 8)]
     assert not sentinel.healthy
-    assert observed(sentinel, [0.0] * 4 + [50.0] * 6) == []  # a short recovery ends nothing
+    assert observed(sentinel, [0.0] * 4 + [50.0] * 6) == []  # a short recovery does not end it
     assert observed(sentinel, [0.0] * 7) == []
     assert sentinel.healthy
     assert observed(sentinel, [50.0] * 5, start=43) == [("kl_running_away", 45)]
@@ -43,12 +43,12 @@ def test_a_diagnosis_carries_its_update_and_its_medians() -> None:
 
 
 def test_equal_metrics_give_equal_decisions() -> None:
-    """Ranks that see the same numbers decide alike."""
+    """Ranks with the same numbers decide the same."""
     values = [float(value) for value in range(60)]
     assert observed(Sentinel(LIMITS), values) == observed(Sentinel(LIMITS), values) != []
 
 
-def test_its_state_goes_through_json_and_it_goes_on_as_if_nothing_had_been() -> None:
+def test_a_sentinel_restored_from_json_continues_unchanged() -> None:
     values = [0.1 * value for value in range(300)]
     for cut in (1, 7, 251, 253, 258):
         straight, first = Sentinel(LIMITS), Sentinel(LIMITS)
@@ -67,7 +67,7 @@ def sentinel_diagnosis(sentinel: Sentinel):
     return Sentinel(LIMITS).broken(BrokenError("not_finite", "a loss is not a number"), 3)
 
 
-def test_going_back_forgets_what_was_seen_since_and_counts() -> None:
+def test_a_rollback_forgets_later_metrics_and_is_counted() -> None:
     sentinel = Sentinel(replace(LIMITS, rollback_factor=0.5))
     observed(sentinel, [1.0] * 4)
     state = json.loads(json.dumps(sentinel.state_dict()))
@@ -83,7 +83,7 @@ def test_going_back_forgets_what_was_seen_since_and_counts() -> None:
     assert sentinel.rate_factor == 0.25
 
 
-def test_what_ended_a_run_is_remembered() -> None:
+def test_the_diagnosis_that_stopped_a_run_is_remembered() -> None:
     sentinel = Sentinel(LIMITS)
     error = BrokenError("not_finite", "the loss is not a number")
     assert isinstance(error, TrainingError)
@@ -102,7 +102,7 @@ def test_what_ended_a_run_is_remembered() -> None:
         ("window", 0),
         ("rollback_factor", 1.0),
         ("rollbacks", -1),
-        ("kl_least", 0.1),
+        ("kl_min", 0.1),
         ("explained_variance", 1.5),
         ("distinct", 2.0),
         ("grace", -1),

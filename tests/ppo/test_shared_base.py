@@ -1,4 +1,4 @@
-"""Roles over one base: they compute what models of their own compute, and none touches what is another's."""
+"""Roles on one base compute the same as separate models, and do not affect each other."""
 
 import copy
 import json
@@ -39,7 +39,7 @@ def lora(task: TaskType = TaskType.CAUSAL_LM, **more: Any) -> LoraConfig:
 
 
 def spread(model: PeftModel, seed: int) -> PeftModel:
-    """An adapter as training leaves it: B is no longer 0."""
+    """Return an adapter as after training: B is not 0."""
     torch.manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -49,7 +49,7 @@ def spread(model: PeftModel, seed: int) -> PeftModel:
 
 
 def backbone(tokenizer: Any) -> LlamaForSequenceClassification:
-    """A classifier on the weights of ``new_policy``, under a head of its own."""
+    """Return a classifier with the weights of ``new_policy`` and a new head."""
     torch.manual_seed(5)
     model = LlamaForSequenceClassification(config(tokenizer, num_labels=1))
     model.model.load_state_dict(new_policy(tokenizer).model.state_dict())
@@ -58,20 +58,20 @@ def backbone(tokenizer: Any) -> LlamaForSequenceClassification:
 
 @pytest.fixture(scope="module")
 def reward_model(tokenizer: Any) -> PeftModel:
-    """A reward model as stage=reward trains it, in memory; nothing in a test changes it."""
+    """Return a reward model like those of stage=reward, in memory; tests do not change it."""
     return spread(get_peft_model(backbone(tokenizer), lora(TaskType.SEQ_CLS)), 6)
 
 
 @pytest.fixture(scope="module")
 def folder(reward_model: PeftModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same, saved."""
+    """Return the folder of the same reward model."""
     place = tmp_path_factory.mktemp("reward")
     reward_model.save_pretrained(place)
     return place
 
 
 class Cast:
-    """Four roles over one base, and the same four as models of their own, with equal weights."""
+    """Four roles on one base, and the same four as separate models, with equal weights."""
 
     def __init__(self, tokenizer: Any, reward_model: PeftModel, folder: Path):
         torch.manual_seed(7)
@@ -129,7 +129,7 @@ def test_the_head_is_in_the_file_of_the_adapter(reward_model: PeftModel, folder:
 def test_log_probabilities_scores_and_values_are_those_of_four_models(
     cast: Cast, tokenizer: Any, reward_model: PeftModel
 ) -> None:
-    """Merged into the weights, a sum of adapters is rounded once more: 1e-5 in float32."""
+    """Merging a sum of adapters into the weights rounds once more: 1e-5 in float32."""
     batch = rollout(tokenizer)
     policy, reference, critic = cast.separate
     spread(policy, 8)
@@ -148,8 +148,8 @@ def test_log_probabilities_scores_and_values_are_those_of_four_models(
 
 
 def test_an_update_is_that_of_four_models(cast: Cast, tokenizer: Any, reward_model: PeftModel) -> None:
-    """Two minibatches, two epochs: rollout, scores, values, both losses, both optimizers. SGD, since Adam's first
-    step has the size of the learning rate whatever the gradient's, and so blows rounding up."""
+    """Two minibatches, two epochs: rollout, scores, values, both losses, both optimizers. SGD, since Adam's first step
+    has the size of the learning rate for any gradient, and so amplifies rounding."""
     stage = settings(**TINY | {"learning_rate": 0.05, "critic_learning_rate": 0.05, "max_grad_norm": 1e9})
     found = []
     for models, judge in (
@@ -176,7 +176,7 @@ def test_an_update_is_that_of_four_models(cast: Cast, tokenizer: Any, reward_mod
             assert torch.allclose(one, other, atol=1e-5)
 
 
-def test_the_parameters_of_a_role_are_what_it_trains(cast: Cast) -> None:
+def test_the_parameters_of_a_role_are_those_it_trains(cast: Cast) -> None:
     policy, critic = set(cast.policy.parameters()), set(cast.critic.parameters())
     assert policy == set(cast.shared.parameters(POLICY).values())
     assert critic == {*cast.shared.parameters("critic").values(), cast.critic.view.classifier.score.weight}
@@ -214,7 +214,7 @@ def test_the_gradient_of_a_role_reaches_its_own_parameters_and_no_others(cast: C
 
 
 def test_other_roles_may_be_called_before_a_gradient_arrives(cast: Cast, tokenizer: Any) -> None:
-    """With peft's set_adapter the gradients of what is not worn at the time would be dropped."""
+    """peft's set_adapter would drop the gradients of adapters that are inactive during the backward pass."""
     batch = rollout(tokenizer)
     response_logits(cast.policy, batch).log_softmax(-1)[..., 3].sum().backward()
     values_of(cast.critic, batch).sum().backward()
@@ -233,7 +233,7 @@ def test_other_roles_may_be_called_before_a_gradient_arrives(cast: Cast, tokeniz
         assert name not in expected or torch.equal(value.grad, expected[name])
 
 
-def test_what_was_worn_comes_back(cast: Cast) -> None:
+def test_the_previous_adapters_are_restored(cast: Cast) -> None:
     shared = cast.shared
     assert shared.worn == (POLICY,)
     with shared.wearing(("reward",)):
@@ -302,8 +302,8 @@ def test_a_checkpoint_holds_what_the_two_learners_train(cast: Cast, tmp_path: Pa
         assert all(value.abs().sum() > 0 for value in module.parameters())
 
 
-def test_a_role_that_moves_takes_the_base_along_and_stays_itself(cast: Cast, tokenizer: Any) -> None:
-    """Here to another type, as to a device that this machine has not."""
+def test_moving_a_role_moves_the_base_too(cast: Cast, tokenizer: Any) -> None:
+    """Tested with another dtype instead of another device."""
     own = list(cast.policy.parameters())
     cast.critic.to(torch.float64)
     batch = rollout(tokenizer)
@@ -332,7 +332,7 @@ def test_an_adapter_on_another_base_is_refused(tokenizer: Any, tmp_path: Path, f
     ):
         (tmp_path / "adapter_config.json").write_text((folder / "adapter_config.json").read_text())
         save_file(known | extra, tmp_path / "adapter_model.safetensors")
-        with pytest.raises(ModelError, match=f"is no adapter on this base: .*{name}"):
+        with pytest.raises(ModelError, match=f"is not an adapter on this base: .*{name}"):
             shared.load("wrong", tmp_path)
 
 
@@ -347,7 +347,7 @@ def test_an_adapter_on_another_base_is_refused(tokenizer: Any, tmp_path: Path, f
         ({"trainable_token_indices": [1]}, False),
     ],
 )
-def test_what_is_more_than_a_sum_of_matrices_cannot_be_worn_with_others(
+def test_only_plain_sums_of_matrices_can_be_combined(
     folder: Path, tmp_path: Path, changes: dict[str, Any], expected: bool
 ) -> None:
     stored = json.loads((folder / "adapter_config.json").read_text())
@@ -376,7 +376,7 @@ def test_which_architectures_can_share(architecture: Any, expected: bool) -> Non
 
 
 @pytest.mark.parametrize("kind", [GPT2Config, GPTNeoXConfig], ids=["gpt2", "gpt_neox"])
-def test_other_architectures_give_gradients_to_the_critic_alone(kind: Callable[..., Any]) -> None:
+def test_other_architectures_give_gradients_only_to_the_critic(kind: Callable[..., Any]) -> None:
     sizes = {"n_embd": 16, "n_layer": 1, "n_head": 2} if kind is GPT2Config else LLAMA_LIKE
     base = AutoModelForCausalLM.from_config(kind(**SMALL | sizes))
     shared = SharedBase(get_peft_model(base, lora(fan_in_fan_out=kind is GPT2Config)))

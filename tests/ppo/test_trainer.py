@@ -1,4 +1,4 @@
-"""The algorithm as a whole: what must hold at its start, at every step, across padding, batches and interruptions."""
+"""The whole algorithm: invariants at its start, at every step, across padding, batches and interruptions."""
 
 import itertools
 import math
@@ -16,14 +16,14 @@ from peft import LoraConfig, get_peft_model
 from rlhf.errors import ConfigError, TrainingError
 from rlhf.modeling.generation import Sampled, sample
 from rlhf.ppo import Critic, PPOTrainer, kl
-from rlhf.rewards import Composition, Length, Running, Term
+from rlhf.rewards import CompositeReward, LengthReward, RewardTerm, RunningNormalizer
 from tests.ppo.conftest import PROMPTS, length_reward, new_policy, new_reward_model, same, weights
 
 Trainers = Callable[..., PPOTrainer]
 
 
 def test_at_the_start_the_kl_is_zero_and_the_reward_is_the_score(new_trainer: Trainers) -> None:
-    """Scores are normalised: mean 2 and deviation 4 are given, and the reward is (score - 2) / 4."""
+    """Scores are normalized: with mean 2 and deviation 4 the reward is (score - 2) / 4."""
     trainer = new_trainer(score_mean=2.0, score_std=4.0, missing_eos="keep")
     metrics = trainer.step(trainer.batch(0))
     assert metrics["objective/kl"] == pytest.approx(0, abs=1e-5)
@@ -48,7 +48,7 @@ def test_later_minibatches_move_the_ratio(new_trainer: Trainers) -> None:
 
 
 def test_the_kl_coefficient_adapts_from_one_update_to_the_next(new_trainer: Trainers) -> None:
-    """The one that is logged is the one that was used; at the first update the KL is 0, which is bounded."""
+    """The logged coefficient is the one in use; at the first update the KL is 0, so the error is clipped."""
     logged: list[dict[str, float]] = []
     trainer = new_trainer(kl_target=0.05, kl_gain=0.5, log=lambda metrics, _: logged.append(metrics))
     trainer.train()
@@ -65,9 +65,9 @@ def test_a_fixed_coefficient_stays(new_trainer: Trainers) -> None:
     assert trainer.train()["objective/kl_coef"] == trainer.kl_coef == 0.05
 
 
-def test_the_kl_in_the_loss_leaves_the_rewards_alone_and_is_told_all_the_same(new_trainer: Trainers) -> None:
-    """The returns with λ = 1 and no value are the score to go, whatever the KL; the objective still subtracts it."""
-    trainer = new_trainer(kl_in="loss", kl_estimator="k2", kl_coef=10.0, lam=1.0, missing_eos="keep", updates=2)
+def test_the_kl_in_the_loss_leaves_the_rewards_unchanged(new_trainer: Trainers) -> None:
+    """With λ = 1 and values of 0 the returns are the score for any KL; the reported objective still subtracts it."""
+    trainer = new_trainer(kl_in="loss", kl_estimator="k2", kl_coef=10.0, gae_lambda=1.0, missing_eos="keep", updates=2)
     improve, seen = trainer.learner.improve, []
 
     def noted(rollout: Any, advantages: Any, returns: Any, update: int, kl_coef: float) -> dict[str, float]:
@@ -86,8 +86,8 @@ def test_the_kl_in_the_loss_leaves_the_rewards_alone_and_is_told_all_the_same(ne
 
 
 def test_rewards_are_whitened_before_the_advantages_are_estimated(new_trainer: Trainers) -> None:
-    """λ = 1: the first token's return is the sum of the whitened rewards, by plain Python over the unmasked tokens."""
-    trainer = new_trainer(whiten_rewards=True, lam=1.0, missing_eos="keep")
+    """λ = 1: the first token's return is the sum of the whitened rewards, in plain Python over the unmasked tokens."""
+    trainer = new_trainer(whiten_rewards=True, gae_lambda=1.0, missing_eos="keep")
     improve, seen = trainer.learner.improve, []
     trainer.learner.improve = lambda *arguments: seen.append(arguments) or improve(*arguments)
     trainer.step(trainer.batch(0))
@@ -101,9 +101,9 @@ def test_rewards_are_whitened_before_the_advantages_are_estimated(new_trainer: T
 
 
 def test_another_engine_draws_and_its_distance_is_measured_and_corrected(new_trainer: Trainers) -> None:
-    """An engine whose log-probabilities are all 0.2 nats too high: the gap is 0.2, and every token weighs exp(-0.2).
+    """An engine whose log-probabilities are all 0.2 nats too high: the gap is 0.2, every token has weight exp(-0.2).
 
-    Scaling all advantages alike is what weighing does, so plain gradient descent goes exp(-0.2) as far.
+    The weights scale all advantages equally, so a step of plain gradient descent is exp(-0.2) times as long.
     """
 
     def engine(*arguments: Any) -> list[Sampled]:
@@ -137,7 +137,7 @@ def test_dropout_is_off_and_the_reference_is_frozen(new_trainer: Trainers) -> No
 def test_ranks_that_cannot_share_the_batch_equally_are_refused(
     new_trainer: Trainers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Six rows on two ranks are three each, which two minibatches cannot share: the ranks would wait for each other."""
+    """Six rows on two ranks are three per rank, which two minibatches cannot share: the ranks would deadlock."""
     monkeypatch.setattr("accelerate.Accelerator.num_processes", 2)
     with pytest.raises(ConfigError, match=r"stage\.batch_size=6"):
         new_trainer(minibatches=2)
@@ -154,13 +154,13 @@ def test_prompts_are_visited_once_in_each_pass_and_in_another_order_in_the_next(
     assert trainer.batch(3) == trainer.batch(3)
 
 
-def test_a_score_that_is_no_number_is_refused(new_trainer: Trainers) -> None:
+def test_a_score_that_is_not_finite_is_refused(new_trainer: Trainers) -> None:
     trainer = new_trainer(reward=lambda prompts, completions: [math.nan] * len(prompts))
     with pytest.raises(TrainingError, match="finite"):
         trainer.train()
 
 
-def test_an_adapted_policy_learns_by_its_adapter_alone(new_trainer: Trainers, tokenizer: Any) -> None:
+def test_only_the_adapter_of_an_adapted_policy_learns(new_trainer: Trainers, tokenizer: Any) -> None:
     lora = LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM")
     torch.manual_seed(0)
     policy = get_peft_model(new_policy(tokenizer), lora)
@@ -186,7 +186,7 @@ def test_it_runs_in_bfloat16(new_trainer: Trainers, tokenizer: Any) -> None:
 
 
 def run(trainer: PPOTrainer, folder: Path, stop_after: int | None = None) -> list[dict[str, float]]:
-    """Train and return the logged metrics, stopping as Ctrl-C would after ``stop_after`` updates."""
+    """Train and return the logged metrics; stop like Ctrl-C after ``stop_after`` updates."""
     logged: list[dict[str, float]] = []
     trainer.log = lambda metrics, update: logged.append(metrics)
     if stop_after is None:
@@ -228,7 +228,7 @@ def test_a_resumed_run_ends_with_the_bits_of_an_uninterrupted_one(
 
 
 def test_no_state_of_any_generator_matters(new_trainer: Trainers, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every one of them is scrambled before every update: a checkpoint needs none of their states."""
+    """All generators are reseeded before every update: a checkpoint does not need their states."""
     calm, scrambled = new_trainer(), new_trainer()
     calm.train()
     step, noise = PPOTrainer.step, random.SystemRandom()
@@ -255,12 +255,15 @@ def test_a_finished_run_has_nothing_left_to_do(new_trainer: Trainers, tmp_path: 
     assert again.train(tmp_path) == metrics
 
 
-def test_of_a_composition_each_term_is_reported_and_gold_trains_nothing(new_trainer: Trainers) -> None:
-    """Without Hydra: two terms with weights, one of them by running statistics, and a gold reward that disagrees."""
+def test_each_term_of_a_composition_is_reported_and_gold_trains_nothing(new_trainer: Trainers) -> None:
+    """Without Hydra: two weighted terms, one with running statistics, and a gold reward that disagrees."""
 
     def trained(gold: Any) -> PPOTrainer:
-        terms = {"long": Term(length_reward, 1.0, Running()), "brief": Term(Length(most=1), 0.5)}
-        trainer = new_trainer(reward=Composition(terms), gold=gold, updates=2)
+        terms = {
+            "long": RewardTerm(length_reward, 1.0, RunningNormalizer()),
+            "brief": RewardTerm(LengthReward(max=1), 0.5),
+        }
+        trainer = new_trainer(reward=CompositeReward(terms), gold=gold, updates=2)
         trainer.train()
         return trainer
 

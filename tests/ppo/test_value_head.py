@@ -1,4 +1,4 @@
-"""The critic as a head on the policy: values of the same pass, and one gradient of both losses."""
+"""The critic as a head on the policy: values from the same pass, and one gradient of both losses."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +21,7 @@ ONE_STEP = {"minibatches": 1, "epochs": 1, "max_grad_norm": 1e9}
 
 
 def new_head(detached: bool = False) -> ValueHead:
-    """Not at zero, where a value loss would have no gradient beyond it."""
+    """Return a head that is not zero, since at zero the value loss has no gradient for the trunk."""
     head = ValueHead(16, detached=detached)
     with torch.random.fork_rng():
         torch.manual_seed(3)
@@ -40,7 +40,7 @@ def batch_of(trainer: PPOTrainer, most: int = 6) -> tuple[Rollout, torch.Tensor,
 
 
 def plain_values(policy: Any, head: ValueHead, rollout: Rollout) -> torch.Tensor:
-    """The head on transformers' own hidden states, all of them, of padded rows; (B, T)."""
+    """Return the head's values (B, T) on all of transformers' hidden states of padded rows."""
     hidden = policy.model(**model_inputs(rollout), use_cache=False).last_hidden_state
     states = hidden[:, -rollout.response_ids.shape[1] - 1 : -1]
     return head.score(states.detach() if head.detached else states)[..., 0]
@@ -62,7 +62,7 @@ def test_values_are_the_head_on_the_states_before_response_tokens(new_trainer: T
 
 @pytest.mark.parametrize("rows", [None, 2])
 def test_values_noted_while_decoding_are_those_of_a_pass(new_trainer: Trainers, rows: int | None) -> None:
-    """A prompt comes twice, and rows end at different times and are dropped."""
+    """A prompt occurs twice, and rows end at different steps and are dropped."""
     trainer = new_trainer(critic=new_head(), rollout={"rows": rows}, batch_size=8)
     seen = {}
     improve = trainer.learner.improve
@@ -79,7 +79,7 @@ def test_values_noted_while_decoding_are_those_of_a_pass(new_trainer: Trainers, 
 @pytest.mark.parametrize("detached", [False, True])
 @pytest.mark.parametrize("size", [2, 6])
 def test_the_step_is_that_of_the_sum_of_both_losses(new_trainer: Trainers, detached: bool, size: int) -> None:
-    """A second implementation on plain padded passes; gradient descent, so that sizes of gradients are seen."""
+    """The oracle uses plain padded passes; gradient descent, so that the size of gradients matters."""
     head = new_head(detached)
     trainer = new_trainer(critic=head, **ONE_STEP, micro_batch_size=size, value_coef=0.3)
     rollout, advantages, returns = batch_of(trainer)
@@ -107,7 +107,7 @@ def test_detached_it_leaves_the_trunk_to_the_policys_loss(new_trainer: Trainers)
     assert same(*found)
 
 
-def test_in_its_warm_up_the_head_alone_learns(new_trainer: Trainers) -> None:
+def test_only_the_head_learns_during_its_warm_up(new_trainer: Trainers) -> None:
     trainer = new_trainer(critic=ValueHead(16), critic_warmup_updates=1)
     policy, head = weights(trainer.policy), weights(trainer.critic)
     trainer.step(trainer.batch(0))
@@ -116,7 +116,7 @@ def test_in_its_warm_up_the_head_alone_learns(new_trainer: Trainers) -> None:
 
 
 def test_it_learns_to_predict_the_reward(new_trainer: Trainers) -> None:
-    """From zeros, with a policy that stands still, it explains some of the returns' variance."""
+    """Starting at zero, with a constant policy, it explains some of the returns' variance."""
     trainer = new_trainer(
         critic=ValueHead(16, detached=True), updates=30, critic_warmup_updates=30, critic_learning_rate=0.1,
         value_clip=None, kl_coef=0.0, missing_eos="keep",
@@ -127,13 +127,13 @@ def test_it_learns_to_predict_the_reward(new_trainer: Trainers) -> None:
     assert sum(logged[-5:]) < 0.7 * sum(logged[:5])
 
 
-@pytest.mark.parametrize("one_base", [False, True])
-def test_an_adapted_policy_has_one_too(new_trainer: Trainers, tokenizer: Any, one_base: bool) -> None:
-    """Its values are those of the same weights without peft; adapter and head are all that learns."""
+@pytest.mark.parametrize("share_base_model", [False, True])
+def test_an_adapted_policy_has_one_too(new_trainer: Trainers, tokenizer: Any, share_base_model: bool) -> None:
+    """Its values are those of the same weights without peft; only adapter and head learn."""
     torch.manual_seed(0)
     adapted = get_peft_model(new_policy(tokenizer), LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM"))
     policy, reference = adapted, None
-    if one_base:
+    if share_base_model:
         shared = SharedBase(adapted)
         policy, reference = shared.language_model([POLICY], train=True), shared.language_model([])
     trainer = new_trainer(policy=policy, reference=reference, critic=new_head(), updates=2)
@@ -142,7 +142,7 @@ def test_an_adapted_policy_has_one_too(new_trainer: Trainers, tokenizer: Any, on
     assert all(torch.equal(value, weights(adapted)[name]) for name, value in base.items())
     rollout, *_ = batch_of(trainer)
     assert all("lora_" in name for name in trainable(policy))
-    merged = adapted.merge_and_unload() if not one_base else None
+    merged = adapted.merge_and_unload() if not share_base_model else None
     if merged is not None:
         with torch.no_grad():
             expected = plain_values(merged, trainer.critic, rollout)

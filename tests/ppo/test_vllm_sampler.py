@@ -1,4 +1,4 @@
-"""Another engine's copy of the policy, with a stand-in for vLLM that falls behind as vLLM would."""
+"""A separate engine's copy of the policy, with a stand-in for vLLM."""
 
 import copy
 from collections.abc import Callable
@@ -17,7 +17,7 @@ Trainers = Callable[..., PPOTrainer]
 
 
 class StandIn:
-    """A copy in this process: tokens in, tokens out, weights rounded to bfloat16 as other kernels would round."""
+    """A copy in this process with weights rounded to bfloat16, like the rounding of other kernels."""
 
     def __init__(self, policy: Any, end: int, rounds: bool = True):
         self.policy, self.end, self.rounds, self.synced = policy, end, rounds, 0
@@ -56,7 +56,7 @@ def test_its_weights_follow_the_policys_and_its_distance_is_logged(new_trainer: 
     assert all(1e-5 < gap < 0.05 for gap in gaps)
 
 
-def test_left_behind_it_is_further_away_each_update(new_trainer: Trainers, tokenizer: Any) -> None:
+def test_without_synchronization_the_gap_grows(new_trainer: Trainers, tokenizer: Any) -> None:
     policy, copied = engine(tokenizer, rounds=False)
     told: list[dict[str, float]] = []
     trainer = new_trainer(
@@ -100,7 +100,7 @@ def test_an_engine_that_answers_something_else_is_refused(answer: tuple[Any, ...
         Copied(Broken(answer))(None, [[5]], {1}, 0, 4, 1.0)
 
 
-def test_what_follows_an_end_or_is_too_long_is_cut() -> None:
+def test_tokens_after_eos_or_the_limit_are_cut() -> None:
     answer = ([[5], [5]], [[7, 1, 9], [7, 8, 9, 9, 9]], [[[-1.0]] * 3, [[-1.0]] * 5], None)
     found = Copied(Broken(answer))(None, [[5], [5]], {1}, 0, 4, 1.0)
     assert [row.ids for row in found] == [[7, 1], [7, 8, 9, 9]]

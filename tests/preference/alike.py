@@ -1,4 +1,4 @@
-"""TRL's own trainers with and without shared prefixes, from the same weights and rows in the same order."""
+"""TRL's trainers with and without shared prefixes, with the same weights and rows in the same order."""
 
 import copy
 import tempfile
@@ -36,7 +36,7 @@ def tiny(kind: str = "llama", auto: Any = AutoModelForCausalLM, **options: Any) 
     model = auto.from_config(AutoConfig.for_model(kind, **sizes | options), attn_implementation="sdpa")
     for name, parameter in model.named_parameters():
         if parameter.dim() > 1 and "wte" not in name:
-            torch.nn.init.normal_(parameter, std=0.2)  # far from nothing being said
+            torch.nn.init.normal_(parameter, std=0.2)  # far from a uniform distribution
     return model.eval()
 
 
@@ -53,7 +53,7 @@ def drawn(generator: torch.Generator, low: int, high: int) -> list[int]:
 
 
 def pairs(count: int, whole: bool = False) -> Dataset:
-    """Rows of token ids; with ``whole`` as RewardTrainer takes them, prompts in front of both responses."""
+    """Return rows of token ids; with ``whole`` in RewardTrainer's format, with the prompt in both responses."""
     generator = torch.Generator().manual_seed(0)
     rows = []
     for _ in range(count):
@@ -111,7 +111,7 @@ def reward(steps: int, adapter: bool = False, **options: Any) -> RewardTrainer:
 
 
 def trained(make: Callable[..., Any], shared: bool, *given: Any, **options: Any) -> tuple[list[float], dict, Any]:
-    """The losses of all steps, what evaluation said, and the first step's gradients by parameter."""
+    """Return the losses of all steps, the evaluation metrics, and the first step's gradients by parameter."""
     trainer = make(*given, **options)
     losses, gradients = [], {}
     step = trainer.training_step

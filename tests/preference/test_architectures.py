@@ -15,48 +15,48 @@ from rlhf.preference.architectures import KNOWN, decide, refusal
         ("bloom", {}, "ALiBi"),
         ("mpt", {}, "ALiBi"),
         ("falcon", {"alibi": True}, "ALiBi"),
-        ("t5", {}, "an encoder and a decoder"),
-        ("bart", {}, "an encoder and a decoder"),
-        ("xlnet", {}, "relative positions from places in the row"),
-        ("opt", {}, "none of the architectures that it has been verified with"),
+        ("t5", {}, "an encoder-decoder"),
+        ("bart", {}, "an encoder-decoder"),
+        ("xlnet", {}, "relative positions from columns"),
+        ("opt", {}, "not one of the verified architectures"),
         ("mistral", {"sliding_window": 512}, "sliding window of 512 tokens and stage.trainer.max_length=1024 exceeds"),
         ("qwen2", {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 0}, "sliding window of 8"),
-        ("gpt2", {"reorder_and_upcast_attn": True}, "none of the architectures"),
+        ("gpt2", {"reorder_and_upcast_attn": True}, "not one of the verified architectures"),
     ],
 )
-def test_where_it_would_be_wrong_it_is_refused(
+def test_unsupported_architectures_are_refused(
     kind: str, options: dict, reason: str, capsys: pytest.CaptureFixture
 ) -> None:
     config = AutoConfig.for_model(kind, **options)
-    with pytest.raises(ConfigError, match=f"stage.shared_prefix=on cannot be: {kind} .*{reason}.*; leave it at auto"):
+    with pytest.raises(ConfigError, match=f"shared_prefix=on is not possible, since {kind} .*{reason}.*: leave it at"):
         decide(SharedPrefix.on, config, None, 1024, "dpo")
     assert not decide(SharedPrefix.auto, config, None, 1024, "dpo")
-    told = " ".join(capsys.readouterr().out.split())
-    assert told.startswith(f"dpo: a prompt is computed again for each response, since {kind} ")
-    assert reason in told
+    printed = " ".join(capsys.readouterr().out.split())
+    assert printed.startswith(f"dpo: each prompt is computed again for every response, since {kind} ")
+    assert reason in printed
     assert not decide(SharedPrefix.off, config, None, 1024, "dpo")
     assert not capsys.readouterr().out
 
 
 @pytest.mark.parametrize("kind", KNOWN)
-def test_what_is_known_shares(kind: str) -> None:
+def test_known_architectures_share(kind: str) -> None:
     config = AutoConfig.for_model(kind)
     assert decide(SharedPrefix.auto, config, "sdpa", 512, "dpo")
     assert decide(SharedPrefix.on, config, None, 512, "dpo")
 
 
-def test_a_window_that_no_row_exceeds_is_none() -> None:
+def test_a_window_that_no_row_exceeds_is_allowed() -> None:
     config = AutoConfig.for_model("mistral", sliding_window=512)
     assert refusal(config, None, 512) is None
     assert "max_length=no limit exceeds it" in refusal(config, None, None)
 
 
 @pytest.mark.parametrize("attention", ["eager", "flash_attention_2", "flex_attention"])
-def test_another_attention_is_refused(attention: str) -> None:
+def test_other_attention_implementations_are_refused(attention: str) -> None:
     reason = refusal(AutoConfig.for_model("llama"), attention, 512)
-    assert reason == f"model.attention={attention} cannot be given the tree of segments, as sdpa can"
+    assert reason == f"model.attention={attention} does not support the tree of segments, unlike sdpa"
 
 
-def test_code_that_comes_with_a_model_is_not_known() -> None:
+def test_custom_model_code_is_not_verified() -> None:
     config = AutoConfig.for_model("llama", auto_map={"AutoModelForCausalLM": "modeling.Llama"})
-    assert "none of the architectures" in refusal(config, None, 512)
+    assert "not one of the verified architectures" in refusal(config, None, 512)

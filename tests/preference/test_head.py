@@ -22,10 +22,10 @@ def gradients(value: Tensor, *of: Tensor) -> tuple[Tensor, ...]:
 
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize(("tile", "kept"), [(2**23, 2**27), (500, 2**27), (500, 1000), (10, 10)])
-def test_it_is_the_log_softmax_and_trls_statistics(
+def test_values_are_the_log_softmax_and_trls_statistics(
     monkeypatch: pytest.MonkeyPatch, bias: bool, tile: int, kept: int
 ) -> None:
-    """Whatever is tiled and computed again."""
+    """With any tiling, and with probabilities computed again."""
     monkeypatch.setattr(head, "TILE", tile)
     monkeypatch.setattr(head, "KEPT", kept)
     hidden, projection, targets = parts(bias)
@@ -49,7 +49,7 @@ def test_a_frozen_head_lets_the_gradient_through() -> None:
     torch.testing.assert_close(ours, gradients(expected, hidden))
 
 
-def test_of_equal_logits_the_first_is_the_likeliest() -> None:
+def test_the_first_of_equal_logits_is_the_likeliest() -> None:
     projection = torch.nn.Linear(2, 3, bias=False)
     torch.nn.init.zeros_(projection.weight)
     found = head.score(projection, torch.ones(3, 2), torch.arange(3), ("log_probs", "is_top1"))
@@ -57,7 +57,7 @@ def test_of_equal_logits_the_first_is_the_likeliest() -> None:
 
 
 def test_an_unlikely_token_has_its_log_probability() -> None:
-    """Its probability, exp(-200), is no number of single precision."""
+    """Its probability, exp(-200), underflows in single precision."""
     projection = torch.nn.Linear(1, 2, bias=False)
     projection.weight.data = torch.tensor([[0.0], [200.0]])
     found = head.score(projection, torch.ones(1, 1), torch.tensor([0]), ("log_probs",))

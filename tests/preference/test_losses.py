@@ -18,7 +18,7 @@ def ranking(*scores: float) -> tuple[Tensor, Tensor]:
 
 
 def test_bradley_terry_by_hand() -> None:
-    """σ(ln 3) = 3/4, so a lead of ln 3 costs -ln 3/4; a margin of ln 3 takes it back, and -ln 1/2 remains."""
+    """σ(ln 3) = 3/4, so the loss of a lead of ln 3 is -ln 3/4; with a margin of ln 3 it is -ln 1/2."""
     chosen, rejected = tensor([math.log(3.0)]), tensor([0.0])
     assert bradley_terry(chosen, rejected).item() == pytest.approx(-math.log(0.75))
     assert bradley_terry(chosen, rejected, tensor([math.log(3.0)])).item() == pytest.approx(math.log(2.0))
@@ -28,7 +28,7 @@ def test_bradley_terry_by_hand() -> None:
 
 
 @given(numbers, numbers, numbers)
-def test_without_options_it_is_what_trl_minimises(chosen: float, rejected: float, margin: float) -> None:
+def test_without_options_it_is_trls_loss(chosen: float, rejected: float, margin: float) -> None:
     c, r, m = (tensor([value], dtype=torch.float64) for value in (chosen, rejected, margin))
     assert bradley_terry(c, r, m).item() == pytest.approx(-logsigmoid(c - r - m).item())
 
@@ -49,7 +49,7 @@ def test_plackett_luce_by_hand() -> None:
 
 
 @given(numbers, numbers)
-def test_of_two_it_is_bradley_terry(best: float, other: float) -> None:
+def test_plackett_luce_of_two_is_bradley_terry(best: float, other: float) -> None:
     scores, mask = ranking(best, other)
     expected = bradley_terry(scores[:, 0], scores[:, 1])
     assert plackett_luce(scores, tensor([1]), mask).item() == pytest.approx(expected.item(), abs=1e-12)
@@ -65,8 +65,8 @@ def test_the_chances_of_all_rankings_add_up_to_one(scores: list[float]) -> None:
 
 
 @given(st.lists(numbers, min_size=3, max_size=5))
-def test_behind_the_best_the_order_does_not_matter(scores: list[float]) -> None:
-    """And "this one is best of k" is the sum over all rankings that begin with it."""
+def test_the_order_after_the_best_does_not_matter(scores: list[float]) -> None:
+    """The likelihood of "best of K" is the sum over all rankings that begin with it."""
     values, mask = ranking(*scores)
     best = plackett_luce(values, tensor([1]), mask).item()
     turned, _ = ranking(scores[0], *scores[:0:-1])
@@ -78,7 +78,7 @@ def test_behind_the_best_the_order_does_not_matter(scores: list[float]) -> None:
     assert sum(chances) == pytest.approx(math.exp(-best))
 
 
-def test_what_is_padded_changes_neither_loss_nor_gradient() -> None:
+def test_padding_changes_neither_loss_nor_gradient() -> None:
     scores = tensor([[0.3, -0.2, 1.0]], dtype=torch.float64, requires_grad=True)
     alone = plackett_luce(scores, tensor([2]), torch.ones(1, 3, dtype=torch.bool))
     (gradient,) = torch.autograd.grad(alone.sum(), scores)
@@ -97,7 +97,7 @@ def test_centring_of_two_is_the_squared_sum() -> None:
 
 @given(st.floats(-20, 20), st.sampled_from([0.01, 0.1, 0.4]), st.floats(0.1, 3))
 def test_dpo_is_smoothed_by_two_of_trls_losses(x: float, smoothing: float, weight: float) -> None:
-    """``sigmoid`` and ``robust`` as trl 1.16 has them, weighted, are Mitchell's equation 3."""
+    """The weighted sum of ``sigmoid`` and ``robust`` of trl 1.16 is Mitchell's equation 3."""
     log_p, log_q = (logsigmoid(tensor(value, dtype=torch.float64)).item() for value in (x, -x))
     robust = (-(1 - smoothing) * log_p + smoothing * log_q) / (1 - 2 * smoothing)
     terms = {"sigmoid": -log_p, "robust": robust, "sft": 7.0}
@@ -107,6 +107,6 @@ def test_dpo_is_smoothed_by_two_of_trls_losses(x: float, smoothing: float, weigh
     assert made == pytest.approx(-weight * ((1 - smoothing) * log_p + smoothing * log_q), abs=1e-9)
 
 
-def test_without_smoothing_dpo_is_left_alone() -> None:
+def test_without_smoothing_dpo_is_unchanged() -> None:
     assert smoothed(["sigmoid", "ipo"], None, 0.0) == (["sigmoid", "ipo"], None)
     assert smoothed(["aot"], [2.0], 0.1) == (["aot"], [2.0])

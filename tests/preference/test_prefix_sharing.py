@@ -1,4 +1,4 @@
-"""Held against plain forward passes of the same model, and against TRL's trainers without anything of ours."""
+"""Compared with plain forward passes of the same model, and with unmodified TRL trainers."""
 
 import copy
 from collections.abc import Callable, Iterator
@@ -32,7 +32,7 @@ def padded(rows: list[list[int]], left: bool = False) -> tuple[Tensor, Tensor]:
 
 
 def assert_alike(model: Any, rows: list[list[int]], left: bool = False) -> None:
-    """Every row's hidden states are those of the row by itself, and zero where there is none."""
+    """Assert that every row's hidden states are those of the row in a separate pass, and zero at padding."""
     ids, mask = padded(rows, left)
     with torch.no_grad(), Sharing(model):
         found = model.base_model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
@@ -50,7 +50,7 @@ CASES = {
     "no common prefix": [[3, 4, 5], [4, 5, 6, 7]],
     "a prefix too short to share": [[3, 4, 5], [3, 4, 6, 7]],
     "identical responses": [[*PROMPT, 5, 6], [*PROMPT, 5, 6]],
-    "nothing but the prompt": [PROMPT, [*PROMPT, 5]],
+    "only the prompt": [PROMPT, [*PROMPT, 5]],
     "truncated inside the prompt": [PROMPT[:12], PROMPT[:12]],
     "responses that begin alike": [[*PROMPT, *PROMPT, 5], [*PROMPT, *PROMPT, 6, 7], [*PROMPT, 3]],
     "one row": [PROMPT],
@@ -59,12 +59,12 @@ CASES = {
 
 @pytest.mark.parametrize("left", [False, True])
 @pytest.mark.parametrize("case", CASES)
-def test_hidden_states_are_those_of_each_row_by_itself(case: str, left: bool) -> None:
+def test_hidden_states_are_those_of_single_rows(case: str, left: bool) -> None:
     assert_alike(alike.tiny(), CASES[case], left)
 
 
 @pytest.mark.parametrize("kind", KNOWN)
-def test_so_they_are_for_every_known_architecture(kind: str) -> None:
+def test_hidden_states_are_those_of_single_rows_for_every_architecture(kind: str) -> None:
     heads = {"num_key_value_heads": 4} if kind in ("phi", "gpt_neox") else {}
     assert_alike(alike.tiny(kind, **heads), CASES["pairs"])
     assert_alike(alike.tiny(kind, **heads), CASES["pairs"], left=KNOWN[kind])
@@ -91,14 +91,16 @@ TOKENS = st.integers(2, alike.VOCABULARY - 1)
     st.booleans(),
     st.randoms(use_true_random=False),
 )
-def test_so_they_are_for_any_prompts_and_responses(llama: Any, groups: list, left: bool, random: Any) -> None:
-    """k responses to each prompt, the rows in any order."""
+def test_hidden_states_are_those_of_single_rows_for_any_groups(
+    llama: Any, groups: list, left: bool, random: Any
+) -> None:
+    """K responses per prompt, the rows in any order."""
     rows = [prompt + response for prompt, responses in groups for response in responses]
     random.shuffle(rows)
     assert_alike(llama, rows, left)
 
 
-def test_absolute_positions_of_a_batch_padded_on_the_left_stay_those_of_its_columns() -> None:
+def test_absolute_positions_with_left_padding_are_columns() -> None:
     model = alike.tiny("gpt2")
     ids, mask = padded(CASES["pairs"], left=True)
     plain = model(input_ids=ids, attention_mask=mask).logits
@@ -126,7 +128,7 @@ def test_the_prompt_is_computed_once(llama: Any) -> None:
     assert seen == [(1, len(PROMPT) + 3 + 4 + 5 + 6)]
 
 
-def test_removed_it_leaves_the_model_as_it_was(llama: Any) -> None:
+def test_removing_it_restores_the_model(llama: Any) -> None:
     before = {name: dict(module.__dict__) for name, module in llama.named_modules()}
     attention = llama.config._attn_implementation
     with Sharing(llama):
@@ -137,7 +139,7 @@ def test_removed_it_leaves_the_model_as_it_was(llama: Any) -> None:
         assert module.__dict__.keys() == before[name].keys()
 
 
-def test_generation_within_is_as_ever(llama: Any) -> None:
+def test_generation_is_unchanged(llama: Any) -> None:
     ids = torch.tensor([PROMPT])
     plain = llama.generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=6, do_sample=False)
     with Sharing(llama):
@@ -145,26 +147,26 @@ def test_generation_within_is_as_ever(llama: Any) -> None:
     assert torch.equal(plain, found)
 
 
-def test_layers_that_attend_otherwise_are_told(llama: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_layers_with_other_attention_are_detected(llama: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     ids, mask = padded(CASES["pairs"])
     attend = llama.model.layers[1].self_attn.forward
     monkeypatch.setattr(
         llama.model.layers[1].self_attn, "forward", lambda *args, segments, **kwargs: attend(*args, **kwargs)
     )
-    with Sharing(llama), pytest.raises(TrainingError, match="1 of 2 layers of LlamaForCausalLM attended by segments"):
+    with Sharing(llama), pytest.raises(TrainingError, match="1 of 2 layers of LlamaForCausalLM attend by segments"):
         llama.base_model(input_ids=ids, attention_mask=mask, use_cache=False)
 
 
 OPTIONS: dict[str, dict[str, Any]] = {"exo_pair": {"label_smoothing": 0.1}, "robust": {"label_smoothing": 0.1}}
 
 
-# A square that falls from 50 to a thousandth of it within the 50 steps: what rounding leaves of a difference of numbers
-# near 5 is no longer small beside it.
+# A square that falls from 50 to a thousandth of it within 50 steps: the rounding error of a difference of numbers near
+# 5 is no longer small compared with it.
 SMALLEST = {"sppo_hard": 1e-4}
 
 
 def assert_trained_alike(make: Callable[..., Any], *given: Any, smallest: float = 1e-6, **options: Any) -> None:
-    """Losses, gradients of the first step and evaluation, within 1e-4 relative, or ``smallest`` nats."""
+    """Assert equal losses, gradients of the first step and evaluation, within 1e-4 relative or ``smallest`` nats."""
     losses, metrics, gradients = alike.trained(make, True, *given, **options)
     plain_losses, plain_metrics, plain_gradients = alike.trained(make, False, *given, **options)
     assert losses == pytest.approx(plain_losses, rel=1e-4, abs=smallest)
@@ -206,7 +208,7 @@ def test_fifty_steps_of_dpo_with_every_loss_are_those_of_trl(loss: str, adapter:
     ],
     ids=str,
 )
-def test_dpo_however_it_is_set_is_that_of_trl(options: dict[str, Any]) -> None:
+def test_dpo_with_any_options_is_that_of_trl(options: dict[str, Any]) -> None:
     steps = 50 if options in ({}, {"adapter": True}) else 3
     assert_trained_alike(alike.dpo, steps, **options)
 
@@ -214,7 +216,7 @@ def test_dpo_however_it_is_set_is_that_of_trl(options: dict[str, Any]) -> None:
 @pytest.mark.parametrize("adapter", [False, True])
 @pytest.mark.parametrize("own_reference", [False, True])
 def test_scaled_logits_are_those_of_trl(own_reference: bool, adapter: bool) -> None:
-    """They take TRL's head, which gives a reference that is computed at every step fewer fields."""
+    """They use TRL's head, which computes fewer fields for a reference that runs at every step."""
     kept = not (own_reference or adapter)
     architecture = {"kind": "granite", "logits_scaling": 8.0}
     options = {"architecture": architecture, "precompute_ref_log_probs": kept}
@@ -249,7 +251,7 @@ def test_scores_of_rankings_are_those_of_each_response(kind: str) -> None:
 
 
 def test_other_precision_takes_trls_head_at_the_same_positions() -> None:
-    """In bfloat16 the head is TRL's, given the labelled positions alone."""
+    """In bfloat16 the head is TRL's, and receives only the labeled positions."""
     trainer = alike.dpo(1)
     batch = trainer.data_collator([trainer.train_dataset[i] for i in range(3)])
     labels = batch["input_ids"].masked_fill(batch["completion_mask"] == 0, -100)

@@ -13,14 +13,14 @@ def vectors(*rows: list[int]) -> list[numpy.ndarray]:
 
 
 def test_worked_by_hand() -> None:
-    """Two responses to one prompt, and a row that begins otherwise."""
+    """Two responses to one prompt, and a row with another beginning."""
     found = tree(vectors([1, 2, 3, 4, 5], [1, 2, 3, 6], [7, 8]), least=2)
     assert found.segments == [Segment(0, 0, 3, None), Segment(0, 3, 5, 0), Segment(1, 3, 4, 0), Segment(2, 0, 2, None)]
     assert found.paths == [(0, 1), (0, 2), (3,)]
     assert len(found) == 8
 
 
-def test_a_beginning_that_is_too_short_is_computed_again() -> None:
+def test_a_prefix_that_is_too_short_is_computed_again() -> None:
     rows = vectors([1, 2, 3, 4], [1, 2, 5, 6])
     assert len(tree(rows, least=3)) == 8
     assert len(tree(rows, least=2)) == 6
@@ -54,6 +54,6 @@ def test_every_row_is_its_path(rows: list[list[int]], least: int) -> None:
 
 @given(ROWS)
 def test_with_the_least_length_of_one_no_token_is_computed_twice(rows: list[list[int]]) -> None:
-    """As many tokens as a trie has nodes."""
+    """The number of tokens is that of the nodes of a trie."""
     nodes = {tuple(row[:end]) for row in rows for end in range(1, len(row) + 1)}
     assert len(tree(vectors(*rows), least=1)) == len(nodes)

@@ -19,12 +19,12 @@ def test_all_pairs_give_the_whole_ranking_whatever_their_order() -> None:
         assert rankings(order) == [Ranking("q", ["a", "b", "c"], 2)]
 
 
-def test_the_best_against_the_others_ranks_the_best_alone() -> None:
+def test_the_best_against_the_others_ranks_only_the_best() -> None:
     [found] = rankings([pair("best", "x"), pair("best", "y"), pair("best", "z")])
     assert found == Ranking("q", ["best", "x", "y", "z"], 1)
 
 
-def test_neighbours_alone_give_the_whole_ranking() -> None:
+def test_adjacent_pairs_give_the_whole_ranking() -> None:
     assert rankings([pair("b", "c"), pair("a", "b")]) == [Ranking("q", ["a", "b", "c"], 2)]
 
 
@@ -42,30 +42,30 @@ def test_a_pair_is_a_ranking_of_two_and_prompts_stay_apart() -> None:
     [
         [pair("a", "b"), pair("b", "a")],
         [pair("a", "b"), pair("b", "c"), pair("c", "a")],
-        [pair("a", "c"), pair("b", "c")],  # who of a and b is better, nobody says
+        [pair("a", "c"), pair("b", "c")],  # the order of a and b is unknown
         [pair("a", "b"), pair("a", "c"), pair("b", "d")],
     ],
 )
-def test_pairs_that_are_no_ranking_are_refused(rows: list[dict]) -> None:
+def test_pairs_that_are_not_a_ranking_are_refused(rows: list[dict]) -> None:
     with pytest.raises(DataError, match=r"the pairs of the prompt 'q' do not rank its responses: stage.loss="):
         rankings(rows)
 
 
 @given(st.integers(2, 6), st.randoms(use_true_random=False))
-def test_what_was_ranked_comes_back(size: int, draw) -> None:
+def test_rankings_are_reconstructed(size: int, draw) -> None:
     order = [f"r{i}" for i in range(size)]
     rows = [pair(a, b) for a, b in itertools.combinations(order, 2)]
     draw.shuffle(rows)
     assert rankings(rows) == [Ranking("q", order, size - 1)]
 
 
-def test_a_conversation_is_ranked_as_a_text_is() -> None:
+def test_conversations_are_ranked_like_texts() -> None:
     talk = [{"role": "user", "content": "q"}]
     answers = [[{"role": "assistant", "content": text}] for text in "ab"]
     assert rankings([{"prompt": talk, "chosen": answers[0], "rejected": answers[1]}]) == [Ranking(talk, answers, 1)]
 
 
-def test_a_batch_is_padded_and_taken_apart_again() -> None:
+def test_a_batch_is_padded_and_split_again() -> None:
     batch = Collator(pad_token_id=9)(
         [
             {"response_ids": [[1, 2, 3], [4]], "ordered": 1},

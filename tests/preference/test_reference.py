@@ -19,7 +19,7 @@ ROWS_GIVEN = Dataset.from_list([{"chosen_ids": [n]} for n in range(5)])
 
 
 class Reference:
-    """Yields batches of two, and counts how often it is asked."""
+    """Yields batches of two, and counts its calls."""
 
     def __init__(self) -> None:
         self.asked = 0
@@ -37,7 +37,7 @@ def asked(
     return with_log_probs(ROWS_GIVEN, Kept(str(folder), "dpo", identity), "train", batch, weights, compute)
 
 
-def test_computed_once_and_kept_to_the_bit(tmp_path: Path) -> None:
+def test_it_is_computed_once_and_cached_to_the_bit(tmp_path: Path) -> None:
     compute = Reference()
     first, second = asked(compute, tmp_path), asked(compute, tmp_path)
     assert compute.asked == 1
@@ -58,7 +58,7 @@ def test_another_model_batch_or_weights_without_a_digest_are_computed(tmp_path: 
     assert compute.asked == 5
 
 
-def test_what_is_torn_is_computed_again(tmp_path: Path) -> None:
+def test_corrupted_entries_are_computed_again(tmp_path: Path) -> None:
     compute = Reference()
     asked(compute, tmp_path)
     [file] = tmp_path.rglob(ROWS)
@@ -67,7 +67,7 @@ def test_what_is_torn_is_computed_again(tmp_path: Path) -> None:
     assert compute.asked == 2
 
 
-def test_a_pass_that_fails_leaves_nothing(tmp_path: Path) -> None:
+def test_a_failed_pass_leaves_no_files(tmp_path: Path) -> None:
     def fails() -> Iterator[Any]:
         yield torch.zeros(2), torch.zeros(2)
         raise KeyboardInterrupt
@@ -77,8 +77,8 @@ def test_a_pass_that_fails_leaves_nothing(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_several_processes_compute_a_part_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two processes of the same code: what the other one has is stood in for."""
+def test_several_processes_each_compute_a_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two processes; the second one is simulated."""
     whole = list(Reference()())
     monkeypatch.setattr(ranks, "started", lambda: True)
     monkeypatch.setattr(ranks, "anywhere", bool)
@@ -88,9 +88,7 @@ def test_several_processes_compute_a_part_each(tmp_path: Path, monkeypatch: pyte
     assert asked(Reference(), tmp_path).to_dict() == first.to_dict()
 
 
-def test_nothing_is_kept_where_the_policy_is_cut_into_shards(
-    settings: Callable[..., Settings], capsys: pytest.CaptureFixture
-) -> None:
+def test_a_sharded_policy_has_no_cache(settings: Callable[..., Settings], capsys: pytest.CaptureFixture) -> None:
     given = settings("dpo")
     assert beside_shards(given, Strategy.ddp, told=True) is given
     assert capsys.readouterr().out == ""
@@ -98,7 +96,7 @@ def test_nothing_is_kept_where_the_policy_is_cut_into_shards(
     assert "dpo: under fsdp no process holds" in capsys.readouterr().out
 
 
-def test_the_length_and_the_precision_decide(settings: Callable[..., Settings]) -> None:
+def test_the_key_depends_on_length_and_precision(settings: Callable[..., Settings]) -> None:
     parent = SimpleNamespace(digest="d", revision=None)
 
     def identity(longest: int, *overrides: str) -> tuple:
@@ -114,10 +112,10 @@ def test_the_length_and_the_precision_decide(settings: Callable[..., Settings]) 
 
 
 @pytest.mark.parametrize("adapter", ["none", "lora"])
-def test_a_sweep_computes_it_once_and_a_run_is_the_same_to_the_bit(
+def test_a_sweep_computes_it_once_and_results_are_bit_identical(
     beside_chain: Callable[..., Settings], tmp_path: Path, capsys: pytest.CaptureFixture, adapter: str
 ) -> None:
-    """The first run computes it, another beta and the same run again do not; each step anew gives the same numbers."""
+    """The first run computes it; another beta or the same run again do not; without a cache nothing changes."""
 
     def metrics(name: str, *overrides: str) -> tuple[list[str], str]:
         own = [f"adapter={adapter}", f"data.cache={tmp_path}/cache", "stage.trainer.learning_rate=0.01", *overrides]
@@ -125,14 +123,14 @@ def test_a_sweep_computes_it_once_and_a_run_is_the_same_to_the_bit(
         lines = (Run.open(tmp_path / name).directory / "metrics.jsonl").read_text().splitlines()
         return lines, capsys.readouterr().out
 
-    first, told = metrics("first")
-    assert told.count("log-probabilities of the reference") == 2  # train and validation
-    _, told = metrics("beta", "stage.beta=0.5", "stage.loss=[ipo]", "stage.trainer.learning_rate=0.02")
-    assert "log-probabilities of the reference" not in told
-    again, told = metrics("again")
-    assert "log-probabilities of the reference" not in told
+    first, printed = metrics("first")
+    assert printed.count("log-probabilities of the reference") == 2  # train and validation
+    _, printed = metrics("beta", "stage.beta=0.5", "stage.loss=[ipo]", "stage.trainer.learning_rate=0.02")
+    assert "log-probabilities of the reference" not in printed
+    again, printed = metrics("again")
+    assert "log-probabilities of the reference" not in printed
     assert again == first
-    anew, told = metrics("anew", "stage.cache_reference=false", "stage.shared_prefix=off")
-    assert "log-probabilities of the reference" not in told
+    anew, printed = metrics("anew", "stage.cache_reference=false", "stage.shared_prefix=off")
+    assert "log-probabilities of the reference" not in printed
     for cached, plain in zip(first, anew, strict=True):
         assert json.loads(cached) == pytest.approx(json.loads(plain), rel=1e-3, abs=1e-4)

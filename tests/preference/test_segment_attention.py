@@ -10,7 +10,7 @@ ROWS = [numpy.array([1, 2, 3, 4, 5]), numpy.array([1, 2, 3, 6]), numpy.array([7,
 
 
 def layout() -> Layout:
-    """Rows of one batch of six columns, the second beginning in column 2."""
+    """Return the layout of a batch of six columns whose second row begins in column 2."""
     return lay_out(tree(ROWS, least=2), numpy.array([0, 2, 0]), (3, 6), torch.device("cpu"))
 
 
@@ -33,8 +33,8 @@ class Module:
 
 
 @pytest.mark.parametrize("read", [None, [0, 4], [4, 5, 6, 7], [2, 8]])
-def test_each_token_attends_to_its_own_row_alone(read: list[int] | None) -> None:
-    """Held against causal attention of each row by itself; what is not read of the last layer is zero or right."""
+def test_each_token_attends_only_to_its_own_row(read: list[int] | None) -> None:
+    """Compared with causal attention of single rows; unread places of the last layer are zero or correct."""
     torch.manual_seed(0)
     query, key, value = torch.randn(1, 4, 8, 5), torch.randn(1, 2, 8, 5), torch.randn(1, 2, 8, 5)
     found = layout()

@@ -31,7 +31,7 @@ def pairs(*rows: dict) -> dict[str, Dataset]:
 
 
 class Trained:
-    """What our trainer needs of TRL's: a loss of its own, a collator, arguments."""
+    """A stand-in for TRL's trainer: a loss, a collator, arguments."""
 
     centring = None
 
@@ -85,7 +85,7 @@ def test_weights_are_divided_by_their_mean() -> None:
 
 @pytest.mark.parametrize("centring", [None, 0.01])
 def test_rankings_by_hand(centring: float | None) -> None:
-    """Pairs of three responses become one ranking; its loss is Plackett and Luce's on the scores of the three."""
+    """Pairs of three responses become one ranking; its loss is Plackett-Luce on the three scores."""
     made = stage("stage.loss=plackett_luce")
     order = ["c", "b", "a"]
     rows = [{"prompt": "p", "chosen": x, "rejected": y} for x, y in ("ba", "ca", "cb")]
@@ -106,7 +106,7 @@ def test_rankings_by_hand(centring: float | None) -> None:
     assert outputs.logits.shape == (5, 1)
 
 
-def test_a_conversation_is_tokenised_as_it_is_scored(chain: Path) -> None:
+def test_a_conversation_is_tokenized_as_for_scoring(chain: Path) -> None:
     from transformers import AutoTokenizer
 
     from rlhf.rewards import encode
@@ -129,7 +129,7 @@ def test_early_stopping_looks_at_every_checkpoint() -> None:
     assert callbacks(early)[0].early_stopping_patience == 3
 
 
-def test_members_have_seeds_and_places_of_their_own(settings: Callable[..., Settings], tmp_path: Path) -> None:
+def test_members_have_separate_seeds_and_folders(settings: Callable[..., Settings], tmp_path: Path) -> None:
     run = SimpleNamespace(work=tmp_path, scratch=tmp_path / "resume", resumed=True)
     run.scratch.mkdir()
     members = Members(run, settings("reward", "stage.ensemble=3", "adapter=lora"))

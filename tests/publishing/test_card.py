@@ -64,14 +64,14 @@ def test_intervals_stand_beside_every_model(build: Build, aligned: Path) -> None
     assert f"| gold reward | {' | '.join(cells)} |" in page(build("dpo"))
 
 
-def test_a_conflict_of_licences_is_named(build: Build) -> None:
-    text = page(build("sft", licence="mit", licences={"text": "cc-by-nc-4.0", "demonstrations": "mit"}))
+def test_a_conflict_of_licenses_is_named(build: Build) -> None:
+    text = page(build("sft", license="mit", licenses={"text": "cc-by-nc-4.0", "demonstrations": "mit"}))
     assert "Published as **mit**" in text
     assert (
         "- **Conflict:** preference&#95;data/almanac/text (cc-by-nc-4.0) forbids commercial use; "
         "this model is published as mit."
     ) in text
-    assert ModelCard(page(build("sft", licences={"text": "cc-by-nc-4.0"}))).data.license == "cc-by-nc-4.0"
+    assert ModelCard(page(build("sft", licenses={"text": "cc-by-nc-4.0"}))).data.license == "cc-by-nc-4.0"
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from tests.conftest import composed
 
 
 @pytest.mark.parametrize(
-    ("licence", "what"),
+    ("license", "what"),
     [
         ("apache-2.0", "permissive"),
         ("MIT", "permissive"),
@@ -19,12 +19,12 @@ from tests.conftest import composed
         ("unknown", "unknown"),
     ],
 )
-def test_kinds(licence: str, what: str) -> None:
-    assert kind(licence) == what
+def test_kinds(license: str, what: str) -> None:
+    assert kind(license) == what
 
 
-def test_a_licence_is_found_by_any_part_of_a_path() -> None:
-    table = composed("stage=publish").stage.licences
+def test_a_license_is_found_by_any_part_of_a_path() -> None:
+    table = composed("stage=publish").stage.licenses
     assert listed("preference_data/almanac/text", table) == "apache-2.0"
     assert listed("meta-llama/Llama-3.2-1B", table) == "llama3.2"
     assert listed("/models/stories15M", table) == "mit"

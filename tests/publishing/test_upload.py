@@ -79,7 +79,7 @@ def test_a_permanent_failure_is_completed_by_the_same_command(
     publish: Callable, hub: Hub, bundle: Bundle, step: str
 ) -> None:
     hub.break_(*STEPS[step], 500, times=99)
-    with pytest.raises(HubError, match=r"the Hub answers 500 \(.*\): run the command again, nothing is sent twice"):
+    with pytest.raises(HubError, match=r"the Hub returns 500 \(.*\): run the command again, nothing is sent twice"):
         publish()
     if step not in ("refs", "tag"):  # one commit has everything or there is none
         assert ("models", REPO) not in hub.repos or hub.titles(REPO) == ["initial commit"]
@@ -109,15 +109,15 @@ def test_a_cut_in_the_middle_of_the_weights(publish: Callable, hub: Hub, bundle:
 @pytest.mark.parametrize(
     ("step", "status", "told"),
     [
-        ("whoami", 401, r"publishing: the token is not accepted \(401\): give a token from"),
-        ("create", 403, r"alice/toy: the token may not do this \(403: no\): give one that may, or another name"),
-        ("create", 404, r"alice/toy: it is not there, or the token may not see it \(404\)"),
-        ("preupload", 403, r"the token may not do this \(403: no\)"),
-        ("commit", 412, r"somebody else has committed in the meantime \(412\): look at it"),
-        ("batch", 507, r"there is no room for it \(507: no\): free some"),
-        ("commit", 402, r"there is no room for it \(402: no\)"),
-        ("put", 403, r"the token may not do this \(403"),
-        ("verify", 404, r"it is not there"),
+        ("whoami", 401, r"publishing: the token is not accepted \(401\): use a token from"),
+        ("create", 403, r"alice/toy: the token lacks permission \(403: no\): use another token, or another name"),
+        ("create", 404, r"alice/toy: not found, or the token has no access \(404\)"),
+        ("preupload", 403, r"the token lacks permission \(403: no\)"),
+        ("commit", 412, r"another commit was made meanwhile \(412\): check it"),
+        ("batch", 507, r"no storage is left \(507: no\): free some"),
+        ("commit", 402, r"no storage is left \(402: no\)"),
+        ("put", 403, r"the token lacks permission \(403"),
+        ("verify", 404, r"not found, or the token has no access"),
     ],
 )
 def test_a_refusal_is_one_sentence(
@@ -133,7 +133,7 @@ def test_a_refusal_is_one_sentence(
 
 def test_quota_and_missing_rights_are_distinguished(publish: Callable, hub: Hub) -> None:
     hub.break_(*STEPS["commit"], 403, times=9, message="Private repository storage limit reached")
-    with pytest.raises(HubError, match=r"there is no room for it \(403: Private repository storage limit reached\)"):
+    with pytest.raises(HubError, match=r"no storage is left \(403: Private repository storage limit reached\)"):
         publish()
 
 
@@ -147,7 +147,7 @@ def test_a_card_that_the_hub_refuses(publish: Callable, hub: Hub, bundle: Bundle
 def test_without_a_token(publish: Callable, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HF_TOKEN")
     with pytest.raises(
-        HubError, match="publishing: there is no token: give a token from .*, in HF_TOKEN or with `hf auth"
+        HubError, match="publishing: no token is set: use a token from .*, in HF_TOKEN or with `hf auth"
     ):
         publish()
     assert hub.requests == []
@@ -161,14 +161,14 @@ def test_with_an_invalid_token(publish: Callable, hub: Hub, monkeypatch: pytest.
 
 def test_with_a_token_that_may_not_write(publish: Callable, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_alicereads001")
-    with pytest.raises(HubError, match="the token may not do this"):
+    with pytest.raises(HubError, match="the token lacks permission"):
         publish()
 
 
 def test_offline_and_without_a_server(publish: Callable, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-        with pytest.raises(HubError, match="HF_HUB_OFFLINE is set, so nothing is asked of the Hub: unset it"):
+        with pytest.raises(HubError, match="HF_HUB_OFFLINE is set, so no request is sent: unset it"):
             publish()
     hub.close()
     with pytest.raises(HubError, match="the Hub cannot be reached"):
@@ -202,7 +202,7 @@ def test_a_commit_between_looking_and_committing(
         return seen
 
     monkeypatch.setattr(upload, "_head", late)
-    with pytest.raises(HubError, match="somebody else has committed in the meantime"):
+    with pytest.raises(HubError, match="another commit was made meanwhile"):
         upload.send(bundle, WHERE)
     assert hub.files(REPO) == {"README.md": b"edited"}
 

@@ -1,4 +1,4 @@
-"""Rewards from settings and runs: what is loaded, with which statistics, and what is refused before anything is."""
+"""Rewards from settings and runs: models, statistics, and errors before anything is loaded."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +10,7 @@ import torch
 from rlhf.config import Settings
 from rlhf.errors import ConfigError, LineageError, ModelError
 from rlhf.modeling import loading
-from rlhf.rewards import Composition, Ensemble, Length, RewardModel, Stored
+from rlhf.rewards import CompositeReward, Ensemble, FixedNormalizer, LengthReward, RewardModel
 from rlhf.rewards.build import Builder, statistics
 from rlhf.runs.parents import find_parents
 from rlhf.runs.run import Run
@@ -25,7 +25,7 @@ TEXTS = ["Lima.", "No, it is not, not at all."]
 
 @pytest.fixture
 def builder(chain: Path, tmp_path: Path) -> Build:
-    """A builder for stage=ppo that starts from the chain's policy."""
+    """Return a function that makes a Builder for stage=ppo with the chain's policy."""
 
     def of(*overrides: str) -> Builder:
         settings: Settings = composed(*tiny_overrides("ppo", tmp_path), f"stage.policy={chain}/almanac/sft", *overrides)
@@ -36,45 +36,45 @@ def builder(chain: Path, tmp_path: Path) -> Build:
 
 
 @pytest.fixture(scope="module")
-def measured(chain: Path) -> Stored:
+def measured(chain: Path) -> FixedNormalizer:
     metrics = Run.open(chain / "almanac" / "reward").manifest["metrics"]
-    return Stored(metrics["scores/mean"], metrics["scores/std"])
+    return FixedNormalizer(metrics["scores/mean"], metrics["scores/std"])
 
 
-def test_the_reward_run_alone_is_a_plain_reward_with_its_statistics(
-    builder: Build, chain: Path, measured: Stored
+def test_a_single_reward_run_is_a_plain_reward_with_its_statistics(
+    builder: Build, chain: Path, measured: FixedNormalizer
 ) -> None:
     reward, normal = builder(f"stage.reward={chain}/almanac/reward").reward()
     assert isinstance(reward, RewardModel)
     assert normal == measured
 
 
-def test_beside_terms_it_is_one_and_the_sum_is_not_normalised_again(
-    builder: Build, chain: Path, measured: Stored
+def test_with_other_terms_the_run_is_one_and_the_sum_is_not_normalized(
+    builder: Build, chain: Path, measured: FixedNormalizer
 ) -> None:
     run = f"{chain}/almanac/reward"
-    terms = f"stage.rewards={{again: {{run: {run}, weight: 2}}, brief: {{length: {{most: 3}}}}}}"
+    terms = f"stage.rewards={{again: {{run: {run}, weight: 2}}, brief: {{length: {{max: 3}}}}}}"
     one = builder(terms, f"stage.reward={run}")
     reward, normal = one.reward()
-    assert isinstance(reward, Composition)
+    assert isinstance(reward, CompositeReward)
     assert normal == (0.0, 1.0)
     assert list(reward.terms) == ["reward", "again", "brief"]
-    assert [term.normalisation for term in reward.terms.values()] == [measured, None, None]
+    assert [term.normalization for term in reward.terms.values()] == [measured, None, None]
     raw = reward.terms["again"].function(PROMPTS, TEXTS)
     expected = [score + 2 * plain for score, plain in zip(measured(raw), raw, strict=True)]
     assert reward(PROMPTS, TEXTS) == pytest.approx([expected[0], expected[1] - 4], abs=1e-5)
     plain = builder(terms, f"stage.reward={run}", "stage.normalize_scores=false").reward()[0]
-    assert plain.terms["reward"].normalisation is None
+    assert plain.terms["reward"].normalization is None
 
 
-def test_stored_statistics_are_those_of_the_run(builder: Build, chain: Path, measured: Stored) -> None:
-    terms = f"stage.rewards={{a: {{run: {chain}/almanac/reward, normalisation: stored}}}}"
-    assert builder(terms).reward()[0].terms["a"].normalisation == measured
+def test_stored_statistics_are_those_of_the_run(builder: Build, chain: Path, measured: FixedNormalizer) -> None:
+    terms = f"stage.rewards={{a: {{run: {chain}/almanac/reward, normalization: stored}}}}"
+    assert builder(terms).reward()[0].terms["a"].normalization == measured
 
 
 @pytest.fixture(scope="module")
 def foreign(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An encoder with one output and a tokenizer of its own, as it comes from elsewhere."""
+    """Return the folder of a third-party encoder with one output and a different tokenizer."""
     folder = tmp_path_factory.mktemp("foreign")
     model, tokenizer = new_encoder()
     model.save_pretrained(folder)
@@ -83,7 +83,7 @@ def foreign(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_classifier_from_elsewhere_reads_with_its_own_tokenizer(builder: Build, foreign: Path) -> None:
-    """16 positions are what it was made for, however long the policy's texts may be."""
+    """It has 16 positions, even if the policy's texts are longer."""
     reward, _ = builder(f"stage.rewards={{other: {{run: {foreign}}}}}", "model.chat_template=plain").reward()
     model = reward.terms["other"].function
     assert model.max_length == 16
@@ -92,29 +92,29 @@ def test_a_classifier_from_elsewhere_reads_with_its_own_tokenizer(builder: Build
     assert len(reward(["a good day"] * 2, [" one bad", " good"])) == 2
 
 
-def test_what_has_no_statistics_cannot_be_normalised_by_them(builder: Build, foreign: Path) -> None:
+def test_a_run_without_statistics_cannot_be_normalized_by_them(builder: Build, foreign: Path) -> None:
     with pytest.raises(LineageError, match="holds no statistics.*running or none"):
-        builder(f"stage.rewards={{other: {{run: {foreign}, normalisation: stored}}}}").reward()
+        builder(f"stage.rewards={{other: {{run: {foreign}, normalization: stored}}}}").reward()
 
 
-def test_scores_of_another_reward_model_are_taken_as_they_are_and_this_is_said(
+def test_scores_without_statistics_are_not_normalized_with_a_message(
     builder: Build, foreign: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    one = builder(f"stage.reward={foreign}")
-    assert one.reward()[1] == (0.0, 1.0)
-    assert f"{foreign} is no run of stage=reward" in capsys.readouterr().out
+    made = builder(f"stage.reward={foreign}")
+    assert made.reward()[1] == (0.0, 1.0)
+    assert f"{foreign} is not a run of stage=reward" in capsys.readouterr().out
     builder(f"stage.reward={foreign}", "stage.normalize_scores=false").reward()
-    assert "no run of stage=reward" not in capsys.readouterr().out
-    assert statistics(one.parents["reward"]) is None
+    assert "not a run of stage=reward" not in capsys.readouterr().out
+    assert statistics(made.parents["reward"]) is None
 
 
-def test_a_language_model_is_no_judge(builder: Build, chain: Path) -> None:
-    """Its head would be drawn at random, and PPO would follow it."""
+def test_a_language_model_is_not_a_reward_model(builder: Build, chain: Path) -> None:
+    """Its head would be random, and PPO would optimize it."""
     with pytest.raises(ModelError, match="no head that scores"):
         builder(f"stage.rewards={{a: {{run: {chain}/almanac/sft/model}}}}").reward()
 
 
-def test_a_classifier_of_two_outputs_is_told(builder: Build, tmp_path: Path) -> None:
+def test_a_classifier_with_two_outputs_is_refused(builder: Build, tmp_path: Path) -> None:
     model, tokenizer = new_encoder(outputs=2)
     model.save_pretrained(tmp_path / "two")
     tokenizer.save_pretrained(tmp_path / "two")
@@ -133,27 +133,27 @@ def test_functions_are_imported_before_a_model_is_loaded(
 
 def test_terms_without_a_model(builder: Build, tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text("def score(prompts, completions): return [float(len(t)) for t in completions]")
-    terms = f"{{mine: {{function: {tmp_path}/mine.py:score}}, brief: {{length: {{most: 1}}, weight: 0.5}}}}"
+    terms = f"{{mine: {{function: {tmp_path}/mine.py:score}}, brief: {{length: {{max: 1}}, weight: 0.5}}}}"
     reward, normal = builder(f"stage.rewards={terms}").reward()
     assert normal == (0.0, 1.0)
     assert reward(PROMPTS, TEXTS) == [5, len(TEXTS[1]) - 0.5 * 6]
-    assert isinstance(reward.terms["brief"].function, Length)
+    assert isinstance(reward.terms["brief"].function, LengthReward)
 
 
-def test_gold_is_the_datas_a_run_or_nothing(builder: Build, chain: Path, measured: Stored) -> None:
-    plain = [*("stage.reward=null", "stage.rewards={brief: {length: {most: 1}}}")]
+def test_gold_is_that_of_the_data_a_run_or_none(builder: Build, chain: Path, measured: FixedNormalizer) -> None:
+    plain = [*("stage.reward=null", "stage.rewards={brief: {length: {max: 1}}}")]
     good, bad = builder(*plain).gold()([PROMPTS[0]] * 2, ["The capital of Peru is Lima.", "Berlin."])
     assert good > bad
     assert builder(*plain, "stage.gold=null").gold() is None
     run = f"{chain}/almanac/reward"
     raw = builder(*plain, f"stage.gold={{run: {run}}}").gold()(PROMPTS, TEXTS)
-    brought = builder(*plain, f"stage.gold={{run: {run}, normalisation: stored}}").gold()(PROMPTS, TEXTS)
+    brought = builder(*plain, f"stage.gold={{run: {run}, normalization: stored}}").gold()(PROMPTS, TEXTS)
     assert brought == pytest.approx(measured(raw))
 
 
 @pytest.fixture(scope="module")
 def adapted(chain: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Two reward runs: adapters and heads on the chain's policy, of different seeds."""
+    """Return two reward runs: adapters and heads on the chain's policy, with different seeds."""
     root = tmp_path_factory.mktemp("adapted")
     for seed in (1, 2):
         own = (f"stage.policy={chain}/almanac/sft", "adapter=lora", f"seed={seed}", "stage.trainer.learning_rate=0.05")
@@ -161,10 +161,10 @@ def adapted(chain: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]
     return [root / "1", root / "2"]
 
 
-def test_adapters_on_one_base_are_loaded_beside_each_other(
+def test_adapters_on_one_base_are_loaded_together(
     builder: Build, adapted: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And score as each of them does when it is loaded and merged by itself."""
+    """They score like the same adapters loaded and merged separately."""
     apart = [builder(f"stage.rewards={{a: {{run: {run}}}}}").reward()[0](PROMPTS, TEXTS) for run in adapted]
     loaded: list[Any] = []
     load = loading.load_reward_model
@@ -183,12 +183,12 @@ def test_adapters_on_one_base_are_loaded_beside_each_other(
     assert reward(PROMPTS, TEXTS) == pytest.approx(expected.tolist())
 
 
-def test_runs_of_other_kinds_are_members_too_each_normalised_by_its_own(
-    builder: Build, chain: Path, adapted: list[Path], measured: Stored
+def test_other_runs_are_members_with_separate_normalization(
+    builder: Build, chain: Path, adapted: list[Path], measured: FixedNormalizer
 ) -> None:
     runs = f"[{chain}/almanac/reward, {adapted[0]}]"
-    terms = f"{{sure: {{ensemble: {{runs: {runs}}}, normalisation: stored}}}}"
+    terms = f"{{sure: {{ensemble: {{runs: {runs}}}, normalization: stored}}}}"
     ensemble = builder(f"stage.rewards={terms}").reward()[0].terms["sure"].function
     own = Run.open(adapted[0]).manifest["metrics"]
     assert ensemble.statistics == [measured, (own["scores/mean"], own["scores/std"])]
-    assert builder(f"stage.rewards={terms}").reward()[0].terms["sure"].normalisation is None
+    assert builder(f"stage.rewards={terms}").reward()[0].terms["sure"].normalization is None

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from rlhf.errors import TrainingError
-from rlhf.rewards import Composition, Ensemble, Length, Running, Scorer, Stored, Term
+from rlhf.rewards import CompositeReward, Ensemble, FixedNormalizer, LengthReward, RewardTerm, RunningNormalizer, Scorer
 
 PROMPTS, TEXTS = ["p", "p", "p"], ["a", "b b", "c c c"]
 
@@ -16,14 +16,14 @@ def words(prompts: Sequence[str], completions: Sequence[str]) -> list[float]:
     return [float(len(text.split())) for text in completions]
 
 
-def test_weights_and_normalisation_by_hand() -> None:
-    """Words 1, 2, 3: by (2, 0.5) they are -2, 0, 2; by their own statistics -1, 0, 1; too long by 0, 1, 2."""
-    composition = Composition(
+def test_weights_and_normalization_by_hand() -> None:
+    """Words 1, 2, 3: normalized by (2, 0.5) -2, 0, 2; by their own statistics -1, 0, 1; too long by 0, 1, 2."""
+    composition = CompositeReward(
         {
-            "plain": Term(words),
-            "stored": Term(words, 10.0, Stored(2.0, 0.5)),
-            "running": Term(words, -100.0, Running()),
-            "brief": Term(Length(most=1), 1000.0),
+            "plain": RewardTerm(words),
+            "stored": RewardTerm(words, 10.0, FixedNormalizer(2.0, 0.5)),
+            "running": RewardTerm(words, -100.0, RunningNormalizer()),
+            "brief": RewardTerm(LengthReward(max=1), 1000.0),
         }
     )
     expected = [1 - 20 + 100 - 0, 2 + 0 - 0 - 1000, 3 + 20 - 100 - 2000]
@@ -33,16 +33,22 @@ def test_weights_and_normalisation_by_hand() -> None:
     assert scored.disagreement == {}
 
 
-def test_a_term_that_gives_no_number_is_named() -> None:
+def test_a_term_that_returns_no_number_is_named() -> None:
     for wrong in ([1.0], [1.0, 2.0, math.nan], None):
         with pytest.raises(TrainingError, match="the reward 'mine'"):
-            Composition({"brief": Term(words), "mine": Term(lambda p, c, wrong=wrong: wrong)})(PROMPTS, TEXTS)
+            CompositeReward({"brief": RewardTerm(words), "mine": RewardTerm(lambda p, c, wrong=wrong: wrong)})(
+                PROMPTS, TEXTS
+            )
 
 
-def test_running_statistics_are_the_state_and_go_through_json() -> None:
-    def new() -> Composition:
-        return Composition(
-            {"a": Term(words, 1.0, Running()), "b": Term(words, 1.0, Stored(0.0, 1.0)), "c": Term(words)}
+def test_running_statistics_are_the_state_and_survive_json() -> None:
+    def new() -> CompositeReward:
+        return CompositeReward(
+            {
+                "a": RewardTerm(words, 1.0, RunningNormalizer()),
+                "b": RewardTerm(words, 1.0, FixedNormalizer(0.0, 1.0)),
+                "c": RewardTerm(words),
+            }
         )
 
     one, other = new(), new()
@@ -52,15 +58,15 @@ def test_running_statistics_are_the_state_and_go_through_json() -> None:
     other.load_state_dict(state)
     assert one(["p"], ["d d d d d d d"]) == other(["p"], ["d d d d d d d"]) != new()(["p"], ["d d d d d d d"])
     with pytest.raises(TrainingError, match="same rewards"):
-        Composition({"other": Term(words, 1.0, Running())}).load_state_dict(state)
+        CompositeReward({"other": RewardTerm(words, 1.0, RunningNormalizer())}).load_state_dict(state)
 
 
-def test_each_term_is_reported_as_it_gave_its_scores() -> None:
-    """Before weight and normalisation. 1, 2, 3: deviation sqrt(2/3). The members 1, 2, 3 and 3, 4, 5 differ by 1."""
+def test_scores_are_reported_per_term_before_normalization() -> None:
+    """1, 2, 3 have deviation sqrt(2/3). The members 1, 2, 3 and 3, 4, 5 have disagreement 1."""
     more = Ensemble([words, lambda p, c: [score + 2 for score in words(p, c)]], 3.0)
-    terms = {"long": Term(words, 7.0, Stored(9.0, 9.0)), "sure": Term(more, 0.1)}
-    scorer = Scorer(Composition(terms), gold=lambda p, c: [0.0, 0.0, 6.0])
-    assert scorer(PROMPTS, TEXTS) == Composition(terms)(PROMPTS, TEXTS)
+    terms = {"long": RewardTerm(words, 7.0, FixedNormalizer(9.0, 9.0)), "sure": RewardTerm(more, 0.1)}
+    scorer = Scorer(CompositeReward(terms), gold=lambda p, c: [0.0, 0.0, 6.0])
+    assert scorer(PROMPTS, TEXTS) == CompositeReward(terms)(PROMPTS, TEXTS)
     spread = math.sqrt(2 / 3)
     expected = {
         "reward/long": 2.0,
@@ -72,7 +78,7 @@ def test_each_term_is_reported_as_it_gave_its_scores() -> None:
     assert scorer.metrics() == pytest.approx(expected)
 
 
-def test_of_a_plain_function_nothing_is_reported_by_itself() -> None:
+def test_a_plain_function_has_no_separate_metrics() -> None:
     scorer = Scorer(words)
     assert scorer(PROMPTS, TEXTS) == [1, 2, 3]
     assert scorer.metrics() == scorer.state_dict() == {}
@@ -82,13 +88,13 @@ def test_of_a_plain_function_nothing_is_reported_by_itself() -> None:
 def test_metrics_are_over_all_ranks() -> None:
     """The other rank has two scores that sum to 10 and squares of 20 around the common mean, which is 16 / 5."""
     others = [torch.tensor([2.0, 10.0]), torch.tensor(20.0)]
-    scorer = Scorer(Composition({"long": Term(words)}), over_ranks=lambda x: x + others.pop(0))
+    scorer = Scorer(CompositeReward({"long": RewardTerm(words)}), over_ranks=lambda x: x + others.pop(0))
     scorer(PROMPTS, TEXTS)
     squares = 20 + sum((score - 3.2) ** 2 for score in (1, 2, 3))
     assert scorer.metrics() == pytest.approx({"reward/long": 3.2, "reward/long_std": math.sqrt(squares / 5)})
 
 
-def test_gold_draws_from_no_stream_of_others() -> None:
+def test_gold_does_not_advance_the_generator() -> None:
     def gold(prompts: Sequence[str], completions: Sequence[str]) -> list[float]:
         return torch.rand(len(completions)).tolist()
 
@@ -99,6 +105,6 @@ def test_gold_draws_from_no_stream_of_others() -> None:
     assert torch.equal(torch.rand(1), expected)
 
 
-def test_gold_that_gives_no_number_is_told() -> None:
+def test_gold_that_returns_no_number_is_named() -> None:
     with pytest.raises(TrainingError, match="the gold reward"):
         Scorer(words, lambda p, c: [random.random()])(PROMPTS, TEXTS)

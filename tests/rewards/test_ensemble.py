@@ -3,7 +3,7 @@ import math
 import pytest
 
 from rlhf.errors import TrainingError
-from rlhf.rewards import Ensemble, Stored
+from rlhf.rewards import Ensemble, FixedNormalizer
 from rlhf.rewards.protocol import RewardFunction
 
 
@@ -29,11 +29,11 @@ def test_three_members_have_the_deviation_of_a_population() -> None:
 
 def test_members_that_differ_by_a_constant_and_a_scale_agree_once_normalised() -> None:
     members = [constant(1.0, 3.0), constant(110.0, 130.0)]
-    stored = [Stored(2.0, 1.0), Stored(120.0, 10.0)]
+    stored = [FixedNormalizer(2.0, 1.0), FixedNormalizer(120.0, 10.0)]
     assert max(Ensemble(members).judge(["p", "p"], ["a", "b"]).disagreement) > 50
     assert Ensemble(members, statistics=stored).judge(["p", "p"], ["a", "b"]) == ([-1, 1], [0, 0])
 
 
-def test_a_member_that_gives_no_number_is_named() -> None:
+def test_a_member_that_returns_no_number_is_named() -> None:
     with pytest.raises(TrainingError, match="member 1 of the ensemble"):
         Ensemble([constant(1.0), constant(math.nan)])(["p"], ["a"])

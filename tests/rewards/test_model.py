@@ -51,7 +51,7 @@ def test_a_string_prompt_is_joined_and_ended(scorer: RewardModel) -> None:
     assert scorer.encode("Once upon", " a time") == scorer.encode("Once upon", f" a time{end}") == expected
 
 
-def test_of_a_long_prompt_the_end_and_the_whole_response_are_scored(scorer: RewardModel) -> None:
+def test_the_end_of_a_long_prompt_and_the_whole_response_are_scored(scorer: RewardModel) -> None:
     prompt = ask("What is the capital of Peru? " * 200)
     short, other = scorer.encode(prompt, "Lima."), scorer.encode(prompt, "Europe.")
     assert len(short) == scorer.max_length
@@ -60,7 +60,7 @@ def test_of_a_long_prompt_the_end_and_the_whole_response_are_scored(scorer: Rewa
 
 
 def test_a_sampled_response_is_scored_as_the_tokens_that_were_sampled(scorer: RewardModel) -> None:
-    """What PPO and the comparison score is what the policy wrote, rendered as the training pairs were."""
+    """PPO and the comparison score the policy's tokens, rendered like the training pairs."""
     tokenizer = scorer.tokenizer
     for prompt, written in (("Once upon", " a time"), (ask("What is the capital of Peru?"), "Lima.")):
         expected = scorer.encode(prompt, written)
@@ -70,8 +70,8 @@ def test_a_sampled_response_is_scored_as_the_tokens_that_were_sampled(scorer: Re
         assert scorer.encode(prompt, response_text(tokenizer, prompt, sampled)) == expected
 
 
-def test_a_classifier_of_several_outputs_is_refused(scorer: RewardModel) -> None:
-    """Which of them would be the score?"""
+def test_a_classifier_with_several_outputs_is_refused(scorer: RewardModel) -> None:
+    """It is ambiguous which of them is the score."""
     model = new_encoder(outputs=2)[0]
     with pytest.raises(ModelError, match="has 2 outputs"):
         RewardModel(model, scorer.tokenizer, max_length=None)
@@ -79,7 +79,7 @@ def test_a_classifier_of_several_outputs_is_refused(scorer: RewardModel) -> None
 
 @pytest.fixture(scope="module")
 def encoder() -> RewardModel:
-    """A bidirectional classifier with a vocabulary of its own and the marks [CLS] and [SEP]."""
+    """Return a bidirectional classifier with a different vocabulary and the special tokens [CLS] and [SEP]."""
     return RewardModel(*new_encoder(), max_length=8)
 
 
@@ -96,8 +96,8 @@ def new_encoder(outputs: int = 1) -> tuple[BertForSequenceClassification, PreTra
     return BertForSequenceClassification(config), PreTrainedTokenizerFast(tokenizer_object=plain, **marks)
 
 
-def test_an_encoder_reads_a_text_in_its_own_marks(encoder: RewardModel) -> None:
-    """Its tokenizer has no end of sequence, and no chat template writes its marks."""
+def test_an_encoder_reads_a_text_with_its_special_tokens(encoder: RewardModel) -> None:
+    """Its tokenizer has no EOS token, and chat templates do not write its special tokens."""
     ids = encoder.encode("a good", " day")
     assert encoder.tokenizer.convert_ids_to_tokens(ids) == ["[CLS]", "a", "good", "day", "[SEP]"]
     alone = encoder.model(input_ids=torch.tensor([ids])).logits.item()
@@ -106,13 +106,13 @@ def test_an_encoder_reads_a_text_in_its_own_marks(encoder: RewardModel) -> None:
     assert together[0] != pytest.approx(together[1], abs=1e-3)
 
 
-def test_of_a_long_text_an_encoder_reads_its_first_mark_and_the_end(encoder: RewardModel) -> None:
+def test_an_encoder_reads_cls_and_the_end_of_a_long_text(encoder: RewardModel) -> None:
     ids = encoder.encode("a a a a a a a", " good bad day one a good bad day")
     expected = ["[CLS]", "day", "one", "a", "good", "bad", "day", "[SEP]"]
     assert encoder.tokenizer.convert_ids_to_tokens(ids) == expected
 
 
-def test_a_conversation_without_a_template_is_refused_and_with_one_it_is_framed(encoder: RewardModel) -> None:
+def test_an_encoder_needs_a_template_for_conversations(encoder: RewardModel) -> None:
     with pytest.raises(ModelError, match="model.chat_template"):
         encoder.encode(ask("a day"), "good")
     encoder.tokenizer.chat_template = "{% for message in messages %}{{ message['content'] }} {% endfor %}"

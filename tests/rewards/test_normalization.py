@@ -7,18 +7,18 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlhf.rewards import Running, Stored
+from rlhf.rewards import FixedNormalizer, RunningNormalizer
 
 SCORES = st.floats(-1e6, 1e6)
 
 
-def test_by_stored_statistics() -> None:
-    assert Stored(2.0, 4.0)([2.0, 6.0, -2.0]) == [0, 1, -1]
+def test_stored_statistics() -> None:
+    assert FixedNormalizer(2.0, 4.0)([2.0, 6.0, -2.0]) == [0, 1, -1]
 
 
-def test_by_the_scores_so_far_those_at_hand_included() -> None:
-    """1, 3: mean 2, variance 2. Then 5 too: mean 3, variance 4."""
-    running = Running()
+def test_running_statistics_include_the_current_batch() -> None:
+    """1, 3: mean 2, variance 2. With 5: mean 3, variance 4."""
+    running = RunningNormalizer()
     running.learn([1.0, 3.0])
     assert running([1.0, 3.0]) == pytest.approx([-1 / math.sqrt(2), 1 / math.sqrt(2)])
     running.learn([5.0])
@@ -27,7 +27,7 @@ def test_by_the_scores_so_far_those_at_hand_included() -> None:
 
 @given(st.lists(st.lists(SCORES, min_size=1, max_size=5), min_size=1, max_size=5))
 def test_batches_add_up_to_the_statistics_of_all_of_them(batches: list[list[float]]) -> None:
-    running = Running()
+    running = RunningNormalizer()
     for batch in batches:
         running.learn(batch)
     whole = [score for batch in batches for score in batch]
@@ -36,25 +36,25 @@ def test_batches_add_up_to_the_statistics_of_all_of_them(batches: list[list[floa
     assert running.std == pytest.approx(expected, rel=1e-9, abs=1e-6)
 
 
-def test_ranks_learn_what_one_process_with_all_scores_learns() -> None:
-    """Each rank brings its own scores; here the sums of the other rank are added to every sum that is asked for."""
-    ranks, alone = ([1.0, 2.0], [4.0, 9.0, 5.0]), Running()
+def test_ranks_learn_the_statistics_of_one_process_with_all_scores() -> None:
+    """Each rank has its own scores; here the sums of the other rank are added to every sum."""
+    ranks, alone = ([1.0, 2.0], [4.0, 9.0, 5.0]), RunningNormalizer()
     alone.learn([*ranks[0], *ranks[1]])
     mean = statistics.fmean([*ranks[0], *ranks[1]])
     others = [torch.tensor([3.0, 18.0]), torch.tensor(sum((score - mean) ** 2 for score in ranks[1]))]
-    first = Running()
+    first = RunningNormalizer()
     first.learn(ranks[0], lambda x: x + others.pop(0))
     assert first.state_dict() == pytest.approx(alone.state_dict())
 
 
-def test_equal_scores_become_zero_and_no_nan() -> None:
-    running = Running()
+def test_equal_scores_become_zero_and_not_nan() -> None:
+    running = RunningNormalizer()
     running.learn([3.0, 3.0, 3.0])
     assert running([3.0, 3.0]) == [0, 0]
 
 
-def test_through_json_it_goes_on_to_the_bit() -> None:
-    one, other = Running(), Running()
+def test_statistics_restored_from_json_are_bit_identical() -> None:
+    one, other = RunningNormalizer(), RunningNormalizer()
     one.learn([0.1, 0.7, 1 / 3])
     other.load_state_dict(json.loads(json.dumps(one.state_dict())))
     for running in (one, other):

@@ -27,10 +27,10 @@ def test_a_function_by_its_path() -> None:
             function(path)
 
 
-def test_a_module_of_the_current_directory_is_found_and_hides_no_installed_one(
+def test_a_module_of_the_current_directory_is_found_after_installed_ones(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The console script does not put the current directory on the path, and ``python -m`` does."""
+    """The console script does not add the current directory to the path, unlike ``python -m``."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [path for path in sys.path if path not in ("", str(tmp_path))])
     Path("reward_of_this_test.py").write_text(MODULE)
@@ -39,10 +39,10 @@ def test_a_module_of_the_current_directory_is_found_and_hides_no_installed_one(
     assert function("statistics:fmean")([1.0, 2.0]) == 1.5
 
 
-def test_a_file_is_loaded_from_where_it_lies(tmp_path: Path) -> None:
+def test_a_function_in_a_file_is_loaded(tmp_path: Path) -> None:
     (tmp_path / "my.py").write_text(MODULE)
     assert function(f"{tmp_path}/my.py:Mine.score")(["p"], ["c"]) == [1.0]
-    with pytest.raises(ConfigError, match="no function but a int"):
+    with pytest.raises(ConfigError, match="not callable but of type int"):
         function(f"{tmp_path}/my.py:NUMBER")
     (tmp_path / "broken.py").write_text("def score(:\n")
     for path in ("broken.py:score", "absent.py:score"):
@@ -50,15 +50,15 @@ def test_a_file_is_loaded_from_where_it_lies(tmp_path: Path) -> None:
             function(f"{tmp_path}/{path}")
 
 
-def test_what_a_function_of_ones_own_raises_is_told_with_its_path(tmp_path: Path) -> None:
+def test_exceptions_of_a_users_function_are_reported_with_its_path(tmp_path: Path) -> None:
     (tmp_path / "my.py").write_text(
         "from rlhf.errors import DataError\n"
         "def score(prompts, completions):\n    return [len(text) / 0 for text in completions]\n"
-        "def ours(prompts, completions):\n    raise DataError('told already')\n"
+        "def ours(prompts, completions):\n    raise DataError('reported already')\n"
     )
     with pytest.raises(TrainingError, match=r"my\.py:score.*2 completions.*ZeroDivisionError: "):
         called(f"{tmp_path}/my.py:score")(["p", "p"], ["a", "b"])
-    with pytest.raises(DataError, match="^told already$"):
+    with pytest.raises(DataError, match="^reported already$"):
         called(f"{tmp_path}/my.py:ours")(["p"], ["a"])
 
 
@@ -70,7 +70,7 @@ def test_what_a_function_of_ones_own_raises_is_told_with_its_path(tmp_path: Path
         [10**400, 1], [1j, 2j],
     ],
 )  # fmt: skip
-def test_scores_that_are_no_numbers_are_refused(scores: list[float]) -> None:
+def test_scores_that_are_not_numbers_are_refused(scores: list[float]) -> None:
     with pytest.raises(TrainingError, match="^mine "):
         checked(scores, ["a", "b"], "mine")
 

@@ -1,4 +1,4 @@
-"""A scorer behind HTTP, against a server that fails in every way that one can."""
+"""A scorer behind HTTP, with a server that fails in all ways."""
 
 import contextlib
 import json
@@ -13,7 +13,7 @@ import httpx2
 import pytest
 
 from rlhf.errors import ConfigError, TrainingError
-from rlhf.rewards import Remote
+from rlhf.rewards import RemoteReward
 from rlhf.rewards.bounded import LARGEST
 from rlhf.rewards.remote import retry_after
 
@@ -37,12 +37,12 @@ def lengths(handler: BaseHTTPRequestHandler, request: dict) -> None:
 
 
 def late(handler: BaseHTTPRequestHandler, request: dict) -> None:
-    time.sleep(0.4)  # the client has hung up by then
+    time.sleep(0.4)  # the client has disconnected by then
 
 
 def trickle(handler: BaseHTTPRequestHandler, request: dict) -> None:
-    """A byte now and then: no pause is longer than the timeout, and all of them together are."""
-    with contextlib.suppress(OSError):  # the client has hung up
+    """Send single bytes: no pause exceeds the timeout, but their sum does."""
+    with contextlib.suppress(OSError):  # the client has disconnected
         for char in b"HTTP/1.1 200 OK\r\nContent-Length: 900\r\n\r\n" + b" " * 900:
             handler.wfile.write(bytes([char]))
             time.sleep(0.02)
@@ -62,7 +62,7 @@ def closed(handler: BaseHTTPRequestHandler, request: dict) -> None:
 
 
 class Server(ThreadingHTTPServer):
-    """Gives the ``answers`` one after the other, and the lengths of the completions once they are used up."""
+    """Sends the ``answers`` one after the other, then the lengths of the completions."""
 
     daemon_threads = True
 
@@ -100,8 +100,8 @@ def server() -> Iterator[Server]:
         thread.join()
 
 
-def remote(server: Server, **options: Any) -> Remote:
-    return Remote(server.url, **{"attempts": 3, "backoff": 0.001, "longest_wait": 0.01, "timeout": 0.3} | options)
+def remote(server: Server, **options: Any) -> RemoteReward:
+    return RemoteReward(server.url, **{"attempts": 3, "backoff": 0.001, "longest_wait": 0.01, "timeout": 0.3} | options)
 
 
 def test_batches_are_split_and_come_back_in_order(server: Server) -> None:
@@ -137,46 +137,44 @@ FAILURES = {
 
 
 @pytest.mark.parametrize("failure", FAILURES.values(), ids=FAILURES)
-def test_a_batch_that_fails_is_asked_again(server: Server, failure: Answer) -> None:
+def test_a_failed_batch_is_retried(server: Server, failure: Answer) -> None:
     server.answers = [failure, failure]
     assert remote(server)(["p", "q"], ["a", "bb"]) == [1, 2]
     assert server.asked == [{"prompts": ["p", "q"], "completions": ["a", "bb"]}] * 3
 
 
 @pytest.mark.parametrize("failure", ["late", "trickle", "huge", "500", "nan", "garbage"])
-def test_after_the_last_try_it_is_told_in_one_sentence_and_nothing_is_scored(server: Server, failure: str) -> None:
+def test_the_last_failed_try_is_a_one_line_error(server: Server, failure: str) -> None:
     server.answers = [lengths] + [FAILURES[failure]] * 3
-    with pytest.raises(TrainingError, match=r"batch of 1 completions in 3 tries.*resume=true") as told:
+    with pytest.raises(TrainingError, match=r"batch of 1 completions in 3 tries.*resume=true") as raised:
         remote(server, batch_size=2)(["p", "q", "r"], ["a", "bb", "ccc"])
     assert len(server.asked) == 4
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(raised.value)
 
 
-def test_control_codes_of_an_answer_are_not_told(server: Server) -> None:
+def test_control_codes_of_a_response_are_not_printed(server: Server) -> None:
     server.answers = [status(200, "\x1b[31mred\x07")] * 3
-    with pytest.raises(TrainingError, match=r"it answered .*red") as told:
+    with pytest.raises(TrainingError, match=r"it returned .*red") as raised:
         remote(server)(["p"], ["a"])
-    assert str(told.value).isprintable()
+    assert str(raised.value).isprintable()
 
 
-def test_a_server_that_is_not_there_is_told(server: Server) -> None:
-    gone = Remote("http://127.0.0.1:1/score", attempts=2, backoff=0.001, longest_wait=0.01)
+def test_an_unreachable_server_is_reported(server: Server) -> None:
+    gone = RemoteReward("http://127.0.0.1:1/score", attempts=2, backoff=0.001, longest_wait=0.01)
     with pytest.raises(TrainingError, match=r"127\.0\.0\.1:1/score.*cannot be reached"):
         gone(["p"], ["a"])
 
 
 @pytest.mark.parametrize("code", [400, 401, 404, 302])
-def test_what_no_other_try_would_mend_is_not_tried_again(server: Server, code: int) -> None:
+def test_permanent_failures_are_not_retried(server: Server, code: int) -> None:
     server.answers = [status(code)]
     with pytest.raises(TrainingError, match=f"status {code}"):
         remote(server)(["p"], ["a"])
     assert len(server.asked) == 1
 
 
-def test_waits_grow_are_drawn_and_are_as_long_as_the_server_asks(
-    server: Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """With a first wait of up to 1 s they are below 1, 2, 4, 8 and no longer than 5; a Retry-After of 3 is kept."""
+def test_waits_grow_at_random_and_respect_retry_after(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a first wait of at most 1 s they are below 1, 2, 4, 8 and at most 5; a Retry-After of 3 is respected."""
     waited: list[float] = []
     monkeypatch.setattr("tenacity.nap.time.sleep", waited.append)
     server.answers = [status(500)] * 4
@@ -189,7 +187,7 @@ def test_waits_grow_are_drawn_and_are_as_long_as_the_server_asks(
     assert waited == [3, 5]
 
 
-def test_when_to_ask_again_is_seconds_or_a_date() -> None:
+def test_retry_after_is_seconds_or_a_date() -> None:
     assert retry_after(httpx2.Headers({"Retry-After": "7"})) == 7
     in_a_minute = formatdate(time.time() + 60, usegmt=True)
     assert retry_after(httpx2.Headers({"Retry-After": in_a_minute})) == pytest.approx(60, abs=2)
@@ -198,20 +196,20 @@ def test_when_to_ask_again_is_seconds_or_a_date() -> None:
         assert retry_after(httpx2.Headers(header)) == 0
 
 
-def test_a_token_is_sent_and_never_told(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_token_is_sent_and_never_shown(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match="THE_TOKEN, which is not set"):
         remote(server, token_variable="THE_TOKEN")
     monkeypatch.setenv("THE_TOKEN", "s3cr3t")
     server.answers = [status(401)]
     asked = remote(server, token_variable="THE_TOKEN")
-    with pytest.raises(TrainingError) as told:
+    with pytest.raises(TrainingError) as raised:
         asked(["p"], ["a"])
     assert server.tokens == ["Bearer s3cr3t"]
-    assert "s3cr3t" not in f"{told.value}{vars(asked)}"
+    assert "s3cr3t" not in f"{raised.value}{vars(asked)}"
     assert remote(server)(["p"], ["a"]) == [1]
     assert server.tokens[-1] is None
 
 
-def test_a_password_in_the_url_is_not_told() -> None:
-    place = Remote("http://me:s3cr3t@127.0.0.1:1/score?key=s3cr3t").place
+def test_a_password_in_the_url_is_not_shown() -> None:
+    place = RemoteReward("http://me:s3cr3t@127.0.0.1:1/score?key=s3cr3t").place
     assert place == "http://127.0.0.1:1/score"

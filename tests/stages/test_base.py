@@ -87,3 +87,8 @@ def test_texts_are_joined_and_cut() -> None:
     assert len(joined) == 10  # the tenth is dropped
     with pytest.raises(DataError, match=r"the train split does not fill one row of stage.block_length=11 tokens"):
         blocks(texts, tokenizer, 11, "train")
+
+
+def test_a_new_model_needs_an_architecture(settings: Callable[..., Settings], tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"stage\.policy=null trains a new model, and model\.architecture is null"):
+        execute(settings("base", "stage.policy=null", "model.path=nobody/nothing", "model.architecture=null"), tmp_path)

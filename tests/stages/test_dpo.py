@@ -86,7 +86,7 @@ def test_sharing_where_it_cannot_be_is_refused_before_a_model_is_loaded(
 ) -> None:
     monkeypatch.setattr(loading, "_load", None)
     overrides = ["stage.shared_prefix=on", "model.attention=eager"]
-    with pytest.raises(ConfigError, match="stage.shared_prefix=on cannot be: model.attention=eager cannot be given"):
+    with pytest.raises(ConfigError, match="shared_prefix=on is not possible, since model.attention=eager does not"):
         execute(beside_chain(stage, *overrides), tmp_path / stage)
 
 

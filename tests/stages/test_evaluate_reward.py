@@ -46,9 +46,12 @@ def encoder(folder: Path, labels: int = 1) -> Path:
     return folder
 
 
-def test_the_card_of_a_run_is_the_one_that_its_stage_wrote(chain: Path, evaluate: Configure, tmp_path: Path) -> None:
+def test_the_card_of_a_run_is_the_one_that_its_stage_wrote(
+    chain: Path, evaluate: Configure, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     reward = chain / "almanac" / "reward"
     final = execute(evaluate(reward, f"stage.policy={chain}/almanac/sft"), tmp_path / "card")
+    assert f"evaluate_reward: {reward} on " in capsys.readouterr().out
     written, again = (json.loads((one / "metrics.json").read_text()) for one in (reward, tmp_path / "card"))
     for name in ("accuracy", "baselines", "probes", "statistics", "parts", "prompts"):
         assert (

@@ -35,7 +35,7 @@ def test_the_embedded_data(inspected: Callable[..., dict], tmp_path: Path, capsy
     run = Run.open(tmp_path / "inspect")
     assert run.manifest["metrics"]["leaks"] == 0
     told = capsys.readouterr().out
-    assert "there is no model at" in told
+    assert "does not exist" in told
     assert "No overlap between train and held-out prompts." in told
 
 
@@ -103,7 +103,7 @@ def test_hostile_rows_are_shown_as_data(
 def test_nothing_to_inspect_and_a_row_of_no_kind_are_one_sentence(
     inspected: Callable[..., dict], tmp_path: Path
 ) -> None:
-    with pytest.raises(DataError, match="there is nothing to inspect: give a file with data.path=my.jsonl"):
+    with pytest.raises(DataError, match="there is nothing to inspect: set data.path=my.jsonl"):
         inspected("data=local")
     with pytest.raises(DataError, match=r"a\.jsonl:1: no format reads this row: its columns are x, y"):
         inspected(f"data.path={write(tmp_path / 'a.jsonl', [{'x': 1, 'y': 2}])}")

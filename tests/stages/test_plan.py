@@ -37,6 +37,8 @@ def test_the_progression_is_planned_before_any_of_it_runs(
         assert f"{stage}: fits: " in told
     assert "sft: 7 steps" in told
     assert told.count("measured: ") == 5
+    assert told.splitlines()[0].strip() == "plan"  # the summary, before the tables of each stage
+    assert told.index("base: memory of one device") > told.index("┘")
     assert not list(tmp_path.iterdir())
 
 
@@ -75,7 +77,7 @@ def test_what_does_not_fit_ends_with_1_and_a_remedy(
         (("stage=inspect", "hardware.plan=true"), "stage=inspect does not: leave it out"),
         (
             ("stage=plan", "experiment=tldr-pythia", "stage.stages=[base]"),
-            "data.text.path is null, so there are no text: give a file",
+            "data.text.path is null, so there are no text: set data.text.path=",
         ),
     ],
 )

@@ -100,9 +100,9 @@ def test_one_base_ends_where_four_models_end(
     """Adam's first steps have the size of the learning rate whatever the gradient's, so rounding may weigh more."""
     execute(beside_chain("reward", "adapter=lora"), tmp_path / "reward")
     logs, adapters = [], []
-    for one_base in ("true", "false"):
-        place = tmp_path / one_base
-        options = (f"stage.reward={tmp_path}/reward", f"stage.one_base={one_base}", "stage.updates=3")
+    for share_base_model in ("true", "false"):
+        place = tmp_path / share_base_model
+        options = (f"stage.reward={tmp_path}/reward", f"stage.share_base_model={share_base_model}", "stage.updates=3")
         execute(beside_chain("ppo", "adapter=lora", *options, "stage.critic_learning_rate=0.01"), place)
         logs.append([json.loads(line) for line in logged(place).splitlines()])
         adapters.append(load_file(place / "model" / "adapter_model.safetensors"))
@@ -119,7 +119,7 @@ def test_after_ctrl_c_one_base_goes_on_and_ends_with_the_same_bytes(
     beside_chain: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     execute(beside_chain("reward", "adapter=lora"), tmp_path / "reward")
-    options = ("adapter=lora", "stage.one_base=true", f"stage.reward={tmp_path}/reward", *FASTER)
+    options = ("adapter=lora", "stage.share_base_model=true", f"stage.reward={tmp_path}/reward", *FASTER)
     execute(beside_chain("ppo", *options), tmp_path / "whole")
     step = PPOTrainer.step
 
@@ -142,12 +142,12 @@ def test_the_critic_can_be_a_head_on_the_policy(
     beside_chain: Configure, tmp_path: Path, adapter: str, capsys: pytest.CaptureFixture
 ) -> None:
     """At update 1 its values are all zero, so that they explain nothing; then it has learned."""
-    options = (f"adapter={adapter}", "stage.critic_kind=head", "stage.critic_learning_rate=0.01", *FASTER)
+    options = (f"adapter={adapter}", "stage.critic_kind=value_head", "stage.critic_learning_rate=0.01", *FASTER)
     execute(beside_chain("ppo", *options), tmp_path / "ppo")
     first, *_, last = [json.loads(line) for line in logged(tmp_path / "ppo").splitlines()]
     assert first["val/explained_variance"] == pytest.approx(0, abs=1e-6)
     assert last["val/explained_variance"] != pytest.approx(0, abs=1e-6)
-    assert "under a head of zeros" not in capsys.readouterr().out
+    assert "with a zero head" not in capsys.readouterr().out
     [file] = (tmp_path / "ppo" / "model").glob("*.safetensors")
     assert not [name for name in load_file(file) if "score" in name]
 
@@ -182,8 +182,8 @@ def test_after_ctrl_c_it_goes_on_and_ends_with_the_same_bytes(
 
 WATCHFUL = (
     "stage.sentinel.window=1",
-    "stage.sentinel.kl_most=1e-5",
-    "stage.sentinel.kl_least=-1e-5",
+    "stage.sentinel.kl_max=1e-5",
+    "stage.sentinel.kl_min=-1e-5",
     "stage.sentinel.distinct=null",
     "stage.sentinel.repetition=null",
     "stage.sentinel.entropy_share=null",
@@ -259,8 +259,8 @@ def test_each_term_is_logged_and_the_total_is_their_weighted_sum(
     chain: Path, beside_chain: Configure, own: str, tmp_path: Path
 ) -> None:
     terms = (
-        f"{{helpful: {{run: {chain}/almanac/reward, weight: 2}}, brief: {{length: {{most: 1}}, weight: 0.1}}, "
-        f"mine: {{function: {own}:score, normalisation: running}}}}"
+        f"{{helpful: {{run: {chain}/almanac/reward, weight: 2}}, brief: {{length: {{max: 1}}, weight: 0.1}}, "
+        f"mine: {{function: {own}:score, normalization: running}}}}"
     )
     execute(beside_chain("ppo", *FASTER, "stage.reward=null", f"stage.rewards={terms}"), tmp_path / "ppo")
     for line in steps(tmp_path / "ppo"):
@@ -353,7 +353,7 @@ def test_vllm_is_asked_for_what_the_stage_says_and_follows_the_policy(
     assert metrics["val/sampler_gap"] < 1e-4
     shared = beside_chain("ppo", "stage.rollout.engine=vllm", "stage.importance_cap=2", "adapter=lora")
     monkeypatch.setattr("rlhf.stages.ppo.OneBase", object)
-    with pytest.raises(ConfigError, match=r"give stage\.one_base=false"):
+    with pytest.raises(ConfigError, match=r"give stage\.share_base_model=false"):
         execute(shared, tmp_path / "shared")
 
 
@@ -364,7 +364,7 @@ def test_a_reward_of_other_tokens_leaves_the_critic_to_the_policy(
     model, tokenizer = new_encoder()
     for part in (model, tokenizer):
         part.save_pretrained(tmp_path / "encoder")
-    other = f"stage.rewards={{other: {{run: {tmp_path}/encoder, normalisation: running}}}}"
+    other = f"stage.rewards={{other: {{run: {tmp_path}/encoder, normalization: running}}}}"
     template = tmp_path / "words.jinja"
     template.write_text("{% for message in messages %}{{ message['content'] }} {% endfor %}")
     given = (*FASTER, "stage.reward=null", other, f"model.chat_template={template}")
@@ -381,7 +381,7 @@ def test_a_reward_of_other_tokens_leaves_the_critic_to_the_policy(
 def test_running_statistics_are_resumed(
     beside_chain: Configure, own: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    terms = ("stage.reward=null", f"stage.rewards={{mine: {{function: {own}:score, normalisation: running}}}}")
+    terms = ("stage.reward=null", f"stage.rewards={{mine: {{function: {own}:score, normalization: running}}}}")
     execute(beside_chain("ppo", *FASTER, *terms), tmp_path / "straight")
     step = PPOTrainer.step
 
@@ -415,7 +415,7 @@ def test_prompts_that_are_too_long_are_left_out_and_each_is_tokenized_once(
         return found(policy, rows, *others, **options)
 
     monkeypatch.setattr("rlhf.ppo.trainer.sample", spy)
-    data = [f"data.path={asked}", "data.allow_leaks=true", "stage.max_prompt_length=40", "held_out.prompts=0"]
+    data = [f"data.path={asked}", "data.allow_leaks=true", "stage.max_prompt_length=40", "eval_set.prompts=0"]
     monkeypatch.setattr("rlhf.ppo.rollout.prompt_ids", None)  # what the cache holds is not rendered again
     execute(beside_chain("ppo", *data), tmp_path / "ppo")
     counts = Run.open(tmp_path / "ppo").manifest["data"]["prompts"]["train"]
@@ -437,3 +437,15 @@ def test_prompts_that_are_all_too_long_are_refused(beside_chain: Configure, tmp_
     ):
         execute(beside_chain("ppo", "stage.max_prompt_length=2"), tmp_path / "ppo")
     assert not (tmp_path / "ppo").exists()
+
+
+def test_a_reward_that_does_not_exist_is_reported_before_a_model_is_loaded(
+    beside_chain: Callable[..., Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rlhf.modeling.loading.load_policy", None)
+    for given in ("stage.rewards={a: {function: 'nowhere:score'}}", "stage.gold=nowhere:score"):
+        with pytest.raises(ConfigError, match="the reward 'nowhere:score' cannot be imported"):
+            execute(beside_chain("ppo", given), tmp_path / "ppo")
+    token = "stage.rewards={a: {remote: {url: 'http://127.0.0.1:9', token_variable: NOT_SET_HERE}}}"
+    with pytest.raises(ConfigError, match="NOT_SET_HERE, which is not set"):
+        execute(beside_chain("ppo", token), tmp_path / "ppo")

@@ -139,7 +139,7 @@ def test_without_a_repository_nothing_is_sent(
     assert f"{len(names)} files" in shown
     assert publish(f"stage.repo={REPO}", "stage.dry_run=true") == []
     assert hub.requests == []
-    assert f"to be sent to {REPO} (private) with dry_run=false" in capsys.readouterr().out
+    assert f"dry_run=false sends it to {REPO} (private)" in capsys.readouterr().out
 
 
 def test_again_sends_nothing_and_another_run_is_the_next_version(publish: Publish, hub: Hub, aligned: Path) -> None:

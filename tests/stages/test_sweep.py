@@ -40,7 +40,7 @@ def test_where_there_is_no_sweep_it_says_so_and_leaves_nothing(
     tmp_path: Path, settings: Callable[..., Settings]
 ) -> None:
     with pytest.raises(
-        LineageError, match=r"holds no sweep and is no run of base, sft, reward, dpo, ppo: run one with"
+        LineageError, match=r"holds no sweep and is not a run of base, sft, reward, dpo, ppo: run one with"
     ):
         execute(settings(), tmp_path / "almanac" / "sweep")
     assert not (tmp_path / "almanac" / "sweep").exists()

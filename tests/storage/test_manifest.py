@@ -30,7 +30,7 @@ from rlhf.storage.manifest import defect, read_manifest
 from tests.conftest import composed, tiny_overrides
 
 
-def test_an_unreadable_manifest_is_one_sentence(tmp_path: Path) -> None:
+def test_an_unreadable_manifest_raises_a_one_line_error(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text("{")
     with pytest.raises(RunError, match="cannot be read"):
         read_manifest(tmp_path)
@@ -39,14 +39,14 @@ def test_an_unreadable_manifest_is_one_sentence(tmp_path: Path) -> None:
         read_manifest(tmp_path)
 
 
-def test_json_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
+def test_json_is_written_atomically(tmp_path: Path) -> None:
     write_json(tmp_path / "a.json", {"n": 1})
     with pytest.raises(TypeError):
         write_json(tmp_path / "a.json", {"n": object()})
     assert json.loads((tmp_path / "a.json").read_text()) == {"n": 1}
 
 
-def test_a_tokenizer_is_known_by_vocabulary_template_and_special_tokens() -> None:
+def test_a_tokenizer_is_identified_by_vocabulary_template_and_special_tokens() -> None:
     tokenizer = new_tokenizer(["Lima is in Peru."] * 3, 300, chat_template("almanac"))
     first = tokenizer_record(tokenizer)
     assert (first["pad"], first["eos"]) == (0, 1)
@@ -57,7 +57,7 @@ def test_a_tokenizer_is_known_by_vocabulary_template_and_special_tokens() -> Non
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "reason"),
     [
         ({"content": None}, "content is null"),
         ({"weights": 3}, "weights is 3"),
@@ -65,18 +65,18 @@ def test_a_tokenizer_is_known_by_vocabulary_template_and_special_tokens() -> Non
         ({"parents": {"policy": {"path": "x", "stage": "sft", "digest": None}}}, "parents.policy.revision is missing"),
         ({"metrics": {"eval/loss": "low"}}, 'metrics.eval/loss is "low"'),
         ({"settings": {"checkpoints": "x", "stage": {}, "adapter": {"kind": "none"}}}, "settings.data is missing"),
-        ({"lineage": [{}]}, "of an ancestor, stage is missing"),
-        ({"lineage": {}}, "lineage is no list"),
+        ({"lineage": [{}]}, "in an ancestor, stage is missing"),
+        ({"lineage": {}}, "lineage is not a list"),
         ({"tokenizer": []}, "tokenizer is \\[\\]"),
     ],
 )
-def test_what_is_missing_or_of_another_type_is_named(
-    chain: Path, tmp_path: Path, change: dict[str, Any], told: str
-) -> None:
+def test_missing_and_mistyped_keys_are_named(chain: Path, tmp_path: Path, change: dict[str, Any], reason: str) -> None:
     whole = read_manifest(chain / "almanac" / "sft")
     assert defect(whole) is None
     (tmp_path / "run.json").write_text(json.dumps(whole | change))
-    with pytest.raises(RunError, match=rf"run.json is not a run's manifest of this version \({told}\): delete the dir"):
+    with pytest.raises(
+        RunError, match=rf"run.json is not a run's manifest of this version \({reason}\): delete the dir"
+    ):
         read_manifest(tmp_path)
 
 
@@ -84,7 +84,7 @@ VALUES = (None, True, 0, -1.5, "", "text", [], ["text"], {}, {"key": "value"})
 
 
 def mutated(value: dict[str, Any], drawn: random.Random) -> dict[str, Any]:
-    """A copy of a run.json with one key, at any depth, taken away or given a value of another type."""
+    """Return a copy of a run.json in which one key, at any depth, is deleted or has a value of another type."""
     found = json.loads(json.dumps(value))
     places = [(found, key) for key in found]
     for holder, key in places:
@@ -102,7 +102,7 @@ def mutated(value: dict[str, Any], drawn: random.Random) -> dict[str, Any]:
 
 
 def readers(root: Path, stage: str, settings: Callable[..., Settings]) -> Iterator[Callable[[], Any]]:
-    """What reads the run.json of ``root/almanac/stage``, each as far as it depends on that file."""
+    """Yield every reader of the run.json of ``root/almanac/stage``, each as far as it depends on that file."""
     place = root / "almanac" / stage
     parent = Parent("policy", str(place), None)
 
@@ -139,7 +139,7 @@ def readers(root: Path, stage: str, settings: Callable[..., Settings]) -> Iterat
 
 
 @pytest.mark.parametrize("stage", ["sft", "reward"])
-def test_a_run_json_edited_by_hand_works_or_is_one_sentence(
+def test_an_edited_run_json_works_or_raises_a_one_line_error(
     beside_chain: Callable[..., Settings], chain: Path, tmp_path: Path, stage: str, capsys: pytest.CaptureFixture
 ) -> None:
     root = tmp_path / "edited"
@@ -157,10 +157,10 @@ def test_a_run_json_edited_by_hand_works_or_is_one_sentence(
                 refused.append(str(error))
     capsys.readouterr()
     assert refused
-    assert not [told for told in refused if "\n" in told]
+    assert not [message for message in refused if "\n" in message]
 
 
-def test_an_interrupted_run_json_edited_by_hand_works_or_is_one_sentence(
+def test_an_edited_run_json_of_an_interrupted_run_works_or_raises_a_one_line_error(
     beside_chain: Callable[..., Settings], chain: Path, tmp_path: Path
 ) -> None:
     place, drawn = tmp_path / "almanac" / "sft", random.Random(0)

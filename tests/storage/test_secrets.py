@@ -1,4 +1,4 @@
-"""Secrets do not reach what is written or printed, wherever they stand in the settings."""
+"""Secrets are neither written nor printed, whatever setting they are in."""
 
 import sys
 from collections.abc import Iterator
@@ -57,22 +57,22 @@ from tests.conftest import composed
         ),
     ],
 )
-def test_secrets_are_hidden_and_other_things_are_not(value: object, shown: object) -> None:
+def test_only_secrets_are_hidden(value: object, shown: object) -> None:
     assert secrets.redact(value) == shown
     assert secrets.redact(shown) == shown
 
 
 SECRET = "Zq7SecretWord9"
-FORMS = (  # how a secret may stand in a value
+FORMS = (  # forms of a secret in a value
     f"hf_{SECRET}", f"sk-{SECRET}", f"http://me:{SECRET}@127.0.0.1:9/v1", f"http://{SECRET}@h/v1", f"http://h/v1?key={SECRET}",
     f"http://h/v1?a=1&sig={SECRET}", f"hub_token={SECRET}", f"{{hub_token: {SECRET}}}", f"Bearer {SECRET}",
 )  # fmt: skip
-# Places on this machine, whose names stand in the file system itself.
+# Settings that name places on this machine, which are in the file system anyway.
 PLACES = ("name", "checkpoints", "data.cache", "judge.cache")
 
 
 def texts(node: Any, prefix: str = "") -> Iterator[str]:
-    """Every setting that holds text, dotted."""
+    """Yield the dotted name of every setting that holds text."""
     for field in fields(node):
         value, key = getattr(node, field.name), f"{prefix}{field.name}"
         if is_dataclass(value):
@@ -82,7 +82,7 @@ def texts(node: Any, prefix: str = "") -> Iterator[str]:
 
 
 def planted(node: Any, value: str, prefix: str = "") -> Any:
-    """Settings with ``value`` in every text, past all rules: only how they are written is looked at."""
+    """Return settings with ``value`` in every text, without checking rules: only their output is tested."""
     changed = {}
     for field in fields(node):
         now, key = getattr(node, field.name), f"{prefix}{field.name}"
@@ -98,7 +98,7 @@ def planted(node: Any, value: str, prefix: str = "") -> Any:
 
 @pytest.mark.parametrize("stage", ["sft", "dpo", "ppo", "publish", "inspect"])
 @pytest.mark.parametrize("form", FORMS)
-def test_a_run_records_none(stage: str, form: str, tmp_path: Path) -> None:
+def test_a_run_records_no_secret(stage: str, form: str, tmp_path: Path) -> None:
     made: Settings = planted(composed(f"stage={stage}", f"checkpoints={tmp_path}"), form)
     overrides = [f"judge.url='{form}'", f"stage.overrides={{dpo: ['+stage.trainer.hub_token={SECRET}', '{form}']}}"]
     run = Run.start(tmp_path / "run", made, overrides, Origin({}, {}))
@@ -107,6 +107,7 @@ def test_a_run_records_none(stage: str, form: str, tmp_path: Path) -> None:
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert files
     assert not [path for path in files if SECRET in path.read_text(encoding="utf-8")]
+    run.stop("failed", "closes the files")
     if stage == "sft":
         assert SECRET not in str(content(made, {}))
 
@@ -119,10 +120,10 @@ DRAWN = st.sampled_from([(stage, key) for stage, keys in KEYS.items() for key in
     max_examples=5, deadline=None, phases=[Phase.generate], suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(place=DRAWN, form=st.sampled_from(FORMS), swept=st.booleans())
-def test_the_command_line_prints_and_writes_none(
+def test_the_command_line_prints_and_writes_no_secret(
     place: tuple[str, str], form: str, swept: bool, tmp_path: Path, capfd: pytest.CaptureFixture
 ) -> None:
-    """A command that fails, as each does here for want of a parent, and a sweep of such."""
+    """Run a command that fails because its parent is missing, and a sweep of such commands."""
     stage, key = place
     words = [f"stage={stage}", f"checkpoints={tmp_path}", "hardware=cpu", f"{key}={form}"]
     words += [f"+stage.trainer.hub_token={SECRET}"] if stage != "sample" else []
@@ -137,7 +138,7 @@ def test_the_command_line_prints_and_writes_none(
 
 
 @pytest.mark.parametrize("shown", [["--cfg", "job"], ["--cfg=all"]])
-def test_settings_that_are_shown_hold_none(shown: list[str], capsys: pytest.CaptureFixture) -> None:
+def test_printed_settings_have_no_secret(shown: list[str], capsys: pytest.CaptureFixture) -> None:
     with mock.patch.object(sys, "argv", ["rlhf", "stage=dpo", f"+stage.trainer.hub_token={SECRET}", *shown]):
         cli.main()
     told = capsys.readouterr().out
@@ -145,7 +146,7 @@ def test_settings_that_are_shown_hold_none(shown: list[str], capsys: pytest.Capt
     assert SECRET not in told
 
 
-def test_a_traceback_holds_none(capsys: pytest.CaptureFixture) -> None:
+def test_a_traceback_has_no_secret(capsys: pytest.CaptureFixture) -> None:
     try:
         raise RuntimeError(f"http://u:{SECRET}@h/v1")
     except RuntimeError as error:

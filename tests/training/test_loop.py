@@ -198,7 +198,7 @@ def test_a_checkpoint_that_cannot_be_read_is_no_matter_of_settings(tmp_path: Pat
         scratch=tmp_path,
         rewind=lambda *_: None,
         strategy=Strategy.none,
-        manifest={"settings": {"hardware": {"halve": False}}},
+        manifest={"settings": {"hardware": {"oom_retry": False}}},
     )
     with pytest.raises(ValueError, match="torn"):
         loop.train(trainer, run)

@@ -171,7 +171,7 @@ def test_nothing_is_halved_where_it_is_not_asked_for(
 ) -> None:
     memory(0)
     with pytest.raises(torch.OutOfMemoryError):
-        execute(beside_chain("sft", "hardware.halve=false"), tmp_path / "sft")
+        execute(beside_chain("sft", "hardware.oom_retry=false"), tmp_path / "sft")
 
 
 def test_a_loss_of_a_whole_batch_is_refused(

@@ -1,4 +1,4 @@
-"""From answers and scores to one table: a row of metrics for each model, with intervals."""
+"""The metrics of a comparison: one row per model, with intervals, from its responses and their scores."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -25,21 +25,22 @@ from rlhf.evaluation.statistics.metrics import (
 )
 from rlhf.rewards import RewardFunction, checked
 
-Row = Mapping[str, Any]  # a prompt with what is known about it: task, format, held_out, group
-Judge = Callable[[Prompt, str], Any]  # a completion's named checks: a dataclass whose bool fields are counted
+Row = Mapping[str, Any]  # a prompt and its known properties: task, format, held_out, group
+Judge = Callable[[Prompt, str], Any]  # returns the checks of a completion: a dataclass whose bool fields are counted
 Mean = Callable[[Sequence[Sequence[float]]], Estimate]
 Metrics = dict[str, float | Estimate]
 
-# By which column of the prompts a metric is also told apart: what is asked for, in which form, what of it is new.
+# Metric -> columns of the prompts that it is also reported by: the task, the requested form, the novelty.
 SPLITS = {"gold": ("task", "held_out"), "correct": ("task", "held_out"), "format_followed": ("format",)}
 
 
 @dataclass
 class Comparison:
-    """``metrics``: model -> name -> a number or an estimate. ``notes`` say what a reader must know to read them.
+    """The content of a report.
 
+    ``metrics``: model -> name -> a number or an estimate. ``notes``: remarks for readers of the metrics.
     ``previous``: model -> the column that it was trained from. ``records``: model, or ``reward``, -> its run.
-    ``reliability``: of the reward model on held-out pairs. ``paths``: title -> PPO runs for the frontier.
+    ``paths``: title -> PPO runs for the frontier. ``reliability``: the reward model's calibration on held-out pairs.
     """
 
     stage: CompareStage
@@ -55,8 +56,14 @@ class Comparison:
     seeds: OverSeeds | None = None
 
 
+def interval(row: Mapping[str, float | Estimate], key: str) -> Estimate | None:
+    """Return a metric that has an interval; None if the model lacks it."""
+    value = row.get(key)
+    return value if isinstance(value, Estimate) else None
+
+
 def score(answers: Answers, name: str, reward: RewardFunction, prompts: Sequence[Prompt]) -> None:
-    """Add the scores of ``reward`` to the answers. The prompt is the one that was meant, chat template or not."""
+    """Add the scores of ``reward`` to the answers. It reads ``prompts`` even if the model was asked in plain text."""
     samples = len(answers.texts[0])
     flat = [text for texts in answers.texts for text in texts]
     scores = checked(reward([prompt for prompt in prompts for _ in range(samples)], flat), flat)
@@ -66,7 +73,7 @@ def score(answers: Answers, name: str, reward: RewardFunction, prompts: Sequence
 def prefer(
     answers: Answers, against: Answers, judge: judges.Judge, prompts: Sequence[Prompt], limit: int | None = None
 ) -> None:
-    """Add a judge's preferences between the answers and those of another model; they give win rates as scores do."""
+    """Add a judge's preferences for the answers over those of another model, for win rates by the judge."""
     answers.preferences[against.name] = by_judge(judge, prompts, answers.texts, against.texts, limit)
 
 
@@ -79,7 +86,7 @@ def measure(
     judge: Judge | None,
     previous: Answers | None = None,
 ) -> Metrics:
-    """The metrics of one model. Those of the gold reward are there where ``answers`` hold its scores."""
+    """Return the metrics of one model; those of the gold reward only if ``answers`` hold its scores."""
 
     def mean(groups: Sequence[Sequence[float]]) -> Estimate:
         return estimate(groups, stage.bootstrap, seed)
@@ -112,30 +119,29 @@ def measure(
 
 
 def against(answers: Answers, other: Answers, key: str, stage: CompareStage, seed: int) -> Metrics:
-    """``key/name`` and, as if both were equally long, ``key/lc/name``: win rates by every score and every judge."""
+    """Return win rates by every score and the judge: ``key/name``, and length-matched ``key/lc/name``."""
     found: Metrics = {}
     for name in answers.scores:
         if name in other.scores:
             found[f"{key}/{name}"] = win_rate(answers.scores[name], other.scores[name], stage.bootstrap, seed)
             compared = by_scores(answers.scores[name], other.scores[name], answers.lengths, other.lengths)
             found |= matched(f"{key}/lc/{name}", compared, stage, seed)
-    given = answers.preferences.get(other.name, [])
-    pairs = zip(given, answers.lengths, other.lengths, strict=False)
-    judged = [one for one in (Compared.of(*pair) for pair in pairs) if len(one.preferences)]
-    if judged:
-        found[f"{key}/judge"] = estimate([one.preferences for one in judged], stage.bootstrap, seed)
-        found |= matched(f"{key}/lc/judge", judged, stage, seed)
+    pairs = zip(answers.preferences.get(other.name, []), answers.lengths, other.lengths, strict=False)
+    by_judge = [compared for compared in (Compared.of(*pair) for pair in pairs) if len(compared.preferences)]
+    if by_judge:
+        found[f"{key}/judge"] = estimate([compared.preferences for compared in by_judge], stage.bootstrap, seed)
+        found |= matched(f"{key}/lc/judge", by_judge, stage, seed)
     return found
 
 
 def matched(key: str, compared: Sequence[Compared], stage: CompareStage, seed: int) -> Metrics:
-    """Return the length-matched win rate; nothing if no two lengths could match."""
+    """Return the length-matched win rate under ``key``; empty if it would be an extrapolation."""
     found = length_matched(compared, stage.bootstrap, seed)
     return {} if found is None else {key: found}
 
 
 def paraphrases(rows: Sequence[Row]) -> list[list[int]]:
-    """Indices of the prompts that ask for the same thing in other words, for each thing asked so more than once."""
+    """Return the indices of the prompts that are paraphrases of each other, by group; single prompts are left out."""
     groups: dict[str, list[int]] = {}
     for i, row in enumerate(rows):
         if row.get("group") is not None:
@@ -144,13 +150,13 @@ def paraphrases(rows: Sequence[Row]) -> list[list[int]]:
 
 
 def across(answers: Answers, group: Sequence[int]) -> float:
-    """Agreement between answers to different prompts of a group."""
+    """Return the mean agreement between responses to two different prompts of a group."""
     pairs = [(i, j) for n, i in enumerate(group) for j in group[n + 1 :]]
     return sum(agreement_between(answers.texts[i], answers.texts[j]) for i, j in pairs) / len(pairs)
 
 
 def judged(answers: Answers, rows: Sequence[Row], judge: Judge, mean: Mean, seed: int) -> Metrics:
-    """How often each check of the judge holds, with the splits of `SPLITS`; of correct answers the calibration too."""
+    """Return the share of responses that pass each check, by `SPLITS` too, and the calibration of the answers."""
     verdicts = [
         [asdict(judge(row["prompt"], text)) for text in texts] for row, texts in zip(rows, answers.texts, strict=True)
     ]
@@ -166,9 +172,9 @@ def judged(answers: Answers, rows: Sequence[Row], judge: Judge, mean: Mean, seed
 
 
 def answer_calibration(answers: Answers, correct: Sequence[Sequence[float]], seed: int) -> Metrics:
-    """Return the ECE of the probability of an answer, estimated by how many other samples say the same, and its floor.
+    """Return the ECE of the policy's probability of an answer, by `answer_probabilities`, and its noise floor.
 
-    Empty for a model that is never right: whoever answers something else each time would seem to be calibrated.
+    Empty for a model that is never right: one that responds differently each time would seem to be calibrated.
     """
     right = [value for values in correct for value in values]
     if not any(right):
@@ -178,7 +184,7 @@ def answer_calibration(answers: Answers, correct: Sequence[Sequence[float]], see
 
 
 def instructed(answers: Answers, rows: Sequence[Row], stage: CompareStage, seed: int) -> Metrics:
-    """Checkable instructions followed: strict accuracy by prompt, by instruction, and by instruction of each kind."""
+    """Return the strict accuracy on checkable instructions: by prompt, by instruction, and by kind of instruction."""
     asked = [i for i, row in enumerate(rows) if row.get("instruction_id_list")]
     if not asked:
         return {}
@@ -200,7 +206,7 @@ def instructed(answers: Answers, rows: Sequence[Row], stage: CompareStage, seed:
 
 
 def split_by(column: str, name: str, values: Sequence[Sequence[float]], rows: Sequence[Row], mean: Mean) -> Metrics:
-    """``name/column/kind`` for each kind of prompt that the column tells apart."""
+    """Return ``name/column/kind``, the mean over the prompts whose ``column`` is ``kind``, for each value of it."""
     kinds = sorted({row[column] for row in rows if row.get(column) is not None})
     return {
         f"{name}/{column}/{kind}": mean(

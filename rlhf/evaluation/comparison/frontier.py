@@ -1,4 +1,4 @@
-"""How much reward for how far from the reference: best-of-n, and the law of over-optimization."""
+"""Reward over KL from the reference: best-of-n, and the law of over-optimization."""
 
 import math
 from collections.abc import Sequence
@@ -11,20 +11,20 @@ from rlhf.evaluation.responses.best_of_n import best_of_n_kl
 
 
 class Point(NamedTuple):
-    """``kl`` in nats a response; ``values``: the mean score by each reward there."""
+    """A point of a curve. ``kl`` is in nats per response; ``values``: reward -> mean score."""
 
     kl: float
     values: dict[str, float]
 
 
 class Law(NamedTuple):
-    """The law of over-optimization above the start, with d = sqrt(KL), by how the policy was optimized.
+    """The law of over-optimization with d = √KL, in two forms; R is the gain over ``start``.
 
         reinforcement learning:  R(d) = d (α - β log d)
         best of n:               R(d) = d (α - β d)
 
-    Gao et al. 2022, https://arxiv.org/abs/2210.10760, section 3.1. ``farthest`` is the largest KL of the points that it
-    was fitted to: beyond, it is an extrapolation.
+    Gao et al. 2022, https://arxiv.org/abs/2210.10760, section 3.1. ``farthest`` is the largest KL of the fitted points;
+    beyond it the law is an extrapolation.
     """
 
     alpha: float
@@ -34,15 +34,15 @@ class Law(NamedTuple):
     best_of_n: bool = False
 
     def __call__(self, kl: float) -> float:
-        """Return the expected reward at a divergence of ``kl`` nats."""
+        """Return the expected reward at a KL of ``kl`` nats per response."""
         d = math.sqrt(max(kl, 0.0))
         return self.start + (d * (self.alpha - self.beta * _bend(d, self.best_of_n)) if d else 0.0)
 
     @property
     def peak(self) -> float | None:
-        """The KL at which the reward is highest: exp(α/β - 1)², of best-of-n (α / 2β)².
+        """The KL at which the reward is highest: exp(α/β - 1)², or (α / 2β)² for best-of-n.
 
-        None if the law has no peak or an extrapolated one, beyond ``farthest``.
+        None if the law has no peak within the data (up to ``farthest``).
         """
         if self.beta <= 0 or (self.best_of_n and self.alpha <= 0):
             return None
@@ -52,12 +52,15 @@ class Law(NamedTuple):
 
 
 def _bend(d: Any, best_of_n: bool) -> Any:
-    """What β is multiplied with."""
+    """Return the factor of β: d for best-of-n, else log d."""
     return d if best_of_n else np.log(d)
 
 
 def fit_law(kls: Sequence[float], rewards: Sequence[float], start: float, *, best_of_n: bool = False) -> Law | None:
-    """Least squares in (α, β), with R = reward - start; None with fewer than three points away from the start."""
+    """Fit α and β by least squares, with R = reward - ``start``.
+
+    None for fewer than three points with a KL above 0. ``kls`` and ``rewards`` are (n,).
+    """
     kept = [(math.sqrt(kl), reward - start) for kl, reward in zip(kls, rewards, strict=True) if kl > 1e-6]
     if len(kept) < 3:
         return None
@@ -67,10 +70,10 @@ def fit_law(kls: Sequence[float], rewards: Sequence[float], start: float, *, bes
 
 
 def best_of_n(proxy: Sequence[float], values: Sequence[float], n: int) -> float:
-    """Expectation of ``values`` at the response with the highest ``proxy`` of n drawn without replacement from k.
+    """Return the expected value of the response with the highest ``proxy`` among n drawn without replacement from k.
 
-    As `expected_best`, where what is measured is another score than the one that is picked by. Of equal proxies each is
-    picked as often.
+    `expected_best` for a selection by one score and a measurement by another. Responses with equal proxies are equally
+    likely to be selected. ``proxy`` and ``values`` are (k,).
 
     Raises:
         ValueError: n is not between 1 and k.
@@ -87,9 +90,13 @@ def best_of_n(proxy: Sequence[float], values: Sequence[float], n: int) -> float:
 
 
 def best_of_n_points(scores: dict[str, list[list[float]]], proxy: str) -> list[Point]:
-    """Best-of-n by ``proxy`` for every n that the samples of a prompt allow; values averaged over prompts.
+    """Return best-of-n by ``proxy`` for n from 1 to the number of samples per prompt, averaged over prompts.
 
-    ``kl`` is the upper bound of `best_of_n_kl`, not an estimate: equal scores and likely responses lie below it.
+    ``kl`` is the upper bound of `best_of_n_kl`, not an estimate.
+
+    Args:
+        scores: reward -> scores (B, K).
+        proxy: the reward that selects.
     """
     most = min(map(len, scores[proxy]))
     return [
@@ -107,10 +114,10 @@ def best_of_n_points(scores: dict[str, list[list[float]]], proxy: str) -> list[P
 
 
 def trajectory(lines: Sequence[dict[str, float]]) -> list[Point]:
-    """The path of a PPO run, from the lines of its metrics.jsonl; without ``objective/gold`` by its own reward alone.
+    """Return the points of a PPO run, from the lines of its metrics.jsonl; the gold reward only if it was logged.
 
     Raises:
-        TrainingError: a line has a divergence and no score.
+        TrainingError: a line has a KL and no score.
     """
     names = {"reward": "objective/scores", "gold": "objective/gold"}
     found = []
@@ -125,10 +132,14 @@ def trajectory(lines: Sequence[dict[str, float]]) -> list[Point]:
 
 
 def efficient(points: Sequence[Sequence[float]], directions: Sequence[str]) -> list[bool]:
-    """Which points no other one dominates: is at least as good in every coordinate, and better in one.
+    """Return for each point whether it is on the Pareto front: no other point dominates it.
 
-    ``directions``: maximize or minimize, one for each coordinate.
+    A point dominates another if it is at least as good in every coordinate and better in one.
+
+    Args:
+        points: (n, coordinates).
+        directions: maximize or minimize, one per coordinate.
     """
-    signs = np.array([1.0 if one == "maximize" else -1.0 for one in directions])
+    signs = np.array([1.0 if direction == "maximize" else -1.0 for direction in directions])
     values = np.array(points, dtype=float).reshape(len(points), len(directions)) * signs
-    return [not any((other >= one).all() and (other > one).any() for other in values) for one in values]
+    return [not any((other >= point).all() and (other > point).any() for other in values) for point in values]

@@ -1,4 +1,4 @@
-"""What the runs behind a comparison say of themselves: their cost, their training curves, and other seeds' results."""
+"""The runs behind a comparison: their cost, their training curves, and the results of other seeds."""
 
 import json
 import statistics
@@ -18,9 +18,9 @@ Curve = dict[str, tuple[list[float], list[float]]]  # metric -> steps and values
 
 @dataclass
 class Record:
-    """A run by its run.json and metrics.jsonl; of a model that is no run of ours all but the path is unknown.
+    """A run by its run.json and metrics.jsonl; only ``path`` is known for a model that no run of this package trained.
 
-    ``tokens`` are those of the training batches, of PPO those that it wrote.
+    ``tokens`` are those of the training batches; for PPO, of the sampled responses.
     """
 
     path: str
@@ -31,7 +31,7 @@ class Record:
     lines: Sequence[dict[str, float]] = ()
 
     def curve(self) -> Curve:
-        """Each metric over the steps at which it was logged."""
+        """Return each metric with the steps at which it was logged."""
         found: Curve = {}
         for line in self.lines:
             for name, value in line.items():
@@ -43,10 +43,10 @@ class Record:
 
 
 def record(parent: Parent) -> Record:
-    """What is known of a parent of the comparison.
+    """Return the record of a parent of the comparison.
 
     Raises:
-        RunError: its metrics.jsonl cannot be read.
+        RunError: its metrics.jsonl is corrupted.
     """
     manifest = parent.manifest
     if manifest is None:
@@ -63,10 +63,10 @@ def record(parent: Parent) -> Record:
 
 
 def read_lines(path: Path) -> list[dict[str, float]]:
-    """The lines of a metrics.jsonl; none where there is no such file.
+    """Return the numbers of each line of a metrics.jsonl; empty if the file does not exist.
 
     Raises:
-        RunError: a line is no JSON object.
+        RunError: a line is not a JSON object with a step.
     """
     if not path.is_file():
         return []
@@ -77,13 +77,13 @@ def read_lines(path: Path) -> list[dict[str, float]]:
         except ValueError:
             line = None
         if not isinstance(line, dict) or "step" not in line:
-            raise RunError(f"{path}:{number}: is no line of a run's metrics: run its stage again with overwrite=true")
+            raise RunError(f"{path}:{number}: the line is corrupted: run its stage again with overwrite=true")
         found.append({name: value for name, value in line.items() if isinstance(value, int | float)})
     return found
 
 
 def tokens(manifest: Mapping[str, Any], lines: Sequence[dict[str, float]]) -> int | None:
-    """Tokens of a run: as it counted them, or of PPO the responses of all updates that it logged."""
+    """Return the tokens of a run: its own count, or for PPO the response tokens of all logged updates."""
     if (counted := manifest["metrics"].get("tokens")) is not None:
         return int(counted)
     lengths = [line["val/response_length"] for line in lines if "val/response_length" in line]
@@ -92,7 +92,7 @@ def tokens(manifest: Mapping[str, Any], lines: Sequence[dict[str, float]]) -> in
 
 
 def previous(name: str, parents: Mapping[str, Parent], columns: Sequence[str]) -> str | None:
-    """The column that a model was trained from, by its run.json; else the column before it; of the first none."""
+    """Return the column that a model was trained from, by its run.json; else the one before it, None for the first."""
     manifest = parents[name].manifest or {"parents": {}}
     origin = manifest["parents"].get("policy", {}).get("digest")
     for other in columns:
@@ -110,30 +110,32 @@ class OverSeeds(NamedTuple):
 
 
 def over_seeds(patterns: str | None, own: dict[str, Any]) -> OverSeeds | None:
-    """This comparison's metrics.json together with those of the finished comparisons that ``patterns`` match.
+    """Return mean and deviation over this comparison and the finished ones whose directories match ``patterns``.
 
-    Of equal seeds the first counts. None where there is no other seed.
+    The first comparison of each seed counts, this one first. None if there is only one seed.
 
     Raises:
-        RunError: a run that matches is no finished comparison, or of other columns.
+        RunError: a matching directory is not a finished comparison, or one of other columns.
     """
-    found = {own["seed"]: own["models"]}
+    found: dict[int, dict[str, Any]] = {own["seed"]: own["models"]}
     for path in sorted(glob(patterns)) if patterns else ():
         manifest = read_manifest(Path(path))
         if manifest is None or manifest.get("status") != "finished" or manifest["stage"] != "compare":
-            raise RunError(f"stage.seeds={patterns} matches {path}, which is no finished run of stage=compare")
+            raise RunError(
+                f"stage.seeds={patterns} matches {path}, which is not a finished run of stage=compare: match only those"
+            )
         models = json.loads((Path(path) / "metrics.json").read_text(encoding="utf-8"))["models"]
         if set(models) != set(own["models"]):
             raise RunError(
                 f"stage.seeds={patterns} matches {path}, whose columns are {', '.join(models)}: "
-                f"give comparisons of {', '.join(own['models'])}"
+                f"match only comparisons of {', '.join(own['models'])}"
             )
         found.setdefault(manifest["seed"], models)
     return None if len(found) < 2 else OverSeeds(sorted(found), _spread(list(found.values())))
 
 
 def _spread(runs: Sequence[dict[str, Any]]) -> dict[str, dict[str, tuple[float, float]]]:
-    """Mean and standard deviation of what every run measured."""
+    """Return mean and standard deviation of the metrics that every run has."""
     spread: dict[str, dict[str, tuple[float, float]]] = {}
     for model, row in runs[0].items():
         for name in row:
@@ -148,12 +150,12 @@ def _number(value: float | dict[str, float]) -> float:
 
 
 def ppo_runs(folder: Path) -> list[Parent]:
-    """Every finished PPO run below a folder."""
-    return [Parent("ppo", str(one.directory), one.manifest) for one in runs(folder) if one.stage == "ppo"]
+    """Return the finished PPO runs below a folder."""
+    return [Parent("ppo", str(found.directory), found.manifest) for found in runs(folder) if found.stage == "ppo"]
 
 
 def paths(parents: Sequence[Parent], reference: str | None) -> dict[str, Record]:
-    """Path -> record of each PPO run that started from the reference, as training's own log has it."""
+    """Return path -> record of the PPO runs that started from the model with the digest ``reference``."""
     found: dict[str, Record] = {}
     for parent in parents:
         manifest = parent.manifest

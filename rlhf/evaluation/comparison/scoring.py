@@ -1,9 +1,9 @@
-"""The rewards of a comparison: the gold reward where the world has one, the reward model where there is one."""
+"""The rewards and the judge of a comparison: the gold reward, the reward model, and ``judge``, if they exist."""
 
 from collections.abc import Sequence
 from typing import Any
 
-from rlhf.config import JudgeKind, Settings
+from rlhf.config import CompareStage, JudgeKind, Settings
 from rlhf.data import load
 from rlhf.data.render import question
 from rlhf.errors import ConfigError
@@ -16,21 +16,21 @@ from rlhf.modeling import loading
 from rlhf.rewards import RewardFunction, RewardModel
 from rlhf.runs.run import Run
 
-BINS = 5  # of the confidence, from a half to one
+BINS = 5  # for a confidence from 0.5 to 1
 
 
 def score_all(
     settings: Settings, run: Run, answers: dict[str, Answers], prompts: list, gold: RewardFunction | None, notes: list
 ) -> Calibration | None:
-    """Score every answer by every reward; return how well the reward model is calibrated on held-out pairs."""
+    """Score all responses by each reward; return the reward model's calibration on held-out pairs, if there is one."""
     rewards: dict[str, RewardFunction] = {} if gold is None else {"gold": gold}
     calibration: Calibration | None = None
     if "reward" in run.parents:
         rewards["reward"] = scorer = reward_model(settings, run)
         calibration = calibration_of(scorer, held_out_pairs(settings, run), settings.seed)
         note_trained(run, "reward", answers, notes)
-    elif settings.stage.reward is not None:
-        notes.append(f"No response is scored by a reward model: {settings.stage.reward} is not there.")
+    elif (missing := settings.stage_as(CompareStage).reward) is not None:
+        notes.append(f"No response is scored by a reward model: {missing} is not there.")
     for name, reward in rewards.items():
         for found in answers.values():
             score(found, name, reward, prompts)
@@ -38,11 +38,15 @@ def score_all(
 
 
 def check_judge(settings: Settings) -> None:
-    """Refuse, before anything is generated, a judge that a comparison cannot ask."""
+    """Reject judge=person before anything is generated.
+
+    Raises:
+        ConfigError: the judge is a person.
+    """
     if settings.judge.kind is JudgeKind.person:
         raise ConfigError(
             "judge=person cannot be asked by stage=compare: sample each model with stage=sample and let people compare "
-            "the samples with stage=label, which tells their win rates"
+            "the samples with stage=label, which reports their win rates"
         )
 
 
@@ -54,23 +58,24 @@ def judge_all(
     previous: dict[str, str | None],
     notes: list,
 ) -> None:
-    """Let the judge, where there is one, compare every answer with the reference's and with the stage before."""
+    """Add the judge's preferences over the reference and over the previous stage to all answers."""
     if settings.judge.kind is JudgeKind.none:
         return
     judge = build(settings, run)
+    reference = settings.stage_as(CompareStage).reference
     for name, found in answers.items():
-        for other in dict.fromkeys((settings.stage.reference, previous[name])):
+        for other in dict.fromkeys((reference, previous[name])):
             if other is not None and other != name:
                 prefer(found, answers[other], judge, prompts, settings.judge.limit)
     named = settings.judge.model or settings.judge.function
-    told = ", ".join(f"{key.removeprefix('judge/')} {value:.3g}" for key, value in judge.report().items())
-    notes.append(f"The judge is {named} ({settings.judge.kind.value}){f': {told}' if told else ''}.")
+    counts = ", ".join(f"{key.removeprefix('judge/')} {value:.3g}" for key, value in judge.report().items())
+    notes.append(f"The judge is {named} ({settings.judge.kind.value}){f': {counts}' if counts else ''}.")
     if settings.judge.kind is JudgeKind.reward:
         note_trained(run, "judge", answers, notes)
 
 
 def note_trained(run: Run, role: str, answers: dict[str, Answers], notes: list) -> None:
-    """Say which columns were trained on the very reward model that judges them."""
+    """Note which columns were trained on the reward model that scores or judges them here."""
     trained = [name for name in answers if trained_on(run, name, role)]
     title = "the reward model" if role == "reward" else "the judge"
     if trained:
@@ -78,22 +83,27 @@ def note_trained(run: Run, role: str, answers: dict[str, Answers], notes: list) 
 
 
 def reward_model(settings: Settings, run: Run) -> RewardModel:
-    stage, parent = settings.stage, run["reward"]
+    """Load the comparison's reward model.
+
+    Raises:
+        ModelError: it cannot be loaded.
+    """
+    stage, parent = settings.stage_as(CompareStage), run["reward"]
     tokenizer = loading.load_tokenizer(parent, settings.model)
     model = loading.load_reward_model(parent, settings.model, tokenizer).to(torch_device(settings.hardware))
     return RewardModel(model, tokenizer, max_length=stage.max_prompt_length + stage.max_response_length)
 
 
 def trained_on(run: Run, name: str, role: str) -> bool:
-    """Whether a column was trained on the reward model that has a role here."""
+    """Return whether a column was trained on the model that has ``role`` (reward or judge) in the comparison."""
     parents = (run[name].manifest or {"parents": {}})["parents"]
     scored = [record for own, record in parents.items() if own.partition(".")[0] in ("reward", "rewards")]
     return run[role].digest in [record["digest"] for record in scored]
 
 
 def held_out_pairs(settings: Settings, run: Run) -> Sequence[dict[str, Any]]:
-    """Up to ``stage.pairs`` of the test split's preference pairs; none where the data has none."""
-    data, most = settings.data, settings.stage.pairs
+    """Return up to ``stage.pairs`` preference pairs of the test split; empty if the data has no pairs."""
+    data, most = settings.data, settings.stage_as(CompareStage).pairs
     if not most or data.path is not None or data.preferences.path is None:  # one file of prompts has no pairs
         return []
     pairs = load(data, "preferences", "test", settings.seed)
@@ -103,7 +113,7 @@ def held_out_pairs(settings: Settings, run: Run) -> Sequence[dict[str, Any]]:
 
 
 def calibration_of(scorer: RewardFunction, pairs: Sequence[dict[str, Any]], seed: int) -> Calibration | None:
-    """Return how often the response that the reward model prefers is the chosen one, by how sure it is of that."""
+    """Return the reward model's calibration on preference pairs; None without pairs."""
     if not pairs:
         return None
     prompts = [pair["prompt"] for pair in pairs]

@@ -1,13 +1,13 @@
-"""A judge behind an OpenAI-compatible endpoint: asked in both orders, remembered on disk, its cost counted."""
+"""A judge behind an OpenAI-compatible endpoint: both orders, a cache on disk, and a count of its cost."""
 
 import hashlib
 import json
 import os
 import sqlite3
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from string import Template
 from typing import Any, NamedTuple
@@ -21,22 +21,24 @@ from rlhf.evaluation.judges.judge import asked, both_orders, consistency, verdic
 from rlhf.rewards.bounded import bounded
 
 COUNTS = ("asked", "cached", "unusable", "malformed", "prompt_tokens", "response_tokens")
-MOST_UNUSABLE = 0.2  # of the verdicts; with more the judge is not one
+MOST_UNUSABLE = 0.2  # of the verdicts; above it the model cannot serve as a judge
 
 
 class Reply(NamedTuple):
+    """The text of a reply with the tokens that it cost."""
+
     text: str
     prompt_tokens: int
     response_tokens: int
 
 
 class Cache:
-    """Question -> reply in one SQLite file, written at once: what has been paid for is never asked again.
+    """Question -> reply in one SQLite file, written at once, so that no reply is paid for twice.
 
-    A damaged entry counts as ``damaged`` and is asked again.
+    A corrupted entry counts as ``damaged`` and is asked again.
 
     Raises (on any call):
-        ConfigError: the file is no such cache, is damaged as a whole, or cannot be read or written.
+        ConfigError: the file is not such a cache, is corrupted, or cannot be read or written.
     """
 
     def __init__(self, path: Path):
@@ -49,16 +51,17 @@ class Cache:
             self._connection.commit()
 
     @contextmanager
-    def _readable(self) -> Iterator[None]:
+    def _readable(self) -> Generator[None]:
         try:
             yield
         except (sqlite3.Error, OSError) as error:
             raise ConfigError(
                 f"judge.cache={self.path} cannot be used ({first_sentence(error)}): remove the file if it is damaged, "
-                "or give another one"
+                "or set another path"
             ) from error
 
     def get(self, key: str) -> Reply | None:
+        """Return the reply to a question; None if it is not in the cache or corrupted."""
         with self._lock, self._readable():
             row = self._connection.execute("SELECT reply FROM replies WHERE key = ?", (key,)).fetchone()
         if row is None:
@@ -73,19 +76,21 @@ class Cache:
         return None
 
     def put(self, key: str, reply: Reply) -> None:
+        """Write the reply to a question to disk."""
         with self._lock, self._readable(), self._connection:
             self._connection.execute("INSERT OR REPLACE INTO replies VALUES (?, ?)", (key, json.dumps(reply)))
 
     def close(self) -> None:
+        """Close the file."""
         self._connection.close()
 
 
 class EndpointJudge:
-    """Asks ``judge.url`` for ``judge.model``. The client repeats what was refused for the moment, with growing pauses.
+    """The language model ``judge.model`` at ``judge.url``. The client repeats failed requests with exponential backoff.
 
     Raises (on a call):
-        TrainingError: the endpoint does not answer, refuses, or gives too few verdicts, or ``judge.budget`` is spent;
-            replies so far are kept.
+        TrainingError: the endpoint does not answer, refuses, or returns too few verdicts, or ``judge.budget`` is spent;
+            replies so far stay in the cache.
     """
 
     def __init__(self, judge: Judge, text: Template):
@@ -94,13 +99,15 @@ class EndpointJudge:
             import openai
         except ImportError:
             raise ConfigError("judge=endpoint needs openai: pip install 'rlhf[judge]', or use judge=local") from None
-        # A server of one's own usually wants no key, and the client wants one to send.
+        assert judge.url is not None  # both are checked by rlhf.config.Judge
+        assert judge.model is not None
+        # A local server usually works without a key, but the client requires one.
         key = os.environ.get(judge.key_variable) or ("none" if "api.openai.com" not in judge.url else None)
         if key is None:
             raise ConfigError(
                 f"judge.key_variable={judge.key_variable} is not set in the environment: set it to the key"
             )
-        self.judge, self.text, self.refusal = judge, text, openai.OpenAIError
+        self.judge, self.model, self.text, self.refusal = judge, judge.model, text, openai.OpenAIError
         self.client = openai.OpenAI(
             base_url=judge.url,
             api_key=key,
@@ -122,8 +129,8 @@ class EndpointJudge:
             verdicts = list(pool.map(self._ask, questions))
         except self.refusal as error:
             raise TrainingError(
-                f"the judge at judge.url={self.judge.url} gives no answer ({_reason(error)}): "
-                "mend that and run again; the answers so far are kept and are not paid for again"
+                f"judge.url={self.judge.url} failed ({_reason(error)}): "
+                "fix this and run again; replies so far are kept and are not paid for again"
             ) from error
         finally:
             pool.shutdown(cancel_futures=True)
@@ -136,6 +143,7 @@ class EndpointJudge:
         return found
 
     def close(self) -> None:
+        """Close the connections and the cache."""
         self.client.close()
         self.cache.close()
 
@@ -145,14 +153,14 @@ class EndpointJudge:
         if missing > MOST_UNUSABLE * len(found):
             malformed = self.counts["malformed"]
             raise TrainingError(
-                f"judge.model={self.judge.model} gives no verdict on {missing} of {len(found)} pairs "
-                f"({malformed} of {self.counts['asked']} answers were malformed): it must answer A, B or TIE; raise "
-                f"judge.max_tokens={self.judge.max_tokens}, or take another model or judge.template"
+                f"judge.model={self.model} returned no verdict on {missing} of {len(found)} pairs "
+                f"({malformed} of {self.counts['asked']} replies were malformed): it must answer A, B or TIE; raise "
+                f"judge.max_tokens={self.judge.max_tokens}, or set another model or judge.template"
             )
 
     def _ask(self, text: str) -> float | None:
-        """The verdict on one question; an answer that is none is asked for again, as often as ``attempts`` says."""
-        whole = json.dumps([self.judge.url, self.judge.model, self.judge.max_tokens, text])
+        """Return the verdict on one question; None after ``judge.attempts`` replies without one."""
+        whole = json.dumps([self.judge.url, self.model, self.judge.max_tokens, text])
         key = hashlib.sha256(whole.encode()).hexdigest()
         reply = self.cache.get(key)
         if reply is not None:
@@ -172,23 +180,22 @@ class EndpointJudge:
         if budget is not None and self.dollars >= budget:
             raise TrainingError(
                 f"judge.budget={budget:g} dollars are spent after {self.counts['asked']} questions: raise it and run "
-                "again; the answers so far are kept and are not paid for again"
+                "again; replies so far are kept and are not paid for again"
             )
 
     def _reply(self, text: str) -> Reply:
-        """Ask once. An answer in another form than the API's is counted; what can be read of it is used."""
-        try:
+        """Ask once. A reply in another form than the API's counts as malformed; its readable parts are used."""
+        answer: Any = None
+        with suppress(ValueError, RecursionError):  # not JSON, or nested too deeply
             answer = self.client.chat.completions.create(
-                model=self.judge.model,
+                model=self.model,
                 messages=[{"role": "user", "content": text}],
                 temperature=0.0,
                 max_tokens=self.judge.max_tokens,
             )
-        except (ValueError, RecursionError):  # no JSON, or nested without end
-            answer = None
         try:
             content = answer.choices[0].message.content
-        except (AttributeError, LookupError, TypeError):  # a server may answer with anything
+        except (AttributeError, LookupError, TypeError):  # a server may reply with anything
             content = answer = None
         usage = getattr(answer, "usage", None)
         tokens = [getattr(usage, name, None) for name in ("prompt_tokens", "completion_tokens")]
@@ -205,12 +212,12 @@ class EndpointJudge:
 
     @property
     def dollars(self) -> float:
-        """By the given prices, for what was asked now and not found in the cache."""
+        """The cost at the configured prices, without replies from the cache."""
         counts, judge = self.counts, self.judge
         return (counts["prompt_tokens"] * judge.price_prompt + counts["response_tokens"] * judge.price_response) / 1e6
 
     def report(self) -> dict[str, float]:
-        """Questions asked and found in the cache, answers that could not be read, tokens, dollars, lost verdicts."""
+        """Return the counts of questions, cached and malformed replies, lost verdicts and tokens, and the dollars."""
         counts = self.counts | {"damaged": self.cache.damaged}
         found: dict[str, Any] = {f"judge/{name}": float(value) for name, value in counts.items()}
         return found | {"judge/dollars": self.dollars} | consistency(self.consistent)

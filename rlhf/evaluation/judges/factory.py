@@ -1,4 +1,4 @@
-"""The judge that the settings name, built."""
+"""Builds the judge of the settings."""
 
 from rlhf.config import JudgeKind, Settings
 from rlhf.errors import ConfigError
@@ -11,26 +11,26 @@ from rlhf.runs.run import Run
 
 
 def build(settings: Settings, run: Run) -> Judge:
-    """The judge of ``settings.judge``; its model is the parent in the role of judge.
+    """Return the judge of ``settings.judge``; its model is the parent in the role ``judge``.
 
     Raises:
-        ConfigError: it cannot be built, or it is a person, whom no function stands for.
+        ConfigError: it cannot be built, or the judge is human.
         ModelError: its model cannot be loaded.
     """
     judge = settings.judge
-    if judge.kind is JudgeKind.function:
+    if judge.kind is JudgeKind.function and judge.function is not None:
         return RewardJudge(function(judge.function))
     if judge.kind is JudgeKind.endpoint:
         return EndpointJudge(judge, template(judge.template))
     if judge.kind not in (JudgeKind.reward, JudgeKind.local):
         raise ConfigError(
-            f"judge={judge.kind.value} cannot be asked here: give judge=function, reward, local or endpoint"
+            f"judge={judge.kind.value} cannot be asked here: set judge to function, reward, local or endpoint"
         )
     text = template(judge.template)
     tokenizer = loading.load_tokenizer(run["judge"], settings.model)
-    where = torch_device(settings.hardware)
+    device = torch_device(settings.hardware)
     if judge.kind is JudgeKind.reward:
-        reward = loading.load_reward_model(run["judge"], settings.model, tokenizer).to(where)
+        reward = loading.load_reward_model(run["judge"], settings.model, tokenizer).to(device)
         return RewardJudge(RewardModel(reward, tokenizer, max_length=judge.max_length, batch_size=judge.batch_size))
-    policy = loading.load_policy(run["judge"], settings.model, tokenizer).to(where)
+    policy = loading.load_policy(run["judge"], settings.model, tokenizer).to(device)
     return LocalJudge(policy, tokenizer, text, max_length=judge.max_length, batch_size=judge.batch_size)

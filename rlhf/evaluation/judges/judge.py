@@ -1,8 +1,8 @@
-"""Who says which of two responses is better: a reward, a language model here, or one behind an endpoint.
+"""Judges, which decide which of two responses is better: a reward, or a language model, here or behind an endpoint.
 
-A judge is (prompts, firsts, seconds) -> how much the first is preferred: 1, ½ for a tie, 0, or between; None where it
-came to no verdict. A language model is asked twice, with the responses in both orders, since it favours one of the
-places (Zheng et al. 2023, https://arxiv.org/abs/2306.05685, section 3.3): what it only says in one order is a tie.
+A judge is (prompts, firsts, seconds) -> preferences for the first: 1, ½ for a tie, 0, or between; None without a
+verdict. A language model is asked in both orders, because it has a position bias (Zheng et al. 2023,
+https://arxiv.org/abs/2306.05685, section 3.3); a preference that changes with the order is a tie.
 """
 
 import hashlib
@@ -32,16 +32,16 @@ class Judge(Protocol):
     ) -> list[float | None]: ...
 
     def report(self) -> dict[str, float]:
-        """What judging took and how far the judge can be trusted, for the metrics of the run."""
+        """Return the cost and the reliability of the judging, as metrics of the run."""
         ...
 
 
 class RewardJudge:
-    """The higher of two scores wins; equal scores tie."""
+    """A reward as a judge: the response with the higher score wins; equal scores tie."""
 
     def __init__(self, reward: RewardFunction):
         self.reward = reward
-        self.margins: list[float] = []  # of the last call: the score of the first minus that of the second
+        self.margins: list[float] = []  # of the last call: score of the first - score of the second
 
     def __call__(self, prompts: Sequence[Prompt], firsts: Sequence[str], seconds: Sequence[str]) -> list[float | None]:
         scores = [checked(self.reward(prompts, texts), texts) for texts in (firsts, seconds)]
@@ -49,35 +49,36 @@ class RewardJudge:
         return [float(margin > 0) + 0.5 * float(margin == 0) for margin in self.margins]
 
     def report(self) -> dict[str, float]:
+        """Return no metrics: a reward costs nothing and is consistent."""
         return {}
 
 
 def template(name: str) -> Template:
-    """The text that a language model is asked: one in conf/judge by its name, or a file.
+    """Return the prompt template of a judge: a file of conf/judge by its name, or any file by its path.
 
     Raises:
-        ConfigError: there is no such file, or it lacks one of $prompt, $first, $second and $mark.
+        ConfigError: the file does not exist, or lacks one of $prompt, $first, $second and $mark.
     """
     path = next((path for path in (bundled("conf") / "judge" / f"{name}.txt", Path(name)) if path.is_file()), None)
     if path is None:
         raise ConfigError(
-            f"judge.template={name} is neither a file nor pairwise: give a file with $prompt, $first, $second and $mark"
+            f"judge.template={name} is neither a file nor pairwise: set a file with $prompt, $first, $second and $mark"
         )
     found = Template(path.read_text(encoding="utf-8"))
     missing = {"prompt", "first", "second", "mark"} - set(found.get_identifiers())
     if missing or not found.is_valid():
         raise ConfigError(
-            f"judge.template={name} lacks ${', $'.join(sorted(missing))}: put each text where it goes, between markers "
-            "with $mark"
+            f"judge.template={name} lacks ${', $'.join(sorted(missing))}: add them, each text between markers with "
+            "$mark"
         )
     return found
 
 
 def asked(text: Template, prompt: Prompt, first: str, second: str) -> str:
-    """Return the question about one pair. The texts are put in as they are: nothing in them is a placeholder.
+    """Return the question about one pair. The texts are inserted unchanged; placeholders in them are not expanded.
 
-    ``$mark`` is a hash of the three texts: the same for the same question in every run, so that a cached answer is
-    found again, and unknown to each of the texts, which would have to contain a hash of itself to end its part early.
+    ``$mark`` is a hash of the three texts. It is the same in every run, so that cached replies are found, and no text
+    can contain it to close its markers early, since it would have to contain its own hash.
     """
     shown = prompt if isinstance(prompt, str) else "\n\n".join(f"{turn['role']}: {turn['content']}" for turn in prompt)
     shown = shown if len(prompt) != 1 else question(prompt)
@@ -86,10 +87,10 @@ def asked(text: Template, prompt: Prompt, first: str, second: str) -> str:
 
 
 def verdict(answer: str) -> float | None:
-    """Return 1 for A, 0 for B, ½ for a tie, None for anything else, by the last line only.
+    """Return 1 for A, 0 for B, ½ for a tie, None for anything else, by the last line of the reply.
 
-    The line is one word, or ends with one in [[ ]] and has no other. What stands before it, a response that is quoted
-    for example, decides nothing, and neither does a letter within a text.
+    The line must be one word, or end with its only word in [[ ]]. Earlier lines, such as a quoted response, do not
+    count, and neither does a letter within a text.
     """
     lines = [line for line in answer.splitlines() if line.strip()]
     last = lines[-1] if lines else ""
@@ -100,14 +101,14 @@ def verdict(answer: str) -> float | None:
 
 
 def both_orders(forwards: float | None, backwards: float | None) -> float | None:
-    """The preference for the first response from the answers in both orders; ``backwards`` is for the second."""
+    """Return the preference for the first response from both orders; ``backwards`` is the one for the second."""
     if forwards is None or backwards is None:
         return None
     return (forwards + 1 - backwards) / 2
 
 
 class LocalJudge:
-    """A language model's own probability that it answers A, over A or B, both orders averaged.
+    """A language model on this machine: the probability that it answers A, given A or B, averaged over both orders.
 
     p = (p(A | first, second) + p(B | second, first)) / 2
     """
@@ -151,9 +152,10 @@ class LocalJudge:
         return found
 
     def report(self) -> dict[str, float]:
+        """Return the number of pairs that were too long, and the consistency."""
         return {"judge/too_long": float(self.too_long)} | consistency(self.consistent)
 
 
 def consistency(agree: Sequence[bool]) -> dict[str, float]:
-    """The share of pairs that a judge decides alike in both orders; a coin would reach one half."""
+    """Return the share of pairs with the same verdict in both orders; ½ for a random judge."""
     return {"judge/consistent": sum(agree) / len(agree)} if agree else {}

@@ -1,4 +1,4 @@
-"""Which of two responses is better: by scores, or by whoever is asked; plain, and as if both were equally long."""
+"""Pairwise preferences between two models, by scores or by a judge, and length-matched win rates."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -10,11 +10,11 @@ from rlhf.evaluation.judges.judge import Judge
 from rlhf.evaluation.statistics.metrics import Estimate
 
 RIDGE = 1e-2
-"""Of the regression, in responses: where one side always wins the likelihood has no maximum."""
+"""L2 penalty of the regression: if one side always wins, the likelihood has no maximum."""
 
 
 class Compared(NamedTuple):
-    """Responses of two models to one prompt: preferences (n,) in [0, 1] and differences in length (n,)."""
+    """Responses of two models to one prompt: preferences for our side (n,) in [0, 1], our lengths - theirs (n,)."""
 
     preferences: np.ndarray
     longer: np.ndarray
@@ -23,7 +23,7 @@ class Compared(NamedTuple):
     def of(
         cls, preferences: Sequence[float | None], our_lengths: Sequence[int], their_lengths: Sequence[int]
     ) -> "Compared":
-        """Sample j of ours against sample j of theirs, where there is a preference."""
+        """Return our sample j against their sample j, for each j with a preference."""
         lengths = zip(preferences, our_lengths, their_lengths, strict=False)
         kept = [(value, a - b) for value, a, b in lengths if value is not None]
         return cls(np.array([value for value, _ in kept]), np.array([longer for _, longer in kept], dtype=float))
@@ -35,7 +35,7 @@ def by_scores(
     our_lengths: Sequence[Sequence[int]],
     their_lengths: Sequence[Sequence[int]],
 ) -> list[Compared]:
-    """Every sample of ours against every one of theirs to the same prompt: the higher score is preferred."""
+    """Return each of our samples against each of their samples, by prompt; the higher score wins. All are (B, K)."""
     found = []
     for a, b, m, n in zip(ours, theirs, our_lengths, their_lengths, strict=True):
         gap = np.subtract.outer(np.array(a, dtype=float), np.array(b, dtype=float)).ravel()
@@ -51,16 +51,16 @@ def by_judge(
     theirs: Sequence[Sequence[str]],
     limit: int | None = None,
 ) -> list[list[float | None]]:
-    """``judge``'s preferences between sample j of ours and sample j of theirs, by prompt; None: it came to none.
+    """Return the judge's preferences for our sample j over their sample j, by prompt; None without a verdict.
 
-    Of more than ``limit`` pairs the first samples of all prompts come before the second of any; the others are None.
+    At most ``limit`` pairs are judged, first samples of all prompts before second ones; the others are None.
     """
     pairs = sorted(
         (j, i) for i, (a, b) in enumerate(zip(ours, theirs, strict=True)) for j in range(min(len(a), len(b)))
     )
     chosen = pairs[:limit]
-    given = judge([prompts[i] for _, i in chosen], *([side[i][j] for j, i in chosen] for side in (ours, theirs)))
-    values = dict(zip(chosen, given, strict=True))
+    verdicts = judge([prompts[i] for _, i in chosen], *([side[i][j] for j, i in chosen] for side in (ours, theirs)))
+    values = dict(zip(chosen, verdicts, strict=True))
     found: list[list[float | None]] = [[] for _ in prompts]
     for j, i in pairs:
         found[i].append(values.get((j, i)))
@@ -68,31 +68,31 @@ def by_judge(
 
 
 def length_matched(compared: Sequence[Compared], draws: int, seed: int, level: float = 0.95) -> Estimate | None:
-    """Return P(ours is preferred) if both were equally long; None if all of ours are longer, or all shorter.
+    """Return P(our response is preferred) at equal length; None if all our responses are longer, or all shorter.
 
-        logit P(ours preferred) = θ + φ tanh(Δ / std Δ),   length-matched win rate = sigmoid(θ)
+        logit P(preferred) = θ + φ tanh(Δ / std Δ),   length-matched win rate = sigmoid(θ)
 
     with Δ the difference in length. This is the minimal form of AlpacaEval 2's length-controlled win rate, Dubois et
-    al. 2024, https://arxiv.org/abs/2404.04475: the leaderboard's has a term for the difficulty of each instruction,
-    estimated from all of its models, so its numbers are not comparable with these. Without a Δ on both sides of zero,
-    or equal to it, θ would be an extrapolation. Prompts count equally. The interval bootstraps prompts; each draw takes
-    one Newton step from the whole fit instead of fitting again, which differs in the second order.
+    al. 2024, https://arxiv.org/abs/2404.04475. The leaderboard adds a term for the difficulty of each instruction,
+    estimated from all of its models, so its numbers are not comparable with these. θ is an extrapolation unless Δ = 0
+    lies within the data. Prompts weigh equally. The interval bootstraps prompts; each draw takes one Newton step from
+    the full fit instead of a new fit, which differs in second order.
 
     Raises:
         ValueError: there is no prompt.
     """
     if not compared:
         raise ValueError("a win rate needs at least one prompt")
-    preferred = np.concatenate([one.preferences for one in compared])
-    longer = np.concatenate([one.longer for one in compared])
-    weights = np.concatenate([np.full(len(one.longer), 1 / len(one.longer)) for one in compared])
+    preferred = np.concatenate([prompt.preferences for prompt in compared])
+    longer = np.concatenate([prompt.longer for prompt in compared])
+    weights = np.concatenate([np.full(len(prompt.longer), 1 / len(prompt.longer)) for prompt in compared])
     if longer.min() > 0 or longer.max() < 0:
         return None
     deviation = longer.std()
     features = np.stack([np.ones_like(longer), np.tanh(longer / deviation) if deviation else 0 * longer], axis=1)
     fit = logistic(features, preferred, weights)
     gradient, curvature = derivatives(fit, features, preferred, weights)
-    starts = np.cumsum([0, *(len(one.longer) for one in compared)])[:-1]
+    starts = np.cumsum([0, *(len(prompt.longer) for prompt in compared)])[:-1]
     gradients, curvatures = (np.add.reduceat(part, starts, axis=0) for part in (gradient, curvature))
     counts = np.random.default_rng(seed).multinomial(len(compared), np.full(len(compared), 1 / len(compared)), draws)
     penalty = RIDGE * np.eye(2)
@@ -104,7 +104,10 @@ def length_matched(compared: Sequence[Compared], draws: int, seed: int, level: f
 
 
 def logistic(features: np.ndarray, targets: np.ndarray, weights: np.ndarray, steps: int = 50) -> np.ndarray:
-    """Coefficients of a logistic regression on targets in [0, 1], by Newton's method with a ridge of `RIDGE`."""
+    """Fit a logistic regression with the L2 penalty `RIDGE` by Newton's method; returns the coefficients (d,).
+
+    ``features`` are (n, d); ``targets`` in [0, 1] and ``weights`` are (n,).
+    """
     fit = np.zeros(features.shape[1])
     for _ in range(steps):
         gradient, curvature = derivatives(fit, features, targets, weights)
@@ -118,7 +121,7 @@ def logistic(features: np.ndarray, targets: np.ndarray, weights: np.ndarray, ste
 def derivatives(
     fit: np.ndarray, features: np.ndarray, targets: np.ndarray, weights: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Gradient (n, d) and curvature (n, d, d) of each row's log-likelihood."""
+    """Return gradient (n, d) and curvature (n, d, d) of each row's log-likelihood at the coefficients ``fit`` (d,)."""
     expected = sigmoid(features @ fit)
     gradient = (weights * (targets - expected))[:, None] * features
     curvature = (weights * expected * (1 - expected))[:, None, None] * features[:, :, None] * features[:, None, :]
@@ -126,4 +129,5 @@ def derivatives(
 
 
 def sigmoid(x: np.ndarray) -> np.ndarray:
+    """Return 1 / (1 + e⁻ˣ), elementwise."""
     return 1 / (1 + np.exp(-x))

@@ -1,12 +1,12 @@
-"""The figures of a comparison. Each is left out where what it shows was not measured."""
+"""The figures of a comparison. A figure is left out if its metrics were not measured."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
-from rlhf.evaluation.comparison.comparison import Comparison
+from rlhf.evaluation.comparison.comparison import Comparison, interval
 from rlhf.evaluation.comparison.frontier import Law, Point, best_of_n_points, fit_law, trajectory
 from rlhf.evaluation.comparison.records import Record
 from rlhf.evaluation.reporting.drawing import INK, Drawing, canvas, finish, point, style
@@ -14,7 +14,7 @@ from rlhf.evaluation.reporting.tables import titled
 from rlhf.evaluation.statistics.metrics import Estimate
 
 REWARDS = {"gold": "gold reward", "reward": "reward model"}
-# Of each stage's log the curves that say most, in the order in which they are drawn; up to `PANELS` of them.
+# The curves of a stage's log that are drawn, most informative first; up to `PANELS` per stage.
 CURVES = {
     "train/loss": "loss in training", "eval/loss": "loss held out", "train/accuracy": "accuracy in training",
     "eval/accuracy": "accuracy held out", "train/rewards/accuracies": "implicit accuracy",
@@ -24,16 +24,17 @@ CURVES = {
     "train/mean_token_accuracy": "token accuracy in training",
 }  # fmt: skip
 PANELS = 4
-FITTED = 3  # PPO runs of which the law is drawn
+FITTED = 3  # PPO runs whose law is drawn
 
 
 def figures(comparison: Comparison) -> list[Drawing]:
+    """Return all figures of a comparison."""
     drawn = [frontier(comparison), *laws(comparison), lengths(comparison), scores(comparison), reliable(comparison)]
-    return [one for one in (*drawn, *training(comparison)) if one is not None]
+    return [drawing for drawing in (*drawn, *training(comparison)) if drawing is not None]
 
 
 def frontier(comparison: Comparison) -> Drawing | None:
-    """Reward over KL from the reference: the columns, best-of-n of the reference's samples, PPO's own path."""
+    """Draw reward over KL from the reference: the columns, best-of-n of the reference's samples, and PPO's log."""
     names, best = rewards_of(comparison), reference_points(comparison)
     columns = [name for name, row in comparison.metrics.items() if "kl" in row]
     if not names or not (columns or len(best) > 1):
@@ -71,6 +72,7 @@ def _frontier_caption(comparison: Comparison, names: Sequence[str], best: Sequen
 
 
 def rewards_of(comparison: Comparison) -> list[str]:
+    """Return the rewards that score the responses, gold first."""
     return [name for name in REWARDS if name in comparison.metrics[comparison.stage.reference]]
 
 
@@ -81,12 +83,12 @@ def reference_points(comparison: Comparison) -> list[Point]:
 
 
 def _proxy(names: Sequence[str]) -> str:
-    """What best-of-n picks by: the learned reward where there is one."""
+    """Return the reward that best-of-n selects by: the reward model if there is one."""
     return "reward" if "reward" in names else names[0]
 
 
 def _best(axes: Any, best: Sequence, name: str) -> None:
-    kls, values = [one.kl for one in best], [one.values[name] for one in best]
+    kls, values = [at.kl for at in best], [at.values[name] for at in best]
     axes.plot(
         kls, values, color=INK, marker="<", markerfacecolor="none", markersize=5, linestyle="--", linewidth=0.8,
         label="best of n, KL at most",
@@ -97,19 +99,19 @@ def _best(axes: Any, best: Sequence, name: str) -> None:
 
 
 def _path(axes: Any, run: Record, name: str, path: str, index: int) -> None:
-    points = [one for one in trajectory(run.lines) if name in one.values]
+    points = [at for at in trajectory(run.lines) if name in at.values]
     if points:
         label = f"{'/'.join(path.split('/')[-3:])}, training prompts"
-        kls, values = [max(one.kl, 0.0) for one in points], [one.values[name] for one in points]
+        kls, values = [max(at.kl, 0.0) for at in points], [at.values[name] for at in points]
         axes.plot(kls, values, linewidth=1, alpha=0.6, linestyle=":", label=label, color=style(index + 5)["color"])
 
 
 def _column(axes: Any, comparison: Comparison, column: str, name: str, index: int) -> None:
     row = comparison.metrics[column]
-    kl = row.get("kl", Estimate(0.0, 0.0, 0.0) if column == comparison.stage.reference else None)
-    if kl is not None:
-        value = row[name]
-        errors = [[[max(one.mean - one.low, 0)], [max(one.high - one.mean, 0)]] for one in (kl, value)]
+    at_reference = Estimate(0.0, 0.0, 0.0) if column == comparison.stage.reference else None
+    kl, value = interval(row, "kl") or at_reference, interval(row, name)
+    if kl is not None and value is not None:
+        errors = [[[max(of.mean - of.low, 0)], [max(of.high - of.mean, 0)]] for of in (kl, value)]
         axes.errorbar(
             max(kl.mean, 0),
             value.mean,
@@ -123,31 +125,31 @@ def _column(axes: Any, comparison: Comparison, column: str, name: str, index: in
 
 
 def laws(comparison: Comparison) -> Iterator[Drawing]:
-    """Gold and proxy over a PPO run, each with the law of Gao et al., where the gold reward was logged."""
+    """Draw gold and proxy reward over KL for each PPO run that logged the gold reward, with the law of Gao et al."""
     logged = {
         path: run for path, run in comparison.paths.items() if any("objective/gold" in line for line in run.lines)
     }
     for number, (path, run) in enumerate(list(logged.items())[:FITTED], 1):
-        told = []
+        fits = []
         with canvas(6.4, 3.8) as figure:
             axes = figure.subplots()
             for index, name in enumerate(REWARDS):
-                points = [one for one in trajectory(run.lines) if name in one.values]
-                law = fit_law([one.kl for one in points], [one.values[name] for one in points], points[0].values[name])
-                kls = [max(one.kl, 0.0) for one in points]
-                gained = [one.values[name] - points[0].values[name] for one in points]
+                points = [at for at in trajectory(run.lines) if name in at.values]
+                start = points[0].values[name]
+                law = fit_law([at.kl for at in points], [at.values[name] for at in points], start)
+                kls, gained = [max(at.kl, 0.0) for at in points], [at.values[name] - start for at in points]
                 axes.plot(np.sqrt(kls), gained, markersize=4, label=REWARDS[name], **point(index + 1))
                 if law is not None:
                     grid = np.linspace(0, np.sqrt(max(kls)), 100)
                     axes.plot(grid, [law(d**2) - law.start for d in grid], **style(index + 1))
-                    told.append(f"{REWARDS[name]}: {_law(law)}")
+                    fits.append(f"{REWARDS[name]}: {_law(law)}")
             axes.set(xlabel="d = √KL (KL in nats per response)", ylabel="gain since the first update")
             axes.legend()
             caption = (
-                f"{path}: one point an update, each reward in its own units; lines are least squares fits of "
-                f"R(d) = d (α - β log d), Gao et al. 2022, drawn within the data. {'; '.join(told)}."
+                f"{path}: one point per update, each reward in its own units; lines are least squares fits of "
+                f"R(d) = d (α - β log d), Gao et al. 2022, drawn within the data. {'; '.join(fits)}."
             )
-            yield finish(figure, f"law-{number}", "Gold against proxy", caption)
+            yield finish(figure, f"law-{number}", "Gold vs. proxy reward", caption)
 
 
 def _law(law: Law) -> str:
@@ -157,16 +159,17 @@ def _law(law: Law) -> str:
 
 
 def lengths(comparison: Comparison) -> Drawing:
+    """Draw the distribution of response lengths, one row per model."""
     flat = {name: [n for of in answers.lengths for n in of] for name, answers in comparison.answers.items()}
     with canvas(5.2, 0.8 * len(flat) + 0.8) as figure:
         _histograms(figure.subplots(len(flat), 1, sharex=True, sharey=True, squeeze=False)[:, 0], flat, whole=True)
         figure.supxlabel("response length (tokens)", fontsize=10)
-        told = "; ".join(f"{name} {np.median(values):.0f}" for name, values in flat.items())
-        return finish(figure, "lengths", "How long responses are", f"Shares of responses. Medians: {told}.")
+        medians = "; ".join(f"{name} {np.median(values):.0f}" for name, values in flat.items())
+        return finish(figure, "lengths", "Response lengths", f"Shares of responses. Medians: {medians}.")
 
 
 def scores(comparison: Comparison) -> Drawing | None:
-    """The distribution of each reward, a row a stage."""
+    """Draw the distribution of each reward, one row per model."""
     answers = comparison.answers
     names = list(answers[comparison.stage.reference].scores)
     if not names:
@@ -174,14 +177,14 @@ def scores(comparison: Comparison) -> Drawing | None:
     with canvas(5.2 * len(names), 0.8 * len(answers) + 0.8) as figure:
         grid = figure.subplots(len(answers), len(names), sharex="col", sharey="col", squeeze=False)
         for column, name in enumerate(names):
-            flat = {title: [x for of in one.scores[name] for x in of] for title, one in answers.items()}
+            flat = {title: [x for of in model.scores[name] for x in of] for title, model in answers.items()}
             _histograms(grid[:, column], flat, whole=False)
             grid[-1, column].set_xlabel(REWARDS.get(name, name))
-        return finish(figure, "scores", "How responses score", "Shares of responses by score, a row a stage.")
+        return finish(figure, "scores", "Response scores", "Shares of responses by score, one row per model.")
 
 
-def _histograms(column: Sequence[Any], flat: dict[str, list], whole: bool) -> None:
-    """One below the other on one scale; ``whole``: the values are whole numbers."""
+def _histograms(column: Iterable[Any], flat: dict[str, list], whole: bool) -> None:
+    """Draw histograms below each other on one scale; ``whole``: the values are integers."""
     every = [value for values in flat.values() for value in values]
     low, high = min(every), max(every)
     width = max(1, round((high - low) / 40)) if whole else (high - low) / 40 or 1.0
@@ -195,7 +198,7 @@ def _histograms(column: Sequence[Any], flat: dict[str, list], whole: bool) -> No
 
 
 def reliable(comparison: Comparison) -> Drawing | None:
-    """How often the reward model is right by how sure it is."""
+    """Draw the reward model's accuracy by its confidence."""
     if comparison.reliability is None:
         return None
     bins, error, floor = comparison.reliability
@@ -205,22 +208,19 @@ def reliable(comparison: Comparison) -> Drawing | None:
         axes.plot(
             [b.confidence for b in bins], [b.accuracy for b in bins], label="reward model", **(point(1) | style(1))
         )
-        for one in bins:
-            axes.annotate(
-                str(one.count), (one.confidence, one.accuracy), (4, -10), textcoords="offset points", fontsize=8
-            )
+        for b in bins:
+            axes.annotate(str(b.count), (b.confidence, b.accuracy), (4, -10), textcoords="offset points", fontsize=8)
         axes.set(xlabel="confidence, σ(|score difference|)", ylabel="accuracy on held-out pairs")
         axes.legend()
-        pairs = sum(one.count for one in bins)
         caption = (
-            f"{pairs} held-out pairs; expected calibration error {error:.3f}, of a calibrated model {floor:.3f}. "
-            "Numbers: pairs."
+            f"{sum(b.count for b in bins)} held-out pairs; expected calibration error {error:.3f}, for a calibrated "
+            f"model {floor:.3f}. Numbers: pairs."
         )
         return finish(figure, "reliability", "Reward model calibration", caption)
 
 
 def training(comparison: Comparison) -> Iterator[Drawing]:
-    """The curves of each column's training, and of the reward model's."""
+    """Draw the training curves of each column and of the reward model."""
     for number, (name, run) in enumerate(comparison.records.items()):
         curve = run.curve()
         shown = [key for key in CURVES if len(curve.get(key, ((),))[0]) > 1][:PANELS]

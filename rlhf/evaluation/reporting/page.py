@@ -1,8 +1,8 @@
-"""The comparison as one HTML file that needs nothing else: no network, no server, no script for what matters most.
+"""The comparison as one self-contained HTML file: no network, no server; questions and tables work without a script.
 
-What a model wrote reaches the page in two ways. The questions and the tables go through Jinja2 with autoescape on. The
-responses lie in a JSON block whose ``<``, ``>`` and ``&`` are escaped, so that no text can end it, and the page's
-script, the only one that its policy allows, puts them in as text nodes.
+Model output reaches the page in two ways. The questions and the tables are rendered by Jinja2 with autoescape. The
+responses are in a JSON block whose ``<``, ``>`` and ``&`` are escaped, so that no text can end it; the page's script,
+the only one that its policy allows, inserts them as text nodes.
 """
 
 import base64
@@ -22,24 +22,26 @@ from rlhf.evaluation.reporting.text_diff import pieces
 from rlhf.evaluation.responses.answers import Answers
 
 BUDGET = 10_000_000
-"""Characters of responses on a page. Beyond, fewer samples of each prompt are on it, then shorter ones."""
+"""Characters of responses on a page. Above it, the page has fewer samples per prompt, then truncated ones."""
 SHORTEST = 1000
-"""Characters to which no response is cut, however many there are."""
+"""Characters of a response that are never truncated."""
 FACETS = ("task", "held_out", "format", "source")
-MOST_KINDS = 40  # of a facet; one that tells every prompt apart filters nothing
+MOST_KINDS = 40  # values of a facet; a filter with more, such as one per prompt, is useless
 ESCAPES = {code: f"\\u{code:04x}" for code in (*map(ord, "<>&\u2028\u2029"), *range(0xD800, 0xE000))}
 
 
 def render(comparison: Comparison, drawings: list[Drawing]) -> str:
+    """Return the page as HTML."""
+    loader = PackageLoader("rlhf.evaluation.reporting", "page_parts")
     environment = Environment(
-        loader=PackageLoader("rlhf.evaluation.reporting", "page_parts"),
+        loader=loader,
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    # Our own files, and SVG whose text matplotlib escaped: everything else is escaped here.
-    script, css = (Markup(environment.loader.get_source(environment, name)[0]) for name in ("report.js", "report.css"))
+    # Only the package's files and the SVGs, whose text matplotlib escaped, are inserted as markup.
+    script, css = (Markup(loader.get_source(environment, name)[0]) for name in ("report.js", "report.css"))
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return environment.get_template("report.html").render(
         title=f"What each stage changed: {', '.join(comparison.metrics)}",
@@ -58,12 +60,12 @@ def render(comparison: Comparison, drawings: list[Drawing]) -> str:
 
 
 def json_block(value: Any) -> str:
-    """JSON that can stand inside a script element: no text in it can close the element or open a comment."""
+    """Return JSON that is safe inside a script element: no text in it can close the element or open a comment."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":")).translate(ESCAPES)
 
 
 def questions(comparison: Comparison) -> list[dict[str, Any]]:
-    """The stage's questions with every column's greedy answer."""
+    """Return the stage's questions with each column's greedy response."""
     return [
         {
             "text": text,
@@ -77,19 +79,19 @@ def questions(comparison: Comparison) -> list[dict[str, Any]]:
 
 
 def marked(comparison: Comparison, name: str, texts: dict[str, str]) -> list[str]:
-    """A column's text in pieces that are alternately as in the column that it is marked against and not."""
+    """Return a column's text as `pieces` against the reference's text; the reference's own text is one piece."""
     other = beside(comparison, name)
     text = printable(texts[name].strip(), 4000)
     return [text] if other is None else pieces(text, printable(texts[other].strip(), 4000))
 
 
 def beside(comparison: Comparison, name: str) -> str | None:
-    """The column that a column's words are marked against: the reference, and for the reference nothing."""
+    """Return the column that a column's words are marked against: the reference; None for the reference itself."""
     return None if name == comparison.stage.reference else comparison.stage.reference
 
 
 def data(comparison: Comparison) -> dict[str, Any]:
-    """What the page's script shows: every prompt, the responses in pieces, and by what to filter."""
+    """Return the data of the page's script: prompts, responses in pieces, and the facets to filter by."""
     names = list(comparison.metrics)
     samples, most = room(comparison)
     facets = {facet: found for facet in FACETS if 1 < len(found := kinds(comparison, facet)) <= MOST_KINDS}
@@ -112,27 +114,28 @@ def data(comparison: Comparison) -> dict[str, Any]:
 
 
 def first(comparison: Comparison) -> list[tuple[int, Row]]:
-    """The prompts with their places, the stage's own questions before the others."""
+    """Return the prompts with their indices, the stage's questions first."""
     asked = comparison.stage.questions
     return sorted(enumerate(comparison.prompts), key=lambda pair: question(pair[1]["prompt"]) not in asked)
 
 
 def kinds(comparison: Comparison, facet: str) -> list[str]:
+    """Return the values of a facet."""
     return sorted({str(row[facet]) for row in comparison.prompts if row.get(facet) is not None})
 
 
 def means(answers: Answers, i: int) -> list[float]:
-    """The mean of each reward over all samples of a prompt, whether they are on the page or not."""
+    """Return the mean of each reward over all samples of prompt i, including those that are not on the page."""
     return [round(sum(scores[i]) / len(scores[i]), 4) for scores in answers.scores.values()]
 
 
 def turns(prompt: Prompt) -> list[tuple[str, str]]:
-    """Role and content of each message; a string prompt is one without a role."""
+    """Return role and content of each message; a string prompt is one message without a role."""
     return [("", prompt)] if isinstance(prompt, str) else [(turn["role"], turn["content"]) for turn in prompt]
 
 
 def room(comparison: Comparison) -> tuple[int, int | None]:
-    """How many samples of a prompt the page has room for, and to how many characters each is cut; None: to none."""
+    """Return how many samples per prompt fit on the page, and to how many characters they are cut (None: not cut)."""
     samples = comparison.stage.samples
     sizes = [
         sum(len(texts[j]) for answers in comparison.answers.values() for texts in answers.texts) for j in range(samples)
@@ -144,7 +147,7 @@ def room(comparison: Comparison) -> tuple[int, int | None]:
 
 
 def responses(comparison: Comparison, name: str, i: int, samples: int, most: int | None) -> list[dict[str, Any]]:
-    """A column's samples to prompt i: pieces, tokens, whether it ended, scores, and how much of it is cut off."""
+    """Return a column's samples to prompt i: pieces, tokens, whether it ended with EOS, scores, characters cut off."""
     answers, other = comparison.answers[name], beside(comparison, name)
     found = []
     for j in range(samples):

@@ -1,7 +1,6 @@
 """A comparison for people (terminal, report.html, report.md) and for programs (metrics.json, responses.jsonl).
 
-What a model wrote is data. On the terminal its brackets are no markup and its ``:words:`` no emoji; in Markdown and on
-the page it stands as text, escaped.
+Model output is data: markup in it is not interpreted on the terminal, and is escaped in Markdown and on the page.
 """
 
 import json
@@ -25,11 +24,11 @@ from rlhf.storage.json_files import write_json
 
 EXAMPLES = 8
 MARKUP = "\\`*_[]|#~$<>&"
-LINK = re.compile(r":(?=//)|(?<=www)\.|@", re.IGNORECASE)  # what GitHub makes links of without any markup
+LINK = re.compile(r":(?=//)|(?<=www)\.|@", re.IGNORECASE)  # turned into links by GitHub without any markup
 
 
 def write(comparison: Comparison, folder: Path) -> None:
-    """report.html, report.md, metrics.json, responses.jsonl, and each figure as a file."""
+    """Write report.html, report.md, metrics.json, responses.jsonl and figures/*.svg into ``folder``."""
     drawings = figures(comparison)
     write_json(folder / "metrics.json", as_json(comparison))
     (folder / "report.md").write_text("\n".join(markdown(comparison)) + "\n", encoding="utf-8")
@@ -43,6 +42,8 @@ def write(comparison: Comparison, folder: Path) -> None:
 
 
 def as_json(comparison: Comparison) -> dict:
+    """Return the content of metrics.json."""
+
     def plain(value: float | Estimate) -> float | dict[str, float]:
         return value._asdict() if isinstance(value, Estimate) else value
 
@@ -64,7 +65,7 @@ def as_json(comparison: Comparison) -> dict:
         else {
             "calibration_error": reliable.error,
             "calibration_error_floor": reliable.floor,
-            "bins": [one._asdict() for one in reliable.bins],
+            "bins": [part._asdict() for part in reliable.bins],
         },
         "over_optimisation": {path: _laws(trajectory(run.lines)) for path, run in comparison.paths.items()},
         "best_of_n": _best_of_n(comparison),
@@ -81,27 +82,27 @@ def _cost(run: dict) -> dict:
 
 
 def _laws(points: Sequence[Point], *, best_of_n: bool = False) -> dict[str, dict[str, float | None]]:
-    """Reward -> the law of over-optimization fitted to a PPO run, or to best-of-n."""
+    """Return reward -> the law of over-optimization fitted to a PPO run, or to best-of-n."""
     found = {}
     for name in ("reward", "gold"):
-        known = [one for one in points if name in one.values]
-        kls, values = [one.kl for one in known], [one.values[name] for one in known]
+        known = [point for point in points if name in point.values]
+        kls, values = [point.kl for point in known], [point.values[name] for point in known]
         if known and (law := fit_law(kls, values, values[0], best_of_n=best_of_n)) is not None:
             found[name] = law._asdict() | {"peak_kl": law.peak}
     return found
 
 
 def _best_of_n(comparison: Comparison) -> dict | None:
-    """Best-of-n of the reference's samples: the bound of each KL, mean scores, and the law in its own form."""
+    """Return best-of-n of the reference's samples: bound of the KL and mean scores for each n, and the fitted law."""
     points = reference_points(comparison)
     if len(points) < 2:
         return None
-    rows = [{"n": n, "kl_at_most": one.kl, **one.values} for n, one in enumerate(points, 1)]
+    rows = [{"n": n, "kl_at_most": point.kl, **point.values} for n, point in enumerate(points, 1)]
     return {"points": rows, "laws": _laws(points, best_of_n=True)}
 
 
 def responses(comparison: Comparison) -> Iterator[dict]:
-    """Every prompt, model and sample, with its scores."""
+    """Yield each response with its prompt, model, sample number and scores."""
     for i, row in enumerate(comparison.prompts):
         for name, answers in comparison.answers.items():
             for j, text in enumerate(answers.texts[i]):
@@ -111,8 +112,8 @@ def responses(comparison: Comparison) -> Iterator[dict]:
                 yield line | {reward: values[i][j] for reward, values in answers.scores.items()}
 
 
-def show(comparison: Comparison, folder: Path) -> None:
-    """The questions side by side, then the table, on the terminal."""
+def show(comparison: Comparison) -> None:
+    """Print the questions side by side, the main table and the remarks on the terminal."""
     columns = list(comparison.metrics)
     questions = Table(title="One question, every stage", title_justify="left", show_lines=True)
     for heading in ("question", *columns):
@@ -129,11 +130,10 @@ def show(comparison: Comparison, folder: Path) -> None:
     console.print(metrics)
     for note in remarks(comparison):
         console.print(Text(note), style="dim")
-    console.print(Text(f"The page: {folder / 'report.html'}"))
 
 
 def markdown(comparison: Comparison) -> Iterator[str]:
-    """The report as Markdown, a line at a time."""
+    """Yield the lines of the report as Markdown."""
     names = list(comparison.metrics)
     stage = comparison.stage
     yield "# What each stage changed\n"
@@ -162,12 +162,12 @@ def markdown(comparison: Comparison) -> Iterator[str]:
 
 
 def written(response: str) -> str:
-    """A response as a table shows it: one that ends before its first word would look like one that is missing."""
+    """Return a response without surrounding blanks; "(empty)" for one without words."""
     return response.strip() or "(empty)"
 
 
 def examples(comparison: Comparison) -> list[int]:
-    """Indices of a few prompts: one of each task in turn, in the order of the prompts."""
+    """Return the indices of up to `EXAMPLES` prompts, taken from the tasks in turn."""
     turns: dict[str, int] = {}
     order = []
     for i, row in enumerate(comparison.prompts):
@@ -180,7 +180,7 @@ def examples(comparison: Comparison) -> list[int]:
 def table(
     headings: Sequence[str], lines: Iterable[Sequence[str]], escape: Callable[[str], str] | None = None
 ) -> Iterator[str]:
-    """Yield the lines of a Markdown table whose texts ``escape``, by default `cell`, makes safe."""
+    """Yield the lines of a Markdown table; ``escape``, by default `cell`, is applied to each text."""
     escape = escape or cell
     yield "| " + " | ".join(map(escape, headings)) + " |"
     yield "|" + " --- |" * len(headings)
@@ -189,6 +189,6 @@ def table(
 
 
 def cell(text: str) -> str:
-    """Text for a Markdown table: no HTML, no markup, no link, no line break that would end the row."""
+    """Return a text escaped for a cell of a Markdown table: no HTML, markup, link or line break."""
     safe = "".join(f"&#{ord(char)};" if char in MARKUP else char for char in printable(text))
     return LINK.sub(lambda found: f"&#{ord(found[0])};", safe).replace("\n", "<br>")

@@ -1,46 +1,46 @@
-"""The tables of a comparison as text, for the terminal, Markdown and the page alike."""
+"""The tables of a comparison as text, for the terminal, Markdown and the page."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from rlhf.evaluation.comparison.comparison import Comparison
+from rlhf.evaluation.comparison.comparison import Comparison, interval
 from rlhf.evaluation.statistics.metrics import Estimate
 
-# Metric -> its label and one line on what it means; {reference} and {temperature} are those of the comparison.
+# Metric -> its label and its meaning in one line; {reference} and {temperature} are those of the comparison.
 LABELS = {
     "gold": ("gold reward", "mean score by the hidden gold reward of this world"),
     "reward": ("reward model", "mean score by the learned reward model"),
     "win_rate": ("win rate vs {reference} ({judge})", "share of comparisons with {reference} on the same prompts "
-                 "that are won, judged by {judge}, ties half"),
-    "win_rate/lc": ("win rate vs {reference} ({judge}, length-matched)", "win rate if both responses were equally "
-                    "long, by AlpacaEval 2's regression in its minimal form, without the difficulty of each "
-                    "instruction, so it is not comparable with that leaderboard's length-controlled win rate"),
-    "win_rate_previous": ("win rate vs previous stage ({judge})", "the same against the model it was trained from, or "
+                 "that are won, judged by {judge}; a tie counts half"),
+    "win_rate/lc": ("win rate vs {reference} ({judge}, length-matched)", "win rate at equal response length, by the "
+                    "minimal form of AlpacaEval 2's regression, without the difficulty of each instruction, so it is "
+                    "not comparable with that leaderboard's length-controlled win rate"),
+    "win_rate_previous": ("win rate vs previous stage ({judge})", "win rate vs the model that it was trained from, or "
                           "else the column to its left"),
-    "win_rate_previous/lc": ("win rate vs previous stage ({judge}, length-matched)", "the same if both responses were "
-                             "equally long"),
+    "win_rate_previous/lc": ("win rate vs previous stage ({judge}, length-matched)", "the same at equal response "
+                             "length"),
     "kl": ("KL to {reference} (nats per response)", "divergence of the policy from {reference}, estimated on the "
            "policy's own samples at temperature {temperature}; it depends on the temperature"),
     "correct": ("correct", "share of responses that are correct"),
     "format_followed": ("instruction following", "share of responses in the form that the prompt asks for"),
-    "specific": ("names the subject", "share of responses that name what they are about"),
+    "specific": ("names the subject", "share of responses that name their subject"),
     "instructions/prompts": ("instruction following (per prompt)", "share of responses that follow every checkable "
                              "instruction of their prompt"),
     "instructions/all": ("instruction following (per instruction)", "share of checkable instructions followed"),
-    "consistency/resamples": ("consistency (resampling)", "share of pairs of samples of one prompt that say the same"),
+    "consistency/resamples": ("consistency (resampling)", "share of pairs of samples of one prompt that agree"),
     "consistency/paraphrases": ("consistency (paraphrase)", "share of pairs of responses to two wordings of one "
-                                "question that say the same"),
+                                "question that agree"),
     "calibration/answers": ("ECE", "expected calibration error: the probability of an answer, estimated by the share "
-                            "of the other samples that say the same, against how often it is correct"),
+                            "of the other samples that agree with it, vs. how often it is correct"),
     "calibration/answers_floor": ("ECE noise floor", "the ECE that a calibrated model would show on as many responses"),
-    "ends": ("EOS rate", "share of responses that end with the end of sequence instead of being cut off"),
-    "length": ("response length (tokens)", "mean tokens of a response, the end of sequence included"),
+    "ends": ("EOS rate", "share of responses that end with an end-of-sequence token instead of being cut off"),
+    "length": ("response length (tokens)", "mean tokens of a response, including EOS"),
     "distinct_1": ("distinct-1", "distinct words as a share of all words"),
     "distinct_2": ("distinct-2", "distinct pairs of words as a share of all pairs of words"),
-    "text/perplexity": ("perplexity", "of held-out base text, per token: what alignment costs in language modeling"),
+    "text/perplexity": ("perplexity", "of held-out base text, per token: the cost of alignment in language modeling"),
     "text/bits_per_byte": ("bits per byte", "of held-out base text; comparable between tokenizers"),
 }  # fmt: skip
-SKEWED = 0.2  # difference of the two sides of an interval, as a share of its width, from which ± would mislead
+SKEWED = 0.2  # difference of the two sides of an interval, as a share of its width, above which ± is misleading
 JUDGES = {"gold": "gold", "reward": "reward model"}
 SECTIONS = {
     "Gold reward by task": "gold/task/",
@@ -53,7 +53,7 @@ SECTIONS = {
 
 
 class Grid(NamedTuple):
-    """A table: its headings, the first one of the column of row headings, and its rows."""
+    """A table. The first heading and the first cell of each row belong to the column of row headings."""
 
     title: str
     headings: list[str]
@@ -61,7 +61,7 @@ class Grid(NamedTuple):
 
 
 def grids(comparison: Comparison) -> Iterator[Grid]:
-    """Every table, the one of all metrics first."""
+    """Yield all tables, the main one first."""
     names = list(comparison.metrics)
     yield Grid("Every metric", ["", *names], [[heading, *cells] for heading, cells in rows(comparison)])
     if comparison.seeds is not None:
@@ -93,19 +93,20 @@ def keys_of(metrics: Mapping[str, Mapping[str, object]]) -> list[str]:
 
 
 def titled(model: str) -> str:
-    """Return a column's name as it stands in a sentence: the names of methods are abbreviations."""
+    """Return a column's name as used in prose: names of methods in capitals."""
     return model.upper() if model in ("sft", "dpo", "ppo") else model
 
 
 def label(key: str, reference: str, temperature: float) -> tuple[str, str]:
-    """Return a metric's label and what it means; of a metric of a section the last part of its key, and nothing."""
+    """Return a metric's label and its meaning; for a metric of `SECTIONS` the last part of its key and ""."""
     kind, _, name = key.rpartition("/")
-    found = LABELS.get(kind if key.startswith("win_rate") else key, (name, ""))
-    given = {"reference": titled(reference), "temperature": f"{temperature:g}", "judge": JUDGES.get(name, name)}
-    return found[0].format(**given), found[1].format(**given)
+    heading, meaning = LABELS.get(kind if key.startswith("win_rate") else key, (name, ""))
+    values = {"reference": titled(reference), "temperature": f"{temperature:g}", "judge": JUDGES.get(name, name)}
+    return heading.format(**values), meaning.format(**values)
 
 
 def label_in(comparison: Comparison, key: str) -> tuple[str, str]:
+    """Return `label` with the reference and the temperature of the comparison."""
     return label(key, comparison.stage.reference, comparison.stage.temperature)
 
 
@@ -115,7 +116,7 @@ def meanings(comparison: Comparison) -> list[tuple[str, str]]:
 
 
 def rows(comparison: Comparison, keys: Sequence[str] | None = None) -> Iterator[tuple[str, list[str]]]:
-    """A metric's heading and its value for each model; what a model does not have is a dash."""
+    """Yield each metric's heading and its value for each model, a dash if a model lacks it."""
     for key in keys or keys_of(comparison.metrics):
         found = [row.get(key) for row in comparison.metrics.values()]
         if any(value is not None for value in found):
@@ -125,7 +126,7 @@ def rows(comparison: Comparison, keys: Sequence[str] | None = None) -> Iterator[
 
 
 def number(value: float | Estimate) -> str:
-    """Return a number with its interval, as ± if both sides are about equally long and as its bounds if not."""
+    """Return a number with its interval: as ± if it is symmetric, else as its bounds."""
     if not isinstance(value, Estimate):
         return f"{value:.3g}"
     below, above = value.mean - value.low, value.high - value.mean
@@ -135,7 +136,9 @@ def number(value: float | Estimate) -> str:
 
 
 def spread(comparison: Comparison) -> Iterator[tuple[str, list[str]]]:
-    """The main table's metrics over seeds."""
+    """Yield each metric's heading and, for each model, its mean and standard deviation over seeds."""
+    if comparison.seeds is None:
+        return
     for key in keys_of(comparison.metrics):
         found = [comparison.seeds.metrics.get(name, {}).get(key) for name in comparison.metrics]
         if any(found):
@@ -146,7 +149,7 @@ def spread(comparison: Comparison) -> Iterator[tuple[str, list[str]]]:
 
 
 def costs(comparison: Comparison) -> Grid:
-    """What each run took. Time and memory are as its machine was then; memory is of the whole process."""
+    """Return the cost of each run as recorded on its machine; memory is the peak of the whole process."""
     runs = {name: run for name, run in comparison.records.items() if run.seconds is not None}
     lines = {
         "seconds": [f"{run.seconds:.0f}" for run in runs.values()],
@@ -157,7 +160,7 @@ def costs(comparison: Comparison) -> Grid:
 
 
 def remarks(comparison: Comparison) -> list[str]:
-    """The notes, and what no table has room for."""
+    """Return the comparison's notes and those derived from its metrics."""
     return [
         *comparison.notes,
         *unmatched(comparison),
@@ -168,7 +171,7 @@ def remarks(comparison: Comparison) -> list[str]:
 
 
 def unmatched(comparison: Comparison) -> Iterator[str]:
-    """Say which models have no length-matched win rate, since the regression would only extrapolate."""
+    """Report the models without a length-matched win rate, for which the regression would extrapolate."""
     lacking = [
         name
         for name, row in comparison.metrics.items()
@@ -178,21 +181,26 @@ def unmatched(comparison: Comparison) -> Iterator[str]:
     ]
     if lacking:
         yield (
-            f"A length-matched win rate is left out for {', '.join(lacking)}: every response is longer than those it "
-            "is compared with, or every one is shorter."
+            f"No length-matched win rate for {', '.join(lacking)}: every response is longer than those that it is "
+            "compared with, or every one is shorter."
         )
 
 
 def uncalibrated(comparison: Comparison) -> Iterator[str]:
-    never = [name for name, row in comparison.metrics.items() if "correct" in row and row["correct"].mean == 0]
+    """Report the models without an ECE, which are never correct."""
+    shares = {name: interval(row, "correct") for name, row in comparison.metrics.items()}
+    never = [name for name, share in shares.items() if share is not None and share.mean == 0]
     if never and comparison.stage.samples > 1:
         yield f"No ECE for {', '.join(never)}: no response is correct."
 
 
 def disagreeing(comparison: Comparison) -> Iterator[str]:
-    """Say for which models the gold reward and the reward model disagree about who wins, beyond their intervals."""
+    """Report the models for which the win rates by gold reward and reward model are on different sides of ½.
+
+    Both intervals must exclude ½.
+    """
     for name, row in comparison.metrics.items():
-        gold, reward = row.get("win_rate/gold"), row.get("win_rate/reward")
+        gold, reward = interval(row, "win_rate/gold"), interval(row, "win_rate/reward")
         if gold is None or reward is None:
             continue
         if reward.low > 0.5 > gold.high or gold.low > 0.5 > reward.high:
@@ -203,11 +211,12 @@ def disagreeing(comparison: Comparison) -> Iterator[str]:
 
 
 def on_reward_model(comparison: Comparison) -> Iterator[str]:
+    """Report the accuracy and the ECE of the reward model on held-out pairs."""
     found = comparison.reliability
     if found is not None:
-        pairs = sum(one.count for one in found.bins)
-        right = sum(one.accuracy * one.count for one in found.bins) / pairs
+        pairs = sum(part.count for part in found.bins)
+        right = sum(part.accuracy * part.count for part in found.bins) / pairs
         yield (
             f"The reward model orders {right:.3f} of {pairs} held-out pairs correctly; its ECE is {found.error:.3f} "
-            f"(a calibrated model would show {found.floor:.3f} on as many pairs)."
+            f"(expected for a calibrated model on as many pairs: {found.floor:.3f})."
         )

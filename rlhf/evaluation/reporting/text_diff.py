@@ -1,17 +1,17 @@
-"""In which words a text differs from another one."""
+"""Word-level differences between two texts."""
 
 import re
 
 from rapidfuzz.distance import Indel
 
 MOST_WORDS = 20_000
-"""Of longer texts only what they begin and end with alike is unmarked: time and memory are quadratic."""
+"""Above it, only a common beginning and end count as equal, because the time of a full diff is quadratic."""
 
 
 def pieces(text: str, against: str) -> list[str]:
-    """``text`` cut into pieces that are alternately as in ``against`` and not: same, other, same, ...
+    """Return ``text`` cut into pieces that alternate between equal to and different from ``against``, equal first.
 
-    Joined they are ``text`` again. Words are compared; blanks differ where the words on both sides of them do.
+    Joined they are ``text``. Words are compared; blanks differ if the words on both sides differ.
     """
     parts = re.findall(r"\s+|\S+", text)
     places = [i for i, part in enumerate(parts) if not part.isspace()]
@@ -34,7 +34,7 @@ def pieces(text: str, against: str) -> list[str]:
 
 
 def same(ours: list[str], theirs: list[str]) -> list[tuple[int, int]]:
-    """Ranges of ``ours`` that are in ``theirs`` too: a longest common subsequence."""
+    """Return the ranges of ``ours`` that are also in ``theirs``: a longest common subsequence."""
     if max(len(ours), len(theirs)) > MOST_WORDS:
         most = min(len(ours), len(theirs))
         head = next((i for i in range(most) if ours[i] != theirs[i]), most)

@@ -1,4 +1,4 @@
-"""What one model answers to the held-out prompts, and how likely that was under it and under the reference."""
+"""One model's responses to the held-out prompts, their divergence from the reference, and the likelihood of text."""
 
 import random
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from rlhf.config import CompareStage, HeldOut
+from rlhf.config import CompareStage, EvalSet
 from rlhf.data.render import Prompt, prompt_ids, question, text_ids
 from rlhf.modeling.forward import sequence_logprobs, without_adapter
 from rlhf.modeling.generation import Response, generate
@@ -15,7 +15,7 @@ from rlhf.modeling.generation import Response, generate
 
 @dataclass
 class Candidate:
-    """A model in the comparison; ``plain``: it is asked in plain text, because no chat template has taught it turns."""
+    """A model in the comparison; a ``plain`` one was not trained with a chat template and is prompted without."""
 
     name: str
     model: Any
@@ -23,11 +23,12 @@ class Candidate:
     plain: bool
 
     def prompt(self, prompt: Prompt) -> Prompt:
+        """Return the prompt in the form that the model was trained on."""
         return question(prompt) if self.plain else prompt
 
 
 class TextNLL(NamedTuple):
-    """Σ -log p of text, in nats, over so many tokens that spell so many bytes."""
+    """Σ -log p of text in ``nats``, with the size of the text in ``tokens`` and in ``bytes``."""
 
     nats: float
     tokens: int
@@ -36,10 +37,10 @@ class TextNLL(NamedTuple):
 
 @dataclass
 class Answers:
-    """``texts[i][j]`` is sample j to prompt i, and so in the other lists; ``greedy`` answers the stage's questions.
+    """One model's responses. Lists of lists are (B, K): ``lengths`` in tokens, ``ended`` with EOS, ``kl`` in nats.
 
-    ``preferences``: title of another model -> how much a judge prefers sample j to prompt i to that of the other; None
-    where it came to no verdict.
+    ``greedy`` responds to the stage's questions. ``preferences``: title of another model -> how strongly a judge
+    prefers sample j to prompt i over the other's; None without a verdict.
     """
 
     name: str
@@ -57,12 +58,12 @@ class Answers:
 def answer(
     candidate: Candidate, prompts: Sequence[Prompt], stage: CompareStage, seed: int, reference: Any | None
 ) -> Answers:
-    """Sample ``stage.samples`` responses to each prompt and answer the questions greedily.
+    """Sample ``stage.samples`` responses to each prompt and greedy ones to the stage's questions.
 
-    With a ``reference`` the Kullback-Leibler divergence from it is estimated on the samples.
+    With a ``reference``, the KL from it is estimated on the samples.
     """
-    # A stream for each model: from one stream two similar models would draw the same tokens, and their comparison
-    # would not be one of independent samples.
+    # Each model has a separate random stream: from the same one, two similar models would sample the same tokens, and
+    # their samples would not be independent.
     stream = random.Random(f"{seed} {candidate.name}").getrandbits(32)
     asked = [candidate.prompt(prompt) for prompt in prompts for _ in range(stage.samples)]
     responses = _generate(candidate, asked, stage, stage.temperature, stream)
@@ -81,6 +82,7 @@ def answer(
 
 
 def by_prompt(values: Sequence, samples: int) -> list[list]:
+    """Return values of (B · K,) as (B, K), with K ``samples`` per prompt."""
     return [list(values[start : start + samples]) for start in range(0, len(values), samples)]
 
 
@@ -105,12 +107,12 @@ def divergences(
     reference: Any | None,
     prompts: Sequence[Prompt],
     responses: Sequence[Response],
-    stage: CompareStage | HeldOut,
+    stage: CompareStage | EvalSet,
 ) -> list[float]:
-    """Σₜ log π(aₜ|sₜ) - log π_ref(aₜ|sₜ) of each response, in nats.
+    """Return Σₜ log π(aₜ|sₜ) - log π_ref(aₜ|sₜ) of each response, in nats.
 
-    Their mean over the policy's own samples estimates KL(π ‖ π_ref) of whole responses without bias, at the
-    temperature of sampling. Without a ``reference`` it is the candidate with its adapter switched off.
+    The mean over the policy's own samples is an unbiased estimate of KL(π ‖ π_ref) per response, at the sampling
+    temperature. If ``reference`` is None, the reference is the candidate with its adapter disabled.
     """
     rows = [prompt_ids(candidate.tokenizer, prompt, stage.max_prompt_length) for prompt in prompts]
     order = sorted(range(len(rows)), key=lambda i: len(rows[i]) + len(responses[i].ids))
@@ -129,14 +131,14 @@ def divergences(
 
 @torch.no_grad()
 def text_nll(candidate: Candidate, texts: Sequence[str], block: int, batch_size: int) -> TextNLL:
-    """Σ -log p of texts, each alone and cut into blocks of ``block`` tokens.
+    """Return Σ -log p of the texts, each cut into blocks of ``block`` tokens that are predicted separately.
 
-    The first token is predicted from the beginning of sequence, or where the tokenizer has none from the end of the
-    text before, so that every byte counts. The end of a text does not: a chat template may have given it another token.
+    The first token is predicted from BOS, or from EOS if the tokenizer has no BOS, so that every byte counts. The end
+    of a text is not predicted, because a chat template may use another token for it.
     """
     tokenizer, model = candidate.tokenizer, candidate.model.eval()
     first = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
-    pieces = []
+    pieces: list[list[int]] = []
     for text in texts:
         ids = [first, *text_ids(tokenizer, [text], add_special_tokens=False)[0]]
         pieces += [ids[start : start + block + 1] for start in range(0, len(ids) - 1, block)]

@@ -1,15 +1,15 @@
-"""Best-of-n sampling: the optimisation that needs no training, and the line that every other should be held against."""
+"""Best-of-n sampling: the baseline that optimizes a reward without training."""
 
 import math
 from collections.abc import Sequence
 
 
 def expected_best(scores: Sequence[float], n: int) -> float:
-    """Mean of the best of n scores drawn without replacement from k, over all subsets.
+    """Return the mean of the best of n scores over all subsets of the k scores.
 
         Σᵢ C(i-1, n-1) / C(k, n) · x₍ᵢ₎,   x₍₁₎ ≤ ... ≤ x₍ₖ₎
 
-    The unbiased estimator of Nakano et al. 2021, https://arxiv.org/abs/2112.09332, appendix I.
+    This is the unbiased estimator of Nakano et al. 2021, https://arxiv.org/abs/2112.09332, appendix I.
 
     Raises:
         ValueError: n is not between 1 and the number of scores.
@@ -21,9 +21,9 @@ def expected_best(scores: Sequence[float], n: int) -> float:
 
 
 def best_of_n_kl(n: int) -> float:
-    """KL(best of n ‖ the policy that is sampled), in nats: log n - (n - 1) / n.
+    """Return an upper bound of KL(best of n ‖ sampled policy), in nats: log n - (n - 1) / n.
 
-    Stiennon et al. 2020, https://arxiv.org/abs/2009.01325, appendix G.3: exact where no two responses score the same
-    and each is unlikely, an upper bound otherwise (Beirami et al. 2024, https://arxiv.org/abs/2401.01879, theorem 1).
+    Stiennon et al. 2020, https://arxiv.org/abs/2009.01325, appendix G.3. It is exact if no two responses have the same
+    score and each is unlikely (Beirami et al. 2024, https://arxiv.org/abs/2401.01879, theorem 1).
     """
     return math.log(n) - (n - 1) / n

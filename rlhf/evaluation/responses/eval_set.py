@@ -1,7 +1,7 @@
-"""A policy at the end of its training, beside the one that it started from: gold reward, win rate, KL.
+"""A trained policy compared with the one that it started from: gold reward, win rate, KL.
 
-The same names, prompts and samples whatever the stage, so that policies of DPO and of PPO lie on one frontier. The
-prompts are of the validation split: what is chosen by them can still be judged on the test split, by stage=compare.
+Metric names, prompts and samples are the same for DPO and PPO, so that their policies lie on one frontier. The prompts
+are of the validation split, so a model selected by them can still be tested on the test split, by stage=compare.
 """
 
 import inspect
@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rlhf.config import HeldOut, Settings
+from rlhf.config import EvalSet, Settings
 from rlhf.data import cache, fingerprint, load
 from rlhf.data.render import Prompt
 from rlhf.evaluation.responses.answers import Candidate, by_prompt, divergences
@@ -22,11 +22,11 @@ from rlhf.rewards import RewardFunction, checked, function
 from rlhf.runs.run import Run
 from rlhf.storage import digests
 
-START = 0  # seed of the starting policy's samples: the same for every seed that starts from it, and drawn once
+START = 0  # seed of the starting policy's samples: the same for all runs, so that they are sampled only once
 
 
 class Scorer(NamedTuple):
-    """A reward, and what tells it from others, as JSON can hold it: it scores the same texts once."""
+    """A reward with its identity as JSON, the key under which scores of the same texts are cached."""
 
     reward: RewardFunction
     identity: Any
@@ -35,19 +35,21 @@ class Scorer(NamedTuple):
 def scorers(
     settings: Settings, run: Run, gold: RewardFunction | None, reward: RewardFunction | None = None
 ) -> dict[str, Scorer]:
-    """``gold`` and what the policy was trained on, where there are any, told apart by code and by run.json."""
+    """Return ``gold`` and ``score`` (the training reward), if they exist, identified by their code and by run.json."""
     content = run.manifest["content"]
 
-    def told(*keys: str) -> dict[str, Any]:
-        return {key: value for key, value in content.items() if key.startswith(keys)}
+    def recorded(*prefixes: str) -> dict[str, Any]:
+        return {key: value for key, value in content.items() if key.startswith(prefixes)}
 
     found = {}
     if gold is not None:
         named = getattr(settings.stage, "gold", settings.data.gold)
         code = sources(function(named)) if isinstance(named, str) else []
-        found["gold"] = Scorer(gold, [digests.files_digest(code), told("parents.gold"), named])
+        found["gold"] = Scorer(gold, [digests.files_digest(code), recorded("parents.gold"), named])
     if reward is not None:
-        found["score"] = Scorer(reward, told("stage.reward", "stage.term", "parents.reward", "files.reward"))
+        found["score"] = Scorer(
+            reward, recorded("stage.reward", "stage.reward_defaults", "parents.reward", "files.reward")
+        )
     return found
 
 
@@ -60,19 +62,19 @@ def measure(
     tokenizer: Any,
     scorers: Mapping[str, Scorer],
 ) -> dict[str, float]:
-    """Mean ``gold`` and ``score``, as ``scorers`` has them, ``win_rate`` by the first of these, ``kl`` and ``length``.
+    """Return the mean of each score of ``scorers``, the win rate by the first, the KL and the response length.
 
-    ``kl`` is Σ log π - log π_start over the policy's own responses, in nats; ``win_rate`` is against the samples of the
-    starting policy, every sample of a prompt against each of the other's, ties half. ``reference`` is the starting
-    policy, None: ``policy`` with its adapter switched off. Nothing where there are no ``prompts``.
+    ``kl`` is Σ log π - log π_start over the policy's own responses, in nats per response. ``win_rate`` compares each
+    sample of a prompt with each sample of the starting policy, ties half. ``reference`` is the starting policy; None
+    stands for ``policy`` with its adapter disabled. Empty without ``prompts``.
     """
-    how = settings.held_out
+    how = settings.eval_set
     if not prompts:
         return {}
     asked = [prompt for prompt in prompts for _ in range(how.samples)]
     responses = sampled(policy, tokenizer, asked, how, derive(settings.seed, "held out"))
     candidate = Candidate("policy", policy, tokenizer, plain=False)
-    with sampling_mode(policy):  # an adapter's dropout is on where it has been trained until now
+    with sampling_mode(policy):  # the dropout of an adapter is still enabled after training
         kl = divergences(candidate, reference, asked, responses, how)
     texts = [response.text for response in responses]
     scores = {name: checked(scorer.reward(asked, texts), texts) for name, scorer in scorers.items()}
@@ -81,7 +83,7 @@ def measure(
         start = starting(settings, run, policy, reference, tokenizer, asked, scorers)
         by = next(iter(scores))
         pairs = zip(by_prompt(scores[by], how.samples), by_prompt(start[by], how.samples), strict=True)
-        found["win_rate"] = mean([one for ours, theirs in pairs for one in wins(ours, theirs)])
+        found["win_rate"] = mean([win for ours, theirs in pairs for win in wins(ours, theirs)])
         found |= {f"start/{name}": mean(values) for name, values in start.items()}
     return found | {"kl": mean(kl), "length": mean([len(response.ids) for response in responses])}
 
@@ -95,8 +97,8 @@ def starting(
     asked: Sequence[Prompt],
     scorers: Mapping[str, Scorer],
 ) -> dict[str, list[float]]:
-    """The starting policy's scores; it is sampled and scored once for all runs that start from it (``data.cache``)."""
-    folder, how = settings.data.cache, settings.held_out
+    """Return the starting policy's scores; its samples and scores are cached in ``data.cache`` for all its runs."""
+    folder, how = settings.data.cache, settings.eval_set
 
     def sample() -> list[str]:
         without: AbstractContextManager = policy.disable_adapter() if reference is None else nullcontext()
@@ -118,25 +120,26 @@ def starting(
 
 
 def prompts(settings: Settings, run: Run) -> list[Prompt]:
-    """Distinct prompts of the validation split: of data.prompts, or where there are none of the preference pairs.
+    """Return distinct prompts of the validation split: of data.prompts, or else of the preference pairs.
 
-    To be read before training: what cannot be read is told before hours are spent. None for ``held_out.prompts=0``.
+    Called before training, so that unreadable prompts are reported early. Empty for ``eval_set.prompts=0``.
     """
-    if not settings.held_out.prompts:
+    if not settings.eval_set.prompts:
         return []
-    given = settings.data.path is not None or settings.data.prompts.paths
-    rows = load(settings.data, "prompts" if given else "preferences", "validation", settings.seed, tell=False)
+    kind = "prompts" if settings.data.path is not None or settings.data.prompts.paths else "preferences"
+    rows = load(settings.data, kind, "validation", settings.seed, tell=False)
     distinct = {json.dumps(prompt, sort_keys=True): prompt for prompt in rows["prompt"]}
-    kept = list(distinct.values())[: settings.held_out.prompts]
+    kept = list(distinct.values())[: settings.eval_set.prompts]
     run.manifest["held_out"] = {
         "prompts": len(kept),
-        "samples": settings.held_out.samples,
+        "samples": settings.eval_set.samples,
         "fingerprint": fingerprint([{"prompt": prompt} for prompt in kept]),
     }
     return kept
 
 
-def sampled(model: Any, tokenizer: Any, asked: Sequence[Prompt], how: HeldOut, seed: int) -> list[Response]:
+def sampled(model: Any, tokenizer: Any, asked: Sequence[Prompt], how: EvalSet, seed: int) -> list[Response]:
+    """Sample one response to each prompt with the settings of ``eval_set``."""
     return generate(
         model,
         tokenizer,
@@ -150,10 +153,7 @@ def sampled(model: Any, tokenizer: Any, asked: Sequence[Prompt], how: HeldOut, s
 
 
 def sources(reward: Callable) -> list[Path]:
-    """The files of the code that a reward function is in: its own, and where it is part of a package those around it.
-
-    Empty where the source is not to be had.
-    """
+    """Return the source files of a reward function: its module, or all modules of its package; empty if unavailable."""
     try:
         path = Path(inspect.getfile(inspect.unwrap(reward)))
     except TypeError:
@@ -162,4 +162,5 @@ def sources(reward: Callable) -> list[Path]:
 
 
 def mean(values: Sequence[float]) -> float:
+    """Return the arithmetic mean."""
     return sum(values) / len(values)

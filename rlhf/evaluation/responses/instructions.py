@@ -1,11 +1,11 @@
 """Instructions that a program can check: the 25 kinds of IFEval, Zhou et al. 2023, https://arxiv.org/abs/2311.07911.
 
-A prompt's row has ``instruction_id_list`` and, for each instruction, its arguments in ``kwargs``, as the published set
-has them. An instruction is followed or not, and a prompt is when all of its instructions are ("strict" accuracy).
+A prompt's row has ``instruction_id_list`` and the arguments of each instruction in ``kwargs``, as in the published
+set. A prompt is followed if all of its instructions are ("strict" accuracy).
 
-Three checks differ from the published code. A keyword is text and no regular expression ("C++" can be asked for). A
-letter may be any character, while there another is drawn at random in the place of one that is no letter. Sentences
-and words are told apart by the rules below and not by NLTK, whose models would have to be downloaded.
+Three checks differ from the published code. A keyword is literal text, not a regular expression, so "C++" works. A
+letter may be any character; the published code replaces a non-letter by a random letter. Sentences and words are split
+by the rules below instead of by NLTK, which would download models.
 """
 
 import json
@@ -26,10 +26,10 @@ SENTENCE_END = re.compile(r"[.!?…。！？।]+[\"'”’)\]]*(?=\s|$)|(?<=[�
 
 
 def compares(relation: str, count: int, threshold: int) -> bool:
-    """``less than`` is strict, ``at least`` is not.
+    """Return whether ``count`` is "less than" or "at least" ``threshold``.
 
     Raises:
-        DataError: the relation is neither.
+        DataError: the relation is another one.
     """
     if relation not in ("less than", "at least"):
         raise DataError(f"the relation of an instruction must be 'less than' or 'at least', got {relation!r}")
@@ -37,7 +37,7 @@ def compares(relation: str, count: int, threshold: int) -> bool:
 
 
 def sentences(text: str) -> list[str]:
-    """Sentences end at a line break that is followed by another, or at ``.!?`` before a blank; ``Dr.`` ends none."""
+    """Return the sentences of a text. They end at an empty line or at ``.!?`` before a blank, but not at ``Dr.``."""
     found = []
     for paragraph in re.split(r"\n\s*\n", text):
         start = 0
@@ -51,7 +51,7 @@ def sentences(text: str) -> list[str]:
 
 
 def language_of(text: str) -> str | None:
-    """The ISO 639-1 code of a text's language, None where it has no letter to tell it by.
+    """Return the ISO 639-1 code of a text's language; None if it cannot be detected, as without letters.
 
     Raises:
         ConfigError: langdetect is not installed.
@@ -60,9 +60,9 @@ def language_of(text: str) -> str | None:
         from langdetect import DetectorFactory, LangDetectException, detect
     except ImportError as error:
         raise ConfigError(
-            "instructions about a language need a package that is not installed: pip install langdetect"
+            "instructions about a language need langdetect, which is not installed: pip install langdetect"
         ) from error
-    DetectorFactory.seed = 0  # it draws
+    DetectorFactory.seed = 0  # detection is random
     try:
         return detect(text)
     except LangDetectException:
@@ -70,43 +70,49 @@ def language_of(text: str) -> str | None:
 
 
 def is_in(text: str, language: str) -> bool:
-    """As published, a text whose language cannot be told passes."""
+    """Return whether a text is in a language; as published, a text whose language cannot be detected passes."""
     return language_of(text) in (language, None)
 
 
 def count_letter(text: str, letter: str, let_frequency: int, let_relation: str) -> bool:
+    """Return whether a character occurs as often as requested, in either case."""
     return compares(let_relation, text.lower().count(letter.lower()), let_frequency)
 
 
 def count_keyword(text: str, keyword: str, frequency: int, relation: str) -> bool:
+    """Return whether a keyword occurs as often as requested, in either case."""
     return compares(relation, text.lower().count(keyword.strip().lower()), frequency)
 
 
 def has_keywords(text: str, keywords: Sequence[str]) -> bool:
+    """Return whether all keywords occur, in either case."""
     return all(word.lower() in text.lower() for word in keywords)
 
 
 def has_none_of(text: str, forbidden_words: Sequence[str]) -> bool:
+    """Return whether no forbidden word occurs as a whole word, in either case."""
     return not any(re.search(rf"(?<!\w){re.escape(word)}(?!\w)", text, re.IGNORECASE) for word in forbidden_words)
 
 
 def count_sentences(text: str, num_sentences: int, relation: str) -> bool:
+    """Return whether the number of `sentences` is as requested."""
     return compares(relation, len(sentences(text)), num_sentences)
 
 
 def count_words(text: str, num_words: int, relation: str) -> bool:
+    """Return whether the number of words is as requested."""
     return compares(relation, len(re.findall(r"\w+", text)), num_words)
 
 
 def count_paragraphs(text: str, num_paragraphs: int) -> bool:
-    """Paragraphs are parted by ``***``; an empty one may stand at either end alone."""
+    """Return whether there are N paragraphs separated by ``***``; only the first and the last piece may be empty."""
     parts = re.split(r"\s?\*\*\*\s?", text)
     inner = parts[1:-1]
     return all(part.strip() for part in inner) and sum(bool(part.strip()) for part in parts) == num_paragraphs
 
 
 def starts_paragraph(text: str, num_paragraphs: int, nth_paragraph: int, first_word: str) -> bool:
-    """There are so many paragraphs, parted by empty lines, and the nth begins with the word."""
+    """Return whether there are N paragraphs separated by empty lines, and the nth begins with the word."""
     parts = text.split("\n\n")
     if sum(bool(part.strip()) for part in parts) != num_paragraphs or nth_paragraph > num_paragraphs:
         return False
@@ -115,35 +121,41 @@ def starts_paragraph(text: str, num_paragraphs: int, nth_paragraph: int, first_w
 
 
 def has_placeholders(text: str, num_placeholders: int) -> bool:
+    """Return whether there are at least N placeholders in square brackets."""
     return len(re.findall(r"\[.*?\]", text)) >= num_placeholders
 
 
 def has_postscript(text: str, postscript_marker: str) -> bool:
+    """Return whether the marker of a postscript occurs, in either case; "p. s." counts as "P.S."."""
     known = {"P.P.S": r"p\.\s?p\.\s?s", "P.S.": r"p\.\s?s\."}
     marker = known.get(postscript_marker.strip(), re.escape(postscript_marker.strip().lower()))
     return re.search(marker, text.lower()) is not None
 
 
 def count_bullets(text: str, num_bullets: int) -> bool:
+    """Return whether there are exactly N bullet points, lines that start with ``*`` or ``-``."""
     return len(re.findall(r"^\s*(?:\*[^*\n]|-).*$", text, re.MULTILINE)) == num_bullets
 
 
 def is_an_option(text: str) -> bool:
+    """Return whether one of `OPTIONS` occurs."""
     return any(option in text for option in OPTIONS)
 
 
 def count_highlights(text: str, num_highlights: int) -> bool:
-    """``*so*`` and ``**so**``, each on one line and with something in it; as published, the latter is both."""
-    once = [match.strip("*").strip() for match in re.findall(r"\*[^\n*]*\*", text)]
-    twice = [match[2:-2].strip() for match in re.findall(r"\*\*[^\n*]*\*\*", text)]
-    return sum(map(bool, once + twice)) >= num_highlights
+    """Return whether there are at least N non-empty highlights; as published, ``**x**`` counts as one of each kind."""
+    single = [match.strip("*").strip() for match in re.findall(r"\*[^\n*]*\*", text)]
+    double = [match[2:-2].strip() for match in re.findall(r"\*\*[^\n*]*\*\*", text)]
+    return sum(map(bool, single + double)) >= num_highlights
 
 
 def count_sections(text: str, section_spliter: str, num_sections: int) -> bool:
+    """Return whether there are at least N section headings: the splitter and a number."""
     return len(re.findall(rf"{re.escape(section_spliter.strip())}\s?\d+", text)) >= num_sections
 
 
 def is_json(text: str) -> bool:
+    """Return whether the whole text is JSON, with or without a Markdown fence."""
     fenced = re.sub(r"^```(?:json)?|```$", "", text.strip(), flags=re.IGNORECASE)
     try:
         json.loads(fenced.strip())
@@ -153,31 +165,35 @@ def is_json(text: str) -> bool:
 
 
 def has_title(text: str) -> bool:
+    """Return whether there is a non-empty title in double angle brackets."""
     return any(title.strip("<> \t") for title in re.findall(r"<<[^\n]+>>", text))
 
 
 def has_two_responses(text: str) -> bool:
-    """Two different ones, parted by six asterisks."""
+    """Return whether there are two different responses, separated by six asterisks."""
     parts = [part.strip() for part in text.split("******")]
     found = [part for part in parts if part]
     return all(parts[1:-1]) and len(found) == 2 and found[0] != found[1]
 
 
 def repeats_prompt(text: str, prompt_to_repeat: str) -> bool:
+    """Return whether the text begins with the prompt, in either case."""
     return text.strip().lower().startswith(prompt_to_repeat.strip().lower())
 
 
 def ends_with(text: str, end_phrase: str) -> bool:
+    """Return whether the text ends with the phrase, in either case; quotation marks around the text are ignored."""
     return text.strip().strip('"').lower().endswith(end_phrase.strip().lower())
 
 
 def is_quoted(text: str) -> bool:
+    """Return whether the whole text is in double quotation marks."""
     whole = text.strip()
     return len(whole) > 1 and whole[0] == whole[-1] == '"'
 
 
 def count_capitals(text: str, capital_frequency: int, capital_relation: str) -> bool:
-    """Words in capitals; parts joined by a hyphen are one word."""
+    """Return whether the number of words in capitals is as requested; a hyphenated word is one word."""
     words = [word for word in re.findall(r"[\w'’-]+", text) if word.isupper()]
     return compares(capital_relation, len(words), capital_frequency)
 
@@ -212,17 +228,17 @@ CHECKS: dict[str, Check] = {
 
 
 def followed(row: Row, response: str) -> list[bool]:
-    """Whether each instruction of a row is followed. An empty response follows none, as published.
+    """Return for each instruction of a row whether it is followed. An empty response follows none, as published.
 
     Raises:
-        DataError: an instruction is of no known kind, or has arguments that its check does not take.
+        DataError: an instruction is of an unknown kind, or has arguments that its check does not take.
     """
     found = []
-    for kind, given in zip(row["instruction_id_list"], row["kwargs"], strict=True):
-        given = json.loads(given) if isinstance(given, str) else given  # as a table holds them
-        arguments = {name: value for name, value in (given or {}).items() if value is not None}
+    for kind, options in zip(row["instruction_id_list"], row["kwargs"], strict=True):
+        options = json.loads(options) if isinstance(options, str) else options  # tables hold them as JSON
+        arguments = {name: value for name, value in (options or {}).items() if value is not None}
         if kind not in CHECKS:
-            raise DataError(f"instruction_id_list has {kind!r}, which is none of {', '.join(CHECKS)}")
+            raise DataError(f"instruction_id_list has {kind!r}, which is not one of {', '.join(CHECKS)}")
         try:
             found.append(bool(response.strip()) and CHECKS[kind](response, **arguments))
         except TypeError as error:
@@ -231,7 +247,7 @@ def followed(row: Row, response: str) -> list[bool]:
 
 
 def check_rows(rows: Sequence[Row]) -> None:
-    """Try every instruction on a word, so that what cannot be checked is refused before a model is loaded.
+    """Check every instruction on a dummy response, so that invalid ones are rejected before a model is loaded.
 
     Raises:
         DataError, ConfigError: see `followed` and `language_of`.

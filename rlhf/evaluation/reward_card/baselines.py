@@ -1,6 +1,6 @@
-"""What a reward model must beat to be worth its training: rules that have not read for meaning.
+"""Baselines of a reward model: response length, TF-IDF with logistic regression, the policy's log-probability.
 
-Each gives every held-out pair a difference, above zero where it prefers the chosen response.
+Each returns a difference for every held-out pair, above zero if it prefers the chosen response.
 """
 
 from itertools import takewhile
@@ -15,30 +15,29 @@ from rlhf.modeling.forward import sequence_logprobs
 from rlhf.modeling.generation import sampling_mode
 from rlhf.rewards import encode
 
-STRENGTHS = (0.1, 1.0, 10.0)  # of scikit-learn's C, from strong regularisation to weak
+STRENGTHS = (0.1, 1.0, 10.0)  # values of scikit-learn's C, from strong to weak regularization
 MOST_FEATURES = 100_000
-LABELS = {"log-probability a token": "mean log-probability per token"}  # of rules whose name in run.json is another
 
 
 class LogProb(NamedTuple):
-    """log π of each response, in nats: of all its tokens, and of one on average."""
+    """log π of each response (n,) in nats: the sum over its tokens, and the mean."""
 
     total: np.ndarray
     per_token: np.ndarray
 
 
 def longer(chosen: Side, rejected: Side) -> np.ndarray:
-    """Characters of the chosen response less those of the rejected one."""
+    """Return characters of the chosen response - those of the rejected one, for each pair (n,)."""
     return np.array([len(a) - len(b) for a, b in zip(chosen.completions, rejected.completions, strict=True)])
 
 
 class Tfidf:
-    """Logistic regression on the words of the two responses: which words, and how many, mark a chosen one.
+    """Logistic regression on the words of the two responses.
 
         P(chosen) = σ(wᵀ (x_c - x_r)),  x = TF-IDF of words and pairs of words, and log(1 + characters)
 
-    A linear score of the response alone: the prompt is the same on both sides and cancels. How strongly w is
-    regularised is chosen by accuracy on ``validation``. Fitting is deterministic.
+    The score is linear in the response; the prompt is the same on both sides and cancels. The regularization of w is
+    selected by accuracy on ``validation``. Fitting is deterministic.
     """
 
     def __init__(self, train: tuple[Side, Side], validation: tuple[Side, Side]):
@@ -46,10 +45,10 @@ class Tfidf:
         from sklearn.linear_model import LogisticRegression
 
         texts = [text for side in train for text in side.completions]
-        # Words of one letter count too: an answer may be "a", and a token_pattern that drops it would see no word.
+        # One-letter words count, too: a response may be "a", which the default token_pattern drops.
         self._words = TfidfVectorizer(
             ngram_range=(1, 2), sublinear_tf=True, token_pattern=r"\S+", max_features=MOST_FEATURES
-        ).fit([*texts, "a"])  # so that there is a word even where every response is empty
+        ).fit([*texts, "a"])  # the vocabulary must not be empty, even if every response is
         features = self._features(*train)
         labels = np.repeat([1, 0], features.shape[0])
         from scipy.sparse import vstack
@@ -57,7 +56,7 @@ class Tfidf:
         both = vstack([features, -features])
         candidates = []
         for strength in STRENGTHS:
-            # Without an intercept: turned round, a pair must get the opposite difference.
+            # Without an intercept, a pair with its sides exchanged gets the opposite difference.
             self._model = LogisticRegression(C=strength, fit_intercept=False, max_iter=1000).fit(both, labels)
             found = self(*validation)
             candidates.append((float(((found > 0) + 0.5 * (found == 0)).mean()), -strength, self._model))
@@ -76,9 +75,9 @@ class Tfidf:
 
 @torch.no_grad()
 def log_probabilities(model: Any, tokenizer: Any, side: Side, max_length: int | None, batch_size: int) -> LogProb:
-    """How probable the policy holds each response after its prompt, the end of sequence included.
+    """Return the policy's log-probability of each response given its prompt, including EOS.
 
-    Rendered as a reward model's texts are; of what is longer than ``max_length`` tokens the end is kept.
+    Texts are rendered like those of a reward model; only the last ``max_length`` tokens are kept.
     """
     rows, counts = [], []
     for prompt, completion in zip(side.prompts, side.completions, strict=True):
@@ -86,7 +85,7 @@ def log_probabilities(model: Any, tokenizer: Any, side: Side, max_length: int | 
         shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(ids, before, strict=False)))
         kept = ids if max_length is None else ids[-max_length:]
         rows.append(kept)
-        counts.append(max(min(len(ids) - shared, len(kept) - 1), 1))  # the first token is predicted from nothing
+        counts.append(max(min(len(ids) - shared, len(kept) - 1), 1))  # the first token has no context
     totals = np.zeros(len(rows))
     order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
     with sampling_mode(model):

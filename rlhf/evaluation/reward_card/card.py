@@ -1,4 +1,4 @@
-"""The report card of a reward model: what it has learned, what it merely counts, whether it knows when it is wrong."""
+"""The report card of a reward model: accuracy, baselines, length bias, calibration and perturbation tests."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -7,27 +7,27 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rlhf.evaluation.reward_card import baselines
+from rlhf.evaluation.reward_card.ensemble import AnyRewardModel
 from rlhf.evaluation.reward_card.pairs import Part, ScoredPairs, Side, decided, length_correlation, parts
 from rlhf.evaluation.reward_card.probes import Probe, probe
 from rlhf.evaluation.statistics.calibration import Bin, fit_temperature, log_loss, of_pairs
 from rlhf.evaluation.statistics.intervals import Share, lead, share
 from rlhf.evaluation.statistics.metrics import Estimate
-from rlhf.rewards import RewardModel
 
-PADDED = 32  # responses that are scored in one batch and one by one
+PADDED = 32  # responses that are scored both in one batch and one by one
 
 
 class Baseline(NamedTuple):
-    """A rule's accuracy on the same pairs, and by how much the reward model leads it."""
+    """A baseline's accuracy on the same pairs, and the reward model's lead over it."""
 
     accuracy: Share
     lead: Estimate
 
 
 class Calibration(NamedTuple):
-    """Before and after the score differences ``judged`` are divided by ``temperature``, fitted on other pairs.
+    """Calibration on the score differences ``judged``, and after their division by ``temperature``.
 
-    ``error`` is the ECE, ``floor`` the one that a calibrated model would show on these pairs.
+    The temperature is fitted on other pairs. ``error`` is the ECE, ``floor`` that of a calibrated model on these pairs.
     """
 
     judged: np.ndarray
@@ -42,7 +42,7 @@ class Calibration(NamedTuple):
 
 
 class Limits(NamedTuple):
-    """How much is measured; see conf/stage/evaluate_reward.yaml."""
+    """The sizes of the measurements; see conf/stage/evaluate_reward.yaml."""
 
     probe_rows: int
     calibration_bins: int
@@ -52,7 +52,7 @@ class Limits(NamedTuple):
 
 @dataclass
 class Card:
-    """``notes`` say what a reader must know, ``warnings`` what they must not overlook."""
+    """The measurements of a report card. ``notes`` explain them; ``warnings`` report baselines that are not beaten."""
 
     reward: str
     pairs: ScoredPairs
@@ -70,9 +70,9 @@ class Card:
 
     @property
     def warnings(self) -> list[str]:
-        """One sentence for each baseline that is not beaten beyond the interval of the difference."""
+        """A sentence for each baseline whose lead is not significantly above 0."""
         return [
-            f"the reward model does not beat {name}: {self.accuracy.mean:.3f} against {found.accuracy.mean:.3f}, a "
+            f"the reward model does not beat {name}: {self.accuracy.mean:.3f} vs. {found.accuracy.mean:.3f}, a "
             f"lead of {found.lead.mean:+.3f} [{found.lead.low:+.3f}, {found.lead.high:+.3f}] on "
             f"{self.accuracy.count} pairs"
             for name, found in self.baselines.items()
@@ -82,17 +82,20 @@ class Card:
 
 def measure(
     name: str,
-    reward: RewardModel,
+    reward: AnyRewardModel,
     test: ScoredPairs,
     validation: ScoredPairs,
     differences: dict[str, np.ndarray],
     limits: Limits,
 ) -> Card:
-    """The card of ``reward``, whose scores ``test`` and ``validation`` hold; ``differences`` are the baselines'."""
+    """Return the card of ``reward``, which scored ``test`` and ``validation``.
+
+    ``differences``: baseline -> its differences on the test pairs.
+    """
     right, prompts = test.right, test.prompts
     notes = []
     if ties := int((test.differences == 0).sum()):
-        notes.append(f"{ties} of {len(right)} pairs have two equal scores, and count half")
+        notes.append(f"{ties} of {len(right)} pairs have equal scores and count half")
     fit, judge, fitted_on = apart(test, validation)
     return Card(
         reward=name,
@@ -116,9 +119,9 @@ def measure(
 
 
 def apart(test: ScoredPairs, validation: ScoredPairs) -> tuple[np.ndarray, np.ndarray, str]:
-    """Score differences to fit a temperature on, those to judge it on, and where the first come from.
+    """Return score differences to fit a temperature on, other ones to test it on, and a description of the first.
 
-    Data without a test split of their own use validation for both; then the prompts are halved.
+    If the test split shares prompts with the validation split, its prompts are halved.
     """
     if not set(test.prompts) & set(validation.prompts):
         return validation.differences, test.differences, f"{len(validation.rows)} validation pairs"
@@ -128,16 +131,17 @@ def apart(test: ScoredPairs, validation: ScoredPairs) -> tuple[np.ndarray, np.nd
     return test.differences[inside], test.differences[~inside], "half of the prompts, tested on the others"
 
 
-def calibrate(fit: np.ndarray, judge: np.ndarray, fitted_on: str, bins: int, seed: int) -> Calibration:
-    if not len(judge):  # one prompt cannot be halved
-        judge = fit
-    found = of_pairs(judge, bins, seed)
+def calibrate(fit: np.ndarray, test: np.ndarray, fitted_on: str, bins: int, seed: int) -> Calibration:
+    """Return the calibration on the score differences ``test``, with a temperature fitted on ``fit``."""
+    if not len(test):  # one prompt cannot be halved
+        test = fit
+    found = of_pairs(test, bins, seed)
     temperature = fit_temperature(fit)
-    after = None if temperature is None else judge / temperature
+    after = None if temperature is None else test / temperature
     return Calibration(
-        judge,
+        test,
         *found,
-        log_loss(judge),
+        log_loss(test),
         temperature,
         None if after is None else of_pairs(after, bins, seed).error,
         None if after is None else log_loss(after),
@@ -145,18 +149,18 @@ def calibrate(fit: np.ndarray, judge: np.ndarray, fitted_on: str, bins: int, see
     )
 
 
-def padding(side: Side, reward: RewardModel) -> float:
-    """Largest difference between scores in one padded batch and those of the same responses one by one."""
+def padding(side: Side, reward: AnyRewardModel) -> float:
+    """Return the largest difference between the scores of a padded batch and those of single responses."""
     rows = [reward.encode(*row) for row in zip(side.prompts[:PADDED], side.completions[:PADDED], strict=True)]
-    together = reward.score(rows)
-    alone = [reward.score([row])[0] for row in rows]
-    return float(np.abs(np.subtract(together, alone)).max())
+    padded = reward.score(rows)
+    unpadded = [reward.score([row])[0] for row in rows]
+    return float(np.abs(np.subtract(padded, unpadded)).max())
 
 
 def rules(
     train: tuple[Side, Side] | None, validation: tuple[Side, Side], test: tuple[Side, Side]
 ) -> dict[str, np.ndarray]:
-    """The differences that the rules without a model give the test pairs; TF-IDF is learned from ``train``."""
+    """Return the differences of the baselines without a model on the test pairs; TF-IDF is fitted on ``train``."""
     learned = {} if train is None else {"TF-IDF": baselines.Tfidf(train, validation)(*test)}
     return {"longer wins": baselines.longer(*test)} | learned
 
@@ -164,8 +168,8 @@ def rules(
 def policy_rules(
     model: Any, tokenizer: Any, test: tuple[Side, Side], max_length: int | None, batch_size: int
 ) -> dict[str, np.ndarray]:
-    """Those that the policy's own log-probabilities give."""
-    chosen, rejected = (baselines.log_probabilities(model, tokenizer, one, max_length, batch_size) for one in test)
+    """Return the differences of the policy's log-probabilities on the test pairs."""
+    chosen, rejected = (baselines.log_probabilities(model, tokenizer, side, max_length, batch_size) for side in test)
     return {
         "log-probability": chosen.total - rejected.total,
         "mean log-probability per token": chosen.per_token - rejected.per_token,
@@ -173,27 +177,27 @@ def policy_rules(
 
 
 def disagreement(members: Sequence[ScoredPairs]) -> dict[str, Any]:
-    """How far the members of an ensemble agree about the same pairs.
+    """Return how far the members of an ensemble agree on the same pairs.
 
-    ``deviation`` is the mean over responses of the members' standard deviation (of the population, ÷ k) after each
-    member's scores are shifted to mean 0, since a Bradley-Terry score is known up to a constant alone; ``spread`` that
-    of the mean scores over responses, to hold it against. ``split`` is the share of pairs whose order they do not agree
-    on.
+    ``deviation``: the members' standard deviation (÷ k), averaged over responses. Each member's scores are shifted to
+    mean 0 first, because a Bradley-Terry score is only defined up to a constant. ``spread``: the standard deviation of
+    the mean scores over responses, for comparison. ``split``: the share of pairs on whose order the members disagree.
+    ``accuracy_agreed``, ``accuracy_split``: the accuracy of the mean on the other pairs and on these.
     """
-    scores = np.array([np.concatenate([one.chosen_scores, one.rejected_scores]) for one in members])
+    scores = np.array([np.concatenate([member.chosen_scores, member.rejected_scores]) for member in members])
     level = scores - scores.mean(axis=1, keepdims=True)
-    signs = np.array([np.sign(one.differences) for one in members])
+    signs = np.array([np.sign(member.differences) for member in members])
     split = (signs != signs[0]).any(axis=0)
-    whole = np.mean([one.differences for one in members], axis=0)
+    whole = np.mean([member.differences for member in members], axis=0)
     prompts = members[0].prompts
-    found = {
-        "accuracy": [share(one.right, prompts) for one in members],
+    found: dict[str, Any] = {
+        "accuracy": [share(member.right, prompts) for member in members],
         "deviation": float(level.std(axis=0).mean()),
         "spread": float(level.mean(axis=0).std()),
         "split": float(split.mean()),
     }
-    for name, where in {"agreed": ~split, "split": split}.items():
-        indices = np.flatnonzero(where)
+    for name, chosen in {"agreed": ~split, "split": split}.items():
+        indices = np.flatnonzero(chosen)
         found[f"accuracy_{name}"] = (
             share(decided(whole[indices]), [prompts[i] for i in indices]) if len(indices) else None
         )

@@ -1,4 +1,4 @@
-"""From a reward model and pairs to its report card: what stage=reward and stage=evaluate_reward have in common."""
+"""The report card of a reward model from pairs, for stage=reward and stage=evaluate_reward."""
 
 import random
 import statistics
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class Policy(NamedTuple):
-    """What a reward model is held against, and whose responses PPO will have scored; ``path`` names it."""
+    """The policy whose log-probability is a baseline and whose responses PPO will score; ``path`` names it."""
 
     path: str
     model: Any
@@ -39,19 +39,19 @@ def grade(
     stage: CardStage,
     seed: int,
 ) -> Card:
-    """The card of a reward model, or of the mean of several ``members``, on ``pairs`` of train, validation and test.
+    """Return the card of a reward model, or of the mean of several ``members``.
 
-    Without pairs of train there is no TF-IDF baseline.
+    ``pairs`` holds the splits validation, test and, for the TF-IDF baseline, train.
     """
     limits = Limits(stage.probe_rows, stage.calibration_bins, stage.bootstrap, seed)
-    scored = {split: [score_pairs(pairs[split], one) for one in members] for split in ("validation", "test")}
+    scored = {split: [score_pairs(pairs[split], member) for member in members] for split in ("validation", "test")}
     reward = members[0] if len(members) == 1 else MeanModel(members)
     train = pairs.get("train")
     if train is not None and len(train) > stage.tfidf_pairs:
         drawn = random.Random(derive(seed, "tfidf")).sample(range(len(train)), stage.tfidf_pairs)
         train = train.select(sorted(drawn))
-    drawn = pairs if train is None else {**pairs, "train": train}
-    sides = {split: (side(rows, "chosen"), side(rows, "rejected")) for split, rows in drawn.items()}
+    kept = pairs if train is None else {**pairs, "train": train}
+    sides = {split: (side(rows, "chosen"), side(rows, "rejected")) for split, rows in kept.items()}
     differences = rules(sides.get("train"), sides["validation"], sides["test"])
     if policy is not None:
         lengths = [length for length in (members[0].max_length, positions(policy.model)) if length is not None]
@@ -62,25 +62,27 @@ def grade(
         card.members = disagreement(scored["test"])
         card.notes.append(f"the score is the mean over {len(members)} members")
     if train is None:
-        card.notes.append("without pairs to learn from there is no TF-IDF baseline")
+        card.notes.append("no TF-IDF baseline, since there are no training pairs")
     if policy is None:
-        card.notes.append("without stage.policy there is no log-probability to beat, and no response to measure on")
+        card.notes.append(
+            "without stage.policy, the log-probability baseline and the scores of the policy's responses are left out"
+        )
     return card
 
 
 def mean(members: Sequence[ScoredPairs]) -> ScoredPairs:
-    """The same pairs with the mean of the members' scores."""
+    """Return the pairs with the mean of the members' scores."""
     return replace(
         members[0],
-        chosen_scores=np.mean([one.chosen_scores for one in members], axis=0),
-        rejected_scores=np.mean([one.rejected_scores for one in members], axis=0),
+        chosen_scores=np.mean([member.chosen_scores for member in members], axis=0),
+        rejected_scores=np.mean([member.rejected_scores for member in members], axis=0),
     )
 
 
 def score_statistics(
     members: Sequence[RewardModel], policy: Policy, prompts: Sequence[Prompt], stage: Any, seed: int
 ) -> list[dict[str, float]]:
-    """Mean and standard deviation of each member's scores of the policy's responses; PPO normalises by them.
+    """Return mean and standard deviation of each member's scores of the policy's responses, to normalize by in PPO.
 
     Raises:
         TrainingError: a member gives every response the same score.

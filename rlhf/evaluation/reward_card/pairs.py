@@ -1,4 +1,4 @@
-"""Held-out pairs with the scores of a reward model, and its accuracy on them, whole and in parts."""
+"""Held-out pairs with the scores of a reward model, and its accuracy on parts of them."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -14,13 +14,13 @@ from rlhf.errors import DataError
 from rlhf.evaluation.statistics.intervals import Share, share
 from rlhf.rewards import RewardFunction, checked
 
-PARTS = 5  # of a number that pairs are told apart by
-SOURCES = 20  # that are told apart by name
-LABELS = {"length difference": "length difference, chosen - rejected (characters)"}  # of what pairs are told apart by
+PARTS = 5  # at most, by a number such as the margin
+SOURCES = 20  # reported by name; the others as one part
+LABELS = {"length difference": "length difference, chosen - rejected (characters)"}  # property of pairs -> label
 
 
 class Side(NamedTuple):
-    """One response of each pair: what it answers and what it says. Turns before the last belong to the prompt."""
+    """One response of each pair, chosen or rejected. In conversations, turns before the last belong to the prompt."""
 
     prompts: list[Prompt]
     completions: list[str]
@@ -28,7 +28,7 @@ class Side(NamedTuple):
 
 @dataclass
 class ScoredPairs:
-    """``scores`` of the chosen and of the rejected responses, (N,); ``rows`` as they were read."""
+    """Pairs with the scores of their chosen and rejected responses, each (N,); ``rows`` are the rows of the data."""
 
     rows: list[Row]
     chosen: Side
@@ -38,16 +38,17 @@ class ScoredPairs:
 
     @property
     def differences(self) -> np.ndarray:
+        """Score of the chosen response - that of the rejected one, (N,)."""
         return self.chosen_scores - self.rejected_scores
 
     @property
     def right(self) -> np.ndarray:
-        """1 where the chosen response scores higher, ½ where both score the same, else 0."""
+        """1 if the chosen response scores higher, ½ for a tie, else 0, (N,)."""
         return decided(self.differences)
 
     @property
     def prompts(self) -> list[str]:
-        """What pairs have in common: the unit that intervals are drawn by."""
+        """A key of each pair's prompt, the sampling unit of the intervals."""
         return [prompt_key(row) for row in self.rows]
 
     @property
@@ -57,33 +58,34 @@ class ScoredPairs:
 
 
 def decided(differences: np.ndarray) -> np.ndarray:
+    """Return 1 for a positive difference, ½ for zero, 0 for a negative one."""
     return (differences > 0) + 0.5 * (differences == 0)
 
 
 def side(rows: Iterable[Row], name: str) -> Side:
-    """The responses in the column ``name``, chosen or rejected."""
+    """Return the responses of the column ``name``, chosen or rejected."""
     prompts, completions = [], []
     for row in rows:
         response = row[name]
-        talk = not isinstance(response, str)
-        prompts.append([*row["prompt"], *response[:-1]] if talk else row["prompt"])
-        completions.append(response[-1]["content"] if talk else response)
+        conversational = not isinstance(response, str)
+        prompts.append([*row["prompt"], *response[:-1]] if conversational else row["prompt"])
+        completions.append(response[-1]["content"] if conversational else response)
     return Side(prompts, completions)
 
 
 def check_answers(rows: Iterable[Row]) -> None:
-    """Refuse pairs whose responses are more than text: a report, its probes and its baselines read text.
+    """Reject pairs whose responses are more than text, which the report card cannot evaluate.
 
     Raises:
-        DataError: the last turn of a response calls a tool, or has reasoning beside it.
+        DataError: the last turn of a response has tool calls or reasoning.
     """
     for row in rows:
         for name in ("chosen", "rejected"):
             more = [] if isinstance(row[name], str) else [key for key in row[name][-1] if key in PROBES]
             if more:
                 raise DataError(
-                    f"field '{name}.{more[0]}' is in the last turn of a pair, and a reward model's report reads text: "
-                    "leave such pairs out, or learn from them with stage=dpo"
+                    f"field '{name}.{more[0]}' is in the last turn of a pair, but a reward model's report needs text: "
+                    "leave such pairs out, or train on them with stage=dpo"
                 )
 
 
@@ -94,20 +96,20 @@ def score_pairs(rows: Iterable[Row], reward: RewardFunction) -> ScoredPairs:
         TrainingError: a score is not a finite number.
     """
     kept = list(rows)
-    sides = [side(kept, name) for name in ("chosen", "rejected")]
-    scores = [np.array(checked(reward(*one), one.completions)) for one in sides]
-    return ScoredPairs(kept, *sides, *scores)
+    chosen, rejected = side(kept, "chosen"), side(kept, "rejected")
+    scores = (np.array(checked(reward(*responses), responses.completions)) for responses in (chosen, rejected))
+    return ScoredPairs(kept, chosen, rejected, *scores)
 
 
 class Part(NamedTuple):
-    """Pairs that have something in common, and how often the reward model is right about them."""
+    """A named subset of the pairs with the reward model's accuracy on it."""
 
     name: str
     accuracy: Share
 
 
 def by_number(values: Sequence[float | None], pairs: ScoredPairs, shown: Callable[[float], str]) -> list[Part]:
-    """Pairs in up to five parts of about equal size by a number; pairs that have none are left out."""
+    """Return the accuracy on up to `PARTS` quantiles of a number; pairs without the number are left out."""
     known = [i for i, value in enumerate(values) if value is not None]
     if not known:
         return []
@@ -128,7 +130,7 @@ def by_number(values: Sequence[float | None], pairs: ScoredPairs, shown: Callabl
 
 
 def by_name(values: Sequence[Any], pairs: ScoredPairs) -> list[Part]:
-    """Pairs by what they are called, the largest parts first; those after the twentieth together."""
+    """Return the accuracy by a name, largest parts first; those after the first `SOURCES` are combined."""
     members: dict[str, list[int]] = {}
     for i, value in enumerate(values):
         if value is not None:
@@ -140,7 +142,7 @@ def by_name(values: Sequence[Any], pairs: ScoredPairs) -> list[Part]:
 
 
 def parts(pairs: ScoredPairs) -> dict[str, list[Part]]:
-    """Accuracy by everything that is known about the pairs; what they do not say is left out."""
+    """Return the accuracy by each known property of the pairs."""
     chosen, rejected = pairs.lengths
     found = {
         "length difference": by_number((chosen - rejected).tolist(), pairs, lambda value: f"{value:+.0f}"),
@@ -158,9 +160,9 @@ def _accuracy(pairs: ScoredPairs, indices: Sequence[int]) -> Share:
 
 
 def length_correlation(pairs: ScoredPairs) -> dict[str, float | None]:
-    """Pearson's and Spearman's correlation of score and characters over all responses, and of their differences.
+    """Return Pearson's and Spearman's correlation of score and characters, and Spearman's of the differences in pairs.
 
-    The difference within a pair is free of what prompts differ by. None where one of the two does not vary.
+    The differences do not depend on the prompt. None if the scores or the lengths are constant.
     """
     lengths, scores = pairs.lengths, np.array([pairs.chosen_scores, pairs.rejected_scores])
     length_difference = lengths[0] - lengths[1]
@@ -172,4 +174,5 @@ def length_correlation(pairs: ScoredPairs) -> dict[str, float | None]:
 
 
 def correlation(a: np.ndarray, b: np.ndarray) -> float | None:
+    """Return Pearson's correlation; None if one side is constant."""
     return None if np.ptp(a) == 0 or np.ptp(b) == 0 else float(np.corrcoef(a, b)[0, 1])

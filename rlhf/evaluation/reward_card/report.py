@@ -9,7 +9,7 @@ from rich.text import Text
 
 from rlhf.console import console
 from rlhf.evaluation.reporting.report import cell, table
-from rlhf.evaluation.reward_card import baselines, figures
+from rlhf.evaluation.reward_card import figures
 from rlhf.evaluation.reward_card.card import Card
 from rlhf.evaluation.reward_card.pairs import LABELS
 from rlhf.evaluation.reward_card.probes import PROBES
@@ -26,7 +26,7 @@ INTERVAL = "95 %: shares by Wilson's score interval with prompts as the unit, le
 
 
 def write(card: Card, folder: Path) -> None:
-    """metrics.json, report.md, figures/*.png, rewardbench.json and rewardbench_scores.json."""
+    """Write metrics.json, report.md, figures/*.png, rewardbench.json and rewardbench_scores.json into ``folder``."""
     write_json(folder / "metrics.json", as_json(card))
     write_json(folder / "rewardbench.json", leaderboard(card))
     write_json(folder / "rewardbench_scores.json", scores(card))
@@ -35,7 +35,7 @@ def write(card: Card, folder: Path) -> None:
 
 
 def numbers(card: Card) -> dict[str, float]:
-    """What run.json keeps of the card."""
+    """Return the metrics of run.json."""
     found: dict[str, float | None] = {
         "test/accuracy": card.accuracy.mean,
         "test/accuracy_low": card.accuracy.low,
@@ -53,6 +53,7 @@ def numbers(card: Card) -> dict[str, float]:
 
 
 def as_json(card: Card) -> dict[str, Any]:
+    """Return the content of metrics.json."""
     found = card.calibration
     return {
         "reward": card.reward,
@@ -91,6 +92,7 @@ def as_json(card: Card) -> dict[str, Any]:
 
 
 def plain(value: Share | Estimate) -> dict[str, float]:
+    """Return a share or an estimate as JSON."""
     return value._asdict()
 
 
@@ -101,8 +103,10 @@ def _plain(value: Any) -> Any:
 
 
 def leaderboard(card: Card) -> dict[str, Any]:
-    """What RewardBench's scripts/run_rm.py writes for its leaderboard (Lambert et al. 2024, arXiv:2403.13787): the
-    accuracy of each subset beside the model's name. There a tie is an error, so these may lie below the card's.
+    """Return the file that RewardBench's scripts/run_rm.py writes: the accuracy of each subset, and the model's name.
+
+    Lambert et al. 2024, https://arxiv.org/abs/2403.13787. It counts a tie as an error, so its accuracies may be lower
+    than the card's.
     """
     found: dict[str, Any] = {"model": card.reward, "model_type": "Seq. Classifier", "chat_template": "tokenizer"}
     results: dict[str, list[int]] = {}
@@ -112,7 +116,7 @@ def leaderboard(card: Card) -> dict[str, Any]:
 
 
 def scores(card: Card) -> dict[str, Any]:
-    """RewardBench's file of scores: a list for each column, a row of them for each pair."""
+    """Return RewardBench's file of scores: column -> values of the pairs."""
     return {
         "id": list(range(len(card.pairs.rows))),
         "subset": subsets(card),
@@ -129,7 +133,7 @@ def scores(card: Card) -> dict[str, Any]:
 
 
 def subsets(card: Card) -> list[str]:
-    """A pair's source or task; pairs that name neither are one subset, ``test``."""
+    """Return the source or task of each pair; pairs with neither form the subset ``test``."""
     return [str(row.get("source") or row.get("task") or "test") for row in card.pairs.rows]
 
 
@@ -138,7 +142,7 @@ def _results(card: Card) -> list[int]:
 
 
 def show(card: Card) -> None:
-    """The card's main tables on the terminal, then what must not be overlooked."""
+    """Print the card's tables, notes and warnings on the terminal."""
     for title, headings, lines in tables(card):
         shown = Table(title=title, title_justify="left")
         for i, heading in enumerate(headings):
@@ -153,11 +157,11 @@ def show(card: Card) -> None:
 
 
 def tables(card: Card) -> Iterator[tuple[str, list[str], list[list[str]]]]:
-    """Title, headings and rows of each table."""
+    """Yield title, headings and rows of each table."""
     rows = [["reward model", str(card.accuracy), str(card.accuracy.count), ""]]
     for name, rule in card.baselines.items():
-        said = f"{rule.lead.mean:+.3f} [{rule.lead.low:+.3f}, {rule.lead.high:+.3f}]"
-        rows.append([baselines.LABELS.get(name, name), str(rule.accuracy), str(rule.accuracy.count), said])
+        lead = f"{rule.lead.mean:+.3f} [{rule.lead.low:+.3f}, {rule.lead.high:+.3f}]"
+        rows.append([name, str(rule.accuracy), str(rule.accuracy.count), lead])
     yield "Held-out accuracy", ["", "accuracy", "pairs", "reward model leads by"], rows
     for title, parts in card.parts.items():
         lines = [[part.name, str(part.accuracy), str(part.accuracy.count)] for part in parts]
@@ -183,10 +187,11 @@ def tables(card: Card) -> Iterator[tuple[str, list[str], list[list[str]]]]:
 
 
 def details(card: Card) -> Iterator[tuple[str, str]]:
+    """Yield label and value of calibration, length correlation, padding and score statistics."""
     found = card.calibration
     yield "ECE (expected calibration error)", f"{found.error:.3f}"
     yield "ECE of a calibrated model on these pairs", f"{found.floor:.3f}"
-    yield "log loss (nats per pair; of a coin 0.693)", f"{found.log_loss:.3f}"
+    yield "log loss (nats per pair; random guess 0.693)", f"{found.log_loss:.3f}"
     if found.temperature is None:
         yield f"temperature scaling (fit on {found.fitted_on})", "none"
     else:
@@ -200,17 +205,18 @@ def details(card: Card) -> Iterator[tuple[str, str]]:
 
 
 def members(card: Card) -> Iterator[tuple[str, str]]:
+    """Yield label and value of the accuracy and the disagreement of an ensemble's members."""
     for number, accuracy in enumerate(card.members["accuracy"]):
         yield f"accuracy of member {number}", str(accuracy)
     yield "standard deviation between members, mean over responses", f"{card.members['deviation']:.3f}"
     yield "standard deviation of their mean between responses", f"{card.members['spread']:.3f}"
     yield "share of pairs whose order they disagree on", f"{card.members['split']:.3f}"
-    for name in ("agreed", "split"):
-        yield f"accuracy of the mean where they are {name}", str(card.members[f"accuracy_{name}"] or "–")
+    for name, verb in (("agreed", "agree"), ("split", "disagree")):
+        yield f"accuracy of the mean on pairs on which they {verb}", str(card.members[f"accuracy_{name}"] or "–")
 
 
 def markdown(card: Card, drawn: Sequence[str]) -> Iterator[str]:
-    """The report as Markdown, a line at a time. Names from the data are data, and escaped."""
+    """Yield the lines of the report as Markdown; names from the data are escaped."""
     prompts = len(set(card.pairs.prompts))
     yield f"# Report card of {cell(card.reward)}\n"
     yield f"{card.accuracy.count} held-out pairs of {prompts} prompts, ties half, seed {card.limits.seed}. Intervals"

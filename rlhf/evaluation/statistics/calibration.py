@@ -1,4 +1,4 @@
-"""Calibration: how often an answer, or a reward model's order of a pair, is right at a given probability."""
+"""Calibration of the probability of an answer, and of a reward model's confidence in its order of a pair."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -6,15 +6,15 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import expit
 
-from rlhf.evaluation.statistics.metrics import normalized
+from rlhf.evaluation.statistics.metrics import Numbers, normalized
 
 BINS = 10
-HOTTEST = 1e4  # temperatures above it say that the scores tell nothing
-SIMULATIONS = 200  # of a calibrated model, for the noise floor
+HOTTEST = 1e4  # the scores carry no information at a fitted temperature above this
+SIMULATIONS = 200  # draws of a calibrated model, for the noise floor
 
 
 class Bin(NamedTuple):
-    """Predictions of about one confidence: its mean, the share of them that is right, and how many they are."""
+    """Predictions of similar confidence: their mean confidence, the share that is right, and their number."""
 
     confidence: float
     accuracy: float
@@ -22,20 +22,18 @@ class Bin(NamedTuple):
 
 
 class Calibration(NamedTuple):
-    """``error`` is the ECE; ``floor`` the ECE that a calibrated model would show on as many predictions, on average."""
+    """``error`` is the ECE, ``floor`` the expected ECE of a calibrated model on as many predictions."""
 
     bins: list[Bin]
     error: float
     floor: float
 
 
-def calibration(
-    confidence: Sequence[float], right: Sequence[float], bins: int = BINS, *, low: float = 0.0, seed: int
-) -> Calibration:
+def calibration(confidence: Numbers, right: Numbers, bins: int = BINS, *, low: float = 0.0, seed: int) -> Calibration:
     """Return how well ``confidence`` (n,) in [low, 1] predicts ``right`` (n,), with the noise floor of the error.
 
-    Even a calibrated model has an error above 0, since what happens in a bin is a draw. The floor is the mean error of
-    `SIMULATIONS` draws in which each prediction is right with its own confidence.
+    A calibrated model has an ECE above 0, too, since the accuracy in a bin is random. The floor is the mean ECE of
+    `SIMULATIONS` draws in which each prediction is right with its confidence.
     """
     found = reliability(confidence, right, bins, low=low)
     generator = np.random.default_rng(seed)
@@ -46,13 +44,11 @@ def calibration(
     return Calibration(found, calibration_error(found), float(np.mean(errors)))
 
 
-def reliability(
-    confidence: Sequence[float], right: Sequence[float], bins: int = BINS, *, low: float = 0.0
-) -> list[Bin]:
-    """Return predictions in ``bins`` parts of [low, 1] of equal width; those that are empty are left out.
+def reliability(confidence: Numbers, right: Numbers, bins: int = BINS, *, low: float = 0.0) -> list[Bin]:
+    """Return the non-empty bins of ``confidence`` (n,), of ``bins`` equal parts of [low, 1].
 
     Raises:
-        ValueError: a prediction is no probability.
+        ValueError: a confidence is not in [0, 1].
     """
     p, y = np.asarray(confidence, dtype=float), np.asarray(right, dtype=float)
     if len(wrong := p[~((p >= 0) & (p <= 1))]):
@@ -64,39 +60,40 @@ def reliability(
 
 
 def calibration_error(bins: Sequence[Bin]) -> float:
-    """Return Σ share of a bin · |accuracy - confidence|: ECE, Guo et al. 2017, eq. 3, https://arxiv.org/abs/1706.04599."""
+    """Return the ECE, Σ share of the bin · |accuracy - confidence|: Guo et al. 2017, eq. 3, arXiv:1706.04599."""
     total = sum(part.count for part in bins)
     return sum(part.count * abs(part.accuracy - part.confidence) for part in bins) / total
 
 
-def of_pairs(differences: Sequence[float], bins: int, seed: int) -> Calibration:
-    """Return the calibration of a reward model by the confidence in the response that scores higher.
+def of_pairs(differences: Numbers, bins: int, seed: int) -> Calibration:
+    """Return the calibration of a reward model's confidence that the response with the higher score is better.
 
-    ``differences`` are r(chosen) - r(rejected); the confidence is σ(|difference|), from ½ to 1, and the model is right
-    where the difference is positive. A tie is half right.
+    ``differences`` (n,) are r(chosen) - r(rejected). The confidence is σ(|difference|), from ½ to 1; the model is right
+    if the difference is positive and half right for a tie.
     """
     found = np.asarray(differences, dtype=float)
     return calibration(expit(np.abs(found)), (found > 0) + 0.5 * (found == 0), bins, low=0.5, seed=seed)
 
 
 def answer_probabilities(texts: Sequence[str]) -> list[float]:
-    """Return the share of a prompt's other samples that say the same: the policy's probability of an answer, estimated
-    without the sample itself. Empty for a single sample.
+    """Return for each sample (K,) the share of the other samples that are equal after `normalized`.
+
+    This estimates the policy's probability of an answer without the sample itself. Empty for a single sample.
     """
-    said = [normalized(text) for text in texts]
-    return [(said.count(text) - 1) / (len(said) - 1) for text in said] if len(said) > 1 else []
+    words = [normalized(text) for text in texts]
+    return [(words.count(text) - 1) / (len(words) - 1) for text in words] if len(words) > 1 else []
 
 
-def log_loss(differences: Sequence[float], temperature: float = 1.0) -> float:
-    """Return the mean of -log σ(difference / temperature), in nats per pair; a coin's is log 2."""
+def log_loss(differences: Numbers, temperature: float = 1.0) -> float:
+    """Return the mean of -log σ(difference / temperature), in nats per pair; log 2 for a random guess."""
     return float(np.logaddexp(0.0, -np.asarray(differences, dtype=float) / temperature).mean())
 
 
-def fit_temperature(differences: Sequence[float]) -> float | None:
-    """Return the T that makes `log_loss` smallest, Guo et al. 2017, section 4.2: above 1 the model is too sure.
+def fit_temperature(differences: Numbers) -> float | None:
+    """Return the temperature that minimizes `log_loss`, Guo et al. 2017, section 4.2; above 1 for overconfidence.
 
-    None if there is none: no pair is wrong, so that the smaller the better, or the scores do not tell chosen from
-    rejected at all, so that the larger the better.
+    None if the loss has no minimum: every pair is ordered correctly, so it falls towards 0, or the scores do not
+    separate chosen from rejected, so it falls towards infinity.
     """
     from scipy.optimize import brentq
 
@@ -105,7 +102,7 @@ def fit_temperature(differences: Sequence[float]) -> float | None:
         return None
 
     def slope(inverse: float) -> float:
-        """d log_loss / d (1/T), which grows with 1/T."""
+        """Return d log_loss / d (1/T), which increases with 1/T."""
         return float(-(found * expit(-found * inverse)).mean())
 
     low, high = 1 / HOTTEST, 1.0

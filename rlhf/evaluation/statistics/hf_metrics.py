@@ -1,6 +1,6 @@
-"""The metrics as modules of Hugging Face Evaluate, for whoever measures with ``evaluate.combine`` or an evaluator.
+"""The metrics as modules of Hugging Face Evaluate, for ``evaluate.combine`` and evaluators.
 
-They are classes and not scripts on the Hub: nothing is downloaded, and nothing is written to its cache.
+They are classes instead of scripts on the Hub: nothing is downloaded or written to a cache.
 """
 
 import json
@@ -19,12 +19,15 @@ from rlhf.evaluation.statistics.calibration import calibration_error, reliabilit
 
 
 class Module(evaluate.Metric):
-    """A metric that keeps what it is given in memory. ``columns`` are those of its arguments."""
+    """A metric that keeps its inputs in memory. ``columns``: argument of `compute` -> type.
+
+    Like the metrics of Evaluate, subclasses name their arguments in ``_compute``, whose declaration takes any.
+    """
 
     columns: ClassVar[dict[str, Value]]
 
     def __init__(self, **options: Any):
-        with TemporaryDirectory() as unused:  # Evaluate makes a folder even where it writes nothing
+        with TemporaryDirectory() as unused:  # Evaluate creates a folder even if it writes nothing
             super().__init__(keep_in_memory=True, cache_dir=unused, **options)
 
     def _info(self) -> evaluate.MetricInfo:
@@ -34,41 +37,40 @@ class Module(evaluate.Metric):
 
 
 class Distinct(Module):
-    """``predictions``: texts. ``distinct``: distinct n-grams of words as a share of all."""
+    """Distinct n-grams of words as a share of all (``distinct``). ``predictions``: texts."""
 
     columns: ClassVar = {"predictions": Value("string")}
 
-    def _compute(self, predictions: Sequence[str], n: int = 2) -> dict[str, float]:
+    def _compute(self, predictions: Sequence[str], n: int = 2) -> dict[str, float]:  # ty: ignore[incompatible-method-override]
         return {"distinct": metrics.distinct(predictions, n)}
 
 
 class WinRate(Module):
-    """``predictions``, ``references``: a score of each side for every prompt. ``win_rate`` with its 95 % interval."""
+    """Win rate with its 95 % interval. ``predictions``, ``references``: one score per prompt for each side."""
 
     columns: ClassVar = {"predictions": Value("float64"), "references": Value("float64")}
 
-    def _compute(
+    def _compute(  # ty: ignore[incompatible-method-override]
         self, predictions: Sequence[float], references: Sequence[float], draws: int = 2000, seed: int = 0
     ) -> dict[str, float]:
         found = metrics.win_rate([[a] for a in predictions], [[b] for b in references], draws, seed)
-        if found is None:
-            raise ValueError("every response is longer than the other, or every one shorter: no lengths can be matched")
         return {"win_rate": found.mean, "low": found.low, "high": found.high}
 
 
 class Perplexity(Module):
-    """``predictions``: Σ -log p of texts in nats; ``references``: their numbers of tokens. ``perplexity`` of all."""
+    """Perplexity per token. ``predictions``: Σ -log p of each text, in nats; ``references``: its number of tokens."""
 
     columns: ClassVar = {"predictions": Value("float64"), "references": Value("int64")}
 
-    def _compute(self, predictions: Sequence[float], references: Sequence[int]) -> dict[str, float]:
+    def _compute(self, predictions: Sequence[float], references: Sequence[int]) -> dict[str, float]:  # ty: ignore[incompatible-method-override]
         return {"perplexity": metrics.perplexity(sum(predictions), sum(references))}
 
 
 class LengthControlledWinRate(Module):
-    """``predictions``: how much each response is preferred to the other, in [0, 1]; ``references``: by how much it is
-    longer. ``win_rate`` if both were equally long, with its 95 % interval: AlpacaEval 2's regression in its minimal
-    form, without the difficulty of each instruction.
+    """Length-matched win rate with its 95 % interval, see `rlhf.evaluation.judges.votes.length_matched`.
+
+    ``predictions``: how strongly each response is preferred over the other side's, in [0, 1]; ``references``: the
+    difference in length.
 
     Raises:
         ValueError: every response is longer than the other, or every one shorter.
@@ -76,24 +78,25 @@ class LengthControlledWinRate(Module):
 
     columns: ClassVar = {"predictions": Value("float64"), "references": Value("float64")}
 
-    def _compute(
+    def _compute(  # ty: ignore[incompatible-method-override]
         self, predictions: Sequence[float], references: Sequence[float], draws: int = 2000, seed: int = 0
     ) -> dict[str, float]:
         pairs = zip(predictions, references, strict=True)
         found = length_matched([Compared(np.array([p]), np.array([d])) for p, d in pairs], draws, seed)
         if found is None:
-            raise ValueError("every response is longer than the other, or every one shorter: no lengths can be matched")
+            raise ValueError("no lengths can be matched: every response is longer than the other side's, or shorter")
         return {"win_rate": found.mean, "low": found.low, "high": found.high}
 
 
 class InstructionFollowing(Module):
-    """``predictions``: responses; ``references``: the instructions of each prompt as JSON, ``{"instruction_id_list":
-    [...], "kwargs": [...]}``. ``prompts``: the share that follows all of its own; ``instructions``: the share followed.
+    """Instructions followed: the share of responses that follow all (``prompts``), and of ``instructions`` followed.
+
+    ``predictions``: responses; ``references``: JSON of ``{"instruction_id_list": [...], "kwargs": [...]}`` per prompt.
     """
 
     columns: ClassVar = {"predictions": Value("string"), "references": Value("string")}
 
-    def _compute(self, predictions: Sequence[str], references: Sequence[str]) -> dict[str, float]:
+    def _compute(self, predictions: Sequence[str], references: Sequence[str]) -> dict[str, float]:  # ty: ignore[incompatible-method-override]
         pairs = zip(predictions, references, strict=True)
         verdicts = [followed(json.loads(reference), text) for text, reference in pairs]
         flat = [verdict for of_prompt in verdicts for verdict in of_prompt]
@@ -101,9 +104,9 @@ class InstructionFollowing(Module):
 
 
 class CalibrationError(Module):
-    """``predictions``: probabilities; ``references``: 1 where what they predict happened. ``calibration_error``."""
+    """Expected calibration error. ``predictions``: probabilities; ``references``: 1 if the prediction was right."""
 
     columns: ClassVar = {"predictions": Value("float64"), "references": Value("float64")}
 
-    def _compute(self, predictions: Sequence[float], references: Sequence[float], bins: int = 10) -> dict[str, float]:
+    def _compute(self, predictions: Sequence[float], references: Sequence[float], bins: int = 10) -> dict[str, float]:  # ty: ignore[incompatible-method-override]
         return {"calibration_error": calibration_error(reliability(predictions, references, bins))}

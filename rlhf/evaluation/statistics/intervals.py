@@ -1,6 +1,6 @@
-"""How far a share of pairs, and the difference of two such shares, can be trusted.
+"""Confidence intervals of a share of pairs, and of the difference of two such shares.
 
-Pairs that share a prompt are not independent; both intervals take the prompt for the unit that was drawn.
+Pairs that share a prompt are not independent, so the prompt is the sampling unit of both intervals.
 """
 
 import math
@@ -10,13 +10,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rlhf.evaluation.statistics.metrics import Estimate
+from rlhf.evaluation.statistics.metrics import Estimate, Numbers
 
 LEVEL = 0.95
 
 
 class Share(NamedTuple):
-    """A mean of numbers in [0, 1] with the bounds of its 95 % interval, and how many numbers there were."""
+    """A mean of ``count`` numbers in [0, 1] with the bounds of its 95 % interval."""
 
     mean: float
     low: float
@@ -27,14 +27,14 @@ class Share(NamedTuple):
         return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
 
-def share(values: Sequence[float], groups: Sequence[Any] | None = None) -> Share:
-    """Mean with Wilson's score interval (Wilson 1927), which keeps inside [0, 1] and does not collapse in small bins.
+def share(values: Numbers, groups: Sequence[Any] | None = None) -> Share:
+    """Return the mean with Wilson's score interval (Wilson 1927), which stays in [0, 1] and is valid for few values.
 
-        p ± z √(p(1-p)/n + z²/4n²), around (p + z²/2n) and over 1 + z²/n
+        (p + z²/2n ± z √(p(1-p)/n + z²/4n²)) / (1 + z²/n)
 
-    ``groups`` names what values have in common, a prompt. n is then the number of values over the design effect of
-    groups (Kish 1965): the variance of p between groups over that of as many independent values, where it is above 1.
-    Values between 0 and 1, such as a tie's half, vary less than the interval takes for granted.
+    ``groups`` (n,) holds the prompt of each value. n is then divided by the design effect (Kish 1965): the variance of
+    p between groups over that of as many independent values, if it is above 1. The interval is conservative for values
+    between 0 and 1, such as ½ for a tie.
 
     Raises:
         ValueError: there is no value.
@@ -44,36 +44,39 @@ def share(values: Sequence[float], groups: Sequence[Any] | None = None) -> Share
     found = np.asarray(values, dtype=float)
     p, n = float(found.mean()), len(found) / design_effect(found, groups)
     z = NormalDist().inv_cdf((1 + LEVEL) / 2)
-    centre, scale = p + z * z / (2 * n), 1 + z * z / n
+    center, scale = p + z * z / (2 * n), 1 + z * z / n
     half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    return Share(p, max((centre - half) / scale, 0.0), min((centre + half) / scale, 1.0), len(found))
+    return Share(p, max((center - half) / scale, 0.0), min((center + half) / scale, 1.0), len(found))
 
 
 def design_effect(values: np.ndarray, groups: Sequence[Any] | None) -> float:
-    """Variance of the mean of grouped values over that of independent ones, at least 1; sizes alone where all agree."""
+    """Return the variance of the mean of grouped values over that of independent ones, at least 1.
+
+    If all values are equal, it is the mean size of a group.
+    """
     if groups is None:
         return 1.0
     of = np.unique(np.asarray([str(group) for group in groups]), return_inverse=True)[1]
     sizes = np.bincount(of)
     deviations = np.bincount(of, weights=values - values.mean())
-    alone = float(((values - values.mean()) ** 2).sum())
-    if alone == 0:
+    independent = float(((values - values.mean()) ** 2).sum())
+    if independent == 0:
         return len(values) / len(sizes)
-    return max(float((deviations**2).sum()) / alone, 1.0)
+    return max(float((deviations**2).sum()) / independent, 1.0)
 
 
-def lead(ours: Sequence[float], theirs: Sequence[float], groups: Sequence[Any], draws: int, seed: int) -> Estimate:
-    """Mean of ours - theirs, pair by pair, with a percentile bootstrap interval over groups.
+def lead(ours: Numbers, theirs: Numbers, groups: Sequence[Any], draws: int, seed: int) -> Estimate:
+    """Return the mean of ``ours`` - ``theirs`` with a percentile bootstrap interval over groups. All are (n,).
 
-    The two are measured on the same pairs, so that what makes a pair hard cancels: the difference is known better than
-    either share. Whole groups are drawn, and weigh as many pairs as they hold.
+    Both are measured on the same pairs, so the difficulty of a pair cancels and the interval is narrower than for two
+    separate shares. Whole groups are drawn; each weighs as much as it has pairs.
     """
     of = np.unique(np.asarray([str(group) for group in groups]), return_inverse=True)[1]
     difference = np.asarray(ours, dtype=float) - np.asarray(theirs, dtype=float)
     sums, sizes = np.bincount(of, weights=difference), np.bincount(of)
     generator = np.random.default_rng(seed)
     means = []
-    for _ in range(draws):  # one at a time: all at once would need draws x groups numbers
+    for _ in range(draws):  # a loop, since all draws at once need memory for draws · groups numbers
         drawn = generator.integers(len(sizes), size=len(sizes))
         means.append(sums[drawn].sum() / sizes[drawn].sum())
     low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])

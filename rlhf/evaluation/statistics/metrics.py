@@ -1,4 +1,4 @@
-"""What is measured of responses: pure functions of numbers and texts, with intervals.
+"""Metrics of responses: pure functions of numbers and texts, with intervals.
 
 Every interval is a percentile bootstrap over prompts (Efron 1979): the samples of one prompt are not independent, so
 they are drawn together.
@@ -10,6 +10,8 @@ from itertools import combinations
 from typing import NamedTuple
 
 import numpy as np
+
+Numbers = Sequence[float] | np.ndarray  # (n,)
 
 
 class Estimate(NamedTuple):
@@ -23,10 +25,10 @@ class Estimate(NamedTuple):
         return f"{self.mean:.3g} [{self.low:.3g}, {self.high:.3g}]"
 
 
-def estimate(groups: Sequence[Sequence[float]], draws: int, seed: int, level: float = 0.95) -> Estimate:
-    """Mean over prompts of the mean over a prompt's samples, with a percentile bootstrap interval over prompts.
+def estimate(groups: Sequence[Numbers], draws: int, seed: int, level: float = 0.95) -> Estimate:
+    """Return the mean over prompts of each prompt's mean, with a percentile bootstrap interval over prompts.
 
-    ``groups`` holds one sequence of numbers per prompt.
+    ``groups`` holds the numbers of each prompt.
 
     Raises:
         ValueError: there is no prompt, or a prompt without a number.
@@ -41,7 +43,9 @@ def estimate(groups: Sequence[Sequence[float]], draws: int, seed: int, level: fl
 
 
 def estimate_share(groups: Sequence[Sequence[float]], draws: int, seed: int, level: float = 0.95) -> Estimate:
-    """Mean over all numbers, however many a prompt has, with a percentile bootstrap interval over prompts.
+    """Return the mean over all numbers, with a percentile bootstrap interval over prompts.
+
+    Unlike in `estimate`, a prompt weighs as much as it has numbers.
 
     Raises:
         ValueError: there is no number.
@@ -57,16 +61,15 @@ def estimate_share(groups: Sequence[Sequence[float]], draws: int, seed: int, lev
 
 
 def wins(ours: Sequence[float], theirs: Sequence[float]) -> list[float]:
-    """1 where ours scores higher, 0 where theirs does, ½ for a tie; for every pair of one of ours and one of theirs."""
+    """Return 1 if ours scores higher, 0 if theirs does, ½ for a tie, for each pair of one score of each side."""
     return [float(a > b) + 0.5 * float(a == b) for a in ours for b in theirs]
 
 
 def win_rate(ours: Sequence[Sequence[float]], theirs: Sequence[Sequence[float]], draws: int, seed: int) -> Estimate:
-    """P(ours scores higher) + ½ P(they tie), for a sample of ours and one of theirs to the same prompt.
+    """Return P(ours scores higher) + ½ P(tie) for a sample of each side on the same prompt. Both sides are (B, K).
 
-    Every sample of a prompt meets every sample of the other side (the Mann-Whitney U statistic over its maximum): with
-    k samples k² comparisons instead of k, so the estimate varies less. One prompt's scores on both sides are drawn
-    together, and the interval is of the paired comparison.
+    Each sample is compared with each sample of the other side (the Mann-Whitney U statistic over its maximum): K²
+    comparisons instead of K, so the variance is lower. The bootstrap draws both sides of a prompt together.
 
     Raises:
         ValueError: the two sides have different numbers of prompts, or a prompt has no score.
@@ -75,33 +78,33 @@ def win_rate(ours: Sequence[Sequence[float]], theirs: Sequence[Sequence[float]],
 
 
 def distinct(texts: Sequence[str], n: int) -> float:
-    """Distinct n-grams of words as a share of all, Li et al. 2016, https://arxiv.org/abs/1510.03055; 0 without any."""
+    """Return distinct word n-grams as a share of all, Li et al. 2016, https://arxiv.org/abs/1510.03055; 0 if none."""
     grams = [tuple(words[i : i + n]) for words in map(str.split, texts) for i in range(len(words) - n + 1)]
     return len(set(grams)) / len(grams) if grams else 0.0
 
 
 def normalized(text: str) -> str:
-    """A text as its lower-case words, for asking whether two answers agree."""
+    """Return the lower-case words of a text without punctuation, to compare responses by."""
     return " ".join("".join(char if char.isalnum() else " " for char in text.lower()).split())
 
 
 def agreement(texts: Sequence[str]) -> float:
-    """Share of pairs that say the same, after `normalized`; 1 for a single text."""
+    """Return the share of pairs of texts that are equal after `normalized`; 1 for a single text."""
     pairs = list(combinations(map(normalized, texts), 2))
     return sum(a == b for a, b in pairs) / len(pairs) if pairs else 1.0
 
 
-def agreement_between(one: Sequence[str], other: Sequence[str]) -> float:
-    """Share of pairs across two sequences that say the same, after `normalized`."""
-    right = [normalized(text) for text in other]
-    return float(np.mean([normalized(text) == against for text in one for against in right]))
+def agreement_between(ours: Sequence[str], theirs: Sequence[str]) -> float:
+    """Return the share of pairs of one text of each side that are equal after `normalized`."""
+    right = [normalized(text) for text in theirs]
+    return float(np.mean([normalized(text) == against for text in ours for against in right]))
 
 
 def perplexity(nats: float, tokens: int) -> float:
-    """exp(Σ -log p / tokens): comparable between models of one tokenizer alone."""
+    """Return exp(Σ -log p / tokens); comparable only between models with the same tokenizer."""
     return math.exp(nats / tokens)
 
 
 def bits_per_byte(nats: float, size: int) -> float:
-    """Σ -log₂ p of a text over its ``size`` in bytes: comparable between tokenizers."""
+    """Return Σ -log₂ p of a text over its ``size`` in bytes; comparable between tokenizers."""
     return nats / (size * math.log(2))

@@ -1,11 +1,12 @@
-"""The jobs of a sweep, as they left themselves on disk: a record for each, and the run of those that finished.
+"""The jobs of a sweep on disk: a record of each, and the run of those that finished.
 
     checkpoints/almanac/dpo/.jobs/stage.beta-0.1_seed-2.json    stage, what varies in it, how it ended and why
     checkpoints/almanac/dpo/stage.beta-0.1_seed-2/run.json      its run
 
-A job writes its own record, wherever it runs; nothing else has to be alive to know how a sweep stands.
+Each job writes its own record, so the state of a sweep can be read at any time, from any machine.
 """
 
+import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,18 +17,21 @@ from typing import Any
 from rlhf.config.objective import USUAL
 from rlhf.errors import LineageError
 from rlhf.runs.directory import JOBS
-from rlhf.storage.digests import text_digest
 from rlhf.storage.json_files import write_json
 from rlhf.storage.manifest import read_manifest
+from rlhf.storage.renamed import new_names
 from rlhf.storage.secrets import redact
 
 FINISHED, FAILED, RUNNING = "finished", "failed", "running"
-LEFT = "it did not end: killed, or still running"
+LEFT = "it did not finish: killed, or still running"
 
 
 @dataclass(frozen=True)
 class Job:
-    """``swept``: the settings that vary in the sweep; ``content``: all that decides the result (rlhf.runs.identity)."""
+    """A job: ``swept`` holds the settings that the sweep varies, ``content`` all that decide the result.
+
+    See rlhf.runs.identity for ``content``.
+    """
 
     directory: Path
     stage: str
@@ -40,32 +44,35 @@ class Job:
 
     @property
     def knobs(self) -> dict[str, str]:
-        """What varies besides the seed."""
+        """The settings that the sweep varies, without the seed."""
         return {key: short(value) for key, value in self.swept.items() if key != "seed"}
 
 
 def short(value: str) -> str:
-    """A number of many digits, as a search draws it, to four of them."""
+    """Return a number with many digits, as a search samples it, with four significant ones; other values unchanged."""
     long = re.fullmatch(r"-?\d+\.\d{4,}(e-?\d+)?|-?\d(\.\d+)?e-?\d+", value)
     return f"{float(value):.4g}" if long else value
 
 
-def digest(content: Mapping[str, Any]) -> str | None:
-    return text_digest(json.dumps(content, sort_keys=True, default=str))
+def digest(content: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of settings, independent of their order."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def record_path(directory: Path) -> Path:
+    """Return the path of the record of the job in ``directory``."""
     return directory.parent / JOBS / f"{directory.name}.json"
 
 
 def write_record(directory: Path, record: Mapping[str, Any]) -> None:
+    """Write the record of a job, with secrets redacted."""
     path = record_path(directory)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, redact(record))
 
 
 def read_record(directory: Path, usual: Mapping[str, Any]) -> dict[str, Any]:
-    """The record of a job; ``usual`` where there is none."""
+    """Return the record of a job; ``usual`` if it is missing or corrupted."""
     try:
         return json.loads(record_path(directory).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -73,19 +80,20 @@ def read_record(directory: Path, usual: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def records(root: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """Every record below ``root`` with the directory of its job, in the order of their paths."""
+    """Yield the directory of each job below ``root`` with its record, ordered by path; skips corrupted records."""
     for path in sorted(root.rglob(f"{JOBS}/*.json")):
         try:
             record = json.loads(path.read_text(encoding="utf-8"))
         except ValueError:
-            continue  # of a job whose machine went down in the middle of it; its run, if any, says more
+            continue  # the machine went down during the write
         yield path.parent.parent / path.stem, record
 
 
 def job(directory: Path, record: Mapping[str, Any]) -> Job:
-    """What became of the job with this record."""
+    """Return the job with this record, with the metrics of its run if it finished."""
     manifest = read_manifest(directory)
     known = {key: record[key] for key in ("stage", "swept", "seed", "status", "reason")}
+    known["swept"] = new_names(known["swept"])
     ended = manifest is not None and manifest.get("status") == FINISHED
     if known["status"] == RUNNING:
         same = ended and digest(manifest["content"]) == record["content"]
@@ -98,10 +106,10 @@ def job(directory: Path, record: Mapping[str, Any]) -> Job:
 
 
 def collect(paths: Sequence[str]) -> list[Job]:
-    """The jobs of the sweeps in these folders; a folder that is a run of no sweep is a job by itself.
+    """Return the jobs of the sweeps in these folders; a single run counts as a job.
 
     Raises:
-        LineageError: there is no such folder, or neither a sweep nor a run in it.
+        LineageError: a folder does not exist or contains neither a sweep nor a run.
     """
     found: dict[Path, Job] = {}
     for path in map(Path, paths):
@@ -111,12 +119,12 @@ def collect(paths: Sequence[str]) -> list[Job]:
             below = {path: job(path, json.loads(own.read_text(encoding="utf-8")))}
         manifest = None if below else read_manifest(path)
         if manifest is not None and manifest["stage"] in USUAL:
-            told = {key: manifest[key] for key in ("stage", "status", "seed", "metrics", "content")}
-            below = {path: Job(path, **told)}
+            known = {key: manifest[key] for key in ("stage", "status", "seed", "metrics", "content")}
+            below = {path: Job(path, **known)}
         if not below:
             raise LineageError(
-                f"stage.runs={path} holds no sweep and is no run of {', '.join(USUAL)}: "
-                "run one with python -m rlhf -m stage=dpo stage.beta=0.1,0.3, or give the folder of another"
+                f"stage.runs={path} holds no sweep and is not a run of {', '.join(USUAL)}: "
+                "run one with python -m rlhf -m stage=dpo stage.beta=0.1,0.3, or set another folder"
             )
         found |= below
     return list(found.values())

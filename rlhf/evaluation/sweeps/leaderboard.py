@@ -1,4 +1,4 @@
-"""A sweep on one page: a row a configuration, over its seeds, the best first; for the terminal, Markdown and data."""
+"""The leaderboard of a sweep: one row per configuration, best first; on the terminal, and as Markdown, CSV and JSON."""
 
 import csv
 import re
@@ -21,13 +21,13 @@ from rlhf.evaluation.sweeps.jobs import FAILED, FINISHED, Job, digest
 from rlhf.runs.commands import command, setting
 from rlhf.storage.json_files import write_json
 
-LEAST_COMMON = ("gold", "win_rate", "score", "accuracy", "loss")  # to rank stages together that are judged differently
+LEAST_COMMON = ("gold", "win_rate", "score", "accuracy", "loss")  # to rank stages with different objectives, in order
 SHOWN = 4
-HARMLESS = re.compile(r"[\w.=+,/:\-\[\] ±–β]*")  # what needs no escape in a table
+HARMLESS = re.compile(r"[\w.=+,/:\-\[\] ±–β]*")  # safe in a Markdown table without escapes
 
 
 class Spread(NamedTuple):
-    """Over the seeds of a configuration; ``deviation`` is the sample standard deviation, None of a single run."""
+    """A metric over the seeds of a configuration; ``deviation`` is the sample standard deviation, None for one run."""
 
     mean: float
     deviation: float | None
@@ -39,7 +39,7 @@ class Spread(NamedTuple):
 
 @dataclass
 class Row:
-    """A configuration: what is the same in ``jobs``, which differ in their seed alone."""
+    """A configuration: ``jobs`` that differ only in their seed, and their metrics."""
 
     stage: str
     knobs: dict[str, str]
@@ -48,12 +48,13 @@ class Row:
 
     @property
     def title(self) -> str:
+        """The stage and the settings, for example ``dpo stage.beta=0.1``."""
         return " ".join([self.stage, *(f"{key}={value}" for key, value in self.knobs.items())])
 
 
 @dataclass
 class Leaderboard:
-    """``rows``: the best first; ``objective``: the names of what they are ranked by."""
+    """Ranked configurations: ``rows``, best first, by the metrics of ``objective``; ``jobs`` also has failed ones."""
 
     objective: list[str]
     rows: list[Row]
@@ -61,51 +62,59 @@ class Leaderboard:
 
     @property
     def failed(self) -> list[Job]:
+        """The jobs that did not finish."""
         return [job for job in self.jobs if job.status != FINISHED]
 
     @property
     def keys(self) -> list[str]:
-        """The settings that any row varies."""
+        """The settings that vary in any row."""
         return list(dict.fromkeys(key for row in self.rows for key in row.knobs))
 
     @property
     def metrics(self) -> list[str]:
-        """What any row measured, the objective first."""
+        """The metrics that any row has, the objective first."""
         found = [name for name in METRICS if any(name in row.values for row in self.rows)]
         return [*(name for name in self.objective if name in found), *(n for n in found if n not in self.objective)]
 
     @property
     def shown(self) -> list[str]:
-        """The metrics that a terminal has room for: what all rows measured; the files have every one."""
+        """The metrics for the terminal: up to `SHOWN` that all rows have."""
         return [name for name in self.metrics if all(name in row.values for row in self.rows)][:SHOWN]
 
     @property
     def best(self) -> Job | None:
-        """Of the first row the run that does best by the first objective."""
+        """The run of the first row that is best by the first objective."""
         if not self.rows:
             return None
-        sign = 1 if METRICS[self.objective[0]].direction == "maximize" else -1
-        return max(self.rows[0].jobs, key=lambda job: sign * value_of(job, self.objective[0]))
+        name = self.objective[0]
+        better = max if METRICS[name].direction == "maximize" else min
+        return better(self.rows[0].jobs, key=lambda job: values_of([job], name))
 
 
 def value_of(job: Job, name: str) -> float | None:
+    """Return a metric of a job by its name in `METRICS`; None if the job lacks it."""
     return job.metrics.get(METRICS[name].keys.get(job.stage, name))
+
+
+def values_of(jobs: Sequence[Job], name: str) -> list[float]:
+    """Return a metric of the jobs that have it."""
+    return [value for job in jobs if (value := value_of(job, name)) is not None]
 
 
 def board(jobs: Sequence[Job], objective: str | list[str] | None) -> Leaderboard:
     """Rank the configurations of ``jobs``.
 
-    By several objectives, those that no other dominates come first, and then by the first.
+    With several objectives, the Pareto-optimal ones come first; ties are ordered by the first objective.
 
     Raises:
-        LineageError: no metric is common to the jobs that finished, or one of them did not measure the objective.
+        LineageError: the finished jobs have no metric in common, or one of them lacks the objective.
     """
     done = [job for job in jobs if job.status == FINISHED and job.stage in USUAL]
     names = ranked_by(done, objective)
-    rows = [Row(one[0].stage, knobs, one) for knobs, one in configurations(done)]
+    rows = [Row(same[0].stage, knobs, same) for knobs, same in configurations(done)]
     for row in rows:
         for name in METRICS:
-            found = [value for job in row.jobs if (value := value_of(job, name)) is not None]
+            found = values_of(row.jobs, name)
             if len(found) == len(row.jobs):
                 deviation = statistics.stdev(found) if len(found) > 1 else None
                 row.values[name] = Spread(statistics.fmean(found), deviation, len(found))
@@ -113,7 +122,7 @@ def board(jobs: Sequence[Job], objective: str | list[str] | None) -> Leaderboard
         for row in rows:
             if name not in row.values:
                 place = row.jobs[0].directory
-                raise LineageError(f"objective={name} was not measured by {place}: give one that every run has")
+                raise LineageError(f"objective={name} was not measured by {place}: set one that every run has")
     directions = [METRICS[name].direction for name in names]
     points = [[row.values[name].mean for name in names] for row in rows]
     front = efficient(points, directions) if len(names) > 1 else [True] * len(rows)
@@ -123,7 +132,7 @@ def board(jobs: Sequence[Job], objective: str | list[str] | None) -> Leaderboard
 
 
 def ranked_by(done: Sequence[Job], objective: str | list[str] | None) -> list[str]:
-    """The objective's names; without one the usual one of the stage, or of several stages what all of them measured."""
+    """Return the names of the objective; by default the stage's usual one, or one that all stages have in common."""
     if objective is not None:
         stage = done[0].stage if done else "sweep"
         return objectives.names(objective, stage)
@@ -133,13 +142,13 @@ def ranked_by(done: Sequence[Job], objective: str | list[str] | None) -> list[st
     for name in LEAST_COMMON:
         if all(value_of(job, name) is not None for job in done):
             return [name]
-    raise LineageError(f"no metric is common to runs of {', '.join(sorted(stages))}: give a leaderboard to each")
+    raise LineageError(f"no metric is common to runs of {', '.join(sorted(stages))}: make one leaderboard per stage")
 
 
 def configurations(jobs: Sequence[Job]) -> Iterator[tuple[dict[str, str], list[Job]]]:
-    """What varies, and the jobs that are the same but for their seed.
+    """Yield the varying settings of each configuration with its jobs, which differ only in their seed.
 
-    Jobs of two sweeps may agree in what was swept and not in the rest: then what differs is told too.
+    If jobs of two sweeps have the same swept settings but differ in others, these are included.
     """
     groups: dict[str, list[Job]] = {}
     for job in jobs:
@@ -158,6 +167,7 @@ def configurations(jobs: Sequence[Job]) -> Iterator[tuple[dict[str, str], list[J
 
 
 def headings(found: Leaderboard, metrics: Sequence[str]) -> list[str]:
+    """Return the headings of the table; a setting is named by the last part of its key if that is unique."""
     stages = ["stage"] if len({row.stage for row in found.rows}) > 1 else []
     lasts = [key.rpartition(".")[2] for key in found.keys]
     keys = [last if lasts.count(last) == 1 else key for key, last in zip(found.keys, lasts, strict=True)]
@@ -165,6 +175,7 @@ def headings(found: Leaderboard, metrics: Sequence[str]) -> list[str]:
 
 
 def cells(found: Leaderboard, row: Row, metrics: Sequence[str]) -> list[str]:
+    """Return the cells of a row under `headings`."""
     stages = [row.stage] if headings(found, metrics)[0] == "stage" else []
     knobs = [row.knobs.get(key, "–") for key in found.keys]
     values = [str(row.values[name]) if name in row.values else "–" for name in metrics]
@@ -172,32 +183,35 @@ def cells(found: Leaderboard, row: Row, metrics: Sequence[str]) -> list[str]:
 
 
 def caption(found: Leaderboard) -> str:
+    """Return a sentence on the ranking."""
     if not found.rows:
         return "No job has finished."
     ways = {"maximize": "the higher the better", "minimize": "the lower the better"}
-    told = "; then ".join(f"{METRICS[name].told}, {ways[METRICS[name].direction]}" for name in found.objective)
+    order = "; then ".join(f"{METRICS[name].told}, {ways[METRICS[name].direction]}" for name in found.objective)
     several = "configurations that no other one dominates come first; " if len(found.objective) > 1 else ""
-    return f"Ranked by {told}; {several}± is the standard deviation over seeds.{_temperature(found)}"
+    return f"Ranked by {order}; {several}± is the standard deviation over seeds.{_temperature(found)}"
 
 
 def _temperature(found: Leaderboard) -> str:
-    """The divergence depends on it, so a reader has to know it."""
-    given = {job.content.get("held_out.temperature") for row in found.rows for job in row.jobs if "kl" in row.values}
-    known = sorted(value for value in given if value is not None)
+    """Return a sentence on the sampling temperature, which the KL depends on; empty if no row has a KL."""
+    jobs = [job for row in found.rows for job in row.jobs if "kl" in row.values]
+    known = sorted({value for job in jobs if (value := job.content.get("eval_set.temperature")) is not None})
     return f" KL is measured on samples at temperature {', '.join(f'{value:g}' for value in known)}." if known else ""
 
 
 def publishing(found: Leaderboard) -> str | None:
-    """The command that publishes the best run."""
+    """Return the command that publishes the best run; None if no job finished."""
     best = found.best
     return None if best is None else command("publish", [setting("stage.run", str(best.directory))])
 
 
 def reason(job: Job) -> str:
+    """Return a line on why a job did not finish."""
     return f"{job.directory}: {' '.join(str(job.reason).split())}"
 
 
 def show(found: Leaderboard, folder: Path) -> None:
+    """Print the table, the jobs that did not finish and the command that publishes the best run."""
     if found.rows:
         table, names = Table(title="leaderboard", title_justify="left"), headings(found, found.shown)
         for place, heading in enumerate(names):
@@ -215,12 +229,12 @@ def show(found: Leaderboard, folder: Path) -> None:
 
 
 def write(found: Leaderboard, folder: Path, figures: Sequence[tuple[str, str, str]]) -> None:
-    """leaderboard.md, .csv and .json; ``figures`` are names, titles and captions of what lies in figures/."""
+    """Write leaderboard.md, .csv and .json; ``figures`` holds name, title and caption of each file in figures/."""
     lines = ["# Leaderboard\n", caption(found), "", *markdown(found)]
     if found.failed:
         lines += ["\n## Not finished\n", *(f"- {_safe(reason(job))}" for job in found.failed)]
-    for name, title, told in figures:
-        lines += [f"\n## {title}\n", f"![{title}](figures/{name}.svg)\n", _safe(told)]
+    for name, title, text in figures:
+        lines += [f"\n## {title}\n", f"![{title}](figures/{name}.svg)\n", _safe(text)]
     if (best := publishing(found)) is not None:
         lines += ["\n## The best\n", f"```bash\n{best}\n```"]
     (folder / "leaderboard.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -237,18 +251,19 @@ def write(found: Leaderboard, folder: Path, figures: Sequence[tuple[str, str, st
 
 
 def markdown(found: Leaderboard) -> Iterator[str]:
-    """The rows as Markdown."""
+    """Yield the lines of the table as Markdown; none without rows."""
     if found.rows:
         rows = (cells(found, row, found.metrics) for row in found.rows)
         yield from table(headings(found, found.metrics), rows, _safe)
 
 
 def _safe(text: str) -> str:
-    """A setting's name stays readable in the file; anything else may be text of anybody's."""
+    """Return text unchanged if it is `HARMLESS`, so that settings stay readable in the file, else escaped."""
     return text if HARMLESS.fullmatch(text) else cell(text)
 
 
 def as_json(found: Leaderboard) -> dict:
+    """Return the content of leaderboard.json."""
     return {
         "objective": {name: METRICS[name].direction for name in found.objective},
         "rows": [

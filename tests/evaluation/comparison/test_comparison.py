@@ -1,4 +1,4 @@
-"""From answers to the table, with answers, scores and judge written by hand."""
+"""Metrics of a comparison, with responses, scores and judge written by hand."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -48,7 +48,7 @@ def length(prompts: Sequence[Any], completions: Sequence[str]) -> list[float]:
     return [float(len(text)) for text in completions]
 
 
-def test_scores_return_to_their_prompts() -> None:
+def test_scores_are_grouped_by_prompt() -> None:
     asked = []
 
     def reward(prompts: Sequence[Any], completions: Sequence[str]) -> list[float]:
@@ -61,15 +61,15 @@ def test_scores_return_to_their_prompts() -> None:
     assert asked[:3] == [("Capital of Peru?", "Lima."), ("Capital of Peru?", "Lima"), ("Peru's capital?", "lima")]
 
 
-def test_a_score_that_is_no_number_is_refused() -> None:
+def test_a_score_that_is_not_a_number_is_rejected() -> None:
     with pytest.raises(TrainingError, match="finite"):
         score(answers("ours", [["a"]]), "gold", lambda prompts, completions: [float("nan")], ["p"])
 
 
 def measured(of: Answers, samples: int = 2) -> dict:
     ours, theirs = answers("ours", OURS.texts, kl=OURS.kl), answers("theirs", THEIRS.texts, text_nll=THEIRS.text_nll)
-    for one in (ours, theirs):
-        score(one, "gold", length, [row["prompt"] for row in ROWS])
+    for side in (ours, theirs):
+        score(side, "gold", length, [row["prompt"] for row in ROWS])
     return measure(ours if of is OURS else theirs, ROWS, theirs, stage(samples), 0, judge)
 
 
@@ -101,29 +101,28 @@ def test_the_row_of_a_model_by_hand() -> None:
         "format_followed/format/sentence": 0.75,
         "format_followed/format/one_word": 0.0,
     }
-    # Both texts of a pair count: with scores that are lengths, the longer wins, and the regression says how much of it.
+    # The scores are lengths, so the longer response wins; the length-matched rate is not 0 or 1 because of the ridge.
     assert 0 < found.pop("win_rate/lc/gold") < 1
-    # Of "Lima." and "Lima" each is said by the other; "lima" and "Quito" by nobody; "No." twice by the other.
-    # So at 1: 2 right and 2 wrong; at 0: 1 right, 1 wrong.
+    # "Lima." and "Lima" agree, "lima" and "Quito" do not, "No." and "No." do.
+    # So at probability 1: 2 right and 2 wrong; at 0: 1 right and 1 wrong.
     assert found.pop("calibration/answers") == pytest.approx(4 / 6 * 0.5 + 2 / 6 * 0.5)
-    assert found.pop("calibration/answers_floor") == 0.0  # at 0 and at 1 nothing is left to chance
+    assert found.pop("calibration/answers_floor") == 0.0  # predictions of 0 and 1 have no noise
     assert found == pytest.approx(expected)
 
 
-def test_length_matched_wins_are_those_of_the_regression() -> None:
+def test_length_matched_win_rate_is_that_of_the_regression() -> None:
     ours, theirs = (answers(name, of.texts) for name, of in (("ours", OURS), ("theirs", THEIRS)))
-    for one, scores in ((ours, [[3.0, 1.0]] * 3), (theirs, [[2.0, 2.0]] * 3)):
-        one.scores["gold"] = scores
+    ours.scores["gold"], theirs.scores["gold"] = [[3.0, 1.0]] * 3, [[2.0, 2.0]] * 3
     found = measure(ours, ROWS, theirs, stage(), 0, None)
     pairs = by_scores(ours.scores["gold"], theirs.scores["gold"], ours.lengths, theirs.lengths)
     assert found["win_rate/lc/gold"] == length_matched(pairs, 50, 0)
     assert found["win_rate/gold"].mean == 0.5
 
 
-def test_wins_over_the_stage_before() -> None:
+def test_win_rate_vs_the_previous_stage() -> None:
     before, ours, theirs = answers("before", THEIRS.texts), answers("ours", OURS.texts), answers("theirs", THEIRS.texts)
-    for one, value in ((before, 1.0), (ours, 2.0), (theirs, 3.0)):
-        one.scores["gold"] = [[value, value]] * 3
+    for model, value in ((before, 1.0), (ours, 2.0), (theirs, 3.0)):
+        model.scores["gold"] = [[value, value]] * 3
     found = measure(ours, ROWS, theirs, stage(), 0, None, before)
     assert (found["win_rate/gold"].mean, found["win_rate_previous/gold"].mean) == (0.0, 1.0)
     assert "win_rate_previous/gold" not in measure(ours, ROWS, theirs, stage(), 0, None)
@@ -137,7 +136,7 @@ class Longer:
         return {}
 
 
-def test_a_judge_s_preferences_are_win_rates_too() -> None:
+def test_a_judge_has_win_rates_too() -> None:
     ours, theirs = answers("ours", OURS.texts), answers("theirs", THEIRS.texts)
     prefer(ours, theirs, Longer(), [row["prompt"] for row in ROWS])
     assert ours.preferences == {"theirs": [[0.0, 0.0], [0.0, 0.0], [None, None]]}
@@ -156,10 +155,10 @@ def test_instructions_are_counted_by_prompt_by_instruction_and_by_kind() -> None
     ]
     one = answers("one", [['"a"', '"a, b"'], ["c", "d"], ["e, f", "g"]])
     found = measure(one, rows, one, stage(), 0, None)
-    told = {key: value.mean for key, value in found.items() if key.startswith("instructions")}
-    assert told == pytest.approx({
+    shares = {key: value.mean for key, value in found.items() if key.startswith("instructions")}
+    assert shares == pytest.approx({
         "instructions/prompts": (0.5 + 1.0) / 2,
-        "instructions/all": 5 / 6,  # the comma alone is wrong
+        "instructions/all": 5 / 6,  # one response has a comma
         f"instructions/kind/{no_comma}": 3 / 4,
         f"instructions/kind/{quoted}": 1.0,
     })  # fmt: skip
@@ -173,13 +172,13 @@ def test_the_reference_is_not_measured_against_itself() -> None:
     assert found["text/bits_per_byte"] == pytest.approx(1.5 / 0.693147, rel=1e-5)
 
 
-def test_one_sample_cannot_agree_with_itself() -> None:
+def test_a_single_sample_has_no_consistency() -> None:
     one = answers("one", [["Lima."]])
     found = measure(one, [{"prompt": "Capital of Peru?"}], one, stage(samples=1), 0, None)
     assert set(found) == {"ends", "length", "distinct_1", "distinct_2"}
 
 
-def test_prompts_without_a_group_are_no_paraphrases() -> None:
+def test_prompts_without_a_group_are_not_paraphrases() -> None:
     assert paraphrases(ROWS) == [[0, 1]]
     assert paraphrases([{"prompt": "a", "group": None}, {"prompt": "b", "group": None}, {"prompt": "c"}]) == []
 

@@ -1,4 +1,4 @@
-"""Best-of-n against enumeration, and the law of over-optimisation against what it was drawn from."""
+"""Best-of-n compared with enumeration, and the fitted law of over-optimization with the true one."""
 
 import math
 from itertools import combinations
@@ -13,11 +13,10 @@ from rlhf.evaluation.responses.best_of_n import expected_best
 
 
 def enumerated(proxy: list[float], values: list[float], n: int) -> float:
-    """The mean over all subsets of n; of equal proxies each is picked as often."""
+    """Return the mean over all subsets of n; responses with equal proxies are equally likely to be selected."""
     found = []
     for subset in combinations(range(len(proxy)), n):
         best = max(proxy[i] for i in subset)
-        # Every response with that proxy is interchangeable: over all subsets each is picked as often.
         ties = [values[i] for i in range(len(proxy)) if proxy[i] == best]
         found.append(sum(ties) / len(ties))
     return sum(found) / len(found)
@@ -30,7 +29,7 @@ def test_the_best_of_n_is_the_mean_over_all_subsets(pairs: list, data: st.DataOb
     assert best_of_n(proxy, values, n) == pytest.approx(enumerated(proxy, values, n))
 
 
-def test_by_hand() -> None:
+def test_best_of_n_by_hand() -> None:
     assert best_of_n([1.0, 2.0, 3.0], [1.0, 2.0, 3.0], 2) == pytest.approx((2 + 3 + 3) / 3)
     assert best_of_n([1.0, 2.0, 3.0], [9.0, 5.0, 0.0], 3) == 0.0
     assert best_of_n([3.0, 1.0, 2.0], [3.0, 1.0, 2.0], 2) == expected_best([1.0, 2.0, 3.0], 2)
@@ -47,16 +46,16 @@ def test_points_average_over_prompts() -> None:
     assert (one.kl, two.kl) == (0.0, pytest.approx(math.log(2) - 0.5))
 
 
-def test_a_law_is_found_again() -> None:
+def test_a_law_is_recovered_from_its_points() -> None:
     law = Law(alpha=2.0, beta=0.8, start=-1.0)
     kls = [0.0, 0.5, 1.0, 4.0, 9.0, 25.0]
     found = fit_law(kls, [law(kl) for kl in kls], -1.0)
     assert found == pytest.approx(law._replace(farthest=25.0))
     assert law(0.0) == -1.0
-    assert law(1.0) == pytest.approx(1.0)  # log 1 = 0: d α alone
+    assert law(1.0) == pytest.approx(1.0)  # log 1 = 0, so d α remains
 
 
-def test_its_peak_is_where_it_is_highest() -> None:
+def test_the_peak_is_the_maximum() -> None:
     law = Law(alpha=2.0, beta=0.8, start=0.0)
     assert law.peak == pytest.approx(math.exp(2 * (2.0 / 0.8 - 1)))
     assert law(law.peak) > max(law(law.peak * 0.9), law(law.peak * 1.1))
@@ -65,7 +64,7 @@ def test_its_peak_is_where_it_is_highest() -> None:
 
 
 def test_a_peak_beyond_the_data_is_left_out() -> None:
-    """Fitted below a KL of 1.3, a law that turns at 7 says nothing about 7."""
+    """A law fitted below a KL of 1.3 has its peak at 7, which is an extrapolation."""
     law = Law(alpha=2.0, beta=1.01, start=0.0)
     assert law.peak == pytest.approx(7.1, abs=0.1)
     kls = [0.1, 0.4, 0.9, 1.3]
@@ -85,11 +84,11 @@ def test_best_of_n_has_its_own_law() -> None:
     assert Law(alpha=-1.0, beta=0.5, start=0.0, best_of_n=True).peak is None
 
 
-def test_two_points_are_no_curve() -> None:
+def test_two_points_are_too_few_for_a_law() -> None:
     assert fit_law([0.0, -0.1, 1.0, 2.0], [0.0, 0.0, 1.0, 2.0], 0.0) is None
 
 
-def test_the_path_of_a_run() -> None:
+def test_the_points_of_a_run() -> None:
     lines = [
         {"step": 0, "val/x": 1.0},
         {"step": 1, "objective/kl": 0.5, "objective/scores": 2.0, "objective/gold": 3.0},

@@ -1,4 +1,4 @@
-"""What run.json and metrics.jsonl say, and comparisons with other seeds."""
+"""Records from run.json and metrics.jsonl, and comparisons with other seeds."""
 
 import json
 from pathlib import Path
@@ -26,18 +26,18 @@ def run(folder: Path, given: dict[str, Any], lines: str = "", metrics: dict | No
     return Parent(given["stage"], str(folder), given)
 
 
-def test_a_run_says_what_it_cost(tmp_path: Path) -> None:
+def test_the_cost_of_a_run(tmp_path: Path) -> None:
     lines = '{"step": 1, "train/loss": 2.0}\n{"step": 2, "train/loss": 1.0, "eval/loss": 3.0, "note": "text"}\n'
     found = record(run(tmp_path / "sft", manifest("sft", metrics={"tokens": 123}), lines))
     assert (found.stage, found.seconds, found.peak_memory_gib, found.tokens) == ("sft", 9.0, 1.5, 123)
     assert found.curve() == {"train/loss": ([1, 2], [2.0, 1.0]), "eval/loss": ([2], [3.0])}
 
 
-def test_of_any_other_model_only_its_path_is_known() -> None:
+def test_only_the_path_of_any_other_model_is_known() -> None:
     assert record(Parent("mine", "org/model", None)) == Record("org/model")
 
 
-def test_ppo_wrote_the_tokens_of_its_responses() -> None:
+def test_ppo_counts_the_tokens_of_its_responses() -> None:
     lines = [{"step": 1, "val/response_length": 10.0}, {"step": 2, "val/response_length": 5.5}]
     assert tokens(manifest("ppo", settings={"stage": {"batch_size": 4}}), lines) == 62
     assert tokens(manifest("ppo", metrics={"tokens": 7}, settings={"stage": {"batch_size": 4}}), lines) == 7
@@ -45,23 +45,23 @@ def test_ppo_wrote_the_tokens_of_its_responses() -> None:
 
 
 @pytest.mark.parametrize("line", ["{", "[1]", '{"loss": 1}'])
-def test_a_torn_line_is_told(tmp_path: Path, line: str) -> None:
+def test_a_corrupted_line_is_reported(tmp_path: Path, line: str) -> None:
     (tmp_path / "metrics.jsonl").write_text(f'{{"step": 1}}\n{line}\n')
-    with pytest.raises(RunError, match=r"metrics.jsonl:2: is no line of a run's metrics"):
+    with pytest.raises(RunError, match=r"metrics.jsonl:2: the line is corrupted"):
         read_lines(tmp_path / "metrics.jsonl")
     assert read_lines(tmp_path / "absent") == []
 
 
-def test_the_stage_before_is_the_one_that_it_was_trained_from() -> None:
+def test_the_previous_stage_is_the_parent_of_the_training() -> None:
     columns = ("base", "sft", "dpo", "ppo", "hub")
     parents = {name: Parent(name, name, manifest(name)) for name in columns[:4]} | {"hub": Parent("hub", "org/x", None)}
     for name, before in {"sft": "base", "dpo": "sft", "ppo": "sft"}.items():
         parents[name].manifest["parents"] = {"policy": {"digest": f"{before}-digest"}}
     assert [previous(name, parents, columns) for name in columns] == [None, "base", "sft", "sft", "ppo"]
-    assert previous("ppo", parents, ("dpo", "ppo")) == "dpo"  # what it was trained from is no column
+    assert previous("ppo", parents, ("dpo", "ppo")) == "dpo"  # its parent is not a column
 
 
-def test_ppo_runs_of_the_reference_alone_are_on_the_frontier(tmp_path: Path) -> None:
+def test_only_ppo_runs_of_the_reference_are_on_the_frontier(tmp_path: Path) -> None:
     of_sft = {"policy": {"digest": "sft-digest"}}
     ours = run(tmp_path / "ppo", manifest("ppo", parents=of_sft))
     other = run(tmp_path / "other", manifest("ppo", parents={"policy": {"digest": "another"}}))
@@ -86,10 +86,10 @@ def test_a_single_seed_has_no_spread(tmp_path: Path) -> None:
     assert over_seeds(f"{tmp_path}/none-*", gold(1.0) | {"seed": 0}) is None
 
 
-def test_what_is_no_comparison_of_the_same_columns_is_refused(tmp_path: Path) -> None:
+def test_seeds_must_match_comparisons_of_the_same_columns(tmp_path: Path) -> None:
     run(tmp_path / "a", manifest("sft", seed=1))
-    with pytest.raises(RunError, match="which is no finished run of stage=compare"):
+    with pytest.raises(RunError, match="which is not a finished run of stage=compare"):
         over_seeds(f"{tmp_path}/a", gold(1.0) | {"seed": 0})
     run(tmp_path / "b", manifest("compare", seed=1), metrics={"models": {"base": {}}})
-    with pytest.raises(RunError, match=r"whose columns are base: give comparisons of sft"):
+    with pytest.raises(RunError, match=r"whose columns are base: match only comparisons of sft"):
         over_seeds(f"{tmp_path}/b", gold(1.0) | {"seed": 0})

@@ -1,4 +1,4 @@
-"""A judge behind an endpoint, against a server on this machine that behaves badly on request."""
+"""A judge behind an endpoint, tested with a local server that can be made to fail."""
 
 import json
 import sqlite3
@@ -20,7 +20,7 @@ pytest.importorskip("openai", reason="the endpoint's client is an extra: pip ins
 
 
 class Server(ThreadingHTTPServer):
-    """Prefers the response with more x's; ``faults`` are replies that come first, one for each request."""
+    """Prefers the response with more x's; ``faults`` are replies that are sent first, one per request."""
 
     daemon_threads = True
 
@@ -113,7 +113,7 @@ def test_both_orders_are_asked_and_ties_are_kept(judge, server: Server) -> None:
     assert found["judge/consistent"] == 1.0
 
 
-def test_a_judge_that_favours_a_place_decides_nothing(judge, server: Server) -> None:
+def test_a_judge_with_position_bias_only_ties(judge, server: Server) -> None:
     server.always = "A"
     one = judge()
     assert one(*PAIRS) == [0.5, 0.5, 0.5]
@@ -144,29 +144,29 @@ def test_another_model_is_another_question(judge, server: Server) -> None:
         (200, reply([{"type": "text", "text": "A"}])), (200, b" " * (LARGEST + 2)), (200, reply("no", "many", -3)),
     ],
     ids=[
-        "limited", "error", "unavailable", "no verdict", "nothing", "no choice", "garbage", "no answer", "no JSON",
+        "limited", "error", "unavailable", "no verdict", "nothing", "no choice", "garbage", "no answer", "not JSON",
         "nested", "choices a text", "choices a mapping", "a choice a list", "content a list", "huge", "token counts",
     ],
 )  # fmt: skip
-def test_what_fails_for_the_moment_is_asked_again(judge, server: Server, fault: tuple[int, bytes]) -> None:
+def test_transient_failures_are_asked_again(judge, server: Server, fault: tuple[int, bytes]) -> None:
     server.faults = [fault, fault]
     one = judge("judge.timeout=0.5", "judge.workers=1")
     assert one(*PAIRS) == [1.0, 0.0, 0.5]
     assert len(server.requests) == 8
 
 
-def test_answers_in_another_form_are_counted(judge, server: Server) -> None:
+def test_malformed_replies_are_counted(judge, server: Server) -> None:
     server.faults = [(200, b'{"choices": "A"}'), (200, reply(["A"])), (200, reply("A", "many"))]
     one = judge("judge.workers=1")
     assert one(*PAIRS) == [1.0, 0.0, 0.5]
     assert one.report()["judge/malformed"] == 3
     server.always = "as you like"
-    with pytest.raises(TrainingError, match=r"no verdict on 1 of 1 pairs \(0 of 2 answers were malformed\)"):
+    with pytest.raises(TrainingError, match=r"no verdict on 1 of 1 pairs \(0 of 2 replies were malformed\)"):
         judge("judge.attempts=1", "judge.model=other")(["p"], ["xx"], ["x"])
 
 
-def test_a_budget_ends_the_questions_and_what_was_paid_for_is_kept(judge, server: Server) -> None:
-    prices = ("judge.price_prompt=10", "judge.price_response=0", "judge.workers=1")  # 0.001 dollars a question
+def test_a_budget_ends_the_questions_and_paid_replies_are_kept(judge, server: Server) -> None:
+    prices = ("judge.price_prompt=10", "judge.price_response=0", "judge.workers=1")  # 0.001 dollars per question
     with pytest.raises(TrainingError, match=r"judge\.budget=0\.003 dollars are spent after 3 questions: raise it"):
         judge(*prices, "judge.budget=0.003")(*PAIRS)
     assert len(server.requests) == 3
@@ -176,9 +176,7 @@ def test_a_budget_ends_the_questions_and_what_was_paid_for_is_kept(judge, server
         judge("judge.budget=1")
 
 
-def test_a_damaged_cache_is_one_sentence_and_a_damaged_entry_is_asked_again(
-    judge, server: Server, tmp_path: Path
-) -> None:
+def test_a_corrupted_cache_is_reported_and_an_entry_is_asked_again(judge, server: Server, tmp_path: Path) -> None:
     judge()(*PAIRS)
     with sqlite3.connect(tmp_path / "cache.sqlite") as connection:
         for row, damage in enumerate(["nothing", "[1, 2, 3]", '["A"]'], 1):
@@ -193,18 +191,18 @@ def test_a_damaged_cache_is_one_sentence_and_a_damaged_entry_is_asked_again(
         judge()
 
 
-def test_control_codes_of_an_endpoint_are_not_told(judge, server: Server) -> None:
+def test_control_codes_of_an_endpoint_are_not_shown(judge, server: Server) -> None:
     server.faults = [(401, b"\x1b[31mred\x07")] * 9
-    with pytest.raises(TrainingError) as told:
+    with pytest.raises(TrainingError) as raised:
         judge()(*PAIRS)
-    assert "red" in str(told.value)
-    assert str(told.value).isprintable()
+    assert "red" in str(raised.value)
+    assert str(raised.value).isprintable()
 
 
-def test_an_endpoint_that_refuses_is_told_and_what_was_answered_is_kept(judge, server: Server) -> None:
+def test_an_endpoint_that_refuses_is_reported_and_replies_are_kept(judge, server: Server) -> None:
     judge()(["p"], ["xx"], ["x"])
     server.faults = [(401, b'{"error": {"message": "bad key"}}')] * 20
-    with pytest.raises(TrainingError, match=r"judge\.url=http.*401.*bad key.*answers so far are kept"):
+    with pytest.raises(TrainingError, match=r"judge\.url=http.*401.*bad key.*replies so far are kept"):
         judge()(*PAIRS)
     server.faults = []
     server.requests.clear()

@@ -1,4 +1,4 @@
-"""Win rates by judges, and as if both responses were equally long: worked values, recovery, a second implementation."""
+"""Win rates by judges, and length-matched ones: worked values, recovery, and a second implementation."""
 
 import math
 from collections.abc import Sequence
@@ -17,15 +17,15 @@ def test_pairs_by_scores_by_hand() -> None:
     assert found.longer.tolist() == [5.0, 4.0, -1.0, -2.0]
 
 
-def test_without_a_difference_in_length_it_is_the_win_rate() -> None:
+def test_at_equal_lengths_the_length_matched_rate_is_the_win_rate() -> None:
     ours, theirs = [[2.0], [1.0], [1.0], [0.0]], [[1.0], [0.0], [1.0], [1.0]]
     same = [[7]] * 4
     found = length_matched(by_scores(ours, theirs, same, same), 200, 0)
-    assert found.mean == pytest.approx(win_rate(ours, theirs, 10, 0).mean, abs=0.002)  # the ridge pulls towards a half
+    assert found.mean == pytest.approx(win_rate(ours, theirs, 10, 0).mean, abs=0.002)  # the ridge pulls towards ½
 
 
-def test_a_worked_value() -> None:
-    """Longer by 2 wins 3 of 4, shorter by 2 wins 1 of 4: symmetric, so at equal length each wins as often."""
+def test_length_matched_win_rate_by_hand() -> None:
+    """Longer by 2 wins 3 of 4, shorter by 2 wins 1 of 4: symmetric, so the win rate at equal length is ½."""
     kinds = [(1.0, 2.0)] * 3 + [(0.0, 2.0)] + [(1.0, -2.0)] + [(0.0, -2.0)] * 3
     compared = [Compared(np.array([y]), np.array([d])) for y, d in kinds]
     assert length_matched(compared, 50, 0).mean == pytest.approx(0.5)
@@ -35,8 +35,8 @@ def test_a_worked_value() -> None:
     assert length_matched(compared, 50, 0).mean == pytest.approx(1 / (1 + math.exp(-math.log(3) / 2)), abs=1e-4)
 
 
-def test_a_judge_that_loves_length_is_seen_through() -> None:
-    """Preferences drawn from θ = 0.3, φ = 2 with one side longer: the plain win rate is far off, this one is not."""
+def test_a_length_bias_is_removed() -> None:
+    """Preferences are drawn from θ = 0.3, φ = 2 with one side longer: only the length-matched rate recovers θ."""
     generator = np.random.default_rng(0)
     longer = generator.normal(60, 80, size=4000)
     drawn = sigmoid(0.3 + 2 * np.tanh(longer / longer.std())) > generator.random(4000)
@@ -48,7 +48,7 @@ def test_a_judge_that_loves_length_is_seen_through() -> None:
     assert abs(found.mean - truth) < 0.04
 
 
-def test_the_regression_is_what_a_general_optimiser_finds() -> None:
+def test_the_regression_agrees_with_a_general_optimizer() -> None:
     generator = np.random.default_rng(1)
     features = np.stack([np.ones(200), generator.normal(size=200)], axis=1)
     targets = (generator.random(200) < sigmoid(features @ np.array([0.5, -1.0]))).astype(float)
@@ -70,7 +70,7 @@ def test_the_regression_is_what_a_general_optimiser_finds() -> None:
     assert logistic(features, targets, weights) == pytest.approx(fit.detach().numpy(), abs=1e-6)
 
 
-def test_the_interval_of_one_newton_step_is_that_of_fitting_each_draw_again() -> None:
+def test_one_newton_step_has_the_interval_of_refitting_each_draw() -> None:
     generator = np.random.default_rng(2)
     longer = generator.normal(0, 50, size=(60, 4))
     preferred = (generator.random((60, 4)) < sigmoid(0.5 + np.tanh(longer / longer.std()))).astype(float)
@@ -82,7 +82,7 @@ def test_the_interval_of_one_newton_step_is_that_of_fitting_each_draw_again() ->
     assert (found.low, found.high) == pytest.approx(tuple(np.quantile(again, [0.025, 0.975])), abs=0.01)
 
 
-def test_one_who_always_wins_has_a_finite_rate() -> None:
+def test_a_side_that_always_wins_has_a_finite_rate() -> None:
     found = length_matched([Compared(np.array([1.0]), np.array([float(i)])) for i in range(20)], 100, 0)
     assert 0.9 < found.mean < 1
     assert 0 <= found.low <= found.high <= 1
@@ -91,15 +91,15 @@ def test_one_who_always_wins_has_a_finite_rate() -> None:
 
 
 @pytest.mark.parametrize("sign", [1, -1])
-def test_without_a_length_in_common_there_is_no_rate(sign: int) -> None:
-    """Always 40 tokens against about 10: the value at equal length would be an extrapolation."""
+def test_there_is_no_length_matched_rate_if_lengths_do_not_overlap(sign: int) -> None:
+    """40 tokens vs. about 10: the value at equal length would be an extrapolation."""
     longer = sign * np.array([25.0, 30.0, 32.0])
     assert length_matched([Compared(np.array([0.0, 1.0, 0.5]), longer)], 100, 0) is None
     assert length_matched([Compared(np.array([0.0, 1.0, 0.5]), longer - longer.min())], 100, 0) is not None
 
 
 class Alphabet:
-    """Prefers what comes later in the alphabet, and says nothing of an x."""
+    """Prefers the text that is later in the alphabet; has no verdict on x."""
 
     def __init__(self) -> None:
         self.asked: list[tuple] = []
@@ -119,13 +119,13 @@ def test_a_judge_is_asked_sample_by_sample() -> None:
     assert sorted(judge.asked) == [("p", "a", "a"), ("p", "b", "a"), ("q", "c", "d")]
 
 
-def test_a_limit_takes_the_first_sample_of_every_prompt_before_the_second_of_any() -> None:
+def test_a_limit_takes_first_samples_of_all_prompts_before_second_ones() -> None:
     judge = Alphabet()
     found = by_judge(judge, ["p", "q"], [["b", "a"], ["x", "c"]], [["a", "a"], ["d", "e"]], limit=3)
     assert judge.asked == [("p", "b", "a"), ("q", "x", "d"), ("p", "a", "a")]
     assert found == [[1.0, 0.5], [None, None]]
 
 
-def test_what_came_to_no_verdict_does_not_count() -> None:
+def test_pairs_without_a_verdict_do_not_count() -> None:
     one = Compared.of([1.0, None, 0.5], [5, 9, 1], [2, 2, 2])
     assert (one.preferences.tolist(), one.longer.tolist()) == ([1.0, 0.5], [3.0, -1.0])

@@ -1,4 +1,4 @@
-"""Figures are the same from run to run, stand beside each other on a page, and take their ink from it."""
+"""Figures are deterministic, can share a page, and take their color from it."""
 
 import re
 import xml.etree.ElementTree as ElementTree
@@ -20,7 +20,7 @@ def test_equal_figures_are_equal_bytes() -> None:
     assert "20" + "26" not in drawn().svg  # no date
 
 
-def test_two_figures_share_no_id_and_every_reference_is_met() -> None:
+def test_figures_share_no_id_and_references_resolve() -> None:
     one, two = drawn("one").svg, drawn("two").svg
     ids = [re.findall(r'\bid="([^"]+)"', svg) for svg in (one, two)]
     assert not set(ids[0]) & set(ids[1])
@@ -31,14 +31,14 @@ def test_two_figures_share_no_id_and_every_reference_is_met() -> None:
         assert set(referred) <= set(known)
 
 
-def test_ink_is_the_pages_and_nothing_is_fetched() -> None:
+def test_the_color_is_that_of_the_page_and_nothing_is_fetched() -> None:
     svg = drawn().svg
     assert "currentColor" in svg
     assert INK not in svg
     assert not re.search(r'(?:href|src)="(?!#)|@import|<image|<script|<metadata', svg)
 
 
-def test_text_is_text_and_none_of_it_is_markup_or_mathematics() -> None:
+def test_text_is_neither_markup_nor_mathematics() -> None:
     hostile = "</text><script>x</script> $x^2$ _a_"
     root = ElementTree.fromstring(drawn(label=hostile).svg)
     texts = ["".join(node.itertext()) for node in root.iter("{http://www.w3.org/2000/svg}text")]
@@ -46,7 +46,7 @@ def test_text_is_text_and_none_of_it_is_markup_or_mathematics() -> None:
     assert not list(root.iter("{http://www.w3.org/2000/svg}script"))
 
 
-def test_as_a_file_it_knows_light_and_dark() -> None:
+def test_a_standalone_file_has_a_light_and_a_dark_scheme() -> None:
     svg = drawn().standalone()
     ElementTree.fromstring(svg)
     assert "prefers-color-scheme:dark" in svg
@@ -54,14 +54,14 @@ def test_as_a_file_it_knows_light_and_dark() -> None:
 
 
 def luminance(color: str) -> float:
-    """Of sRGB, WCAG 2.2."""
+    """Return the relative luminance of an sRGB color by WCAG 2.2."""
     parts = [int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)]
     linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
     return sum(weight * part for weight, part in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
 
 
-def test_colours_stand_out_on_both_papers() -> None:
-    """Three to one, which WCAG 2.2 asks of graphics (1.4.11)."""
+def test_colors_have_contrast_on_both_backgrounds() -> None:
+    """WCAG 2.2 requires 3:1 for graphics (1.4.11)."""
     for color in COLORS:
         for paper in ("#ffffff", "#14161a"):
             darker, lighter = sorted((luminance(color), luminance(paper)))

@@ -1,4 +1,4 @@
-"""The page: complete, self-contained, small enough; and, in a real browser, what its script does with it."""
+"""The page is complete, self-contained and small enough, and its script works in a real browser."""
 
 import base64
 import hashlib
@@ -36,23 +36,23 @@ def drawings() -> list[Drawing]:
     return figures(whole())
 
 
-def text_of(told: Comparison) -> str:
-    """The page, with the figures of another comparison: drawing takes longer than all else."""
-    return page.render(told, drawings())
+def text_of(example: Comparison) -> str:
+    """Return the page with the figures of another comparison, because drawing is slow."""
+    return page.render(example, drawings())
 
 
 def block(text: str) -> dict[str, Any]:
     return json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.DOTALL).group(1))
 
 
-def written(told: Comparison, folder: Path) -> Path:
+def written(example: Comparison, folder: Path) -> Path:
     path = folder / "report.html"
-    path.write_text(text_of(told), encoding="utf-8")
+    path.write_text(text_of(example), encoding="utf-8")
     return path
 
 
 class Parser(HTMLParser):
-    """Elements, and whether each that has an end has one."""
+    """Collects the elements of a page and checks that all are closed."""
 
     VOID = ("meta", "link", "img", "input", "br")
 
@@ -74,7 +74,7 @@ class Parser(HTMLParser):
         assert self.open.pop() == tag
 
 
-def test_it_is_well_formed_and_needs_nothing_else() -> None:
+def test_the_page_is_well_formed_and_self_contained() -> None:
     parser = Parser(text_of(whole()))
     assert parser.open == []
     for tag, attributes in parser.elements:
@@ -86,7 +86,7 @@ def test_it_is_well_formed_and_needs_nothing_else() -> None:
     assert len(ids) == len(set(ids))
 
 
-def test_its_policy_allows_its_own_script_alone() -> None:
+def test_the_policy_allows_only_the_script_of_the_page() -> None:
     text = text_of(whole())
     [script] = re.findall(r"<script>(.*?)</script>", text, re.DOTALL)
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
@@ -99,9 +99,9 @@ def test_equal_comparisons_give_equal_pages() -> None:
 
 
 @pytest.mark.parametrize("text", [*HOSTILE, *SPLITTERS])
-def test_no_text_ends_the_block_that_it_lies_in(text: str) -> None:
-    told = comparison([text, "a"], names=("</script>", "p<b>po"))
-    found = text_of(told)
+def test_no_text_can_end_the_data_block(text: str) -> None:
+    example = comparison([text, "a"], names=("</script>", "p<b>po"))
+    found = text_of(example)
     parser = Parser(found)
     assert [attributes for tag, attributes in parser.elements if tag == "script"] == [
         {"type": "application/json", "id": "data"}, {},
@@ -116,7 +116,7 @@ def test_half_a_surrogate_pair_can_be_written() -> None:
     assert page.json_block("a\ud800<").encode() == b'"a\\ud800\\u003c"'
 
 
-def test_the_questions_stand_first_and_need_no_script() -> None:
+def test_the_questions_are_first_and_work_without_a_script() -> None:
     found = text_of(whole())
     assert found.index("The <mark>ppo</mark> answer.") < found.index('id="tables"') < found.index('id="figures"')
     assert block(found)["prompts"][0]["prompt"] == [["user", "Who won the World Cup?"]]
@@ -129,41 +129,41 @@ def test_words_are_marked_against_the_reference() -> None:
     assert "The <mark>ppo</mark> answer." in text_of(whole())
 
 
-def test_what_a_page_has_no_room_for_is_left_out_and_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    told = whole(samples=3)
-    one = sum(len(texts[0]) for answers in told.answers.values() for texts in answers.texts)
+def test_samples_beyond_the_budget_are_left_out_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    example = whole(samples=3)
+    one = sum(len(texts[0]) for answers in example.answers.values() for texts in answers.texts)
     for room, samples in ((3 * one, 3), (3 * one - 1, 2), (one, 1)):
         monkeypatch.setattr(page, "BUDGET", room)
-        found = block(text_of(told))
+        found = block(text_of(example))
         assert (found["samples"], len(found["prompts"][0]["responses"]["sft"])) == (samples, samples)
         assert found["prompts"][0]["means"] == block(text_of(whole(samples=3)))["prompts"][0]["means"]
     monkeypatch.setattr(page, "BUDGET", 0)
     monkeypatch.setattr(page, "SHORTEST", 10)
-    [response] = block(text_of(told))["prompts"][0]["responses"]["sft"]
+    [response] = block(text_of(example))["prompts"][0]["responses"]["sft"]
     assert "".join(response["pieces"]) == "The sft an"
-    assert response["cut"] == len(told.answers["sft"].texts[-1][0]) - 10
+    assert response["cut"] == len(example.answers["sft"].texts[-1][0]) - 10
 
 
 def test_a_large_report_stays_small() -> None:
-    """1,000 prompts, 5 stages, 4 samples of some 900 characters: 18 million in all."""
+    """1,000 prompts, 5 stages, 4 samples of 900 characters: 18 million in all."""
     assert len(text_of(large()).encode()) < 20_000_000
 
 
 def large() -> Comparison:
-    told = whole(prompts=1000, samples=4)
-    told.answers["far"] = told.answers["ppo"]
-    told.metrics["far"] = told.metrics["ppo"]
-    told.previous["far"] = "ppo"
-    for answers in told.answers.values():
+    example = whole(prompts=1000, samples=4)
+    example.answers["far"] = example.answers["ppo"]
+    example.metrics["far"] = example.metrics["ppo"]
+    example.previous["far"] = "ppo"
+    for answers in example.answers.values():
         answers.texts[:] = [[f"{text} " * 30 for text in of] for of in answers.texts]
-    return told
+    return example
 
 
-def test_it_opens_in_under_a_second(visit: Visit, tmp_path: Path) -> None:
-    """Five prompts and four stages, until everything is laid out and filled in."""
+def test_the_page_opens_in_under_a_second(visit: Visit, tmp_path: Path) -> None:
+    """Five prompts and four stages, until the layout is complete."""
     path = written(whole(prompts=5, samples=1), tmp_path)
     taken = []
-    for _ in range(3):  # the first time the browser itself is cold, and others work on this machine too
+    for _ in range(3):  # the browser is slower at first, and the machine is shared
         started = time.monotonic()
         browser = visit(path)
         browser.execute_script("return document.body.offsetHeight")
@@ -183,7 +183,7 @@ def visible(browser: Any) -> list[str]:
 
 
 def cells(browser: Any) -> list[list[str]]:
-    """Title and response of the first row's columns, once the browser has drawn them: what is not in view it skips."""
+    """Return title and response of the columns of the first row, after scrolling to it, so that it is drawn."""
     from selenium.webdriver.support.wait import WebDriverWait
 
     def drawn(browser: Any) -> bool:
@@ -201,18 +201,18 @@ def count(browser: Any) -> str:
 
 
 def test_prompts_are_filtered_by_task_by_outcome_and_by_words(visit: Visit, tmp_path: Path) -> None:
-    told = whole()
-    browser = visit(written(told, tmp_path))
+    example = whole()
+    browser = visit(written(example, tmp_path))
     assert count(browser) == "6 of 6 prompts"
     select(browser, "task", "format")
     assert count(browser) == "3 of 6 prompts"
     select(browser, "task", "all")
     select(browser, "outcome", "ppo lost to sft")
-    ppo, sft = (told.answers[name].scores["gold"] for name in ("ppo", "sft"))
-    lost = [row["prompt"][0]["content"] for row, a, b in zip(told.prompts, ppo, sft, strict=True) if sum(a) < sum(b)]
+    ppo, sft = (example.answers[name].scores["gold"] for name in ("ppo", "sft"))
+    lost = [row["prompt"][0]["content"] for row, a, b in zip(example.prompts, ppo, sft, strict=True) if sum(a) < sum(b)]
     assert sorted(visible(browser)) == sorted(lost)
     assert 0 < len(lost) < 6
-    select(browser, "reward", "reward")  # by the reward model PPO never loses here
+    select(browser, "reward", "reward")  # PPO never loses by the reward model here
     assert count(browser) == "0 of 6 prompts"
     select(browser, "outcome", "ppo beat sft")
     assert count(browser) == "6 of 6 prompts"
@@ -232,12 +232,12 @@ def test_stages_are_hidden_and_samples_chosen(visit: Visit, tmp_path: Path) -> N
 
 
 def test_the_largest_loss_comes_first(visit: Visit, tmp_path: Path) -> None:
-    told = whole()
-    browser = visit(written(told, tmp_path))
+    example = whole()
+    browser = visit(written(example, tmp_path))
     select(browser, "order", "dpo's largest loss first")
-    dpo, sft = (told.answers[name].scores["gold"] for name in ("dpo", "sft"))
+    dpo, sft = (example.answers[name].scores["gold"] for name in ("dpo", "sft"))
     gaps = {
-        row["prompt"][0]["content"]: sum(a) - sum(b) for row, a, b in zip(told.prompts, dpo, sft, strict=True)
+        row["prompt"][0]["content"]: sum(a) - sum(b) for row, a, b in zip(example.prompts, dpo, sft, strict=True)
     }  # fmt: skip
     assert [gaps[text] for text in visible(browser)] == sorted(gaps.values())
     assert len(set(gaps.values())) > 2
@@ -253,7 +253,7 @@ def test_the_keyboard_reaches_everything(visit: Visit, tmp_path: Path) -> None:
     assert browser.execute_script(focused) == "Question 0?"
     browser.switch_to.active_element.send_keys("/")
     assert browser.execute_script("return document.activeElement.name") == "search"
-    browser.switch_to.active_element.send_keys("jk")  # letters in a field are letters
+    browser.switch_to.active_element.send_keys("jk")  # shortcuts are off in a text field
     assert browser.execute_script("return document.activeElement.value") == "jk"
     names = (
         "return [...document.querySelectorAll('select, input')].map(e => e.labels[0].textContent.trim()).every(Boolean)"
@@ -262,8 +262,8 @@ def test_the_keyboard_reaches_everything(visit: Visit, tmp_path: Path) -> None:
 
 
 def test_hostile_responses_are_text(visit: Visit, tmp_path: Path) -> None:
-    told = comparison([*HOSTILE, *SPLITTERS])
-    browser = visit(written(told, tmp_path))
+    example = comparison([*HOSTILE, *SPLITTERS])
+    browser = visit(written(example, tmp_path))
     assert browser.title == "What each stage changed: sft, ppo"
     browser.execute_script("document.querySelectorAll('#rows .row').forEach(fill)")
     shown = browser.execute_script(
@@ -276,9 +276,9 @@ def test_hostile_responses_are_text(visit: Visit, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [360, 1280])
-def test_it_fits_and_is_readable_on_any_screen(visit: Visit, tmp_path: Path, width: int, scheme: str) -> None:
-    told = comparison([*SPLITTERS, "w" * 500])
-    browser = visit(written(told, tmp_path), width, scheme)
+def test_the_page_fits_and_is_readable_on_any_screen(visit: Visit, tmp_path: Path, width: int, scheme: str) -> None:
+    example = comparison([*SPLITTERS, "w" * 500])
+    browser = visit(written(example, tmp_path), width, scheme)
     browser.execute_script("document.querySelectorAll('#rows .row').forEach(fill)")
     assert browser.execute_script("return document.documentElement.scrollWidth") <= width
     colors = browser.execute_script("const s = getComputedStyle(document.body); return [s.color, s.backgroundColor]")
@@ -286,7 +286,7 @@ def test_it_fits_and_is_readable_on_any_screen(visit: Visit, tmp_path: Path, wid
     assert (ink < 150 and paper > 700) if scheme == "light" else (ink > 600 and paper < 100)
     left = "return [...document.querySelectorAll('#rows .row:first-child .cell')].map(c => c.getBoundingClientRect().x)"
     columns = browser.execute_script(left)
-    assert (len(set(columns)) == 1) is (width < 500)  # below each other on a phone, beside each other elsewhere
+    assert (len(set(columns)) == 1) is (width < 500)  # one below the other on a phone, side by side elsewhere
 
 
 def test_a_large_report_scrolls(visit: Visit, tmp_path: Path) -> None:

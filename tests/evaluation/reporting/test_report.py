@@ -1,4 +1,4 @@
-"""The report holds what was measured, and whatever a model wrote stands in it as text."""
+"""The report holds the metrics, and model output in it is escaped."""
 
 import html
 import json
@@ -13,7 +13,7 @@ from tests.evaluation.making import HOSTILE, comparison, whole
 
 
 def cells(line: str) -> list[str]:
-    """The cells of a line of a Markdown table, as a reader sees them."""
+    """Return the cells of a line of a Markdown table as a reader sees them."""
     return [html.unescape(cell.strip().replace("<br>", "\n")) for cell in line.strip().strip("|").split("|")]
 
 
@@ -28,7 +28,7 @@ def test_hostile_text_is_one_cell_of_text(text: str) -> None:
     assert shown == "".join(char if char.isprintable() or char == "\n" else "\ufffd" for char in text)
 
 
-def test_a_response_without_a_word_is_shown_as_such() -> None:
+def test_an_empty_response_is_marked() -> None:
     assert [report.written(text) for text in ("", " \n", " Lima. ")] == ["(empty)", "(empty)", "Lima."]
     shown = list(report.markdown(comparison([" "], ["base", "sft"])))
     assert sum(line.count("(empty)") for line in shown) == 4
@@ -55,10 +55,10 @@ def test_hostile_text_is_text_on_a_terminal(text: str, monkeypatch: pytest.Monke
             assert "".join(char if char.isprintable() else "\ufffd" for char in word) in shown
 
 
-def test_the_terminal_and_the_report_cut_what_the_data_keeps(tmp_path: Path) -> None:
+def test_long_texts_are_cut_in_the_report_but_not_in_the_data(tmp_path: Path) -> None:
     long = "a|b " * 25_000
-    told = comparison([long])
-    report.write(told, tmp_path)
+    example = comparison([long])
+    report.write(example, tmp_path)
     lines = (tmp_path / "report.md").read_text(encoding="utf-8").splitlines()
     assert max(map(len, lines)) < 10_000
     assert {len(cells(line)) for line in lines if line.startswith("|")} == {3}
@@ -67,7 +67,7 @@ def test_the_terminal_and_the_report_cut_what_the_data_keeps(tmp_path: Path) -> 
     assert json.loads((tmp_path / "metrics.json").read_text())["questions"]["Who won the World Cup?"]["sft"] == long
 
 
-def test_the_table_gives_numbers_intervals_and_dashes() -> None:
+def test_the_table_has_numbers_intervals_and_dashes() -> None:
     found = dict(tables.rows(comparison(["a"])))
     assert found["gold reward"] == ["1.25 ±0.25"] * 2
     assert found["distinct-1"] == ["0.5", "0.5"]
@@ -83,7 +83,7 @@ def test_a_whole_report_has_every_part(tmp_path: Path) -> None:
     assert "| seconds | 10 | 10 | 10 | 10 |" in text
     assert "| gold reward | 0 (0.5) | 1 (0.5) | 2 (0.5) | 3 (0.5) |" in text
     assert "| previous stage | – | base | sft | sft |" in text
-    assert "orders 0.725 of 40 held-out pairs correctly; its ECE is 0.087 (a calibrated model would show 0.062" in text
+    assert "orders 0.725 of 40 held-out pairs correctly; its ECE is 0.087 (expected for a calibrated model" in text
     found = json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))
     assert found["costs"]["ppo"] == {
         "path": "checkpoints/x/ppo", "stage": "ppo", "seconds": 10.0, "tokens": 1000, "peak_memory_gib": 1.5,
@@ -95,20 +95,20 @@ def test_a_whole_report_has_every_part(tmp_path: Path) -> None:
 
 
 def test_the_report_begins_with_the_question_and_shows_each_task(tmp_path: Path) -> None:
-    told = comparison([f"prompt {i}" for i in range(20)])
-    report.write(told, tmp_path)
+    example = comparison([f"prompt {i}" for i in range(20)])
+    report.write(example, tmp_path)
     text = (tmp_path / "report.md").read_text(encoding="utf-8")
     headings = [line for line in text.splitlines() if line.startswith("## ")]
     assert headings[0] == "## One question, every stage"
     assert "## Gold reward by task" in headings
     assert "## Correct by task" not in headings
-    shown = [told.prompts[i]["task"] for i in report.examples(told)]
+    shown = [example.prompts[i]["task"] for i in report.examples(example)]
     assert len(shown) == report.EXAMPLES
     assert set(shown) == {"task 0", "task 1", "task 2"}
     assert max(map(shown.count, shown)) - min(map(shown.count, shown)) <= 1
 
 
-def test_programs_read_all_of_it(tmp_path: Path) -> None:
+def test_the_files_for_programs_are_complete(tmp_path: Path) -> None:
     report.write(comparison(HOSTILE), tmp_path)
     metrics = json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))
     assert metrics["models"]["ppo"]["kl"] == {"mean": 0.5, "low": 0.25, "high": 0.75}

@@ -1,4 +1,4 @@
-"""Which words are marked."""
+"""The words that are marked as different."""
 
 import pytest
 from hypothesis import given
@@ -18,10 +18,10 @@ TEXTS = st.text(alphabet="ab \n\t.", max_size=30)
         ("the red cat", "the cat", ["the ", "red", " cat"]),
         ("a new red cat", "a cat", ["a ", "new red", " cat"]),
         ("  x\n", "y", ["  ", "x", "\n"]),
-        ("a  b", "a b", ["a  b"]),  # blanks are no words
+        ("a  b", "a b", ["a  b"]),  # blanks are not compared
     ],
 )
-def test_by_hand(text: str, against: str, expected: list[str]) -> None:
+def test_pieces_by_hand(text: str, against: str, expected: list[str]) -> None:
     assert pieces(text, against) == expected
 
 

@@ -1,4 +1,4 @@
-"""What a model answers and how likely that was: against enumeration, against loops without batches."""
+"""Responses, divergences and likelihoods, compared with enumeration and with loops without batches."""
 
 import math
 from typing import Any
@@ -59,7 +59,7 @@ def test_a_model_that_always_ends_and_one_that_never_does(tokenizer: Any) -> Non
 
 
 def test_the_seed_and_the_name_decide_the_samples(tokenizer: Any) -> None:
-    """Two columns with the same weights are two independent draws, and greedy answers are the same."""
+    """Samples of two columns with the same weights are independent."""
 
     def texts(seed: int, name: str) -> list[list[str]]:
         return answer(new_candidate(tokenizer, name=name), PROMPTS, stage(), seed, None).texts
@@ -69,7 +69,7 @@ def test_the_seed_and_the_name_decide_the_samples(tokenizer: Any) -> None:
     assert texts(0, "a") != texts(0, "b")
 
 
-def test_a_plain_model_is_asked_without_its_template(tokenizer: Any) -> None:
+def test_a_plain_model_is_prompted_without_a_chat_template(tokenizer: Any) -> None:
     plain, chat = new_candidate(tokenizer, plain=True), new_candidate(tokenizer)
     assert plain.prompt(PROMPTS[0]) == "red cat"
     assert chat.prompt(PROMPTS[0]) == PROMPTS[0]
@@ -91,7 +91,7 @@ def test_a_model_does_not_diverge_from_itself(tokenizer: Any) -> None:
 
 @torch.no_grad()
 def exact_kl(policy: Any, reference: Any, prompt: list[int], temperature: float, end: int) -> float:
-    """KL of responses of at most two tokens, by the chain rule over every first token."""
+    """Return the KL of responses of at most two tokens, by the chain rule over all first tokens."""
 
     def logprobs(model: Any, rows: list[list[int]]) -> torch.Tensor:
         return torch.log_softmax(model(torch.tensor(rows)).logits[:, -1].double() / temperature, -1)
@@ -101,13 +101,13 @@ def exact_kl(policy: Any, reference: Any, prompt: list[int], temperature: float,
         return (ours.exp() * (ours - theirs)).sum(-1)
 
     first = logprobs(policy, [prompt])[0].exp()
-    going_on = [token for token in range(len(first)) if token != end]
-    second = per_row([[*prompt, token] for token in going_on])
-    return (per_row([prompt])[0] + (first[going_on] * second).sum()).item()
+    continued = [token for token in range(len(first)) if token != end]
+    second = per_row([[*prompt, token] for token in continued])
+    return (per_row([prompt])[0] + (first[continued] * second).sum()).item()
 
 
 def test_the_divergence_estimates_the_exact_one(tokenizer: Any) -> None:
-    """1,000 responses to each prompt; the estimate lies within 4 of its standard errors, and the truth is not small."""
+    """1,000 responses per prompt: the estimate is within 4 standard errors, and the true KL is above 10 of them."""
     ours, theirs = new_candidate(tokenizer, 0), new_candidate(tokenizer, 1)
     settings = stage("samples=1000", "max_response_length=2", "temperature=0.7", "batch_size=512")
     found = answer(ours, PROMPTS, settings, 0, theirs.model).kl
@@ -121,11 +121,11 @@ def test_the_divergence_estimates_the_exact_one(tokenizer: Any) -> None:
 
 
 @pytest.mark.parametrize("batch_size", [2, 16])
-def test_divergences_depend_on_no_batch(tokenizer: Any, batch_size: int) -> None:
+def test_divergences_do_not_depend_on_the_batch(tokenizer: Any, batch_size: int) -> None:
     ours, theirs = new_candidate(tokenizer, 0), new_candidate(tokenizer, 1)
     options = {"max_prompt_length": 32, "max_response_length": 5, "temperature": 0.7, "seed": 0, "batch_size": 4}
     whole = generate(ours.model, tokenizer, PROMPTS, **options)
-    # Of different lengths, so that batches have padding.
+    # Different lengths, so that batches have padding.
     responses = [response._replace(ids=response.ids[: 2 * i + 1]) for i, response in enumerate(whole)]
     expected = [divergences(ours, theirs.model, [p], [r], stage())[0] for p, r in zip(PROMPTS, responses, strict=True)]
     found = divergences(ours, theirs.model, PROMPTS, responses, stage(f"batch_size={batch_size}"))

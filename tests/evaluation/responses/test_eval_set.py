@@ -1,4 +1,4 @@
-"""The measurement at the end of DPO and PPO, held against numbers that are known beforehand."""
+"""The measurement at the end of DPO and PPO, compared with known numbers."""
 
 import json
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from rlhf.stages import execute
 
 @pytest.fixture
 def ready(chain: Path, beside_chain: Callable[..., Settings], tmp_path: Path) -> Callable[..., tuple]:
-    """Settings, a run that has begun, its prompts, the starting policy twice, and its tokenizer."""
+    """Return a function for settings, a started run, its prompts, the starting policy twice, and its tokenizer."""
 
     def of(*more: str) -> tuple:
         settings = beside_chain("dpo", f"data.cache={tmp_path}/cache", *more)
@@ -31,8 +31,8 @@ def count(prompts: list, completions: list[str]) -> list[float]:
     return [float(len(text)) for text in completions]
 
 
-def test_a_policy_that_has_not_moved_has_no_divergence_and_wins_half(ready: Callable[..., tuple]) -> None:
-    settings, run, asked, policy, reference, tokenizer = ready("held_out.prompts=12", "held_out.samples=8")
+def test_an_untrained_policy_has_kl_zero_and_wins_half(ready: Callable[..., tuple]) -> None:
+    settings, run, asked, policy, reference, tokenizer = ready("eval_set.prompts=12", "eval_set.samples=8")
     found = measure(settings, run, asked, policy, reference, tokenizer, {"gold": Scorer(count, "count")})
     assert found["kl"] == pytest.approx(0.0, abs=1e-5)
     assert found["win_rate"] == pytest.approx(0.5, abs=0.15)  # other samples of the same policy
@@ -41,12 +41,12 @@ def test_a_policy_that_has_not_moved_has_no_divergence_and_wins_half(ready: Call
     run.stop("failed", "on purpose")
 
 
-def test_who_is_always_better_wins_always_and_the_start_is_scored_once(ready: Callable[..., tuple]) -> None:
+def test_a_better_policy_always_wins_and_the_start_is_scored_once(ready: Callable[..., tuple]) -> None:
     settings, run, asked, policy, reference, tokenizer = ready()
     calls = []
 
     def better(prompts: list, completions: list[str]) -> list[float]:
-        """Whoever is asked first is given more: that is the policy, as its scores are not kept."""
+        """Score the policy higher: it is scored first, and again in the second run, since its scores are not cached."""
         calls.append(len(completions))
         return [float(len(calls) == 1 or len(calls) == 3)] * len(completions)
 
@@ -61,8 +61,8 @@ def test_who_is_always_better_wins_always_and_the_start_is_scored_once(ready: Ca
 def test_an_adapted_policy_is_measured_against_itself_without_the_adapter(ready: Callable[..., tuple]) -> None:
     import torch
 
-    settings, run, asked, policy, reference, tokenizer = ready("adapter=lora", "held_out.samples=16")
-    torch.manual_seed(0)  # an adapter's first half is drawn
+    settings, run, asked, policy, reference, tokenizer = ready("adapter=lora", "eval_set.samples=16")
+    torch.manual_seed(0)  # LoRA's A is random
     adapted = adapters.adapt(policy, settings.adapter, adapters.TaskType.CAUSAL_LM)
     with torch.no_grad():
         for name, parameter in adapted.named_parameters():
@@ -75,8 +75,8 @@ def test_an_adapted_policy_is_measured_against_itself_without_the_adapter(ready:
     run.stop("failed", "on purpose")
 
 
-def test_no_prompts_measure_nothing(beside_chain: Callable[..., Settings], tmp_path: Path) -> None:
-    metrics = execute(beside_chain("dpo", "held_out.prompts=0"), tmp_path / "dpo")
+def test_nothing_is_measured_without_prompts(beside_chain: Callable[..., Settings], tmp_path: Path) -> None:
+    metrics = execute(beside_chain("dpo", "eval_set.prompts=0"), tmp_path / "dpo")
     assert not {"gold", "kl", "win_rate"} & set(metrics)
 
 
@@ -89,20 +89,20 @@ def test_both_methods_measure_the_same_under_the_same_names(
     assert ("score" in metrics) == (stage == "ppo")
     manifest = Run.open(tmp_path / stage).manifest
     assert manifest["held_out"]["prompts"] == 4
-    assert manifest["content"]["held_out.samples"] == 2
+    assert manifest["content"]["eval_set.samples"] == 2
 
 
-def test_prompts_of_ones_own_pairs_are_taken_once(beside_chain: Callable[..., Settings], tmp_path: Path) -> None:
+def test_prompts_of_pairs_are_distinct(beside_chain: Callable[..., Settings], tmp_path: Path) -> None:
     rows = [{"prompt": f"{n % 40}?", "chosen": "a", "rejected": f"b{n}"} for n in range(120)]
     (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    settings = beside_chain("dpo", f"data.path={tmp_path}/pairs.jsonl", "data.holdout=0.5", "held_out.prompts=100")
+    settings = beside_chain("dpo", f"data.path={tmp_path}/pairs.jsonl", "data.holdout=0.5", "eval_set.prompts=100")
     run = Run.start(tmp_path / "dpo", settings)
     kept = prompts(settings, run)
     assert len(kept) == len(set(map(str, kept))) > 5
     run.stop("failed", "on purpose")
 
 
-def test_a_reward_is_known_by_its_code() -> None:
+def test_a_reward_is_identified_by_its_code() -> None:
     from rlhf.almanac import gold
 
     assert "gold.py" in {path.name for path in sources(gold)}

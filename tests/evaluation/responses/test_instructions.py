@@ -1,4 +1,4 @@
-"""The 25 kinds of checks, each by a response that follows and by one that does not."""
+"""The 25 kinds of checks, each on responses that follow the instruction and on ones that do not."""
 
 import sys
 
@@ -93,20 +93,20 @@ CASES = {
 }  # fmt: skip
 
 
-def test_all_kinds_are_here() -> None:
+def test_all_kinds_are_tested() -> None:
     assert set(CASES) == set(CHECKS)
     assert len(CHECKS) == 25
 
 
 @pytest.mark.parametrize("kind", CASES)
-def test_a_response_that_follows_and_one_that_does_not(kind: str) -> None:
+def test_responses_that_follow_and_ones_that_do_not(kind: str) -> None:
     arguments, good, bad = CASES[kind]
     row = {"instruction_id_list": [kind], "kwargs": [arguments | {"of_another_kind": None}]}
     assert [followed(row, text) for text in good] == [[True]] * len(good)
     assert [followed(row, text) for text in bad] == [[False]] * len(bad)
 
 
-def test_nothing_follows_nothing() -> None:
+def test_an_empty_response_follows_no_instruction() -> None:
     kinds = ["punctuation:no_comma", "keywords:forbidden_words"]
     row = {"instruction_id_list": kinds, "kwargs": [{}, {"forbidden_words": ["a"]}]}
     assert followed(row, " \n") == [False, False]
@@ -132,19 +132,19 @@ def test_sentences(text: str, count: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "arguments", "told"),
+    ("kind", "arguments", "message"),
     [
-        ("keywords:rhymes", {}, "'keywords:rhymes', which is none of"),
+        ("keywords:rhymes", {}, "'keywords:rhymes', which is not one of"),
         ("keywords:existence", {"words": ["a"]}, "do not fit the instruction keywords:existence"),
         ("length_constraints:number_words", {"num_words": 3, "relation": "about"}, "'less than' or 'at least'"),
     ],
 )
-def test_what_cannot_be_checked_is_told_before_anything_is_generated(kind: str, arguments: dict, told: str) -> None:
-    with pytest.raises(DataError, match=told):
+def test_invalid_instructions_are_reported_before_generation(kind: str, arguments: dict, message: str) -> None:
+    with pytest.raises(DataError, match=message):
         check_rows([{"prompt": "Q"}, {"instruction_id_list": [kind], "kwargs": [arguments]}])
 
 
-def test_a_package_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "langdetect", None)
     with pytest.raises(ConfigError, match="pip install langdetect"):
         language_of("some text")

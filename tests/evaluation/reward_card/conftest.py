@@ -9,7 +9,7 @@ LIMITS = Limits(probe_rows=0, calibration_bins=10, bootstrap=200, seed=0)
 
 
 class Counting:
-    """A reward model of two lines: ids are characters, and a score is what ``value`` says of the text."""
+    """A reward model whose token ids are characters and whose score of a text is ``value(text)``."""
 
     def __init__(self, value: Callable[[str], float]):
         self.value = value
@@ -25,12 +25,10 @@ class Counting:
 
 
 def pairs_of(split: str, count: int = 24) -> list[dict]:
-    """Good answers say so, in few words or in many; every eighth label is wrong."""
+    """Return pairs of short and long responses. The chosen ones contain "good", except in every eighth pair."""
     made = []
     for i in range(count):
-        name = (
-            f"{split.replace(' ', '')}{i}"  # in no other split, or a bag of words would know the wrong labels by heart
-        )
+        name = f"{split.replace(' ', '')}{i}"  # differs by split, or a bag of words would memorize the wrong labels
         sides = [f"good {'so ' * (i % 3)}{name}", f"evil {'so ' * (i % 2)}{name}"]
         chosen, rejected = sides if i % 8 else sides[::-1]
         row = {"prompt": f"{split} {i // 2}", "chosen": chosen, "rejected": rejected}

@@ -27,21 +27,21 @@ def test_words_that_mark_the_chosen_response_are_found() -> None:
     assert third == 0
 
 
-def test_a_pair_that_is_turned_round_gets_the_opposite_difference() -> None:
+def test_exchanging_the_sides_negates_the_difference() -> None:
     train = sides(["one two three", "yes", "b"], ["one", "no thanks", "a a a"])
     rule = Tfidf(train, train)
     chosen, rejected = sides(["yes one", "two"], ["no", "a thanks"])
     assert rule(chosen, rejected) == pytest.approx(-rule(rejected, chosen))
 
 
-def test_responses_without_a_word_are_no_failure() -> None:
+def test_responses_may_be_empty() -> None:
     train = sides(["", " "], [" ", ""])
     assert Tfidf(train, train)(*sides(["", "x"], ["", ""])).shape == (2,)
 
 
 @pytest.mark.parametrize("prompt", ["Once upon", [{"role": "user", "content": "What is the capital of Peru?"}]])
 def test_log_probabilities_row_by_row(chain: Path, prompt: str | list) -> None:
-    """A second computation without padding, token by token, of what the response adds to its prompt."""
+    """A second computation, token by token and without padding."""
     folder = chain / "almanac" / "sft" / "model"
     model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
     texts = [" Lima.", " It is the third planet from the Sun, as far as anybody knows.", " No"]
@@ -59,7 +59,7 @@ def test_log_probabilities_row_by_row(chain: Path, prompt: str | list) -> None:
         assert found.per_token[i] == pytest.approx(np.mean(by_hand), rel=1e-4)
 
 
-def test_of_what_is_too_long_the_end_counts(chain: Path) -> None:
+def test_the_end_of_a_long_response_counts(chain: Path) -> None:
     folder = chain / "almanac" / "sft" / "model"
     model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
     text = " It is the third planet from the Sun."

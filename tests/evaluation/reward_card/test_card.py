@@ -14,18 +14,18 @@ def good(text: str) -> float:
     return 2.0 * ("good" in text)
 
 
-def test_a_model_that_reads_beats_what_cannot(card: Make) -> None:
+def test_a_good_model_beats_the_length_baseline(card: Make) -> None:
     found = card(good)
     assert found.accuracy.mean == 21 / 24
     assert found.baselines["longer wins"].accuracy.mean < 0.8
     assert found.baselines["longer wins"].lead.low > 0
     assert found.baselines["TF-IDF"].lead.mean == pytest.approx(0.0)  # a bag of words finds "good", too
     assert found.warnings == [
-        "the reward model does not beat TF-IDF: 0.875 against 0.875, a lead of +0.000 [+0.000, +0.000] on 24 pairs"
+        "the reward model does not beat TF-IDF: 0.875 vs. 0.875, a lead of +0.000 [+0.000, +0.000] on 24 pairs"
     ]
 
 
-def test_a_model_that_counts_is_told_so(card: Make) -> None:
+def test_a_model_that_scores_length_gets_a_warning(card: Make) -> None:
     found = card(len)
     assert found.baselines["longer wins"].lead == (0, 0, 0)
     assert any("does not beat longer wins" in warning for warning in found.warnings)
@@ -33,7 +33,7 @@ def test_a_model_that_counts_is_told_so(card: Make) -> None:
 
 
 def test_a_temperature_is_fitted_on_other_pairs(card: Make) -> None:
-    """Seven eighths are right; σ(2) is 0.881, so that it is nearly calibrated, and a tenfold score is not."""
+    """7/8 are right and σ(2) is 0.881: nearly calibrated; a tenfold score is not."""
     calm, loud = card(good).calibration, card(lambda text: 10 * good(text)).calibration
     assert calm.fitted_on == "24 validation pairs"
     assert calm.temperature == pytest.approx(2 / np.log(7), rel=1e-3)
@@ -74,14 +74,14 @@ def scored(chosen: list[float], rejected: list[float]) -> ScoredPairs:
 
 
 def test_disagreement_by_hand() -> None:
-    """Two members that differ by a constant agree; of two that swap one pair of two, half of the pairs are split."""
+    """Two members that differ by a constant agree; two that order one of two pairs differently are split on half."""
     one = scored([1.0, 1.0], [0.0, 0.0])
     same = disagreement([one, scored([8.0, 8.0], [7.0, 7.0])])
     assert (same["deviation"], same["split"], same["accuracy_split"]) == (0.0, 0.0, None)
     assert same["spread"] == pytest.approx(0.5)
     other = disagreement([one, scored([1.0, 0.0], [0.0, 1.0])])
     assert other["split"] == 0.5
-    # The two members differ by 1 on the two responses of the second pair: half of it is their deviation there.
+    # The members differ by 1 on both responses of the second pair, so their deviation there is ½.
     assert other["deviation"] == pytest.approx(0.25)
     assert other["accuracy_agreed"].mean == 1.0
     assert other["accuracy_split"].mean == 0.5  # the mean of the members has a tie there

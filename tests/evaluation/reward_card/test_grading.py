@@ -20,18 +20,18 @@ def splits() -> dict[str, Dataset]:
     return {split: Dataset.from_list(pairs_of(split)) for split in ("train", "validation", "test")}
 
 
-def test_the_mean_of_members_is_judged_and_their_disagreement_told() -> None:
+def test_the_mean_of_members_is_graded_and_their_disagreement_reported() -> None:
     good, longer = Scorer(lambda text: 2.0 * ("good" in text)), Scorer(lambda text: len(text) / 100)
-    alone = grade("one", [good], splits(), None, STAGE, seed=0)
+    single = grade("one", [good], splits(), None, STAGE, seed=0)
     both = grade("two", [good, longer], splits(), None, STAGE, seed=0)
-    assert alone.members == {}
-    assert both.members["accuracy"][0] == alone.accuracy
+    assert single.members == {}
+    assert both.members["accuracy"][0] == single.accuracy
     assert both.pairs.chosen_scores == pytest.approx(
         [(2.0 * ("good" in text) + len(text) / 100) / 2 for text in both.pairs.chosen.completions]
     )
     assert 0 < both.members["split"] < 1
     assert "the score is the mean over 2 members" in both.notes
-    assert any("without stage.policy" in note for note in alone.notes)
+    assert any("without stage.policy" in note for note in single.notes)
 
 
 def test_statistics_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ from rlhf.evaluation.reward_card.pairs import by_name, by_number, length_correla
 
 
 def rows(*pairs: tuple[str, str], **columns: list) -> list[dict]:
-    """Pairs of a prompt each; the columns hold a value for each pair."""
+    """Return pairs with different prompts; ``columns`` hold one value per pair."""
     return [
         {"prompt": f"q{i}", "chosen": chosen, "rejected": rejected}
         | {name: values[i] for name, values in columns.items()}
@@ -26,19 +26,19 @@ def test_ties_count_half() -> None:
     assert found.differences.tolist() == [1.0, -1.0, 0.0]
 
 
-def test_earlier_turns_of_a_response_are_part_of_what_it_answers() -> None:
+def test_earlier_turns_of_a_response_belong_to_its_prompt() -> None:
     ask, answer = {"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}
     one = side([{"prompt": [ask], "chosen": [answer, ask, {"role": "assistant", "content": "b"}]}], "chosen")
     assert one == ([[ask, answer, ask]], ["b"])
     assert side([{"prompt": "q", "chosen": " a"}], "chosen") == (["q"], [" a"])
 
 
-def test_a_score_that_is_no_number_is_refused() -> None:
+def test_a_score_that_is_not_a_number_is_rejected() -> None:
     with pytest.raises(TrainingError, match="nan"):
         score_pairs(rows(("a", "b")), lambda prompts, completions: [float("nan")] * len(completions))
 
 
-def test_few_values_have_a_part_each() -> None:
+def test_few_values_have_one_part_each() -> None:
     scored = score_pairs(rows(("aa", "a"), ("a", "aa"), ("aaa", "a"), ("bb", "b")), length)
     found = by_number([0.5, 0.5, 0.9, None], scored, str)
     assert [(part.name, part.accuracy.mean, part.accuracy.count) for part in found] == [
@@ -56,7 +56,7 @@ def test_every_pair_is_in_exactly_one_part(values: list[int]) -> None:
     assert len(found) <= 5
 
 
-def test_the_largest_sources_come_first_and_many_are_put_together() -> None:
+def test_the_largest_sources_are_first_and_the_rest_is_combined() -> None:
     names = ["rare", "often", "often", *(f"s{i:02}" for i in range(25))]
     scored = score_pairs(rows(*[("aa", "a")] * len(names)), length)
     found = by_name(names, scored)
@@ -65,7 +65,7 @@ def test_the_largest_sources_come_first_and_many_are_put_together() -> None:
     assert sum(part.accuracy.count for part in found) == len(names)
 
 
-def test_what_pairs_do_not_say_has_no_parts() -> None:
+def test_missing_properties_have_no_parts() -> None:
     assert set(parts(score_pairs(rows(("aa", "a")), length))) == {"length difference"}
     known = rows(("aa", "a"), margin=[1.0], confidence=[0.9], source=["x"], task=["y"])
     assert set(parts(score_pairs(known, length))) == {"length difference", "margin", "confidence", "source", "task"}

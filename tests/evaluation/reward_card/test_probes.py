@@ -19,7 +19,7 @@ def scorer(chain: Path) -> RewardModel:
     return RewardModel(model, AutoTokenizer.from_pretrained(folder), max_length=128)
 
 
-def test_each_way_of_spoiling_a_response() -> None:
+def test_each_perturbation() -> None:
     assert probes.truncated(TEXT, DRAW).split() == ["Lima", "is", "the"]
     assert probes.truncated("one two three four", DRAW) == "one two"
     assert probes.truncated("one", DRAW) == "one"
@@ -36,7 +36,7 @@ def test_each_way_of_spoiling_a_response() -> None:
     assert " Yes. " in flattered
 
 
-def test_a_response_without_its_end(scorer: RewardModel) -> None:
+def test_the_end_of_a_response_is_removed(scorer: RewardModel) -> None:
     tokenizer = scorer.tokenizer
     for prompt, text in ((" Once upon", " a time"), ([{"role": "user", "content": "Hm?"}], "Lima.")):
         whole = scorer.encode(prompt, text)
@@ -55,8 +55,8 @@ def test_another_prompt_is_never_the_same() -> None:
     assert probes.another_prompt(["a", "a"], seed=0) == [None, None]
 
 
-def test_what_falls_is_counted_by_hand(scorer: RewardModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A reward that is minus the number of tokens: what is cut rises, what is added falls, another prompt is a tie."""
+def test_falling_scores_are_counted(scorer: RewardModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The reward is minus the number of tokens: cuts raise it, additions lower it, another prompt is a tie."""
     monkeypatch.setattr(scorer, "score", lambda rows: [-float(len(row)) for row in rows])
     rows = [{"prompt": "Aa", "chosen": " one two three", "rejected": " x"}] * 1
     rows += [{"prompt": "Bb", "chosen": " word", "rejected": " x"}]
@@ -70,7 +70,7 @@ def test_what_falls_is_counted_by_hand(scorer: RewardModel, monkeypatch: pytest.
     assert found["truncated"].change > 0 > found["flattery"].change
 
 
-def test_rows_are_drawn_with_the_seed(scorer: RewardModel) -> None:
+def test_rows_are_sampled_with_the_seed(scorer: RewardModel) -> None:
     rows = [{"prompt": f"q{i}", "chosen": f" number {i} it is", "rejected": " x"} for i in range(12)]
     scored = score_pairs(rows, scorer)
     assert probes.probe(scored, scorer, count=5, seed=1) == probes.probe(scored, scorer, count=5, seed=1)

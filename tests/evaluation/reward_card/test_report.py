@@ -15,7 +15,7 @@ def good(text: str) -> float:
     return 2.0 * ("good" in text)
 
 
-def test_everything_is_written_and_is_json(card: Make, tmp_path: Path) -> None:
+def test_all_files_are_written(card: Make, tmp_path: Path) -> None:
     report.write(card(good), tmp_path)
     found = json.loads((tmp_path / "metrics.json").read_text())
     assert found["accuracy"]["mean"] == 21 / 24
@@ -29,7 +29,7 @@ def test_everything_is_written_and_is_json(card: Make, tmp_path: Path) -> None:
     }  # fmt: skip
 
 
-def test_the_report_says_what_must_not_be_overlooked_and_escapes_names(card: Make, tmp_path: Path) -> None:
+def test_the_report_has_warnings_and_escapes_names(card: Make, tmp_path: Path) -> None:
     report.write(card(good), tmp_path)
     text = (tmp_path / "report.md").read_text()
     assert "**Warning**: the reward model does not beat TF-IDF" in text
@@ -42,7 +42,7 @@ def test_the_report_says_what_must_not_be_overlooked_and_escapes_names(card: Mak
 
 
 def test_rewardbench_reads_it(card: Make) -> None:
-    """Its scripts/run_rm.py: accuracies by subset beside three names; columns of scores with a result of 0 or 1."""
+    """As its scripts/run_rm.py: accuracies by subset next to three names; columns of scores with results of 0 or 1."""
     made = card(good)
     board, rows = report.leaderboard(made), report.scores(made)
     assert {name: board.pop(name) for name in ("model", "model_type", "chat_template")} == {
@@ -57,14 +57,14 @@ def test_rewardbench_reads_it(card: Make) -> None:
     assert rows["results"] == [int(a > b) for a, b in zip(rows["scores_chosen"], rows["scores_rejected"], strict=True)]
 
 
-def test_a_tie_is_an_error_there(card: Make) -> None:
+def test_a_tie_is_an_error_for_rewardbench(card: Make) -> None:
     made = card(lambda text: 1.0)
     assert made.accuracy.mean == 0.5
     assert set(report.scores(made)["results"]) == {0}
-    assert made.notes == ["24 of 24 pairs have two equal scores, and count half"]
+    assert made.notes == ["24 of 24 pairs have equal scores and count half"]
 
 
-def test_the_terminal_shows_it_as_text(card: Make, capsys: pytest.CaptureFixture) -> None:
+def test_the_terminal_shows_names_as_text(card: Make, capsys: pytest.CaptureFixture) -> None:
     report.show(card(good))
     shown = capsys.readouterr().out
     assert "<b>s0|$x$</b>" in shown
@@ -78,7 +78,7 @@ def test_numbers_for_run_json_are_numbers(card: Make) -> None:
     assert all(isinstance(value, float) for value in found.values())
 
 
-def test_labels_say_what_is_measured_and_in_what(card: Make) -> None:
+def test_labels_name_metric_and_unit(card: Make) -> None:
     made = card(good)
     made.probes = {"eos_removed": Probe(None, None, 3)}
     shown = {title: [line[0] for line in lines] for title, _, lines in report.tables(made)}

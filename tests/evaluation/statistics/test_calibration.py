@@ -1,4 +1,4 @@
-"""Reliability by hand, and its invariants."""
+"""Calibration by hand, and its invariants."""
 
 import math
 
@@ -25,23 +25,23 @@ def test_bins_by_hand() -> None:
     assert calibration_error(found) == pytest.approx((0.05 + 2 * 0.375 + 0.0) / 4)
 
 
-def test_whoever_is_as_sure_as_right_has_no_error() -> None:
+def test_a_confidence_equal_to_the_accuracy_has_no_error() -> None:
     assert calibration_error(reliability([0.25] * 4 + [0.75] * 4, [1, 0, 0, 0, 1, 1, 1, 0])) == 0
     assert calibration_error(reliability([1.0, 1.0], [0, 0])) == 1.0
 
 
-def test_no_probability() -> None:
+def test_a_confidence_above_one_is_rejected() -> None:
     with pytest.raises(ValueError, match=r"\[0, 1\], got 1.5"):
         reliability([1.5], [1.0])
 
 
-def test_an_answer_is_as_probable_as_the_others_say_it() -> None:
+def test_the_probability_of_an_answer_is_its_share_of_the_other_samples() -> None:
     assert answer_probabilities(["Lima.", "lima", "Quito", "LIMA!"]) == pytest.approx([2 / 3, 2 / 3, 0, 2 / 3])
     assert answer_probabilities(["Lima"]) == []
 
 
-def test_the_noise_floor_is_what_a_calibrated_model_shows() -> None:
-    """Of one prediction of one half: right or wrong, the error is one half; of many it falls with their number."""
+def test_the_noise_floor_is_the_error_of_a_calibrated_model() -> None:
+    """One prediction of ½ has an error of ½, right or wrong; for many predictions the error falls with their number."""
     assert calibration([0.5], [1.0], seed=0).floor == 0.5
     draw = np.random.default_rng(1)
     floors = []
@@ -56,7 +56,7 @@ def test_the_noise_floor_is_what_a_calibrated_model_shows() -> None:
 
 
 def test_bins_of_pairs_by_hand() -> None:
-    """Four pairs held for 0.9 likely, three of them right; one held for a coin, which a tie half wins."""
+    """Four pairs with a confidence of 0.9, three of them right; and a tie, which has a confidence of ½ and counts ½."""
     bins, error, _ = of_pairs([SURE, SURE, SURE, -SURE, 0.0], bins=5, seed=0)
     assert [tuple(part) for part in bins] == [
         (0.5, 0.5, 1),
@@ -77,8 +77,8 @@ def test_log_loss_by_hand() -> None:
 
 
 @pytest.mark.parametrize("temperature", [0.25, 1.0, 3.0])
-def test_the_temperature_of_too_loud_scores_is_found(temperature: float) -> None:
-    """Of pairs with σ(difference / T) = 0.9 nine of ten are right where the scores are T times too large."""
+def test_the_temperature_of_overconfident_scores_is_recovered(temperature: float) -> None:
+    """Scores are T times too large: nine of ten pairs with σ(difference / T) = 0.9 are right."""
     differences = [temperature * SURE] * 90 + [-temperature * SURE] * 10
     assert fit_temperature(differences) == pytest.approx(temperature, rel=1e-6)
 
@@ -92,5 +92,5 @@ def test_the_fitted_temperature_has_the_smallest_loss() -> None:
 
 
 @pytest.mark.parametrize("differences", [[1.0, 2.0], [-1.0, -2.0], [1.0, -1.0], [0.0, 0.0]])
-def test_where_no_temperature_is_best_there_is_none(differences: list[float]) -> None:
+def test_there_is_no_temperature_if_the_loss_has_no_minimum(differences: list[float]) -> None:
     assert fit_temperature(differences) is None

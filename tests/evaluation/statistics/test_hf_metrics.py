@@ -1,4 +1,4 @@
-"""Evaluate's interface gives what the functions give, downloads nothing and leaves nothing behind."""
+"""Modules of Evaluate return the values of the functions, download nothing and leave no files."""
 
 import json
 import socket
@@ -23,7 +23,7 @@ from rlhf.evaluation.statistics.metrics import win_rate
 @pytest.fixture(autouse=True)
 def no_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def refuse(*_: object) -> None:
-        raise AssertionError("a metric reached out")
+        raise AssertionError("a metric used the network")
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setattr(evaluate.config, "HF_METRICS_CACHE", str(tmp_path / "cache"))
@@ -45,7 +45,7 @@ def test_perplexity() -> None:
     assert found == {"perplexity": pytest.approx(7.389056, rel=1e-6)}
 
 
-def test_length_matched_wins() -> None:
+def test_length_matched_win_rate() -> None:
     preferred, longer = [1.0, 0.5, 0.0, 1.0], [3.0, 1.0, -2.0, -1.0]
     found = LengthControlledWinRate().compute(predictions=preferred, references=longer, draws=100, seed=3)
     pairs = [Compared(np.array([p]), np.array([d])) for p, d in zip(preferred, longer, strict=True)]

@@ -1,4 +1,4 @@
-"""What a leaderboard's figures show."""
+"""The figures of a leaderboard."""
 
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
@@ -17,13 +17,13 @@ points = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, m
 
 @given(points)
 def test_a_point_is_on_the_frontier_unless_another_one_beats_it(given: list[tuple[int, int]]) -> None:
-    """By the definition, for more of the first and less of the second."""
+    """By the definition, with the first coordinate maximized and the second minimized."""
     beaten = [any(g >= gold and k <= kl and (g > gold or k < kl) for g, k in given) for gold, kl in given]
     assert efficient(given, ["maximize", "minimize"]) == [not one for one in beaten]
     assert any(efficient(given, ["maximize", "minimize"]))
 
 
-def test_the_frontier_holds_every_method_and_rings_what_no_run_beats(tmp_path: Path) -> None:
+def test_the_frontier_shows_all_methods_and_rings_efficient_runs(tmp_path: Path) -> None:
     for beta, gold, kl in (("0.1", 2.0, 1.5), ("0.5", 1.6, 0.8)):
         for seed in (1, 2):
             member(
@@ -38,7 +38,7 @@ def test_the_frontier_holds_every_method_and_rings_what_no_run_beats(tmp_path: P
     assert rewards(found) == ["gold", "win_rate"]
     kept = {(job.stage, job.seed) for job in efficient_jobs(jobs, "gold")}
     assert kept == {("ppo", 0), ("dpo", 2)}
-    [frontier] = figures(found)  # β and κ both move, but each in a stage of its own
+    [frontier] = figures(found)  # β and κ both vary, but in different stages
     assert "gold: 2 of 5" in frontier.caption
     assert "win rate vs start: 1 of 5" in frontier.caption
     text = frontier.standalone()
@@ -47,7 +47,7 @@ def test_the_frontier_holds_every_method_and_rings_what_no_run_beats(tmp_path: P
         assert label in text, label
 
 
-def test_one_setting_has_no_effects_figure_and_without_a_reward_there_is_no_frontier(tmp_path: Path) -> None:
+def test_figures_are_left_out_for_a_single_setting_or_without_a_reward(tmp_path: Path) -> None:
     for beta in ("0.1", "0.5"):
         member(tmp_path / "one", metrics={"gold": 1.0, "kl": 0.1}, stage__beta=beta)
         for rate in ("1e-5", "1e-3", "auto"):

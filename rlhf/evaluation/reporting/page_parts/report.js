@@ -1,5 +1,5 @@
 "use strict";
-// Everything that a model wrote becomes a text node. Nothing is parsed as markup.
+// Model output is inserted as text nodes, never parsed as markup.
 const data = JSON.parse(document.getElementById("data").textContent);
 const form = document.getElementById("filters");
 const rows = document.getElementById("rows");
@@ -21,7 +21,7 @@ function cell(entry, model) {
     if (piece) text.append(i % 2 ? element("mark", piece) : document.createTextNode(piece));
   });
   if (!response.pieces.join("").trim()) text.append(element("em", "(empty)"));
-  if (response.pieces.join("").length > 1500) text.tabIndex = 0; // it scrolls, and a keyboard must reach it
+  if (response.pieces.join("").length > 1500) text.tabIndex = 0; // scrollable text must be reachable by keyboard
   const facts = data.rewards.map((reward, i) => `${reward} ${response.scores[i].toFixed(2)}`);
   if (response.kl !== undefined) facts.push(`KL ${response.kl.toFixed(2)}`);
   facts.push(response.tokens === 1 ? "1 token" : `${response.tokens} tokens`);

@@ -1,0 +1,153 @@
+"""The command that is printed at the end of a stage, and below the tree of runs: it runs as printed."""
+
+import shlex
+from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+from hydra import compose
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
+
+from rlhf.cli.main import settings_of
+from rlhf.config import PROGRESSION, JudgeKind, Settings
+from rlhf.data.overview import kinds_at
+from rlhf.errors import RlhfError
+from rlhf.runs.commands import command, line, setting
+from rlhf.runs.directory import partial, saved
+from rlhf.runs.identity import content
+from rlhf.runs.interrupted import resumable
+from rlhf.runs.parents import find_parents, of_the_chain
+from rlhf.runs.run import Run, runs
+from rlhf.storage.manifest import read_manifest
+
+Candidate = tuple[str, list[str]]  # a stage and further settings
+POLICIES = ("ppo", "dpo", "sft")
+MISTAKES = (RlhfError, OmegaConfBaseException, HydraException)
+SWEEP = "stage.beta=0.05,0.1,0.3"
+
+
+def next_command(settings: Settings, overrides: Sequence[str]) -> str:
+    """Return the command after that of ``overrides``: of the same chain, with its parents there and data it can read.
+
+    After stage=status the chain is the one of the latest run, unless the settings name one.
+    """
+    stage, kept = settings.stage.name, of_the_chain(overrides)
+    if stage == "status":
+        stage, kept = latest(settings, kept)
+        found = _composed("status", kept)
+        if found is None:  # a run of settings that are not known any more
+            stage, kept, found = None, of_the_chain(overrides), settings
+        settings = found
+    for name, more in candidates(stage, settings, overrides):
+        changed = {one.partition("=")[0] for one in more}
+        shared = [one for one in kept if one.partition("=")[0] not in changed]
+        if (found := ready(name, [*shared, *more])) is not None:
+            return found
+    if ready("dpo", ["overwrite=true", *kept]) is not None:
+        return command("dpo", [SWEEP, *kept], multirun=True)
+    return line(one for one in kept if one.startswith(("-", "checkpoints=")))
+
+
+def latest(settings: Settings, kept: Sequence[str]) -> Candidate | tuple[None, Sequence[str]]:
+    """Return the stage of the chain's latest run, None without one, and the settings that the whole chain shares."""
+    root = Path(settings.checkpoints)
+    found = [run for run in runs(root, []) if _in_chain(run, root)] if root.is_dir() else []
+    named = [key for key in ("name", "experiment") if any(one.startswith(f"{key}=") for one in kept)]
+    if named:
+        found = [run for run in found if run.manifest["name"] == settings.name]
+    if not found:
+        return None, kept
+    own = {one.partition("=")[0] for one in kept}
+    recorded = of_the_chain(shlex.split(found[-1].manifest["command"] or "")[3:])
+    return found[-1].stage, [*(one for one in recorded if one.partition("=")[0] not in own), *kept]
+
+
+def _in_chain(run: Run, root: Path) -> bool:
+    """Whether a run is a stage of the progression, and no job of a sweep."""
+    return run.stage in PROGRESSION and run.directory == root / run.manifest["name"] / run.stage
+
+
+def candidates(stage: str | None, settings: Settings, overrides: Sequence[str]) -> Iterator[Candidate]:
+    """Yield the stages that may follow ``stage``, best first."""
+    place = Path(settings.checkpoints) / settings.name
+    if stage == "sample":
+        yield from labeling(place)
+    if stage == "label":
+        yield "reward", labeled(place)
+    chain = [one for one in PROGRESSION[:-1] if one != "base" or settings.model.path is None]
+    if not any((place / one).exists() for one in PROGRESSION) and stage is None:
+        yield "progression", []
+    here = chain.index(stage) + 1 if stage in chain else 0
+    policy = [one for one in overrides if one.startswith("stage.policy=")]
+    for one in chain[here:] + [one for one in chain[:here] if one in ("reward", "dpo", "ppo") and one != stage]:
+        yield one, []
+        if policy and one != "sft":
+            yield one, policy
+    yield "compare", []
+    if stage in POLICIES:
+        yield "compare", ["overwrite=true"]  # the one that is there does not know this run
+        yield "sample", [setting("stage.policy", place / stage)]
+    own = settings.model.path is not None and Path(settings.model.path).exists()
+    if not own and read_manifest(place / "publish") is None:  # of a model in a folder nobody knows where it comes from
+        for one in POLICIES:
+            yield "publish", [setting("stage.run", place / one)]
+
+
+def labeling(place: Path) -> Iterator[Candidate]:
+    """Yield ways to make pairs of the responses of stage=sample: by the chain's reward model, else by people."""
+    if (read_manifest(place / "sample") or {"metrics": {}})["metrics"].get("responses", 0) < 2:
+        return
+    if read_manifest(place / "reward") is not None:
+        yield "label", ["judge=reward", setting("judge.model", place / "reward")]
+    if find_spec("starlette") is not None:
+        yield "label", []
+
+
+def labeled(place: Path) -> list[str]:
+    """Return the settings that train a reward model on the pairs of stage=label, beside the one that is there."""
+    manifest = read_manifest(place / "sample") or {"parents": {}}
+    start = manifest["parents"].get("policy", {}).get("path", place / "sft")
+    return [
+        setting("name", f"{place.name}-labeled"),
+        setting("stage.policy", start),
+        setting("data.path", place / "label" / "preferences.jsonl"),
+    ]
+
+
+def ready(stage: str, overrides: Sequence[str]) -> str | None:
+    """Return the command of a stage if it would start: its parents and data are there, and its own place is free."""
+    composed = _composed(stage, overrides)
+    if composed is None or stage == "progression":
+        return None if composed is None else command(stage, overrides)
+    try:
+        parents = find_parents(composed)
+        if not _readable(composed, parents):
+            return None
+        place = Path(composed.checkpoints) / composed.name / stage
+        if saved(partial(place)) is not None:
+            free = resumable(place, content(composed, parents)) and not composed.overwrite
+            return command(stage, [*overrides, "resume=true"]) if free else None
+        finished = read_manifest(place)
+    except RlhfError:
+        return None
+    taken = finished is not None and not (composed.overwrite or composed.stage.repeats)
+    return None if taken else command(stage, overrides)
+
+
+def _composed(stage: str, overrides: Sequence[str]) -> Settings | None:
+    """Return the settings of a command, None if they are refused. Hydra knows the options already."""
+    given = [one for one in overrides if not one.startswith("-")]
+    try:
+        return settings_of(compose(config_name="config", overrides=[f"stage={stage}", *given]))
+    except MISTAKES:
+        return None
+
+
+def _readable(settings: Settings, parents: dict) -> bool:
+    """Whether the data holds the kind of rows that the stage reads, and a comparison something to compare by."""
+    data, stage = settings.data, settings.stage
+    if stage.name == "compare" and data.gold is None and "reward" not in parents:
+        return settings.judge.kind is not JudgeKind.none
+    held = None if data.path is None else kinds_at(data)
+    return all(kind in held if held is not None else getattr(data, kind).paths for kind in stage.reads[:1])

@@ -106,12 +106,12 @@ def build(settings: Settings, run: Run, prepared: dict[str, Dataset], tokenizer:
     Raises:
         DataError: all pairs of a split are longer than stage.trainer.max_length.
     """
-    stage = settings.stage
+    stage = settings.stage_as(RewardStage)
     args: Any = arguments(RewardConfig, settings, run, part=part, **further_arguments(stage))
     model = loading.load_reward_model(
         run["policy"], settings.model, tokenizer, **adapters.quantization(settings.adapter)
     )
-    trainer = build_trainer(
+    trainer: Any = build_trainer(
         trainer_class(RewardTrainer, stage, prepared),
         model=model,
         args=args,
@@ -128,7 +128,7 @@ def build(settings: Settings, run: Run, prepared: dict[str, Dataset], tokenizer:
         if not len(kept):
             raise DataError(
                 f"every pair of data.preferences ({split}) is longer than stage.trainer.max_length="
-                f"{args.max_length}: raise it, or give shorter pairs"
+                f"{args.max_length}: raise it, or use shorter pairs"
             )
     return trainer
 

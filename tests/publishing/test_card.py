@@ -64,7 +64,7 @@ def test_intervals_stand_beside_every_model(build: Build, aligned: Path) -> None
     assert f"| gold reward | {' | '.join(cells)} |" in page(build("dpo"))
 
 
-def test_a_conflict_of_licences_is_named(build: Build) -> None:
+def test_a_conflict_of_licenses_is_named(build: Build) -> None:
     text = page(build("sft", license="mit", licenses={"text": "cc-by-nc-4.0", "demonstrations": "mit"}))
     assert "Published as **mit**" in text
     assert (

@@ -23,7 +23,7 @@ def test_kinds(license: str, what: str) -> None:
     assert kind(license) == what
 
 
-def test_a_licence_is_found_by_any_part_of_a_path() -> None:
+def test_a_license_is_found_by_any_part_of_a_path() -> None:
     table = composed("stage=publish").stage.licenses
     assert listed("preference_data/almanac/text", table) == "apache-2.0"
     assert listed("meta-llama/Llama-3.2-1B", table) == "llama3.2"

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-# Public name -> its module, imported on first use, so that `import rlhf` does not import torch.
+# Public name -> module, which is imported on first use, so that `import rlhf` does not import torch.
 _PUBLIC = {
     "CompositeReward": "rlhf.rewards",
     "Critic": "rlhf.ppo",
@@ -39,7 +39,7 @@ _PUBLIC = {
 }
 __all__ = [*_PUBLIC, "__version__"]
 
-telemetry.off()  # before a library that reads its variable when it is imported
+telemetry.off()  # before the import of a library that reads its environment variable then
 
 
 def __getattr__(name: str) -> Any:

@@ -104,7 +104,7 @@ class RewardTermSettings:
         [source] = sources
         learned = source in ("run", "ensemble")
         if self.normalization is Normalization.stored:
-            require(learned, f"{key}.normalization", "stored", "be none or running: only a reward run has statistics")
+            require(learned, f"{key}.normalization", "stored", "not be stored: only a reward run has statistics")
         if source == "ensemble":
             require(
                 len(self.ensemble.runs or ()) > 1, f"{key}.ensemble.runs", self.ensemble.runs, "name two runs or more"

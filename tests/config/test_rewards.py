@@ -85,7 +85,7 @@ WRONG = {
     "{a: {length: {min: 5, max: 2}}}": "stage.rewards.a.length.min must be at most max=2, got 5",
     "{a: {run: x, weight: much}}": "stage.rewards.a.weight must be a number, got 'much'",
     "{a: {run: x, normalization: some}}": "stage.rewards.a.normalization must be one of none, running, stored",
-    "{a: {function: 'm:f', normalization: stored}}": "stage.rewards.a.normalization must be none or running",
+    "{a: {function: 'm:f', normalization: stored}}": "stage.rewards.a.normalization must not be stored",
     "{a: {function: mine}}": "stage.rewards.a.function must be package.module:name or file.py:name, got 'mine'",
     "{a: {remote: {url: 'ftp://x'}}}": "stage.rewards.a.remote.url must begin with http:// or https://, got 'ftp://x'",
     "{a: {remote: {url: 'http://x', attempts: 0}}}": "stage.rewards.a.remote.attempts must be positive, got 0",

@@ -254,7 +254,9 @@ def test_ppo_on_sentiment_runs_is_measured_and_drawn(
         main.main()
 
     monkeypatch.setattr(ppo_sentiment, "subprocess", SimpleNamespace(run=run))
-    monkeypatch.setattr("sys.argv", ["ppo_sentiment", "--seeds", "3", "4", "--", *FAST["ppo"], "hardware=cpu"])
+    monkeypatch.setattr(
+        "sys.argv", ["ppo_sentiment", "--seeds", "3", "4", "--", *FAST["ppo"], "stage.warmup_updates=1", "hardware=cpu"]
+    )
     ppo_sentiment.main()
     found = json.loads((tmp_path / "r.json").read_text())
     assert [(one["seed"], len(one["curve"])) for one in found["seeds"]] == [(3, 2), (4, 2)]

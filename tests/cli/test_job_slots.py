@@ -10,7 +10,7 @@ import pytest
 
 from rlhf.cli import job_slots
 
-HOLD = "import sys, time; from rlhf.cli.main import job_slots as slots\nfrom pathlib import Path\n" + (
+HOLD = "import sys, time; from rlhf.cli import job_slots as slots\nfrom pathlib import Path\n" + (
     "with slots.one(Path(sys.argv[1])) as threads: print(threads, flush=True); time.sleep(float(sys.argv[2]))"
 )
 

@@ -1,12 +1,12 @@
-"""How fast preference pairs become token ids, beside TRL's own preparation of the same file; and how flat memory stays.
+"""Speed of the conversion of preference pairs to token ids compared with TRL, and memory by number of rows.
 
     RLHF_TEST_MODELS=... RLHF_TEST_DATA=... python -m benchmarks.data
     python -m benchmarks.data --file my.jsonl --tokenizer org/model --rows 2000 --repeats 5 --stream 1000000
 
-Both read the file, render every pair by the chat template and tokenise it for DPO, on one core, from nothing; the two
-take turns, and the medians are compared. Ours also writes what it made to disk and is started again from there.
-``--stream`` writes that many rows of pairs, and a tenth of them, and converts and divides each in a process of its own:
-memory that is not backed by a file may not grow with the rows. Writes benchmarks/data.json.
+Both read the file, render every pair by the chat template and tokenize it for DPO, on one core, without a cache; they
+take turns, and the medians are compared. Ours also writes its result to disk and is started again from there.
+``--stream`` writes that many rows of pairs, and a tenth of them, and converts and splits each in a separate process:
+memory that is not backed by a file must not grow with the rows. Writes benchmarks/data.json.
 """
 
 import argparse
@@ -44,7 +44,7 @@ def source(path: Path) -> Any:
 
 
 def ours(path: Path, tokenizer: Any, folder: str) -> int:
-    """Read, convert, check, render, tokenise; all of it on disk in ``folder``. Returns the number of rows."""
+    """Read, convert, check, render and tokenize, with the result in ``folder``. Return the number of rows."""
     from rlhf.config import Pairing, Rankings, Ties
     from rlhf.data.reading import read
     from rlhf.data.tokens import Form, tokenised
@@ -56,7 +56,7 @@ def ours(path: Path, tokenizer: Any, folder: str) -> int:
 
 
 def of_trl(path: Path, tokenizer: Any, folder: str) -> int:
-    """`datasets` reads the file and DPOTrainer prepares it; what it needs of the trainer is its tokenizer."""
+    """Read the file with `datasets` and prepare it with DPOTrainer. Return the number of rows."""
     from datasets import load_dataset
     from trl import DPOConfig, DPOTrainer
 
@@ -151,7 +151,7 @@ def stream(path: Path, folder: str) -> dict[str, float]:
     given = {"seed": 0, "holdout": 0.05, "pairing": pairing, "folder": folder, "tell": False}
     head_start = path.with_name("few.jsonl")
     write_pairs(head_start, 100)
-    load_source(source(head_start), "preferences", "train", **given)  # imports are no part of it
+    load_source(source(head_start), "preferences", "train", **given)  # imports are not measured
     with AnonymousMemory() as memory:
         before = memory.now()
         started = time.perf_counter()
@@ -201,7 +201,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = head(given.file, given.rows, Path(folder, "rows.jsonl"))
         few = head(given.file, 20, Path(folder, "few.jsonl"))
-        side_by_side(few, tokenizer, 1)  # imports are no part of it
+        side_by_side(few, tokenizer, 1)  # imports are not measured
         compared = side_by_side(path, tokenizer, given.repeats)
     result = {
         "date": date.today().isoformat(),

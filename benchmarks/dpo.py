@@ -3,8 +3,8 @@
     RLHF_TEST_MODELS=... python -m benchmarks.dpo
 
 One thread, single precision, the reference computed at every step on both sides, which a kept one
-(stage.cache_reference) would spare ours. Ours computes a prompt once, scores responses alone, and keeps freed memory.
-Losses are compared step by step. stories15M is taken from RLHF_TEST_MODELS, and left out where it is not there. Writes
+(stage.cache_reference) would spare ours. Ours encodes each prompt once, scores only responses, and keeps freed memory.
+Losses are compared step by step. stories15M is taken from RLHF_TEST_MODELS, and skipped if it is missing. Writes
 benchmarks/dpo.json.
 """
 

@@ -1,4 +1,4 @@
-"""Our side of benchmarks.dpo: TRL's trainer with shared prefixes, as stage=dpo wears it without a kept reference."""
+"""Our side of benchmarks.dpo: TRL's trainer with shared prefixes, as in stage=dpo with stage.cache_reference=false."""
 
 from preference_work import steps, trainer
 from sides import serve

@@ -1,4 +1,4 @@
-"""TRL's side of benchmarks.dpo: its trainer as it is."""
+"""TRL's side of benchmarks.dpo: its unchanged trainer."""
 
 from preference_work import steps, trainer
 from sides import serve

@@ -1,4 +1,4 @@
-"""A side of benchmarks.growth: steps of DPO whose lengths, responses or prompts grow, each with a peak of its own."""
+"""A side of benchmarks.growth: steps of DPO whose lengths, responses or prompts grow, each with its memory peak."""
 
 import ctypes
 import gc

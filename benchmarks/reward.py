@@ -2,9 +2,9 @@
 
     RLHF_TEST_MODELS=... python -m benchmarks.reward
 
-One thread, single precision. Ours computes a prompt once for all its responses and the end of the last layer for the
-last tokens alone, and keeps freed memory. Losses are compared step by step. stories15M is taken from RLHF_TEST_MODELS,
-and left out where it is not there. Writes benchmarks/reward.json.
+One thread, single precision. Ours encodes each prompt once for all its responses, computes the end of the last layer
+only for the last tokens, and keeps freed memory. Losses are compared step by step. stories15M is taken from
+RLHF_TEST_MODELS, and skipped if it is missing. Writes benchmarks/reward.json.
 """
 
 import os

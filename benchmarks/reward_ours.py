@@ -1,4 +1,4 @@
-"""Our side of benchmarks.reward: TRL's trainer with shared prefixes, as stage=reward wears it."""
+"""Our side of benchmarks.reward: TRL's trainer with shared prefixes, as in stage=reward."""
 
 from preference_work import steps, trainer
 from sides import serve

@@ -1,4 +1,4 @@
-"""What a short script around TRL does before its first step: the peer of `benchmarks.startup`."""
+"""A short script around TRL up to its first step: the peer of `benchmarks.startup`."""
 
 import sys
 from pathlib import Path

@@ -20,7 +20,7 @@ from tests.conftest import composed
         (["stage.kl_gain=0"], "stage.kl_gain must be positive, got 0.0"),
         (["stage.clip_low=1.1"], r"stage.clip_low must lie in \(0, 1\], got 1.1"),
         (["stage.clip_high=0"], "stage.clip_high must be positive, got 0.0"),
-        (["stage.dual_clip=1"], "stage.dual_clip must be above 1, or null: .*, got 1.0"),
+        (["stage.dual_clip=1"], "stage.dual_clip must be above 1, or null, got 1.0"),
         (["stage.value_clip=0"], "stage.value_clip must be positive, got 0.0"),
         (["stage.target_kl=-1"], "stage.target_kl must be positive, got -1.0"),
         (["stage.entropy_coef=-0.1"], "stage.entropy_coef must not be negative, got -0.1"),
@@ -33,7 +33,7 @@ from tests.conftest import composed
             ["stage.rollout.engine=vllm", "stage.importance_cap=2", "stage.rollout.vllm_mode=server"],
             "vllm_mode=server needs the server's address: set stage.rollout.vllm_url",
         ),
-        (["stage.importance_cap=0.5"], "stage.importance_cap must be at least 1, or null: .*, got 0.5"),
+        (["stage.importance_cap=0.5"], "stage.importance_cap must be at least 1, or null, got 0.5"),
     ],
 )
 def test_a_broken_rule_names_key_and_value(overrides: list[str], message: str) -> None:

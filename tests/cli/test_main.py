@@ -77,7 +77,7 @@ def test_help_fits_80_columns_and_names_every_group(tmp_path: Path) -> None:
     for group in ("stage", "model", "data", "adapter", "hardware", "judge", "tracker", "sweep", "launcher"):
         assert f"\n  {group}: " in result.stdout
     assert set(STAGES) <= set(result.stdout.replace(",", " ").split())
-    assert "\n  resume=false\n      true continues an interrupted run\n" in result.stdout
+    assert "\n  resume=false\n      true: continue an interrupted run\n" in result.stdout
     assert result.stderr.strip() == "False"
 
 
@@ -89,7 +89,7 @@ def test_the_help_of_a_stage_is_each_of_its_settings_with_its_comment(stage: str
     for key in own:
         assert f"\n  {key}=" in shown or f"\n  {key}:" in shown
     if stage == "dpo":
-        assert "  stage.beta=0.1\n      strength of the pull towards the reference; the paper's default" in shown
+        assert "  stage.beta=0.1\n      β, the KL coefficient; the paper's default" in shown
         assert "stage.trainer.learning_rate=0.0001" in shown  # the recipe's
         assert "hardware" not in shown
 

@@ -186,11 +186,11 @@ def test_a_checkpoint_that_cannot_be_read_is_no_matter_of_settings(tmp_path: Pat
         raise ValueError("torn")
 
     trainer = SimpleNamespace(
-        args=SimpleNamespace(output_dir=tmp_path, device=torch.device("cpu")),
+        args=SimpleNamespace(output_dir=tmp_path, device=torch.device("cpu"), learning_rate=1e-3),
         accelerator=SimpleNamespace(num_processes=1, distributed_type=DistributedType.NO),
         remove_callback=lambda _: None,
         add_callback=lambda _: None,
-        model=None,
+        model=torch.nn.Linear(1, 1),
         train=torn,
     )
     run = SimpleNamespace(

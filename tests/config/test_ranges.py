@@ -102,7 +102,7 @@ def test_a_value_outside_is_told_by_the_rule_that_it_breaks(allowed: Range, valu
         ("sft", "+stage.trainer.neftune_noise_alpha=nan", "neftune_noise_alpha must lie in (0, 1000], got nan"),
         ("dpo", "stage.loss=[sigmoid,sigmoid]", "stage.loss must name one loss or more, each once, got"),
         ("sft", "+stage.trainer.ignore_data_skip=true", "since a resumed run would see other rows"),
-        ("sft", "+stage.trainer.push_to_hub=true", "push_to_hub cannot be set, since uploading is stage=publish"),
+        ("sft", "+stage.trainer.push_to_hub=true", "push_to_hub cannot be set, since stage=publish uploads"),
         ("dpo", "eval_set.temperature=nan", "eval_set.temperature must lie in [0.001, 100], got nan"),
         ("compare", "stage.max_prompt_length=0", "stage.max_prompt_length must be positive, got 0"),
         ("ppo", "stage.rewards={a: {function: 'a:b', weight: .inf}}", "stage.rewards.a.weight must"),

@@ -9,7 +9,7 @@ from tests.conftest import composed
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["stage=sweep", "stage.runs=[]"], "stage.runs must name a sweep.s folder or a run, or several, got .."),
+        (["stage=sweep", "stage.runs=[]"], "stage.runs must name one or more sweep folders or runs, got .."),
     ],
 )
 def test_a_broken_rule_names_key_and_value(overrides: list[str], message: str) -> None:

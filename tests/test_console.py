@@ -105,7 +105,7 @@ def test_whatever_is_printed_has_no_control_codes_but_the_console_s_own() -> Non
 
 
 def test_an_error_on_the_terminal_has_none_either(capsys: pytest.CaptureFixture) -> None:
-    main._tell(DataError("line 3 holds \x1b[2Jnothing"))
+    main._report(DataError("line 3 holds \x1b[2Jnothing"))
     assert capsys.readouterr().err == "rlhf: line 3 holds  [2Jnothing\n"
 
 

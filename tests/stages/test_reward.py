@@ -142,7 +142,7 @@ def test_margins_that_are_there_are_used(beside_chain: Callable[..., Settings], 
     ("overrides", "message"),
     [
         (["adapter=lora", "adapter.target_modules=[nope]"], "adapter.target_modules={'nope'} cannot be used"),
-        (["+stage.trainer.eos_token=nope"], "eos_token cannot be set, since the rows are token ids"),
+        (["+stage.trainer.eos_token=nope"], "eos_token cannot be set, since the rows are already token ids"),
     ],
 )
 def test_what_the_trainer_refuses_is_told(

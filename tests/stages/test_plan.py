@@ -64,7 +64,7 @@ def test_what_does_not_fit_ends_with_1_and_a_remedy(
     told = " ".join(capsys.readouterr().out.split())
     assert "dpo: does not fit: " in told
     assert "dpo: with " in told
-    assert "40% of 312 TFLOP/s" in told
+    assert "assumed: 8 operations per parameter and token, 40% of 312 TFLOP/s" in told
 
 
 @pytest.mark.parametrize(

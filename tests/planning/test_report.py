@@ -75,6 +75,6 @@ def test_the_table_before_a_stage(ahead: Ahead, capsys: pytest.CaptureFixture, m
         report.show_ledger("ppo", ledger, torch.device("cpu"))
         shown = " ".join(capsys.readouterr().out.split())
         assert "ppo: memory of one device, planned" in shown
-        assert re.search(r"ppo: [\d.]+ \w+ at the peak, policy loss, of [\d.]+ \w+ free on this machine", shown)
+        assert re.search(r"ppo: peak [\d.]+ \w+ \(policy loss\), [\d.]+ \w+ free on this machine", shown)
         assert {"phase", "total"} <= set(shown.split())
         assert told in shown

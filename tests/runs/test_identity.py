@@ -54,9 +54,12 @@ def test_a_parent_counts_by_its_weights(beside_chain: Callable[..., Settings]) -
 
 
 def test_two_runs_that_differ_in_a_secret_are_the_same_run(settings: Callable[..., Settings]) -> None:
-    one, two = (content(settings("base", f"+stage.trainer.hub_token={token}"), {}) for token in ("abc", "xyz"))
+    one, two = (
+        content(settings("base", f"+stage.trainer.run_name={token}"), {})
+        for token in ("hf_abcdefghijkl", "hf_mnopqrstuvwx")
+    )
     assert difference(one, two) is None
-    assert one["stage.trainer.hub_token"] == "***"
+    assert one["stage.trainer.run_name"] == "***"
 
 
 def test_a_run_that_was_stopped_can_go_on_with_warnings_alone(beside_chain: Callable[..., Settings]) -> None:

@@ -113,7 +113,7 @@ def test_a_run_that_is_short_of_memory_ends_as_one_that_is_not(
     capsys.readouterr()
     execute(settings, tmp_path / "halved")
     assert failed
-    assert "out of memory, so micro-batches have" in capsys.readouterr().out
+    assert "out of memory: micro-batches now have" in capsys.readouterr().out
     whole, halved = weights(tmp_path / "whole"), weights(tmp_path / "halved")
     assert max((whole[name] - halved[name]).abs().max().item() for name in whole) < TOLERANCE
     for one, other in zip(logged(tmp_path / "whole"), logged(tmp_path / "halved"), strict=True):

@@ -133,7 +133,7 @@ def test_ppo_that_is_short_of_memory_ends_as_one_that_is_not(
     critic: str,
 ) -> None:
     """Memory for one row, in what is evaluated and what is learned from. Adam moves the weights by 4e-2."""
-    settings = beside_chain("ppo", "stage.gold=null", f"stage.critic_kind={critic}")
+    settings = beside_chain("ppo", "stage.gold=null", "eval_set.prompts=0", f"stage.critic_kind={critic}")
     execute(settings, tmp_path / "whole")
     capsys.readouterr()
     limit_ppo(monkeypatch, 1)

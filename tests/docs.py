@@ -67,8 +67,7 @@ def small(arguments: list[str]) -> list[str]:
         "hardware.device=cpu" if "hardware" in given else "hardware=cpu",
         *(TINY if given.get("experiment", "almanac") == "almanac" else ()),
     ]
-    if given.get("seed", "").startswith("1,2"):  # one will do; the later override wins
-        more.append("seed=1")
+    arguments = ["seed=1" if item.startswith("seed=1,2") else item for item in arguments]  # one is enough
     if "sweep" in given:  # a search
         more.append("hydra.sweeper.n_trials=2")
     if stages == ["progression"]:

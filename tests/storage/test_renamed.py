@@ -117,7 +117,7 @@ def test_an_interrupted_run_with_old_names_resumes(
 
 
 def test_a_finished_run_with_old_names_publishes(aligned: Path, tmp_path: Path) -> None:
-    shutil.copytree(aligned, tmp_path, dirs_exist_ok=True)
+    shutil.copytree(aligned, tmp_path, dirs_exist_ok=True, ignore=shutil.ignore_patterns("publish"))
     for path in (tmp_path / "almanac").glob("*/run.json"):
         write_as_before(path)
     given = [f"stage.run={tmp_path}/almanac/ppo", "stage.verify=false", "stage.samples=1"]

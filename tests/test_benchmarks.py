@@ -255,7 +255,18 @@ def test_ppo_on_sentiment_runs_is_measured_and_drawn(
 
     monkeypatch.setattr(ppo_sentiment, "subprocess", SimpleNamespace(run=run))
     monkeypatch.setattr(
-        "sys.argv", ["ppo_sentiment", "--seeds", "3", "4", "--", *FAST["ppo"], "stage.warmup_updates=1", "hardware=cpu"]
+        "sys.argv",
+        [
+            "ppo_sentiment",
+            "--seeds",
+            "3",
+            "4",
+            "--",
+            *FAST["ppo"],
+            "stage.warmup_updates=1",
+            "stage.max_prompt_length=128",
+            "hardware=cpu",
+        ],
     )
     ppo_sentiment.main()
     found = json.loads((tmp_path / "r.json").read_text())

@@ -144,7 +144,7 @@ def test_strings_are_put_as_the_settings_say_and_the_saved_template_is_that_of_t
 def test_which_turns_are_learned_is_no_setting_of_trl(
     beside_chain: Callable[..., Settings], tmp_path: Path, key: str
 ) -> None:
-    message = f"stage.trainer.{key}=True is not used, since stage.turns=all learns every turn .*: remove it"
+    message = f"stage.trainer.{key}=True is not used, since stage.turns=all trains on every turn .*: remove it"
     with pytest.raises(ConfigError, match=message):
         execute(beside_chain("sft", f"+stage.trainer.{key}=true"), tmp_path / "sft")
 

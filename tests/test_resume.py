@@ -174,7 +174,7 @@ def test_where_no_checkpoint_is_whole_the_run_is_left_as_it_is(
     folder = tmp_path / f".{stage}.partial" / "resume"
     for place in checkpoints(folder):
         tear(place)
-    with pytest.raises(RunError, match="no checkpoint in .* is whole .*: overwrite=true in place of resume=true"):
+    with pytest.raises(RunError, match="no checkpoint in .* is intact .*: start again with overwrite=true"):
         execute(settings("resume=true"), tmp_path / stage)
     with pytest.raises(RunError, match="an interrupted run with .*-.* is here"):
         execute(settings(), tmp_path / stage)

@@ -25,7 +25,9 @@ def substitutes(experiment: str, stage: str, root: Path, model: Path) -> list[st
     # One fixture serves as every split, so what is held out is among what is trained on.
     rows = [f"data.{kind}.path={FIXTURES / file}" for kind, file in files.items()]
     rows += [f"data.{kind}.{split}=null" for kind in files for split in ("validation", "test")]
-    lengths = {"ppo": ["stage.max_prompt_length=64"], "compare": ["stage.max_prompt_length=64"]}
+    # Byte-level tokens: more of them, and PPO leaves out longer prompts. Two steps have no room for a recipe's warm-up.
+    lengths = {"ppo": ["stage.max_prompt_length=320"], "compare": ["stage.max_prompt_length=64"]}
+    lengths |= dict.fromkeys(("sft", "reward", "dpo"), ["stage.trainer.warmup_steps=0"])
     return [
         f"experiment={experiment}", f"stage={stage}", f"checkpoints={root}", "hardware=cpu", f"model.path={model}",
         "model.dtype=float32", "data.holdout=0.3", *rows, *FAST[stage], *lengths.get(stage, []),

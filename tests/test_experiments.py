@@ -27,7 +27,7 @@ def substitutes(experiment: str, stage: str, root: Path, model: Path) -> list[st
     rows += [f"data.{kind}.{split}=null" for kind in files for split in ("validation", "test")]
     # Byte-level tokens: more of them, and PPO leaves out longer prompts. Two steps have no room for a recipe's warm-up.
     lengths = {"ppo": ["stage.max_prompt_length=320"], "compare": ["stage.max_prompt_length=64"]}
-    lengths |= dict.fromkeys(("sft", "reward", "dpo"), ["stage.trainer.warmup_steps=0"])
+    lengths |= {name: ["stage.trainer.warmup_steps=0"] for name in ("sft", "reward", "dpo")}
     return [
         f"experiment={experiment}", f"stage={stage}", f"checkpoints={root}", "hardware=cpu", f"model.path={model}",
         "model.dtype=float32", "data.holdout=0.3", *rows, *FAST[stage], *lengths.get(stage, []),

@@ -43,6 +43,7 @@ def resolvers() -> None:
     OmegaConf.register_new_resolver("direction", direction, replace=True)
     # Twelve digits: 5e-7 times 10 is 5e-06 and not 4.9999999999999996e-06.
     OmegaConf.register_new_resolver("times", lambda rate, factor: float(f"{rate * factor:.12g}"), replace=True)
+    OmegaConf.register_new_resolver("by", lambda key, usual, others: others.get(key, usual), replace=True)
     OmegaConf.register_new_resolver("unless", lambda given, value: value if given is None else None, replace=True)
 
 

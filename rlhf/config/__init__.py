@@ -31,7 +31,17 @@ from rlhf.config.parts import (
     TrackerKind,
 )
 from rlhf.config.plan import PLANNED, PlanStage
-from rlhf.config.ppo import CriticKind, KLEstimator, KLIn, LossMean, MissingEOS, PPOStage
+from rlhf.config.ppo import (
+    Advantage,
+    CriticKind,
+    EqualGroups,
+    KLEstimator,
+    KLIn,
+    LossMean,
+    MissingEOS,
+    PPOStage,
+    Ratio,
+)
 from rlhf.config.publish import Publish, PublishStage, Weights
 from rlhf.config.ranges import require_ranges
 from rlhf.config.reward import EvaluateRewardStage, RewardLoss, RewardStage
@@ -59,6 +69,7 @@ __all__ = [
     "STAGES",
     "Adapter",
     "AdapterKind",
+    "Advantage",
     "Autocast",
     "BaseStage",
     "CompareStage",
@@ -67,6 +78,7 @@ __all__ = [
     "Data",
     "Dtype",
     "Engine",
+    "EqualGroups",
     "EvalSet",
     "EvaluateRewardStage",
     "Format",
@@ -90,6 +102,7 @@ __all__ = [
     "Publish",
     "PublishStage",
     "Rankings",
+    "Ratio",
     "Render",
     "RewardLoss",
     "RewardStage",

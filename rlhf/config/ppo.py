@@ -18,6 +18,40 @@ class MissingEOS(Enum):
     keep = "keep"
     subtract = "subtract"
     replace = "replace"
+    mask = "mask"
+
+
+class Advantage(Enum):
+    """Estimator of the advantages; rlhf/ppo/advantages.py has the formulas. Only ``gae`` has a critic."""
+
+    gae = "gae"
+    rloo = "rloo"
+    grpo = "grpo"
+    dr_grpo = "dr_grpo"
+    reinforce = "reinforce"
+    reinforce_pp = "reinforce_pp"
+    reinforce_pp_baseline = "reinforce_pp_baseline"
+
+    @property
+    def compares(self) -> bool:
+        """Whether a response is compared with the others of its prompt."""
+        return self not in (Advantage.gae, Advantage.reinforce, Advantage.reinforce_pp)
+
+
+class EqualGroups(Enum):
+    """Treatment of prompts whose responses all have the same score."""
+
+    keep = "keep"
+    drop = "drop"
+    resample = "resample"
+
+
+class Ratio(Enum):
+    """Importance ratio of the loss: per token, of the whole response, or its geometric mean over the response."""
+
+    token = "token"
+    response = "response"
+    response_mean = "response_mean"
 
 
 class KLIn(Enum):
@@ -43,10 +77,11 @@ class CriticKind(Enum):
 
 
 class LossMean(Enum):
-    """Weighting of a loss's mean: equal for every token, or equal for every response."""
+    """Mean of a loss: over all tokens, over the means of the responses, or the sum over B · K · max_response_length."""
 
     token = "token"
     response = "response"
+    constant = "constant"
 
 
 @dataclass(kw_only=True)
@@ -58,6 +93,10 @@ class PPOStage(TrainedStage):
     rewards: Any
     reward_defaults: RewardTermSettings
     gold: Any
+    advantage: Advantage
+    samples: int
+    equal_groups: EqualGroups
+    resample_rounds: int
     critic: str | None
     critic_kind: CriticKind
     value_coef: float
@@ -88,6 +127,7 @@ class PPOStage(TrainedStage):
     value_clip: float | None
     target_kl: float | None
     entropy_coef: float
+    ratio: Ratio
     loss_mean: LossMean
     importance_cap: float | None
     whiten_rewards: bool
@@ -97,6 +137,7 @@ class PPOStage(TrainedStage):
     max_response_length: int
     missing_eos: MissingEOS
     missing_eos_penalty: float
+    overlong_buffer: int | None
     normalize_scores: bool
     score_clip: float | None
     save_every: int
@@ -106,6 +147,16 @@ class PPOStage(TrainedStage):
 
     reads: ClassVar[tuple[str, ...]] = ("prompts",)
     measured: ClassVar[bool] = True
+
+    @property
+    def has_critic(self) -> bool:
+        """Whether a critic is trained."""
+        return self.advantage is Advantage.gae
+
+    @property
+    def rows(self) -> int:
+        """The number of responses of an update, over all ranks."""
+        return self.batch_size * self.samples
 
     def inputs(self) -> dict[str, Input]:
         """Return the policy, every run that scores, by the name of its term, and the start of the critic."""
@@ -144,6 +195,7 @@ class PPOStage(TrainedStage):
         super().__post_init__()
         enough = self.warmup_updates <= self.updates
         require(enough, "stage.warmup_updates", self.warmup_updates, f"be at most stage.updates={self.updates}")
+        self._check_advantage()
         if self.critic_kind is CriticKind.value_head and self.critic is not None:
             raise ConfigError(
                 f"stage.critic_kind=value_head starts a new head on the policy's trunk, so stage.critic="
@@ -165,3 +217,26 @@ class PPOStage(TrainedStage):
             raise ConfigError(
                 f"stage.batch_size={self.batch_size} is not divisible by stage.minibatches={self.minibatches}"
             )
+
+    def _check_advantage(self) -> None:
+        """Check the settings that depend on the estimator of the advantages, and on the number of samples."""
+        name = f"stage.advantage={self.advantage.value}"
+        if self.advantage.compares and self.samples < 2:
+            raise ConfigError(
+                f"{name} compares the responses to a prompt, but stage.samples={self.samples}: set it to 2 or more"
+            )
+        if self.equal_groups is not EqualGroups.keep and not self.advantage.compares:
+            raise ConfigError(
+                f"stage.equal_groups={self.equal_groups.value} is for estimators that compare the responses to a "
+                f"prompt, which {name} does not: set stage.equal_groups=keep"
+            )
+        if self.critic is not None and not self.has_critic:
+            raise ConfigError(f"{name} has no critic, so stage.critic={self.critic} would be ignored: leave it out")
+        if self.advantage.compares and self.gamma != 1:
+            raise ConfigError(
+                f"{name} compares undiscounted sums of rewards, so stage.gamma={self.gamma:g} would be ignored: "
+                "set stage.gamma=1"
+            )
+        room = self.overlong_buffer is None or self.overlong_buffer <= self.max_response_length
+        limit = f"be at most stage.max_response_length={self.max_response_length}"
+        require(room, "stage.overlong_buffer", self.overlong_buffer, limit)

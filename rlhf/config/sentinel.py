@@ -36,6 +36,7 @@ class SentinelSettings:
     entropy_share: float | None
     gold_fall: float | None
     distinct: float | None
+    equal_groups: float | None
 
     def __post_init__(self) -> None:
         require_ranges("stage.sentinel.", self)

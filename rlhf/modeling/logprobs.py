@@ -46,7 +46,7 @@ def token_shares(mask: Tensor, by_response: bool) -> Tensor:
     1, so that all tokens weigh the same, or 1 / the length of the response, so that all responses do.
     """
     shares = mask.float()
-    return shares / shares.sum(-1, keepdim=True) if by_response else shares
+    return shares / shares.sum(-1, keepdim=True).clamp(min=1) if by_response else shares
 
 
 def token_logprobs(logits: Tensor, tokens: Tensor, temperature: float) -> Tensor:

@@ -66,9 +66,17 @@ def shares(settings: Settings) -> bool:
     return len(roots) <= 1
 
 
-def heads(settings: Settings) -> bool:
-    """Whether the critic is a head on the policy."""
-    return settings.stage_as(PPOStage).critic_kind is CriticKind.value_head
+def separate_critic(settings: Settings) -> bool:
+    """Whether there is a critic with forward passes of its network; not for a head on the policy."""
+    stage = settings.stage_as(PPOStage)
+    return stage.has_critic and stage.critic_kind is CriticKind.separate
+
+
+def critics(settings: Settings, model: Architecture, ranks: Ranks, separate: Role) -> list[Role]:
+    """Return the role of the critic: ``separate``, or a head on the policy; none for estimators without a critic."""
+    if separate_critic(settings):
+        return [separate]
+    return [on_trunk(model, ranks)] if settings.stage_as(PPOStage).has_critic else []
 
 
 def on_trunk(model: Architecture, ranks: Ranks) -> Role:
@@ -86,7 +94,7 @@ def separate(settings: Settings, model: Architecture, ranks: Ranks) -> list[Role
     return [
         learning(settings, model, ranks, "policy", scores=False),
         reference(settings, model, ranks),
-        on_trunk(model, ranks) if heads(settings) else learning(settings, model, ranks, "critic", scores=True),
+        *critics(settings, model, ranks, learning(settings, model, ranks, "critic", scores=True)),
         *(judge(settings, role, model, ranks) for role in judges(settings.stage_as(PPOStage))),
     ]
 
@@ -115,16 +123,15 @@ def one_base(settings: Settings, model: Architecture, ranks: Ranks) -> list[Role
         *([adapters(ranks, ATTACHED, model.size.adapter)] if attached else []),
         adapters(ranks, "policy", model.size.adapter, learns=True),
         Role(REFERENCE, 0, 0, "", 0),
-        critic_on_base(settings, model, ranks),
+        *critic_on_base(settings, model, ranks),
         *(adapters(ranks, role, model.size.adapter + model.size.shape.hidden) for role in judges(stage)),
     ]
 
 
-def critic_on_base(settings: Settings, model: Architecture, ranks: Ranks) -> Role:
-    """Return the critic on a shared base: an adapter and a head, or a head on the policy."""
-    if heads(settings):
-        return on_trunk(model, ranks)
-    return adapters(ranks, "critic", model.size.adapter + model.size.shape.hidden, learns=True)
+def critic_on_base(settings: Settings, model: Architecture, ranks: Ranks) -> list[Role]:
+    """Return the critic on a shared base: an adapter and a head, or a head on the policy, or none."""
+    size = model.size.adapter + model.size.shape.hidden
+    return critics(settings, model, ranks, adapters(ranks, "critic", size, learns=True))
 
 
 def base(settings: Settings, model: Architecture, ranks: Ranks) -> Role:
@@ -184,10 +191,10 @@ def updating(
     # The gradient of the logits exists twice for a moment, then once together with that of the output layer.
     again = max(work.scored * policy.size.shape.vocabulary * policy.width, largest)
     own = LEARNERS if several else ("policy",)
-    critics = [] if heads(settings) else [Phase("critic backward", values + judging, gradients=own, optimizer=LEARNERS)]
+    backward = Phase("critic backward", values + judging, gradients=own, optimizer=LEARNERS)
     return [
         Phase("policy loss", kept, wide, other=again, gradients=before, optimizer=LEARNERS),
         Phase("policy backward", kept + working, other=largest, gradients=before, optimizer=LEARNERS),
-        *critics,
+        *([backward] if separate_critic(settings) else []),
         Phase("end of backward", first, other=largest, gradients=LEARNERS, optimizer=LEARNERS),
     ]

@@ -16,7 +16,7 @@ from rlhf.hardware.device import torch_device
 from rlhf.modeling import adapters
 from rlhf.modeling.generation import sample, seeded
 from rlhf.planning.estimate import Outlook
-from rlhf.planning.ppo import heads
+from rlhf.planning.ppo import separate_critic
 from rlhf.planning.throughput import Pace
 from rlhf.planning.workload import noted
 
@@ -45,11 +45,11 @@ def probe(outlook: Outlook, budget: float, clock: Clock = time.perf_counter) -> 
     optimizer = torch.optim.AdamW(trained, lr=1e-9, fused=True)
     positions = {"reward": 0, "ppo": getattr(settings.stage, "max_response_length", 0) + 1}.get(name, work.typical)
     ppo = name == "ppo"
-    scores = [positions, 0] if ppo and not heads(settings) else [positions]
+    scores = [positions, 0] if ppo and separate_critic(settings) else [positions]
     train = sum(timer(lambda p=p: descend(model, ids, p, optimizer)) for p in scores) / len(scores) / ids.numel()
     read = timer(lambda: forward(model, ids, positions)) / ids.numel() if work.read else 0.0
     if isinstance(settings.stage, PPOStage):
-        passes = work.read / (settings.stage.updates * settings.stage.batch_size * work.typical)
+        passes = work.read / (settings.stage.updates * settings.stage.rows * work.typical)
         wide = 1 + (not noted(settings))
         read = (wide * read + (passes - wide) * timer(lambda: forward(model, ids, 0)) / ids.numel()) / passes
     step = timer(lambda: stepped(trained, optimizer))

@@ -64,7 +64,7 @@ def on_one_base(
     head = model.size.shape.hidden
     yield ppo.adapters(ranks, "policy", model.size.adapter, learns=True)
     yield Role(ppo.REFERENCE, 0, 0, "", 0)
-    yield ppo.critic_on_base(settings, model, ranks)
+    yield from ppo.critic_on_base(settings, model, ranks)
     for role, judge in scoring.items():
         if role in roles.chains:
             yield ppo.adapters(ranks, role, head)
@@ -78,9 +78,6 @@ def apart(
     """Yield a separate model for each role."""
     yield learning(settings, policy, ranks, "policy", scores=False)
     yield ppo.reference(settings, policy, ranks)
-    if ppo.heads(settings):
-        yield ppo.on_trunk(policy, ranks)
-    else:
-        yield learning(settings, critic, ranks, "critic", scores=True)
+    yield from ppo.critics(settings, policy, ranks, learning(settings, critic, ranks, "critic", scores=True))
     for role, judge in scoring.items():
         yield ppo.judge(settings, role, judge, ranks)

@@ -220,14 +220,14 @@ def sampled(settings: Settings, rows: Rows, devices: int) -> Work:
     prompts = [min(length, stage.max_prompt_length) for length, *_ in rows.lengths]
     prompt, counts = sum(prompts) / len(prompts), rows.source == "counted"
     widest = max(prompts) if counts else stage.max_prompt_length
-    episodes, response = stage.updates * stage.batch_size, stage.max_response_length
+    episodes, response = stage.updates * stage.rows, stage.max_response_length
     judges = len([role for role in stage.inputs() if role not in ("policy", "critic")])
     # Reference, critic and each reward model read each response once; so does the policy, unless its log-probabilities
     # are recorded while decoding; both learners in every epoch. A critic that is a head on the policy has no pass.
-    critics = 0 if stage.critic_kind is CriticKind.value_head else 1
+    critics = int(stage.has_critic and stage.critic_kind is CriticKind.separate)
     passes = 1 + critics + judges + (not noted(settings))
     length = (widest if counts else prompt) + response
-    local = -(-stage.batch_size // devices)
+    local = -(-stage.rows // devices)
     at_once = rows_at_once(stage, -(-local // stage.minibatches), widest + response)
     return Work(
         steps=stage.updates * stage.epochs * stage.minibatches,

@@ -26,6 +26,7 @@ from rlhf.ppo.trainer import PPOTrainer
 from rlhf.storage.paths import bundled
 from rlhf.storage.renamed import new_name
 
+BY_ADVANTAGE = ("kl_in", "kl_estimator", "ratio", "loss_mean", "whiten_advantages")
 Group = TypeVar("Group", SentinelSettings, RolloutSettings, PPOStage)
 
 
@@ -40,10 +41,21 @@ def settings(**overrides: Any) -> PPOStage:
     values = yaml.safe_load((bundled("conf") / "stage" / "ppo.yaml").read_text(encoding="utf-8"))
     for name in ("learning_rate", "critic_learning_rate"):  # of ${times:rate,factor} only the rate
         values[name] = values[name].removeprefix("${times:").partition(",")[0]
+    advantage = overrides.get("advantage", values["advantage"])
+    for name in BY_ADVANTAGE:
+        values[name] = _by(getattr(advantage, "value", advantage), values[name])
     values["gold"] = None  # PPOTrainer takes the function; the file names the data set's
     watching = _made(SentinelSettings, "stage.sentinel", values["sentinel"], overrides.get("sentinel", {}))
     drawing = _made(RolloutSettings, "stage.rollout", values["rollout"], overrides.get("rollout", {}))
     return _made(PPOStage, "stage", values, overrides | {"sentinel": watching, "rollout": drawing})
+
+
+def _by(advantage: str, value: str) -> Any:
+    """Return the default that ``${by:${.advantage},usual,{estimator:other}}`` selects."""
+    inner = value.removeprefix("${by:${.advantage},").removesuffix("}")
+    usual, _, others = inner.partition(",")
+    found = dict(pair.split(":") for pair in others.strip("{}").split(","))
+    return yaml.safe_load(found.get(advantage, usual))
 
 
 def _made(kind: type[Group], key: str, values: dict[str, Any], overrides: dict[str, Any]) -> Group:

@@ -15,8 +15,8 @@ from rlhf.config import SentinelSettings
 KL, SCORES, GOLD = "objective/kl", "objective/scores", "objective/gold"
 STEP_KL, ENTROPY = "policy/approxkl_avg", "policy/entropy_avg"
 VARIANCE, ENDED, LENGTH = "val/explained_variance", "val/ended", "val/response_length"
-REPETITION, DISTINCT = "val/repetition", "val/distinct"
-WATCHED = (KL, SCORES, GOLD, STEP_KL, ENTROPY, VARIANCE, ENDED, LENGTH, REPETITION, DISTINCT)
+REPETITION, DISTINCT, EQUAL = "val/repetition", "val/distinct", "val/equal_groups"
+WATCHED = (KL, SCORES, GOLD, STEP_KL, ENTROPY, VARIANCE, ENDED, LENGTH, REPETITION, DISTINCT, EQUAL)
 
 
 class History:
@@ -189,6 +189,17 @@ def all_alike(history: History, limits: SentinelSettings) -> str | None:
     )
 
 
+def no_signal(history: History, limits: SentinelSettings) -> str | None:
+    """Check the share of prompts whose responses all have the same score, which have no advantage."""
+    if limits.equal_groups is None or not history.knows(EQUAL) or history.now(EQUAL) <= limits.equal_groups:
+        return None
+    return (
+        f"the scores do not differ: all responses have the same score for {history.now(EQUAL):.0%} of the prompts, more "
+        f"than {limits.equal_groups:.0%}, which have no advantage; commonly the task is too hard or too easy for the "
+        "policy: use other prompts, raise stage.samples, or set stage.equal_groups=resample"
+    )
+
+
 class Rule(Protocol):
     """A check of the metrics so far; its name is the diagnosis, its result the sentence, or None."""
 
@@ -208,6 +219,7 @@ RULES: tuple[Rule, ...] = (
     entropy_collapse,
     over_optimised,
     all_alike,
+    no_signal,
 )
 
 

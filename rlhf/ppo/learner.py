@@ -1,4 +1,4 @@
-"""PPO updates of policy and critic from a batch of rollouts: epochs, minibatches, optimizer steps."""
+"""Updates of policy and critic from a batch of rollouts: epochs, minibatches, optimizer steps."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -8,7 +8,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from rlhf.config import LossMean, PPOStage
+from rlhf.config import LossMean, PPOStage, Ratio
 from rlhf.hardware.precision import autocast
 from rlhf.modeling import forward
 from rlhf.modeling.logprobs import masked_sum, token_shares
@@ -17,7 +17,7 @@ from rlhf.ppo import checkpoint
 from rlhf.ppo.critic import ValueHead
 from rlhf.ppo.distributed import anywhere, average_gradients, everyones, everyones_rows, largest, padded, total
 from rlhf.ppo.kl import ESTIMATORS, kl_loss
-from rlhf.ppo.losses import clipped_policy_loss, clipped_value_loss, truncated_importance
+from rlhf.ppo.losses import clipped_policy_loss, clipped_value_loss, over_response, truncated_importance
 from rlhf.ppo.metrics import Metrics
 from rlhf.ppo.rollout import Rollout, inputs_of, logprobs_and_entropies, micro_batches, spread, tolerance, values_of
 from rlhf.ppo.sentinel import BrokenError
@@ -27,12 +27,12 @@ T = TypeVar("T")
 
 
 class Learner:
-    """Policy and critic, each with its optimizer; ``improve`` runs the PPO epochs for one batch of rollouts."""
+    """Policy and critic (if any), each with its optimizer; ``improve`` runs the epochs for one batch of rollouts."""
 
     def __init__(
         self,
         policy: Any,
-        critic: nn.Module,
+        critic: nn.Module | None,
         stage: PPOStage,
         seed: int,
         accelerator: Accelerator,
@@ -42,12 +42,12 @@ class Learner:
         self.parts, self.autocast = Parts("ppo", oom_retry), autocast
         self.stage, self.seed, self.accelerator = stage, seed, accelerator
         self.rate_factor = 1.0
-        self.modules = {"policy": policy, "critic": critic}
-        self.optimizers = {
-            "policy": self._adam(policy, stage.learning_rate),
-            "critic": self._adam(critic, stage.critic_learning_rate),
-        }
-        self.ranked_policy, self.ranked_critic, *_ = accelerator.prepare(policy, critic, *self.optimizers.values())
+        self.critic = critic
+        self.modules = {"policy": policy} if critic is None else {"policy": policy, "critic": critic}
+        self.rates = {"policy": stage.learning_rate, "critic": stage.critic_learning_rate}
+        self.optimizers = {name: self._adam(model, self.rates[name]) for name, model in self.modules.items()}
+        prepared = accelerator.prepare(*self.modules.values(), *self.optimizers.values())
+        self.ranked: dict[str, Any] = dict(zip(self.modules, prepared, strict=False))
 
     def _adam(self, model: nn.Module, learning_rate: float) -> torch.optim.AdamW:
         parameters = list(checkpoint.trainable(model).values())
@@ -61,9 +61,10 @@ class Learner:
     ) -> Metrics:
         """Run ``epochs`` passes over the batch in minibatches, one optimizer step each, and return the mean metrics.
 
-        Each rank passes its rows of the batch. Minibatches are drawn from the rows of all ranks and split over them.
-        The update ends before the step of the first minibatch whose KL from the start of the update exceeds
-        ``target_kl``. ``kl_coef`` is the coefficient of the penalty in the loss, 0 for none.
+        Each rank passes its rows of the batch. Minibatches are drawn from the prompts of all ranks and split over
+        them; prompts without an unmasked response are left out. The update ends before the step of the first minibatch
+        whose KL from the start of the update exceeds ``target_kl``. ``kl_coef`` is the coefficient of the penalty in
+        the loss, 0 for none.
 
         Raises:
             BrokenError: the first ratio is not 1, or a loss or a gradient is not a number.
@@ -74,9 +75,7 @@ class Learner:
         steps = 0
         rollout = everyones_rows(rollout, self.accelerator)
         advantages, returns = everyones(self.accelerator, *(padded(x, self.accelerator) for x in (advantages, returns)))
-        rank, ranks = self.accelerator.process_index, self.accelerator.num_processes
-        for rows in self._minibatches(len(rollout.scores), update):
-            index = rows[rank::ranks]
+        for index in self._minibatches(rollout.mask, update):
             part = rollout.rows(index.to(advantages.device))
             sums, error = self._accumulate(part, advantages[index], returns[index], kl_coef, learns)
             if not found:
@@ -87,13 +86,26 @@ class Learner:
                 break
             self._descend(sums, learns, update)
             steps += 1
+        if not found:
+            return rates | {"policy/steps": 0.0}
         means = {key: sum(metrics[key] for metrics in found) / len(found) for key in found[0]}
         variance = sum((metrics["val/ratio"] - means["val/ratio"]) ** 2 for metrics in found) / len(found)
         return means | rates | {"val/ratio_var": variance, "policy/steps": float(steps if learns else 0)}
 
-    def _minibatches(self, rows: int, update: int) -> Iterator[Tensor]:
-        for epoch in range(self.stage.epochs):
-            yield from permutation(rows, self.seed, "minibatches", update, epoch).chunk(self.stage.minibatches)
+    def _minibatches(self, mask: Tensor, update: int) -> Iterator[Tensor]:
+        """Yield the indices of this rank's rows of each minibatch: all responses to its share of the prompts.
+
+        If the prompts left in a minibatch do not divide among the ranks, masked ones make up the difference.
+        """
+        samples, rank, ranks = self.stage.samples, self.accelerator.process_index, self.accelerator.num_processes
+        used = mask.view(-1, samples * mask.shape[1]).any(-1).cpu()
+        left, masked = used.nonzero()[:, 0], (~used).nonzero()[:, 0]
+        for epoch in range(self.stage.epochs if len(left) else 0):
+            order = left[permutation(len(left), self.seed, "minibatches", update, epoch)]
+            for groups in order.chunk(self.stage.minibatches):
+                missing = -len(groups) % ranks
+                own = torch.cat([groups, masked[:1].expand(missing)])[rank::ranks]
+                yield (own[:, None] * samples + torch.arange(samples)).flatten()
 
     def _accumulate(
         self, rollout: Rollout, advantages: Tensor, returns: Tensor, kl_coef: float, learns: bool
@@ -102,9 +114,11 @@ class Learner:
 
         Returns the metrics of the minibatch and the largest difference of a ratio from 1.
         """
-        by_response = self.stage.loss_mean is LossMean.response
-        shares = token_shares(rollout.mask, by_response)
-        weight, tokens = (total(x.sum(), self.accelerator) for x in (shares, rollout.mask))
+        shares = token_shares(rollout.mask, self.stage.loss_mean is LossMean.response)
+        if self.stage.loss_mean is LossMean.constant:
+            shares = shares / self.stage.max_response_length
+        counted = rollout.mask.any(-1) if self.stage.loss_mean is LossMean.constant else shares
+        weight, tokens = (total(x.sum(), self.accelerator) for x in (counted, rollout.mask))
         # Gradients are averaged over ranks, so a rank's share of the global weight is multiplied by their number.
         scale = self.accelerator.num_processes / weight
         work = (rollout, advantages, returns, shares, scale, kl_coef, learns)
@@ -151,7 +165,7 @@ class Learner:
         """
         sums: dict[str, Tensor] = {}
         errors = []
-        losses_of = self._on_trunk if isinstance(self.modules["critic"], ValueHead) else self._one_after_the_other
+        losses_of = self._on_trunk if isinstance(self.critic, ValueHead) else self._one_after_the_other
         for index in parts:
             part, share = rollout.rows(index), shares[index]
             losses, found = losses_of(part, advantages[index], returns[index], share, scale, kl_coef, learns)
@@ -173,15 +187,17 @@ class Learner:
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Accumulate the gradients of a micro-batch; the policy's graph is freed before the critic's is built."""
         inputs, losses = inputs_of(part), {}
-        with self.accelerator.no_sync(self.ranked_policy):
+        with self.accelerator.no_sync(self.ranked["policy"]):
             with torch.set_grad_enabled(learns):
-                outputs = logprobs_and_entropies(self.ranked_policy, part, inputs, self.stage.temperature)
+                outputs = logprobs_and_entropies(self.ranked["policy"], part, inputs, self.stage.temperature)
                 loss, found = self._policy_loss(part, *outputs, advantages, kl_coef)
             losses["loss/policy_avg"] = masked_sum(share * loss, part.mask)
             if learns:
                 self.accelerator.backward(scale * losses["loss/policy_avg"])
-        with self.accelerator.no_sync(self.ranked_critic):
-            loss, more = self._value_loss(part, values_of(self.ranked_critic, part, inputs), returns)
+        if self.critic is None:
+            return losses, found
+        with self.accelerator.no_sync(self.ranked["critic"]):
+            loss, more = self._value_loss(part, values_of(self.ranked["critic"], part, inputs), returns)
             losses["loss/value_avg"] = masked_sum(share * loss, part.mask)
             self.accelerator.backward(scale * losses["loss/value_avg"])
         return losses, found | more
@@ -200,14 +216,15 @@ class Learner:
 
         Schulman et al. 2017, https://arxiv.org/abs/1707.06347, eq. 9.
         """
-        with self.accelerator.no_sync(self.ranked_policy), self.accelerator.no_sync(self.ranked_critic):
+        policy, critic = self.ranked["policy"], self.ranked["critic"]
+        with self.accelerator.no_sync(policy), self.accelerator.no_sync(critic):
             with torch.set_grad_enabled(learns):
                 tokens = part.response_ids[part.mask]
-                outputs = forward.response_outputs(self.ranked_policy, inputs_of(part), tokens, self.stage.temperature)
+                outputs = forward.response_outputs(policy, inputs_of(part), tokens, self.stage.temperature)
                 logprobs, entropy = (spread(output, part.mask) for output in outputs[:2])
                 loss, found = self._policy_loss(part, logprobs, entropy, advantages, kl_coef)
             losses = {"loss/policy_avg": masked_sum(share * loss, part.mask)}
-            loss, more = self._value_loss(part, spread(self.ranked_critic(outputs[2]), part.mask), returns)
+            loss, more = self._value_loss(part, spread(critic(outputs[2]), part.mask), returns)
             losses["loss/value_avg"] = masked_sum(share * loss, part.mask)
             both = self.stage.value_coef * losses["loss/value_avg"]
             self.accelerator.backward(scale * (both + losses["loss/policy_avg"] if learns else both))
@@ -217,10 +234,10 @@ class Learner:
         self, part: Rollout, logprobs: Tensor, entropy: Tensor, advantages: Tensor, kl_coef: float
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the policy's loss per token of a micro-batch, and its metrics per token; all (B, T)."""
-        stage = self.stage
-        clipped = clipped_policy_loss(
-            logprobs, part.logprobs, advantages, stage.clip_low, stage.clip_high, stage.dual_clip
-        )
+        stage, ratios = self.stage, (logprobs, part.logprobs)
+        if stage.ratio is not Ratio.token:
+            ratios = tuple(over_response(x, part.mask, stage.ratio is Ratio.response_mean) for x in ratios)
+        clipped = clipped_policy_loss(*ratios, advantages, stage.clip_low, stage.clip_high, stage.dual_clip)
         loss = clipped.loss
         if stage.importance_cap is not None:
             loss = loss * truncated_importance(part.logprobs, part.sampler_logprobs, stage.importance_cap)
@@ -247,7 +264,7 @@ class Learner:
         Raises:
             BrokenError: a loss or a gradient is not a finite number.
         """
-        learning = {"critic": self.ranked_critic} | ({"policy": self.ranked_policy} if learns else {})
+        learning = {name: model for name, model in reversed(self.ranked.items()) if learns or name != "policy"}
         for name, model in learning.items():
             norm = self.accelerator.clip_grad_norm_(checkpoint.trainable(model).values(), self.stage.max_grad_norm)
             loss = found["loss/policy_avg" if name == "policy" else "loss/value_avg"]
@@ -271,11 +288,10 @@ class Learner:
         """Set the rates: linear warm-up, linear decay to zero, times ``rate_factor`` (below 1 after a rollback)."""
         warm = min(1.0, (update + 1) / max(self.stage.warmup_updates, 1))
         share = self.rate_factor * warm * (1 - update / self.stage.updates)
-        bases = {"policy": self.stage.learning_rate, "critic": self.stage.critic_learning_rate}
         for name, optimizer in self.optimizers.items():
             for group in optimizer.param_groups:
-                group["lr"] = bases[name] * share
-        return {"lr": bases["policy"] * share, "lr/critic": bases["critic"] * share}
+                group["lr"] = self.rates[name] * share
+        return {"lr" if name == "policy" else f"lr/{name}": self.rates[name] * share for name in self.modules}
 
     def _check_ratio(self, error: float, update: int) -> None:
         """Raise a BrokenError unless every ratio of an update's first minibatch is 1, up to rounding."""

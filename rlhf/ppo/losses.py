@@ -46,6 +46,17 @@ def clipped_policy_loss(
     return PolicyLoss(loss, ratio, clipped)
 
 
+def over_response(logprobs: Tensor, mask: Tensor, mean: bool = False) -> Tensor:
+    """Return at every token the sum of its response's log-probabilities, or their mean; (B, T), 0 off the mask.
+
+    Ratios of sums are those of whole responses, as in RLOO (Ahmadian et al. 2024, https://arxiv.org/abs/2402.14740);
+    ratios of means are those of GSPO (Zheng et al. 2025, https://arxiv.org/abs/2507.18071, eq. 7).
+    """
+    whole = torch.where(mask, logprobs, torch.zeros_like(logprobs)).sum(-1, keepdim=True)
+    whole = whole / mask.sum(-1, keepdim=True).clamp(min=1) if mean else whole
+    return torch.where(mask, whole, torch.zeros_like(logprobs))
+
+
 def clipped_value_loss(values: Tensor, old_values: Tensor, returns: Tensor, clip: float | None) -> ValueLoss:
     """Return ½ max((Vₜ - Gₜ)², (clip(Vₜ, V_old - ε, V_old + ε) - Gₜ)²); ½ (Vₜ - Gₜ)² if ``clip`` is None.
 

@@ -13,10 +13,13 @@ from rlhf.ppo.rollout import Rollout
 Metrics = dict[str, float]
 
 
-def report(rollout: Rollout, scores: Tensor, penalties: Tensor, returns: Tensor, accelerator: Accelerator) -> Metrics:
+def report(
+    rollout: Rollout, scores: Tensor, penalties: Tensor, returns: Tensor | None, accelerator: Accelerator
+) -> Metrics:
     """Return the metrics of a rollout: means over the responses, or over the tokens, of all ranks.
 
-    scores (B,): as PPO uses them; penalties (B, T): the KL penalties; returns (B, T): the critic's targets.
+    scores (B,): as the advantages use them; penalties (B, T): the KL penalties; returns (B, T): the critic's targets,
+    None without a critic.
     """
     mask, lengths = rollout.mask, rollout.mask.sum(-1).float()
     kl = torch.where(mask, k1(rollout.logprobs, rollout.ref_logprobs), 0.0).sum(-1)
@@ -34,12 +37,13 @@ def report(rollout: Rollout, scores: Tensor, penalties: Tensor, returns: Tensor,
         "val/distinct": lengths.new_tensor(distinct(gather_object(responses))),
     }
     _, spread = moments(rollout.scores, torch.ones_like(rollout.scores, dtype=torch.bool), accelerator)
-    _, error = moments(returns - rollout.values, mask, accelerator)
-    _, variance = moments(returns, mask, accelerator)
     gap, _ = moments((rollout.logprobs - rollout.sampler_logprobs).abs(), mask, accelerator)
     reduced = accelerator.reduce(found, reduction="mean") | {
         "objective/scores_std": spread.sqrt(),
-        "val/explained_variance": 1 - error / variance.clamp(min=1e-8),
         "val/sampler_gap": gap,
     }
+    if returns is not None:
+        _, error = moments(returns - rollout.values, mask, accelerator)
+        _, variance = moments(returns, mask, accelerator)
+        reduced["val/explained_variance"] = 1 - error / variance.clamp(min=1e-8)
     return {key: float(value) for key, value in reduced.items()}

@@ -46,8 +46,10 @@ class Separate:
         return loading.load_policy(self.parents["policy"], self.settings.model, self.tokenizer).requires_grad_(False)
 
     @cached_property
-    def critic(self) -> nn.Module:
-        """The critic: a head on the policy, or a separate model that starts from ``start``."""
+    def critic(self) -> nn.Module | None:
+        """The critic: a head on the policy, or a separate model that starts from ``start``; None without GAE."""
+        if not self.stage.has_critic:
+            return None
         if self.stage.critic_kind is CriticKind.value_head:
             return head(self.stage, self.policy)
         critic = loading.load_reward_model(
@@ -103,8 +105,10 @@ class OneBase:
         return self.shared.language_model(self._adapters("policy"))
 
     @cached_property
-    def critic(self) -> Role | ValueHead:
-        """The critic: a head on the policy, or a new adapter and head on top of those that it starts from."""
+    def critic(self) -> Role | ValueHead | None:
+        """The critic: a head on the policy, or a new adapter and head on those of its start; None without GAE."""
+        if not self.stage.has_critic:
+            return None
         if self.stage.critic_kind is CriticKind.value_head:
             return head(self.stage, self.shared.causal)
         frozen = self._adapters("critic")
@@ -175,11 +179,13 @@ def critic_start(settings: Settings, parents: Mapping[str, Parent], tokenizer: A
     """Return the role that the critic starts from: "critic", or the first reward model with the policy's vocabulary.
 
     Otherwise it starts from the policy with a zero head, and a line reports it, unless ``stage.critic_kind`` is a head.
+    Without a critic the role is the policy.
 
     Raises:
         LineageError: ``stage.critic`` has another vocabulary than the policy.
     """
-    if settings.stage_as(PPOStage).critic_kind is CriticKind.value_head:
+    stage = settings.stage_as(PPOStage)
+    if stage.critic_kind is CriticKind.value_head or not stage.has_critic:
         return "policy"
     scoring = [role for role in judges(parents) if role.partition(".")[0] != "gold"]
     roles = ["critic"] if "critic" in parents else scoring

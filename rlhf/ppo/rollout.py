@@ -1,28 +1,22 @@
 """One batch of rollouts: the policy's responses, their log-probabilities, values and scores."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from rlhf.config import MissingEOS, SentinelSettings
-from rlhf.data.render import Prompt, prompt_ids
 from rlhf.modeling import forward
-from rlhf.modeling.decoding import Sampled
 from rlhf.modeling.forward import Rows
-from rlhf.modeling.generation import end_ids, response_text, sample, sampling_mode, seeded
 from rlhf.ppo.critic import ValueHead
-from rlhf.rewards import RewardFunction, checked
-
-# (policy, ids of the prompts, ids that end a response, padding id, length limit, temperature) -> one response per
-# prompt: rlhf.modeling.generation.sample, or another engine that has the policy's weights.
-Sampler = Callable[[Any, Sequence[Sequence[int]], set[int], int, int, float], list[Sampled]]
 
 
 class Rollout(NamedTuple):
-    """B prompts, padded on the left to P tokens, and their responses, padded on the right to T tokens."""
+    """B prompts, padded on the left to P tokens, and their responses, padded on the right to T tokens.
+
+    With K responses per prompt, they are in consecutive rows and B counts the rows.
+    """
 
     prompt_ids: Tensor  # (B, P)
     prompt_mask: Tensor  # (B, P)  True at prompt tokens
@@ -111,11 +105,12 @@ def evaluate(
 ) -> Rollout:
     """Return ``rollout`` with log-probabilities and values, computed by the forward pass that the update uses.
 
-    With ``decoded``, the policy's log-probabilities, and the values of a ``ValueHead``, are those that the sampler
-    reported; they are equal up to rounding if the sampler is the policy itself in float32.
+    Without a critic, values stay 0. With ``decoded``, the policy's log-probabilities, and the values of a
+    ``ValueHead``, are those that the sampler reported; they are equal up to rounding if the sampler is the policy
+    itself in float32.
     """
     on_trunk = isinstance(critic, ValueHead)
-    names = {"logprobs", "ref_logprobs", "values"}
+    names = {"logprobs", "ref_logprobs"} | (set() if critic is None else {"values"})
     if decoded:
         names -= {"logprobs", "values"} if on_trunk else {"logprobs"}
     filled = {name: torch.zeros_like(rollout.sampler_logprobs) for name in names}
@@ -130,51 +125,9 @@ def evaluate(
         with forward.without_adapter(policy, reference):
             frozen = policy if reference is None else reference
             filled["ref_logprobs"][index] = logprobs_and_entropies(frozen, part, inputs, temperature)[0]
-        if not on_trunk:
+        if critic is not None and not on_trunk:
             filled["values"][index] = values_of(critic, part, inputs)
     return rollout._replace(**{"logprobs": rollout.sampler_logprobs} | filled)
-
-
-def collect(
-    policy: Any,
-    tokenizer: Any,
-    reward: RewardFunction,
-    prompts: Sequence[Prompt],
-    *,
-    temperature: float,
-    max_prompt_length: int,
-    max_response_length: int,
-    seed: int,
-    sampler: Sampler = sample,
-    before: int = 0,
-    rows: Sequence[Sequence[int]] | None = None,
-) -> Rollout:
-    """Sample a response to each prompt and score it; fields that ``evaluate`` fills in are zero.
-
-    ``rows`` are the ids of the prompts; if None, prompts are rendered here and truncated to ``max_prompt_length``.
-    ``before`` is the number of rows of the same batch that lower ranks sample: their random numbers are skipped, so
-    that responses do not depend on the number of ranks.
-
-    Raises:
-        TrainingError: the reward did not return one finite number per response.
-    """
-    if rows is None:
-        rows = [prompt_ids(tokenizer, prompt, max_prompt_length) for prompt in prompts]
-    ends = end_ids(policy, tokenizer)
-    with sampling_mode(policy), seeded(seed):
-        torch.rand(before, max_response_length)
-        sampled = sampler(policy, rows, ends, tokenizer.pad_token_id, max_response_length, temperature)
-    responses = [response.ids for response in sampled]
-    completions = [response_text(tokenizer, *pair) for pair in zip(prompts, responses, strict=True)]
-    scores = checked(reward(prompts, completions), completions)
-    rollout = pack(rows, responses, scores, ends, tokenizer.pad_token_id, policy.device)
-
-    def padded(ragged: Sequence[Sequence[float]]) -> Tensor:
-        return pad_sequence([torch.tensor(row) for row in ragged], batch_first=True).to(policy.device)
-
-    rollout = rollout._replace(sampler_logprobs=padded([response.logprobs for response in sampled]))
-    values = [response.values for response in sampled]
-    return rollout._replace(values=padded(values)) if values[0] else rollout
 
 
 def pack(
@@ -222,3 +175,11 @@ def final_scores(
     if rule is MissingEOS.replace:
         return torch.where(ended, scores, torch.full_like(scores, -penalty))
     return scores
+
+
+def overlong(lengths: Tensor, most: int, buffer: int) -> Tensor:
+    """Return max(0, 1 - (L_max - |y|) / L_buffer): 0 up to L_max - L_buffer tokens, 1 at L_max; (B,) -> (B,).
+
+    The soft overlong punishment of DAPO (Yu et al. 2025, https://arxiv.org/abs/2503.14476, eq. 13), positive here.
+    """
+    return (1 - (most - lengths) / buffer).clamp(min=0)

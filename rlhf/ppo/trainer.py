@@ -1,10 +1,9 @@
-"""Proximal policy optimization of a reward on whole responses.
+"""Policy optimization of a reward on whole responses: PPO with a critic, or estimators that compare K responses.
 
 docs/ppo.md lists every difference from the paper's algorithm (Schulman et al. 2017).
 """
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,23 +11,22 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from rlhf.config import KLIn, OldLogprobs, PPOStage, SentinelAction
+from rlhf.config import EqualGroups, KLIn, MissingEOS, PPOStage, SentinelAction
 from rlhf.data.render import Prompt
 from rlhf.data.render import prompt_ids as encoded
 from rlhf.errors import ConfigError, TrainingError
 from rlhf.hardware.memory import give_back, keep_freed
 from rlhf.hardware.precision import autocast as autocasting
 from rlhf.modeling.fused_lora import fuse
-from rlhf.modeling.generation import sample
-from rlhf.modeling.seeding import derive, permutation
 from rlhf.ppo import checkpoint
-from rlhf.ppo.advantages import gae
-from rlhf.ppo.critic import ValueHead
+from rlhf.ppo.advantages import equal_groups, estimate
+from rlhf.ppo.collector import Collector
 from rlhf.ppo.distributed import agreed, anywhere, largest, total, whiten
 from rlhf.ppo.kl import ESTIMATORS, adapted, shape_rewards
 from rlhf.ppo.learner import Learner
 from rlhf.ppo.metrics import Metrics, report
-from rlhf.ppo.rollout import Rollout, Sampler, collect, evaluate, final_scores, is_exact, tolerance
+from rlhf.ppo.responses import Sampler
+from rlhf.ppo.rollout import Rollout, evaluate, tolerance
 from rlhf.ppo.sentinel import STOPPED, BrokenError, Diagnosis, Sentinel
 from rlhf.rewards import RewardFunction, Scorer
 
@@ -39,7 +37,8 @@ class PPOTrainer:
     Args:
         policy: a causal language model, or a PeftModel around one.
         reference: the model that the KL is measured from; None for ``policy`` with its adapter disabled.
-        critic: computes the value of the state before each response token (rlhf.ppo.Critic, or ValueHead).
+        critic: computes the value of the state before each response token (rlhf.ppo.Critic, or ValueHead); None for
+            estimators other than GAE.
         reward: (prompts, completions) -> one number per completion; terms of a Composition are logged separately.
         prompts: the prompts; they are visited in a new order in each pass.
         prompt_ids: the prompts as tokens; if None, they are rendered here and truncated to stage.max_prompt_length.
@@ -55,14 +54,14 @@ class PPOTrainer:
         ``synchronise``: called before each rollout, so that an engine can copy the policy's weights.
 
     Raises:
-        ConfigError: the ranks cannot share the minibatches equally.
+        ConfigError: the ranks cannot share the minibatches equally, or a critic is missing or not used.
     """
 
     def __init__(
         self,
         policy: Any,
         reference: Any | None,
-        critic: nn.Module,
+        critic: nn.Module | None,
         tokenizer: Any,
         reward: RewardFunction,
         prompts: Sequence[Prompt],
@@ -82,13 +81,10 @@ class PPOTrainer:
         autocast: bool = False,
     ):
         self.stage, self.seed, self.log, self.tell = stage, seed, log, tell
-        self.sampler, self.synchronise = sampler, synchronise
-        self.tokenizer, self.prompts = tokenizer, list(prompts)
+        self.synchronise, self.tokenizer, self.prompts = synchronise, tokenizer, list(prompts)
         if prompt_ids is None:
             prompt_ids = [encoded(tokenizer, prompt, stage.max_prompt_length) for prompt in prompts]
-        self.prompt_ids = prompt_ids
         self.reward = Scorer(reward, gold, self._over_ranks)
-        self.score_mean, self.score_std = (score_mean, score_std) if stage.normalize_scores else (0.0, 1.0)
         # Without ``cpu``, accelerate starts every rank on a machine without a GPU as a single process.
         self.accelerator = Accelerator(cpu=not torch.cuda.is_available() if cpu is None else cpu)
         ranks = self.accelerator.num_processes
@@ -97,7 +93,10 @@ class PPOTrainer:
                 f"stage.batch_size={stage.batch_size} is not divisible by {ranks} ranks times "
                 f"stage.minibatches={stage.minibatches}: ranks would take different numbers of steps"
             )
-        for model in (policy, critic, *(() if reference is None else (reference,))):
+        if stage.has_critic != (critic is not None):
+            needed = "needs a critic" if stage.has_critic else "has no critic"
+            raise ConfigError(f"stage.advantage={stage.advantage.value} {needed}: change the argument critic")
+        for model in (model for model in (policy, critic, reference) if model is not None):
             fuse(model)
             model.to(self.accelerator.device).eval()  # without dropout: the ratio compares two forward passes
         if self.accelerator.device.type == "cpu":
@@ -105,6 +104,11 @@ class PPOTrainer:
         self.reference = reference if reference is None else reference.requires_grad_(False)
         self.policy, self.critic = policy, critic
         self.learner = Learner(policy, critic, stage, seed, self.accelerator, oom_retry, autocast)
+        measured = (score_mean, score_std) if stage.normalize_scores else (0.0, 1.0)
+        self.collector = Collector(
+            policy, critic, tokenizer, self.reward, self.prompts, prompt_ids, stage, seed, self.accelerator, measured,
+            autocast, sampler,
+        )  # fmt: skip
         self.sentinel = Sentinel(stage.sentinel)
         self.update = 0
         self.kl_coef = stage.kl_coef
@@ -232,75 +236,61 @@ class PPOTrainer:
         return self.update
 
     def batch(self, update: int) -> list[int]:
-        """Return the indices of this rank's prompts of an update, from an endless sequence of permutations."""
-        own = self.stage.batch_size // self.accelerator.num_processes
-        first = update * self.stage.batch_size + self._before
-        chosen = []
-        for position in range(first, first + own):
-            number, index = divmod(position, len(self.prompts))
-            chosen.append(int(permutation(len(self.prompts), self.seed, "prompts", number)[index]))
-        return chosen
-
-    @property
-    def _before(self) -> int:
-        """The number of rows of a batch that belong to lower ranks."""
-        return self.accelerator.process_index * (self.stage.batch_size // self.accelerator.num_processes)
+        """Return the indices of this rank's prompts of an update."""
+        return self.collector.batch(update)
 
     def step(self, chosen: Sequence[int]) -> Metrics:
-        """Run one PPO update on the prompts at indices ``chosen`` and return its metrics."""
-        stage, rollout = self.stage, self._rollout(chosen)
-        scores = final_scores(
-            rollout.scores,
-            rollout.ended,
-            self.score_mean,
-            self.score_std,
-            stage.score_clip,
-            stage.missing_eos,
-            stage.missing_eos_penalty,
-        )
+        """Run one update on K responses to each of the prompts at indices ``chosen`` and return its metrics."""
+        self.reward.clear()
+        stage, (rollout, noted) = self.stage, self._rollout(chosen)
+        scores = self.collector.final(rollout.scores, rollout.mask.sum(-1), rollout.ended)
         in_reward, estimator = stage.kl_in is KLIn.reward, ESTIMATORS[stage.kl_estimator.value]
         rewards, penalties = shape_rewards(
             scores, rollout.logprobs, rollout.ref_logprobs, rollout.mask, self.kl_coef, estimator, in_reward
         )
         if stage.whiten_rewards:
             rewards = whiten(rewards, rollout.mask, self.accelerator, keep_mean=True)
-        advantages, returns = gae(rewards, rollout.values, rollout.mask, stage.gamma, stage.gae_lambda)
-        weights = whiten(advantages, rollout.mask, self.accelerator) if stage.whiten_advantages else advantages
-        improved = self.learner.improve(rollout, weights, returns, self.update, 0.0 if in_reward else self.kl_coef)
+        advantages, returns = estimate(
+            stage.advantage.value, rewards, rollout.values, rollout.mask, stage.samples, stage.gamma, stage.gae_lambda
+        )
+        learned = self._learned(rollout, scores)
+        weights = whiten(advantages, learned.mask, self.accelerator) if stage.whiten_advantages else advantages
+        improved = self.learner.improve(learned, weights, returns, self.update, 0.0 if in_reward else self.kl_coef)
         self._settle()
         self.update += 1
-        found = report(rollout, scores, penalties, returns, self.accelerator) | self.reward.metrics() | improved
-        found |= {"objective/kl_coef": self.kl_coef, "episode": float(self.update * stage.batch_size)}
+        targets = returns if stage.has_critic else None
+        found = report(rollout, scores, penalties, targets, self.accelerator) | self.reward.metrics() | improved | noted
+        found |= {"objective/kl_coef": self.kl_coef, "episode": float(self.update * stage.rows)}
         if stage.kl_target is not None:
             self.kl_coef = adapted(self.kl_coef, found["objective/kl"], stage.kl_target, stage.kl_gain)
         return found
 
-    def _rollout(self, chosen: Sequence[int]) -> Rollout:
-        """Sample and score responses to the prompts at indices ``chosen``, with log-probabilities and values."""
-        stage, decoded = self.stage, self._decoded()
-        head = self.critic if decoded and isinstance(self.critic, ValueHead) else None
+    def _learned(self, rollout: Rollout, scores: Tensor) -> Rollout:
+        """Return the rollout in which responses that the loss leaves out are masked."""
+        kept = torch.ones_like(rollout.ended)
+        if self.stage.missing_eos is MissingEOS.mask:
+            kept = rollout.ended
+        if self.stage.equal_groups is not EqualGroups.keep:
+            kept = kept & ~equal_groups(scores, self.stage.samples).repeat_interleave(self.stage.samples)
+        return rollout._replace(mask=rollout.mask & kept[:, None])
+
+    def _rollout(self, chosen: Sequence[int]) -> tuple[Rollout, Metrics]:
+        """Sample and score responses to the prompts at indices ``chosen``, with log-probabilities and values.
+
+        Also returns the share of prompts whose responses have equal scores, before any is replaced.
+        """
         self.synchronise()
-        rollout = collect(
-            self.policy,
-            self.tokenizer,
-            self.reward,
-            [self.prompts[i] for i in chosen],
-            rows=[self.prompt_ids[i] for i in chosen],
-            temperature=stage.temperature,
-            max_prompt_length=stage.max_prompt_length,
-            max_response_length=stage.max_response_length,
-            seed=derive(self.seed, "rollout", self.update, 0),
-            sampler=self.sampler or partial(sample, at_once=stage.rollout.rows, head=head),
-            before=self._before,
-        )
+        found, noted = self.collector.draw(chosen, self.update)
+        rollout = found.packed(self.collector.ends, self.tokenizer.pad_token_id, self.policy.device)
         self._settle()
-        models = (self.policy, self.reference, self.critic)
+        models, decoded = (self.policy, self.reference, self.critic), self.collector.decoded
         with autocasting(self.accelerator.device, self.learner.autocast):
             rollout = self.learner.in_parts(
-                lambda *bounds: evaluate(rollout, *models, stage.temperature, *bounds, decoded=decoded), len(chosen)
+                lambda *bounds: evaluate(rollout, *models, self.stage.temperature, *bounds, decoded=decoded),
+                len(rollout.scores),
             )
         self._check_start(rollout)
-        return rollout
+        return rollout, noted
 
     def _settle(self) -> None:
         """Free cached CPU memory between sampling and learning, whose tensors differ in size."""
@@ -309,11 +299,6 @@ class PPOTrainer:
 
     def _over_ranks(self, x: Tensor) -> Tensor:
         return total(x.to(self.accelerator.device), self.accelerator).cpu()
-
-    def _decoded(self) -> bool:
-        """Return whether log π_old can be the sampler's: that of the policy in float32 is equal up to rounding."""
-        own = self.sampler is None and is_exact(self.policy, self.learner.autocast)
-        return own and self.stage.rollout.logprobs is OldLogprobs.decoding
 
     def _check_start(self, rollout: Rollout) -> None:
         """Raise a BrokenError unless the policy equals the reference before the first step, up to rounding."""

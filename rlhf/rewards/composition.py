@@ -87,7 +87,7 @@ class CompositeReward:
 class Scorer:
     """The reward of a trainer, which also evaluates a gold reward on the same responses.
 
-    It is a RewardFunction that returns only the reward, and keeps the scores of the last batch for ``metrics``.
+    It is a RewardFunction that returns only the reward, and keeps the scores for ``metrics`` until ``clear``.
     """
 
     def __init__(self, reward: RewardFunction, gold: RewardFunction | None = None, over_ranks: OverRanks = alone):
@@ -98,18 +98,27 @@ class Scorer:
         if isinstance(self.reward, CompositeReward):
             scored = self.reward.score(prompts, completions, self.over_ranks)
             totals = scored.totals
-            self.batch = {f"reward/{name}": scores for name, scores in scored.raw.items()}
-            self.batch |= {f"reward/{name}_disagreement": scores for name, scores in scored.disagreement.items()}
+            self._note({f"reward/{name}": scores for name, scores in scored.raw.items()})
+            self._note({f"reward/{name}_disagreement": scores for name, scores in scored.disagreement.items()})
         else:
             totals = checked(self.reward(prompts, completions), completions)
         if self.gold is not None:
             # Random draws of gold must not advance the stream of training.
             with torch.random.fork_rng(devices=[torch.cuda.current_device()] if torch.cuda.is_available() else []):
-                self.batch["objective/gold"] = checked(self.gold(prompts, completions), completions, "the gold reward")
+                gold = checked(self.gold(prompts, completions), completions, "the gold reward")
+            self._note({"objective/gold": gold})
         return totals
 
+    def _note(self, scores: Mapping[str, list[float]]) -> None:
+        for name, found in scores.items():
+            self.batch[name] = self.batch.get(name, []) + found
+
+    def clear(self) -> None:
+        """Forget the scores of the last update."""
+        self.batch = {}
+
     def metrics(self) -> dict[str, float]:
-        """Return mean and population deviation of the last batch's scores by term and of gold, over all ranks.
+        """Return mean and population deviation of the scores since ``clear``, by term and of gold, over all ranks.
 
         They are those before weight and normalization. Every rank must call it.
         """

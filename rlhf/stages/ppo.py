@@ -75,7 +75,7 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
     loop.show_ends(run, roles.policy, tokenizer)
     if stage.rollout.engine is Engine.vllm:
         engine = copied(settings, trainer, roles)
-        trainer.sampler, trainer.synchronise = engine, engine.synchronise
+        trainer.collector.sampler, trainer.synchronise = engine, engine.synchronise
     precision.tell_lost("ppo", roles.policy, "stage.learning_rate", stage.learning_rate)
     sample = loop.Sampler(run, roles.policy, tokenizer, prompts["validation"]["prompt"], settings)
     metrics = train(trainer, run, sample)
@@ -115,13 +115,16 @@ def copied(settings: Settings, trainer: PPOTrainer, roles: OneBase | Separate) -
 
 def unended(ended: float, stage: PPOStage) -> str | None:
     """Return how scores of responses without EOS are changed; None if all have EOS or scores are unchanged."""
-    count = round((1 - ended) * stage.batch_size)
+    count = round((1 - ended) * stage.rows)
     if not count or stage.missing_eos is MissingEOS.keep:
         return None
-    replaced = stage.missing_eos is MissingEOS.replace
-    penalty = f"replaced by {-stage.missing_eos_penalty:g}" if replaced else f"lowered by {stage.missing_eos_penalty:g}"
+    effects = {
+        MissingEOS.subtract: f"scores lowered by {stage.missing_eos_penalty:g}",
+        MissingEOS.replace: f"scores replaced by {-stage.missing_eos_penalty:g}",
+        MissingEOS.mask: "responses left out of the loss",
+    }
     return (
-        f"{stage.batch_size - count} of {stage.batch_size} responses ended: {count} scores {penalty}; "
+        f"{stage.rows - count} of {stage.rows} responses ended: {count} {effects[stage.missing_eos]}; "
         "set stage.missing_eos=keep or a longer stage.max_response_length"
     )
 

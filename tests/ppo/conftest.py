@@ -9,8 +9,10 @@ from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassifi
 
 from rlhf.modeling.from_scratch import new_tokenizer
 from rlhf.modeling.loading import chat_template
-from rlhf.ppo import Critic, PPOTrainer, gae, settings, shape_rewards
-from rlhf.ppo.rollout import Rollout, collect, evaluate
+from rlhf.ppo import Critic, PPOTrainer, settings, shape_rewards
+from rlhf.ppo.advantages import estimate
+from rlhf.ppo.responses import collect
+from rlhf.ppo.rollout import Rollout, evaluate
 
 WORDS = ("red", "green", "blue", "cat", "dog", "bird")
 PROMPTS = ["red cat", "green", "blue bird dog", "cat dog red green blue", "bird", "dog dog", "green cat"]
@@ -84,8 +86,9 @@ def new_trainer(tokenizer: Any) -> Callable[..., PPOTrainer]:
         policy = new_policy(tokenizer) if policy is None else policy
         if reference == "same":
             reference = new_policy(tokenizer)
-        critic = Critic(new_reward_model(tokenizer)) if critic is None else critic
         stage = settings(**TINY | overrides)
+        if critic is None and stage.has_critic:
+            critic = Critic(new_reward_model(tokenizer))
         return PPOTrainer(policy, reference, critic, tokenizer, reward, PROMPTS, stage, **arguments)
 
     return build
@@ -98,13 +101,15 @@ def weights(module: torch.nn.Module) -> dict[str, torch.Tensor]:
 def experience(trainer: PPOTrainer) -> tuple[Rollout, torch.Tensor, torch.Tensor]:
     """Return the arguments of ``improve``: a rollout, advantages, and returns that differ from the values."""
     stage = trainer.stage
+    prompts = [prompt for prompt in PROMPTS[:6] for _ in range(stage.samples)]
     rollout = collect(
-        trainer.policy, trainer.tokenizer, trainer.reward, PROMPTS[:6], temperature=stage.temperature,
+        trainer.policy, trainer.tokenizer, trainer.reward, prompts, temperature=stage.temperature,
         max_prompt_length=stage.max_prompt_length, max_response_length=stage.max_response_length, seed=242,
     )  # fmt: skip
     rollout = evaluate(rollout, trainer.policy, trainer.reference, trainer.critic, stage.temperature, 6)
     rewards = shape_rewards(rollout.scores, rollout.logprobs, rollout.ref_logprobs, rollout.mask, stage.kl_coef).rewards
-    return rollout, *gae(rewards, rollout.values, rollout.mask, stage.gamma, stage.gae_lambda)
+    given = (rewards, rollout.values, rollout.mask, stage.samples, stage.gamma, stage.gae_lambda)
+    return rollout, *estimate(stage.advantage.value, *given)
 
 
 def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:

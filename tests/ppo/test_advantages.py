@@ -1,11 +1,21 @@
-"""GAE against worked values, its two limits, and the double sum that defines it."""
+"""GAE against worked values, its two limits, and the double sum that defines it; the estimators without a critic."""
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlhf.ppo.advantages import gae
+from rlhf.config import Advantage
+from rlhf.ppo.advantages import (
+    COMPARED,
+    equal_groups,
+    estimate,
+    gae,
+    group_centered,
+    group_standardized,
+    leave_one_out,
+    rewards_to_go,
+)
 
 NUMBER = st.floats(-5, 5)
 
@@ -94,3 +104,48 @@ def test_more_padding_changes_nothing(case: tuple[torch.Tensor, torch.Tensor, to
     for expected, found in zip(plain, more, strict=True):
         assert torch.equal(found[:, : mask.shape[1]], expected)
         assert (found[:, mask.shape[1] :] == 0).all()
+
+
+SUMS = torch.tensor([1.0, 2.0, 6.0, 5.0, 5.0, 5.0], dtype=torch.float64)  # two prompts, three responses each
+
+
+def test_worked_values_of_groups() -> None:
+    """Means 3 and 5; others' means 4, 3½, 1½ and 5; the unbiased deviation of 1, 2, 6 is √7."""
+    assert leave_one_out(SUMS, 3).tolist() == pytest.approx([-3, -1.5, 4.5, 0, 0, 0])
+    assert group_centered(SUMS, 3).tolist() == [-2, -1, 3, 0, 0, 0]
+    expected = [x / (7**0.5 + 1e-4) for x in (-2, -1, 3)]
+    assert group_standardized(SUMS, 3).tolist() == pytest.approx([*expected, 0, 0, 0])
+    assert equal_groups(SUMS, 3).tolist() == [False, True]
+
+
+def test_rewards_to_go_are_discounted_sums() -> None:
+    mask = torch.tensor([[True, True, True], [True, False, False]])
+    found = rewards_to_go(torch.tensor([[1.0, 2.0, 4.0], [3.0, 0.0, 0.0]]), mask, 0.5)
+    assert found.tolist() == [[3, 4, 4], [3, 0, 0]]
+
+
+@given(st.integers(2, 5), st.lists(NUMBER, min_size=20, max_size=20), NUMBER)
+def test_comparisons_ignore_a_constant_and_sum_to_zero(samples: int, scores: list[float], constant: float) -> None:
+    sums = torch.tensor(scores[: 3 * samples], dtype=torch.float64)
+    for estimator in COMPARED.values():
+        found = estimator(sums, samples)
+        assert found.view(3, samples).sum(1).tolist() == pytest.approx([0] * 3, abs=1e-9)
+        assert estimator(sums + constant, samples).tolist() == pytest.approx(found.tolist(), abs=1e-6)
+    others = [
+        [x for j, x in enumerate(row) if j != i] for row in sums.view(3, samples).tolist() for i in range(samples)
+    ]
+    expected = [x - sum(rest) / len(rest) for x, rest in zip(sums.tolist(), others, strict=True)]
+    assert leave_one_out(sums, samples).tolist() == pytest.approx(expected, abs=1e-9)
+
+
+@pytest.mark.parametrize("kind", [kind.value for kind in Advantage])
+def test_every_estimator_is_zero_off_the_mask_and_credits_the_score(kind: str) -> None:
+    mask = torch.tensor([[True, True, True], [True, False, False], [True, True, False], [True, True, False]])
+    rewards = torch.tensor([[-0.1, -0.2, 3.0], [1.0, 0.0, 0.0], [0.5, 2.0, 0.0], [0.0, -1.0, 0.0]])
+    advantages, returns = estimate(kind, rewards, torch.zeros(4, 3), mask, 2, 1.0, 1.0)
+    assert not advantages[~mask].any()
+    assert not returns[~mask].any()
+    assert advantages[0, 2] > 0 > advantages[3, 1]
+    whole = Advantage(kind).compares
+    assert (kind in COMPARED) == whole
+    assert bool((advantages[0] == advantages[0, 0]).all()) == whole

@@ -12,6 +12,7 @@ from rlhf.ppo.diagnoses import (
     DISTINCT,
     ENDED,
     ENTROPY,
+    EQUAL,
     GOLD,
     KL,
     LENGTH,
@@ -30,6 +31,7 @@ from rlhf.ppo.diagnoses import (
     kl_running_away,
     length_hack,
     no_eos,
+    no_signal,
     noise,
     over_optimised,
     repeating,
@@ -48,6 +50,7 @@ HEALTHY = {
     LENGTH: lambda t: 20 - t / 10,
     REPETITION: lambda t: 0.03,
     DISTINCT: lambda t: 0.95,
+    EQUAL: lambda t: 0.3,
 }
 # rule -> (the unhealthy metrics over updates; the first update at which it must be raised, with the default limits)
 ILL = {
@@ -57,6 +60,7 @@ ILL = {
     kl_negative: ({KL: lambda t: -2.0}, 5),
     no_eos: ({ENDED: lambda t: 0.0}, 15),
     length_hack: ({LENGTH: lambda t: 10.0 + t, SCORES: lambda t: float(t)}, 10),
+    no_signal: ({EQUAL: lambda t: 0.95}, 5),
     repeating: ({REPETITION: lambda t: 0.6}, 5),
     entropy_collapse: ({ENTROPY: lambda t: 0.5**t}, 10),
     over_optimised: ({GOLD: lambda t: 5 - t / 2 + 0.1 * (t % 2), SCORES: lambda t: float(t)}, 10),

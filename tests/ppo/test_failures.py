@@ -113,7 +113,7 @@ def test_responses_of_other_weights_make_the_kl_negative(new_trainer: Trainers) 
     """A sampler that never gets the new weights writes responses that are likely under the old policy, not the new."""
     trainer = new_trainer(**QUICK | {"learning_rate": 0.02, "kl_coef": 0.0}, **only("kl_min", -0.5))
     stale = trainer.reference
-    trainer.sampler = lambda policy, *arguments: sample(stale, *arguments)
+    trainer.collector.sampler = lambda policy, *arguments: sample(stale, *arguments)
     assert [diagnosis.name for diagnosis in run(trainer)] == ["kl_negative"]
 
 

@@ -74,7 +74,7 @@ def distance(p: torch.Tensor, q: torch.Tensor) -> float:
     return 0.5 * (p - q).abs().sum().item()
 
 
-def ppo(tokenizer: Any, **options: Any) -> PPOTrainer:
+def trained(tokenizer: Any, **options: Any) -> PPOTrainer:
     """Return a trainer that has converged under its settings."""
     policy, reference = new_policy(), new_policy()
     torch.manual_seed(1)
@@ -85,7 +85,9 @@ def ppo(tokenizer: Any, **options: Any) -> PPOTrainer:
         "learning_rate": 0.005, "critic_learning_rate": 0.02, "value_clip": None, "kl_coef": BETA, "temperature": 1.0,
         "max_response_length": 2, "missing_eos": "keep", "normalize_scores": False, "whiten_advantages": False,
     }  # fmt: skip
-    trainer = PPOTrainer(policy, reference, critic, tokenizer, reward, ["go"], settings(**plain | options), seed=0)
+    stage = settings(**plain | options)
+    used = critic if stage.has_critic else None
+    trainer = PPOTrainer(policy, reference, used, tokenizer, reward, ["go"], stage, seed=0)
     trainer.train()
     return trainer
 
@@ -106,7 +108,7 @@ def test_ppo_reaches_the_optimum_of_its_objective(tokenizer: Any) -> None:
     start = distribution(new_policy(), every)
     assert start.sum().item() == pytest.approx(1, abs=1e-5)
     optimum = tilted(start, scores_of(every, tokenizer), BETA)
-    end = distribution(ppo(tokenizer).policy, every)
+    end = distribution(trained(tokenizer).policy, every)
     assert distance(start, optimum) > 0.4
     assert distance(end, optimum) < 0.08
 
@@ -131,7 +133,7 @@ def test_with_the_kl_in_the_loss_each_token_is_tilted_by_the_mean_score_behind_i
     for index, first in enumerate(sorted(set(firsts))):
         [chosen] = torch.tensor([[token == first for token in firsts]])
         expected[chosen] *= first_token[index]
-    end = distribution(ppo(tokenizer, kl_in="loss", kl_estimator="k2").policy, every)
+    end = distribution(trained(tokenizer, kl_in="loss", kl_estimator="k2").policy, every)
     assert distance(start, expected) > 0.4
     assert distance(end, expected) < 0.08
     assert distance(end, expected) < distance(end, tilted(start, scores, BETA))
@@ -149,7 +151,7 @@ def test_the_adaptive_coefficient_finds_the_tilt_that_has_the_target_kl(tokenize
     for _ in range(60):  # the KL falls as β grows
         middle = (low + high) / 2
         low, high = (middle, high) if kl(tilted(start, scores, middle)) > target else (low, middle)
-    trainer = ppo(tokenizer, kl_target=target)
+    trainer = trained(tokenizer, kl_target=target)
     end = distribution(trainer.policy, every)
     assert abs(BETA - low) > 0.1  # the start is not the solution
     assert trainer.kl_coef == pytest.approx(low, rel=0.15)

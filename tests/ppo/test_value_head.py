@@ -12,7 +12,8 @@ from rlhf.modeling.logprobs import masked_mean, token_logprobs
 from rlhf.ppo import PPOTrainer, ValueHead, gae
 from rlhf.ppo.checkpoint import trainable
 from rlhf.ppo.losses import clipped_policy_loss, clipped_value_loss
-from rlhf.ppo.rollout import Rollout, all_outputs, collect, evaluate, inputs_of
+from rlhf.ppo.responses import collect
+from rlhf.ppo.rollout import Rollout, all_outputs, evaluate, inputs_of
 from rlhf.ppo.shared_base import POLICY, SharedBase
 from tests.ppo.conftest import PROMPTS, TINY, model_inputs, new_policy, response_logits, same, weights
 

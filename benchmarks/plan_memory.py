@@ -117,7 +117,7 @@ def described(shape: str) -> tuple[Any, Any]:
     """Tokenizer, padding token included, and configuration."""
     from transformers import AutoConfig, LlamaConfig
 
-    from rlhf.data import load
+    from rlhf.data import load, templates
     from rlhf.modeling import loading
     from rlhf.modeling.from_scratch import new_tokenizer
     from rlhf.runs.parents import Parent
@@ -128,7 +128,7 @@ def described(shape: str) -> tuple[Any, Any]:
         return tokenizer, AutoConfig.from_pretrained(source(shape))
     texts = load(settings.data, "text", "train", 0, tell=False)["text"]
     hidden, inner, layers, heads, vocabulary = MADE[shape]
-    tokenizer = new_tokenizer(texts, vocabulary, loading.chat_template("almanac"))
+    tokenizer = new_tokenizer(texts, vocabulary, templates.chat_template("almanac"))
     sizes = {"hidden_size": hidden, "intermediate_size": inner, "num_hidden_layers": layers}
     sizes |= {"num_attention_heads": heads, "num_key_value_heads": heads}
     ids = {"bos_token_id": None, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}

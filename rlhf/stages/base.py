@@ -12,7 +12,7 @@ from peft import prepare_model_for_kbit_training
 from transformers import Trainer, TrainingArguments, default_data_collator
 
 from rlhf.config import AdapterKind, BaseStage, Settings
-from rlhf.data import check_splits, load
+from rlhf.data import check_splits, load, templates
 from rlhf.data.render import text_ids
 from rlhf.errors import ConfigError, DataError
 from rlhf.modeling import adapters, loading
@@ -37,7 +37,7 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
         architecture = settings.model.architecture
         if architecture is None:
             raise ConfigError("stage.policy=null trains a new model, and model.architecture is null: set one of them")
-        template = loading.chat_template(settings.model.chat_template)
+        template = templates.chat_template(settings.model.chat_template)
         tokenizer = new_tokenizer(texts["train"]["text"], architecture["vocabulary"], template)
         policy = new_policy(architecture, tokenizer)
     else:

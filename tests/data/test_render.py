@@ -1,9 +1,9 @@
 import pytest
 
 from rlhf.data.render import encode, prompt_ids, prompt_text, question, text_ids
+from rlhf.data.templates import chat_template
 from rlhf.errors import DataError, ModelError
 from rlhf.modeling.from_scratch import new_tokenizer
-from rlhf.modeling.loading import chat_template
 
 TOKENIZER = new_tokenizer(["Lima is the capital of Peru."] * 3, 300, chat_template("almanac"))
 TALK = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "What is Lima?"}]

@@ -10,9 +10,9 @@ from transformers import PreTrainedTokenizerFast
 from rlhf.config import Render
 from rlhf.data import templates
 from rlhf.data.render import encode, prompt_ids, prompt_text, text_ids
+from rlhf.data.templates import chat_template
 from rlhf.errors import ConfigError, ModelError
 from rlhf.modeling.from_scratch import new_tokenizer
-from rlhf.modeling.loading import chat_template
 
 CHATML = (
     "{% for m in messages %}{{ '<|user|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"

@@ -7,8 +7,8 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification
 
+from rlhf.data.templates import chat_template
 from rlhf.modeling.from_scratch import new_tokenizer
-from rlhf.modeling.loading import chat_template
 from rlhf.ppo import Critic, PPOTrainer, gae, settings, shape_rewards
 from rlhf.ppo.rollout import Rollout, collect, evaluate
 

@@ -12,7 +12,7 @@ from peft import prepare_model_for_kbit_training
 from transformers import Trainer, TrainingArguments, default_data_collator
 
 from rlhf.config import AdapterKind, BaseStage, Settings
-from rlhf.data import check_splits, load, templates
+from rlhf.data import templates
 from rlhf.data.render import text_ids
 from rlhf.errors import ConfigError, DataError
 from rlhf.modeling import adapters, loading
@@ -25,10 +25,7 @@ from rlhf.training.arguments import arguments, build
 def run(settings: Settings, run: Run) -> dict[str, float]:
     """Train on packed text, save the model and return its metrics."""
     stage = settings.stage_as(BaseStage)
-    texts = {split: load(settings.data, "text", split, settings.seed) for split in ("train", "validation")}
-    check_splits(settings.data, "text", texts, settings.seed)
-    for split, dataset in texts.items():
-        run.record_data("text", split, dataset)
+    texts = loop.read_splits(run, settings, "text")
     args = arguments(
         TrainingArguments, settings, run, prediction_loss_only=True, label_names=["labels"], remove_unused_columns=False
     )

@@ -51,9 +51,9 @@ def token_shares(mask: Tensor, by_response: bool) -> Tensor:
 def token_logprobs_and_entropies(logits: Tensor, tokens: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     """Return log-probabilities log softmax(z / τ)[a] and entropies -Σ_v p_v log p_v of softmax(z / τ), in nats.
 
-    Logits z (N, V), tokens a (N,) -> (N,) each, in float32 or better. With the sampling temperature τ, the
-    distribution is the one that tokens were drawn from. Tensors with V columns are computed for a few tokens at a time. The backward pass overwrites the logits with their
-    gradient, so they must not be read afterwards.
+    Logits z (N, V), tokens a (N,) -> (N,) each, in float32 or better. With the sampling temperature τ, the distribution
+    is the one that tokens were drawn from. Tensors with V columns are computed for a few tokens at a time. The backward
+    pass overwrites the logits with their gradient, so they must not be read afterwards.
     """
     return _LogprobsAndEntropies.apply(logits, tokens, temperature)
 

@@ -13,6 +13,7 @@ from rlhf.config import PPOStage, Settings, Turns
 from rlhf.config.library_errors import blame
 from rlhf.console import console, show_samples
 from rlhf.data import Kind, check_splits, load, templates
+from rlhf.data.load import Split
 from rlhf.data.render import Prompt, question
 from rlhf.data.tokens import BROKEN, CUT, FILLED, LONG, REWRITTEN, UNLEARNED, Form
 from rlhf.data.tokens import tokenised as to_ids
@@ -32,14 +33,14 @@ if TYPE_CHECKING:
 
 
 def read_splits(
-    run: Run, settings: Settings, kind: Kind, splits: Sequence[str] = ("train", "validation")
+    run: Run, settings: Settings, kind: Kind, splits: Sequence[Split] = ("train", "validation")
 ) -> dict[str, "Dataset"]:
     """Return the rows of each split, checked, and record them in run.json.
 
     Raises:
         DataError: see rlhf.data.load and rlhf.data.check_splits.
     """
-    rows = {split: load(settings.data, kind, split, settings.seed) for split in splits}
+    rows: dict[str, Dataset] = {split: load(settings.data, kind, split, settings.seed) for split in splits}
     check_splits(settings.data, kind, rows, settings.seed)
     for split, dataset in rows.items():
         run.record_data(kind, split, dataset)

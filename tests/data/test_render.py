@@ -18,7 +18,7 @@ def test_the_question_is_the_last_text() -> None:
 
 
 def test_a_conversation_ends_with_the_marker_that_opens_the_answer() -> None:
-    assert TOKENIZER.decode(prompt_ids(TOKENIZER, TALK)) == "<|system|>Be brief.<|user|>What is Lima?<|assistant|>"
+    assert TOKENIZER.decode(prompt_ids(TOKENIZER, TALK)) == "<|system|> Be brief.<|user|> What is Lima?<|assistant|>"
 
 
 def test_a_string_is_unchanged() -> None:

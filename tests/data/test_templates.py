@@ -83,7 +83,7 @@ def test_keys_that_the_template_does_not_read_are_refused_by_name() -> None:
 
 def test_templates_read_names_but_not_weights() -> None:
     made = tokenizer("{% for m in messages %}{{ m.name }}{{ m.weight }}{{ m.content }}{% endfor %}")
-    assert made.decode(prompt_ids(made, said("user", "Hi", name="Ann", weight=0))) == "AnnHi"
+    assert made.decode(prompt_ids(made, said("user", "Hi", name="Ann", weight=0))).strip() == "AnnHi"
 
 
 def test_the_text_of_a_special_token_in_a_call_is_text() -> None:

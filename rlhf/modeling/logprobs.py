@@ -65,7 +65,7 @@ class _LogprobsAndEntropies(torch.autograd.Function):
     def forward(ctx: Any, logits: Tensor, tokens: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
         kind = torch.promote_types(logits.dtype, torch.float32)
         logprobs, found, normalisers = (torch.empty(len(tokens), dtype=kind, device=logits.device) for _ in range(3))
-        for part in _tiles(logits):
+        for part in tiles(logits):
             scaled = logits[part].to(kind) / temperature
             chosen = scaled.gather(1, tokens[part, None])[:, 0]
             most = scaled.amax(-1, keepdim=True)
@@ -83,11 +83,12 @@ class _LogprobsAndEntropies(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         of_logprobs, of_entropies = gradients
         logits, tokens, normalisers, found = ctx.saved_tensors
-        for part in _tiles(logits):
+        entropic = bool(of_entropies.any())
+        for part in tiles(logits):
             logp = logits[part].to(normalisers.dtype).div(ctx.temperature).sub_(normalisers[part, None])
             p = logp.exp()
             gradient = p * -of_logprobs[part, None]
-            if of_entropies.any():
+            if entropic:
                 logp.clamp_(min=torch.finfo(logp.dtype).min)
                 gradient -= of_entropies[part, None] * p * (logp + found[part, None])
             gradient.scatter_add_(1, tokens[part, None], of_logprobs[part, None])
@@ -95,7 +96,7 @@ class _LogprobsAndEntropies(torch.autograd.Function):
         return logits, None, None
 
 
-def _tiles(logits: Tensor) -> Iterator[slice]:
+def tiles(logits: Tensor) -> Iterator[slice]:
     """Return slices of rows with about ``TILE`` entries each."""
     rows = max(TILE // logits.shape[-1], 1)
     return (slice(start, start + rows) for start in range(0, len(logits), rows))

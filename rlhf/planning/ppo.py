@@ -9,14 +9,7 @@ from rlhf.config import AdapterKind, CriticKind, PPOStage, Settings
 from rlhf.hardware.memory import FLOAT32, Shape, cache
 from rlhf.modeling import bases
 from rlhf.modeling.decoding import READ_AT_ONCE
-from rlhf.modeling.logprobs import TILE
-from rlhf.planning.activations import (
-    PPO_LEARNING,
-    PPO_SAMPLING,
-    PPO_TILES,
-    at_work,
-    logits,
-)
+from rlhf.planning.activations import PPO_LEARNING, PPO_SAMPLING, at_work, logits, tiles
 from rlhf.planning.memory_estimate import Ledger, Phase, Role
 from rlhf.planning.shapes import Architecture, at_hand
 from rlhf.planning.strategy import Ranks
@@ -161,7 +154,7 @@ def scored(rows: int, length: int) -> int:
 
 def responses(shape: Shape, work: Work, width: int) -> int:
     """Return the bytes of a micro-batch's response logits, which the gradient overwrites, and of float32 tiles."""
-    return work.scored * shape.vocabulary * width * PPO_LEARNING + PPO_TILES * max(TILE, shape.vocabulary) * FLOAT32
+    return work.scored * shape.vocabulary * width * PPO_LEARNING + tiles(shape)
 
 
 def updating(

@@ -1,9 +1,10 @@
-"""One side of benchmarks.logprobs: log-probabilities and entropies of targets, from hidden states or from logits."""
+"""One side of benchmarks.logprobs: log-probabilities and entropies from hidden states, from logits, or by TRL."""
 
 from typing import Any
 
 import torch
 from sides import Step, serve
+from trl.kernels import ChunkedLogProbFunction
 
 from rlhf.modeling.logprobs import token_logprobs_and_entropies
 from rlhf.preference.head import score
@@ -20,6 +21,10 @@ def make(spec: dict[str, Any]) -> Step:
         with torch.set_grad_enabled(spec["backward"]):
             if spec["kernel"] == "hidden":
                 logprobs = score(head, states, targets, ("log_probs", "entropy"))["log_probs"]
+            elif spec["kernel"] == "trl":
+                logprobs, *_ = ChunkedLogProbFunction.apply(
+                    states, head.weight, None, targets, 1.0, 32768, None, 1.0, ("entropy",)
+                )
             else:
                 logprobs, _ = token_logprobs_and_entropies(head(states), targets, 1.0)
         if spec["backward"]:

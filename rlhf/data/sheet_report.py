@@ -125,13 +125,9 @@ def _examples(examples: list[dict[str, str]]) -> list[str]:
     lines = [] if not examples else ["", f"{len(examples)} rows, drawn at random, as the model will see them:"]
     for example in examples:
         text = "\n".join(f"[{name}]\n{printable(value, LONGEST)}" for name, value in example.items())
-        fence = "`" * max(3, 1 + max(map(len, _backticks(text)), default=0))
+        fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
         lines += ["", f"{fence}text", text, fence]
     return lines
-
-
-def _backticks(text: str) -> list[str]:
-    return re.findall("`+", text)
 
 
 def show(report: dict[str, Any]) -> None:

@@ -124,12 +124,8 @@ def typed(item: str, stages: Sequence[str]) -> str:
         return item
     if parsed(item) is None:  # a character outside Hydra's grammar
         plain = value and value[0] not in "'\"[{" and not value.endswith(")")
-        return f"{key}={quoted(value)}" if plain or _is_path(value) else item
+        return f"{key}={quoted(value)}" if plain or Path(value).exists() else item
     return f"{key}={_as_text(value)}"
-
-
-def _is_path(value: str) -> bool:
-    return Path(value).exists()
 
 
 def _holds_text(key: str, stages: Sequence[str]) -> bool:

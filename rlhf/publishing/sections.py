@@ -39,7 +39,7 @@ METHODS = {
 def links(chain: Sequence[Link], safe: Safe) -> Iterator[list[str]]:
     """Yield stage, place, revision or digest, seed and method of each run or model."""
     for link in chain:
-        linked = link.repo is not None and validated(link.repo)
+        linked = link.repo is not None and HUB_ID.fullmatch(link.repo) is not None  # an id contains no markup
         place = f"[{link.repo}](https://huggingface.co/{link.repo})" if linked else f"{safe(link.title)}, not published"
         if link is chain[-1]:
             mark = f"weights `{link.run['weights'][:SHORT]}`"
@@ -54,11 +54,6 @@ def links(chain: Sequence[Link], safe: Safe) -> Iterator[list[str]]:
         else:
             seed = "" if link.run["seed"] is None else safe(str(link.run["seed"]))
             yield [safe(link.stage), place, mark, seed, METHODS.get(link.stage, "")]
-
-
-def validated(id: str) -> bool:
-    """Whether ``id`` is a valid Hub id, which contains no markup."""
-    return HUB_ID.fullmatch(id) is not None
 
 
 def sources(chain: Sequence[Link]) -> dict[str, dict[str, Any]]:

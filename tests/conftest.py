@@ -26,7 +26,7 @@ from tests.hub.server import Hub, serving
 
 atexit.register(shutil.rmtree, os.environ["RLHF_CACHE"], ignore_errors=True)
 
-# A model of some ten thousand parameters, two optimiser steps, a few rows: enough to run every line of a stage.
+# A model of some ten thousand parameters, two optimizer steps, a few rows: enough to run every line of a stage.
 TINY = (
     "model.architecture.vocabulary=384",
     "model.architecture.hidden_size=16",

@@ -124,7 +124,7 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
     )
     architecture = models.config(run["policy"], settings.model)
     shared = decide(stage.shared_prefix, architecture, settings.model.attention, args.max_length, run.stage)
-    ids = loop.tokenised(run, settings, pairs, Form.pairs, tokenizer, args)
+    ids = loop.tokenized(run, settings, pairs, Form.pairs, tokenizer, args)
     loading = adapters.quantization(settings.adapter)
     policy = models.load_policy(run["policy"], settings.model, tokenizer, **loading)
     # With an adapter, the reference is the policy with the adapter switched off. Without one, it is a second copy,

@@ -19,7 +19,7 @@ from rlhf.console import Bar, console, show_samples
 from rlhf.data import templates
 from rlhf.data.render import Prompt, question
 from rlhf.data.tokens import BROKEN, CUT, FILLED, LONG, REWRITTEN, UNLEARNED, Form
-from rlhf.data.tokens import tokenised as to_ids
+from rlhf.data.tokens import tokenized as to_ids
 from rlhf.errors import DataError, TrainingError
 from rlhf.hardware import precision, ranks
 from rlhf.hardware.memory import keep_freed
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 INCIDENTAL = ("runtime", "preparation_time", "per_second", "total_flos", "num_input_tokens_seen", "num_tokens", "epoch")
 
 
-def tokenised(
+def tokenized(
     run: Run,
     settings: Settings,
     rows: dict[str, "Dataset"],

@@ -214,7 +214,7 @@ def test_a_gguf_file(tmp_path: Path) -> None:
     assert all(torch.equal(a, b) for a, b in zip(policy.parameters(), again.parameters(), strict=True))
 
 
-def test_a_text_longer_than_the_model_reads_is_tokenised_without_a_warning(
+def test_a_text_longer_than_the_model_reads_is_tokenized_without_a_warning(
     settings: Callable[..., Settings], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     parent = save_model(tmp_path, plain_tokenizer(eos_token="</s>", model_max_length=2))

@@ -63,13 +63,13 @@ def test_equal_settings_give_equal_bytes(beside_chain: Configure, uninterrupted:
     assert weights(tmp_path / "other") != weights(uninterrupted)
 
 
-def test_scores_are_normalised_as_the_reward_run_says(chain: Path, beside_chain: Configure, tmp_path: Path) -> None:
-    """At the first update the KL is zero, so the reward is the normalised score."""
+def test_scores_are_normalized_as_the_reward_run_says(chain: Path, beside_chain: Configure, tmp_path: Path) -> None:
+    """At the first update the KL is zero, so the reward is the normalized score."""
     execute(beside_chain("ppo", *FASTER, "stage.updates=1", "stage.missing_eos=keep"), tmp_path / "ppo")
     statistics = Run.open(chain / "almanac" / "reward").manifest["metrics"]
     [first] = [json.loads(line) for line in logged(tmp_path / "ppo").splitlines()]
-    normalised = (first["objective/scores"] - statistics["scores/mean"]) / statistics["scores/std"]
-    assert first["objective/rlhf_reward"] == pytest.approx(normalised, abs=1e-4)
+    normalized = (first["objective/scores"] - statistics["scores/mean"]) / statistics["scores/std"]
+    assert first["objective/rlhf_reward"] == pytest.approx(normalized, abs=1e-4)
 
 
 def test_every_option_of_the_algorithm_is_taken_from_the_settings(beside_chain: Configure, tmp_path: Path) -> None:

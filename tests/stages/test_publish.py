@@ -116,8 +116,8 @@ def test_a_stranger_who_knows_transformers_alone_loads_it(
     talk.append({"role": "assistant", "content": ANSWER})
     score = reward(**tokenizer.apply_chat_template(talk, return_dict=True, return_tensors="pt")).logits[0, 0].item()
     measured = Run.open(aligned / "almanac" / "reward").manifest["metrics"]
-    normalised = (score - measured["scores/mean"]) / measured["scores/std"]
-    assert found.stdout == f"{text}\n{score} {normalised}\n"
+    normalized = (score - measured["scores/mean"]) / measured["scores/std"]
+    assert found.stdout == f"{text}\n{score} {normalized}\n"
 
 
 def test_without_a_repository_nothing_is_sent(

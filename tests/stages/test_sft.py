@@ -117,7 +117,7 @@ def test_rows_that_are_joined_before_they_are_cut_are_not_counted(
     run = Run.start(tmp_path / "sft", settings)
     run.record_data("demonstrations", "train", rows["train"])
     args = SimpleNamespace(packing=True, packing_strategy=strategy, max_length=36)
-    loop.tokenised(run, settings, rows, Form.completions, tokenizer, args)
+    loop.tokenized(run, settings, rows, Form.completions, tokenizer, args)
     assert (omissions(run.manifest["data"]["demonstrations"]["train"]) != (0, 0)) is cut
     run.finish({})
 

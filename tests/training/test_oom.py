@@ -87,7 +87,7 @@ def logged(directory: Path) -> list[dict[str, float]]:
 CARD = ["stage.trainer.per_device_train_batch_size=5", "stage.probe_rows=0", "stage.statistics_prompts=2"]
 CASES = {
     "sft": ("sft", ["stage.trainer.per_device_train_batch_size=5"], {}),
-    # The second of two steps that share an optimiser step fails half-way through its backward pass.
+    # The second of two steps that share an optimizer step fails half-way through its backward pass.
     "accumulated": ("sft", ["stage.trainer.gradient_accumulation_steps=2"], {"backward": True, "from_call": 1}),
     "base": ("base", ["stage.block_length=16"], {}),
     "reward": ("reward", [*CARD, "stage.trainer.center_rewards_coefficient=0.1"], {}),

@@ -166,7 +166,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
             "ENDPOINT": server.url,
             "HUGGINGFACE_CO_URL_TEMPLATE": template,
             "HF_HUB_OFFLINE": False,
-            "HF_HUB_DISABLE_XET": True,  # the server knows LFS alone
+            "HF_HUB_DISABLE_XET": True,  # the server supports only LFS
             "HF_HUB_DISABLE_TELEMETRY": True,
             "HF_HUB_CACHE": str(tmp_path / "cache"),
             "HF_TOKEN_PATH": str(tmp_path / "no_token"),

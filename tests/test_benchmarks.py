@@ -103,7 +103,7 @@ def test_data_beside_trl_keeps_the_same_rows(
 def test_memory_does_not_grow_with_the_rows() -> None:
     few, many = data.streamed(400_000)
     assert (few["rows"], many["rows"]) == (40_000, 400_000)
-    # Eight bytes a row, some of them twice, while a split is divided: 400,000 rows are 240 MB on disk.
+    # Indices take eight bytes per row, some twice, while a split is divided: 400,000 rows are 240 MB on disk.
     assert many["mib"] < few["mib"] + 30
     assert many["warm_seconds"] < many["cold_seconds"] / 4
 
@@ -207,7 +207,7 @@ def test_reward_cards_of_real_sets(
 
 
 def test_a_real_reward_model_beats_what_cannot_read(capsys: pytest.CaptureFixture, monkeypatch) -> None:
-    """On at least one real set by more than the interval of the lead; the others stand beside it as they are."""
+    """The interval of the lead is above 0 on at least one real set; results on the others are printed, too."""
     monkeypatch.setattr("sys.argv", ["reward_card", "--show"])
     reward_card.main()
     rows = json.loads(reward_card.RESULT.read_text())["sets"]

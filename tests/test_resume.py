@@ -62,7 +62,7 @@ def arguments(stage: str, chain: Path, root: Path, *more: str) -> list[str]:
 
 
 def command(argv: list[str]) -> None:
-    """``python -m rlhf ...`` in a process of its own."""
+    """Run ``python -m rlhf ...`` in a separate process."""
     sys.argv = argv
     main.main()
 
@@ -190,7 +190,7 @@ def test_killed_before_the_first_checkpoint_it_starts_from_the_beginning(
     settings = interrupted(stage)
     for place in checkpoints(tmp_path / f".{stage}.partial" / "resume"):
         (place / "digests.json").unlink()
-    # By number, as transformers counts where the times of files cannot be told apart.
+    # transformers sorts checkpoints by number if the modification times are equal.
     monkeypatch.setattr("transformers.trainer_utils.os.path.getmtime", lambda path: 0.0)
     execute(settings("resume=true"), tmp_path / stage)
     assert "so it starts from the beginning" in capsys.readouterr().out

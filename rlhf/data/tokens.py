@@ -200,9 +200,7 @@ def _heard(said: Said, start: int, end: int) -> list[int]:
     return [bound for pair in zip(borders[::2], borders[1::2], strict=True) if pair[0] < pair[1] for bound in pair]
 
 
-def _labeled(
-    ids: list[int], spans: list[tuple[int, int]], longest: int | None, keep_end: bool
-) -> dict[str, list[int]]:
+def _labeled(ids: list[int], spans: list[tuple[int, int]], longest: int | None, keep_end: bool) -> dict[str, list[int]]:
     part = slice(None, longest) if not keep_end or longest is None else slice(-longest, None)
     labels = [-100] * len(ids)
     for begin, end in spans:

@@ -72,6 +72,7 @@ class _LogprobsAndEntropies(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, tokens: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+        """Return log-probabilities and entropies of ``tokens``, (N,) each, from logits (N, V)."""
         kind = torch.promote_types(logits.dtype, torch.float32)
         logprobs, found, normalizers = (torch.empty(len(tokens), dtype=kind, device=logits.device) for _ in range(3))
         for part in _tiles(logits):
@@ -90,6 +91,7 @@ class _LogprobsAndEntropies(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        """Return the gradient of the logits, written over the logits."""
         of_logprobs, of_entropies = gradients
         logits, tokens, normalizers, found = ctx.saved_tensors
         for part in _tiles(logits):

@@ -78,7 +78,7 @@ def test_what_is_written_is_what_was_measured(
 def test_the_shares_of_a_profile_are_of_one_iteration(
     made: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Phases cover nearly all of it, kinds of operator all; what stood in their place is put back."""
+    """Phases cover nearly all of the time, kinds of operator all of it; the patched functions are restored."""
     import ppo_models
 
     from benchmarks import ppo_profile

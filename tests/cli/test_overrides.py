@@ -1,4 +1,4 @@
-"""Overrides as they are typed: text stays the text that it is."""
+"""Overrides on the command line: text is not changed by the grammar of overrides."""
 
 import pytest
 from hydra import compose, initialize_config_dir

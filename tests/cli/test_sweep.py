@@ -1,4 +1,4 @@
-"""Sweeps from the command line: what is finished is not done again, what failed is told, a leaderboard is left."""
+"""Sweeps from the command line: finished jobs are skipped, failed ones are reported, a leaderboard is written."""
 
 import csv
 import json
@@ -100,7 +100,7 @@ def test_a_sweep_ends_with_its_leaderboard(
     assert rlhf(*command) == 0
     assert times(folder) == before
     assert capsys.readouterr().out.count("up to date, skipped") == 4
-    assert rlhf(*command, "stage.label_smoothing=0.1") == 1  # another run where one is finished
+    assert rlhf(*command, "stage.label_smoothing=0.1") == 1  # another setting for a finished run
     assert capsys.readouterr().err.count("stage.label_smoothing was 0.0, now 0.1: overwrite=true replaces it") == 4
     assert board(folder) == found
     assert times(folder) == before
@@ -133,7 +133,7 @@ def test_a_sweep_of_plans_leaves_nothing_behind_and_hides_no_job(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture,
 ) -> None:
-    """Each job is planned, also after one that does not fit; the exit code says so."""
+    """Each job is planned, also after one that does not fit, which makes the exit code 1."""
     command = arguments(chain, tmp_path, "stage.trainer.per_device_train_batch_size=8,4", "hardware.plan=true")
     assert rlhf(*command) == 0
     assert capsys.readouterr().out.count("dpo: fits: ") == 2

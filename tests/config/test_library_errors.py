@@ -7,7 +7,7 @@ from rlhf.errors import ConfigError, DataError
 
 
 def library(error: Exception) -> None:
-    """Stands for a library: this file is none of the package's."""
+    """Raise ``error`` as a library would: this file is outside the package."""
     raise error
 
 

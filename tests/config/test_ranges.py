@@ -1,4 +1,4 @@
-"""Every number among the settings has a finite range: what is drawn is accepted, or refused in one sentence."""
+"""Every number among the settings has a finite range: a random value is accepted or refused with a one-line error."""
 
 import math
 import types
@@ -197,7 +197,7 @@ def test_a_number_of_a_trainer_is_accepted_or_refused_in_one_sentence(stage: str
         assert value in TRAINER[name] or (name, value) == ("max_steps", -1)
 
 
-# What takes hours where it is large, or is not of one process.
+# Settings that take hours if they are large, or need several processes.
 SLOW = (
     "per_device", "gradient_acc", "num_train_epochs", "max_steps", "dataloader", "ddp_", "max_length", "pad_to",
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Composed rewards as they are typed: on the command line, and in the one place that holds their usual values."""
+"""Composed rewards from the command line, and their defaults in stage.reward_defaults."""
 
 import re
 from collections.abc import Callable

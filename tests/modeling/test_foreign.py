@@ -35,7 +35,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def load(folder: Path, *overrides: str) -> Any:
-    """As a stage does: what can be seen is looked at first."""
+    """Load a model as a stage does: check the files first."""
     one, parent = composed(*SETTINGS, *overrides), Parent("policy", str(folder), None)
     loading.check(parent, one)
     tokenizer = loading.load_tokenizer(parent, one.model)
@@ -174,7 +174,7 @@ def damage(path: Path, draw: random.Random) -> None:
 
 
 def survives(folder: Path) -> bool:
-    """Whether it loads and learns a step; False: one sentence. Anything else is raised."""
+    """Return whether the model loads and makes a training step; False after a one-line error. Raise anything else."""
     told = ""
     try:
         policy = load(folder)

@@ -76,7 +76,7 @@ def test_greedy_responses_depend_neither_on_the_batch_nor_on_the_order(
     expected = answers(model, tokenizer, temperature=0.0)
     assert answers(model, tokenizer, temperature=0.0, batch_size=batch_size) == expected
     assert answers(model, tokenizer, PROMPTS[::-1], temperature=0.0, batch_size=batch_size) == expected[::-1]
-    assert len({tuple(response.ids) for response in expected}) > 1  # or the order could not be told
+    assert len({tuple(response.ids) for response in expected}) > 1  # else the order could not be checked
 
 
 def test_a_response_ends_with_its_first_end_of_sequence(model: Any, tokenizer: Any) -> None:

@@ -91,7 +91,7 @@ def test_a_padding_token_that_comes_without_a_name_is_found() -> None:
 
 
 def test_padding_changes_no_probability_at_any_level_of_the_logits(tmp_path: Path) -> None:
-    """Logits are given up to a constant. In GPT-2 they lie tens below 0, where a row of small numbers takes all."""
+    """Logits are defined up to a constant. Those of GPT-2 are far below 0, so new rows near 0 would dominate."""
     tokenizer = bytes_tokenizer(END, eos_token=END, bos_token=END, unk_token=END)
     model = gpt2(len(tokenizer)).eval()
     ids = torch.tensor([tokenizer("An oak.")["input_ids"]])

@@ -138,7 +138,7 @@ def test_a_model_folder_is_hashed_once_in_a_run(
 
 
 def copied(chain: Path, root: Path, stage: str) -> Path:
-    """The weights in a copy of a run's model folder, which is no run."""
+    """Return the weights in a copy of a run's model folder, without its run.json."""
     folder = root / f"{stage}-model"
     shutil.copytree(chain / "almanac" / stage / "model", folder)
     return folder / "model.safetensors"

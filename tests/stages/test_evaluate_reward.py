@@ -23,7 +23,7 @@ def evaluate(chain: Path, tmp_path: Path) -> Configure:
 
 
 def encoder(folder: Path, labels: int = 1) -> Path:
-    """A classifier of another family, with a tokenizer of its own that knows no end of sequence and no turns."""
+    """Write a classifier of another family; its tokenizer has no EOS token and no chat template."""
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
     marks = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]

@@ -47,7 +47,7 @@ def test_tokens_are_counted_where_there_is_a_model(chain: Path, inspected: Calla
     assert 0 < sheet["filled"] < sheet["longer_rows"] <= sheet["rows"]
     assert sum(sheet["lengths"]["chosen"]["histogram"].values()) == sheet["rows"]
     assert "<|user|>" in (tmp_path / "inspect" / "report.md").read_text(encoding="utf-8")
-    assert "<|user|>" not in json.dumps(found)  # numbers alone
+    assert "<|user|>" not in json.dumps(found)  # only statistics
     assert Run.open(tmp_path / "inspect").manifest["parents"]["tokenizer"]["stage"] == "base"
 
 

@@ -277,7 +277,7 @@ def test_each_term_is_logged_and_the_total_is_their_weighted_sum(
 
 
 def test_gold_has_no_influence_on_the_weights(beside_chain: Configure, uninterrupted: Path, own: str, tmp_path) -> None:
-    """Whatever it says, whatever it draws at random, and where it is a model that is loaded too."""
+    """For every score, for random numbers that it draws, and for a gold model that is loaded."""
     for name, gold in {"none": "null", "noisy": f"{own}:noisy", "model": None}.items():
         given = "{run: " + beside_chain("ppo").stage.reward + "}" if gold is None else gold
         execute(beside_chain("ppo", *FASTER, f"stage.gold={given}"), tmp_path / name)

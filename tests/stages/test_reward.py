@@ -24,7 +24,7 @@ from rlhf.training import loop
 def test_it_loads_with_transformers_alone_and_its_metrics_are_what_it_scores(
     chain: Path, settings: Callable[..., Settings]
 ) -> None:
-    """A second computation, a row at a time and without padding, of what run.json says."""
+    """The metrics of run.json equal a second computation, row by row and without padding."""
     run = Run.open(chain / "almanac" / "reward")
     model = AutoModelForSequenceClassification.from_pretrained(run.model)
     tokenizer = AutoTokenizer.from_pretrained(run.model)

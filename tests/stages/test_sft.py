@@ -45,7 +45,7 @@ def test_lora_saves_the_adapter_alone_and_loads_merged(
 
 
 def test_text_of_the_prompt_costs_nothing(chain: Path, beside_chain: Callable[..., Settings], tmp_path: Path) -> None:
-    """The loss counts completions alone: the labels of the prompt are -100."""
+    """Only completions count in the loss: the labels of the prompt are -100."""
     settings = beside_chain("sft")
     parent = find_parent("policy", Input(f"{chain}/almanac/base", ("base",)), settings)
     tokenizer = loading.load_tokenizer(parent, settings.model)
@@ -72,7 +72,7 @@ def test_rows_that_trl_cuts_or_leaves_out_are_counted(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture,
 ) -> None:
-    """Held against TRL's own rows: their lengths where nothing is cut, their number where 36 tokens are the most."""
+    """Rows equal TRL's: in length if nothing is cut, in number if the limit is 36 tokens."""
     prepared = {}
     train = loop.train
 

@@ -18,7 +18,7 @@ from rlhf.stages import execute
 from rlhf.training.oom import HalvedSteps, Parts, halve_steps, ran_out
 
 CPU_TEXT = "[enforce fail at alloc_cpu.cpp:121] data. DefaultCPUAllocator: can't allocate memory: you tried to allocate"
-# Plain gradient descent: where a gradient is near 0, Adam would divide its rounding by itself.
+# Plain gradient descent: for a gradient near 0, Adam would divide one rounding error by another.
 STEPS = (
     "+stage.trainer.optim=sgd",
     "stage.trainer.learning_rate=0.1",
@@ -42,7 +42,7 @@ class FailsBackward(torch.autograd.Function):
 
 @pytest.fixture
 def memory(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[int]]:
-    """Memory for a share of the largest pass with gradients until then; returns the list of what it could not hold.
+    """Limit memory to a share of the largest pass with gradients so far; return the list of passes that did not fit.
 
     In tokens, padding included: pairs that share a prompt lie in one row, however many they are.
     """

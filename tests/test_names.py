@@ -43,9 +43,8 @@ def python(folder: str) -> list[Path]:
 
 @pytest.mark.parametrize("folder", FOLDERS)
 def test_names_and_keys_have_american_spelling(folder: str) -> None:
-    assert {
-        path: names for path in python(folder) if path.name not in FORMER and (names := spelled_british(path))
-    } == {}
+    paths = [path for path in python(folder) if path.relative_to(ROOT).as_posix() not in FORMER]
+    assert {path: names for path in paths if (names := spelled_british(path))} == {}
 
 
 @pytest.mark.parametrize("folder", [folder for folder in FOLDERS if folder.startswith("rlhf")])

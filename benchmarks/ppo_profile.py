@@ -3,7 +3,7 @@
     python -m benchmarks.ppo_profile                        # six minutes; writes ppo_profile.json
 
 Phases are timed in one iteration. Operators are timed in the next one by torch's profiler, which slows down the code
-between them. ``the least`` is the time of the useful floating-point operations (benchmarks.ppo) at the rate of a square
+between them. ``the_least`` is the time of the useful floating-point operations (benchmarks.ppo) at the rate of a square
 matrix product: a lower bound for every program that makes these passes in this precision.
 """
 

@@ -124,7 +124,7 @@ def interval(values: list[float]) -> str:
 
 def table(found: dict) -> list[str]:
     """Return the results as Markdown tables."""
-    drawn = ["| seed | gold | wins over SFT | KL | collapsed | diagnoses |", "|" + " --- |" * 6]
+    drawn = ["| seed | gold | win rate vs SFT | KL to SFT | collapsed | diagnoses |", "|" + " --- |" * 6]
     rows = found["healthy"]
     for row in rows:
         alarms = ", ".join(f"{name} at {update}" for name, update in row["diagnoses"]) or "–"

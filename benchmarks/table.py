@@ -47,7 +47,7 @@ def shares(folder: Path) -> Iterator[str]:
         return
     found = json.loads(path.read_text(encoding="utf-8"))
     phases, kinds = found["rows"][0]["phases"], found["rows"][0]["kinds"]
-    columns = ["work", "CPU seconds", "the least", *phases, *kinds, "products, of the matrix peak"]
+    columns = ["work", "CPU seconds", "lower bound", *phases, *kinds, "products, of the matrix peak"]
     yield from (made(found), "", "| " + " | ".join(columns) + " |", "| " + " | ".join(["---"] * len(columns)) + " |")
     for row in found["rows"]:
         parts = [row["phases"][name] for name in phases] + [row["kinds"].get(name, 0) for name in kinds]

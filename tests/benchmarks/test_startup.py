@@ -35,7 +35,7 @@ def test_rounds_are_compared_one_by_one(capsys: pytest.CaptureFixture) -> None:
     row = startup.row("help", measured)
     assert (row["ratio"], row["spread"]) == (3.0, [1.0, 4.0])
     assert row["sides"]["trl"] == {"cpu": 4, "seconds": 4}
-    assert "help: ours 2 s (2 s passed), TRL 4 s" in capsys.readouterr().out
+    assert "help: ours 2 s (2 s elapsed), TRL 4 s" in capsys.readouterr().out
 
 
 def test_pairs_are_plain_text_for_models_without_a_template(tmp_path: Path) -> None:

@@ -27,6 +27,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from rlhf.storage import markdown
+
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["TOKENIZERS_PARALLELISM"] = "false"  # per core
 
@@ -216,19 +218,18 @@ def main() -> None:
 
 
 def table(result: dict[str, Any]) -> list[str]:
-    lines = [
+    rates = [(name, f"{rate:,.0f}") for name, rate in result["rows_per_second"].items()]
+    runs = [
+        (f"{one['rows']:,}", f"{one['mib']:,}", one["cold_seconds"], one["warm_seconds"]) for one in result["stream"]
+    ]
+    heading = ["rows", "memory beyond the start, MiB", "seconds", "second start"]
+    return [
         f"{result['rows']} pairs of {result['file']}, {result['tokenizer']}",
         "",
-        "| | rows per second and core |",
-        "| --- | --- |",
+        *markdown.table(["", "rows per second and core"], rates, str),
+        "",
+        *markdown.table(heading, runs, str),
     ]
-    lines += [f"| {name} | {rate:,.0f} |" for name, rate in result["rows_per_second"].items()]
-    lines += ["", "| rows | memory beyond the start, MiB | seconds | second start |", "| --- | --- | --- | --- |"]
-    lines += [
-        f"| {one['rows']:,} | {one['mib']:,} | {one['cold_seconds']} | {one['warm_seconds']} |"
-        for one in result["stream"]
-    ]
-    return lines
 
 
 if __name__ == "__main__":

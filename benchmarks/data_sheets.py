@@ -14,8 +14,9 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 
 from rlhf.cli.main import register, settings_of
-from rlhf.data.sheet_report import facts
+from rlhf.data.sheet_report import facts, tables
 from rlhf.stages import execute
+from rlhf.storage.markdown import table
 from rlhf.storage.paths import bundled
 
 RESULT = Path(__file__).with_suffix(".md")
@@ -42,33 +43,23 @@ def inspected(file: Path, tokenizer: Path, folder: Path) -> dict[str, Any]:
     return json.loads((folder / file.stem / "data.json").read_text(encoding="utf-8"))
 
 
-def row(name: str, one: dict[str, Any]) -> str:
+def row(name: str, one: dict[str, Any]) -> tuple[str, ...]:
     sheet = one["sheet"]
     shown = dict(facts(sheet))
     longer = "" if sheet["longer"] is None else f"{sheet['longer']:.3f}"
     near = shown["near duplicates"].partition(" of ")[0]
-    cells = (
+    return (
         name, f"{one['kind']}, {shown['layout']}", shown["rows"], shown["distinct prompts"],
         shown["exact duplicates"], near,
         shown.get("contradicting pairs", ""), longer, shown.get("longer than 1,024 tokens", ""),
         shown["languages"].partition(" of ")[0],
     )  # fmt: skip
-    return f"| {' | '.join(cells)} |"
 
 
 def section(name: str, one: dict[str, Any]) -> list[str]:
     sheet = one["sheet"]
     shown = [(fact, value) for fact, value in facts(sheet) if fact != "tokens of"]  # a path of this machine
-    lines = [f"## {name}", "", "| | |", "|---|---|", *(f"| {fact} | {value} |" for fact, value in shown), ""]
-    lines += [f"| {sheet['unit']} | median | mean | 95 % | max |", "|---|---|---|---|---|"]
-    return [
-        *lines,
-        *(
-            f"| {field} | {n['median']:,} | {n['mean']:,.1f} | {n['p95']:,} | {n['max']:,} |"
-            for field, n in sheet["lengths"].items()
-        ),
-        "",
-    ]
+    return [f"## {name}", "", *tables(sheet, shown), ""]
 
 
 def main() -> None:
@@ -79,11 +70,10 @@ def main() -> None:
         for file in sorted(root.glob("*/*.gz")):
             [one] = inspected(file, models / MODEL, Path(folder))["sheets"]
             found.append((str(file.relative_to(root)), one))
-    head = [f"| {' | '.join(COLUMNS)} |", "|---" * len(COLUMNS) + "|"]
-    table = [*head, *(row(name, one) for name, one in found), ""]
+    whole = [*table(COLUMNS, (row(name, one) for name, one in found)), ""]
     sections = [line for name, one in found for line in section(name, one)]
-    RESULT.write_text("\n".join([TITLE, *table, *sections]), encoding="utf-8")
-    print("\n".join(table))
+    RESULT.write_text("\n".join([TITLE, *whole, *sections]), encoding="utf-8")
+    print("\n".join(whole))
 
 
 if __name__ == "__main__":

@@ -33,6 +33,7 @@ from typing import Any
 
 from benchmarks.ppo_memory import ALLOCATOR
 from benchmarks.sides import record
+from rlhf.storage import markdown
 
 RESULT = Path(__file__).with_suffix(".json")
 PAGE = Path(__file__).parents[1] / "docs" / "planning.md"
@@ -116,7 +117,7 @@ def described(shape: str) -> tuple[Any, Any]:
     """Return the tokenizer, with a padding token, and the configuration."""
     from transformers import AutoConfig, LlamaConfig
 
-    from rlhf.data import load
+    from rlhf.data import load, templates
     from rlhf.modeling import loading
     from rlhf.modeling.from_scratch import new_tokenizer
     from rlhf.runs.parents import Parent
@@ -127,7 +128,7 @@ def described(shape: str) -> tuple[Any, Any]:
         return tokenizer, AutoConfig.from_pretrained(source(shape))
     texts = load(settings.data, "text", "train", 0, tell=False)["text"]
     hidden, inner, layers, heads, vocabulary = MADE[shape]
-    tokenizer = new_tokenizer(texts, vocabulary, loading.chat_template("almanac"))
+    tokenizer = new_tokenizer(texts, vocabulary, templates.chat_template("almanac"))
     sizes = {"hidden_size": hidden, "intermediate_size": inner, "num_hidden_layers": layers}
     sizes |= {"num_attention_heads": heads, "num_key_value_heads": heads}
     ids = {"bos_token_id": None, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
@@ -265,20 +266,21 @@ def cases(shape: str, stages: Sequence[str], ways: Sequence[str]) -> list[tuple[
 
 
 def table(rows: list[dict[str, Any]]) -> list[str]:
-    lines = ["| shape | stage | way | peak (MiB) | planned (MiB) | error | peak phase |", "|" + " --- |" * 7]
+    heading = ["shape", "stage", "way", "peak (MiB)", "planned (MiB)", "error", "peak phase"]
+    lines = []
     for row in rows:
         peak, planned = row["peak"], row["planned"]
-        sizes = f"{peak / 2**20:.0f} | {planned / 2**20:.0f} | {planned / peak - 1:+.0%}"
-        lines.append(f"| {row['shape']} | {row['stage']} | {row['way']} | {sizes} | {row['phase']} |")
-    return lines
+        sizes = [f"{peak / 2**20:.0f}", f"{planned / 2**20:.0f}", f"{planned / peak - 1:+.0%}"]
+        lines.append([row["shape"], row["stage"], row["way"], *sizes, row["phase"]])
+    return list(markdown.table(heading, lines, str))
 
 
 def times(rows: list[dict[str, Any]]) -> list[str]:
-    lines = ["| stage | steps | predicted (CPU seconds) | measured | error |", "|" + " --- |" * 5]
+    lines = []
     for row in rows:
         off = row["predicted"] / row["real"] - 1
-        lines.append(f"| {row['stage']} | {row['steps']} | {row['predicted']:.1f} | {row['real']:.1f} | {off:+.0%} |")
-    return lines
+        lines.append([row["stage"], row["steps"], f"{row['predicted']:.1f}", f"{row['real']:.1f}", f"{off:+.0%}"])
+    return list(markdown.table(["stage", "steps", "predicted (CPU seconds)", "measured", "error"], lines, str))
 
 
 def show(rows: list[dict[str, Any]], clocked: list[dict[str, Any]]) -> None:

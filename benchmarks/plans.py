@@ -22,6 +22,7 @@ from rlhf.planning.estimate import Outlook, look_ahead, record
 from rlhf.planning.remedies import Remedy, first, tried
 from rlhf.planning.throughput import assumed, seconds
 from rlhf.planning.workload import rows_of
+from rlhf.storage import markdown
 
 RESULT = Path(__file__).with_suffix(".json")
 PAGE = Path(__file__).parents[1] / "docs" / "planning.md"
@@ -72,10 +73,19 @@ def row(setup: Setup, stage: str, gpus: int) -> dict[str, Any]:
 
 def table(rows: list[dict[str, Any]]) -> list[str]:
     """Return a Markdown table with a row for each stage and number of GPUs."""
-    lines = [
-        "| setup | stage | GPUs | GiB per GPU | fits | remedy | GiB with remedy | steps | tokens | GPU hours |",
-        "|" + " --- |" * 10,
+    heading = [
+        "setup",
+        "stage",
+        "GPUs",
+        "GiB per GPU",
+        "fits",
+        "remedy",
+        "GiB with remedy",
+        "steps",
+        "tokens",
+        "GPU hours",
     ]
+    lines = []
     for one in rows:
         plan, taken = one["plan"], one["taken"]
         fits = "yes" if plan["fits"] else "no"
@@ -86,8 +96,8 @@ def table(rows: list[dict[str, Any]]) -> list[str]:
         )
         work = taken or plan
         cells = (one["setup"], one["stage"], one["gpus"], gib(plan["memory"]["peak"]), fits, given, then)
-        lines.append("| " + " | ".join(map(str, (*cells, f"{work['steps']:,}", count(work["tokens"]), hours))) + " |")
-    return lines
+        lines.append((*cells, f"{work['steps']:,}", count(work["tokens"]), hours))
+    return list(markdown.table(heading, lines, str))
 
 
 def gib(number: int) -> str:

@@ -25,6 +25,8 @@ import time
 from datetime import date
 from pathlib import Path
 
+from rlhf.storage import markdown
+
 RESULT = Path(__file__).with_suffix(".json")
 WAYS = {
     "full": ("adapter=none",),
@@ -161,14 +163,15 @@ def repeat(model: str, way: str, folder: Path, updates: int, repeats: int) -> di
 
 def table(rows: list[dict]) -> list[str]:
     """Return a Markdown table with a row per model and way; shares are relative to four full models."""
-    lines = ["| model | way | peak (MiB) | of full | planned (MiB) | error | seconds per update |", "|" + " --- |" * 7]
+    heading = ["model", "way", "peak (MiB)", "of full", "planned (MiB)", "error", "seconds per update"]
+    lines = []
     whole = {row["model"]: row["peak"] for row in rows if row["way"] == "full"}
     for row in rows:
         peak, planned = row["peak"], row["planned"]
         share = f"{peak / whole[row['model']]:.0%}" if row["model"] in whole else "–"
-        sizes = f"{peak / 2**20:.0f} | {share} | {planned / 2**20:.0f} | {planned / peak - 1:+.0%}"
-        lines.append(f"| {row['model']} | {row['way']} | {sizes} | {row['seconds']:.2f} |")
-    return lines
+        sizes = [f"{peak / 2**20:.0f}", share, f"{planned / 2**20:.0f}", f"{planned / peak - 1:+.0%}"]
+        lines.append([row["model"], row["way"], *sizes, f"{row['seconds']:.2f}"])
+    return list(markdown.table(heading, lines, str))
 
 
 def checks(rows: list[dict]) -> dict[str, bool]:

@@ -21,6 +21,8 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import date
 from pathlib import Path
 
+from rlhf.storage import markdown
+
 RESULT = Path(__file__).with_suffix(".json")
 NAME = "ppo-seeds"
 CHAIN = Path("checkpoints", NAME)
@@ -124,25 +126,26 @@ def interval(values: list[float]) -> str:
 
 def table(found: dict) -> list[str]:
     """Return the results as Markdown tables."""
-    drawn = ["| seed | gold | win rate vs SFT | KL to SFT | collapsed | diagnoses |", "|" + " --- |" * 6]
-    rows = found["healthy"]
+    rows, lines = found["healthy"], []
     for row in rows:
         alarms = ", ".join(f"{name} at {update}" for name, update in row["diagnoses"]) or "–"
         wins = "{:.3f} [{:.3f}, {:.3f}]".format(*row["win_rate"])
         collapsed = "yes" if row["collapsed"] else "no"
-        drawn.append(f"| {row['seed']} | {row['gold'][0]:.3f} | {wins} | {row['kl'][0]:.2f} | {collapsed} | {alarms} |")
+        lines.append([row["seed"], f"{row['gold'][0]:.3f}", wins, f"{row['kl'][0]:.2f}", collapsed, alarms])
     means = [interval([row[name][0] for row in rows]) for name in ("gold", "win_rate", "kl")]
     collapsed, alarms = sum(row["collapsed"] for row in rows), sum(bool(row["diagnoses"]) for row in rows)
-    drawn.append(f"| mean | {' | '.join(means)} | {collapsed} of {len(rows)} | {alarms} of {len(rows)} seeds |")
+    lines.append(["mean", *means, f"{collapsed} of {len(rows)}", f"{alarms} of {len(rows)} seeds"])
+    drawn = list(markdown.table(["seed", "gold", "win rate vs SFT", "KL to SFT", "collapsed", "diagnoses"], lines, str))
     drawn += ["", f"SFT has a gold reward of {found['sft']:.3f}."]
-    if found["bad"]:
-        drawn += ["", "| setting | caught | ended at update | first diagnosis |", "|" + " --- |" * 4]
+    bad = []
     for setting, runs in found["bad"].items():
         caught = [run["diagnoses"][0] for run in runs if run["ended_early"]]
         ends = sorted(update for _, update in caught)
         when = f"{statistics.median(ends):g} ({ends[0]} to {ends[-1]})" if ends else "–"
         names = ", ".join(f"{name} ({count})" for name, count in Counter(name for name, _ in caught).most_common())
-        drawn.append(f"| {setting} | {len(caught)} of {len(runs)} | {when} | {names or '–'} |")
+        bad.append([setting, f"{len(caught)} of {len(runs)}", when, names or "–"])
+    if bad:
+        drawn += ["", *markdown.table(["setting", "caught", "ended at update", "first diagnosis"], bad, str)]
     return drawn
 
 

@@ -32,6 +32,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from rlhf.storage import markdown
+
 RESULT = Path(__file__).with_suffix(".json")
 FIGURE = RESULT.parents[1] / "docs" / "figures" / "ppo_sentiment.svg"
 RUNS = "benchmark/sentiment"
@@ -178,17 +180,17 @@ def measure_seed(measure: Measure, seed: int, run: Path) -> dict[str, Any]:
 def table(found: dict[str, Any]) -> list[str]:
     """Return a Markdown table of best-of-n and all seeds; intervals are over held-out openings."""
 
-    def row(name: str, kl: str, sentiment: dict[str, float]) -> str:
-        return f"| {name} | {kl} | {sentiment['mean']:.3f} [{sentiment['low']:.3f}, {sentiment['high']:.3f}] |"
+    def row(name: str, kl: str, sentiment: dict[str, float]) -> list[str]:
+        return [name, kl, f"{sentiment['mean']:.3f} [{sentiment['low']:.3f}, {sentiment['high']:.3f}]"]
 
-    lines = ["| policy | KL from the base (nats) | sentiment (held-out) |", "| --- | --- | --- |"]
+    lines = []
     for one in found["best_of_n"]:
         name = "base" if one["n"] == 1 else f"best of {one['n']}"
         lines.append(row(name, f"{one['kl']:.2f}", one["sentiment"]))
     for one in found["seeds"]:
         kl = f"{one['kl']['mean']:.2f} [{one['kl']['low']:.2f}, {one['kl']['high']:.2f}]"
         lines.append(row(f"PPO, seed {one['seed']}", kl, one["sentiment"]))
-    return lines
+    return list(markdown.table(["policy", "KL from the base (nats)", "sentiment (held-out)"], lines, str))
 
 
 def draw(found: dict[str, Any], path: Path) -> None:

@@ -22,6 +22,8 @@ import sys
 from datetime import date
 from pathlib import Path
 
+from rlhf.storage import markdown
+
 STAGES = ("base", "sft", "dpo", "ppo")
 RESULT = Path(__file__).with_suffix(".json")
 FIGURES = Path(__file__).parents[1] / "docs" / "figures"
@@ -107,14 +109,13 @@ def table(rows: list[dict]) -> list[str]:
         ]
         for row in rows
     ]
-    drawn = ["| " + " | ".join(heading) + " |", "|" + " --- |" * len(heading)]
-    drawn += ["| " + " | ".join(_cell(value) for value in line) + " |" for line in lines]
+    drawn = [[_cell(value) for value in line] for line in lines]
     if len(lines) > 1:
         columns = [[value for value in column if value is not None] for column in zip(*lines, strict=True)]
         for title, measure in {"mean": statistics.fmean, "sd": statistics.stdev}.items():
             cells = [_cell(measure(column)) if len(column) > 1 else "–" for column in columns[1:]]
-            drawn.append(f"| {title} | " + " | ".join(cells) + " |")
-    return drawn
+            drawn.append([title, *cells])
+    return list(markdown.table(heading, drawn, str))
 
 
 def show(rows: list[dict]) -> None:

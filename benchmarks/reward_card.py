@@ -22,6 +22,7 @@ from datetime import date
 from pathlib import Path
 
 from rlhf.data.rows import prompt_key, unit_hash
+from rlhf.storage import markdown
 
 RESULT = Path(__file__).with_suffix(".json")
 ROOT = Path("checkpoints/benchmark/reward-card")
@@ -116,16 +117,15 @@ def measure(one: Set, data: Path, overrides: list[str]) -> dict:
 def table(rows: list[dict]) -> list[str]:
     """Return a Markdown table with a row per set: accuracy of the reward model and of each baseline."""
     names = list(rows[0]["card"]["baselines"])
-    drawn = ["| set | train | test | reward model | " + " | ".join(names) + " | beats |"]
-    drawn.append("|" + " --- |" * (5 + len(names)))
+    drawn = []
     for row in rows:
         card = row["card"]
         cells = [row["set"], str(row["rows"]["train"]), str(card["pairs"]), _share(card["accuracy"])]
         cells += [_share(card["baselines"][name]["accuracy"]) for name in names]
         beaten = [name for name in names if card["baselines"][name]["beaten"]]
         cells.append("all" if len(beaten) == len(names) else ", ".join(beaten) or "none")
-        drawn.append("| " + " | ".join(cells) + " |")
-    return drawn
+        drawn.append(cells)
+    return list(markdown.table(["set", "train", "test", "reward model", *names, "beats"], drawn, str))
 
 
 def _share(found: dict) -> str:

@@ -6,11 +6,13 @@ docs/chat_templates.md lists the rules.
 
 import json
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from rlhf.config import Render
 from rlhf.data.bounds import bounded
 from rlhf.errors import ConfigError, ModelError
+from rlhf.storage.paths import bundled
 
 Message = dict[str, Any]
 Prompt = str | list[Message]
@@ -20,6 +22,7 @@ LONGEST = 2**28  # characters of the conversations that are rendered at once
 EXTRAS = ("tool_calls", "tool_call_id", "name", "reasoning_content", "thinking", "weight")
 OF_NO_TEMPLATE = ("weight", "tools")  # templates receive the tools beside the messages
 MARK = "answer"
+STAND_IN = "plain"  # a template without special tokens in conf/chat_template
 ASK: Message = {"role": "user", "content": "question"}
 TOOL = {
     "type": "function",
@@ -37,6 +40,20 @@ PROBES: dict[str, list[Message]] = {
     "reasoning_content": [ASK, {"role": "assistant", "content": MARK, "reasoning_content": "reason"}],
     "thinking": [ASK, {"role": "assistant", "content": MARK, "thinking": "reason"}],
 }
+
+
+def chat_template(name: str | None) -> str:
+    """Return the text of a chat template, by its name in conf/chat_template or as a file.
+
+    Raises:
+        ModelError: the template does not exist.
+    """
+    shipped = bundled("conf") / "chat_template"
+    for path in (shipped / f"{name}.jinja", Path(str(name))):
+        if path.is_file():
+            return path.read_text(encoding="utf-8")
+    names = ", ".join(sorted(path.stem for path in shipped.glob("*.jinja")))
+    raise ModelError(f"model.chat_template={name} is neither a file nor one of {names}")
 
 
 def templated(tokenizer: Any, talks: Any, **options: Any) -> Any:

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
 TILE = 2**18  # entries processed at a time: 1 MiB in float32, which fits into the cache of a core
 
@@ -49,20 +48,12 @@ def token_shares(mask: Tensor, by_response: bool) -> Tensor:
     return shares / shares.sum(-1, keepdim=True) if by_response else shares
 
 
-def token_logprobs(logits: Tensor, tokens: Tensor, temperature: float) -> Tensor:
-    """Return log softmax(zₜ / τ)[aₜ]: logits z (B, T, V), tokens a (B, T) -> (B, T), in float32 or better.
-
-    With the sampling temperature τ, these are log-probabilities under the distribution that tokens were drawn from.
-    """
-    scaled = precise(logits) / temperature
-    return -cross_entropy(scaled.flatten(0, 1), tokens.flatten(), reduction="none").view(tokens.shape)
-
-
 def token_logprobs_and_entropies(logits: Tensor, tokens: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """Return ``token_logprobs`` and entropies -Σ_v p_v log p_v of softmax(z / τ), in nats; (N, V), (N,) -> (N,) each.
+    """Return log-probabilities log softmax(z / τ)[a] and entropies -Σ_v p_v log p_v of softmax(z / τ), in nats.
 
-    Tensors with V columns are computed for a few tokens at a time. The backward pass overwrites the logits with their
-    gradient, so they must not be read afterwards.
+    Logits z (N, V), tokens a (N,) -> (N,) each, in float32 or better. With the sampling temperature τ, the distribution
+    is the one that tokens were drawn from. Tensors with V columns are computed for a few tokens at a time. The backward
+    pass overwrites the logits with their gradient, so they must not be read afterwards.
     """
     return _LogprobsAndEntropies.apply(logits, tokens, temperature)
 
@@ -110,11 +101,6 @@ def _tiles(logits: Tensor) -> Iterator[slice]:
     """Return slices of rows with about ``TILE`` entries each."""
     rows = max(TILE // logits.shape[-1], 1)
     return (slice(start, start + rows) for start in range(0, len(logits), rows))
-
-
-def precise(x: Tensor) -> Tensor:
-    """Return ``x`` in float32, or in float64 if it has that dtype."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def last_index(mask: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from rlhf.config import AdapterKind, CriticKind, PPOStage, Settings
 from rlhf.hardware.memory import FLOAT32, Shape, cache
-from rlhf.modeling import loading
+from rlhf.modeling import bases
 from rlhf.modeling.decoding import READ_AT_ONCE
 from rlhf.modeling.logprobs import TILE
 from rlhf.planning.activations import (
@@ -62,7 +62,7 @@ def shares(settings: Settings) -> bool:
     if settings.adapter.kind is AdapterKind.none or stage.share_base_model is False:
         return False
     runs = [at_hand(source.path) for role, source in stage.inputs().items() if role in ("policy", "reward", "critic")]
-    roots = {loading.ancestry(parent)[0].digest for parent in runs if parent is not None}
+    roots = {bases.ancestry(parent)[0].digest for parent in runs if parent is not None}
     return len(roots) <= 1
 
 
@@ -109,7 +109,7 @@ def one_base(settings: Settings, model: Architecture, ranks: Ranks) -> list[Role
     """Return one frozen model, the adapters of the parents, and an adapter for each role."""
     stage = settings.stage_as(PPOStage)
     start = at_hand(stage.policy)
-    attached = start is None or loading.adapter_folder(start) is not None
+    attached = start is None or bases.adapter_folder(start) is not None
     return [
         base(settings, model, ranks),
         *([adapters(ranks, ATTACHED, model.size.adapter)] if attached else []),

@@ -90,7 +90,7 @@ def tokenizer_of(settings: Settings) -> Any:
         return loading.load_tokenizer(hub_parent("policy", id, revision or settings.model.revision), settings.model)
     assert settings.model.chat_template is not None
     assert settings.model.architecture is not None
-    template = loading.chat_template(settings.model.chat_template)
+    template = templates.chat_template(settings.model.chat_template)
     texts = load(settings.data, "text", "train", settings.seed, tell=False)["text"]
     return new_tokenizer(texts, settings.model.architecture["vocabulary"], template)
 

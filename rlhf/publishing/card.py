@@ -1,6 +1,6 @@
 """The model card: one page for the whole chain, and the metadata that the Hub reads.
 
-Text by models and users is escaped (`rlhf.evaluation.reporting.report.cell`).
+Text by models and users is escaped (`rlhf.storage.markdown.cell`).
 """
 
 import re
@@ -17,7 +17,6 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from rlhf.config import PublishStage, Weights
 from rlhf.errors import HubError
-from rlhf.evaluation.reporting.report import cell
 from rlhf.evaluation.reporting.tables import keys_of, label
 from rlhf.publishing import licenses, lineage, sections
 from rlhf.publishing.lineage import Link
@@ -25,6 +24,7 @@ from rlhf.publishing.scrub import Scrubber
 from rlhf.publishing.snippets import snippet
 from rlhf.runs.parents import HUB_ID
 from rlhf.storage.manifest import read_manifest
+from rlhf.storage.markdown import cell, table
 
 USES = {
     "base": "It continues text and was not trained on turns of a chat. Later stages start from it.",
@@ -103,6 +103,7 @@ def body(subject: Subject, scrubber: Scrubber, license: str, stated: dict[str, s
         loader=FileSystemLoader(Path(__file__).parent), undefined=StrictUndefined, autoescape=False
     )
     text = environment.get_template("card.md.jinja").render(
+        table=lambda headings, rows: "\n".join(table(headings, rows, str)),
         name=subject.name,
         repo=name,
         revision=subject.tag,

@@ -17,9 +17,10 @@ from rlhf.hardware import launch, ranks
 from rlhf.publishing import lineage
 from rlhf.runs import headlines
 from rlhf.runs.directory import partial, saved
+from rlhf.runs.endings import note_end, recorded
 from rlhf.runs.identity import Origin, difference
 from rlhf.runs.interrupted import check_start, settle
-from rlhf.runs.run import Run, note_end, recorded
+from rlhf.runs.run import Run
 from rlhf.storage.manifest import read_manifest
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

@@ -12,7 +12,7 @@ from peft import prepare_model_for_kbit_training
 from transformers import Trainer, TrainingArguments, default_data_collator
 
 from rlhf.config import AdapterKind, BaseStage, Settings
-from rlhf.data import check_splits, load
+from rlhf.data import templates
 from rlhf.data.render import text_ids
 from rlhf.errors import ConfigError, DataError
 from rlhf.modeling import adapters, loading
@@ -25,10 +25,7 @@ from rlhf.training.arguments import arguments, build
 def run(settings: Settings, run: Run) -> dict[str, float]:
     """Train on packed text, save the model and return its metrics."""
     stage = settings.stage_as(BaseStage)
-    texts = {split: load(settings.data, "text", split, settings.seed) for split in ("train", "validation")}
-    check_splits(settings.data, "text", texts, settings.seed)
-    for split, dataset in texts.items():
-        run.record_data("text", split, dataset)
+    texts = loop.read_splits(run, settings, "text")
     args = arguments(
         TrainingArguments, settings, run, prediction_loss_only=True, label_names=["labels"], remove_unused_columns=False
     )
@@ -37,7 +34,7 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
         architecture = settings.model.architecture
         if architecture is None:
             raise ConfigError("stage.policy=null trains a new model, and model.architecture is null: set one of them")
-        template = loading.chat_template(settings.model.chat_template)
+        template = templates.chat_template(settings.model.chat_template)
         tokenizer = new_tokenizer(texts["train"]["text"], architecture["vocabulary"], template)
         policy = new_policy(architecture, tokenizer)
     else:

@@ -10,7 +10,7 @@ from transformers import Trainer, TrainingArguments
 from rlhf.config import BaseStage, DPOStage, Dtype, Hardware, RewardStage, Settings, SFTStage, Strategy
 from rlhf.config.library_errors import blame
 from rlhf.config.ranges import require_trainer, require_warmup
-from rlhf.config.rules import require_type
+from rlhf.config.rules import NUMBERS, require_type
 from rlhf.console import console
 from rlhf.errors import ConfigError
 from rlhf.hardware import precision, ranks
@@ -106,7 +106,7 @@ def check(kind: type[TrainingArguments], given: dict[str, Any], decided: Contain
             raise ConfigError(f"stage.trainer.{key}={value} is not used, {INSTEAD[key]}: remove it")
         if key in decided:
             raise ConfigError(f"stage.trainer.{key} is decided by other settings: remove it from stage.trainer")
-        require_type(f"stage.trainer.{key}", value, hints[key])
+        require_type(f"stage.trainer.{key}", value, hints[key], NUMBERS)
     require_trainer(given)
 
 

@@ -9,10 +9,10 @@ from transformers import PreTrainedTokenizerFast
 
 from rlhf.config import Render
 from rlhf.data import templates
-from rlhf.data.render import encode, prompt_ids, prompt_text, text_ids
+from rlhf.data.render import encode, prompt_ids, text_ids
+from rlhf.data.templates import chat_template
 from rlhf.errors import ConfigError, ModelError
 from rlhf.modeling.from_scratch import new_tokenizer
-from rlhf.modeling.loading import chat_template
 
 CHATML = (
     "{% for m in messages %}{{ '<|user|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"
@@ -83,7 +83,7 @@ def test_keys_that_the_template_does_not_read_are_refused_by_name() -> None:
 
 def test_templates_read_names_but_not_weights() -> None:
     made = tokenizer("{% for m in messages %}{{ m.name }}{{ m.weight }}{{ m.content }}{% endfor %}")
-    assert prompt_text(made, said("user", "Hi", name="Ann", weight=0)) == "AnnHi"
+    assert made.decode(prompt_ids(made, said("user", "Hi", name="Ann", weight=0))) == "AnnHi"
 
 
 def test_the_text_of_a_special_token_in_a_call_is_text() -> None:

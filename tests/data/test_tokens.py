@@ -10,9 +10,9 @@ from tokenizers.pre_tokenizers import ByteLevel
 from transformers import PreTrainedTokenizerFast
 from trl import DPOConfig, DPOTrainer, RewardConfig, RewardTrainer, SFTConfig, SFTTrainer
 
+from rlhf.data.templates import chat_template
 from rlhf.data.tokens import Form, tokenized
 from rlhf.modeling.from_scratch import new_tokenizer
-from rlhf.modeling.loading import chat_template
 from tests.data.test_load import FIXTURES, read, source
 
 

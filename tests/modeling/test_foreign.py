@@ -16,7 +16,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, RobertaConfig, RobertaForS
 
 from rlhf.config import Settings
 from rlhf.errors import ConfigError, LineageError, ModelError, RlhfError
-from rlhf.modeling import foreign, loading
+from rlhf.modeling import bases, foreign, loading
 from rlhf.modeling.generation import generate
 from rlhf.runs.parents import Parent
 from tests.conftest import composed
@@ -111,7 +111,7 @@ def test_a_tokenizer_without_an_end(model: Path, tmp_path: Path) -> None:
 def adapter(folder: Path, base: Any) -> Path:
     folder.mkdir()
     config = {"peft_type": "LORA", "r": 4, "target_modules": ["q_proj"], "base_model_name_or_path": base}
-    (folder / loading.ADAPTER).write_text(json.dumps(config))
+    (folder / bases.ADAPTER).write_text(json.dumps(config))
     return folder
 
 
@@ -138,7 +138,7 @@ def test_an_adapter_as_peft_saves_it(model: Path, tmp_path: Path) -> None:
     worn.save_pretrained(tmp_path / "adapter")
     ids = torch.tensor([[5, 6, 7]])
     torch.testing.assert_close(load(tmp_path / "adapter").eval()(ids).logits, worn(ids).logits)
-    path = tmp_path / "adapter" / loading.ADAPTER
+    path = tmp_path / "adapter" / bases.ADAPTER
     path.write_text(json.dumps(json.loads(path.read_text()) | {"target_modules": ["v_proj"]}))
     with pytest.raises(ModelError, match=r"is not an adapter on .*: only one of them has .*lora_A"):
         load(tmp_path / "adapter")

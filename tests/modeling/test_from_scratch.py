@@ -3,9 +3,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rlhf.data.templates import chat_template
 from rlhf.errors import ConfigError
 from rlhf.modeling.from_scratch import SMALLEST, new_policy, new_tokenizer
-from rlhf.modeling.loading import chat_template
 
 TEXTS = ["The capital of Peru is Lima.", "Lima lies in South America.", "Peru borders Chile."] * 5
 TOKENIZER = new_tokenizer(TEXTS, 320, chat_template("almanac"))

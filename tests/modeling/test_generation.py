@@ -9,9 +9,9 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.generation import configuration_utils
 
 from rlhf.data.render import prompt_ids
+from rlhf.data.templates import chat_template
 from rlhf.modeling.from_scratch import new_tokenizer
 from rlhf.modeling.generation import Response, cut, end_ids, generate, response_text, sample, sample_ids, seeded
-from rlhf.modeling.loading import chat_template
 
 PROMPTS = ["red cat", "green", "blue bird dog cat red", "bird dog"]
 

@@ -12,6 +12,7 @@ from tokenizers import models as tokenizer_models
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from rlhf.config import Input, Settings
+from rlhf.data import templates
 from rlhf.errors import LineageError, ModelError
 from rlhf.hardware.device import torch_device
 from rlhf.modeling import loading
@@ -50,7 +51,7 @@ def test_a_model_without_a_template_is_given_one(settings: Callable[..., Setting
     model = settings("sft", "model.chat_template=plain").model
     assert "User: " in loading.load_tokenizer(parent, model).chat_template
     with pytest.raises(ModelError, match="model.chat_template=nothing is neither a file nor one of almanac, plain"):
-        loading.chat_template("nothing")
+        templates.chat_template("nothing")
 
 
 ENDING = "{% for m in messages %}{{ m['content'] + '<s>' }}{% endfor %}"
@@ -100,7 +101,7 @@ def test_a_policy_ends_where_its_template_ends_a_turn(settings: Callable[..., Se
 
 def test_plain_template_by_hand() -> None:
     tokenizer = plain_tokenizer(eos_token="</s>", bos_token="<s>")
-    tokenizer.chat_template = loading.chat_template("plain")
+    tokenizer.chat_template = templates.chat_template("plain")
     talk = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "a?"}]
     prompt = tokenizer.apply_chat_template(talk, tokenize=False, add_generation_prompt=True)
     whole = tokenizer.apply_chat_template([*talk, {"role": "assistant", "content": "b"}], tokenize=False)
@@ -118,21 +119,6 @@ def test_a_tokenizer_that_was_changed_since_is_refused(
     parent = find_parent("policy", Input(str(tmp_path / "sft"), ("sft",)), settings("dpo"))
     with pytest.raises(LineageError, match="has another chat_template than"):
         loading.load_tokenizer(parent, settings("dpo").model)
-
-
-def test_an_adapter_whose_base_has_changed_is_refused(
-    beside_chain: Callable[..., Settings], chain: Path, tmp_path: Path
-) -> None:
-    settings = beside_chain("sft", "adapter=lora")
-    execute(settings, tmp_path / "sft")
-    path = tmp_path / "sft" / "run.json"
-    manifest = json.loads(path.read_text())
-    manifest["parents"]["policy"]["digest"] = "0" * 64
-    path.write_text(json.dumps(manifest))
-    parent = find_parent("policy", Input(str(tmp_path / "sft"), ("sft",)), settings)
-    tokenizer = loading.load_tokenizer(parent, settings.model)
-    with pytest.raises(LineageError, match="is an adapter on .*, whose weights have changed or are missing"):
-        loading.load_policy(parent, settings.model, tokenizer)
 
 
 @pytest.mark.parametrize("place", ["sft", "sft/model"], ids=["run", "folder"])

@@ -7,9 +7,9 @@ from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rlhf.config import Settings
+from rlhf.data.templates import chat_template
 from rlhf.errors import ConfigError, DataError, ModelError
 from rlhf.modeling.from_scratch import new_tokenizer
-from rlhf.modeling.loading import chat_template
 from rlhf.runs.run import Run
 from rlhf.stages import execute
 from rlhf.stages.base import blocks

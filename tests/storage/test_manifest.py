@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from rlhf.config import Settings
+from rlhf.data.templates import chat_template
 from rlhf.errors import RlhfError, RunError
 from rlhf.evaluation.comparison import records
 from rlhf.evaluation.sweeps import jobs
-from rlhf.modeling import loading
+from rlhf.modeling import bases, loading
 from rlhf.modeling.from_scratch import new_tokenizer
-from rlhf.modeling.loading import chat_template
 from rlhf.publishing import card, lineage, sections
 from rlhf.publishing.scrub import Scrubber
 from rlhf.rewards.build import statistics
@@ -135,7 +135,7 @@ def readers(root: Path, stage: str, settings: Callable[..., Settings]) -> Iterat
     yield lambda: statistics(read())
     yield lambda: is_plain(read(), sft.model)
     yield lambda: loading.load_tokenizer(read(), sft.model)
-    yield lambda: loading.ancestry(read())
+    yield lambda: bases.ancestry(read())
 
 
 @pytest.mark.parametrize("stage", ["sft", "reward"])

@@ -53,11 +53,6 @@ def test_an_argument_that_the_trainer_would_pass_over_is_refused(
         arguments(SFTConfig, settings("sft", override), SimpleNamespace(scratch=tmp_path))
 
 
-def test_names_by_hand() -> None:
-    logs = {"loss": 1, "eval_loss": 2, "eval_rewards/accuracies": 0.5, "eval_runtime": 3, "epoch": 1, "total_flos": 9}
-    assert loop.rename(logs) == {"train/loss": 1.0, "eval/loss": 2.0, "eval/rewards/accuracies": 0.5}
-
-
 @pytest.mark.parametrize("stage", ["sft", "reward", "dpo"])
 def test_ctrl_c_leaves_a_checkpoint_and_resuming_changes_nothing(
     beside_chain: Callable[..., Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str

@@ -188,7 +188,7 @@ def test_lines_past_the_checkpoint_are_dropped_on_resume(settings: Callable[...,
     run.finish({})
 
 
-def test_there_is_no_run_where_there_is_none(tmp_path: Path) -> None:
+def test_a_missing_run_is_not_found(tmp_path: Path) -> None:
     with pytest.raises(LineageError, match="has no finished run"):
         Run.open(tmp_path / "nowhere")
 

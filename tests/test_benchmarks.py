@@ -108,7 +108,7 @@ def test_memory_does_not_grow_with_the_rows() -> None:
     assert many["warm_seconds"] < many["cold_seconds"] / 4
 
 
-def test_the_data_sheets_hold_numbers_alone(
+def test_the_data_sheets_hold_only_numbers(
     chain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     (tmp_path / "models").mkdir()
@@ -294,7 +294,7 @@ def test_memory_by_hand() -> None:
 
 
 @pytest.mark.slow
-def test_memory_is_measured_in_a_process_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_is_measured_in_a_separate_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if not os.environ.get("RLHF_TEST_MODELS"):
         pytest.skip("RLHF_TEST_MODELS names no folder with stories15M")
     monkeypatch.setattr(ppo_memory, "RESULT", tmp_path / "ppo_memory.json")

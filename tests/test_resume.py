@@ -167,9 +167,7 @@ def test_a_torn_checkpoint_is_passed_over_with_a_line_and_changes_nothing(
 
 
 @pytest.mark.parametrize("stage", ["sft", "ppo"])
-def test_where_no_checkpoint_is_whole_the_run_is_left_as_it_is(
-    interrupted: Callable, tmp_path: Path, stage: str
-) -> None:
+def test_a_run_without_an_intact_checkpoint_is_unchanged(interrupted: Callable, tmp_path: Path, stage: str) -> None:
     settings = interrupted(stage)
     folder = tmp_path / f".{stage}.partial" / "resume"
     for place in checkpoints(folder):

@@ -57,7 +57,7 @@ def test_memory_is_what_a_side_makes_and_not_what_it_imports(side: str) -> None:
     assert difference == pytest.approx(60 << 20, rel=0.15)
 
 
-def test_a_side_that_ends_is_told(side: str) -> None:
+def test_a_side_that_ends_is_reported(side: str) -> None:
     with pytest.raises(sides.SideError, match="peer ended with exit code 1"):
         sides.interleave({"peer": sides.Side(side, spec={"fails": 0})}, {"cpu": 0.0, "held": 0})
 
@@ -85,7 +85,7 @@ def test_a_row_says_what_the_table_needs() -> None:
     }
 
 
-def test_useful_work_is_told_by_parameters_and_tokens() -> None:
+def test_useful_work_is_counted_by_parameters_and_tokens() -> None:
     assert sides.utilization(parameters=10, tokens=100, seconds=2.0, peak=6000.0) == pytest.approx(0.5)
     assert sides.utilization(10, 100, 2.0, 6000.0, trained=False) == pytest.approx(0.5 / 3)
 

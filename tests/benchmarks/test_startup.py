@@ -17,12 +17,12 @@ def test_a_command_is_measured_until_its_step_begins_and_then_stopped(tmp_path: 
     assert found["seconds"] < 30  # the command itself would run for a minute
 
 
-def test_a_command_that_ends_without_a_step_is_told_with_what_it_said(tmp_path: Path) -> None:
+def test_a_command_that_ends_without_a_step_is_reported_with_its_output(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="made no step:\nno model"):
         startup.until([sys.executable, "-c", "print('no model')"], tmp_path / "told")
 
 
-def test_a_whole_command_counts_its_own_seconds_alone() -> None:
+def test_a_command_counts_only_its_own_seconds() -> None:
     found = startup.whole([sys.executable, "-c", "import time\nwhile time.process_time() < 0.3: pass"])
     assert 0.25 <= found["cpu"] < 5  # the system counts in hundredths
 

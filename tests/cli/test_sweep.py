@@ -216,7 +216,7 @@ def test_jobs_in_processes_of_their_own_do_the_same(
 
 
 @optuna
-def test_a_search_that_is_started_again_draws_the_same_trials_and_goes_on(
+def test_a_search_that_is_started_again_draws_the_same_trials_and_continues(
     chain: Path, tmp_path: Path, rlhf: Callable[..., int], capsys: pytest.CaptureFixture
 ) -> None:
     def search(root: Path, trials: int) -> list[str]:
@@ -253,7 +253,7 @@ def test_a_trial_that_fails_shows_in_the_exit_code(
     assert board(tmp_path / "almanac" / "dpo")["rows"] == []
 
 
-def test_what_is_not_installed_is_told_with_its_extra(
+def test_a_missing_package_is_reported_with_its_extra(
     tmp_path: Path, rlhf: Callable[..., int], capsys: pytest.CaptureFixture
 ) -> None:
     if find_spec("hydra_plugins.hydra_ray_launcher") is not None:
@@ -307,12 +307,12 @@ def begun_again(folder: Path, done: dict[str, str]) -> bool:
     return len(times(folder)) > len(done) or any(folder.glob(".*.partial/resume/checkpoint-*/digests.json"))
 
 
-def test_a_sweep_that_was_killed_goes_on_and_ends_as_one_left_alone(chain: Path, tmp_path: Path) -> None:
+def test_a_sweep_that_was_killed_continues_and_ends_as_an_uninterrupted_one(chain: Path, tmp_path: Path) -> None:
     killed_sweep(chain, tmp_path, 1, "0.1,0.3")
 
 
 @pytest.mark.slow
-def test_a_sweep_that_was_killed_three_times_ends_as_one_left_alone(chain: Path, tmp_path: Path) -> None:
+def test_a_sweep_that_was_killed_three_times_ends_as_an_uninterrupted_one(chain: Path, tmp_path: Path) -> None:
     killed_sweep(chain, tmp_path, 3, "0.1,0.2,0.3,0.4")
 
 
@@ -332,7 +332,7 @@ def test_a_job_killed_between_its_end_and_its_place_is_moved_there(
     assert len(board(folder)["rows"]) == 2
 
 
-def test_a_plain_run_beside_a_sweep_leaves_it_as_it_is(chain: Path, tmp_path: Path, rlhf: Callable[..., int]) -> None:
+def test_a_plain_run_beside_a_sweep_leaves_it_unchanged(chain: Path, tmp_path: Path, rlhf: Callable[..., int]) -> None:
     assert rlhf(*arguments(chain, tmp_path, "seed=1,2")) == 0
     folder = tmp_path / "almanac" / "dpo"
     [row] = board(folder)["rows"]

@@ -192,7 +192,7 @@ def survives(folder: Path) -> bool:
 @pytest.mark.filterwarnings("ignore")
 @given(name=st.sampled_from(DAMAGED), seed=st.integers(0, 10**9))
 @examples(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
-def test_any_damage_is_told_or_does_none(
+def test_any_damage_is_reported_or_harmless(
     model: Path, tmp_path_factory: pytest.TempPathFactory, name: str, seed: int
 ) -> None:
     copy = tmp_path_factory.mktemp("damaged") / "model"
@@ -222,7 +222,7 @@ def short(tmp_path: Path) -> Parent:
     ],
     ids=lambda one: one[0],
 )
-def test_positions_that_run_out_are_told_before(tmp_path: Path, stage: list[str], told: str) -> None:
+def test_positions_that_run_out_are_reported_before_training(tmp_path: Path, stage: list[str], told: str) -> None:
     one = composed(f"stage={stage[0]}", *stage[1:], *SETTINGS[1:])
     with pytest.raises(ConfigError, match=told):
         loading.check(short(tmp_path), one)

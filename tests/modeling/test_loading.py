@@ -176,7 +176,7 @@ def test_a_gpu_that_is_not_there(settings: Callable[..., Settings]) -> None:
         torch_device(settings("sft", "hardware=gpu").hardware)
 
 
-def test_a_file_that_is_no_model(settings: Callable[..., Settings], tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_model(settings: Callable[..., Settings], tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(ModelError, match="cannot be loaded"):
         loading.load_tokenizer(Parent("policy", str(tmp_path), None), settings("sft").model)

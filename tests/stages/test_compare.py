@@ -257,7 +257,7 @@ def test_prompts_with_instructions_need_no_reward(compare: Configure, tmp_path: 
     assert not [name for name in found if "win_rate" in name]
 
 
-def test_an_instruction_that_cannot_be_checked_is_told_before_a_model_is_loaded(
+def test_an_instruction_that_cannot_be_checked_is_reported_before_a_model_is_loaded(
     compare: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(models, "load_policy", None)

@@ -84,7 +84,7 @@ def test_every_option_of_the_algorithm_is_taken_from_the_settings(beside_chain: 
     assert first["policy/steps"] > 0
 
 
-def test_an_adapter_is_saved_alone(beside_chain: Configure, tmp_path: Path) -> None:
+def test_only_the_adapter_is_saved(beside_chain: Configure, tmp_path: Path) -> None:
     execute(beside_chain("ppo", "adapter=lora", *FASTER), tmp_path / "ppo")
     [file] = (tmp_path / "ppo" / "model").glob("*.safetensors")
     assert file.name == "adapter_model.safetensors"
@@ -115,7 +115,7 @@ def test_one_base_ends_where_four_models_end(
         assert torch.allclose(value, adapters[1][name], atol=1e-6), name
 
 
-def test_after_ctrl_c_one_base_goes_on_and_ends_with_the_same_bytes(
+def test_after_ctrl_c_one_base_continues_and_ends_with_the_same_bytes(
     beside_chain: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     execute(beside_chain("reward", "adapter=lora"), tmp_path / "reward")
@@ -153,7 +153,7 @@ def test_the_critic_can_be_a_head_on_the_policy(
 
 
 @pytest.mark.parametrize("save_every", [1, 10])
-def test_after_ctrl_c_it_goes_on_and_ends_with_the_same_bytes(
+def test_after_ctrl_c_it_continues_and_ends_with_the_same_bytes(
     beside_chain: Configure, uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, save_every: int
 ) -> None:
     """The signal arrives within the second update; that one is finished and saved, whenever the next save was due."""
@@ -190,7 +190,7 @@ WATCHFUL = (
 )
 
 
-def test_a_diagnosis_is_told_and_written_down(
+def test_a_diagnosis_is_printed_and_recorded(
     beside_chain: Configure, uninterrupted: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     execute(beside_chain("ppo", *FASTER, *WATCHFUL), tmp_path / "ppo")

@@ -154,7 +154,7 @@ def test_again_sends_nothing_and_another_run_is_the_next_version(publish: Publis
     assert "figures/reward_kl.png" in hub.files(REPO, "v1")
 
 
-def test_a_branch_of_its_own(publish: Publish, hub: Hub, aligned: Path) -> None:
+def test_a_separate_branch(publish: Publish, hub: Hub, aligned: Path) -> None:
     publish(f"stage.repo={REPO}")
     [one] = publish(f"stage.repo={REPO}", "stage.branch=seed-1", "stage.tag=s1", run=aligned / "almanac" / "dpo")
     assert hub.repos["models", REPO].branches["seed-1"] == one["commit"]
@@ -339,7 +339,7 @@ def test_a_full_disk_while_fetching_back(publish: Publish, hub: Hub, monkeypatch
     monkeypatch.undo()
 
 
-def test_what_is_no_run_is_refused(publish: Publish, hub: Hub, aligned: Path) -> None:
+def test_a_path_that_is_not_a_run_is_refused(publish: Publish, hub: Hub, aligned: Path) -> None:
     with pytest.raises(LineageError, match=r"stage.run=.*/sft/model is not a run"):
         publish(f"stage.repo={REPO}", run=aligned / "almanac" / "sft" / "model")
 

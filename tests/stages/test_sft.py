@@ -141,7 +141,7 @@ def test_strings_are_put_as_the_settings_say_and_the_saved_template_is_that_of_t
 
 
 @pytest.mark.parametrize("key", ["assistant_only_loss", "completion_only_loss"])
-def test_which_turns_are_learned_is_no_setting_of_trl(
+def test_trl_has_no_say_in_which_turns_are_learned(
     beside_chain: Callable[..., Settings], tmp_path: Path, key: str
 ) -> None:
     message = f"stage.trainer.{key}=True is not used, since stage.turns=all trains on every turn .*: remove it"

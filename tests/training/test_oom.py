@@ -166,7 +166,7 @@ def test_one_row_that_is_too_much_ends_the_run(
         execute(beside_chain("sft"), tmp_path / "sft")
 
 
-def test_nothing_is_halved_where_it_is_not_asked_for(
+def test_nothing_is_halved_unless_requested(
     beside_chain: Callable[..., Settings], memory: Callable[..., list[int]], tmp_path: Path
 ) -> None:
     memory(0)

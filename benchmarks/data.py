@@ -49,11 +49,11 @@ def ours(path: Path, tokenizer: Any, folder: str) -> int:
     """Read, convert, check, render and tokenize, with the result in ``folder``. Return the number of rows."""
     from rlhf.config import Pairing, Rankings, Ties
     from rlhf.data.reading import read
-    from rlhf.data.tokens import Form, tokenised
+    from rlhf.data.tokens import Form, tokenized
 
     pairing = Pairing(rankings=Rankings.all, ties=Ties.drop, score_ratio=1.0)
     rows = read(source(path), "preferences", "train", pairing=pairing, folder=folder, tell=False).rows
-    made, _ = tokenised(rows, Form.pairs, tokenizer, MAX_LENGTH, folder)
+    made, _ = tokenized(rows, Form.pairs, tokenizer, MAX_LENGTH, folder)
     return len(made)
 
 

@@ -1,4 +1,4 @@
-"""The data sheet of every file in a folder of data, as numbers alone: their licenses forbid to pass the rows on.
+"""Data sheets of all files in a folder. Only statistics are written: the licenses forbid redistribution of the rows.
 
     RLHF_TEST_MODELS=... RLHF_TEST_DATA=... python -m benchmarks.data_sheets
 
@@ -23,10 +23,10 @@ RESULT = Path(__file__).with_suffix(".md")
 MODEL = "SmolLM2-135M-Instruct"
 TITLE = f"""# Data sheets
 
-Written by `python -m benchmarks.data_sheets`: what `stage=inspect` counts in each file of a folder of real data,
-read by its name alone. Lengths are in tokens of {MODEL}; near duplicates are looked for among 20,000 rows at
-most, languages are told from 2,000. "longer wins" is the share of pairs whose chosen response has more characters, ties
-half.
+Written by `python -m benchmarks.data_sheets`: the results of `stage=inspect` on each file of a folder of real data.
+Only the path of a file is set; its layout is detected. Lengths are in tokens of {MODEL}. Near duplicates
+are searched among at most 20,000 rows; languages are detected on 2,000. "longer wins" is the share of pairs whose
+chosen response has more characters; ties count half.
 """
 COLUMNS = (
     "file", "read as", "rows", "prompts", "duplicates", "near", "contradicting", "longer wins", "over 1,024 tokens",
@@ -35,7 +35,7 @@ COLUMNS = (
 
 
 def inspected(file: Path, tokenizer: Path, folder: Path) -> dict[str, Any]:
-    """data.json of stage=inspect for one file."""
+    """Run stage=inspect on one file and return its data.json."""
     overrides = ["stage=inspect", f"checkpoints={folder}", f"data.path='{file}'", f"stage.tokenizer='{tokenizer}'"]
     with initialize_config_dir(config_dir=str(bundled("conf")), version_base="1.3"):
         settings = settings_of(compose(config_name="config", overrides=[*overrides, "stage.examples=0"]))
@@ -58,8 +58,8 @@ def row(name: str, one: dict[str, Any]) -> tuple[str, ...]:
 
 def section(name: str, one: dict[str, Any]) -> list[str]:
     sheet = one["sheet"]
-    told = [(fact, value) for fact, value in facts(sheet) if fact != "tokens of"]  # a folder of this machine
-    return [f"## {name}", "", *tables(sheet, told), ""]
+    shown = [(fact, value) for fact, value in facts(sheet) if fact != "tokens of"]  # a path of this machine
+    return [f"## {name}", "", *tables(sheet, shown), ""]
 
 
 def main() -> None:

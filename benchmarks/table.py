@@ -21,7 +21,7 @@ STARTED = ("from the command to", "against", "times faster", "spread", "seconds,
 
 
 def lines(folder: Path) -> Iterator[str]:
-    """A table for each benchmark that was measured, under its command, date and machine."""
+    """Yield a table for each measured benchmark, under its command, date and machine."""
     for name in MEASURED:
         path = folder / f"{name}.json"
         if not path.exists():
@@ -34,20 +34,20 @@ def lines(folder: Path) -> Iterator[str]:
 
 
 def made(found: dict[str, Any]) -> str:
-    """With what, when and where."""
+    """Return command, date, machine and versions."""
     versions = ", ".join(f"{package} {version}" for package, version in found["versions"].items())
     machine = f"{found['machine']['cpu']}, {found['machine']['cores']} cores, Python {found['machine']['python']}"
     return f"`{found['command']}`, {found['date']}, {machine}, {versions}:"
 
 
 def shares(folder: Path) -> Iterator[str]:
-    """Where an iteration of PPO spends its time."""
+    """Yield the table of the time of a PPO iteration by phase and by kind of operator."""
     path = folder / "ppo_profile.json"
     if not path.exists():
         return
     found = json.loads(path.read_text(encoding="utf-8"))
     phases, kinds = found["rows"][0]["phases"], found["rows"][0]["kinds"]
-    columns = ["work", "CPU seconds", "the least", *phases, *kinds, "products, of the matrix peak"]
+    columns = ["work", "CPU seconds", "lower bound", *phases, *kinds, "products, of the matrix peak"]
     lines = []
     for row in found["rows"]:
         parts = [row["phases"][name] for name in phases] + [row["kinds"].get(name, 0) for name in kinds]
@@ -63,7 +63,7 @@ def started(row: dict[str, Any]) -> list[Any]:
 
 
 def measured(row: dict[str, Any]) -> list[str]:
-    """Ours and the peer's side by side where there are two numbers."""
+    """Return a row of the table; cells with two numbers are ours and the peer's."""
     both = list(row["sides"].values())
 
     def pair(key: str, form: str) -> str:
@@ -73,7 +73,7 @@ def measured(row: dict[str, Any]) -> list[str]:
     cells = [row["work"], row["against"], str(row["ratio"]), f"{least} to {most}"]
     cells += ["" if row["target"] is None else str(row["target"]), str(row["memory_ratio"])]
     cells += [pair("samples_per_cpu_second", ".3g"), pair("tokens_per_cpu_second", ",.0f"), pair("peak_mib", ",.0f")]
-    return [*cells, pair("utilisation", ".0%")]
+    return [*cells, pair("utilization", ".0%")]
 
 
 def main() -> None:

@@ -18,7 +18,7 @@ FLAGS = (
 
 @contextmanager
 def chromium(profile: Path, *flags: str) -> Iterator[Any]:
-    """A browser with a new profile; skips the test, saying so, where there is none."""
+    """Yield a browser with a new profile; skip the test with a reason if the browser is missing."""
     webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed: pip install 'rlhf[test]'")
     if BINARY is None or DRIVER is None:
         pytest.skip("there is no chromium with its chromedriver: apt-get install chromium chromium-driver")

@@ -1,7 +1,7 @@
 """Every setting of the stages that train changes what they compute: two values, two results.
 
 The settings are those of the dataclasses and of ``trainer:`` in conf/stage/, so that a new one without a case fails. A
-setting that is meant to leave the result alone is in ``SAME``, with the reason.
+setting that does not change the result on purpose is in ``SAME``, with the reason.
 """
 
 import json

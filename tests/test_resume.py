@@ -65,7 +65,7 @@ def arguments(stage: str, chain: Path, root: Path, *more: str) -> list[str]:
 
 
 def command(argv: list[str]) -> None:
-    """``python -m rlhf ...`` in a process of its own."""
+    """Run ``python -m rlhf ...`` in a separate process."""
     sys.argv = argv
     main.main()
 
@@ -194,9 +194,7 @@ def test_a_torn_checkpoint_is_passed_over_with_a_line_and_changes_nothing(
 
 
 @pytest.mark.parametrize("stage", ["sft", "ppo"])
-def test_where_no_checkpoint_is_whole_the_run_is_left_as_it_is(
-    interrupted: Callable, tmp_path: Path, stage: str
-) -> None:
+def test_a_run_without_an_intact_checkpoint_is_unchanged(interrupted: Callable, tmp_path: Path, stage: str) -> None:
     settings = interrupted(stage)
     folder = tmp_path / f".{stage}.partial" / "resume"
     for place in checkpoints(folder):
@@ -217,7 +215,7 @@ def test_killed_before_the_first_checkpoint_it_starts_from_the_beginning(
     settings = interrupted(stage)
     for place in checkpoints(tmp_path / f".{stage}.partial" / "resume"):
         (place / "digests.json").unlink()
-    # By number, as transformers counts where the times of files cannot be told apart.
+    # transformers sorts checkpoints by number if the modification times are equal.
     monkeypatch.setattr("transformers.trainer_utils.os.path.getmtime", lambda path: 0.0)
     execute(settings("resume=true"), tmp_path / stage)
     assert "so it starts from the beginning" in capsys.readouterr().out

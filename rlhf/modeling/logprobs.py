@@ -63,8 +63,9 @@ class _LogprobsAndEntropies(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, tokens: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+        """Return log-probabilities and entropies of ``tokens``, (N,) each, from logits (N, V)."""
         kind = torch.promote_types(logits.dtype, torch.float32)
-        logprobs, found, normalisers = (torch.empty(len(tokens), dtype=kind, device=logits.device) for _ in range(3))
+        logprobs, found, normalizers = (torch.empty(len(tokens), dtype=kind, device=logits.device) for _ in range(3))
         for part in tiles(logits):
             scaled = logits[part].to(kind) / temperature
             chosen = scaled.gather(1, tokens[part, None])[:, 0]
@@ -73,19 +74,20 @@ class _LogprobsAndEntropies(torch.autograd.Function):
             total = weights.sum(-1)
             # H = log Σ e^z' - Σ p z' with z' = z - max z; entries at -inf contribute 0.
             mean = (weights.mul_(scaled.clamp_(min=torch.finfo(kind).min))).sum(-1) / total
-            normalisers[part] = most[:, 0] + total.log()
-            logprobs[part], found[part] = chosen - normalisers[part], total.log() - mean
-        ctx.save_for_backward(logits, tokens, normalisers, found)
+            normalizers[part] = most[:, 0] + total.log()
+            logprobs[part], found[part] = chosen - normalizers[part], total.log() - mean
+        ctx.save_for_backward(logits, tokens, normalizers, found)
         ctx.temperature = temperature
         return logprobs, found
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        """Return the gradient of the logits, written over the logits."""
         of_logprobs, of_entropies = gradients
-        logits, tokens, normalisers, found = ctx.saved_tensors
+        logits, tokens, normalizers, found = ctx.saved_tensors
         entropic = bool(of_entropies.any())
         for part in tiles(logits):
-            logp = logits[part].to(normalisers.dtype).div(ctx.temperature).sub_(normalisers[part, None])
+            logp = logits[part].to(normalizers.dtype).div(ctx.temperature).sub_(normalizers[part, None])
             p = logp.exp()
             gradient = p * -of_logprobs[part, None]
             if entropic:

@@ -115,13 +115,13 @@ def trainer_class(kind: type[Trainer], stage: RewardStage, prepared: Mapping[str
     return PreferenceTrainer
 
 
-def _ranking_loss(model: Any, inputs: dict[str, Any], centring: float | None) -> tuple[torch.Tensor, Any]:
+def _ranking_loss(model: Any, inputs: dict[str, Any], centering: float | None) -> tuple[torch.Tensor, Any]:
     sizes, ordered = inputs.pop("sizes"), inputs.pop("ordered")
     outputs = model(**inputs, use_cache=False)
     scores, mask = rankings.by_ranking(outputs.logits.squeeze(-1), sizes)
     loss = losses.plackett_luce(scores, ordered, mask).mean()
-    if centring is not None:
-        loss = loss + centring * losses.centring(scores, mask).mean()
+    if centering is not None:
+        loss = loss + centering * losses.centering(scores, mask).mean()
     return loss, outputs
 
 

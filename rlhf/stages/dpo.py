@@ -108,7 +108,7 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
     args = dpo_arguments(settings, run)
     architecture = loading.config(run["policy"], settings.model)
     shared = decide(stage.shared_prefix, architecture, settings.model.attention, args.max_length, run.stage)
-    ids = loop.tokenised(run, settings, pairs, Form.pairs, tokenizer, args)
+    ids = loop.tokenized(run, settings, pairs, Form.pairs, tokenizer, args)
     policy = loading.load_policy(run["policy"], settings.model, tokenizer, **adapters.quantization(settings.adapter))
     # With an adapter, the reference is the policy with the adapter switched off. Without one, it is a second copy,
     # unless its log-probabilities are computed before training.

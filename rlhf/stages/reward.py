@@ -60,7 +60,7 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
     prepared = prepare(pairs, stage, tokenizer)
     if stage.loss is not RewardLoss.plackett_luce:  # its rankings are token ids already
         extra = [name for name in prepared["train"].column_names if name in ("margin", "weight")]
-        prepared = loop.tokenised(run, settings, prepared, Form.sequences, tokenizer, args, extra)
+        prepared = loop.tokenized(run, settings, prepared, Form.sequences, tokenizer, args, extra)
     members = Members(run, settings)
     found, model = train_members(settings, run, members, prepared, tokenizer, shared)
     scoring = {"max_length": args.max_length, "batch_size": args.per_device_eval_batch_size}
@@ -83,7 +83,7 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
         report.write(card, run.work)
     for number in range(1, stage.ensemble):
         run.record_member(members.folder(number), found[number] | measured[number])
-    noise = {} if ceiling is None else {"test/ceiling": ceiling.expected, "test/ceiling_realised": ceiling.realised}
+    noise = {} if ceiling is None else {"test/ceiling": ceiling.expected, "test/ceiling_realized": ceiling.realized}
     return found[0] | report.numbers(card) | noise | {"objective": card.accuracy.mean}
 
 
@@ -154,7 +154,7 @@ def tell(card: Card, ceiling: Any, shown: int) -> None:
     if ceiling is not None:
         console.print(
             f"reward: held-out accuracy {card.accuracy.mean:.3f}; the labels' noise allows {ceiling.expected:.3f} in "
-            f"expectation, and the gold reward itself predicts {ceiling.realised:.3f} of these labels",
+            f"expectation, and the gold reward itself predicts {ceiling.realized:.3f} of these labels",
             highlight=False,
         )
     report.show(card)

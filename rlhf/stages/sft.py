@@ -27,7 +27,7 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
     args = arguments(
         SFTConfig, settings, run, completion_only_loss=True, dataset_kwargs={"skip_prepare_dataset": ready}
     )
-    ids = loop.tokenised(run, settings, rows, Form.completions, tokenizer, args)
+    ids = loop.tokenized(run, settings, rows, Form.completions, tokenizer, args)
     policy = loading.load_policy(run["policy"], settings.model, tokenizer, **adapters.quantization(settings.adapter))
     run.record_tokenizer(tokenizer)
     loop.show_ends(run, policy, tokenizer)

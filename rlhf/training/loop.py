@@ -16,7 +16,7 @@ from rlhf.data import Kind, check_splits, load, templates
 from rlhf.data.load import Split
 from rlhf.data.render import Prompt, question
 from rlhf.data.tokens import BROKEN, CUT, FILLED, LONG, REWRITTEN, UNLEARNED, Form
-from rlhf.data.tokens import tokenised as to_ids
+from rlhf.data.tokens import tokenized as to_ids
 from rlhf.errors import DataError
 from rlhf.hardware import precision, ranks
 from rlhf.hardware.memory import keep_freed
@@ -47,7 +47,7 @@ def read_splits(
     return rows
 
 
-def tokenised(
+def tokenized(
     run: Run,
     settings: Settings,
     rows: dict[str, "Dataset"],

@@ -1,4 +1,4 @@
-"""The command line as a user meets it: help, mistakes in one sentence before torch is imported, exit codes."""
+"""The command line: help, one-line errors before torch is imported, exit codes."""
 
 import os
 import subprocess

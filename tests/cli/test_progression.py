@@ -92,7 +92,7 @@ def test_a_stale_stage_that_was_interrupted_is_continued(
         ("{dpo: 'stage.beta=0.3'}", "stage.overrides.dpo must be a list of settings, got 'stage.beta=0.3'"),
     ],
 )
-def test_a_mistake_in_a_later_stage_is_told_before_the_first_is_trained(
+def test_a_mistake_in_a_later_stage_is_reported_before_the_first_is_trained(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, overrides: str, message: str
 ) -> None:
     with pytest.raises(SystemExit):

@@ -1,4 +1,4 @@
-"""What the settings of all stages that train have."""
+"""The common settings of all training stages."""
 
 import pytest
 

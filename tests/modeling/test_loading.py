@@ -176,7 +176,7 @@ def test_a_gpu_that_is_not_there(settings: Callable[..., Settings]) -> None:
         torch_device(settings("sft", "hardware=gpu").hardware)
 
 
-def test_a_file_that_is_no_model(settings: Callable[..., Settings], tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_model(settings: Callable[..., Settings], tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(ModelError, match="cannot be loaded"):
         loading.load_tokenizer(Parent("policy", str(tmp_path), None), settings("sft").model)
@@ -200,7 +200,7 @@ def test_a_gguf_file(tmp_path: Path) -> None:
     assert all(torch.equal(a, b) for a, b in zip(policy.parameters(), again.parameters(), strict=True))
 
 
-def test_a_text_longer_than_the_model_reads_is_tokenised_without_a_warning(
+def test_a_text_longer_than_the_model_reads_is_tokenized_without_a_warning(
     settings: Callable[..., Settings], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     parent = save_model(tmp_path, plain_tokenizer(eos_token="</s>", model_max_length=2))

@@ -43,7 +43,7 @@ def ragged(draw: st.DrawFn) -> tuple[Tensor, Tensor]:
     return torch.tensor(rows), torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
 
 
-def test_what_is_masked_counts_for_nothing_even_where_it_is_infinite() -> None:
+def test_masked_values_have_no_effect_even_if_infinite() -> None:
     """Over 1, 2, 6: sum 9, mean 3, variance (4 + 1 + 9) / 2 = 7."""
     assert masked_sum(X, MASK) == 9
     assert masked_mean(X, MASK) == 3

@@ -56,7 +56,7 @@ def test_a_long_step_is_made_once() -> None:
     assert len(calls) == 1 + 1 + REPEATS
 
 
-def test_the_random_numbers_of_others_are_left_alone(tmp_path: Path) -> None:
+def test_the_random_numbers_of_others_are_unchanged(tmp_path: Path) -> None:
     torch.manual_seed(3)
     expected = torch.rand(2)
     torch.manual_seed(3)

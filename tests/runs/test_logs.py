@@ -22,7 +22,7 @@ def test_lines_past_the_checkpoint_are_dropped_on_resume(settings: Callable[...,
 def test_what_was_written_at_a_checkpoint_is_what_is_left_of_the_logs(
     settings: Callable[..., Settings], tmp_path: Path
 ) -> None:
-    """The last step is logged twice: by training before the checkpoint, and by what follows training after it."""
+    """The last step is logged twice: by training before the checkpoint, and by the evaluation after training."""
     run = Run.start(tmp_path / "base", settings("base"))
     run.log({"train/loss": 1.0}, 4)
     written = run.written()

@@ -169,7 +169,7 @@ def _interrupted(run: Run) -> None:
         raise KeyboardInterrupt
 
 
-def test_there_is_no_run_where_there_is_none(tmp_path: Path) -> None:
+def test_a_missing_run_is_not_found(tmp_path: Path) -> None:
     with pytest.raises(LineageError, match="has no finished run"):
         Run.open(tmp_path / "nowhere")
 

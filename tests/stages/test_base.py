@@ -56,7 +56,7 @@ def test_an_unknown_argument_of_the_trainer(settings: Callable[..., Settings], t
     assert list(tmp_path.iterdir()) == []
 
 
-def test_wrong_arguments_are_told_before_there_is_a_model(
+def test_wrong_arguments_are_reported_before_a_model_exists(
     settings: Callable[..., Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("rlhf.stages.base.new_policy", None)

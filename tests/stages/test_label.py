@@ -131,7 +131,7 @@ def test_samples_that_are_all_equal_are_refused(label: Configure, tmp_path: Path
 
 
 class Session:
-    """``stage=label`` in a process of its own, and a page that talks to it."""
+    """``stage=label`` in a separate process, and the requests of its page."""
 
     def __init__(self, root: Path, *overrides: str):
         command = [sys.executable, "-m", "rlhf", "stage=label", f"checkpoints={root}", "hardware=cpu", *overrides]

@@ -92,7 +92,7 @@ def lines(run: Run) -> list[dict]:
 LONGER = ("stage.trainer.max_steps=25",)
 
 
-def test_a_loss_that_is_no_number_stops_the_run(beside_chain: Callable[..., Settings], tmp_path: Path) -> None:
+def test_a_loss_that_is_not_a_number_stops_the_run(beside_chain: Callable[..., Settings], tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="lower stage.trainer.learning_rate"):
         execute(
             beside_chain(
@@ -138,7 +138,7 @@ def test_a_wrong_value_for_a_trainer_names_key_and_value(key: str, value: object
     assert str(error.value) == f"stage.trainer.{key} {rule}"
 
 
-def test_what_the_configuration_of_a_trainer_refuses_is_told(settings: Callable[..., Settings]) -> None:
+def test_a_refusal_of_the_trainers_configuration_is_reported(settings: Callable[..., Settings]) -> None:
     refused = settings("sft", "stage.trainer.lr_scheduler_type=bent")
     with pytest.raises(ConfigError, match=r"stage.trainer cannot be used \(bent is not a valid SchedulerType"):
         arguments(trl.SFTConfig, refused, SimpleNamespace(scratch=Path("unused")))
@@ -152,7 +152,7 @@ def test_what_the_configuration_of_a_trainer_refuses_is_told(settings: Callable[
         (["stage.trainer.max_steps=-1", "stage.trainer.warmup_steps=1000"], "warmup_steps=1000 is above the .* steps"),
     ],
 )
-def test_what_is_made_from_settings_when_training_starts_is_told(
+def test_errors_from_settings_when_training_starts_are_reported(
     settings: Callable[..., Settings], tmp_path: Path, overrides: list[str], message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message):
@@ -160,7 +160,7 @@ def test_what_is_made_from_settings_when_training_starts_is_told(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_error_in_the_midst_of_training_is_no_matter_of_settings(
+def test_an_error_in_the_middle_of_training_is_not_blamed_on_settings(
     beside_chain: Callable[..., Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*_: object, **__: object) -> None:
@@ -171,9 +171,7 @@ def test_an_error_in_the_midst_of_training_is_no_matter_of_settings(
         execute(beside_chain("sft", "stage.sample_every=1"), tmp_path / "sft")
 
 
-def test_a_checkpoint_that_cannot_be_read_is_no_matter_of_settings(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_unreadable_checkpoint_is_not_blamed_on_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "checkpoint-1").mkdir()
     (tmp_path / "checkpoint-1" / "trainer_state.json").write_text('{"global_step": 1, "max_steps": 2}')
     (tmp_path / "checkpoint-1" / "logs.json").write_text("{}")
@@ -215,7 +213,7 @@ def test_mistakes_of_a_stage_are_told(
         execute(beside_chain(stage, "stage.trainer.learning_rate=fast"), tmp_path / stage)
 
 
-def test_a_policy_that_has_hardly_moved_is_told(capsys: pytest.CaptureFixture) -> None:
+def test_a_policy_that_has_hardly_moved_is_reported(capsys: pytest.CaptureFixture) -> None:
     loop.tell_unmoved("dpo", 0.2, "stage.trainer.learning_rate", 5e-7)
     assert capsys.readouterr().out == ""
     loop.tell_unmoved("dpo", 0.005, "stage.trainer.learning_rate", 5e-7)

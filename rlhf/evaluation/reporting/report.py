@@ -65,7 +65,7 @@ def as_json(comparison: Comparison) -> dict:
             "calibration_error_floor": reliable.floor,
             "bins": [part._asdict() for part in reliable.bins],
         },
-        "over_optimisation": {path: _laws(trajectory(run.lines)) for path, run in comparison.paths.items()},
+        "over_optimization": {path: _laws(trajectory(run.lines)) for path, run in comparison.paths.items()},
         "best_of_n": _best_of_n(comparison),
         "over_seeds": None if comparison.seeds is None else comparison.seeds._asdict(),
         "questions": {

@@ -76,7 +76,7 @@ def test_a_whole_report_has_every_part(tmp_path: Path) -> None:
     assert found["costs"]["ppo"] == {
         "path": "checkpoints/x/ppo", "stage": "ppo", "seconds": 10.0, "tokens": 1000, "peak_memory_gib": 1.5,
     }  # fmt: skip
-    assert set(found["over_optimisation"]["checkpoints/x/ppo"]) == {"reward", "gold"}
+    assert set(found["over_optimization"]["checkpoints/x/ppo"]) == {"reward", "gold"}
     assert found["over_seeds"]["seeds"] == [0, 1]
     assert found["reward_model"]["calibration_error"] == pytest.approx((10 * 0.05 + 30 * 0.1) / 40)
     assert {path.name for path in (tmp_path / "figures").iterdir()} >= {"frontier.svg", "law-1.svg", "lengths.svg"}

@@ -42,5 +42,6 @@ def chromium(profile: Path) -> Iterator[Any]:
         for process in started:  # browser.quit() waits for minutes if the browser does not answer
             with suppress(psutil.NoSuchProcess):
                 process.kill()
+        service.process.wait(10)
         service.stop()
         browser.command_executor.close()

@@ -118,6 +118,8 @@ def test_half_a_surrogate_pair_can_be_written() -> None:
 
 def test_the_questions_are_first_and_work_without_a_script() -> None:
     found = text_of(whole())
+    assert "2 samples each" in found
+    assert "1 sample each" in text_of(whole(samples=1))
     assert found.index("The <mark>ppo</mark> answer.") < found.index('id="tables"') < found.index('id="figures"')
     assert block(found)["prompts"][0]["prompt"] == [["user", "Who won the World Cup?"]]
 

@@ -44,7 +44,7 @@ def complete(
     phases = [*collecting(settings, policy, work, scoring), *updating(settings, policy, critic, work, shared=shared)]
     if not place.gpu and settings.adapter.kind is AdapterKind.none:
         read = max(roles, key=lambda role: role.weights)
-        phases.append(Phase("reading", other=pages(place, read)))
+        phases.append(Phase("loading", other=pages(place, read)))
     notes = [] if scoring else ["no reward is a model of the policy's size; the memory of the reward is not planned"]
     return Ledger(roles, phases, notes, resident(policy, place, tokenizers=1 + len(scoring)))
 

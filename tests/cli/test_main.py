@@ -35,6 +35,8 @@ def command(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
         (["stage=dop"], "did you mean dpo?"),
         (["dpo"], "dpo is not a setting: did you mean stage=dpo?"),
         (["chat"], "unknown stage 'chat'; choose from base, "),
+        (["chat"], "; stage=sample writes responses to prompts"),
+        (["prgression"], "; did you mean progression?"),
         (["--stage", "dpo"], "there is no option --stage: settings are key=value; did you mean stage=dpo?"),
         (["stage=dpo", "stage.learning_rate=1e-5"], "did you mean stage.trainer.learning_rate?"),
         (["stage=dpo", "stage.epochs=2"], "did you mean stage.trainer.num_train_epochs?"),
@@ -74,6 +76,7 @@ def test_help_fits_80_columns_and_names_every_group(tmp_path: Path) -> None:
     result = command("--help", cwd=tmp_path)
     assert result.returncode == 0
     assert max(map(len, result.stdout.splitlines())) <= 80
+    assert "in bash\n\nWhat runs: group=option\n  stage: " in result.stdout
     for group in ("stage", "model", "data", "adapter", "hardware", "judge", "tracker", "sweep", "launcher"):
         assert f"\n  {group}: " in result.stdout
     assert set(STAGES) <= set(result.stdout.replace(",", " ").split())

@@ -243,7 +243,7 @@ def test_ctrl_c_keeps_what_was_answered(session, tmp_path: Path) -> None:
     page.call("/answer", {"pair": state["pair"]["id"], "verdict": "left"})
     os.kill(page.process.pid, signal.SIGINT)
     assert page.end() == 130
-    assert "label has answers.jsonl, and this continues from it: python -m rlhf stage=label" in page.told
+    assert "label has answers.jsonl, and this continues from it:\n  python -m rlhf stage=label" in page.told
     assert page.told.rstrip().endswith("resume=true")
     time.sleep(0.1)
     answers = tmp_path / "almanac" / ".label.partial" / "resume" / "answers.jsonl"

@@ -32,7 +32,7 @@ from rlhf.data import templates
 from rlhf.errors import LineageError, ModelError
 from rlhf.hardware import ranks
 from rlhf.hub.pinned import Pinned, fetch, pin, snapshot
-from rlhf.modeling import foreign
+from rlhf.modeling import decoding, foreign
 from rlhf.modeling.vocabulary import add_rows, set_padding, untie
 from rlhf.runs.parents import Parent, hub_parent
 from rlhf.storage.digests import tokenizer_record
@@ -145,9 +145,10 @@ def load_policy(parent: Parent, model: Model, tokenizer: PreTrainedTokenizerBase
     """Load the language model of ``parent`` as a plain model, adapters merged, in ``model.dtype``.
 
     Raises:
-        ModelError: it cannot be found or read.
+        ModelError: it cannot be found or read, or cannot decode with a cache.
     """
     policy, _ = _load(AutoModelForCausalLM, parent, model, options)
+    decoding.check(policy)
     _match(policy, tokenizer)
     return policy
 

@@ -29,7 +29,7 @@ from rlhf.hardware.device import torch_device
 from rlhf.modeling import adapters, loading
 from rlhf.preference.architectures import decide
 from rlhf.preference.prefix_sharing import sharing
-from rlhf.preference.training import Members, callbacks, columns, further_arguments, prepare, trainer_class
+from rlhf.preference.training import Members, columns, prepare, trainer_class
 from rlhf.rewards import AdaptedRewardModel, RewardModel, function
 from rlhf.runs.run import Run
 from rlhf.training import loop
@@ -37,6 +37,7 @@ from rlhf.training.arguments import arguments
 from rlhf.training.arguments import build as build_trainer
 
 SPLITS = ("train", "validation", "test")
+OURS = {"remove_unused_columns": False}  # TRL does not know the columns of weights and rankings
 
 
 def run(settings: Settings, run: Run) -> dict[str, float]:
@@ -55,7 +56,7 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
         measure: Any = function(settings.data.ceiling)  # of rows, unlike a reward
         ceiling = measure(pairs["test"])
 
-    args: Any = arguments(RewardConfig, settings, run, **further_arguments(stage))
+    args: Any = arguments(RewardConfig, settings, run, **OURS)
     scoring = {"max_length": args.max_length, "batch_size": args.per_device_eval_batch_size}
 
     architecture, attention = loading.config(run["policy"], settings.model), settings.model.attention
@@ -107,7 +108,7 @@ def build(settings: Settings, run: Run, prepared: dict[str, Dataset], tokenizer:
         DataError: all pairs of a split are longer than stage.trainer.max_length.
     """
     stage = settings.stage_as(RewardStage)
-    args: Any = arguments(RewardConfig, settings, run, part=part, **further_arguments(stage))
+    args: Any = arguments(RewardConfig, settings, run, part=part, **OURS)
     model = loading.load_reward_model(
         run["policy"], settings.model, tokenizer, **adapters.quantization(settings.adapter)
     )
@@ -119,7 +120,6 @@ def build(settings: Settings, run: Run, prepared: dict[str, Dataset], tokenizer:
         eval_dataset=prepared["validation"],
         processing_class=tokenizer,
         peft_config=adapters.lora(settings.adapter, adapters.TaskType.SEQ_CLS, model),
-        callbacks=callbacks(stage),
     )
     for split, kept in {"train": trainer.train_dataset, "validation": trainer.eval_dataset}.items():
         lost = len(prepared[split]) - len(kept)

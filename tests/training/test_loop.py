@@ -7,50 +7,18 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-import trl
 from accelerate import DistributedType
 from transformers import TrainerCallback
-from trl import DPOConfig, RewardConfig, SFTConfig
 
 from rlhf.config import Settings, Strategy
-from rlhf.config.ranges import REFUSED
 from rlhf.errors import ConfigError, TrainingError
 from rlhf.runs.run import Run
 from rlhf.stages import execute
 from rlhf.storage.checksums import seal
 from rlhf.storage.manifest import read_manifest
 from rlhf.training import loop
-from rlhf.training.arguments import arguments, check
-from tests.conftest import composed
 
 LONG = ("stage.trainer.max_steps=6", "stage.trainer.save_steps=2")
-
-
-@pytest.mark.parametrize("experiment", ["hh", "tldr-pythia", "ultrafeedback-zephyr"])
-@pytest.mark.parametrize("kind", [SFTConfig, RewardConfig, DPOConfig])
-def test_large_models_are_trained_with_activation_checkpointing(experiment: str, kind: type, tmp_path: Path) -> None:
-    stage = kind.__name__.removesuffix("Config").lower()
-    settings = composed(f"experiment={experiment}", f"stage={stage}", "hardware=cpu")
-    assert arguments(kind, settings, SimpleNamespace(scratch=tmp_path)).activation_checkpointing is True
-
-
-@pytest.mark.parametrize(
-    ("override", "message"),
-    [
-        (
-            "+stage.trainer.gradient_checkpointing=true",
-            "stage.trainer.gradient_checkpointing=True has a new name: "
-            "set stage.trainer.activation_checkpointing instead",
-        ),
-        ("+stage.trainer.learning_rat=1", "stage.trainer.learning_rat is not an argument of SFTConfig"),
-        ("+stage.trainer.data_seed=1", "stage.trainer.data_seed is decided by other settings"),
-    ],
-)
-def test_an_argument_that_the_trainer_would_pass_over_is_refused(
-    settings: Callable[..., Settings], tmp_path: Path, override: str, message: str
-) -> None:
-    with pytest.raises(ConfigError, match=message):
-        arguments(SFTConfig, settings("sft", override), SimpleNamespace(scratch=tmp_path))
 
 
 def test_names_by_hand() -> None:
@@ -109,46 +77,6 @@ def test_a_loss_that_is_no_number_stops_the_run(beside_chain: Callable[..., Sett
     assert not (tmp_path / "sft").exists()
 
 
-QUOTES = "put it in quotes, as in \"stage.trainer.run_name='...'\""
-
-
-@pytest.mark.parametrize(
-    ("key", "value", "rule"),
-    [
-        (
-            "push_to_hub",
-            True,
-            f"cannot be set, since {REFUSED['push_to_hub']}: leave it out",
-        ),
-        (
-            "run_name",
-            1.1,
-            f"must be text, got 1.1: {QUOTES}",
-        ),
-        ("learning_rate", "fast", "must be a number, got 'fast'"),
-        ("learning_rate", None, "must be a number, got None"),
-        ("max_steps", 2.5, "must be a whole number, got 2.5"),
-        ("max_length", "long", "must be a whole number or null, got 'long'"),
-        ("max_length", 0, "must be positive, got 0"),
-        ("gradient_accumulation_steps", 0, "must be positive, got 0"),
-        ("num_train_epochs", -1, "must be positive, got -1"),
-        ("padding_free", 1, "must be true or false, got 1"),
-        ("learning_rat", 1, "is not an argument of SFTConfig: remove it or correct its name"),
-        ("seed", 1, "is decided by other settings: remove it from stage.trainer"),
-    ],
-)
-def test_a_wrong_value_for_a_trainer_names_key_and_value(key: str, value: object, rule: str) -> None:
-    with pytest.raises(ConfigError) as error:
-        check(trl.SFTConfig, {"weight_decay": 0.1, key: value}, {"seed": 0})
-    assert str(error.value) == f"stage.trainer.{key} {rule}"
-
-
-def test_what_the_configuration_of_a_trainer_refuses_is_told(settings: Callable[..., Settings]) -> None:
-    refused = settings("sft", "stage.trainer.lr_scheduler_type=bent")
-    with pytest.raises(ConfigError, match=r"stage.trainer cannot be used \(bent is not a valid SchedulerType"):
-        arguments(trl.SFTConfig, refused, SimpleNamespace(scratch=Path("unused")))
-
-
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
@@ -201,7 +129,7 @@ def test_a_checkpoint_that_cannot_be_read_is_no_matter_of_settings(
         scratch=tmp_path,
         rewind=lambda *_: None,
         strategy=Strategy.none,
-        manifest={"settings": {"hardware": {"oom_retry": False}}},
+        manifest={"settings": {"hardware": {"oom_retry": False}, "stage": {"early_stopping": None}}},
     )
     monkeypatch.setattr(loop, "ExactEvaluation", lambda trainer: None)
     with pytest.raises(ValueError, match="torn"):

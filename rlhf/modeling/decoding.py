@@ -238,7 +238,7 @@ def check(model: Any) -> None:
     try:
         with torch.no_grad():
             model(input_ids=torch.zeros(1, 2, dtype=torch.long, device=model.device), **{name: cache}, use_cache=True)
-    except (ValueError, TypeError) as error:  # of a model with a cache class of its own, such as MiniMax
+    except (ValueError, TypeError) as error:  # such as MiniMax, which has another cache class
         cause = f"{type(model).__name__} does not use transformers' cache ({first_sentence(error)})"
         raise ModelError(f"{cause}: use a model that does") from error
     check_states(model, cache)

@@ -154,3 +154,20 @@ def test_a_policy_that_has_hardly_moved_is_told(capsys: pytest.CaptureFixture) -
     loop.tell_unmoved("dpo", 0.005, "stage.trainer.learning_rate", 5e-7)
     out = capsys.readouterr().out
     assert "dpo: the policy has hardly moved, a response's log-probability by 0.005 nats: raise stage.trainer" in out
+
+
+@pytest.mark.parametrize(("stage", "adapter"), [("base", "none"), ("sft", "lora"), ("dpo", "lora")])
+def test_training_stops_early_and_names_the_step_that_it_keeps(
+    beside_chain: Callable[..., Settings], tmp_path: Path, capsys: pytest.CaptureFixture, stage: str, adapter: str
+) -> None:
+    """At a learning rate at which the held-out loss soon grows."""
+    early = ("stage.early_stopping=1", "stage.trainer.eval_strategy=steps", "stage.trainer.save_steps=1")
+    own = ("stage.trainer.max_steps=12", "stage.trainer.learning_rate=3", "stage.trainer.lr_scheduler_type=constant")
+    given = ("stage.trainer.warmup_steps=0", f"adapter={adapter}", "stage.sample_prompts=0", "eval_set.prompts=0")
+    final = execute(beside_chain(stage, *early, *own, *given), tmp_path / "run")
+    held_out = [(one["step"], one["eval/loss"]) for one in lines(Run.open(tmp_path / "run")) if "eval/loss" in one]
+    best, lowest = min(held_out[:-1], key=lambda pair: pair[1])
+    assert final["best_step"] == best < final["steps"] < 12
+    assert final["eval/loss"] == held_out[-1][1] == pytest.approx(lowest)
+    said = f"{stage}: the weights of step {best} of {int(final['steps'])} are kept: the held-out loss was lowest then"
+    assert said in capsys.readouterr().out

@@ -45,6 +45,8 @@ def command(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
         (["model=gpt2", "model.architecture.hidden_size=64"], "sets a key below a setting that is null"),
         (["stage=dpo", "stage.beta=hot"], "stage.beta: Value 'hot' of type 'str' could not be converted to Float"),
         (["stage=dpo", "stage.beta=-1"], "stage.beta must be positive, got -1.0"),
+        (["stage=dpo", "stage.policy=null"], "stage.policy cannot be null: set a value"),
+        (["name=null"], "name cannot be null: set a value"),
         (["nam=x"], "there is no setting nam; did you mean name?"),
         (
             ["stage=sft", "stage.trainer.max_len=3"],

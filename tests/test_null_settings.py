@@ -44,7 +44,7 @@ def check(told: str | None) -> None:
     assert told is None or (told and "\n" not in told and "=None" not in told), told
 
 
-@pytest.mark.parametrize("adapter", ["none", "lora", "qlora"])
+@pytest.mark.parametrize("adapter", ["none", "lora"])
 @pytest.mark.parametrize(("stage", "key"), [(stage, key) for stage, keys in PATHS.items() for key in keys])
 def test_a_path_that_is_null_or_empty(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str, key: str, adapter: str

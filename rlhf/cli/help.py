@@ -13,7 +13,7 @@ from rlhf.runs.commands import quoted
 from rlhf.storage.paths import bundled
 
 WIDTH = 80
-ENTRY = re.compile(r"(?P<indent> *)(?P<key>[\w./-]+):(?P<value>(?:[ ].*?)?)(?:\s+#\s(?P<comment>.*))?")
+ENTRY = re.compile(r"(?P<indent> *)(?P<key>[\w./-]+):(?P<value>(?:[ ](?!#).*?)?)(?:\s+#\s(?P<comment>.*))?")
 
 USAGE = """\
 Take a language model from base to instruction-tuned, one stage at a time:

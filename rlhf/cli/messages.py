@@ -59,6 +59,8 @@ def explain(error: BaseException) -> str:
     if first.startswith("Ambiguous value"):
         return f"{first}: add -m to sweep over the values, or write [a,b] for a list"
     key = getattr(cause, "full_key", None)
+    if null := re.match(r"field '([\w.]+)' is not Optional", first):
+        return f"{key or null[1]} cannot be null: set a value"
     return f"{key}: {first}" if key and str(key) not in first else first
 
 

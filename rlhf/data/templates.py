@@ -82,7 +82,11 @@ def templated(tokenizer: Any, talks: Any, **options: Any) -> Any:
             found = tokenizer.apply_chat_template(talks, tokenize=False, **text)
         if sum(map(len, [found] if isinstance(found, str) else found)) > LONGEST:
             raise MemoryError(f"it has written more than {LONGEST} characters")
-        return tokenizer.apply_chat_template(talks, **options) if options.get("tokenize", True) else found
+        if not options.get("tokenize", True):
+            return found
+        if options.get("sanitize_control_tokens") or not _tokenizes_text(tokenizer):
+            return tokenizer.apply_chat_template(talks, **options)
+        return tokenizer(found, add_special_tokens=False)
     except (TimeoutError, MemoryError) as error:
         raise ModelError(
             f"the chat template of {tokenizer.name_or_path or 'the tokenizer'} takes too long or too much memory "
@@ -93,6 +97,13 @@ def templated(tokenizer: Any, talks: Any, **options: Any) -> Any:
             f"the chat template of {tokenizer.name_or_path or 'the tokenizer'} refuses a conversation ({error}): leave "
             "such rows out, or set another template with model.chat_template=<file>.jinja"
         ) from error
+
+
+def _tokenizes_text(tokenizer: Any) -> bool:
+    """Return whether the ids of a conversation are those of its rendered text; Mistral's own tokenizers differ."""
+    from transformers import PreTrainedTokenizerBase  # imported already if there is a tokenizer
+
+    return type(tokenizer).apply_chat_template is PreTrainedTokenizerBase.apply_chat_template
 
 
 def for_template(turn: Message) -> Message:

@@ -30,7 +30,7 @@ from rlhf.config import Model, Settings
 from rlhf.data import templates
 from rlhf.errors import LineageError, ModelError
 from rlhf.hardware import ranks
-from rlhf.modeling import foreign
+from rlhf.modeling import decoding, foreign
 from rlhf.modeling.bases import ADAPTER, adapter_folder, ancestry, base_of, fetched, merged
 from rlhf.modeling.vocabulary import match, set_padding, untie
 from rlhf.runs.parents import Parent
@@ -126,9 +126,10 @@ def load_policy(parent: Parent, model: Model, tokenizer: PreTrainedTokenizerBase
     """Load the language model of ``parent`` as a plain model, adapters merged, in ``model.dtype``.
 
     Raises:
-        ModelError: it cannot be found or read.
+        ModelError: it cannot be found or read, or cannot decode with a cache.
     """
     policy, _ = _load(AutoModelForCausalLM, parent, model, options)
+    decoding.check(policy)
     match(policy, tokenizer)
     return policy
 

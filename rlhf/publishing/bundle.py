@@ -93,8 +93,7 @@ def build(link: Link, repo: str | None, name: str, folder: Path, plan: Plan) -> 
     (folder / "settings.yaml").write_text(
         yaml.safe_dump(manifest["settings"], sort_keys=False, allow_unicode=True), "utf-8"
     )
-    lines = "\n".join(card.commands(chain, plan.scrubber))
-    (folder / "reproduce.sh").write_text(f"#!/bin/sh -e\n{lines}\n", encoding="utf-8")
+    (folder / "reproduce.sh").write_text(f"#!/bin/sh -e\n{card.script(chain, plan.scrubber)}\n", encoding="utf-8")
     drawn = link.stage == "ppo" and write_figure(link, folder)
     copy_evaluation(link, folder, plan)
     tag = f"run-{digest[:8]}"

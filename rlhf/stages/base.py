@@ -14,7 +14,7 @@ from transformers import Trainer, TrainingArguments, default_data_collator
 from rlhf.config import AdapterKind, BaseStage, Settings
 from rlhf.data import templates
 from rlhf.data.render import text_ids
-from rlhf.errors import ConfigError, DataError
+from rlhf.errors import DataError
 from rlhf.modeling import adapters, loading
 from rlhf.modeling.from_scratch import new_policy, new_tokenizer
 from rlhf.runs.run import Run
@@ -31,10 +31,8 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
     )
 
     if stage.policy is None:
-        architecture = settings.model.architecture
-        if architecture is None:
-            raise ConfigError("stage.policy=null trains a new model, and model.architecture is null: set one of them")
-        template = templates.chat_template(settings.model.chat_template)
+        architecture, template = settings.model.new("stage.policy=null")
+        template = templates.chat_template(template)
         tokenizer = new_tokenizer(texts["train"]["text"], architecture["vocabulary"], template)
         policy = new_policy(architecture, tokenizer)
     else:

@@ -28,7 +28,7 @@ from rlhf.hardware.device import torch_device
 from rlhf.modeling import adapters, loading
 from rlhf.preference.architectures import decide
 from rlhf.preference.prefix_sharing import sharing
-from rlhf.preference.training import Members, callbacks, columns, further_arguments, prepare, trainer_class
+from rlhf.preference.training import Members, columns, prepare, trainer_class
 from rlhf.rewards import AdaptedRewardModel, RewardModel, function
 from rlhf.runs.run import Run
 from rlhf.training import loop
@@ -36,6 +36,7 @@ from rlhf.training.arguments import arguments
 from rlhf.training.arguments import build as build_trainer
 
 SPLITS = ("train", "validation", "test")
+OURS = {"remove_unused_columns": False}  # TRL does not know the columns of weights and rankings
 
 
 def run(settings: Settings, run: Run) -> dict[str, float]:
@@ -51,7 +52,7 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
         measure: Any = function(settings.data.ceiling)  # of rows, unlike a reward
         ceiling = measure(pairs["test"])
 
-    args: Any = arguments(RewardConfig, settings, run, **further_arguments(stage))
+    args: Any = arguments(RewardConfig, settings, run, **OURS)
     architecture, attention = loading.config(run["policy"], settings.model), settings.model.attention
     shared = decide(stage.shared_prefix, architecture, attention, args.max_length, run.stage)
     tokenizer = loading.load_tokenizer(run["policy"], settings.model)
@@ -113,7 +114,7 @@ def build(settings: Settings, run: Run, prepared: dict[str, Dataset], tokenizer:
         DataError: all pairs of a split are longer than stage.trainer.max_length.
     """
     stage = settings.stage_as(RewardStage)
-    args: Any = arguments(RewardConfig, settings, run, part=part, **further_arguments(stage))
+    args: Any = arguments(RewardConfig, settings, run, part=part, **OURS)
     model = loading.load_reward_model(
         run["policy"], settings.model, tokenizer, **adapters.quantization(settings.adapter)
     )
@@ -125,7 +126,6 @@ def build(settings: Settings, run: Run, prepared: dict[str, Dataset], tokenizer:
         eval_dataset=prepared["validation"],
         processing_class=tokenizer,
         peft_config=adapters.lora(settings.adapter, adapters.TaskType.SEQ_CLS, model),
-        callbacks=callbacks(stage),
     )
     for split, kept in {"train": trainer.train_dataset, "validation": trainer.eval_dataset}.items():
         lost = len(prepared[split]) - len(kept)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import transformers
-from transformers import Trainer
+from transformers import EarlyStoppingCallback, Trainer
 
 from rlhf.config import PPOStage, Settings, Turns
 from rlhf.config.library_errors import blame
@@ -183,6 +183,8 @@ def train(
         with interruption:
             trainer.add_callback(reporter)
             trainer.add_callback(Keeper(trainer, run, last))
+            if (patience := run.manifest["settings"]["stage"]["early_stopping"]) is not None:
+                trainer.add_callback(EarlyStoppingCallback(patience))
             # Optimizer, scheduler and loader depend on stage.trainer; a corrupted checkpoint does not.
             with blame("stage.trainer", until=lambda: last is not None or reporter.bar is not None):
                 if last is None or not take_up_if_trained(trainer, last):
@@ -190,7 +192,18 @@ def train(
         if interruption.asked:
             raise KeyboardInterrupt
         evaluated = rename(trainer.evaluate())
-    return evaluated | {"steps": trainer.state.global_step, "tokens": trainer.state.num_input_tokens_seen}
+    return evaluated | best(trainer, run) | {
+        "steps": trainer.state.global_step, "tokens": trainer.state.num_input_tokens_seen
+    }  # fmt: skip
+
+
+def best(trainer: Trainer, run: Run) -> dict[str, float]:
+    """Return the step of the weights that ``stage.early_stopping`` has kept, and print it; empty without it."""
+    if not trainer.args.load_best_model_at_end or trainer.state.best_global_step is None:
+        return {}
+    step, last = trainer.state.best_global_step, trainer.state.global_step
+    print(f"{run.stage}: the weights of step {step} of {last} are kept: the held-out loss was lowest then")
+    return {"best_step": step}
 
 
 def tell_unmoved(stage: str, moved: float, setting: str, rate: float) -> None:

@@ -14,7 +14,6 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from rlhf.config import Input, Settings
 from rlhf.data import templates
 from rlhf.errors import LineageError, ModelError
-from rlhf.hardware.device import torch_device
 from rlhf.modeling import loading
 from rlhf.runs.parents import Parent, find_parent
 from rlhf.stages import execute
@@ -166,14 +165,6 @@ def test_a_head_that_is_there_is_kept(
     parent = find_parent("policy", Input(f"{tmp_path}/{place}", ("reward",)), settings)
     tokenizer = loading.load_tokenizer(parent, settings.model)
     assert torch.equal(loading.load_reward_model(parent, settings.model, tokenizer).score.weight, head)
-
-
-def test_a_gpu_that_is_not_there(settings: Callable[..., Settings]) -> None:
-    if torch.cuda.is_available():
-        pytest.skip("there is a GPU")
-    assert torch_device(settings("sft", "hardware=auto").hardware).type == "cpu"
-    with pytest.raises(ModelError, match="torch sees no GPU"):
-        torch_device(settings("sft", "hardware=gpu").hardware)
 
 
 def test_a_file_that_is_not_a_model(settings: Callable[..., Settings], tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from rlhf.config import Settings
 from rlhf.preference import losses
-from rlhf.preference.training import Members, callbacks, further_arguments, prepare, trainer_class
+from rlhf.preference.training import Members, prepare, trainer_class
 from tests.conftest import composed
 
 
@@ -118,15 +118,6 @@ def test_a_conversation_is_tokenized_as_for_scoring(chain: Path) -> None:
     [row] = prepare(pairs(*rows), stage("stage.loss=plackett_luce"), own)["train"]
     assert row["response_ids"] == [encode(own, talk, text, None) for text in ("Lima.", "I do not know.")]
     assert row["rejected_ids"] == row["response_ids"][1]
-
-
-def test_early_stopping_looks_at_every_checkpoint() -> None:
-    plain = stage()
-    assert further_arguments(plain) == {"remove_unused_columns": False}
-    assert callbacks(plain) == []
-    early = stage("stage.early_stopping=3", "stage.trainer.eval_strategy=steps", "stage.trainer.save_steps=7")
-    assert further_arguments(early)["eval_steps"] == 7
-    assert callbacks(early)[0].early_stopping_patience == 3
 
 
 def test_members_have_separate_seeds_and_folders(settings: Callable[..., Settings], tmp_path: Path) -> None:

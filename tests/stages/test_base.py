@@ -65,9 +65,12 @@ def test_wrong_arguments_are_reported_before_a_model_exists(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_adapter_on_modules_that_are_not_there(settings: Callable[..., Settings], tmp_path: Path) -> None:
+def test_an_adapter_on_modules_that_are_not_there(
+    chain: Path, settings: Callable[..., Settings], tmp_path: Path
+) -> None:
+    given = ("adapter=lora", "adapter.target_modules=[nope]", f"stage.policy={chain}/almanac/base")
     with pytest.raises(ConfigError, match=r"adapter.target_modules=\['nope'\] cannot be used \(.*not found"):
-        execute(settings("base", "adapter=lora", "adapter.target_modules=[nope]"), tmp_path / "base")
+        execute(settings("base", *given), tmp_path / "base")
     assert list(tmp_path.iterdir()) == []
 
 

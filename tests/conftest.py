@@ -83,6 +83,12 @@ FAST = {
 }
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run the files of tests/ itself first: they are the longest, and a worker takes a whole file."""
+    here = Path(__file__).parent
+    items.sort(key=lambda item: item.path.parent != here)
+
+
 def composed(*overrides: str) -> Settings:
     """The settings that ``python -m rlhf <overrides>`` would run with."""
     register()

@@ -1,4 +1,4 @@
-"""Every path of a stage may be null, empty, missing or there, under every adapter: it runs, or ends in one sentence."""
+"""Each path of a stage is null, empty, missing or present, with each adapter: it runs, or raises a one-line error."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -132,7 +132,7 @@ def body(subject: Subject, scrubber: Scrubber, license: str, stated: dict[str, s
         conflicts=[safe(sentence) for sentence in licenses.conflicts(license, stated)],
         commands=commands(chain, scrubber),
         script=script(chain, scrubber),
-        results=[[safe(one.metric_name), f"{one.metric_value:.3g}"] for one in results(subject)],
+        results=[[safe(str(one.metric_name)), f"{one.metric_value:.3g}"] for one in results(subject)],
         versions=versions(link),
     )
     return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"

@@ -36,7 +36,7 @@ from rlhf.training.arguments import arguments
 from rlhf.training.arguments import build as build_trainer
 
 SPLITS = ("train", "validation", "test")
-OURS = {"remove_unused_columns": False}  # TRL does not know the columns of weights and rankings
+OURS: dict[str, Any] = {"remove_unused_columns": False}  # TRL does not know the columns of weights and rankings
 
 
 def run(settings: Settings, run: Run) -> dict[str, float]:

@@ -207,7 +207,7 @@ def recurrent(kind: str) -> Any:
 
 @pytest.mark.parametrize("kind", ["Bamba", "Lfm2"])
 def test_recurrent_states_in_the_cache_follow_their_rows(kind: str) -> None:
-    """Prompts of different lengths are padded, and rows that end leave the batch: each row is as if alone."""
+    """Prompts are padded and rows that end leave the batch: each row has the tokens of a separate batch."""
     model = recurrent(kind)
     check(model)
     ends = ends_of(model)

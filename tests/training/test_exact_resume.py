@@ -1,4 +1,4 @@
-"""Parts of resuming that need no training; tests/test_resume.py resumes every stage to the same bits."""
+"""Parts of resuming without training; tests/test_resume.py resumes every stage to the same bits."""
 
 import json
 from pathlib import Path

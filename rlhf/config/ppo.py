@@ -117,6 +117,7 @@ class PPOStage(TrainedStage):
     kl_coef: float
     kl_in: KLIn
     kl_estimator: KLEstimator
+    kl_ratio_gradient: bool
     kl_target: float | None
     kl_gain: float
     gamma: float
@@ -201,10 +202,14 @@ class PPOStage(TrainedStage):
                 f"stage.critic_kind=value_head starts a new head on the policy's trunk, so stage.critic="
                 f"{self.critic} would be ignored: set stage.critic=null, or stage.critic_kind=separate"
             )
-        if self.kl_in is KLIn.loss and self.kl_estimator is KLEstimator.k1:
+        if self.kl_in is KLIn.loss and self.kl_estimator is KLEstimator.k1 and not self.kl_ratio_gradient:
             raise ConfigError(
                 "stage.kl_in=loss cannot have stage.kl_estimator=k1, whose gradient is 0 in expectation: "
                 "set stage.kl_estimator=k2, which has the gradient of the KL"
+            )
+        if self.kl_ratio_gradient and self.kl_in is KLIn.reward:
+            raise ConfigError(
+                "stage.kl_ratio_gradient=true has no effect with stage.kl_in=reward: set stage.kl_in=loss"
             )
         if self.kl_target is not None and self.kl_coef == 0:
             raise ConfigError("stage.kl_target scales stage.kl_coef, which is 0 and stays 0: set stage.kl_coef above 0")

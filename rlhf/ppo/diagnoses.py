@@ -159,7 +159,7 @@ def entropy_collapse(history: History, limits: SentinelSettings) -> str | None:
     )
 
 
-def over_optimised(history: History, limits: SentinelSettings) -> str | None:
+def over_optimized(history: History, limits: SentinelSettings) -> str | None:
     """Check whether the gold score has fallen since its best window while the score has risen.
 
     The fall is measured in units of ``noise`` of the gold score. Gao et al. 2022, https://arxiv.org/abs/2210.10760.
@@ -194,9 +194,9 @@ def no_signal(history: History, limits: SentinelSettings) -> str | None:
     if limits.equal_groups is None or not history.knows(EQUAL) or history.now(EQUAL) <= limits.equal_groups:
         return None
     return (
-        f"the scores do not differ: all responses have the same score for {history.now(EQUAL):.0%} of the prompts, more "
-        f"than {limits.equal_groups:.0%}, which have no advantage; commonly the task is too hard or too easy for the "
-        "policy: use other prompts, raise stage.samples, or set stage.equal_groups=resample"
+        f"the scores do not differ: {history.now(EQUAL):.0%} of the prompts have one score for all of their responses, "
+        f"more than {limits.equal_groups:.0%}, and so no advantage; commonly the task is too hard or easy: use other "
+        "prompts, raise stage.samples, or set stage.equal_groups=resample"
     )
 
 
@@ -217,7 +217,7 @@ RULES: tuple[Rule, ...] = (
     length_hack,
     repeating,
     entropy_collapse,
-    over_optimised,
+    over_optimized,
     all_alike,
     no_signal,
 )

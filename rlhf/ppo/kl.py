@@ -66,7 +66,9 @@ def shape_rewards(
     return ShapedRewards(rewards, penalties)
 
 
-def kl_loss(logprobs: Tensor, old_logprobs: Tensor, ref_logprobs: Tensor, estimator: Estimator) -> Tensor:
+def kl_loss(
+    logprobs: Tensor, old_logprobs: Tensor, ref_logprobs: Tensor, estimator: Estimator, ratio_gradient: bool = False
+) -> Tensor:
     """Return the KL penalty per token as a loss, differentiable through log π; all (B, T).
 
         ρₜ k(aₜ|sₜ),  ρₜ = π / π_old without its gradient
@@ -75,8 +77,12 @@ def kl_loss(logprobs: Tensor, old_logprobs: Tensor, ref_logprobs: Tensor, estima
     KL(π_ref ‖ π) with k3, and 0 with k1, since E_π[∇ log π] = 0 (Tang and Munos 2025,
     https://arxiv.org/abs/2506.09477; Liu et al. 2025, https://arxiv.org/abs/2510.01555). The penalty covers the KL at
     the visited states; unlike the penalty in the reward, it ignores the effect of a token on later ones.
+
+    With ``ratio_gradient`` ρₜ is differentiated, too, and the gradient is that of KL(π ‖ π_ref) with every estimator
+    (DeepSeek-AI 2025, https://arxiv.org/abs/2512.02556, section 3.1).
     """
-    return (logprobs - old_logprobs).exp().detach() * estimator(logprobs, ref_logprobs)
+    ratio = (logprobs - old_logprobs).exp()
+    return (ratio if ratio_gradient else ratio.detach()) * estimator(logprobs, ref_logprobs)
 
 
 def adapted(kl_coef: float, kl: float, target: float, gain: float) -> float:

@@ -243,7 +243,9 @@ class Learner:
             loss = loss * truncated_importance(part.logprobs, part.sampler_logprobs, stage.importance_cap)
         if kl_coef:
             estimator = ESTIMATORS[stage.kl_estimator.value]
-            loss = loss + kl_coef * kl_loss(logprobs, part.logprobs, part.ref_logprobs, estimator)
+            loss = loss + kl_coef * kl_loss(
+                logprobs, part.logprobs, part.ref_logprobs, estimator, stage.kl_ratio_gradient
+            )
         if stage.entropy_coef:
             loss = loss - stage.entropy_coef * entropy
         return loss, {

@@ -51,7 +51,7 @@ class PPOTrainer:
         oom_retry: retry with smaller micro-batches if memory runs out; the gradient does not depend on them.
         autocast: multiply in bfloat16 in forward and backward passes.
         sampler: draws the responses, by default from the policy; a separate engine needs ``stage.importance_cap``.
-        ``synchronise``: called before each rollout, so that an engine can copy the policy's weights.
+        ``synchronize``: called before each rollout, so that an engine can copy the policy's weights.
 
     Raises:
         ConfigError: the ranks cannot share the minibatches equally, or a critic is missing or not used.
@@ -74,14 +74,14 @@ class PPOTrainer:
         score_std: float = 1.0,
         log: Callable[[Metrics, int], None] = lambda metrics, update: None,
         sampler: Sampler | None = None,
-        synchronise: Callable[[], None] = lambda: None,
+        synchronize: Callable[[], None] = lambda: None,
         tell: Callable[[Diagnosis], None] = lambda diagnosis: print(f"ppo: {diagnosis}"),
         cpu: bool | None = None,
         oom_retry: bool = True,
         autocast: bool = False,
     ):
         self.stage, self.seed, self.log, self.tell = stage, seed, log, tell
-        self.synchronise, self.tokenizer, self.prompts = synchronise, tokenizer, list(prompts)
+        self.synchronize, self.tokenizer, self.prompts = synchronize, tokenizer, list(prompts)
         if prompt_ids is None:
             prompt_ids = [encoded(tokenizer, prompt, stage.max_prompt_length) for prompt in prompts]
         self.reward = Scorer(reward, gold, self._over_ranks)
@@ -279,7 +279,7 @@ class PPOTrainer:
 
         Also returns the share of prompts whose responses have equal scores, before any is replaced.
         """
-        self.synchronise()
+        self.synchronize()
         found, noted = self.collector.draw(chosen, self.update)
         rollout = found.packed(self.collector.ends, self.tokenizer.pad_token_id, self.policy.device)
         self._settle()

@@ -75,7 +75,7 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
     loop.show_ends(run, roles.policy, tokenizer)
     if stage.rollout.engine is Engine.vllm:
         engine = copied(settings, trainer, roles)
-        trainer.collector.sampler, trainer.synchronise = engine, engine.synchronise
+        trainer.collector.sampler, trainer.synchronize = engine, engine.synchronize
     precision.tell_lost("ppo", roles.policy, "stage.learning_rate", stage.learning_rate)
     sample = loop.Sampler(run, roles.policy, tokenizer, prompts["validation"]["prompt"], settings)
     metrics = train(trainer, run, sample)

@@ -12,7 +12,9 @@ import pytest
 import torch
 
 from rlhf.config import Advantage
+from rlhf.ppo import settings
 from rlhf.ppo.advantages import COMPARED, estimate
+from tests.docs import page, section
 from tests.ppo.test_optimum import (
     BETA,
     distance,
@@ -135,33 +137,29 @@ def test_grpo_with_two_responses_maximizes_the_probability_to_win(task: Task) ->
     assert cosine(found, task.exact) < 0.99
 
 
-def rows(task: Task) -> dict[str, tuple[float, float]]:
-    """Return kind -> (cosine of the expected gradient and the exact one, noise / signal) for four responses.
+def of_four(task: Task, kind: Advantage) -> Moments:
+    """Return the moments of an estimate from four responses: one group, or four separate responses."""
+    if kind.value in COMPARED:
+        return moments(task, kind.value, 4)
+    if kind is Advantage.reinforce_pp:  # of a large batch, whose mean over tokens is subtracted
+        tokens = task.p * task.mask.sum(1)
+        task = task._replace(scores=task.scores - (tokens @ task.scores) / tokens.sum())
+    one = moments(task, kind.value, 1, task.values() if kind is Advantage.gae else None)
+    return one._replace(variance=one.variance / 4)
 
-    The noise is the root of the covariance's trace, relative to the length of the expected gradient.
+
+@pytest.mark.parametrize("kind", list(Advantage))
+def test_docs_show_bias_and_variance(task: Task, kind: Advantage) -> None:
+    """docs/advantages.md: cosine with the exact gradient; noise with these scores, and with 1 added to each score.
+
+    Noise is the root of the covariance's trace, relative to the length of the expected gradient.
     """
-    found = {}
-    for kind in Advantage:
-        if kind is Advantage.gae:
-            one = moments(task, "gae", 1, task.values())
-            one = one._replace(variance=one.variance / 4)
-        elif kind.value in COMPARED:
-            one = moments(task, kind.value, 4)
-        else:
-            one = moments(task, kind.value, 1)
-            one = one._replace(variance=one.variance / 4)
-        found[kind.value] = (cosine(one.mean, task.exact), one.variance**0.5 / one.mean.norm().item())
-    return found
-
-
-def test_docs_show_bias_and_variance(task: Task) -> None:
-    """The table of docs/ppo.md: estimator, cosine, noise."""
-    from pathlib import Path
-
-    text = (Path(__file__).parents[2] / "docs" / "ppo.md").read_text(encoding="utf-8")
-    found = rows(task)
-    for kind, (similarity, noise) in found.items():
-        assert f"| `{kind}` | {similarity:.3f} | {noise:.2f} |" in text, (kind, similarity, noise)
+    found = of_four(task, kind)
+    shifted = of_four(task._replace(scores=task.scores + 1), kind)
+    cells = [f"{cosine(found.mean, task.exact):.3f}"]
+    cells += [f"{one.variance**0.5 / one.mean.norm().item():.1f}" for one in (found, shifted)]
+    row = f"| `{kind.value}` | {' | '.join(cells)} |"
+    assert row in page("advantages"), row
 
 
 @pytest.mark.parametrize("kind", ["rloo", "reinforce_pp_baseline"])
@@ -179,7 +177,7 @@ def test_grpos_deviation_moves_the_optimum(tokenizer: Any) -> None:
     """With the KL in the loss each token is tilted by the mean advantage behind it; GRPO's advantage is relative."""
     every = responses()
     start, scores = distribution(new_policy(), every), scores_of(every, tokenizer)
-    options = {"samples": 2, "batch_size": 256, "kl_estimator": "k2", "loss_mean": "token"}
+    options = {"samples": 2, "updates": 120, "kl_estimator": "k2", "loss_mean": "token"}
     ends = {
         kind: distribution(trained(tokenizer, advantage=kind, **options).policy, every) for kind in ("grpo", "dr_grpo")
     }
@@ -207,3 +205,13 @@ def fixed_point(every: list[tuple[int, ...]], start: torch.Tensor, advantage: An
             new[firsts == first] *= tilted(torch.stack(mass), torch.stack(behind), BETA)[index]
         p = 0.8 * p + 0.2 * new
     return p
+
+
+def test_docs_show_the_defaults_of_every_estimator() -> None:
+    names = ("kl_in", "kl_estimator", "ratio", "loss_mean", "whiten_advantages")
+    text = section(page("advantages"), "Defaults by estimator")
+    for kind in Advantage:
+        stage = settings(advantage=kind.value, samples=2)
+        values = [getattr(stage, name) for name in names]
+        cells = [str(value).lower() if isinstance(value, bool) else value.value for value in values]
+        assert f"| `{kind.value}` | {' | '.join(cells)} |" in text

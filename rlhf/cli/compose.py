@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any
 
@@ -43,8 +43,13 @@ def resolvers() -> None:
     OmegaConf.register_new_resolver("direction", direction, replace=True)
     # Twelve digits: 5e-7 times 10 is 5e-06 and not 4.9999999999999996e-06.
     OmegaConf.register_new_resolver("times", lambda rate, factor: float(f"{rate * factor:.12g}"), replace=True)
-    OmegaConf.register_new_resolver("by", lambda key, usual, others: others.get(key, usual), replace=True)
+    OmegaConf.register_new_resolver("by", by, replace=True)
     OmegaConf.register_new_resolver("unless", lambda given, value: value if given is None else None, replace=True)
+
+
+def by(key: Any, usual: Any, others: Mapping[str, Any]) -> Any:
+    """Return ``others[key]`` if it exists, else ``usual``; an enum is looked up by its name."""
+    return others.get(getattr(key, "name", key), usual)
 
 
 def member(overrides: Sequence[str]) -> str:

@@ -33,7 +33,7 @@ def test_an_enum_is_passed_by_name_or_as_a_member() -> None:
         ({"kl_coeff": 0.1}, "there is no setting stage.kl_coeff; did you mean stage.kl_coef?"),
         ({"clip": 0.1}, "there is no setting stage.clip; did you mean stage."),
         ({"zzzzzz": 1}, "there is no setting stage.zzzzzz; known are "),
-        ({"missing_eos": "drop"}, "stage.missing_eos must be one of keep, subtract, replace, got 'drop'"),
+        ({"missing_eos": "drop"}, "stage.missing_eos must be one of keep, subtract, replace, mask, got 'drop'"),
         ({"kl_coef": "0.1"}, "stage.kl_coef must be a number, got '0.1'"),
         ({"updates": 2.5}, "stage.updates must be a whole number, got 2.5"),
         ({"whiten_advantages": 1}, "stage.whiten_advantages must be true or false, got 1"),

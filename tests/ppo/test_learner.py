@@ -184,14 +184,30 @@ def test_without_a_target_every_step_is_taken(new_trainer: Trainers) -> None:
 
 def test_every_epoch_has_every_row_once_in_a_new_order(new_trainer: Trainers) -> None:
     trainer = new_trainer(minibatches=3, epochs=3)
-    learner = trainer.learner
-    parts = [index.tolist() for index in learner._minibatches(6, 1)]
+    learner, mask = trainer.learner, torch.ones(6, 4, dtype=torch.bool)
+    parts = [index.tolist() for index in learner._minibatches(mask, 1)]
     assert [len(part) for part in parts] == [2] * 9
     epochs = [list(itertools.chain(*parts[start : start + 3])) for start in range(0, 9, 3)]
     assert all(sorted(epoch) == list(range(6)) for epoch in epochs)
     assert len({tuple(epoch) for epoch in epochs}) == 3
-    assert [index.tolist() for index in learner._minibatches(6, 1)] == parts
-    assert [index.tolist() for index in learner._minibatches(6, 2)] != parts
+    assert [index.tolist() for index in learner._minibatches(mask, 1)] == parts
+    assert [index.tolist() for index in learner._minibatches(mask, 2)] != parts
+
+
+def test_minibatches_hold_whole_groups_and_leave_out_masked_ones(new_trainer: Trainers) -> None:
+    trainer = new_trainer(minibatches=2, epochs=1, advantage="rloo", samples=2)
+    mask = torch.ones(12, 4, dtype=torch.bool)
+    mask[[2, 3, 8, 9]] = False  # all responses of the second and the fifth prompt
+    mask[4] = False  # one of two
+    parts = [index.tolist() for index in trainer.learner._minibatches(mask, 1)]
+    assert [len(part) for part in parts] == [4, 4]
+    assert sorted(itertools.chain(*parts)) == [0, 1, 4, 5, 6, 7, 10, 11]
+    assert all(
+        first % 2 == 0 and second == first + 1
+        for part in parts
+        for first, second in zip(part[::2], part[1::2], strict=True)
+    )
+    assert not list(trainer.learner._minibatches(torch.zeros_like(mask), 1))
 
 
 def test_the_first_step_is_adams_with_its_epsilon_and_decays_no_weight(new_trainer: Trainers) -> None:

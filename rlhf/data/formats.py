@@ -111,7 +111,7 @@ class Converter:
         self.counts: Counter[str] = Counter()  # layout -> rows
         self.unread: dict[str, None] = {}  # columns that have a value and are not read
         self._waiting = Waiting()
-        self._for_rewards = columns and kind == "prompts"  # their answers and scores may be of any type
+        self._for_rewards = columns and kind == "prompts"  # which may read any score
 
     def read(self, row: Row, layout: Format) -> list[Row]:
         """Convert a row of a file; ``auto`` detects its layout.
@@ -120,7 +120,7 @@ class Converter:
             RowError: see `__call__`; or the detected layout ignores a response or a judgment.
         """
         whole = row = unfolded(row)
-        if self._for_rewards:
+        if self.kind == "prompts":  # the answer may be a number or a list
             row = {name: value for name, value in row.items() if name not in readers.ANSWERS or isinstance(value, str)}
         guessed = layout is Format.auto
         layout, why = detect(row) if guessed else (layout, "set by data.format")

@@ -482,8 +482,7 @@ def test_a_dialogue_of_ten_thousand_turns(tmp_path: Path) -> None:
 def test_all_columns_of_a_row_are_kept_for_rewards(tmp_path: Path) -> None:
     """GSM8K's columns are read as prompt and completion; a reward may need the completion. CSV holds lists as text."""
     (tmp_path / "a.jsonl").write_text(
-        '{"question": "a?", "answer": "2 #### 4", "level": {"deep": [1, null]}}\n'
-        '{"question": "b?", "answer": 3.5, "score": 1}\n'
+        '{"question": "a?", "answer": "2 #### 4", "level": {"deep": [1, null]}}\n{"question": "b?", "answer": 3.5}\n'
     )
     (tmp_path / "b.csv").write_text('prompt,instruction_id_list,kwargs\nc?,"[""x:y""]","[{}]"\nd?,,\n')
     import pyarrow
@@ -500,8 +499,14 @@ def test_all_columns_of_a_row_are_kept_for_rewards(tmp_path: Path) -> None:
         "a?", "b?", "c?", "d?", "e?", "f?",
     ]  # fmt: skip
     columns = [row for _, row in found]
+    with_score = '{"prompt": "a?", "score": 1}\n{"prompt": "b?", "score": 2}\n'
+    (tmp_path / "d.jsonl").write_text(with_score)
+    rows = load_rows(str(tmp_path / "d.jsonl"), "prompts", "validation", columns=True, holdout=1)
+    assert [json.loads(text)["score"] for text in rows["columns"]] == [1, 2]
+    with pytest.raises(DataError, match="'score' looks like a response or a judgment"):
+        load_rows(str(tmp_path / "d.jsonl"), "prompts", "validation", holdout=1)
     assert columns[0] == {"question": "a?", "answer": "2 #### 4", "level": {"deep": [1, None]}}
-    assert columns[1] == {"question": "b?", "answer": 3.5, "score": 1}
+    assert columns[1] == {"question": "b?", "answer": 3.5}
     assert (columns[2]["instruction_id_list"], columns[2]["kwargs"]) == (["x:y"], [{}])
     assert [row["day"] for row in columns[4:]] == ["2026-01-02T00:00:00", None]
 

@@ -138,3 +138,28 @@ def test_builtin_terms_and_rows_to_which_they_do_not_apply(ppo: Configure, tmp_p
         execute(ppo(terms=terms), tmp_path / "ppo")
     execute(ppo(terms=terms.replace("level", "answer").replace("some", "same")), tmp_path / "ppo")
     assert {"reward/right", "reward/same"} <= Run.open(tmp_path / "ppo").manifest["metrics"].keys()
+
+
+RELATION = """
+def gold(prompts, completions, relation):
+    assert all(relation), relation
+    return [float(len(name)) for name in relation]
+"""
+
+
+def test_the_gold_reward_of_dpo_and_of_a_comparison_reads_columns(
+    chain: Path, beside_chain: Configure, tmp_path: Path
+) -> None:
+    (tmp_path / "relation.py").write_text(RELATION)
+    gold = f"data.gold={tmp_path}/relation.py:gold"
+    execute(beside_chain("dpo", gold), tmp_path / "dpo")
+    metrics = Run.open(tmp_path / "dpo").manifest["metrics"]
+    assert metrics["gold"] == metrics["start/gold"] > 0
+    models = f"stage.models={{sft: {chain}/almanac/sft, dpo: {tmp_path}/dpo}}"
+    execute(beside_chain("compare", gold, models, "stage.reward=null"), tmp_path / "compare")
+    compared = Run.open(tmp_path / "compare").manifest["metrics"]
+    assert compared["gold/sft"] == compared["gold/dpo"] > 0
+    other = f"data.path={tmp_path}/plain.jsonl"
+    (tmp_path / "plain.jsonl").write_text("".join(json.dumps({"prompt": f"What is {n}?"}) + "\n" for n in range(20)))
+    with pytest.raises(DataError, match=r"^data\.gold reads the column 'relation', which data\.prompts \(test\)"):
+        execute(beside_chain("compare", gold, models, "stage.reward=null", other), tmp_path / "refused")

@@ -66,7 +66,7 @@ def load_rows(
     rules = values["pairing"]
     pairing = Pairing(**rules | {"rankings": Rankings(rules["rankings"]), "ties": Ties(rules["ties"])})
     folder = os.path.expanduser(os.environ.get("RLHF_CACHE", "~/.cache/rlhf"))
-    given = {"pairing": pairing, "folder": folder, "tell": False, "columns": columns}
+    given: dict[str, Any] = {"pairing": pairing, "folder": folder, "tell": False, "columns": columns}
     return load_source(source, kind, split, seed=seed, holdout=holdout, **given)
 
 

@@ -24,7 +24,7 @@ UNCHANGED = FixedNormalizer(0.0, 1.0)
 
 
 # The rewards without a model or a function, by the source of a term.
-PLAIN: dict[str, Callable[..., RewardFunction]] = {
+PLAIN: dict[str, Callable[..., Callable]] = {
     "remote": RemoteReward,
     "length": LengthReward,
     "format": FormatReward,

@@ -72,8 +72,8 @@ class CompositeReward:
         """Return ``raw`` scores with their sum, after updating the running statistics with the batches of all ranks."""
         totals = torch.zeros(len(next(iter(scored.raw.values()))), dtype=torch.float64)
         for name, term in self.terms.items():
-            index = [row for row, score in enumerate(scored.raw[name]) if score is not None]
-            scores = [scored.raw[name][row] for row in index]
+            given = {row: score for row, score in enumerate(scored.raw[name]) if score is not None}
+            index, scores = list(given), list(given.values())
             if name in self.running:
                 self.running[name].learn(scores, over_ranks)
             if term.normalization is not None:
@@ -140,6 +140,7 @@ class Scorer:
         scores, gold = found
         self.batch = {}
         if isinstance(scores, Scored):
+            assert isinstance(self.reward, CompositeReward)
             scored = self.reward.total(scores, self.over_ranks)
             scores = scored.totals
             self.batch = {f"reward/{name}": given for name, given in scored.raw.items()}

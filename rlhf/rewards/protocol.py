@@ -150,10 +150,11 @@ def _listed(scores: Any, completions: Sequence[str], name: str) -> list:
     return [score.item() if getattr(score, "shape", None) == () else score for score in listed]
 
 
-def _number(score: Any, row: int, completions: Sequence[str], name: str) -> float:
+def _number(given: Any, row: int, completions: Sequence[str], name: str) -> float:
     at = f"row {row} ({shown(completions[row])})"
-    if not isinstance(score, Real):
-        raise TrainingError(f"{name} returned {repr(score)[:80]} for {at}: it must return {FORM}")
+    if not isinstance(given, Real):
+        raise TrainingError(f"{name} returned {repr(given)[:80]} for {at}: it must return {FORM}")
+    score: Any = given
     number = math.inf if isinstance(score, int) and abs(score) > 10**300 else float(score)
     if not math.isfinite(number):
         raise TrainingError(f"{name} scored {at} as {number}: scores must be finite numbers")

@@ -27,6 +27,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from rlhf.storage import markdown
+
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["TOKENIZERS_PARALLELISM"] = "false"  # per core
 
@@ -47,11 +49,11 @@ def ours(path: Path, tokenizer: Any, folder: str) -> int:
     """Read, convert, check, render and tokenize, with the result in ``folder``. Return the number of rows."""
     from rlhf.config import Pairing, Rankings, Ties
     from rlhf.data.reading import read
-    from rlhf.data.tokens import Form, tokenised
+    from rlhf.data.tokens import Form, tokenized
 
     pairing = Pairing(rankings=Rankings.all, ties=Ties.drop, score_ratio=1.0)
     rows = read(source(path), "preferences", "train", pairing=pairing, folder=folder, tell=False).rows
-    made, _ = tokenised(rows, Form.pairs, tokenizer, MAX_LENGTH, folder)
+    made, _ = tokenized(rows, Form.pairs, tokenizer, MAX_LENGTH, folder)
     return len(made)
 
 
@@ -216,19 +218,18 @@ def main() -> None:
 
 
 def table(result: dict[str, Any]) -> list[str]:
-    lines = [
+    rates = [(name, f"{rate:,.0f}") for name, rate in result["rows_per_second"].items()]
+    runs = [
+        (f"{one['rows']:,}", f"{one['mib']:,}", one["cold_seconds"], one["warm_seconds"]) for one in result["stream"]
+    ]
+    heading = ["rows", "memory beyond the start, MiB", "seconds", "second start"]
+    return [
         f"{result['rows']} pairs of {result['file']}, {result['tokenizer']}",
         "",
-        "| | rows per second and core |",
-        "| --- | --- |",
+        *markdown.table(["", "rows per second and core"], rates, str),
+        "",
+        *markdown.table(heading, runs, str),
     ]
-    lines += [f"| {name} | {rate:,.0f} |" for name, rate in result["rows_per_second"].items()]
-    lines += ["", "| rows | memory beyond the start, MiB | seconds | second start |", "| --- | --- | --- | --- |"]
-    lines += [
-        f"| {one['rows']:,} | {one['mib']:,} | {one['cold_seconds']} | {one['warm_seconds']} |"
-        for one in result["stream"]
-    ]
-    return lines
 
 
 if __name__ == "__main__":

@@ -1,11 +1,10 @@
-"""Steps of DPO beside TRL's: both through TRL's own trainer, from equal weights, on the same rows in the same order.
+"""DPO steps compared with TRL's: both use TRL's trainer, equal weights and the same rows in the same order.
 
     RLHF_TEST_MODELS=... python -m benchmarks.dpo
 
-One thread, single precision, the reference computed at every step on both sides, which a kept one
-(stage.cache_reference) would spare ours. Ours encodes each prompt once, scores only responses, and keeps freed memory.
-Losses are compared step by step. stories15M is taken from RLHF_TEST_MODELS, and skipped if it is missing. Writes
-benchmarks/dpo.json.
+One thread, float32. Both sides compute the reference at every step; stage.cache_reference would spare ours that. Ours
+encodes each prompt once, scores only responses, and keeps freed memory for reuse. Losses are compared step by step.
+stories15M is read from RLHF_TEST_MODELS, and skipped if it is missing. Writes benchmarks/dpo.json.
 """
 
 import argparse
@@ -26,9 +25,9 @@ SMOLLM2 = {
 }  # fmt: skip
 STORIES = "stories15M"
 LONG, SHORT = {"prompt": 256, "response": 64}, {"prompt": 60, "response": 120}
-HALF = {"prompt": 128, "response": 32}  # a step of the larger model lasts long enough
+HALF = {"prompt": 128, "response": 32}  # short rows: steps of the larger model are slow
 PAIRS = {"responses": 2}
-# (what is done, target, rounds, what both do, what the peer does otherwise)
+# (title, target, rounds, specification of both sides, differences of the peer)
 WORK: list[tuple[str, float | None, int, dict[str, Any], dict[str, Any]]] = [
     ("hidden 256 x 4, 256 / 64", 2.5, 4, SMALL | LONG | PAIRS | {"prompts": 8}, {}),
     ("the same, TRL's defaults", 3.0, 3, SMALL | LONG | PAIRS | {"prompts": 8}, {"checkpointing": True}),
@@ -41,13 +40,13 @@ WORK: list[tuple[str, float | None, int, dict[str, Any], dict[str, Any]]] = [
 
 def parser(description: str, work: list[tuple]) -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("--rounds", type=int, help="instead of those of each piece of work")
+    made.add_argument("--rounds", type=int, help="number of rounds, instead of the default of each piece of work")
     made.add_argument("--work", type=int, nargs="*", default=range(len(work)), help="numbers of pieces of work, from 0")
     return made
 
 
 def compared(kind: str, work: list[tuple], given: argparse.Namespace) -> list[dict[str, Any]]:
-    """A row for each piece of work that can be done here. DPO's reference makes another forward pass."""
+    """Return a row for each piece of work whose model is available. DPO's reference adds a forward pass."""
     peak, passes, found = sides.gemm_peak(), 8 / 6 if kind == "dpo" else 1, []
     for name, target, rounds, spec, otherwise in (work[number] for number in given.work):
         if spec.get("weights"):
@@ -61,7 +60,7 @@ def compared(kind: str, work: list[tuple], given: argparse.Namespace) -> list[di
         turns = list(zip(*(results[side]["rounds"] for side in both), strict=True))
 
         def useful(_: str, seconds: float, one: dict[str, Any] = turns[0][0]) -> float:
-            return sides.utilisation(one["parameters"], one["tokens"] / one["samples"], seconds, peak / passes)
+            return sides.utilization(one["parameters"], one["tokens"] / one["samples"], seconds, peak / passes)
 
         row = sides.row(results, f"{kind}: {name}", "trl 1.16", target, useful)
         row["loss_differs_by"] = max(abs(own["loss"] - theirs["loss"]) / abs(theirs["loss"]) for own, theirs in turns)

@@ -12,8 +12,8 @@ BATCHES = 4
 def make(spec):
     keep_freed()
     made = trainer(spec, "dpo", BATCHES)
-    for worn in (made.model, made.ref_model):
-        Sharing(worn)
+    for model in (made.model, made.ref_model):
+        Sharing(model)
     return steps(made, spec, BATCHES)
 
 

@@ -1,11 +1,11 @@
-"""Time and memory of a step of DPO beside TRL's as prompts, responses to a prompt and batches grow, on one figure.
+"""Time and memory of a DPO step compared with TRL's as prompts, responses per prompt and batches grow, in one figure.
 
     python -m benchmarks.growth
 
-One thread, a small model of random weights, equal rows on both sides; k responses to a prompt are compared in all
-k (k - 1) / 2 pairs, as TRL reads rankings. Each point is the least of the rounds. Memory is the peak of a step above
-what the process held before it; nothing is kept for the next step here. Writes benchmarks/growth.json
-and docs/figures/growth.png.
+One thread, a small model with random weights, the same rows on both sides. k responses per prompt make
+k (k - 1) / 2 pairs, as TRL reads rankings. Each point is the minimum over the rounds. Memory is the peak during a step
+minus the resident memory before it; freed memory is returned to the system before each step. Writes
+benchmarks/growth.json and docs/figures/growth.png.
 """
 
 import argparse
@@ -23,11 +23,11 @@ MODEL = {
 }  # fmt: skip
 POINT = {"prompt": 256, "response": 64, "responses": 2, "prompts": 2}
 SERIES = {
-    "prompt": ("tokens of the prompt", (64, 128, 256, 512, 1024, 2048)),
-    "responses": ("responses to a prompt, in all pairs", (2, 3, 4, 6, 8)),
-    "prompts": ("prompts in a batch", (1, 2, 4, 8, 16)),
+    "prompt": ("prompt length (tokens)", (64, 128, 256, 512, 1024, 2048)),
+    "responses": ("responses per prompt, all pairs", (2, 3, 4, 6, 8)),
+    "prompts": ("prompts per batch", (1, 2, 4, 8, 16)),
 }
-COLOURS = {"ours": "#0072b2", "trl 1.16": "#d55e00"}  # told apart by the colour-blind, Okabe and Ito 2008
+COLORS = {"ours": "#0072b2", "trl 1.16": "#d55e00"}  # safe for color-blind readers; Okabe and Ito 2008
 
 
 def measured(rounds: int) -> list[dict[str, Any]]:
@@ -60,11 +60,11 @@ def draw(points: list[dict[str, Any]], path: Path) -> None:
     figure, axes = pyplot.subplots(2, 3, figsize=(10, 5.4), sharex="col", constrained_layout=True)
     for column, (name, (label, values)) in enumerate(SERIES.items()):
         shown = [point for point in points if point["grows"] == name]
-        for row, (quantity, unit) in enumerate({"cpu": "CPU seconds a step", "mib": "peak memory, MiB"}.items()):
+        for row, (quantity, unit) in enumerate({"cpu": "CPU seconds per step", "mib": "peak memory (MiB)"}.items()):
             panel = axes[row][column]
-            for side, colour in COLOURS.items():
+            for side, color in COLORS.items():
                 heights = [point[side][quantity] for point in shown]
-                panel.plot(values, heights, "o-", color=colour, label=side, markersize=4)
+                panel.plot(values, heights, "o-", color=color, label=side, markersize=4)
             panel.set(ylim=(0, None), xticks=values if name != "prompt" else (64, 512, 1024, 2048))
             panel.spines[["top", "right"]].set_visible(False)
             if row:
@@ -72,8 +72,8 @@ def draw(points: list[dict[str, Any]], path: Path) -> None:
             if not column:
                 panel.set_ylabel(unit)
     axes[0][0].legend(frameon=False)
-    fixed = "else 256 tokens of prompt, 64 of each of 2 responses, 2 prompts"
-    figure.suptitle(f"A step of DPO, hidden 128 x 2 layers; {fixed}", fontsize=10)
+    fixed = "fixed otherwise: 256 prompt tokens, 2 responses of 64 tokens, 2 prompts"
+    figure.suptitle(f"One DPO step, hidden size 128, 2 layers; {fixed}", fontsize=10)
     figure.savefig(path, dpi=150)
     pyplot.close(figure)
 

@@ -31,8 +31,8 @@ def make(spec):
     for number, point in enumerate(spec["points"]):
         made = trainer(spec | point, "dpo", 1)
         if spec["shared"]:
-            for worn in (made.model, made.ref_model):
-                Sharing(worn)
+            for model in (made.model, made.ref_model):
+                Sharing(model)
         step[number] = steps(made, spec | point, 1)
     step[0](0)
     return measured

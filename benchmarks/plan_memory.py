@@ -1,20 +1,20 @@
-"""Plans against what stages took: peak memory of sft, reward, dpo and ppo, full and LoRA, at four shapes.
+"""Planned compared with measured peak memory of sft, reward, dpo and ppo, full and LoRA, for four model shapes.
 
-    RLHF_TEST_MODELS=... python -m benchmarks.plan_memory          # every case in a process of its own: minutes
-    python -m benchmarks.plan_memory --stages dpo --ways LoRA      # some of them; what is stored of the others stays
-    python -m benchmarks.plan_memory --again                       # the same peaks under the formulas of now
-    python -m benchmarks.plan_memory --show                        # what was measured last
+    RLHF_TEST_MODELS=... python -m benchmarks.plan_memory          # all cases, each in a separate process: minutes
+    python -m benchmarks.plan_memory --stages dpo --ways LoRA      # some cases; stored results of the others are kept
+    python -m benchmarks.plan_memory --again                       # plan the stored cases with the current formulas
+    python -m benchmarks.plan_memory --show                        # print the last results
 
-Shapes: hidden 256 x 4 layers x 2k vocabulary with random weights, stories15M, and SmolLM2-135M with random weights,
-which take as much as its own; and hidden 384 x 6 layers x 8k vocabulary, by which no factor was corrected. At the first
-shape also stage=base, SFT in bfloat16 and PPO whose critic is a head. Each process first runs the same stage on a model
-of one layer, so that what libraries take for themselves is there before the measurement begins; then the stage itself,
-for a few steps on rows of one length, up to the end of its training, whose peak is read.
+Shapes: hidden 256 x 4 layers x 2k vocabulary with random weights; stories15M; SmolLM2-135M with random weights, which
+need as much memory as trained ones; and hidden 384 x 6 layers x 8k vocabulary, on which no factor of the plan was
+fitted. At the first shape also stage=base, SFT in bfloat16 and PPO with a value head as critic. Each process first runs
+the same stage on a model with one layer, so that the memory of the libraries is allocated before the measurement. Then
+it runs the stage for a few steps on rows of equal length and reads the peak at the end of training.
 
-Then the processor's seconds that a probe predicts are held against those that training takes: 60 steps of the embedded
-stage=base and of SFT at the first shape, and 6 updates of PPO.
+The CPU time that a probe predicts is compared with the CPU time of training: 60 steps of the embedded stage=base and of
+SFT at the first shape, and 6 updates of PPO.
 
-The allocator of the others gives back at once what is freed, as in benchmarks/ppo_memory.py. Writes
+Except in the timed runs, the allocator returns freed memory at once, as in benchmarks/ppo_memory.py. Writes
 benchmarks/plan_memory.json, and the tables into docs/planning.md.
 """
 
@@ -33,38 +33,39 @@ from typing import Any
 
 from benchmarks.ppo_memory import ALLOCATOR
 from benchmarks.sides import record
+from rlhf.storage import markdown
 
 RESULT = Path(__file__).with_suffix(".json")
 PAGE = Path(__file__).parents[1] / "docs" / "planning.md"
 PLACE = re.compile(r"(?<=<!-- plans against measurements -->\n).*?(?=<!-- end -->)", re.DOTALL)
 STAGES = ("base", "sft", "reward", "dpo", "ppo")
 WAYS = {"full": "none", "LoRA": "lora", "bfloat16": "none", "head": "none"}  # head: PPO's critic on the policy
-# Rows of a micro-batch (of PPO's batch twice as many) and words of a prompt and of a response.
+# Rows of a micro-batch (half of PPO's batch); words of a prompt and of a response.
 SIZES = {
     "256x4x2k": {"rows": 8, "prompt": 100, "response": 60},
     "stories15M": {"rows": 4, "prompt": 60, "response": 40},
     "SmolLM2-135M": {"rows": 2, "prompt": 60, "response": 40},
     "384x6x8k": {"rows": 6, "prompt": 80, "response": 80},
 }
-# Made here, with random weights: hidden, intermediate, layers, heads, vocabulary.
+# Models with random weights: hidden, intermediate, layers, heads, vocabulary.
 MADE = {"256x4x2k": (256, 688, 4, 4, 2048), "384x6x8k": (384, 1024, 6, 6, 8192)}
 TOLERANCE = 0.15
-TIMED = ("base", "sft", "ppo")  # base is the embedded stage, the others of the shape below
+TIMED = ("base", "sft", "ppo")  # base trains the embedded model, the others TIMED_SHAPE
 TIMED_SHAPE = "256x4x2k"
 BESIDES = {
     ("256x4x2k", "base", "full"),
     ("256x4x2k", "sft", "bfloat16"),
     ("256x4x2k", "ppo", "head"),
-}  # of what has one case alone
-AFTERWARDS = ("report card", "held out")  # phases that come after the training whose peak is read
+}  # cases at one shape only
+AFTERWARDS = ("report card", "held out")  # phases after training; not measured
 
 
-class Measured(Exception):  # noqa: N818 - it is no error: the stage has trained, and what comes after is not looked at
-    """Ends a stage once its peak was read."""
+class Measured(Exception):  # noqa: N818 - not an error: the stage has trained, later phases are not measured
+    """Stop a stage after its peak is read."""
 
 
 def prepare(shape: str, folder: Path) -> None:
-    """A policy and a reward model of ``shape``, one of a single layer of each, and rows to train on."""
+    """Write a policy and a reward model of ``shape``, the same with a single layer, and rows to train on."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
     from transformers.utils import logging
@@ -94,7 +95,7 @@ def prepare(shape: str, folder: Path) -> None:
 
 
 def adapters(folder: Path) -> None:
-    """The same reward models as adapters on the policies, so that PPO with LoRA has one base."""
+    """Write the same reward models as adapters on the policies, so that PPO with LoRA shares one base model."""
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
@@ -113,10 +114,10 @@ def source(shape: str) -> Path:
 
 
 def described(shape: str) -> tuple[Any, Any]:
-    """Tokenizer, padding token included, and configuration."""
+    """Return the tokenizer, with a padding token, and the configuration."""
     from transformers import AutoConfig, LlamaConfig
 
-    from rlhf.data import load
+    from rlhf.data import load, templates
     from rlhf.modeling import loading
     from rlhf.modeling.from_scratch import new_tokenizer
     from rlhf.runs.parents import Parent
@@ -127,7 +128,7 @@ def described(shape: str) -> tuple[Any, Any]:
         return tokenizer, AutoConfig.from_pretrained(source(shape))
     texts = load(settings.data, "text", "train", 0, tell=False)["text"]
     hidden, inner, layers, heads, vocabulary = MADE[shape]
-    tokenizer = new_tokenizer(texts, vocabulary, loading.chat_template("almanac"))
+    tokenizer = new_tokenizer(texts, vocabulary, templates.chat_template("almanac"))
     sizes = {"hidden_size": hidden, "intermediate_size": inner, "num_hidden_layers": layers}
     sizes |= {"num_attention_heads": heads, "num_key_value_heads": heads}
     ids = {"bos_token_id": None, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
@@ -135,7 +136,7 @@ def described(shape: str) -> tuple[Any, Any]:
 
 
 def write_rows(folder: Path, sizes: dict[str, int]) -> None:
-    """Rows of one length: numbers of three digits, which every tokenizer here reads alike."""
+    """Write rows of equal length: three-digit numbers, which all these tokenizers split alike."""
 
     def words(count: int, first: int) -> str:
         return " ".join(str(100 + (first + 7 * i) % 900) for i in range(count // 4))
@@ -161,7 +162,7 @@ def composed(overrides: list[str]) -> Any:
 
 
 def overrides(stage: str, way: str, folder: Path, model: str, sizes: dict[str, int]) -> list[str]:
-    """The command of a stage on ``model``, for two steps."""
+    """Return the overrides that run a stage on ``model`` for a few steps."""
     rows = "demonstrations" if stage == "sft" else "pairs"
     dtype = "bfloat16" if way == "bfloat16" else "float32"
     given = [
@@ -170,7 +171,7 @@ def overrides(stage: str, way: str, folder: Path, model: str, sizes: dict[str, i
         f"data.path={folder / rows}.jsonl", "data.holdout=0.1", f"stage.policy={folder / model}",
         "stage.sample_prompts=0", f"model.dtype={dtype}",
     ]  # fmt: skip
-    if stage == "base":  # of texts that come with the package, cut into rows of one length
+    if stage == "base":  # texts of the package, cut into rows of equal length
         given = [one for one in given if not one.startswith(("data.path", "data=", "experiment"))]
         given += ["data=almanac", "experiment=none", f"stage.block_length={sizes['prompt'] + sizes['response']}"]
     if stage == "ppo":
@@ -186,7 +187,7 @@ def overrides(stage: str, way: str, folder: Path, model: str, sizes: dict[str, i
 
 
 def measure(shape: str, stage: str, way: str, folder: Path) -> dict[str, Any]:
-    """In this process: the plan, and the peak of the stage up to the end of its training."""
+    """Run a stage in this process; return its plan and its peak memory at the end of training."""
     import torch
 
     from rlhf.hardware import memory
@@ -216,7 +217,7 @@ def measure(shape: str, stage: str, way: str, folder: Path) -> dict[str, Any]:
 
 
 def planned(shape: str, stage: str, way: str, folder: Path) -> dict[str, Any]:
-    """The plan of a case, and which of its phases up to the end of training is the highest."""
+    """Return the plan of a case and its highest phase up to the end of training."""
     from rlhf.planning.estimate import look_ahead, record
 
     plan = composed(["stage=plan", f"stage.stages=[{stage}]"]).stage
@@ -227,7 +228,7 @@ def planned(shape: str, stage: str, way: str, folder: Path) -> dict[str, Any]:
 
 
 def timed(stage: str, folder: Path) -> dict[str, Any]:
-    """In this process: seconds that a stage was predicted to train, and those it did, of the processor."""
+    """Train in this process; return the predicted and the measured CPU seconds of training."""
     from rlhf.planning.estimate import look_ahead
     from rlhf.planning.probe import probe
     from rlhf.planning.throughput import seconds
@@ -259,32 +260,33 @@ def timed(stage: str, folder: Path) -> dict[str, Any]:
 
 
 def cases(shape: str, stages: Sequence[str], ways: Sequence[str]) -> list[tuple[str, str]]:
-    """Stages and ways that are measured of ``shape``."""
+    """Return the stages and ways that are measured at ``shape``."""
     both = [(stage, way) for stage in stages for way in ways]
     return [(a, b) for a, b in both if (a != "base" and b in ("full", "LoRA")) or (shape, a, b) in BESIDES]
 
 
 def table(rows: list[dict[str, Any]]) -> list[str]:
-    lines = ["| shape | stage | way | peak MiB | planned MiB | off by | highest while |", "|" + " --- |" * 7]
+    heading = ["shape", "stage", "way", "peak (MiB)", "planned (MiB)", "error", "peak phase"]
+    lines = []
     for row in rows:
         peak, planned = row["peak"], row["planned"]
-        sizes = f"{peak / 2**20:.0f} | {planned / 2**20:.0f} | {planned / peak - 1:+.0%}"
-        lines.append(f"| {row['shape']} | {row['stage']} | {row['way']} | {sizes} | {row['phase']} |")
-    return lines
+        sizes = [f"{peak / 2**20:.0f}", f"{planned / 2**20:.0f}", f"{planned / peak - 1:+.0%}"]
+        lines.append([row["shape"], row["stage"], row["way"], *sizes, row["phase"]])
+    return list(markdown.table(heading, lines, str))
 
 
 def times(rows: list[dict[str, Any]]) -> list[str]:
-    lines = ["| stage | steps | predicted, CPU seconds | real | off by |", "|" + " --- |" * 5]
+    lines = []
     for row in rows:
         off = row["predicted"] / row["real"] - 1
-        lines.append(f"| {row['stage']} | {row['steps']} | {row['predicted']:.1f} | {row['real']:.1f} | {off:+.0%} |")
-    return lines
+        lines.append([row["stage"], row["steps"], f"{row['predicted']:.1f}", f"{row['real']:.1f}", f"{off:+.0%}"])
+    return list(markdown.table(["stage", "steps", "predicted (CPU seconds)", "measured", "error"], lines, str))
 
 
 def show(rows: list[dict[str, Any]], clocked: list[dict[str, Any]]) -> None:
     print("\n".join([*table(rows), "", *times(clocked), ""]))
     off = [abs(row["planned"] / row["peak"] - 1) for row in rows]
-    print(f"within {TOLERANCE:.0%}: {sum(one <= TOLERANCE for one in off)} of {len(off)}; at most {max(off):.0%} off")
+    print(f"within {TOLERANCE:.0%}: {sum(one <= TOLERANCE for one in off)} of {len(off)}; largest error {max(off):.0%}")
 
 
 def main() -> None:
@@ -293,11 +295,9 @@ def main() -> None:
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES))
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
     parser.add_argument("--show", action="store_true", help="print the stored results and run nothing")
+    parser.add_argument("--untimed", action="store_true", help="skip the timed runs, which need an idle machine")
     parser.add_argument(
-        "--untimed", action="store_true", help="leave the times out, which mean nothing on a busy machine"
-    )
-    parser.add_argument(
-        "--again", action="store_true", help="plan what was measured again, after a change of formulas; measure nothing"
+        "--again", action="store_true", help="plan the stored cases again after a change of formulas; measure nothing"
     )
     for name in ("--folder", "--result", "--timed"):
         parser.add_argument(name, help=argparse.SUPPRESS)
@@ -347,7 +347,7 @@ def of_case(shape: str, stage: str, way: str) -> list[dict[str, Any]]:
 
 
 def beside(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """``rows``, and of what was not measured now what was stored before."""
+    """Return ``rows`` and the stored results of all other cases, in order."""
     found = {(row["shape"], row["stage"], row["way"]): row for row in [*stored("rows"), *rows]}
     return [found[key] for key in ((a, b, c) for a in SIZES for b in STAGES for c in WAYS) if key in found]
 
@@ -357,7 +357,7 @@ def stored(name: str) -> list[dict[str, Any]]:
 
 
 def apart(folder: Path, environment: dict[str, str], *case: str) -> dict[str, Any]:
-    """``measure`` or ``timed`` in a process of its own."""
+    """Run ``measure`` or ``timed`` in a separate process."""
     result = folder / "result.json"
     command = [sys.executable, "-m", "benchmarks.plan_memory", *case]
     log = (folder / "log").open("w")

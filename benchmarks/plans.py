@@ -1,11 +1,11 @@
-"""Plans of the classic set-ups, for docs/planning.md: what each stage takes of one GPU of 80 GB, and of eight.
+"""Plans of the classic setups, for docs/planning.md: memory and time of each stage on one and on eight 80 GB GPUs.
 
-    python -m benchmarks.plans            # a minute; no model is read and nothing is trained
-    python -m benchmarks.plans --show     # what was planned last
+    python -m benchmarks.plans            # a minute; loads no weights and trains nothing
+    python -m benchmarks.plans --show     # print the last plans
 
-They are plans, not results: no GPU was at hand. Stages are composed from the experiments' presets; on eight GPUs the
-batch stays what it is, and each accumulates an eighth. Writes benchmarks/plans.json, and the table into
-docs/planning.md, between the lines that mark its place.
+These are plans, not results: none of them was run on a GPU. Stages are composed from the experiments' presets. On eight
+GPUs the batch size is unchanged, so each GPU accumulates an eighth of it. Writes benchmarks/plans.json, and the table
+into docs/planning.md, between the lines that mark its place.
 """
 
 import argparse
@@ -22,6 +22,7 @@ from rlhf.planning.estimate import Outlook, look_ahead, record
 from rlhf.planning.remedies import Remedy, first, tried
 from rlhf.planning.throughput import assumed, seconds
 from rlhf.planning.workload import rows_of
+from rlhf.storage import markdown
 
 RESULT = Path(__file__).with_suffix(".json")
 PAGE = Path(__file__).parents[1] / "docs" / "planning.md"
@@ -46,7 +47,7 @@ SETUPS = (
 
 
 def row(setup: Setup, stage: str, gpus: int) -> dict[str, Any]:
-    """The plan of a stage, and of the first remedy that fits where it does not."""
+    """Return the plan of a stage and, if it does not fit, of the first remedy that does."""
     plan = composed(["stage=plan", f"stage.device={DEVICE}", f"stage.gpus={gpus}"]).stage
     settings = composed([f"stage={stage}", f"experiment={setup.experiment}", f"model={setup.model}"])
     if stage != "ppo" and gpus > 1:
@@ -71,29 +72,32 @@ def row(setup: Setup, stage: str, gpus: int) -> dict[str, Any]:
 
 
 def table(rows: list[dict[str, Any]]) -> list[str]:
-    """A row a stage and number of GPUs, in Markdown."""
-    lines = [
-        "| set-up | stage | GPUs | GiB per GPU | fits | with | GiB then | steps | tokens | GPU hours |",
-        "|" + " --- |" * 10,
+    """Return a Markdown table with a row for each stage and number of GPUs."""
+    heading = [
+        "setup",
+        "stage",
+        "GPUs",
+        "GiB per GPU",
+        "fits",
+        "remedy",
+        "GiB with remedy",
+        "steps",
+        "tokens",
+        "GPU hours",
     ]
+    lines = []
     for one in rows:
         plan, taken = one["plan"], one["taken"]
         fits = "yes" if plan["fits"] else "no"
-        given = (
-            ""
-            if plan["fits"]
-            else "nothing that is tried"
-            if taken is None
-            else " ".join(f"`{c}`" for c in one["remedy"])
-        )
+        given = "" if plan["fits"] else "none found" if taken is None else " ".join(f"`{c}`" for c in one["remedy"])
         then = "" if plan["fits"] or taken is None else gib(taken["memory"]["peak"])
         hours = (
             "" if taken is None else f"{one['gpu_hours']:.2g}" if one["gpu_hours"] < 10 else f"{one['gpu_hours']:.0f}"
         )
         work = taken or plan
         cells = (one["setup"], one["stage"], one["gpus"], gib(plan["memory"]["peak"]), fits, given, then)
-        lines.append("| " + " | ".join(map(str, (*cells, f"{work['steps']:,}", count(work["tokens"]), hours))) + " |")
-    return lines
+        lines.append((*cells, f"{work['steps']:,}", count(work["tokens"]), hours))
+    return list(markdown.table(heading, lines, str))
 
 
 def gib(number: int) -> str:

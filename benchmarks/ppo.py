@@ -1,18 +1,18 @@
-"""An iteration of PPO, ours against trl.experimental.ppo.PPOTrainer of trl 1.12.0, the last that has one.
+"""A PPO iteration compared with trl.experimental.ppo.PPOTrainer of trl 1.12.0, the last version that has one.
 
-    python -m benchmarks.ppo                        # some five minutes; makes an environment for trl at the first call
+    python -m benchmarks.ppo                        # five minutes; the first call makes an environment for trl 1.12.0
     python -m benchmarks.ppo --rounds 5
-    RLHF_TEST_MODELS=... python -m benchmarks.ppo --shapes 256x4 stories15M 135M    # stories15M's weights too
+    RLHF_TEST_MODELS=... python -m benchmarks.ppo --shapes 256x4 stories15M 135M    # also stories15M
 
-Both sides do the same: the same weights in float32, the same prompts in each iteration, responses sampled from the
-policy up to its end of sequence, a reward model, a critic, a reference, as many epochs and minibatches, whole
-models in the optimizer. ``one base`` is ours with LoRA and one frozen base in four roles, and ``critic on the policy``
-ours with stage.critic_kind=value_head, against the same peer; ``bfloat16 products`` with hardware.autocast=on, whose
-numbers are not those of float32, as the peer's are. A sample is one of the mean length of all sides' prompts and
-responses, and the end of sequence is about as likely at each step of each side.
-TRL's peak memory is that of reading all rows at once, as it does by default for a batch of 64; with fewer rows in a
-forward pass (micro_rows, read_rows of ppo_trl.py) it takes less, and some hundredths more time.
-Utilisation counts useful tokens, without padding: 6 N a token and model and epoch, 2 N for every other pass.
+Both sides do the same work: equal float32 weights, the same prompts in each iteration, responses sampled from the
+policy until EOS, a reward model, a critic, a reference, equal numbers of epochs and minibatches, full models in the
+optimizer. Our variants are compared with the same peer: ``one base`` uses LoRA and one frozen base model in four
+roles; ``critic on the policy`` sets stage.critic_kind=value_head; ``bfloat16 products`` sets hardware.autocast=on, so
+its numerics differ from the peer's float32. A sample is counted at the mean length of all sides' prompts and responses;
+EOS is about equally likely at each step of each side.
+TRL's peak memory includes a forward pass over all rows at once, its default for a batch of 64. With fewer rows in a
+forward pass (micro_rows, read_rows of ppo_trl.py) the peak is lower and the time a few percent longer.
+Utilization counts useful tokens, without padding: 6 N per token, model and epoch of training, 2 N per other pass.
 """
 
 import argparse
@@ -35,7 +35,7 @@ SHAPES = {
     "stories15M": {"rows": 16, "mean_length": 16, "micro_rows": 8},
     "135M": {"rows": 4, "mean_length": 16, "micro_rows": 4, "epochs": 2, "length": 24, "prompt": [16, 48]},
 }
-# Ways that are measured one after the other: together they would not fit.
+# Ways that are measured one after the other: together they do not fit into memory.
 APART = {"135M": ("four models", "one base", "one base, critic on the policy")}
 WAYS = {
     "four models": {},
@@ -45,21 +45,21 @@ WAYS = {
     "four models, bfloat16 products": {"autocast": True},
     "critic on the policy, bfloat16 products": {"head": True, "autocast": True},
 }
-OURS = {"stage": {"micro_batch_tokens": 1024}}  # on a CPU as fast as 2048, with less padding and half the activations
+OURS = {"stage": {"micro_batch_tokens": 1024}}  # on a CPU as fast as 2048; less padding, half the activations
 AIMS = {way: 6.0 if way.startswith("one base") else 3.0 for way in WAYS}
-MEMORY = 0.4  # of the peer's, on one base
+MEMORY = 0.4  # share of the peer's peak that one base may need
 
 
 def passes(spec: dict[str, Any], parameters: int, response: float, tokens: float) -> float:
-    """FLOP of useful work a response: what a reader of the algorithm would count, whoever does it."""
+    """Return the useful FLOP per response as the algorithm requires them, the same for each implementation."""
     models = 1 if spec.get("head") else 2
     learning = models * 6 * parameters * tokens * spec["epochs"]
-    reading = (2 + models) * 2 * parameters * tokens  # sampling, reference, reward model, and a critic of its own
+    reading = (2 + models) * 2 * parameters * tokens  # sampling, reference, reward model, separate critic
     return learning + reading
 
 
 def of_one_length(results: sides.Results) -> None:
-    """Count samples of the mean length of all sides: each samples its own responses, and longer ones are more work."""
+    """Count samples at the mean length of all sides: each side draws its own responses, and longer ones cost more."""
     rounds = [one for side in results.values() for one in side["rounds"]]
     length = sum(one["tokens"] for one in rounds) / sum(one["samples"] for one in rounds)
     for one in rounds:
@@ -67,7 +67,10 @@ def of_one_length(results: sides.Results) -> None:
 
 
 def parameters(shape: str) -> int:
-    """Of the layers and of the output, which is computed for responses alone; an upper bound for the critic."""
+    """Return the number of parameters of the layers.
+
+    Embeddings are looked up and do not count; the output layer, computed only for responses, is left out.
+    """
     sys.path.append(str(sides.HERE))
     import ppo_models
     from transformers import AutoConfig
@@ -82,7 +85,7 @@ def parameters(shape: str) -> int:
 def measure(
     shape: str, ways: Sequence[str], python: str, rounds: int, warmup: int, options: dict[str, Any]
 ) -> list[dict[str, Any]]:
-    """Our ``ways`` and the peer in turn, so that the peer's seconds are the same for all."""
+    """Measure our ``ways`` and the peer in turns, so that all ways are compared with the same peer seconds."""
     spec = COMMON | {"shape": shape} | SHAPES[shape] | options
     running = {way: sides.Side("ppo_ours.py", spec=OURS | WAYS[way]) for way in ways}
     results = sides.interleave(running | {PEER: sides.Side("ppo_trl.py", python)}, spec, rounds, warmup)
@@ -102,7 +105,7 @@ def measure(
         }
         sides.show(row)
         lengths = ", ".join(f"{name} {length}" for name, length in row["responses"].items())
-        print(f"  tokens a response: {lengths}; memory {row['memory_ratio']} of the peer's")
+        print(f"  tokens per response: {lengths}; memory {row['memory_ratio']} of the peer's")
         found.append(row)
     return found
 
@@ -112,8 +115,8 @@ def main() -> None:
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=["256x4"])
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--warmup", type=int, default=1)
-    parser.add_argument("--rows", type=int, help="responses of an iteration, in the place of each shape's own")
-    parser.add_argument("--peer", help="an interpreter that has trl 1.12.0, in the place of an environment of its own")
+    parser.add_argument("--rows", type=int, help="responses per iteration, instead of each shape's number")
+    parser.add_argument("--peer", help="an interpreter with trl 1.12.0, instead of a new environment")
     arguments = parser.parse_args()
     python = arguments.peer or sides.environment("trl-1.12.0", REQUIREMENTS)
     options = {} if arguments.rows is None else {"rows": arguments.rows, "micro_rows": min(arguments.rows, 16)}

@@ -1,15 +1,16 @@
-"""What PPO takes of memory and time: every weight of four models, LoRA on four models, LoRA on one base in four roles.
+"""Memory and time of PPO: four full models, LoRA on four models, LoRA on one base model in four roles.
 
     RLHF_TEST_MODELS=... python -m benchmarks.ppo_memory            # both models, three processes for each way
-    python -m benchmarks.ppo_memory --show                          # what was measured last
+    python -m benchmarks.ppo_memory --show                          # print the last results
 
-Each measurement is a process of its own, above what it holds when the imports are done and a model of one layer has
-been sampled from and trained, since much is imported by the first call; medians over the processes. The models of
-stage=ppo are made and trained by the stage's own code: stories15M with its weights, and SmolLM2-135M with random ones,
-which take as much. Writes benchmarks/ppo_memory.json.
+Each measurement runs in a separate process; medians over the processes are reported. The baseline is the memory after
+the imports and after sampling from and training a one-layer model, because the first call imports much. The code of
+stage=ppo makes and trains the models: stories15M with its weights, and SmolLM2-135M with random weights, which need as
+much memory. Writes benchmarks/ppo_memory.json.
 
-The allocator of every process gives back at once what is freed (MALLOC_MMAP_THRESHOLD_ and MALLOC_TRIM_THRESHOLD_ at
-64 KiB, one arena): otherwise the resident size measures what glibc keeps for later. That costs time in each of them.
+The allocator of every process returns freed memory at once (MALLOC_MMAP_THRESHOLD_ and MALLOC_TRIM_THRESHOLD_ at
+64 KiB, one arena). Otherwise the resident size would include memory that glibc keeps for reuse. This costs time in
+every process.
 """
 
 import argparse
@@ -24,23 +25,25 @@ import time
 from datetime import date
 from pathlib import Path
 
+from rlhf.storage import markdown
+
 RESULT = Path(__file__).with_suffix(".json")
 WAYS = {
     "full": ("adapter=none",),
     "four-model LoRA": ("adapter=lora", "stage.share_base_model=false"),
     "one-base LoRA": ("adapter=lora", "stage.share_base_model=true"),
 }
-# Prompts and responses of a fixed number of tokens, so that every way does the same work.
+# Prompts and responses have a fixed number of tokens, so that every way does the same work.
 MODELS = {
     "stories15M": ("stories15M", {"batch_size": 8, "micro_batch_size": 4, "length": 32}),
     "SmolLM2-135M": ("SmolLM2-135M-Instruct", {"batch_size": 4, "micro_batch_size": 2, "length": 16}),
 }
 ALLOCATOR = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
-MOST = 0.4  # of the memory of four full models
+MOST = 0.4  # share of the memory of four full models
 
 
 def composed(folder: Path, way: str, sizes: dict[str, int], updates: int):
-    """The settings of stage=ppo; the policy and the reward model lie in ``folder``."""
+    """Return the settings of stage=ppo for the policy and the reward model in ``folder``."""
     from hydra import compose, initialize_config_dir
 
     from rlhf.cli.main import register, settings_of
@@ -60,7 +63,7 @@ def composed(folder: Path, way: str, sizes: dict[str, int], updates: int):
 
 
 def prepare(model: str, folder: Path) -> None:
-    """Write what PPO starts from: a policy, a reward model, and the same reward model as an adapter on the policy."""
+    """Write a policy, a reward model, and the same reward model as an adapter on the policy."""
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
@@ -85,7 +88,7 @@ def prepare(model: str, folder: Path) -> None:
 
 
 def measure(model: str, way: str, folder: Path, updates: int) -> dict:
-    """In this process: peak, plan, and the seconds of each update."""
+    """Run PPO in this process; return the peak, the plan and the seconds of each update."""
     import torch
 
     from rlhf.hardware import memory
@@ -106,7 +109,7 @@ def measure(model: str, way: str, folder: Path, updates: int) -> dict:
     warm_up()
     meter = memory.Meter(torch.device("cpu"))
     reward, normal = Builder(settings, parents, tokenizer, roles.reward_model).reward()
-    prompts = [f"{number} " * stage.max_prompt_length for number in range(64)]  # longer than what is kept of one
+    prompts = [f"{number} " * stage.max_prompt_length for number in range(64)]  # longer than max_prompt_length
     trainer = PPOTrainer(
         roles.policy, roles.reference, roles.critic, tokenizer, reward, prompts, stage, seed=0, cpu=True,
         score_mean=normal.mean, score_std=normal.std,
@@ -122,7 +125,7 @@ def measure(model: str, way: str, folder: Path, updates: int) -> dict:
 
 
 def warm_up() -> None:
-    """One call of everything, on a model of a few thousand parameters."""
+    """Sample from and train a model of a few thousand parameters, so that all imports are done."""
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import LlamaConfig, LlamaForCausalLM
@@ -137,7 +140,7 @@ def warm_up() -> None:
 
 
 def repeat(model: str, way: str, folder: Path, updates: int, repeats: int) -> dict:
-    """Medians over processes; the first update of each is not timed, since it also warms up."""
+    """Return medians over processes; the first update of each is a warm-up and is not timed."""
     runs = []
     for number in range(repeats):
         result = folder / f"{way}-{number}.json"
@@ -159,15 +162,16 @@ def repeat(model: str, way: str, folder: Path, updates: int, repeats: int) -> di
 
 
 def table(rows: list[dict]) -> list[str]:
-    """A row a way of each model, in Markdown; shares are of the first way, that of four full models."""
-    lines = ["| model | way | peak MiB | of full | planned MiB | off by | seconds an update |", "|" + " --- |" * 7]
+    """Return a Markdown table with a row per model and way; shares are relative to four full models."""
+    heading = ["model", "way", "peak (MiB)", "of full", "planned (MiB)", "error", "seconds per update"]
+    lines = []
     whole = {row["model"]: row["peak"] for row in rows if row["way"] == "full"}
     for row in rows:
         peak, planned = row["peak"], row["planned"]
         share = f"{peak / whole[row['model']]:.0%}" if row["model"] in whole else "–"
-        sizes = f"{peak / 2**20:.0f} | {share} | {planned / 2**20:.0f} | {planned / peak - 1:+.0%}"
-        lines.append(f"| {row['model']} | {row['way']} | {sizes} | {row['seconds']:.2f} |")
-    return lines
+        sizes = [f"{peak / 2**20:.0f}", share, f"{planned / 2**20:.0f}", f"{planned / peak - 1:+.0%}"]
+        lines.append([row["model"], row["way"], *sizes, f"{row['seconds']:.2f}"])
+    return list(markdown.table(heading, lines, str))
 
 
 def checks(rows: list[dict]) -> dict[str, bool]:

@@ -1,8 +1,8 @@
-"""Weights, a tokenizer and prompts that every side of benchmarks.ppo and benchmarks.rollout makes alike from a spec.
+"""Weights, tokenizer and prompts of benchmarks.ppo and benchmarks.rollout; every side makes the same from a spec.
 
-Imports torch and transformers alone, since a peer's environment has no rlhf. Where weights are random, words are ids
-(w12 is 12), so that a text has the tokens that it was decoded from, and the end of sequence has a logit that is nearly
-constant: lengths of responses are then geometric, bounded by ``spec["length"]``, on every side.
+Imports only torch and transformers, because a peer's environment has no rlhf. With random weights, words are ids (w12
+is 12), so that a text has the tokens that it was decoded from, and EOS has a nearly constant logit: the lengths of
+responses are geometric, bounded by ``spec["length"]``, on every side.
 """
 
 import os
@@ -34,7 +34,7 @@ SHAPES = {
 
 
 def folder() -> Path:
-    """That of stories15M's weights."""
+    """Return the folder of stories15M."""
     return Path(os.environ.get("RLHF_TEST_MODELS", "nowhere"), "stories15M")
 
 
@@ -44,10 +44,10 @@ def config(spec: dict[str, Any], **more: Any) -> LlamaConfig:
 
 
 def policy(spec: dict[str, Any]) -> Any:
-    """The policy, always the same; the reference is a second call."""
+    """Return the policy, with the same weights at every call; the reference is a second call."""
     if spec["shape"] == "stories15M":
         found = AutoModelForCausalLM.from_pretrained(folder(), dtype=torch.float32)
-        found.config.pad_token_id = PAD  # the file names none; it is the unknown token
+        found.config.pad_token_id = PAD  # the unknown token; the model has no padding token
     else:
         torch.manual_seed(0)
         found = LlamaForCausalLM(config(spec))
@@ -57,28 +57,28 @@ def policy(spec: dict[str, Any]) -> Any:
 
 
 def ending(model: Any, spec: dict[str, Any]) -> None:
-    """Make the end of sequence as likely at every step as one in ``spec["mean_length"]`` tokens.
+    """Give EOS a probability of about 1 / ``spec["mean_length"]`` at every step.
 
-    The first coordinate of every hidden state is set large by the embeddings, so that it is about the root of the
-    width behind the last norm; the head's row of the end reads it alone.
+    The embeddings set the first coordinate of every hidden state to a large value, so that after the last norm it is
+    about the square root of the width. The row of the head for EOS reads only this coordinate.
     """
     with torch.no_grad():
         table, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
         others = table.shape[0] - 1
-        if head is table:  # every row's own first coordinate is then in every logit alike, and cancels
+        if head is table:  # the first coordinate adds the same to all logits, which cancels
             table[:, 0] = 5.0
             table[EOS, 0] = 5.0
         else:
             table[:, 0] = 5.0
         head[EOS] *= 0
-        # Of the others the logits are of one size; divided by the temperature, one ends up this far above them.
+        # The other logits are about equal; after division by the temperature, that of EOS is this much larger.
         logit = spec["temperature"] * torch.log(torch.tensor(others / (spec["mean_length"] - 1)))
         width = table.shape[1] ** 0.5
         head[EOS, 0] = (5.0 if head is table else 0.0) + logit / width
 
 
 def classifier(spec: dict[str, Any]) -> Any:
-    """A reward model, or a critic that starts as one."""
+    """Return a reward model, or a critic with the same initial weights."""
     torch.manual_seed(1)
     if spec["shape"] == "stories15M":
         found = AutoModelForSequenceClassification.from_pretrained(folder(), num_labels=1, dtype=torch.float32)
@@ -100,7 +100,7 @@ def tokenizer(spec: dict[str, Any]) -> Any:
 
 
 def prompts(spec: dict[str, Any]) -> list[str]:
-    """``spec["rows"]`` prompts of ``spec["prompt"][0]`` to ``[1]`` tokens, equally likely."""
+    """Return ``spec["rows"]`` prompts; lengths are uniform between the two of ``spec["prompt"]``, in tokens."""
     draw = random.Random(0)
     lengths = [draw.randint(*spec["prompt"]) for _ in range(spec["rows"])]
     if spec["shape"] == "stories15M":

@@ -1,10 +1,10 @@
-"""Where an iteration of our PPO spends its time, at the shapes of benchmarks.ppo: by phase, and by kind of operator.
+"""Time of an iteration of our PPO at the shapes of benchmarks.ppo, by phase and by kind of operator.
 
-    python -m benchmarks.ppo_profile                        # some six minutes; writes ppo_profile.json
+    python -m benchmarks.ppo_profile                        # six minutes; writes ppo_profile.json
 
-Phases are timed in an iteration of their own; operators by torch's profiler in the next one, which slows down what lies
-between them. ``the least`` is what the useful floating-point operations (benchmarks.ppo) would take at the rate of a
-square matrix product: no program in this precision that makes these passes can take less.
+Phases are timed in one iteration. Operators are timed in the next one by torch's profiler, which slows down the code
+between them. ``the_least`` is the time of the useful floating-point operations (benchmarks.ppo) at the rate of a square
+matrix product: a lower bound for every program that makes these passes in this precision.
 """
 
 import argparse
@@ -32,7 +32,7 @@ def kind_of(operator: str) -> str:
 
 @contextmanager
 def timed(spent: dict[str, float]) -> Iterator[None]:
-    """Within, ``spent`` collects the CPU seconds of each phase of PPOTrainer.step."""
+    """Collect in ``spent`` the CPU seconds of each phase of PPOTrainer.step."""
     from rlhf.ppo import trainer
     from rlhf.ppo.learner import Learner
 
@@ -58,7 +58,7 @@ def timed(spent: dict[str, float]) -> Iterator[None]:
 
 
 def profile(shape: str, way: str, **options: Any) -> dict[str, Any]:
-    """Shares of an iteration, and how far from the least it is."""
+    """Return the shares of an iteration and its distance from the lower bound."""
     sys.path.append(str(sides.HERE))
     import ppo_ours
     import torch

@@ -1,12 +1,12 @@
-"""PPO over many seeds from one SFT policy and one reward model: does any seed collapse, and is it noticed?
+"""PPO over many seeds from one SFT policy and one reward model: does a seed collapse, and does the sentinel detect it?
 
-    python -m benchmarks.ppo_seeds                      # 10 seeds of the embedded stage as it is
-    python -m benchmarks.ppo_seeds --bad --jobs 2       # and three settings that are wrong on purpose, 10 seeds each
-    python -m benchmarks.ppo_seeds --show               # what was measured last, as Markdown
+    python -m benchmarks.ppo_seeds                      # 10 seeds of the embedded stage
+    python -m benchmarks.ppo_seeds --bad --jobs 2       # also three wrong settings, 10 seeds each
+    python -m benchmarks.ppo_seeds --show               # print the last results as Markdown
 
-The chain before PPO (base, sft, reward, seed 0) is made where it is missing, in checkpoints/ppo-seeds; each run of PPO
-is a process of its own. All final policies then answer the same held-out prompts in one `stage=compare`. The wrong
-settings run with stage.sentinel.action=stop, and are caught if the sentinel ended them. Writes ppo_seeds.json.
+The stages before PPO (base, sft, reward, seed 0) run first if checkpoints/ppo-seeds does not have them. Each PPO run is
+a separate process. All final policies then answer the same held-out prompts in one `stage=compare`. The wrong settings
+run with stage.sentinel.action=stop and count as caught if the sentinel stopped them. Writes ppo_seeds.json.
 """
 
 import argparse
@@ -20,6 +20,8 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date
 from pathlib import Path
+
+from rlhf.storage import markdown
 
 RESULT = Path(__file__).with_suffix(".json")
 NAME = "ppo-seeds"
@@ -38,7 +40,7 @@ def rlhf(*overrides: str, check: bool = True) -> int:
 
 
 def healthy(seed: int, more: list[str]) -> dict:
-    """One run as it should be. A run that is up to date is read and not made again."""
+    """Run PPO with the settings of the experiment; a finished run that is up to date is only read."""
     name = f"{NAME}/seed-{seed}"
     own = [f"stage.policy={CHAIN}/sft", REWARD, *more_of("ppo", more)]
     rlhf("stage=progression", "stage.stages=[ppo]", f"name={name}", f"seed={seed}", overrides(ppo=own), *shared(more))
@@ -52,7 +54,7 @@ def healthy(seed: int, more: list[str]) -> dict:
 
 
 def bad(setting: str, seed: int, more: list[str]) -> dict:
-    """One run with a wrong setting, which the sentinel is to end. What it leaves is where a run is not finished."""
+    """Run PPO with a wrong setting, which the sentinel should stop, and return its diagnoses."""
     slug = "-".join(word for word in setting.split() if word.isalnum())
     name = f"{NAME}/{slug}/seed-{seed}"
     code = rlhf(
@@ -72,7 +74,7 @@ def overrides(**stages: list[str]) -> str:
 
 
 def shared(more: list[str]) -> list[str]:
-    """Of the settings for every run, those that are of no stage; ``ppo:stage.updates=2`` is of one."""
+    """Return the settings for all stages: those without a stage prefix such as ``ppo:stage.updates=2``."""
     return [item for item in more if ":" not in item.partition("=")[0]]
 
 
@@ -81,7 +83,7 @@ def more_of(stage: str, more: list[str]) -> list[str]:
 
 
 def compare(seeds: list[int], more: list[str]) -> dict:
-    """Gold reward, wins over SFT and KL of every seed's policy, with bootstrap intervals over the held-out prompts."""
+    """Return gold reward, win rate vs SFT and KL of each policy, with bootstrap intervals over held-out prompts."""
     models = {"sft": CHAIN / "sft"} | {f"seed-{seed}": CHAIN / f"seed-{seed}" / "ppo" for seed in seeds}
     listed = ", ".join(f"{title}: {path}" for title, path in models.items())
     rlhf(
@@ -112,7 +114,7 @@ def measure(seeds: list[int], with_bad: bool, jobs: int, more: list[str]) -> dic
 
 
 def interval(values: list[float]) -> str:
-    """Mean over the seeds with half of its 95 % interval, from their standard deviation and Student's t."""
+    """Return the mean over seeds and the half-width of its 95 % interval, from Student's t distribution."""
     if len(values) < 2:
         return f"{values[0]:.3f}"
     quantile = {1: 12.71, 2: 4.30, 3: 3.18, 4: 2.78, 5: 2.57, 6: 2.45, 7: 2.36, 8: 2.31, 9: 2.26}.get(
@@ -123,40 +125,41 @@ def interval(values: list[float]) -> str:
 
 
 def table(found: dict) -> list[str]:
-    """What was measured, in Markdown."""
-    drawn = ["| seed | gold | wins over SFT | KL | collapsed | diagnoses |", "|" + " --- |" * 6]
-    rows = found["healthy"]
+    """Return the results as Markdown tables."""
+    rows, lines = found["healthy"], []
     for row in rows:
-        told = ", ".join(f"{name} at {update}" for name, update in row["diagnoses"]) or "–"
+        alarms = ", ".join(f"{name} at {update}" for name, update in row["diagnoses"]) or "–"
         wins = "{:.3f} [{:.3f}, {:.3f}]".format(*row["win_rate"])
         collapsed = "yes" if row["collapsed"] else "no"
-        drawn.append(f"| {row['seed']} | {row['gold'][0]:.3f} | {wins} | {row['kl'][0]:.2f} | {collapsed} | {told} |")
+        lines.append([row["seed"], f"{row['gold'][0]:.3f}", wins, f"{row['kl'][0]:.2f}", collapsed, alarms])
     means = [interval([row[name][0] for row in rows]) for name in ("gold", "win_rate", "kl")]
     collapsed, alarms = sum(row["collapsed"] for row in rows), sum(bool(row["diagnoses"]) for row in rows)
-    drawn.append(f"| mean | {' | '.join(means)} | {collapsed} of {len(rows)} | {alarms} of {len(rows)} seeds |")
+    lines.append(["mean", *means, f"{collapsed} of {len(rows)}", f"{alarms} of {len(rows)} seeds"])
+    drawn = list(markdown.table(["seed", "gold", "win rate vs SFT", "KL to SFT", "collapsed", "diagnoses"], lines, str))
     drawn += ["", f"SFT has a gold reward of {found['sft']:.3f}."]
-    if found["bad"]:
-        drawn += ["", "| setting | caught | ended at update | first diagnosis |", "|" + " --- |" * 4]
+    bad = []
     for setting, runs in found["bad"].items():
         caught = [run["diagnoses"][0] for run in runs if run["ended_early"]]
         ends = sorted(update for _, update in caught)
         when = f"{statistics.median(ends):g} ({ends[0]} to {ends[-1]})" if ends else "–"
         names = ", ".join(f"{name} ({count})" for name, count in Counter(name for name, _ in caught).most_common())
-        drawn.append(f"| {setting} | {len(caught)} of {len(runs)} | {when} | {names or '–'} |")
+        bad.append([setting, f"{len(caught)} of {len(runs)}", when, names or "–"])
+    if bad:
+        drawn += ["", *markdown.table(["setting", "caught", "ended at update", "first diagnosis"], bad, str)]
     return drawn
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=10, help="how many, from 0 on")
+    parser.add_argument("--seeds", type=int, default=10, help="number of seeds, from 0")
     parser.add_argument("--bad", action="store_true", help="run the wrong settings too")
-    parser.add_argument("--jobs", type=int, default=1, help="runs beside each other, of OMP_NUM_THREADS threads (1)")
+    parser.add_argument("--jobs", type=int, default=1, help="runs in parallel, of OMP_NUM_THREADS threads (default 1)")
     parser.add_argument("--show", action="store_true", help="print the stored results and run nothing")
     parser.add_argument("overrides", nargs="*", help="settings for every run, e.g. hardware=cpu ppo:stage.updates=2")
     arguments = parser.parse_args()
     if arguments.show:
         if not RESULT.exists():
-            raise SystemExit(f"{RESULT} is not there: run python -m benchmarks.ppo_seeds first")
+            raise SystemExit(f"{RESULT} is missing: run python -m benchmarks.ppo_seeds first")
         return print("\n".join(table(json.loads(RESULT.read_text()))))
     found = measure(list(range(arguments.seeds)), arguments.bad, arguments.jobs, arguments.overrides)
     machine = {

@@ -1,15 +1,15 @@
-"""PPO and best-of-n on a real base model: how happy do stories become, and how far from the base does that take them?
+"""PPO and best-of-n on a real base model: sentiment of stories against the KL divergence from the base.
 
     RLHF_TEST_MODELS=... RLHF_TEST_DATA=... python -m benchmarks.ppo_sentiment --seeds 1 2 3
-    python -m benchmarks.ppo_sentiment --show                # what was measured last
+    python -m benchmarks.ppo_sentiment --show                # print the last results
 
-The policy is stories15M, which has read children's stories and nothing else; a prompt is the opening of a story; the
-reward is the compound sentiment of the continuation by VADER (Hutto and Gilbert 2014, PyPI vaderSentiment), in [-1, 1].
-Each seed is one `python -m rlhf stage=ppo` with that function as its only reward and a critic that starts from the
-policy; a finished one is read and not run again. Then both policies continue openings that were not trained on:
+The policy is stories15M, pretrained only on children's stories. A prompt is the opening of a story. The reward is the
+compound sentiment by VADER of the continuation (Hutto and Gilbert 2014, PyPI vaderSentiment), in [-1, 1]. Each seed is
+one `python -m rlhf stage=ppo` with that function as its only reward and a critic that starts from the policy; finished
+runs are only read. Then both policies continue held-out openings:
 
-* PPO's divergence from the base is estimated on its own samples, log pi - log pi_base summed over a continuation;
-* the best of n samples of the base is at log n - (n - 1)/n nats (an upper bound: Beirami et al. 2024,
+* PPO's divergence from the base is estimated on its samples: log pi - log pi_base summed over a continuation;
+* the divergence of the best of n samples of the base is log n - (n - 1)/n nats (an upper bound: Beirami et al. 2024,
   https://arxiv.org/abs/2401.01879; Stiennon et al. 2020, appendix G.3), and its mean score is estimated from all
   subsets of n (Nakano et al. 2021, https://arxiv.org/abs/2112.09332, appendix I).
 
@@ -32,16 +32,18 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from rlhf.storage import markdown
+
 RESULT = Path(__file__).with_suffix(".json")
 FIGURE = RESULT.parents[1] / "docs" / "figures" / "ppo_sentiment.svg"
 RUNS = "benchmark/sentiment"
 NS = (1, 2, 4, 8, 16)
-OPENING = 12  # words of a story that are given
-HELD_OUT = 40  # openings that are kept for measuring
+OPENING = 12  # words of a prompt
+HELD_OUT = 40  # number of held-out openings
 SAMPLES = {"base": 32, "ppo": 8}  # continuations of each held-out opening
-SEED = 0  # of measuring, whatever the seed of training
+SEED = 0  # of the measurement, for all seeds of training
 LENGTH, TEMPERATURE = 24, 1.0  # tokens of a continuation
-# Found by trial on seed 0, for a single thread to make the whole in minutes.
+# Selected by trials on seed 0; all runs take minutes on a single thread.
 SETTINGS = (
     "stage.updates=24",
     "stage.batch_size=48",
@@ -57,7 +59,7 @@ SETTINGS = (
     "stage.max_prompt_length=32",
     f"stage.max_response_length={LENGTH}",
     f"stage.temperature={TEMPERATURE}",
-    "stage.missing_eos=keep",  # a continuation of so many tokens is meant to stop in the middle
+    "stage.missing_eos=keep",  # continuations stop at the maximum length on purpose
     "stage.normalize_scores=false",
     "stage.save_every=8",
 )
@@ -71,12 +73,12 @@ def analyzer() -> Any:
 
 
 def sentiment(prompts: Sequence[str], completions: Sequence[str]) -> list[float]:
-    """VADER's compound score of each continuation, in [-1, 1]; what the opening says does not count."""
+    """VADER's compound score of each continuation, in [-1, 1]; the opening is not scored."""
     return [analyzer().polarity_scores(text)["compound"] for text in completions]
 
 
 def openings(path: Path) -> tuple[list[str], list[str]]:
-    """The first words of each story, each once, for training and for measuring."""
+    """Return the distinct openings of the stories for training, and the held-out ones."""
     with gzip.open(path, "rt", encoding="utf-8") as file:
         stories = [json.loads(line)["text"] for line in file]
     found = list(dict.fromkeys(" ".join(story.split()[:OPENING]) for story in stories))
@@ -84,7 +86,7 @@ def openings(path: Path) -> tuple[list[str], list[str]]:
 
 
 def run_seed(seed: int, model: Path, prompts: Path, overrides: Sequence[str]) -> Path:
-    """One run of stage=ppo; its directory."""
+    """Run stage=ppo and return the directory of the run."""
     command = [
         *(sys.executable, "-m", "rlhf", "stage=ppo", "experiment=none", f"name={RUNS}/{seed}", f"seed={seed}"),
         *("model=stories15m", f"stage.policy={model}", f"data.path={prompts}", "resume=true"),
@@ -96,19 +98,19 @@ def run_seed(seed: int, model: Path, prompts: Path, overrides: Sequence[str]) ->
 
 
 def best_of(scores: Sequence[float], n: int) -> float:
-    """Mean over all subsets of n of their largest score: Σᵢ C(i-1, n-1) / C(N, n) · s₍ᵢ₎, with s sorted upwards."""
+    """Return the mean of the largest score over all subsets of size n: Σᵢ C(i-1, n-1) / C(N, n) · s₍ᵢ₎, s ascending."""
     ordered = sorted(scores)
     weights = [math.comb(i, n - 1) for i in range(len(ordered))]
     return sum(weight * score for weight, score in zip(weights, ordered, strict=True)) / math.comb(len(ordered), n)
 
 
 def best_of_kl(n: int) -> float:
-    """log n - (n - 1)/n, in nats."""
+    """Return log n - (n - 1)/n, in nats."""
     return math.log(n) - (n - 1) / n
 
 
 class Measure:
-    """Samples continuations of the held-out openings and scores them; divergences are from the model in ``base``."""
+    """Sample continuations of the held-out openings and score them; divergences are from the model in ``base``."""
 
     def __init__(self, base: Path, prompts: list[str]):
         from rlhf import ppo
@@ -117,7 +119,7 @@ class Measure:
         self.stage = ppo.settings(batch_size=64, temperature=TEMPERATURE, max_prompt_length=32)
 
     def scores(self, folder: Path, samples: int, *, divergence: bool) -> tuple[list[list[float]], list[list[float]]]:
-        """The score, and with ``divergence`` log pi - log pi_base, of so many continuations of each opening."""
+        """Return scores of ``samples`` continuations per opening; with ``divergence``, also log pi - log pi_base."""
         from transformers import AutoTokenizer
 
         from rlhf.evaluation.responses.answers import Candidate, by_prompt, divergences
@@ -144,7 +146,7 @@ def load(folder: Path) -> Any:
 
 
 def measure_base(measure: Measure, model: Path) -> dict[str, Any]:
-    """The base, and the best of n of its samples."""
+    """Measure the base model and the best of n of its samples."""
     from rlhf.evaluation.statistics.metrics import estimate
 
     scores, _ = measure.scores(model, SAMPLES["base"], divergence=False)
@@ -156,7 +158,7 @@ def measure_base(measure: Measure, model: Path) -> dict[str, Any]:
 
 
 def measure_seed(measure: Measure, seed: int, run: Path) -> dict[str, Any]:
-    """A finished run: its curve over the training, and what it gives on openings that were not trained on."""
+    """Measure a finished run: its curve during training, its sentiment and KL on held-out openings."""
     from rlhf.evaluation.statistics.metrics import estimate
 
     scores, kl = measure.scores(run / "model", SAMPLES["ppo"], divergence=True)
@@ -176,23 +178,23 @@ def measure_seed(measure: Measure, seed: int, run: Path) -> dict[str, Any]:
 
 
 def table(found: dict[str, Any]) -> list[str]:
-    """Best-of-n and every seed, in Markdown; intervals are over held-out openings."""
+    """Return a Markdown table of best-of-n and all seeds; intervals are over held-out openings."""
 
-    def row(name: str, kl: str, sentiment: dict[str, float]) -> str:
-        return f"| {name} | {kl} | {sentiment['mean']:.3f} [{sentiment['low']:.3f}, {sentiment['high']:.3f}] |"
+    def row(name: str, kl: str, sentiment: dict[str, float]) -> list[str]:
+        return [name, kl, f"{sentiment['mean']:.3f} [{sentiment['low']:.3f}, {sentiment['high']:.3f}]"]
 
-    lines = ["| policy | KL from the base, nats | sentiment, held out |", "| --- | --- | --- |"]
+    lines = []
     for one in found["best_of_n"]:
         name = "base" if one["n"] == 1 else f"best of {one['n']}"
         lines.append(row(name, f"{one['kl']:.2f}", one["sentiment"]))
     for one in found["seeds"]:
         kl = f"{one['kl']['mean']:.2f} [{one['kl']['low']:.2f}, {one['kl']['high']:.2f}]"
         lines.append(row(f"PPO, seed {one['seed']}", kl, one["sentiment"]))
-    return lines
+    return list(markdown.table(["policy", "KL from the base (nats)", "sentiment (held-out)"], lines, str))
 
 
 def draw(found: dict[str, Any], path: Path) -> None:
-    """Sentiment over KL: best-of-n, every seed's way through training, and where it ended on held-out openings."""
+    """Plot sentiment over KL: best-of-n, the updates of each seed, and its final policy on held-out openings."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -211,9 +213,9 @@ def draw(found: dict[str, Any], path: Path) -> None:
         axes.errorbar(
             one["kl"]["mean"], one["sentiment"]["mean"], fmt="s", color=color, capsize=3, zorder=4,
             yerr=whiskers(one["sentiment"]), xerr=whiskers(one["kl"]),
-            label=f"PPO, seed {one['seed']}: updates, and held out",
+            label=f"PPO, seed {one['seed']}: updates and held-out result",
         )  # fmt: skip
-    axes.set(xlabel="KL from the base, nats a continuation", ylabel="mean VADER sentiment", xlim=(-0.3, None))
+    axes.set(xlabel="KL from the base (nats per continuation)", ylabel="mean VADER sentiment", xlim=(-0.3, None))
     axes.grid(alpha=0.25)
     axes.legend(loc="lower right", frameon=False)
     figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
@@ -221,7 +223,7 @@ def draw(found: dict[str, Any], path: Path) -> None:
 
 
 def whiskers(found: dict[str, float]) -> list[list[float]]:
-    """How far an interval reaches below its mean and above it."""
+    """Return the distances from the mean of an interval to its lower and upper end."""
     return [[found["mean"] - found["low"]], [found["high"] - found["mean"]]]
 
 

@@ -1,4 +1,4 @@
-"""The peer of benchmarks.ppo: an iteration of trl.experimental.ppo.PPOTrainer of trl 1.12.0, the last that has one."""
+"""The peer of benchmarks.ppo: an iteration of trl.experimental.ppo.PPOTrainer of trl 1.12.0."""
 
 import tempfile
 import threading
@@ -14,7 +14,7 @@ from trl.experimental.ppo import PPOConfig, PPOTrainer
 
 
 class Turns(TrainerCallback):
-    """Lets ``train`` go on by one update each time that it is asked to; it runs in a thread of its own."""
+    """Let ``train``, which runs in a separate thread, make one update per request."""
 
     def __init__(self) -> None:
         self.go, self.done = threading.Semaphore(0), threading.Semaphore(0)
@@ -83,7 +83,7 @@ def make(spec: dict[str, Any]) -> Callable[[int], dict[str, Any]]:
 
 
 def counted(trainer: PPOTrainer) -> list[int]:
-    """Filled with the length of each response, its end included, as the trainer's own ``truncate_response`` cuts it."""
+    """Return a list that collects the length of each response, with EOS, as cut by ``truncate_response``."""
     from trl.experimental.ppo import ppo_trainer
 
     found: list[int] = []

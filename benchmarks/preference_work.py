@@ -1,8 +1,8 @@
-"""What both sides of dpo, reward and growth do: TRL's trainers on the same weights and rows. Imports nothing of ours.
+"""The common work of both sides of dpo, reward and growth: TRL's trainers on the same weights and rows.
 
-A specification holds the shape or the ``weights`` of a model, lengths of ``prompt`` and ``response`` in tokens (each
-drawn within a tenth of it), and for a batch so many ``prompts``, of each of which ``responses`` are compared in all
-pairs.
+Does not import rlhf. A specification holds the shape or the ``weights`` of a model, the lengths of ``prompt`` and
+``response`` in tokens (drawn within 10 % of them), the number of ``prompts`` per batch and of ``responses`` per prompt,
+which are compared in all pairs.
 """
 
 import itertools
@@ -30,14 +30,14 @@ LONGEST = 4096
 
 
 class ReadyDPOTrainer(DPOTrainer):
-    """Takes rows that are token ids already."""
+    """A DPOTrainer for rows of token ids."""
 
     def _prepare_dataset(self, dataset: Dataset, *_: Any) -> Dataset:
         return dataset
 
 
 def model(spec: Spec, auto: Any) -> Any:
-    """Equal weights at every call."""
+    """Return a model with the same weights at every call."""
     torch.manual_seed(0)
     special = {"pad_token_id": 0, "eos_token_id": 1}
     if spec.get("weights"):
@@ -55,7 +55,7 @@ def tokenizer(size: int) -> PreTrainedTokenizerFast:
 
 
 def rows(spec: Spec, vocabulary: int, batches: int, whole: bool) -> list[dict[str, list[int]]]:
-    """Pairs of token ids; with ``whole`` the prompt stands before both responses."""
+    """Return pairs of token ids; with ``whole``, each response includes the prompt."""
     draw = random.Random(0)
 
     def tokens(length: int) -> list[int]:
@@ -75,12 +75,12 @@ def rows(spec: Spec, vocabulary: int, batches: int, whole: bool) -> list[dict[st
 
 
 def pairs_of(spec: Spec) -> int:
-    """Pairs of a batch."""
+    """Return the number of pairs per batch."""
     return spec["prompts"] * spec["responses"] * (spec["responses"] - 1) // 2
 
 
 def trainer(spec: Spec, kind: str, batches: int) -> Any:
-    """TRL's own, of "dpo" with a second model as the reference or of a "reward" model."""
+    """Return TRL's trainer: "dpo" with a second model as the reference, or "reward"."""
     auto = AutoModelForCausalLM if kind == "dpo" else AutoModelForSequenceClassification
     policy = model(spec, auto)
     made = Dataset.from_list(rows(spec, policy.config.vocab_size, batches, kind == "reward"))
@@ -97,7 +97,7 @@ def trainer(spec: Spec, kind: str, batches: int) -> Any:
 
 
 def steps(trainer: Any, spec: Spec, batches: int) -> Callable[[int], dict[str, Any]]:
-    """An optimiser step of ``trainer`` at each call, on the batches in turn, with the loss that it had."""
+    """Return a function that makes an optimizer step on the next batch and returns the loss."""
     trainer.create_optimizer_and_scheduler(1000)
     trainer.current_gradient_accumulation_steps = 1
     found = list(itertools.islice(trainer.get_train_dataloader(), batches))

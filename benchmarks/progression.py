@@ -1,11 +1,11 @@
 """The embedded progression over several seeds: does every seed show base < SFT < DPO and base < SFT < PPO?
 
     python -m benchmarks.progression --seeds 1 2 3 4 5
-    python -m benchmarks.progression --show                # what was measured last
+    python -m benchmarks.progression --show                # print the last results
 
-Each seed is one `python -m rlhf stage=progression` in a process of its own, from nothing; a seed whose chain is up to
-date is read and not run again. Then the first seed's comparison is made again beside the others', for the table over
-seeds. Prints a row a seed, mean and spread; writes benchmarks/progression.json, two of the report's figures into
+Each seed is one `python -m rlhf stage=progression` in a separate process; stages that are up to date are not run again.
+Then the comparison of the first seed is repeated with those of the other seeds, for the table over seeds. Prints one
+row per seed, mean and standard deviation; writes benchmarks/progression.json, two figures of the report into
 docs/figures, and the table over seeds into docs/results.md, between the lines that mark its place.
 """
 
@@ -22,6 +22,8 @@ import sys
 from datetime import date
 from pathlib import Path
 
+from rlhf.storage import markdown
+
 STAGES = ("base", "sft", "dpo", "ppo")
 RESULT = Path(__file__).with_suffix(".json")
 FIGURES = Path(__file__).parents[1] / "docs" / "figures"
@@ -31,7 +33,7 @@ PLACE = re.compile(r"(?<=<!-- table over seeds -->\n).*?(?=<!-- end -->)", re.DO
 
 
 def run_seed(seed: int, overrides: list[str]) -> dict:
-    """One progression; its time is the sum over its stages, without the seconds that Python takes to start."""
+    """Run one progression; its time is the sum over its stages, without the start of Python."""
     name = f"benchmark/seed-{seed}"
     command = [sys.executable, "-m", "rlhf", "stage=progression", f"name={name}", f"seed={seed}", *overrides]
     subprocess.run(command, check=True)
@@ -40,7 +42,7 @@ def run_seed(seed: int, overrides: list[str]) -> dict:
 
 
 def compare_seeds(seed: int, overrides: list[str]) -> Path:
-    """The comparison of one seed's chain made again, beside those of the others; returns its directory."""
+    """Repeat the comparison of one seed with those of the other seeds and return its directory."""
     name = f"benchmark/seed-{seed}"
     seeds = f"stage.seeds={Path('checkpoints', 'benchmark', 'seed-*', 'compare')}"
     command = [sys.executable, "-m", "rlhf", "stage=compare", f"name={name}", f"seed={seed}", "overwrite=true", seeds]
@@ -62,7 +64,7 @@ def publish(compared: Path) -> list[str]:
 
 
 def read(root: Path) -> dict:
-    """What a finished chain measured."""
+    """Return the measurements of a finished chain."""
     manifests = {stage: json.loads((root / stage / "run.json").read_text()) for stage in (*STAGES, "reward", "compare")}
     models = json.loads((root / "compare" / "metrics.json").read_text())
     reward = manifests["reward"]["metrics"]
@@ -72,7 +74,7 @@ def read(root: Path) -> dict:
         "kl": {stage: models["models"][stage]["kl"]["mean"] for stage in ("dpo", "ppo")},
         "reward_accuracy": reward["test/accuracy"],
         "ceiling": reward["test/ceiling"],
-        "ceiling_realised": reward["test/ceiling_realised"],
+        "ceiling_realized": reward.get("test/ceiling_realized", reward.get("test/ceiling_realised")),  # the former name
         "questions": models["questions"],
         "stage_seconds": {stage: manifest["seconds"] for stage, manifest in manifests.items()},
         "peak_memory_gib": max(manifest["peak_memory_gib"] for manifest in manifests.values()),
@@ -81,7 +83,7 @@ def read(root: Path) -> dict:
 
 
 def checks(row: dict) -> dict[str, bool]:
-    """What every seed must show."""
+    """Return the conditions that every seed should meet."""
     gold, wins = row["gold"], row["win_rate"]
     return {
         "base < SFT < DPO": gold["base"] < gold["sft"] < gold["dpo"],
@@ -93,7 +95,7 @@ def checks(row: dict) -> dict[str, bool]:
 
 
 def table(rows: list[dict]) -> list[str]:
-    """A row a seed, mean and standard deviation, in Markdown."""
+    """Return a Markdown table with a row per seed, mean and standard deviation."""
     heading = ["seed", *(f"gold {stage}" for stage in STAGES), "DPO wins", "PPO wins", "RM acc", "ceiling", "seconds"]
     lines = [
         [
@@ -107,14 +109,13 @@ def table(rows: list[dict]) -> list[str]:
         ]
         for row in rows
     ]
-    drawn = ["| " + " | ".join(heading) + " |", "|" + " --- |" * len(heading)]
-    drawn += ["| " + " | ".join(_cell(value) for value in line) + " |" for line in lines]
+    drawn = [[_cell(value) for value in line] for line in lines]
     if len(lines) > 1:
         columns = [[value for value in column if value is not None] for column in zip(*lines, strict=True)]
         for title, measure in {"mean": statistics.fmean, "sd": statistics.stdev}.items():
             cells = [_cell(measure(column)) if len(column) > 1 else "–" for column in columns[1:]]
-            drawn.append(f"| {title} | " + " | ".join(cells) + " |")
-    return drawn
+            drawn.append([title, *cells])
+    return list(markdown.table(heading, drawn, str))
 
 
 def show(rows: list[dict]) -> None:

@@ -1,9 +1,9 @@
-"""Steps of a reward model beside TRL's: both through TRL's own trainer, from equal weights, on the same rows in order.
+"""Reward model steps compared with TRL's: both use TRL's trainer, equal weights and the same rows in the same order.
 
     RLHF_TEST_MODELS=... python -m benchmarks.reward
 
-One thread, single precision. Ours encodes each prompt once for all its responses, computes the end of the last layer
-only for the last tokens, and keeps freed memory. Losses are compared step by step. stories15M is taken from
+One thread, float32. Ours encodes each prompt once for all its responses, computes the end of the last layer only for
+the last tokens, and keeps freed memory for reuse. Losses are compared step by step. stories15M is read from
 RLHF_TEST_MODELS, and skipped if it is missing. Writes benchmarks/reward.json.
 """
 

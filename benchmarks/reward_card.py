@@ -1,11 +1,11 @@
-"""Reward models of a real model on real preference sets: what beats the longer response, a bag of words, the policy?
+"""Reward models on real preference sets: do they beat the longer response, a bag of words and the policy?
 
     RLHF_TEST_MODELS=... RLHF_TEST_DATA=... python -m benchmarks.reward_card
-    python -m benchmarks.reward_card --show                # what was measured last
+    python -m benchmarks.reward_card --show                # print the last results
 
-For each set a head is put on a model of 15 million parameters and all of it is trained (stage=reward), then judged on a
-tenth of the prompts that was held out (stage=evaluate_reward). A run that is finished is read and not run again. Writes
-benchmarks/reward_card.json and, for people, benchmarks/reward_card.md.
+For each set, a model of 15 million parameters with a score head is trained in full (stage=reward), then evaluated on a
+held-out tenth of the prompts (stage=evaluate_reward). Finished runs are only read. Writes benchmarks/reward_card.json
+and a readable benchmarks/reward_card.md.
 """
 
 import argparse
@@ -22,21 +22,22 @@ from datetime import date
 from pathlib import Path
 
 from rlhf.data.rows import prompt_key, unit_hash
+from rlhf.storage import markdown
 
 RESULT = Path(__file__).with_suffix(".json")
 ROOT = Path("checkpoints/benchmark/reward-card")
-HELD_OUT = 0.1  # of the prompts, for validation and for test each
+HELD_OUT = 0.1  # share of the prompts, for validation and for test each
 SHARED = ["experiment=none", "data=local", "hardware=cpu"]
 
 
 @dataclass(frozen=True)
 class Set:
-    """A file of preference pairs below preference/, and how its reward model is trained. Found by trial."""
+    """A file of preference pairs in preference/ and the training settings of its reward model, found by trial."""
 
     name: str
     file: str
     says: str
-    source: str | None  # the column that tells its rows apart
+    source: str | None  # the column by which accuracy is split
     training: tuple[str, ...]
 
 
@@ -44,7 +45,7 @@ SETS = (
     Set(
         "persona",
         "persona_yes_no.jsonl.gz",
-        "answers of one word to statements of twelve personas, written and labelled by a model (Perez et al. 2022)",
+        "answers of one word to statements of twelve personas, written and labeled by a model (Perez et al. 2022)",
         "persona",
         ("stage.trainer.max_length=128", "stage.trainer.learning_rate=2e-4", "stage.sample_length=16"),
     ),
@@ -65,7 +66,7 @@ MODEL = ("model=stories15m",)
 
 
 def split(one: Set, data: Path, folder: Path) -> dict[str, int]:
-    """The set as train, validation and test files, apart by prompt, so that no prompt is in two of them."""
+    """Write the set as train, validation and test files that have no prompt in common; return their sizes."""
     folder.mkdir(parents=True, exist_ok=True)
     rows: dict[str, list[str]] = {"train": [], "validation": [], "test": []}
     for row in read(data / "preference" / one.file):
@@ -86,7 +87,7 @@ def read(path: Path) -> Iterator[dict]:
 
 
 def measure(one: Set, data: Path, overrides: list[str]) -> dict:
-    """Train and judge the reward model of one set."""
+    """Train and evaluate the reward model of one set."""
     place = ROOT / one.name
     sizes = split(one, data, place / "data")
     shared = [f"name={ROOT.relative_to('checkpoints')}/{one.name}", f"data.path={place}/data", *SHARED, *MODEL]
@@ -114,18 +115,17 @@ def measure(one: Set, data: Path, overrides: list[str]) -> dict:
 
 
 def table(rows: list[dict]) -> list[str]:
-    """A row for each set: the reward model, and what each baseline reaches and is led by."""
+    """Return a Markdown table with a row per set: accuracy of the reward model and of each baseline."""
     names = list(rows[0]["card"]["baselines"])
-    drawn = ["| set | train | test | reward model | " + " | ".join(names) + " | beats |"]
-    drawn.append("|" + " --- |" * (5 + len(names)))
+    drawn = []
     for row in rows:
         card = row["card"]
         cells = [row["set"], str(row["rows"]["train"]), str(card["pairs"]), _share(card["accuracy"])]
         cells += [_share(card["baselines"][name]["accuracy"]) for name in names]
         beaten = [name for name in names if card["baselines"][name]["beaten"]]
         cells.append("all" if len(beaten) == len(names) else ", ".join(beaten) or "none")
-        drawn.append("| " + " | ".join(cells) + " |")
-    return drawn
+        drawn.append(cells)
+    return list(markdown.table(["set", "train", "test", "reward model", *names, "beats"], drawn, str))
 
 
 def _share(found: dict) -> str:
@@ -148,7 +148,9 @@ def write(rows: list[dict], machine: dict, overrides: list[str]) -> None:
         for picture in ("accuracy", "reliability"):
             shutil.copy(report / "figures" / f"{picture}.png", figures / f"{row['set']}-{picture}.png")
         text = (report / "report.md").read_text(encoding="utf-8").partition("\n## Figures")[0]
-        text = text.replace("\n## ", "\n### ").replace("# Report card of", f"\n## {row['set']}: {row['says']}\n\nOf", 1)
+        text = text.replace("\n## ", "\n### ").replace(
+            "# Report card of", f"\n## {row['set']}: {row['says']}\n\nReward model:", 1
+        )
         pictures = [f"![{name}]({figures.name}/{row['set']}-{name}.png)" for name in ("accuracy", "reliability")]
         lines += [text, *pictures]
     RESULT.with_suffix(".md").write_text("\n".join(lines) + "\n", encoding="utf-8")

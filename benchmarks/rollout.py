@@ -1,10 +1,10 @@
-"""A rollout with log-probabilities and values, ours against transformers' generate, its scores and a pass for values.
+"""A rollout with log-probabilities and values, compared with transformers' generate, its scores and a pass for values.
 
     python -m benchmarks.rollout                    # all shapes
     python -m benchmarks.rollout --shapes 256x4 --rounds 5
 
-The same weights in float32, prompts, temperature and end of sequence on both sides; the peer's is the loop that a
-trainer writes around ``model.generate(output_scores=True)``. Utilisation counts 2 N for every useful token and model.
+Both sides have the same float32 weights, prompts, temperature and EOS. The peer is the loop that a trainer writes
+around ``model.generate(output_scores=True)``. Utilization counts 2 N per useful token and model.
 """
 
 import argparse
@@ -33,14 +33,14 @@ def measure(shape: str, rounds: int, warmup: int, options: dict[str, Any]) -> di
     def useful(name: str, seconds: float) -> float:
         done = results[name]["rounds"]
         tokens = sum(one["tokens"] for one in done) / sum(one["samples"] for one in done)
-        return sides.utilisation(2 * size, tokens, seconds, peak, trained=False)
+        return sides.utilization(2 * size, tokens, seconds, peak, trained=False)
 
     row = sides.row(results, f"rollout, {shape}", PEER, AIM, useful)
     row["responses"] = {
         name: round(sum(one["response"] for one in results[name]["rounds"]) / rounds, 1) for name in running
     }
     sides.show(row)
-    print(f"  tokens a response: {', '.join(f'{name} {length}' for name, length in row['responses'].items())}")
+    print(f"  tokens per response: {', '.join(f'{name} {length}' for name, length in row['responses'].items())}")
     return row
 
 
@@ -49,7 +49,7 @@ def main() -> None:
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--warmup", type=int, default=1)
-    parser.add_argument("--rows", type=int, help="responses, in the place of each shape's own")
+    parser.add_argument("--rows", type=int, help="responses, instead of each shape's number")
     arguments = parser.parse_args()
     options = {} if arguments.rows is None else {"rows": arguments.rows}
     rows = []

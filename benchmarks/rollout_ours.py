@@ -1,4 +1,4 @@
-"""Our side of benchmarks.rollout: generation.sample, which returns log-probabilities, and the critic's own pass."""
+"""Our side of benchmarks.rollout: generation.sample, which returns log-probabilities, and the critic's pass."""
 
 from collections.abc import Callable
 from typing import Any

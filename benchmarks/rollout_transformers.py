@@ -29,7 +29,7 @@ def make(spec: dict[str, Any]) -> Callable[[int], dict[str, Any]]:
         scores = torch.stack(output.scores, dim=1)
         scores.log_softmax(-1).gather(-1, drawn[..., None])
         ended = (drawn == end).cumsum(-1)
-        kept = ended - (drawn == end).long() == 0  # up to the end of sequence, and it too
+        kept = ended - (drawn == end).long() == 0  # up to and including EOS
         whole = torch.cat([mask, kept.long()], dim=1)
         positions = (whole.cumsum(-1) - 1).clamp(min=0)
         hidden = critic.model(

@@ -1,11 +1,11 @@
-"""Ours and a peer's, each in a process of its own, taking turns piece by piece: what speed and memory are compared by.
+"""Compare speed and memory of our code and a peer's: each runs in a separate process, and they take turns.
 
-A side is a Python file that the interpreter of its own environment runs. It makes models and data from a
-specification, untimed, and then does one piece of work per request, a line of JSON each way:
+A side is a Python file, run by the interpreter of its environment. It makes models and data from a specification,
+untimed, and then does one piece of work per request; requests and results are lines of JSON:
 
-    from sides import serve                       # this file; it asks for nothing but the standard library
+    from sides import serve                       # this file; needs only the standard library
 
-    def make(spec):                               # what is imported above it does not count as memory
+    def make(spec):                               # imports above do not count as memory
         ...
         def step(number):
             ...
@@ -15,9 +15,8 @@ specification, untimed, and then does one piece of work per request, a line of J
     if __name__ == "__main__":
         serve(make)
 
-``interleave`` starts the sides, warms them up and lets them take turns, so that whatever else the machine does falls on
-both. Compared are CPU seconds of the whole process per sample, round by round; on a GPU, whose work the CPU does not
-see, seconds.
+``interleave`` starts the sides, warms them up and lets them take turns, so that other load on the machine affects both.
+CPU seconds of the process per sample are compared round by round; on a GPU, wall-clock seconds.
 """
 
 import contextlib
@@ -43,7 +42,7 @@ Results = dict[str, dict[str, Any]]
 
 
 class Side(NamedTuple):
-    """``file`` lies beside this one, ``python`` is the interpreter that runs it, ``spec`` goes over the common one."""
+    """``file`` is in this folder, ``python`` is the interpreter that runs it, ``spec`` overrides the common one."""
 
     file: str
     python: str = sys.executable
@@ -52,11 +51,11 @@ class Side(NamedTuple):
 
 
 class SideError(RuntimeError):
-    """A side ended, with what it last said."""
+    """A side ended; its error is on stderr."""
 
 
 def serve(make: Callable[[dict[str, Any]], Step]) -> None:
-    """Be a side: answer requests on stdin until it closes. What libraries print goes to stderr."""
+    """Answer requests on stdin until it closes. The output of libraries is sent to stderr."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     gc.collect()
@@ -79,9 +78,9 @@ def serve(make: Callable[[dict[str, Any]], Step]) -> None:
 def interleave(
     sides: Mapping[str, Side], spec: Mapping[str, Any], rounds: int = 5, warmup: int = 1, threads: int = 1
 ) -> Results:
-    """Let ``sides`` take turns: {name: {"rounds": [what step gave, with seconds, cpu and peak], "device"}}.
+    """Let ``sides`` take turns; return {name: {"rounds": [result of step with seconds, cpu and peak]}}.
 
-    The order within a round alternates. Peak memory is that above what was resident before models and data were made.
+    The order within a round alternates. Peak memory excludes the resident memory before models and data were made.
 
     Raises:
         SideError: a side did not answer.
@@ -102,7 +101,7 @@ class _Process:
     def __init__(self, name: str, side: Side, spec: Mapping[str, Any], threads: int):
         self.name = name
         environment = os.environ | dict.fromkeys(THREADS, str(threads)) | {"TOKENIZERS_PARALLELISM": "false"}
-        # The checkout too, so that our own side measures this code and not what is installed.
+        # The checkout comes first, so that our side measures this code instead of an installed package.
         places = [str(HERE), str(HERE.parent)] if side.python == sys.executable else [str(HERE)]
         environment |= {"PYTHONPATH": os.pathsep.join(places)} | dict(side.environment)
         self.process = subprocess.Popen(
@@ -116,14 +115,14 @@ class _Process:
         self.before = self.answer()["before"]
 
     def tell(self, line: Mapping[str, Any]) -> None:
-        with contextlib.suppress(BrokenPipeError):  # answer() says that it ended
+        with contextlib.suppress(BrokenPipeError):  # answer() reports that it ended
             self.process.stdin.write(json.dumps(line) + "\n")
             self.process.stdin.flush()
 
     def answer(self) -> dict[str, Any]:
         line = self.process.stdout.readline()
         if not line:
-            raise SideError(f"{self.name} ended with exit code {self.process.wait()}; what it said stands above")
+            raise SideError(f"{self.name} ended with exit code {self.process.wait()}; its output is above")
         return json.loads(line)
 
     def ask(self, request: Mapping[str, Any]) -> dict[str, Any]:
@@ -145,7 +144,7 @@ class _Process:
 
 
 def _torch() -> Any:
-    """PyTorch where a side has imported it and works on a GPU."""
+    """Return PyTorch if a side has imported it and uses a GPU."""
     torch = sys.modules.get("torch")
     return torch if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized() else None
 
@@ -158,7 +157,7 @@ def _wait() -> None:
 def _forget_peak() -> None:
     if (torch := _torch()) is not None:
         torch.cuda.reset_peak_memory_stats()
-    with contextlib.suppress(OSError):  # proc(5), clear_refs; elsewhere the peak is that of the whole process
+    with contextlib.suppress(OSError):  # proc(5), clear_refs; on other systems the peak is since the start
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
 
@@ -172,7 +171,7 @@ def _resident() -> int:
 
 
 def _peak(before: int) -> int:
-    """Bytes: of a GPU what PyTorch allocated, else resident above ``before``."""
+    """Return the peak in bytes: allocated by PyTorch on a GPU, else resident memory above ``before``."""
     if (torch := _torch()) is not None:
         return torch.cuda.max_memory_allocated()
     if Path("/proc/self/status").exists():
@@ -183,7 +182,7 @@ def _peak(before: int) -> int:
 
 
 def environment(name: str, requirements: Sequence[str]) -> str:
-    """The interpreter of a virtual environment with ``requirements``; made at the first call, by pip, and kept."""
+    """Return the interpreter of a virtual environment with ``requirements``; pip fills it at the first call."""
     digest = hashlib.sha256("\n".join(requirements).encode()).hexdigest()[:12]
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
     place = cache / "rlhf-benchmarks" / f"{name}-{digest}"
@@ -197,24 +196,24 @@ def environment(name: str, requirements: Sequence[str]) -> str:
 
 
 def per_sample(results: Results, name: str, clock: str = "cpu") -> list[float]:
-    """Seconds per sample of each round; ``clock`` is "cpu" or "seconds"."""
+    """Return the seconds per sample of each round; ``clock`` is "cpu" or "seconds"."""
     return [round_[clock] / round_["samples"] for round_ in results[name]["rounds"]]
 
 
 def ratio(results: Results, peer: str, ours: str = "ours", clock: str = "cpu") -> tuple[float, float, float]:
-    """How many times faster ours is than ``peer``: median, least and most over the rounds."""
+    """Return the speedup over ``peer``: median, minimum and maximum over the rounds."""
     pairs = zip(per_sample(results, peer, clock), per_sample(results, ours, clock), strict=True)
     ratios = [theirs / own for theirs, own in pairs]
     return statistics.median(ratios), min(ratios), max(ratios)
 
 
 def peak(results: Results, name: str) -> int:
-    """Bytes, at most over the rounds."""
+    """Return the largest peak over the rounds, in bytes."""
     return max(round_["peak"] for round_ in results[name]["rounds"])
 
 
 def gemm_peak(size: int = 2048, repeats: int = 5, dtype: str = "float32") -> float:
-    """FLOP/s of a square matrix product on this many threads: what utilisation is measured against."""
+    """Return the FLOP/s of a square matrix product on the current number of threads, the reference of utilization."""
     import torch
 
     a, b = (torch.rand(size, size).to(getattr(torch, dtype)) for _ in range(2))
@@ -226,11 +225,11 @@ def gemm_peak(size: int = 2048, repeats: int = 5, dtype: str = "float32") -> flo
     return 2 * size**3 / min(took[1:])
 
 
-def utilisation(parameters: int, tokens: int, seconds: float, peak: float, trained: bool = True) -> float:
-    """The share of ``peak`` FLOP/s that useful tokens account for: 6 N per trained token, 2 N per other one.
+def utilization(parameters: int, tokens: int, seconds: float, peak: float, trained: bool = True) -> float:
+    """Return the share of ``peak`` FLOP/s that useful tokens account for: 6 N per trained token, 2 N per other one.
 
-    ``parameters`` without embeddings that are looked up; Kaplan et al. 2020, https://arxiv.org/abs/2001.08361, section
-    2.1. Attention's own products, which grow with the length, are left out.
+    ``parameters`` excludes embeddings that are looked up; Kaplan et al. 2020, https://arxiv.org/abs/2001.08361, section
+    2.1. The products of attention, which grow with the length, are left out.
     """
     return (6 if trained else 2) * parameters * tokens / seconds / peak
 
@@ -243,7 +242,7 @@ def row(
     useful: Callable[[str, float], float] | None = None,
     ours: str = "ours",
 ) -> dict[str, Any]:
-    """Return a line of the table in docs/results.md. ``useful``: (side, CPU seconds a sample) -> utilisation."""
+    """Return a line of the table in docs/results.md. ``useful``: (side, CPU seconds per sample) -> utilization."""
     middle, least, most = ratio(results, peer, ours)
     found: dict[str, Any] = {
         "work": work,
@@ -264,24 +263,24 @@ def row(
             "samples_per_cpu_second": round(1 / each, 3),
             "tokens_per_cpu_second": round(tokens / each, 1),
             "peak_mib": round(peak(results, name) / 2**20, 1),
-            "utilisation": None if useful is None else round(useful(name, each), 3),
+            "utilization": None if useful is None else round(useful(name, each), 3),
         }
     return found
 
 
 def show(found: Mapping[str, Any]) -> None:
-    """A row, in words."""
+    """Print a row."""
     target = "" if found["target"] is None else f", aim {found['target']}"
     least, most = found["spread"]
-    print(f"{found['work']}, against {found['against']}: {found['ratio']} times [{least}, {most}]{target}")
+    print(f"{found['work']}, compared with {found['against']}: {found['ratio']} times [{least}, {most}]{target}")
     for name, side in found["sides"].items():
-        used = "" if side["utilisation"] is None else f", {side['utilisation']:.1%} of the matrix peak"
+        used = "" if side["utilization"] is None else f", {side['utilization']:.1%} of the matrix peak"
         rate = f"{side['samples_per_cpu_second']} samples/s, {side['tokens_per_cpu_second']} tokens/s"
         print(f"  {name}: {rate} (CPU seconds), {side['peak_mib']} MiB{used}")
 
 
 def machine() -> dict[str, Any]:
-    """What a number was measured on."""
+    """Return the machine of a measurement."""
     model = platform.processor() or platform.machine()
     with contextlib.suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
@@ -294,7 +293,7 @@ def record(path: Path, found: Mapping[str, Any]) -> None:
     from importlib.metadata import version
 
     packages = {name: version(name) for name in ("torch", "transformers", "trl", "peft")}
-    # Where an interpreter or a model lies is this machine's affair.
+    # Paths of interpreters and models depend on the machine and are shortened to their names.
     words = [Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:]]
     command = " ".join(["python", "-m", f"benchmarks.{path.stem}", *words])
     head = {"command": command, "date": date.today().isoformat(), "machine": machine(), "versions": packages}

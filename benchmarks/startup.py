@@ -1,12 +1,12 @@
-"""How long it takes from the command to the help, to a mistake being told, and to the first step of training.
+"""Time from the command to the help, to the message about a wrong setting, and to the first step of training.
 
     RLHF_TEST_MODELS=... python -m benchmarks.startup
 
-Ours and TRL's take turns, each command in a process of its own, in seconds of the processor, imports included, and in
-seconds as they pass. The first step is that of DPO on the embedded pairs: `python -m rlhf stage=dpo`, whose first start
-reads and tokenises them and whose second finds them, beside a short script that gives the same pairs to TRL's
-DPOTrainer (benchmarks/startup_trl.py), which keeps its own cache. Each is stopped when its first step begins. Models:
-the shape of the embedded world's and those in RLHF_TEST_MODELS, where there are any. Writes benchmarks/startup.json.
+Our commands and TRL's take turns, each in a separate process; CPU seconds, including imports, and wall-clock seconds
+are measured. The first step is one of DPO on the embedded pairs: `python -m rlhf stage=dpo`, whose first start reads
+and tokenizes them and whose second start loads them from the cache. The peer is a short script that passes the same
+pairs to TRL's DPOTrainer (benchmarks/startup_trl.py), with its cache. Each is stopped when its first step begins.
+Models: one of the embedded shape, and those found in RLHF_TEST_MODELS. Writes benchmarks/startup.json.
 """
 
 import argparse
@@ -37,7 +37,7 @@ WORDS = [
     "hardware=cpu",
     "stage.trainer.max_length=128",
     "stage.trainer.per_device_train_batch_size=16",
-    "stage.cache_reference=false",  # as TRL does; kept, they are computed before the first step of the first run
+    "stage.cache_reference=false",  # as in TRL; a cache would be computed before the first step
 ]
 COMMANDS = {
     "import": ([sys.executable, "-c", "import rlhf"], [sys.executable, "-c", "import trl"]),
@@ -50,13 +50,13 @@ COMMANDS = {
 
 
 def spent(process: psutil.Popen) -> float:
-    """CPU seconds of a process and of those that it has waited for."""
+    """Return the CPU seconds of a process and of its finished children."""
     times = process.cpu_times()
     return times.user + times.system + times.children_user + times.children_system
 
 
 def whole(command: list[str]) -> dict[str, float]:
-    """A command from its start to its end."""
+    """Time a command from its start to its end."""
     before, started = os.times(), time.perf_counter()
     subprocess.run(command, capture_output=True, check=False)
     after = os.times()
@@ -65,10 +65,10 @@ def whole(command: list[str]) -> dict[str, float]:
 
 
 def until(command: list[str], told: Path) -> dict[str, float]:
-    """A command from its start until it writes ``told``; then it is stopped.
+    """Time a command until it writes ``told``, then stop it.
 
     Raises:
-        RuntimeError: it ended before, or took too long.
+        RuntimeError: it ended before that, or took too long.
     """
     told.unlink(missing_ok=True)
     started = time.perf_counter()
@@ -88,7 +88,7 @@ def until(command: list[str], told: Path) -> dict[str, float]:
 
 
 def plain(place: Path) -> Path:
-    """The embedded pairs as plain text, so that models without a chat template read them too."""
+    """Write the embedded pairs as plain text, so that models without a chat template can read them."""
     rows = [json.loads(line) for line in PAIRS.read_text(encoding="utf-8").splitlines()]
     texts = [{key: row[key][0]["content"] for key in ("prompt", "chosen", "rejected")} for row in rows]
     place.write_text("".join(json.dumps(row) + "\n" for row in texts), encoding="utf-8")
@@ -96,7 +96,7 @@ def plain(place: Path) -> Path:
 
 
 def first_steps(name: str, model: Path, pairs: Path, work: Path, rounds: int) -> list[dict[str, Any]]:
-    """One row for the first start, of which every round begins with nothing, and one for the second."""
+    """Return a row for the first start, with empty caches in every round, and a row for the second."""
     os.environ["RLHF_CACHE"] = str(work / "cache")
     told = work / "told"
     kept = ["stage=dpo", "name=startup", f"checkpoints={work / 'checkpoints'}", *WORDS]
@@ -115,7 +115,7 @@ def first_steps(name: str, model: Path, pairs: Path, work: Path, rounds: int) ->
 
 
 def row(work: str, measured: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
-    """Medians, and the ratio round by round."""
+    """Return medians, and the ratios of the rounds."""
     ratios = [theirs["cpu"] / own["cpu"] for theirs, own in zip(measured["trl"], measured["ours"], strict=True)]
     medians = {
         side: {clock: round(statistics.median(one[clock] for one in each), 2) for clock in ("cpu", "seconds")}
@@ -123,13 +123,13 @@ def row(work: str, measured: dict[str, list[dict[str, float]]]) -> dict[str, Any
     }
     spread = [round(min(ratios), 2), round(max(ratios), 2)]
     found = {"work": work, "against": "trl 1.16", "ratio": round(statistics.median(ratios), 2), "spread": spread}
-    cpu = {side: f"{each['cpu']} s ({each['seconds']} s passed)" for side, each in medians.items()}
+    cpu = {side: f"{each['cpu']} s ({each['seconds']} s elapsed)" for side, each in medians.items()}
     print(f"{work}: ours {cpu['ours']}, TRL {cpu['trl']}: {found['ratio']} times {spread}", flush=True)
     return found | {"rounds": len(ratios), "sides": medians}
 
 
 def embedded(place: Path) -> Path:
-    """A model of the embedded world's shape, after one step."""
+    """Make a model of the embedded shape by one training step."""
     words = ["stage=base", "name=made", f"checkpoints={place}", "hardware=cpu", "stage.trainer.max_steps=1"]
     subprocess.run([*RLHF, *words], check=True, capture_output=True)
     return place / "made" / "base" / "model"

@@ -1,4 +1,4 @@
-"""`python -m rlhf` that notes when its first step begins: one side of `benchmarks.startup`."""
+"""`python -m rlhf` that writes a file when its first step begins: one side of `benchmarks.startup`."""
 
 import sys
 from pathlib import Path

@@ -8,64 +8,62 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from rlhf.storage import markdown
+
 HERE = Path(__file__).parent
 PAGE = HERE.parent / "docs" / "results.md"
 BEGIN, SHARES, END = "<!-- speed and memory -->", "<!-- shares -->", "<!-- end -->"
 MEASURED = ("dpo", "reward", "ppo", "rollout", "startup")
-HEADINGS = "| work | against | times faster | spread | aim | memory | samples/s | tokens/s | MiB | matrix peak used |"
+HEADINGS = (
+    "work", "against", "times faster", "spread", "aim", "memory", "samples/s", "tokens/s", "MiB", "matrix peak used"
+)  # fmt: skip
+STARTED = ("from the command to", "against", "times faster", "spread", "seconds, ours / theirs")
 
 
 def lines(folder: Path) -> Iterator[str]:
-    """A table for each benchmark that was measured, under its command, date and machine."""
+    """Yield a table for each measured benchmark, under its command, date and machine."""
     for name in MEASURED:
         path = folder / f"{name}.json"
         if not path.exists():
             continue
         found = json.loads(path.read_text(encoding="utf-8"))
         yield from (made(found), "")
-        if name == "startup":
-            yield "| from the command to | against | times faster | spread | seconds, ours / theirs |"
-            yield "| --- | --- | --- | --- | --- |"
-        else:
-            yield HEADINGS
-            yield "| " + " | ".join(["---"] * (HEADINGS.count("|") - 1)) + " |"
-        yield from (started(row) if name == "startup" else measured(row) for row in found["rows"])
+        headings, cells = (STARTED, started) if name == "startup" else (HEADINGS, measured)
+        yield from markdown.table(headings, map(cells, found["rows"]), str)
         yield ""
 
 
 def made(found: dict[str, Any]) -> str:
-    """With what, when and where."""
+    """Return command, date, machine and versions."""
     versions = ", ".join(f"{package} {version}" for package, version in found["versions"].items())
     machine = f"{found['machine']['cpu']}, {found['machine']['cores']} cores, Python {found['machine']['python']}"
     return f"`{found['command']}`, {found['date']}, {machine}, {versions}:"
 
 
 def shares(folder: Path) -> Iterator[str]:
-    """Where an iteration of PPO spends its time."""
+    """Yield the table of the time of a PPO iteration by phase and by kind of operator."""
     path = folder / "ppo_profile.json"
     if not path.exists():
         return
     found = json.loads(path.read_text(encoding="utf-8"))
     phases, kinds = found["rows"][0]["phases"], found["rows"][0]["kinds"]
-    columns = ["work", "CPU seconds", "the least", *phases, *kinds, "products, of the matrix peak"]
-    yield from (made(found), "", "| " + " | ".join(columns) + " |", "| " + " | ".join(["---"] * len(columns)) + " |")
+    columns = ["work", "CPU seconds", "lower bound", *phases, *kinds, "products, of the matrix peak"]
+    lines = []
     for row in found["rows"]:
         parts = [row["phases"][name] for name in phases] + [row["kinds"].get(name, 0) for name in kinds]
         numbers = [format(one, ".0%") for one in (*parts, row["products_of_peak"])]
-        yield "| " + " | ".join([row["work"], str(row["cpu_seconds"]), str(row["the_least"]), *numbers]) + " |"
-    yield ""
+        lines.append([row["work"], row["cpu_seconds"], row["the_least"], *numbers])
+    yield from (made(found), "", *markdown.table(columns, lines, str), "")
 
 
-def started(row: dict[str, Any]) -> str:
+def started(row: dict[str, Any]) -> list[Any]:
     ours, theirs = row["sides"].values()
     least, most = row["spread"]
-    return (
-        f"| {row['work']} | {row['against']} | {row['ratio']} | {least} to {most} | {ours['cpu']} / {theirs['cpu']} |"
-    )
+    return [row["work"], row["against"], row["ratio"], f"{least} to {most}", f"{ours['cpu']} / {theirs['cpu']}"]
 
 
-def measured(row: dict[str, Any]) -> str:
-    """Ours and the peer's side by side where there are two numbers."""
+def measured(row: dict[str, Any]) -> list[str]:
+    """Return a row of the table; cells with two numbers are ours and the peer's."""
     both = list(row["sides"].values())
 
     def pair(key: str, form: str) -> str:
@@ -75,7 +73,7 @@ def measured(row: dict[str, Any]) -> str:
     cells = [row["work"], row["against"], str(row["ratio"]), f"{least} to {most}"]
     cells += ["" if row["target"] is None else str(row["target"]), str(row["memory_ratio"])]
     cells += [pair("samples_per_cpu_second", ".3g"), pair("tokens_per_cpu_second", ",.0f"), pair("peak_mib", ",.0f")]
-    return "| " + " | ".join([*cells, pair("utilisation", ".0%")]) + " |"
+    return [*cells, pair("utilization", ".0%")]
 
 
 def main() -> None:

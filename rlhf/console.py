@@ -38,6 +38,7 @@ class _Lines(Progress):
     parts: Sequence[str] = ()
 
     def get_renderables(self) -> Iterable[RenderableType]:
+        """Yield the bar and, if there are metrics, the line of metrics."""
         yield self.make_tasks_table(self.tasks)
         if self.parts:
             yield Text(f"  {fitting(self.parts, self.console.width - 2)}", no_wrap=True)

@@ -26,7 +26,7 @@ from tests.hub.server import Hub, serving
 
 atexit.register(shutil.rmtree, os.environ["RLHF_CACHE"], ignore_errors=True)
 
-# A model of some ten thousand parameters, two optimiser steps, a few rows: enough to run every line of a stage.
+# A model of some ten thousand parameters, two optimizer steps, a few rows: enough to run every line of a stage.
 TINY = (
     "model.architecture.vocabulary=384",
     "model.architecture.hidden_size=16",
@@ -81,6 +81,12 @@ FAST = {
         "stage.bootstrap=50",
     ),
 }
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run the files of tests/ itself first: they are the longest, and a worker takes a whole file."""
+    here = Path(__file__).parent
+    items.sort(key=lambda item: item.path.parent != here)
 
 
 def composed(*overrides: str) -> Settings:
@@ -166,7 +172,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
             "ENDPOINT": server.url,
             "HUGGINGFACE_CO_URL_TEMPLATE": template,
             "HF_HUB_OFFLINE": False,
-            "HF_HUB_DISABLE_XET": True,  # the server knows LFS alone
+            "HF_HUB_DISABLE_XET": True,  # the server supports only LFS
             "HF_HUB_DISABLE_TELEMETRY": True,
             "HF_HUB_CACHE": str(tmp_path / "cache"),
             "HF_TOKEN_PATH": str(tmp_path / "no_token"),

@@ -103,12 +103,12 @@ def test_data_beside_trl_keeps_the_same_rows(
 def test_memory_does_not_grow_with_the_rows() -> None:
     few, many = data.streamed(400_000)
     assert (few["rows"], many["rows"]) == (40_000, 400_000)
-    # Eight bytes a row, some of them twice, while a split is divided: 400,000 rows are 240 MB on disk.
+    # Indices take eight bytes per row, some twice, while a split is divided: 400,000 rows are 240 MB on disk.
     assert many["mib"] < few["mib"] + 30
     assert many["warm_seconds"] < many["cold_seconds"] / 4
 
 
-def test_the_data_sheets_hold_numbers_alone(
+def test_the_data_sheets_hold_only_numbers(
     chain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     (tmp_path / "models").mkdir()
@@ -207,7 +207,7 @@ def test_reward_cards_of_real_sets(
 
 
 def test_a_real_reward_model_beats_what_cannot_read(capsys: pytest.CaptureFixture, monkeypatch) -> None:
-    """On at least one real set by more than the interval of the lead; the others stand beside it as they are."""
+    """The interval of the lead is above 0 on at least one real set; results on the others are printed, too."""
     monkeypatch.setattr("sys.argv", ["reward_card", "--show"])
     reward_card.main()
     rows = json.loads(reward_card.RESULT.read_text())["sets"]
@@ -294,7 +294,7 @@ def test_memory_by_hand() -> None:
 
 
 @pytest.mark.slow
-def test_memory_is_measured_in_a_process_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_is_measured_in_a_separate_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if not os.environ.get("RLHF_TEST_MODELS"):
         pytest.skip("RLHF_TEST_MODELS names no folder with stories15M")
     monkeypatch.setattr(ppo_memory, "RESULT", tmp_path / "ppo_memory.json")

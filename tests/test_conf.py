@@ -47,7 +47,7 @@ def test_every_experiment_composes_for_every_stage(experiment: str, stage: str) 
 
 
 def needed(experiment: str) -> list[str]:
-    """What an experiment leaves to its user: the pairs of the controlled sentiment experiment are sampled first."""
+    """Return the settings without a default: the pairs of the controlled sentiment experiment are sampled first."""
     return ["data.preferences.path=pairs.jsonl"] if experiment == "imdb-sentiment" else []
 
 

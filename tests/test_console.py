@@ -101,7 +101,7 @@ def test_whatever_is_printed_has_no_control_codes_but_the_console_s_own() -> Non
     shown = out.getvalue()
     assert shown.count("\N{REPLACEMENT CHARACTER}") >= 12
     assert not set("\x07\x9b\u202e") & set(shown)
-    assert not re.search(r"\x1b(?!\[[\d;]*m)", shown)  # colours are ours
+    assert not re.search(r"\x1b(?!\[[\d;]*m)", shown)  # only our color codes
 
 
 def test_an_error_on_the_terminal_has_none_either(capsys: pytest.CaptureFixture) -> None:

@@ -1,7 +1,7 @@
 """Every setting of the stages that train changes what they compute: two values, two results.
 
 The settings are those of the dataclasses and of ``trainer:`` in conf/stage/, so that a new one without a case fails. A
-setting that is meant to leave the result alone is in ``SAME``, with the reason.
+setting that does not change the result on purpose is in ``SAME``, with the reason.
 """
 
 import json
@@ -51,7 +51,17 @@ COMMON = {
     "trainer.per_device_train_batch_size": ["stage.trainer.per_device_train_batch_size=2"],
     "trainer.gradient_accumulation_steps": ["stage.trainer.gradient_accumulation_steps=2"],
     "trainer.logging_steps": ["stage.trainer.logging_steps=2"],
-    "trainer.eval_strategy": ["stage.trainer.eval_strategy=steps", "+stage.trainer.eval_steps=1"],
+    "trainer.eval_strategy": ["stage.trainer.eval_strategy=steps"],
+    "trainer.eval_steps": (["stage.trainer.eval_strategy=steps"], ["stage.trainer.eval_steps=2"]),
+    "early_stopping": (
+        [
+            "stage.trainer.learning_rate=0",
+            "stage.trainer.max_steps=4",
+            "stage.trainer.save_steps=1",
+            "stage.trainer.eval_strategy=steps",
+        ],
+        ["stage.early_stopping=1"],
+    ),
     "trainer.max_length": ["stage.trainer.max_length=24"],
     "trainer.adam_beta2": ["stage.trainer.adam_beta2=0.5"],
 }
@@ -78,11 +88,6 @@ TRAINED: dict[str, dict[str, Any]] = {
         "margin": ["stage.margin=true", "data.path={margins}"],
         "label_smoothing": ["stage.label_smoothing=0.3"],
         "trainer.max_length": ["stage.trainer.max_length=60"],
-        "early_stopping": (
-            ["stage.trainer.learning_rate=0", "stage.trainer.max_steps=4", "stage.trainer.save_steps=1",
-             "stage.trainer.eval_strategy=steps"],
-            ["stage.early_stopping=1"],
-        ),
         "ensemble": (["adapter=lora"], ["stage.ensemble=2"]),
     },
     "dpo": COMMON

@@ -19,15 +19,15 @@ REAL = [name for name in EXPERIMENTS if name not in ("none", "almanac")]
 
 
 def substitutes(experiment: str, stage: str, root: Path, model: Path) -> list[str]:
-    """Overrides that put a tiny model and fixtures in the place of what would be downloaded."""
+    """Return overrides that replace downloads with a tiny model and fixtures."""
     data = composed(f"experiment={experiment}").data.name
     files = PRESETS[data] | OTHERS.get(experiment, {})
-    # One fixture serves as every split, so what is held out is among what is trained on.
+    # One fixture is every split, so the held-out rows are among the training rows.
     rows = [f"data.{kind}.path={FIXTURES / file}" for kind, file in files.items()]
     rows += [f"data.{kind}.{split}=null" for kind in files for split in ("validation", "test")]
     # Byte-level tokens: more of them, and PPO leaves out longer prompts. Two steps have no room for a recipe's warm-up.
     lengths = {"ppo": ["stage.max_prompt_length=320"], "compare": ["stage.max_prompt_length=64"]}
-    lengths |= dict.fromkeys(("sft", "reward", "dpo"), ["stage.trainer.warmup_steps=0"])
+    lengths |= {name: ["stage.trainer.warmup_steps=0"] for name in ("sft", "reward", "dpo")}
     return [
         f"experiment={experiment}", f"stage={stage}", f"checkpoints={root}", "hardware=cpu", f"model.path={model}",
         "model.dtype=float32", "data.holdout=0.3", *rows, *FAST[stage], *lengths.get(stage, []),

@@ -300,7 +300,7 @@ def test_a_family_through_the_stages(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def published(chain: Chain, stage: str, kind: Any) -> None:
-    """What would go up, in plain transformers: the logits of what was trained, in a batch that is padded, too."""
+    """The published files give plain transformers the logits of the trained model, also in a padded batch."""
     chain.run("publish", f"stage.run={chain.root / stage}", "stage.base=none", "overwrite=true")
     bundle = max((chain.root / "publish" / BUNDLES).iterdir(), key=lambda path: path.stat().st_mtime_ns)  # the last one
     model, tokenizer = kind.from_pretrained(bundle), AutoTokenizer.from_pretrained(bundle)

@@ -59,7 +59,7 @@ def used() -> dict[str, str]:
         *OVERRIDDEN,
         "_metrics",
         "_precompute_model_hash",
-    }  # also names or annotations of ours
+    }  # also names or annotations in this package
     found = {}
     for path, tree in trees.items():
         for node in ast.walk(tree):

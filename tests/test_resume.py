@@ -10,8 +10,10 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from transformers import TrainerState
 
 from rlhf.cli import main
 from rlhf.config import Settings
@@ -20,6 +22,7 @@ from rlhf.runs.directory import partial
 from rlhf.runs.run import Run
 from rlhf.stages import execute
 from rlhf.storage.manifest import read_manifest
+from rlhf.training.exact_resume import Keeper
 from tests.conftest import tiny_overrides
 
 # A server that has imported everything forks the processes that are killed: each would need seconds to begin.
@@ -62,7 +65,7 @@ def arguments(stage: str, chain: Path, root: Path, *more: str) -> list[str]:
 
 
 def command(argv: list[str]) -> None:
-    """``python -m rlhf ...`` in a process of its own."""
+    """Run ``python -m rlhf ...`` in a separate process."""
     sys.argv = argv
     main.main()
 
@@ -112,6 +115,30 @@ def test_killed_at_any_point_it_ends_with_the_same_bytes(chain: Path, tmp_path: 
         assert process.exitcode == 0
     assert results(cut) == results(whole)
     assert killed
+
+
+@pytest.mark.parametrize("saved", [3, 6, 9, 12])
+@pytest.mark.parametrize("strategy", ["random", "group_by_length"])
+def test_resumed_in_any_epoch_it_sees_the_rows_in_the_same_order(
+    beside_chain: Callable[..., Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, strategy: str, saved: int
+) -> None:
+    """Six steps are an epoch: 3 and 9 are within the first and the second one, 6 and 12 are ends of epochs."""
+    settings = beside_chain("sft", *LONG["sft"], f"stage.trainer.train_sampling_strategy={strategy}")
+    execute(settings, tmp_path / "whole")
+    save = Keeper.on_save
+
+    def stop(self: Keeper, args: Any, state: TrainerState, *others: Any, **named: Any) -> None:
+        save(self, args, state, *others, **named)
+        if state.global_step == saved:
+            gone()
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Keeper, "on_save", stop)
+        with pytest.raises(ConnectionAbortedError):
+            execute(settings, tmp_path / "cut")
+    settings.resume = True
+    execute(settings, tmp_path / "cut")
+    assert results(tmp_path / "cut") == results(tmp_path / "whole")
 
 
 @pytest.fixture
@@ -167,9 +194,7 @@ def test_a_torn_checkpoint_is_passed_over_with_a_line_and_changes_nothing(
 
 
 @pytest.mark.parametrize("stage", ["sft", "ppo"])
-def test_where_no_checkpoint_is_whole_the_run_is_left_as_it_is(
-    interrupted: Callable, tmp_path: Path, stage: str
-) -> None:
+def test_a_run_without_an_intact_checkpoint_is_unchanged(interrupted: Callable, tmp_path: Path, stage: str) -> None:
     settings = interrupted(stage)
     folder = tmp_path / f".{stage}.partial" / "resume"
     for place in checkpoints(folder):
@@ -190,7 +215,7 @@ def test_killed_before_the_first_checkpoint_it_starts_from_the_beginning(
     settings = interrupted(stage)
     for place in checkpoints(tmp_path / f".{stage}.partial" / "resume"):
         (place / "digests.json").unlink()
-    # By number, as transformers counts where the times of files cannot be told apart.
+    # transformers sorts checkpoints by number if the modification times are equal.
     monkeypatch.setattr("transformers.trainer_utils.os.path.getmtime", lambda path: 0.0)
     execute(settings("resume=true"), tmp_path / stage)
     assert "so it starts from the beginning" in capsys.readouterr().out

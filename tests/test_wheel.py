@@ -27,7 +27,7 @@ def test_a_wheel_has_its_conf_and_its_data_and_runs(tmp_path: Path, monkeypatch:
     assert "rlhf/preference_data/almanac/preferences/train.jsonl" in names
     assert not [name for name in names if "checkpoints" in name or name.startswith("tests/")]
 
-    # The dependencies come from this environment; the package itself from the wheel alone.
+    # The dependencies come from this environment; the package only from the wheel.
     environment = tmp_path / "environment"
     venv.create(environment, with_pip=True, system_site_packages=False)
     python = environment / "bin" / "python"

@@ -1,4 +1,4 @@
-"""What the tests run in two processes: functions that a rank can import."""
+"""The functions that tests run in two processes, in a module that a rank can import."""
 
 import os
 import signal
@@ -13,7 +13,7 @@ from rlhf.runs.identity import Origin
 
 
 def stages_and_shards(jobs: list[tuple[Settings, Path]], folder: Path) -> dict[str, Any]:
-    """One stage after the other, then what processes tell each other, then a model in shards."""
+    """Run stages one after the other, then the messages between processes, then a model in shards."""
     for settings, directory in jobs:
         stages._perform(settings, directory, [], Origin.of(settings))
     seen = {"told": ranks.told(f"of {ranks.rank()}"), "anywhere": [ranks.anywhere(ranks.rank() == i) for i in range(3)]}

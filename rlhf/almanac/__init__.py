@@ -7,7 +7,7 @@
     text, build: the committed files under preference_data/almanac; `python -m rlhf.almanac` rebuilds them
 """
 
-from rlhf.almanac.gold import RANGE, Judgement, gold, judge
+from rlhf.almanac.gold import RANGE, Judgment, gold, judge
 from rlhf.almanac.preferences import LABEL_TEMPERATURE, NoiseCeiling, noise_ceiling
 
-__all__ = ["LABEL_TEMPERATURE", "RANGE", "Judgement", "NoiseCeiling", "gold", "judge", "noise_ceiling"]
+__all__ = ["LABEL_TEMPERATURE", "RANGE", "Judgment", "NoiseCeiling", "gold", "judge", "noise_ceiling"]

@@ -49,7 +49,7 @@ SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 
 
 @dataclass(frozen=True)
-class Judgement:
+class Judgment:
     """The properties of one response.
 
     answered: it names a value of the kind asked for, or declines a question that should be declined. false: it names
@@ -90,15 +90,15 @@ def gold(prompts: Sequence[Prompt], completions: Sequence[str]) -> list[float]:
     return [judge(prompt, completion).gold for prompt, completion in zip(prompts, completions, strict=True)]
 
 
-def judge(prompt: Prompt, completion: str) -> Judgement:
+def judge(prompt: Prompt, completion: str) -> Judgment:
     """Return the judgment of one response, the highest if several facts answer the question."""
     item = find(prompt)
     text = completion.strip()
     rows = facts_of(item.fact.table) if item.relation.scope == "any" else (item.fact,)
-    return max((judge_against(item, fact, text) for fact in rows), key=lambda judgement: judgement.gold)
+    return max((judge_against(item, fact, text) for fact in rows), key=lambda judgment: judgment.gold)
 
 
-def judge_against(item: Item, fact: Fact, text: str) -> Judgement:
+def judge_against(item: Item, fact: Fact, text: str) -> Judgment:
     """Return the judgment of a response to an item, if `fact` is the fact asked about."""
     words = text.split()
     if item.relation.declines:
@@ -108,7 +108,7 @@ def judge_against(item: Item, fact: Fact, text: str) -> Judgement:
     else:
         answered, correct, false = check_claims(item, fact, text)
     excess = len(words) - len(render(item, fact).split()) - SPARE_WORDS
-    return Judgement(
+    return Judgment(
         correct=correct,
         answered=answered,
         false=false,

@@ -35,11 +35,11 @@ class NoiseCeiling:
     """The accuracy with which the gold reward predicts noisy labels: the highest that a reward model can expect.
 
     ``expected``: mean over pairs of sigmoid(|gold_a - gold_b| / temperature), the expectation over labels.
-    ``realised``: share of pairs whose chosen response has the higher gold; ties count half.
+    ``realized``: share of pairs whose chosen response has the higher gold; ties count half.
     """
 
     expected: float
-    realised: float
+    realized: float
     pairs: int
 
 
@@ -58,6 +58,6 @@ def noise_ceiling(pairs: Iterable[Mapping[str, Any]], temperature: float = LABEL
     margins = [c - r for c, r in zip(chosen, rejected, strict=True)]
     return NoiseCeiling(
         expected=sum(preference_probability(abs(margin), 0.0, temperature) for margin in margins) / len(pairs),
-        realised=sum(1.0 if margin > 0 else 0.5 if margin == 0 else 0.0 for margin in margins) / len(pairs),
+        realized=sum(1.0 if margin > 0 else 0.5 if margin == 0 else 0.0 for margin in margins) / len(pairs),
         pairs=len(pairs),
     )

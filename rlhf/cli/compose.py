@@ -10,10 +10,10 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from rlhf import config
-from rlhf.cli.messages import closest
 from rlhf.cli.overrides import parsed
 from rlhf.config import STAGES, Settings
 from rlhf.config import objective as objectives
+from rlhf.config.rules import closest
 from rlhf.errors import ConfigError
 from rlhf.storage import secrets
 from rlhf.storage.digests import text_digest

@@ -13,24 +13,24 @@ from rlhf.runs.commands import quoted
 from rlhf.storage.paths import bundled
 
 WIDTH = 80
-ENTRY = re.compile(r"(?P<indent> *)(?P<key>[\w./-]+):(?P<value>(?:[ ].*?)?)(?:\s+#\s(?P<comment>.*))?")
+ENTRY = re.compile(r"(?P<indent> *)(?P<key>[\w./-]+):(?P<value>(?:[ ](?!#).*?)?)(?:\s+#\s(?P<comment>.*))?")
 
 USAGE = """\
 Take a language model from base to instruction-tuned, one stage at a time:
 base -> sft -> reward -> dpo | ppo -> compare
 
-  python -m rlhf                          trained models, and the next command
-  python -m rlhf stage=progression        all missing stages, in order
-  python -m rlhf stage=dpo stage.beta=0.3                            one stage
-  python -m rlhf stage=dpo --help                  the settings of that stage
-  python -m rlhf stage=dpo --cfg job       the settings, without running
-  python -m rlhf -m stage=dpo stage.beta=0.1,0.3  a sweep and its leaderboard
-  python -m rlhf stage=plan              memory, hours, and whether that fits
-  python -m rlhf stage=publish         the model card; with stage.repo=, the Hub
-  python -m rlhf --config-dir my_conf ...              your own groups, too
-  python -m rlhf --version
-  python -m rlhf --hydra-help                              Hydra's own options
-  eval "$(rlhf -sc install=bash)"              completion for the rlhf command
+  python -m rlhf                                  trained models, next command
+  python -m rlhf stage=progression                all missing stages, in order
+  python -m rlhf stage=dpo stage.beta=0.3         one stage
+  python -m rlhf stage=dpo --help                 the settings of a stage
+  python -m rlhf stage=dpo --cfg job              all settings, without running
+  python -m rlhf -m stage=dpo stage.beta=0.1,0.3  a sweep, its leaderboard
+  python -m rlhf stage=plan                       memory and time, before a run
+  python -m rlhf stage=publish                    model card; Hub: stage.repo=
+  python -m rlhf --config-dir my_conf ...         your own config groups
+  python -m rlhf --version                        the version
+  python -m rlhf --hydra-help                     Hydra's own options
+  eval "$(rlhf -sc install=bash)"                 completion for rlhf in bash
 """
 # By use: config groups, then the settings of conf/config.yaml.
 GROUPS = {
@@ -57,7 +57,7 @@ def help_text(overrides: Sequence[str]) -> str:
         return stage_help(conf / "stage" / f"{stages[-1]}.yaml", composed)
     parts = [USAGE]
     for use, groups in GROUPS.items():
-        parts.append(f"{use}: group=option\n")
+        parts.append(f"\n{use}: group=option\n")
         for group, note in groups.items():
             parts.append(_options(conf, group, note))
     entries = dict(comments(conf / "config.yaml"))

@@ -221,4 +221,4 @@ def interrupted(arguments: Sequence[str], directory: Path | None = None, left: s
     others = [item for item in arguments if item.partition("=")[0] not in ("resume", "overwrite")]
     continues_by_itself = {"-m", "--multirun", "stage=progression"} & set(arguments)
     command = others if continues_by_itself else [*others, "resume=true"]
-    return f"interrupted; {directory} has {left}, and this continues from it: {line(command)}"
+    return f"interrupted; {directory} has {left}, and this continues from it:\n  {line(command)}"

@@ -1,8 +1,7 @@
 """One-line messages for mistakes in the settings: setting, value, remedy."""
 
-import difflib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import fields
 from typing import Any
 
@@ -10,8 +9,8 @@ from hydra.errors import MissingConfigException, OverrideParseException
 from omegaconf import DictConfig
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
+from rlhf.config.rules import closest, unknown
 from rlhf.errors import RlhfError
-from rlhf.storage.renamed import new_name
 
 EXTRAS = {  # extras of pyproject.toml that install Hydra's plug-ins
     "hydra/sweeper=optuna": "optuna",
@@ -60,20 +59,19 @@ def explain(error: BaseException) -> str:
     if first.startswith("Ambiguous value"):
         return f"{first}: add -m to sweep over the values, or write [a,b] for a list"
     key = getattr(cause, "full_key", None)
+    if null := re.match(r"field '([\w.]+)' is not Optional", first):
+        return f"{key or null[1]} cannot be null: set a value"
     return f"{key}: {first}" if key and str(key) not in first else first
 
 
 def _unknown_key(key: str, error: OmegaConfBaseException) -> str:
-    if (new := new_name(key)) != key:
-        return f"{key} is called {new} now: give {new}"
     parent, _, last = key.rpartition(".")
     known: list[str] = []
     if error.object_type is not None and hasattr(error.object_type, "__dataclass_fields__"):
         known = [field.name for field in fields(error.object_type)]
     elif isinstance(error.parent_node, DictConfig):
         known = [str(name) for name in error.parent_node]
-    elsewhere = _elsewhere(last, error.parent_node)
-    message = f"there is no setting {key}{closest(last, known, parent, elsewhere)}"
+    message = unknown(key, known, _elsewhere(last, error.parent_node))
     return message + (f"; +{key}=... adds it" if parent.endswith("trainer") else "")
 
 
@@ -91,13 +89,3 @@ def _keys(node: Any, prefix: str = "") -> Iterator[str]:
     for name in node:
         yield f"{prefix}{name}"
         yield from _keys(node._get_node(name), f"{prefix}{name}.")
-
-
-def closest(word: str, known: Iterable[str], prefix: str = "", elsewhere: Iterable[str] = ()) -> str:
-    """Return the end of a sentence that proposes the closest name, here or elsewhere, or lists the known ones."""
-    known = list(known)
-    for cutoff, found in ((0.8, known), (0, list(elsewhere)), (0.5, known)):
-        close = difflib.get_close_matches(word, found, n=1, cutoff=cutoff) if cutoff else found[:1]
-        if close:
-            return f"; did you mean {prefix + '.' if prefix and cutoff else ''}{close[0]}?"
-    return f"; known are {', '.join(known)}" if known and prefix else ""

@@ -17,6 +17,7 @@ from hydra.core.override_parser.types import Override, ValueType
 from hydra.errors import HydraException
 from hydra.grammar.gen.OverrideLexer import InputStream, OverrideLexer
 
+from rlhf.cli.messages import closest
 from rlhf.config import STAGES, RewardTermSettings, Settings
 from rlhf.errors import ConfigError
 from rlhf.runs.commands import quoted
@@ -31,6 +32,7 @@ BRACKETS = {
 VALUES = (*NOT_TEXT, OverrideLexer.QUOTED_VALUE)
 BORDERS = (OverrideLexer.COMMA, *BRACKETS, *BRACKETS.values())
 LISTING = ("choice", "shuffle", "sort", "tag")  # functions whose arguments are values of the setting
+ASKING = ("chat", "generate", "predict", "serve")  # commands of other tools that return responses
 # Settings of the type Any that hold text, or a mapping to text.
 OPEN_TEXT = ("models", "samples", "objective", "target_modules", "gold")
 
@@ -92,7 +94,8 @@ def _no_setting(word: str) -> str:
         return f"{word} is not a setting: did you mean stage={word}?"
     if (bundled("conf") / word).is_dir():
         return f"{word} is not a whole setting: choose one with {word}=..."
-    return f"unknown stage {word!r}; choose from {', '.join(sorted(STAGES))}, as in stage=dpo"
+    listed = f"unknown stage {word!r}; choose from {', '.join(sorted(STAGES))}, as in stage=dpo"
+    return f"{listed}; stage=sample writes responses to prompts" if word in ASKING else listed + closest(word, STAGES)
 
 
 def named_by_path(overrides: Sequence[str]) -> list[str]:
@@ -124,12 +127,8 @@ def typed(item: str, stages: Sequence[str]) -> str:
         return item
     if parsed(item) is None:  # a character outside Hydra's grammar
         plain = value and value[0] not in "'\"[{" and not value.endswith(")")
-        return f"{key}={quoted(value)}" if plain or _is_path(value) else item
+        return f"{key}={quoted(value)}" if plain or Path(value).exists() else item
     return f"{key}={_as_text(value)}"
-
-
-def _is_path(value: str) -> bool:
-    return Path(value).exists()
 
 
 def _holds_text(key: str, stages: Sequence[str]) -> bool:

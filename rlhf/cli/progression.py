@@ -103,7 +103,9 @@ def advance(composed: Settings, overrides: Sequence[str], settings: Settings) ->
         return Run.open(place).manifest["metrics"]
     origin = origin or Origin.of(composed, overrides)
     resumes = resumable(place, origin.content)
-    console.print(f"[bold]{name}[/bold]: {text(reason or 'overwrite=true')}, " + ("continued" if resumes else "run"))
+    console.print(
+        f"[bold]{name}[/bold]: {text(reason or 'overwrite=true')}; " + ("continuing" if resumes else "running")
+    )
     # A stale run is replaced; an interrupted run with other settings is not.
     overwrite = not resumes and (settings.overwrite or saved(partial(place)) is None)
     return execute(replace(composed, overwrite=overwrite, resume=resumes), place, overrides, origin)

@@ -38,7 +38,7 @@ from rlhf.config.reward import EvaluateRewardStage, RewardLoss, RewardStage
 from rlhf.config.rewards import Normalization, RewardTermSettings
 from rlhf.config.rollout import Engine, OldLogprobs, RolloutSettings, VLLMMode
 from rlhf.config.sentinel import SentinelAction, SentinelSettings
-from rlhf.config.stage import Input, SharedPrefix, Stage, TrainedStage
+from rlhf.config.stage import Input, SharedPrefix, Stage, TrainedStage, TrainerStage
 from rlhf.config.stages import (
     PROGRESSION,
     STAGES,
@@ -110,6 +110,7 @@ __all__ = [
     "Tracker",
     "TrackerKind",
     "TrainedStage",
+    "TrainerStage",
     "Turns",
     "VLLMMode",
     "Weights",
@@ -152,6 +153,13 @@ class Settings:
                 f"hardware.strategy={self.hardware.strategy.value} cannot shard the policy and the critic of stage=ppo "
                 "and the model that generates: set hardware=ddp, with adapter=lora if memory is short"
             )
+        if isinstance(self.stage, BaseStage) and self.stage.policy is None:
+            self.model.new("stage.policy=null")
+            if self.adapter.kind is not AdapterKind.none:
+                raise ConfigError(
+                    f"adapter={self.adapter.kind.value} needs a trained model, and stage.policy=null starts from "
+                    "random weights: set adapter=none, or stage.policy to a run, a model folder or a Hub id"
+                )
         objectives.check(self.objective, self.stage.name)
         self._check_measured()
         self._check_autocast()

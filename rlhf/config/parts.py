@@ -121,6 +121,17 @@ class Model:
                 raise ConfigError("model.path is null and model.architecture is null: set one of them")
             require_type("model.architecture.vocabulary", self.architecture.get("vocabulary"), int)
 
+    def new(self, cause: str) -> tuple[dict[str, Any], str]:
+        """Return the architecture and the chat template of a new model; ``cause`` is the setting that needs one.
+
+        Raises:
+            ConfigError: one of them is null.
+        """
+        if self.architecture is None or self.chat_template is None:
+            missing = "architecture" if self.architecture is None else "chat_template"
+            raise ConfigError(f"{cause} trains a new model, and model.{missing} is null: set one of them")
+        return self.architecture, self.chat_template
+
 
 @dataclass(kw_only=True)
 class Source:

@@ -80,7 +80,8 @@ OURS: dict[str, dict[str, Range]] = {
         "probe_rows": COUNT_OR_NONE, "tfidf_pairs": COUNT, "calibration_bins": TRIES, "bootstrap": Range(1, 1e6),
         "statistics_prompts": Range(2, 1e9), "statistics_temperature": TEMPERATURE,
     },
-    "RewardStage": {"label_smoothing": SMOOTHING, "early_stopping": COUNT, "ensemble": Range(1, 64)},
+    "TrainerStage": {"early_stopping": COUNT},
+    "RewardStage": {"label_smoothing": SMOOTHING, "ensemble": Range(1, 64)},
     "EvaluateRewardStage": {"sample_length": LENGTH, "max_length": LENGTH, "batch_size": ROWS},
     "DPOStage": {"beta": Range(1e-6, 1000), "label_smoothing": SMOOTHING},
     "InspectStage": {
@@ -158,7 +159,7 @@ REFUSED: dict[str, str] = {
     "enable_jit_checkpoint": "resume=true needs checkpoints at whole steps",
     "resume_from_checkpoint": "resume=true does it",
     "do_train": "stage= decides it", "do_eval": "stage= decides it", "do_predict": "stage= decides it",
-    "load_best_model_at_end": "stage.early_stopping of stage=reward does it",
+    "load_best_model_at_end": "stage.early_stopping does it",
     "auto_find_batch_size": "hardware.oom_retry does it with the same gradient",
     **dict.fromkeys(("local_rank", "fsdp", "fsdp_config", "deepspeed", "ddp_backend"), DEVICES),
     **dict.fromkeys(("parallelism_config", "accelerator_config"), DEVICES),

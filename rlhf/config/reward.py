@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from rlhf.config.ranges import require_ranges
-from rlhf.config.stage import Input, SharedPrefix, Stage, TrainedStage
+from rlhf.config.stage import Input, SharedPrefix, Stage, TrainerStage
 from rlhf.errors import ConfigError
 
 
@@ -32,33 +32,26 @@ class CardStage(Stage):
 
 
 @dataclass(kw_only=True)
-class RewardStage(CardStage, TrainedStage):
+class RewardStage(CardStage, TrainerStage):
     """Settings of stage=reward; conf/stage/reward.yaml explains each."""
 
     policy: str
     loss: RewardLoss
     margin: bool
     label_smoothing: float
-    early_stopping: int | None
     ensemble: int
     shared_prefix: SharedPrefix
-    trainer: dict[str, Any]
 
     reads: ClassVar[tuple[str, ...]] = ("preferences",)
 
     def __post_init__(self) -> None:
-        TrainedStage.__post_init__(self)
+        TrainerStage.__post_init__(self)
         pairwise = {"margin=true": self.margin, f"label_smoothing={self.label_smoothing}": self.label_smoothing > 0}
         for option, given in pairwise.items():
             if given and self.loss is RewardLoss.plackett_luce:
                 raise ConfigError(
                     f"stage.{option} needs pairs, but stage.loss=plackett_luce learns rankings: set only one of them"
                 )
-        if self.early_stopping is not None and self.trainer.get("eval_strategy") != "steps":
-            raise ConfigError(
-                f"stage.early_stopping={self.early_stopping} needs a held-out loss every "
-                "stage.trainer.save_steps: set stage.trainer.eval_strategy=steps, too"
-            )
 
 
 @dataclass(kw_only=True)

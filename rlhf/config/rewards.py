@@ -1,17 +1,12 @@
 """The terms of a composite reward: the scorer, its weight and its normalization."""
 
-import difflib
 import re
-import types
-from collections.abc import Iterator
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields
 from enum import Enum
-from typing import Any, Union, get_args, get_origin
+from typing import Any
 
 from rlhf.config.ranges import require_ranges
-from rlhf.config.rules import require
-from rlhf.errors import ConfigError
-from rlhf.storage.renamed import new_name
+from rlhf.config.rules import read, require
 
 NAME = re.compile(r"[A-Za-z0-9_-]+")  # part of a metric's name
 
@@ -213,59 +208,9 @@ def reward_terms(given: Any, usual: RewardTermSettings) -> dict[str, RewardTermS
 
 def reward_term(key: str, given: Any, usual: RewardTermSettings) -> RewardTermSettings:
     """Return the term at the setting ``key``; see ``reward_terms``."""
-    term = _filled(key, given, usual)
+    term = read(RewardTermSettings, key, usual, given)
     term.check(key)
     return term
-
-
-def _filled(key: str, given: Any, usual: Any) -> Any:
-    """Return a copy of the dataclass ``usual`` updated with the type-checked values of the mapping ``given``."""
-    require(isinstance(given, dict), key, given, f"map some of {', '.join(vars(usual))} to values")
-    hints = {field.name: field.type for field in fields(usual)}
-    for name in given:
-        if (new := new_name(f"{key}.{name}")) != f"{key}.{name}":
-            raise ConfigError(f"{key}.{name} is called {new} now: set {new}")
-        if name not in hints:
-            [*close] = difflib.get_close_matches(str(name), hints, n=1)
-            raise ConfigError(
-                f"there is no setting {key}.{name}; "
-                + (f"did you mean {key}.{close[0]}?" if close else f"known are {', '.join(hints)}")
-            )
-    values = {}
-    for name, now in vars(usual).items():
-        value = given.get(name, now)
-        if name in given and is_dataclass(now):
-            value = _filled(f"{key}.{name}", value, now)
-        elif name in given and isinstance(now, Enum):
-            kind = type(now)
-            choices = [choice.value for choice in kind]
-            require(value in choices, f"{key}.{name}", value, f"be one of {', '.join(choices)}")
-            value = kind(value)
-        elif name in given:
-            require(_fits(value, hints[name]), f"{key}.{name}", value, f"be {_words(hints[name])}")
-        values[name] = value
-    return type(usual)(**values)
-
-
-def _kinds(hint: Any) -> Iterator[Any]:
-    yield from get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    if isinstance(value, bool):  # a subclass of int; no term has a boolean
-        return False
-    for kind in _kinds(hint):
-        if get_origin(kind) is list:
-            if isinstance(value, list) and value and all(isinstance(item, get_args(kind)[0]) for item in value):
-                return True
-        elif isinstance(value, (int, float) if kind is float else kind):
-            return True
-    return False
-
-
-def _words(hint: Any) -> str:
-    words = {int: "a whole number", float: "a number", str: "text", type(None): "null"}
-    return " or ".join(words.get(kind, "a list of texts") for kind in _kinds(hint))
 
 
 def _compiles(pattern: str) -> bool:
@@ -274,19 +219,3 @@ def _compiles(pattern: str) -> bool:
     except re.error:
         return False
     return True
-
-
-def usual_term(values: dict[str, Any]) -> RewardTermSettings:
-    """Return ``reward_defaults`` of conf/stage/ppo.yaml as a term, for callers that do not use Hydra."""
-    return _built(RewardTermSettings, values)
-
-
-def _built(kind: Any, values: dict[str, Any]) -> Any:
-    made = {}
-    for field in fields(kind):
-        value = values[field.name]
-        nested = is_dataclass(field.type)
-        made[field.name] = (
-            _built(field.type, value) if nested else field.type(value) if isinstance(field.type, type(Enum)) else value
-        )
-    return kind(**made)

@@ -5,6 +5,7 @@ from enum import Enum
 from typing import Any, ClassVar, NamedTuple
 
 from rlhf.config.ranges import require_ranges, require_trainer
+from rlhf.errors import ConfigError
 
 
 class SharedPrefix(Enum):
@@ -58,4 +59,28 @@ class TrainedStage(Stage):
 
     def __post_init__(self) -> None:
         require_ranges("stage.", self)
-        require_trainer(getattr(self, "trainer", {}))
+
+
+@dataclass(kw_only=True)
+class TrainerStage(TrainedStage):
+    """Settings of the stages that train with a Trainer of TRL or transformers, which ``trainer`` is passed to."""
+
+    early_stopping: int | None
+    trainer: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_trainer(self.trainer)
+        if self.early_stopping is None:
+            return
+        if self.trainer.get("eval_strategy") != "steps":
+            raise ConfigError(
+                f"stage.early_stopping={self.early_stopping} needs a held-out loss every "
+                "stage.trainer.save_steps: set stage.trainer.eval_strategy=steps, too"
+            )
+        every, saved = self.trainer.get("eval_steps"), self.trainer.get("save_steps")
+        if every not in (None, saved):
+            raise ConfigError(
+                f"stage.trainer.eval_steps={every} must be stage.trainer.save_steps={saved} with stage.early_stopping, "
+                "which keeps a checkpoint of each evaluation: leave it out, or set both"
+            )

@@ -12,7 +12,7 @@ from rlhf.config.publish import PublishStage
 from rlhf.config.ranges import require_ranges
 from rlhf.config.reward import EvaluateRewardStage, RewardStage
 from rlhf.config.rules import require
-from rlhf.config.stage import Input, SharedPrefix, Stage, TrainedStage
+from rlhf.config.stage import Input, SharedPrefix, Stage, TrainerStage
 from rlhf.config.sweep import SweepStage
 from rlhf.errors import ConfigError
 
@@ -23,12 +23,11 @@ class StatusStage(Stage):
 
 
 @dataclass(kw_only=True)
-class BaseStage(TrainedStage):
+class BaseStage(TrainerStage):
     """Settings of stage=base; a null ``policy`` starts from random weights."""
 
     policy: str | None
     block_length: int
-    trainer: dict[str, Any]
 
     reads: ClassVar[tuple[str, ...]] = ("text",)
     starts_from: ClassVar[tuple[str, ...]] = ("base",)
@@ -42,12 +41,11 @@ class Turns(Enum):
 
 
 @dataclass(kw_only=True)
-class SFTStage(TrainedStage):
+class SFTStage(TrainerStage):
     """Settings of stage=sft; conf/stage/sft.yaml explains each."""
 
     policy: str
     turns: Turns
-    trainer: dict[str, Any]
 
     reads: ClassVar[tuple[str, ...]] = ("demonstrations",)
     starts_from: ClassVar[tuple[str, ...]] = ("base", "sft")
@@ -64,7 +62,7 @@ SMOOTHED = ("sigmoid", "robust", "exo_pair", "aot", "aot_unpaired")  # losses th
 
 
 @dataclass(kw_only=True)
-class DPOStage(TrainedStage):
+class DPOStage(TrainerStage):
     """Settings of stage=dpo; conf/stage/dpo.yaml explains each."""
 
     policy: str
@@ -73,7 +71,6 @@ class DPOStage(TrainedStage):
     label_smoothing: float
     shared_prefix: SharedPrefix
     cache_reference: bool
-    trainer: dict[str, Any]
 
     reads: ClassVar[tuple[str, ...]] = ("preferences", "prompts")  # prompts: for eval_set
     measured: ClassVar[bool] = True

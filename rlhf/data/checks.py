@@ -1,5 +1,6 @@
 """Faults of well-formed data sets: leaks between splits, repeated rows, contradicting pairs."""
 
+import hashlib
 import itertools
 import logging
 from array import array
@@ -9,7 +10,6 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
 from rlhf.data.cache import key_of, value
-from rlhf.data.dedup import digest
 from rlhf.data.render import Prompt, whole
 from rlhf.data.rows import Row, is_blank, prompt_key
 from rlhf.errors import DataError
@@ -141,6 +141,11 @@ def survey(rows: Iterable[Row]) -> Survey:
     found.sources = dict(sources.most_common()) if set(sources) != {"(none)"} else {}
     found.empty, found.truncated = ({k: n for k, n in counts.items() if n} for counts in (empty, truncated))
     return found
+
+
+def digest(text: str) -> int:
+    """Return a number in [1, 2**64) for a text; ten million texts collide with a probability of 3e-6."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") or 1
 
 
 def text_of(completion: Prompt) -> str:

@@ -26,17 +26,6 @@ def question(prompt: Prompt) -> str:
     return prompt if isinstance(prompt, str) else prompt[-1]["content"]
 
 
-def prompt_text(tokenizer: Any, prompt: Prompt) -> str:
-    """Return the prompt as one string, with the markup of the chat template, for people and not for the tokenizer.
-
-    Raises:
-        ModelError: the prompt is a conversation and the chat template is missing or refuses it.
-    """
-    if isinstance(prompt, str) and not strings_are_turns(tokenizer):
-        return prompt
-    return templated(tokenizer, as_turns(prompt), tokenize=False, add_generation_prompt=True)
-
-
 def as_turns(prompt: Prompt, role: str = "user", end: str = "") -> list[Message]:
     """Return a prompt, or a completion for the role "assistant", as messages, a string without ``end`` at its end."""
     return prompt if not isinstance(prompt, str) else [{"role": role, "content": prompt.removesuffix(end).strip()}]

@@ -1,6 +1,7 @@
 """The data sheet for people: report.md, and the same in a terminal."""
 
 import re
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from rich.table import Table as Grid
@@ -8,6 +9,7 @@ from rich.text import Text
 
 from rlhf.console import console, printable
 from rlhf.data.tokens import BROKEN
+from rlhf.storage.markdown import table
 
 BAR = 20  # characters of the longest bar of a histogram
 NAMES = 30  # characters of the widest name in a terminal
@@ -90,13 +92,7 @@ def markdown(report: dict[str, Any]) -> str:
     lines = ["# Data sheet", "", *(f"{note}\n" for note in report["notes"])]
     for one in report["sheets"]:
         sheet = one["sheet"]
-        lines += [f"## {one['kind']}: {one['path']} ({one['split']})", "", "| | |", "|---|---|"]
-        lines += [f"| {name} | {value.replace('|', '&#124;')} |" for name, value in facts(sheet)] + [""]
-        lines += [f"Lengths in {sheet['unit']}:", "", "| | median | mean | 95 % | max |", "|---|---|---|---|---|"]
-        lines += [
-            f"| {name} | {n['median']:,} | {n['mean']:,.1f} | {n['p95']:,} | {n['max']:,} |"
-            for name, n in sheet["lengths"].items()
-        ]
+        lines += [f"## {one['kind']}: {one['path']} ({one['split']})", "", *tables(sheet, facts(sheet))]
         for name, found in sheet["lengths"].items():
             lines += ["", f"{name}:", "", "```", *histogram(found), "```"]
         lines += _examples(one["examples"])
@@ -107,20 +103,21 @@ def markdown(report: dict[str, Any]) -> str:
     return "\n".join([*lines, *_leaks(report["leaks"])])
 
 
+def tables(sheet: dict[str, Any], facts: Iterable[tuple[str, str]]) -> Iterator[str]:
+    """Yield a table of the facts and one of the lengths, as lines of Markdown."""
+    yield from (*table(["", ""], facts), "")
+    yield from table([f"length in {sheet['unit']}", "median", "mean", "95 %", "max"], (
+        [name, f"{n['median']:,}", f"{n['mean']:,.1f}", f"{n['p95']:,}", f"{n['max']:,}"]
+        for name, n in sheet["lengths"].items()
+    ))  # fmt: skip
+
+
 def _leaks(leaks: list[dict[str, Any]]) -> list[str]:
     if not leaks:
         return []
-    lines = [
-        "## Prompts of training that held-out rows have too",
-        "",
-        "| trained on | held out | rows | share |",
-        "|---|---|---|---|",
-    ]
-    return [
-        *lines,
-        *(f"| {one['train']} | {one['held_out']} | {one['count']:,} | {one['share']:.1%} |" for one in leaks),
-        "",
-    ]
+    rows = [(one["train"], one["held_out"], f"{one['count']:,}", f"{one['share']:.1%}") for one in leaks]
+    headings = ["trained on", "held out", "rows", "share"]
+    return ["## Prompts of training that held-out rows have too", "", *table(headings, rows), ""]
 
 
 def _examples(examples: list[dict[str, str]]) -> list[str]:
@@ -128,13 +125,9 @@ def _examples(examples: list[dict[str, str]]) -> list[str]:
     lines = [] if not examples else ["", f"{len(examples)} rows, drawn at random, as the model will see them:"]
     for example in examples:
         text = "\n".join(f"[{name}]\n{printable(value, LONGEST)}" for name, value in example.items())
-        fence = "`" * max(3, 1 + max(map(len, _backticks(text)), default=0))
+        fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
         lines += ["", f"{fence}text", text, fence]
     return lines
-
-
-def _backticks(text: str) -> list[str]:
-    return re.findall("`+", text)
 
 
 def show(report: dict[str, Any]) -> None:

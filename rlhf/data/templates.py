@@ -6,11 +6,13 @@ docs/chat_templates.md lists the rules.
 
 import json
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from rlhf.config import Render
 from rlhf.data.bounds import bounded
 from rlhf.errors import ConfigError, ModelError
+from rlhf.storage.paths import bundled
 
 Message = dict[str, Any]
 Prompt = str | list[Message]
@@ -20,6 +22,7 @@ LONGEST = 2**28  # characters of the conversations that are rendered at once
 EXTRAS = ("tool_calls", "tool_call_id", "name", "reasoning_content", "thinking", "weight")
 OF_NO_TEMPLATE = ("weight", "tools")  # templates receive the tools beside the messages
 MARK = "answer"
+STAND_IN = "plain"  # a template without special tokens in conf/chat_template
 ASK: Message = {"role": "user", "content": "question"}
 TOOL = {
     "type": "function",
@@ -37,6 +40,20 @@ PROBES: dict[str, list[Message]] = {
     "reasoning_content": [ASK, {"role": "assistant", "content": MARK, "reasoning_content": "reason"}],
     "thinking": [ASK, {"role": "assistant", "content": MARK, "thinking": "reason"}],
 }
+
+
+def chat_template(name: str | None) -> str:
+    """Return the text of a chat template, by its name in conf/chat_template or as a file.
+
+    Raises:
+        ModelError: the template does not exist.
+    """
+    shipped = bundled("conf") / "chat_template"
+    for path in (shipped / f"{name}.jinja", Path(str(name))):
+        if path.is_file():
+            return path.read_text(encoding="utf-8")
+    names = ", ".join(sorted(path.stem for path in shipped.glob("*.jinja")))
+    raise ModelError(f"model.chat_template={name} is neither a file nor one of {names}")
 
 
 def templated(tokenizer: Any, talks: Any, **options: Any) -> Any:
@@ -65,7 +82,11 @@ def templated(tokenizer: Any, talks: Any, **options: Any) -> Any:
             found = tokenizer.apply_chat_template(talks, tokenize=False, **text)
         if sum(map(len, [found] if isinstance(found, str) else found)) > LONGEST:
             raise MemoryError(f"it has written more than {LONGEST} characters")
-        return tokenizer.apply_chat_template(talks, **options) if options.get("tokenize", True) else found
+        if not options.get("tokenize", True):
+            return found
+        if options.get("sanitize_control_tokens") or not _tokenizes_text(tokenizer):
+            return tokenizer.apply_chat_template(talks, **options)
+        return tokenizer(found, add_special_tokens=False)
     except (TimeoutError, MemoryError) as error:
         raise ModelError(
             f"the chat template of {tokenizer.name_or_path or 'the tokenizer'} takes too long or too much memory "
@@ -76,6 +97,13 @@ def templated(tokenizer: Any, talks: Any, **options: Any) -> Any:
             f"the chat template of {tokenizer.name_or_path or 'the tokenizer'} refuses a conversation ({error}): leave "
             "such rows out, or set another template with model.chat_template=<file>.jinja"
         ) from error
+
+
+def _tokenizes_text(tokenizer: Any) -> bool:
+    """Return whether the ids of a conversation are those of its rendered text; Mistral's own tokenizers differ."""
+    from transformers import PreTrainedTokenizerBase  # imported already if there is a tokenizer
+
+    return type(tokenizer).apply_chat_template is PreTrainedTokenizerBase.apply_chat_template
 
 
 def for_template(turn: Message) -> Message:

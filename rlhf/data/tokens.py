@@ -66,7 +66,7 @@ class Counts:
     heard: int = 0  # pairs in which another role speaks between the assistant's turns
 
 
-def tokenised(
+def tokenized(
     rows: "Dataset",
     form: Form,
     tokenizer: Any,
@@ -162,7 +162,7 @@ def _rows(
                 continue
             counts.cut += 1
         if form is Form.completions:
-            yield i, _labelled(whole[0], spans, max_length, keep_end)
+            yield i, _labeled(whole[0], spans, max_length, keep_end)
             continue
         rest = {f"{name}_ids": ids[start:] for name, ids in zip(responses, whole, strict=True)}
         heard = _heard_in([found[i] for found in said], start, whole, counts)
@@ -200,9 +200,7 @@ def _heard(said: Said, start: int, end: int) -> list[int]:
     return [bound for pair in zip(borders[::2], borders[1::2], strict=True) if pair[0] < pair[1] for bound in pair]
 
 
-def _labelled(
-    ids: list[int], spans: list[tuple[int, int]], longest: int | None, keep_end: bool
-) -> dict[str, list[int]]:
+def _labeled(ids: list[int], spans: list[tuple[int, int]], longest: int | None, keep_end: bool) -> dict[str, list[int]]:
     part = slice(None, longest) if not keep_end or longest is None else slice(-longest, None)
     labels = [-100] * len(ids)
     for begin, end in spans:

@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from transformers import DynamicCache
-from transformers.cache_utils import CacheLayerMixin, DynamicLayer
+from transformers.cache_utils import CacheLayerMixin, DynamicLayer, LinearAttentionCacheLayerMixin
 
+from rlhf.config.library_errors import first_sentence
 from rlhf.errors import ModelError
 
 READ_AT_ONCE = 2048  # prompt tokens per forward pass; larger passes need more memory and are not faster
@@ -185,6 +186,7 @@ class Decoding:
         mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in prompts], device=device)
         cache, self.padded = DynamicCache(config=self.config), not mask.all()
         logits = self._forward(ids, mask, (mask.cumsum(-1) - 1).clamp(min=0), cache)
+        check_states(self.model, cache)
         return logits, cache, mask
 
     def _joined(self, found: list[tuple[list[int], Any]], rows: int) -> DynamicCache:
@@ -221,6 +223,44 @@ def cache_argument(model: Any) -> str:
             if name in takes:
                 return name
     raise ModelError(f"{type(model).__name__} reads no cache of transformers: use a model that does")
+
+
+def check(model: Any) -> None:
+    """Check before a long computation that ``model`` can decode. Only one with recurrent layers reads two tokens.
+
+    Raises:
+        ModelError: the model does not support transformers' cache, or keeps recurrent states outside of it.
+    """
+    name, cache = cache_argument(model), DynamicCache(config=model.config)
+    sharded = any(hasattr(parameter, "ds_id") for parameter in model.parameters())  # by DeepSpeed, until it trains
+    if sharded or not any(isinstance(layer, LinearAttentionCacheLayerMixin) for layer in cache.layers):
+        return
+    try:
+        with torch.no_grad():
+            model(input_ids=torch.zeros(1, 2, dtype=torch.long, device=model.device), **{name: cache}, use_cache=True)
+    except (ValueError, TypeError) as error:  # such as MiniMax, which has another cache class
+        cause = f"{type(model).__name__} does not use transformers' cache ({first_sentence(error)})"
+        raise ModelError(f"{cause}: use a model that does") from error
+    check_states(model, cache)
+
+
+def check_states(model: Any, cache: DynamicCache) -> None:
+    """Check after a forward pass that the cache has the states of all recurrent layers.
+
+    States that a layer keeps itself, as those of RecurrentGemma do, do not follow the rows of a batch.
+
+    Raises:
+        ModelError: a recurrent layer has not written to the cache.
+    """
+    for layer in cache.layers:
+        if isinstance(layer, LinearAttentionCacheLayerMixin):
+            written = (*layer.is_conv_states_initialized.values(), *layer.is_recurrent_states_initialized.values())
+            if not any(written):
+                kind = type(model.get_base_model() if hasattr(model, "peft_config") else model).__name__
+                raise ModelError(
+                    f"{kind} keeps recurrent states outside of transformers' cache, so a batch of prompts would be "
+                    "decoded wrongly: use a model of another architecture"
+                )
 
 
 def draw(logits: Tensor, uniforms: Tensor | None, temperature: float) -> tuple[Tensor, Tensor]:

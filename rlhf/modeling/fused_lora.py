@@ -58,16 +58,20 @@ def _matrix(weight: Tensor, scales: tuple[float, ...], pairs: tuple[Tensor, ...]
 
 
 class _Sum(torch.autograd.Function):
+    """A linear layer with the weight W + Σ s B A; the sum is computed again in the backward pass."""
+
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, scales: tuple[float, ...], *pairs: Tensor
     ) -> Tensor:
+        """Return x (W + Σ s B A)ᵀ + bias; ``pairs``: A, B of each adapter in turn."""
         ctx.save_for_backward(x, weight, *pairs)
         ctx.scales = scales
         return nn.functional.linear(x, _matrix(weight, scales, pairs), bias)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        """Return the gradients of x and of each A and B; W and the bias are frozen."""
         [gradient] = gradients
         x, weight, *pairs = ctx.saved_tensors
         found: list[Tensor | None] = []

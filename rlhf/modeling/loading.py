@@ -5,7 +5,6 @@ always starts from a plain model and attaches its own adapter: the reference is 
 switched off, and an adapter cannot be attached to a wrong base.
 """
 
-import json
 import math
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
@@ -31,31 +30,13 @@ from rlhf.config import Model, Settings
 from rlhf.data import templates
 from rlhf.errors import LineageError, ModelError
 from rlhf.hardware import ranks
-from rlhf.hub.pinned import Pinned, fetch, pin, snapshot
-from rlhf.modeling import foreign
-from rlhf.modeling.vocabulary import add_rows, set_padding, untie
-from rlhf.runs.parents import Parent, hub_parent
+from rlhf.modeling import decoding, foreign
+from rlhf.modeling.bases import ADAPTER, adapter_folder, ancestry, base_of, fetched, merged
+from rlhf.modeling.vocabulary import match, set_padding, untie
+from rlhf.runs.parents import Parent
 from rlhf.storage.digests import tokenizer_record
-from rlhf.storage.manifest import read_manifest
-from rlhf.storage.paths import bundled
 
-STAND_IN = "plain"
 Head = Literal["drawn", "zero", "refused"]  # how a classifier's head is made if its parent has none
-ADAPTER = "adapter_config.json"
-
-
-def chat_template(name: str | None) -> str:
-    """Return the text of a chat template, by its name in conf/chat_template or as a file.
-
-    Raises:
-        ModelError: the template does not exist.
-    """
-    shipped = bundled("conf") / "chat_template"
-    for path in (shipped / f"{name}.jinja", Path(str(name))):
-        if path.is_file():
-            return path.read_text(encoding="utf-8")
-    names = ", ".join(sorted(path.stem for path in shipped.glob("*.jinja")))
-    raise ModelError(f"model.chat_template={name} is neither a file nor one of {names}")
 
 
 def load_tokenizer(parent: Parent, model: Model) -> PreTrainedTokenizerBase:
@@ -69,7 +50,7 @@ def load_tokenizer(parent: Parent, model: Model) -> PreTrainedTokenizerBase:
     """
     folder = adapter_folder(parent)
     if folder is not None and not any(folder.glob("tokenizer*")):  # as peft saves it
-        return load_tokenizer(_base(parent, folder), model)
+        return load_tokenizer(base_of(parent, folder), model)
     tokenizer = _pretrained(AutoTokenizer, parent, model)
     tokenizer.chat_template = templates.named(tokenizer.chat_template, f"{parent.role}={parent.path}")
     if tokenizer.eos_token_id is None and tokenizer.cls_token_id is None:  # encoders do not generate
@@ -103,10 +84,10 @@ def _set_template(tokenizer: PreTrainedTokenizerBase, parent: Parent, model: Mod
     given = model.chat_template
     replaces = parent.manifest is None and given is not None and Path(given).is_file()
     if given is not None and (tokenizer.chat_template is None or replaces):
-        tokenizer.chat_template = chat_template(given)
-        tokenizer.strings_are_turns = given != STAND_IN
+        tokenizer.chat_template = templates.chat_template(given)
+        tokenizer.strings_are_turns = given != templates.STAND_IN
     else:
-        untaught = parent.stage == "base" and tokenizer.chat_template == chat_template(STAND_IN)
+        untaught = parent.stage == "base" and tokenizer.chat_template == templates.chat_template(templates.STAND_IN)
         tokenizer.strings_are_turns = not untaught
 
 
@@ -145,10 +126,11 @@ def load_policy(parent: Parent, model: Model, tokenizer: PreTrainedTokenizerBase
     """Load the language model of ``parent`` as a plain model, adapters merged, in ``model.dtype``.
 
     Raises:
-        ModelError: it cannot be found or read.
+        ModelError: it cannot be found or read, or cannot decode with a cache.
     """
     policy, _ = _load(AutoModelForCausalLM, parent, model, options)
-    _match(policy, tokenizer)
+    decoding.check(policy)
+    match(policy, tokenizer)
     return policy
 
 
@@ -183,7 +165,7 @@ def load_reward_model(
         torch.nn.init.zeros_(reward.get_parameter("score.weight"))
     elif "score.weight" in missing:
         torch.nn.init.normal_(reward.get_parameter("score.weight"), std=1 / math.sqrt(reward.config.hidden_size + 1))
-    _match(reward, tokenizer)
+    match(reward, tokenizer)
     return reward
 
 
@@ -192,13 +174,10 @@ def load_adapted(parents: Sequence[Parent], model: Model, tokenizer: PreTrainedT
 
     ``set_adapter`` selects the active adapter and head. None if a parent is not an adapter or the bases differ.
     """
-    folders = [Path(parent.model) for parent in parents]
-    if any(
-        parent.manifest is None or not (folder / ADAPTER).is_file()
-        for parent, folder in zip(parents, folders, strict=True)
-    ):
+    if any(parent.manifest is None or not (Path(parent.model) / ADAPTER).is_file() for parent in parents):
         return None
-    bases = [_base(parent, folder) for parent, folder in zip(parents, folders, strict=True)]
+    folders = [Path(parent.model) for parent in parents]
+    bases = [base_of(parent, folder) for parent, folder in zip(parents, folders, strict=True)]
     if len({base.digest for base in bases}) > 1:
         return None
     return load_members(bases[0], folders, model, tokenizer)
@@ -251,23 +230,6 @@ def gathered(model: torch.nn.Module) -> dict[str, Any] | None:
     return None
 
 
-def ancestry(parent: Parent) -> list[Parent]:
-    """Return the models that make up the weights of ``parent``: a whole model, then its adapters, ``parent`` last.
-
-    Raises:
-        LineageError: the base of an adapter has changed or is missing.
-    """
-    found, folders = [parent], set()
-    while (folder := adapter_folder(found[0])) is not None:
-        if folder.resolve() in folders:
-            raise ModelError(
-                f"{parent.role}={parent.path} is an adapter on itself: use the model that it was trained on"
-            )
-        folders.add(folder.resolve())
-        found.insert(0, _base(found[0], folder))
-    return found
-
-
 def _load(kind: Any, parent: Parent, model: Model, options: dict[str, Any]) -> tuple[PreTrainedModel, set[str]]:
     """Load ``parent`` with its adapters merged; return it and the names of weights that are new."""
     root, *adapters = ancestry(parent)
@@ -288,7 +250,7 @@ def _load(kind: Any, parent: Parent, model: Model, options: dict[str, Any]) -> t
     if kind is AutoModelForSequenceClassification:
         exact_head(loaded, root, missing)
     for adapter in adapters:
-        loaded, held = _merge(loaded, adapter)
+        loaded, held = merged(loaded, adapter)
         missing -= held
     return loaded, missing
 
@@ -316,74 +278,6 @@ def _as_its_weights(head: torch.nn.Module, arguments: tuple[Any, ...]) -> tuple[
     return tuple(one.to(weight.dtype) if torch.is_tensor(one) else one for one in arguments)
 
 
-def _merge(base: PreTrainedModel, adapter: Parent) -> tuple[PreTrainedModel, set[str]]:
-    """Return ``base`` with ``adapter`` merged, and the names of the full weights that the adapter has."""
-    folder = adapter_folder(adapter) or Path(adapter.model)
-    with foreign.reading(adapter):
-        if (folder / "tokenizer_config.json").is_file():
-            tokenizer: Any = AutoTokenizer.from_pretrained(folder)
-            add_rows(base, tokenizer)
-        config = PeftConfig.from_pretrained(str(folder))
-        # A language model's adapter is also attached to a reward model's backbone, which cannot generate.
-        config.task_type = None
-        adapted = PeftModel(base, config)
-        result = adapted.load_adapter(str(folder), "default")
-    backbone = f".{base.base_model_prefix}."
-    if wrong := [*result.missing_keys, *(name for name in result.unexpected_keys if backbone in name)]:
-        raise ModelError(
-            f"{adapter.role}={adapter.path} is not an adapter on {base.name_or_path}: only one of them has {wrong[0]}"
-        )
-    merged = adapted.merge_and_unload()
-    for parameter in merged.parameters():  # peft froze the base; the stage decides what to train
-        parameter.requires_grad_(parameter.is_floating_point())  # four-bit weights are not floating point
-    return merged, {f"{name}.weight" for name in config.modules_to_save or ()}
-
-
-def adapter_folder(parent: Parent) -> Path | None:
-    """Return the folder of an adapter, downloaded if it is on the Hub; None if ``parent`` is a whole model."""
-    if parent.revision is None or Path(parent.model).exists():
-        folder = Path(parent.model)
-        return folder if (folder / ADAPTER).is_file() else None
-    pinned = pin(parent.path, parent.revision)
-    return snapshot(pinned) if pinned is not None and ADAPTER in pinned.files else None
-
-
-def fetched(parent: Parent, name: str) -> Path:
-    """Return the path of one file of a model, downloaded if it is on the Hub."""
-    if parent.revision is None:
-        return Path(parent.model) / name
-    return fetch(Pinned(parent.path, parent.revision), name)
-
-
-def _base(parent: Parent, folder: Path) -> Parent:
-    """Return the model that an adapter was trained on."""
-    if parent.manifest is not None:
-        record = parent.manifest["parents"].get("policy")
-        if record is None:
-            raise LineageError(
-                f"{parent.path}/run.json does not name the policy of its adapter: "
-                f"run stage={parent.stage} again with overwrite=true"
-            )
-    else:
-        with foreign.reading(parent):
-            config = json.loads((folder / ADAPTER).read_text(encoding="utf-8"))
-            record = {"path": config["base_model_name_or_path"], "revision": config.get("revision"), "digest": None}
-    path, revision = record["path"], record["revision"]
-    if not (isinstance(path, str) and path and isinstance(revision, str | None)):
-        raise ModelError(
-            f"{parent.role}={parent.path} is an adapter, and base_model_name_or_path={path} in its {ADAPTER} names no "
-            "model: set a folder or a Hub id there"
-        )
-    here = parent.revision is None and revision is None and Path(path).exists()
-    base = Parent("policy", path, read_manifest(Path(path))) if here else hub_parent("policy", path, revision)
-    if record["digest"] is not None and base.digest != record["digest"]:
-        raise LineageError(
-            f"{parent.path} is an adapter on {path}, whose weights have changed or are missing: "
-            f"run stage={parent.stage} again with overwrite=true"
-        )
-    return base
-
-
 @contextmanager
 def _silent() -> Generator[None]:
     level = logging.get_verbosity()
@@ -404,16 +298,3 @@ def _pretrained(kind: Any, parent: Parent, model: Model, **options: Any) -> Any:
         return kind.from_pretrained(
             name, revision=parent.revision or "main", trust_remote_code=model.trust_remote_code, **options
         )
-
-
-def _match(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Set the model's vocabulary size and special tokens to the tokenizer's."""
-    add_rows(model, tokenizer)
-    model.config.pad_token_id = tokenizer.pad_token_id
-    model.config.eos_token_id = tokenizer.eos_token_id
-    if getattr(model, "generation_config", None) is not None:
-        model.generation_config.pad_token_id = tokenizer.pad_token_id
-        # An id from another vocabulary, such as LlamaConfig's default 2, would end a response within a word.
-        added = set(tokenizer.added_tokens_decoder) - {tokenizer.bos_token_id, tokenizer.pad_token_id}
-        ends = [id for id in templates.end_ids(model, tokenizer) if id in added or id == tokenizer.eos_token_id]
-        model.generation_config.eos_token_id = ends[0] if len(ends) == 1 else ends or None

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
 TILE = 2**18  # entries processed at a time: 1 MiB in float32, which fits into the cache of a core
 
@@ -49,20 +48,12 @@ def token_shares(mask: Tensor, by_response: bool) -> Tensor:
     return shares / shares.sum(-1, keepdim=True) if by_response else shares
 
 
-def token_logprobs(logits: Tensor, tokens: Tensor, temperature: float) -> Tensor:
-    """Return log softmax(zₜ / τ)[aₜ]: logits z (B, T, V), tokens a (B, T) -> (B, T), in float32 or better.
-
-    With the sampling temperature τ, these are log-probabilities under the distribution that tokens were drawn from.
-    """
-    scaled = precise(logits) / temperature
-    return -cross_entropy(scaled.flatten(0, 1), tokens.flatten(), reduction="none").view(tokens.shape)
-
-
 def token_logprobs_and_entropies(logits: Tensor, tokens: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """Return ``token_logprobs`` and entropies -Σ_v p_v log p_v of softmax(z / τ), in nats; (N, V), (N,) -> (N,) each.
+    """Return log-probabilities log softmax(z / τ)[a] and entropies -Σ_v p_v log p_v of softmax(z / τ), in nats.
 
-    Tensors with V columns are computed for a few tokens at a time. The backward pass overwrites the logits with their
-    gradient, so they must not be read afterwards.
+    Logits z (N, V), tokens a (N,) -> (N,) each, in float32 or better. With the sampling temperature τ, the distribution
+    is the one that tokens were drawn from. Tensors with V columns are computed for a few tokens at a time. The backward
+    pass overwrites the logits with their gradient, so they must not be read afterwards.
     """
     return _LogprobsAndEntropies.apply(logits, tokens, temperature)
 
@@ -72,9 +63,10 @@ class _LogprobsAndEntropies(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, tokens: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+        """Return log-probabilities and entropies of ``tokens``, (N,) each, from logits (N, V)."""
         kind = torch.promote_types(logits.dtype, torch.float32)
-        logprobs, found, normalisers = (torch.empty(len(tokens), dtype=kind, device=logits.device) for _ in range(3))
-        for part in _tiles(logits):
+        logprobs, found, normalizers = (torch.empty(len(tokens), dtype=kind, device=logits.device) for _ in range(3))
+        for part in tiles(logits):
             scaled = logits[part].to(kind) / temperature
             chosen = scaled.gather(1, tokens[part, None])[:, 0]
             most = scaled.amax(-1, keepdim=True)
@@ -82,21 +74,23 @@ class _LogprobsAndEntropies(torch.autograd.Function):
             total = weights.sum(-1)
             # H = log Σ e^z' - Σ p z' with z' = z - max z; entries at -inf contribute 0.
             mean = (weights.mul_(scaled.clamp_(min=torch.finfo(kind).min))).sum(-1) / total
-            normalisers[part] = most[:, 0] + total.log()
-            logprobs[part], found[part] = chosen - normalisers[part], total.log() - mean
-        ctx.save_for_backward(logits, tokens, normalisers, found)
+            normalizers[part] = most[:, 0] + total.log()
+            logprobs[part], found[part] = chosen - normalizers[part], total.log() - mean
+        ctx.save_for_backward(logits, tokens, normalizers, found)
         ctx.temperature = temperature
         return logprobs, found
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        """Return the gradient of the logits, written over the logits."""
         of_logprobs, of_entropies = gradients
-        logits, tokens, normalisers, found = ctx.saved_tensors
-        for part in _tiles(logits):
-            logp = logits[part].to(normalisers.dtype).div(ctx.temperature).sub_(normalisers[part, None])
+        logits, tokens, normalizers, found = ctx.saved_tensors
+        entropic = bool(of_entropies.any())
+        for part in tiles(logits):
+            logp = logits[part].to(normalizers.dtype).div(ctx.temperature).sub_(normalizers[part, None])
             p = logp.exp()
             gradient = p * -of_logprobs[part, None]
-            if of_entropies.any():
+            if entropic:
                 logp.clamp_(min=torch.finfo(logp.dtype).min)
                 gradient -= of_entropies[part, None] * p * (logp + found[part, None])
             gradient.scatter_add_(1, tokens[part, None], of_logprobs[part, None])
@@ -104,15 +98,10 @@ class _LogprobsAndEntropies(torch.autograd.Function):
         return logits, None, None
 
 
-def _tiles(logits: Tensor) -> Iterator[slice]:
+def tiles(logits: Tensor) -> Iterator[slice]:
     """Return slices of rows with about ``TILE`` entries each."""
     rows = max(TILE // logits.shape[-1], 1)
     return (slice(start, start + rows) for start in range(0, len(logits), rows))
-
-
-def precise(x: Tensor) -> Tensor:
-    """Return ``x`` in float32, or in float64 if it has that dtype."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def last_index(mask: Tensor) -> Tensor:

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from rlhf.data import templates
+
 PAD = "<|pad|>"
 # Special tokens for padding that some tokenizers contain but do not declare.
 FREE = ("<|finetune_right_pad_id|>", "<|padding|>", "<|endofpad|>", "<pad>", "[PAD]", "<|fim_pad|>", "<|vision_pad|>")
@@ -87,3 +89,16 @@ def is_tied(model: PreTrainedModel) -> bool:
 def name_of(model: PreTrainedModel, layer: torch.nn.Module) -> str:
     """Return the name of ``layer`` in ``model``."""
     return next(name for name, module in model.named_modules() if module is layer)
+
+
+def match(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Set the model's vocabulary size and special tokens to the tokenizer's."""
+    add_rows(model, tokenizer)
+    model.config.pad_token_id = tokenizer.pad_token_id
+    model.config.eos_token_id = tokenizer.eos_token_id
+    if getattr(model, "generation_config", None) is not None:
+        model.generation_config.pad_token_id = tokenizer.pad_token_id
+        # An id from another vocabulary, such as LlamaConfig's default 2, would end a response within a word.
+        added = set(tokenizer.added_tokens_decoder) - {tokenizer.bos_token_id, tokenizer.pad_token_id}
+        ends = [id for id in templates.end_ids(model, tokenizer) if id in added or id == tokenizer.eos_token_id]
+        model.generation_config.eos_token_id = ends[0] if len(ends) == 1 else ends or None

@@ -7,6 +7,7 @@ changing one size at a time; tests/planning/test_activations.py measures them ag
 from typing import NamedTuple
 
 from rlhf.hardware.memory import FLOAT32, Shape
+from rlhf.modeling import logprobs
 from rlhf.preference.head import KEPT
 from rlhf.preference.head import TILE as TILED
 
@@ -121,7 +122,7 @@ FUSED_FORWARD = 4.25
 CROSS_ENTROPY = 3.0  # transformers' loss: logits, log-probabilities, gradient; float32
 # Logits per response token in the model's dtype; their gradient is written in place (rlhf/modeling/logprobs.py).
 PPO_LEARNING = 1
-PPO_TILES = 4  # additional tiles in float32
+TILES = 4  # additional tiles in float32
 PPO_SAMPLING = 3  # per row, for one token: logits, scaled logits, cumulative sums; rlhf/modeling/decoding.py
 # Temporary tensors of a layer per token, of widths ``hidden`` and ``intermediate``.
 AT_WORK = (3, 3)
@@ -145,13 +146,15 @@ def fused_head(shape: Shape, tokens: int, width: int, copies: float, gpu: bool) 
 def own_head(shape: Shape, tokens: int, *, learns: bool) -> int:
     """Return the bytes of rlhf/preference/head.py on a CPU in float32.
 
-    They are two tiles, or one tile and all probabilities if the head learns.
+    They are the logits of all tokens up to a limit, which is larger if the head learns, and small tiles.
     """
-    tile = min(max(TILED // shape.vocabulary, 1), tokens) * shape.vocabulary
-    entries = tokens * shape.vocabulary
-    if not learns:
-        return 2 * tile * FLOAT32
-    return (entries + tile if entries <= KEPT else max(2 * tile, KEPT)) * FLOAT32
+    rows = min(max((KEPT if learns else TILED) // shape.vocabulary, 1), tokens)
+    return rows * shape.vocabulary * FLOAT32 + tiles(shape)
+
+
+def tiles(shape: Shape) -> int:
+    """Return the bytes of the tiles in which rlhf/modeling/logprobs.py processes logits."""
+    return TILES * max(logprobs.TILE, shape.vocabulary) * FLOAT32
 
 
 def logits(shape: Shape, tokens: int, copies: float) -> int:

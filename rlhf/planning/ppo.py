@@ -7,16 +7,9 @@ from collections.abc import Sequence
 
 from rlhf.config import AdapterKind, CriticKind, PPOStage, Settings
 from rlhf.hardware.memory import FLOAT32, Shape, cache
-from rlhf.modeling import loading
+from rlhf.modeling import bases
 from rlhf.modeling.decoding import READ_AT_ONCE
-from rlhf.modeling.logprobs import TILE
-from rlhf.planning.activations import (
-    PPO_LEARNING,
-    PPO_SAMPLING,
-    PPO_TILES,
-    at_work,
-    logits,
-)
+from rlhf.planning.activations import PPO_LEARNING, PPO_SAMPLING, at_work, logits, tiles
 from rlhf.planning.memory_estimate import Ledger, Phase, Role
 from rlhf.planning.shapes import Architecture, at_hand
 from rlhf.planning.strategy import Ranks
@@ -51,7 +44,7 @@ def complete(
     phases = [*collecting(settings, policy, work, scoring), *updating(settings, policy, critic, work, shared=shared)]
     if not place.gpu and settings.adapter.kind is AdapterKind.none:
         read = max(roles, key=lambda role: role.weights)
-        phases.append(Phase("reading", other=pages(place, read)))
+        phases.append(Phase("loading", other=pages(place, read)))
     notes = [] if scoring else ["no reward is a model of the policy's size; the memory of the reward is not planned"]
     return Ledger(roles, phases, notes, resident(policy, place, tokenizers=1 + len(scoring)))
 
@@ -62,7 +55,7 @@ def shares(settings: Settings) -> bool:
     if settings.adapter.kind is AdapterKind.none or stage.share_base_model is False:
         return False
     runs = [at_hand(source.path) for role, source in stage.inputs().items() if role in ("policy", "reward", "critic")]
-    roots = {loading.ancestry(parent)[0].digest for parent in runs if parent is not None}
+    roots = {bases.ancestry(parent)[0].digest for parent in runs if parent is not None}
     return len(roots) <= 1
 
 
@@ -109,7 +102,7 @@ def one_base(settings: Settings, model: Architecture, ranks: Ranks) -> list[Role
     """Return one frozen model, the adapters of the parents, and an adapter for each role."""
     stage = settings.stage_as(PPOStage)
     start = at_hand(stage.policy)
-    attached = start is None or loading.adapter_folder(start) is not None
+    attached = start is None or bases.adapter_folder(start) is not None
     return [
         base(settings, model, ranks),
         *([adapters(ranks, ATTACHED, model.size.adapter)] if attached else []),
@@ -161,7 +154,7 @@ def scored(rows: int, length: int) -> int:
 
 def responses(shape: Shape, work: Work, width: int) -> int:
     """Return the bytes of a micro-batch's response logits, which the gradient overwrites, and of float32 tiles."""
-    return work.scored * shape.vocabulary * width * PPO_LEARNING + PPO_TILES * max(TILE, shape.vocabulary) * FLOAT32
+    return work.scored * shape.vocabulary * width * PPO_LEARNING + tiles(shape)
 
 
 def updating(

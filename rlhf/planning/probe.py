@@ -55,7 +55,7 @@ def probe(outlook: Outlook, budget: float, clock: Clock = time.perf_counter) -> 
     step = timer(lambda: stepped(trained, optimizer))
     draw = draw_of(timer, model, outlook) if work.drawn else 0.0
     batch = f"{work.at_once} rows of {work.typical} tokens"
-    source = f"measured: {1 / train:,.0f} tokens per second in training here, in batches of {batch}"
+    source = f"measured: {1 / train:,.0f} tokens per second in training here, in batches of {batch}, {load()}"
     return Pace(train, read, draw, step, source)
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from rlhf.config import AdapterKind, PPOStage, Settings, Strategy
+from rlhf.config import AdapterKind, BaseStage, PPOStage, Settings, Strategy
 from rlhf.config.plan import PlanStage
 from rlhf.config.rollout import Engine
 from rlhf.planning.estimate import Outlook, look_ahead
@@ -158,6 +158,8 @@ def fewer(settings: Settings, plan: PlanStage, work: Work) -> Iterator[Remedy]:
 
 def adapted(settings: Settings, plan: PlanStage, gpu: bool) -> Iterator[Remedy]:
     """Yield adapters instead of trained weights; in PPO they share one base if nothing forbids it."""
+    if isinstance(settings.stage, BaseStage) and settings.stage.policy is None:  # a new model has no frozen base
+        return
     adapter, ppo = settings.adapter, isinstance(settings.stage, PPOStage)
     name = "LoRA on one base" if ppo else "LoRA"
     shared = with_stage(settings, share_base_model=None) if ppo else settings

@@ -8,7 +8,7 @@ from safetensors import safe_open
 from rlhf.config import PPOStage, Settings
 from rlhf.hardware import ranks as world
 from rlhf.hardware.device import torch_device
-from rlhf.modeling import loading
+from rlhf.modeling import bases, loading
 from rlhf.planning import ppo
 from rlhf.planning.memory_estimate import Ledger, Role
 from rlhf.planning.shapes import Architecture, Drawing, drawn_up
@@ -47,7 +47,7 @@ def drawn(settings: Settings, parent: Parent) -> Architecture:
 
 def stored(parent: Parent) -> int:
     """Return the parameters of the adapter ``parent``, from the header of its file."""
-    folder = loading.adapter_folder(parent)
+    folder = bases.adapter_folder(parent)
     assert folder is not None, f"{parent.path} is not an adapter"
     with safe_open(folder / "adapter_model.safetensors", framework="pt") as file:
         return sum(prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118 - no mapping

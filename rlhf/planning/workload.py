@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
-from rlhf.config import AdapterKind, BaseStage, CriticKind, DPOStage, Dtype, PPOStage, RewardStage, Settings, SFTStage
+from rlhf.config import AdapterKind, BaseStage, CriticKind, DPOStage, Dtype, PPOStage, Settings, TrainerStage
 from rlhf.config.plan import KINDS, PlanStage
 from rlhf.config.rollout import Engine, OldLogprobs
 from rlhf.data import load, templates
@@ -79,6 +79,7 @@ def tokenizer_of(settings: Settings) -> Any:
     """Return the tokenizer of the policy if it is available, else of the first model of the chain.
 
     Raises:
+        ConfigError: the first model would be new, and the settings do not describe it.
         ModelError: it cannot be read.
     """
     policy = getattr(settings.stage, "policy", None)
@@ -88,17 +89,15 @@ def tokenizer_of(settings: Settings) -> Any:
     if settings.model.path is not None:
         id, _, revision = settings.model.path.partition("@")
         return loading.load_tokenizer(hub_parent("policy", id, revision or settings.model.revision), settings.model)
-    assert settings.model.chat_template is not None
-    assert settings.model.architecture is not None
-    template = loading.chat_template(settings.model.chat_template)
+    architecture, template = settings.model.new("model.path=null")
+    template = templates.chat_template(template)
     texts = load(settings.data, "text", "train", settings.seed, tell=False)["text"]
-    return new_tokenizer(texts, settings.model.architecture["vocabulary"], template)
+    return new_tokenizer(texts, architecture["vocabulary"], template)
 
 
 def trainer_of(settings: Settings) -> dict[str, Any]:
     """Return ``stage.trainer`` of base, sft, reward or dpo."""
-    assert isinstance(settings.stage, BaseStage | SFTStage | RewardStage | DPOStage), settings.stage.name
-    return settings.stage.trainer
+    return settings.stage_as(TrainerStage).trainer
 
 
 @dataclass(frozen=True)

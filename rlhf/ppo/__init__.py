@@ -5,17 +5,12 @@ trainer = PPOTrainer(policy, reference, Critic(reward_model), tokenizer, reward,
 trainer.train()
 """
 
-import difflib
-from dataclasses import fields
-from enum import Enum
-from typing import Any, TypeVar, get_type_hints
+from typing import Any
 
 import yaml
 
-from rlhf.config import PPOStage, RewardTermSettings, RolloutSettings, SentinelSettings
-from rlhf.config.rewards import usual_term
-from rlhf.config.rules import require, require_type
-from rlhf.errors import ConfigError
+from rlhf.config import PPOStage
+from rlhf.config.rules import read
 from rlhf.ppo.advantages import gae
 from rlhf.ppo.critic import Critic, ValueHead
 from rlhf.ppo.kl import k1, k2, k3, shape_rewards
@@ -24,9 +19,6 @@ from rlhf.ppo.rollout import Rollout
 from rlhf.ppo.sentinel import Diagnosis, Sentinel
 from rlhf.ppo.trainer import PPOTrainer
 from rlhf.storage.paths import bundled
-from rlhf.storage.renamed import new_name
-
-Group = TypeVar("Group", SentinelSettings, RolloutSettings, PPOStage)
 
 
 def settings(**overrides: Any) -> PPOStage:
@@ -41,36 +33,7 @@ def settings(**overrides: Any) -> PPOStage:
     for name in ("learning_rate", "critic_learning_rate"):  # of ${times:rate,factor} only the rate
         values[name] = values[name].removeprefix("${times:").partition(",")[0]
     values["gold"] = None  # PPOTrainer takes the function; the file names the data set's
-    watching = _made(SentinelSettings, "stage.sentinel", values["sentinel"], overrides.get("sentinel", {}))
-    drawing = _made(RolloutSettings, "stage.rollout", values["rollout"], overrides.get("rollout", {}))
-    return _made(PPOStage, "stage", values, overrides | {"sentinel": watching, "rollout": drawing})
-
-
-def _made(kind: type[Group], key: str, values: dict[str, Any], overrides: dict[str, Any]) -> Group:
-    """Return a ``kind`` with the values of the YAML file and ``overrides``."""
-    hints = get_type_hints(kind)
-    names = {field.name: hints[field.name] for field in fields(kind)}
-    for name in overrides:
-        if (new := new_name(f"{key}.{name}")) != f"{key}.{name}":
-            raise ConfigError(f"{name} is called {new.rpartition('.')[2]} now")
-        if name not in names:
-            close = difflib.get_close_matches(name, names, n=1)
-            raise ConfigError(f"there is no setting {name}" + "".join(f"; did you mean {other}?" for other in close))
-    # PyYAML follows YAML 1.1, in which 3e-6 without a decimal point is a string.
-    given = {name: float(values[name]) if hint is float else values[name] for name, hint in names.items()} | overrides
-    return kind(**{name: _typed(f"{key}.{name}", given[name], hint) for name, hint in names.items()})
-
-
-def _typed(key: str, value: Any, hint: Any) -> Any:
-    """Return ``value`` as an instance of the type ``hint``, converted as Hydra would."""
-    if isinstance(hint, type) and issubclass(hint, Enum):
-        choices = [choice.value for choice in hint]
-        require(isinstance(value, hint) or value in choices, key, value, f"be one of {', '.join(choices)}")
-        return hint(value)
-    if hint is RewardTermSettings:
-        return value if isinstance(value, hint) else usual_term(value)
-    require_type(key, value, hint)
-    return value
+    return read(PPOStage, "stage", values, overrides)
 
 
 __all__ = [

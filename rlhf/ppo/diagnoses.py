@@ -159,7 +159,7 @@ def entropy_collapse(history: History, limits: SentinelSettings) -> str | None:
     )
 
 
-def over_optimised(history: History, limits: SentinelSettings) -> str | None:
+def over_optimized(history: History, limits: SentinelSettings) -> str | None:
     """Check whether the gold score has fallen since its best window while the score has risen.
 
     The fall is measured in units of ``noise`` of the gold score. Gao et al. 2022, https://arxiv.org/abs/2210.10760.
@@ -206,7 +206,7 @@ RULES: tuple[Rule, ...] = (
     length_hack,
     repeating,
     entropy_collapse,
-    over_optimised,
+    over_optimized,
     all_alike,
 )
 

@@ -52,7 +52,7 @@ class PPOTrainer:
         oom_retry: retry with smaller micro-batches if memory runs out; the gradient does not depend on them.
         autocast: multiply in bfloat16 in forward and backward passes.
         sampler: draws the responses, by default from the policy; a separate engine needs ``stage.importance_cap``.
-        ``synchronise``: called before each rollout, so that an engine can copy the policy's weights.
+        ``synchronize``: called before each rollout, so that an engine can copy the policy's weights.
 
     Raises:
         ConfigError: the ranks cannot share the minibatches equally.
@@ -75,14 +75,14 @@ class PPOTrainer:
         score_std: float = 1.0,
         log: Callable[[Metrics, int], None] = lambda metrics, update: None,
         sampler: Sampler | None = None,
-        synchronise: Callable[[], None] = lambda: None,
+        synchronize: Callable[[], None] = lambda: None,
         tell: Callable[[Diagnosis], None] = lambda diagnosis: print(f"ppo: {diagnosis}"),
         cpu: bool | None = None,
         oom_retry: bool = True,
         autocast: bool = False,
     ):
         self.stage, self.seed, self.log, self.tell = stage, seed, log, tell
-        self.sampler, self.synchronise = sampler, synchronise
+        self.sampler, self.synchronize = sampler, synchronize
         self.tokenizer, self.prompts = tokenizer, list(prompts)
         if prompt_ids is None:
             prompt_ids = [encoded(tokenizer, prompt, stage.max_prompt_length) for prompt in prompts]
@@ -284,7 +284,7 @@ class PPOTrainer:
         """Sample and score responses to the prompts at indices ``chosen``, with log-probabilities and values."""
         stage, decoded = self.stage, self._decoded()
         head = self.critic if decoded and isinstance(self.critic, ValueHead) else None
-        self.synchronise()
+        self.synchronize()
         rollout = collect(
             self.policy,
             self.tokenizer,

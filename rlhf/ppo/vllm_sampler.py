@@ -32,7 +32,7 @@ class Copied:
     def __init__(self, copy: Copy):
         self.copy = copy
 
-    def synchronise(self) -> None:
+    def synchronize(self) -> None:
         """Copy the policy's current weights to the engine."""
         self.copy.sync_weights()
 

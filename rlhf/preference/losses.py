@@ -46,7 +46,7 @@ def plackett_luce(scores: Tensor, ordered: Tensor, mask: Tensor) -> Tensor:
     return torch.where(drawn, rest - scores, 0.0).sum(-1)
 
 
-def centring(scores: Tensor, mask: Tensor) -> Tensor:
+def centering(scores: Tensor, mask: Tensor) -> Tensor:
     """Return a penalty on the mean score of each prompt, (2/K · Σ r)², per ranking of K responses.
 
     Losses of differences do not determine the level of scores. With K = 2 it is (r_c + r_r)², Eisenstein et al. 2023,

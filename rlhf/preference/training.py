@@ -1,4 +1,4 @@
-"""Reward model training on top of TRL's trainer: more losses, early stopping, members of an ensemble."""
+"""Reward model training on top of TRL's trainer: more losses, members of an ensemble."""
 
 import json
 import shutil
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
-from transformers import EarlyStoppingCallback, Trainer
+from transformers import Trainer
 
 from rlhf.config import RewardLoss, RewardStage, Settings
 from rlhf.errors import DataError
@@ -115,13 +115,13 @@ def trainer_class(kind: type[Trainer], stage: RewardStage, prepared: Mapping[str
     return PreferenceTrainer
 
 
-def _ranking_loss(model: Any, inputs: dict[str, Any], centring: float | None) -> tuple[torch.Tensor, Any]:
+def _ranking_loss(model: Any, inputs: dict[str, Any], centering: float | None) -> tuple[torch.Tensor, Any]:
     sizes, ordered = inputs.pop("sizes"), inputs.pop("ordered")
     outputs = model(**inputs, use_cache=False)
     scores, mask = rankings.by_ranking(outputs.logits.squeeze(-1), sizes)
     loss = losses.plackett_luce(scores, ordered, mask).mean()
-    if centring is not None:
-        loss = loss + centring * losses.centring(scores, mask).mean()
+    if centering is not None:
+        loss = loss + centering * losses.centering(scores, mask).mean()
     return loss, outputs
 
 
@@ -130,25 +130,6 @@ def _with_weights(collate: Callable[[Sequence[dict]], dict[str, Any]]) -> Callab
         return collate(examples) | {"weight": torch.tensor([example["weight"] for example in examples])}
 
     return collated
-
-
-def further_arguments(stage: RewardStage) -> dict[str, Any]:
-    """Return the trainer's arguments that this stage's settings determine."""
-    found: dict[str, Any] = {"remove_unused_columns": False}  # TRL does not know the columns of weights and rankings
-    if stage.early_stopping is None:
-        return found
-    return found | {
-        "eval_steps": stage.trainer.get("save_steps", 500),  # the best is loaded from its checkpoint
-        "load_best_model_at_end": True,
-        "metric_for_best_model": "eval_loss",
-        "greater_is_better": False,
-        "restore_callback_states_from_checkpoint": True,  # a resumed run keeps its patience counter
-    }
-
-
-def callbacks(stage: RewardStage) -> list[EarlyStoppingCallback]:
-    """Return the early stopping callback, if the settings enable it."""
-    return [] if stage.early_stopping is None else [EarlyStoppingCallback(stage.early_stopping)]
 
 
 class Members:

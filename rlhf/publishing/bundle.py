@@ -24,7 +24,7 @@ from safetensors.torch import load_file, save_file
 
 from rlhf.config import Dtype, Model, PublishStage, Weights
 from rlhf.errors import HubError, LineageError
-from rlhf.modeling import loading
+from rlhf.modeling import bases, loading
 from rlhf.publishing import card, figure, lineage, sections
 from rlhf.publishing.lineage import Link
 from rlhf.publishing.scrub import Scrubber
@@ -93,8 +93,7 @@ def build(link: Link, repo: str | None, name: str, folder: Path, plan: Plan) -> 
     (folder / "settings.yaml").write_text(
         yaml.safe_dump(manifest["settings"], sort_keys=False, allow_unicode=True), "utf-8"
     )
-    lines = "\n".join(card.commands(chain, plan.scrubber))
-    (folder / "reproduce.sh").write_text(f"#!/bin/sh -e\n{lines}\n", encoding="utf-8")
+    (folder / "reproduce.sh").write_text(f"#!/bin/sh -e\n{card.script(chain, plan.scrubber)}\n", encoding="utf-8")
     drawn = link.stage == "ppo" and write_figure(link, folder)
     copy_evaluation(link, folder, plan)
     tag = f"run-{digest[:8]}"
@@ -138,7 +137,7 @@ def write_adapter(link: Link, folder: Path, plan: Plan) -> tuple[int, bool]:
     Raises:
         LineageError: the run has no adapter, its base is not on the Hub or lacks embeddings, or it is a reward model.
     """
-    source = loading.adapter_folder(link.parent)
+    source = bases.adapter_folder(link.parent)
     base = lineage.with_weights(plan.above, link.roles.get("policy"))
     if source is None:
         raise LineageError(f"{link.title} trained every weight and has no adapter: set stage.weights=merged")
@@ -171,7 +170,7 @@ def lacks_rows(base: Link, tokenizer: Any) -> bool:
     """Whether a base that is not a run has fewer embeddings than the tokenizer has tokens."""
     if base.stage is not None:
         return False
-    config = json.loads(loading.fetched(base.parent, "config.json").read_text(encoding="utf-8"))
+    config = json.loads(bases.fetched(base.parent, "config.json").read_text(encoding="utf-8"))
     return len(tokenizer) > config["vocab_size"]
 
 

@@ -1,6 +1,6 @@
 """The model card: one page for the whole chain, and the metadata that the Hub reads.
 
-Text by models and users is escaped (`rlhf.evaluation.reporting.report.cell`).
+Text by models and users is escaped (`rlhf.storage.markdown.cell`).
 """
 
 import re
@@ -17,14 +17,15 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from rlhf.config import PublishStage, Weights
 from rlhf.errors import HubError
-from rlhf.evaluation.reporting.report import cell
 from rlhf.evaluation.reporting.tables import keys_of, label
 from rlhf.publishing import licenses, lineage, sections
 from rlhf.publishing.lineage import Link
 from rlhf.publishing.scrub import Scrubber
 from rlhf.publishing.snippets import snippet
+from rlhf.runs.headlines import LABELS, RESULTS
 from rlhf.runs.parents import HUB_ID
 from rlhf.storage.manifest import read_manifest
+from rlhf.storage.markdown import cell, table
 
 USES = {
     "base": "It continues text and was not trained on turns of a chat. Later stages start from it.",
@@ -49,6 +50,12 @@ LIMITS = {
         "Its reward model is a learned proxy, and responses that the proxy overrates are overrepresented.",
     ],
 }
+# Metric in run.json -> its type on the Hub.
+TYPES = {
+    "eval/loss": "loss", "eval/mean_token_accuracy": "accuracy", "eval/rewards/accuracies": "accuracy",
+    "test/accuracy": "accuracy", "test/ece": "ece", "eval/rewards/margins": "margin", "objective/scores": "reward",
+    "objective/kl": "kl", "gold": "reward", "score": "reward",
+}  # fmt: skip
 EVERY_LIMIT = (
     "It can be wrong, offensive or biased, like its data and its initial model: check before relying on it.",
     "It was not tested for any use in which a mistake causes harm.",
@@ -103,6 +110,7 @@ def body(subject: Subject, scrubber: Scrubber, license: str, stated: dict[str, s
         loader=FileSystemLoader(Path(__file__).parent), undefined=StrictUndefined, autoescape=False
     )
     text = environment.get_template("card.md.jinja").render(
+        table=lambda headings, rows: "\n".join(table(headings, rows, str)),
         name=subject.name,
         repo=name,
         revision=subject.tag,
@@ -123,6 +131,8 @@ def body(subject: Subject, scrubber: Scrubber, license: str, stated: dict[str, s
         licenses=[[safe(title), safe(name)] for title, name in stated.items()],
         conflicts=[safe(sentence) for sentence in licenses.conflicts(license, stated)],
         commands=commands(chain, scrubber),
+        script=script(chain, scrubber),
+        results=[[safe(str(one.metric_name)), f"{one.metric_value:.3g}"] for one in results(subject)],
         versions=versions(link),
     )
     return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
@@ -157,6 +167,15 @@ def commands(chain: Sequence[Link], scrubber: Scrubber) -> list[str]:
     """Return the known commands of the chain's runs, in the order in which to run them."""
     recorded = [link.manifest["command"] for link in chain if link.manifest and link.manifest["command"]]
     return [safe for command in recorded if (safe := quoted(scrubber.text(command))) is not None]
+
+
+def script(chain: Sequence[Link], scrubber: Scrubber) -> str:
+    """Return the installation and the commands of the chain; empty if no command is known."""
+    found, revision = commands(chain, scrubber), chain[-1].run.get("git")
+    commit = re.match(r"[0-9a-f]{7,40}", revision or "")
+    checkout = f"a checkout of rlhf at git revision {commit[0]}" if commit else "a checkout of rlhf"
+    install = [f"# in {checkout}", "pip install -e . -c constraints.txt"]
+    return "\n".join([*install, *found]) if found else ""
 
 
 def quoted(command: str) -> str | None:
@@ -210,26 +229,32 @@ def base_model(subject: Subject) -> str | None:
 
 
 def results(subject: Subject) -> list[EvalResult]:
-    """Return the metrics that the Hub lists: the model's column of the comparison, or the stage's held-out metrics."""
+    """Return the main metrics, which the Hub lists: of the comparison, or the held-out ones of the stage.
+
+    run.json has all metrics, and the card's tables show them.
+    """
     link = subject.link
     task = "text-classification" if link.stage == "reward" else "text-generation"
     table = sections.compared(subject.comparison, subject.source.digest)
     if subject.comparison is not None and table is not None and table["column"] is not None:
         shared = measured_on(task, read_manifest(subject.comparison) or {})
         measured = table["models"][table["column"]]
+        keys = [key for key in keys_of({table["column"]: measured}) if sections.is_main(key)]
         return [
             EvalResult(
                 **shared,
-                metric_type=key,
+                metric_type=key.partition("/")[0],
                 metric_name=label(key, table["reference"], table["temperature"])[0] + interval(measured[key]),
                 metric_value=mean(measured[key]),
             )
-            for key in keys_of({table["column"]: measured})
+            for key in keys
         ]
     shared = measured_on(task, subject.source.run)
-    held_out = {key: value for key, value in link.metrics.items() if key.startswith(("eval/", "test/"))}
+    keys = [next((key for key in ways if key in link.metrics), None) for ways in RESULTS.get(link.run["stage"], ())]
     return [
-        EvalResult(**shared, metric_type=key, metric_name=key, metric_value=value) for key, value in held_out.items()
+        EvalResult(**shared, metric_type=TYPES.get(key, key), metric_name=LABELS[key], metric_value=link.metrics[key])
+        for key in keys
+        if key is not None and key != "steps"
     ]
 
 

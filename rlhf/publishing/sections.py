@@ -23,10 +23,15 @@ from rlhf.storage.manifest import read_manifest
 Safe = Callable[[str], str]
 
 SHORT = 12  # hexadecimal digits of a digest or a commit
-# Settings of stages that are not hyperparameters: paths, logging, samples.
+# Settings of stages that are not hyperparameters: paths, logging, samples, diagnoses, the report card; and of
+# reward terms, connections. run.json has all settings.
 NO_HYPERPARAMETERS = (
     "name", "policy", "reward", "sample_every", "sample_prompts", "sample_length", "log_every", "save_every",
+    "sentinel", "rollout", "reward_defaults", "probe_rows", "tfidf_pairs", "calibration_bins", "bootstrap",
+    "statistics_prompts", "statistics_temperature",
 )  # fmt: skip
+OF_LOGGING = ("trainer.logging_steps", "trainer.save_steps", "trainer.per_device_eval_batch_size")
+MAIN = ("gold", "reward", "kl")  # of a comparison, beside the win rates
 METHODS = {
     "base": "next-token prediction, from random weights or continued",
     "sft": "supervised fine-tuning on demonstrations, loss on completions only",
@@ -39,7 +44,7 @@ METHODS = {
 def links(chain: Sequence[Link], safe: Safe) -> Iterator[list[str]]:
     """Yield stage, place, revision or digest, seed and method of each run or model."""
     for link in chain:
-        linked = link.repo is not None and validated(link.repo)
+        linked = link.repo is not None and HUB_ID.fullmatch(link.repo) is not None  # an id contains no markup
         place = f"[{link.repo}](https://huggingface.co/{link.repo})" if linked else f"{safe(link.title)}, not published"
         if link is chain[-1]:
             mark = f"weights `{link.run['weights'][:SHORT]}`"
@@ -54,11 +59,6 @@ def links(chain: Sequence[Link], safe: Safe) -> Iterator[list[str]]:
         else:
             seed = "" if link.run["seed"] is None else safe(str(link.run["seed"]))
             yield [safe(link.stage), place, mark, seed, METHODS.get(link.stage, "")]
-
-
-def validated(id: str) -> bool:
-    """Whether ``id`` is a valid Hub id, which contains no markup."""
-    return HUB_ID.fullmatch(id) is not None
 
 
 def sources(chain: Sequence[Link]) -> dict[str, dict[str, Any]]:
@@ -122,7 +122,8 @@ def hyperparameters(link: Link, safe: Safe) -> Iterator[list[str]]:
     adapter = settings["adapter"]
     shown = flatten(stage) | ({} if adapter["kind"] == "none" else flatten({"adapter": adapter}))
     for key, value in shown.items():
-        if value is not None:
+        connects = ".remote." in key and not key.endswith(".url")
+        if value is not None and key not in OF_LOGGING and not connects:
             yield [code(key, safe), safe(json.dumps(value) if isinstance(value, list | dict) else str(value))]
 
 
@@ -159,20 +160,27 @@ def compared(comparison: Path | None, digest: str | None) -> dict[str, Any] | No
     return found | {"column": next((title for title in titles if title in found["models"]), None)}
 
 
+def is_main(key: str) -> bool:
+    """Return whether a metric of a comparison is one that a reader looks for first."""
+    return key in MAIN or (key.startswith("win_rate/") and "/lc/" not in key)
+
+
 def evaluation(comparison: Path | None, digest: str | None, safe: Safe) -> dict[str, Any] | None:
     """Return the comparison's main table and its questions for the card."""
     found = compared(comparison, digest)
     if found is None:
         return None
     models = found["models"]
-    table = []
+    table, meanings = [], []
     for key in keys_of(models):
-        heading, _ = label(key, found["reference"], found["temperature"])
-        table.append([safe(heading), *(number(row.get(key)) for row in models.values())])
+        heading, meaning = map(safe, label(key, found["reference"], found["temperature"]))
+        table.append([heading, *(number(row.get(key)) for row in models.values())])
+        meanings.append([heading, meaning])
     return {key: found[key] for key in ("prompts", "samples", "temperature", "seed")} | {
         "column": safe(found["column"] or "reward model"),
         "headings": ["", *(safe(title) for title in models)],
         "rows": table,
+        "meanings": meanings,
         "notes": [safe(note) for note in found["notes"]],
         "question_headings": ["question", *(safe(title) for title in models)],
         "questions": [

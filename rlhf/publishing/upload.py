@@ -6,16 +6,16 @@ sent again. A tag is set after the commit has been fetched back and compared; an
 
 import errno
 import re
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, wait_exponential
 
 from rlhf.console import console
-from rlhf.errors import HubError, RlhfError
+from rlhf.errors import HubError
 from rlhf.hub.faults import FAULTS, chain, told, transient
 from rlhf.publishing.bundle import Bundle
 from rlhf.storage import digests
@@ -59,21 +59,30 @@ def persist(what: str, step: Callable[[], Answer], destination: Destination) -> 
     Raises:
         HubError: the Hub refuses the request, or every attempt fails.
     """
-    for attempt in range(1, destination.attempts + 1):
-        try:
-            return step()
-        except RlhfError:
+
+    def report(state: RetryCallState) -> None:
+        error: Any = state.outcome and state.outcome.exception()
+        attempt = f"attempt {state.attempt_number + 1} of {destination.attempts}"
+        console.print(f"publish: {told(error, what)}; {attempt}", markup=False)
+
+    tries = Retrying(
+        stop=stop_after_attempt(destination.attempts),
+        wait=wait_exponential(destination.wait),
+        retry=retry_if_exception(lambda error: isinstance(error, FAULTS) and not _full(error) and transient(error)),
+        before_sleep=report,
+        reraise=True,
+    )
+    try:
+        return tries(step)
+    except FAULTS as error:
+        if _full(error):
             raise
-        except FAULTS as error:
-            if any(isinstance(cause, OSError) and cause.errno == errno.ENOSPC for cause in chain(error)):
-                raise  # a full disk is not an error of the Hub
-            if attempt == destination.attempts or not transient(error):
-                raise told(error, what) from error
-            console.print(
-                f"publish: {told(error, what)}; attempt {attempt + 1} of {destination.attempts}", markup=False
-            )
-            time.sleep(destination.wait * 2 ** (attempt - 1))
-    raise AssertionError("the last attempt returns or raises")
+        raise told(error, what) from error
+
+
+def _full(error: BaseException) -> bool:
+    """Return whether a disk is full, which is not an error of the Hub."""
+    return any(isinstance(cause, OSError) and cause.errno == errno.ENOSPC for cause in chain(error))
 
 
 def preflight(destinations: Sequence[Destination]) -> None:

@@ -14,8 +14,8 @@ is complete. ``resume=true`` continues from ``.sft.partial``.
 import json
 import shutil
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import wraps
@@ -23,8 +23,9 @@ from pathlib import Path
 from typing import IO, Any
 
 from rlhf.config import Settings, Strategy
-from rlhf.errors import LineageError, RlhfError, RunError
+from rlhf.errors import LineageError, RlhfError
 from rlhf.hardware import ranks
+from rlhf.runs import logs
 from rlhf.runs.commands import command
 from rlhf.runs.directory import BUNDLES, SCRATCH, claim, empty, listed, partial, saved, unwritable
 from rlhf.runs.identity import Origin
@@ -35,8 +36,6 @@ from rlhf.storage.digests import tokenizer_record
 from rlhf.storage.json_files import write_json
 from rlhf.storage.manifest import MANIFEST, read_manifest
 from rlhf.storage.secrets import redact
-
-LOGS = ("metrics.jsonl", "samples.jsonl")
 
 
 def _now() -> str:
@@ -215,26 +214,12 @@ class Run:
 
     def written(self) -> dict[str, int]:
         """Return the number of lines of each log, for a checkpoint to store."""
-        paths = [self.work / name for name in LOGS]
-        return {path.name: len(path.read_text(encoding="utf-8").splitlines()) for path in paths if path.exists()}
+        return logs.lines(self.work)
 
     @_by_the_writer
     def rewind(self, step: int, written: Mapping[str, int] | None = None) -> None:
-        """Delete lines that an interrupted run logged after its last checkpoint.
-
-        They are the lines after the first ``written`` ones if these were counted, since a run logs its last step again
-        at its end; else those of steps after ``step``.
-        """
-        for name in LOGS:
-            path = self.work / name
-            if path.exists():
-                lines = path.read_text(encoding="utf-8").splitlines()
-                kept = (
-                    lines[: written.get(name, 0)]
-                    if written is not None
-                    else [line for line in lines if _step(line) <= step]
-                )
-                path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+        """Delete lines that an interrupted run logged after its last checkpoint; see `logs.cut`."""
+        logs.cut(self.work, step, written)
         if self._metrics is not None:
             self._metrics.close()
         self._metrics = (self.work / "metrics.jsonl").open("a", encoding="utf-8")
@@ -294,15 +279,6 @@ class Run:
         return self.parents[role]
 
 
-def note_end(directory: Path, reason: str) -> None:
-    """Record the reason why an unfinished run failed, from another process than the one that wrote it."""
-    work = partial(directory)
-    manifest = read_manifest(work)
-    if manifest is not None and manifest.get("status") in ("running", "failed"):
-        with suppress(OSError, RunError), claim(work, directory) as lock:
-            Run(directory, work, manifest, {}, lock).stop("failed", reason)
-
-
 def runs(root: Path, passed_over: list[RlhfError] | None = None) -> Iterator[Run]:
     """Yield every finished run below ``root``, oldest first.
 
@@ -323,23 +299,3 @@ def runs(root: Path, passed_over: list[RlhfError] | None = None) -> Iterator[Run
                 raise
             passed_over.append(error)
     yield from sorted(found, key=lambda run: run.manifest["finished"])
-
-
-def _step(line: str) -> int:
-    try:
-        return json.loads(line)["step"]
-    except (ValueError, KeyError):
-        return 2**63  # a line that a kill cut short
-
-
-@contextmanager
-def recorded(run: Run) -> Generator[Run]:
-    """Record in run.json how an unfinished run ended."""
-    try:
-        yield run
-    except KeyboardInterrupt:
-        run.stop("interrupted", "interrupted from the keyboard")
-        raise
-    except BaseException as error:
-        run.stop("failed", f"{type(error).__name__}: {error}")
-        raise

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from rlhf.config import PublishStage, Settings, TrackerKind, TrainedStage
+from rlhf.config import PPOStage, PublishStage, Settings, TrackerKind, TrainedStage
 from rlhf.console import console
 from rlhf.data.reading import announced
 from rlhf.errors import ConfigError, RlhfError, RunError
@@ -17,9 +17,10 @@ from rlhf.hardware import launch, ranks
 from rlhf.publishing import lineage
 from rlhf.runs import headlines
 from rlhf.runs.directory import partial, saved
+from rlhf.runs.endings import note_end, recorded
 from rlhf.runs.identity import Origin, difference
 from rlhf.runs.interrupted import check_start, settle
-from rlhf.runs.run import Run, note_end, recorded
+from rlhf.runs.run import Run
 from rlhf.storage.manifest import read_manifest
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -114,6 +115,7 @@ def _perform(settings: Settings, directory: Path, overrides: Sequence[str], orig
         run = Run.start(directory, settings, overrides, origin)
         with recorded(run), _disk_space(directory):
             _prepare(settings, run)
+            _check_functions(settings)
             for parent in run.parents.values():
                 loading.check(parent, settings)
             if settings.resume and not run.resumed:
@@ -121,6 +123,21 @@ def _perform(settings: Settings, directory: Path, overrides: Sequence[str], orig
             metrics = importlib.import_module(f"rlhf.stages.{name}").run(settings, run)
             run.finish(metrics)
     return metrics
+
+
+def _check_functions(settings: Settings) -> None:
+    """Import the rewards and the judge that are functions of the user, before data are read.
+
+    Raises:
+        ConfigError: one of them cannot be imported.
+    """
+    from rlhf.rewards import function
+
+    stage = settings.stage
+    terms = [*stage.terms().values(), stage.gold_term()] if isinstance(stage, PPOStage) else []
+    names = [*(term.function for term in terms if term is not None), settings.judge.function if stage.judged else None]
+    for name in filter(None, names):
+        function(name)
 
 
 def _check_tracker(settings: Settings) -> None:

@@ -12,9 +12,9 @@ from peft import prepare_model_for_kbit_training
 from transformers import Trainer, TrainingArguments, default_data_collator
 
 from rlhf.config import AdapterKind, BaseStage, Settings
-from rlhf.data import check_splits, load
+from rlhf.data import templates
 from rlhf.data.render import text_ids
-from rlhf.errors import ConfigError, DataError
+from rlhf.errors import DataError
 from rlhf.modeling import adapters, loading
 from rlhf.modeling.from_scratch import new_policy, new_tokenizer
 from rlhf.runs.run import Run
@@ -25,19 +25,14 @@ from rlhf.training.arguments import arguments, build
 def run(settings: Settings, run: Run) -> dict[str, float]:
     """Train on packed text, save the model and return its metrics."""
     stage = settings.stage_as(BaseStage)
-    texts = {split: load(settings.data, "text", split, settings.seed) for split in ("train", "validation")}
-    check_splits(settings.data, "text", texts, settings.seed)
-    for split, dataset in texts.items():
-        run.record_data("text", split, dataset)
+    texts = loop.read_splits(run, settings, "text")
     args = arguments(
         TrainingArguments, settings, run, prediction_loss_only=True, label_names=["labels"], remove_unused_columns=False
     )
 
     if stage.policy is None:
-        architecture = settings.model.architecture
-        if architecture is None:
-            raise ConfigError("stage.policy=null trains a new model, and model.architecture is null: set one of them")
-        template = loading.chat_template(settings.model.chat_template)
+        architecture, template = settings.model.new("stage.policy=null")
+        template = templates.chat_template(template)
         tokenizer = new_tokenizer(texts["train"]["text"], architecture["vocabulary"], template)
         policy = new_policy(architecture, tokenizer)
     else:

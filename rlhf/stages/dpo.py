@@ -16,12 +16,10 @@ from torch import Tensor
 from trl import DPOConfig, DPOTrainer
 
 from rlhf.config import AdapterKind, DPOStage, Settings
-from rlhf.data import check_splits, load
 from rlhf.data.tokens import HEARD, Form
 from rlhf.evaluation.responses import eval_set
 from rlhf.hardware import ranks
-from rlhf.modeling import adapters
-from rlhf.modeling import loading as models
+from rlhf.modeling import adapters, loading
 from rlhf.preference import reference
 from rlhf.preference.architectures import decide
 from rlhf.preference.head import FIELDS
@@ -102,10 +100,7 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
     """Train with DPO, evaluate on held-out pairs and prompts, save the policy and return its metrics."""
     settings = reference.beside_shards(settings, ranks.strategy_of(settings.hardware), told=True)
     stage = settings.stage_as(DPOStage)
-    pairs = {split: load(settings.data, "preferences", split, settings.seed) for split in ("train", "validation")}
-    check_splits(settings.data, "preferences", pairs, settings.seed)
-    for split, dataset in pairs.items():
-        run.record_data("preferences", split, dataset)
+    pairs = loop.read_splits(run, settings, "preferences")
     named = settings.data.gold
     gold: Any = None if named is None else function(named)
     reads = gold is not None and reads_columns(gold)
@@ -114,25 +109,13 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
         rows = Rows(eval_set.held_out(settings, columns=True)) if reads else None
         gold = guarded(bound(gold, "data.gold", rows), f"data.gold={named}")
 
-    tokenizer = models.load_tokenizer(run["policy"], settings.model)
+    tokenizer = loading.load_tokenizer(run["policy"], settings.model)
     loop.settle(run, settings, tokenizer, pairs["train"]["prompt"])
-    others = {key: value for key, value in stage.trainer.items() if key != "loss_weights"}
-    losses, weights = smoothed(stage.loss, stage.trainer.get("loss_weights"), stage.label_smoothing)
-    args: Any = arguments(
-        DPOConfig,
-        replace(settings, stage=replace(stage, trainer=others)),
-        run,
-        beta=stage.beta,
-        loss_type=losses,
-        loss_weights=weights,
-        label_smoothing=stage.label_smoothing,
-        precompute_ref_log_probs=stage.cache_reference,
-    )
-    architecture = models.config(run["policy"], settings.model)
+    args = dpo_arguments(settings, run)
+    architecture = loading.config(run["policy"], settings.model)
     shared = decide(stage.shared_prefix, architecture, settings.model.attention, args.max_length, run.stage)
-    ids = loop.tokenised(run, settings, pairs, Form.pairs, tokenizer, args)
-    loading = adapters.quantization(settings.adapter)
-    policy = models.load_policy(run["policy"], settings.model, tokenizer, **loading)
+    ids = loop.tokenized(run, settings, pairs, Form.pairs, tokenizer, args)
+    policy = loading.load_policy(run["policy"], settings.model, tokenizer, **adapters.quantization(settings.adapter))
     # With an adapter, the reference is the policy with the adapter switched off. Without one, it is a second copy,
     # unless its log-probabilities are computed before training.
     second = settings.adapter.kind is AdapterKind.none and not stage.cache_reference
@@ -142,7 +125,7 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
     trainer: Any = build(
         ReadyDPOTrainer,
         model=policy,
-        ref_model=models.load_policy(run["policy"], settings.model, tokenizer) if second else None,
+        ref_model=loading.load_policy(run["policy"], settings.model, tokenizer) if second else None,
         args=args,
         train_dataset=ids["train"],
         eval_dataset=ids["validation"],
@@ -158,16 +141,32 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
     loop.tell_unmoved(run.stage, moved, "stage.trainer.learning_rate", args.learning_rate)
     sample(trainer.state.global_step)
     start = starting_policy(settings, run, trainer, tokenizer) if asked else None
-    metrics |= eval_set.measure(
-        settings, run, asked, trainer.model, start, tokenizer, eval_set.scorers(settings, run, gold)
-    )
-    models.save(trainer.model, tokenizer, run.model, run["policy"])
+    scorers = eval_set.scorers(settings, run, gold)
+    metrics |= eval_set.measure(settings, run, asked, trainer.model, start, tokenizer, scorers)
+    loading.save(trainer.model, tokenizer, run.model, run["policy"])
     return metrics | {"objective": metrics["eval/rewards/accuracies"]}
+
+
+def dpo_arguments(settings: Settings, run: Run) -> Any:
+    """Return TRL's arguments, whose losses and weights apply the label smoothing."""
+    stage = settings.stage_as(DPOStage)
+    others = {key: value for key, value in stage.trainer.items() if key != "loss_weights"}
+    losses, weights = smoothed(stage.loss, stage.trainer.get("loss_weights"), stage.label_smoothing)
+    return arguments(
+        DPOConfig,
+        replace(settings, stage=replace(stage, trainer=others)),
+        run,
+        beta=stage.beta,
+        loss_type=losses,
+        loss_weights=weights,
+        label_smoothing=stage.label_smoothing,
+        precompute_ref_log_probs=stage.cache_reference,
+    )
 
 
 def starting_policy(settings: Settings, run: Run, trainer: Any, tokenizer: Any) -> Any | None:
     """Return the model that the policy is compared with; None means the policy with its adapter switched off."""
     if settings.adapter.kind is not AdapterKind.none:
         return None
-    start: Any = trainer.ref_model or models.load_policy(run["policy"], settings.model, tokenizer)
+    start: Any = trainer.ref_model or loading.load_policy(run["policy"], settings.model, tokenizer)
     return start.to(trainer.model.device)

@@ -14,7 +14,6 @@ from rich.markup import escape
 
 from rlhf.config import Engine, MissingEOS, PPOStage, Settings, VLLMMode
 from rlhf.console import Bar, console
-from rlhf.data import check_splits, load
 from rlhf.errors import ConfigError, ModelError
 from rlhf.evaluation.responses import eval_set
 from rlhf.hardware import memory, precision, ranks
@@ -41,11 +40,7 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
         raise ModelError("stage.rollout.engine=vllm needs vllm: pip install 'rlhf[vllm]', or use engine=transformers")
     plain = rewards_of.without_models(stage)
     reads = any(map(reads_columns, plain.values()))
-    splits = ("train", "validation")
-    prompts = {split: load(settings.data, "prompts", split, settings.seed, columns=reads) for split in splits}
-    check_splits(settings.data, "prompts", prompts, settings.seed)
-    for split, dataset in prompts.items():
-        run.record_data("prompts", split, dataset)
+    prompts = loop.read_splits(run, settings, "prompts", columns=reads)
     asked = eval_set.prompts(settings, run, columns=reads)
     rows = Rows({f"data.prompts ({split})": found for split, found in prompts.items()}) if reads else None
     ready = rewards_of.bind(stage, plain, rows)
@@ -82,7 +77,7 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
     loop.show_ends(run, roles.policy, tokenizer)
     if stage.rollout.engine is Engine.vllm:
         engine = copied(settings, trainer, roles)
-        trainer.sampler, trainer.synchronise = engine, engine.synchronise
+        trainer.sampler, trainer.synchronize = engine, engine.synchronize
     precision.tell_lost("ppo", roles.policy, "stage.learning_rate", stage.learning_rate)
     sample = loop.Sampler(run, roles.policy, tokenizer, prompts["validation"]["prompt"], settings)
     metrics = train(trainer, run, sample)

@@ -16,7 +16,6 @@ from trl import RewardConfig, RewardTrainer
 
 from rlhf.config import RewardLoss, RewardStage, Settings
 from rlhf.console import console, show_samples
-from rlhf.data import check_splits, load
 from rlhf.data.render import question
 from rlhf.data.tokens import Form
 from rlhf.errors import DataError
@@ -29,7 +28,7 @@ from rlhf.hardware.device import torch_device
 from rlhf.modeling import adapters, loading
 from rlhf.preference.architectures import decide
 from rlhf.preference.prefix_sharing import sharing
-from rlhf.preference.training import Members, callbacks, columns, further_arguments, prepare, trainer_class
+from rlhf.preference.training import Members, columns, prepare, trainer_class
 from rlhf.rewards import AdaptedRewardModel, RewardModel, function
 from rlhf.runs.run import Run
 from rlhf.training import loop
@@ -37,15 +36,13 @@ from rlhf.training.arguments import arguments
 from rlhf.training.arguments import build as build_trainer
 
 SPLITS = ("train", "validation", "test")
+OURS: dict[str, Any] = {"remove_unused_columns": False}  # TRL does not know the columns of weights and rankings
 
 
 def run(settings: Settings, run: Run) -> dict[str, float]:
     """Train the reward model or ensemble, grade it, save it and return its metrics."""
     stage = settings.stage_as(RewardStage)
-    pairs = {split: load(settings.data, "preferences", split, settings.seed) for split in SPLITS}
-    check_splits(settings.data, "preferences", pairs, settings.seed)
-    for split, dataset in pairs.items():
-        run.record_data("preferences", split, dataset)
+    pairs = loop.read_splits(run, settings, "preferences", SPLITS)
     for dataset in pairs.values():
         check_answers(dataset)
     columns(pairs, stage)  # reports a missing margin before a model is loaded
@@ -55,9 +52,7 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
         measure: Any = function(settings.data.ceiling)  # of rows, unlike a reward
         ceiling = measure(pairs["test"])
 
-    args: Any = arguments(RewardConfig, settings, run, **further_arguments(stage))
-    scoring = {"max_length": args.max_length, "batch_size": args.per_device_eval_batch_size}
-
+    args: Any = arguments(RewardConfig, settings, run, **OURS)
     architecture, attention = loading.config(run["policy"], settings.model), settings.model.attention
     shared = decide(stage.shared_prefix, architecture, attention, args.max_length, run.stage)
     tokenizer = loading.load_tokenizer(run["policy"], settings.model)
@@ -66,21 +61,14 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
     prepared = prepare(pairs, stage, tokenizer)
     if stage.loss is not RewardLoss.plackett_luce:  # its rankings are token ids already
         extra = [name for name in prepared["train"].column_names if name in ("margin", "weight")]
-        prepared = loop.tokenised(run, settings, prepared, Form.sequences, tokenizer, args, extra)
-    members, found, steps = Members(run, settings), [], 0
-    scorers: list[RewardModel] = []
-    for number in range(stage.ensemble):
-        metrics = members.finished(number)
-        if metrics is None:
-            trainer = build(members.seeded(number), run, prepared, tokenizer, members.part(number))
-            with sharing(trainer.model) if shared else nullcontext():
-                metrics = loop.train(trainer, run, before=steps, title=members.title(number))
-            loading.save(trainer.model, tokenizer, members.folder(number) / "model", run["policy"])
-            members.finish(number, metrics)
-            scorers = [RewardModel(trainer.model, tokenizer, **scoring)]
-        found.append(metrics)
-        steps += int(metrics["steps"])
-    if stage.ensemble > 1:
+        prepared = loop.tokenized(run, settings, prepared, Form.sequences, tokenizer, args, extra)
+    members = Members(run, settings)
+    found, model = train_members(settings, run, members, prepared, tokenizer, shared)
+    scoring = {"max_length": args.max_length, "batch_size": args.per_device_eval_batch_size}
+    scorers: list[RewardModel]
+    if stage.ensemble == 1:
+        scorers = [RewardModel(model, tokenizer, **scoring)]
+    else:
         folders = [members.folder(number) / "model" for number in range(stage.ensemble)]
         ensemble = loading.load_members(run["policy"], folders, settings.model, tokenizer)
         ensemble = ensemble.to(torch_device(settings.hardware))
@@ -96,8 +84,27 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
         report.write(card, run.work)
     for number in range(1, stage.ensemble):
         run.record_member(members.folder(number), found[number] | measured[number])
-    noise = {} if ceiling is None else {"test/ceiling": ceiling.expected, "test/ceiling_realised": ceiling.realised}
+    noise = {} if ceiling is None else {"test/ceiling": ceiling.expected, "test/ceiling_realized": ceiling.realized}
     return found[0] | report.numbers(card) | noise | {"objective": card.accuracy.mean}
+
+
+def train_members(
+    settings: Settings, run: Run, members: Members, prepared: dict[str, Dataset], tokenizer: Any, shared: bool
+) -> tuple[list[dict[str, float]], Any]:
+    """Train and save each member that is not finished; return the metrics of all, and the last trained model."""
+    found: list[dict[str, float]] = []
+    model = None
+    for number in range(settings.stage_as(RewardStage).ensemble):
+        metrics = members.finished(number)
+        if metrics is None:
+            trainer = build(members.seeded(number), run, prepared, tokenizer, members.part(number))
+            model, before = trainer.model, sum(int(earlier["steps"]) for earlier in found)
+            with sharing(model) if shared else nullcontext():
+                metrics = loop.train(trainer, run, before=before, title=members.title(number))
+            loading.save(model, tokenizer, members.folder(number) / "model", run["policy"])
+            members.finish(number, metrics)
+        found.append(metrics)
+    return found, model
 
 
 def build(settings: Settings, run: Run, prepared: dict[str, Dataset], tokenizer: Any, part: str) -> Any:
@@ -107,7 +114,7 @@ def build(settings: Settings, run: Run, prepared: dict[str, Dataset], tokenizer:
         DataError: all pairs of a split are longer than stage.trainer.max_length.
     """
     stage = settings.stage_as(RewardStage)
-    args: Any = arguments(RewardConfig, settings, run, part=part, **further_arguments(stage))
+    args: Any = arguments(RewardConfig, settings, run, part=part, **OURS)
     model = loading.load_reward_model(
         run["policy"], settings.model, tokenizer, **adapters.quantization(settings.adapter)
     )
@@ -119,7 +126,6 @@ def build(settings: Settings, run: Run, prepared: dict[str, Dataset], tokenizer:
         eval_dataset=prepared["validation"],
         processing_class=tokenizer,
         peft_config=adapters.lora(settings.adapter, adapters.TaskType.SEQ_CLS, model),
-        callbacks=callbacks(stage),
     )
     for split, kept in {"train": trainer.train_dataset, "validation": trainer.eval_dataset}.items():
         lost = len(prepared[split]) - len(kept)
@@ -148,7 +154,7 @@ def tell(card: Card, ceiling: Any, shown: int) -> None:
     if ceiling is not None:
         console.print(
             f"reward: held-out accuracy {card.accuracy.mean:.3f}; the labels' noise allows {ceiling.expected:.3f} in "
-            f"expectation, and the gold reward itself predicts {ceiling.realised:.3f} of these labels",
+            f"expectation, and the gold reward itself predicts {ceiling.realized:.3f} of these labels",
             highlight=False,
         )
     report.show(card)

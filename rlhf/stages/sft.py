@@ -9,7 +9,6 @@ Ouyang et al. 2022, https://arxiv.org/abs/2203.02155. The trainer is TRL's.
 from trl import SFTConfig, SFTTrainer
 
 from rlhf.config import Settings, SFTStage
-from rlhf.data import check_splits, load
 from rlhf.data.tokens import Form
 from rlhf.modeling import adapters, loading
 from rlhf.runs.run import Run
@@ -20,11 +19,7 @@ from rlhf.training.arguments import arguments, build
 def run(settings: Settings, run: Run) -> dict[str, float]:
     """Train on demonstrations, save the policy and return its metrics."""
     stage = settings.stage_as(SFTStage)
-    rows = {split: load(settings.data, "demonstrations", split, settings.seed) for split in ("train", "validation")}
-    check_splits(settings.data, "demonstrations", rows, settings.seed)
-    for split, dataset in rows.items():
-        run.record_data("demonstrations", split, dataset)
-
+    rows = loop.read_splits(run, settings, "demonstrations")
     tokenizer = loading.load_tokenizer(run["policy"], settings.model)
     loop.settle(run, settings, tokenizer, rows["train"]["prompt"])
     # Rows are token ids. TRL prepares them further only if the settings ask it to pack or to shuffle.
@@ -32,7 +27,7 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
     args = arguments(
         SFTConfig, settings, run, completion_only_loss=True, dataset_kwargs={"skip_prepare_dataset": ready}
     )
-    ids = loop.tokenised(run, settings, rows, Form.completions, tokenizer, args)
+    ids = loop.tokenized(run, settings, rows, Form.completions, tokenizer, args)
     policy = loading.load_policy(run["policy"], settings.model, tokenizer, **adapters.quantization(settings.adapter))
     run.record_tokenizer(tokenizer)
     loop.show_ends(run, policy, tokenizer)

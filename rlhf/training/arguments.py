@@ -7,10 +7,10 @@ from typing import Any, cast, get_type_hints
 
 from transformers import Trainer, TrainingArguments
 
-from rlhf.config import BaseStage, DPOStage, Dtype, Hardware, RewardStage, Settings, SFTStage, Strategy
+from rlhf.config import Dtype, Hardware, Settings, Strategy, TrainerStage
 from rlhf.config.library_errors import blame
 from rlhf.config.ranges import require_trainer, require_warmup
-from rlhf.config.rules import require_type
+from rlhf.config.rules import NUMBERS, require_type
 from rlhf.console import console
 from rlhf.errors import ConfigError
 from rlhf.hardware import precision, ranks
@@ -27,6 +27,13 @@ INSTEAD = dict.fromkeys(
     ("assistant_only_loss", "completion_only_loss"),
     "since stage.turns=all trains on every turn of the assistant and stage.turns=last on the last one",
 )
+# Of stage.early_stopping: the weights with the lowest held-out loss are loaded at the end.
+BEST = {
+    "load_best_model_at_end": True,
+    "metric_for_best_model": "eval_loss",
+    "greater_is_better": False,
+    "restore_callback_states_from_checkpoint": True,  # a resumed run keeps its patience counter
+}
 # FSDP2 wraps each block of layers; a full state dict in a checkpoint can be read by any number of processes.
 FSDP = {"version": 2, "reshard_after_forward": True, "state_dict_type": "FULL_STATE_DICT"}
 
@@ -42,8 +49,8 @@ def arguments(
         ConfigError: ``stage.trainer`` has a name that is unknown, outdated or decided by other settings, or a value of
             the wrong type or out of range.
     """
-    assert isinstance(settings.stage, BaseStage | SFTStage | RewardStage | DPOStage), settings.stage.name
-    given = settings.stage.trainer
+    stage = settings.stage_as(TrainerStage)
+    given = stage.trainer
     on_gpu = torch_device(settings.hardware).type == "cuda"
     decided: dict[str, Any] = {
         "output_dir": str(run.scratch / part),
@@ -60,6 +67,9 @@ def arguments(
         "include_num_input_tokens_seen": "non_padding",  # checkpoints include the count
     }
     decided |= sharing(settings.hardware, given, on_gpu) | ours
+    if stage.early_stopping is not None:
+        decided |= BEST
+        given = given | {"eval_steps": given.get("save_steps", 500)}  # the best is loaded from its checkpoint
     check(kind, given, decided)
     with blame("stage.trainer"):
         return kind(**decided, **given)
@@ -106,7 +116,7 @@ def check(kind: type[TrainingArguments], given: dict[str, Any], decided: Contain
             raise ConfigError(f"stage.trainer.{key}={value} is not used, {INSTEAD[key]}: remove it")
         if key in decided:
             raise ConfigError(f"stage.trainer.{key} is decided by other settings: remove it from stage.trainer")
-        require_type(f"stage.trainer.{key}", value, hints[key])
+        require_type(f"stage.trainer.{key}", value, hints[key], NUMBERS)
     require_trainer(given)
 
 

@@ -5,11 +5,15 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import torch
+from safetensors.torch import load_file, save_file
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState
 
 from rlhf.hardware import ranks
 from rlhf.runs.run import Run
 from rlhf.storage.checksums import number, seal
+
+ORDER = "epoch.safetensors"  # torch's generator at the beginning of the epoch
 
 
 def written_at(last: Path | None) -> dict[str, int] | None:
@@ -37,10 +41,17 @@ class Keeper(TrainerCallback):
     transformers' checkpoints do not include the sums since the last logged line, so that a resumed run would log
     averages over a part of that interval. Here a checkpoint has the sums of all processes: each process continues from
     its part, or from the mean if the number of processes has changed.
+
+    They do not include the state from which the order of the current epoch was drawn, either: with
+    ``train_sampling_strategy=group_by_length`` transformers 5.23 and 5.24 draw it from torch's global generator, and a
+    run that is resumed in a later epoch would see the rows in the order of its first one.
     """
 
     def __init__(self, trainer: Trainer, run: Run, last: Path | None):
         self.trainer, self.run, self.last = trainer, run, last
+        self.epoch = torch.get_rng_state()  # at the beginning of the current epoch
+        order = None if last is None else last / ORDER
+        self.order = load_file(order)["generator"] if order is not None and order.is_file() else None
 
     def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Delete corrupted checkpoints and restore the sums since the last logged line."""
@@ -59,6 +70,13 @@ class Keeper(TrainerCallback):
             if interval["metrics"] is not None:  # only TRL's trainers have them
                 trainer._metrics["train"].update(interval["metrics"])
 
+    def on_epoch_begin(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Set torch's generator to its state at the beginning of the epoch that is resumed; note it for checkpoints."""
+        if self.order is not None:
+            torch.set_rng_state(self.order)
+            self.order = None
+        self.epoch = torch.get_rng_state()
+
     def on_save(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Add the sums since the last logged line and the lengths of the logs to a checkpoint, and seal it."""
         trainer: Any = self.trainer
@@ -69,6 +87,7 @@ class Keeper(TrainerCallback):
             metrics = dict(trainer._metrics["train"]) if hasattr(trainer, "_metrics") else None
             interval = {"losses": losses, "since": trainer._globalstep_last_logged, "metrics": metrics}
             (folder / "interval.json").write_text(json.dumps(interval), encoding="utf-8")
+            save_file({"generator": self.epoch}, folder / ORDER)
             (folder / "logs.json").write_text(json.dumps(self.run.written()), encoding="utf-8")
             seal(folder)
         ranks.wait()

@@ -1,44 +1,59 @@
-"""Training with a transformers Trainer: token ids, callbacks, resuming, interruption."""
+"""Training with a transformers Trainer: token ids, resuming, samples."""
 
 import json
-import signal
-import threading
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 import transformers
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState
+from transformers import EarlyStoppingCallback, Trainer
 
 from rlhf.config import PPOStage, Settings, Turns
 from rlhf.config.library_errors import blame
-from rlhf.console import Bar, console, show_samples
-from rlhf.data import templates
+from rlhf.console import console, show_samples
+from rlhf.data import Kind, check_splits, load, templates
+from rlhf.data.load import Split
 from rlhf.data.render import Prompt, question
 from rlhf.data.tokens import BROKEN, CUT, FILLED, LONG, REWRITTEN, UNLEARNED, Form
-from rlhf.data.tokens import tokenised as to_ids
-from rlhf.errors import DataError, TrainingError
+from rlhf.data.tokens import tokenized as to_ids
+from rlhf.errors import DataError
 from rlhf.hardware import precision, ranks
 from rlhf.hardware.memory import keep_freed
 from rlhf.modeling.generation import generate
-from rlhf.runs.headlines import progress
 from rlhf.runs.run import Run
 from rlhf.storage.checksums import newest_whole, number, resumable
 from rlhf.training.eval_metrics import ExactEvaluation
 from rlhf.training.exact_resume import Keeper, take_up_if_trained, written_at
 from rlhf.training.oom import halve_steps, share_tokens
+from rlhf.training.reporter import Interruption, Reporter, rename
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-# Depend on the machine, the time or the step of resumption: equal runs would not write equal metrics.
-INCIDENTAL = ("runtime", "preparation_time", "per_second", "total_flos", "num_input_tokens_seen", "num_tokens", "epoch")
+
+def read_splits(
+    run: Run,
+    settings: Settings,
+    kind: Kind,
+    splits: Sequence[Split] = ("train", "validation"),
+    columns: bool = False,
+) -> dict[str, "Dataset"]:
+    """Return the rows of each split, checked, and record them in run.json; with ``columns``, with all their columns.
+
+    Raises:
+        DataError: see rlhf.data.load and rlhf.data.check_splits.
+    """
+    rows: dict[str, Dataset] = {
+        split: load(settings.data, kind, split, settings.seed, columns=columns) for split in splits
+    }
+    check_splits(settings.data, kind, rows, settings.seed)
+    for split, dataset in rows.items():
+        run.record_data(kind, split, dataset)
+    return rows
 
 
-def tokenised(
+def tokenized(
     run: Run,
     settings: Settings,
     rows: dict[str, "Dataset"],
@@ -174,6 +189,8 @@ def train(
         with interruption:
             trainer.add_callback(reporter)
             trainer.add_callback(Keeper(trainer, run, last))
+            if (patience := run.manifest["settings"]["stage"]["early_stopping"]) is not None:
+                trainer.add_callback(EarlyStoppingCallback(patience))
             # Optimizer, scheduler and loader depend on stage.trainer; a corrupted checkpoint does not.
             with blame("stage.trainer", until=lambda: last is not None or reporter.bar is not None):
                 if last is None or not take_up_if_trained(trainer, last):
@@ -181,7 +198,18 @@ def train(
         if interruption.asked:
             raise KeyboardInterrupt
         evaluated = rename(trainer.evaluate())
-    return evaluated | {"steps": trainer.state.global_step, "tokens": trainer.state.num_input_tokens_seen}
+    return evaluated | best(trainer, run) | {
+        "steps": trainer.state.global_step, "tokens": trainer.state.num_input_tokens_seen
+    }  # fmt: skip
+
+
+def best(trainer: Trainer, run: Run) -> dict[str, float]:
+    """Return the step of the weights that ``stage.early_stopping`` has kept, and print it; empty without it."""
+    if not trainer.args.load_best_model_at_end or trainer.state.best_global_step is None:
+        return {}
+    step, last = trainer.state.best_global_step, trainer.state.global_step
+    print(f"{run.stage}: the weights of step {step} of {last} are kept: the held-out loss was lowest then")
+    return {"best_step": step}
 
 
 def tell_unmoved(stage: str, moved: float, setting: str, rate: float) -> None:
@@ -189,94 +217,6 @@ def tell_unmoved(stage: str, moved: float, setting: str, rate: float) -> None:
     if moved < 0.1:
         sentence = f"{stage}: the policy has hardly moved, a response's log-probability by {moved:.2g} nats"
         console.print(f"{sentence}: raise {setting}={rate:g}, or take more steps", highlight=False, soft_wrap=True)
-
-
-def rename(logs: dict[str, Any]) -> dict[str, float]:
-    """Rename transformers' metrics: ``eval_loss`` -> ``eval/loss``, ``loss`` -> ``train/loss``; omit times."""
-    kept = {key: value for key, value in logs.items() if not any(name in key for name in INCIDENTAL)}
-    return {
-        f"eval/{key.removeprefix('eval_')}" if key.startswith("eval_") else f"train/{key}": float(value)
-        for key, value in kept.items()
-    }
-
-
-class Reporter(TrainerCallback):
-    """Sends a Trainer's logs to the run and the terminal, and stops it at the end of a step on request."""
-
-    def __init__(
-        self,
-        run: Run,
-        on_sample: Callable[[int], None] | None,
-        every: int,
-        interruption: "Interruption",
-        before: int = 0,
-        title: str | None = None,
-    ):
-        self.run, self.on_sample, self.every, self.interruption = run, on_sample, every, interruption
-        self.before, self.title = before, title or run.stage
-        self.bar: Bar | None = None
-
-    def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Open the progress bar."""
-        self.bar = Bar(self.title, state.max_steps, state.global_step, partial(progress, self.run.stage))
-
-    def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Update the bar; save and stop on request, else sample if it is due."""
-        if self.bar is not None:
-            self.bar.update(state.global_step)
-        # Ctrl-C may reach only one process, or between two steps: all stop at the same step.
-        if ranks.anywhere(self.interruption.asked):
-            self.interruption.asked = True
-            control.should_save = control.should_training_stop = True
-        elif self.on_sample is not None and self.every and state.global_step % self.every == 0:
-            self.on_sample(state.global_step)
-
-    def on_log(
-        self, args: Any, state: TrainerState, control: TrainerControl, logs: dict | None = None, **_: Any
-    ) -> None:
-        """Log metrics.
-
-        Raises:
-            TrainingError: a loss is not finite.
-        """
-        if logs is None or "train_loss" in logs:  # run.json has the metrics of the final summary
-            return
-        metrics = rename(logs)
-        if not all(torch.isfinite(torch.tensor(value)) for key, value in metrics.items() if key.endswith("loss")):
-            raise TrainingError(
-                f"the loss is {metrics} at step {state.global_step}: lower stage.trainer.learning_rate, "
-                "or use model.dtype=float32"
-            )
-        self.run.log(metrics, self.before + state.global_step)
-        if self.bar is not None:  # a run that is resumed after its last step has no bar
-            self.bar.update(state.global_step, metrics)
-
-    def close(self) -> None:
-        """Close the progress bar."""
-        if self.bar is not None:
-            self.bar.close()
-
-
-class Interruption:
-    """A context in which Ctrl-C sets ``asked``, so that the loop can save and stop; a second Ctrl-C stops at once."""
-
-    def __init__(self) -> None:
-        self.asked = False
-
-    def __enter__(self) -> "Interruption":
-        self._usable = threading.current_thread() is threading.main_thread()  # elsewhere Python allows no handler
-        if self._usable:
-            self._previous = signal.signal(signal.SIGINT, self._handle)
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        if self._usable:
-            signal.signal(signal.SIGINT, self._previous)
-
-    def _handle(self, number: int, frame: Any) -> None:
-        if self.asked:
-            raise KeyboardInterrupt
-        self.asked = True
 
 
 class Sampler:

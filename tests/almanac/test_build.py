@@ -107,7 +107,7 @@ def test_demonstrators_are_of_varying_care():
 @pytest.mark.parametrize("split", ["train", "validation", "test"])
 def test_the_noise_of_the_labels_is_that_of_bradley_and_terry(split: str):
     ceiling = noise_ceiling(rows(f"preferences/{split}.jsonl"))
-    assert abs(ceiling.realised - ceiling.expected) < 4 * math.sqrt(0.25 / ceiling.pairs)
+    assert abs(ceiling.realized - ceiling.expected) < 4 * math.sqrt(0.25 / ceiling.pairs)
     assert 0.8 < ceiling.expected < 0.97
 
 

@@ -72,9 +72,9 @@ def test_worked_by_hand(prompt: str, completion: str, expected: float):
 
 
 def test_a_judgment_names_the_fault():
-    judgement = judge(f"{CAPITAL} Answer in capitals.", "The capital of Peru is Lima.")
-    assert judgement.correct
-    assert not judgement.format_followed
+    judgment = judge(f"{CAPITAL} Answer in capitals.", "The capital of Peru is Lima.")
+    assert judgment.correct
+    assert not judgment.format_followed
 
 
 def test_naming_every_capital_does_not_pay():

@@ -57,7 +57,7 @@ def test_ceiling_by_hand():
     ]
     ceiling = noise_ceiling(pairs, temperature=0.5)
     assert ceiling.expected == pytest.approx((2 / (1 + math.exp(-3)) + 0.5) / 3)
-    assert ceiling.realised == pytest.approx((1 + 0 + 0.5) / 3)
+    assert ceiling.realized == pytest.approx((1 + 0 + 0.5) / 3)
     assert ceiling.pairs == 3
 
 

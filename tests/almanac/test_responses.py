@@ -31,27 +31,27 @@ def test_by_hand() -> None:
 
 
 def test_a_good_response_has_the_highest_gold() -> None:
-    assert {judgement.gold for _, judgement in sample("good")} == {2.75}
+    assert {judgment.gold for _, judgment in sample("good")} == {2.75}
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "good"])
 def test_every_other_kind_is_worse(kind: str) -> None:
-    assert all(judgement.gold < 2.75 for _, judgement in sample(kind))
+    assert all(judgment.gold < 2.75 for _, judgment in sample(kind))
 
 
 def test_each_kind_has_the_fault_that_it_is_named_for() -> None:
-    assert all(judgement.rude for _, judgement in sample("rude"))
-    assert all(judgement.repeated for _, judgement in sample("repeating"))
-    assert all(judgement.false and not judgement.correct for _, judgement in sample("wrong"))
-    assert all(judgement.false for _, judgement in sample("made_up"))
-    assert not any(judgement.answered or judgement.false for item, judgement in sample("vague") if item.relation.asks)
-    assert not any(judgement.format_followed for _, judgement in sample("format_ignored"))
-    assert all(judgement.correct and judgement.brevity < 1 for _, judgement in sample("rambling"))
-    assert all(judgement.correct and not judgement.specific for _, judgement in sample("terse"))
+    assert all(judgment.rude for _, judgment in sample("rude"))
+    assert all(judgment.repeated for _, judgment in sample("repeating"))
+    assert all(judgment.false and not judgment.correct for _, judgment in sample("wrong"))
+    assert all(judgment.false for _, judgment in sample("made_up"))
+    assert not any(judgment.answered or judgment.false for item, judgment in sample("vague") if item.relation.asks)
+    assert not any(judgment.format_followed for _, judgment in sample("format_ignored"))
+    assert all(judgment.correct and judgment.brevity < 1 for _, judgment in sample("rambling"))
+    assert all(judgment.correct and not judgment.specific for _, judgment in sample("terse"))
 
 
 def test_a_false_response_costs_more_than_a_vague_one() -> None:
-    golds = {kind: fmean(judgement.gold for _, judgement in sample(kind)) for kind in KINDS}
+    golds = {kind: fmean(judgment.gold for _, judgment in sample(kind)) for kind in KINDS}
     assert golds["made_up"] < golds["vague"] < golds["terse"] < golds["good"]
     assert min(golds, key=golds.get) == "rude"
 

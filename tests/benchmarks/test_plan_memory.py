@@ -23,7 +23,7 @@ def test_the_table_by_hand() -> None:
     assert times[-1] == "| base | 60 | 9.0 | 10.0 | -10% |"
 
 
-def test_what_is_not_measured_again_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stored_results_of_other_cases_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plan_memory, "RESULT", tmp_path / "plan_memory.json")
     old = [row("stories15M", "sft", "full", 1, 1), row("256x4x2k", "sft", "LoRA", 2, 2)]
     plan_memory.RESULT.write_text(json.dumps({"rows": old}))

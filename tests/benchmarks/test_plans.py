@@ -1,4 +1,4 @@
-"""Plans of the classic set-ups."""
+"""Plans of the classic setups."""
 
 from pathlib import Path
 

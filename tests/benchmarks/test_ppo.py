@@ -72,13 +72,13 @@ def test_what_is_written_is_what_was_measured(
     assert [spec["rows"] for spec in asked] == [4, 64]
     said = capsys.readouterr().out
     assert said.count("stories15M is left out") == 2
-    assert "PPO iteration, 256x4, one base, against trl 1.12.0: 3.0 times [3.0, 3.0], aim 6.0" in said
+    assert "PPO iteration, 256x4, one base, compared with trl 1.12.0: 3.0 times [3.0, 3.0], aim 6.0" in said
 
 
 def test_the_shares_of_a_profile_are_of_one_iteration(
     made: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Phases cover nearly all of it, kinds of operator all; what stood in their place is put back."""
+    """Phases cover nearly all of the time, kinds of operator all of it; the patched functions are restored."""
     import ppo_models
 
     from benchmarks import ppo_profile

@@ -27,7 +27,7 @@ def test_a_row_for_each_piece_of_work(
     assert row["work"].endswith(": tiny")
     assert row["loss_differs_by"] < 1e-4
     assert row["rounds"] == 2
-    assert all(side["utilisation"] > 0 and side["peak_mib"] > 0 for side in row["sides"].values())
+    assert all(side["utilization"] > 0 and side["peak_mib"] > 0 for side in row["sides"].values())
     shown = capsys.readouterr().out
     assert f"{row['ratio']} times" in shown
     assert "absent: nobody is not in RLHF_TEST_MODELS, left out" in shown
@@ -45,7 +45,7 @@ def test_rows_are_every_pair_of_responses_to_a_prompt() -> None:
 
 def test_growth_is_drawn(tmp_path: Path) -> None:
     points = [
-        {"grows": name, **growth.POINT, name: value} | {side: {"cpu": 0.1, "mib": 5.0} for side in growth.COLOURS}
+        {"grows": name, **growth.POINT, name: value} | {side: {"cpu": 0.1, "mib": 5.0} for side in growth.COLORS}
         for name, (_, values) in growth.SERIES.items()
         for value in values
     ]
@@ -68,5 +68,5 @@ def test_growth_draws_what_it_measured(tmp_path: Path, monkeypatch: pytest.Monke
     assert [(row["grows"], row[row["grows"]]) for row in rows] == [
         (name, value) for name, (_, values) in series.items() for value in values
     ]
-    assert all(row[side]["cpu"] > 0 for row in rows for side in growth.COLOURS)
+    assert all(row[side]["cpu"] > 0 for row in rows for side in growth.COLORS)
     assert (tmp_path / "growth.png").read_bytes().startswith(b"\x89PNG")

@@ -57,7 +57,7 @@ def test_memory_is_what_a_side_makes_and_not_what_it_imports(side: str) -> None:
     assert difference == pytest.approx(60 << 20, rel=0.15)
 
 
-def test_a_side_that_ends_is_told(side: str) -> None:
+def test_a_side_that_ends_is_reported(side: str) -> None:
     with pytest.raises(sides.SideError, match="peer ended with exit code 1"):
         sides.interleave({"peer": sides.Side(side, spec={"fails": 0})}, {"cpu": 0.0, "held": 0})
 
@@ -81,13 +81,13 @@ def test_a_row_says_what_the_table_needs() -> None:
         "samples_per_cpu_second": 4.0,
         "tokens_per_cpu_second": 400.0,
         "peak_mib": 12.0,
-        "utilisation": 0.25,
+        "utilization": 0.25,
     }
 
 
-def test_useful_work_is_told_by_parameters_and_tokens() -> None:
-    assert sides.utilisation(parameters=10, tokens=100, seconds=2.0, peak=6000.0) == pytest.approx(0.5)
-    assert sides.utilisation(10, 100, 2.0, 6000.0, trained=False) == pytest.approx(0.5 / 3)
+def test_useful_work_is_counted_by_parameters_and_tokens() -> None:
+    assert sides.utilization(parameters=10, tokens=100, seconds=2.0, peak=6000.0) == pytest.approx(0.5)
+    assert sides.utilization(10, 100, 2.0, 6000.0, trained=False) == pytest.approx(0.5 / 3)
 
 
 def test_an_environment_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,15 +14,15 @@ BUSY = "import sys, time\nwhile time.process_time() < 0.3: pass\nopen(sys.argv[1
 def test_a_command_is_measured_until_its_step_begins_and_then_stopped(tmp_path: Path) -> None:
     found = startup.until([sys.executable, "-c", BUSY, str(tmp_path / "told")], tmp_path / "told")
     assert 0.25 <= found["cpu"] < 5  # the system counts in hundredths
-    assert found["seconds"] < 30  # and not the minute that it would have gone on
+    assert found["seconds"] < 30  # the command itself would run for a minute
 
 
-def test_a_command_that_ends_without_a_step_is_told_with_what_it_said(tmp_path: Path) -> None:
+def test_a_command_that_ends_without_a_step_is_reported_with_its_output(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="made no step:\nno model"):
         startup.until([sys.executable, "-c", "print('no model')"], tmp_path / "told")
 
 
-def test_a_whole_command_counts_its_own_seconds_alone() -> None:
+def test_a_command_counts_only_its_own_seconds() -> None:
     found = startup.whole([sys.executable, "-c", "import time\nwhile time.process_time() < 0.3: pass"])
     assert 0.25 <= found["cpu"] < 5  # the system counts in hundredths
 
@@ -35,7 +35,7 @@ def test_rounds_are_compared_one_by_one(capsys: pytest.CaptureFixture) -> None:
     row = startup.row("help", measured)
     assert (row["ratio"], row["spread"]) == (3.0, [1.0, 4.0])
     assert row["sides"]["trl"] == {"cpu": 4, "seconds": 4}
-    assert "help: ours 2 s (2 s passed), TRL 4 s" in capsys.readouterr().out
+    assert "help: ours 2 s (2 s elapsed), TRL 4 s" in capsys.readouterr().out
 
 
 def test_pairs_are_plain_text_for_models_without_a_template(tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ def test_cores_are_shared_out(monkeypatch: pytest.MonkeyPatch) -> None:
     assert job_slots.at_once() is None
 
 
-def test_each_job_has_a_gpu_of_its_own_and_keeps_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_job_has_a_separate_gpu_and_keeps_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(job_slots, "_taken", {})
     monkeypatch.setenv(job_slots.JOBS_AT_ONCE, "3")
     monkeypatch.setenv(job_slots._GPUS, "4,5")

@@ -1,4 +1,4 @@
-"""Overrides as they are typed: text stays the text that it is."""
+"""Overrides on the command line: text is not changed by the grammar of overrides."""
 
 import pytest
 from hydra import compose, initialize_config_dir
@@ -54,7 +54,7 @@ def test_in_a_sweep_each_value_is_kept(one: str, other: str) -> None:
         "stage.rewards={a: {weight: 1.0}}",
     ],
 )  # fmt: skip
-def test_what_is_no_text_or_is_text_already_is_left_alone(item: str) -> None:
+def test_values_that_are_no_text_or_already_text_are_unchanged(item: str) -> None:
     assert typed(item, ["dpo"]) == item
 
 
@@ -63,7 +63,7 @@ def test_a_setting_of_a_reward_term_is_text_too() -> None:
     assert typed("stage.rewards.a.weight=1.10", ["ppo"]) == "stage.rewards.a.weight=1.10"
 
 
-def test_options_and_overrides_are_told_apart() -> None:
+def test_options_and_overrides_are_distinguished() -> None:
     given = ["--config-dir", "mine", "stage=dpo", "-m", "name=1.10,2"]
     assert arguments_of(given) == (["--config-dir", "mine", "-m"], ["stage=dpo", "name='1.10','2'"])
     assert searched(["--config-dir", "mine", "-m"]) == searched(["--config-dir=mine"]) == ["--config-dir=mine"]

@@ -37,7 +37,7 @@ def test_everything_once_then_nothing_then_what_is_stale(
     assert set(metrics["models"]) == {"base", "sft", "dpo", "ppo"}
     assert metrics["models"]["sft"]["gold"]["low"] <= metrics["models"]["sft"]["gold"]["mean"]
     told = capsys.readouterr().out
-    assert told.count("not run yet, run") == 6
+    assert told.count("not run yet; running") == 6
 
     run(monkeypatch, *progression(tmp_path))
     told = capsys.readouterr().out
@@ -48,8 +48,8 @@ def test_everything_once_then_nothing_then_what_is_stale(
 
     run(monkeypatch, *progression(tmp_path, dpo=["stage.beta=0.5"]))
     told = " ".join(capsys.readouterr().out.split())
-    assert "dpo: stage.beta was 0.1, now 0.5, run" in told
-    assert "compare: its parent dpo has changed, run" in told
+    assert "dpo: stage.beta was 0.1, now 0.5; running" in told
+    assert "compare: its parent dpo has changed; running" in told
     assert told.count("up to date, skipped") == 4
     assert Run.open(tmp_path / "almanac" / "ppo").manifest == first["ppo"]
 
@@ -70,7 +70,7 @@ def test_a_stale_stage_that_was_interrupted_is_continued(
         with pytest.raises(SystemExit):
             run(patch, *base("stage.trainer.learning_rate=1e-3"))
     told = capsys.readouterr().err
-    assert "base has checkpoint-1, and this continues from it: python -m rlhf stage=progression" in told
+    assert "base has checkpoint-1, and this continues from it:\n  python -m rlhf stage=progression" in told
     assert "resume=true" not in told
     with pytest.raises(SystemExit):
         run(monkeypatch, *base("stage.trainer.learning_rate=1e-4"))
@@ -78,7 +78,7 @@ def test_a_stale_stage_that_was_interrupted_is_continued(
     assert "other settings (stage.trainer.learning_rate was 0.001, now 0.0001) with checkpoint-1 is here" in told
     assert Run.open(tmp_path / "almanac" / "base").manifest == old
     run(monkeypatch, *base("stage.trainer.learning_rate=1e-3"))
-    assert ", continued" in " ".join(capsys.readouterr().out.split())
+    assert "; continuing" in " ".join(capsys.readouterr().out.split())
     new = Run.open(tmp_path / "almanac" / "base").manifest
     assert new["resumed"]
     assert new["weights"] != old["weights"]
@@ -92,7 +92,7 @@ def test_a_stale_stage_that_was_interrupted_is_continued(
         ("{dpo: 'stage.beta=0.3'}", "stage.overrides.dpo must be a list of settings, got 'stage.beta=0.3'"),
     ],
 )
-def test_a_mistake_in_a_later_stage_is_told_before_the_first_is_trained(
+def test_a_mistake_in_a_later_stage_is_reported_before_the_first_is_trained(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, overrides: str, message: str
 ) -> None:
     with pytest.raises(SystemExit):

@@ -1,4 +1,4 @@
-"""Sweeps from the command line: what is finished is not done again, what failed is told, a leaderboard is left."""
+"""Sweeps from the command line: finished jobs are skipped, failed ones are reported, a leaderboard is written."""
 
 import csv
 import json
@@ -100,7 +100,7 @@ def test_a_sweep_ends_with_its_leaderboard(
     assert rlhf(*command) == 0
     assert times(folder) == before
     assert capsys.readouterr().out.count("up to date, skipped") == 4
-    assert rlhf(*command, "stage.label_smoothing=0.1") == 1  # another run where one is finished
+    assert rlhf(*command, "stage.label_smoothing=0.1") == 1  # another setting for a finished run
     assert capsys.readouterr().err.count("stage.label_smoothing was 0.0, now 0.1: overwrite=true replaces it") == 4
     assert board(folder) == found
     assert times(folder) == before
@@ -133,7 +133,7 @@ def test_a_sweep_of_plans_leaves_nothing_behind_and_hides_no_job(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture,
 ) -> None:
-    """Each job is planned, also after one that does not fit; the exit code says so."""
+    """Each job is planned, also after one that does not fit, which makes the exit code 1."""
     command = arguments(chain, tmp_path, "stage.trainer.per_device_train_batch_size=8,4", "hardware.plan=true")
     assert rlhf(*command) == 0
     assert capsys.readouterr().out.count("dpo: fits: ") == 2
@@ -216,7 +216,7 @@ def test_jobs_in_processes_of_their_own_do_the_same(
 
 
 @optuna
-def test_a_search_that_is_started_again_draws_the_same_trials_and_goes_on(
+def test_a_search_that_is_started_again_draws_the_same_trials_and_continues(
     chain: Path, tmp_path: Path, rlhf: Callable[..., int], capsys: pytest.CaptureFixture
 ) -> None:
     def search(root: Path, trials: int) -> list[str]:
@@ -253,7 +253,7 @@ def test_a_trial_that_fails_shows_in_the_exit_code(
     assert board(tmp_path / "almanac" / "dpo")["rows"] == []
 
 
-def test_what_is_not_installed_is_told_with_its_extra(
+def test_a_missing_package_is_reported_with_its_extra(
     tmp_path: Path, rlhf: Callable[..., int], capsys: pytest.CaptureFixture
 ) -> None:
     if find_spec("hydra_plugins.hydra_ray_launcher") is not None:
@@ -307,12 +307,12 @@ def begun_again(folder: Path, done: dict[str, str]) -> bool:
     return len(times(folder)) > len(done) or any(folder.glob(".*.partial/resume/checkpoint-*/digests.json"))
 
 
-def test_a_sweep_that_was_killed_goes_on_and_ends_as_one_left_alone(chain: Path, tmp_path: Path) -> None:
+def test_a_sweep_that_was_killed_continues_and_ends_as_an_uninterrupted_one(chain: Path, tmp_path: Path) -> None:
     killed_sweep(chain, tmp_path, 1, "0.1,0.3")
 
 
 @pytest.mark.slow
-def test_a_sweep_that_was_killed_three_times_ends_as_one_left_alone(chain: Path, tmp_path: Path) -> None:
+def test_a_sweep_that_was_killed_three_times_ends_as_an_uninterrupted_one(chain: Path, tmp_path: Path) -> None:
     killed_sweep(chain, tmp_path, 3, "0.1,0.2,0.3,0.4")
 
 
@@ -332,7 +332,7 @@ def test_a_job_killed_between_its_end_and_its_place_is_moved_there(
     assert len(board(folder)["rows"]) == 2
 
 
-def test_a_plain_run_beside_a_sweep_leaves_it_as_it_is(chain: Path, tmp_path: Path, rlhf: Callable[..., int]) -> None:
+def test_a_plain_run_beside_a_sweep_leaves_it_unchanged(chain: Path, tmp_path: Path, rlhf: Callable[..., int]) -> None:
     assert rlhf(*arguments(chain, tmp_path, "seed=1,2")) == 0
     folder = tmp_path / "almanac" / "dpo"
     [row] = board(folder)["rows"]

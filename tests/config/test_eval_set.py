@@ -1,4 +1,4 @@
-"""What DPO and PPO are measured on at their end."""
+"""The prompts on which DPO and PPO are measured at the end."""
 
 import pytest
 

@@ -7,12 +7,12 @@ from rlhf.errors import ConfigError, DataError
 
 
 def library(error: Exception) -> None:
-    """Stands for a library: this file is none of the package's."""
+    """Raise ``error`` as a library would: this file is outside the package."""
     raise error
 
 
 @pytest.mark.parametrize("error", [ValueError("No. Never."), TypeError("No"), ImportError("No."), OSError("Yes")])
-def test_what_a_library_refuses_is_told_with_the_key(error: Exception) -> None:
+def test_a_value_that_a_library_refuses_is_reported_with_its_key(error: Exception) -> None:
     if isinstance(error, OSError):
         with pytest.raises(OSError, match="Yes"), blame("a.b=1"):
             library(error)
@@ -23,7 +23,7 @@ def test_what_a_library_refuses_is_told_with_the_key(error: Exception) -> None:
     assert told.value.__cause__ is error
 
 
-def test_an_error_around_a_refusal_is_told_by_the_refusal() -> None:
+def test_an_error_around_a_refusal_is_reported_by_the_refusal() -> None:
     """As of huggingface_hub's strict dataclasses, whose own text is a heading."""
     wrapped = Exception("Validation error:")
     wrapped.__cause__ = ValueError("17 is odd")
@@ -40,7 +40,7 @@ def test_a_defect_of_ours_and_an_error_of_ours_stay_what_they_are() -> None:
         library(DataError("row 1"))
 
 
-def test_what_comes_after_construction_is_no_matter_of_settings() -> None:
+def test_an_error_after_construction_is_not_blamed_on_settings() -> None:
     with pytest.raises(ValueError, match="late"), blame("a.b", until=lambda: True):
         library(ValueError("late"))
 

@@ -1,4 +1,4 @@
-"""The rules on PPO's settings, each told in one sentence that names the key and the value."""
+"""The rules on PPO's settings; each error is one sentence with the key and the value."""
 
 import pytest
 

@@ -34,13 +34,13 @@ def test_a_broken_rule_names_key_and_value(overrides: list[str], message: str) -
         composed(*overrides)
 
 
-def test_nothing_is_sent_where_no_repository_is_named() -> None:
+def test_nothing_is_sent_if_no_repository_is_named() -> None:
     assert composed("stage=publish").stage.dry
     assert not composed("stage=publish", "stage.repo=me/it").stage.dry
     assert composed("stage=publish", "stage.repo=me/it", "stage.dry_run=true").stage.dry
 
 
-def test_the_comparison_beside_the_run_is_taken_where_there_is_one() -> None:
+def test_the_comparison_beside_the_run_is_used_if_it_exists() -> None:
     beside = composed("stage=publish", "stage.run=checkpoints/mine/ppo").stage.inputs()["compare"]
     assert beside == Input("checkpoints/mine/compare", ("compare",), required=False)
     assert composed("stage=publish", "stage.compare=there").stage.inputs()["compare"].required

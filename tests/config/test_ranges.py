@@ -1,4 +1,4 @@
-"""Every number among the settings has a finite range: what is drawn is accepted, or refused in one sentence."""
+"""Every number among the settings has a finite range: a random value is accepted or refused with a one-line error."""
 
 import math
 import types
@@ -80,7 +80,7 @@ def test_ranges_are_finite_and_no_name_is_left_over() -> None:
         (Range(0, 1), -math.inf, "lie in [0, 1]"),
     ],
 )
-def test_a_value_outside_is_told_by_the_rule_that_it_breaks(allowed: Range, value: float, rule: str) -> None:
+def test_a_value_outside_its_range_is_reported_with_the_rule(allowed: Range, value: float, rule: str) -> None:
     assert value not in allowed
     assert allowed.rule(value) == rule
 
@@ -165,7 +165,7 @@ def put(node: Any, path: tuple[str, ...], value: Any) -> Any:
 @pytest.mark.parametrize("stage", sorted(STAGES))
 @settings(max_examples=6, deadline=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
 @given(data=st.data())
-def test_a_number_of_ours_is_accepted_or_refused_in_one_sentence(stage: str, data: st.DataObject) -> None:
+def test_a_number_of_ours_is_accepted_or_refused_with_a_one_line_error(stage: str, data: st.DataObject) -> None:
     node = whole(stage)
     path, allowed, hint = data.draw(st.sampled_from(places(node)))
     value = data.draw(drawn(allowed, hint))
@@ -180,7 +180,7 @@ def test_a_number_of_ours_is_accepted_or_refused_in_one_sentence(stage: str, dat
 @pytest.mark.parametrize("stage", sorted(CONFIGS))
 @settings(max_examples=40, deadline=None)
 @given(data=st.data())
-def test_a_number_of_a_trainer_is_accepted_or_refused_in_one_sentence(stage: str, data: st.DataObject) -> None:
+def test_a_number_of_a_trainer_is_accepted_or_refused_with_a_one_line_error(stage: str, data: st.DataObject) -> None:
     kind = CONFIGS[stage]
     hints = get_type_hints(kind)
     name = data.draw(st.sampled_from(sorted(name for name in TRAINER if name in hints)))
@@ -197,7 +197,7 @@ def test_a_number_of_a_trainer_is_accepted_or_refused_in_one_sentence(stage: str
         assert value in TRAINER[name] or (name, value) == ("max_steps", -1)
 
 
-# What takes hours where it is large, or is not of one process.
+# Settings that take hours if they are large, or need several processes.
 SLOW = (
     "per_device", "gradient_acc", "num_train_epochs", "max_steps", "dataloader", "ddp_", "max_length", "pad_to",
 )  # fmt: skip
@@ -209,7 +209,7 @@ TRAINED = ("sft", "reward", "dpo", "ppo")
 @pytest.mark.parametrize("stage", TRAINED)
 @settings(max_examples=6, deadline=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
 @given(data=st.data())
-def test_drawn_settings_train_a_step_or_are_refused_in_one_sentence(
+def test_drawn_settings_train_a_step_or_are_refused_with_a_one_line_error(
     stage: str, data: st.DataObject, beside_chain: Callable[..., Settings], tmp_path: Path
 ) -> None:
     step = "stage.updates=1" if stage == "ppo" else "stage.trainer.max_steps=1"

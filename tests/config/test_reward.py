@@ -11,7 +11,6 @@ from tests.conftest import composed
         (["stage=reward", "stage.label_smoothing=0.5"], r"stage.label_smoothing must lie in \[0, 0.5\), got 0.5"),
         (["stage=reward", "stage.ensemble=0"], "stage.ensemble must be positive, got 0"),
         (["stage=reward", "stage.ensemble=2"], "stage.ensemble=2 trains adapters on one base: set adapter=lora"),
-        (["stage=reward", "stage.early_stopping=2"], "stage.early_stopping=2 needs a held-out loss"),
         (
             ["stage=reward", "stage.loss=plackett_luce", "stage.margin=true"],
             "stage.margin=true needs pairs, but stage.loss=plackett_luce learns rankings",

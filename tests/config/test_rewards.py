@@ -1,4 +1,4 @@
-"""Composed rewards as they are typed: on the command line, and in the one place that holds their usual values."""
+"""Composed rewards from the command line, and their defaults in stage.reward_defaults."""
 
 import re
 from collections.abc import Callable
@@ -121,7 +121,7 @@ def test_a_mistake_is_one_sentence_with_its_key(given: str, told: str) -> None:
     assert "\n" not in str(error.value)
 
 
-def test_other_mistakes_are_told_too() -> None:
+def test_other_mistakes_are_reported_too() -> None:
     wrong = refusal("stage.rewards={a: {length: {maxx: 3}}}")
     assert wrong == "there is no setting stage.rewards.a.length.maxx; did you mean stage.rewards.a.length.max?"
     assert "stage.rewards has no term" in refusal("stage.reward=null")

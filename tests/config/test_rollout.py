@@ -22,5 +22,5 @@ def test_a_broken_rule_names_key_and_value(overrides: list[str], message: str) -
         composed(*overrides)
 
 
-def test_a_server_is_asked_for_where_it_is_used_alone() -> None:
+def test_a_server_is_required_only_if_it_is_used() -> None:
     assert composed("stage=ppo", "stage.rollout.vllm_mode=server").stage.rollout.vllm_url is None

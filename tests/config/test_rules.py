@@ -1,8 +1,9 @@
+import re
 from typing import Literal
 
 import pytest
 
-from rlhf.config.rules import require, require_type
+from rlhf.config.rules import NUMBERS, TYPES, closest, require, require_type
 from rlhf.errors import ConfigError
 
 
@@ -31,7 +32,7 @@ def test_a_broken_one_names_key_and_value() -> None:
     ],
 )
 def test_a_value_of_the_type_says_nothing(value: object, hint: object) -> None:
-    require_type("a.b", value, hint)
+    require_type("a.b", value, hint, NUMBERS)
 
 
 @pytest.mark.parametrize(
@@ -47,6 +48,21 @@ def test_a_value_of_the_type_says_nothing(value: object, hint: object) -> None:
     ],
 )
 def test_a_value_of_another_type_is_refused(value: object, hint: object, rule: str) -> None:
-    with pytest.raises(ConfigError) as error:
-        require_type("a.b", value, hint)
-    assert str(error.value) == f"a.b must {rule}"
+    for types in (TYPES, NUMBERS):
+        with pytest.raises(ConfigError) as error:
+            require_type("a.b", value, hint, types)
+        assert str(error.value) == f"a.b must {rule}"
+
+
+def test_our_settings_have_the_texts_and_lists_of_their_hints() -> None:
+    with pytest.raises(ConfigError, match="a.b must be text or null, got True"):
+        require_type("a.b", True, str | None)
+    with pytest.raises(ConfigError, match=re.escape("a.b must be a list of texts, got [1]")):
+        require_type("a.b", [1], list[str])
+
+
+def test_a_setting_of_another_place_comes_after_a_near_name_and_before_a_far_one() -> None:
+    assert closest("bta", ["beta"], "stage", ["model.bta"]) == "; did you mean stage.beta?"
+    assert closest("epochs", ["policy"], "stage", ["stage.trainer.epochs"]) == "; did you mean stage.trainer.epochs?"
+    assert closest("xyz", ["beta"], "stage") == "; known are beta"
+    assert closest("xyz", ["beta"]) == ""

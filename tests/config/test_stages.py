@@ -1,4 +1,4 @@
-"""The rules that a type cannot express, and that each is told in one sentence that names the key and the value."""
+"""The rules that a type cannot express; each error is one sentence with the key and the value."""
 
 import dataclasses
 

@@ -68,7 +68,7 @@ def test_a_folder_that_cannot_be_written_raises(tmp_path: Path) -> None:
         cache.table(str(tmp_path / "file"), "k", "x", build)
 
 
-def test_a_table_without_rows_is_none_and_is_cached(tmp_path: Path) -> None:
+def test_a_table_without_rows_is_cached_as_missing(tmp_path: Path) -> None:
     assert cache.table(str(tmp_path), "k", "x", lambda _: {"read": 0}) == (None, {"read": 0})
     assert cache.table(str(tmp_path), "k", "x", never) == (None, {"read": 0})
 

@@ -2,7 +2,7 @@ import logging
 
 import pytest
 
-from rlhf.data.checks import Survey, ends_early, leaks, oddities, refuse_leaks, survey
+from rlhf.data.checks import Survey, digest, ends_early, leaks, oddities, refuse_leaks, survey
 from rlhf.errors import DataError
 
 TRAIN = [{"prompt": "a"}, {"prompt": "b"}]
@@ -83,3 +83,8 @@ def test_oddities_are_named() -> None:
     assert oddities(row) == ["two turns of one role in a row", "completions that differ before the last turn"]
     assert oddities({"prompt": "Q", "completion": "A"}) == []
     assert oddities({"prompt": "Q", "chosen": "A", "rejected": "B", "margin": -0.5}) == ["a margin below zero"]
+
+
+def test_a_digest_is_the_same_in_every_process_and_never_zero() -> None:
+    assert digest("Lima") == 9195647870124695965
+    assert all(digest(str(n)) > 0 for n in range(1_000))

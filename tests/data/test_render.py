@@ -1,9 +1,9 @@
 import pytest
 
-from rlhf.data.render import encode, prompt_ids, prompt_text, question, text_ids
+from rlhf.data.render import encode, prompt_ids, question, text_ids
+from rlhf.data.templates import chat_template
 from rlhf.errors import DataError, ModelError
 from rlhf.modeling.from_scratch import new_tokenizer
-from rlhf.modeling.loading import chat_template
 
 TOKENIZER = new_tokenizer(["Lima is the capital of Peru."] * 3, 300, chat_template("almanac"))
 TALK = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "What is Lima?"}]
@@ -18,12 +18,10 @@ def test_the_question_is_the_last_text() -> None:
 
 
 def test_a_conversation_ends_with_the_marker_that_opens_the_answer() -> None:
-    assert prompt_text(TOKENIZER, TALK) == "<|system|>Be brief.<|user|>What is Lima?<|assistant|>"
-    assert TOKENIZER.decode(prompt_ids(TOKENIZER, TALK)[-1:]) == "<|assistant|>"
+    assert TOKENIZER.decode(prompt_ids(TOKENIZER, TALK)) == "<|system|> Be brief.<|user|> What is Lima?<|assistant|>"
 
 
 def test_a_string_is_unchanged() -> None:
-    assert prompt_text(TOKENIZER, "Once upon") == "Once upon"
     assert prompt_ids(TOKENIZER, "Lima is") == TOKENIZER("Lima is")["input_ids"]
 
 
@@ -54,7 +52,7 @@ def test_prompts_that_cannot_be_rendered_are_refused() -> None:
     bare = new_tokenizer(["Lima"] * 3, 300, "")
     bare.chat_template = None
     with pytest.raises(ModelError, match="the tokenizer has no chat template: set model.chat_template="):
-        prompt_text(bare, TALK)
+        prompt_ids(bare, TALK)
 
 
 MARKUP = "x<|end|><|assistant|>y"

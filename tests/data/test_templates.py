@@ -5,14 +5,14 @@ from types import SimpleNamespace
 
 import pytest
 from tokenizers import processors
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from rlhf.config import Render
 from rlhf.data import templates
-from rlhf.data.render import encode, prompt_ids, prompt_text, text_ids
+from rlhf.data.render import encode, prompt_ids, text_ids
+from rlhf.data.templates import chat_template
 from rlhf.errors import ConfigError, ModelError
 from rlhf.modeling.from_scratch import new_tokenizer
-from rlhf.modeling.loading import chat_template
 
 CHATML = (
     "{% for m in messages %}{{ '<|user|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"
@@ -83,7 +83,7 @@ def test_keys_that_the_template_does_not_read_are_refused_by_name() -> None:
 
 def test_templates_read_names_but_not_weights() -> None:
     made = tokenizer("{% for m in messages %}{{ m.name }}{{ m.weight }}{{ m.content }}{% endfor %}")
-    assert prompt_text(made, said("user", "Hi", name="Ann", weight=0)) == "AnnHi"
+    assert made.decode(prompt_ids(made, said("user", "Hi", name="Ann", weight=0))).strip() == "AnnHi"
 
 
 def test_the_text_of_a_special_token_in_a_call_is_text() -> None:
@@ -140,3 +140,38 @@ def test_prompts_stay_open_and_rows_end_once_if_the_tokenizer_appends_eos() -> N
         assert encode(made, [text], [text]) == encode(plain, [text], [text])
     made.chat_template = plain.chat_template = CHATML
     assert prompt_ids(made, said("user", "Hi")) == prompt_ids(plain, said("user", "Hi"))
+
+
+@pytest.mark.parametrize("template", [CHATML, TOOLS, chat_template("almanac"), chat_template("plain")])
+def test_a_conversation_is_rendered_once_into_the_ids_of_the_library(
+    template: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, rendered = tokenizer(template), []
+    original = PreTrainedTokenizerFast.apply_chat_template
+    talks = [said("user", f"q{n}?") for n in range(3)]
+    if template is TOOLS:
+        talks[0] = said("user", "q?", tools=json.dumps([templates.TOOL]))
+    plain = [[{key: value for key, value in turn.items() if key != "tools"} for turn in talk] for talk in talks]
+    tools = [json.loads(talk[0]["tools"]) if "tools" in talk[0] else None for talk in talks]
+    options = {"add_generation_prompt": True, "tokenize": True, "return_dict": False}
+    expected = [original(made, one, tools=given, **options) for one, given in zip(plain, tools, strict=True)]
+
+    def counted(self, conversation: list, **options) -> object:
+        rendered.extend([conversation] if isinstance(conversation[0], dict) else conversation)
+        return original(self, conversation, **options)
+
+    monkeypatch.setattr(PreTrainedTokenizerBase, "apply_chat_template", counted)
+    templates._reads.cache_clear()
+    assert encode(made, talks) == expected
+    assert len([one for one in rendered if one in plain]) == len(talks)
+
+
+def test_a_tokenizer_with_a_template_function_of_its_own_is_asked_for_the_ids() -> None:
+    class Own(PreTrainedTokenizerFast):
+        def apply_chat_template(self, conversation: list, tokenize: bool = True, **options):
+            text = super().apply_chat_template(conversation, tokenize=False, add_generation_prompt=False)
+            return {"input_ids": [[7, 8]] * len(conversation)} if tokenize else text
+
+    made = tokenizer(CHATML)
+    own = Own(tokenizer_object=made.backend_tokenizer, eos_token="<|end|>", chat_template=CHATML)
+    assert encode(own, [said("user", "q?")]) == [[7, 8]]

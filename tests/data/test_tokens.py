@@ -10,9 +10,9 @@ from tokenizers.pre_tokenizers import ByteLevel
 from transformers import PreTrainedTokenizerFast
 from trl import DPOConfig, DPOTrainer, RewardConfig, RewardTrainer, SFTConfig, SFTTrainer
 
-from rlhf.data.tokens import Form, tokenised
+from rlhf.data.templates import chat_template
+from rlhf.data.tokens import Form, tokenized
 from rlhf.modeling.from_scratch import new_tokenizer
-from rlhf.modeling.loading import chat_template
 from tests.data.test_load import FIXTURES, read, source
 
 
@@ -32,7 +32,7 @@ def said(role: str, text: str) -> list[dict[str, str]]:
 
 
 def ids_of(rows: Dataset, form: Form, longest: int | None = None, tokenizer=TOKENIZER, **more):
-    return tokenised(rows, form, tokenizer, longest, os.environ["RLHF_CACHE"], **more)
+    return tokenized(rows, form, tokenizer, longest, os.environ["RLHF_CACHE"], **more)
 
 
 def counted(rows: Dataset, form: Form, longest: int | None, **more) -> tuple[int, int]:

@@ -11,7 +11,7 @@ from tests.modeling.test_loading import small
 from tests.modeling.test_vocabulary import llama
 
 
-def test_an_adapter_is_put_on_top_where_there_is_one(settings: Callable[..., Settings]) -> None:
+def test_an_adapter_is_put_on_top_if_one_exists(settings: Callable[..., Settings]) -> None:
     def adapted(*overrides: str) -> torch.nn.Module:
         return adapters.adapt(small(), settings("sft", *overrides).adapter, adapters.TaskType.CAUSAL_LM)
 

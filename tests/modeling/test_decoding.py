@@ -9,9 +9,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import (
+    BambaConfig,
+    BambaForCausalLM,
     GenerationConfig,
     GPT2Config,
     GPT2LMHeadModel,
+    Lfm2Config,
+    Lfm2ForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
     MambaConfig,
@@ -20,11 +24,13 @@ from transformers import (
     MistralForCausalLM,
     Qwen3Config,
     Qwen3ForCausalLM,
+    RecurrentGemmaConfig,
+    RecurrentGemmaForCausalLM,
 )
 
 from rlhf.errors import ModelError
 from rlhf.modeling import decoding
-from rlhf.modeling.decoding import cache_argument, draw, groups
+from rlhf.modeling.decoding import cache_argument, check, draw, groups
 from rlhf.modeling.generation import sample, sample_ids, seeded
 
 VOCABULARY, END, PAD = 24, 1, 0
@@ -178,6 +184,45 @@ def test_a_cache_is_passed_by_the_name_that_the_model_has(name: str) -> None:
     assert sample_ids(model, ROWS, {END}, PAD, 6, 0.0) == expected
     assert seen
     assert all(names == {name, "use_cache"} for names in seen)
+
+
+def recurrent(kind: str) -> Any:
+    """A tiny model with a recurrent layer and one of attention, with weights that are not small."""
+    sizes: dict[str, Any] = DECODER | {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 4}
+    if kind == "RecurrentGemma":
+        config: Any = RecurrentGemmaConfig(**sizes, **SPECIAL, lru_width=16, block_types=["recurrent", "attention"])
+        model: Any = RecurrentGemmaForCausalLM(config)
+    elif kind == "Bamba":
+        mamba = {"mamba_n_heads": 4, "mamba_d_head": 8, "mamba_n_groups": 1, "mamba_d_state": 8}
+        model = BambaForCausalLM(BambaConfig(**sizes, **SPECIAL, **mamba, attn_layer_indices=[1]))
+    else:
+        model = Lfm2ForCausalLM(Lfm2Config(**sizes, **SPECIAL, layer_types=["conv", "full_attention"], conv_L_cache=3))
+    torch.manual_seed(2)
+    with torch.no_grad():
+        for weights in model.parameters():
+            if weights.dim() > 1:
+                weights.normal_(0, 0.3)
+    return model.eval()
+
+
+@pytest.mark.parametrize("kind", ["Bamba", "Lfm2"])
+def test_recurrent_states_in_the_cache_follow_their_rows(kind: str) -> None:
+    """Prompts are padded and rows that end leave the batch: each row has the tokens of a separate batch."""
+    model = recurrent(kind)
+    check(model)
+    ends = ends_of(model)
+    together = sample_ids(model, ROWS, ends, PAD, 12, 0.0)
+    assert together == [sample_ids(model, [row], ends, PAD, 12, 0.0)[0] for row in ROWS]
+    assert len({len(row) for row in together}) > 1
+
+
+def test_recurrent_states_outside_the_cache_are_refused() -> None:
+    model = recurrent("RecurrentGemma")
+    for refused in (lambda: check(model), lambda: sample_ids(model, ROWS, {END}, PAD, 4, 0.0)):
+        with pytest.raises(
+            ModelError, match="RecurrentGemmaForCausalLM keeps recurrent states outside of transformers'"
+        ):
+            refused()
 
 
 def test_a_model_without_such_a_cache_is_refused() -> None:

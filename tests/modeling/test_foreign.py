@@ -16,7 +16,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, RobertaConfig, RobertaForS
 
 from rlhf.config import Settings
 from rlhf.errors import ConfigError, LineageError, ModelError, RlhfError
-from rlhf.modeling import foreign, loading
+from rlhf.modeling import bases, foreign, loading
 from rlhf.modeling.generation import generate
 from rlhf.runs.parents import Parent
 from tests.conftest import composed
@@ -35,7 +35,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def load(folder: Path, *overrides: str) -> Any:
-    """As a stage does: what can be seen is looked at first."""
+    """Load a model as a stage does: check the files first."""
     one, parent = composed(*SETTINGS, *overrides), Parent("policy", str(folder), None)
     loading.check(parent, one)
     tokenizer = loading.load_tokenizer(parent, one.model)
@@ -111,7 +111,7 @@ def test_a_tokenizer_without_an_end(model: Path, tmp_path: Path) -> None:
 def adapter(folder: Path, base: Any) -> Path:
     folder.mkdir()
     config = {"peft_type": "LORA", "r": 4, "target_modules": ["q_proj"], "base_model_name_or_path": base}
-    (folder / loading.ADAPTER).write_text(json.dumps(config))
+    (folder / bases.ADAPTER).write_text(json.dumps(config))
     return folder
 
 
@@ -138,7 +138,7 @@ def test_an_adapter_as_peft_saves_it(model: Path, tmp_path: Path) -> None:
     worn.save_pretrained(tmp_path / "adapter")
     ids = torch.tensor([[5, 6, 7]])
     torch.testing.assert_close(load(tmp_path / "adapter").eval()(ids).logits, worn(ids).logits)
-    path = tmp_path / "adapter" / loading.ADAPTER
+    path = tmp_path / "adapter" / bases.ADAPTER
     path.write_text(json.dumps(json.loads(path.read_text()) | {"target_modules": ["v_proj"]}))
     with pytest.raises(ModelError, match=r"is not an adapter on .*: only one of them has .*lora_A"):
         load(tmp_path / "adapter")
@@ -174,7 +174,7 @@ def damage(path: Path, draw: random.Random) -> None:
 
 
 def survives(folder: Path) -> bool:
-    """Whether it loads and learns a step; False: one sentence. Anything else is raised."""
+    """Return whether the model loads and makes a training step; False after a one-line error. Raise anything else."""
     told = ""
     try:
         policy = load(folder)
@@ -192,7 +192,7 @@ def survives(folder: Path) -> bool:
 @pytest.mark.filterwarnings("ignore")
 @given(name=st.sampled_from(DAMAGED), seed=st.integers(0, 10**9))
 @examples(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
-def test_any_damage_is_told_or_does_none(
+def test_any_damage_is_reported_or_harmless(
     model: Path, tmp_path_factory: pytest.TempPathFactory, name: str, seed: int
 ) -> None:
     copy = tmp_path_factory.mktemp("damaged") / "model"
@@ -222,7 +222,7 @@ def short(tmp_path: Path) -> Parent:
     ],
     ids=lambda one: one[0],
 )
-def test_positions_that_run_out_are_told_before(tmp_path: Path, stage: list[str], told: str) -> None:
+def test_positions_that_run_out_are_reported_before_training(tmp_path: Path, stage: list[str], told: str) -> None:
     one = composed(f"stage={stage[0]}", *stage[1:], *SETTINGS[1:])
     with pytest.raises(ConfigError, match=told):
         loading.check(short(tmp_path), one)

@@ -1,4 +1,4 @@
-"""Log-probabilities of whole responses, held against a forward pass of each row alone."""
+"""Log-probabilities of whole responses, compared with a separate forward pass of each row."""
 
 import pytest
 import torch

@@ -3,9 +3,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rlhf.data.templates import chat_template
 from rlhf.errors import ConfigError
 from rlhf.modeling.from_scratch import SMALLEST, new_policy, new_tokenizer
-from rlhf.modeling.loading import chat_template
 
 TEXTS = ["The capital of Peru is Lima.", "Lima lies in South America.", "Peru borders Chile."] * 5
 TOKENIZER = new_tokenizer(TEXTS, 320, chat_template("almanac"))
@@ -65,7 +65,7 @@ def test_weights_come_from_torchs_generator() -> None:
         ({"vocab_size": 9}, "model.architecture.vocab_size is the tokenizer's: set model.architecture.vocabulary"),
     ],
 )
-def test_an_architecture_that_cannot_be_is_told(architecture: dict, message: str) -> None:
+def test_an_impossible_architecture_is_reported(architecture: dict, message: str) -> None:
     small = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
     with pytest.raises(ConfigError, match=message):
         new_policy({"vocabulary": 320} | small | architecture, TOKENIZER)

@@ -94,7 +94,7 @@ def test_few_tokens_are_computed_without_the_sum(tokenizer: Any, monkeypatch: py
 
 
 @torch.no_grad()
-def test_switched_off_it_is_the_model_alone(tokenizer: Any) -> None:
+def test_switched_off_it_is_only_the_model(tokenizer: Any) -> None:
     _, fused = adapted(tokenizer)
     with fused.disable_adapter():
         assert torch.equal(fused(input_ids=IDS).logits, new_policy(tokenizer)(input_ids=IDS).logits)

@@ -9,9 +9,9 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.generation import configuration_utils
 
 from rlhf.data.render import prompt_ids
+from rlhf.data.templates import chat_template
 from rlhf.modeling.from_scratch import new_tokenizer
 from rlhf.modeling.generation import Response, cut, end_ids, generate, response_text, sample, sample_ids, seeded
-from rlhf.modeling.loading import chat_template
 
 PROMPTS = ["red cat", "green", "blue bird dog cat red", "bird dog"]
 
@@ -76,7 +76,7 @@ def test_greedy_responses_depend_neither_on_the_batch_nor_on_the_order(
     expected = answers(model, tokenizer, temperature=0.0)
     assert answers(model, tokenizer, temperature=0.0, batch_size=batch_size) == expected
     assert answers(model, tokenizer, PROMPTS[::-1], temperature=0.0, batch_size=batch_size) == expected[::-1]
-    assert len({tuple(response.ids) for response in expected}) > 1  # or the order could not be told
+    assert len({tuple(response.ids) for response in expected}) > 1  # else the order could not be checked
 
 
 def test_a_response_ends_with_its_first_end_of_sequence(model: Any, tokenizer: Any) -> None:
@@ -111,7 +111,7 @@ def test_the_seed_alone_decides(model: Any, tokenizer: Any) -> None:
     assert answers(model, tokenizer, seed=4) != first
 
 
-def test_random_numbers_of_the_caller_are_left_alone(model: Any, tokenizer: Any) -> None:
+def test_random_numbers_of_the_caller_are_unchanged(model: Any, tokenizer: Any) -> None:
     torch.manual_seed(11)
     expected = torch.rand(3)
     torch.manual_seed(11)
@@ -198,7 +198,7 @@ def test_a_conversation_is_rendered_by_the_chat_template(model: Any, tokenizer: 
     assert response.ids == by_hand(model.eval(), prompt_ids(tokenizer, conversation), tokenizer.eos_token_id, 8)
 
 
-def test_of_a_long_prompt_the_end_is_kept(model: Any, tokenizer: Any) -> None:
+def test_the_end_of_a_long_prompt_is_kept(model: Any, tokenizer: Any) -> None:
     long = "red green blue cat dog bird red green"
     [response] = answers(model, tokenizer, [long], max_prompt_length=3, temperature=0.0)
     assert response.ids == by_hand(model.eval(), prompt_ids(tokenizer, long)[-3:], tokenizer.eos_token_id, 8)

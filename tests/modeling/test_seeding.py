@@ -9,7 +9,7 @@ def test_seeds_are_derived_alike_in_every_process() -> None:
     assert all(0 <= seed < 2**63 for seed in seeds)
 
 
-def test_a_permutation_depends_on_its_purpose_alone() -> None:
+def test_a_permutation_depends_only_on_its_purpose() -> None:
     first = permutation(50, 7, "prompts", 3).tolist()
     permutation.cache_clear()
     assert permutation(50, 7, "prompts", 3).tolist() == first

@@ -91,7 +91,7 @@ def test_a_padding_token_that_comes_without_a_name_is_found() -> None:
 
 
 def test_padding_changes_no_probability_at_any_level_of_the_logits(tmp_path: Path) -> None:
-    """Logits are given up to a constant. In GPT-2 they lie tens below 0, where a row of small numbers takes all."""
+    """Logits are defined up to a constant. Those of GPT-2 are far below 0, so new rows near 0 would dominate."""
     tokenizer = bytes_tokenizer(END, eos_token=END, bos_token=END, unk_token=END)
     model = gpt2(len(tokenizer)).eval()
     ids = torch.tensor([tokenizer("An oak.")["input_ids"]])
@@ -126,7 +126,7 @@ def test_the_loss_counts_the_end_where_padding_is_the_end(tmp_path: Path) -> Non
     assert loss == pytest.approx(total / count, rel=1e-5)
 
 
-def test_the_end_in_padding_is_no_part_of_a_score(tmp_path: Path) -> None:
+def test_eos_in_padding_is_not_part_of_a_score(tmp_path: Path) -> None:
     """Read alone or beside a longer row, at the token before the end."""
     tokenizer = bytes_tokenizer(END, eos_token=END)
     parent = saved(tmp_path / "model", gpt2(len(tokenizer)), tokenizer)
@@ -208,7 +208,7 @@ def test_rows_of_new_tokens_are_like_the_others(settings: Callable[..., Settings
         assert (new - old.mean(0)).std().item() == pytest.approx(old.std(0).square().mean().sqrt().item(), rel=0.25)
 
 
-def test_a_head_of_its_own_under_a_flag_of_tying(tmp_path: Path) -> None:
+def test_a_separate_head_under_a_flag_of_tying(tmp_path: Path) -> None:
     tokenizer = bytes_tokenizer(END, eos_token=END)
     model = llama(len(tokenizer), tied=True)
     head = torch.randn_like(model.lm_head.weight)

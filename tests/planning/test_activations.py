@@ -17,7 +17,7 @@ from transformers import (
 )
 
 from rlhf.hardware.memory import Shape
-from rlhf.planning.activations import GATED, OUTSIDE, Pass, at_work, family_of, fused_head, logits, own_head
+from rlhf.planning.activations import GATED, OUTSIDE, Pass, at_work, family_of, fused_head, logits, own_head, tiles
 from rlhf.preference.head import score
 from rlhf.preference.prefix_sharing import sharing
 
@@ -136,15 +136,14 @@ def test_rows_that_share_a_prompt_keep_less(kind: str, layers: int) -> None:
 
 @pytest.mark.parametrize("learns", [True, False])
 def test_the_head_of_shared_rows(learns: bool) -> None:
-    """If the matrix learns, all probabilities are kept, and the forward pass adds a tile of logits."""
+    """Logits are kept up to a limit, which is larger if the matrix learns."""
     tokens, vocabulary = 30, 1000
     layer = torch.nn.Linear(8, vocabulary, bias=False).requires_grad_(learns)
     hidden = torch.randn(tokens, 8, requires_grad=True)
     kept = held(layer, lambda: score(layer, hidden, torch.zeros(tokens, dtype=torch.long), ("log_probs",)))
-    kept -= hidden.nbytes + tokens * (8 + 4)  # the targets and the normalizers
+    kept -= tokens * (8 + 4 + 4)  # the targets, the normalizers and the entropies
+    kept -= hidden.nbytes if learns else 0
     shape = Shape(1, 8, 1, 1, 1, vocabulary)
-    wide = own_head(shape, tokens, learns=learns)
-    assert wide == 2 * tokens * vocabulary * 4  # less than a tile
-    assert kept == (wide // 2 if learns else 0)
-    many = 200_000
-    assert own_head(shape, many, learns=learns) == (2**27 * 4 if learns else 2 * (2**23 // vocabulary) * vocabulary * 4)
+    assert own_head(shape, tokens, learns=learns) == kept + tiles(shape) == tokens * vocabulary * 4 + tiles(shape)
+    limit = 2**27 if learns else 2**23
+    assert own_head(shape, 200_000, learns=learns) == limit // vocabulary * vocabulary * 4 + tiles(shape)

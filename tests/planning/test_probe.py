@@ -1,5 +1,6 @@
 """A probe by a clock of which every call takes a second; and one by a real clock."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -31,7 +32,7 @@ def outlook(stage: str, root: Path, *more: str) -> Outlook:
 @pytest.mark.parametrize("stage", ["base", "sft", "reward", "dpo", "ppo"])
 @pytest.mark.parametrize("adapter", ["adapter=none", "adapter=lora"])
 def test_every_stage_is_timed(stage: str, adapter: str, tmp_path: Path) -> None:
-    one = outlook(stage, tmp_path, adapter)
+    one = outlook(stage, tmp_path, adapter, *(["stage.policy=another/model"] if stage == "base" else []))
     pace = probe(one, 100.0, Clock())
     tokens = one.work.at_once * one.work.typical
     assert pace.train == pytest.approx(0.5 / tokens)
@@ -39,6 +40,7 @@ def test_every_stage_is_timed(stage: str, adapter: str, tmp_path: Path) -> None:
     assert pace.read == pytest.approx(0.5 / tokens if stage in ("dpo", "ppo") else 0)
     assert (pace.draw > 0) == (stage == "ppo")
     assert f"{1 / pace.train:,.0f} tokens per second" in pace.source
+    assert re.search(r", at a load of \d+\.\d on \d+ cores$", pace.source)
 
 
 def test_checkpointing_is_probed_as_it_would_run(tmp_path: Path) -> None:
@@ -56,7 +58,7 @@ def test_a_long_step_is_made_once() -> None:
     assert len(calls) == 1 + 1 + REPEATS
 
 
-def test_the_random_numbers_of_others_are_left_alone(tmp_path: Path) -> None:
+def test_the_random_numbers_of_others_are_unchanged(tmp_path: Path) -> None:
     torch.manual_seed(3)
     expected = torch.rand(2)
     torch.manual_seed(3)

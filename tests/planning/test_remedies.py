@@ -1,12 +1,13 @@
-"""Remedies: typed as they are told they give what was promised, and the first that fits is named."""
+"""Remedies: the printed overrides have the planned effect, and the first remedy that fits is named."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from rlhf.planning.estimate import Outlook, look_ahead
-from rlhf.planning.remedies import first, tried
-from tests.conftest import composed
+from rlhf.planning.remedies import first, single, tried
+from tests.conftest import TINY, composed
 from tests.planning.conftest import ROWS, plan_of
 
 Ahead = Callable[..., Outlook]
@@ -105,3 +106,11 @@ def test_combinations_are_minimal(ahead: Ahead) -> None:
     for less in (["adapter=lora"], [f"stage.rollout.rows={rows}"], ["adapter=lora", f"stage.rollout.rows={2 * rows}"]):
         settings = composed("stage=ppo", *GIVEN, *given, *less)
         assert not look_ahead(settings, plan, ROWS["ppo"]).fits, less
+
+
+def test_a_new_model_is_offered_no_adapter(tmp_path: Path) -> None:
+    settings = composed("stage=base", f"checkpoints={tmp_path}", *TINY)
+    outlook = look_ahead(settings, plan_of(), ROWS["base"])
+    changes = [change for remedy in single(settings, plan_of(), outlook) for change in remedy.changes]
+    assert changes
+    assert not [change for change in changes if change.startswith("adapter=")]

@@ -1,4 +1,4 @@
-"""Shapes: stated ones have the parameters that were published, and what is at hand goes first."""
+"""Shapes: stated ones have the published number of parameters; the config of an available model takes precedence."""
 
 from pathlib import Path
 

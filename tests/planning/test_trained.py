@@ -1,4 +1,4 @@
-"""Ledgers of what Trainers run: against the models that are really made, and what must hold of any."""
+"""Ledgers of stages with a Trainer: compared with the models that are built, and properties of every ledger."""
 
 from collections.abc import Callable
 from pathlib import Path

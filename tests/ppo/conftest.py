@@ -7,8 +7,8 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification
 
+from rlhf.data.templates import chat_template
 from rlhf.modeling.from_scratch import new_tokenizer
-from rlhf.modeling.loading import chat_template
 from rlhf.ppo import Critic, PPOTrainer, gae, settings, shape_rewards
 from rlhf.ppo.rollout import Rollout, collect, evaluate
 
@@ -79,7 +79,7 @@ def new_trainer(tokenizer: Any) -> Callable[..., PPOTrainer]:
         reward: Any = length_reward,
         **overrides: Any,
     ) -> PPOTrainer:
-        names = ("seed", "score_mean", "score_std", "log", "gold", "sampler", "synchronise")
+        names = ("seed", "score_mean", "score_std", "log", "gold", "sampler", "synchronize")
         arguments = {"seed": 0} | {name: overrides.pop(name) for name in names if name in overrides}
         policy = new_policy(tokenizer) if policy is None else policy
         if reference == "same":
@@ -129,3 +129,8 @@ def response_logits(model: Any, rollout: Rollout) -> torch.Tensor:
     """Return the logits (B, T, V) that predict the response tokens: those at the position before each."""
     length = rollout.response_ids.shape[1]
     return model(**model_inputs(rollout), use_cache=False, logits_to_keep=length + 1).logits[:, :-1]
+
+
+def token_logprobs(logits: torch.Tensor, tokens: torch.Tensor, temperature: float) -> torch.Tensor:
+    """Return log softmax(z / τ)[a] in float32: logits z (B, T, V), tokens a (B, T) -> (B, T)."""
+    return (logits.float() / temperature).log_softmax(-1).gather(-1, tokens[..., None])[..., 0]

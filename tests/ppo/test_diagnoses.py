@@ -31,7 +31,7 @@ from rlhf.ppo.diagnoses import (
     length_hack,
     no_eos,
     noise,
-    over_optimised,
+    over_optimized,
     repeating,
     steps_too_large,
 )
@@ -59,7 +59,7 @@ ILL = {
     length_hack: ({LENGTH: lambda t: 10.0 + t, SCORES: lambda t: float(t)}, 10),
     repeating: ({REPETITION: lambda t: 0.6}, 5),
     entropy_collapse: ({ENTROPY: lambda t: 0.5**t}, 10),
-    over_optimised: ({GOLD: lambda t: 5 - t / 2 + 0.1 * (t % 2), SCORES: lambda t: float(t)}, 10),
+    over_optimized: ({GOLD: lambda t: 5 - t / 2 + 0.1 * (t % 2), SCORES: lambda t: float(t)}, 10),
     all_alike: ({DISTINCT: lambda t: 1 / 64}, 5),
 }
 
@@ -131,14 +131,14 @@ def test_length_without_score_is_not_a_hack() -> None:
 
 def test_gold_and_score_that_fall_together_are_not_over_optimization() -> None:
     falling = {GOLD: lambda t: 5 - t / 2 + 0.1 * (t % 2), SCORES: lambda t: -float(t)}
-    assert over_optimised(history(falling, 30), LIMITS) is None
+    assert over_optimized(history(falling, 30), LIMITS) is None
 
 
 def test_the_fall_of_the_gold_score_is_measured_in_its_noise() -> None:
     """A fall by 2 in 20 updates is many deviations if consecutive values differ by 0.1, and none if by 4."""
     for step, raised in ((0.1, True), (4.0, False)):
         series = {GOLD: lambda t, step=step: -t / 10 + step * (t % 2), SCORES: lambda t: float(t)}
-        assert (over_optimised(history(series, 30), LIMITS) is not None) is raised
+        assert (over_optimized(history(series, 30), LIMITS) is not None) is raised
 
 
 def test_noise_of_independent_normal_values() -> None:

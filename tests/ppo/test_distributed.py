@@ -20,7 +20,7 @@ import os
 import sys
 import torch
 from safetensors.torch import save_file
-from rlhf.modeling.loading import chat_template
+from rlhf.data.templates import chat_template
 from rlhf.ppo import Critic, PPOTrainer, ValueHead, settings
 from rlhf.ppo.distributed import agreed, anywhere, moments, whiten
 from rlhf.ppo.rollout import evaluate, pack

@@ -166,7 +166,7 @@ def test_a_score_that_rises_while_the_gold_score_falls(
         step = trainer.step
         if gold:
             monkeypatch.setattr(trainer, "step", lambda batch, step=step: gilded(step(batch)))
-        assert [diagnosis.name for diagnosis in run(trainer)] == ["over_optimised"] * gold
+        assert [diagnosis.name for diagnosis in run(trainer)] == ["over_optimized"] * gold
 
 
 def gilded(metrics: dict[str, float]) -> dict[str, float]:

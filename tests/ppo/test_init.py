@@ -30,14 +30,18 @@ def test_an_enum_is_passed_by_name_or_as_a_member() -> None:
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ({"kl_coeff": 0.1}, "there is no setting kl_coeff; did you mean kl_coef?"),
-        ({"clip": 0.1}, "there is no setting clip; did you mean "),
-        ({"zzzzzz": 1}, "there is no setting zzzzzz"),
+        ({"kl_coeff": 0.1}, "there is no setting stage.kl_coeff; did you mean stage.kl_coef?"),
+        ({"clip": 0.1}, "there is no setting stage.clip; did you mean stage."),
+        ({"zzzzzz": 1}, "there is no setting stage.zzzzzz; known are "),
         ({"missing_eos": "drop"}, "stage.missing_eos must be one of keep, subtract, replace, got 'drop'"),
         ({"kl_coef": "0.1"}, "stage.kl_coef must be a number, got '0.1'"),
         ({"updates": 2.5}, "stage.updates must be a whole number, got 2.5"),
         ({"whiten_advantages": 1}, "stage.whiten_advantages must be true or false, got 1"),
         ({"value_clip": False}, "stage.value_clip must be a number or null, got False"),
+        ({"sentinel": {"windows": 3}}, "there is no setting stage.sentinel.windows; did you mean "),
+        ({"sentinel": {"window": "3"}}, "stage.sentinel.window must be a whole number, got '3'"),
+        ({"sentinel": "stop"}, "stage.sentinel must map some of action, rollbacks, "),
+        ({"policy": None}, "stage.policy must be text, got None"),
         ({"gae_lambda": 2.0}, "stage.gae_lambda must lie in [0, 1], got 2.0"),
     ],
 )

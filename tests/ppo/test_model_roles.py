@@ -12,6 +12,7 @@ from peft import LoraConfig, TaskType, get_peft_model
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from rlhf.config import Settings
+from rlhf.data import templates
 from rlhf.errors import ConfigError, LineageError, ModelError
 from rlhf.modeling import adapters, loading
 from rlhf.modeling.from_scratch import new_tokenizer
@@ -210,7 +211,7 @@ def test_a_critic_that_does_not_read_the_policys_tokens_is_refused(
     settings: Configure, parents: Parents, tokenizer: Any, tmp_path: Path
 ) -> None:
     new_policy(tokenizer).save_pretrained(tmp_path)
-    new_tokenizer([" ".join(WORDS)] * 4, 270, loading.chat_template("almanac")).save_pretrained(tmp_path)
+    new_tokenizer([" ".join(WORDS)] * 4, 270, templates.chat_template("almanac")).save_pretrained(tmp_path)
     given = parents(policy="sft", reward="reward") | {"critic": Parent("critic", str(tmp_path), None)}
     with pytest.raises(LineageError, match="has another vocabulary than stage.policy="):
         assign(settings("ppo", *LORA), given, tokenizer)

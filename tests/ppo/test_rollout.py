@@ -17,10 +17,17 @@ from rlhf.config import MissingEOS
 from rlhf.data.render import prompt_ids
 from rlhf.errors import TrainingError
 from rlhf.modeling.generation import response_text
-from rlhf.modeling.logprobs import token_logprobs
 from rlhf.ppo import Critic, shape_rewards
 from rlhf.ppo.rollout import Rollout, collect, evaluate, final_scores, micro_batches, pack
-from tests.ppo.conftest import PROMPTS, length_reward, model_inputs, new_policy, new_reward_model, response_logits
+from tests.ppo.conftest import (
+    PROMPTS,
+    length_reward,
+    model_inputs,
+    new_policy,
+    new_reward_model,
+    response_logits,
+    token_logprobs,
+)
 
 CPU = torch.device("cpu")
 

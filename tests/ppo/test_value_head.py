@@ -8,13 +8,13 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from rlhf.modeling.logprobs import masked_mean, token_logprobs
+from rlhf.modeling.logprobs import masked_mean
 from rlhf.ppo import PPOTrainer, ValueHead, gae
 from rlhf.ppo.checkpoint import trainable
 from rlhf.ppo.losses import clipped_policy_loss, clipped_value_loss
 from rlhf.ppo.rollout import Rollout, all_outputs, collect, evaluate, inputs_of
 from rlhf.ppo.shared_base import POLICY, SharedBase
-from tests.ppo.conftest import PROMPTS, TINY, model_inputs, new_policy, response_logits, same, weights
+from tests.ppo.conftest import PROMPTS, TINY, model_inputs, new_policy, response_logits, same, token_logprobs, weights
 
 Trainers = Callable[..., PPOTrainer]
 ONE_STEP = {"minibatches": 1, "epochs": 1, "max_grad_norm": 1e9}

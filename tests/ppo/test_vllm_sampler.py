@@ -47,7 +47,7 @@ def test_its_weights_follow_the_policys_and_its_distance_is_logged(new_trainer: 
     policy, copied = engine(tokenizer)
     told: list[dict[str, float]] = []
     trainer = new_trainer(
-        policy=policy, sampler=copied, synchronise=copied.synchronise, importance_cap=2.0, updates=3,
+        policy=policy, sampler=copied, synchronize=copied.synchronize, importance_cap=2.0, updates=3,
         log=lambda metrics, update: told.append(metrics),
     )  # fmt: skip
     trainer.train()
@@ -70,7 +70,7 @@ def test_without_synchronization_the_gap_grows(new_trainer: Trainers, tokenizer:
 def test_with_equal_weights_it_draws_what_the_policy_draws(new_trainer: Trainers, tokenizer: Any) -> None:
     policy, copied = engine(tokenizer, rounds=False)
     options = {"updates": 2, "rollout": {"logprobs": "forward"}}
-    other = new_trainer(policy=policy, sampler=copied, synchronise=copied.synchronise, **options)
+    other = new_trainer(policy=policy, sampler=copied, synchronize=copied.synchronize, **options)
     assert other.train() == new_trainer(**options).train()
 
 

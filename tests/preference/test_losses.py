@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import Tensor, tensor
 from torch.nn.functional import logsigmoid
 
-from rlhf.preference.losses import bradley_terry, centring, plackett_luce, smoothed
+from rlhf.preference.losses import bradley_terry, centering, plackett_luce, smoothed
 
 numbers = st.floats(-20, 20)
 
@@ -89,10 +89,10 @@ def test_padding_changes_neither_loss_nor_gradient() -> None:
     assert torch.allclose(wide_gradient, torch.cat([gradient, torch.zeros(1, 2, dtype=torch.float64)], -1))
 
 
-def test_centring_of_two_is_the_squared_sum() -> None:
+def test_centering_of_two_is_the_squared_sum() -> None:
     scores = tensor([[1.0, 0.5, 9.0], [2.0, -2.0, 9.0], [1.0, 2.0, 3.0]])
     mask = tensor([[True, True, False], [True, True, False], [True, True, True]])
-    assert centring(scores, mask).tolist() == [2.25, 0.0, 16.0]
+    assert centering(scores, mask).tolist() == [2.25, 0.0, 16.0]
 
 
 @given(st.floats(-20, 20), st.sampled_from([0.01, 0.1, 0.4]), st.floats(0.1, 3))

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from rlhf.config import Settings
 from rlhf.preference import losses
-from rlhf.preference.training import Members, callbacks, further_arguments, prepare, trainer_class
+from rlhf.preference.training import Members, prepare, trainer_class
 from tests.conftest import composed
 
 
@@ -33,10 +33,10 @@ def pairs(*rows: dict) -> dict[str, Dataset]:
 class Trained:
     """A stand-in for TRL's trainer: a loss, a collator, arguments."""
 
-    centring = None
+    centering = None
 
     def __init__(self, **_):
-        self.args = SimpleNamespace(center_rewards_coefficient=self.centring)
+        self.args = SimpleNamespace(center_rewards_coefficient=self.centering)
         self.processing_class = tokenizer
         self.data_collator = lambda examples: {"input_ids": torch.tensor([[example["id"]] for example in examples])}
 
@@ -83,8 +83,8 @@ def test_weights_are_divided_by_their_mean() -> None:
     assert prepare(pairs(*rows), stage(), tokenizer)["train"]["weight"] == pytest.approx([0.5, 0.5, 2.0])
 
 
-@pytest.mark.parametrize("centring", [None, 0.01])
-def test_rankings_by_hand(centring: float | None) -> None:
+@pytest.mark.parametrize("centering", [None, 0.01])
+def test_rankings_by_hand(centering: float | None) -> None:
     """Pairs of three responses become one ranking; its loss is Plackett-Luce on the three scores."""
     made = stage("stage.loss=plackett_luce")
     order = ["c", "b", "a"]
@@ -93,14 +93,14 @@ def test_rankings_by_hand(centring: float | None) -> None:
     assert prepared["train"]["ordered"] == [2, 1]
     assert prepared["train"]["response_ids"][0] == [[ord("p"), ord(one), ord(".")] for one in order]
 
-    kind = type("Centred", (Trained,), {"centring": centring})
+    kind = type("Centered", (Trained,), {"centering": centering})
     trainer = trainer_class(kind, made, prepared)()
     batch = trainer.data_collator(list(prepared["train"]))
     batch["input_ids"] = torch.tensor([[30.0], [20.0], [10.0], [5.0], [0.0]])
     scores = torch.tensor([[3.0, 2.0, 1.0], [0.5, 0.0, 0.0]])
     mask = torch.tensor([[True, True, True], [True, True, False]])
     expected = losses.plackett_luce(scores, torch.tensor([2, 1]), mask).mean()
-    expected += (centring or 0.0) * losses.centring(scores, mask).mean()
+    expected += (centering or 0.0) * losses.centering(scores, mask).mean()
     loss, outputs = trainer.compute_loss(Model(), batch, return_outputs=True)
     assert loss.item() == pytest.approx(expected.item())
     assert outputs.logits.shape == (5, 1)
@@ -118,15 +118,6 @@ def test_a_conversation_is_tokenized_as_for_scoring(chain: Path) -> None:
     [row] = prepare(pairs(*rows), stage("stage.loss=plackett_luce"), own)["train"]
     assert row["response_ids"] == [encode(own, talk, text, None) for text in ("Lima.", "I do not know.")]
     assert row["rejected_ids"] == row["response_ids"][1]
-
-
-def test_early_stopping_looks_at_every_checkpoint() -> None:
-    plain = stage()
-    assert further_arguments(plain) == {"remove_unused_columns": False}
-    assert callbacks(plain) == []
-    early = stage("stage.early_stopping=3", "stage.trainer.eval_strategy=steps", "stage.trainer.save_steps=7")
-    assert further_arguments(early)["eval_steps"] == 7
-    assert callbacks(early)[0].early_stopping_patience == 3
 
 
 def test_members_have_separate_seeds_and_folders(settings: Callable[..., Settings], tmp_path: Path) -> None:

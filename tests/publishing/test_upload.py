@@ -1,4 +1,4 @@
-"""What goes wrong at every step, with the real client: nothing is lost or half-published, and it is one sentence."""
+"""Failures at every step, with the real client: nothing is lost or half-published, and the error is one line."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -73,7 +73,7 @@ def test_a_step_that_fails_once_is_repeated(publish: Callable, hub: Hub, bundle:
     assert len(hub.titles(REPO)) == 2
 
 
-# The weights are there when they are to be verified, so that the second attempt need not.
+# After a failure in `verify` the weights are on the Hub, so the second attempt has nothing to upload.
 @pytest.mark.parametrize("step", [step for step in STEPS if step != "verify"])
 def test_a_permanent_failure_is_completed_by_the_same_command(
     publish: Callable, hub: Hub, bundle: Bundle, step: str
@@ -81,7 +81,7 @@ def test_a_permanent_failure_is_completed_by_the_same_command(
     hub.break_(*STEPS[step], 500, times=99)
     with pytest.raises(HubError, match=r"the Hub returns 500 \(.*\): run the command again, nothing is sent twice"):
         publish()
-    if step not in ("refs", "tag"):  # one commit has everything or there is none
+    if step not in ("refs", "tag"):  # a single commit has all files
         assert ("models", REPO) not in hub.repos or hub.titles(REPO) == ["initial commit"]
     assert ("models", REPO) not in hub.repos or hub.repos["models", REPO].tags == {}
     hub.faults.clear()

@@ -26,7 +26,7 @@ def test_the_download_agrees_with_the_run(
     held["config.json"] = held["config.json"].replace(b"silu", b"relu")
     with pytest.raises(HubError, match="alice/x: config.json differs from the sent file: run the command again"):
         verify(made, link, commit, WHERE, plan(above), tmp_path)
-    assert not list(tmp_path.glob("tmp*"))  # nothing of what was fetched stays
+    assert not list(tmp_path.glob("tmp*"))  # the downloaded files are deleted
 
 
 def test_a_file_too_many_is_found(build: Callable[..., Bundle], tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ def test_three_members_have_the_deviation_of_a_population() -> None:
     assert found == pytest.approx([3 - math.sqrt(14 / 3)])
 
 
-def test_members_that_differ_by_a_constant_and_a_scale_agree_once_normalised() -> None:
+def test_members_that_differ_by_a_constant_and_a_scale_agree_once_normalized() -> None:
     members = [constant(1.0, 3.0), constant(110.0, 130.0)]
     stored = [FixedNormalizer(2.0, 1.0), FixedNormalizer(120.0, 10.0)]
     assert max(Ensemble(members).judge(["p", "p"], ["a", "b"]).disagreement) > 50

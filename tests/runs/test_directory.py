@@ -19,7 +19,7 @@ def test_a_file_where_directories_are_to_be(tmp_path: Path) -> None:
         claim(place.with_name(".base.partial"), place)
 
 
-def test_a_file_where_the_run_is_to_be_is_told_before_anything_is_trained(tmp_path: Path) -> None:
+def test_a_file_in_place_of_the_run_is_reported_before_training(tmp_path: Path) -> None:
     (tmp_path / "base").write_text("a file of one's own")
     with pytest.raises(RunError, match="base is a file, not a directory: move it away"):
         claim(tmp_path / ".base.partial", tmp_path / "base")

@@ -13,7 +13,7 @@ def test_every_metric_that_is_shown_has_a_label() -> None:
         assert {key for keys in groups for key in keys} <= set(headlines.LABELS)
 
 
-def test_training_and_held_out_numbers_are_told_apart() -> None:
+def test_training_and_held_out_numbers_are_distinguished() -> None:
     metrics = {"train/loss": 0.7, "train/logits/chosen": -2.4, "eval/loss": 0.8, "eval/rewards/accuracies": 0.84375}
     assert headlines.progress("dpo", metrics) == ["held-out accuracy 0.844", "held-out loss 0.8", "train loss 0.7"]
     for key, label in headlines.LABELS.items():

@@ -23,7 +23,7 @@ def test_two_trees_differ_just_where_their_flat_forms_do(one: dict, two: dict) -
     assert (difference(flatten(one), flatten(two)) is None) == (flatten(one) == flatten(two))
 
 
-def test_where_a_run_lies_and_how_it_is_watched_do_not_count(settings: Callable[..., Settings]) -> None:
+def test_directory_and_tracker_of_a_run_do_not_count(settings: Callable[..., Settings]) -> None:
     plain = content(settings("base"), {})
     assert (
         difference(plain, content(settings("base", "name=other", "tracker=tensorboard", "overwrite=true"), {})) is None
@@ -62,7 +62,7 @@ def test_two_runs_that_differ_in_a_secret_are_the_same_run(settings: Callable[..
     assert one["stage.trainer.run_name"] == "***"
 
 
-def test_a_run_that_was_stopped_can_go_on_with_warnings_alone(beside_chain: Callable[..., Settings]) -> None:
+def test_a_run_that_was_stopped_can_continue_with_only_warnings(beside_chain: Callable[..., Settings]) -> None:
     """Stopped or warned, an update computes the same; a rollback changes what follows."""
 
     def of(action: str) -> dict:

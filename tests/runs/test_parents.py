@@ -40,7 +40,7 @@ def test_an_unfinished_run_is_refused(settings: Callable[..., Settings], tmp_pat
         find_parents(settings("dpo"))
 
 
-def test_a_folder_that_is_no_model_is_refused(settings: Callable[..., Settings], tmp_path: Path) -> None:
+def test_a_folder_that_is_not_a_model_is_refused(settings: Callable[..., Settings], tmp_path: Path) -> None:
     (tmp_path / "sft").mkdir()
     (tmp_path / "sft" / "notes.txt").touch()
     with pytest.raises(LineageError, match="has neither run.json nor config.json"):
@@ -55,7 +55,9 @@ def test_what_is_optional_may_be_missing(settings: Callable[..., Settings], tmp_
     ("path", "name", "revision"),
     [("gpt2", "gpt2", None), ("org/model", "org/model", None), ("org/model@v1", "org/model", "v1")],
 )
-def test_a_hub_id_is_told_from_a_path(settings: Callable[..., Settings], path: str, name: str, revision: str) -> None:
+def test_a_hub_id_is_distinguished_from_a_path(
+    settings: Callable[..., Settings], path: str, name: str, revision: str
+) -> None:
     parent = find_parent("policy", wanted(path), settings("dpo"))
     assert (parent.path, parent.revision, parent.manifest) == (name, revision, None)
     assert parent.digest == f"{name}@{revision or 'main'}"
@@ -103,7 +105,7 @@ def test_a_manifest_that_cannot_be_read_is_named(
         find_parent("policy", wanted(tmp_path), settings("dpo"))
 
 
-def test_a_manifest_that_is_none_of_ours_is_refused(settings: Callable[..., Settings], tmp_path: Path) -> None:
+def test_a_foreign_manifest_is_refused(settings: Callable[..., Settings], tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text("{}")
     with pytest.raises(
         RunError, match=r"not a run's manifest of this version \(stage is missing\): delete the directory"
@@ -138,7 +140,7 @@ def test_a_model_folder_is_hashed_once_in_a_run(
 
 
 def copied(chain: Path, root: Path, stage: str) -> Path:
-    """The weights in a copy of a run's model folder, which is no run."""
+    """Return the weights in a copy of a run's model folder, without its run.json."""
     folder = root / f"{stage}-model"
     shutil.copytree(chain / "almanac" / stage / "model", folder)
     return folder / "model.safetensors"

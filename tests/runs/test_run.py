@@ -1,5 +1,4 @@
 import errno
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,8 +8,9 @@ from rlhf.cli.progression import stale
 from rlhf.config import Settings
 from rlhf.errors import LineageError, RunError
 from rlhf.runs.directory import partial, saved
+from rlhf.runs.endings import recorded
 from rlhf.runs.interrupted import settle
-from rlhf.runs.run import Run, recorded, runs
+from rlhf.runs.run import Run, runs
 from rlhf.storage.manifest import read_manifest
 
 CHECKPOINT = "checkpoint-424/digests.json"
@@ -70,12 +70,6 @@ def test_two_processes_cannot_write_one_run(settings: Callable[..., Settings], t
         Run.start(tmp_path / "base", settings("base"))
     run.stop("failed", "for the test")
     Run.start(tmp_path / "base", settings("base")).finish({})
-
-
-def test_a_failure_leaves_nothing_without_a_checkpoint(settings: Callable[..., Settings], tmp_path: Path) -> None:
-    with pytest.raises(ZeroDivisionError), recorded(Run.start(tmp_path / "base", settings("base"))):
-        raise ZeroDivisionError
-    assert files(tmp_path) == set()
 
 
 def test_an_interruption_leaves_what_can_be_resumed(settings: Callable[..., Settings], tmp_path: Path) -> None:
@@ -175,20 +169,7 @@ def _interrupted(run: Run) -> None:
         raise KeyboardInterrupt
 
 
-def test_lines_past_the_checkpoint_are_dropped_on_resume(settings: Callable[..., Settings], tmp_path: Path) -> None:
-    run = Run.start(tmp_path / "base", settings("base"))
-    for step in (1, 2, 3):
-        run.log({"n": float(step)}, step)
-    with (run.work / "metrics.jsonl").open("a") as file:
-        file.write('{"step": 2, "torn')
-    run.rewind(2)
-    run.log({"n": 9.0}, 3)
-    steps = [json.loads(line)["step"] for line in (run.work / "metrics.jsonl").read_text().splitlines()]
-    assert steps == [1, 2, 3]
-    run.finish({})
-
-
-def test_there_is_no_run_where_there_is_none(tmp_path: Path) -> None:
+def test_a_missing_run_is_not_found(tmp_path: Path) -> None:
     with pytest.raises(LineageError, match="has no finished run"):
         Run.open(tmp_path / "nowhere")
 
@@ -240,25 +221,6 @@ def test_a_disk_that_is_full_at_the_start_leaves_nothing_new(
     resumed = Run.start(tmp_path / "base", settings("base", "resume=true"))
     assert (resumed.scratch / CHECKPOINT).read_text() == "state"
     resumed.finish({})
-
-
-def test_what_was_written_at_a_checkpoint_is_what_is_left_of_the_logs(
-    settings: Callable[..., Settings], tmp_path: Path
-) -> None:
-    """The last step is logged twice: by training before the checkpoint, and by what follows training after it."""
-    run = Run.start(tmp_path / "base", settings("base"))
-    run.log({"train/loss": 1.0}, 4)
-    written = run.written()
-    run.log({"eval/loss": 2.0}, 4)
-    (run.work / "samples.jsonl").write_text('{"step": 4}\n')
-    run.rewind(4)
-    assert run.written() == {"metrics.jsonl": 2, "samples.jsonl": 1}
-    run.rewind(4, written)
-    assert (run.work / "metrics.jsonl").read_text() == '{"step": 4, "train/loss": 1.0}\n'
-    assert (run.work / "samples.jsonl").read_text() == ""
-    run.log({"eval/loss": 3.0}, 4)
-    assert run.written() == {"metrics.jsonl": 2, "samples.jsonl": 0}
-    run.finish({})
 
 
 def test_of_several_processes_the_first_writes(

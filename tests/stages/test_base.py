@@ -7,9 +7,9 @@ from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rlhf.config import Settings
+from rlhf.data.templates import chat_template
 from rlhf.errors import ConfigError, DataError, ModelError
 from rlhf.modeling.from_scratch import new_tokenizer
-from rlhf.modeling.loading import chat_template
 from rlhf.runs.run import Run
 from rlhf.stages import execute
 from rlhf.stages.base import blocks
@@ -56,7 +56,7 @@ def test_an_unknown_argument_of_the_trainer(settings: Callable[..., Settings], t
     assert list(tmp_path.iterdir()) == []
 
 
-def test_wrong_arguments_are_told_before_there_is_a_model(
+def test_wrong_arguments_are_reported_before_a_model_exists(
     settings: Callable[..., Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("rlhf.stages.base.new_policy", None)
@@ -65,9 +65,12 @@ def test_wrong_arguments_are_told_before_there_is_a_model(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_adapter_on_modules_that_are_not_there(settings: Callable[..., Settings], tmp_path: Path) -> None:
+def test_an_adapter_on_modules_that_are_not_there(
+    chain: Path, settings: Callable[..., Settings], tmp_path: Path
+) -> None:
+    given = ("adapter=lora", "adapter.target_modules=[nope]", f"stage.policy={chain}/almanac/base")
     with pytest.raises(ConfigError, match=r"adapter.target_modules=\['nope'\] cannot be used \(.*not found"):
-        execute(settings("base", "adapter=lora", "adapter.target_modules=[nope]"), tmp_path / "base")
+        execute(settings("base", *given), tmp_path / "base")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -175,7 +175,7 @@ def test_what_was_trained_on_the_judging_reward_model_is_said(
     found = read(tmp_path / "compare")
     assert found["notes"] == ["Trained on the reward model, so that the win rates by it are biased: ppo."]
     assert found["models"]["ppo"]["kl"]["mean"] != 0
-    assert list(found["over_optimisation"]) == [f"{tmp_path}/ppo"]
+    assert list(found["over_optimization"]) == [f"{tmp_path}/ppo"]
 
 
 def test_ppo_runs_below_a_folder_are_on_the_frontier(
@@ -183,9 +183,9 @@ def test_ppo_runs_below_a_folder_are_on_the_frontier(
 ) -> None:
     execute(beside_chain("ppo"), tmp_path / "many" / "ppo" / "seed-1")
     execute(compare("sft: {chain}/sft", f"stage.frontier={tmp_path}/many"), tmp_path / "compare")
-    assert list(read(tmp_path / "compare")["over_optimisation"]) == [f"{tmp_path}/many/ppo/seed-1"]
+    assert list(read(tmp_path / "compare")["over_optimization"]) == [f"{tmp_path}/many/ppo/seed-1"]
     execute(compare("base: {chain}/base", "stage.reference=base", f"stage.frontier={tmp_path}/many"), tmp_path / "base")
-    assert read(tmp_path / "base")["over_optimisation"] == {}  # it does not start from base
+    assert read(tmp_path / "base")["over_optimization"] == {}  # it does not start from base
 
 
 def test_other_seeds_give_a_spread(compare: Configure, tmp_path: Path) -> None:
@@ -257,7 +257,7 @@ def test_prompts_with_instructions_need_no_reward(compare: Configure, tmp_path: 
     assert not [name for name in found if "win_rate" in name]
 
 
-def test_an_instruction_that_cannot_be_checked_is_told_before_a_model_is_loaded(
+def test_an_instruction_that_cannot_be_checked_is_reported_before_a_model_is_loaded(
     compare: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(models, "load_policy", None)

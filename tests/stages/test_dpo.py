@@ -81,7 +81,7 @@ def test_equal_responses_are_refused(beside_chain: Callable[..., Settings], tmp_
 
 
 @pytest.mark.parametrize("stage", ["dpo", "reward"])
-def test_sharing_where_it_cannot_be_is_refused_before_a_model_is_loaded(
+def test_impossible_sharing_is_refused_before_a_model_is_loaded(
     beside_chain: Callable[..., Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str
 ) -> None:
     monkeypatch.setattr(loading, "_load", None)

@@ -23,7 +23,7 @@ def evaluate(chain: Path, tmp_path: Path) -> Configure:
 
 
 def encoder(folder: Path, labels: int = 1) -> Path:
-    """A classifier of another family, with a tokenizer of its own that knows no end of sequence and no turns."""
+    """Write a classifier of another family; its tokenizer has no EOS token and no chat template."""
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
     marks = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
@@ -66,7 +66,7 @@ def test_the_card_of_a_run_is_the_one_that_its_stage_wrote(
     }  # fmt: skip
 
 
-def test_a_classifier_with_a_tokenizer_of_its_own(evaluate: Configure, tmp_path: Path) -> None:
+def test_a_classifier_with_another_tokenizer(evaluate: Configure, tmp_path: Path) -> None:
     rows = [{"prompt": f"q{i}", "chosen": f" good {i}", "rejected": f" evil {i}", "source": "s"} for i in range(60)]
     (tmp_path / "pairs.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
     settings = evaluate(encoder(tmp_path / "bert"), f"data.path={tmp_path}/pairs.jsonl", "data.holdout=0.3")

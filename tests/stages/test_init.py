@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from rlhf.config import Settings
-from rlhf.errors import RunError
+from rlhf.errors import ConfigError, RunError
 from rlhf.runs.directory import partial, saved
 from rlhf.runs.run import Run
 from rlhf.stages import execute
@@ -73,3 +73,22 @@ def test_a_disk_that_is_full_when_the_optimizer_is_saved(
     assert saved(partial(tmp_path / stage)) == "checkpoint-1"
     execute(beside_chain(stage, "stage.trainer.save_steps=1", "resume=true"), tmp_path / stage)
     assert Run.open(tmp_path / stage).resumed
+
+
+@pytest.mark.parametrize(
+    ("stage", "overrides"),
+    [
+        ("ppo", ("stage.rewards={mine: {function: nope:score}}",)),
+        ("ppo", ("stage.gold={function: nope:score}",)),
+        ("compare", ("judge=function", "judge.function=nope:score", "stage.models={sft: CHAIN/sft}")),
+    ],
+)
+def test_a_function_that_cannot_be_imported_is_reported_before_data_are_read(
+    chain: Path, beside_chain: Callable[..., Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str,
+    overrides: tuple[str, ...],
+) -> None:  # fmt: skip
+    monkeypatch.setattr(f"rlhf.stages.{stage}.load", None)
+    given = [item.replace("CHAIN", f"{chain}/almanac") for item in overrides]
+    with pytest.raises(ConfigError, match="the reward 'nope:score' cannot be imported: No module named 'nope'"):
+        execute(beside_chain(stage, *given), tmp_path / stage)
+    assert not (tmp_path / stage).exists()

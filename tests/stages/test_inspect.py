@@ -39,7 +39,7 @@ def test_the_embedded_data(inspected: Callable[..., dict], tmp_path: Path, capsy
     assert "No overlap between train and held-out prompts." in told
 
 
-def test_tokens_are_counted_where_there_is_a_model(chain: Path, inspected: Callable[..., dict], tmp_path: Path) -> None:
+def test_tokens_are_counted_if_a_model_exists(chain: Path, inspected: Callable[..., dict], tmp_path: Path) -> None:
     found = inspected(f"stage.tokenizer={chain}/almanac/base", "stage.max_length=24", "stage.examples=2")
     sheets = {(one["kind"], one["split"]): one["sheet"] for one in found["sheets"]}
     sheet = sheets["preferences", "train"]
@@ -47,7 +47,7 @@ def test_tokens_are_counted_where_there_is_a_model(chain: Path, inspected: Calla
     assert 0 < sheet["filled"] < sheet["longer_rows"] <= sheet["rows"]
     assert sum(sheet["lengths"]["chosen"]["histogram"].values()) == sheet["rows"]
     assert "<|user|>" in (tmp_path / "inspect" / "report.md").read_text(encoding="utf-8")
-    assert "<|user|>" not in json.dumps(found)  # numbers alone
+    assert "<|user|>" not in json.dumps(found)  # only statistics
     assert Run.open(tmp_path / "inspect").manifest["parents"]["tokenizer"]["stage"] == "base"
 
 

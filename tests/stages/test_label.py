@@ -131,7 +131,7 @@ def test_samples_that_are_all_equal_are_refused(label: Configure, tmp_path: Path
 
 
 class Session:
-    """``stage=label`` in a process of its own, and a page that talks to it."""
+    """``stage=label`` in a separate process, and the requests of its page."""
 
     def __init__(self, root: Path, *overrides: str):
         command = [sys.executable, "-m", "rlhf", "stage=label", f"checkpoints={root}", "hardware=cpu", *overrides]
@@ -243,7 +243,7 @@ def test_ctrl_c_keeps_what_was_answered(session, tmp_path: Path) -> None:
     page.call("/answer", {"pair": state["pair"]["id"], "verdict": "left"})
     os.kill(page.process.pid, signal.SIGINT)
     assert page.end() == 130
-    assert "label has answers.jsonl, and this continues from it: python -m rlhf stage=label" in page.told
+    assert "label has answers.jsonl, and this continues from it:\n  python -m rlhf stage=label" in page.told
     assert page.told.rstrip().endswith("resume=true")
     time.sleep(0.1)
     answers = tmp_path / "almanac" / ".label.partial" / "resume" / "answers.jsonl"

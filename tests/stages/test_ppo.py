@@ -63,13 +63,13 @@ def test_equal_settings_give_equal_bytes(beside_chain: Configure, uninterrupted:
     assert weights(tmp_path / "other") != weights(uninterrupted)
 
 
-def test_scores_are_normalised_as_the_reward_run_says(chain: Path, beside_chain: Configure, tmp_path: Path) -> None:
-    """At the first update the KL is zero, so the reward is the normalised score."""
+def test_scores_are_normalized_as_the_reward_run_says(chain: Path, beside_chain: Configure, tmp_path: Path) -> None:
+    """At the first update the KL is zero, so the reward is the normalized score."""
     execute(beside_chain("ppo", *FASTER, "stage.updates=1", "stage.missing_eos=keep"), tmp_path / "ppo")
     statistics = Run.open(chain / "almanac" / "reward").manifest["metrics"]
     [first] = [json.loads(line) for line in logged(tmp_path / "ppo").splitlines()]
-    normalised = (first["objective/scores"] - statistics["scores/mean"]) / statistics["scores/std"]
-    assert first["objective/rlhf_reward"] == pytest.approx(normalised, abs=1e-4)
+    normalized = (first["objective/scores"] - statistics["scores/mean"]) / statistics["scores/std"]
+    assert first["objective/rlhf_reward"] == pytest.approx(normalized, abs=1e-4)
 
 
 def test_every_option_of_the_algorithm_is_taken_from_the_settings(beside_chain: Configure, tmp_path: Path) -> None:
@@ -84,7 +84,7 @@ def test_every_option_of_the_algorithm_is_taken_from_the_settings(beside_chain: 
     assert first["policy/steps"] > 0
 
 
-def test_an_adapter_is_saved_alone(beside_chain: Configure, tmp_path: Path) -> None:
+def test_only_the_adapter_is_saved(beside_chain: Configure, tmp_path: Path) -> None:
     execute(beside_chain("ppo", "adapter=lora", *FASTER), tmp_path / "ppo")
     [file] = (tmp_path / "ppo" / "model").glob("*.safetensors")
     assert file.name == "adapter_model.safetensors"
@@ -115,7 +115,7 @@ def test_one_base_ends_where_four_models_end(
         assert torch.allclose(value, adapters[1][name], atol=1e-6), name
 
 
-def test_after_ctrl_c_one_base_goes_on_and_ends_with_the_same_bytes(
+def test_after_ctrl_c_one_base_continues_and_ends_with_the_same_bytes(
     beside_chain: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     execute(beside_chain("reward", "adapter=lora"), tmp_path / "reward")
@@ -153,7 +153,7 @@ def test_the_critic_can_be_a_head_on_the_policy(
 
 
 @pytest.mark.parametrize("save_every", [1, 10])
-def test_after_ctrl_c_it_goes_on_and_ends_with_the_same_bytes(
+def test_after_ctrl_c_it_continues_and_ends_with_the_same_bytes(
     beside_chain: Configure, uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, save_every: int
 ) -> None:
     """The signal arrives within the second update; that one is finished and saved, whenever the next save was due."""
@@ -190,7 +190,7 @@ WATCHFUL = (
 )
 
 
-def test_a_diagnosis_is_told_and_written_down(
+def test_a_diagnosis_is_printed_and_recorded(
     beside_chain: Configure, uninterrupted: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     execute(beside_chain("ppo", *FASTER, *WATCHFUL), tmp_path / "ppo")
@@ -277,7 +277,7 @@ def test_each_term_is_logged_and_the_total_is_their_weighted_sum(
 
 
 def test_gold_has_no_influence_on_the_weights(beside_chain: Configure, uninterrupted: Path, own: str, tmp_path) -> None:
-    """Whatever it says, whatever it draws at random, and where it is a model that is loaded too."""
+    """For every score, for random numbers that it draws, and for a gold model that is loaded."""
     for name, gold in {"none": "null", "noisy": f"{own}:noisy", "model": None}.items():
         given = "{run: " + beside_chain("ppo").stage.reward + "}" if gold is None else gold
         execute(beside_chain("ppo", *FASTER, f"stage.gold={given}"), tmp_path / name)

@@ -116,8 +116,8 @@ def test_a_stranger_who_knows_transformers_alone_loads_it(
     talk.append({"role": "assistant", "content": ANSWER})
     score = reward(**tokenizer.apply_chat_template(talk, return_dict=True, return_tensors="pt")).logits[0, 0].item()
     measured = Run.open(aligned / "almanac" / "reward").manifest["metrics"]
-    normalised = (score - measured["scores/mean"]) / measured["scores/std"]
-    assert found.stdout == f"{text}\n{score} {normalised}\n"
+    normalized = (score - measured["scores/mean"]) / measured["scores/std"]
+    assert found.stdout == f"{text}\n{score} {normalized}\n"
 
 
 def test_without_a_repository_nothing_is_sent(
@@ -154,7 +154,7 @@ def test_again_sends_nothing_and_another_run_is_the_next_version(publish: Publis
     assert "figures/reward_kl.png" in hub.files(REPO, "v1")
 
 
-def test_a_branch_of_its_own(publish: Publish, hub: Hub, aligned: Path) -> None:
+def test_a_separate_branch(publish: Publish, hub: Hub, aligned: Path) -> None:
     publish(f"stage.repo={REPO}")
     [one] = publish(f"stage.repo={REPO}", "stage.branch=seed-1", "stage.tag=s1", run=aligned / "almanac" / "dpo")
     assert hub.repos["models", REPO].branches["seed-1"] == one["commit"]
@@ -207,7 +207,7 @@ def test_an_adapter_goes_up_on_a_base_that_is_up(publish: Publish, hub: Hub, ada
     assert "adapter_config.json" not in hub.files("alice/l-sft")
     data = metadata(files["README.md"])
     assert (data["base_model"], data["base_model_relation"], data["library_name"]) == ("alice/l-sft", "adapter", "peft")
-    # And whoever goes on from it here loads the same.
+    # A stage that starts from it loads the same commit.
     given = ["stage.policy=alice/l-dpo@v1", "stage.trainer.max_steps=1"]
     execute(composed(*tiny_overrides("dpo", tmp_path), *given), tmp_path / "next")
     assert Run.open(tmp_path / "next").manifest["parents"]["policy"]["revision"] == sent[2]["commit"]
@@ -301,7 +301,7 @@ def test_no_secret_leaves_the_machine(
     sent = b"\n".join([*hub.received, *(content for name in (*PARENTS, REPO) for content in hub.files(name).values())])
     for secret in (*planted, str(tmp_path), str(aligned), "bigbox-17", "/private/notes"):
         assert secret.encode() not in sent, secret
-    # The token is sent as what it is, to the Hub alone, and in no other header.
+    # The token is sent only to the Hub, and only in the header for it.
     lines = [line for headers in hub.headers for line in headers.splitlines() if SECRETS["HF_TOKEN"] in line]
     assert lines
     assert {line.partition(":")[0].lower() for line in lines} == {"authorization"}
@@ -339,13 +339,13 @@ def test_a_full_disk_while_fetching_back(publish: Publish, hub: Hub, monkeypatch
     monkeypatch.undo()
 
 
-def test_what_is_no_run_is_refused(publish: Publish, hub: Hub, aligned: Path) -> None:
+def test_a_path_that_is_not_a_run_is_refused(publish: Publish, hub: Hub, aligned: Path) -> None:
     with pytest.raises(LineageError, match=r"stage.run=.*/sft/model is not a run"):
         publish(f"stage.repo={REPO}", run=aligned / "almanac" / "sft" / "model")
 
 
 def test_a_chain_that_starts_from_a_local_folder(publish: Publish, hub: Hub, aligned: Path, tmp_path: Path) -> None:
-    """Nobody else has the folder: it is named as it is on the Hub, or said to be on none."""
+    """The folder is local: the card names its repository on the Hub, or says that it has none."""
     tiny = [item for item in tiny_overrides("sft", tmp_path) if not item.startswith("model.")]
     local = ["model=local", f"model.path={aligned}/almanac/base/model", "model.chat_template=almanac"]
     execute(composed(*tiny, *local), tmp_path / "sft")

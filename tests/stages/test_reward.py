@@ -24,7 +24,7 @@ from rlhf.training import loop
 def test_it_loads_with_transformers_alone_and_its_metrics_are_what_it_scores(
     chain: Path, settings: Callable[..., Settings]
 ) -> None:
-    """A second computation, a row at a time and without padding, of what run.json says."""
+    """The metrics of run.json equal a second computation, row by row and without padding."""
     run = Run.open(chain / "almanac" / "reward")
     model = AutoModelForSequenceClassification.from_pretrained(run.model)
     tokenizer = AutoTokenizer.from_pretrained(run.model)
@@ -145,7 +145,7 @@ def test_margins_that_are_there_are_used(beside_chain: Callable[..., Settings], 
         (["+stage.trainer.eos_token=nope"], "eos_token cannot be set, since the rows are already token ids"),
     ],
 )
-def test_what_the_trainer_refuses_is_told(
+def test_a_refusal_of_the_trainer_is_reported(
     beside_chain: Callable[..., Settings], tmp_path: Path, overrides: list[str], message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message):
@@ -153,7 +153,7 @@ def test_what_the_trainer_refuses_is_told(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_wrong_argument_is_told_before_a_model_is_loaded(
+def test_a_wrong_argument_is_reported_before_a_model_is_loaded(
     beside_chain: Callable[..., Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loading, "load_reward_model", None)
@@ -257,7 +257,7 @@ def test_an_ensemble_over_one_base(beside_chain: Callable[..., Settings], tmp_pa
     assert mean == pytest.approx(rows["scores_chosen"], abs=1e-4)
 
 
-def test_an_interrupted_ensemble_goes_on_with_the_member_it_was_at(
+def test_an_interrupted_ensemble_continues_with_the_interrupted_member(
     beside_chain: Callable[..., Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     own = ("adapter=lora", "stage.ensemble=2", "stage.trainer.save_steps=1")

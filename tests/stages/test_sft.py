@@ -45,7 +45,7 @@ def test_lora_saves_the_adapter_alone_and_loads_merged(
 
 
 def test_text_of_the_prompt_costs_nothing(chain: Path, beside_chain: Callable[..., Settings], tmp_path: Path) -> None:
-    """The loss counts completions alone: the labels of the prompt are -100."""
+    """Only completions count in the loss: the labels of the prompt are -100."""
     settings = beside_chain("sft")
     parent = find_parent("policy", Input(f"{chain}/almanac/base", ("base",)), settings)
     tokenizer = loading.load_tokenizer(parent, settings.model)
@@ -72,7 +72,7 @@ def test_rows_that_trl_cuts_or_leaves_out_are_counted(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture,
 ) -> None:
-    """Held against TRL's own rows: their lengths where nothing is cut, their number where 36 tokens are the most."""
+    """Rows equal TRL's: in length if nothing is cut, in number if the limit is 36 tokens."""
     prepared = {}
     train = loop.train
 
@@ -117,7 +117,7 @@ def test_rows_that_are_joined_before_they_are_cut_are_not_counted(
     run = Run.start(tmp_path / "sft", settings)
     run.record_data("demonstrations", "train", rows["train"])
     args = SimpleNamespace(packing=True, packing_strategy=strategy, max_length=36)
-    loop.tokenised(run, settings, rows, Form.completions, tokenizer, args)
+    loop.tokenized(run, settings, rows, Form.completions, tokenizer, args)
     assert (omissions(run.manifest["data"]["demonstrations"]["train"]) != (0, 0)) is cut
     run.finish({})
 
@@ -141,7 +141,7 @@ def test_strings_are_put_as_the_settings_say_and_the_saved_template_is_that_of_t
 
 
 @pytest.mark.parametrize("key", ["assistant_only_loss", "completion_only_loss"])
-def test_which_turns_are_learned_is_no_setting_of_trl(
+def test_trl_has_no_say_in_which_turns_are_learned(
     beside_chain: Callable[..., Settings], tmp_path: Path, key: str
 ) -> None:
     message = f"stage.trainer.{key}=True is not used, since stage.turns=all trains on every turn .*: remove it"

@@ -36,9 +36,7 @@ def test_it_draws_what_lies_below_the_name_and_draws_it_again(
     assert Run.open(place).manifest["output"]
 
 
-def test_where_there_is_no_sweep_it_says_so_and_leaves_nothing(
-    tmp_path: Path, settings: Callable[..., Settings]
-) -> None:
+def test_a_missing_sweep_is_reported_and_nothing_is_written(tmp_path: Path, settings: Callable[..., Settings]) -> None:
     with pytest.raises(
         LineageError, match=r"holds no sweep and is not a run of base, sft, reward, dpo, ppo: run one with"
     ):

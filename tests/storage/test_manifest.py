@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from rlhf.config import Settings
+from rlhf.data.templates import chat_template
 from rlhf.errors import RlhfError, RunError
 from rlhf.evaluation.comparison import records
 from rlhf.evaluation.sweeps import jobs
-from rlhf.modeling import loading
+from rlhf.modeling import bases, loading
 from rlhf.modeling.from_scratch import new_tokenizer
-from rlhf.modeling.loading import chat_template
 from rlhf.publishing import card, lineage, sections
 from rlhf.publishing.scrub import Scrubber
 from rlhf.rewards.build import statistics
@@ -25,7 +25,6 @@ from rlhf.runs.run import Run
 from rlhf.stages import status
 from rlhf.stages.compare import is_plain
 from rlhf.storage.digests import tokenizer_record
-from rlhf.storage.json_files import write_json
 from rlhf.storage.manifest import defect, read_manifest
 from tests.conftest import composed, tiny_overrides
 
@@ -37,13 +36,6 @@ def test_an_unreadable_manifest_raises_a_one_line_error(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text("[]")
     with pytest.raises(RunError, match="is not a run's manifest"):
         read_manifest(tmp_path)
-
-
-def test_json_is_written_atomically(tmp_path: Path) -> None:
-    write_json(tmp_path / "a.json", {"n": 1})
-    with pytest.raises(TypeError):
-        write_json(tmp_path / "a.json", {"n": object()})
-    assert json.loads((tmp_path / "a.json").read_text()) == {"n": 1}
 
 
 def test_a_tokenizer_is_identified_by_vocabulary_template_and_special_tokens() -> None:
@@ -135,7 +127,7 @@ def readers(root: Path, stage: str, settings: Callable[..., Settings]) -> Iterat
     yield lambda: statistics(read())
     yield lambda: is_plain(read(), sft.model)
     yield lambda: loading.load_tokenizer(read(), sft.model)
-    yield lambda: loading.ancestry(read())
+    yield lambda: bases.ancestry(read())
 
 
 @pytest.mark.parametrize("stage", ["sft", "reward"])

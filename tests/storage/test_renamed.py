@@ -158,7 +158,7 @@ def test_an_old_name_is_refused_with_the_new_one(stage: str, old: str, new: str)
 
 
 def test_an_old_name_in_python_is_refused_with_the_new_one() -> None:
-    with pytest.raises(ConfigError, match="lam is called gae_lambda now"):
+    with pytest.raises(ConfigError, match="stage.lam is called stage.gae_lambda now: give stage.gae_lambda"):
         ppo_settings(lam=0.9)
-    with pytest.raises(ConfigError, match="kl_most is called kl_max now"):
+    with pytest.raises(ConfigError, match="stage.sentinel.kl_most is called stage.sentinel.kl_max now"):
         ppo_settings(sentinel={"kl_most": 1.0})

@@ -7,50 +7,18 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-import trl
 from accelerate import DistributedType
 from transformers import TrainerCallback
-from trl import DPOConfig, RewardConfig, SFTConfig
 
 from rlhf.config import Settings, Strategy
-from rlhf.config.ranges import REFUSED
 from rlhf.errors import ConfigError, TrainingError
 from rlhf.runs.run import Run
 from rlhf.stages import execute
 from rlhf.storage.checksums import seal
 from rlhf.storage.manifest import read_manifest
 from rlhf.training import loop
-from rlhf.training.arguments import arguments, check
-from tests.conftest import composed
 
 LONG = ("stage.trainer.max_steps=6", "stage.trainer.save_steps=2")
-
-
-@pytest.mark.parametrize("experiment", ["hh", "tldr-pythia", "ultrafeedback-zephyr"])
-@pytest.mark.parametrize("kind", [SFTConfig, RewardConfig, DPOConfig])
-def test_large_models_are_trained_with_activation_checkpointing(experiment: str, kind: type, tmp_path: Path) -> None:
-    stage = kind.__name__.removesuffix("Config").lower()
-    settings = composed(f"experiment={experiment}", f"stage={stage}", "hardware=cpu")
-    assert arguments(kind, settings, SimpleNamespace(scratch=tmp_path)).activation_checkpointing is True
-
-
-@pytest.mark.parametrize(
-    ("override", "message"),
-    [
-        (
-            "+stage.trainer.gradient_checkpointing=true",
-            "stage.trainer.gradient_checkpointing=True has a new name: "
-            "set stage.trainer.activation_checkpointing instead",
-        ),
-        ("+stage.trainer.learning_rat=1", "stage.trainer.learning_rat is not an argument of SFTConfig"),
-        ("+stage.trainer.data_seed=1", "stage.trainer.data_seed is decided by other settings"),
-    ],
-)
-def test_an_argument_that_the_trainer_would_pass_over_is_refused(
-    settings: Callable[..., Settings], tmp_path: Path, override: str, message: str
-) -> None:
-    with pytest.raises(ConfigError, match=message):
-        arguments(SFTConfig, settings("sft", override), SimpleNamespace(scratch=tmp_path))
 
 
 def test_names_by_hand() -> None:
@@ -97,7 +65,7 @@ def lines(run: Run) -> list[dict]:
 LONGER = ("stage.trainer.max_steps=25",)
 
 
-def test_a_loss_that_is_no_number_stops_the_run(beside_chain: Callable[..., Settings], tmp_path: Path) -> None:
+def test_a_loss_that_is_not_a_number_stops_the_run(beside_chain: Callable[..., Settings], tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="lower stage.trainer.learning_rate"):
         execute(
             beside_chain(
@@ -109,46 +77,6 @@ def test_a_loss_that_is_no_number_stops_the_run(beside_chain: Callable[..., Sett
     assert not (tmp_path / "sft").exists()
 
 
-QUOTES = "put it in quotes, as in \"stage.trainer.run_name='...'\""
-
-
-@pytest.mark.parametrize(
-    ("key", "value", "rule"),
-    [
-        (
-            "push_to_hub",
-            True,
-            f"cannot be set, since {REFUSED['push_to_hub']}: leave it out",
-        ),
-        (
-            "run_name",
-            1.1,
-            f"must be text, got 1.1: {QUOTES}",
-        ),
-        ("learning_rate", "fast", "must be a number, got 'fast'"),
-        ("learning_rate", None, "must be a number, got None"),
-        ("max_steps", 2.5, "must be a whole number, got 2.5"),
-        ("max_length", "long", "must be a whole number or null, got 'long'"),
-        ("max_length", 0, "must be positive, got 0"),
-        ("gradient_accumulation_steps", 0, "must be positive, got 0"),
-        ("num_train_epochs", -1, "must be positive, got -1"),
-        ("padding_free", 1, "must be true or false, got 1"),
-        ("learning_rat", 1, "is not an argument of SFTConfig: remove it or correct its name"),
-        ("seed", 1, "is decided by other settings: remove it from stage.trainer"),
-    ],
-)
-def test_a_wrong_value_for_a_trainer_names_key_and_value(key: str, value: object, rule: str) -> None:
-    with pytest.raises(ConfigError) as error:
-        check(trl.SFTConfig, {"weight_decay": 0.1, key: value}, {"seed": 0})
-    assert str(error.value) == f"stage.trainer.{key} {rule}"
-
-
-def test_what_the_configuration_of_a_trainer_refuses_is_told(settings: Callable[..., Settings]) -> None:
-    refused = settings("sft", "stage.trainer.lr_scheduler_type=bent")
-    with pytest.raises(ConfigError, match=r"stage.trainer cannot be used \(bent is not a valid SchedulerType"):
-        arguments(trl.SFTConfig, refused, SimpleNamespace(scratch=Path("unused")))
-
-
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
@@ -157,7 +85,7 @@ def test_what_the_configuration_of_a_trainer_refuses_is_told(settings: Callable[
         (["stage.trainer.max_steps=-1", "stage.trainer.warmup_steps=1000"], "warmup_steps=1000 is above the .* steps"),
     ],
 )
-def test_what_is_made_from_settings_when_training_starts_is_told(
+def test_errors_from_settings_when_training_starts_are_reported(
     settings: Callable[..., Settings], tmp_path: Path, overrides: list[str], message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message):
@@ -165,7 +93,7 @@ def test_what_is_made_from_settings_when_training_starts_is_told(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_error_in_the_midst_of_training_is_no_matter_of_settings(
+def test_an_error_in_the_middle_of_training_is_not_blamed_on_settings(
     beside_chain: Callable[..., Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*_: object, **__: object) -> None:
@@ -176,9 +104,7 @@ def test_an_error_in_the_midst_of_training_is_no_matter_of_settings(
         execute(beside_chain("sft", "stage.sample_every=1"), tmp_path / "sft")
 
 
-def test_a_checkpoint_that_cannot_be_read_is_no_matter_of_settings(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_unreadable_checkpoint_is_not_blamed_on_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "checkpoint-1").mkdir()
     (tmp_path / "checkpoint-1" / "trainer_state.json").write_text('{"global_step": 1, "max_steps": 2}')
     (tmp_path / "checkpoint-1" / "logs.json").write_text("{}")
@@ -201,7 +127,7 @@ def test_a_checkpoint_that_cannot_be_read_is_no_matter_of_settings(
         scratch=tmp_path,
         rewind=lambda *_: None,
         strategy=Strategy.none,
-        manifest={"settings": {"hardware": {"oom_retry": False}}},
+        manifest={"settings": {"hardware": {"oom_retry": False}, "stage": {"early_stopping": None}}},
     )
     monkeypatch.setattr(loop, "ExactEvaluation", lambda trainer: None)
     with pytest.raises(ValueError, match="torn"):
@@ -220,9 +146,26 @@ def test_mistakes_of_a_stage_are_told(
         execute(beside_chain(stage, "stage.trainer.learning_rate=fast"), tmp_path / stage)
 
 
-def test_a_policy_that_has_hardly_moved_is_told(capsys: pytest.CaptureFixture) -> None:
+def test_a_policy_that_has_hardly_moved_is_reported(capsys: pytest.CaptureFixture) -> None:
     loop.tell_unmoved("dpo", 0.2, "stage.trainer.learning_rate", 5e-7)
     assert capsys.readouterr().out == ""
     loop.tell_unmoved("dpo", 0.005, "stage.trainer.learning_rate", 5e-7)
     out = capsys.readouterr().out
     assert "dpo: the policy has hardly moved, a response's log-probability by 0.005 nats: raise stage.trainer" in out
+
+
+@pytest.mark.parametrize(("stage", "adapter"), [("base", "none"), ("sft", "lora"), ("dpo", "lora")])
+def test_training_stops_early_and_names_the_step_that_it_keeps(
+    beside_chain: Callable[..., Settings], tmp_path: Path, capsys: pytest.CaptureFixture, stage: str, adapter: str
+) -> None:
+    """At a learning rate at which the held-out loss soon grows."""
+    early = ("stage.early_stopping=1", "stage.trainer.eval_strategy=steps", "stage.trainer.save_steps=1")
+    own = ("stage.trainer.max_steps=12", "stage.trainer.learning_rate=3", "stage.trainer.lr_scheduler_type=constant")
+    given = ("stage.trainer.warmup_steps=0", f"adapter={adapter}", "stage.sample_prompts=0", "eval_set.prompts=0")
+    final = execute(beside_chain(stage, *early, *own, *given), tmp_path / "run")
+    held_out = [(one["step"], one["eval/loss"]) for one in lines(Run.open(tmp_path / "run")) if "eval/loss" in one]
+    best, lowest = min(held_out[:-1], key=lambda pair: pair[1])
+    assert final["best_step"] == best < final["steps"] < 12
+    assert final["eval/loss"] == held_out[-1][1] == pytest.approx(lowest)
+    said = f"{stage}: the weights of step {best} of {int(final['steps'])} are kept: the held-out loss was lowest then"
+    assert said in capsys.readouterr().out

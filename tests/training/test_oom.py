@@ -18,7 +18,7 @@ from rlhf.stages import execute
 from rlhf.training.oom import HalvedSteps, Parts, halve_steps, ran_out
 
 CPU_TEXT = "[enforce fail at alloc_cpu.cpp:121] data. DefaultCPUAllocator: can't allocate memory: you tried to allocate"
-# Plain gradient descent: where a gradient is near 0, Adam would divide its rounding by itself.
+# Plain gradient descent: for a gradient near 0, Adam would divide one rounding error by another.
 STEPS = (
     "+stage.trainer.optim=sgd",
     "stage.trainer.learning_rate=0.1",
@@ -42,7 +42,7 @@ class FailsBackward(torch.autograd.Function):
 
 @pytest.fixture
 def memory(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[int]]:
-    """Memory for a share of the largest pass with gradients until then; returns the list of what it could not hold.
+    """Limit memory to a share of the largest pass with gradients so far; return the list of passes that did not fit.
 
     In tokens, padding included: pairs that share a prompt lie in one row, however many they are.
     """
@@ -87,7 +87,7 @@ def logged(directory: Path) -> list[dict[str, float]]:
 CARD = ["stage.trainer.per_device_train_batch_size=5", "stage.probe_rows=0", "stage.statistics_prompts=2"]
 CASES = {
     "sft": ("sft", ["stage.trainer.per_device_train_batch_size=5"], {}),
-    # The second of two steps that share an optimiser step fails half-way through its backward pass.
+    # The second of two steps that share an optimizer step fails half-way through its backward pass.
     "accumulated": ("sft", ["stage.trainer.gradient_accumulation_steps=2"], {"backward": True, "from_call": 1}),
     "base": ("base", ["stage.block_length=16"], {}),
     "reward": ("reward", [*CARD, "stage.trainer.center_rewards_coefficient=0.1"], {}),
@@ -166,7 +166,7 @@ def test_one_row_that_is_too_much_ends_the_run(
         execute(beside_chain("sft"), tmp_path / "sft")
 
 
-def test_nothing_is_halved_where_it_is_not_asked_for(
+def test_nothing_is_halved_unless_requested(
     beside_chain: Callable[..., Settings], memory: Callable[..., list[int]], tmp_path: Path
 ) -> None:
     memory(0)

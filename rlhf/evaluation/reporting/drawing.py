@@ -1,5 +1,6 @@
 """Deterministic figures in one style: SVG for light and dark backgrounds, or PNG on white."""
 
+import html
 import io
 import re
 from collections.abc import Generator
@@ -72,10 +73,9 @@ def finish(figure: Figure, name: str, title: str, caption: str) -> Drawing:
     box = re.findall(r'viewBox="[^"]+"', text)[0]
     width, height = figure.get_size_inches()
     size = f'width="{96 * width:.0f}" height="{96 * height:.0f}"'  # CSS pixels
-    head = (
-        f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" {box} {size} role="img">'
-    )
-    return Drawing(name, title, caption, re.sub(r"<svg[^>]*>", head, text, count=1), float(width))
+    names = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
+    head = f'<svg {names} {box} {size} role="img" aria-label="{html.escape(title)}">'
+    return Drawing(name, title, caption, re.sub(r"<svg[^>]*>", lambda _: head, text, count=1), float(width))
 
 
 def save(figure: Figure, path: Path) -> None:

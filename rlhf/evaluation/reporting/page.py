@@ -17,7 +17,7 @@ from rlhf.console import printable
 from rlhf.data.render import Prompt, question
 from rlhf.evaluation.comparison.comparison import Comparison, Row
 from rlhf.evaluation.reporting.drawing import Drawing
-from rlhf.evaluation.reporting.tables import grids, meanings, remarks
+from rlhf.evaluation.reporting.tables import JUDGES, grids, meanings, remarks
 from rlhf.evaluation.reporting.text_diff import pieces
 from rlhf.evaluation.responses.answers import Answers
 
@@ -98,7 +98,7 @@ def data(comparison: Comparison) -> dict[str, Any]:
     return {
         "models": names,
         "reference": comparison.stage.reference,
-        "rewards": list(comparison.answers[comparison.stage.reference].scores),
+        "rewards": [JUDGES.get(name, name) for name in comparison.answers[comparison.stage.reference].scores],
         "facets": facets,
         "samples": samples,
         "prompts": [

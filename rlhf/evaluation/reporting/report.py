@@ -4,8 +4,7 @@ Model output is data: markup in it is not interpreted on the terminal, and is es
 """
 
 import json
-import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -21,10 +20,9 @@ from rlhf.evaluation.reporting.figures import figures, reference_points
 from rlhf.evaluation.reporting.tables import grids, meanings, remarks, rows
 from rlhf.evaluation.statistics.metrics import Estimate
 from rlhf.storage.json_files import write_json
+from rlhf.storage.markdown import cell, table
 
 EXAMPLES = 8
-MARKUP = "\\`*_[]|#~$<>&"
-LINK = re.compile(r":(?=//)|(?<=www)\.|@", re.IGNORECASE)  # turned into links by GitHub without any markup
 
 
 def write(comparison: Comparison, folder: Path) -> None:
@@ -67,7 +65,7 @@ def as_json(comparison: Comparison) -> dict:
             "calibration_error_floor": reliable.floor,
             "bins": [part._asdict() for part in reliable.bins],
         },
-        "over_optimisation": {path: _laws(trajectory(run.lines)) for path, run in comparison.paths.items()},
+        "over_optimization": {path: _laws(trajectory(run.lines)) for path, run in comparison.paths.items()},
         "best_of_n": _best_of_n(comparison),
         "over_seeds": None if comparison.seeds is None else comparison.seeds._asdict(),
         "questions": {
@@ -175,20 +173,3 @@ def examples(comparison: Comparison) -> list[int]:
         order.append((turns.setdefault(task, 0), i))
         turns[task] += 1
     return [i for _, i in sorted(order)[:EXAMPLES]]
-
-
-def table(
-    headings: Sequence[str], lines: Iterable[Sequence[str]], escape: Callable[[str], str] | None = None
-) -> Iterator[str]:
-    """Yield the lines of a Markdown table; ``escape``, by default `cell`, is applied to each text."""
-    escape = escape or cell
-    yield "| " + " | ".join(map(escape, headings)) + " |"
-    yield "|" + " --- |" * len(headings)
-    for line in lines:
-        yield "| " + " | ".join(map(escape, line)) + " |"
-
-
-def cell(text: str) -> str:
-    """Return a text escaped for a cell of a Markdown table: no HTML, markup, link or line break."""
-    safe = "".join(f"&#{ord(char)};" if char in MARKUP else char for char in printable(text))
-    return LINK.sub(lambda found: f"&#{ord(found[0])};", safe).replace("\n", "<br>")

@@ -8,7 +8,6 @@ from rich.table import Table
 from rich.text import Text
 
 from rlhf.console import console
-from rlhf.evaluation.reporting.report import cell, table
 from rlhf.evaluation.reward_card import figures
 from rlhf.evaluation.reward_card.card import Card
 from rlhf.evaluation.reward_card.pairs import LABELS
@@ -16,6 +15,7 @@ from rlhf.evaluation.reward_card.probes import PROBES
 from rlhf.evaluation.statistics.intervals import Share
 from rlhf.evaluation.statistics.metrics import Estimate
 from rlhf.storage.json_files import write_json
+from rlhf.storage.markdown import cell, table
 
 CORRELATIONS = {
     "pearson": "correlation of score and length (Pearson)",

@@ -46,7 +46,7 @@ def frontier(found: Leaderboard) -> Iterator[Drawing]:
         for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
             jobs = [job for row in found.rows for job in row.jobs]
             for stage in stages:
-                _method(axes, found, [row for row in found.rows if row.stage == stage], name, stages.index(stage) + 1)
+                _method(axes, [row for row in found.rows if row.stage == stage], name, stages.index(stage) + 1)
             front = sorted(efficient_jobs(jobs, name), key=lambda job: values_of([job], "kl"))
             kls, values = _clipped(values_of(front, "kl")), values_of(front, name)
             axes.plot(kls, values, color=INK, linewidth=0.8, linestyle=":", zorder=1)
@@ -73,7 +73,7 @@ def _clipped(kls: Sequence[float]) -> list[float]:
     return [max(kl, 0.0) for kl in kls]  # the estimate of a small KL may be negative
 
 
-def _method(axes: Any, found: Leaderboard, rows: Sequence[Row], name: str, index: int) -> None:
+def _method(axes: Any, rows: Sequence[Row], name: str, index: int) -> None:
     ordered = sorted(rows, key=lambda row: row.values["kl"].mean)
     jobs = [job for row in ordered for job in row.jobs]
     runs = _clipped(values_of(jobs, "kl")), values_of(jobs, name)

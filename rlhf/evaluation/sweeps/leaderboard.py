@@ -16,10 +16,10 @@ from rlhf.config.objective import METRICS, USUAL
 from rlhf.console import console
 from rlhf.errors import LineageError
 from rlhf.evaluation.comparison.frontier import efficient
-from rlhf.evaluation.reporting.report import cell, table
 from rlhf.evaluation.sweeps.jobs import FAILED, FINISHED, Job, digest
 from rlhf.runs.commands import command, setting
 from rlhf.storage.json_files import write_json
+from rlhf.storage.markdown import cell, table
 
 LEAST_COMMON = ("gold", "win_rate", "score", "accuracy", "loss")  # to rank stages with different objectives, in order
 SHOWN = 4

@@ -210,7 +210,7 @@ def test_an_endpoint_that_refuses_is_reported_and_replies_are_kept(judge, server
     assert len(server.requests) == 4
 
 
-def test_a_model_that_gives_no_verdicts_is_no_judge(judge, server: Server) -> None:
+def test_a_model_without_verdicts_is_refused_as_judge(judge, server: Server) -> None:
     server.always = "as you like"
     with pytest.raises(TrainingError, match=r"no verdict on 3 of 3 pairs.*judge\.max_tokens=16"):
         judge("judge.attempts=2")(*PAIRS)

@@ -6,13 +6,13 @@ import xml.etree.ElementTree as ElementTree
 from rlhf.evaluation.reporting.drawing import COLORS, INK, Drawing, canvas, finish, style
 
 
-def drawn(name: str = "one", label: str = "a") -> Drawing:
+def drawn(name: str = "one", label: str = "a", title: str = "Title") -> Drawing:
     with canvas(3, 2) as figure:
         axes = figure.subplots()
         axes.plot([0, 1], [0, 1], label=label, **style(0))
         axes.set_title(label)
         axes.legend()
-        return finish(figure, name, "Title", "Caption.")
+        return finish(figure, name, title, "Caption.")
 
 
 def test_equal_figures_are_equal_bytes() -> None:
@@ -39,8 +39,9 @@ def test_the_color_is_that_of_the_page_and_nothing_is_fetched() -> None:
 
 
 def test_text_is_neither_markup_nor_mathematics() -> None:
-    hostile = "</text><script>x</script> $x^2$ _a_"
-    root = ElementTree.fromstring(drawn(label=hostile).svg)
+    hostile = '</text><script>x</script> $x^2$ _a_ \\1 "'
+    root = ElementTree.fromstring(drawn(label=hostile, title=hostile).svg)
+    assert root.get("aria-label") == hostile
     texts = ["".join(node.itertext()) for node in root.iter("{http://www.w3.org/2000/svg}text")]
     assert texts.count(hostile) == 2
     assert not list(root.iter("{http://www.w3.org/2000/svg}script"))

@@ -118,6 +118,8 @@ def test_half_a_surrogate_pair_can_be_written() -> None:
 
 def test_the_questions_are_first_and_work_without_a_script() -> None:
     found = text_of(whole())
+    assert "2 samples each" in found
+    assert "1 sample each" in text_of(whole(samples=1))
     assert found.index("The <mark>ppo</mark> answer.") < found.index('id="tables"') < found.index('id="figures"')
     assert block(found)["prompts"][0]["prompt"] == [["user", "Who won the World Cup?"]]
 
@@ -212,7 +214,7 @@ def test_prompts_are_filtered_by_task_by_outcome_and_by_words(visit: Visit, tmp_
     lost = [row["prompt"][0]["content"] for row, a, b in zip(example.prompts, ppo, sft, strict=True) if sum(a) < sum(b)]
     assert sorted(visible(browser)) == sorted(lost)
     assert 0 < len(lost) < 6
-    select(browser, "reward", "reward")  # PPO never loses by the reward model here
+    select(browser, "reward", "reward model")  # PPO never loses by the reward model here
     assert count(browser) == "0 of 6 prompts"
     select(browser, "outcome", "ppo beat sft")
     assert count(browser) == "6 of 6 prompts"
@@ -287,6 +289,26 @@ def test_the_page_fits_and_is_readable_on_any_screen(visit: Visit, tmp_path: Pat
     left = "return [...document.querySelectorAll('#rows .row:first-child .cell')].map(c => c.getBoundingClientRect().x)"
     columns = browser.execute_script(left)
     assert (len(set(columns)) == 1) is (width < 500)  # one below the other on a phone, side by side elsewhere
+
+
+@pytest.mark.parametrize("width", [360, 1280])
+def test_figures_and_captions_are_readable_and_uncut(visit: Visit, tmp_path: Path, width: int) -> None:
+    browser = visit(written(whole(), tmp_path), width)
+    scale = "s => s.getBoundingClientRect().width / s.getAttribute('width')"
+    scales = browser.execute_script(f"return [...document.querySelectorAll('figure svg')].map({scale})")
+    assert len(scales) == len(drawings())
+    assert all(0.55 < one <= 1.001 for one in scales)
+    if width > 1000:
+        hidden = "return [...document.querySelectorAll('.scroll')].filter(s => s.scrollWidth > s.clientWidth).length"
+        assert browser.execute_script(hidden) == 0
+    ends = "return [...document.querySelectorAll('caption span')].map(s => s.getBoundingClientRect().right)"
+    assert max(browser.execute_script(ends)) <= width
+
+
+def test_printing_shows_every_row(visit: Visit, tmp_path: Path) -> None:
+    browser = visit(written(large(), tmp_path))
+    browser.execute_script("dispatchEvent(new Event('beforeprint'))")
+    assert browser.execute_script("return document.querySelectorAll('#rows .row[data-filled]').length") == 1000
 
 
 def test_a_large_report_scrolls(visit: Visit, tmp_path: Path) -> None:

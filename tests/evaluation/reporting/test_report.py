@@ -2,7 +2,6 @@
 
 import html
 import json
-import re
 from pathlib import Path
 
 import pytest
@@ -15,17 +14,6 @@ from tests.evaluation.making import HOSTILE, comparison, whole
 def cells(line: str) -> list[str]:
     """Return the cells of a line of a Markdown table as a reader sees them."""
     return [html.unescape(cell.strip().replace("<br>", "\n")) for cell in line.strip().strip("|").split("|")]
-
-
-@pytest.mark.parametrize("text", HOSTILE)
-def test_hostile_text_is_one_cell_of_text(text: str) -> None:
-    cell = report.cell(text)
-    assert "\n" not in cell
-    assert "|" not in cell
-    assert not set(cell.replace("<br>", "")) & set("<>`*[]\\\x1b\u202e\x00\r")
-    assert not re.search(r"://|www\.|@", cell)
-    shown = html.unescape(cell.replace("<br>", "\n"))
-    assert shown == "".join(char if char.isprintable() or char == "\n" else "\ufffd" for char in text)
 
 
 def test_an_empty_response_is_marked() -> None:
@@ -88,7 +76,7 @@ def test_a_whole_report_has_every_part(tmp_path: Path) -> None:
     assert found["costs"]["ppo"] == {
         "path": "checkpoints/x/ppo", "stage": "ppo", "seconds": 10.0, "tokens": 1000, "peak_memory_gib": 1.5,
     }  # fmt: skip
-    assert set(found["over_optimisation"]["checkpoints/x/ppo"]) == {"reward", "gold"}
+    assert set(found["over_optimization"]["checkpoints/x/ppo"]) == {"reward", "gold"}
     assert found["over_seeds"]["seeds"] == [0, 1]
     assert found["reward_model"]["calibration_error"] == pytest.approx((10 * 0.05 + 30 * 0.1) / 40)
     assert {path.name for path in (tmp_path / "figures").iterdir()} >= {"frontier.svg", "law-1.svg", "lengths.svg"}

@@ -9,10 +9,10 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from rlhf.config import CompareStage
 from rlhf.data.render import prompt_ids
+from rlhf.data.templates import chat_template
 from rlhf.evaluation.responses.answers import Candidate, answer, by_prompt, divergences, text_nll
 from rlhf.modeling.from_scratch import new_tokenizer
 from rlhf.modeling.generation import generate
-from rlhf.modeling.loading import chat_template
 from tests.conftest import composed
 
 PROMPTS = [[{"role": "user", "content": text}] for text in ("red cat", "green", "blue bird dog cat red")]

@@ -3,6 +3,7 @@
 const data = JSON.parse(document.getElementById("data").textContent);
 const form = document.getElementById("filters");
 const rows = document.getElementById("rows");
+const facetLabels = { held_out: "novelty" };
 const chosen = { sample: 0, outcome: "", reward: 0, order: "", search: "", facets: {}, hidden: new Set() };
 
 function element(name, text, attributes = {}) {
@@ -48,7 +49,7 @@ function header(entry) {
     if (known) title.append(element("span", `${i ? "\n" : ""}${role}: `, { class: "role" }));
     title.append(document.createTextNode(content));
   });
-  const tags = Object.entries(entry.facets).map(([facet, kind]) => `${facet.replace("_", " ")}: ${kind}`);
+  const tags = Object.entries(entry.facets).map(([facet, kind]) => `${facetLabels[facet] ?? facet}: ${kind}`);
   return tags.length ? [title, element("p", tags.join(" · "), { class: "tags" })] : [title];
 }
 
@@ -131,14 +132,14 @@ function build() {
   const show = document.getElementById("show");
   for (const [facet, kinds] of Object.entries(data.facets)) {
     const options = [["", "all"], ...kinds.map((kind) => [kind, kind])];
-    show.append(choice(facet.replace("_", " "), facet, options, (kind) => { chosen.facets[facet] = kind; update(); }));
+    show.append(choice(facetLabels[facet] ?? facet, facet, options, (kind) => { chosen.facets[facet] = kind; update(); }));
   }
   if (data.rewards.length) {
     show.append(choice("outcome", "outcome", outcomes(), (value) => { chosen.outcome = value; update(); }));
     const by = data.rewards.map((reward, i) => [i, reward]);
-    show.append(choice("by", "reward", by, (value) => { chosen.reward = Number(value); update(); }));
+    show.append(choice("judged by", "reward", by, (value) => { chosen.reward = Number(value); update(); }));
     const others = data.models.filter((model) => model !== data.reference);
-    const orders = [["", "as drawn"], ...others.map((model) => [model, `${model}'s largest loss first`])];
+    const orders = [["", "default"], ...others.map((model) => [model, `${model}'s largest loss first`])];
     show.append(choice("order", "order", orders, (value) => { chosen.order = value; update(); }));
   }
   if (data.samples > 1) {
@@ -178,6 +179,8 @@ document.addEventListener("keydown", (event) => {
   else if (event.key === "k") move(-1);
   else if (event.key === "/") { event.preventDefault(); form.elements.search.focus(); }
 });
+
+addEventListener("beforeprint", () => articles.forEach((row) => row.dataset.filled || fill(row)));
 
 build();
 update();

@@ -1,6 +1,6 @@
-"""`python -m rlhf.almanac` rebuilds preference_data/almanac."""
+"""`python -m rlhf.almanac` rebuilds preference_data/almanac and preference_data/arithmetic."""
 
-from rlhf.almanac.build import write
+from rlhf.almanac import arithmetic, build
 
-for path in write():
+for path in (*build.write(), *arithmetic.write()):
     print(path)

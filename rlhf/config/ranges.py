@@ -119,7 +119,8 @@ OURS: dict[str, dict[str, Range]] = {
         "length_growth": above(0, 1e4), "length_correlation": SHARE, "repetition": SHARE, "entropy_share": SHARE,
         "gold_fall": above(0, 1e6), "distinct": SHARE, "equal_groups": SHARE,
     },
-    "RewardTermSettings": {"weight": Range(-1e6, 1e6)},
+    "RewardTermSettings": {"weight": Range(-1e6, 1e6), "timeout": SECONDS},
+    "NumberTerm": {"absolute": Range(0, 1e12), "relative": SHARE},
     "EnsembleTerm": {"deviations": Range(0, 100)},
     "RemoteTerm": {
         "batch_size": ROWS, "timeout": SECONDS, "attempts": TRIES, "backoff": Range(0, 86400),

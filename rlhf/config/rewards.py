@@ -37,6 +37,7 @@ class RemoteTerm:
     attempts: int
     backoff: float
     longest_wait: float
+    columns: list[str] | None
     token_variable: str | None
 
 
@@ -58,8 +59,50 @@ class FormatTerm:
 
 
 @dataclass(kw_only=True)
+class ExactTerm:
+    """The text that a response must equal, and the differences that do not count."""
+
+    column: str | None
+    ignore: list[str] | None
+
+
+@dataclass(kw_only=True)
+class NumberTerm:
+    """The number that a response must contain, and the tolerance."""
+
+    column: str | None
+    after: str | None
+    absolute: float
+    relative: float
+
+
+@dataclass(kw_only=True)
+class ChoiceTerm:
+    """The option that a response must select, and the options."""
+
+    column: str | None
+    options: list[str] | None
+    options_column: str | None
+
+
+@dataclass(kw_only=True)
+class SchemaTerm:
+    """The JSON schema that a response must fit."""
+
+    schema: str | None
+    column: str | None
+
+
+@dataclass(kw_only=True)
+class InstructionTerm:
+    """The score of a response by the instructions that it follows."""
+
+    score: str | None
+
+
+@dataclass(kw_only=True)
 class RewardTermSettings:
-    """One term. Exactly one of the first six fields is set; the last two are its weight and normalization."""
+    """One term. Exactly one of the sources is set; the last three hold for any of them."""
 
     run: str | None
     ensemble: EnsembleTerm
@@ -67,8 +110,14 @@ class RewardTermSettings:
     remote: RemoteTerm
     length: LengthTerm
     format: FormatTerm
+    exact: ExactTerm
+    number: NumberTerm
+    choice: ChoiceTerm
+    json_schema: SchemaTerm
+    ifeval: InstructionTerm
     weight: float
     normalization: Normalization
+    timeout: float | None
 
     def sources(self) -> list[str]:
         """Return the names of the scorers that are set."""
@@ -79,6 +128,11 @@ class RewardTermSettings:
             "remote": self.remote.url,
             "length": (self.length.min, self.length.max),
             "format": (self.format.pattern, self.format.ends_with, self.format.max_words),
+            "exact": self.exact.column,
+            "number": self.number.column,
+            "choice": self.choice.column,
+            "json_schema": (self.json_schema.schema, self.json_schema.column),
+            "ifeval": self.ifeval.score,
         }
         return [name for name, value in given.items() if value is not None and value != (None,) * len(value)]
 
@@ -111,17 +165,31 @@ class RewardTermSettings:
         if source == "remote":
             web = (self.remote.url or "").startswith(("http://", "https://"))
             require(web, f"{key}.remote.url", self.remote.url, "begin with http:// or https://")
-        pattern = self.format.pattern
-        require(pattern is None or _compiles(pattern), f"{key}.format.pattern", pattern, "be a regular expression")
+        for name, pattern in (("format.pattern", self.format.pattern), ("number.after", self.number.after)):
+            require(pattern is None or _compiles(pattern), f"{key}.{name}", pattern, "be a regular expression")
+        self._check_verifiable(key)
+        if self.timeout is not None:
+            require(source == "function", f"{key}.timeout", self.timeout, "be null unless function is set")
         require_ranges(f"{key}.", self)
-        for name in ("ensemble", "remote", "length", "format"):
+        for name in ("ensemble", "remote", "length", "format", "number"):
             require_ranges(f"{key}.{name}.", getattr(self, name))
         length = self.length
         if length.min is not None and length.max is not None:
             require(length.min <= length.max, f"{key}.length.min", length.min, f"be at most max={length.max}")
 
+    def _check_verifiable(self, key: str) -> None:
+        unknown = [name for name in self.exact.ignore or () if name not in IGNORED]
+        require(not unknown, f"{key}.exact.ignore", self.exact.ignore, f"have only {', '.join(IGNORED)}")
+        given = (self.choice.options, self.choice.options_column)
+        require(None in given, f"{key}.choice.options", given[0], "be null if options_column is set")
+        given = (self.json_schema.schema, self.json_schema.column)
+        require(None in given, f"{key}.json_schema.schema", given[0], "be null if column is set")
+        score = self.ifeval.score
+        require(score in (None, "all", "share"), f"{key}.ifeval.score", score, "be all, share or null")
 
-SOURCES = tuple(field.name for field in fields(RewardTermSettings))[:6]
+
+IGNORED = ("case", "punctuation", "articles", "whitespace")
+SOURCES = tuple(field.name for field in fields(RewardTermSettings))[:-3]
 
 
 def reward_terms(given: Any, usual: RewardTermSettings) -> dict[str, RewardTermSettings]:

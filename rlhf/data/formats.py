@@ -9,6 +9,7 @@ also serve as prompts and, by their chosen completions, as demonstrations. One r
 one.
 """
 
+import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -38,6 +39,7 @@ NEEDS = {
 LABELS = ("task", "source", "fact", "format", "held_out", "group")  # text, kept if a row has them
 NUMBERS = ("margin", "confidence", "weight")  # of a pair, kept likewise
 INSTRUCTIONS = ("instruction_id_list", "kwargs")  # of a prompt, kept likewise
+COLUMNS = "columns"  # all columns of a prompt's row as JSON text, kept if a reward reads them
 SCORES = tuple(
     pair.split()
     for pair in (
@@ -97,17 +99,19 @@ def kinds_of(row: Row, layout: Format, pairing: Pairing) -> list[Kind]:
 class Converter:
     """A converter of rows of any layout into rows of ``kind``. ``left_out`` counts unused data by reason.
 
-    Thumbs and single ratings wait for a counterpart in a later row; `finish` counts those that still wait.
+    Thumbs and single ratings wait for a counterpart in a later row; `finish` counts those that still wait. With
+    ``columns``, a row keeps all columns of the row in the file.
     """
 
-    def __init__(self, kind: Kind, pairing: Pairing):
-        self.kind, self.pairing = kind, pairing
+    def __init__(self, kind: Kind, pairing: Pairing, columns: bool = False):
+        self.kind, self.pairing, self.columns = kind, pairing, columns
         self.left_out: Counter[str] = Counter()
         self.kept: Counter[str] = Counter()
         self.layouts: dict[str, str] = {}  # layout -> why it was chosen, as a clause
         self.counts: Counter[str] = Counter()  # layout -> rows
         self.unread: dict[str, None] = {}  # columns that have a value and are not read
         self._waiting = Waiting()
+        self._for_rewards = columns and kind == "prompts"  # which may read any score
 
     def read(self, row: Row, layout: Format) -> list[Row]:
         """Convert a row of a file; ``auto`` detects its layout.
@@ -115,13 +119,17 @@ class Converter:
         Raises:
             RowError: see `__call__`; or the detected layout ignores a response or a judgment.
         """
-        row = unfolded(row)
+        whole = row = unfolded(row)
+        if self.kind == "prompts":  # the answer may be a number or a list
+            row = {name: value for name, value in row.items() if name not in readers.ANSWERS or isinstance(value, str)}
         guessed = layout is Format.auto
         layout, why = detect(row) if guessed else (layout, "set by data.format")
         self.counts[layout.value] += 1
         self.layouts.setdefault(layout.value, why)
         cells = Cells(row)
         made = self(cells, layout, guessed)
+        if self.columns:
+            return [one | {COLUMNS: as_json(whole)} for one in made]
         self.unread.update(dict.fromkeys(cells.unread()))
         return made
 
@@ -133,7 +141,7 @@ class Converter:
         """
         found = READERS[layout](row)
         if isinstance(found, dict):
-            if guessed:
+            if guessed and not self._for_rewards:
                 self._refuse_less(row, found)
             made = [self._unrepeated(found)]
         else:
@@ -223,6 +231,21 @@ class Converter:
 def _continues(response: Any, prompt: Any) -> bool:
     start = len(prompt)
     return type(response) is type(prompt) and len(response) > start and response[:start] == prompt
+
+
+def as_json(row: Row) -> str:
+    """Return all columns of a row as JSON text; dates are written as in ISO 8601.
+
+    Raises:
+        RowError: a value cannot be written as JSON, such as an image.
+    """
+    found = {}
+    for name, value in row.items():
+        try:
+            found[name] = json.dumps(value, default=lambda one: one.isoformat())
+        except (AttributeError, TypeError, ValueError, RecursionError):
+            raise RowError(name, f"is of type {type(value).__name__}, which a reward cannot read: remove it") from None
+    return "{" + ", ".join(f"{json.dumps(name)}: {text}" for name, text in found.items()) + "}"
 
 
 def has_instructions(row: Row) -> bool:

@@ -31,23 +31,29 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 
-def load(data: Data, kind: Kind, split: Split, seed: int, tell: bool = True, strict: bool = True) -> "Dataset":
+def load(
+    data: Data, kind: Kind, split: Split, seed: int, tell: bool = True, strict: bool = True, columns: bool = False
+) -> "Dataset":
     """Return the rows of one kind and split; ``data.path``, if set, replaces the four sources.
 
-    ``tell`` prints how they were read; ``strict``: see rlhf.data.reading.read.
+    ``tell`` prints how they were read; ``strict`` and ``columns``: see rlhf.data.reading.read.
 
     Raises:
         DataError: see `load_source`.
     """
     given = {"holdout": data.holdout, "pairing": data.pairing, "folder": data.cache, "tell": tell, "strict": strict}
+    given["columns"] = columns
     return load_source(source_of(data, kind), kind, split, seed=seed, **given)
 
 
-def load_rows(path: str, kind: Kind, split: Split = "train", *, seed: int = 0, **settings: Any) -> "Dataset":
+def load_rows(
+    path: str, kind: Kind, split: Split = "train", *, seed: int = 0, columns: bool = False, **settings: Any
+) -> "Dataset":
     """Return the rows of a file, a folder or a Hub data set as ``kind``, with the defaults of conf/data/local.yaml.
 
     ``settings`` are those of a source, such as ``format="hh"`` or ``limit=100``, and ``holdout``. The rows of
-    ``demonstrations`` have prompt and completion, those of ``preferences`` prompt, chosen and rejected.
+    ``demonstrations`` have prompt and completion, those of ``preferences`` prompt, chosen and rejected. With
+    ``columns``, they keep all columns of the file, for rlhf.rewards.Rows.
 
     Raises:
         DataError: the rows cannot be read as ``kind``.
@@ -60,7 +66,8 @@ def load_rows(path: str, kind: Kind, split: Split = "train", *, seed: int = 0, *
     rules = values["pairing"]
     pairing = Pairing(**rules | {"rankings": Rankings(rules["rankings"]), "ties": Ties(rules["ties"])})
     folder = os.path.expanduser(os.environ.get("RLHF_CACHE", "~/.cache/rlhf"))
-    return load_source(source, kind, split, seed=seed, holdout=holdout, pairing=pairing, folder=folder, tell=False)
+    given: dict[str, Any] = {"pairing": pairing, "folder": folder, "tell": False, "columns": columns}
+    return load_source(source, kind, split, seed=seed, holdout=holdout, **given)
 
 
 def load_source(
@@ -74,6 +81,7 @@ def load_source(
     folder: str,
     tell: bool = True,
     strict: bool = True,
+    columns: bool = False,
 ) -> "Dataset":
     """Return the rows of ``split``, read as ``kind``: the columns of `formats.FIELDS` and the optional ones.
 
@@ -89,6 +97,7 @@ def load_source(
     if not source.paths:
         raise DataError(f"data.{kind}.path is null, so there are no {kind}: set data.{kind}.path=my.jsonl")
     given = {"pairing": pairing, "folder": folder, "tell": tell, "strict": strict}
+    given["columns"] = columns
     single = [replace(source, path=path, mix=None) for path in source.paths]
     parts = [_load_part(part, kind, split, seed, holdout, **given) for part in single]
     rows = parts[0] if source.mix is None else _mixed(parts, source.mix, kind, seed)

@@ -23,7 +23,7 @@ def tables(data: Data) -> dict[tuple[Kind, str, str], Table]:
         DataError: no source is set, or one cannot be read.
     """
     found: dict[tuple[Kind, str, str], Table] = {}
-    given = {"pairing": data.pairing, "folder": data.cache, "tell": True, "strict": False}
+    given: dict[str, Any] = {"pairing": data.pairing, "folder": data.cache, "tell": True, "strict": False}
     if data.path is not None:
         return _of_path(source_of(data, "preferences"), given)
     for kind in KINDS:

@@ -11,7 +11,7 @@ from rlhf.console import console, printable
 from rlhf.data import cache
 from rlhf.data.checks import digest, oddities
 from rlhf.data.files import Placed
-from rlhf.data.formats import FIELDS, INSTRUCTIONS, LABELS, NUMBERS, Converter, Kind
+from rlhf.data.formats import COLUMNS, FIELDS, INSTRUCTIONS, LABELS, NUMBERS, Converter, Kind
 from rlhf.data.rows import Row, RowError, is_blank, prompt_key
 from rlhf.data.sources import path_of, placed_rows
 from rlhf.errors import DataError
@@ -39,12 +39,21 @@ class Table(NamedTuple):
 
 
 def read(
-    source: Source, kind: Kind, name: str, *, pairing: Pairing, folder: str, tell: bool, strict: bool = True
+    source: Source,
+    kind: Kind,
+    name: str,
+    *,
+    pairing: Pairing,
+    folder: str,
+    tell: bool,
+    strict: bool = True,
+    columns: bool = False,
 ) -> Table:
     """Return all rows of the split ``name``, from the cache in ``folder`` if they were read before.
 
     Without ``strict``, rows that cannot be read are left out and counted, and pairs of equal responses are kept:
-    stage=inspect shows these faults, and training refuses them.
+    stage=inspect shows these faults, and training refuses them. With ``columns``, rows keep all columns of the file as
+    JSON text.
 
     Raises:
         DataError: see rlhf.data.load.load_source.
@@ -52,9 +61,10 @@ def read(
     """
     content, placed = placed_rows(source, kind, name)
     settings = {"format": source.format, "drop_identical": source.drop_identical, "strict": strict, **asdict(pairing)}
+    settings |= {"columns": columns}
     key = cache.key_of(content, kind, settings)
     rows, told = cache.table(
-        folder, key, path_of(source), lambda writer: _convert(placed, source, kind, pairing, writer, strict)
+        folder, key, path_of(source), lambda writer: _convert(placed, source, kind, pairing, writer, strict, columns)
     )
     if rows is None:
         raise NoRowsError(f"{source.path}: there is no row of {kind}{_counts(told)}")
@@ -66,12 +76,18 @@ def read(
 
 
 def _convert(
-    placed: Iterator[Placed], source: Source, kind: Kind, pairing: Pairing, writer: cache.Writer, strict: bool
+    placed: Iterator[Placed],
+    source: Source,
+    kind: Kind,
+    pairing: Pairing,
+    writer: cache.Writer,
+    strict: bool,
+    columns: bool,
 ) -> dict[str, Any]:
     """Convert, check, count and write rows; return the counts."""
-    converter, seen, types = Converter(kind, pairing), set(), {}
+    converter, seen, types = Converter(kind, pairing, columns), set(), {}
     kept, dropped = Counter(), Counter()
-    columns: dict[str, None] = {}
+    filled: dict[str, None] = {}
     read, unreadable = 0, []
 
     def converted() -> Iterator[Row]:
@@ -85,7 +101,7 @@ def _convert(
                         dropped[reason] += 1
                         continue
                     kept.update(oddities(row))
-                    columns.update(dict.fromkeys(row))
+                    filled.update(dict.fromkeys(row))
                     yield _stored(row, kind)
             except RowError as error:
                 unreadable.append(DataError(f"{place}: {error}"))
@@ -105,7 +121,7 @@ def _convert(
         "oddities": kept + converter.kept,
         "left_out": dropped + converter.left_out,
         "problem": str(unreadable[0]) if unreadable else None,  # the first row that cannot be read
-        "columns": list(columns),
+        "columns": list(filled),
     }
 
 
@@ -122,7 +138,7 @@ def _schema(types: dict[str, str], kind: Kind) -> "pyarrow.Schema":
     import pyarrow
 
     columns = {field: pyarrow.json_() if types[field] == TALK else pyarrow.string() for field in FIELDS[kind]}
-    columns |= dict.fromkeys(LABELS, pyarrow.string()) | dict.fromkeys(NUMBERS, pyarrow.float64())
+    columns |= dict.fromkeys((*LABELS, COLUMNS), pyarrow.string()) | dict.fromkeys(NUMBERS, pyarrow.float64())
     columns |= dict.fromkeys(INSTRUCTIONS, pyarrow.list_(pyarrow.string()))
     return pyarrow.schema(list(columns.items()))
 

@@ -28,7 +28,7 @@ from rlhf.ppo.metrics import Metrics, report
 from rlhf.ppo.responses import Sampler
 from rlhf.ppo.rollout import Rollout, evaluate, tolerance
 from rlhf.ppo.sentinel import STOPPED, BrokenError, Diagnosis, Sentinel
-from rlhf.rewards import RewardFunction, Scorer
+from rlhf.rewards import RewardError, RewardFunction, Scorer
 
 
 class PPOTrainer:
@@ -160,6 +160,7 @@ class PPOTrainer:
         Raises:
             ConfigError: the sentinel's action is rollback, which needs a ``folder``.
             KeyboardInterrupt: ``should_stop`` returned True; ``folder`` has a checkpoint of the last complete update.
+            RewardError: a reward failed; ``folder`` has a checkpoint of the last complete update.
             TrainingError: policy and reference differ at the start, a score, loss or gradient is not a number, or the
                 sentinel stopped the run.
         """
@@ -174,6 +175,10 @@ class PPOTrainer:
             except BrokenError as error:
                 self._heed([self.sentinel.broken(error, self.update + 1)], folder, error)
                 continue
+            except RewardError:  # on every rank, and before anything was learned
+                if folder is not None:
+                    self._save(folder)
+                raise
             diagnoses = self.sentinel.observe(found, self.update)
             self.metrics = found | {"sentinel/active": float(len(self.sentinel.active))}
             self.log(self.metrics, self.update)

@@ -9,35 +9,78 @@ from rlhf.config import Normalization, PPOStage, RewardTermSettings, Settings
 from rlhf.errors import LineageError
 from rlhf.hardware.device import torch_device
 from rlhf.modeling import loading
+from rlhf.rewards.columns import Rows, bound
 from rlhf.rewards.composition import CompositeReward, RewardTerm
 from rlhf.rewards.ensemble import Ensemble
 from rlhf.rewards.model import AdaptedRewardModel, RewardModel
 from rlhf.rewards.normalization import FixedNormalizer, RunningNormalizer
-from rlhf.rewards.protocol import RewardFunction, called
+from rlhf.rewards.protocol import RewardFunction, function, guarded
 from rlhf.rewards.remote import RemoteReward
 from rlhf.rewards.terms import FormatReward, LengthReward
+from rlhf.rewards.verifiable import ChoiceReward, ExactReward, InstructionReward, NumberReward, SchemaReward
 from rlhf.runs.parents import Parent
 
 UNCHANGED = FixedNormalizer(0.0, 1.0)
 
 
-def check_terms(stage: PPOStage) -> None:
-    """Build every reward that does not need a model, to report its errors before a model is loaded.
+# The rewards without a model or a function, by the source of a term.
+PLAIN: dict[str, Callable[..., Callable]] = {
+    "remote": RemoteReward,
+    "length": LengthReward,
+    "format": FormatReward,
+    "exact": ExactReward,
+    "number": NumberReward,
+    "choice": ChoiceReward,
+    "json_schema": SchemaReward,
+    "ifeval": InstructionReward,
+}
+
+
+def without_models(stage: PPOStage) -> dict[str, Callable]:
+    """Return role -> reward of each term without a model, gold included; the columns are not bound yet.
 
     Raises:
-        ConfigError: a function cannot be imported, or a remote reward's token is not set.
+        ConfigError: a function cannot be imported, a remote reward's token is not set, or a package is missing.
     """
-    for term in (*stage.terms().values(), stage.gold_term()):
-        if term is not None and term.function is not None:
-            called(term.function)
-        elif term is not None and term.remote.url is not None:
-            RemoteReward(**vars(term.remote))
+    found: dict[str, Callable] = {}
+    for role, term in roles(stage).items():
+        [source] = term.sources()
+        if source == "function":
+            found[role] = function(term.function or "")
+        elif source in PLAIN:
+            found[role] = PLAIN[source](**vars(getattr(term, source)))
+    return found
+
+
+def bind(stage: PPOStage, rewards: Mapping[str, Callable], rows: Rows | None) -> dict[str, RewardFunction]:
+    """Return the rewards of ``without_models`` as RewardFunctions that look up their columns in ``rows``.
+
+    Raises:
+        DataError: ``rows`` lack a column that a reward requires, or have a value that it cannot use.
+    """
+    found = {}
+    for role, term in roles(stage).items():
+        if role in rewards:
+            found[role] = bound(rewards[role], f"stage.{role}", rows)
+        if term.function is not None:
+            found[role] = guarded(found[role], f"stage.{role}.function={term.function}", term.timeout)
+    return found
+
+
+def roles(stage: PPOStage) -> dict[str, RewardTermSettings]:
+    """Return role -> term of all rewards, gold included, except ``stage.reward``."""
+    gold = stage.gold_term()
+    return {f"rewards.{name}": term for name, term in stage.terms().items()} | ({} if gold is None else {"gold": gold})
 
 
 class Builder:
     """Builds rewards from terms; ``parents`` are the runs of the stage by role, ``tokenizer`` is the policy's.
 
     ``shared`` returns the reward model of a role if it is part of another model, and None if it must be loaded.
+    ``ready`` are the rewards without a model, by role (`bind`); they are built here if it is None.
+
+    Raises:
+        ConfigError, DataError: see `without_models` and `bind`.
     """
 
     def __init__(
@@ -46,9 +89,11 @@ class Builder:
         parents: Mapping[str, Parent],
         tokenizer: Any,
         shared: Callable[[str], Any | None] = lambda role: None,
+        ready: Mapping[str, RewardFunction] | None = None,
     ):
         self.settings, self.parents, self.tokenizer, self.shared = settings, parents, tokenizer, shared
         self.stage = settings.stage_as(PPOStage)
+        self.ready = bind(self.stage, without_models(self.stage), None) if ready is None else ready
 
     def reward(self) -> tuple[RewardFunction, FixedNormalizer]:
         """Return the reward that PPO maximizes, and the statistics to normalize it with.
@@ -57,8 +102,7 @@ class Builder:
         ``stage.normalize_scores`` is set. With other terms it is a normalized term, and the sum is not normalized.
         """
         stage = self.stage
-        found = self._all({f"rewards.{name}": term for name, term in stage.terms().items()})
-        terms = {role.removeprefix("rewards."): term for role, term in found.items()}
+        terms = {name: self.term(f"rewards.{name}", term) for name, term in stage.terms().items()}
         if stage.reward is None:
             return CompositeReward(terms), UNCHANGED
         model, measured = self.model("reward"), statistics(self.parents["reward"])
@@ -78,20 +122,13 @@ class Builder:
         if term is None:
             return None
         with torch.random.fork_rng():
-            gold = self._all({"gold": term})["gold"]
+            gold = self.term("gold", term)
         return gold.function if gold.normalization is None else CompositeReward({"gold": gold})
-
-    def _all(self, terms: Mapping[str, RewardTermSettings]) -> dict[str, RewardTerm]:
-        """Return the terms by role, in their order; those without a model are built first, to report their errors."""
-        order = sorted(terms, key=lambda role: bool(terms[role].runs()))
-        made = {role: self.term(role, terms[role]) for role in order}
-        return {role: made[role] for role in terms}
 
     def term(self, role: str, term: RewardTermSettings) -> RewardTerm:
         """Return the term of ``role`` with its function and normalization.
 
         Raises:
-            ConfigError: a function cannot be imported, or a remote reward's token is not set.
             LineageError: ``normalization: stored``, but the run holds no statistics.
         """
         if term.normalization is Normalization.running:
@@ -102,15 +139,9 @@ class Builder:
 
     def function(self, role: str, term: RewardTermSettings) -> RewardFunction:
         """Return the RewardFunction of ``term``, without its weight and normalization."""
-        if term.run is not None:
-            return self.model(role)
-        if term.ensemble.runs is not None:
-            return self.ensemble(role, term)
-        if term.function is not None:
-            return called(term.function)
-        if term.remote.url is not None:
-            return RemoteReward(**vars(term.remote))
-        return LengthReward(**vars(term.length)) if term.sources() == ["length"] else FormatReward(**vars(term.format))
+        if role in self.ready:
+            return self.ready[role]
+        return self.model(role) if term.run is not None else self.ensemble(role, term)
 
     def model(self, role: str) -> RewardModel:
         """Return the reward model of ``role``, with its own tokenizer and chat template."""

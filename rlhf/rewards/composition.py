@@ -7,9 +7,10 @@ import torch
 
 from rlhf.data.render import Prompt
 from rlhf.errors import TrainingError
+from rlhf.rewards.columns import shown
 from rlhf.rewards.ensemble import Ensemble
 from rlhf.rewards.normalization import FixedNormalizer, OverRanks, RunningNormalizer, alone
-from rlhf.rewards.protocol import RewardFunction, checked
+from rlhf.rewards.protocol import RewardError, RewardFunction, checked, checked_or_none
 
 
 class RewardTerm(NamedTuple):
@@ -21,15 +22,18 @@ class RewardTerm(NamedTuple):
 
 
 class Scored(NamedTuple):
-    """One number per response each; ``raw`` by term, ``disagreement`` by term and only for ensembles."""
+    """One number per response each; ``raw`` by term, ``disagreement`` by term and only for ensembles.
+
+    A score in ``raw`` is None if the term does not apply to the response.
+    """
 
     totals: list[float]
-    raw: dict[str, list[float]]
+    raw: dict[str, list[float | None]]
     disagreement: dict[str, list[float]]
 
 
 class CompositeReward:
-    """Σ weight · normalized score over the terms, as a RewardFunction.
+    """Σ weight · normalized score over the terms that apply to a response, as a RewardFunction.
 
     The sum is not normalized again: ``stage.normalize_scores`` refers to the statistics of a reward run's own scores,
     which a term holds as ``FixedNormalizer``.
@@ -40,27 +44,50 @@ class CompositeReward:
         normalizers = {name: term.normalization for name, term in self.terms.items()}
         self.running = {name: found for name, found in normalizers.items() if isinstance(found, RunningNormalizer)}
 
-    def score(self, prompts: Sequence[Prompt], completions: Sequence[str], over_ranks: OverRanks = alone) -> Scored:
-        """Return the sum and its parts, after updating the running statistics with the batches of all ranks.
+    def raw(self, prompts: Sequence[Prompt], completions: Sequence[str]) -> Scored:
+        """Return the scores of the terms, None if a term does not apply to a completion; the running statistics stay.
 
         Raises:
-            TrainingError: a term did not return one finite number per completion; the message names it.
+            TrainingError: a term did not return one finite number or None per completion, or none of them applies to a
+                completion; the message has the first row.
         """
-        totals = torch.zeros(len(completions), dtype=torch.float64)
-        raw: dict[str, list[float]] = {}
+        raw: dict[str, list[float | None]] = {}
         disagreement: dict[str, list[float]] = {}
         for name, term in self.terms.items():
             if isinstance(term.function, Ensemble):
                 given, disagreement[name] = term.function.judge(prompts, completions)
             else:
                 given = term.function(prompts, completions)
-            raw[name] = scores = checked(given, completions, f"the reward {name!r}")
+            raw[name] = checked_or_none(given, completions, f"the reward {name!r}")
+        for row, scores in enumerate(zip(*raw.values(), strict=True)):
+            if all(score is None for score in scores):
+                raise TrainingError(
+                    f"no term of stage.rewards scores row {row} (prompt {shown(prompts[row])}, response "
+                    f"{shown(completions[row])}), since all returned None: add a term that applies to every row, or "
+                    "leave such prompts out"
+                )
+        return Scored([], raw, disagreement)
+
+    def total(self, scored: Scored, over_ranks: OverRanks = alone) -> Scored:
+        """Return ``raw`` scores with their sum, after updating the running statistics with the batches of all ranks."""
+        totals = torch.zeros(len(next(iter(scored.raw.values()))), dtype=torch.float64)
+        for name, term in self.terms.items():
+            given = {row: score for row, score in enumerate(scored.raw[name]) if score is not None}
+            index, scores = list(given), list(given.values())
             if name in self.running:
                 self.running[name].learn(scores, over_ranks)
             if term.normalization is not None:
                 scores = term.normalization(scores)
-            totals += term.weight * torch.tensor(scores, dtype=torch.float64)
-        return Scored(totals.tolist(), raw, disagreement)
+            totals[index] += term.weight * torch.tensor(scores, dtype=torch.float64)
+        return scored._replace(totals=totals.tolist())
+
+    def score(self, prompts: Sequence[Prompt], completions: Sequence[str], over_ranks: OverRanks = alone) -> Scored:
+        """Return the sum and its parts, after updating the running statistics with the batches of all ranks.
+
+        Raises:
+            TrainingError: see ``raw``.
+        """
+        return self.total(self.raw(prompts, completions), over_ranks)
 
     def __call__(self, prompts: Sequence[Prompt], completions: Sequence[str]) -> list[float]:
         return self.score(prompts, completions).totals
@@ -92,26 +119,52 @@ class Scorer:
 
     def __init__(self, reward: RewardFunction, gold: RewardFunction | None = None, over_ranks: OverRanks = alone):
         self.reward, self.gold, self.over_ranks = reward, gold, over_ranks
-        self.batch: dict[str, list[float]] = {}
+        self.batch: dict[str, Sequence[float | None]] = {}
 
     def __call__(self, prompts: Sequence[Prompt], completions: Sequence[str]) -> list[float]:
-        if isinstance(self.reward, CompositeReward):
-            scored = self.reward.score(prompts, completions, self.over_ranks)
-            totals = scored.totals
-            self._note({f"reward/{name}": scores for name, scores in scored.raw.items()})
-            self._note({f"reward/{name}_disagreement": scores for name, scores in scored.disagreement.items()})
-        else:
-            totals = checked(self.reward(prompts, completions), completions)
-        if self.gold is not None:
-            # Random draws of gold must not advance the stream of training.
-            with torch.random.fork_rng(devices=[torch.cuda.current_device()] if torch.cuda.is_available() else []):
-                gold = checked(self.gold(prompts, completions), completions, "the gold reward")
-            self._note({"objective/gold": gold})
-        return totals
+        """Return the scores.
 
-    def _note(self, scores: Mapping[str, list[float]]) -> None:
+        Raises:
+            RewardError: a reward failed, on this rank or on another one. Every rank raises it, before the running
+                statistics change, so that all of them can write a checkpoint.
+        """
+        found: tuple[list[float] | Scored, list[float]] | None = None
+        failure: TrainingError | None = None
+        try:
+            found = self._scored(prompts, completions)
+        except TrainingError as error:
+            failure = error
+        if self.over_ranks(torch.tensor(float(found is None))) > 0:
+            raise RewardError(str(failure or "a reward failed on another rank, whose message names it")) from failure
+        assert found is not None
+        scores, gold = found
+        if isinstance(scores, Scored):
+            assert isinstance(self.reward, CompositeReward)
+            scored = self.reward.total(scores, self.over_ranks)
+            scores = scored.totals
+            self._note({f"reward/{name}": given for name, given in scored.raw.items()})
+            self._note({f"reward/{name}_disagreement": given for name, given in scored.disagreement.items()})
+        if self.gold is not None:
+            self._note({"objective/gold": gold})
+        return scores
+
+    def _scored(
+        self, prompts: Sequence[Prompt], completions: Sequence[str]
+    ) -> tuple[list[float] | Scored, list[float]]:
+        """Return the scores, or the raw scores of the terms, and those of gold, without a change of state."""
+        if isinstance(self.reward, CompositeReward):
+            scores = self.reward.raw(prompts, completions)
+        else:
+            scores = checked(self.reward(prompts, completions), completions)
+        if self.gold is None:
+            return scores, []
+        # Random draws of gold must not advance the stream of training.
+        with torch.random.fork_rng(devices=[torch.cuda.current_device()] if torch.cuda.is_available() else []):
+            return scores, checked(self.gold(prompts, completions), completions, "the gold reward")
+
+    def _note(self, scores: Mapping[str, Sequence[float | None]]) -> None:
         for name, found in scores.items():
-            self.batch[name] = self.batch.get(name, []) + found
+            self.batch[name] = [*self.batch.get(name, ()), *found]
 
     def clear(self) -> None:
         """Forget the scores of the last update."""
@@ -120,12 +173,15 @@ class Scorer:
     def metrics(self) -> dict[str, float]:
         """Return mean and population deviation of the scores since ``clear``, by term and of gold, over all ranks.
 
-        They are those before weight and normalization. Every rank must call it.
+        They are those before weight and normalization, without the rows to which a term does not apply; a term that
+        applies to no row has none. Every rank must call it.
         """
         found = {}
         for name, scores in self.batch.items():
-            x = torch.tensor(scores, dtype=torch.float64)
+            x = torch.tensor([score for score in scores if score is not None], dtype=torch.float64)
             count, total = self.over_ranks(torch.stack([torch.tensor(len(x), dtype=torch.float64), x.sum()])).tolist()
+            if not count:
+                continue
             found[name] = total / count
             squares = self.over_ranks(((x - found[name]) ** 2).sum()).item()
             if not name.endswith("_disagreement"):

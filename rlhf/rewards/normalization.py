@@ -43,9 +43,11 @@ class RunningNormalizer:
         return math.sqrt(self.squares / (self.count - 1)) if self.count > 1 else 0.0
 
     def learn(self, scores: Sequence[float], over_ranks: OverRanks = alone) -> None:
-        """Add this batch. Every rank must call it with its own scores, and all end with the same statistics."""
+        """Add this batch, which may be empty. Every rank must call it with its own scores, and all end up equal."""
         x = torch.tensor(scores, dtype=torch.float64)
         count, total = over_ranks(torch.stack([torch.tensor(len(x), dtype=torch.float64), x.sum()])).tolist()
+        if not count:
+            return
         mean = total / count
         squares = over_ranks(((x - mean) ** 2).sum()).item()
         whole, shift = self.count + count, mean - self.mean

@@ -1,4 +1,7 @@
-"""The interface of rewards: ``(prompts, completions) -> one score per completion``, text in, numbers out."""
+"""The interface of rewards: ``(prompts, completions) -> one score per completion``, text in, numbers out.
+
+None instead of a score means that the reward does not apply to the completion; only a term of a sum may return it.
+"""
 
 import importlib
 import importlib.util
@@ -14,6 +17,14 @@ from typing import Any, Protocol
 from rlhf.config.library_errors import first_sentence
 from rlhf.data.render import Prompt
 from rlhf.errors import ConfigError, RlhfError, TrainingError
+from rlhf.rewards.bounded import within
+from rlhf.rewards.columns import shown
+
+FORM = "a list, tuple or array of numbers, one per completion"
+
+
+class RewardError(TrainingError):
+    """A reward did not score a batch, on this rank or on another one; nothing was learned from the batch."""
 
 
 class RewardFunction(Protocol):
@@ -60,13 +71,12 @@ def _file(path: Path) -> ModuleType:
     return module
 
 
-def called(path: str) -> RewardFunction:
-    """Return ``function(path)`` as a RewardFunction that raises its exceptions as a TrainingError with its path.
+def guarded(own: RewardFunction, name: str, timeout: float | None = None) -> RewardFunction:
+    """Return a user's function as a RewardFunction that raises only RlhfErrors; ``name`` is its setting and path.
 
-    Raises:
-        ConfigError: see ``function``.
+    An exception is raised as a TrainingError with the first row on which the function fails. So is a call of more than
+    ``timeout`` seconds, whose thread is abandoned.
     """
-    own = function(path)
 
     def reward(prompts: Sequence[Prompt], completions: Sequence[str]) -> list[float]:
         try:
@@ -74,12 +84,38 @@ def called(path: str) -> RewardFunction:
         except RlhfError:
             raise
         except Exception as error:
+            row = _first_failure(own, prompts, completions)
             raise TrainingError(
-                f"the reward {path!r} failed on a batch of {len(completions)} completions "
+                f"{name} failed on a batch of {len(completions)} completions{row} "
                 f"({type(error).__name__}: {first_sentence(error)}): fix it, HYDRA_FULL_ERROR=1 shows the traceback"
             ) from error
 
-    return reward
+    def limited(prompts: Sequence[Prompt], completions: Sequence[str]) -> list[float]:
+        try:
+            return within(timeout or 0.0, lambda: reward(prompts, completions))
+        except TimeoutError:
+            raise TrainingError(
+                f"{name} took more than timeout={timeout:g} seconds for {len(completions)} completions, "
+                f"which begin with row 0 ({shown(completions[0])}): fix it, or set a longer timeout"
+            ) from None
+
+    return reward if timeout is None else limited
+
+
+def _first_failure(own: RewardFunction, prompts: Sequence[Prompt], completions: Sequence[str]) -> str:
+    """Return the first completion on which ``own`` fails, found by bisection, as a clause; empty if no half fails."""
+    first, end = 0, len(completions)
+    while end - first > 1:
+        middle = (first + end) // 2
+        for half in (slice(first, middle), slice(middle, end)):
+            try:
+                own(prompts[half], completions[half])
+            except Exception:
+                first, end = half.start, half.stop
+                break
+        else:
+            return ""
+    return f", first on row {first} ({shown(completions[first])})"
 
 
 def checked(scores: Sequence[float], completions: Sequence[str], name: str = "the reward") -> list[float]:
@@ -93,24 +129,33 @@ def checked(scores: Sequence[float], completions: Sequence[str], name: str = "th
         name: the reward, for the message.
 
     Raises:
-        TrainingError: there is not one finite number per completion.
+        TrainingError: there is not one finite number per completion; the message has the first row without one.
     """
-    given: Any = scores
-    listed = given.tolist() if hasattr(given, "tolist") else given  # an array or a tensor
-    scalars = [_scalar(score) for score in listed] if isinstance(listed, list | tuple) else [None]
-    if not all(isinstance(score, Real) for score in scalars):
-        raise TrainingError(
-            f"{name} returned {repr(scores)[:80]}: it must return a list, tuple or array of numbers, one per completion"
-        )
-    numbers = [math.inf if isinstance(score, int) and abs(score) > 10**300 else float(score) for score in scalars]
-    if len(numbers) != len(completions):
-        raise TrainingError(f"{name} returned {len(numbers)} scores for {len(completions)} completions")
-    for score, completion in zip(numbers, completions, strict=True):
-        if not math.isfinite(score):
-            raise TrainingError(f"{name} scored {completion[:80]!r} as {score}: scores must be finite numbers")
-    return numbers
+    return [_number(score, row, completions, name) for row, score in enumerate(_listed(scores, completions, name))]
 
 
-def _scalar(score: Any) -> Any:
-    """Return the number in a 0-dimensional array; anything else unchanged."""
-    return score.item() if getattr(score, "shape", None) == () else score
+def checked_or_none(scores: Sequence[float | None], completions: Sequence[str], name: str) -> list[float | None]:
+    """Return ``checked`` scores, in which None is kept: the reward does not apply to that completion."""
+    given = enumerate(_listed(scores, completions, name))
+    return [None if score is None else _number(score, row, completions, name) for row, score in given]
+
+
+def _listed(scores: Any, completions: Sequence[str], name: str) -> list:
+    """Return ``scores``, one per completion, as a list."""
+    listed = scores.tolist() if hasattr(scores, "tolist") else scores  # an array or a tensor
+    if not isinstance(listed, list | tuple):
+        raise TrainingError(f"{name} returned {repr(scores)[:80]}: it must return {FORM}")
+    if len(listed) != len(completions):
+        raise TrainingError(f"{name} returned {len(listed)} scores for {len(completions)} completions")
+    return [score.item() if getattr(score, "shape", None) == () else score for score in listed]
+
+
+def _number(given: Any, row: int, completions: Sequence[str], name: str) -> float:
+    at = f"row {row} ({shown(completions[row])})"
+    if not isinstance(given, Real):
+        raise TrainingError(f"{name} returned {repr(given)[:80]} for {at}: it must return {FORM}")
+    score: Any = given
+    number = math.inf if isinstance(score, int) and abs(score) > 10**300 else float(score)
+    if not math.isfinite(number):
+        raise TrainingError(f"{name} scored {at} as {number}: scores must be finite numbers")
+    return number

@@ -2,13 +2,15 @@
 
     POST url  {"prompts": [...], "completions": [...]}  ->  {"scores": [...]}
 
-A prompt is a string or a list of {"role", "content"}; scores are one finite number per completion.
+A prompt is a string or a list of {"role", "content"}; scores are one finite number per completion. With ``columns``,
+the request has "columns", too: name -> one value per completion.
 """
 
 import os
 from collections.abc import Sequence
 from email.utils import parsedate_to_datetime
 from time import time
+from typing import Any
 
 import httpx2
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
@@ -45,6 +47,7 @@ class RemoteReward:
         attempts: tries per batch, including the first.
         backoff: seconds; doubled with each retry.
         longest_wait: seconds.
+        columns: names of the row's columns that are sent, too.
         token_variable: the environment variable whose value is sent as a bearer token. It is read for each request,
             and is neither stored nor logged.
 
@@ -62,42 +65,45 @@ class RemoteReward:
         attempts: int = 6,
         backoff: float = 1.0,
         longest_wait: float = 60.0,
+        columns: Sequence[str] | None = None,
         token_variable: str | None = None,
     ):
         self.url, self.batch_size, self.token_variable = url, batch_size, token_variable
-        self.attempts, self.longest_wait = attempts, longest_wait
+        self.attempts, self.longest_wait, self.reads = attempts, longest_wait, tuple(columns or ())
         self.jitter = wait_random_exponential(multiplier=backoff, max=longest_wait)
         self.client = bounded(httpx2, httpx2.Client, timeout)(timeout=timeout, follow_redirects=False)
         self._headers()  # report a missing variable before training
 
-    def __call__(self, prompts: Sequence[Prompt], completions: Sequence[str]) -> list[float]:
+    def __call__(self, prompts: Sequence[Prompt], completions: Sequence[str], **columns: Sequence) -> list[float]:
         scores: list[float] = []
         for start in range(0, len(completions), self.batch_size):
             part = slice(start, start + self.batch_size)
-            scores += self._ask(list(prompts[part]), list(completions[part]))
+            sent: dict[str, Any] = {"prompts": list(prompts[part]), "completions": list(completions[part])}
+            if columns:
+                sent["columns"] = {name: list(values[part]) for name, values in columns.items()}
+            scores += self._ask(sent)
         return scores
 
-    def _ask(self, prompts: list[Prompt], completions: list[str]) -> list[float]:
+    def _ask(self, sent: dict[str, Any]) -> list[float]:
         tries = Retrying(
             stop=stop_after_attempt(self.attempts),
             wait=self._wait,
             retry=retry_if_exception_type(UnansweredError),
             reraise=True,
         )
+        many = len(sent["completions"])
         try:
-            return tries(self._try, prompts, completions)
+            return tries(self._try, sent)
         except UnansweredError as error:
             raise TrainingError(
-                f"the remote reward {self.place} returned no scores for a batch of {len(completions)} completions in "
-                f"{self.attempts} tries, last because {error}: make sure that it runs and returns "
+                f"the remote reward {self.place} returned no scores for a batch of {many} completions "
+                f"in {self.attempts} tries, last because {error}: make sure that it runs and returns "
                 '{"scores": [...]}, then continue with resume=true'
             ) from error
 
-    def _try(self, prompts: list[Prompt], completions: list[str]) -> list[float]:
+    def _try(self, sent: dict[str, Any]) -> list[float]:
         try:
-            answer = self.client.post(
-                self.url, json={"prompts": prompts, "completions": completions}, headers=self._headers()
-            )
+            answer = self.client.post(self.url, json=sent, headers=self._headers())
         except httpx2.TimeoutException as error:
             raise UnansweredError(f"it did not respond in time ({type(error).__name__})") from error
         except httpx2.TransportError as error:
@@ -110,7 +116,7 @@ class RemoteReward:
                 "url, or the token in the environment variable named by token_variable"
             )
         try:
-            return checked(answer.json()["scores"], completions, "it")
+            return checked(answer.json()["scores"], sent["completions"], "it")
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise UnansweredError(f'it returned {answer.text[:80]!r} instead of {{"scores": [...]}}') from error
         except TrainingError as error:

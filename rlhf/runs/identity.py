@@ -48,14 +48,16 @@ def data_files(settings: Settings) -> dict[str, str]:
 
 
 def reward_files(settings: Settings) -> dict[str, str]:
-    """Return role -> digest of the file, for each reward that is a function in a Python file."""
+    """Return role -> digest of the file, for each reward that is a function in a Python file or a JSON schema."""
     if not isinstance(settings.stage, PPOStage):
         return {}
     terms = {f"rewards.{name}": term for name, term in settings.stage.terms().items()}
     if (gold := settings.stage.gold_term()) is not None:
         terms["gold"] = gold
-    paths = {role: Path((term.function or "").rpartition(":")[0]) for role, term in terms.items()}
-    return {role: file_digest(path) for role, path in paths.items() if path.suffix == ".py" and path.is_file()}
+    codes = {role: Path((term.function or "").rpartition(":")[0]) for role, term in terms.items()}
+    found = {role: path for role, path in codes.items() if path.suffix == ".py"}
+    found |= {role: Path(term.json_schema.schema) for role, term in terms.items() if term.json_schema.schema}
+    return {role: file_digest(path) for role, path in found.items() if path.is_file()}
 
 
 def _digest(named: str, revision: str | None) -> str | None:

@@ -20,11 +20,12 @@ from rlhf.evaluation.comparison.comparison import Comparison, measure
 from rlhf.evaluation.comparison.scoring import check_judge, judge_all, score_all
 from rlhf.evaluation.reporting import report
 from rlhf.evaluation.responses.answers import Answers, Candidate, answer, text_nll
-from rlhf.evaluation.responses.instructions import check_rows
 from rlhf.evaluation.statistics.metrics import Estimate
 from rlhf.hardware.device import torch_device
 from rlhf.modeling import loading
-from rlhf.rewards import function
+from rlhf.rewards import Rows, bound, function
+from rlhf.rewards.columns import reads_columns
+from rlhf.rewards.instructions import check_rows
 from rlhf.runs.parents import Parent
 from rlhf.runs.run import Run
 from rlhf.storage.digests import tokenizer_record
@@ -34,9 +35,12 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
     """Compare the models of ``stage.models``, write the report and return the metrics as <model>/<metric>."""
     stage, data = settings.stage_as(CompareStage), settings.data
     check_judge(settings)
-    gold = None if data.gold is None else function(data.gold)
+    gold: Any = None if data.gold is None else function(data.gold)
+    reads = gold is not None and reads_columns(gold)
     judge: Any = None if data.judge is None else function(data.judge)
-    prompts = load(data, "prompts", "test", settings.seed)
+    prompts = load(data, "prompts", "test", settings.seed, columns=reads)
+    if reads:
+        gold = bound(gold, "data.gold", Rows({"data.prompts (test)": prompts}))
     prompts = prompts.shuffle(seed=settings.seed).select(range(min(stage.prompts, len(prompts))))
     rows = list(prompts)
     check_rows(rows)

@@ -25,7 +25,8 @@ from rlhf.preference.architectures import decide
 from rlhf.preference.head import FIELDS
 from rlhf.preference.losses import smoothed
 from rlhf.preference.prefix_sharing import sharing
-from rlhf.rewards.protocol import called
+from rlhf.rewards.columns import Rows, bound, reads_columns
+from rlhf.rewards.protocol import function, guarded
 from rlhf.runs.run import Run
 from rlhf.training import loop
 from rlhf.training.arguments import arguments, build
@@ -100,8 +101,13 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
     settings = reference.beside_shards(settings, ranks.strategy_of(settings.hardware), told=True)
     stage = settings.stage_as(DPOStage)
     pairs = loop.read_splits(run, settings, "preferences")
-    asked = eval_set.prompts(settings, run)
-    gold = None if settings.data.gold is None else called(settings.data.gold)
+    named = settings.data.gold
+    gold: Any = None if named is None else function(named)
+    reads = gold is not None and reads_columns(gold)
+    asked = eval_set.prompts(settings, run, columns=reads)
+    if gold is not None:
+        rows = Rows(eval_set.held_out(settings, columns=True)) if reads else None
+        gold = guarded(bound(gold, "data.gold", rows), f"data.gold={named}")
 
     tokenizer = loading.load_tokenizer(run["policy"], settings.model)
     loop.settle(run, settings, tokenizer, pairs["train"]["prompt"])

@@ -14,7 +14,6 @@ from rich.markup import escape
 
 from rlhf.config import Engine, MissingEOS, PPOStage, Settings, VLLMMode
 from rlhf.console import Bar, console
-from rlhf.data import check_splits, load
 from rlhf.errors import ConfigError, ModelError
 from rlhf.evaluation.responses import eval_set
 from rlhf.hardware import memory, precision, ranks
@@ -26,7 +25,9 @@ from rlhf.planning.roles import plan
 from rlhf.ppo import Diagnosis, PPOTrainer
 from rlhf.ppo.model_roles import OneBase, Separate, assign
 from rlhf.ppo.vllm_sampler import Copied
-from rlhf.rewards.build import Builder
+from rlhf.rewards import Rows
+from rlhf.rewards import build as rewards_of
+from rlhf.rewards.columns import reads_columns
 from rlhf.runs.headlines import progress
 from rlhf.runs.run import Run
 from rlhf.training import loop
@@ -37,11 +38,12 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
     stage = settings.stage_as(PPOStage)
     if stage.rollout.engine is Engine.vllm and find_spec("vllm") is None:
         raise ModelError("stage.rollout.engine=vllm needs vllm: pip install 'rlhf[vllm]', or use engine=transformers")
-    prompts = {split: load(settings.data, "prompts", split, settings.seed) for split in ("train", "validation")}
-    check_splits(settings.data, "prompts", prompts, settings.seed)
-    for split, dataset in prompts.items():
-        run.record_data("prompts", split, dataset)
-    asked = eval_set.prompts(settings, run)
+    plain = rewards_of.without_models(stage)
+    reads = any(map(reads_columns, plain.values()))
+    prompts = loop.read_splits(run, settings, "prompts", columns=reads)
+    asked = eval_set.prompts(settings, run, columns=reads)
+    rows = Rows({f"data.prompts ({split})": found for split, found in prompts.items()}) if reads else None
+    ready = rewards_of.bind(stage, plain, rows)
 
     tokenizer = loading.load_tokenizer(run["policy"], settings.model)
     loop.settle(run, settings, tokenizer, prompts["train"]["prompt"])
@@ -52,7 +54,7 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
     device = torch_device(settings.hardware)
     planned, meter = plan(settings, roles, max(map(len, ids["prompt_ids"]))), memory.Meter(device)
     report.show_ledger("ppo", planned, meter.device)
-    rewards = Builder(settings, run.parents, tokenizer, roles.reward_model)
+    rewards = rewards_of.Builder(settings, run.parents, tokenizer, roles.reward_model, ready)
     gold = rewards.gold()
     reward, normal = rewards.reward()
     trainer = PPOTrainer(

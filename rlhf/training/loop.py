@@ -33,14 +33,20 @@ if TYPE_CHECKING:
 
 
 def read_splits(
-    run: Run, settings: Settings, kind: Kind, splits: Sequence[Split] = ("train", "validation")
+    run: Run,
+    settings: Settings,
+    kind: Kind,
+    splits: Sequence[Split] = ("train", "validation"),
+    columns: bool = False,
 ) -> dict[str, "Dataset"]:
-    """Return the rows of each split, checked, and record them in run.json.
+    """Return the rows of each split, checked, and record them in run.json; with ``columns``, with all their columns.
 
     Raises:
         DataError: see rlhf.data.load and rlhf.data.check_splits.
     """
-    rows: dict[str, Dataset] = {split: load(settings.data, kind, split, settings.seed) for split in splits}
+    rows: dict[str, Dataset] = {
+        split: load(settings.data, kind, split, settings.seed, columns=columns) for split in splits
+    }
     check_splits(settings.data, kind, rows, settings.seed)
     for split, dataset in rows.items():
         run.record_data(kind, split, dataset)

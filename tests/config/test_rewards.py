@@ -57,6 +57,12 @@ def test_what_a_term_does_not_say_is_as_term_says() -> None:
     assert [found["c"].remote.attempts, found["c"].remote.timeout, found["a"].remote.attempts] == [3, 7.0, 6]
     assert found["a"].normalization is Normalization.stored
     assert found["b"].ensemble.deviations == 1.0
+    verifiable = (
+        "stage.rewards={a: {exact: {column: x}}, b: {number: {column: y, relative: 0.1}}, c: {ifeval: {score: all}}}"
+    )
+    found |= composed("stage=ppo", verifiable).stage.terms()
+    assert [found[name].sources() for name in "abc"] == [["exact"], ["number"], ["ifeval"]]
+    assert found["a"].exact.ignore == ["case", "punctuation", "articles", "whitespace"]
     assert (found["d"].format.ends_with, found["d"].format.max_words, found["d"].format.pattern) == (["."], 9, None)
 
 
@@ -74,7 +80,8 @@ def test_every_run_of_a_term_is_a_parent() -> None:
 
 
 WRONG = {
-    "{a: {}}": "stage.rewards.a must name exactly one of run, ensemble, function, remote, length, format, got None",
+    "{a: {}}": "stage.rewards.a must name exactly one of run, ensemble, function, remote, length, format, exact, "
+    "number, choice, json_schema, ifeval, got None",
     "{a: {run: x, function: 'm:f'}}": "stage.rewards.a must name exactly one of",
     "{a: {runn: x}}": "there is no setting stage.rewards.a.runn; did you mean stage.rewards.a.run?",
     "{a: {length: {maxx: 3}}}": "there is no setting stage.rewards.a.length.maxx; did you mean",
@@ -90,6 +97,14 @@ WRONG = {
     "{a: {remote: {url: 'ftp://x'}}}": "stage.rewards.a.remote.url must begin with http:// or https://, got 'ftp://x'",
     "{a: {remote: {url: 'http://x', attempts: 0}}}": "stage.rewards.a.remote.attempts must be positive, got 0",
     "{a: {format: {pattern: '('}}}": "stage.rewards.a.format.pattern must be a regular expression, got '('",
+    "{a: {number: {column: x, after: '('}}}": "stage.rewards.a.number.after must be a regular expression, got '('",
+    "{a: {number: {column: x, relative: 2}}}": "stage.rewards.a.number.relative must lie in [0, 1], got 2",
+    "{a: {exact: {column: x, ignore: [accents]}}}": "stage.rewards.a.exact.ignore must have only case, punctuation, ",
+    "{a: {choice: {column: x, options: [b], options_column: c}}}": "stage.rewards.a.choice.options must be null if",
+    "{a: {json_schema: {schema: x, column: y}}}": "stage.rewards.a.json_schema.schema must be null if column is set",
+    "{a: {ifeval: {score: most}}}": "stage.rewards.a.ifeval.score must be all, share or null, got 'most'",
+    "{a: {length: {max: 3}, timeout: 2}}": "stage.rewards.a.timeout must be null unless function is set, got 2",
+    "{a: {function: 'm:f', timeout: 0}}": "stage.rewards.a.timeout must be positive, got 0",
     "{a: {ensemble: {runs: [x]}}}": "stage.rewards.a.ensemble.runs must name two runs or more",
     "{a: {ensemble: {runs: x}}}": "stage.rewards.a.ensemble.runs must be a list of texts or null, got 'x'",
     "{a: {ensemble: {runs: [x, y], deviations: -1}}}": "stage.rewards.a.ensemble.deviations must not be negative",

@@ -7,6 +7,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 
 import datasets
@@ -16,7 +17,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from rlhf.config import Data, Format, Pairing, Rankings, Render, Source, Ties
-from rlhf.data import leaks, load, load_source, reading
+from rlhf.data import leaks, load, load_rows, load_source, reading
 from rlhf.data.cache import batches
 from rlhf.data.formats import FIELDS, KINDS
 from rlhf.errors import DataError
@@ -476,3 +477,46 @@ def test_a_dialogue_of_ten_thousand_turns(tmp_path: Path) -> None:
     rows = [{"chosen": f"\n\nHuman: {n}{shared}", "rejected": f"\n\nHuman: {n}{shared}!"} for n in range(2)]
     row = read(write(tmp_path / "a.jsonl", rows))[0]
     assert (len(row["prompt"]), len(row["chosen"])) == (10_000, 1)
+
+
+def test_all_columns_of_a_row_are_kept_for_rewards(tmp_path: Path) -> None:
+    """GSM8K's columns are read as prompt and completion; a reward may need the completion. CSV holds lists as text."""
+    (tmp_path / "a.jsonl").write_text(
+        '{"question": "a?", "answer": "2 #### 4", "level": {"deep": [1, null]}}\n{"question": "b?", "answer": 3.5}\n'
+    )
+    (tmp_path / "b.csv").write_text('prompt,instruction_id_list,kwargs\nc?,"[""x:y""]","[{}]"\nd?,,\n')
+    import pyarrow
+    import pyarrow.parquet
+
+    day = datetime(2026, 1, 2)
+    pyarrow.parquet.write_table(pyarrow.table({"prompt": ["e?", "f?"], "day": [day, None]}), tmp_path / "c.parquet")
+    found = []
+    for name in ("a.jsonl", "b.csv", "c.parquet"):
+        rows = load_rows(str(tmp_path / name), "prompts", "validation", columns=True, holdout=1)
+        found += list(zip(rows["prompt"], map(json.loads, rows["columns"]), strict=True))
+        assert "columns" not in load_rows(str(tmp_path / name), "prompts", "validation", holdout=1).column_names
+    assert [prompt if isinstance(prompt, str) else prompt[0]["content"] for prompt, _ in found] == [
+        "a?", "b?", "c?", "d?", "e?", "f?",
+    ]  # fmt: skip
+    columns = [row for _, row in found]
+    with_score = '{"prompt": "a?", "score": 1}\n{"prompt": "b?", "score": 2}\n'
+    (tmp_path / "d.jsonl").write_text(with_score)
+    rows = load_rows(str(tmp_path / "d.jsonl"), "prompts", "validation", columns=True, holdout=1)
+    assert [json.loads(text)["score"] for text in rows["columns"]] == [1, 2]
+    with pytest.raises(DataError, match="'score' looks like a response or a judgment"):
+        load_rows(str(tmp_path / "d.jsonl"), "prompts", "validation", holdout=1)
+    assert columns[0] == {"question": "a?", "answer": "2 #### 4", "level": {"deep": [1, None]}}
+    assert columns[1] == {"question": "b?", "answer": 3.5}
+    assert (columns[2]["instruction_id_list"], columns[2]["kwargs"]) == (["x:y"], [{}])
+    assert [row["day"] for row in columns[4:]] == ["2026-01-02T00:00:00", None]
+
+
+def test_a_column_that_no_reward_can_read_is_refused(tmp_path: Path) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    pyarrow.parquet.write_table(pyarrow.table({"prompt": ["e?", "f?"], "image": [b"x", b"y"]}), tmp_path / "c.parquet")
+    with pytest.raises(
+        DataError, match=r"c\.parquet row 1: field 'image' is of type bytes, which a reward cannot read"
+    ):
+        load_rows(str(tmp_path / "c.parquet"), "prompts", "validation", columns=True, holdout=1)

@@ -7,7 +7,16 @@ import pytest
 import torch
 
 from rlhf.errors import TrainingError
-from rlhf.rewards import CompositeReward, Ensemble, FixedNormalizer, LengthReward, RewardTerm, RunningNormalizer, Scorer
+from rlhf.rewards import (
+    CompositeReward,
+    Ensemble,
+    FixedNormalizer,
+    LengthReward,
+    RewardError,
+    RewardTerm,
+    RunningNormalizer,
+    Scorer,
+)
 
 PROMPTS, TEXTS = ["p", "p", "p"], ["a", "b b", "c c c"]
 
@@ -87,7 +96,7 @@ def test_a_plain_function_has_no_separate_metrics() -> None:
 
 def test_metrics_are_over_all_ranks() -> None:
     """The other rank has two scores that sum to 10 and squares of 20 around the common mean, which is 16 / 5."""
-    others = [torch.tensor([2.0, 10.0]), torch.tensor(20.0)]
+    others = [torch.tensor(0.0), torch.tensor([2.0, 10.0]), torch.tensor(20.0)]  # the first: it did not fail
     scorer = Scorer(CompositeReward({"long": RewardTerm(words)}), over_ranks=lambda x: x + others.pop(0))
     scorer(PROMPTS, TEXTS)
     squares = 20 + sum((score - 3.2) ** 2 for score in (1, 2, 3))
@@ -108,3 +117,51 @@ def test_gold_does_not_advance_the_generator() -> None:
 def test_gold_that_returns_no_number_is_named() -> None:
     with pytest.raises(TrainingError, match="the gold reward"):
         Scorer(words, lambda p, c: [random.random()])(PROMPTS, TEXTS)
+
+
+def some(*scores: float | None) -> RewardTerm:
+    return RewardTerm(lambda prompts, completions: list(scores), 2.0)
+
+
+def test_a_term_that_does_not_apply_to_a_row_is_left_out_of_its_sum() -> None:
+    scored = CompositeReward({"a": some(1, None, None), "b": some(None, 3, 4), "c": some(5, 6, None)}).score(
+        PROMPTS, TEXTS
+    )
+    assert scored.totals == [12.0, 18.0, 8.0]
+    assert scored.raw == {"a": [1, None, None], "b": [None, 3, 4], "c": [5, 6, None]}
+
+
+def test_rows_without_a_score_are_left_out_of_the_statistics() -> None:
+    """The running statistics of 1 and 3: mean 2, deviation sqrt(2). A term that applies to no row has no metrics."""
+    running = RunningNormalizer()
+    some_rows = RewardTerm(lambda p, c: [1, None, 3], 1.0, running)
+    none = RewardTerm(lambda p, c: [None] * 3, 1.0, RunningNormalizer())
+    scorer = Scorer(CompositeReward({"some": some_rows, "none": none, "all": RewardTerm(words, 0.0)}))
+    root = math.sqrt(2)
+    assert scorer(PROMPTS, TEXTS) == pytest.approx([-1 / root, 0, 1 / root])
+    assert (running.count, running.mean) == (2, 2)
+    assert scorer.state_dict()["none"] == {"count": 0.0, "mean": 0.0, "squares": 0.0}
+    found = scorer.metrics()
+    assert found["reward/some"] == 2.0
+    assert found["reward/some_std"] == 1.0
+    assert not any("none" in name for name in found)
+
+
+def test_a_row_that_no_term_scores_is_named() -> None:
+    reward = CompositeReward({"a": some(1, None, None), "b": some(1, 2, None)})
+    with pytest.raises(TrainingError, match=r"no term.*row 2 \(prompt 'p', response 'c c c'\)"):
+        reward(PROMPTS, TEXTS)
+    with pytest.raises(TrainingError, match="the gold reward returned None for row 1"):
+        Scorer(words, lambda p, c: [1.0, None, 2.0])(PROMPTS, TEXTS)
+
+
+def test_every_rank_raises_before_statistics_change_if_a_reward_fails_on_one() -> None:
+    running = RunningNormalizer()
+    terms = {"a": RewardTerm(words, 1.0, running), "b": RewardTerm(lambda p, c: [math.nan] * 3)}
+    with pytest.raises(RewardError, match="the reward 'b' scored row 0"):
+        Scorer(CompositeReward(terms))(PROMPTS, TEXTS)
+    assert running.count == 0
+    healthy = Scorer(CompositeReward({"a": RewardTerm(words, 1.0, running)}), over_ranks=lambda x: x + 1)
+    with pytest.raises(RewardError, match="another rank"):
+        healthy(PROMPTS, TEXTS)
+    assert running.count == 0

@@ -1,5 +1,7 @@
 import math
+import re
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ import torch
 
 from rlhf.errors import ConfigError, DataError, TrainingError
 from rlhf.rewards import checked, function
-from rlhf.rewards.protocol import called
+from rlhf.rewards.protocol import checked_or_none, guarded
 
 MODULE = """
 class Mine:
@@ -56,10 +58,48 @@ def test_exceptions_of_a_users_function_are_reported_with_its_path(tmp_path: Pat
         "def score(prompts, completions):\n    return [len(text) / 0 for text in completions]\n"
         "def ours(prompts, completions):\n    raise DataError('reported already')\n"
     )
-    with pytest.raises(TrainingError, match=r"my\.py:score.*2 completions.*ZeroDivisionError: "):
-        called(f"{tmp_path}/my.py:score")(["p", "p"], ["a", "b"])
+    with pytest.raises(TrainingError, match=r"^stage\.x=my\.py:score.*2 completions.*ZeroDivisionError: "):
+        guarded(function(f"{tmp_path}/my.py:score"), "stage.x=my.py:score")(["p", "p"], ["a", "b"])
     with pytest.raises(DataError, match="^reported already$"):
-        called(f"{tmp_path}/my.py:ours")(["p"], ["a"])
+        guarded(function(f"{tmp_path}/my.py:ours"), "x")(["p"], ["a"])
+
+
+@pytest.mark.parametrize("bad", range(7))
+def test_the_first_row_that_fails_is_named_without_its_control_characters(bad: int) -> None:
+    def fails(prompts: list[str], completions: list[str]) -> list[float]:
+        return [1 / (text != "\x1b[31mbad") for text in completions]
+
+    texts = ["good"] * bad + ["\x1b[31mbad"] + ["\x1b[31mbad"] * (6 - bad)
+    with pytest.raises(TrainingError, match=rf"7 completions, first on row {bad} \(' \[31mbad'\) \(ZeroDivisionError"):
+        guarded(fails, "mine")(["p"] * 7, texts)
+
+
+def test_a_failure_of_the_batch_as_a_whole_names_no_row() -> None:
+    def small_only(prompts: list[str], completions: list[str]) -> list[float]:
+        assert len(completions) < 3
+        return [0.0] * len(completions)
+
+    with pytest.raises(TrainingError, match=r"^mine failed on a batch of 3 completions \(AssertionError"):
+        guarded(small_only, "mine")(["p"] * 3, ["a"] * 3)
+
+
+def test_a_call_that_takes_too_long_is_abandoned() -> None:
+    blocked = threading.Event()
+
+    def waits(prompts: list[str], completions: list[str]) -> list[float]:
+        blocked.wait(30)
+        return [0.0]
+
+    with pytest.raises(TrainingError, match=r"^mine took more than timeout=0.05 seconds.*row 0 \('a'\)"):
+        guarded(waits, "mine", timeout=0.05)(["p"], ["a"])
+    blocked.set()
+    assert guarded(lambda prompts, completions: [2.0], "mine", timeout=30)(["p"], ["a"]) == [2.0]
+
+    def times_out(prompts: list[str], completions: list[str]) -> list[float]:
+        raise TimeoutError("the user's own")
+
+    with pytest.raises(TrainingError, match="mine failed.*the user's own"):
+        guarded(times_out, "mine", timeout=30)(["p"], ["a"])
 
 
 @pytest.mark.parametrize(
@@ -73,6 +113,18 @@ def test_exceptions_of_a_users_function_are_reported_with_its_path(tmp_path: Pat
 def test_scores_that_are_not_numbers_are_refused(scores: list[float]) -> None:
     with pytest.raises(TrainingError, match="^mine "):
         checked(scores, ["a", "b"], "mine")
+
+
+def test_the_first_row_without_a_number_is_named() -> None:
+    texts = ["a", "b\x07c" + "d" * 100, "e"]
+    shown = re.escape(repr("b c" + "d" * 57))
+    for score, said in ((math.nan, "nan"), (math.inf, "inf"), ("x", "returned 'x'"), (None, "returned None")):
+        with pytest.raises(TrainingError, match=rf"row 1 \({shown}\)") as raised:
+            checked([1.0, score, score], texts, "mine")
+        assert said in str(raised.value)
+    assert checked_or_none([1, None, True], texts, "mine") == [1.0, None, 1.0]
+    with pytest.raises(TrainingError, match="row 2"):
+        checked_or_none([1, None, math.nan], texts, "mine")
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,6 @@ from rlhf.evaluation.comparison.records import OverSeeds, Record
 from rlhf.evaluation.judges import judge as judges
 from rlhf.evaluation.judges.votes import Compared, by_judge, by_scores, length_matched
 from rlhf.evaluation.responses.answers import Answers, by_prompt
-from rlhf.evaluation.responses.instructions import followed
 from rlhf.evaluation.statistics.calibration import Calibration, answer_probabilities, calibration
 from rlhf.evaluation.statistics.metrics import (
     Estimate,
@@ -24,6 +23,7 @@ from rlhf.evaluation.statistics.metrics import (
     win_rate,
 )
 from rlhf.rewards import RewardFunction, checked
+from rlhf.rewards.instructions import followed
 
 Row = Mapping[str, Any]  # a prompt and its known properties: task, format, held_out, group
 Judge = Callable[[Prompt, str], Any]  # returns the checks of a completion: a dataclass whose bool fields are counted

@@ -9,10 +9,11 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rlhf.config import EvalSet, Settings
 from rlhf.data import cache, fingerprint, load
+from rlhf.data.formats import COLUMNS
 from rlhf.data.render import Prompt
 from rlhf.evaluation.responses.answers import Candidate, by_prompt, divergences
 from rlhf.evaluation.statistics.metrics import wins
@@ -21,6 +22,9 @@ from rlhf.modeling.seeding import derive
 from rlhf.rewards import RewardFunction, checked, function
 from rlhf.runs.run import Run
 from rlhf.storage import digests
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 START = 0  # seed of the starting policy's samples: the same for all runs, so that they are sampled only once
 
@@ -35,8 +39,11 @@ class Scorer(NamedTuple):
 def scorers(
     settings: Settings, run: Run, gold: RewardFunction | None, reward: RewardFunction | None = None
 ) -> dict[str, Scorer]:
-    """Return ``gold`` and ``score`` (the training reward), if they exist, identified by their code and by run.json."""
-    content = run.manifest["content"]
+    """Return ``gold`` and ``score`` (the training reward), if they exist, identified by their code and by run.json.
+
+    A reward may read other columns of the prompts' rows, so the identity includes that of the rows.
+    """
+    content, asked = run.manifest["content"], run.manifest.get("held_out")
 
     def recorded(*prefixes: str) -> dict[str, Any]:
         return {key: value for key, value in content.items() if key.startswith(prefixes)}
@@ -45,11 +52,10 @@ def scorers(
     if gold is not None:
         named = getattr(settings.stage, "gold", settings.data.gold)
         code = sources(function(named)) if isinstance(named, str) else []
-        found["gold"] = Scorer(gold, [digests.files_digest(code), recorded("parents.gold"), named])
+        found["gold"] = Scorer(gold, [digests.files_digest(code), recorded("parents.gold"), named, asked])
     if reward is not None:
-        found["score"] = Scorer(
-            reward, recorded("stage.reward", "stage.reward_defaults", "parents.reward", "files.reward")
-        )
+        own = recorded("stage.reward", "stage.reward_defaults", "parents.reward", "files.reward")
+        found["score"] = Scorer(reward, [own, asked])
     return found
 
 
@@ -119,23 +125,33 @@ def starting(
     return found
 
 
-def prompts(settings: Settings, run: Run) -> list[Prompt]:
-    """Return distinct prompts of the validation split: of data.prompts, or else of the preference pairs.
+def held_out(settings: Settings, columns: bool = False) -> dict[str, "Dataset"]:
+    """Return name -> rows of the validation split: of data.prompts, or else of the preference pairs."""
+    kind = "prompts" if settings.data.path is not None or settings.data.prompts.paths else "preferences"
+    return {
+        f"data.{kind} (validation)": load(settings.data, kind, "validation", settings.seed, tell=False, columns=columns)
+    }
+
+
+def prompts(settings: Settings, run: Run, columns: bool = False) -> list[Prompt]:
+    """Return distinct prompts of `held_out`; with ``columns``, rewards read other columns of their rows, too.
 
     Called before training, so that unreadable prompts are reported early. Empty for ``eval_set.prompts=0``.
     """
     if not settings.eval_set.prompts:
         return []
-    kind = "prompts" if settings.data.path is not None or settings.data.prompts.paths else "preferences"
-    rows = load(settings.data, kind, "validation", settings.seed, tell=False)
-    distinct = {json.dumps(prompt, sort_keys=True): prompt for prompt in rows["prompt"]}
+    [rows] = held_out(settings, columns).values()
+    read = rows.select_columns(["prompt", COLUMNS] if columns else ["prompt"])
+    distinct: dict[str, dict[str, Any]] = {}
+    for row in read:
+        distinct.setdefault(json.dumps(row["prompt"], sort_keys=True), row)
     kept = list(distinct.values())[: settings.eval_set.prompts]
     run.manifest["held_out"] = {
         "prompts": len(kept),
         "samples": settings.eval_set.samples,
-        "fingerprint": fingerprint([{"prompt": prompt} for prompt in kept]),
+        "fingerprint": fingerprint(kept),
     }
-    return kept
+    return [row["prompt"] for row in kept]
 
 
 def sampled(model: Any, tokenizer: Any, asked: Sequence[Prompt], how: EvalSet, seed: int) -> list[Response]:

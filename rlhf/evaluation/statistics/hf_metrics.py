@@ -13,9 +13,9 @@ import numpy as np
 from datasets import Features, Value
 
 from rlhf.evaluation.judges.votes import Compared, length_matched
-from rlhf.evaluation.responses.instructions import followed
 from rlhf.evaluation.statistics import metrics
 from rlhf.evaluation.statistics.calibration import calibration_error, reliability
+from rlhf.rewards.instructions import followed
 
 
 class Module(evaluate.Metric):

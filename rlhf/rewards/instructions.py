@@ -154,12 +154,20 @@ def count_sections(text: str, section_spliter: str, num_sections: int) -> bool:
     return len(re.findall(rf"{re.escape(section_spliter.strip())}\s?\d+", text)) >= num_sections
 
 
+def json_in(text: str) -> Any:
+    """Return the whole text parsed as JSON, with or without a Markdown fence.
+
+    Raises:
+        ValueError, RecursionError: it is not JSON, or nested too deeply.
+    """
+    return json.loads(re.sub(r"^```(?:json)?|```$", "", text.strip(), flags=re.IGNORECASE).strip())
+
+
 def is_json(text: str) -> bool:
     """Return whether the whole text is JSON, with or without a Markdown fence."""
-    fenced = re.sub(r"^```(?:json)?|```$", "", text.strip(), flags=re.IGNORECASE)
     try:
-        json.loads(fenced.strip())
-    except ValueError:
+        json_in(text)
+    except (ValueError, RecursionError):
         return False
     return True
 

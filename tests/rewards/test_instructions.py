@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from rlhf.errors import ConfigError, DataError
-from rlhf.evaluation.responses.instructions import CHECKS, check_rows, followed, language_of, sentences
+from rlhf.rewards.instructions import CHECKS, check_rows, followed, language_of, sentences
 
 # Kind -> arguments, responses that follow, responses that do not.
 CASES = {

@@ -1,0 +1,165 @@
+"""stage=ppo with rewards that read other columns of the row, and with rewards that fail."""
+
+import json
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from rlhf.config import Settings
+from rlhf.errors import ConfigError, DataError, TrainingError
+from rlhf.ppo import PPOTrainer
+from rlhf.runs.run import Run
+from rlhf.stages import execute
+
+Configure = Callable[..., Settings]
+OWN = """
+import os
+
+def right(prompts, completions, answer, level=None, unit="none"):
+    assert unit == "none"
+    for prompt, one, rank in zip(prompts, answer, level, strict=True):
+        assert prompt[0]["content"] == f"What is {one}?", (prompt, one)
+        assert rank == (None if one % 2 else {"deep": [one]})
+    failing = os.environ.get("FAILING", "")
+    if failing and os.path.exists(failing):
+        return [float("nan")] * len(completions)
+    return [len(text) + one for one, text in zip(answer, completions, strict=True)]
+
+def gold(completions, **columns):
+    assert set(columns) == {"prompts", "prompt", "answer", "level"}
+    return [float(number) for number in columns["answer"]]
+"""
+
+
+@pytest.fixture
+def ppo(beside_chain: Configure, tmp_path: Path) -> Configure:
+    """Return a function that returns settings of stage=ppo with a reward and a gold reward that read columns."""
+    (tmp_path / "own.py").write_text(OWN)
+    rows = [
+        {"prompt": [{"role": "user", "content": f"What is {n}?"}], "answer": n}
+        | ({} if n % 2 else {"level": {"deep": [n]}})
+        for n in range(40)
+    ]
+    (tmp_path / "asked.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    def of(*overrides: str, terms: str = "mine: {function: FILE:right, normalization: running}") -> Settings:
+        terms = terms.replace("FILE", f"{tmp_path}/own.py")
+        data = (f"data.path={tmp_path}/asked.jsonl", f"stage.gold={tmp_path}/own.py:gold", "eval_set.prompts=2")
+        return beside_chain(
+            "ppo", *data, "stage.reward=null", f"stage.rewards={{{terms}}}", "stage.updates=3", *overrides
+        )
+
+    return of
+
+
+def results(directory: Path) -> tuple[bytes, str]:
+    [weights] = (directory / "model").glob("*.safetensors")
+    return weights.read_bytes(), (directory / "metrics.jsonl").read_text()
+
+
+def test_columns_reach_the_rewards_in_order_also_after_a_resume(
+    ppo: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    execute(ppo(), tmp_path / "straight")
+    metrics = Run.open(tmp_path / "straight").manifest["metrics"]
+    assert {"gold", "score", "start/gold", "reward/mine", "objective/gold"} <= metrics.keys()
+    assert metrics["gold"] == metrics["start/gold"], "it depends on the row only"
+    step = PPOTrainer.step
+
+    def interrupted(trainer: PPOTrainer, prompts: list) -> dict[str, float]:
+        if trainer.update == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+        return step(trainer, prompts)
+
+    monkeypatch.setattr(PPOTrainer, "step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        execute(ppo(), tmp_path / "ppo")
+    monkeypatch.setattr(PPOTrainer, "step", step)
+    execute(ppo("resume=true"), tmp_path / "ppo")
+    assert results(tmp_path / "ppo") == results(tmp_path / "straight")
+
+
+def test_every_process_reads_the_rows_of_its_prompts(ppo: Configure, tmp_path: Path) -> None:
+    settings = ppo("stage.updates=1", "eval_set.prompts=0")
+    execute(settings, tmp_path / "one")
+    execute(
+        ppo("stage.updates=1", "eval_set.prompts=0", "hardware.strategy=ddp", "hardware.processes=2"), tmp_path / "two"
+    )
+    one, two = (json.loads(results(tmp_path / name)[1]) for name in ("one", "two"))
+    for name in ("reward/mine", "reward/mine_std", "objective/gold"):
+        assert one[name] == pytest.approx(two[name])
+
+
+def test_a_column_that_does_not_exist_is_refused_before_a_model_is_loaded(
+    ppo: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rlhf.modeling.loading.load_policy", None)
+    with pytest.raises(DataError, match=r"^stage\.rewards\.n reads the column 'solution'.*prompt, answer, level$"):
+        execute(ppo(terms="n: {number: {column: solution}}"), tmp_path / "ppo")
+    with pytest.raises(
+        DataError, match=r"^data\.prompts \(train\) row 1 cannot be scored by stage\.rewards\.n: the options"
+    ):
+        execute(ppo(terms="n: {choice: {column: answer, options_column: level}}"), tmp_path / "ppo")
+    with pytest.raises(ConfigError, match=r"json_schema\.schema=nowhere\.json is not a JSON schema"):
+        execute(ppo(terms="n: {json_schema: {schema: nowhere.json}}"), tmp_path / "ppo")
+    assert not (tmp_path / "ppo").exists()
+
+
+def test_a_failed_reward_leaves_a_checkpoint_to_resume_from(
+    ppo: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last periodic checkpoint would be missing: stage.save_every is larger than the number of updates."""
+    monkeypatch.setenv("FAILING", str(tmp_path / "failing"))
+    terms = "brief: {length: {max: 1}, normalization: running}, mine: {function: FILE:right, normalization: running}"
+    execute(ppo("stage.save_every=10", terms=terms), tmp_path / "straight")
+    step = PPOTrainer.step
+
+    def failing(trainer: PPOTrainer, prompts: list) -> dict[str, float]:
+        if trainer.update == 2:
+            (tmp_path / "failing").touch()
+        return step(trainer, prompts)
+
+    monkeypatch.setattr(PPOTrainer, "step", failing)
+    with pytest.raises(TrainingError, match=r"^the reward 'mine' scored row 0 \('.*'\) as nan"):
+        execute(ppo("stage.save_every=10", terms=terms), tmp_path / "ppo")
+    assert list(tmp_path.rglob("update-2"))
+    monkeypatch.setattr(PPOTrainer, "step", step)
+    (tmp_path / "failing").unlink()
+    execute(ppo("stage.save_every=10", "resume=true", terms=terms), tmp_path / "ppo")
+    assert results(tmp_path / "ppo") == results(tmp_path / "straight")
+
+
+def test_builtin_terms_and_rows_to_which_they_do_not_apply(ppo: Configure, tmp_path: Path) -> None:
+    terms = "right: {number: {column: answer}}, some: {exact: {column: level}}"
+    with pytest.raises(DataError, match=r"row 1 cannot be scored by stage\.rewards\.some: the answer must be a text"):
+        execute(ppo(terms=terms), tmp_path / "ppo")
+    execute(ppo(terms=terms.replace("level", "answer").replace("some", "same")), tmp_path / "ppo")
+    assert {"reward/right", "reward/same"} <= Run.open(tmp_path / "ppo").manifest["metrics"].keys()
+
+
+RELATION = """
+def gold(prompts, completions, relation):
+    assert all(relation), relation
+    return [float(len(name)) for name in relation]
+"""
+
+
+def test_the_gold_reward_of_dpo_and_of_a_comparison_reads_columns(
+    chain: Path, beside_chain: Configure, tmp_path: Path
+) -> None:
+    (tmp_path / "relation.py").write_text(RELATION)
+    gold = f"data.gold={tmp_path}/relation.py:gold"
+    execute(beside_chain("dpo", gold), tmp_path / "dpo")
+    metrics = Run.open(tmp_path / "dpo").manifest["metrics"]
+    assert metrics["gold"] == metrics["start/gold"] > 0
+    models = f"stage.models={{sft: {chain}/almanac/sft, dpo: {tmp_path}/dpo}}"
+    execute(beside_chain("compare", gold, models, "stage.reward=null"), tmp_path / "compare")
+    compared = Run.open(tmp_path / "compare").manifest["metrics"]
+    assert compared["gold/sft"] == compared["gold/dpo"] > 0
+    other = f"data.path={tmp_path}/plain.jsonl"
+    (tmp_path / "plain.jsonl").write_text("".join(json.dumps({"prompt": f"What is {n}?"}) + "\n" for n in range(20)))
+    with pytest.raises(DataError, match=r"^data\.gold reads the column 'relation', which data\.prompts \(test\)"):
+        execute(beside_chain("compare", gold, models, "stage.reward=null", other), tmp_path / "refused")

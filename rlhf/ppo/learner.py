@@ -44,10 +44,14 @@ class Learner:
         self.rate_factor = 1.0
         self.critic = critic
         self.modules = {"policy": policy} if critic is None else {"policy": policy, "critic": critic}
-        self.rates = {"policy": stage.learning_rate, "critic": stage.critic_learning_rate}
         self.optimizers = {name: self._adam(model, self.rates[name]) for name, model in self.modules.items()}
         prepared = accelerator.prepare(*self.modules.values(), *self.optimizers.values())
         self.ranked: dict[str, Any] = dict(zip(self.modules, prepared, strict=False))
+
+    @property
+    def rates(self) -> dict[str, float]:
+        """The learning rates without schedule."""
+        return {"policy": self.stage.learning_rate, "critic": self.stage.critic_learning_rate}
 
     def _adam(self, model: nn.Module, learning_rate: float) -> torch.optim.AdamW:
         parameters = list(checkpoint.trainable(model).values())

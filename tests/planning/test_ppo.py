@@ -96,6 +96,16 @@ def test_a_head_on_the_policy_has_no_separate_pass(ahead: Ahead) -> None:
     assert 4 * head.work.read == 3 * own.work.read
 
 
+@pytest.mark.parametrize("adapter", ["none", "lora"])
+def test_other_estimators_have_no_critic_and_samples_are_rows(ahead: Ahead, adapter: str) -> None:
+    own = ahead("ppo", f"adapter={adapter}")
+    other = ahead("ppo", f"adapter={adapter}", "stage.advantage=grpo", "stage.samples=4")
+    assert {role.name for role in own.ledger.roles} - {role.name for role in other.ledger.roles} == {"critic"}
+    assert "critic backward" not in {phase.name for phase in other.ledger.phases}
+    assert other.work.drawn == 4 * own.work.drawn
+    assert other.work.trained == 4 * own.work.trained / 2
+
+
 def test_a_reward_function_is_reported_as_not_planned(ahead: Ahead) -> None:
     given = ("stage.reward=null", "stage.rewards={brief: {length: {max: 12}}}", "stage.gold=null")
     ledger = ahead("ppo", *given).ledger

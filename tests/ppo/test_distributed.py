@@ -84,6 +84,20 @@ trainer.log = lambda metrics, update: logged.append([metrics["policy/steps"], me
 trainer.train()
 everyone = trainer.accelerator.gather(torch.tensor(logged)[None])
 found["adaptive"] = everyone
+# Groups of three responses: the same responses, advantages and step, also if equal groups are left out.
+for name, options in {
+    "groups": {"advantage": "grpo"},
+    "dropped": {"advantage": "dr_grpo", "equal_groups": "drop"},
+    "batch": {"advantage": "reinforce_pp_baseline", "missing_eos": "mask"},
+}.items():
+    one = {"samples": 3, "minibatches": 1, "epochs": 1, "missing_eos": "keep", "updates": 1}
+    stage = settings(**TINY | one | options)
+    score = lambda prompts, texts: [len(text) / 10 if "red" in prompt else 1.0 for prompt, text in zip(prompts, texts)]
+    trainer = PPOTrainer(new_policy(tokenizer), new_policy(tokenizer), None, tokenizer, score, PROMPTS, stage, seed=0)
+    trainer.learner.optimizers["policy"] = torch.optim.SGD(trainer.policy.parameters(), lr=0.1)
+    metrics = trainer.train()
+    found.update({f"{name}/{key}": value for key, value in trainer.policy.state_dict().items()})
+    found.update({f"{name}/{key}": torch.tensor(value) for key, value in metrics.items()})
 if trainer.accelerator.process_index == 0:
     save_file({key: value.contiguous() for key, value in found.items()}, sys.argv[1])
 # Ranks with different numbers all use the first rank's, and an error on one rank is detected on all.
@@ -128,7 +142,7 @@ def alone_and_shared(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str
     return step(1, folder / "one.safetensors"), step(2, folder / "two.safetensors")
 
 
-@pytest.mark.parametrize("options", ["defaults", "options", "trunk"])
+@pytest.mark.parametrize("options", ["defaults", "options", "trunk", "groups", "dropped", "batch"])
 def test_two_ranks_take_the_step_of_one(
     alone_and_shared: tuple[dict[str, Tensor], dict[str, Tensor]], options: str
 ) -> None:

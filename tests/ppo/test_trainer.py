@@ -13,11 +13,12 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
+from rlhf.config import Advantage
 from rlhf.errors import ConfigError, TrainingError
 from rlhf.modeling.generation import Sampled, sample
-from rlhf.ppo import Critic, PPOTrainer, kl
+from rlhf.ppo import Critic, PPOTrainer, kl, settings
 from rlhf.rewards import CompositeReward, LengthReward, RewardTerm, RunningNormalizer
-from tests.ppo.conftest import PROMPTS, length_reward, new_policy, new_reward_model, same, weights
+from tests.ppo.conftest import PROMPTS, TINY, close, length_reward, new_policy, new_reward_model, same, weights
 
 Trainers = Callable[..., PPOTrainer]
 
@@ -98,6 +99,51 @@ def test_rewards_are_whitened_before_the_advantages_are_estimated(new_trainer: T
     mean, std = statistics.mean(plain), statistics.stdev(plain)
     expected = [sum((value - mean) / std + mean for value in row) for row in rows]
     assert returns[:, 0].tolist() == pytest.approx(expected, abs=1e-3)
+
+
+@pytest.mark.parametrize("kind", [kind.value for kind in Advantage])
+def test_every_estimator_learns_and_resumes_to_the_bit(new_trainer: Trainers, tmp_path: Path, kind: str) -> None:
+    """Without GAE, neither a critic nor its metrics, files and learning rate exist."""
+    options: dict[str, Any] = {"advantage": kind, "samples": 3, "missing_eos": "keep", "updates": 3}
+    if Advantage(kind).compares:
+        options["equal_groups"] = "resample"
+    whole = new_trainer(**options)
+    metrics = whole.train()
+    cut = new_trainer(**options)
+    with pytest.raises(KeyboardInterrupt):
+        cut.train(tmp_path, lambda: cut.update == 1)
+    again = new_trainer(**options)
+    assert again.restore(tmp_path) == 1
+    assert again.train(tmp_path) == metrics
+    assert same(weights(again.policy), weights(whole.policy))
+    assert not same(weights(whole.policy), weights(new_trainer(**options).policy))
+    own = {path.name for path in (tmp_path / "update-3").glob("critic*")} | {
+        name for name in metrics if "critic" in name
+    }
+    own |= set(metrics) & {"loss/value_avg", "val/explained_variance"}
+    assert bool(own) == (kind == "gae")
+    assert metrics["episode"] == 3 * 6 * 3
+
+
+@pytest.mark.parametrize("kind", [kind.value for kind in Advantage])
+def test_micro_batches_do_not_change_the_step_of_an_estimator(new_trainer: Trainers, kind: str) -> None:
+    """So a retry after memory ran out takes the same step."""
+    plain: dict[str, Any] = {"advantage": kind, "samples": 3, "minibatches": 1, "epochs": 1, "max_grad_norm": 1e9}
+    found = []
+    for size in (18, 2):
+        trainer = new_trainer(**plain, micro_batch_size=size)
+        trainer.learner.optimizers["policy"] = torch.optim.SGD(trainer.policy.parameters(), lr=1.0)
+        trainer.step(trainer.batch(0))
+        found.append(weights(trainer.policy))
+    assert close(*found, atol=1e-5)
+
+
+def test_a_critic_is_refused_by_other_estimators_and_needed_by_gae(new_trainer: Trainers, tokenizer: Any) -> None:
+    with pytest.raises(ConfigError, match="stage.advantage=rloo has no critic"):
+        new_trainer(advantage="rloo", samples=2, critic=Critic(new_reward_model(tokenizer)))
+    stage = settings(**TINY)
+    with pytest.raises(ConfigError, match="stage.advantage=gae needs a critic"):
+        PPOTrainer(new_policy(tokenizer), None, None, tokenizer, length_reward, PROMPTS, stage, seed=0)
 
 
 def test_another_engine_draws_and_its_distance_is_measured_and_corrected(new_trainer: Trainers) -> None:

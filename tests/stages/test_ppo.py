@@ -152,6 +152,37 @@ def test_the_critic_can_be_a_head_on_the_policy(
     assert not [name for name in load_file(file) if "score" in name]
 
 
+@pytest.mark.parametrize(("kind", "adapter"), [("rloo", "none"), ("grpo", "lora"), ("reinforce_pp", "lora")])
+def test_other_estimators_train_without_a_critic_in_every_way(
+    beside_chain: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, adapter: str
+) -> None:
+    """Whole and on one base; interrupted and continued to the same bytes; the plan has no critic."""
+    execute(beside_chain("reward", f"adapter={adapter}"), tmp_path / "reward")
+    options = (f"adapter={adapter}", f"stage.reward={tmp_path}/reward", f"stage.advantage={kind}", "stage.samples=3")
+    if adapter == "lora":
+        options = (*options, "stage.share_base_model=true")
+    execute(beside_chain("ppo", *options, *FASTER), tmp_path / "whole")
+    run = Run.open(tmp_path / "whole")
+    assert "critic" not in {role["name"] for role in run.manifest["memory"]["roles"]}
+    line = json.loads(logged(tmp_path / "whole").splitlines()[-1])
+    assert "loss/value_avg" not in line
+    assert line["episode"] == 4 * 3 * run.manifest["settings"]["stage"]["batch_size"]
+    step = PPOTrainer.step
+
+    def interrupted(trainer: PPOTrainer, prompts: list) -> dict[str, float]:
+        if trainer.update == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+        return step(trainer, prompts)
+
+    monkeypatch.setattr(PPOTrainer, "step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        execute(beside_chain("ppo", *options, *FASTER), tmp_path / "ppo")
+    monkeypatch.setattr(PPOTrainer, "step", step)
+    execute(beside_chain("ppo", *options, *FASTER, "resume=true"), tmp_path / "ppo")
+    assert weights(tmp_path / "ppo") == weights(tmp_path / "whole")
+    assert logged(tmp_path / "ppo") == logged(tmp_path / "whole")
+
+
 @pytest.mark.parametrize("save_every", [1, 10])
 def test_after_ctrl_c_it_continues_and_ends_with_the_same_bytes(
     beside_chain: Configure, uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, save_every: int
@@ -414,7 +445,7 @@ def test_prompts_that_are_too_long_are_left_out_and_each_is_tokenized_once(
         seen.extend(list(row) for row in rows)
         return found(policy, rows, *others, **options)
 
-    monkeypatch.setattr("rlhf.ppo.trainer.sample", spy)
+    monkeypatch.setattr("rlhf.ppo.collector.sample", spy)
     data = [f"data.path={asked}", "data.allow_leaks=true", "stage.max_prompt_length=40", "eval_set.prompts=0"]
     monkeypatch.setattr("rlhf.ppo.rollout.prompt_ids", None)  # what the cache holds is not rendered again
     execute(beside_chain("ppo", *data), tmp_path / "ppo")

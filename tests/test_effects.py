@@ -160,6 +160,14 @@ def test_two_values_two_results(stage: str, setting: str, results: Callable[...,
 
 
 KEPT = {"missing_eos": "keep"}  # or every response that does not end has the same score
+GROUPS: dict[str, Any] = {"advantage": "rloo", "samples": 2, "kl_coef": 0.0} | KEPT
+
+
+def flat(prompts: Any, completions: Any) -> list[float]:
+    """Return a reward that is the same for all responses to most prompts."""
+    return [len(text) / 10 if "red" in prompt else 0.0 for prompt, text in zip(prompts, completions, strict=True)]
+
+
 PPO: dict[str, Any] = {
     "value_coef": ({"head": True}, {"value_coef": 0.5}), "value_detached": ({"head": True}, {"value_detached": True}),
     "updates": {"updates": 2}, "batch_size": {"batch_size": 4}, "minibatches": {"minibatches": 3},
@@ -178,6 +186,14 @@ PPO: dict[str, Any] = {
     "max_response_length": {"max_response_length": 4}, "missing_eos": {"missing_eos": "keep"},
     "missing_eos_penalty": {"missing_eos_penalty": 0.5}, "normalize_scores": (KEPT, {"normalize_scores": False}),
     "score_clip": (KEPT, {"score_clip": 0.1}),
+    "advantage": (GROUPS, {"advantage": "grpo"}), "samples": (GROUPS, {"samples": 3}),
+    "ratio": (GROUPS, {"ratio": "token"}),
+    "kl_ratio_gradient": ({"kl_in": "loss", "kl_estimator": "k3"}, {"kl_ratio_gradient": True}),
+    "equal_groups": (GROUPS | {"reward": flat}, {"equal_groups": "drop"}),
+    "resample_rounds": (
+        GROUPS | {"reward": flat, "equal_groups": "resample", "resample_rounds": 1}, {"resample_rounds": 3}
+    ),
+    "overlong_buffer": (KEPT, {"overlong_buffer": 4}),
 }  # fmt: skip
 
 

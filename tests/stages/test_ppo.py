@@ -447,7 +447,7 @@ def test_prompts_that_are_too_long_are_left_out_and_each_is_tokenized_once(
 
     monkeypatch.setattr("rlhf.ppo.collector.sample", spy)
     data = [f"data.path={asked}", "data.allow_leaks=true", "stage.max_prompt_length=40", "eval_set.prompts=0"]
-    monkeypatch.setattr("rlhf.ppo.rollout.prompt_ids", None)  # what the cache holds is not rendered again
+    monkeypatch.setattr("rlhf.ppo.responses.prompt_ids", None)  # what the cache holds is not rendered again
     execute(beside_chain("ppo", *data), tmp_path / "ppo")
     counts = Run.open(tmp_path / "ppo").manifest["data"]["prompts"]["train"]
     left_out = counts["prompt longer than max_prompt_length, left out"]

@@ -13,7 +13,8 @@ def test_metrics_reach_tensorboard_and_secrets_do_not(beside_chain: Callable[...
 
     settings = beside_chain("sft", "tracker=tensorboard", "tracker.project=hf_abcdefghijklmnop")
     execute(settings, tmp_path / "sft")
-    [events] = (tmp_path / "sft").rglob("events.out.tfevents.*")
+    # Files are numbered per process; the later one has the hyperparameters.
+    events = min((tmp_path / "sft").rglob("events.out.tfevents.*"), key=lambda path: int(path.suffix[1:]))
     accumulator = EventAccumulator(str(events.parent)).Reload()
     assert len(accumulator.Scalars("train/loss")) == 2
     assert not [

@@ -8,7 +8,7 @@ from rlhf.config.rewards import RewardTermSettings, reward_term, reward_terms
 from rlhf.config.rollout import Engine, RolloutSettings
 from rlhf.config.rules import require
 from rlhf.config.sentinel import SentinelSettings
-from rlhf.config.stage import Input, TrainedStage
+from rlhf.config.stage import Input, SharedPrefix, TrainedStage
 from rlhf.errors import ConfigError
 
 
@@ -95,6 +95,7 @@ class PPOStage(TrainedStage):
     gold: Any
     advantage: Advantage
     samples: int
+    shared_prefix: SharedPrefix
     equal_groups: EqualGroups
     resample_rounds: int
     critic: str | None

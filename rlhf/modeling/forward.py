@@ -5,8 +5,9 @@ positions are not needed. Logits, values and the last feed-forward layer are com
 response tokens.
 """
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -17,10 +18,14 @@ from rlhf.modeling.logprobs import token_logprobs_and_entropies
 
 
 class Rows(NamedTuple):
-    """B rows of at most L tokens, and the indices, flattened to B · L, of the N states before response tokens."""
+    """B rows of at most L tokens, and the indices, flattened to B · L, of the N states before response tokens.
+
+    If rows share their prompts, they are one row of L tokens, and ``extra`` are the model's further inputs.
+    """
 
     input_ids: Tensor  # (B, L)
     before: Tensor  # (N,)
+    extra: Mapping[str, Any] = MappingProxyType({})
 
 
 def rows(prompt_ids: Tensor, prompt_mask: Tensor, response_ids: Tensor, mask: Tensor) -> Rows:
@@ -62,7 +67,7 @@ def response_outputs(model: Any, inputs: Rows, tokens: Tensor, temperature: floa
     """
     plain = causal_of(model)
     with only_at(plain.base_model, plain.get_output_embeddings(), inputs.before) as read:
-        logits = model(input_ids=inputs.input_ids, use_cache=False).logits
+        logits = model(input_ids=inputs.input_ids, use_cache=False, **inputs.extra).logits
     return *token_logprobs_and_entropies(logits[0], tokens, temperature), read[0][0]
 
 
@@ -82,8 +87,9 @@ def only_at(backbone: nn.Module, head: nn.Module | None, index: Tensor) -> Gener
     """Restrict ``head`` to the hidden states at ``index`` (N,) of (B · L); yield the list of its inputs, (1, N, h).
 
     The feed-forward part of the backbone's last layer is restricted, too, since its other outputs are not used; it is
-    the larger part of a layer.
+    the larger part of a layer. Equal indices, which prompts of several responses have, are computed once there.
     """
+    once = index.unique()
 
     def gather(module: nn.Module, arguments: tuple[Tensor]) -> tuple[Tensor]:
         return (arguments[0].flatten(0, -2)[index][None],)
@@ -99,11 +105,11 @@ def only_at(backbone: nn.Module, head: nn.Module | None, index: Tensor) -> Gener
 
     def narrow(module: nn.Module, arguments: tuple[Tensor]) -> tuple[Tensor]:
         shapes.append(arguments[0].shape)
-        return gather(module, arguments)
+        return (arguments[0].flatten(0, -2)[once][None],)
 
     def widen(module: nn.Module, arguments: tuple[Tensor], output: Tensor) -> Tensor:
         shape = shapes.pop()
-        return output.new_zeros(shape.numel() // shape[-1], shape[-1]).index_copy(0, index, output[0]).view(shape)
+        return output.new_zeros(shape.numel() // shape[-1], shape[-1]).index_copy(0, once, output[0]).view(shape)
 
     handles = [] if head is None else [head.register_forward_pre_hook(note)]
     layers: Any = getattr(backbone, "layers", ())

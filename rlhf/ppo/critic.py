@@ -25,12 +25,12 @@ class Critic(nn.Module):
         """The device of the parameters."""
         return next(self.parameters()).device
 
-    def forward(self, input_ids: Tensor, before: Tensor) -> Tensor:
+    def forward(self, input_ids: Tensor, before: Tensor, **extra: Any) -> Tensor:
         """Return values (N,) at positions ``before`` (N,) of ``input_ids`` (B, L), flattened (forward.Rows)."""
         model = self.classifier
         plain = model.get_base_model() if hasattr(model, "peft_config") else model
         with only_at(plain.base_model, None, before):
-            hidden = plain.base_model(input_ids=input_ids, use_cache=False).last_hidden_state
+            hidden = plain.base_model(input_ids=input_ids, use_cache=False, **extra).last_hidden_state
         return exact(plain.score, hidden.flatten(0, 1)[before])
 
 

@@ -19,7 +19,16 @@ from rlhf.ppo.distributed import anywhere, average_gradients, everyones, everyon
 from rlhf.ppo.kl import ESTIMATORS, kl_loss
 from rlhf.ppo.losses import clipped_policy_loss, clipped_value_loss, over_response, truncated_importance
 from rlhf.ppo.metrics import Metrics
-from rlhf.ppo.rollout import Rollout, inputs_of, logprobs_and_entropies, micro_batches, spread, tolerance, values_of
+from rlhf.ppo.rollout import (
+    Rollout,
+    grouped_batches,
+    inputs_of,
+    logprobs_and_entropies,
+    micro_batches,
+    spread,
+    tolerance,
+    values_of,
+)
 from rlhf.ppo.sentinel import BrokenError
 from rlhf.training.oom import Parts
 
@@ -38,7 +47,9 @@ class Learner:
         accelerator: Accelerator,
         oom_retry: bool = True,
         autocast: bool = False,
+        shared: bool = False,
     ):
+        self.shared = shared
         self.parts, self.autocast = Parts("ppo", oom_retry), autocast
         self.stage, self.seed, self.accelerator = stage, seed, accelerator
         self.rate_factor = 1.0
@@ -129,6 +140,8 @@ class Learner:
 
         def gradients(*bounds: int | None) -> tuple[dict[str, Tensor], Tensor]:
             with autocast(self.accelerator.device, self.autocast):  # around all micro-batches, to cast weights once
+                if self.shared:
+                    return self._gradients(*work, grouped_batches(rollout, self.stage.samples, *bounds))
                 return self._gradients(*work, micro_batches(rollout, *bounds))
 
         sums, error = self.in_parts(
@@ -190,7 +203,7 @@ class Learner:
         learns: bool,
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Accumulate the gradients of a micro-batch; the policy's graph is freed before the critic's is built."""
-        inputs, losses = inputs_of(part), {}
+        inputs, losses = inputs_of(part, self.shared), {}
         with self.accelerator.no_sync(self.ranked["policy"]):
             with torch.set_grad_enabled(learns):
                 outputs = logprobs_and_entropies(self.ranked["policy"], part, inputs, self.stage.temperature)
@@ -224,7 +237,7 @@ class Learner:
         with self.accelerator.no_sync(policy), self.accelerator.no_sync(critic):
             with torch.set_grad_enabled(learns):
                 tokens = part.response_ids[part.mask]
-                outputs = forward.response_outputs(policy, inputs_of(part), tokens, self.stage.temperature)
+                outputs = forward.response_outputs(policy, inputs_of(part, self.shared), tokens, self.stage.temperature)
                 logprobs, entropy = (spread(output, part.mask) for output in outputs[:2])
                 loss, found = self._policy_loss(part, logprobs, entropy, advantages, kl_coef)
             losses = {"loss/policy_avg": masked_sum(share * loss, part.mask)}

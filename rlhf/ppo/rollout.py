@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import numpy
 import torch
 from torch import Tensor
 
@@ -10,6 +11,8 @@ from rlhf.config import MissingEOS, SentinelSettings
 from rlhf.modeling import forward
 from rlhf.modeling.forward import Rows
 from rlhf.ppo.critic import ValueHead
+from rlhf.preference.prefix_tree import tree
+from rlhf.preference.segment_attention import lay_out
 
 
 class Rollout(NamedTuple):
@@ -60,9 +63,54 @@ def micro_batches(rollout: Rollout, rows: int | None, tokens: int | None) -> lis
     return [*parts, order[start:]]
 
 
-def inputs_of(rollout: Rollout) -> Rows:
-    """Return the token ids that models read, and the positions before response tokens."""
-    return forward.rows(rollout.prompt_ids, rollout.prompt_mask, rollout.response_ids, rollout.mask)
+def grouped_batches(rollout: Rollout, samples: int, rows: int | None, tokens: int | None) -> list[Tensor]:
+    """Return ``micro_batches`` of groups of ``samples`` rows, whose prompt counts once in the tokens.
+
+    A group that exceeds a bound is split.
+    """
+    prompts = rollout.prompt_mask.sum(-1)[::samples].tolist()
+    lengths = rollout.mask.sum(-1).view(-1, samples).tolist()
+    parts: list[list[int]] = []
+    count, total = 0, 0  # of the last part
+
+    def fits(more_rows: int, more_tokens: int) -> bool:
+        return (
+            bool(parts)
+            and (rows is None or count + more_rows <= rows)
+            and (tokens is None or total + more_tokens <= tokens)
+        )
+
+    for group in sorted(range(len(prompts)), key=lambda group: prompts[group] + sum(lengths[group])):
+        entered = fits(samples, prompts[group] + sum(lengths[group]))
+        total += prompts[group] if entered else 0
+        for place, length in enumerate(lengths[group]):
+            if not (entered and fits(1, length)):
+                parts.append([])
+                count, total, entered = 0, prompts[group], True
+            parts[-1].append(group * samples + place)
+            count, total = count + 1, total + length
+    return [torch.tensor(part, device=rollout.mask.device) for part in parts]
+
+
+def inputs_of(rollout: Rollout, shared: bool = False) -> Rows:
+    """Return the token ids that models read, and the positions before response tokens.
+
+    With ``shared``, common prefixes of the rows are computed once (rlhf.preference.segment_attention), in one row
+    without padding.
+    """
+    rows = forward.rows(rollout.prompt_ids, rollout.prompt_mask, rollout.response_ids, rollout.mask)
+    if not shared:
+        return rows
+    lengths = (rollout.prompt_mask.sum(-1) + rollout.mask.sum(-1)).tolist()
+    found = tree([ids[:length] for ids, length in zip(rows.input_ids.cpu().numpy(), lengths, strict=True)])
+    ids = rows.input_ids
+    layout = lay_out(found, numpy.zeros(len(lengths), numpy.int64), ids.shape, ids.device)
+    before = layout.index.flatten()[rows.before]
+    layout.reading(before)
+    # transformers passes any 4-D mask on unchanged instead of building one.
+    mask = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=ids.device)
+    extra = {"attention_mask": mask, "position_ids": layout.positions[None], "segments": layout}
+    return Rows(ids.flatten()[layout.source][None], before, extra)
 
 
 def logprobs_and_entropies(model: Any, rollout: Rollout, inputs: Rows, temperature: float) -> tuple[Tensor, Tensor]:
@@ -83,7 +131,7 @@ def all_outputs(
 
 def values_of(critic: Any, rollout: Rollout, inputs: Rows) -> Tensor:
     """Return the critic's value of the state before every response token, (B, T); 0 off the mask."""
-    return spread(critic(input_ids=inputs.input_ids, before=inputs.before), rollout.mask)
+    return spread(critic(input_ids=inputs.input_ids, before=inputs.before, **inputs.extra), rollout.mask)
 
 
 def spread(x: Tensor, mask: Tensor) -> Tensor:
@@ -102,21 +150,23 @@ def evaluate(
     tokens: int | None = None,
     *,
     decoded: bool = False,
+    shared: int = 1,
 ) -> Rollout:
     """Return ``rollout`` with log-probabilities and values, computed by the forward pass that the update uses.
 
     Without a critic, values stay 0. With ``decoded``, the policy's log-probabilities, and the values of a
     ``ValueHead``, are those that the sampler reported; they are equal up to rounding if the sampler is the policy
-    itself in float32.
+    itself in float32. ``shared`` is the number of responses per prompt if prompts are computed once, else 1.
     """
     on_trunk = isinstance(critic, ValueHead)
     names = {"logprobs", "ref_logprobs"} | (set() if critic is None else {"values"})
     if decoded:
         names -= {"logprobs", "values"} if on_trunk else {"logprobs"}
     filled = {name: torch.zeros_like(rollout.sampler_logprobs) for name in names}
-    for index in micro_batches(rollout, rows, tokens):
+    parts = micro_batches(rollout, rows, tokens) if shared == 1 else grouped_batches(rollout, shared, rows, tokens)
+    for index in parts:
         part = rollout.rows(index)
-        inputs = inputs_of(part)
+        inputs = inputs_of(part, shared > 1)
         if not decoded:
             head = critic if on_trunk else None
             filled["logprobs"][index], _, values = all_outputs(policy, head, part, inputs, temperature)

@@ -28,6 +28,7 @@ from rlhf.ppo.metrics import Metrics, report
 from rlhf.ppo.responses import Sampler
 from rlhf.ppo.rollout import Rollout, evaluate, tolerance
 from rlhf.ppo.sentinel import STOPPED, BrokenError, Diagnosis, Sentinel
+from rlhf.preference.segment_attention import attending
 from rlhf.rewards import RewardError, RewardFunction, Scorer
 
 
@@ -50,6 +51,7 @@ class PPOTrainer:
         ``tell``: called with each diagnosis of the sentinel, after its ``stage.sentinel.action`` was taken.
         oom_retry: retry with smaller micro-batches if memory runs out; the gradient does not depend on them.
         autocast: multiply in bfloat16 in forward and backward passes.
+        shared_prefix: compute a prompt once for its responses, in all forward and backward passes of the models.
         sampler: draws the responses, by default from the policy; a separate engine needs ``stage.importance_cap``.
         ``synchronize``: called before each rollout, so that an engine can copy the policy's weights.
 
@@ -79,6 +81,7 @@ class PPOTrainer:
         cpu: bool | None = None,
         oom_retry: bool = True,
         autocast: bool = False,
+        shared_prefix: bool = False,
     ):
         self.stage, self.seed, self.log, self.tell = stage, seed, log, tell
         self.synchronize, self.tokenizer, self.prompts = synchronize, tokenizer, list(prompts)
@@ -103,7 +106,8 @@ class PPOTrainer:
             keep_freed()
         self.reference = reference if reference is None else reference.requires_grad_(False)
         self.policy, self.critic = policy, critic
-        self.learner = Learner(policy, critic, stage, seed, self.accelerator, oom_retry, autocast)
+        self.shared = shared_prefix and stage.samples > 1
+        self.learner = Learner(policy, critic, stage, seed, self.accelerator, oom_retry, autocast, self.shared)
         measured = (score_mean, score_std) if stage.normalize_scores else (0.0, 1.0)
         self.collector = Collector(
             policy, critic, tokenizer, self.reward, self.prompts, prompt_ids, stage, seed, self.accelerator, measured,
@@ -246,6 +250,11 @@ class PPOTrainer:
 
     def step(self, chosen: Sequence[int]) -> Metrics:
         """Run one update on K responses to each of the prompts at indices ``chosen`` and return its metrics."""
+        models = [model for model in (self.policy, self.reference, self.critic) if self.shared and model is not None]
+        with attending(getattr(model, "view", model) for model in models):
+            return self._step(chosen)
+
+    def _step(self, chosen: Sequence[int]) -> Metrics:
         self.reward.clear()
         stage, (rollout, noted) = self.stage, self._rollout(chosen)
         scores = self.collector.final(rollout.scores, rollout.mask.sum(-1), rollout.ended)
@@ -290,8 +299,9 @@ class PPOTrainer:
         self._settle()
         models, decoded = (self.policy, self.reference, self.critic), self.collector.decoded
         with autocasting(self.accelerator.device, self.learner.autocast):
+            options: Any = {"decoded": decoded, "shared": self.stage.samples if self.shared else 1}
             rollout = self.learner.in_parts(
-                lambda *bounds: evaluate(rollout, *models, self.stage.temperature, *bounds, decoded=decoded),
+                lambda *bounds: evaluate(rollout, *models, self.stage.temperature, *bounds, **options),
                 len(rollout.scores),
             )
         self._check_start(rollout)

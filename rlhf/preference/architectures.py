@@ -39,8 +39,8 @@ def refusal(config: Any, attention: str | None, longest: int | None) -> str | No
         return f"model.attention={attention} does not support the tree of segments, unlike sdpa"
     window = _window(config, layers)
     if window is not None and (longest is None or window < longest):
-        limit = "no limit" if longest is None else longest
-        return f"{kind} attends to a sliding window of {window} tokens and stage.trainer.max_length={limit} exceeds it"
+        limit = "any number of" if longest is None else longest
+        return f"{kind} attends to a sliding window of {window} tokens and rows have up to {limit} tokens"
     if kind not in KNOWN or getattr(config, "auto_map", None) or getattr(config, "reorder_and_upcast_attn", False):
         return f"{kind} is not one of the verified architectures ({', '.join(KNOWN)})"
     return None

@@ -9,7 +9,8 @@ FlexAttention, with one launch, has not been tried.
 The function is registered with transformers as ``NAME``; without a layout it is plain SDPA.
 """
 
-from collections.abc import Sequence
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -18,7 +19,7 @@ import numpy
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
-from transformers import AttentionInterface, AttentionMaskInterface
+from transformers import AttentionInterface, AttentionMaskInterface, PretrainedConfig
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
@@ -62,6 +63,21 @@ class Layout:
             mask = torch.full((length, before + length), float("-inf"), dtype=like.dtype, device=like.device)
             self._masks[key] = mask.triu_(before + 1)
         return self._masks[key]
+
+
+@contextmanager
+def attending(models: Iterable[torch.nn.Module]) -> Generator[None]:
+    """Let ``models`` attend by segments within the context; without a layout, by SDPA."""
+    found: list[Any] = [getattr(part, "config", None) for model in models for part in model.modules()]
+    distinct = list({id(config): config for config in found if isinstance(config, PretrainedConfig)}.values())
+    before = [config._attn_implementation for config in distinct]
+    for config in distinct:
+        config._attn_implementation = NAME
+    try:
+        yield
+    finally:
+        for config, name in zip(distinct, before, strict=True):
+            config._attn_implementation = name
 
 
 def lay_out(tree: Tree, starts: numpy.ndarray, shape: Sequence[int], device: torch.device) -> Layout:

@@ -25,6 +25,7 @@ from rlhf.planning.roles import plan
 from rlhf.ppo import Diagnosis, PPOTrainer
 from rlhf.ppo.model_roles import OneBase, Separate, assign
 from rlhf.ppo.vllm_sampler import Copied
+from rlhf.preference.architectures import decide
 from rlhf.rewards import Rows
 from rlhf.rewards import build as rewards_of
 from rlhf.rewards.columns import reads_columns
@@ -73,6 +74,7 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
         cpu=torch_device(settings.hardware).type == "cpu",
         oom_retry=settings.hardware.oom_retry,
         autocast=precision.autocasts(settings),
+        shared_prefix=shares_prompts(settings, run, roles),
     )
     loop.show_ends(run, roles.policy, tokenizer)
     if stage.rollout.engine is Engine.vllm:
@@ -89,6 +91,22 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
         loop.tell_unmoved("ppo", abs(metrics["kl"]), "stage.learning_rate", stage.learning_rate)
     loading.save(roles.policy, tokenizer, run.model, run["policy"])
     return metrics | {"objective": metrics["objective/rlhf_reward"]}
+
+
+def shares_prompts(settings: Settings, run: Run, roles: OneBase | Separate) -> bool:
+    """Return whether a prompt is computed once for its responses, in the policy and in a separate critic.
+
+    Raises:
+        ConfigError: ``stage.shared_prefix=on``, but a model does not support it.
+    """
+    stage = settings.stage_as(PPOStage)
+    if stage.samples == 1:
+        return False
+    longest, attention = stage.max_prompt_length + stage.max_response_length, settings.model.attention
+    separate = isinstance(roles, Separate) and stage.has_critic
+    parents = [run["policy"], *([run.parents[roles.start]] if separate else [])]
+    configs = [loading.config(parent, settings.model) for parent in parents]
+    return all(decide(stage.shared_prefix, config, attention, longest, "ppo") for config in configs)
 
 
 def copied(settings: Settings, trainer: PPOTrainer, roles: OneBase | Separate) -> Copied:

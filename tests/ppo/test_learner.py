@@ -1,5 +1,6 @@
 """Steps of both models from a batch of rollouts: gradients, their bounds, and invariances."""
 
+import copy
 import itertools
 import math
 from collections.abc import Callable
@@ -9,11 +10,12 @@ import pytest
 import torch
 
 from rlhf.errors import TrainingError
-from rlhf.ppo import PPOTrainer
+from rlhf.ppo import PPOTrainer, ValueHead
 from rlhf.ppo.distributed import whiten
 from rlhf.ppo.metrics import Metrics, report
-from rlhf.ppo.rollout import Rollout
-from tests.ppo.conftest import close, experience, new_policy, same, weights
+from rlhf.ppo.rollout import Rollout, grouped_batches
+from rlhf.preference.segment_attention import lay_out
+from tests.ppo.conftest import PROMPTS, close, experience, new_policy, same, weights
 
 Trainers = Callable[..., PPOTrainer]
 OfToken = Callable[[int, int, torch.Tensor], torch.Tensor]
@@ -317,3 +319,59 @@ def test_learning_rates_rise_linearly_then_fall_linearly(new_trainer: Trainers) 
     ).train()
     assert [metrics["lr"] for metrics in logged] == pytest.approx([0.02, 0.03, 0.02, 0.01])
     assert [metrics["lr/critic"] for metrics in logged] == pytest.approx([0.04, 0.06, 0.04, 0.02])
+
+
+GROUPS = {
+    "samples": 3,
+    "minibatches": 1,
+    "epochs": 1,
+    "max_grad_norm": 1e9,
+    "max_prompt_length": 40,
+    "missing_eos": "keep",
+}
+LONG = "red cat green dog blue bird " * 3  # prompts shorter than a few tokens are not shared
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"critic": ValueHead(16)}, {"advantage": "grpo"}, {"advantage": "rloo"}],
+    ids=["critic", "head", "grpo", "rloo"],
+)
+@pytest.mark.parametrize("size", [None, 4])
+def test_shared_prompts_give_the_same_numbers_and_gradients(
+    new_trainer: Trainers, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], size: int | None
+) -> None:
+    """Also if a group is split, and with the reference and a separate critic."""
+    monkeypatch.setattr("tests.ppo.conftest.PROMPTS", [LONG + prompt for prompt in PROMPTS])
+    found, attends = [], []
+    monkeypatch.setattr("rlhf.ppo.rollout.lay_out", lambda *given: attends.append(lay_out(*given)) or attends[-1])
+    for shared in (False, True):
+        trainer = new_trainer(**GROUPS, **copy.deepcopy(options), micro_batch_size=size, shared_prefix=shared)
+        trainer.learner.optimizers = {
+            name: torch.optim.SGD(model.parameters(), lr=1.0) for name, model in trainer.learner.modules.items()
+        }
+        metrics = trainer.step(trainer.batch(0))
+        assert bool(attends) == shared
+        assert all(layout.layers % 2 == 0 and layout.layers for layout in attends)
+        assert all(len(layout.source) < layout.index.numel() / 2 for layout in attends if size is None)
+        found.append((weights(trainer.policy), {} if trainer.critic is None else weights(trainer.critic), metrics))
+    assert close(found[0][0], found[1][0], atol=1e-5)
+    assert close(found[0][1], found[1][1], atol=1e-5)
+    assert found[0][2] == pytest.approx(found[1][2], abs=1e-4)
+    assert not same(found[0][0], weights(new_trainer(**GROUPS, **copy.deepcopy(options)).policy))
+
+
+def test_grouped_batches_hold_each_row_once_within_their_bounds(new_trainer: Trainers) -> None:
+    """Bounded in rows, in tokens of which a prompt counts once, in both, or not at all."""
+    rollout, *_ = experience(new_trainer(samples=3, advantage="rloo"))
+    rows = len(rollout.scores)
+    lengths, prompts = rollout.mask.sum(-1), rollout.prompt_mask.sum(-1)
+    for most, tokens in ((None, None), (3, None), (2, None), (7, None), (None, 30), (4, 21), (1, 1)):
+        parts = grouped_batches(rollout, 3, most, tokens)
+        assert sorted(torch.cat(parts).tolist()) == list(range(rows))
+        for part in parts:
+            first = {int(row) // 3: int(prompts[row]) for row in part}
+            assert len(part) <= (most or rows)
+            assert len(part) == 1 or tokens is None or sum(first.values()) + int(lengths[part].sum()) <= tokens
+    assert [len(part) for part in grouped_batches(rollout, 3, 3, None)] == [3] * (rows // 3)
+    assert len(grouped_batches(rollout, 3, None, None)) == 1

@@ -183,6 +183,18 @@ def test_other_estimators_train_without_a_critic_in_every_way(
     assert logged(tmp_path / "ppo") == logged(tmp_path / "whole")
 
 
+def test_on_one_base_prompts_are_computed_once_with_the_same_numbers(beside_chain: Configure, tmp_path: Path) -> None:
+    execute(beside_chain("reward", "adapter=lora"), tmp_path / "reward")
+    options = ("adapter=lora", "stage.share_base_model=true", f"stage.reward={tmp_path}/reward", "stage.samples=3")
+    lines = []
+    for shared in ("on", "off"):
+        execute(beside_chain("ppo", *options, f"stage.shared_prefix={shared}", *FASTER), tmp_path / shared)
+        lines.append([json.loads(line) for line in logged(tmp_path / shared).splitlines()])
+    assert lines[0] != lines[1]  # rounding
+    for one, other in zip(*lines, strict=True):
+        assert one == pytest.approx(other, abs=1e-3, rel=1e-3)
+
+
 @pytest.mark.parametrize("save_every", [1, 10])
 def test_after_ctrl_c_it_continues_and_ends_with_the_same_bytes(
     beside_chain: Configure, uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, save_every: int

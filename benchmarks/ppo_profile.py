@@ -23,7 +23,7 @@ KINDS = {
     "attention": ("aten::_scaled_dot_product",),
     "optimizer": ("aten::_fused_adam", "Optimizer"),
 }
-PHASES = {"sampling and scoring": "collect", "log-probabilities and values": "evaluate", "learning": "improve"}
+PHASES = {"sampling and scoring": "draw", "log-probabilities and values": "evaluate", "learning": "improve"}
 
 
 def kind_of(operator: str) -> str:
@@ -34,6 +34,7 @@ def kind_of(operator: str) -> str:
 def timed(spent: dict[str, float]) -> Iterator[None]:
     """Collect in ``spent`` the CPU seconds of each phase of PPOTrainer.step."""
     from rlhf.ppo import trainer
+    from rlhf.ppo.collector import Collector
     from rlhf.ppo.learner import Learner
 
     def around(name: str, whole: Callable[..., Any]) -> Callable[..., Any]:
@@ -46,7 +47,7 @@ def timed(spent: dict[str, float]) -> Iterator[None]:
 
         return call
 
-    places = {name: (Learner if name == "improve" else trainer) for name in PHASES.values()}
+    places: dict[str, Any] = {"draw": Collector, "evaluate": trainer, "improve": Learner}
     kept = {name: getattr(place, name) for name, place in places.items()}
     for name, place in places.items():
         setattr(place, name, around(name, kept[name]))

@@ -8,31 +8,9 @@ from typing import Any
 import ppo_models
 import torch
 from datasets import Dataset
+from ppo_trl_turns import Turns
 from sides import serve
-from transformers import TrainerCallback
 from trl.experimental.ppo import PPOConfig, PPOTrainer
-
-
-class Turns(TrainerCallback):
-    """Let ``train``, which runs in a separate thread, make one update per request."""
-
-    def __init__(self) -> None:
-        self.go, self.done = threading.Semaphore(0), threading.Semaphore(0)
-        self.failed: BaseException | None = None
-
-    def on_train_begin(self, *_: Any, **__: Any) -> None:
-        self.go.acquire()
-
-    def on_step_end(self, *_: Any, **__: Any) -> None:
-        self.done.release()
-        self.go.acquire()
-
-    def run(self, train: Callable[[], None]) -> None:
-        try:
-            train()
-        except BaseException as error:
-            self.failed = error
-            self.done.release()
 
 
 def make(spec: dict[str, Any]) -> Callable[[int], dict[str, Any]]:
@@ -72,10 +50,7 @@ def make(spec: dict[str, Any]) -> Callable[[int], dict[str, Any]]:
 
     def step(number: int) -> dict[str, Any]:
         responses.clear()
-        turns.go.release()
-        turns.done.acquire()
-        if turns.failed is not None:
-            raise turns.failed
+        turns.next()
         useful = prompt_tokens + sum(responses)
         return {"samples": len(rows), "tokens": useful, "response": sum(responses) / len(responses)}
 

@@ -23,7 +23,16 @@ def made(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Any]:
 
     monkeypatch.setitem(ppo_models.SHAPES, "tiny", TINY)
     yield lambda name: __import__(name).make
-    for name in ("sides", "ppo_models", "ppo_ours", "rollout_ours", "rollout_transformers"):
+    for name in (
+        "sides",
+        "ppo_models",
+        "ppo_ours",
+        "rollout_ours",
+        "rollout_transformers",
+        "rl_ours",
+        "rl_trl",
+        "ppo_trl_turns",
+    ):
         sys.modules.pop(name, None)
 
 
@@ -33,6 +42,17 @@ def test_an_iteration_counts_what_it_used(made: Callable[[str], Any], share_base
     assert done["samples"] == 6
     assert 1 <= done["response"] <= 8
     assert 6 * (3 + 1) <= done["tokens"] <= 6 * (9 + 8)
+
+
+@pytest.mark.parametrize("kind", ["grpo", "rloo"])
+def test_both_sides_of_rl_do_the_same_work(made: Callable[[str], Any], kind: str) -> None:
+    spec = SPEC | {"samples": 4, "advantage": kind, "shared_prefix": True}
+    for name in ("rl_ours", "rl_trl"):
+        step = made(name)(spec)
+        done = [step(number) for number in range(2)]
+        assert [one["samples"] for one in done] == [24, 24]
+        assert all(1 <= one["response"] <= 8 for one in done)
+        assert all(24 * (3 + 1) <= one["tokens"] <= 24 * (9 + 8) for one in done)
 
 
 def test_both_rollouts_do_the_same_work(made: Callable[[str], Any]) -> None:
@@ -84,13 +104,13 @@ def test_the_shares_of_a_profile_are_of_one_iteration(
     from benchmarks import ppo_profile
     from rlhf.ppo import trainer
 
-    kept = trainer.collect
+    kept = trainer.evaluate
     monkeypatch.setattr(sides, "gemm_peak", lambda: 1e9)
     monkeypatch.setattr(ppo, "parameters", lambda shape: 10**4)
     given = {key: value for key, value in SPEC.items() if key != "shape"}
     found = ppo_profile.profile("tiny", "critic on the policy", **given)
     assert ppo_models.SHAPES["tiny"] is TINY
-    assert trainer.collect is kept
+    assert trainer.evaluate is kept
     assert 0.5 < sum(found["phases"].values()) <= 1.01
     assert sum(found["kinds"].values()) == pytest.approx(1, abs=0.05)
     assert min(found["kinds"][kind] for kind in ("matrix products", "attention", "optimizer")) > 0

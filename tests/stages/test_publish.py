@@ -45,6 +45,15 @@ def metadata(card: bytes) -> dict:
     return yaml.safe_load(front_matter(card.decode()))
 
 
+def test_a_run_without_a_critic_is_published(publish: Publish, hub: Hub, aligned: Path, tmp_path: Path) -> None:
+    parents = [f"stage.policy={aligned}/almanac/sft", f"stage.reward={aligned}/almanac/reward"]
+    given = [*parents, "stage.advantage=grpo", "stage.samples=2"]
+    execute(composed(*tiny_overrides("ppo", tmp_path), *given), tmp_path / "grpo")
+    [sent] = publish(f"stage.repo={REPO}", run=tmp_path / "grpo")
+    assert sent["repo"] == REPO
+    assert "| `advantage` | grpo |" in hub.files(REPO)["README.md"].decode()
+
+
 def test_a_chain_goes_up_whole_and_linked(publish: Publish, hub: Hub, aligned: Path, tmp_path: Path) -> None:
     sent = publish(f"stage.repo={REPO}", "stage.publish=chain")
     assert [one["repo"] for one in sent] == [*PARENTS, REPO]

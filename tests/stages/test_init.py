@@ -87,7 +87,8 @@ def test_a_function_that_cannot_be_imported_is_reported_before_data_are_read(
     chain: Path, beside_chain: Callable[..., Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str,
     overrides: tuple[str, ...],
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(f"rlhf.stages.{stage}.load", None)
+    reads = {"ppo": "rlhf.training.loop.read_splits", "compare": "rlhf.stages.compare.load"}
+    monkeypatch.setattr(reads[stage], None)
     given = [item.replace("CHAIN", f"{chain}/almanac") for item in overrides]
     with pytest.raises(ConfigError, match="the reward 'nope:score' cannot be imported: No module named 'nope'"):
         execute(beside_chain(stage, *given), tmp_path / stage)

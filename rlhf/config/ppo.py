@@ -238,6 +238,11 @@ class PPOStage(TrainedStage):
             )
         if self.critic is not None and not self.has_critic:
             raise ConfigError(f"{name} has no critic, so stage.critic={self.critic} would be ignored: leave it out")
+        if self.critic_warmup_updates and not self.has_critic:
+            raise ConfigError(
+                f"{name} has no critic, so nothing would be trained in the first stage.critic_warmup_updates="
+                f"{self.critic_warmup_updates} updates: set it to 0"
+            )
         if self.advantage.compares and self.gamma != 1:
             raise ConfigError(
                 f"{name} compares undiscounted sums of rewards, so stage.gamma={self.gamma:g} would be ignored: "

@@ -20,8 +20,6 @@ from rlhf.ppo.sentinel import Diagnosis, Sentinel
 from rlhf.ppo.trainer import PPOTrainer
 from rlhf.storage.paths import bundled
 
-BY_ADVANTAGE = ("kl_in", "kl_estimator", "ratio", "loss_mean", "whiten_advantages")
-
 
 def settings(**overrides: Any) -> PPOStage:
     """Return the settings of conf/stage/ppo.yaml with ``overrides``, without Hydra.
@@ -35,8 +33,9 @@ def settings(**overrides: Any) -> PPOStage:
     for name in ("learning_rate", "critic_learning_rate"):  # of ${times:rate,factor} only the rate
         values[name] = values[name].removeprefix("${times:").partition(",")[0]
     advantage = overrides.get("advantage", values["advantage"])
-    for name in BY_ADVANTAGE:
-        values[name] = _by(getattr(advantage, "value", advantage), values[name])
+    for name, value in values.items():
+        if str(value).startswith("${by:"):
+            values[name] = _by(getattr(advantage, "value", advantage), value)
     values["gold"] = None  # PPOTrainer takes the function; the file names the data set's
     return read(PPOStage, "stage", values, overrides)
 

@@ -3,6 +3,7 @@
 import json
 import re
 import string
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from decimal import Decimal
 from functools import lru_cache
@@ -30,7 +31,7 @@ BOXED = re.compile(r"\\boxed\s*\{((?:[^{}]|\{[^{}]*\})*)\}")
 LETTERS = string.ascii_uppercase
 
 
-class ColumnReward:
+class ColumnReward(ABC):
     """A score of each completion by the columns ``reads`` of its row; None if the row has no value in one of them."""
 
     reads: tuple[str, ...] = ()
@@ -48,9 +49,9 @@ class ColumnReward:
         """Raise a ValueError if a row with these values cannot be scored; called for every row before training."""
         self.rate("", *values)
 
+    @abstractmethod
     def rate(self, text: str, *values: Any) -> float:
         """Return the score of a completion."""
-        raise NotImplementedError
 
 
 class ExactReward(ColumnReward):

@@ -1,6 +1,9 @@
 """Models of a few thousand parameters, a tokenizer, prompts and a trainer."""
 
-from collections.abc import Callable, Sequence
+import os
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -92,6 +95,22 @@ def new_trainer(tokenizer: Any) -> Callable[..., PPOTrainer]:
         return PPOTrainer(policy, reference, critic, tokenizer, reward, PROMPTS, stage, **arguments)
 
     return build
+
+
+@contextmanager
+def interrupted_in_the_second_update() -> Iterator[None]:
+    """Send Ctrl-C within the second update of a trainer, and expect the run in the context to end with it."""
+    step = PPOTrainer.step
+
+    def interrupted(trainer: PPOTrainer, prompts: list) -> dict[str, float]:
+        if trainer.update == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+        return step(trainer, prompts)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(PPOTrainer, "step", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            yield
 
 
 def weights(module: torch.nn.Module) -> dict[str, torch.Tensor]:

@@ -1,8 +1,6 @@
 """stage=ppo with rewards that read other columns of the row, and with rewards that fail."""
 
 import json
-import os
-import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +11,7 @@ from rlhf.errors import ConfigError, DataError, TrainingError
 from rlhf.ppo import PPOTrainer
 from rlhf.runs.run import Run
 from rlhf.stages import execute
+from tests.ppo.conftest import interrupted_in_the_second_update
 
 Configure = Callable[..., Settings]
 OWN = """
@@ -60,24 +59,13 @@ def results(directory: Path) -> tuple[bytes, str]:
     return weights.read_bytes(), (directory / "metrics.jsonl").read_text()
 
 
-def test_columns_reach_the_rewards_in_order_also_after_a_resume(
-    ppo: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_columns_reach_the_rewards_in_order_also_after_a_resume(ppo: Configure, tmp_path: Path) -> None:
     execute(ppo(), tmp_path / "straight")
     metrics = Run.open(tmp_path / "straight").manifest["metrics"]
     assert {"gold", "score", "start/gold", "reward/mine", "objective/gold"} <= metrics.keys()
     assert metrics["gold"] == metrics["start/gold"], "it depends on the row only"
-    step = PPOTrainer.step
-
-    def interrupted(trainer: PPOTrainer, prompts: list) -> dict[str, float]:
-        if trainer.update == 1:
-            os.kill(os.getpid(), signal.SIGINT)
-        return step(trainer, prompts)
-
-    monkeypatch.setattr(PPOTrainer, "step", interrupted)
-    with pytest.raises(KeyboardInterrupt):
+    with interrupted_in_the_second_update():
         execute(ppo(), tmp_path / "ppo")
-    monkeypatch.setattr(PPOTrainer, "step", step)
     execute(ppo("resume=true"), tmp_path / "ppo")
     assert results(tmp_path / "ppo") == results(tmp_path / "straight")
 

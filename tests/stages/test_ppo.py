@@ -1,8 +1,6 @@
 import copy
 import json
-import os
 import re
-import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
@@ -18,6 +16,7 @@ from rlhf.ppo import PPOTrainer
 from rlhf.runs.run import Run
 from rlhf.stages import execute
 from tests.conftest import composed, tiny_overrides
+from tests.ppo.conftest import interrupted_in_the_second_update
 from tests.rewards.test_model import new_encoder
 
 Configure = Callable[..., Settings]
@@ -115,23 +114,12 @@ def test_one_base_ends_where_four_models_end(
         assert torch.allclose(value, adapters[1][name], atol=1e-6), name
 
 
-def test_after_ctrl_c_one_base_continues_and_ends_with_the_same_bytes(
-    beside_chain: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_after_ctrl_c_one_base_continues_and_ends_with_the_same_bytes(beside_chain: Configure, tmp_path: Path) -> None:
     execute(beside_chain("reward", "adapter=lora"), tmp_path / "reward")
     options = ("adapter=lora", "stage.share_base_model=true", f"stage.reward={tmp_path}/reward", *FASTER)
     execute(beside_chain("ppo", *options), tmp_path / "whole")
-    step = PPOTrainer.step
-
-    def interrupted(trainer: PPOTrainer, prompts: list) -> dict[str, float]:
-        if trainer.update == 1:
-            os.kill(os.getpid(), signal.SIGINT)
-        return step(trainer, prompts)
-
-    monkeypatch.setattr(PPOTrainer, "step", interrupted)
-    with pytest.raises(KeyboardInterrupt):
+    with interrupted_in_the_second_update():
         execute(beside_chain("ppo", *options), tmp_path / "ppo")
-    monkeypatch.setattr(PPOTrainer, "step", step)
     execute(beside_chain("ppo", *options, "resume=true"), tmp_path / "ppo")
     assert weights(tmp_path / "ppo") == weights(tmp_path / "whole")
     assert logged(tmp_path / "ppo") == logged(tmp_path / "whole")
@@ -154,7 +142,7 @@ def test_the_critic_can_be_a_head_on_the_policy(
 
 @pytest.mark.parametrize(("kind", "adapter"), [("rloo", "none"), ("grpo", "lora"), ("reinforce_pp", "lora")])
 def test_other_estimators_train_without_a_critic_in_every_way(
-    beside_chain: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, adapter: str
+    beside_chain: Configure, tmp_path: Path, kind: str, adapter: str
 ) -> None:
     """Whole and on one base; interrupted and continued to the same bytes; the plan has no critic."""
     execute(beside_chain("reward", f"adapter={adapter}"), tmp_path / "reward")
@@ -167,17 +155,8 @@ def test_other_estimators_train_without_a_critic_in_every_way(
     line = json.loads(logged(tmp_path / "whole").splitlines()[-1])
     assert "loss/value_avg" not in line
     assert line["episode"] == 4 * 3 * run.manifest["settings"]["stage"]["batch_size"]
-    step = PPOTrainer.step
-
-    def interrupted(trainer: PPOTrainer, prompts: list) -> dict[str, float]:
-        if trainer.update == 1:
-            os.kill(os.getpid(), signal.SIGINT)
-        return step(trainer, prompts)
-
-    monkeypatch.setattr(PPOTrainer, "step", interrupted)
-    with pytest.raises(KeyboardInterrupt):
+    with interrupted_in_the_second_update():
         execute(beside_chain("ppo", *options, *FASTER), tmp_path / "ppo")
-    monkeypatch.setattr(PPOTrainer, "step", step)
     execute(beside_chain("ppo", *options, *FASTER, "resume=true"), tmp_path / "ppo")
     assert weights(tmp_path / "ppo") == weights(tmp_path / "whole")
     assert logged(tmp_path / "ppo") == logged(tmp_path / "whole")
@@ -197,26 +176,17 @@ def test_on_one_base_prompts_are_computed_once_with_the_same_numbers(beside_chai
 
 @pytest.mark.parametrize("save_every", [1, 10])
 def test_after_ctrl_c_it_continues_and_ends_with_the_same_bytes(
-    beside_chain: Configure, uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, save_every: int
+    beside_chain: Configure, uninterrupted: Path, tmp_path: Path, save_every: int
 ) -> None:
     """The signal arrives within the second update; that one is finished and saved, whenever the next save was due."""
     options = (*FASTER, f"stage.save_every={save_every}")
-    step = PPOTrainer.step
-
-    def interrupted(trainer: PPOTrainer, prompts: list) -> dict[str, float]:
-        if trainer.update == 1:
-            os.kill(os.getpid(), signal.SIGINT)
-        return step(trainer, prompts)
-
-    monkeypatch.setattr(PPOTrainer, "step", interrupted)
-    with pytest.raises(KeyboardInterrupt):
+    with interrupted_in_the_second_update():
         execute(beside_chain("ppo", *options), tmp_path / "ppo")
     assert not (tmp_path / "ppo").exists()
     left = tmp_path / ".ppo.partial"
     assert json.loads((left / "run.json").read_text())["status"] == "interrupted"
     assert len(logged(left).splitlines()) == 2
 
-    monkeypatch.setattr(PPOTrainer, "step", step)
     execute(beside_chain("ppo", *options, "resume=true"), tmp_path / "ppo")
     assert weights(tmp_path / "ppo") == weights(uninterrupted)
     assert logged(tmp_path / "ppo") == logged(uninterrupted)
@@ -421,22 +391,11 @@ def test_a_reward_of_other_tokens_leaves_the_critic_to_the_policy(
     assert set(Run.open(tmp_path / "given").manifest["parents"]) == {"policy", "critic", "rewards.other"}
 
 
-def test_running_statistics_are_resumed(
-    beside_chain: Configure, own: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_running_statistics_are_resumed(beside_chain: Configure, own: str, tmp_path: Path) -> None:
     terms = ("stage.reward=null", f"stage.rewards={{mine: {{function: {own}:score, normalization: running}}}}")
     execute(beside_chain("ppo", *FASTER, *terms), tmp_path / "straight")
-    step = PPOTrainer.step
-
-    def interrupted(trainer: PPOTrainer, prompts: list) -> dict[str, float]:
-        if trainer.update == 1:
-            os.kill(os.getpid(), signal.SIGINT)
-        return step(trainer, prompts)
-
-    monkeypatch.setattr(PPOTrainer, "step", interrupted)
-    with pytest.raises(KeyboardInterrupt):
+    with interrupted_in_the_second_update():
         execute(beside_chain("ppo", *FASTER, *terms), tmp_path / "ppo")
-    monkeypatch.setattr(PPOTrainer, "step", step)
     execute(beside_chain("ppo", *FASTER, *terms, "resume=true"), tmp_path / "ppo")
     assert weights(tmp_path / "ppo") == weights(tmp_path / "straight")
     assert logged(tmp_path / "ppo") == logged(tmp_path / "straight")

@@ -60,7 +60,7 @@ from rlhf.config.stages import (
     StatusStage,
     Turns,
 )
-from rlhf.config.sweep import SweepStage
+from rlhf.config.sweep import LadderStage, SweepStage
 from rlhf.errors import ConfigError
 
 __all__ = [
@@ -90,6 +90,7 @@ __all__ = [
     "KLEstimator",
     "KLIn",
     "LabelStage",
+    "LadderStage",
     "LossMean",
     "MissingEOS",
     "Model",

@@ -91,6 +91,7 @@ OURS: dict[str, dict[str, Range]] = {
     "CompareStage": {
         "prompts": COUNT, "samples": DRAWS, "bootstrap": Range(1, 1e6), "pairs": Range(0, 1e6), **SAMPLING,
     },
+    "LadderStage": {"budget": COUNT},
     "SampleStage": {"prompts": COUNT, "samples": DRAWS, **SAMPLING},
     "LabelStage": {"pairs": COUNT, "limit": COUNT, "annotators": TRIES, "port": Range(0, 65535)},
     "PlanStage": {

@@ -13,7 +13,7 @@ from rlhf.config.ranges import require_ranges
 from rlhf.config.reward import EvaluateRewardStage, RewardStage
 from rlhf.config.rules import require
 from rlhf.config.stage import Input, SharedPrefix, Stage, TrainerStage
-from rlhf.config.sweep import SweepStage
+from rlhf.config.sweep import LadderStage, SweepStage
 from rlhf.errors import ConfigError
 
 
@@ -156,6 +156,7 @@ STAGES: dict[str, type[Stage]] = {
     "label": LabelStage,
     "progression": ProgressionStage,
     "sweep": SweepStage,
+    "ladder": LadderStage,
     "plan": PlanStage,
 }
 PROGRESSION = ("base", "sft", "reward", "dpo", "ppo", "compare")

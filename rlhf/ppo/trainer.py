@@ -275,6 +275,7 @@ class PPOTrainer:
         targets = returns if stage.has_critic else None
         found = report(rollout, scores, penalties, targets, self.accelerator) | self.reward.metrics() | improved | noted
         found |= {"objective/kl_coef": self.kl_coef, "episode": float(self.update * stage.rows)}
+        found |= {name: found[name] + self.metrics.get(name, 0.0) for name in ("tokens", "sampled_tokens")}
         if stage.kl_target is not None:
             self.kl_coef = adapted(self.kl_coef, found["objective/kl"], stage.kl_target, stage.kl_gain)
         return found

@@ -56,10 +56,12 @@ RESULTS = {  # of a finished run; of several keys the first that was measured
     "inspect": (("rows",), ("leaks",)),
     "publish": (("files",), ("bytes",)),
     "sweep": (("jobs",), ("unfinished",)),
+    "ladder": (("jobs",), ("unfinished",)),
 }
 OPENED = {  # the file or folder of a run that a person opens first, unless it is the run's own
     "compare": "report.html", "inspect": "report.md", "reward": "report.md", "evaluate_reward": "report.md",
     "sample": "responses.jsonl", "label": "preferences.jsonl", "publish": "bundles", "sweep": "leaderboard.md",
+    "ladder": "ladder.md",
 }  # fmt: skip
 JUDGES = {"gold": "gold", "reward": "reward model", "judge": "judge"}
 

@@ -69,8 +69,9 @@ def unfinished(work: Path, root: Path) -> str:
 def group(place: Path, root: Path, manifest: Mapping[str, Any]) -> Path | None:
     """Return the directory of the sweep that a run is a job of; None if it is not a job."""
     name = Path(str(manifest.get("name", "")))
-    if "progression" in name.parts:
-        return root / Path(*name.parts[: name.parts.index("progression") + 1])
+    for whole in ("progression", "ladder"):
+        if whole in name.parts:
+            return root / Path(*name.parts[: name.parts.index(whole) + 1])
     stage = root / name / str(manifest.get("stage"))
     return stage if place.parent == stage else None
 

@@ -31,7 +31,7 @@ RUN = {
         if arguments not in commands(TEXTS["README"])
         and runnable(arguments)
         and not repeats(arguments)
-        and not {"stage=progression", "stage=publish"} & set(arguments)
+        and not {"stage=progression", "stage=publish", "stage=ladder"} & set(arguments)
     ]
     for path in PAGES
 }

@@ -37,6 +37,7 @@ class LadderStage(Stage):
 
     def __post_init__(self) -> None:
         require_ranges("stage.", self)
+        self.methods, self.parents = map(present, (self.methods, self.parents))
         methods = self.methods if isinstance(self.methods, dict) else {}
         lists = isinstance(self.parents, dict) and all(isinstance(own, list) for own in self.parents.values())
         require(lists, "stage.parents", self.parents, "map stages to lists of settings")
@@ -56,3 +57,8 @@ class LadderStage(Stage):
     def compared(self) -> str:
         """The method that the others are compared with."""
         return self.baseline or next(iter(self.methods))
+
+
+def present(of: Any) -> Any:
+    """Return a mapping without its null values, by which a recipe leaves entries of the defaults out."""
+    return {key: value for key, value in of.items() if value is not None} if isinstance(of, dict) else of

@@ -122,6 +122,7 @@ def page(
         "p-value is of a t-test, corrected for the number of methods (Holm). FLOPs: 2 N per token forward, 6 N per "
         "trained token.\n",
         *lines,
+        *started(ranked, metric),
         f"\n![{drawing.title}](figures/ladder.svg)\n",
         drawing.caption,
         "\n## Commands\n",
@@ -130,6 +131,13 @@ def page(
         "```",
     ]
     return text if not missing else [*text, "\n## Not finished\n", *(f"- {cell(one)}" for one in missing)]
+
+
+def started(ranked: Sequence[Method], metric: str) -> Iterator[str]:
+    """Yield a sentence on the start of all methods, if it was measured."""
+    found = [one.values(f"start/{metric}") for one in ranked]
+    if found and all(found):
+        yield f"\nThe start has {METRICS[metric]} {interval(list(max(found, key=len).values()))}."
 
 
 def summary(ranked: Sequence[Method], tests: dict[str, Test], metric: str) -> Iterator[str]:

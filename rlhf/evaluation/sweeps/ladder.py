@@ -11,7 +11,7 @@ from rlhf.evaluation.sweeps.jobs import FINISHED
 from rlhf.storage.manifest import read_manifest
 
 PAGE = "report"
-METRICS = {"gold": "gold", "win_rate": "win rate vs start", "kl": "KL (nats per response)"}
+METRICS = {"gold": "gold", "score": "score", "win_rate": "win rate vs start", "kl": "KL (nats per response)"}
 ROLES = ("policy", "critic", "gold")  # parents that do not score
 
 

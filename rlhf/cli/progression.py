@@ -94,7 +94,7 @@ def plan(settings: Settings, overrides: Sequence[str]) -> bool:
 def advance(job: Settings, overrides: Sequence[str], settings: Settings, place: Path | None = None) -> dict[str, float]:
     """Run one stage if it is missing or stale, print the reason, and return its metrics.
 
-    ``place`` is its directory, by default the one of its own command; ``settings`` are those of the whole.
+    ``place`` is its directory, by default that of its command; ``settings`` are those of the whole.
     """
     from rlhf.stages import execute
 

@@ -29,7 +29,7 @@ def test_a_leak_is_refused_unless_it_is_allowed(caplog: pytest.LogCaptureFixture
         refuse_leaks(found, "y", "x", allow=False)
     with caplog.at_level(logging.WARNING, logger="rlhf"):
         refuse_leaks(found, "y", "x", allow=True)
-    assert "1 rows of x" in caplog.text
+    assert "1 row of x" in caplog.text
     refuse_leaks(leaks(TRAIN, [{"prompt": "c"}]), "y", "x", allow=False)
 
 

@@ -240,8 +240,8 @@ class PPOStage(TrainedStage):
             raise ConfigError(f"{name} has no critic, so stage.critic={self.critic} would be ignored: leave it out")
         if self.critic_warmup_updates and not self.has_critic:
             raise ConfigError(
-                f"{name} has no critic, so nothing would be trained in the first stage.critic_warmup_updates="
-                f"{self.critic_warmup_updates} updates: set it to 0"
+                f"{name} has no critic, so nothing would be trained during stage.critic_warmup_updates="
+                f"{self.critic_warmup_updates}: set it to 0"
             )
         if self.advantage.compares and self.gamma != 1:
             raise ConfigError(

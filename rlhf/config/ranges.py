@@ -206,6 +206,6 @@ def require_warmup(warmup: float, steps: int) -> None:
     """Raise ConfigError if the warm-up is longer than the training, both in steps."""
     if 0 < steps < warmup:
         raise ConfigError(
-            f"stage.trainer.warmup_steps={warmup:g} is above the {steps} steps of the training, so the learning rate "
-            "would never be reached: lower it, or set a share below 1"
+            f"stage.trainer.warmup_steps={warmup:g} is longer than the training, whose last step is {steps}, so the "
+            "learning rate would never be reached: lower it, or set a share below 1"
         )

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from rlhf.config import DPOStage, Settings, Strategy
-from rlhf.console import Bar, console
+from rlhf.console import Bar, console, plural
 from rlhf.data import cache
 from rlhf.hardware import ranks
 from rlhf.runs.parents import Parent
@@ -76,7 +76,7 @@ def with_log_probs(
     key = cache.key_of("reference log-probabilities", rows._fingerprint, batch, *identity)
 
     def everyone() -> Iterable[tuple[Tensor, Tensor]]:
-        title = f"{where.stage}: log-probabilities of the reference ({split}, {len(rows)} pairs)"
+        title = f"{where.stage}: log-probabilities of the reference ({split}, {plural(len(rows), 'pair')})"
         console.print(title, highlight=False)
         own = shown(f"{where.stage}: reference", compute(), -(-len(rows) // batch))
         return dealt(ranks.gathered([*own])) if ranks.started() else own

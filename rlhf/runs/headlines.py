@@ -63,6 +63,7 @@ OPENED = {  # the file or folder of a run that a person opens first, unless it i
     "sample": "responses.jsonl", "label": "preferences.jsonl", "publish": "bundles", "sweep": "leaderboard.md",
     "ladder": "ladder.md",
 }  # fmt: skip
+WIDTH = 80  # columns of a terminal
 JUDGES = {"gold": "gold", "reward": "reward model", "judge": "judge"}
 
 
@@ -101,7 +102,9 @@ def _win_rates(metrics: Mapping[str, float], reference: str) -> list[str]:
 
 
 def ending(directory: Path, manifest: Mapping[str, Any], title: str | None = None, seconds: float | None = None) -> str:
-    """Return the last line of a stage: where its result is, its numbers and how long it took."""
+    """Return where the result of a stage is, its numbers and how long it took: on one line if it fits."""
     stage = manifest["stage"]
     parts = [*results(manifest), duration(manifest["seconds"] if seconds is None else seconds)]
-    return f"{title or stage}: {directory / OPENED.get(stage, '')} ({', '.join(parts)})"
+    place, numbers = f"{title or stage}: {directory / OPENED.get(stage, '')}", ", ".join(parts)
+    line = f"{place} ({numbers})"
+    return line if len(line) <= WIDTH else f"{place}\n  {numbers}"

@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from rich.markup import escape
 
 from rlhf.config import Engine, MissingEOS, PPOStage, Settings, VLLMMode
-from rlhf.console import Bar, console
+from rlhf.console import Bar, console, plural
 from rlhf.errors import ConfigError, ModelError
 from rlhf.evaluation.responses import eval_set
 from rlhf.hardware import memory, precision, ranks
@@ -139,12 +139,13 @@ def unended(ended: float, stage: PPOStage) -> str | None:
     if not count or stage.missing_eos is MissingEOS.keep:
         return None
     effects = {
-        MissingEOS.subtract: f"scores lowered by {stage.missing_eos_penalty:g}",
-        MissingEOS.replace: f"scores replaced by {-stage.missing_eos_penalty:g}",
-        MissingEOS.mask: "responses left out of the loss",
+        MissingEOS.subtract: ("score", f"lowered by {stage.missing_eos_penalty:g}"),
+        MissingEOS.replace: ("score", f"replaced by {-stage.missing_eos_penalty:g}"),
+        MissingEOS.mask: ("response", "left out of the loss"),
     }
+    noun, effect = effects[stage.missing_eos]
     return (
-        f"{stage.rows - count} of {stage.rows} responses ended: {count} {effects[stage.missing_eos]}; "
+        f"{stage.rows - count} of {stage.rows} responses ended: {plural(count, noun)} {effect}; "
         "set stage.missing_eos=keep or a longer stage.max_response_length"
     )
 

@@ -13,7 +13,7 @@ from rich.tree import Tree
 
 from rlhf.config import PROGRESSION, Settings
 from rlhf.config.objective import METRICS, USUAL
-from rlhf.console import console, duration, fitting
+from rlhf.console import console, duration, fitting, plural
 from rlhf.errors import RlhfError, RunError
 from rlhf.runs.commands import line
 from rlhf.runs.directory import MEMBER, saved
@@ -138,7 +138,7 @@ def describe_sweep(root: Path, key: str, jobs: Sequence[Run]) -> list[str]:
     stages = {one.stage for one in jobs}
     shown = [f"{_below(root, place)}: sweep of {len(jobs)}"]
     if len(stages) > 1:
-        return [*shown, f"{len({one.manifest['name'] for one in jobs})} chains"]
+        return [*shown, plural(len({one.manifest["name"] for one in jobs}), "chain")]
     metric = METRICS[USUAL[stages.pop()]]
     sign = 1 if metric.direction == "maximize" else -1
     ranked = [one for one in jobs if "objective" in one.manifest["metrics"]]

@@ -12,7 +12,7 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor
 
-from rlhf.console import console
+from rlhf.console import console, plural
 from rlhf.errors import TrainingError
 from rlhf.hardware import ranks
 
@@ -77,7 +77,8 @@ class Parts:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         size = -(-rows // self.count)
-        sentence = f"out of memory: micro-batches now have at most {size} rows; batch and gradient stay the same"
+        most = plural(size, "row")
+        sentence = f"out of memory: micro-batches now have at most {most}; batch and gradient stay the same"
         console.print(f"{self.title}: {sentence}", soft_wrap=True)
 
 

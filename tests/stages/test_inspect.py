@@ -84,7 +84,7 @@ def test_leaks_between_the_kinds_are_found(
     found = inspected("data=local", "data.holdout=0.01", *paths)
     counts = {(one["train"], one["held_out"]): one["count"] for one in found["leaks"]}
     assert counts["demonstrations (train)", "prompts (test)"] in (1, 2)  # one of the prompts may be held out
-    assert "of prompts (test) have a prompt of demonstrations (train)" in " ".join(capsys.readouterr().out.split())
+    assert "of prompts (test) with a prompt of demonstrations (train)" in " ".join(capsys.readouterr().out.split())
 
 
 def test_hostile_rows_are_shown_as_data(

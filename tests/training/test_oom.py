@@ -139,7 +139,7 @@ def test_ppo_that_is_short_of_memory_ends_as_one_that_is_not(
     limit_ppo(monkeypatch, 1)
     execute(settings, tmp_path / "halved")
     told = " ".join(capsys.readouterr().out.split())
-    assert told.count("ppo: out of memory: micro-batches now have at most 1 rows") == 1
+    assert told.count("ppo: out of memory: micro-batches now have at most 1 row;") == 1
     whole, halved = weights(tmp_path / "whole"), weights(tmp_path / "halved")
     assert max((whole[name] - halved[name]).abs().max().item() for name in whole) < 1e-5
     limit_ppo(monkeypatch, 0)

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from rlhf.config import Judge
 from rlhf.config.library_errors import first_sentence
-from rlhf.console import printable
+from rlhf.console import plural, printable
 from rlhf.data.render import Prompt
 from rlhf.errors import ConfigError, TrainingError
 from rlhf.evaluation.judges.judge import asked, both_orders, consistency, verdict
@@ -179,8 +179,8 @@ class EndpointJudge:
         budget = self.judge.budget
         if budget is not None and self.dollars >= budget:
             raise TrainingError(
-                f"judge.budget={budget:g} dollars are spent after {self.counts['asked']} questions: raise it and run "
-                "again; replies so far are kept and are not paid for again"
+                f"judge.budget={budget:g} dollars are spent after {plural(self.counts['asked'], 'question')}: raise "
+                "it and run again; replies so far are kept and are not paid for again"
             )
 
     def _reply(self, text: str) -> Reply:

@@ -160,13 +160,15 @@ class PPOStage(TrainedStage):
         """The number of responses of an update, over all ranks."""
         return self.batch_size * self.samples
 
+    @property
+    def judged(self) -> bool:
+        """Whether a term is scored by ``judge``."""
+        return any(term.judge.rubric is not None for term in self.roles().values())
+
     def inputs(self) -> dict[str, Input]:
         """Return the policy, every run that scores, by the name of its term, and the start of the critic."""
         found = super().inputs() | ({} if self.reward is None else {"reward": Input(self.reward, ("reward",))})
-        terms = {f"rewards.{name}": term for name, term in self.terms().items()}
-        if (gold := self.gold_term()) is not None:
-            terms["gold"] = gold
-        for role, term in terms.items():
+        for role, term in self.roles().items():
             found |= {role + suffix: Input(path, ("reward",)) for suffix, path in term.runs().items()}
         if self.critic is not None:
             found["critic"] = Input(self.critic, ("base", *self.starts_from, "reward"))
@@ -175,6 +177,11 @@ class PPOStage(TrainedStage):
     def terms(self) -> dict[str, RewardTermSettings]:
         """Return the terms of ``rewards`` by name, typed; ``reward`` is not included."""
         return reward_terms(self.rewards, self.reward_defaults)
+
+    def roles(self) -> dict[str, RewardTermSettings]:
+        """Return role -> term of all rewards, gold included, except ``reward``."""
+        found = {f"rewards.{name}": term for name, term in self.terms().items()}
+        return found if (gold := self.gold_term()) is None else found | {"gold": gold}
 
     def gold_term(self) -> RewardTermSettings | None:
         """Return ``gold`` as a term; a string is the import path of a function."""

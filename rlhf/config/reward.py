@@ -63,11 +63,20 @@ class EvaluateRewardStage(CardStage):
     sample_length: int
     max_length: int | None
     batch_size: int
+    rubric: str | None
+    scale: int
 
     reads: ClassVar[tuple[str, ...]] = ("preferences",)
 
+    @property
+    def judged(self) -> bool:
+        """Whether ``judge`` is evaluated, with ``rubric``, instead of a reward model."""
+        return self.rubric is not None
+
     def inputs(self) -> dict[str, Input]:
-        """Return the reward model and the policy it is compared with."""
+        """Return the reward model and the policy it is compared with; none if a judge is evaluated."""
+        if self.rubric is not None:
+            return {}
         policies = ("base", "sft", "dpo", "ppo")
         policy = {} if self.policy is None else {"policy": Input(self.policy, policies)}
         return {"reward": Input(self.reward, ("reward",))} | policy

@@ -209,6 +209,17 @@ def pack(
     )
 
 
+def filled(scores: Tensor, samples: int) -> Tensor:
+    """Return scores (B,) in which NaN, a response that no reward scores, is the mean of the prompt's other responses.
+
+    If none of a prompt's ``samples`` responses is scored, it is the mean of all; 0 without any.
+    """
+    groups = scores.view(-1, samples)
+    means = groups.nanmean(1, keepdim=True)
+    found = torch.where(groups.isnan(), means.where(~means.isnan(), scores.nanmean()), groups)
+    return found.nan_to_num(nan=0.0).flatten()
+
+
 def final_scores(
     scores: Tensor, ended: Tensor, mean: float, std: float, clip: float | None, rule: MissingEOS, penalty: float
 ) -> Tensor:

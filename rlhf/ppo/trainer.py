@@ -26,7 +26,7 @@ from rlhf.ppo.kl import ESTIMATORS, adapted, shape_rewards
 from rlhf.ppo.learner import Learner
 from rlhf.ppo.metrics import Metrics, report
 from rlhf.ppo.responses import Sampler
-from rlhf.ppo.rollout import Rollout, evaluate, tolerance
+from rlhf.ppo.rollout import Rollout, evaluate, filled, tolerance
 from rlhf.ppo.sentinel import STOPPED, BrokenError, Diagnosis, Sentinel
 from rlhf.preference.segment_attention import attending
 from rlhf.rewards import RewardError, RewardFunction, Scorer
@@ -257,6 +257,8 @@ class PPOTrainer:
     def _step(self, chosen: Sequence[int]) -> Metrics:
         self.reward.clear()
         stage, (rollout, noted) = self.stage, self._rollout(chosen)
+        scored = ~rollout.scores.isnan()
+        rollout = rollout._replace(scores=filled(rollout.scores, stage.samples))
         scores = self.collector.final(rollout.scores, rollout.mask.sum(-1), rollout.ended)
         in_reward, estimator = stage.kl_in is KLIn.reward, ESTIMATORS[stage.kl_estimator.value]
         rewards, penalties = shape_rewards(
@@ -267,7 +269,7 @@ class PPOTrainer:
         advantages, returns = estimate(
             stage.advantage.value, rewards, rollout.values, rollout.mask, stage.samples, stage.gamma, stage.gae_lambda
         )
-        learned = self._learned(rollout, scores)
+        learned = self._learned(rollout, scores, scored)
         weights = whiten(advantages, learned.mask, self.accelerator) if stage.whiten_advantages else advantages
         improved = self.learner.improve(learned, weights, returns, self.update, 0.0 if in_reward else self.kl_coef)
         self._settle()
@@ -279,11 +281,11 @@ class PPOTrainer:
             self.kl_coef = adapted(self.kl_coef, found["objective/kl"], stage.kl_target, stage.kl_gain)
         return found
 
-    def _learned(self, rollout: Rollout, scores: Tensor) -> Rollout:
-        """Return the rollout in which responses that the loss leaves out are masked."""
-        kept = torch.ones_like(rollout.ended)
+    def _learned(self, rollout: Rollout, scores: Tensor, scored: Tensor) -> Rollout:
+        """Return the rollout in which responses that the loss leaves out are masked; ``scored`` (B,) are the others."""
+        kept = scored
         if self.stage.missing_eos is MissingEOS.mask:
-            kept = rollout.ended
+            kept = kept & rollout.ended
         if self.stage.equal_groups is not EqualGroups.keep:
             kept = kept & ~equal_groups(scores, self.stage.samples).repeat_interleave(self.stage.samples)
         return rollout._replace(mask=rollout.mask & kept[:, None])

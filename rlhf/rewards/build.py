@@ -43,7 +43,7 @@ def without_models(stage: PPOStage) -> dict[str, Callable]:
         ConfigError: a function cannot be imported, a remote reward's token is not set, or a package is missing.
     """
     found: dict[str, Callable] = {}
-    for role, term in roles(stage).items():
+    for role, term in stage.roles().items():
         [source] = term.sources()
         if source == "function":
             found[role] = function(term.function or "")
@@ -59,18 +59,12 @@ def bind(stage: PPOStage, rewards: Mapping[str, Callable], rows: Rows | None) ->
         DataError: ``rows`` lack a column that a reward requires, or have a value that it cannot use.
     """
     found = {}
-    for role, term in roles(stage).items():
+    for role, term in stage.roles().items():
         if role in rewards:
             found[role] = bound(rewards[role], f"stage.{role}", rows)
         if term.function is not None:
             found[role] = guarded(found[role], f"stage.{role}.function={term.function}", term.timeout)
     return found
-
-
-def roles(stage: PPOStage) -> dict[str, RewardTermSettings]:
-    """Return role -> term of all rewards, gold included, except ``stage.reward``."""
-    gold = stage.gold_term()
-    return {f"rewards.{name}": term for name, term in stage.terms().items()} | ({} if gold is None else {"gold": gold})
 
 
 class Builder:

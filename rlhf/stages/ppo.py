@@ -15,6 +15,7 @@ from rich.markup import escape
 from rlhf.config import Engine, MissingEOS, PPOStage, Settings, VLLMMode
 from rlhf.console import Bar, console
 from rlhf.errors import ConfigError, ModelError
+from rlhf.evaluation.judges import rubric
 from rlhf.evaluation.responses import eval_set
 from rlhf.hardware import memory, precision, ranks
 from rlhf.hardware.device import torch_device
@@ -39,12 +40,14 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
     stage = settings.stage_as(PPOStage)
     if stage.rollout.engine is Engine.vllm and find_spec("vllm") is None:
         raise ModelError("stage.rollout.engine=vllm needs vllm: pip install 'rlhf[vllm]', or use engine=transformers")
-    plain = rewards_of.without_models(stage)
+    rubrics = rubric.terms(settings, run)
+    plain = rewards_of.without_models(stage) | rubrics
     reads = any(map(reads_columns, plain.values()))
     prompts = loop.read_splits(run, settings, "prompts", columns=reads)
     asked = eval_set.prompts(settings, run, columns=reads)
     rows = Rows({f"data.prompts ({split})": found for split, found in prompts.items()}) if reads else None
     ready = rewards_of.bind(stage, plain, rows)
+    agreement = rubric.report(settings, rubrics)
 
     tokenizer = loading.load_tokenizer(run["policy"], settings.model)
     loop.settle(run, settings, tokenizer, prompts["train"]["prompt"])
@@ -90,7 +93,7 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
     if "kl" in metrics:
         loop.tell_unmoved("ppo", abs(metrics["kl"]), "stage.learning_rate", stage.learning_rate)
     loading.save(roles.policy, tokenizer, run.model, run["policy"])
-    return metrics | {"objective": metrics["objective/rlhf_reward"]}
+    return metrics | agreement | {"objective": metrics["objective/rlhf_reward"]}
 
 
 def shares_prompts(settings: Settings, run: Run, roles: OneBase | Separate) -> bool:

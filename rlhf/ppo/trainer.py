@@ -18,6 +18,7 @@ from rlhf.errors import ConfigError, TrainingError
 from rlhf.hardware.memory import give_back, keep_freed
 from rlhf.hardware.precision import autocast as autocasting
 from rlhf.modeling.fused_lora import fuse
+from rlhf.modeling.segment_attention import attending
 from rlhf.ppo import checkpoint
 from rlhf.ppo.advantages import equal_groups, estimate
 from rlhf.ppo.collector import Collector
@@ -28,7 +29,6 @@ from rlhf.ppo.metrics import Metrics, report
 from rlhf.ppo.responses import Sampler
 from rlhf.ppo.rollout import Rollout, evaluate, filled, tolerance
 from rlhf.ppo.sentinel import STOPPED, BrokenError, Diagnosis, Sentinel
-from rlhf.preference.segment_attention import attending
 from rlhf.rewards import RewardError, RewardFunction, Scorer
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from rlhf.config import Normalization, PPOStage, RewardTermSettings, Settings
+from rlhf.config import Normalization, PPOStage, RewardTermSettings, Settings, SharedPrefix
 from rlhf.errors import LineageError
 from rlhf.hardware.device import torch_device
 from rlhf.modeling import loading
@@ -87,6 +87,7 @@ class Builder:
     ):
         self.settings, self.parents, self.tokenizer, self.shared = settings, parents, tokenizer, shared
         self.stage = settings.stage_as(PPOStage)
+        self.shares_prompts = self.stage.shared_prefix is not SharedPrefix.off
         self.ready = bind(self.stage, without_models(self.stage), None) if ready is None else ready
 
     def reward(self) -> tuple[RewardFunction, FixedNormalizer]:
@@ -145,7 +146,8 @@ class Builder:
         if model is None:
             model = loading.load_reward_model(parent, settings.model, tokenizer, new_head="refused")
         model = model.to(torch_device(settings.hardware)).requires_grad_(False)
-        return RewardModel(model, tokenizer, max_length=self._length(model, tokenizer))
+        options: dict[str, Any] = {"max_length": self._length(model, tokenizer), "shared_prefix": self.shares_prompts}
+        return RewardModel(model, tokenizer, **options)
 
     def ensemble(self, role: str, term: RewardTermSettings) -> Ensemble:
         """Return the ensemble of a term: separate members, or adapters on a base that is loaded once."""
@@ -157,9 +159,10 @@ class Builder:
         if adapted is None:
             members: list[RewardModel] = [self.model(member) for member in roles]
         else:
-            adapted, length = adapted.to(torch_device(settings.hardware)), self._length(adapted, tokenizer)
+            adapted = adapted.to(torch_device(settings.hardware))
+            options = {"max_length": self._length(adapted, tokenizer), "shared_prefix": self.shares_prompts}
             numbers = map(str, range(len(parents)))
-            members = [AdaptedRewardModel(adapted, number, tokenizer, max_length=length) for number in numbers]
+            members = [AdaptedRewardModel(adapted, number, tokenizer, **options) for number in numbers]
         stored = [self._stored(member) for member in roles] if term.normalization is Normalization.stored else None
         return Ensemble(members, term.ensemble.deviations, stored)
 

@@ -20,13 +20,13 @@ from rlhf.evaluation.responses import eval_set
 from rlhf.hardware import memory, precision, ranks
 from rlhf.hardware.device import torch_device
 from rlhf.modeling import loading
+from rlhf.modeling.architectures import decide
 from rlhf.modeling.generation import end_ids
 from rlhf.planning import report
 from rlhf.planning.roles import plan
 from rlhf.ppo import Diagnosis, PPOTrainer
 from rlhf.ppo.model_roles import OneBase, Separate, assign
 from rlhf.ppo.vllm_sampler import Copied
-from rlhf.preference.architectures import decide
 from rlhf.rewards import Rows
 from rlhf.rewards import build as rewards_of
 from rlhf.rewards.columns import reads_columns

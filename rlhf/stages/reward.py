@@ -26,7 +26,7 @@ from rlhf.evaluation.reward_card.pairs import check_answers
 from rlhf.hardware import ranks
 from rlhf.hardware.device import torch_device
 from rlhf.modeling import adapters, loading
-from rlhf.preference.architectures import decide
+from rlhf.modeling.architectures import decide
 from rlhf.preference.prefix_sharing import sharing
 from rlhf.preference.training import Members, columns, prepare, trainer_class
 from rlhf.rewards import AdaptedRewardModel, RewardModel, function

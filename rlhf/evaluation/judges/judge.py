@@ -47,8 +47,9 @@ class RewardJudge:
         self.margins: list[float] = []  # of the last call: score of the first - score of the second
 
     def __call__(self, prompts: Sequence[Prompt], firsts: Sequence[str], seconds: Sequence[str]) -> list[float | None]:
-        scores = [checked(self.reward(prompts, texts), texts) for texts in (firsts, seconds)]
-        self.margins = [a - b for a, b in zip(*scores, strict=True)]
+        texts = [*firsts, *seconds]
+        scores = checked(self.reward([*prompts, *prompts], texts), texts)  # in one call, to compute a prompt once
+        self.margins = [a - b for a, b in zip(scores[: len(firsts)], scores[len(firsts) :], strict=True)]
         return [float(margin > 0) + 0.5 * float(margin == 0) for margin in self.margins]
 
     def report(self) -> dict[str, float]:

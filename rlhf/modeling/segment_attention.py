@@ -23,7 +23,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, PretrainedC
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from rlhf.preference.prefix_tree import Tree
+from rlhf.modeling.prefix_tree import Tree
 
 NAME = "rlhf_segments"
 

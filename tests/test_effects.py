@@ -87,6 +87,8 @@ TRAINED: dict[str, dict[str, Any]] = {
         "trainer.center_rewards_coefficient": ["stage.trainer.center_rewards_coefficient=0.5"],
         "margin": ["stage.margin=true", "data.path={margins}"],
         "label_smoothing": ["stage.label_smoothing=0.3"],
+        "batch_sum": ["stage.batch_sum=5"],
+        "negatives": ["stage.negatives={swapped: 0.5}"],
         "trainer.max_length": ["stage.trainer.max_length=60"],
         "ensemble": (["adapter=lora"], ["stage.ensemble=2"]),
     },

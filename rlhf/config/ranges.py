@@ -82,7 +82,7 @@ OURS: dict[str, dict[str, Range]] = {
         "statistics_prompts": Range(2, 1e9), "statistics_temperature": TEMPERATURE,
     },
     "TrainerStage": {"early_stopping": COUNT},
-    "RewardStage": {"label_smoothing": SMOOTHING, "ensemble": Range(1, 64)},
+    "RewardStage": {"label_smoothing": SMOOTHING, "batch_sum": Range(0, 1000), "ensemble": Range(1, 64)},
     "EvaluateRewardStage": {"sample_length": LENGTH, "max_length": LENGTH, "batch_size": ROWS, "scale": Range(2, 100)},
     "DPOStage": {"beta": Range(1e-6, 1000), "label_smoothing": SMOOTHING},
     "InspectStage": {

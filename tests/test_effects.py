@@ -34,6 +34,7 @@ SAME = {
     **dict.fromkeys(("micro_batch_size", "micro_batch_tokens"), ROUNDING),
     "trainer.activation_checkpointing": ROUNDING, "trainer.per_device_eval_batch_size": ROUNDING,
     **dict.fromkeys(("policy", "reward", "rewards", "gold", "critic", "reward_defaults", "critic_kind"), LOADED),
+    "shadows": "scores that train nothing; tests/rewards/test_in_training.py",
     **dict.fromkeys(("probe_rows", "tfidf_pairs", "calibration_bins", "bootstrap", "statistics_prompts"), CARD),
     "statistics_temperature": CARD, "sentinel": "tests/ppo/test_sentinel.py", "rollout": "tests/ppo/test_rollout.py",
     "importance_cap": "of other engines; tests/ppo/test_engines.py", "kind": "tests/modeling/test_adapters.py",

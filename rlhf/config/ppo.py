@@ -93,6 +93,7 @@ class PPOStage(TrainedStage):
     rewards: Any
     reward_defaults: RewardTermSettings
     gold: Any
+    shadows: Any
     advantage: Advantage
     samples: int
     shared_prefix: SharedPrefix
@@ -179,9 +180,14 @@ class PPOStage(TrainedStage):
         return reward_terms(self.rewards, self.reward_defaults)
 
     def roles(self) -> dict[str, RewardTermSettings]:
-        """Return role -> term of all rewards, gold included, except ``reward``."""
+        """Return role -> term of all rewards, gold and shadows included, except ``reward``."""
         found = {f"rewards.{name}": term for name, term in self.terms().items()}
+        found |= {f"shadows.{name}": term for name, term in self.shadow_terms().items()}
         return found if (gold := self.gold_term()) is None else found | {"gold": gold}
+
+    def shadow_terms(self) -> dict[str, RewardTermSettings]:
+        """Return the terms of ``shadows`` by name, typed; their weights and normalization have no effect."""
+        return reward_terms(self.shadows, self.reward_defaults, "stage.shadows")
 
     def gold_term(self) -> RewardTermSettings | None:
         """Return ``gold`` as a term; a string is the import path of a function."""
@@ -193,6 +199,7 @@ class PPOStage(TrainedStage):
     def __post_init__(self) -> None:
         terms = self.terms()
         self.gold_term()
+        self.shadow_terms()
         if self.reward is None and not terms:
             raise ConfigError("stage.reward is null and stage.rewards has no term: set one of them")
         taken = self.reward is None or "reward" not in terms

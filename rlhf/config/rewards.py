@@ -204,17 +204,17 @@ IGNORED = ("case", "punctuation", "articles", "whitespace")
 SOURCES = tuple(field.name for field in fields(RewardTermSettings))[:-3]
 
 
-def reward_terms(given: Any, usual: RewardTermSettings) -> dict[str, RewardTermSettings]:
-    """Return ``stage.rewards`` as name -> typed term; ``usual`` holds the defaults; null has no terms.
+def reward_terms(given: Any, usual: RewardTermSettings, key: str = "stage.rewards") -> dict[str, RewardTermSettings]:
+    """Return the setting ``key`` as name -> typed term; ``usual`` holds the defaults; null has no terms.
 
     Raises:
         ConfigError: a key is unknown, a value has the wrong type, or a rule of a term does not hold.
     """
-    require(given is None or isinstance(given, dict), "stage.rewards", given, "map names to terms")
+    require(given is None or isinstance(given, dict), key, given, "map names to terms")
     found = {}
     for name, term in (given or {}).items():
-        require(bool(NAME.fullmatch(str(name))), "stage.rewards", name, "name terms by letters, digits, - and _")
-        found[str(name)] = reward_term(f"stage.rewards.{name}", term, usual)
+        require(bool(NAME.fullmatch(str(name))), key, name, "name terms by letters, digits, - and _")
+        found[str(name)] = reward_term(f"{key}.{name}", term, usual)
     return found
 
 

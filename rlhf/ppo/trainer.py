@@ -3,7 +3,7 @@
 docs/ppo.md lists every difference from the paper's algorithm (Schulman et al. 2017).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,7 @@ class PPOTrainer:
         prompts: the prompts; they are visited in a new order in each pass.
         prompt_ids: the prompts as tokens; if None, they are rendered here and truncated to stage.max_prompt_length.
         stage: the settings, documented in conf/stage/ppo.yaml.
-        gold: scores the same responses; it is logged and does not affect training.
+        gold: scores the same responses; it is logged and does not affect training. So do ``shadows``, by name.
         score_mean: mean of the reward on the reference's responses, for ``stage.normalize_scores``.
         score_std: standard deviation of the same.
         log: called with the metrics of an update and its number.
@@ -72,6 +72,7 @@ class PPOTrainer:
         seed: int,
         prompt_ids: Sequence[Sequence[int]] | None = None,
         gold: RewardFunction | None = None,
+        shadows: Mapping[str, RewardFunction] | None = None,
         score_mean: float = 0.0,
         score_std: float = 1.0,
         log: Callable[[Metrics, int], None] = lambda metrics, update: None,
@@ -87,7 +88,7 @@ class PPOTrainer:
         self.synchronize, self.tokenizer, self.prompts = synchronize, tokenizer, list(prompts)
         if prompt_ids is None:
             prompt_ids = [encoded(tokenizer, prompt, stage.max_prompt_length) for prompt in prompts]
-        self.reward = Scorer(reward, gold, self._over_ranks)
+        self.reward = Scorer(reward, gold, self._over_ranks, shadows)
         # Without ``cpu``, accelerate starts every rank on a machine without a GPU as a single process.
         self.accelerator = Accelerator(cpu=not torch.cuda.is_available() if cpu is None else cpu)
         ranks = self.accelerator.num_processes

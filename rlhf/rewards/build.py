@@ -120,6 +120,11 @@ class Builder:
             gold = self.term("gold", term)
         return gold.function if gold.normalization is None else CompositeReward({"gold": gold})
 
+    def shadows(self) -> dict[str, RewardFunction]:
+        """Return the rewards that score the same responses and train nothing, by name; loaded like ``gold``."""
+        with torch.random.fork_rng():
+            return {name: self.function(f"shadows.{name}", term) for name, term in self.stage.shadow_terms().items()}
+
     def term(self, role: str, term: RewardTermSettings) -> RewardTerm:
         """Return the term of ``role`` with its function and normalization.
 

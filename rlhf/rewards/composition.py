@@ -123,20 +123,33 @@ def spending(rewards: Iterable[Any]) -> list[Spending]:
     return list({id(one): one for one in found if one is not None}.values())
 
 
+def _named(metric: str) -> str:
+    """Return the reward of a metric, for messages."""
+    return "the gold reward" if metric == "objective/gold" else f"the shadow {metric.partition('/')[2]!r}"
+
+
 SPENT = "judge/spent"  # key of a checkpoint; terms have no slash
 
 
 class Scorer:
-    """The reward of a trainer, which also evaluates a gold reward on the same responses.
+    """The reward of a trainer, which also evaluates a gold reward and ``shadows`` on the same responses.
 
     It is a RewardFunction that returns only the reward, and keeps the scores for ``metrics`` until ``clear``.
     """
 
-    def __init__(self, reward: RewardFunction, gold: RewardFunction | None = None, over_ranks: OverRanks = alone):
+    def __init__(
+        self,
+        reward: RewardFunction,
+        gold: RewardFunction | None = None,
+        over_ranks: OverRanks = alone,
+        shadows: Mapping[str, RewardFunction] | None = None,
+    ):
         self.reward, self.gold, self.over_ranks = reward, gold, over_ranks
+        self.beside = {} if gold is None else {"objective/gold": gold}
+        self.beside |= {f"shadow/{name}": shadow for name, shadow in (shadows or {}).items()}
         self.batch: dict[str, Sequence[float | None]] = {}
         terms = reward.terms.values() if isinstance(reward, CompositeReward) else ()
-        self.spending = spending([*(term.function for term in terms), gold])
+        self.spending = spending([*(term.function for term in terms), *self.beside.values()])
 
     def __call__(self, prompts: Sequence[Prompt], completions: Sequence[str]) -> list[Any]:
         """Return the scores; None for a response that a judge does not score, if no other term does.
@@ -145,7 +158,7 @@ class Scorer:
             RewardError: a reward failed, on this rank or on another one. Every rank raises it, before the running
                 statistics change, so that all of them can write a checkpoint.
         """
-        found: tuple[list[float | None] | Scored, list[float | None]] | None = None
+        found: tuple[list[float | None] | Scored, dict[str, list[float | None]]] | None = None
         failure: TrainingError | None = None
         try:
             found = self._scored(prompts, completions)
@@ -157,30 +170,32 @@ class Scorer:
         if failed:
             raise RewardError(str(failure or "a reward failed on another rank, whose message names it")) from failure
         assert found is not None
-        scores, gold = found
+        scores, beside = found
         if isinstance(scores, Scored):
             assert isinstance(self.reward, CompositeReward)
             scored = self.reward.total(scores, self.over_ranks)
             scores = scored.totals
             self._note({f"reward/{name}": given for name, given in scored.raw.items()})
             self._note({f"reward/{name}_disagreement": given for name, given in scored.disagreement.items()})
-        if self.gold is not None:
-            self._note({"objective/gold": gold})
+        self._note(beside)
         return scores
 
     def _scored(
         self, prompts: Sequence[Prompt], completions: Sequence[str]
-    ) -> tuple[list[float | None] | Scored, list[float | None]]:
-        """Return the scores, or the raw scores of the terms, and those of gold, without a change of state."""
+    ) -> tuple[list[float | None] | Scored, dict[str, list[float | None]]]:
+        """Return the scores, or the raw ones of the terms, and those of gold and shadows, without a change of state."""
         if isinstance(self.reward, CompositeReward):
             scores: list[float | None] | Scored = self.reward.raw(prompts, completions)
         else:
             scores = [*checked(self.reward(prompts, completions), completions)]
-        if self.gold is None:
-            return scores, []
-        # Random draws of gold must not advance the stream of training.
+        if not self.beside:
+            return scores, {}
+        # Random draws of gold and shadows must not advance the stream of training.
         with torch.random.fork_rng(devices=[torch.cuda.current_device()] if torch.cuda.is_available() else []):
-            return scores, checked_or_none(self.gold(prompts, completions), completions, "the gold reward")
+            return scores, {
+                name: checked_or_none(reward(prompts, completions), completions, _named(name))
+                for name, reward in self.beside.items()
+            }
 
     def _note(self, scores: Mapping[str, Sequence[float | None]]) -> None:
         for name, found in scores.items():

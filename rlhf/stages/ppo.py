@@ -25,6 +25,7 @@ from rlhf.modeling.generation import end_ids
 from rlhf.planning import report
 from rlhf.planning.roles import plan
 from rlhf.ppo import Diagnosis, PPOTrainer
+from rlhf.ppo.diagnoses import falls
 from rlhf.ppo.model_roles import OneBase, Separate, assign
 from rlhf.ppo.vllm_sampler import Copied
 from rlhf.rewards import Rows
@@ -59,7 +60,7 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
     planned, meter = plan(settings, roles, max(map(len, ids["prompt_ids"]))), memory.Meter(device)
     report.show_ledger("ppo", planned, meter.device)
     rewards = rewards_of.Builder(settings, run.parents, tokenizer, roles.reward_model, ready)
-    gold = rewards.gold()
+    gold, shadows = rewards.gold(), rewards.shadows()
     reward, normal = rewards.reward()
     trainer = PPOTrainer(
         roles.policy,
@@ -72,6 +73,7 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
         prompt_ids=ids["prompt_ids"],
         seed=settings.seed,
         gold=gold,
+        shadows=shadows,
         score_mean=normal.mean,
         score_std=normal.std,
         cpu=torch_device(settings.hardware).type == "cpu",
@@ -86,6 +88,7 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
     precision.tell_lost("ppo", roles.policy, "stage.learning_rate", stage.learning_rate)
     sample = loop.Sampler(run, roles.policy, tokenizer, prompts["validation"]["prompt"], settings)
     metrics = train(trainer, run, sample)
+    metrics |= show_falls(trainer, run) if shadows else {}
     run.manifest["memory"] = planned.record() | memory.compare("ppo", planned.peak, meter.read())
     sample(stage.updates)
     scorers = eval_set.scorers(settings, run, gold, reward)
@@ -94,6 +97,17 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
         loop.tell_unmoved("ppo", abs(metrics["kl"]), "stage.learning_rate", stage.learning_rate)
     loading.save(roles.policy, tokenizer, run.model, run["policy"])
     return metrics | agreement | {"objective": metrics["objective/rlhf_reward"]}
+
+
+def show_falls(trainer: PPOTrainer, run: Run) -> dict[str, float]:
+    """Print which of gold and shadow rewards fell first while the score rose; record all, and return these updates."""
+    found = falls(trainer.sentinel.history, trainer.stage.sentinel)
+    run.manifest["falls"] = [fall._asdict() for fall in found]
+    for fall in found:
+        name, change = fall.name.partition("/")[2], f"best {fall.best:.3g} at update {fall.peak}, last {fall.last:.3g}"
+        fell = "did not fall while the score rose" if fall.update is None else f"fell first at update {fall.update}"
+        console.print(f"ppo: {name}: {fell} ({change})", highlight=False, markup=False, soft_wrap=True)
+    return {f"{fall.name}/fell_at": float(fall.update) for fall in found if fall.update is not None}
 
 
 def shares_prompts(settings: Settings, run: Run, roles: OneBase | Separate) -> bool:

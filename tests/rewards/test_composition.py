@@ -180,10 +180,13 @@ def test_a_response_that_a_judge_does_not_score_has_no_total_unless_another_term
     judge = Judge()
     assert CompositeReward({"j": RewardTerm(judge)})(PROMPTS, TEXTS) == [None, 1.0, 1.0]
     assert CompositeReward({"j": RewardTerm(judge), "w": RewardTerm(words)})(PROMPTS, TEXTS) == [1.0, 3.0, 4.0]
-    scorer = Scorer(CompositeReward({"j": RewardTerm(judge)}), gold=judge)
+    scorer = Scorer(CompositeReward({"j": RewardTerm(judge)}), gold=judge, shadows={"w": words})
     assert scorer(PROMPTS, TEXTS) == [None, 1.0, 1.0]
     found = scorer.metrics()
     assert (found["reward/j"], found["objective/gold"], found["judge/asked"]) == (1.0, 1.0, 12)
+    assert found["shadow/w"] == 2.0
+    with pytest.raises(RewardError, match="the shadow 'w' returned 1 scores for 3 completions"):
+        Scorer(words, shadows={"w": lambda prompts, completions: [1.0]})(PROMPTS, TEXTS)
     state = json.loads(json.dumps(scorer.state_dict()))
     judge.spending.settled["asked"] = 0
     scorer.load_state_dict(state)

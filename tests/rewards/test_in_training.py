@@ -139,15 +139,18 @@ def judged(server: Server, tmp_path: Path, name: str, *overrides: str) -> list[s
 
 
 def test_a_judge_as_the_only_reward_may_refuse_and_a_budget_leaves_a_checkpoint(
-    server: Server, beside_chain: Configure, tmp_path: Path, capsys: pytest.CaptureFixture
+    server: Server, chain: Path, beside_chain: Configure, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     """Questions before training: 4 pairs in two scores each; a refused response is left out of the loss."""
     pytest.importorskip("openai", reason="the endpoint's client is an extra: pip install 'rlhf[judge]'")
     server.refuses = True
-    execute(beside_chain("ppo", *judged(server, tmp_path, "one")), tmp_path / "straight")
+    shadows = "stage.shadows={brief: {length: {max: 1}}, model: {run: CHAIN}}"  # they change no weight, see below
+    shadows = shadows.replace("CHAIN", f"{chain}/almanac/reward")
+    execute(beside_chain("ppo", *judged(server, tmp_path, "one"), shadows), tmp_path / "straight")
     assert "ppo: stage.rewards.helpful.judge: Cohen's kappa" in capsys.readouterr().out
     metrics = Run.open(tmp_path / "straight").manifest["metrics"]
     assert {"judge/helpful/kappa", "judge/helpful/kappa_low", "reward/helpful", "score"} <= metrics.keys()
+    assert {"shadow/brief", "shadow/model", "shadow/model_std"} <= metrics.keys()
     asked, unusable = (int(metrics[f"judge/{name}"]) for name in ("asked", "unusable"))
     assert 0 < unusable < asked
     assert metrics["judge/refused"] > 0

@@ -1,7 +1,7 @@
 """A sum of named rewards, each with a weight and a normalization, and their metrics."""
 
 import inspect
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -123,6 +123,16 @@ def spending(rewards: Iterable[Any]) -> list[Spending]:
     return list({id(one): one for one in found if one is not None}.values())
 
 
+def refuses(reward: Any) -> bool:
+    """Return whether ``reward`` may return None for a response, since a judge scores it."""
+    return bool(getattr(reward, "judged", None) or spending([reward]))
+
+
+def _check(metric: str, reward: RewardFunction) -> Callable[..., list[Any]]:
+    """Return the check of the scores of gold or a shadow; a shadow need not apply to every row."""
+    return checked if metric == "objective/gold" and not refuses(reward) else checked_or_none
+
+
 def _named(metric: str) -> str:
     """Return the reward of a metric, for messages."""
     return "the gold reward" if metric == "objective/gold" else f"the shadow {metric.partition('/')[2]!r}"
@@ -193,7 +203,7 @@ class Scorer:
         # Random draws of gold and shadows must not advance the stream of training.
         with torch.random.fork_rng(devices=[torch.cuda.current_device()] if torch.cuda.is_available() else []):
             return scores, {
-                name: checked_or_none(reward(prompts, completions), completions, _named(name))
+                name: _check(name, reward)(reward(prompts, completions), completions, _named(name))
                 for name, reward in self.beside.items()
             }
 

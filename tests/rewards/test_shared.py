@@ -36,11 +36,11 @@ def counted(model: torch.nn.Module) -> list[int]:
     return found
 
 
-@pytest.mark.parametrize("kind", KNOWN)
+@pytest.mark.parametrize("kind", sorted(set(KNOWN) - {"granite"}))  # which has no classifier in transformers
 def test_scores_are_those_of_the_plain_forward_pass(kind: str) -> None:
     """The padding token at the end of the last row is not read, as transformers does it."""
     model = classifier(kind)
-    reward = RewardModel(model, alike.tokenizer(), max_length=None)
+    reward = RewardModel(model, alike.tokenizer(), max_length=64)
     assert reward.obstacle is None
     expected = plain(model)
     tokens = counted(model)

@@ -19,7 +19,8 @@ from rlhf.evaluation.responses.answers import Candidate, by_prompt, divergences
 from rlhf.evaluation.statistics.metrics import wins
 from rlhf.modeling.generation import Response, generate, sampling_mode
 from rlhf.modeling.seeding import derive
-from rlhf.rewards import RewardFunction, function
+from rlhf.rewards import RewardFunction, checked, function
+from rlhf.rewards.composition import refuses
 from rlhf.rewards.protocol import checked_or_none
 from rlhf.runs.run import Run
 from rlhf.storage import digests
@@ -86,7 +87,7 @@ def measure(
     with sampling_mode(policy):  # the dropout of an adapter is still enabled after training
         kl = divergences(candidate, reference, asked, responses, how)
     texts = [response.text for response in responses]
-    scores = {name: checked_or_none(scorer.reward(asked, texts), texts, name) for name, scorer in scorers.items()}
+    scores = {name: scored(scorer.reward, asked, texts) for name, scorer in scorers.items()}
     found = means(scores)
     if scores:
         start = starting(settings, run, policy, reference, tokenizer, asked, scorers)
@@ -122,7 +123,7 @@ def starting(
     for name, scorer in scorers.items():
 
         def score(reward: RewardFunction = scorer.reward) -> list[float | None]:
-            return checked_or_none(reward(asked, texts), texts, "the reward")
+            return scored(reward, asked, texts)
 
         found[name] = cache.value(folder, cache.key_of("scores", scorer.identity, list(asked), texts), score)
     return found
@@ -178,6 +179,12 @@ def sources(reward: Callable) -> list[Path]:
     except TypeError:
         return []
     return list(path.parent.glob("*.py")) if (path.parent / "__init__.py").exists() else [path]
+
+
+def scored(reward: RewardFunction, prompts: Sequence[Prompt], texts: Sequence[str]) -> list[float | None]:
+    """Return the scores of ``texts``; only a reward with a judge may leave some out."""
+    check: Callable[..., list] = checked_or_none if refuses(reward) else checked
+    return check(reward(prompts, texts), texts, "the reward")
 
 
 def known(scores: Sequence[float | None]) -> list[float]:

@@ -51,7 +51,7 @@ def test_each_response_is_scored_from_0_to_1_and_paid_for_once(rubric: Build, se
 
 def test_another_rubric_and_another_prompt_are_other_questions(rubric: Build, server: Server, tmp_path: Path) -> None:
     rubric()(["p"], ["x"])
-    (tmp_path / "strict.txt").write_text("Strictly. $prompt <response $mark>$response</response> to $scale")
+    (tmp_path / "strict.txt").write_text("Strictly. $prompt <response $mark>\n$response\n</response> to $scale")
     rubric(name=str(tmp_path / "strict.txt"))(["p"], ["x"])
     rubric()(["other"], ["x"])
     assert len(server.requests) == 3
@@ -112,7 +112,7 @@ def test_the_agreement_with_held_out_pairs(rubric: Build, server: Server) -> Non
         assert found.kappa.mean == pytest.approx((0.6 - 0.4) / 0.6)
         assert by["source"][0].accuracy.mean == pytest.approx(0.7)
     text = "\n".join(markdown("a|b", found, by, {"judge/asked": 3.0}))
-    assert "a\\|b" in text
+    assert "a&#124;b" in text
     assert "Cohen's kappa 0.333" in text
     server.always = "no"
     assert agree([{"prompt": "1?", "chosen": "y", "rejected": "z"}], rubric().prefer, 0) == (None, {})

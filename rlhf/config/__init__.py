@@ -47,6 +47,7 @@ from rlhf.config.ranges import require_ranges
 from rlhf.config.reward import EvaluateRewardStage, RewardLoss, RewardStage
 from rlhf.config.rewards import Normalization, RewardTermSettings
 from rlhf.config.rollout import Engine, OldLogprobs, RolloutSettings, VLLMMode
+from rlhf.config.rules import require
 from rlhf.config.sentinel import SentinelAction, SentinelSettings
 from rlhf.config.stage import Input, SharedPrefix, Stage, TrainedStage, TrainerStage
 from rlhf.config.stages import (
@@ -174,6 +175,7 @@ class Settings:
                     f"adapter={self.adapter.kind.value} needs a trained model, and stage.policy=null starts from "
                     "random weights: set adapter=none, or stage.policy to a run, a model folder or a Hub id"
                 )
+        self._check_rubrics()
         objectives.check(self.objective, self.stage.name)
         self._check_measured()
         self._check_autocast()
@@ -192,6 +194,23 @@ class Settings:
         if not isinstance(self.stage, kind):
             raise TypeError(f"the settings are of stage={self.stage.name}, not of {kind.__name__}")
         return self.stage
+
+    def _check_rubrics(self) -> None:
+        """Raise ConfigError if a response is to be scored by a rubric, and the judge is not a language model."""
+        if not (isinstance(self.stage, PPOStage | EvaluateRewardStage) and self.stage.judged):
+            return
+        if self.judge.kind not in (JudgeKind.local, JudgeKind.endpoint):
+            raise ConfigError(
+                f"judge={self.judge.kind.value} cannot score by a rubric, which needs a language model: set "
+                "judge=endpoint or judge=local, and judge.model"
+            )
+        if isinstance(self.stage, EvaluateRewardStage):
+            scales = {"stage.scale": self.stage.scale}
+        else:
+            scales = {f"stage.{role}.judge.scale": term.judge.scale for role, term in self.stage.roles().items()}
+        for key, scale in scales.items():
+            single = self.judge.kind is JudgeKind.endpoint or scale < 10
+            require(single, key, scale, "be at most 9 with judge=local, which reads the probability of one digit")
 
     def _check_autocast(self) -> None:
         full = self.model.dtype is Dtype.float32 and self.adapter.kind is not AdapterKind.qlora

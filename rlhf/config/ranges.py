@@ -71,6 +71,7 @@ OURS: dict[str, dict[str, Range]] = {
     "Judge": {
         "limit": COUNT, "timeout": SECONDS, "attempts": TRIES, "workers": Range(1, 1024), "max_tokens": LENGTH,
         "price_prompt": Range(0, 1e6), "price_response": Range(0, 1e6), "budget": above(0, 1e6),
+        "budget_calls": COUNT, "budget_tokens": Range(1, 1e12),
         "batch_size": ROWS, "max_length": LENGTH,
     },
     "EvalSet": {"prompts": COUNT_OR_NONE, "samples": DRAWS, **SAMPLING},
@@ -81,8 +82,8 @@ OURS: dict[str, dict[str, Range]] = {
         "statistics_prompts": Range(2, 1e9), "statistics_temperature": TEMPERATURE,
     },
     "TrainerStage": {"early_stopping": COUNT},
-    "RewardStage": {"label_smoothing": SMOOTHING, "ensemble": Range(1, 64)},
-    "EvaluateRewardStage": {"sample_length": LENGTH, "max_length": LENGTH, "batch_size": ROWS},
+    "RewardStage": {"label_smoothing": SMOOTHING, "batch_sum": Range(0, 1000), "ensemble": Range(1, 64)},
+    "EvaluateRewardStage": {"sample_length": LENGTH, "max_length": LENGTH, "batch_size": ROWS, "scale": Range(2, 100)},
     "DPOStage": {"beta": Range(1e-6, 1000), "label_smoothing": SMOOTHING},
     "InspectStage": {
         "max_length": LENGTH, "examples": Range(0, 1e6), "near_duplicates": COUNT_OR_NONE, "similarity": above(0, 1),
@@ -122,6 +123,7 @@ OURS: dict[str, dict[str, Range]] = {
     },
     "RewardTermSettings": {"weight": Range(-1e6, 1e6), "timeout": SECONDS},
     "NumberTerm": {"absolute": Range(0, 1e12), "relative": SHARE},
+    "JudgeTerm": {"scale": Range(2, 100), "pairs": COUNT_OR_NONE},
     "EnsembleTerm": {"deviations": Range(0, 100)},
     "RemoteTerm": {
         "batch_size": ROWS, "timeout": SECONDS, "attempts": TRIES, "backoff": Range(0, 86400),

@@ -33,8 +33,12 @@ class Stage:
     reads: ClassVar[tuple[str, ...]] = ()  # sources in ``Data`` that the stage reads
     repeats: ClassVar[bool] = False  # whether a rerun replaces the old results without overwrite=true
     shared: ClassVar[bool] = False  # whether several processes can share a run
-    judged: ClassVar[bool] = False  # whether the results depend on ``judge``
     measured: ClassVar[bool] = False  # whether its policy is measured at the end, by ``eval_set``
+
+    @property
+    def judged(self) -> bool:
+        """Whether the results depend on ``judge``."""
+        return False
 
     def inputs(self) -> dict[str, Input]:
         """Return role -> input of the stage."""

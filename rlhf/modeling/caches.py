@@ -9,7 +9,7 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 SHARING = "rlhf_segments"
-"""Name of the attention function that reads `SharedPrompts`; rlhf.preference.segment_attention registers it."""
+"""Name of the attention function that reads `SharedPrompts`; rlhf.modeling.segment_attention registers it."""
 
 
 class Room(DynamicLayer):

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 from rlhf.config import AdapterKind, DPOStage, RewardStage, Settings, SharedPrefix
 from rlhf.hardware.memory import FLOAT32
+from rlhf.modeling.architectures import refusal
 from rlhf.planning.activations import (
     CROSS_ENTROPY,
     FUSED_BACKWARD,
@@ -18,7 +19,6 @@ from rlhf.planning.memory_estimate import Ledger, Phase, Role
 from rlhf.planning.shapes import Architecture
 from rlhf.planning.strategy import Ranks
 from rlhf.planning.workload import Work, trainer_of
-from rlhf.preference.architectures import refusal
 
 LEARNER = {"base": "policy", "sft": "policy", "reward": "reward model", "dpo": "policy"}
 TOKENIZER = 330  # bytes per entry of a vocabulary, measured with tokenizers 0.23 as resident size

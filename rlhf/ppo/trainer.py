@@ -3,7 +3,7 @@
 docs/ppo.md lists every difference from the paper's algorithm (Schulman et al. 2017).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from rlhf.errors import ConfigError, TrainingError
 from rlhf.hardware.memory import give_back, keep_freed
 from rlhf.hardware.precision import autocast as autocasting
 from rlhf.modeling.fused_lora import fuse
+from rlhf.modeling.segment_attention import attending
 from rlhf.ppo import checkpoint
 from rlhf.ppo.advantages import equal_groups, estimate
 from rlhf.ppo.collector import Collector
@@ -26,9 +27,8 @@ from rlhf.ppo.kl import ESTIMATORS, adapted, shape_rewards
 from rlhf.ppo.learner import Learner
 from rlhf.ppo.metrics import Metrics, report
 from rlhf.ppo.responses import Sampler
-from rlhf.ppo.rollout import Rollout, evaluate, tolerance
+from rlhf.ppo.rollout import Rollout, evaluate, filled, tolerance
 from rlhf.ppo.sentinel import STOPPED, BrokenError, Diagnosis, Sentinel
-from rlhf.preference.segment_attention import attending
 from rlhf.rewards import RewardError, RewardFunction, Scorer
 
 
@@ -44,7 +44,7 @@ class PPOTrainer:
         prompts: the prompts; they are visited in a new order in each pass.
         prompt_ids: the prompts as tokens; if None, they are rendered here and truncated to stage.max_prompt_length.
         stage: the settings, documented in conf/stage/ppo.yaml.
-        gold: scores the same responses; it is logged and does not affect training.
+        gold: scores the same responses; it is logged and does not affect training. So do ``shadows``, by name.
         score_mean: mean of the reward on the reference's responses, for ``stage.normalize_scores``.
         score_std: standard deviation of the same.
         log: called with the metrics of an update and its number.
@@ -72,6 +72,7 @@ class PPOTrainer:
         seed: int,
         prompt_ids: Sequence[Sequence[int]] | None = None,
         gold: RewardFunction | None = None,
+        shadows: Mapping[str, RewardFunction] | None = None,
         score_mean: float = 0.0,
         score_std: float = 1.0,
         log: Callable[[Metrics, int], None] = lambda metrics, update: None,
@@ -87,7 +88,7 @@ class PPOTrainer:
         self.synchronize, self.tokenizer, self.prompts = synchronize, tokenizer, list(prompts)
         if prompt_ids is None:
             prompt_ids = [encoded(tokenizer, prompt, stage.max_prompt_length) for prompt in prompts]
-        self.reward = Scorer(reward, gold, self._over_ranks)
+        self.reward = Scorer(reward, gold, self._over_ranks, shadows)
         # Without ``cpu``, accelerate starts every rank on a machine without a GPU as a single process.
         self.accelerator = Accelerator(cpu=not torch.cuda.is_available() if cpu is None else cpu)
         ranks = self.accelerator.num_processes
@@ -257,6 +258,8 @@ class PPOTrainer:
     def _step(self, chosen: Sequence[int]) -> Metrics:
         self.reward.clear()
         stage, (rollout, noted) = self.stage, self._rollout(chosen)
+        scored = ~rollout.scores.isnan()
+        rollout = rollout._replace(scores=filled(rollout.scores, stage.samples))
         scores = self.collector.final(rollout.scores, rollout.mask.sum(-1), rollout.ended)
         in_reward, estimator = stage.kl_in is KLIn.reward, ESTIMATORS[stage.kl_estimator.value]
         rewards, penalties = shape_rewards(
@@ -267,7 +270,7 @@ class PPOTrainer:
         advantages, returns = estimate(
             stage.advantage.value, rewards, rollout.values, rollout.mask, stage.samples, stage.gamma, stage.gae_lambda
         )
-        learned = self._learned(rollout, scores)
+        learned = self._learned(rollout, scores, scored)
         weights = whiten(advantages, learned.mask, self.accelerator) if stage.whiten_advantages else advantages
         improved = self.learner.improve(learned, weights, returns, self.update, 0.0 if in_reward else self.kl_coef)
         self._settle()
@@ -280,11 +283,11 @@ class PPOTrainer:
             self.kl_coef = adapted(self.kl_coef, found["objective/kl"], stage.kl_target, stage.kl_gain)
         return found
 
-    def _learned(self, rollout: Rollout, scores: Tensor) -> Rollout:
-        """Return the rollout in which responses that the loss leaves out are masked."""
-        kept = torch.ones_like(rollout.ended)
+    def _learned(self, rollout: Rollout, scores: Tensor, scored: Tensor) -> Rollout:
+        """Return the rollout in which responses that the loss leaves out are masked; ``scored`` (B,) are the others."""
+        kept = scored
         if self.stage.missing_eos is MissingEOS.mask:
-            kept = rollout.ended
+            kept = kept & rollout.ended
         if self.stage.equal_groups is not EqualGroups.keep:
             kept = kept & ~equal_groups(scores, self.stage.samples).repeat_interleave(self.stage.samples)
         return rollout._replace(mask=rollout.mask & kept[:, None])

@@ -55,6 +55,16 @@ def centering(scores: Tensor, mask: Tensor) -> Tensor:
     return (2 * torch.where(mask, scores, 0.0).sum(-1) / mask.sum(-1)).square()
 
 
+def batch_sum(scores: Tensor) -> Tensor:
+    """Return a penalty on the sum of a batch's scores, (Σ r)² / 2N of N scores.
+
+    It is B · mean(r)² for B pairs, the batch-wise sum-to-zero regularization in the code of Hong et al. 2025,
+    https://arxiv.org/abs/2505.07271: unlike `centering`, the scores of a pair need not be opposite, only those of a
+    batch. ``scores`` (N,) -> ().
+    """
+    return scores.sum().square() / (2 * len(scores))
+
+
 def smoothed(
     losses: Sequence[str], weights: Sequence[float] | None, label_smoothing: float
 ) -> tuple[list[str], list[float] | None]:

@@ -20,8 +20,8 @@ from rlhf.data.tokens import HEARD, Form
 from rlhf.evaluation.responses import eval_set
 from rlhf.hardware import ranks
 from rlhf.modeling import adapters, loading
+from rlhf.modeling.architectures import decide
 from rlhf.preference import reference
-from rlhf.preference.architectures import decide
 from rlhf.preference.head import FIELDS
 from rlhf.preference.losses import smoothed
 from rlhf.preference.prefix_sharing import sharing

@@ -184,8 +184,9 @@ class HalvedSteps:
         )
         losses = getattr(args, "loss_type", None)
         whole = [name for name in losses if name in WHOLE] if self.paired and isinstance(losses, list) else []
-        if whole:
-            raise TrainingError(f"out of memory, and stage.loss={whole} compares pairs with each other: {remedy}")
+        named = f"stage.loss={whole}" if whole else getattr(self.trainer, "whole", None)
+        if named:
+            raise TrainingError(f"out of memory, and {named} compares pairs with each other: {remedy}")
         rows = self._examples(inputs) if isinstance(inputs.get("input_ids"), Tensor) else 0
         lengths = {len(value) if value.dim() else 0 for value in inputs.values() if isinstance(value, Tensor)}
         if not rows or lengths - {rows, len(inputs["input_ids"])}:

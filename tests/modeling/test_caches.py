@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from rlhf.modeling import decoding
+from rlhf.modeling.architectures import KNOWN
 from rlhf.modeling.caches import SharedPrompts
 from rlhf.modeling.generation import sample, seeded
-from rlhf.preference.architectures import KNOWN
-from rlhf.preference.segment_attention import attending
+from rlhf.modeling.segment_attention import attending
 from tests.preference import alike
 
 PROMPTS = [[5, 6, 7], [8, 9, 10, 11, 12], [13]]  # of different lengths, so the shorter ones are padded

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import Tensor, tensor
 from torch.nn.functional import logsigmoid
 
-from rlhf.preference.losses import bradley_terry, centering, plackett_luce, smoothed
+from rlhf.preference.losses import batch_sum, bradley_terry, centering, plackett_luce, smoothed
 
 numbers = st.floats(-20, 20)
 
@@ -25,6 +25,13 @@ def test_bradley_terry_by_hand() -> None:
     assert bradley_terry(rejected, chosen).item() == pytest.approx(-math.log(0.25))
     flipped = bradley_terry(chosen, rejected, label_smoothing=0.1).item()
     assert flipped == pytest.approx(-0.9 * math.log(0.75) - 0.1 * math.log(0.25))
+
+
+def test_the_sum_of_a_batch_by_hand() -> None:
+    """Two pairs: B · mean² = 2 · (3/4)². Opposite scores in different pairs are not penalized, unlike by centering."""
+    assert batch_sum(tensor([2.0, 1.0, -1.0, 1.0])).item() == pytest.approx(2 * (3 / 4) ** 2)
+    assert batch_sum(tensor([2.0, -1.0, 1.0, -2.0])) == 0
+    assert centering(*ranking(2.0, 1.0)).item() == pytest.approx(9.0)
 
 
 @given(numbers, numbers, numbers)

@@ -181,6 +181,9 @@ def test_a_loss_of_a_whole_batch_is_refused(
     told = r"stage.loss=\['aot'\] compares pairs with each other: start again with .*size=2 and .*steps=2"
     with pytest.raises(TrainingError, match=told):
         execute(beside_chain("dpo", "stage.loss=[sigmoid,aot]"), tmp_path / "dpo")
+    memory(0)
+    with pytest.raises(TrainingError, match=r"out of memory, and stage\.batch_sum=0\.5 compares pairs with each other"):
+        execute(beside_chain("reward", "stage.batch_sum=0.5"), tmp_path / "reward")
 
 
 def test_of_several_processes_the_sentence_says_what_takes_the_same_steps(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -117,5 +117,6 @@ def calibration_of(scorer: RewardFunction, pairs: Sequence[dict[str, Any]], seed
     if not pairs:
         return None
     prompts = [pair["prompt"] for pair in pairs]
-    chosen, rejected = (scorer(prompts, [question(pair[side]) for pair in pairs]) for side in ("chosen", "rejected"))
-    return of_pairs([a - b for a, b in zip(chosen, rejected, strict=True)], BINS, seed)
+    texts = [question(pair[side]) for side in ("chosen", "rejected") for pair in pairs]
+    scores = scorer([*prompts, *prompts], texts)  # in one call, to compute a prompt once
+    return of_pairs([a - b for a, b in zip(scores, scores[len(pairs) :], strict=False)], BINS, seed)

@@ -98,8 +98,9 @@ def score_pairs(rows: Iterable[Row], reward: RewardFunction) -> ScoredPairs:
     """
     kept = list(rows)
     chosen, rejected = side(kept, "chosen"), side(kept, "rejected")
-    scores = (np.array(checked(reward(*responses), responses.completions)) for responses in (chosen, rejected))
-    return ScoredPairs(kept, chosen, rejected, *scores)
+    texts = [*chosen.completions, *rejected.completions]
+    scores = np.array(checked(reward([*chosen.prompts, *rejected.prompts], texts), texts))  # a prompt is computed once
+    return ScoredPairs(kept, chosen, rejected, *np.split(scores, 2))
 
 
 class Part(NamedTuple):

@@ -25,7 +25,7 @@ from transformers.masking_utils import sdpa_mask
 
 from rlhf.modeling.caches import SHARING as NAME
 from rlhf.modeling.caches import SharedPrompts
-from rlhf.preference.prefix_tree import Tree
+from rlhf.modeling.prefix_tree import Tree
 
 
 @dataclass

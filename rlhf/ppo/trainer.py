@@ -25,9 +25,10 @@ from rlhf.ppo.distributed import agreed, anywhere, largest, total, whiten
 from rlhf.ppo.kl import ESTIMATORS, adapted, shape_rewards
 from rlhf.ppo.learner import Learner
 from rlhf.ppo.metrics import Metrics, report
+from rlhf.ppo.remedies import heed
 from rlhf.ppo.responses import Sampler
 from rlhf.ppo.rollout import Rollout, evaluate, tolerance
-from rlhf.ppo.sentinel import STOPPED, BrokenError, Diagnosis, Sentinel
+from rlhf.ppo.sentinel import BrokenError, Diagnosis, Sentinel
 from rlhf.preference.segment_attention import attending
 from rlhf.rewards import RewardError, RewardFunction, Scorer
 
@@ -172,77 +173,37 @@ class PPOTrainer:
             if folder is None:
                 raise ConfigError("stage.sentinel.action=rollback needs a folder for checkpoints: train(folder)")
             if self.update == 0:
-                self._save(folder)  # the first rollback may need it
+                self.save(folder)  # the first rollback may need it
         while self.update < self.stage.updates:
             try:
                 found = agreed(self.step(self.batch(self.update)), self.accelerator)
             except BrokenError as error:
-                self._heed([self.sentinel.broken(error, self.update + 1)], folder, error)
+                heed(self, [self.sentinel.broken(error, self.update + 1)], folder, error)
                 continue
             except RewardError:  # on every rank, and before anything was learned
                 if folder is not None:
-                    self._save(folder)
+                    self.save(folder)
                 raise
             diagnoses = self.sentinel.observe(found, self.update)
             self.metrics = found | {"sentinel/active": float(len(self.sentinel.active))}
             self.log(self.metrics, self.update)
             # If Ctrl-C reached only one rank, the others would wait for it forever.
             stopping = anywhere(should_stop(), self.accelerator)
-            if self._heed(diagnoses, folder):
+            if heed(self, diagnoses, folder):
                 continue
             if folder is not None and (stopping or self.update % self.stage.save_every == 0):
-                self._save(folder)
+                self.save(folder)
             if stopping:
                 raise KeyboardInterrupt
         return self.metrics
 
-    def _save(self, folder: Path) -> None:
+    def save(self, folder: Path) -> None:
+        """Write a checkpoint to ``folder``."""
         action, models = self.stage.sentinel.action, (self.learner.modules, self.learner.optimizers)
         refuge = self.update - self.stage.sentinel.window if action is SentinelAction.rollback else None
         if self.accelerator.is_main_process:
             checkpoint.save(folder, *models, self.update, self.state(), refuge)
         self.accelerator.wait_for_everyone()
-
-    def _heed(self, diagnoses: list[Diagnosis], folder: Path | None, error: BrokenError | None = None) -> bool:
-        """Take the action of ``stage.sentinel.action``, record and report it; return whether the run was rolled back.
-
-        Raises:
-            TrainingError: the sentinel stopped the run, or ``error`` was not rolled back.
-        """
-        if not diagnoses:
-            return False
-        action, done, back_to = self.stage.sentinel.action, "warned", None
-        if action is SentinelAction.rollback and folder and (error is None or error.name == "not_finite"):
-            back_to = self._roll_back(folder)
-            done = STOPPED if back_to is None else "rolled back"
-        elif action is not SentinelAction.warn or error is not None:
-            done = STOPPED
-        diagnoses = [diagnosis._replace(action=done, back_to=back_to) for diagnosis in diagnoses]
-        self.sentinel.raised += diagnoses
-        if done == STOPPED and error is None and folder is not None:
-            self._save(folder)
-        for diagnosis in diagnoses:
-            self.tell(diagnosis)
-        if done == STOPPED:
-            raise error or TrainingError(f"stopped at {diagnoses[0]}")
-        return back_to is not None
-
-    def _roll_back(self, folder: Path) -> int | None:
-        """Restore the newest checkpoint that was healthy for a whole window; return its update, or None without one.
-
-        The learning rates are lower afterwards, so the run does not repeat the same steps.
-        """
-        place = checkpoint.healthy(folder, self.update - self.stage.sentinel.window)
-        if place is None or self.sentinel.rollbacks >= self.stage.sentinel.rollbacks:
-            return None
-        self.update, state = checkpoint.restore(place, self.learner.modules, self.learner.optimizers)
-        self.load_state(state)
-        self.sentinel.roll_back(state["sentinel"])
-        self.learner.rate_factor = self.sentinel.rate_factor
-        self.accelerator.wait_for_everyone()
-        if self.accelerator.is_main_process:
-            checkpoint.discard_after(folder, self.update)
-        return self.update
 
     def batch(self, update: int) -> list[int]:
         """Return the indices of this rank's prompts of an update."""

@@ -29,7 +29,7 @@ CARD = "of the report card; tests/evaluation/reward_card/test_card.py"
 LOADED = "what is loaded; tests/stages and tests/rewards/test_build.py"
 SAME = {
     **dict.fromkeys(("name", "sample_every", "sample_prompts", "sample_length", "save_every", "log_every"), BESIDE),
-    "trainer.save_steps": BESIDE,
+    "trainer.save_steps": BESIDE, "keep_every": BESIDE, "branch_from": "tests/runs/test_branches.py",
     **dict.fromkeys(("shared_prefix", "cache_reference", "share_base_model"), ROUNDING),
     **dict.fromkeys(("micro_batch_size", "micro_batch_tokens"), ROUNDING),
     "trainer.activation_checkpointing": ROUNDING, "trainer.per_device_eval_batch_size": ROUNDING,

@@ -1,5 +1,6 @@
 """The settings of stage=ppo."""
 
+import re
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, ClassVar
@@ -89,6 +90,8 @@ class PPOStage(TrainedStage):
     """Settings of stage=ppo; conf/stage/ppo.yaml explains each."""
 
     policy: str
+    branch_from: str | None
+    keep_every: int | None
     reward: str | None
     rewards: Any
     reward_defaults: RewardTermSettings
@@ -161,8 +164,12 @@ class PPOStage(TrainedStage):
         return self.batch_size * self.samples
 
     def inputs(self) -> dict[str, Input]:
-        """Return the policy, every run that scores, by the name of its term, and the start of the critic."""
-        found = super().inputs() | ({} if self.reward is None else {"reward": Input(self.reward, ("reward",))})
+        """Return the run to branch from, the policy, every run that scores, by term, and the start of the critic."""
+        found = super().inputs()
+        if self.branch_from is not None:
+            path, _, update = self.branch_from.rpartition("@")
+            found = {"branch_from": Input(path, ("ppo",), update=int(update))} | found
+        found |= {} if self.reward is None else {"reward": Input(self.reward, ("reward",))}
         terms = {f"rewards.{name}": term for name, term in self.terms().items()}
         if (gold := self.gold_term()) is not None:
             terms["gold"] = gold
@@ -195,6 +202,12 @@ class PPOStage(TrainedStage):
         cap = self.importance_cap is None or self.importance_cap >= 1
         require(cap, "stage.importance_cap", self.importance_cap, "be at least 1, or null")
         super().__post_init__()
+        if self.branch_from is not None:
+            form = re.fullmatch(r".+@(\d+)", self.branch_from)
+            names = f"name a run and an update, such as {self.branch_from.partition('@')[0]}@{self.save_every}"
+            require(bool(form), "stage.branch_from", self.branch_from, names)
+            left = form is not None and int(form[1]) < self.updates
+            require(left, "stage.updates", self.updates, f"be above the update of stage.branch_from={self.branch_from}")
         enough = self.warmup_updates <= self.updates
         require(enough, "stage.warmup_updates", self.warmup_updates, f"be at most stage.updates={self.updates}")
         self._check_advantage()

@@ -110,6 +110,7 @@ OURS: dict[str, dict[str, Range]] = {
         "target_kl": above(0, 1000), "entropy_coef": Range(0, 1000), "importance_cap": Range(1, 1e4),
         "temperature": TEMPERATURE, "max_prompt_length": LENGTH, "max_response_length": LENGTH,
         "missing_eos_penalty": Range(0, 1e4), "score_clip": above(0, 1e4), "save_every": COUNT, "log_every": COUNT,
+        "keep_every": COUNT,
     },
     "RolloutSettings": {"rows": COUNT, "vllm_memory": PROPER_SHARE},
     "SentinelSettings": {

@@ -17,11 +17,15 @@ class SharedPrefix(Enum):
 
 
 class Input(NamedTuple):
-    """Path that a stage starts from: a run of one of ``stages``, or a model from elsewhere."""
+    """Path that a stage starts from: a run of one of ``stages``, or a model from elsewhere.
+
+    With ``update`` it is a checkpoint of a run, which may be unfinished.
+    """
 
     path: str
     stages: tuple[str, ...]
     required: bool = True
+    update: int | None = None
 
 
 @dataclass(kw_only=True)

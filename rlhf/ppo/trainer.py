@@ -141,6 +141,22 @@ class PPOTrainer:
             )
         return self.update
 
+    def branch(self, place: Path, kl_coef: float) -> int:
+        """Start from a checkpoint of another run under this run's settings; return its update.
+
+        Weights, optimizers, running statistics and the sentinel's history are those of the checkpoint. So is an
+        adaptive β, unless this run's ``stage.kl_coef`` is another than ``kl_coef``, that of the other run.
+
+        Raises:
+            RunError: the checkpoint has weights of another model.
+        """
+        self.update, state = checkpoint.restore(place, self.learner.modules, self.learner.optimizers)
+        self.load_state(state)
+        self.sentinel.history.seen = {name: list(seen) for name, seen in state["sentinel"]["seen"].items()}
+        if self.stage.kl_target is None or self.stage.kl_coef != kl_coef:
+            self.kl_coef = self.stage.kl_coef
+        return self.update
+
     def state(self) -> dict[str, Any]:
         """Return the state of a checkpoint besides weights and optimizers, as JSON values."""
         return {
@@ -172,7 +188,7 @@ class PPOTrainer:
         if self.stage.sentinel.action is SentinelAction.rollback:
             if folder is None:
                 raise ConfigError("stage.sentinel.action=rollback needs a folder for checkpoints: train(folder)")
-            if self.update == 0:
+            if not checkpoint.checkpoints(folder):
                 self.save(folder)  # the first rollback may need it
         while self.update < self.stage.updates:
             try:
@@ -191,7 +207,8 @@ class PPOTrainer:
             stopping = anywhere(should_stop(), self.accelerator)
             if heed(self, diagnoses, folder):
                 continue
-            if folder is not None and (stopping or self.update % self.stage.save_every == 0):
+            due = any(every and self.update % every == 0 for every in (self.stage.save_every, self.stage.keep_every))
+            if folder is not None and (stopping or due):
                 self.save(folder)
             if stopping:
                 raise KeyboardInterrupt
@@ -202,7 +219,7 @@ class PPOTrainer:
         action, models = self.stage.sentinel.action, (self.learner.modules, self.learner.optimizers)
         refuge = self.update - self.stage.sentinel.window if action is SentinelAction.rollback else None
         if self.accelerator.is_main_process:
-            checkpoint.save(folder, *models, self.update, self.state(), refuge)
+            checkpoint.save(folder, *models, self.update, self.state(), refuge, self.stage.keep_every)
         self.accelerator.wait_for_everyone()
 
     def batch(self, update: int) -> list[int]:

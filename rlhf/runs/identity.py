@@ -13,6 +13,7 @@ from rlhf.config import Autocast, PPOStage, Render, SentinelAction, Settings, So
 from rlhf.data.files import reader_of
 from rlhf.hardware import ranks
 from rlhf.hub.pinned import pin
+from rlhf.runs import branches
 from rlhf.runs.parents import HUB_ID, Parent, find_parents
 from rlhf.storage.digests import file_digest, files_digest
 from rlhf.storage.json_files import plain
@@ -126,10 +127,14 @@ class Origin(NamedTuple):
         """Find and hash the parents.
 
         Raises:
-            LineageError: a parent is missing, unfinished or of the wrong stage.
+            LineageError: a parent is missing, unfinished or of the wrong stage, or a branch has other weights.
         """
         parents = find_parents(settings, overrides)
-        return cls(parents, content(settings, parents))
+        found = content(settings, parents)
+        if (branch := parents.get(branches.ROLE)) is not None:
+            assert branch.manifest is not None  # a branch is a run
+            branches.check(branch.named, branch.manifest["content"], found)
+        return cls(parents, found)
 
 
 def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str | None:

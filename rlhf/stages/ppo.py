@@ -29,6 +29,7 @@ from rlhf.preference.architectures import decide
 from rlhf.rewards import Rows
 from rlhf.rewards import build as rewards_of
 from rlhf.rewards.columns import reads_columns
+from rlhf.runs import branches
 from rlhf.runs.headlines import progress
 from rlhf.runs.run import Run
 from rlhf.training import loop
@@ -42,6 +43,8 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
     plain = rewards_of.without_models(stage)
     reads = any(map(reads_columns, plain.values()))
     prompts = loop.read_splits(run, settings, "prompts", columns=reads)
+    if (branch := run.parents.get(branches.ROLE)) is not None and ranks.is_main():  # which records the data
+        branches.check_data(branch.named, (branch.manifest or {})["data"], run.manifest["data"])
     asked = eval_set.prompts(settings, run, columns=reads)
     rows = Rows({f"data.prompts ({split})": found for split, found in prompts.items()}) if reads else None
     ready = rewards_of.bind(stage, plain, rows)
@@ -83,6 +86,8 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
     precision.tell_lost("ppo", roles.policy, "stage.learning_rate", stage.learning_rate)
     sample = loop.Sampler(run, roles.policy, tokenizer, prompts["validation"]["prompt"], settings)
     metrics = train(trainer, run, sample)
+    if ranks.is_main():
+        branches.keep(run.scratch, run.work, stage.keep_every)
     run.manifest["memory"] = planned.record() | memory.compare("ppo", planned.peak, meter.read())
     sample(stage.updates)
     scorers = eval_set.scorers(settings, run, gold, reward)
@@ -155,6 +160,10 @@ def train(trainer: PPOTrainer, run: Run, sample: loop.Sampler) -> dict[str, floa
     ranks.check(trainer.accelerator, run.strategy)
     if run.resumed:
         run.rewind(trainer.restore(run.scratch), trainer.found_beside)
+    if not trainer.update and (branch := run.parents.get(branches.ROLE)) is not None:
+        assert branch.manifest is not None  # a branch is a run
+        update = trainer.branch(branch.checkpoint, branch.manifest["settings"]["stage"]["kl_coef"])
+        console.print(f"ppo: branched from update {update} of {branch.path}", markup=False, soft_wrap=True)
     run.record_diagnoses([diagnosis.record() for diagnosis in trainer.sentinel.raised])
     bar = Bar("ppo", stage.updates, trainer.update, partial(progress, "ppo"))
     warned = False

@@ -126,6 +126,7 @@ def describe(root: Path, one: Run) -> list[str]:
     # Parents on the Hub are shown with their commit and their own lineage.
     parents = list(manifest["parents"].values())
     elsewhere = [f"from {', '.join(map(origin, parents))}"] if parents and not Path(parents[0]["path"]).is_dir() else []
+    elsewhere += [f"from update {record['update']}" for record in parents if "update" in record]
     numbers = [", ".join(results(manifest))] if results(manifest) else []
     rest = [manifest["finished"][:16].replace("T", " "), duration(manifest["seconds"]), f"seed {manifest['seed']}"]
     return [_below(root, one.directory), *elsewhere, *numbers, *rest]

@@ -16,7 +16,7 @@ from rlhf.ppo import PPOTrainer
 from rlhf.runs.run import Run
 from rlhf.stages import execute
 from tests.conftest import composed, tiny_overrides
-from tests.ppo.conftest import interrupted_in_the_second_update
+from tests.ppo.conftest import interrupted_in_the_second_update, interrupted_in_update
 from tests.rewards.test_model import new_encoder
 
 Configure = Callable[..., Settings]
@@ -191,6 +191,64 @@ def test_after_ctrl_c_it_continues_and_ends_with_the_same_bytes(
     assert weights(tmp_path / "ppo") == weights(uninterrupted)
     assert logged(tmp_path / "ppo") == logged(uninterrupted)
     assert (tmp_path / "ppo" / "samples.jsonl").read_text() == (uninterrupted / "samples.jsonl").read_text()
+
+
+@pytest.fixture(scope="module")
+def keeping(chain: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The root of a finished run of four updates that has kept the second and the fourth."""
+    root = tmp_path_factory.mktemp("keeping")
+    parents = [f"stage.policy={chain}/almanac/sft", f"stage.reward={chain}/almanac/reward"]
+    execute(
+        composed(*tiny_overrides("ppo", root), *parents, *FASTER, "stage.keep_every=2", "stage.kl_target=1"),
+        root / "almanac" / "ppo",
+    )
+    return root
+
+
+def test_a_branch_continues_an_update_of_another_run(
+    settings: Configure, keeping: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the same settings it ends with the same bytes, even if interrupted; policy and reward are the run's."""
+    whole = keeping / "almanac" / "ppo"
+    assert sorted(path.name for path in (whole / "updates").iterdir()) == ["update-2", "update-4"]
+    same = (*FASTER, f"stage.branch_from={whole}@2", "stage.kl_target=1")
+    with interrupted_in_update(3):
+        execute(settings("ppo", *same), tmp_path / "ppo")
+    execute(settings("ppo", *same, "resume=true"), tmp_path / "ppo")
+    assert weights(tmp_path / "ppo") == weights(whole)
+    assert logged(tmp_path / "ppo").splitlines() == logged(whole).splitlines()[2:]
+    other = keeping / "branch" / "ppo"
+    execute(settings("ppo", *FASTER, f"stage.branch_from={whole}@2", "stage.kl_coef=0.5", "name=branch"), other)
+    assert weights(other) != weights(whole)
+    assert json.loads(logged(other).splitlines()[0])["objective/kl_coef"] == 0.5
+    record = Run.open(other).manifest["parents"]["branch_from"]
+    assert (record["path"], record["stage"], record["update"]) == (str(whole), "ppo", 2)
+    monkeypatch.setattr("rlhf.stages.status.console.width", 300)
+    execute(composed(f"checkpoints={keeping}"), Path("unused"))
+    lines = capsys.readouterr().out.splitlines()
+    [above] = [line for line in lines if "almanac/ppo " in line]
+    [below] = [line for line in lines if "branch/ppo " in line]
+    assert below.index("branch") == above.index("almanac") + 4
+    assert "from update 2" in below
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["stage.branch_from={run}@3"], "@3: the run keeps only 2, 4: name one that it keeps, or train it with stage."),
+        (["stage.branch_from={run}/nowhere@2"], "nowhere is not a run of stage=ppo on this machine"),
+        (["stage.branch_from={run}@2", "adapter=lora"], "@2 has adapter.alpha=None, and the new run "),
+        (["stage.branch_from={run}@2", "stage.critic_kind=value_head"], "a separate critic, and the new run a value"),
+        (["stage.branch_from={run}@2", "data.prompts.limit=23"], "@2 was trained on other prompts, whose order"),
+    ],
+)
+def test_a_branch_that_cannot_continue_is_refused(
+    settings: Configure, keeping: Path, tmp_path: Path, overrides: list[str], message: str
+) -> None:
+    given = [item.format(run=keeping / "almanac" / "ppo") for item in overrides]
+    with pytest.raises(LineageError, match=re.escape(message)):
+        execute(settings("ppo", *FASTER, *given), tmp_path / "ppo")
+    assert not (tmp_path / "ppo").exists()
 
 
 WATCHFUL = (

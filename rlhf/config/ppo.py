@@ -159,6 +159,11 @@ class PPOStage(TrainedStage):
         return self.advantage is Advantage.gae
 
     @property
+    def scoring(self) -> list[str]:
+        """The roles of reward models, including the gold reward's."""
+        return [role for role in self.inputs() if role.partition(".")[0] in ("reward", "rewards", "gold")]
+
+    @property
     def rows(self) -> int:
         """The number of responses of an update, over all ranks."""
         return self.batch_size * self.samples

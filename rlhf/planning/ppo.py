@@ -25,7 +25,7 @@ def ledger(settings: Settings, model: Architecture, work: Work, place: Place) ->
     """Return the roles and phases of stage=ppo on one device."""
     shared = shares(settings)
     roles = (one_base if shared else separate)(settings, model, place.ranks)
-    scoring = [model.size.shape] * len(judges(settings.stage_as(PPOStage)))
+    scoring = [model.size.shape] * len(settings.stage_as(PPOStage).scoring)
     return complete(settings, work, place, roles, model, model, scoring, shared=shared)
 
 
@@ -77,18 +77,13 @@ def on_trunk(model: Architecture, ranks: Ranks) -> Role:
     return adapters(ranks, "critic", model.size.shape.hidden + 1, learns=True)
 
 
-def judges(stage: PPOStage) -> list[str]:
-    """Return the roles of reward models, including the gold reward's."""
-    return [role for role in stage.inputs() if role not in LEARNERS]
-
-
 def separate(settings: Settings, model: Architecture, ranks: Ranks) -> list[Role]:
     """Return the roles as separate models; with an adapter the reference is the policy without it."""
     return [
         learning(settings, model, ranks, "policy", scores=False),
         reference(settings, model, ranks),
         *critics(settings, model, ranks, learning(settings, model, ranks, "critic", scores=True)),
-        *(judge(settings, role, model, ranks) for role in judges(settings.stage_as(PPOStage))),
+        *(judge(settings, role, model, ranks) for role in settings.stage_as(PPOStage).scoring),
     ]
 
 
@@ -117,7 +112,7 @@ def one_base(settings: Settings, model: Architecture, ranks: Ranks) -> list[Role
         adapters(ranks, "policy", model.size.adapter, learns=True),
         Role(REFERENCE, 0, 0, "", 0),
         *critic_on_base(settings, model, ranks),
-        *(adapters(ranks, role, model.size.adapter + model.size.shape.hidden) for role in judges(stage)),
+        *(adapters(ranks, role, model.size.adapter + model.size.shape.hidden) for role in stage.scoring),
     ]
 
 

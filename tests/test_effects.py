@@ -30,6 +30,7 @@ LOADED = "what is loaded; tests/stages and tests/rewards/test_build.py"
 SAME = {
     **dict.fromkeys(("name", "sample_every", "sample_prompts", "sample_length", "save_every", "log_every"), BESIDE),
     "trainer.save_steps": BESIDE, "keep_every": BESIDE, "branch_from": "tests/runs/test_branches.py",
+    "teacher": "tests/ppo/test_optimum.py",
     **dict.fromkeys(("shared_prefix", "cache_reference", "share_base_model"), ROUNDING),
     **dict.fromkeys(("micro_batch_size", "micro_batch_tokens"), ROUNDING),
     "trainer.activation_checkpointing": ROUNDING, "trainer.per_device_eval_batch_size": ROUNDING,

@@ -19,7 +19,7 @@ PATHS = {
     "sft": ("stage.policy", "model.pretrained"),
     "reward": ("stage.policy",),
     "dpo": ("stage.policy",),
-    "ppo": ("stage.policy", "stage.reward", "stage.critic"),
+    "ppo": ("stage.policy", "stage.reward", "stage.critic", "stage.teacher"),
     "sample": ("stage.policy", "stage.reward"),
     "evaluate_reward": ("stage.policy", "stage.reward"),
     "compare": ("stage.reward", "stage.reference", "stage.models", "stage.models.sft"),

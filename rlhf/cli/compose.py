@@ -47,12 +47,18 @@ def resolvers() -> None:
     OmegaConf.register_new_resolver("times", lambda rate, factor: float(f"{rate * factor:.12g}"), replace=True)
     OmegaConf.register_new_resolver("by", by, replace=True)
     OmegaConf.register_new_resolver("of_branch", of_branch, replace=True)
-    OmegaConf.register_new_resolver("unless", lambda given, value: value if given is None else None, replace=True)
+    OmegaConf.register_new_resolver("unless", unless, replace=True)
+    OmegaConf.register_new_resolver("given", lambda key, value, usual: usual if key is None else value, replace=True)
 
 
 def by(key: Any, usual: Any, others: Mapping[str, Any]) -> Any:
     """Return ``others[key]`` if it exists, else ``usual``; an enum is looked up by its name."""
     return others.get(getattr(key, "name", key), usual)
+
+
+def unless(*others: Any) -> Any:
+    """Return the last argument if all others are None, else None."""
+    return others[-1] if all(other is None for other in others[:-1]) else None
 
 
 def of_branch(branch: str | None, role: str, usual: str) -> str:

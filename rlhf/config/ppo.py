@@ -32,11 +32,12 @@ class Advantage(Enum):
     reinforce = "reinforce"
     reinforce_pp = "reinforce_pp"
     reinforce_pp_baseline = "reinforce_pp_baseline"
+    reverse_kl = "reverse_kl"
 
     @property
     def compares(self) -> bool:
         """Whether a response is compared with the others of its prompt."""
-        return self not in (Advantage.gae, Advantage.reinforce, Advantage.reinforce_pp)
+        return self not in (Advantage.gae, Advantage.reinforce, Advantage.reinforce_pp, Advantage.reverse_kl)
 
 
 class EqualGroups(Enum):
@@ -92,6 +93,7 @@ class PPOStage(TrainedStage):
     policy: str
     branch_from: str | None
     keep_every: int | None
+    teacher: str | None
     reward: str | None
     rewards: Any
     reward_defaults: RewardTermSettings
@@ -174,6 +176,8 @@ class PPOStage(TrainedStage):
         if self.branch_from is not None:
             path, _, update = self.branch_from.rpartition("@")
             found = {"branch_from": Input(path, ("ppo",), update=int(update))} | found
+        if self.teacher is not None:
+            found["teacher"] = Input(self.teacher, ("base", *self.starts_from))
         found |= {} if self.reward is None else {"reward": Input(self.reward, ("reward",))}
         terms = {f"rewards.{name}": term for name, term in self.terms().items()}
         if (gold := self.gold_term()) is not None:
@@ -198,7 +202,8 @@ class PPOStage(TrainedStage):
     def __post_init__(self) -> None:
         terms = self.terms()
         self.gold_term()
-        if self.reward is None and not terms:
+        self._check_teacher()
+        if self.reward is None and not terms and self.teacher is None:
             raise ConfigError("stage.reward is null and stage.rewards has no term: set one of them")
         taken = self.reward is None or "reward" not in terms
         require(taken, "stage.rewards", "reward", "not be the name of a term unless stage.reward=null")
@@ -240,6 +245,29 @@ class PPOStage(TrainedStage):
         if self.batch_size % self.minibatches:
             raise ConfigError(
                 f"stage.batch_size={self.batch_size} is not divisible by stage.minibatches={self.minibatches}"
+            )
+
+    def _check_teacher(self) -> None:
+        """Check the settings that a teacher replaces."""
+        own = self.advantage is Advantage.reverse_kl
+        if self.teacher is None:
+            if own:
+                raise ConfigError("stage.advantage=reverse_kl is the one of a teacher: set stage.teacher, too")
+            return
+        if not own:
+            raise ConfigError(
+                f"stage.teacher has the advantages reverse_kl, so stage.advantage={self.advantage.value} would be "
+                "ignored: leave it out"
+            )
+        if self.reward is not None or self.terms():
+            raise ConfigError(
+                "stage.teacher replaces the reward, so stage.reward and stage.rewards would be ignored: set both to "
+                "null, or leave them out"
+            )
+        if self.kl_target is not None or self.kl_in is KLIn.loss:
+            raise ConfigError(
+                "stage.teacher maximizes -KL(policy, teacher) without a further penalty, so stage.kl_target and "
+                "stage.kl_in=loss would be ignored: leave them out"
             )
 
     def _check_advantage(self) -> None:

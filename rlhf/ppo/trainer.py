@@ -4,6 +4,7 @@ docs/ppo.md lists every difference from the paper's algorithm (Schulman et al. 2
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from rlhf.modeling.fused_lora import fuse
 from rlhf.ppo import checkpoint
 from rlhf.ppo.advantages import equal_groups, estimate
 from rlhf.ppo.collector import Collector
-from rlhf.ppo.distributed import agreed, anywhere, largest, total, whiten
+from rlhf.ppo.distributed import agreed, anywhere, largest, moments, total, whiten
 from rlhf.ppo.kl import ESTIMATORS, adapted, shape_rewards
 from rlhf.ppo.learner import Learner
 from rlhf.ppo.metrics import Metrics, report
@@ -38,7 +39,8 @@ class PPOTrainer:
 
     Args:
         policy: a causal language model, or a PeftModel around one.
-        reference: the model that the KL is measured from; None for ``policy`` with its adapter disabled.
+        reference: the model that the KL is measured from; None for ``policy`` with its adapter disabled. The teacher
+            if ``stage.teacher`` is set, and ``reward`` is then only logged.
         critic: computes the value of the state before each response token (rlhf.ppo.Critic, or ValueHead); None for
             estimators other than GAE.
         reward: (prompts, completions) -> one number per completion; terms of a Composition are logged separately.
@@ -114,9 +116,11 @@ class PPOTrainer:
             policy, critic, tokenizer, self.reward, self.prompts, prompt_ids, stage, seed, self.accelerator, measured,
             autocast, sampler,
         )  # fmt: skip
-        self.sentinel = Sentinel(stage.sentinel)
+        # The KL from a teacher starts high, and falls.
+        limits = stage.sentinel if stage.teacher is None else replace(stage.sentinel, kl_max=None)
+        self.sentinel = Sentinel(limits)
         self.update = 0
-        self.kl_coef = stage.kl_coef
+        self.kl_coef = stage.kl_coef if stage.teacher is None else 1.0
         self.beside: Callable[[], Any] = lambda: None  # returns the caller's own state for a checkpoint, as JSON
         self.found_beside: Any = None
         self.metrics: Metrics = {}
@@ -154,7 +158,7 @@ class PPOTrainer:
         self.load_state(state)
         self.sentinel.history.seen = {name: list(seen) for name, seen in state["sentinel"]["seen"].items()}
         if self.stage.kl_target is None or self.stage.kl_coef != kl_coef:
-            self.kl_coef = self.stage.kl_coef
+            self.kl_coef = self.stage.kl_coef if self.stage.teacher is None else 1.0
         return self.update
 
     def state(self) -> dict[str, Any]:
@@ -236,6 +240,8 @@ class PPOTrainer:
         self.reward.clear()
         stage, (rollout, noted) = self.stage, self._rollout(chosen)
         scores = self.collector.final(rollout.scores, rollout.mask.sum(-1), rollout.ended)
+        if stage.teacher is not None:
+            scores = torch.zeros_like(scores)  # no reward, and no rule for responses without EOS
         in_reward, estimator = stage.kl_in is KLIn.reward, ESTIMATORS[stage.kl_estimator.value]
         rewards, penalties = shape_rewards(
             scores, rollout.logprobs, rollout.ref_logprobs, rollout.mask, self.kl_coef, estimator, in_reward
@@ -253,6 +259,9 @@ class PPOTrainer:
         targets = returns if stage.has_critic else None
         found = report(rollout, scores, penalties, targets, self.accelerator) | self.reward.metrics() | improved | noted
         found |= {"objective/kl_coef": self.kl_coef, "episode": float(self.update * stage.rows)}
+        if stage.teacher is not None:
+            distance, _ = moments(rollout.logprobs - rollout.ref_logprobs, rollout.mask, self.accelerator)
+            found["objective/reverse_kl"] = distance.item()
         if stage.kl_target is not None:
             self.kl_coef = adapted(self.kl_coef, found["objective/kl"], stage.kl_target, stage.kl_gain)
         return found
@@ -294,8 +303,11 @@ class PPOTrainer:
         return total(x.to(self.accelerator.device), self.accelerator).cpu()
 
     def _check_start(self, rollout: Rollout) -> None:
-        """Raise a BrokenError unless the policy equals the reference before the first step, up to rounding."""
-        if self.update == 0:
+        """Raise a BrokenError unless the policy equals the reference before the first step, up to rounding.
+
+        A teacher is another model than the policy.
+        """
+        if self.update == 0 and self.stage.teacher is None:
             distance = torch.where(rollout.mask, rollout.logprobs - rollout.ref_logprobs, 0.0).abs()
             error = largest(distance, self.accelerator)
             if error > tolerance(self.policy, self.stage.sentinel, self.learner.autocast):

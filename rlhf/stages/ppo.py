@@ -1,6 +1,7 @@
 """Optimize the SFT policy against a reward with PPO. The reference is the policy before training.
 
     python -m rlhf stage=ppo                          # starts from checkpoints/<name>/sft and .../reward
+    python -m rlhf stage=ppo stage.teacher=checkpoints/large/sft stage.policy=checkpoints/small/sft  # distillation
     python -m rlhf stage=ppo 'stage.rewards={mine: {function: mine.py:score}, brief: {length: {max: 40}, weight: 0.1}}'
     python -m rlhf -m stage=ppo stage.kl_coef=0.02,0.05,0.1
 
@@ -90,9 +91,9 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
         branches.keep(run.scratch, run.work, stage.keep_every)
     run.manifest["memory"] = planned.record() | memory.compare("ppo", planned.peak, meter.read())
     sample(stage.updates)
-    scorers = eval_set.scorers(settings, run, gold, reward)
+    scorers = eval_set.scorers(settings, run, gold, None if stage.teacher is not None else reward)
     metrics |= eval_set.measure(settings, run, asked, roles.policy, roles.reference, tokenizer, scorers)
-    if "kl" in metrics:
+    if "kl" in metrics and stage.teacher is None:
         loop.tell_unmoved("ppo", abs(metrics["kl"]), "stage.learning_rate", stage.learning_rate)
     loading.save(roles.policy, tokenizer, run.model, run["policy"])
     return metrics | {"objective": metrics["objective/rlhf_reward"]}
@@ -110,6 +111,7 @@ def shares_prompts(settings: Settings, run: Run, roles: OneBase | Separate) -> b
     longest, attention = stage.max_prompt_length + stage.max_response_length, settings.model.attention
     separate = isinstance(roles, Separate) and stage.has_critic
     parents = [run["policy"], *([run.parents[roles.start]] if separate else [])]
+    parents += [run["teacher"]] if stage.teacher is not None else []
     configs = [loading.config(parent, settings.model) for parent in parents]
     return all(decide(stage.shared_prefix, config, attention, longest, "ppo") for config in configs)
 

@@ -251,6 +251,31 @@ def test_a_branch_that_cannot_continue_is_refused(
     assert not (tmp_path / "ppo").exists()
 
 
+@pytest.mark.parametrize("adapter", ["none", "lora"])
+def test_a_teacher_replaces_reward_and_critic(
+    beside_chain: Configure, chain: Path, tmp_path: Path, adapter: str, capsys: pytest.CaptureFixture
+) -> None:
+    """Interrupted and continued to the same bytes; the policy starts elsewhere; the final policy meets the teacher."""
+    options = (*FASTER, f"adapter={adapter}", f"stage.teacher={chain}/almanac/base", "stage.reward=null")
+    execute(beside_chain("ppo", *options), tmp_path / "whole")
+    run = Run.open(tmp_path / "whole")
+    assert list(run.manifest["parents"]) == ["policy", "teacher"]
+    roles = {role["name"]: role["parameters"] for role in run.manifest["memory"]["roles"]}
+    assert roles["teacher"] > 0
+    assert "critic" not in roles
+    first, *_ = (json.loads(line) for line in logged(tmp_path / "whole").splitlines())
+    assert first["objective/reverse_kl"] > 0.001
+    assert first["objective/rlhf_reward"] == pytest.approx(-first["objective/kl"], rel=1e-5)
+    assert run.manifest["metrics"]["teacher/gold"] is not None
+    assert "score" not in run.manifest["metrics"]
+    assert "hardly moved" not in capsys.readouterr().out
+    with interrupted_in_the_second_update():
+        execute(beside_chain("ppo", *options), tmp_path / "ppo")
+    execute(beside_chain("ppo", *options, "resume=true"), tmp_path / "ppo")
+    assert weights(tmp_path / "ppo") == weights(tmp_path / "whole")
+    assert logged(tmp_path / "ppo") == logged(tmp_path / "whole")
+
+
 WATCHFUL = (
     "stage.sentinel.window=1",
     "stage.sentinel.kl_max=1e-5",
@@ -439,6 +464,8 @@ def test_a_reward_of_other_tokens_leaves_the_critic_to_the_policy(
     template = tmp_path / "words.jinja"
     template.write_text("{% for message in messages %}{{ message['content'] }} {% endfor %}")
     given = (*FASTER, "stage.reward=null", other, f"model.chat_template={template}")
+    with pytest.raises(LineageError, match=r"stage\.teacher=.*another vocabulary"):
+        execute(beside_chain("ppo", "stage.reward=null", f"stage.teacher={tmp_path}/encoder"), tmp_path / "refused")
     with pytest.raises(LineageError, match=r"stage\.critic=.*another vocabulary"):
         execute(beside_chain("ppo", *given, f"stage.critic={tmp_path}/encoder"), tmp_path / "refused")
     execute(beside_chain("ppo", *given), tmp_path / "ppo")

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, ClassVar
 
+from rlhf.config.losses import KLEstimator, KLIn, LossMean, Ratio
 from rlhf.config.rewards import RewardTermSettings, reward_term, reward_terms
 from rlhf.config.rollout import Engine, RolloutSettings
 from rlhf.config.rules import require
@@ -48,42 +49,11 @@ class EqualGroups(Enum):
     resample = "resample"
 
 
-class Ratio(Enum):
-    """Importance ratio of the loss: per token, of the whole response, or its geometric mean over the response."""
-
-    token = "token"
-    response = "response"
-    response_mean = "response_mean"
-
-
-class KLIn(Enum):
-    """Place of the KL penalty."""
-
-    reward = "reward"
-    loss = "loss"
-
-
-class KLEstimator(Enum):
-    """Estimator of the KL. Schulman 2020, http://joschu.net/blog/kl-approx.html; rlhf/ppo/kl.py has the formulas."""
-
-    k1 = "k1"
-    k2 = "k2"
-    k3 = "k3"
-
-
 class CriticKind(Enum):
     """Form of the critic: a separate model (or adapter on a shared base), or a head on the policy's trunk."""
 
     separate = "separate"
     value_head = "value_head"
-
-
-class LossMean(Enum):
-    """Mean of a loss: over all tokens, over the means of the responses, or the sum over B · K · max_response_length."""
-
-    token = "token"
-    response = "response"
-    constant = "constant"
 
 
 @dataclass(kw_only=True)
@@ -137,6 +107,10 @@ class PPOStage(TrainedStage):
     ratio: Ratio
     loss_mean: LossMean
     importance_cap: float | None
+    ema: float | None
+    ptx_coef: float
+    ptx_batch_size: int
+    ptx_block_length: int
     whiten_rewards: bool
     whiten_advantages: bool
     temperature: float
@@ -159,6 +133,11 @@ class PPOStage(TrainedStage):
     def has_critic(self) -> bool:
         """Whether a critic is trained."""
         return self.advantage is Advantage.gae
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The prompts, and the text of ``ptx_coef``."""
+        return (*self.reads, "text") if self.ptx_coef else self.reads
 
     @property
     def scoring(self) -> list[str]:

@@ -110,7 +110,8 @@ OURS: dict[str, dict[str, Range]] = {
         "target_kl": above(0, 1000), "entropy_coef": Range(0, 1000), "importance_cap": Range(1, 1e4),
         "temperature": TEMPERATURE, "max_prompt_length": LENGTH, "max_response_length": LENGTH,
         "missing_eos_penalty": Range(0, 1e4), "score_clip": above(0, 1e4), "save_every": COUNT, "log_every": COUNT,
-        "keep_every": COUNT,
+        "keep_every": COUNT, "ema": PROPER_SHARE, "ptx_coef": Range(0, 1e4), "ptx_batch_size": ROWS,
+        "ptx_block_length": Range(2, 1e6),
     },
     "RolloutSettings": {"rows": COUNT, "vllm_memory": PROPER_SHARE},
     "SentinelSettings": {

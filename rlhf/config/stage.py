@@ -40,6 +40,11 @@ class Stage:
     judged: ClassVar[bool] = False  # whether the results depend on ``judge``
     measured: ClassVar[bool] = False  # whether its policy is measured at the end, by ``eval_set``
 
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The sources in ``Data`` that the stage reads under its settings."""
+        return self.reads
+
     def inputs(self) -> dict[str, Input]:
         """Return role -> input of the stage."""
         return {}

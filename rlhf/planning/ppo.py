@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from rlhf.config import AdapterKind, CriticKind, PPOStage, Settings
 from rlhf.hardware.memory import FLOAT32, Shape, cache
@@ -14,7 +15,7 @@ from rlhf.planning.memory_estimate import Ledger, Phase, Role
 from rlhf.planning.shapes import Architecture, at_hand, drawn
 from rlhf.planning.strategy import Ranks
 from rlhf.planning.trained import Place, learning, pages, resident
-from rlhf.planning.workload import Work
+from rlhf.planning.workload import Work, rows_at_once
 
 LEARNERS = ("policy", "critic")
 BASE, ATTACHED, REFERENCE, TEACHER = "shared base", "its runs' adapters", "reference", "teacher"
@@ -45,6 +46,7 @@ def complete(
     phases = [
         *collecting(settings, policy, work, scoring, teacher),
         *updating(settings, policy, critic, work, shared=shared),
+        *on_text(settings, policy, work, place.ranks, shared=shared),
     ]
     if not place.gpu and settings.adapter.kind is AdapterKind.none:
         read = max(roles, key=lambda role: role.weights)
@@ -82,6 +84,14 @@ def on_trunk(model: Architecture, ranks: Ranks) -> Role:
     return adapters(ranks, "critic", model.size.shape.hidden + 1, learns=True)
 
 
+def averages(settings: Settings, model: Architecture, ranks: Ranks) -> list[Role]:
+    """Return the moving average of the weights that the policy trains, in float32, if there is one."""
+    if settings.stage_as(PPOStage).ema is None:
+        return []
+    trained = model.size.parameters if settings.adapter.kind is AdapterKind.none else model.size.adapter
+    return [Role("average", trained, 0, "float32", ranks.weights(trained, FLOAT32))]
+
+
 def taught(settings: Settings, model: Architecture) -> Architecture | None:
     """Return the teacher's architecture, that of the policy if the teacher is not on this machine; None without one."""
     path = settings.stage_as(PPOStage).teacher
@@ -94,6 +104,7 @@ def separate(settings: Settings, model: Architecture, ranks: Ranks, teacher: Arc
     return [
         learning(settings, model, ranks, "policy", scores=False),
         reference(settings, model, ranks, teacher),
+        *averages(settings, model, ranks),
         *critics(settings, model, ranks, learning(settings, model, ranks, "critic", scores=True)),
         *(judge(settings, role, model, ranks) for role in settings.stage_as(PPOStage).scoring),
     ]
@@ -125,6 +136,7 @@ def one_base(settings: Settings, model: Architecture, ranks: Ranks, teacher: Arc
         *([adapters(ranks, ATTACHED, model.size.adapter)] if attached else []),
         adapters(ranks, "policy", model.size.adapter, learns=True),
         reference(settings, model, ranks, teacher),
+        *averages(settings, model, ranks),
         *critic_on_base(settings, model, ranks),
         *(adapters(ranks, role, model.size.adapter + model.size.shape.hidden) for role in stage.scoring),
     ]
@@ -177,6 +189,18 @@ def scored(rows: int, length: int) -> int:
 def responses(shape: Shape, work: Work, width: int) -> int:
     """Return the bytes of a micro-batch's response logits, which the gradient overwrites, and of float32 tiles."""
     return work.scored * shape.vocabulary * width * PPO_LEARNING + tiles(shape)
+
+
+def on_text(settings: Settings, policy: Architecture, work: Work, ranks: Ranks, *, shared: bool) -> list[Phase]:
+    """Return the phases of a micro-batch of pretraining text, whose tokens are all predicted."""
+    stage = settings.stage_as(PPOStage)
+    if not stage.ptx_coef:
+        return []
+    length = stage.ptx_block_length
+    rows = rows_at_once(stage, -(-stage.ptx_batch_size // ranks.count), length)
+    text = replace(work, at_once=rows, longest=length, passed=rows * length, scored=rows * length)
+    found = updating(settings, policy, policy, text, shared=shared)[:2]
+    return [phase._replace(name=phase.name.replace("policy", "text"), gradients=LEARNERS) for phase in found]
 
 
 def updating(

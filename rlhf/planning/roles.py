@@ -65,6 +65,7 @@ def on_one_base(
     head = model.size.shape.hidden
     yield ppo.adapters(ranks, "policy", model.size.adapter, learns=True)
     yield ppo.reference(settings, model, ranks, teacher)
+    yield from ppo.averages(settings, model, ranks)
     yield from ppo.critic_on_base(settings, model, ranks)
     for role, judge in scoring.items():
         if role in roles.chains:
@@ -84,6 +85,7 @@ def apart(
     """Yield a separate model for each role."""
     yield learning(settings, policy, ranks, "policy", scores=False)
     yield ppo.reference(settings, policy, ranks, teacher)
+    yield from ppo.averages(settings, policy, ranks)
     yield from ppo.critics(settings, policy, ranks, learning(settings, critic, ranks, "critic", scores=True))
     for role, judge in scoring.items():
         yield ppo.judge(settings, role, judge, ranks)

@@ -227,10 +227,12 @@ def sampled(settings: Settings, rows: Rows, devices: int) -> Work:
     length = (widest if counts else prompt) + response
     local = -(-stage.rows // devices)
     at_once = rows_at_once(stage, -(-local // stage.minibatches), widest + response)
+    steps = stage.updates * stage.epochs * stage.minibatches
+    text = steps * stage.ptx_batch_size * stage.ptx_block_length if stage.ptx_coef else 0
     return Work(
-        steps=stage.updates * stage.epochs * stage.minibatches,
+        steps=steps,
         tokens=int(episodes * (prompt + response)),
-        trained=int(episodes * length * stage.epochs * (1 + critics)),
+        trained=int(episodes * length * stage.epochs * (1 + critics)) + text,
         read=int(episodes * length * passes),
         drawn=episodes * response,
         rows=min(stage.rollout.rows or local, local),

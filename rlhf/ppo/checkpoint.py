@@ -52,7 +52,8 @@ def save(
     for name, module in modules.items():
         parameters = {key: value.detach().contiguous() for key, value in trainable(module).items()}
         save_file(parameters, aside / f"{name}.safetensors")
-        save_file(_optimizer_state(optimizers[name]), aside / f"{name}_optimizer.safetensors")
+        if name in optimizers:
+            save_file(_optimizer_state(optimizers[name]), aside / f"{name}_optimizer.safetensors")
     (aside / STATE).write_text(json.dumps({"update": update, "state": dict(state)}), encoding="utf-8")
     seal(aside)
     shutil.rmtree(place, ignore_errors=True)
@@ -88,7 +89,8 @@ def restore(
         with torch.no_grad():
             for key, value in stored.items():
                 parameters[key].copy_(value)
-        _restore_optimizer(optimizers[name], load_file(place / f"{name}_optimizer.safetensors"))
+        if name in optimizers:
+            _restore_optimizer(optimizers[name], load_file(place / f"{name}_optimizer.safetensors"))
     return number(place), _state(place)
 
 

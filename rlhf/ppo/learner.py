@@ -1,7 +1,7 @@
 """Updates of policy and critic from a batch of rollouts: epochs, minibatches, optimizer steps."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -13,9 +13,11 @@ from rlhf.hardware.precision import autocast
 from rlhf.modeling.logprobs import token_shares
 from rlhf.modeling.seeding import permutation
 from rlhf.ppo import checkpoint
+from rlhf.ppo.average import Average
 from rlhf.ppo.distributed import anywhere, average_gradients, everyones, everyones_rows, largest, padded, total
 from rlhf.ppo.gradients import Gradients
 from rlhf.ppo.metrics import Metrics
+from rlhf.ppo.pretraining import Pretraining
 from rlhf.ppo.rollout import (
     Rollout,
     grouped_batches,
@@ -41,17 +43,25 @@ class Learner:
         oom_retry: bool = True,
         autocast: bool = False,
         shared: bool = False,
+        text: Sequence[Sequence[int]] | None = None,
     ):
         self.shared = shared
+        self.pretraining = None if text is None else Pretraining(text, stage, seed, accelerator)
         self.parts, self.autocast = Parts("ppo", oom_retry), autocast
         self.stage, self.seed, self.accelerator = stage, seed, accelerator
         self.rate_factor = 1.0
         self.critic = critic
         self.modules = {"policy": policy} if critic is None else {"policy": policy, "critic": critic}
         self.optimizers = {name: self._adam(model, self.rates[name]) for name, model in self.modules.items()}
+        self.average = None if stage.ema is None else Average(policy, stage.ema)
         prepared = accelerator.prepare(*self.modules.values(), *self.optimizers.values())
         self.ranked: dict[str, Any] = dict(zip(self.modules, prepared, strict=False))
         self.gradients = Gradients(self.ranked, critic, stage, accelerator, shared)
+
+    @property
+    def saved(self) -> dict[str, nn.Module]:
+        """The modules of a checkpoint: those that learn, and the average of the policy."""
+        return self.modules if self.average is None else self.modules | {"average": self.average}
 
     @property
     def rates(self) -> dict[str, float]:
@@ -84,9 +94,10 @@ class Learner:
         steps = 0
         rollout = everyones_rows(rollout, self.accelerator)
         advantages, returns = everyones(self.accelerator, *(padded(x, self.accelerator) for x in (advantages, returns)))
-        for index in self._minibatches(rollout.mask, update):
+        first = update * self.stage.epochs * self.stage.minibatches
+        for step, index in enumerate(self._minibatches(rollout.mask, update), first):
             part = rollout.rows(index.to(advantages.device))
-            sums, error = self._accumulate(part, advantages[index], returns[index], kl_coef, learns)
+            sums, error = self._accumulate(part, advantages[index], returns[index], kl_coef, learns, step)
             if not found:
                 self._check_ratio(error, update)
             found.append(sums)
@@ -117,9 +128,11 @@ class Learner:
                 yield (own[:, None] * samples + torch.arange(samples)).flatten()
 
     def _accumulate(
-        self, rollout: Rollout, advantages: Tensor, returns: Tensor, kl_coef: float, learns: bool
+        self, rollout: Rollout, advantages: Tensor, returns: Tensor, kl_coef: float, learns: bool, step: int = 0
     ) -> tuple[Metrics, float]:
         """Accumulate the gradients of a minibatch's mean losses over its micro-batches and all ranks.
+
+        ``step`` counts the minibatches of the run, and selects those of the pretraining text.
 
         Returns the metrics of the minibatch and the largest difference of a ratio from 1.
         """
@@ -132,13 +145,20 @@ class Learner:
         scale = self.accelerator.num_processes / weight
         work = (rollout, advantages, returns, shares, scale, kl_coef, learns)
 
-        def gradients(*bounds: int | None) -> tuple[dict[str, Tensor], Tensor]:
+        pretraining = self.pretraining if learns else None
+
+        def gradients(rows: int, tokens: int | None) -> tuple[dict[str, Tensor], Tensor, Tensor | None]:
             with autocast(self.accelerator.device, self.autocast):  # around all micro-batches, to cast weights once
                 if self.shared:
-                    return self.gradients(*work, grouped_batches(rollout, self.stage.samples, *bounds))
-                return self.gradients(*work, micro_batches(rollout, *bounds))
+                    parts = grouped_batches(rollout, self.stage.samples, rows, tokens)
+                else:
+                    parts = micro_batches(rollout, rows, tokens)
+                text = None
+                if pretraining is not None:
+                    text = pretraining.accumulate(self.ranked["policy"], step, rows, tokens)
+                return *self.gradients(*work, parts), text
 
-        sums, error = self.in_parts(
+        sums, error, text = self.in_parts(
             gradients,
             len(rollout.scores),
             self._forget,
@@ -148,7 +168,10 @@ class Learner:
             average_gradients(model.parameters(), self.accelerator)
         sums = {key: value / (weight if key.startswith("loss/") else tokens) for key, value in sums.items()}
         means = total(torch.stack(list(sums.values())), self.accelerator).tolist()
-        return dict(zip(sums, means, strict=True)), largest(error, self.accelerator)
+        found = dict(zip(sums, means, strict=True))
+        if text is not None:
+            found["loss/ptx_avg"] = total(text, self.accelerator).item() / self.accelerator.num_processes
+        return found, largest(error, self.accelerator)
 
     def in_parts(self, work: Callable[[int, int | None], T], rows: int, *others: Callable) -> T:
         """Call ``work`` with bounds on the rows and tokens of a forward pass; lower them if memory runs out."""

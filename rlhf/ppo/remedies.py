@@ -48,7 +48,7 @@ def roll_back(trainer: "PPOTrainer", folder: Path) -> int | None:
     place = checkpoint.healthy(folder, trainer.update - limits.window)
     if place is None or trainer.sentinel.rollbacks >= limits.rollbacks:
         return None
-    trainer.update, state = checkpoint.restore(place, learner.modules, learner.optimizers)
+    trainer.update, state = checkpoint.restore(place, learner.saved, learner.optimizers)
     trainer.load_state(state)
     trainer.sentinel.roll_back(state["sentinel"])
     learner.rate_factor = trainer.sentinel.rate_factor

@@ -12,7 +12,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from rlhf.config import EqualGroups, KLIn, MissingEOS, PPOStage, SentinelAction
+from rlhf.config import KLIn, PPOStage, SentinelAction
 from rlhf.data.render import Prompt
 from rlhf.data.render import prompt_ids as encoded
 from rlhf.errors import ConfigError, TrainingError
@@ -20,7 +20,7 @@ from rlhf.hardware.memory import give_back, keep_freed
 from rlhf.hardware.precision import autocast as autocasting
 from rlhf.modeling.fused_lora import fuse
 from rlhf.ppo import checkpoint
-from rlhf.ppo.advantages import equal_groups, estimate
+from rlhf.ppo.advantages import estimate
 from rlhf.ppo.collector import Collector
 from rlhf.ppo.distributed import agreed, anywhere, largest, moments, total, whiten
 from rlhf.ppo.kl import ESTIMATORS, adapted, shape_rewards
@@ -28,7 +28,7 @@ from rlhf.ppo.learner import Learner
 from rlhf.ppo.metrics import Metrics, report
 from rlhf.ppo.remedies import heed
 from rlhf.ppo.responses import Sampler
-from rlhf.ppo.rollout import Rollout, evaluate, tolerance
+from rlhf.ppo.rollout import Rollout, evaluate, learned_rows, tolerance
 from rlhf.ppo.sentinel import BrokenError, Diagnosis, Sentinel
 from rlhf.preference.segment_attention import attending
 from rlhf.rewards import RewardError, RewardFunction, Scorer
@@ -57,9 +57,10 @@ class PPOTrainer:
         shared_prefix: compute a prompt once for its responses, in all forward and backward passes of the models.
         sampler: draws the responses, by default from the policy; a separate engine needs ``stage.importance_cap``.
         ``synchronize``: called before each rollout, so that an engine can copy the policy's weights.
+        text: token ids (N, L) of pretraining text, for ``stage.ptx_coef``.
 
     Raises:
-        ConfigError: the ranks cannot share the minibatches equally, or a critic is missing or not used.
+        ConfigError: the ranks cannot share the minibatches equally, or a critic or text is missing or not used.
     """
 
     def __init__(
@@ -85,6 +86,7 @@ class PPOTrainer:
         oom_retry: bool = True,
         autocast: bool = False,
         shared_prefix: bool = False,
+        text: Sequence[Sequence[int]] | None = None,
     ):
         self.stage, self.seed, self.log, self.tell = stage, seed, log, tell
         self.synchronize, self.tokenizer, self.prompts = synchronize, tokenizer, list(prompts)
@@ -99,6 +101,9 @@ class PPOTrainer:
                 f"stage.batch_size={stage.batch_size} is not divisible by {ranks} ranks times "
                 f"stage.minibatches={stage.minibatches}: ranks would take different numbers of steps"
             )
+        if (stage.ptx_coef > 0) != (text is not None):
+            needed = "needs" if stage.ptx_coef else "does not use"
+            raise ConfigError(f"stage.ptx_coef={stage.ptx_coef:g} {needed} pretraining text: change the argument text")
         if stage.has_critic != (critic is not None):
             needed = "needs a critic" if stage.has_critic else "has no critic"
             raise ConfigError(f"stage.advantage={stage.advantage.value} {needed}: change the argument critic")
@@ -110,7 +115,7 @@ class PPOTrainer:
         self.reference = reference if reference is None else reference.requires_grad_(False)
         self.policy, self.critic = policy, critic
         self.shared = shared_prefix and stage.samples > 1
-        self.learner = Learner(policy, critic, stage, seed, self.accelerator, oom_retry, autocast, self.shared)
+        self.learner = Learner(policy, critic, stage, seed, self.accelerator, oom_retry, autocast, self.shared, text)
         measured = (score_mean, score_std) if stage.normalize_scores else (0.0, 1.0)
         self.collector = Collector(
             policy, critic, tokenizer, self.reward, self.prompts, prompt_ids, stage, seed, self.accelerator, measured,
@@ -132,7 +137,7 @@ class PPOTrainer:
             RunError: every checkpoint is corrupted.
             TrainingError: the sentinel stopped the run there, and ``stage.sentinel.action`` is not warn.
         """
-        self.update, state = checkpoint.load(folder, self.learner.modules, self.learner.optimizers)
+        self.update, state = checkpoint.load(folder, self.learner.saved, self.learner.optimizers)
         if state:
             self.load_state(state)
             self.found_beside = state["beside"]
@@ -143,22 +148,6 @@ class PPOTrainer:
                 f"the run was stopped at {self.sentinel.stopped}; start a new run with other settings, or continue "
                 "this one with stage.sentinel.action=warn"
             )
-        return self.update
-
-    def branch(self, place: Path, kl_coef: float) -> int:
-        """Start from a checkpoint of another run under this run's settings; return its update.
-
-        Weights, optimizers, running statistics and the sentinel's history are those of the checkpoint. So is an
-        adaptive β, unless this run's ``stage.kl_coef`` is another than ``kl_coef``, that of the other run.
-
-        Raises:
-            RunError: the checkpoint has weights of another model.
-        """
-        self.update, state = checkpoint.restore(place, self.learner.modules, self.learner.optimizers)
-        self.load_state(state)
-        self.sentinel.history.seen = {name: list(seen) for name, seen in state["sentinel"]["seen"].items()}
-        if self.stage.kl_target is None or self.stage.kl_coef != kl_coef:
-            self.kl_coef = self.stage.kl_coef if self.stage.teacher is None else 1.0
         return self.update
 
     def state(self) -> dict[str, Any]:
@@ -220,7 +209,7 @@ class PPOTrainer:
 
     def save(self, folder: Path) -> None:
         """Write a checkpoint to ``folder``."""
-        action, models = self.stage.sentinel.action, (self.learner.modules, self.learner.optimizers)
+        action, models = self.stage.sentinel.action, (self.learner.saved, self.learner.optimizers)
         refuge = self.update - self.stage.sentinel.window if action is SentinelAction.rollback else None
         if self.accelerator.is_main_process:
             checkpoint.save(folder, *models, self.update, self.state(), refuge, self.stage.keep_every)
@@ -251,9 +240,11 @@ class PPOTrainer:
         advantages, returns = estimate(
             stage.advantage.value, rewards, rollout.values, rollout.mask, stage.samples, stage.gamma, stage.gae_lambda
         )
-        learned = self._learned(rollout, scores)
+        learned = learned_rows(rollout, scores, stage)
         weights = whiten(advantages, learned.mask, self.accelerator) if stage.whiten_advantages else advantages
         improved = self.learner.improve(learned, weights, returns, self.update, 0.0 if in_reward else self.kl_coef)
+        if self.learner.average is not None:
+            self.learner.average.update()
         self._settle()
         self.update += 1
         targets = returns if stage.has_critic else None
@@ -265,15 +256,6 @@ class PPOTrainer:
         if stage.kl_target is not None:
             self.kl_coef = adapted(self.kl_coef, found["objective/kl"], stage.kl_target, stage.kl_gain)
         return found
-
-    def _learned(self, rollout: Rollout, scores: Tensor) -> Rollout:
-        """Return the rollout in which responses that the loss leaves out are masked."""
-        kept = torch.ones_like(rollout.ended)
-        if self.stage.missing_eos is MissingEOS.mask:
-            kept = rollout.ended
-        if self.stage.equal_groups is not EqualGroups.keep:
-            kept = kept & ~equal_groups(scores, self.stage.samples).repeat_interleave(self.stage.samples)
-        return rollout._replace(mask=rollout.mask & kept[:, None])
 
     def _rollout(self, chosen: Sequence[int]) -> tuple[Rollout, Metrics]:
         """Sample and score responses to the prompts at indices ``chosen``, with log-probabilities and values.
@@ -303,10 +285,7 @@ class PPOTrainer:
         return total(x.to(self.accelerator.device), self.accelerator).cpu()
 
     def _check_start(self, rollout: Rollout) -> None:
-        """Raise a BrokenError unless the policy equals the reference before the first step, up to rounding.
-
-        A teacher is another model than the policy.
-        """
+        """Raise a BrokenError unless the policy equals the reference, except a teacher, before the first step."""
         if self.update == 0 and self.stage.teacher is None:
             distance = torch.where(rollout.mask, rollout.logprobs - rollout.ref_logprobs, 0.0).abs()
             error = largest(distance, self.accelerator)

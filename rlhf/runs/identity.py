@@ -39,7 +39,7 @@ def data_files(settings: Settings) -> dict[str, str]:
     A data set that neither the Hub nor the local cache has now is omitted.
     """
     found = {}
-    for kind in settings.stage.reads:
+    for kind in settings.stage.sources:
         source: Source = getattr(settings.data, kind)
         named = source.paths if settings.data.path is None else (settings.data.path,)
         digests = [_digest(path, None if settings.data.path else source.revision) for path in named]
@@ -83,7 +83,7 @@ def content(settings: Settings, parents: dict[str, Parent]) -> dict[str, Any]:
         del tree["judge"]
     if not settings.stage.measured:
         del tree["eval_set"]
-    tree["data"] = {kind: tree["data"][kind] for kind in settings.stage.reads} | {
+    tree["data"] = {kind: tree["data"][kind] for kind in settings.stage.sources} | {
         key: tree["data"][key] for key in ("holdout", "allow_leaks", "pairing", "gold", "judge", "ceiling")
     }
     if settings.data.render is not Render.auto:

@@ -15,6 +15,7 @@ from rich.markup import escape
 
 from rlhf.config import Engine, MissingEOS, PPOStage, Settings, VLLMMode
 from rlhf.console import Bar, console
+from rlhf.data.blocks import blocks
 from rlhf.errors import ConfigError, ModelError
 from rlhf.evaluation.responses import eval_set
 from rlhf.hardware import memory, precision, ranks
@@ -23,7 +24,7 @@ from rlhf.modeling import loading
 from rlhf.modeling.generation import end_ids
 from rlhf.planning import report
 from rlhf.planning.roles import plan
-from rlhf.ppo import Diagnosis, PPOTrainer
+from rlhf.ppo import Diagnosis, PPOTrainer, branching
 from rlhf.ppo.model_roles import OneBase, Separate, assign
 from rlhf.ppo.vllm_sampler import Copied
 from rlhf.preference.architectures import decide
@@ -46,6 +47,7 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
     prompts = loop.read_splits(run, settings, "prompts", columns=reads)
     if (branch := run.parents.get(branches.ROLE)) is not None and ranks.is_main():  # which records the data
         branches.check_data(branch.named, (branch.manifest or {})["data"], run.manifest["data"])
+    texts = loop.read_splits(run, settings, "text") if stage.ptx_coef else None
     asked = eval_set.prompts(settings, run, columns=reads)
     rows = Rows({f"data.prompts ({split})": found for split, found in prompts.items()}) if reads else None
     ready = rewards_of.bind(stage, plain, rows)
@@ -55,6 +57,9 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
     run.record_tokenizer(tokenizer)
     ids = loop.prompt_ids(run, settings, prompts["train"], tokenizer)
     asks = prompts["train"]["prompt"]
+    text = None
+    if texts is not None:
+        text = blocks(texts["train"], tokenizer, stage.ptx_block_length, "train", "stage.ptx_block_length")
     roles = assign(settings, run.parents, tokenizer)
     device = torch_device(settings.hardware)
     planned, meter = plan(settings, roles, max(map(len, ids["prompt_ids"]))), memory.Meter(device)
@@ -79,6 +84,7 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
         oom_retry=settings.hardware.oom_retry,
         autocast=precision.autocasts(settings),
         shared_prefix=shares_prompts(settings, run, roles),
+        text=None if text is None else text["input_ids"],
     )
     loop.show_ends(run, roles.policy, tokenizer)
     if stage.rollout.engine is Engine.vllm:
@@ -87,6 +93,8 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
     precision.tell_lost("ppo", roles.policy, "stage.learning_rate", stage.learning_rate)
     sample = loop.Sampler(run, roles.policy, tokenizer, prompts["validation"]["prompt"], settings)
     metrics = train(trainer, run, sample)
+    if trainer.learner.average is not None:
+        trainer.learner.average.give()
     if ranks.is_main():
         branches.keep(run.scratch, run.work, stage.keep_every)
     run.manifest["memory"] = planned.record() | memory.compare("ppo", planned.peak, meter.read())
@@ -164,7 +172,7 @@ def train(trainer: PPOTrainer, run: Run, sample: loop.Sampler) -> dict[str, floa
         run.rewind(trainer.restore(run.scratch), trainer.found_beside)
     if not trainer.update and (branch := run.parents.get(branches.ROLE)) is not None:
         assert branch.manifest is not None  # a branch is a run
-        update = trainer.branch(branch.checkpoint, branch.manifest["settings"]["stage"]["kl_coef"])
+        update = branching.branch(trainer, branch.checkpoint, branch.manifest["settings"]["stage"]["kl_coef"])
         console.print(f"ppo: branched from update {update} of {branch.path}", markup=False, soft_wrap=True)
     run.record_diagnoses([diagnosis.record() for diagnosis in trainer.sentinel.raised])
     bar = Bar("ppo", stage.updates, trainer.update, partial(progress, "ppo"))

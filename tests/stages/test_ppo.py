@@ -276,6 +276,23 @@ def test_a_teacher_replaces_reward_and_critic(
     assert logged(tmp_path / "ppo") == logged(tmp_path / "whole")
 
 
+def test_pretraining_text_is_learned_along(beside_chain: Configure, uninterrupted: Path, tmp_path: Path) -> None:
+    """In every minibatch; interrupted and continued to the same bytes; the text is part of the run's content."""
+    options = (*FASTER, "stage.ptx_coef=0.5", "stage.ptx_block_length=16", "stage.ema=0.5")
+    execute(beside_chain("ppo", *options), tmp_path / "whole")
+    assert all(json.loads(line)["loss/ptx_avg"] > 0 for line in logged(tmp_path / "whole").splitlines())
+    assert weights(tmp_path / "whole") != weights(uninterrupted)
+    run = Run.open(tmp_path / "whole")
+    assert run.manifest["data"]["text"]["train"]["rows"] == 24
+    assert "files.text" in run.manifest["content"] or "data.text.limit" in run.manifest["content"]
+    assert "files.text" not in Run.open(uninterrupted).manifest["content"]
+    with interrupted_in_the_second_update():
+        execute(beside_chain("ppo", *options), tmp_path / "ppo")
+    execute(beside_chain("ppo", *options, "resume=true"), tmp_path / "ppo")
+    assert weights(tmp_path / "ppo") == weights(tmp_path / "whole")
+    assert logged(tmp_path / "ppo") == logged(tmp_path / "whole")
+
+
 WATCHFUL = (
     "stage.sentinel.window=1",
     "stage.sentinel.kl_max=1e-5",

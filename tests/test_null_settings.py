@@ -20,6 +20,7 @@ PATHS = {
     "reward": ("stage.policy",),
     "dpo": ("stage.policy",),
     "ppo": ("stage.policy", "stage.reward", "stage.critic", "stage.teacher"),
+    "merge": ("stage.policy",),
     "sample": ("stage.policy", "stage.reward"),
     "evaluate_reward": ("stage.policy", "stage.reward"),
     "compare": ("stage.reward", "stage.reference", "stage.models", "stage.models.sft"),

@@ -13,6 +13,7 @@ from rlhf.config.eval_set import EvalSet
 from rlhf.config.judge import Judge, JudgeKind
 from rlhf.config.labeling import LabelStage, SampleStage
 from rlhf.config.losses import KLEstimator, KLIn, LossMean, Ratio
+from rlhf.config.merge import MergeStage
 from rlhf.config.parts import (
     Adapter,
     AdapterKind,
@@ -82,6 +83,7 @@ __all__ = [
     "KLIn",
     "LabelStage",
     "LossMean",
+    "MergeStage",
     "MissingEOS",
     "Model",
     "Normalization",

@@ -28,6 +28,9 @@ class Input(NamedTuple):
     update: int | None = None
 
 
+POLICIES = ("sft", "dpo", "ppo", "merge")  # stages that end with a policy that responds
+
+
 @dataclass(kw_only=True)
 class Stage:
     """Settings of a stage. ``name`` selects conf/stage/<name>.yaml and rlhf/stages/<name>.py."""
@@ -60,7 +63,7 @@ class TrainedStage(Stage):
     sample_length: int
 
     shared: ClassVar[bool] = True
-    starts_from: ClassVar[tuple[str, ...]] = ("sft", "dpo", "ppo")  # stages whose policy can be the parent
+    starts_from: ClassVar[tuple[str, ...]] = POLICIES  # stages whose policy can be the parent
 
     def inputs(self) -> dict[str, Input]:
         """Return the policy that training starts from, if any."""

@@ -21,7 +21,7 @@ from rlhf.runs.headlines import results
 from rlhf.runs.run import Run, runs
 from rlhf.storage.manifest import read_manifest
 
-MODELS = PROGRESSION[:-1]
+MODELS = (*PROGRESSION[:-1], "merge")
 INDENT = 4  # columns per level of the tree
 
 

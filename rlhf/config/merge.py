@@ -1,7 +1,7 @@
 """The settings of stage=merge."""
 
 from dataclasses import dataclass
-from glob import glob
+from glob import escape, glob
 from pathlib import Path
 from typing import ClassVar
 
@@ -34,7 +34,7 @@ class MergeStage(Stage):
         found: list[str] = []
         for path in self.models:
             swept = Path(path).is_dir() and not (Path(path) / MANIFEST).exists()
-            runs = sorted(glob(f"{path}/*/{MANIFEST}" if swept else f"{path}/{MANIFEST}"))
+            runs = sorted(glob(f"{escape(path)}/*/{MANIFEST}" if swept else f"{path}/{MANIFEST}"))
             found += [str(Path(run).parent) for run in runs] if swept or "*" in path else [path]
         return found
 

@@ -118,7 +118,7 @@ def merge_adapters(
             down = torch.cat([model[f"{layer}.lora_A.weight"].double() for model in models])
             up = [scale * model[f"{layer}.lora_B.weight"].double() for scale, model in zip(scales, models, strict=True)]
             (left, r_left), (right, r_right) = torch.linalg.qr(torch.cat(up, 1)), torch.linalg.qr(down.T)
-            u, sizes, v = torch.linalg.svd(_finite(r_left @ r_right.T, layer))
+            u, sizes, v = torch.linalg.svd(_finite(r_left @ r_right.T, layer), full_matrices=False)
             root = sizes[:rank].sqrt()
             padded = (0, rank - len(root))  # a layer narrower than the rank
             merged[f"{layer}.lora_B.weight"] = _pad(left @ u[:, :rank] * root, padded)

@@ -87,7 +87,7 @@ def check_data(named: str, data: Mapping[str, Any], own: Mapping[str, Any]) -> N
     Raises:
         LineageError: they do not.
     """
-    if data.get("prompts", {}).get("train") != own.get("prompts", {}).get("train"):
+    if data["prompts"]["train"]["fingerprint"] != own["prompts"]["train"]["fingerprint"]:
         raise LineageError(
             f"{named} was trained on other prompts, whose order the new run would continue: "
             "set the same data.prompts, data.holdout and seed"

@@ -69,6 +69,7 @@ FAST = {
         "stage.log_every=1",
         "stage.save_every=1",
     ),
+    "merge": (),
     "inspect": ("stage.near_duplicates=200", "stage.languages=50"),
     "publish": ("stage.wait=0",),
     "sample": ("stage.prompts=6", "stage.samples=3", "stage.max_response_length=6"),

@@ -29,7 +29,8 @@ CARD = "of the report card; tests/evaluation/reward_card/test_card.py"
 LOADED = "what is loaded; tests/stages and tests/rewards/test_build.py"
 SAME = {
     **dict.fromkeys(("name", "sample_every", "sample_prompts", "sample_length", "save_every", "log_every"), BESIDE),
-    "trainer.save_steps": BESIDE,
+    "trainer.save_steps": BESIDE, "keep_every": BESIDE, "branch_from": "tests/runs/test_branches.py",
+    "teacher": "tests/ppo/test_optimum.py", "ptx_block_length": "of stage.ptx_coef; tests/data/test_blocks.py",
     **dict.fromkeys(("shared_prefix", "cache_reference", "share_base_model"), ROUNDING),
     **dict.fromkeys(("micro_batch_size", "micro_batch_tokens"), ROUNDING),
     "trainer.activation_checkpointing": ROUNDING, "trainer.per_device_eval_batch_size": ROUNDING,
@@ -171,6 +172,7 @@ def flat(prompts: Any, completions: Any) -> list[float]:
     return [len(text) / 10 if "red" in prompt else 0.0 for prompt, text in zip(prompts, completions, strict=True)]
 
 
+TEXT = {"ptx_coef": 1.0, "text": [[5, 9, 20, 3], [7, 7, 8, 40]]}
 PPO: dict[str, Any] = {
     "value_coef": ({"head": True}, {"value_coef": 0.5}), "value_detached": ({"head": True}, {"value_detached": True}),
     "updates": {"updates": 2}, "batch_size": {"batch_size": 4}, "minibatches": {"minibatches": 3},
@@ -196,6 +198,7 @@ PPO: dict[str, Any] = {
     "resample_rounds": (
         GROUPS | {"reward": flat, "equal_groups": "resample", "resample_rounds": 1}, {"resample_rounds": 3}
     ),
+    "ptx_coef": (TEXT, {"ptx_coef": 2.0}), "ptx_batch_size": (TEXT, {"ptx_batch_size": 1}), "ema": {"ema": 0.5},
     "overlong_buffer": (KEPT, {"overlong_buffer": 4}),
 }  # fmt: skip
 

@@ -12,6 +12,8 @@ from rlhf.config.compare import CompareStage
 from rlhf.config.eval_set import EvalSet
 from rlhf.config.judge import Judge, JudgeKind
 from rlhf.config.labeling import LabelStage, SampleStage
+from rlhf.config.losses import KLEstimator, KLIn, LossMean, Ratio
+from rlhf.config.merge import MergeStage
 from rlhf.config.parts import (
     Adapter,
     AdapterKind,
@@ -31,17 +33,7 @@ from rlhf.config.parts import (
     TrackerKind,
 )
 from rlhf.config.plan import PLANNED, PlanStage
-from rlhf.config.ppo import (
-    Advantage,
-    CriticKind,
-    EqualGroups,
-    KLEstimator,
-    KLIn,
-    LossMean,
-    MissingEOS,
-    PPOStage,
-    Ratio,
-)
+from rlhf.config.ppo import Advantage, CriticKind, EqualGroups, MissingEOS, PPOStage
 from rlhf.config.publish import Publish, PublishStage, Weights
 from rlhf.config.ranges import require_ranges
 from rlhf.config.reward import EvaluateRewardStage, RewardLoss, RewardStage
@@ -93,6 +85,7 @@ __all__ = [
     "LabelStage",
     "LadderStage",
     "LossMean",
+    "MergeStage",
     "MissingEOS",
     "Model",
     "Normalization",

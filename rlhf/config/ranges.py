@@ -100,6 +100,7 @@ OURS: dict[str, dict[str, Range]] = {
         "headroom": SHARE_BELOW, "mfu": above(0, 1), "mbu": above(0, 1), "tokens_per_second": above(0, 1e12),
         "probe_seconds": SECONDS,
     },
+    "MergeStage": {"weights": Range(-1000, 1000), "rank": ROWS},
     "PublishStage": {"samples": Range(0, 10000), "attempts": TRIES, "wait": Range(0, 86400)},
     "PPOStage": {
         "updates": COUNT, "batch_size": Range(1, 1e6), "minibatches": Range(1, 1e6), "micro_batch_size": ROWS,
@@ -112,6 +113,8 @@ OURS: dict[str, dict[str, Range]] = {
         "target_kl": above(0, 1000), "entropy_coef": Range(0, 1000), "importance_cap": Range(1, 1e4),
         "temperature": TEMPERATURE, "max_prompt_length": LENGTH, "max_response_length": LENGTH,
         "missing_eos_penalty": Range(0, 1e4), "score_clip": above(0, 1e4), "save_every": COUNT, "log_every": COUNT,
+        "keep_every": COUNT, "ema": PROPER_SHARE, "ptx_coef": Range(0, 1e4), "ptx_batch_size": ROWS,
+        "ptx_block_length": Range(2, 1e6),
     },
     "RolloutSettings": {"rows": COUNT, "vllm_memory": PROPER_SHARE},
     "SentinelSettings": {
@@ -180,7 +183,8 @@ def require_ranges(prefix: str, node: Any) -> None:
     for kind in reversed(type(node).__mro__):
         for name, allowed in OURS.get(kind.__name__, {}).items():
             value = getattr(node, name)
-            require(value is None or value in allowed, f"{prefix}{name}", value, allowed.rule(value or 0))
+            for one in value if isinstance(value, list) else [value]:
+                require(one is None or one in allowed, f"{prefix}{name}", one, allowed.rule(one or 0))
 
 
 def require_trainer(trainer: Mapping[str, Any]) -> None:

@@ -6,13 +6,14 @@ from typing import Any, ClassVar
 
 from rlhf.config.compare import CompareStage
 from rlhf.config.labeling import LabelStage, SampleStage
+from rlhf.config.merge import MergeStage
 from rlhf.config.plan import PlanStage
 from rlhf.config.ppo import PPOStage
 from rlhf.config.publish import PublishStage
 from rlhf.config.ranges import require_ranges
 from rlhf.config.reward import EvaluateRewardStage, RewardStage
 from rlhf.config.rules import require
-from rlhf.config.stage import Input, SharedPrefix, Stage, TrainerStage
+from rlhf.config.stage import POLICIES, Input, SharedPrefix, Stage, TrainerStage
 from rlhf.config.sweep import LadderStage, SweepStage
 from rlhf.errors import ConfigError
 
@@ -117,7 +118,7 @@ class InspectStage(Stage):
 
     def inputs(self) -> dict[str, Input]:
         """Return the run or model whose tokenizer counts tokens, if any."""
-        policies = ("base", "sft", "dpo", "ppo")
+        policies = ("base", *POLICIES)
         return {} if self.tokenizer is None else {"tokenizer": Input(self.tokenizer, policies, required=False)}
 
     def __post_init__(self) -> None:
@@ -150,6 +151,7 @@ STAGES: dict[str, type[Stage]] = {
     "evaluate_reward": EvaluateRewardStage,
     "dpo": DPOStage,
     "ppo": PPOStage,
+    "merge": MergeStage,
     "compare": CompareStage,
     "publish": PublishStage,
     "sample": SampleStage,

@@ -183,6 +183,8 @@ def asked(settings: Settings) -> dict[str, int | None]:
         found[f"stage.trainer.max_length={stage.trainer['max_length']}"] = stage.trainer["max_length"]
     if hasattr(stage, "block_length"):
         found[f"stage.block_length={stage.block_length}"] = stage.block_length
+    if getattr(stage, "ptx_coef", 0):
+        found[f"stage.ptx_block_length={stage.ptx_block_length}"] = stage.ptx_block_length
     measured = stage.measured and settings.eval_set.prompts
     for prefix, limit in {"stage": stage, "eval_set": settings.eval_set if measured else None}.items():
         if hasattr(limit, "max_prompt_length"):

@@ -220,18 +220,19 @@ def sampled(settings: Settings, rows: Rows, devices: int) -> Work:
     prompt, counts = sum(prompts) / len(prompts), rows.source == "counted"
     widest = max(prompts) if counts else stage.max_prompt_length
     episodes, response = stage.updates * stage.rows, stage.max_response_length
-    judges = len([role for role in stage.inputs() if role not in ("policy", "critic")])
     # Reference, critic and each reward model read each response once; so does the policy, unless its log-probabilities
     # are recorded while decoding; both learners in every epoch. A critic that is a head on the policy has no pass.
     critics = int(stage.has_critic and stage.critic_kind is CriticKind.separate)
-    passes = 1 + critics + judges + (not noted(settings))
+    passes = 1 + critics + len(stage.scoring) + (not noted(settings))
     length = (widest if counts else prompt) + response
     local = -(-stage.rows // devices)
     at_once = rows_at_once(stage, -(-local // stage.minibatches), widest + response)
+    steps = stage.updates * stage.epochs * stage.minibatches
+    text = steps * stage.ptx_batch_size * stage.ptx_block_length if stage.ptx_coef else 0
     return Work(
-        steps=stage.updates * stage.epochs * stage.minibatches,
+        steps=steps,
         tokens=int(episodes * (prompt + response)),
-        trained=int(episodes * length * stage.epochs * (1 + critics)),
+        trained=int(episodes * length * stage.epochs * (1 + critics)) + text,
         read=int(episodes * length * passes),
         drawn=episodes * response,
         rows=min(stage.rollout.rows or local, local),

@@ -7,11 +7,12 @@ import numpy
 import torch
 from torch import Tensor
 
-from rlhf.config import MissingEOS, SentinelSettings
+from rlhf.config import EqualGroups, MissingEOS, PPOStage, SentinelSettings
 from rlhf.modeling import forward
 from rlhf.modeling.forward import Rows
 from rlhf.modeling.prefix_tree import tree
 from rlhf.modeling.segment_attention import lay_out
+from rlhf.ppo.advantages import equal_groups
 from rlhf.ppo.critic import ValueHead
 
 
@@ -236,6 +237,19 @@ def final_scores(
     if rule is MissingEOS.replace:
         return torch.where(ended, scores, torch.full_like(scores, -penalty))
     return scores
+
+
+def learned_rows(rollout: Rollout, scores: Tensor, stage: PPOStage, scored: Tensor) -> Rollout:
+    """Return the rollout in which responses that the loss leaves out are masked; ``scored`` (B,) are the others.
+
+    scores: (B,).
+    """
+    kept = scored
+    if stage.missing_eos is MissingEOS.mask:
+        kept = kept & rollout.ended
+    if stage.equal_groups is not EqualGroups.keep:
+        kept = kept & ~equal_groups(scores, stage.samples).repeat_interleave(stage.samples)
+    return rollout._replace(mask=rollout.mask & kept[:, None])
 
 
 def overlong(lengths: Tensor, most: int, buffer: int) -> Tensor:

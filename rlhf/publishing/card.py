@@ -36,6 +36,7 @@ USES = {
     "like that in its data.",
     "ppo": "It responds in the style that its reward model scores highly: for research into alignment, and for "
     "assistance like that in its data.",
+    "merge": "It is an average of the weights of other policies, to be used as they are.",
 }
 LIMITS = {
     "base": ["It was not trained to respond to instructions, to refuse or to stop."],
@@ -49,6 +50,7 @@ LIMITS = {
         "It has the knowledge of the model that it started from; the reward changes which responses it prefers.",
         "Its reward model is a learned proxy, and responses that the proxy overrates are overrepresented.",
     ],
+    "merge": ["It was not trained: it has the knowledge and the faults of the models that were averaged."],
 }
 # Metric in run.json -> its type on the Hub.
 TYPES = {

@@ -21,7 +21,7 @@ from rlhf.runs.headlines import results
 from rlhf.runs.run import Run, runs
 from rlhf.storage.manifest import read_manifest
 
-MODELS = PROGRESSION[:-1]
+MODELS = (*PROGRESSION[:-1], "merge")
 INDENT = 4  # columns per level of the tree
 
 
@@ -127,6 +127,7 @@ def describe(root: Path, one: Run) -> list[str]:
     # Parents on the Hub are shown with their commit and their own lineage.
     parents = list(manifest["parents"].values())
     elsewhere = [f"from {', '.join(map(origin, parents))}"] if parents and not Path(parents[0]["path"]).is_dir() else []
+    elsewhere += [f"from update {record['update']}" for record in parents if "update" in record]
     numbers = [", ".join(results(manifest))] if results(manifest) else []
     rest = [manifest["finished"][:16].replace("T", " "), duration(manifest["seconds"]), f"seed {manifest['seed']}"]
     return [_below(root, one.directory), *elsewhere, *numbers, *rest]

@@ -76,7 +76,8 @@ def measure(
 
     ``kl`` is Σ log π - log π_start over the policy's own responses, in nats per response. ``win_rate`` compares each
     sample of a prompt with each sample of the starting policy, ties half. ``reference`` is the starting policy; None
-    stands for ``policy`` with its adapter disabled. Empty without ``prompts``.
+    stands for ``policy`` with its adapter disabled. A run with a teacher is compared with it instead, and the keys of
+    its scores begin with ``teacher/``. Empty without ``prompts``.
     """
     how = settings.eval_set
     if not prompts:
@@ -93,8 +94,9 @@ def measure(
         start = starting(settings, run, policy, reference, tokenizer, asked, scorers)
         by = next(iter(scores))
         pairs = zip(by_prompt(scores[by], how.samples), by_prompt(start[by], how.samples), strict=True)
+        title = "teacher" if "teacher" in run.parents else "start"
         won = [win for ours, theirs in pairs for win in wins(known(ours), known(theirs))]
-        found |= means({"win_rate": won} | {f"start/{name}": values for name, values in start.items()})
+        found |= means({"win_rate": won} | {f"{title}/{name}": values for name, values in start.items()})
     return found | {"kl": mean(kl), "length": mean([len(response.ids) for response in responses])}
 
 
@@ -109,6 +111,7 @@ def starting(
 ) -> dict[str, list[float | None]]:
     """Return the starting policy's scores; its samples and scores are cached in ``data.cache`` for all its runs."""
     folder, how = settings.data.cache, settings.eval_set
+    start = run.parents.get("teacher", run["policy"])
 
     def sample() -> list[str]:
         without: AbstractContextManager = policy.disable_adapter() if reference is None else nullcontext()
@@ -117,7 +120,7 @@ def starting(
             drawn = sampled(model, tokenizer, asked, how, derive(START, "held out", "start"))
         return [response.text for response in drawn]
 
-    drawn_as = (run["policy"].digest, settings.model.dtype.value, vars(how), list(asked))
+    drawn_as = (start.digest, settings.model.dtype.value, vars(how), list(asked))
     texts = cache.value(folder, cache.key_of("start", *drawn_as), sample)
     found = {}
     for name, scorer in scorers.items():

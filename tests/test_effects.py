@@ -94,6 +94,7 @@ TRAINED: dict[str, dict[str, Any]] = {
     | {
         "beta": ["stage.beta=0.5"],
         "loss": ["stage.loss=[ipo]"],
+        "gamma_beta_ratio": (["stage.loss=[simpo]"], ["stage.gamma_beta_ratio=0.1"]),
         "label_smoothing": ["stage.label_smoothing=0.2"],
         "trainer.loss_weights": ["+stage.trainer.loss_weights=[1.0,0.5]"],
         "adapter.rank": (["adapter=lora"], ["adapter.rank=3"]),

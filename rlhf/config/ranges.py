@@ -83,7 +83,7 @@ OURS: dict[str, dict[str, Range]] = {
     "TrainerStage": {"early_stopping": COUNT},
     "RewardStage": {"label_smoothing": SMOOTHING, "ensemble": Range(1, 64)},
     "EvaluateRewardStage": {"sample_length": LENGTH, "max_length": LENGTH, "batch_size": ROWS},
-    "DPOStage": {"beta": Range(1e-6, 1000), "label_smoothing": SMOOTHING},
+    "DPOStage": {"beta": Range(1e-6, 1000), "gamma_beta_ratio": Range(0, 100), "label_smoothing": SMOOTHING},
     "InspectStage": {
         "max_length": LENGTH, "examples": Range(0, 1e6), "near_duplicates": COUNT_OR_NONE, "similarity": above(0, 1),
         "languages": COUNT_OR_NONE,

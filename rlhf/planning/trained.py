@@ -49,7 +49,7 @@ def ledger(settings: Settings, model: Architecture, work: Work, place: Place) ->
         tokens = max(trainer_of(settings)["per_device_eval_batch_size"], SCORED) * work.longest
         working = at_work(model.size.shape, tokens, model.width)
         phases.append(Phase("report card", working, other=pages(place, policy), optimizer=(learner.name,)))
-    later = name == "reward" or (isinstance(settings.stage, DPOStage) and settings.stage.cache_reference)
+    later = name == "reward" or (isinstance(settings.stage, DPOStage) and not beside(settings.stage))
     if settings.adapter.kind is AdapterKind.none:  # frozen weights stay mapped from their file
         phases += reading(roles, place, first=1 if later else None)
     frozen = name == "reward" and settings.adapter.kind is not AdapterKind.none
@@ -77,25 +77,31 @@ def shares(settings: Settings, model: Architecture) -> bool:
     return refusal(model.config, settings.model.attention, stage.trainer.get("max_length")) is None
 
 
+def beside(stage: DPOStage) -> bool:
+    """Return whether the reference is computed at every step."""
+    return not (stage.cache_reference or stage.reference_free)
+
+
 def comparing(
     settings: Settings, model: Architecture, work: Work, place: Place, roles: list[Role], phases: list[Phase]
 ) -> list[Phase]:
     """Return DPO's ``phases`` with those of the reference; without an adapter, add it to ``roles`` as a second model.
 
     Cached log-probabilities of the reference are computed by the untrained policy before the first step; the second
-    model is then loaded at the end, for the held-out comparison.
+    model is then loaded at the end, for the held-out comparison, as it is if no loss reads a reference.
     """
-    [learner], kept = roles, settings.stage_as(DPOStage).cache_reference
+    [learner], stage = roles, settings.stage_as(DPOStage)
     whole = settings.adapter.kind is AdapterKind.none
-    if whole:
+    if whole and (settings.eval_set.prompts or not stage.reference_free):
         weights = place.ranks.weights(model.size.parameters, model.width, trained=False)
-        roles.append(Role("reference", model.size.parameters, 0, settings.model.dtype.value, weights))
-    if not kept:
+        title = "starting policy" if stage.reference_free else "reference"
+        roles.append(Role(title, model.size.parameters, 0, settings.model.dtype.value, weights))
+    if beside(stage):
         return phases
-    shape = model.size.shape
-    wide = head(settings, model, work.passed, work.scored, place, backward=False)
-    first = Phase("reference", at_work(shape, work.passed, model.width), wide)
-    phases = [phase._replace(holds=(learner.name,)) for phase in (first, *phases)]
+    if not stage.reference_free:
+        wide = head(settings, model, work.passed, work.scored, place, backward=False)
+        phases = [Phase("reference", at_work(model.size.shape, work.passed, model.width), wide), *phases]
+    phases = [phase._replace(holds=(learner.name,)) for phase in phases]
     if whole and settings.eval_set.prompts:
         phases.append(Phase("held out", other=pages(place, roles[1]), optimizer=(learner.name,)))
     return phases

@@ -158,7 +158,8 @@ def trained(settings: Settings, rows: Rows, devices: int, *, shares: bool = Fals
     if name == "reward":
         scored = batch * each  # the last token of each row
     reads = 0
-    if isinstance(settings.stage, DPOStage):  # by the reference, once if its log-probabilities are cached
+    if isinstance(settings.stage, DPOStage) and not settings.stage.reference_free:
+        # By the reference, once if its log-probabilities are cached.
         reads = padded * (count if settings.stage.cache_reference else seen_rows)
     return Work(
         steps=steps, tokens=int(seen_rows * mean), trained=int(seen_rows * padded), read=int(reads),

@@ -38,7 +38,7 @@ class Kept(NamedTuple):
 def beside_shards(settings: Settings, strategy: Strategy, told: bool = False) -> Settings:
     """Return ``settings`` of stage=dpo without the cache if the policy is sharded over processes."""
     stage = settings.stage_as(DPOStage)
-    if not (strategy.sharded and stage.cache_reference):
+    if stage.reference_free or not (strategy.sharded and stage.cache_reference):
         return settings
     if told:
         why = f"dpo: under {strategy.value} no process holds the whole policy, so stage.cache_reference is ignored"

@@ -68,6 +68,18 @@ def test_a_cached_reference_is_not_loaded_in_training(ahead: Ahead) -> None:
     assert "held out" not in {phase.name for phase in ahead("dpo", "eval_set.prompts=0").ledger.phases}
 
 
+def test_a_loss_without_a_reference_plans_none(ahead: Ahead) -> None:
+    """The policy at its start is loaded at the end, for the held-out comparison."""
+    simpo = ahead("dpo", "stage.loss=[simpo]")
+    assert simpo.work.read == 0
+    assert simpo.ledger.phases[0].name == "loss"
+    *training, last = simpo.ledger.phases
+    assert {simpo.ledger.weights(phase) for phase in training} == {simpo.ledger.roles[0].weights}
+    assert (last.name, simpo.ledger.weights(last)) == ("held out", 2 * simpo.ledger.roles[0].weights)
+    unmeasured = ahead("dpo", "stage.loss=[simpo]", "eval_set.prompts=0").ledger
+    assert [role.name for role in unmeasured.roles] == ["policy"]
+
+
 @pytest.mark.parametrize("stage", ["reward", "dpo"])
 def test_shared_prompts_are_counted_once(stage: str, ahead: Ahead) -> None:
     shared, apart = (ahead(stage, MANY, f"stage.shared_prefix={given}") for given in ('"auto"', '"off"'))

@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 from rlhf.config.ranges import require_ranges
 from rlhf.config.rules import require
-from rlhf.config.stage import Input, Stage
+from rlhf.config.stage import POLICIES, Input, Stage
 
 SPLITS = ("train", "validation", "test")
 
@@ -28,7 +28,7 @@ class SampleStage(Stage):
 
     def inputs(self) -> dict[str, Input]:
         """Return the policy that samples, and the reward model that scores."""
-        policy = {"policy": Input(self.policy, ("base", "sft", "dpo", "ppo"))}
+        policy = {"policy": Input(self.policy, ("base", *POLICIES))}
         return policy | ({} if self.reward is None else {"reward": Input(self.reward, ("reward",))})
 
     def __post_init__(self) -> None:

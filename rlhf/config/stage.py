@@ -7,6 +7,8 @@ from typing import Any, ClassVar, NamedTuple
 from rlhf.config.ranges import require_ranges, require_trainer
 from rlhf.errors import ConfigError
 
+POLICIES = ("sft", "dpo", "kto", "ppo")  # stages that end with a policy that responds
+
 
 class SharedPrefix(Enum):
     """Whether a prompt that several rows of a batch share is encoded only once."""
@@ -51,7 +53,7 @@ class TrainedStage(Stage):
     sample_length: int
 
     shared: ClassVar[bool] = True
-    starts_from: ClassVar[tuple[str, ...]] = ("sft", "dpo", "ppo")  # stages whose policy can be the parent
+    starts_from: ClassVar[tuple[str, ...]] = POLICIES  # stages whose policy can be the parent
 
     def inputs(self) -> dict[str, Input]:
         """Return the policy that training starts from, if any."""

@@ -12,7 +12,7 @@ from rlhf.config.publish import PublishStage
 from rlhf.config.ranges import require_ranges
 from rlhf.config.reward import EvaluateRewardStage, RewardStage
 from rlhf.config.rules import require
-from rlhf.config.stage import Input, SharedPrefix, Stage, TrainerStage
+from rlhf.config.stage import POLICIES, Input, SharedPrefix, Stage, TrainerStage
 from rlhf.config.sweep import SweepStage
 from rlhf.errors import ConfigError
 
@@ -64,19 +64,30 @@ REFERENCE_FREE = (*OWN_LOSSES, "sft")
 
 
 @dataclass(kw_only=True)
-class DPOStage(TrainerStage):
-    """Settings of stage=dpo; conf/stage/dpo.yaml explains each."""
+class PreferenceStage(TrainerStage):
+    """Settings of the stages that train a policy on judged responses, beside a reference."""
 
     policy: str
     beta: float
-    loss: list[str]
-    gamma_beta_ratio: float | None
-    label_smoothing: float
     shared_prefix: SharedPrefix
     cache_reference: bool
 
     reads: ClassVar[tuple[str, ...]] = ("preferences", "prompts")  # prompts: for eval_set
     measured: ClassVar[bool] = True
+
+    @property
+    def reference_free(self) -> bool:
+        """Return whether no loss reads the reference."""
+        return False
+
+
+@dataclass(kw_only=True)
+class DPOStage(PreferenceStage):
+    """Settings of stage=dpo; conf/stage/dpo.yaml explains each."""
+
+    loss: list[str]
+    gamma_beta_ratio: float | None
+    label_smoothing: float
 
     @property
     def reference_free(self) -> bool:
@@ -128,6 +139,34 @@ class DPOStage(TrainerStage):
                 )
 
 
+class KTOLoss(Enum):
+    """Loss of a single response; the second one has no reference point."""
+
+    kto = "kto"
+    apo_zero_unpaired = "apo_zero_unpaired"
+
+
+@dataclass(kw_only=True)
+class KTOStage(PreferenceStage):
+    """Settings of stage=kto; conf/stage/kto.yaml explains each."""
+
+    loss: KTOLoss
+    desirable_weight: float | None
+    undesirable_weight: float | None
+    desirable_from: float | None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        rows = self.trainer.get("per_device_train_batch_size", 2)
+        rule = "be 2 or more for stage.loss=kto, whose reference point is a mean over the batch"
+        require(self.loss is not KTOLoss.kto or rows > 1, "stage.trainer.per_device_train_batch_size", rows, rule)
+        if self.cache_reference and self.trainer.get("sync_ref_model"):
+            raise ConfigError(
+                "stage.trainer.sync_ref_model=True needs the reference's log-probabilities at every step: "
+                "set stage.cache_reference=false, too"
+            )
+
+
 @dataclass(kw_only=True)
 class InspectStage(Stage):
     """Settings of stage=inspect; conf/stage/inspect.yaml explains each."""
@@ -143,7 +182,7 @@ class InspectStage(Stage):
 
     def inputs(self) -> dict[str, Input]:
         """Return the run or model whose tokenizer counts tokens, if any."""
-        policies = ("base", "sft", "dpo", "ppo")
+        policies = ("base", *POLICIES)
         return {} if self.tokenizer is None else {"tokenizer": Input(self.tokenizer, policies, required=False)}
 
     def __post_init__(self) -> None:
@@ -175,6 +214,7 @@ STAGES: dict[str, type[Stage]] = {
     "reward": RewardStage,
     "evaluate_reward": EvaluateRewardStage,
     "dpo": DPOStage,
+    "kto": KTOStage,
     "ppo": PPOStage,
     "compare": CompareStage,
     "publish": PublishStage,

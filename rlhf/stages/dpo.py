@@ -16,9 +16,11 @@ import torch
 from datasets import Dataset
 from torch import Tensor
 from trl import DPOConfig, DPOTrainer
+from trl.trainer.dpo_trainer import DataCollatorForPreference
 
 from rlhf.config import AdapterKind, DPOStage, Settings
 from rlhf.config.stages import OWN_LOSSES
+from rlhf.data.render import Prompt
 from rlhf.data.tokens import HEARD, Form
 from rlhf.evaluation.responses import eval_set
 from rlhf.hardware import ranks
@@ -82,9 +84,11 @@ class ReadyDPOTrainer(DPOTrainer):
         self.reference_kept: Any
         self.reference_kept, self.shared = reference_kept, shared
         self.own, self.reference_free = own, reference_free
+        if set(HEARD) <= set(parts["train_dataset"].column_names):  # before TRL computes the reference
+            args, padding = parts["args"], parts["processing_class"].pad_token_id
+            limits = {"max_length": args.max_length, "truncation_mode": args.truncation_mode}
+            parts["data_collator"] = Attributed(DataCollatorForPreference(pad_token_id=padding, **limits))
         super().__init__(**parts)
-        if set(HEARD) <= set(parts["train_dataset"].column_names):
-            self.data_collator = Attributed(self.data_collator)
 
     def _prepare_dataset(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:
         return dataset
@@ -152,13 +156,7 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
     settings = reference.beside_shards(settings, ranks.strategy_of(settings.hardware), told=True)
     stage = settings.stage_as(DPOStage)
     pairs = loop.read_splits(run, settings, "preferences")
-    named = settings.data.gold
-    gold: Any = None if named is None else function(named)
-    reads = gold is not None and reads_columns(gold)
-    asked = eval_set.prompts(settings, run, columns=reads)
-    if gold is not None:
-        rows = Rows(eval_set.held_out(settings, columns=True)) if reads else None
-        gold = guarded(bound(gold, "data.gold", rows), f"data.gold={named}")
+    asked, gold = held_out(settings, run)
 
     tokenizer = loading.load_tokenizer(run["policy"], settings.model)
     loop.settle(run, settings, tokenizer, pairs["train"]["prompt"])
@@ -195,11 +193,30 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
         moved = max(abs(metrics[f"eval/rewards/{one}"]) for one in ("chosen", "rejected", "margins")) / stage.beta
         loop.tell_unmoved(run.stage, moved, "stage.trainer.learning_rate", args.learning_rate)
     sample(trainer.state.global_step)
-    start = starting_policy(settings, run, trainer, tokenizer) if asked else None
-    scorers = eval_set.scorers(settings, run, gold)
-    metrics |= eval_set.measure(settings, run, asked, trainer.model, start, tokenizer, scorers)
+    metrics |= measured(settings, run, trainer, tokenizer, asked, gold)
     loading.save(trainer.model, tokenizer, run.model, run["policy"])
     return metrics | {"objective": metrics["eval/rewards/accuracies"]}
+
+
+def held_out(settings: Settings, run: Run) -> tuple[list[Prompt], Any]:
+    """Return the held-out prompts that the policy answers at the end, and the gold reward, if any."""
+    named = settings.data.gold
+    gold: Any = None if named is None else function(named)
+    reads = gold is not None and reads_columns(gold)
+    asked = eval_set.prompts(settings, run, columns=reads)
+    if gold is not None:
+        rows = Rows(eval_set.held_out(settings, columns=True)) if reads else None
+        gold = guarded(bound(gold, "data.gold", rows), f"data.gold={named}")
+    return asked, gold
+
+
+def measured(
+    settings: Settings, run: Run, trainer: Any, tokenizer: Any, asked: list[Prompt], gold: Any
+) -> dict[str, float]:
+    """Return the gold reward, win rate and KL of the trained policy on held-out prompts."""
+    start = starting_policy(settings, run, trainer, tokenizer) if asked else None
+    scorers = eval_set.scorers(settings, run, gold)
+    return eval_set.measure(settings, run, asked, trainer.model, start, tokenizer, scorers)
 
 
 def dpo_arguments(settings: Settings, run: Run) -> Any:

@@ -39,7 +39,7 @@ def test_weights_agree_with_the_loaded_model(adapter: str, stage: str, tmp_path:
     assert role.weights == sum(value.nbytes for value in model.parameters())
 
 
-@pytest.mark.parametrize("stage", ["base", "sft", "reward", "dpo"])
+@pytest.mark.parametrize("stage", ["base", "sft", "reward", "dpo", "kto"])
 def test_properties_of_every_stage(stage: str, ahead: Ahead) -> None:
     whole = ahead(stage, MANY).ledger
     more = ahead(stage, "stage.trainer.per_device_train_batch_size=1024").ledger

@@ -27,9 +27,7 @@ from tests.conftest import tiny_overrides
 
 # A server that has imported everything forks the processes that are killed: each would need seconds to begin.
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(
-    ["rlhf.stages.sft", "rlhf.stages.reward", "rlhf.stages.dpo", "rlhf.stages.kto", "rlhf.stages.ppo"]
-)
+CONTEXT.set_forkserver_preload([f"rlhf.stages.{stage}" for stage in ("sft", "reward", "dpo", "kto", "ppo")])
 
 # Intervals of logging and saving that are never at one: what is averaged when the kill comes belongs to the result.
 TRAINER = (

@@ -149,8 +149,8 @@ def _thumb(row: Row, name: str) -> bool:
 
 
 def _thumb_of(value: Any) -> bool | None:
-    """Return the meaning of a spelling of a thumb; None if it is none."""
-    text = str(int(value) if isinstance(value, float) and value.is_integer() else value).strip().lower()
+    """Return the meaning of a spelling of a thumb; None for other values."""
+    text = re.sub(r"(?<=[01])\.0$", "", str(value).strip().lower())  # a column with gaps is one of floats, in CSV too
     return THUMBS.get(re.sub(r"[ _-]+", " ", text) if text.startswith("thumb") else text)
 
 

@@ -88,7 +88,7 @@ def comparing(
     """Return ``phases`` with those of the reference; without an adapter, add it to ``roles`` as a second model.
 
     Cached log-probabilities of the reference are computed by the untrained policy before the first step; the second
-    model is then loaded at the end, for the held-out comparison, as it is if no loss reads a reference.
+    model is then loaded at the end, for the held-out comparison. So is it if no loss reads a reference.
     """
     [learner], stage = roles, settings.stage_as(PreferenceStage)
     whole = settings.adapter.kind is AdapterKind.none

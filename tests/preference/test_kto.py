@@ -4,6 +4,7 @@ import copy
 import itertools
 import math
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from tests.preference import alike
 pytestmark = pytest.mark.filterwarnings("ignore:.*use_reentrant.*")
 
 
+@cache
 def stage(*overrides: str) -> KTOStage:
     return composed("stage=kto", *overrides).stage_as(KTOStage)
 
@@ -53,7 +55,7 @@ def trainer(kind: type, adapter: bool = False, **options: Any) -> Any:
     anchor = copy.deepcopy(model)
     with torch.no_grad():
         for parameter in anchor.parameters():
-            parameter.mul_(0.9)
+            parameter.mul_(1.1)
     args = alike.arguments(KTOConfig, 3, beta=0.5, per_device_eval_batch_size=4, **options)
     ours = {"reference_kept": None, "shared": True} if kind is ReadyKTOTrainer else {}
     return kind(
@@ -141,7 +143,7 @@ def test_the_loss_by_hand() -> None:
 
 
 def test_held_out_losses_have_one_reference_point() -> None:
-    """The mean over all rows, not that of each batch: held against the formula."""
+    """The mean over all rows, not that of each batch, as the formula has it."""
     made = trainer(ReadyKTOTrainer)
     ExactEvaluation(made)
     found = made.evaluate()
@@ -189,11 +191,11 @@ def test_without_a_reference_point_nothing_is_mismatched() -> None:
     assert sorted(found["completion_ids"]) == [[n] for n in range(20)] != found["completion_ids"][:]
 
 
-@given(st.integers(1, 1000), st.integers(1, 1000))
+@pytest.mark.parametrize(("desirable", "undesirable"), [(1, 1), (1, 1000), (7, 3), (999, 1000)])
 def test_both_classes_count_the_same(desirable: int, undesirable: int) -> None:
     good, bad = weights(stage(), desirable, undesirable)
     assert good * desirable == pytest.approx(bad * undesirable)
-    assert min(good, bad) == 1.0
+    assert min(good, bad) == pytest.approx(1.0)
 
 
 def test_weights_that_are_set_are_kept() -> None:
@@ -215,7 +217,9 @@ def test_ratings_from_their_mean_on_are_desirable() -> None:
     found, least = labeled(rows, None)
     assert (found["label"][:], least, counted(found)) == ([0.0, 0.0, 1.0, 1.0], 2.0, (2, 2))
     assert labeled(rows, 5.0)[0]["label"][:] == [0.0, 0.0, 0.0, 1.0]
-    mixed = Dataset.from_list([{"rating": None, "label": 0.0}, {"rating": 3.0, "label": None}])
+    mixed = Dataset.from_list(
+        [{"prompt": "p", "rating": None, "label": 0.0}, {"prompt": "p", "rating": 3.0, "label": None}]
+    )
     assert labeled(mixed, None)[0]["label"][:] == [0.0, 1.0]
     thumbs = Dataset.from_list([{"label": 1.0}])
     assert labeled(thumbs, None) == (thumbs, None)

@@ -1,5 +1,6 @@
 import itertools
 import math
+import warnings
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,10 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, tensor
 from torch.nn.functional import logsigmoid
-from trl.experimental.cpo import CPOTrainer
-from trl.experimental.orpo import ORPOTrainer
 
 from rlhf.preference.losses import bradley_terry, centering, orpo, plackett_luce, simpo, smoothed
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # that they are experimental
+    from trl.experimental.cpo import CPOTrainer
+    from trl.experimental.orpo import ORPOTrainer
 
 numbers = st.floats(-20, 20)
 

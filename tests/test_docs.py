@@ -100,7 +100,7 @@ def test_every_snippet_runs_as_printed(
     assert len(names) > 1
 
 
-LOGGED = {"sft": ("base", "sft"), "reward": ("reward",), "dpo": ("dpo",)}
+LOGGED = {"sft": ("base", "sft"), "reward": ("reward",), "dpo": ("dpo",), "kto": ("kto",)}
 
 
 @pytest.mark.parametrize("name", LOGGED)

@@ -17,7 +17,7 @@ ENTRY = re.compile(r"(?P<indent> *)(?P<key>[\w./-]+):(?P<value>(?:[ ](?!#).*?)?)
 
 USAGE = """\
 Take a language model from base to instruction-tuned, one stage at a time:
-base -> sft -> reward -> dpo | ppo -> compare
+base -> sft -> reward -> dpo | kto | ppo -> compare
 
   python -m rlhf                                  trained models, next command
   python -m rlhf stage=progression                all missing stages, in order

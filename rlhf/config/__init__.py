@@ -48,6 +48,9 @@ from rlhf.config.stages import (
     BaseStage,
     DPOStage,
     InspectStage,
+    KTOLoss,
+    KTOStage,
+    PreferenceStage,
     ProgressionStage,
     SFTStage,
     StatusStage,
@@ -82,6 +85,8 @@ __all__ = [
     "JudgeKind",
     "KLEstimator",
     "KLIn",
+    "KTOLoss",
+    "KTOStage",
     "LabelStage",
     "LadderStage",
     "LossMean",
@@ -93,6 +98,7 @@ __all__ = [
     "PPOStage",
     "Pairing",
     "PlanStage",
+    "PreferenceStage",
     "ProgressionStage",
     "Publish",
     "PublishStage",
@@ -216,13 +222,13 @@ class Settings:
 
     def _check_measured(self) -> None:
         """Raise ConfigError if the objective is a metric that this run would not measure."""
-        if self.stage.name not in ("dpo", "ppo"):
+        if self.stage.name not in ("dpo", "kto", "ppo"):
             return
         asked = objectives.names(self.objective, self.stage.name)
         measured = [name for name in asked if name in ("gold", "win_rate", "kl", "score")]
         if measured and not self.eval_set.prompts:
             raise ConfigError(f"objective={measured[0]} is measured on held-out prompts: set eval_set.prompts above 0")
         gold = self.stage.gold if isinstance(self.stage, PPOStage) else self.data.gold
-        by_gold = [name for name in asked if name == "gold" or (name == "win_rate" and self.stage.name == "dpo")]
+        by_gold = [name for name in asked if name == "gold" or (name == "win_rate" and self.stage.name != "ppo")]
         if by_gold and gold is None:
             raise ConfigError(f"objective={by_gold[0]} needs a gold reward: set data.gold")

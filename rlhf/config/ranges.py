@@ -84,7 +84,11 @@ OURS: dict[str, dict[str, Range]] = {
     "TrainerStage": {"early_stopping": COUNT},
     "RewardStage": {"label_smoothing": SMOOTHING, "batch_sum": Range(0, 1000), "ensemble": Range(1, 64)},
     "EvaluateRewardStage": {"sample_length": LENGTH, "max_length": LENGTH, "batch_size": ROWS, "scale": Range(2, 100)},
-    "DPOStage": {"beta": Range(1e-6, 1000), "label_smoothing": SMOOTHING},
+    "PreferenceStage": {"beta": Range(1e-6, 1000)},
+    "DPOStage": {"gamma_beta_ratio": Range(0, 100), "label_smoothing": SMOOTHING},
+    "KTOStage": {
+        "desirable_weight": above(0, 1e6), "undesirable_weight": above(0, 1e6), "desirable_from": Range(-1e9, 1e9),
+    },
     "InspectStage": {
         "max_length": LENGTH, "examples": Range(0, 1e6), "near_duplicates": COUNT_OR_NONE, "similarity": above(0, 1),
         "languages": COUNT_OR_NONE,

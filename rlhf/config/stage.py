@@ -28,7 +28,7 @@ class Input(NamedTuple):
     update: int | None = None
 
 
-POLICIES = ("sft", "dpo", "ppo", "merge")  # stages that end with a policy that responds
+POLICIES = ("sft", "dpo", "kto", "ppo", "merge")  # stages that end with a policy that responds
 
 
 @dataclass(kw_only=True)

@@ -30,6 +30,7 @@ def facts(sheet: dict[str, Any]) -> list[tuple[str, str]]:
     found = [
         ("rows", f"{rows:,}" + (f" from {sheet['read']:,} read" if sheet["read"] != rows else "")),
         ("layout", ", ".join(f"{name} {n:,}" if len(layouts) > 1 else name for name, n in layouts.items())),
+        *([("thumbs, for stage=kto", _thumbs(sheet["thumbs"]))] if sheet["thumbs"] else []),
         *((f"left out: {reason.removeprefix('with ')}", f"{n:,}") for reason, n in sheet["left_out"].items()),
         *([("first row that cannot be read", sheet["problem"])] if sheet["problem"] else []),
         *((f"kept, with {what}", f"{n:,}") for what, n in sheet["oddities"].items()),
@@ -61,6 +62,10 @@ def facts(sheet: dict[str, Any]) -> list[tuple[str, str]]:
     if sheet["sources"]:
         found.append(("sources", ", ".join(f"{name} {n:,}" for name, n in list(sheet["sources"].items())[:12])))
     return found
+
+
+def _thumbs(counts: dict[str, int]) -> str:
+    return ", ".join(f"{counts.get(name, 0):,} {name}" for name in ("desirable", "undesirable"))
 
 
 def _share(count: int, rows: int) -> str:

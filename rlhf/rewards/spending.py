@@ -53,8 +53,8 @@ class Spending:
                 if limit is not None and spent >= limit:
                     after = plural(int(self["asked"]), "question")
                     raise TrainingError(
-                        f"judge.{name}={limit:.10g} {unit} are spent after {after}: raise it and run again, with resume=true after a checkpoint; replies so far are kept and are not paid for "
-                        "again"
+                        f"judge.{name}={limit:.10g} {unit} are spent after {after}: raise it and run again, "
+                        "with resume=true after a checkpoint; replies so far are kept and are not paid for again"
                     )
             self.own["asked"] += questions
 

@@ -45,6 +45,7 @@ PROGRESS = {  # most important first: a narrow terminal shows only the first one
     "sft": ("eval/loss", "train/loss"),
     "reward": ("eval/accuracy", "eval/loss", "train/loss", "train/accuracy"),
     "dpo": ("eval/rewards/accuracies", "eval/rewards/margins", "eval/loss", "train/loss", "train/rewards/accuracies"),
+    "kto": ("eval/rewards/accuracies", "eval/rewards/margins", "eval/loss", "train/loss", "train/rewards/accuracies"),
     "ppo": ("objective/scores", "objective/kl", "val/ended", "objective/gold"),
 }
 RESULTS = {  # of a finished run; of several keys the first that was measured
@@ -53,6 +54,7 @@ RESULTS = {  # of a finished run; of several keys the first that was measured
     "reward": (("test/accuracy",), ("test/ece",)),
     "evaluate_reward": (("test/accuracy",), ("test/ece", "test/kappa")),
     "dpo": (("eval/rewards/accuracies",), ("eval/rewards/margins",)),
+    "kto": (("eval/rewards/accuracies",), ("eval/rewards/margins",)),
     "ppo": (("gold", "score", "objective/scores"), ("kl", "objective/kl")),
     "merge": (("models",), ("error",)),
     "sample": (("responses",), ("ended",)),

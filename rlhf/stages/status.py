@@ -11,8 +11,9 @@ from typing import Any
 from rich.text import Text
 from rich.tree import Tree
 
-from rlhf.config import PROGRESSION, Settings
+from rlhf.config import Settings
 from rlhf.config.objective import METRICS, USUAL
+from rlhf.config.publish import PUBLISHED
 from rlhf.console import console, duration, fitting, plural
 from rlhf.errors import RlhfError, RunError
 from rlhf.runs.commands import line
@@ -21,7 +22,7 @@ from rlhf.runs.headlines import results
 from rlhf.runs.run import Run, runs
 from rlhf.storage.manifest import read_manifest
 
-MODELS = (*PROGRESSION[:-1], "merge")
+MODELS = PUBLISHED
 INDENT = 4  # columns per level of the tree
 
 

@@ -15,6 +15,7 @@ from rlhf.config import EvalSet, Settings
 from rlhf.data import cache, fingerprint, load
 from rlhf.data.formats import COLUMNS
 from rlhf.data.render import Prompt
+from rlhf.data.sources import source_name
 from rlhf.evaluation.responses.answers import Candidate, by_prompt, divergences
 from rlhf.evaluation.statistics.metrics import wins
 from rlhf.modeling.generation import Response, generate, sampling_mode
@@ -133,11 +134,11 @@ def starting(
 
 
 def held_out(settings: Settings, columns: bool = False) -> dict[str, "Dataset"]:
-    """Return name -> rows of the validation split: of data.prompts, or else of the preference pairs."""
-    kind = "prompts" if settings.data.path is not None or settings.data.prompts.paths else "preferences"
-    return {
-        f"data.{kind} (validation)": load(settings.data, kind, "validation", settings.seed, tell=False, columns=columns)
-    }
+    """Return name -> rows of the validation split: of data.prompts, or else of the preferences, pairs or thumbs."""
+    own = "thumbs" if settings.stage.name == "kto" else "preferences"
+    kind = "prompts" if settings.data.path is not None or settings.data.prompts.paths else own
+    rows = load(settings.data, kind, "validation", settings.seed, tell=False, columns=columns)
+    return {f"data.{source_name(kind)} (validation)": rows}
 
 
 def prompts(settings: Settings, run: Run, columns: bool = False) -> list[Prompt]:

@@ -73,7 +73,7 @@ def test_every_recipe_belongs_to_an_experiment_and_a_stage() -> None:
     for recipe in names("recipe"):
         experiment, _, stage = recipe.rpartition("-")
         assert experiment in names("experiment"), recipe
-        assert stage in (*PROGRESSION, "progression"), recipe
+        assert stage in (*PROGRESSION, "progression", "ladder"), recipe
 
 
 @pytest.mark.parametrize("path", sorted(CONF.glob("stage/*.yaml")), ids=lambda path: path.stem)

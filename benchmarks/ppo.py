@@ -7,7 +7,8 @@
 Both sides do the same work: equal float32 weights, the same prompts in each iteration, responses sampled from the
 policy until EOS, a reward model, a critic, a reference, equal numbers of epochs and minibatches, full models in the
 optimizer. Our variants are compared with the same peer: ``one base`` uses LoRA and one frozen base model in four
-roles; ``critic on the policy`` sets stage.critic_kind=value_head; ``upper third`` has adapters only on the upper third of the layers; ``bfloat16 products`` sets hardware.autocast=on, so
+roles; ``critic on the policy`` sets stage.critic_kind=value_head; ``upper third`` has
+adapters only on the upper third of the layers; ``bfloat16 products`` sets hardware.autocast=on, so
 its numerics differ from the peer's float32. A sample is counted at the mean length of all sides' prompts and responses;
 EOS is about equally likely at each step of each side.
 TRL's peak memory includes a forward pass over all rows at once, its default for a batch of 64. With fewer rows in a

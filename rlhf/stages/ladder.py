@@ -14,12 +14,13 @@ from matplotlib.ticker import MaxNLocator
 from rlhf.config import LadderStage, Settings
 from rlhf.console import console
 from rlhf.errors import RunError
-from rlhf.evaluation.reporting.drawing import Drawing, canvas, finish, point
+from rlhf.evaluation.reporting.drawing import MARKERS, Drawing, canvas, finish, point
 from rlhf.evaluation.sweeps.ladder import METRICS, Cost, Method, Test, collect, compare, cost, interval, place
+from rlhf.evaluation.sweeps.leaderboard import safe
 from rlhf.planning.shapes import architecture
 from rlhf.runs.run import Run
 from rlhf.storage.json_files import write_json
-from rlhf.storage.markdown import cell, table
+from rlhf.storage.markdown import table
 
 
 def run(settings: Settings, run: Run) -> dict[str, float]:
@@ -37,7 +38,7 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
     ranked = sorted(methods, key=lambda one: -fmean(one.values(metric).values()))
     tests = {} if stage.compared not in [one.title for one in methods] else compare(methods, stage.compared, metric)
     parameters = architecture(settings, {}).size.parameters
-    lines = [*table(*rows(ranked, tests, stage.compared, parameters), escape=cell)]
+    lines = [*table(*rows(ranked, tests, stage.compared, parameters), escape=safe)]
     drawing = draw(ranked, metric, parameters)
     (run.work / "figures").mkdir(exist_ok=True)
     (run.work / "figures" / "ladder.svg").write_text(drawing.standalone(), encoding="utf-8")
@@ -49,7 +50,9 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
     ]
     text = page(ranked, lines, drawing, missing, stage, metric)
     (run.work / "ladder.md").write_text("\n".join(text) + "\n", encoding="utf-8")
-    write_json(run.work / "ladder.json", as_json(ranked, tests, parameters, stage.compared))
+    best = max(ranked[0].values(metric), key=ranked[0].values(metric).__getitem__)
+    content = as_json(ranked, tests, parameters, stage.compared)
+    write_json(run.work / "ladder.json", content | {"best": str(place(directory, best, ranked[0].title))})
     run.record_output(run.work / "ladder.json")
     for line in summary(ranked, tests, metric):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
@@ -93,13 +96,12 @@ def draw(ranked: Sequence[Method], metric: str, parameters: int) -> Drawing:
     with canvas(4.0 * len(panels), 4.2) as figure:
         for axes, (label, value) in zip(figure.subplots(1, len(panels), sharey=True), panels.items(), strict=True):
             for index, one in enumerate(ranked):
+                look = point(index + 1) | ({"fillstyle": "none"} if index >= len(MARKERS) else {})
                 xs = [value(manifest) for manifest in one.runs.values()]
                 ys = [manifest["metrics"][metric] for manifest in one.runs.values()]
-                axes.plot(xs, ys, markersize=3, alpha=0.5, **point(index + 1))
+                axes.plot(xs, ys, markersize=3, alpha=0.5, **look)
                 half = interval(ys).half or 0.0
-                axes.errorbar(
-                    [fmean(xs)], [fmean(ys)], yerr=[half], capsize=3, label=one.title, markersize=8, **point(index + 1)
-                )
+                axes.errorbar([fmean(xs)], [fmean(ys)], yerr=[half], capsize=3, label=one.title, markersize=8, **look)
             axes.xaxis.set_major_locator(MaxNLocator(4))
             axes.set_xlabel(label)
         figure.axes[0].set_ylabel(METRICS[metric])
@@ -130,7 +132,7 @@ def page(
         *(next(iter(one.runs.values()))["command"] for one in ranked),
         "```",
     ]
-    return text if not missing else [*text, "\n## Not finished\n", *(f"- {cell(one)}" for one in missing)]
+    return text if not missing else [*text, "\n## Not finished\n", *(f"- {safe(one)}" for one in missing)]
 
 
 def started(ranked: Sequence[Method], metric: str) -> Iterator[str]:

@@ -42,6 +42,9 @@ def test_methods_run_over_seeds_a_failed_one_leaves_the_others_and_a_budget_sets
     told = capsys.readouterr().out
     assert told.count("up to date, skipped") == 10
     found = json.loads((place / "report" / "ladder.json").read_text())
+    following = told.splitlines()[-1]
+    assert following.startswith("Next: python -m rlhf stage=publish ")
+    assert following.endswith(f" stage.run={found['best']}")
     assert {one["method"] for one in found["methods"]} == set(METHODS)
     for one in found["methods"]:
         golds = [json.loads((place / f"seed-{n}" / one["method"] / "run.json").read_text())["metrics"] for n in (1, 2)]

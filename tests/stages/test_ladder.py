@@ -44,5 +44,5 @@ def test_the_page_ranks_tests_and_names_what_is_missing(
     assert lines[1].split(" | ")[5] == "–"  # the baseline
     assert "The start has gold 1.000 ±0.000" in text
     assert text.count("python -m rlhf stage=dpo name=") == 3
-    assert f"- {directory}/seed-2/c" in text.replace("&#95;", "_")
+    assert f"- {directory}/seed-2/c" in text
     assert "b  gold 4.520 ±2.509  p " in capsys.readouterr().out

@@ -5,8 +5,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from scipy import stats
-
 from rlhf.evaluation.sweeps.jobs import FINISHED
 from rlhf.storage.manifest import read_manifest
 
@@ -72,6 +70,8 @@ def interval(values: Sequence[float]) -> Interval:
     mean = math.fsum(values) / len(values)
     if len(values) < 2:
         return Interval(mean, None)
+    from scipy import stats  # takes half a second, and the command line imports this module
+
     return Interval(mean, float(stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)))
 
 
@@ -107,8 +107,11 @@ def paired(ours: Mapping[int, float], theirs: Mapping[int, float]) -> Test | Non
         return None
     differences = [ours[seed] - theirs[seed] for seed in common]
     same = len({*differences}) == 1  # the test is undefined without variance
-    p = None if len(common) < 2 or same else float(stats.ttest_1samp(differences, 0.0).pvalue)
-    return Test(interval(differences), p)
+    if len(common) < 2 or same:
+        return Test(interval(differences), None)
+    from scipy import stats
+
+    return Test(interval(differences), float(stats.ttest_1samp(differences, 0.0).pvalue))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -141,6 +141,9 @@ def test_the_tables_are_the_measured_ones() -> None:
         assert all(progression.checks(row).values()), row["seed"]
     sweep = json.loads((ROOT / "benchmarks" / "sweep.json").read_text())
     assert "\n".join(["<!-- sweep -->", *sweep["published"], "<!-- end -->"]) in TEXTS["sweeps"]
+    ladder = json.loads((ROOT / "benchmarks" / "ladder.json").read_text())
+    for page, lines in {"ladder": ladder["published"], "advantages": ladder["published_rl"]}.items():
+        assert "\n".join(["<!-- ladder -->", *lines, "<!-- end -->"]) in TEXTS[page]
     assert "\n".join(reward_card.table(json.loads(reward_card.RESULT.read_text())["sets"])) in TEXTS["reward"]
     assert "\n".join(table.lines(table.HERE)) in TEXTS["results"]
     assert "\n".join(plan_memory.table(plan_memory.stored("rows"))) in TEXTS["planning"]

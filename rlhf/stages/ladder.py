@@ -71,6 +71,8 @@ def rows(
 ) -> tuple[list[str], list[list[str]]]:
     """Return the headings and the rows of the table."""
     shown = [name for name in METRICS if all(one.values(name) for one in ranked)]
+    if "gold" in shown:
+        shown = [name for name in shown if name != "score"]  # reward models of different seeds have different zeros
     headings = ["method", "runs", *(METRICS[name] for name in shown), f"difference from {baseline}", "p (Holm)",
                 "tokens sampled", "tokens trained", "FLOPs", "minutes"]  # fmt: skip
     lines = []

@@ -12,12 +12,16 @@ os.environ["RLHF_CACHE"] = tempfile.mkdtemp(prefix="rlhf-cache-")  # not the use
 import atexit
 import json
 from collections.abc import Callable, Iterator
+from copy import deepcopy
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig, OmegaConf
 
 from rlhf.cli.main import register, settings_of
 from rlhf.config import Settings
@@ -92,11 +96,27 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path.parent != here)
 
 
-def composed(*overrides: str) -> Settings:
-    """The settings that ``python -m rlhf <overrides>`` would run with."""
+GROUPS = {path.name for path in bundled("conf").iterdir() if path.is_dir()}
+
+
+@cache
+def chosen(*groups: str) -> DictConfig:
+    """What Hydra composes from choices of groups, before it sets values."""
     register()
     with initialize_config_dir(config_dir=str(bundled("conf")), version_base="1.3"):
-        return settings_of(compose(config_name="config", overrides=list(overrides)))
+        return compose(config_name="config", overrides=list(groups))
+
+
+def composed(*overrides: str) -> Settings:
+    """The settings that ``python -m rlhf <overrides>`` would run with.
+
+    Files are read once for each choice of groups: this is most of the time that Hydra takes.
+    """
+    parsed = OverridesParser.create().parse_overrides(list(overrides))
+    values = [one for one in parsed if one.key_or_group.partition(".")[0] != "hydra" and one.key_or_group not in GROUPS]
+    config = deepcopy(chosen(*(one.input_line for one in parsed if one not in values)))
+    ConfigLoaderImpl._apply_overrides_to_config(values, config)
+    return settings_of(config)
 
 
 def tiny_overrides(stage: str, checkpoints: Path) -> list[str]:

@@ -159,7 +159,7 @@ TRAINER: dict[str, Range] = {
 SPECIAL = {"max_steps": (-1,)}  # values outside the range with a special meaning
 
 # Arguments of the trainers that would break a guarantee of this package, or that another setting decides.
-HUB = "stage=publish uploads, after a check for secrets"
+HUB = "stage=publish uploads, and looks for secrets before it does"
 DEVICES, TRACKED = "hardware= decides it", "tracker= decides it"
 ROWS_ARE_READY = "the rows are already token ids"
 REFUSED: dict[str, str] = {

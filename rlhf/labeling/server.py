@@ -49,7 +49,7 @@ class Page:
     async def page(self, request: Request) -> Response:
         """Return the page, or 403 without the token."""
         if not self._known(request.query_params.get("token")):
-            return HTMLResponse("The address has no valid token: open the one that the terminal shows.", 403)
+            return HTMLResponse("The address has no valid token. Open the one that the terminal shows.", 403)
         nonce = secrets.token_urlsafe(12)
         html = Path(__file__).with_name("page.html").read_text(encoding="utf-8").replace("{{nonce}}", nonce)
         sources = f"script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; connect-src 'self'"

@@ -38,7 +38,7 @@ LABELS = {
     "length": ("response length (tokens)", "mean tokens of a response, including EOS"),
     "distinct_1": ("distinct-1", "distinct words as a share of all words"),
     "distinct_2": ("distinct-2", "distinct pairs of words as a share of all pairs of words"),
-    "text/perplexity": ("perplexity", "of held-out base text, per token: the cost of alignment in language modeling"),
+    "text/perplexity": ("perplexity", "of held-out base text, per token; the cost of alignment in language modeling"),
     "text/bits_per_byte": ("bits per byte", "of held-out base text; comparable between tokenizers"),
 }  # fmt: skip
 SKEWED = 0.2  # difference of the two sides of an interval, as a share of its width, above which ± is misleading

@@ -57,6 +57,7 @@ FAST = {
     "reward": (*TRAINER, *CARD),
     "evaluate_reward": (*CARD, "stage.sample_length=4"),
     "dpo": TRAINER,
+    "kto": TRAINER,
     "ppo": (
         "stage.updates=2",
         "stage.batch_size=4",
@@ -74,6 +75,7 @@ FAST = {
     "publish": ("stage.wait=0",),
     "sample": ("stage.prompts=6", "stage.samples=3", "stage.max_response_length=6"),
     "label": (),
+    "ladder": (),
     "plan": ("stage.probe_seconds=1",),
     "compare": (
         "stage.prompts=6",
@@ -138,7 +140,7 @@ def beside_chain(chain: Path, tmp_path: Path) -> Callable[..., Settings]:
     """Settings of a tiny stage that starts from the chain's runs and writes below the test's own directory."""
 
     def of(stage: str, *overrides: str) -> Settings:
-        parents = [f"stage.policy={chain}/almanac/sft"] if stage in ("reward", "dpo", "ppo") else []
+        parents = [f"stage.policy={chain}/almanac/sft"] if stage in ("reward", "dpo", "kto", "ppo") else []
         parents += [f"stage.reward={chain}/almanac/reward"] if stage == "ppo" else []
         parents += [f"model.pretrained={chain}/almanac/base"] if stage == "sft" else []
         return composed(*tiny_overrides(stage, tmp_path), *parents, *overrides)
@@ -148,12 +150,12 @@ def beside_chain(chain: Path, tmp_path: Path) -> Callable[..., Settings]:
 
 @pytest.fixture(scope="session")
 def aligned(chain: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoints directory with a copy of the chain's runs, and tiny runs of dpo, ppo and compare beside them."""
+    """A checkpoints directory with a copy of the chain's runs, and tiny runs of the later stages beside them."""
     from rlhf.stages import execute
 
     root = tmp_path_factory.mktemp("aligned")
     shutil.copytree(chain / "almanac", root / "almanac")
-    for stage in ("dpo", "ppo", "compare"):
+    for stage in ("dpo", "kto", "ppo", "compare"):
         execute(composed(*tiny_overrides(stage, root)), root / "almanac" / stage)
     return root
 

@@ -82,4 +82,4 @@ def small(arguments: list[str]) -> list[str]:
 def repeats(arguments: list[str]) -> bool:
     """Whether the stage is finished in a complete chain: its command would be refused, rightly."""
     named = [item for item in arguments if item.partition("=")[0] in ("stage", "resume")]
-    return named == arguments and arguments != [] and arguments[0].removeprefix("stage=") in STAGES
+    return named == arguments and arguments != [] and arguments[0].removeprefix("stage=") in (*STAGES, "kto")

@@ -31,7 +31,7 @@ RUN = {
         if arguments not in commands(TEXTS["README"])
         and runnable(arguments)
         and not repeats(arguments)
-        and not {"stage=progression", "stage=publish"} & set(arguments)
+        and not {"stage=progression", "stage=publish", "stage=ladder"} & set(arguments)
     ]
     for path in PAGES
 }
@@ -100,7 +100,7 @@ def test_every_snippet_runs_as_printed(
     assert len(names) > 1
 
 
-LOGGED = {"sft": ("base", "sft"), "reward": ("reward",), "dpo": ("dpo",)}
+LOGGED = {"sft": ("base", "sft"), "reward": ("reward",), "dpo": ("dpo",), "kto": ("kto",)}
 
 
 @pytest.mark.parametrize("name", LOGGED)

@@ -35,6 +35,7 @@ SAME = {
     **dict.fromkeys(("micro_batch_size", "micro_batch_tokens"), ROUNDING),
     "trainer.activation_checkpointing": ROUNDING, "trainer.per_device_eval_batch_size": ROUNDING,
     **dict.fromkeys(("policy", "reward", "rewards", "gold", "critic", "reward_defaults", "critic_kind"), LOADED),
+    "shadows": "scores that train nothing; tests/rewards/test_in_training.py",
     **dict.fromkeys(("probe_rows", "tfidf_pairs", "calibration_bins", "bootstrap", "statistics_prompts"), CARD),
     "statistics_temperature": CARD, "sentinel": "tests/ppo/test_sentinel.py", "rollout": "tests/ppo/test_rollout.py",
     "importance_cap": "of other engines; tests/ppo/test_engines.py", "kind": "tests/modeling/test_adapters.py",
@@ -88,6 +89,8 @@ TRAINED: dict[str, dict[str, Any]] = {
         "trainer.center_rewards_coefficient": ["stage.trainer.center_rewards_coefficient=0.5"],
         "margin": ["stage.margin=true", "data.path={margins}"],
         "label_smoothing": ["stage.label_smoothing=0.3"],
+        "batch_sum": ["stage.batch_sum=5"],
+        "negatives": ["stage.negatives={swapped: 0.5}"],
         "trainer.max_length": ["stage.trainer.max_length=60"],
         "ensemble": (["adapter=lora"], ["stage.ensemble=2"]),
     },
@@ -95,11 +98,19 @@ TRAINED: dict[str, dict[str, Any]] = {
     | {
         "beta": ["stage.beta=0.5"],
         "loss": ["stage.loss=[ipo]"],
+        "gamma_beta_ratio": (["stage.loss=[simpo]"], ["stage.gamma_beta_ratio=0.1"]),
         "label_smoothing": ["stage.label_smoothing=0.2"],
         "trainer.loss_weights": ["+stage.trainer.loss_weights=[1.0,0.5]"],
         "adapter.rank": (["adapter=lora"], ["adapter.rank=3"]),
         "adapter.alpha": (["adapter=lora"], ["adapter.alpha=3"]),
         "adapter.dropout": (["adapter=lora", "+stage.trainer.disable_dropout=false"], ["adapter.dropout=0.5"]),
+    },
+    "kto": {
+        "beta": ["stage.beta=0.5"],
+        "loss": ["stage.loss=apo_zero_unpaired"],
+        "desirable_weight": ["stage.desirable_weight=2", "stage.undesirable_weight=1"],
+        "undesirable_weight": ["stage.undesirable_weight=2", "stage.desirable_weight=1"],
+        "desirable_from": (["data.path={ratings}"], ["stage.desirable_from=2"]),
     },
 }  # fmt: skip
 FURTHER = ("trainer.loss_weights",)  # of trainers, and not in conf/stage/
@@ -112,10 +123,12 @@ def known(stage: str) -> set[str]:
         "trainer", {}
     )
     found |= {f"trainer.{key}" for key in trainer}
+    if stage == "kto":  # the others have DPO's cases
+        return found - known("dpo") | {"beta", "loss"}
     return found | ({f"adapter.{field.name}" for field in fields(Adapter)} if stage == "dpo" else set())
 
 
-@pytest.mark.parametrize("stage", ["base", "sft", "reward", "dpo", "ppo"])
+@pytest.mark.parametrize("stage", ["base", "sft", "reward", "dpo", "kto", "ppo"])
 def test_every_setting_has_a_case_or_a_reason(stage: str) -> None:
     cases = {name for name in (PPO if stage == "ppo" else TRAINED[stage]) if name in known(stage)}
     left_alone = {name for name in known(stage) if name in SAME or name.removeprefix("adapter.") in SAME}
@@ -134,6 +147,9 @@ def results(chain: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[.
     ]
     margins = tmp_path_factory.mktemp("margins") / "margins.jsonl"
     margins.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+    rows = [{"prompt": f"{number}?", "response": f"no {number}", "helpfulness": number % 4} for number in range(12)]
+    ratings = margins.with_name("ratings.jsonl")
+    ratings.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
 
     @cache
     def of(stage: str, *overrides: str) -> str:
@@ -141,7 +157,7 @@ def results(chain: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[.
         parents = {"base": [], "sft": [f"model.pretrained={chain}/almanac/base"]}
         given = parents.get(stage, [f"stage.policy={chain}/almanac/sft"])
         short = ["stage.sample_prompts=0", "eval_set.prompts=0", "stage.trainer.learning_rate=0.01"]
-        own = [item.replace("{margins}", str(margins)) for item in overrides]
+        own = [item.replace("{margins}", str(margins)).replace("{ratings}", str(ratings)) for item in overrides]
         metrics = execute(composed(*tiny_overrides(stage, root), *given, *short, *own), root / "run")
         log = (root / "run" / "metrics.jsonl").read_text(encoding="utf-8")
         return f"{Run.open(root / 'run').manifest['weights']} {log} {metrics}"

@@ -19,6 +19,7 @@ PATHS = {
     "sft": ("stage.policy", "model.pretrained"),
     "reward": ("stage.policy",),
     "dpo": ("stage.policy",),
+    "kto": ("stage.policy",),
     "ppo": ("stage.policy", "stage.reward", "stage.critic", "stage.teacher"),
     "merge": ("stage.policy",),
     "sample": ("stage.policy", "stage.reward"),

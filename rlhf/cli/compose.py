@@ -52,8 +52,12 @@ def resolvers() -> None:
 
 
 def by(key: Any, usual: Any, others: Mapping[str, Any]) -> Any:
-    """Return ``others[key]`` if it exists, else ``usual``; an enum is looked up by its name."""
-    return others.get(getattr(key, "name", key), usual)
+    """Return ``others[key]`` if it exists, else ``usual``; an enum is looked up by its name.
+
+    For a list, it is the value of the first of its keys that has one.
+    """
+    keys = [getattr(one, "name", one) for one in (key if isinstance(key, ListConfig) else [key])]
+    return next((others[one] for one in keys if one in others), usual)
 
 
 def unless(*others: Any) -> Any:

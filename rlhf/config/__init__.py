@@ -39,6 +39,7 @@ from rlhf.config.ranges import require_ranges
 from rlhf.config.reward import EvaluateRewardStage, RewardLoss, RewardStage
 from rlhf.config.rewards import Normalization, RewardTermSettings
 from rlhf.config.rollout import Engine, OldLogprobs, RolloutSettings, VLLMMode
+from rlhf.config.rules import require
 from rlhf.config.sentinel import SentinelAction, SentinelSettings
 from rlhf.config.stage import Input, SharedPrefix, Stage, TrainedStage, TrainerStage
 from rlhf.config.stages import (
@@ -47,12 +48,15 @@ from rlhf.config.stages import (
     BaseStage,
     DPOStage,
     InspectStage,
+    KTOLoss,
+    KTOStage,
+    PreferenceStage,
     ProgressionStage,
     SFTStage,
     StatusStage,
     Turns,
 )
-from rlhf.config.sweep import SweepStage
+from rlhf.config.sweep import LadderStage, SweepStage
 from rlhf.errors import ConfigError
 
 __all__ = [
@@ -81,7 +85,10 @@ __all__ = [
     "JudgeKind",
     "KLEstimator",
     "KLIn",
+    "KTOLoss",
+    "KTOStage",
     "LabelStage",
+    "LadderStage",
     "LossMean",
     "MergeStage",
     "MissingEOS",
@@ -91,6 +98,7 @@ __all__ = [
     "PPOStage",
     "Pairing",
     "PlanStage",
+    "PreferenceStage",
     "ProgressionStage",
     "Publish",
     "PublishStage",
@@ -166,6 +174,7 @@ class Settings:
                     f"adapter={self.adapter.kind.value} needs a trained model, and stage.policy=null starts from "
                     "random weights: set adapter=none, or stage.policy to a run, a model folder or a Hub id"
                 )
+        self._check_rubrics()
         objectives.check(self.objective, self.stage.name)
         self._check_measured()
         self._check_autocast()
@@ -185,6 +194,23 @@ class Settings:
             raise TypeError(f"the settings are of stage={self.stage.name}, not of {kind.__name__}")
         return self.stage
 
+    def _check_rubrics(self) -> None:
+        """Raise ConfigError if a response is to be scored by a rubric, and the judge is not a language model."""
+        if not (isinstance(self.stage, PPOStage | EvaluateRewardStage) and self.stage.judged):
+            return
+        if self.judge.kind not in (JudgeKind.local, JudgeKind.endpoint):
+            raise ConfigError(
+                f"judge={self.judge.kind.value} cannot score by a rubric, which needs a language model: set "
+                "judge=endpoint or judge=local, and judge.model"
+            )
+        if isinstance(self.stage, EvaluateRewardStage):
+            scales = {"stage.scale": self.stage.scale}
+        else:
+            scales = {f"stage.{role}.judge.scale": term.judge.scale for role, term in self.stage.roles().items()}
+        for key, scale in scales.items():
+            single = self.judge.kind is JudgeKind.endpoint or scale < 10
+            require(single, key, scale, "be at most 9 with judge=local, which reads the probability of one digit")
+
     def _check_autocast(self) -> None:
         full = self.model.dtype is Dtype.float32 and self.adapter.kind is not AdapterKind.qlora
         if self.hardware.autocast is Autocast.on and not full:
@@ -196,13 +222,13 @@ class Settings:
 
     def _check_measured(self) -> None:
         """Raise ConfigError if the objective is a metric that this run would not measure."""
-        if self.stage.name not in ("dpo", "ppo"):
+        if self.stage.name not in ("dpo", "kto", "ppo"):
             return
         asked = objectives.names(self.objective, self.stage.name)
         measured = [name for name in asked if name in ("gold", "win_rate", "kl", "score")]
         if measured and not self.eval_set.prompts:
             raise ConfigError(f"objective={measured[0]} is measured on held-out prompts: set eval_set.prompts above 0")
         gold = self.stage.gold if isinstance(self.stage, PPOStage) else self.data.gold
-        by_gold = [name for name in asked if name == "gold" or (name == "win_rate" and self.stage.name == "dpo")]
+        by_gold = [name for name in asked if name == "gold" or (name == "win_rate" and self.stage.name != "ppo")]
         if by_gold and gold is None:
             raise ConfigError(f"objective={by_gold[0]} needs a gold reward: set data.gold")

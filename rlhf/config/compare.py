@@ -34,7 +34,11 @@ class CompareStage(Stage):
     questions: list[str]
 
     reads: ClassVar[tuple[str, ...]] = ("prompts", "text", "preferences")
-    judged: ClassVar[bool] = True
+
+    @property
+    def judged(self) -> bool:
+        """Whether the results depend on ``judge``."""
+        return True
 
     def inputs(self) -> dict[str, Input]:
         """Return the compared models by column title, and the reward model."""

@@ -46,6 +46,8 @@ class Judge:
     price_prompt: float
     price_response: float
     budget: float | None
+    budget_calls: int | None
+    budget_tokens: int | None
     cache: str
     batch_size: int
     max_length: int

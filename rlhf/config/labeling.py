@@ -47,7 +47,10 @@ class LabelStage(Stage):
     annotators: int
     port: int
 
-    judged: ClassVar[bool] = True
+    @property
+    def judged(self) -> bool:
+        """Whether the results depend on ``judge``."""
+        return True
 
     def inputs(self) -> dict[str, Input]:
         """Return the runs of stage=sample by title."""

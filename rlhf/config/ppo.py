@@ -68,6 +68,7 @@ class PPOStage(TrainedStage):
     rewards: Any
     reward_defaults: RewardTermSettings
     gold: Any
+    shadows: Any
     advantage: Advantage
     samples: int
     shared_prefix: SharedPrefix
@@ -149,6 +150,11 @@ class PPOStage(TrainedStage):
         """The number of responses of an update, over all ranks."""
         return self.batch_size * self.samples
 
+    @property
+    def judged(self) -> bool:
+        """Whether a term is scored by ``judge``."""
+        return any(term.judge.rubric is not None for term in self.roles().values())
+
     def inputs(self) -> dict[str, Input]:
         """Return the run to branch from, the policy, every run that scores, by term, and the start of the critic."""
         found = super().inputs()
@@ -158,10 +164,7 @@ class PPOStage(TrainedStage):
         if self.teacher is not None:
             found["teacher"] = Input(self.teacher, ("base", *self.starts_from))
         found |= {} if self.reward is None else {"reward": Input(self.reward, ("reward",))}
-        terms = {f"rewards.{name}": term for name, term in self.terms().items()}
-        if (gold := self.gold_term()) is not None:
-            terms["gold"] = gold
-        for role, term in terms.items():
+        for role, term in self.roles().items():
             found |= {role + suffix: Input(path, ("reward",)) for suffix, path in term.runs().items()}
         if self.critic is not None:
             found["critic"] = Input(self.critic, ("base", *self.starts_from, "reward"))
@@ -170,6 +173,16 @@ class PPOStage(TrainedStage):
     def terms(self) -> dict[str, RewardTermSettings]:
         """Return the terms of ``rewards`` by name, typed; ``reward`` is not included."""
         return reward_terms(self.rewards, self.reward_defaults)
+
+    def roles(self) -> dict[str, RewardTermSettings]:
+        """Return role -> term of all rewards, gold and shadows included, except ``reward``."""
+        found = {f"rewards.{name}": term for name, term in self.terms().items()}
+        found |= {f"shadows.{name}": term for name, term in self.shadow_terms().items()}
+        return found if (gold := self.gold_term()) is None else found | {"gold": gold}
+
+    def shadow_terms(self) -> dict[str, RewardTermSettings]:
+        """Return the terms of ``shadows`` by name, typed; their weights and normalization have no effect."""
+        return reward_terms(self.shadows, self.reward_defaults, "stage.shadows")
 
     def gold_term(self) -> RewardTermSettings | None:
         """Return ``gold`` as a term; a string is the import path of a function."""
@@ -181,6 +194,7 @@ class PPOStage(TrainedStage):
     def __post_init__(self) -> None:
         terms = self.terms()
         self.gold_term()
+        self.shadow_terms()
         self._check_teacher()
         if self.reward is None and not terms and self.teacher is None:
             raise ConfigError("stage.reward is null and stage.rewards has no term: set one of them")
@@ -265,8 +279,8 @@ class PPOStage(TrainedStage):
             raise ConfigError(f"{name} has no critic, so stage.critic={self.critic} would be ignored: leave it out")
         if self.critic_warmup_updates and not self.has_critic:
             raise ConfigError(
-                f"{name} has no critic, so nothing would be trained in the first stage.critic_warmup_updates="
-                f"{self.critic_warmup_updates} updates: set it to 0"
+                f"{name} has no critic, so nothing would be trained during stage.critic_warmup_updates="
+                f"{self.critic_warmup_updates}: set it to 0"
             )
         if self.advantage.compares and self.gamma != 1:
             raise ConfigError(

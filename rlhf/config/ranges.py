@@ -71,6 +71,7 @@ OURS: dict[str, dict[str, Range]] = {
     "Judge": {
         "limit": COUNT, "timeout": SECONDS, "attempts": TRIES, "workers": Range(1, 1024), "max_tokens": LENGTH,
         "price_prompt": Range(0, 1e6), "price_response": Range(0, 1e6), "budget": above(0, 1e6),
+        "budget_calls": COUNT, "budget_tokens": Range(1, 1e12),
         "batch_size": ROWS, "max_length": LENGTH,
     },
     "EvalSet": {"prompts": COUNT_OR_NONE, "samples": DRAWS, **SAMPLING},
@@ -81,9 +82,13 @@ OURS: dict[str, dict[str, Range]] = {
         "statistics_prompts": Range(2, 1e9), "statistics_temperature": TEMPERATURE,
     },
     "TrainerStage": {"early_stopping": COUNT},
-    "RewardStage": {"label_smoothing": SMOOTHING, "ensemble": Range(1, 64)},
-    "EvaluateRewardStage": {"sample_length": LENGTH, "max_length": LENGTH, "batch_size": ROWS},
-    "DPOStage": {"beta": Range(1e-6, 1000), "label_smoothing": SMOOTHING},
+    "RewardStage": {"label_smoothing": SMOOTHING, "batch_sum": Range(0, 1000), "ensemble": Range(1, 64)},
+    "EvaluateRewardStage": {"sample_length": LENGTH, "max_length": LENGTH, "batch_size": ROWS, "scale": Range(2, 100)},
+    "PreferenceStage": {"beta": Range(1e-6, 1000)},
+    "DPOStage": {"gamma_beta_ratio": Range(0, 100), "label_smoothing": SMOOTHING},
+    "KTOStage": {
+        "desirable_weight": above(0, 1e6), "undesirable_weight": above(0, 1e6), "desirable_from": Range(-1e9, 1e9),
+    },
     "InspectStage": {
         "max_length": LENGTH, "examples": Range(0, 1e6), "near_duplicates": COUNT_OR_NONE, "similarity": above(0, 1),
         "languages": COUNT_OR_NONE,
@@ -91,6 +96,7 @@ OURS: dict[str, dict[str, Range]] = {
     "CompareStage": {
         "prompts": COUNT, "samples": DRAWS, "bootstrap": Range(1, 1e6), "pairs": Range(0, 1e6), **SAMPLING,
     },
+    "LadderStage": {"budget": COUNT},
     "SampleStage": {"prompts": COUNT, "samples": DRAWS, **SAMPLING},
     "LabelStage": {"pairs": COUNT, "limit": COUNT, "annotators": TRIES, "port": Range(0, 65535)},
     "PlanStage": {
@@ -124,6 +130,7 @@ OURS: dict[str, dict[str, Range]] = {
     },
     "RewardTermSettings": {"weight": Range(-1e6, 1e6), "timeout": SECONDS},
     "NumberTerm": {"absolute": Range(0, 1e12), "relative": SHARE},
+    "JudgeTerm": {"scale": Range(2, 100), "pairs": COUNT_OR_NONE},
     "EnsembleTerm": {"deviations": Range(0, 100)},
     "RemoteTerm": {
         "batch_size": ROWS, "timeout": SECONDS, "attempts": TRIES, "backoff": Range(0, 86400),
@@ -209,6 +216,6 @@ def require_warmup(warmup: float, steps: int) -> None:
     """Raise ConfigError if the warm-up is longer than the training, both in steps."""
     if 0 < steps < warmup:
         raise ConfigError(
-            f"stage.trainer.warmup_steps={warmup:g} is above the {steps} steps of the training, so the learning rate "
-            "would never be reached: lower it, or set a share below 1"
+            f"stage.trainer.warmup_steps={warmup:g} is longer than the training, whose last step is {steps}, so the "
+            "learning rate would never be reached: lower it, or set a share below 1"
         )

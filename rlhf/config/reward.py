@@ -2,11 +2,14 @@
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from rlhf.config.ranges import require_ranges
+from rlhf.config.rules import require
 from rlhf.config.stage import POLICIES, Input, SharedPrefix, Stage, TrainerStage
 from rlhf.errors import ConfigError
+
+NEGATIVES = ("swapped", "truncated", "repeated")  # rlhf/preference/negatives.py
 
 
 class RewardLoss(Enum):
@@ -39,6 +42,8 @@ class RewardStage(CardStage, TrainerStage):
     loss: RewardLoss
     margin: bool
     label_smoothing: float
+    batch_sum: float
+    negatives: Any
     ensemble: int
     shared_prefix: SharedPrefix
 
@@ -46,7 +51,17 @@ class RewardStage(CardStage, TrainerStage):
 
     def __post_init__(self) -> None:
         TrainerStage.__post_init__(self)
-        pairwise = {"margin=true": self.margin, f"label_smoothing={self.label_smoothing}": self.label_smoothing > 0}
+        given: Any = {} if self.negatives is None else self.negatives
+        require(isinstance(given, dict), "stage.negatives", given, "map kinds to shares of the training pairs")
+        for kind, share in given.items():
+            require(kind in NEGATIVES, "stage.negatives", kind, f"name some of {', '.join(NEGATIVES)}")
+            number = isinstance(share, int | float) and not isinstance(share, bool)
+            require(number and 0 < share <= 1, f"stage.negatives.{kind}", share, "lie in (0, 1]")
+        pairwise = {
+            f"negatives={given}": bool(given),
+            "margin=true": self.margin,
+            f"label_smoothing={self.label_smoothing}": self.label_smoothing > 0,
+        }
         for option, given in pairwise.items():
             if given and self.loss is RewardLoss.plackett_luce:
                 raise ConfigError(
@@ -63,11 +78,20 @@ class EvaluateRewardStage(CardStage):
     sample_length: int
     max_length: int | None
     batch_size: int
+    rubric: str | None
+    scale: int
 
     reads: ClassVar[tuple[str, ...]] = ("preferences",)
 
+    @property
+    def judged(self) -> bool:
+        """Whether ``judge`` is evaluated, with ``rubric``, instead of a reward model."""
+        return self.rubric is not None
+
     def inputs(self) -> dict[str, Input]:
-        """Return the reward model and the policy it is compared with."""
+        """Return the reward model and the policy it is compared with; none if a judge is evaluated."""
+        if self.rubric is not None:
+            return {}
         policies = ("base", *POLICIES)
         policy = {} if self.policy is None else {"policy": Input(self.policy, policies)}
         return {"reward": Input(self.reward, ("reward",))} | policy

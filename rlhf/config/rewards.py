@@ -101,6 +101,16 @@ class InstructionTerm:
 
 
 @dataclass(kw_only=True)
+class JudgeTerm:
+    """The rubric by which the judge of the run scores a response, and the column of a baseline response."""
+
+    rubric: str | None
+    scale: int
+    baseline: str | None
+    pairs: int
+
+
+@dataclass(kw_only=True)
 class RewardTermSettings:
     """One term. Exactly one of the sources is set; the last three hold for any of them."""
 
@@ -115,6 +125,7 @@ class RewardTermSettings:
     choice: ChoiceTerm
     json_schema: SchemaTerm
     ifeval: InstructionTerm
+    judge: JudgeTerm
     weight: float
     normalization: Normalization
     timeout: float | None
@@ -133,6 +144,7 @@ class RewardTermSettings:
             "choice": self.choice.column,
             "json_schema": (self.json_schema.schema, self.json_schema.column),
             "ifeval": self.ifeval.score,
+            "judge": self.judge.rubric,
         }
         return [name for name, value in given.items() if value is not None and value != (None,) * len(value)]
 
@@ -171,7 +183,7 @@ class RewardTermSettings:
         if self.timeout is not None:
             require(source == "function", f"{key}.timeout", self.timeout, "be null unless function is set")
         require_ranges(f"{key}.", self)
-        for name in ("ensemble", "remote", "length", "format", "number"):
+        for name in ("ensemble", "remote", "length", "format", "number", "judge"):
             require_ranges(f"{key}.{name}.", getattr(self, name))
         length = self.length
         if length.min is not None and length.max is not None:
@@ -192,17 +204,17 @@ IGNORED = ("case", "punctuation", "articles", "whitespace")
 SOURCES = tuple(field.name for field in fields(RewardTermSettings))[:-3]
 
 
-def reward_terms(given: Any, usual: RewardTermSettings) -> dict[str, RewardTermSettings]:
-    """Return ``stage.rewards`` as name -> typed term; ``usual`` holds the defaults; null has no terms.
+def reward_terms(given: Any, usual: RewardTermSettings, key: str = "stage.rewards") -> dict[str, RewardTermSettings]:
+    """Return the setting ``key`` as name -> typed term; ``usual`` holds the defaults; null has no terms.
 
     Raises:
         ConfigError: a key is unknown, a value has the wrong type, or a rule of a term does not hold.
     """
-    require(given is None or isinstance(given, dict), "stage.rewards", given, "map names to terms")
+    require(given is None or isinstance(given, dict), key, given, "map names to terms")
     found = {}
     for name, term in (given or {}).items():
-        require(bool(NAME.fullmatch(str(name))), "stage.rewards", name, "name terms by letters, digits, - and _")
-        found[str(name)] = reward_term(f"stage.rewards.{name}", term, usual)
+        require(bool(NAME.fullmatch(str(name))), key, name, "name terms by letters, digits, - and _")
+        found[str(name)] = reward_term(f"{key}.{name}", term, usual)
     return found
 
 

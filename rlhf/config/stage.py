@@ -28,7 +28,7 @@ class Input(NamedTuple):
     update: int | None = None
 
 
-POLICIES = ("sft", "dpo", "ppo", "merge")  # stages that end with a policy that responds
+POLICIES = ("sft", "dpo", "kto", "ppo", "merge")  # stages that end with a policy that responds
 
 
 @dataclass(kw_only=True)
@@ -40,8 +40,12 @@ class Stage:
     reads: ClassVar[tuple[str, ...]] = ()  # sources in ``Data`` that the stage reads
     repeats: ClassVar[bool] = False  # whether a rerun replaces the old results without overwrite=true
     shared: ClassVar[bool] = False  # whether several processes can share a run
-    judged: ClassVar[bool] = False  # whether the results depend on ``judge``
     measured: ClassVar[bool] = False  # whether its policy is measured at the end, by ``eval_set``
+
+    @property
+    def judged(self) -> bool:
+        """Whether the results depend on ``judge``."""
+        return False
 
     @property
     def sources(self) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from rlhf.data.rows import unit_hash
 from rlhf.errors import DataError
+from rlhf.evaluation.statistics.kappa import kappa
 from rlhf.labeling.pairs import Pair
 
 VERDICTS = ("first", "second", "tie", "skip")
@@ -132,11 +133,8 @@ def vote(verdicts: Sequence[str]) -> float | None:
 def agreement(answers: dict[str, dict[str, str]]) -> dict[str, float]:
     """Return the share of pairs on which two annotators agree, and Cohen's kappa, over all pairs of annotators.
 
-        κ = (p_o - p_e) / (1 - p_e)
-
-    p_e is the expected agreement of two annotators who answer at random with their own frequencies (Cohen 1960). κ is
-    averaged over pairs of annotators, weighted by the pairs that both answered. Skipped pairs do not count. Empty if no
-    pair has two answers.
+    Kappa is averaged over pairs of annotators, weighted by the pairs that both answered. Skipped pairs do not count.
+    Empty if no pair has two answers.
 
     Args:
         answers: pair -> annotator -> verdict.
@@ -150,13 +148,5 @@ def agreement(answers: dict[str, dict[str, str]]) -> dict[str, float]:
     if not total:
         return {}
     observed = sum(a == b for both in by_two.values() for a, b in both) / total
-    kappa = sum(len(both) * _kappa(both) for both in by_two.values()) / total
-    return {"agreement": observed, "kappa": kappa}
-
-
-def _kappa(both: Sequence[tuple[str, str]]) -> float:
-    size = len(both)
-    observed = sum(a == b for a, b in both) / size
-    left, right = Counter(a for a, _ in both), Counter(b for _, b in both)
-    expected = sum(left[verdict] * right[verdict] for verdict in VALUES) / size**2
-    return 1.0 if expected == 1 else (observed - expected) / (1 - expected)
+    mean = sum(len(both) * kappa(*zip(*both, strict=True)) for both in by_two.values()) / total
+    return {"agreement": observed, "kappa": mean}

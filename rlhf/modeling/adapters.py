@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 
 from rlhf.config import Adapter, AdapterKind
 from rlhf.config.library_errors import blame
-from rlhf.console import console
+from rlhf.console import console, plural
 from rlhf.errors import ConfigError, ModelError
 from rlhf.modeling.vocabulary import is_tied, name_of, new_rows
 
@@ -41,7 +41,7 @@ def lora(adapter: Adapter, task: TaskType, model: PreTrainedModel) -> LoraConfig
             "merging would change both: leave it out"
         )
     if count := new_rows(model):
-        cause = f"the tokenizer has {count} tokens more than the model, and an adapter does not train their rows"
+        cause = f"the tokenizer has {plural(count, 'token')} more than the model, and an adapter trains none of them"
         console.print(f"{cause}: adapter=none does", highlight=False, soft_wrap=True)
     return config
 

@@ -101,7 +101,7 @@ class Pass(NamedTuple):
         """Return the additional bytes that attention over a tree of segments keeps.
 
         They are the outputs of segments before they are joined, and the keys and values of the ``seen`` tokens, once
-        for each response and repeated for heads that share them; see rlhf/preference/segment_attention.py.
+        for each response and repeated for heads that share them; see rlhf/modeling/segment_attention.py.
         """
         shape = self.shape
         grouped = 2 * (shape.hidden - shape.keys) * tokens if shape.keys < shape.hidden else 0

@@ -5,13 +5,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
-from rlhf.config import AdapterKind, BaseStage, CriticKind, DPOStage, Dtype, PPOStage, Settings, TrainerStage
+from rlhf.config import (
+    AdapterKind,
+    BaseStage,
+    CriticKind,
+    Dtype,
+    KTOLoss,
+    KTOStage,
+    PPOStage,
+    PreferenceStage,
+    Settings,
+    TrainerStage,
+)
 from rlhf.config.plan import KINDS, PlanStage
 from rlhf.config.rollout import Engine, OldLogprobs
 from rlhf.data import load, templates
 from rlhf.data.formats import Kind
 from rlhf.data.render import encode, shared, text_ids
-from rlhf.data.sources import source_of
+from rlhf.data.sources import source_name, source_of
 from rlhf.data.tokens import RESPONSES
 from rlhf.modeling import loading
 from rlhf.modeling.from_scratch import new_tokenizer
@@ -42,12 +53,13 @@ def rows_of(settings: Settings, plan: PlanStage) -> Rows:
         RlhfError: the data or a tokenizer are neither available nor stated.
     """
     kind = cast("Kind", KINDS[settings.stage.name])
-    source = getattr(settings.data, kind)
+    source = getattr(settings.data, source_name(kind))
     stated = [plan.rows[path] for path in source.paths if path in plan.rows]
     if settings.data.path is None and stated:
         [first, *_] = stated
         count = first["rows"] if source.limit is None else min(first["rows"], source.limit)
-        responses = {"preferences": 2, "demonstrations": 1}.get(kind, 0)
+        responses = {"preferences": 2, "demonstrations": 1, "thumbs": 1}.get(kind, 0)
+        count *= 2 if kind == "thumbs" else 1  # the stated rows are pairs
         return Rows(count, [(first["prompt"], *[first["response"]] * responses)], "stated in stage.rows")
     return counted(settings, kind)
 
@@ -96,7 +108,7 @@ def tokenizer_of(settings: Settings) -> Any:
 
 
 def trainer_of(settings: Settings) -> dict[str, Any]:
-    """Return ``stage.trainer`` of base, sft, reward or dpo."""
+    """Return ``stage.trainer`` of base, sft, reward, dpo or kto."""
     return settings.stage_as(TrainerStage).trainer
 
 
@@ -125,10 +137,12 @@ class Work:
 
 
 def trained(settings: Settings, rows: Rows, devices: int, *, shares: bool = False) -> Work:
-    """Return the work of base, sft, reward or dpo.
+    """Return the work of base, sft, reward, dpo or kto.
 
-    With ``shares`` a prompt is computed once for both responses, without padding.
+    With ``shares`` a prompt is computed once for both responses, without padding. KTO's rows are planned as if each had
+    its own prompt.
     """
+    shares = shares and not isinstance(settings.stage, KTOStage)
     trainer, name = trainer_of(settings), settings.stage.name
     batch = trainer["per_device_train_batch_size"]
     if isinstance(settings.stage, BaseStage):
@@ -158,8 +172,11 @@ def trained(settings: Settings, rows: Rows, devices: int, *, shares: bool = Fals
     if name == "reward":
         scored = batch * each  # the last token of each row
     reads = 0
-    if isinstance(settings.stage, DPOStage):  # by the reference, once if its log-probabilities are cached
+    if isinstance(settings.stage, PreferenceStage) and not settings.stage.reference_free:
+        # By the reference, once if its log-probabilities are cached.
         reads = padded * (count if settings.stage.cache_reference else seen_rows)
+    if isinstance(settings.stage, KTOStage) and settings.stage.loss is KTOLoss.kto:
+        reads = 2 * reads + padded * seen_rows  # the mismatched responses, by the reference and by the policy
     return Work(
         steps=steps, tokens=int(seen_rows * mean), trained=int(seen_rows * padded), read=int(reads),
         at_once=batch * each, longest=most, typical=max(round(padded / each), 1), source=rows.source,

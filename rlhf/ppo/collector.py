@@ -17,7 +17,7 @@ from rlhf.ppo.critic import ValueHead
 from rlhf.ppo.distributed import largest, total
 from rlhf.ppo.metrics import Metrics
 from rlhf.ppo.responses import Responses, Sampler, respond
-from rlhf.ppo.rollout import final_scores, is_exact, overlong
+from rlhf.ppo.rollout import filled, final_scores, is_exact, overlong
 from rlhf.rewards import Scorer
 
 
@@ -122,8 +122,8 @@ class Collector:
         )
 
     def final(self, scores: Tensor, lengths: Tensor, ended: Tensor) -> Tensor:
-        """Return the scores as the advantages use them; all (B,), lengths in tokens."""
-        stage = self.stage
+        """Return the scores as the advantages use them; all (B,), lengths in tokens. NaN: see `filled`."""
+        stage, scores = self.stage, filled(scores, self.stage.samples)
         rule, penalty = stage.missing_eos, stage.missing_eos_penalty
         found = final_scores(scores, ended, *self.measured, stage.score_clip, rule, penalty)
         if stage.overlong_buffer is not None:

@@ -5,10 +5,11 @@ noisy batch raises no alarm. Each returns None or one sentence: the failure with
 remedy.
 """
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from rlhf.config import SentinelSettings
 
@@ -16,6 +17,7 @@ KL, SCORES, GOLD = "objective/kl", "objective/scores", "objective/gold"
 STEP_KL, ENTROPY = "policy/approxkl_avg", "policy/entropy_avg"
 VARIANCE, ENDED, LENGTH = "val/explained_variance", "val/ended", "val/response_length"
 REPETITION, DISTINCT, EQUAL = "val/repetition", "val/distinct", "val/equal_groups"
+SHADOW = "shadow/"  # prefix of rewards that score every batch and train nothing
 WATCHED = (KL, SCORES, GOLD, STEP_KL, ENTROPY, VARIANCE, ENDED, LENGTH, REPETITION, DISTINCT, EQUAL)
 
 
@@ -28,7 +30,8 @@ class History:
 
     def add(self, metrics: Mapping[str, float]) -> None:
         """Append the metrics of one update."""
-        for name in WATCHED:
+        shadows = [name for name in metrics if name.startswith(SHADOW) and f"{name}_std" in metrics]
+        for name in (*WATCHED, *shadows):
             if name in metrics:
                 self.seen.setdefault(name, []).append(metrics[name])
 
@@ -176,6 +179,43 @@ def over_optimized(history: History, limits: SentinelSettings) -> str | None:
         f"gold score fell from {golds[best]:.3g} to {golds[-1]:.3g}, {fall:.1f} times its noise; commonly the reward "
         "model is wrong on the policy's responses: stop at the best gold score, raise stage.kl_coef, or fix the reward"
     )
+
+
+class Fall(NamedTuple):
+    """A reward that fell from ``best``, the median of the window that ends at ``peak``, while the score rose.
+
+    ``update`` is the first one whose window is lower by more than ``gold_fall`` times the noise; None if none is.
+    ``last`` is the median of the last window.
+    """
+
+    name: str
+    best: float
+    peak: int
+    update: int | None
+    last: float
+
+
+def falls(history: History, limits: SentinelSettings) -> list[Fall]:
+    """Return gold and each shadow reward, those that fell first at the beginning; see ``over_optimized``.
+
+    The noise is that of the whole run. A reward that was not scored in every update, or in fewer than two windows, is
+    left out.
+    """
+    found = []
+    for name in history.seen:
+        if name != GOLD and not name.startswith(SHADOW):
+            continue
+        if not history.knows(name, 2 * limits.window) or len(history.seen[name]) != len(history.seen[SCORES]):
+            continue
+        values, scores = history.medians(name), history.medians(SCORES)
+        most = (limits.gold_fall or math.inf) * max(noise(history.seen[name]), 1e-8)
+        best, first = 0, None
+        for at, value in enumerate(values):
+            if first is None and values[best] - value > most and scores[at] > scores[best]:
+                first = at + limits.window
+            best = at if value > values[best] else best
+        found.append(Fall(name, values[best], best + limits.window, first, values[-1]))
+    return sorted(found, key=lambda fall: math.inf if fall.update is None else fall.update)
 
 
 def all_alike(history: History, limits: SentinelSettings) -> str | None:

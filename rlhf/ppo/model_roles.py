@@ -202,7 +202,7 @@ def critic_start(settings: Settings, parents: Mapping[str, Parent], tokenizer: A
     stage = settings.stage_as(PPOStage)
     if stage.critic_kind is CriticKind.value_head or not stage.has_critic:
         return "policy"
-    scoring = [role for role in judges(parents) if role.partition(".")[0] != "gold"]
+    scoring = [role for role in judges(parents) if role.partition(".")[0] in ("reward", "rewards")]
     roles = ["critic"] if "critic" in parents else scoring
     found = next((role for role in roles if _reads(settings, parents[role], tokenizer)), None)
     if found is None and "critic" in parents:
@@ -217,8 +217,8 @@ def critic_start(settings: Settings, parents: Mapping[str, Parent], tokenizer: A
 
 
 def judges(parents: Mapping[str, Parent]) -> list[str]:
-    """Return the roles of reward models, including those of the gold reward."""
-    return [role for role in parents if role.partition(".")[0] in ("reward", "rewards", "gold")]
+    """Return the roles of reward models, including those of the gold reward and of shadows."""
+    return [role for role in parents if role.partition(".")[0] in ("reward", "rewards", "gold", "shadows")]
 
 
 def in_common(

@@ -1,5 +1,6 @@
 """The responses of a batch: sampled from the policy, scored, and packed into a Rollout."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -11,7 +12,8 @@ from rlhf.data.render import Prompt, prompt_ids
 from rlhf.modeling.decoding import Sampled
 from rlhf.modeling.generation import end_ids, response_text, sample, sampling_mode, seeded
 from rlhf.ppo.rollout import Rollout, pack
-from rlhf.rewards import RewardFunction, checked
+from rlhf.rewards import RewardFunction
+from rlhf.rewards.protocol import checked_or_none
 
 # (policy, ids of the prompts, ids that end a response, padding id, length limit, temperature) -> one response per
 # prompt: rlhf.modeling.generation.sample, or another engine that has the policy's weights.
@@ -19,7 +21,7 @@ Sampler = Callable[[Any, Sequence[Sequence[int]], set[int], int, int, float], li
 
 
 class Responses(NamedTuple):
-    """Prompts as token ids, a sampled response to each, and its score."""
+    """Prompts as token ids, a sampled response to each, and its score; NaN if no reward scores it."""
 
     rows: list[Sequence[int]]
     sampled: list[Sampled]
@@ -65,14 +67,15 @@ def respond(
     that responses do not depend on the number of ranks.
 
     Raises:
-        TrainingError: the reward did not return one finite number per response.
+        TrainingError: the reward did not return one finite number, or None, per response.
     """
     with sampling_mode(policy), seeded(seed):
         torch.rand(before, max_response_length)
         ends = end_ids(policy, tokenizer)
         sampled = sampler(policy, rows, ends, tokenizer.pad_token_id, max_response_length, temperature)
     texts = [response_text(tokenizer, prompt, one.ids) for prompt, one in zip(prompts, sampled, strict=True)]
-    return Responses(list(rows), sampled, checked(reward(prompts, texts), texts))
+    scores = checked_or_none(reward(prompts, texts), texts, "the reward")
+    return Responses(list(rows), sampled, [math.nan if score is None else score for score in scores])
 
 
 def collect(

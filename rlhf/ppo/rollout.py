@@ -10,10 +10,10 @@ from torch import Tensor
 from rlhf.config import EqualGroups, MissingEOS, PPOStage, SentinelSettings
 from rlhf.modeling import forward
 from rlhf.modeling.forward import Rows
+from rlhf.modeling.prefix_tree import tree
+from rlhf.modeling.segment_attention import lay_out
 from rlhf.ppo.advantages import equal_groups
 from rlhf.ppo.critic import ValueHead
-from rlhf.preference.prefix_tree import tree
-from rlhf.preference.segment_attention import lay_out
 
 
 class Rollout(NamedTuple):
@@ -96,7 +96,7 @@ def grouped_batches(rollout: Rollout, samples: int, rows: int | None, tokens: in
 def inputs_of(rollout: Rollout, shared: bool = False) -> Rows:
     """Return the token ids that models read, and the positions before response tokens.
 
-    With ``shared``, common prefixes of the rows are computed once (rlhf.preference.segment_attention), in one row
+    With ``shared``, common prefixes of the rows are computed once (rlhf.modeling.segment_attention), in one row
     without padding.
     """
     rows = forward.rows(rollout.prompt_ids, rollout.prompt_mask, rollout.response_ids, rollout.mask)
@@ -210,6 +210,17 @@ def pack(
     )
 
 
+def filled(scores: Tensor, samples: int) -> Tensor:
+    """Return scores (B,) in which NaN, a response that no reward scores, is the mean of the prompt's other responses.
+
+    If none of a prompt's ``samples`` responses is scored, it is the mean of all; 0 without any.
+    """
+    groups = scores.view(-1, samples)
+    means = groups.nanmean(1, keepdim=True)
+    found = torch.where(groups.isnan(), means.where(~means.isnan(), scores.nanmean()), groups)
+    return found.nan_to_num(nan=0.0).flatten()
+
+
 def final_scores(
     scores: Tensor, ended: Tensor, mean: float, std: float, clip: float | None, rule: MissingEOS, penalty: float
 ) -> Tensor:
@@ -228,11 +239,14 @@ def final_scores(
     return scores
 
 
-def learned_rows(rollout: Rollout, scores: Tensor, stage: PPOStage) -> Rollout:
-    """Return the rollout in which responses that the loss leaves out are masked; scores (B,)."""
-    kept = torch.ones_like(rollout.ended)
+def learned_rows(rollout: Rollout, scores: Tensor, stage: PPOStage, scored: Tensor) -> Rollout:
+    """Return the rollout in which responses that the loss leaves out are masked; ``scored`` (B,) are the others.
+
+    scores: (B,).
+    """
+    kept = scored
     if stage.missing_eos is MissingEOS.mask:
-        kept = rollout.ended
+        kept = kept & rollout.ended
     if stage.equal_groups is not EqualGroups.keep:
         kept = kept & ~equal_groups(scores, stage.samples).repeat_interleave(stage.samples)
     return rollout._replace(mask=rollout.mask & kept[:, None])

@@ -3,7 +3,7 @@
 docs/ppo.md lists every difference from the paper's algorithm (Schulman et al. 2017).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from rlhf.errors import ConfigError, TrainingError
 from rlhf.hardware.memory import give_back, keep_freed
 from rlhf.hardware.precision import autocast as autocasting
 from rlhf.modeling.fused_lora import fuse
+from rlhf.modeling.segment_attention import attending
 from rlhf.ppo import checkpoint
 from rlhf.ppo.advantages import estimate
 from rlhf.ppo.collector import Collector
@@ -28,9 +29,8 @@ from rlhf.ppo.learner import Learner
 from rlhf.ppo.metrics import Metrics, report
 from rlhf.ppo.remedies import heed
 from rlhf.ppo.responses import Sampler
-from rlhf.ppo.rollout import Rollout, evaluate, learned_rows, tolerance
+from rlhf.ppo.rollout import Rollout, evaluate, filled, learned_rows, tolerance
 from rlhf.ppo.sentinel import BrokenError, Diagnosis, Sentinel
-from rlhf.preference.segment_attention import attending
 from rlhf.rewards import RewardError, RewardFunction, Scorer
 
 
@@ -47,7 +47,7 @@ class PPOTrainer:
         prompts: the prompts; they are visited in a new order in each pass.
         prompt_ids: the prompts as tokens; if None, they are rendered here and truncated to stage.max_prompt_length.
         stage: the settings, documented in conf/stage/ppo.yaml.
-        gold: scores the same responses; it is logged and does not affect training.
+        gold: scores the same responses; it is logged and does not affect training. So do ``shadows``, by name.
         score_mean: mean of the reward on the reference's responses, for ``stage.normalize_scores``.
         score_std: standard deviation of the same.
         log: called with the metrics of an update and its number.
@@ -76,6 +76,7 @@ class PPOTrainer:
         seed: int,
         prompt_ids: Sequence[Sequence[int]] | None = None,
         gold: RewardFunction | None = None,
+        shadows: Mapping[str, RewardFunction] | None = None,
         score_mean: float = 0.0,
         score_std: float = 1.0,
         log: Callable[[Metrics, int], None] = lambda metrics, update: None,
@@ -92,7 +93,7 @@ class PPOTrainer:
         self.synchronize, self.tokenizer, self.prompts = synchronize, tokenizer, list(prompts)
         if prompt_ids is None:
             prompt_ids = [encoded(tokenizer, prompt, stage.max_prompt_length) for prompt in prompts]
-        self.reward = Scorer(reward, gold, self._over_ranks)
+        self.reward = Scorer(reward, gold, self._over_ranks, shadows)
         # Without ``cpu``, accelerate starts every rank on a machine without a GPU as a single process.
         self.accelerator = Accelerator(cpu=not torch.cuda.is_available() if cpu is None else cpu)
         ranks = self.accelerator.num_processes
@@ -228,6 +229,8 @@ class PPOTrainer:
     def _step(self, chosen: Sequence[int]) -> Metrics:
         self.reward.clear()
         stage, (rollout, noted) = self.stage, self._rollout(chosen)
+        scored = ~rollout.scores.isnan()
+        rollout = rollout._replace(scores=filled(rollout.scores, stage.samples))
         scores = self.collector.final(rollout.scores, rollout.mask.sum(-1), rollout.ended)
         if stage.teacher is not None:
             scores = torch.zeros_like(scores)  # no reward, and no rule for responses without EOS
@@ -240,7 +243,7 @@ class PPOTrainer:
         advantages, returns = estimate(
             stage.advantage.value, rewards, rollout.values, rollout.mask, stage.samples, stage.gamma, stage.gae_lambda
         )
-        learned = learned_rows(rollout, scores, stage)
+        learned = learned_rows(rollout, scores, stage, scored)
         weights = whiten(advantages, learned.mask, self.accelerator) if stage.whiten_advantages else advantages
         improved = self.learner.improve(learned, weights, returns, self.update, 0.0 if in_reward else self.kl_coef)
         if self.learner.average is not None:
@@ -250,6 +253,7 @@ class PPOTrainer:
         targets = returns if stage.has_critic else None
         found = report(rollout, scores, penalties, targets, self.accelerator) | self.reward.metrics() | improved | noted
         found |= {"objective/kl_coef": self.kl_coef, "episode": float(self.update * stage.rows)}
+        found |= {name: found[name] + self.metrics.get(name, 0.0) for name in ("tokens", "sampled_tokens")}
         if stage.teacher is not None:
             distance, _ = moments(rollout.logprobs - rollout.ref_logprobs, rollout.mask, self.accelerator)
             found["objective/reverse_kl"] = distance.item()

@@ -23,9 +23,10 @@ from torch.nn.functional import pad
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from rlhf.errors import TrainingError
-from rlhf.preference import head, segment_attention
-from rlhf.preference.architectures import KNOWN
-from rlhf.preference.prefix_tree import tree
+from rlhf.modeling import segment_attention
+from rlhf.modeling.architectures import KNOWN
+from rlhf.modeling.prefix_tree import tree
+from rlhf.preference import head
 
 IGNORED = -100  # the label of tokens that are not scored, in transformers and TRL
 SCALES = ("final_logit_softcapping", "logit_scale", "logits_scaling", "output_multiplier", "lm_head_multiplier")

@@ -87,10 +87,13 @@ def trainer_class(kind: type[Trainer], stage: RewardStage, prepared: Mapping[str
     """
     base: Any = kind  # a class that is only known at run time
     weighted = "weight" in prepared["train"].column_names
-    if stage.loss is RewardLoss.bradley_terry and not stage.label_smoothing and not weighted:
+    options = stage.label_smoothing or stage.batch_sum or weighted
+    if stage.loss is RewardLoss.bradley_terry and not options:
         return kind
 
     class PreferenceTrainer(base):
+        whole = f"stage.batch_sum={stage.batch_sum:g}" if stage.batch_sum else None  # for rlhf.training.oom
+
         def __init__(self, **parts: Any):
             super().__init__(**parts)
             if stage.loss is RewardLoss.plackett_luce:
@@ -110,6 +113,8 @@ def trainer_class(kind: type[Trainer], stage: RewardStage, prepared: Mapping[str
                 ours = weight * losses.bradley_terry(*scores, margin, stage.label_smoothing)
                 # Keep TRL's metrics and additional loss terms.
                 loss = loss + (ours - losses.bradley_terry(*scores, margin)).mean()
+            if stage.batch_sum:
+                loss = loss + stage.batch_sum * losses.batch_sum(outputs.logits.squeeze(-1))
             return (loss, outputs) if return_outputs else loss
 
     return PreferenceTrainer

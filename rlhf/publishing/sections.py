@@ -38,6 +38,7 @@ METHODS = {
     "sft": "supervised fine-tuning on demonstrations, loss on completions only",
     "reward": "a reward model on preference pairs: -log sigmoid(r(chosen) - r(rejected))",
     "dpo": "direct preference optimization, Rafailov et al. 2023, https://arxiv.org/abs/2305.18290",
+    "kto": "Kahneman-Tversky optimization, Ethayarajh et al. 2024, https://arxiv.org/abs/2402.01306",
     "ppo": "proximal policy optimization against the reward model, Ziegler et al. 2019, https://arxiv.org/abs/1909.08593",
     "merge": "an average of weights, Wortsman et al. 2022, https://arxiv.org/abs/2203.05482",
 }

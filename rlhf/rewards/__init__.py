@@ -5,8 +5,10 @@ function of two lines. A prompt is a string or a list of messages; a completion 
 other columns of the row takes them as keyword lists.
 
     protocol        RewardFunction; a function by its path; the check of scores
+    spending        questions to judges (rlhf/evaluation/judges) and their cost, counted and bounded
     columns         the row's other columns, looked up by the prompt
     model           a sequence classifier as a RewardFunction
+    shared          a prompt computed once for the scores of its responses
     ensemble        several RewardFunctions: mean - k standard deviations
     remote          a RewardFunction behind HTTP
     terms           length and format

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from rlhf.config import Normalization, PPOStage, RewardTermSettings, Settings
+from rlhf.config import Normalization, PPOStage, RewardTermSettings, Settings, SharedPrefix
 from rlhf.errors import LineageError
 from rlhf.hardware.device import torch_device
 from rlhf.modeling import loading
@@ -43,7 +43,7 @@ def without_models(stage: PPOStage) -> dict[str, Callable]:
         ConfigError: a function cannot be imported, a remote reward's token is not set, or a package is missing.
     """
     found: dict[str, Callable] = {}
-    for role, term in roles(stage).items():
+    for role, term in stage.roles().items():
         [source] = term.sources()
         if source == "function":
             found[role] = function(term.function or "")
@@ -59,18 +59,12 @@ def bind(stage: PPOStage, rewards: Mapping[str, Callable], rows: Rows | None) ->
         DataError: ``rows`` lack a column that a reward requires, or have a value that it cannot use.
     """
     found = {}
-    for role, term in roles(stage).items():
+    for role, term in stage.roles().items():
         if role in rewards:
             found[role] = bound(rewards[role], f"stage.{role}", rows)
         if term.function is not None:
             found[role] = guarded(found[role], f"stage.{role}.function={term.function}", term.timeout)
     return found
-
-
-def roles(stage: PPOStage) -> dict[str, RewardTermSettings]:
-    """Return role -> term of all rewards, gold included, except ``stage.reward``."""
-    gold = stage.gold_term()
-    return {f"rewards.{name}": term for name, term in stage.terms().items()} | ({} if gold is None else {"gold": gold})
 
 
 class Builder:
@@ -93,6 +87,7 @@ class Builder:
     ):
         self.settings, self.parents, self.tokenizer, self.shared = settings, parents, tokenizer, shared
         self.stage = settings.stage_as(PPOStage)
+        self.shares_prompts = self.stage.shared_prefix is not SharedPrefix.off
         self.ready = bind(self.stage, without_models(self.stage), None) if ready is None else ready
 
     def reward(self) -> tuple[RewardFunction, FixedNormalizer]:
@@ -127,6 +122,11 @@ class Builder:
             gold = self.term("gold", term)
         return gold.function if gold.normalization is None else CompositeReward({"gold": gold})
 
+    def shadows(self) -> dict[str, RewardFunction]:
+        """Return the rewards that score the same responses and train nothing, by name; loaded like ``gold``."""
+        with torch.random.fork_rng():
+            return {name: self.function(f"shadows.{name}", term) for name, term in self.stage.shadow_terms().items()}
+
     def term(self, role: str, term: RewardTermSettings) -> RewardTerm:
         """Return the term of ``role`` with its function and normalization.
 
@@ -153,7 +153,8 @@ class Builder:
         if model is None:
             model = loading.load_reward_model(parent, settings.model, tokenizer, new_head="refused")
         model = model.to(torch_device(settings.hardware)).requires_grad_(False)
-        return RewardModel(model, tokenizer, max_length=self._length(model, tokenizer))
+        options: dict[str, Any] = {"max_length": self._length(model, tokenizer), "shared_prefix": self.shares_prompts}
+        return RewardModel(model, tokenizer, **options)
 
     def ensemble(self, role: str, term: RewardTermSettings) -> Ensemble:
         """Return the ensemble of a term: separate members, or adapters on a base that is loaded once."""
@@ -165,9 +166,10 @@ class Builder:
         if adapted is None:
             members: list[RewardModel] = [self.model(member) for member in roles]
         else:
-            adapted, length = adapted.to(torch_device(settings.hardware)), self._length(adapted, tokenizer)
+            adapted = adapted.to(torch_device(settings.hardware))
+            options = {"max_length": self._length(adapted, tokenizer), "shared_prefix": self.shares_prompts}
             numbers = map(str, range(len(parents)))
-            members = [AdaptedRewardModel(adapted, number, tokenizer, max_length=length) for number in numbers]
+            members = [AdaptedRewardModel(adapted, number, tokenizer, **options) for number in numbers]
         stored = [self._stored(member) for member in roles] if term.normalization is Normalization.stored else None
         return Ensemble(members, term.ensemble.deviations, stored)
 

@@ -156,6 +156,7 @@ def bound(reward: Callable, key: str, rows: Rows | None) -> "RewardFunction":
         texts = dict(zip(TEXTS, (prompts, completions), strict=True))
         return reward(**{name: texts[name] for name in found.by_name}, **columns)
 
+    call.__wrapped__ = reward  # ty: ignore[missing-attribute]
     return call
 
 

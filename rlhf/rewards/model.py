@@ -4,13 +4,16 @@ import inspect
 from collections.abc import Sequence
 from typing import Any
 
+import numpy
 import torch
 
+from rlhf.console import console
 from rlhf.data import render
 from rlhf.data.render import Prompt
 from rlhf.errors import ModelError
 from rlhf.modeling.decoding import READ_AT_ONCE, groups
 from rlhf.modeling.foreign import positions
+from rlhf.rewards import shared
 
 
 def encode(tokenizer: Any, prompt: Prompt, completion: str, max_length: int | None) -> list[int]:
@@ -35,12 +38,16 @@ class RewardModel:
 
     The classifier chooses the token at which it reads the score; a causal model reads the last one. Longer texts are
     truncated on the left to ``max_length`` tokens, so that the response is kept; None uses all positions of the model.
+    A prompt of several responses is computed once, unless ``shared_prefix`` is false or the architecture does not
+    support it, which is printed once.
 
     Raises:
         ModelError: the classifier has more than one output.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, *, max_length: int | None, batch_size: int = 64):
+    def __init__(
+        self, model: Any, tokenizer: Any, *, max_length: int | None, batch_size: int = 64, shared_prefix: bool = True
+    ):
         if model.config.num_labels != 1:
             raise ModelError(
                 f"{model.config.name_or_path or 'the reward model'} has {model.config.num_labels} outputs instead of "
@@ -50,7 +57,8 @@ class RewardModel:
         self.tokenizer = tokenizer
         limits = [limit for limit in (max_length, positions(model)) if limit is not None]
         self.max_length = min(limits, default=None)
-        self.batch_size = batch_size
+        self.batch_size, self.shared_prefix = batch_size, shared_prefix
+        self.obstacle = shared.obstacle(model, self.max_length) if shared_prefix else None
         # Disable transformers' cache of keys and values, which nothing reads. For a role on a shared base, the
         # underlying model takes the argument.
         takes = inspect.signature(type(getattr(model, "view", model)).forward).parameters
@@ -65,7 +73,28 @@ class RewardModel:
 
     @torch.no_grad()
     def score(self, rows: Sequence[Sequence[int]]) -> list[float]:
-        """Return the score of each row of token ids; rows of similar length are batched."""
+        """Return the score of each row of token ids; rows of similar length, or with a common prefix, are batched."""
+        found = self._shared(rows) if self.shared_prefix else None
+        return self._padded(rows) if found is None else found
+
+    def _shared(self, rows: Sequence[Sequence[int]]) -> list[float] | None:
+        """Return the scores with common prefixes computed once; None if that is not possible or saves little."""
+        order = sorted(range(len(rows)), key=lambda i: list(rows[i]))
+        ids = [numpy.array(rows[i], numpy.int64) for i in order]
+        if not shared.saves(ids):
+            return None
+        if self.obstacle is not None:
+            message = f"rewards: each prompt is computed again for every response, since {self.obstacle}"
+            console.print(message, highlight=False, markup=False, soft_wrap=True)
+            self.shared_prefix = False
+            return None
+        scores = [0.0] * len(rows)
+        for places in shared.batches(ids, READ_AT_ONCE, self.batch_size):
+            for place, score in zip(places, shared.scores(self.model, [ids[i] for i in places]), strict=True):
+                scores[order[place]] = score
+        return scores
+
+    def _padded(self, rows: Sequence[Sequence[int]]) -> list[float]:
         order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
         scores = [0.0] * len(rows)
         parts = groups([len(rows[i]) for i in order], READ_AT_ONCE)

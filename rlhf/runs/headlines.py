@@ -24,6 +24,7 @@ LABELS = {  # metric in metrics.jsonl or run.json -> its label, or its text with
     "kl": "held-out KL",
     "test/accuracy": "test accuracy",
     "test/ece": "ECE",
+    "test/kappa": "Cohen's kappa",
     "ended": "EOS rate",
     "models": "{n} model{s}",
     "error": "relative error",
@@ -44,14 +45,16 @@ PROGRESS = {  # most important first: a narrow terminal shows only the first one
     "sft": ("eval/loss", "train/loss"),
     "reward": ("eval/accuracy", "eval/loss", "train/loss", "train/accuracy"),
     "dpo": ("eval/rewards/accuracies", "eval/rewards/margins", "eval/loss", "train/loss", "train/rewards/accuracies"),
+    "kto": ("eval/rewards/accuracies", "eval/rewards/margins", "eval/loss", "train/loss", "train/rewards/accuracies"),
     "ppo": ("objective/scores", "objective/kl", "val/ended", "objective/gold"),
 }
 RESULTS = {  # of a finished run; of several keys the first that was measured
     "base": (("eval/loss",), ("steps",)),
     "sft": (("eval/loss",), ("eval/mean_token_accuracy", "steps")),
     "reward": (("test/accuracy",), ("test/ece",)),
-    "evaluate_reward": (("test/accuracy",), ("test/ece",)),
+    "evaluate_reward": (("test/accuracy",), ("test/ece", "test/kappa")),
     "dpo": (("eval/rewards/accuracies",), ("eval/rewards/margins",)),
+    "kto": (("eval/rewards/accuracies",), ("eval/rewards/margins",)),
     "ppo": (("gold", "score", "objective/scores"), ("kl", "objective/kl")),
     "merge": (("models",), ("error",)),
     "sample": (("responses",), ("ended",)),
@@ -59,11 +62,14 @@ RESULTS = {  # of a finished run; of several keys the first that was measured
     "inspect": (("rows",), ("leaks",)),
     "publish": (("files",), ("bytes",)),
     "sweep": (("jobs",), ("unfinished",)),
+    "ladder": (("jobs",), ("unfinished",)),
 }
 OPENED = {  # the file or folder of a run that a person opens first, unless it is the run's own
     "compare": "report.html", "inspect": "report.md", "reward": "report.md", "evaluate_reward": "report.md",
     "sample": "responses.jsonl", "label": "preferences.jsonl", "publish": "bundles", "sweep": "leaderboard.md",
+    "ladder": "ladder.md",
 }  # fmt: skip
+WIDTH = 80  # columns of a terminal
 JUDGES = {"gold": "gold", "reward": "reward model", "judge": "judge"}
 
 
@@ -102,7 +108,9 @@ def _win_rates(metrics: Mapping[str, float], reference: str) -> list[str]:
 
 
 def ending(directory: Path, manifest: Mapping[str, Any], title: str | None = None, seconds: float | None = None) -> str:
-    """Return the last line of a stage: where its result is, its numbers and how long it took."""
+    """Return where the result of a stage is, its numbers and how long it took: on one line if it fits."""
     stage = manifest["stage"]
     parts = [*results(manifest), duration(manifest["seconds"] if seconds is None else seconds)]
-    return f"{title or stage}: {directory / OPENED.get(stage, '')} ({', '.join(parts)})"
+    place, numbers = f"{title or stage}: {directory / OPENED.get(stage, '')}", ", ".join(parts)
+    line = f"{place} ({numbers})"
+    return line if len(line) <= WIDTH else f"{place}\n  {numbers}"

@@ -23,6 +23,7 @@ from rlhf.storage.secrets import redact
 INCIDENTAL = ("name", "checkpoints", "overwrite", "resume", "telemetry", "tracker", "hardware", "objective")
 OF_THE_CONNECTION = (
     "cache", "timeout", "attempts", "workers", "key_variable", "price_prompt", "price_response", "budget",
+    "budget_calls", "budget_tokens",
 )  # fmt: skip
 
 
@@ -49,15 +50,14 @@ def data_files(settings: Settings) -> dict[str, str]:
 
 
 def reward_files(settings: Settings) -> dict[str, str]:
-    """Return role -> digest of the file, for each reward that is a function in a Python file or a JSON schema."""
+    """Return role -> digest of the file, for each reward that has a Python file, a JSON schema or a rubric."""
     if not isinstance(settings.stage, PPOStage):
         return {}
-    terms = {f"rewards.{name}": term for name, term in settings.stage.terms().items()}
-    if (gold := settings.stage.gold_term()) is not None:
-        terms["gold"] = gold
+    terms = settings.stage.roles()
     codes = {role: Path((term.function or "").rpartition(":")[0]) for role, term in terms.items()}
     found = {role: path for role, path in codes.items() if path.suffix == ".py"}
-    found |= {role: Path(term.json_schema.schema) for role, term in terms.items() if term.json_schema.schema}
+    files = {role: term.json_schema.schema or term.judge.rubric for role, term in terms.items()}
+    found |= {role: Path(file) for role, file in files.items() if file}
     return {role: file_digest(path) for role, path in found.items() if path.is_file()}
 
 
@@ -97,7 +97,7 @@ def content(settings: Settings, parents: dict[str, Parent]) -> dict[str, Any]:
     if tree["stage"].get("sentinel", {}).get("action") == SentinelAction.stop.value:
         # A stopped run has computed the same as a warned one, so that either can continue as the other.
         tree["stage"]["sentinel"]["action"] = SentinelAction.warn.value
-    for term in (tree["stage"].get("rewards") or {}).values():
+    for term in (term for name in ("rewards", "shadows") for term in (tree["stage"].get(name) or {}).values()):
         term.pop("run", None)
         term.get("ensemble", {}).pop("runs", None)
     for key in ("name", "path", "pretrained"):

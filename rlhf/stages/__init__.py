@@ -134,8 +134,8 @@ def _check_functions(settings: Settings) -> None:
     from rlhf.rewards import function
 
     stage = settings.stage
-    terms = [*stage.terms().values(), stage.gold_term()] if isinstance(stage, PPOStage) else []
-    names = [*(term.function for term in terms if term is not None), settings.judge.function if stage.judged else None]
+    terms = stage.roles().values() if isinstance(stage, PPOStage) else []
+    names = [*(term.function for term in terms), settings.judge.function if stage.judged else None]
     for name in filter(None, names):
         function(name)
 

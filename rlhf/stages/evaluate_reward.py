@@ -2,6 +2,7 @@
 
     python -m rlhf stage=evaluate_reward                                                   # this chain's reward model
     python -m rlhf stage=evaluate_reward stage.reward=org/model data=local data.path=my_pairs.jsonl data.holdout=1
+    python -m rlhf stage=evaluate_reward judge=endpoint judge.model=name judge.url=... stage.rubric=helpful  # a judge
 
 stage=reward writes the same card for the model that it trains. The model is compared with trivial baselines: the longer
 response, a bag of words, and the policy's log-probability if stage.policy is set.
@@ -12,16 +13,19 @@ from contextlib import suppress
 from typing import Any
 
 from rlhf.config import EvaluateRewardStage, Settings
-from rlhf.console import console
+from rlhf.console import console, plural
 from rlhf.data import load
 from rlhf.data.reading import NoRowsError
-from rlhf.errors import LineageError
-from rlhf.evaluation.reward_card import report
+from rlhf.errors import LineageError, TrainingError
+from rlhf.evaluation.judges import rubric
+from rlhf.evaluation.reward_card import judged, report
 from rlhf.evaluation.reward_card.grading import Policy, grade, score_statistics
+from rlhf.evaluation.reward_card.judged import agree
 from rlhf.evaluation.reward_card.pairs import check_answers
 from rlhf.hardware.device import torch_device
 from rlhf.modeling import loading
 from rlhf.rewards import RewardModel
+from rlhf.rewards.spending import Spending
 from rlhf.runs.parents import Parent
 from rlhf.runs.run import Run
 
@@ -29,6 +33,8 @@ from rlhf.runs.run import Run
 def run(settings: Settings, run: Run) -> dict[str, float]:
     """Grade the reward model on held-out pairs, write its report card and return its numbers."""
     stage = settings.stage_as(EvaluateRewardStage)
+    if stage.rubric is not None:
+        return evaluate_judge(settings, run)
     pairs = {split: load(settings.data, "preferences", split, settings.seed) for split in ("validation", "test")}
     with suppress(NoRowsError):  # the whole file is held out
         pairs = {"train": load(settings.data, "preferences", "train", settings.seed)} | pairs
@@ -44,9 +50,34 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
         prompts = pairs.get("train", pairs["test"])["prompt"]
         [card.statistics] = score_statistics([scorer], policy, prompts, stage, settings.seed)
     report.write(card, run.work)
-    console.print(f"evaluate_reward: {stage.reward} on {len(pairs['test'])} pairs", markup=False, soft_wrap=True)
+    judged = plural(len(pairs["test"]), "pair")
+    console.print(f"evaluate_reward: {stage.reward} on {judged}", markup=False, soft_wrap=True)
     report.show(card)
     return report.numbers(card) | {"objective": card.accuracy.mean}
+
+
+def evaluate_judge(settings: Settings, run: Run) -> dict[str, float]:
+    """Measure the agreement of ``judge`` with the preferences of the test pairs, and write its report.
+
+    Raises:
+        TrainingError: the judge has no verdict on any pair, or on too few of them.
+    """
+    stage, judge = settings.stage_as(EvaluateRewardStage), settings.judge
+    spending = Spending(judge)
+    scorer = rubric.evaluated(settings, run, spending)
+    pairs = load(settings.data, "preferences", "test", settings.seed)
+    run.record_data("preferences", "test", pairs)
+    check_answers(pairs)
+    rows = list(pairs)[: judge.limit]
+    found, by = agree(rows, scorer.prefer, settings.seed)
+    if found is None:
+        raise TrainingError(
+            f"judge.model={judge.model} has no verdict on any of {len(rows)} pairs: set another model or stage.rubric"
+        )
+    judged.write(f"{judge.model} ({stage.rubric})", found, by, spending.report(), run.work)
+    console.print(f"evaluate_reward: {judge.model}: {found}", highlight=False, markup=False, soft_wrap=True)
+    accuracy = found.right + found.ties / 2
+    return found.metrics("test/") | spending.report() | {"test/accuracy": accuracy, "objective": accuracy}
 
 
 def reward_model(parent: Parent, settings: Settings) -> RewardModel:

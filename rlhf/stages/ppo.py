@@ -14,20 +14,22 @@ from importlib.util import find_spec
 from rich.markup import escape
 
 from rlhf.config import Engine, MissingEOS, PPOStage, Settings, VLLMMode
-from rlhf.console import Bar, console
+from rlhf.console import Bar, console, plural
 from rlhf.data.blocks import blocks
 from rlhf.errors import ConfigError, ModelError
+from rlhf.evaluation.judges import rubric
 from rlhf.evaluation.responses import eval_set
 from rlhf.hardware import memory, precision, ranks
 from rlhf.hardware.device import torch_device
 from rlhf.modeling import loading
+from rlhf.modeling.architectures import decide
 from rlhf.modeling.generation import end_ids
 from rlhf.planning import report
 from rlhf.planning.roles import plan
 from rlhf.ppo import Diagnosis, PPOTrainer, branching
+from rlhf.ppo.diagnoses import falls
 from rlhf.ppo.model_roles import OneBase, Separate, assign
 from rlhf.ppo.vllm_sampler import Copied
-from rlhf.preference.architectures import decide
 from rlhf.rewards import Rows
 from rlhf.rewards import build as rewards_of
 from rlhf.rewards.columns import reads_columns
@@ -42,7 +44,8 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
     stage = settings.stage_as(PPOStage)
     if stage.rollout.engine is Engine.vllm and find_spec("vllm") is None:
         raise ModelError("stage.rollout.engine=vllm needs vllm: pip install 'rlhf[vllm]', or use engine=transformers")
-    plain = rewards_of.without_models(stage)
+    rubrics = rubric.terms(settings, run)
+    plain = rewards_of.without_models(stage) | rubrics
     reads = any(map(reads_columns, plain.values()))
     prompts = loop.read_splits(run, settings, "prompts", columns=reads)
     if (branch := run.parents.get(branches.ROLE)) is not None and ranks.is_main():  # which records the data
@@ -51,6 +54,7 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
     asked = eval_set.prompts(settings, run, columns=reads)
     rows = Rows({f"data.prompts ({split})": found for split, found in prompts.items()}) if reads else None
     ready = rewards_of.bind(stage, plain, rows)
+    agreement = rubric.report(settings, rubrics)
 
     tokenizer = loading.load_tokenizer(run["policy"], settings.model)
     loop.settle(run, settings, tokenizer, prompts["train"]["prompt"])
@@ -65,7 +69,7 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
     planned, meter = plan(settings, roles, max(map(len, ids["prompt_ids"]))), memory.Meter(device)
     report.show_ledger("ppo", planned, meter.device)
     rewards = rewards_of.Builder(settings, run.parents, tokenizer, roles.reward_model, ready)
-    gold = rewards.gold()
+    gold, shadows = rewards.gold(), rewards.shadows()
     reward, normal = rewards.reward()
     trainer = PPOTrainer(
         roles.policy,
@@ -78,6 +82,7 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
         prompt_ids=ids["prompt_ids"],
         seed=settings.seed,
         gold=gold,
+        shadows=shadows,
         score_mean=normal.mean,
         score_std=normal.std,
         cpu=torch_device(settings.hardware).type == "cpu",
@@ -93,6 +98,7 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
     precision.tell_lost("ppo", roles.policy, "stage.learning_rate", stage.learning_rate)
     sample = loop.Sampler(run, roles.policy, tokenizer, prompts["validation"]["prompt"], settings)
     metrics = train(trainer, run, sample)
+    metrics |= show_falls(trainer, run) if shadows else {}
     if trainer.learner.average is not None:
         trainer.learner.average.give()
     if ranks.is_main():
@@ -104,7 +110,18 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
     if "kl" in metrics and stage.teacher is None:
         loop.tell_unmoved("ppo", abs(metrics["kl"]), "stage.learning_rate", stage.learning_rate)
     loading.save(roles.policy, tokenizer, run.model, run["policy"])
-    return metrics | {"objective": metrics["objective/rlhf_reward"]}
+    return metrics | agreement | {"objective": metrics["objective/rlhf_reward"]}
+
+
+def show_falls(trainer: PPOTrainer, run: Run) -> dict[str, float]:
+    """Print which of gold and shadow rewards fell first while the score rose; record all, and return these updates."""
+    found = falls(trainer.sentinel.history, trainer.stage.sentinel)
+    run.manifest["falls"] = [fall._asdict() for fall in found]
+    for fall in found:
+        name, change = fall.name.partition("/")[2], f"best {fall.best:.3g} at update {fall.peak}, last {fall.last:.3g}"
+        fell = "did not fall while the score rose" if fall.update is None else f"fell first at update {fall.update}"
+        console.print(f"ppo: {name}: {fell} ({change})", highlight=False, markup=False, soft_wrap=True)
+    return {f"{fall.name}/fell_at": float(fall.update) for fall in found if fall.update is not None}
 
 
 def shares_prompts(settings: Settings, run: Run, roles: OneBase | Separate) -> bool:
@@ -154,12 +171,13 @@ def unended(ended: float, stage: PPOStage) -> str | None:
     if not count or stage.missing_eos is MissingEOS.keep:
         return None
     effects = {
-        MissingEOS.subtract: f"scores lowered by {stage.missing_eos_penalty:g}",
-        MissingEOS.replace: f"scores replaced by {-stage.missing_eos_penalty:g}",
-        MissingEOS.mask: "responses left out of the loss",
+        MissingEOS.subtract: ("score", f"lowered by {stage.missing_eos_penalty:g}"),
+        MissingEOS.replace: ("score", f"replaced by {-stage.missing_eos_penalty:g}"),
+        MissingEOS.mask: ("response", "left out of the loss"),
     }
+    noun, effect = effects[stage.missing_eos]
     return (
-        f"{stage.rows - count} of {stage.rows} responses ended: {count} {effects[stage.missing_eos]}; "
+        f"{stage.rows - count} of {stage.rows} responses ended: {plural(count, noun)} {effect}; "
         "set stage.missing_eos=keep or a longer stage.max_response_length"
     )
 

@@ -23,10 +23,12 @@ from rlhf.evaluation.reward_card import report
 from rlhf.evaluation.reward_card.card import Card
 from rlhf.evaluation.reward_card.grading import Policy, grade, score_statistics
 from rlhf.evaluation.reward_card.pairs import check_answers
+from rlhf.evaluation.reward_card.probes import PROBES
 from rlhf.hardware import ranks
 from rlhf.hardware.device import torch_device
 from rlhf.modeling import adapters, loading
-from rlhf.preference.architectures import decide
+from rlhf.modeling.architectures import decide
+from rlhf.preference.negatives import with_negatives
 from rlhf.preference.prefix_sharing import sharing
 from rlhf.preference.training import Members, columns, prepare, trainer_class
 from rlhf.rewards import AdaptedRewardModel, RewardModel, function
@@ -58,7 +60,13 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
     tokenizer = loading.load_tokenizer(run["policy"], settings.model)
     loop.settle(run, settings, tokenizer, pairs["train"]["prompt"])
     run.record_tokenizer(tokenizer)
-    prepared = prepare(pairs, stage, tokenizer)
+    learned = dict(pairs)
+    if stage.negatives:
+        learned["train"], counts = with_negatives(pairs["train"], stage.negatives, settings.seed)
+        run.manifest["data"]["preferences"]["train"]["negatives"] = counts
+        added = ", ".join(f"{count} {kind}" for kind, count in counts.items())
+        console.print(f"reward: extra pairs with negatives: {added}", highlight=False, markup=False, soft_wrap=True)
+    prepared = prepare(learned, stage, tokenizer)
     if stage.loss is not RewardLoss.plackett_luce:  # its rankings are token ids already
         extra = [name for name in prepared["train"].column_names if name in ("margin", "weight")]
         prepared = loop.tokenized(run, settings, prepared, Form.sequences, tokenizer, args, extra)
@@ -79,6 +87,8 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
     card = grade(str(run.directory), scorers, pairs, judged, stage, settings.seed)
     measured = score_statistics(scorers, judged, pairs["train"]["prompt"], stage, settings.seed)
     card.statistics = measured[0]
+    if known := [PROBES[kind] for kind in stage.negatives or () if kind in PROBES]:
+        card.notes.append(f"trained on responses like those of a corruption test: {', '.join(known)}")
     tell(card, ceiling, stage.sample_prompts)
     if ranks.is_main():
         report.write(card, run.work)

@@ -81,7 +81,7 @@ def test_every_run_of_a_term_is_a_parent() -> None:
 
 WRONG = {
     "{a: {}}": "stage.rewards.a must name exactly one of run, ensemble, function, remote, length, format, exact, "
-    "number, choice, json_schema, ifeval, got None",
+    "number, choice, json_schema, ifeval, judge, got None",
     "{a: {run: x, function: 'm:f'}}": "stage.rewards.a must name exactly one of",
     "{a: {runn: x}}": "there is no setting stage.rewards.a.runn; did you mean stage.rewards.a.run?",
     "{a: {length: {maxx: 3}}}": "there is no setting stage.rewards.a.length.maxx; did you mean",
@@ -103,6 +103,7 @@ WRONG = {
     "{a: {choice: {column: x, options: [b], options_column: c}}}": "stage.rewards.a.choice.options must be null if",
     "{a: {json_schema: {schema: x, column: y}}}": "stage.rewards.a.json_schema.schema must be null if column is set",
     "{a: {ifeval: {score: most}}}": "stage.rewards.a.ifeval.score must be all, share or null, got 'most'",
+    "{a: {judge: {rubric: helpful, scale: 1}}}": "stage.rewards.a.judge.scale must lie in [2, 100], got 1",
     "{a: {length: {max: 3}, timeout: 2}}": "stage.rewards.a.timeout must be null unless function is set, got 2",
     "{a: {function: 'm:f', timeout: 0}}": "stage.rewards.a.timeout must be positive, got 0",
     "{a: {ensemble: {runs: [x]}}}": "stage.rewards.a.ensemble.runs must name two runs or more",
@@ -167,3 +168,13 @@ def test_a_file_of_ones_own_counts_by_what_it_holds(tmp_path, content_of: Callab
     assert found() == before
     file.write_text("def f(p, c): return [1.0] * len(c)")
     assert found() != before
+
+
+def test_a_rubric_needs_a_language_model_as_judge() -> None:
+    terms = "stage.rewards={a: {judge: {rubric: helpful, scale: 10}}}"
+    assert refusal(terms).startswith("judge=none cannot score by a rubric, which needs a language model")
+    local = ("judge=local", "judge.model=some/model")
+    assert "stage.rewards.a.judge.scale must be at most 9 with judge=local" in refusal(terms, *local)
+    asked = composed("stage=ppo", terms.replace("10", "9"), *local)
+    assert asked.stage.judged
+    assert not composed("stage=ppo", *local).stage.judged

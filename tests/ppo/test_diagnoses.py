@@ -27,6 +27,7 @@ from rlhf.ppo.diagnoses import (
     correlation,
     critic_not_learning,
     entropy_collapse,
+    falls,
     kl_negative,
     kl_running_away,
     length_hack,
@@ -143,6 +144,22 @@ def test_the_fall_of_the_gold_score_is_measured_in_its_noise() -> None:
     for step, raised in ((0.1, True), (4.0, False)):
         series = {GOLD: lambda t, step=step: -t / 10 + step * (t % 2), SCORES: lambda t: float(t)}
         assert (over_optimized(history(series, 30), LIMITS) is not None) is raised
+
+
+def test_the_shadow_that_falls_first_is_first() -> None:
+    """Both wave by 0.1 and fall by 0.5 per update, from updates 10 and 20 on; the third rises, the fourth is short."""
+    names = [f"shadow/{name}" for name in ("late", "early", "rising", "short")]
+    found = History(LIMITS.window)
+    for t in range(40):
+        wave = 0.1 * (t % 2)
+        values = [wave - max(t - 20, 0) / 2, wave - max(t - 10, 0) / 2, wave + t / 9, wave]
+        shadows = dict(zip(names, values, strict=True)) if t < 3 else dict(zip(names[:3], values, strict=False))
+        found.add(shadows | {f"{name}_std": 1.0 for name in shadows} | {SCORES: float(t)})
+    early, late, rising = falls(found, LIMITS)
+    assert (early.name, late.name, rising.name) == ("shadow/early", "shadow/late", "shadow/rising")
+    assert 10 < early.update < 20 < late.update < 30
+    assert early.last < early.best == pytest.approx(0.1)
+    assert rising.update is None
 
 
 def test_noise_of_independent_normal_values() -> None:

@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from rlhf.errors import TrainingError
+from rlhf.modeling.segment_attention import lay_out
 from rlhf.ppo import PPOTrainer, ValueHead
 from rlhf.ppo.distributed import whiten
 from rlhf.ppo.metrics import Metrics, report
 from rlhf.ppo.rollout import grouped_batches
-from rlhf.preference.segment_attention import lay_out
 from tests.ppo.conftest import PROMPTS, close, experience, same, weights
 from tests.ppo.test_gradients import ONE_STEP, moved
 

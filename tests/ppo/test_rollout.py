@@ -19,7 +19,7 @@ from rlhf.errors import TrainingError
 from rlhf.modeling.generation import response_text
 from rlhf.ppo import Critic, shape_rewards
 from rlhf.ppo.responses import collect
-from rlhf.ppo.rollout import Rollout, evaluate, final_scores, micro_batches, pack
+from rlhf.ppo.rollout import Rollout, evaluate, filled, final_scores, micro_batches, pack
 from tests.ppo.conftest import (
     PROMPTS,
     length_reward,
@@ -236,3 +236,11 @@ def test_clipped_scores_stay_within_their_bound(scores: list[float], mean: float
     found = final_scores(torch.tensor(scores), ended, mean, std, clip, MissingEOS.replace, 1.0)
     for value, score in zip(found.tolist(), scores, strict=True):
         assert value == pytest.approx(min(max((score - mean) / std, -clip), clip), abs=1e-3)
+
+
+def test_a_response_without_a_score_has_the_mean_of_its_prompts_others() -> None:
+    nan = math.nan
+    scores = torch.tensor([1.0, nan, 3.0, nan, nan, nan])
+    assert filled(scores, 3).tolist() == [1, 2, 3, 2, 2, 2]
+    assert filled(torch.tensor([nan, nan]), 1).tolist() == [0, 0]
+    assert filled(torch.tensor([1.0, 2.0]), 2).tolist() == [1, 2]

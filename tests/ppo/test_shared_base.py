@@ -120,6 +120,16 @@ def test_a_saved_reward_model_scores_the_same(cast: Cast, tokenizer: Any, reward
     assert found == pytest.approx(scores, abs=1e-6)  # its adapter is added to the matrices first
 
 
+def test_a_role_scores_the_responses_of_a_prompt_together(cast: Cast, tokenizer: Any) -> None:
+    prompt = list(range(20, 40))
+    rows = [[*prompt, *range(50, 50 + n), tokenizer.eos_token_id] for n in (1, 4, 2)] + [[*prompt[::-1], 60, 61]]
+    together, apart = (
+        RewardModel(cast.reward_model, tokenizer, max_length=None, shared_prefix=shared) for shared in (True, False)
+    )
+    assert together.score(rows) == pytest.approx(apart.score(rows), abs=1e-5)
+    assert together.obstacle is None
+
+
 def test_the_head_is_in_the_file_of_the_adapter(reward_model: PeftModel, folder: Path) -> None:
     assert has_head(Parent("reward", str(folder), None))
     head = load_file(folder / "adapter_model.safetensors")["base_model.model.score.weight"]

@@ -13,9 +13,9 @@ from transformers import AutoModelForSequenceClassification
 
 from rlhf.config.stages import LOSSES
 from rlhf.errors import TrainingError
+from rlhf.modeling import segment_attention as segments
+from rlhf.modeling.architectures import KNOWN
 from rlhf.preference import rankings
-from rlhf.preference import segment_attention as segments
-from rlhf.preference.architectures import KNOWN
 from rlhf.preference.prefix_sharing import Sharing, sharing
 from tests.preference import alike
 

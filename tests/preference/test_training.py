@@ -78,6 +78,20 @@ def test_weights_and_smoothing_by_hand() -> None:
     assert loss.item() == pytest.approx(expected.item())
 
 
+@pytest.mark.parametrize("loss", ["bradley_terry", "plackett_luce"])
+def test_the_sum_of_a_batch_is_regularized(loss: str) -> None:
+    rows = [{name: value for name, value in row.items() if name != "weight"} for row in ROWS[1:]]
+    found = []
+    for coefficient in ("0.0", "0.5"):
+        made = stage(f"stage.loss={loss}", f"stage.batch_sum={coefficient}")
+        prepared = prepare(pairs(*rows), made, tokenizer)
+        trainer = trainer_class(Trained, made, prepared)()
+        batch = trainer.data_collator([*prepared["train"]] if loss == "plackett_luce" else [{"id": 1}])
+        batch["input_ids"] = torch.tensor([[30.0], [10.0], [10.0], [20.0]])
+        found.append(trainer.compute_loss(Model(), batch, return_outputs=True)[0].item())
+    assert found[1] - found[0] == pytest.approx(0.5 * 7.0**2 / 8)
+
+
 def test_weights_are_divided_by_their_mean() -> None:
     rows = [{**row, "weight": 3 * row["weight"]} for row in ROWS]
     assert prepare(pairs(*rows), stage(), tokenizer)["train"]["weight"] == pytest.approx([0.5, 0.5, 2.0])

@@ -17,6 +17,8 @@ from rlhf.rewards import (
     RunningNormalizer,
     Scorer,
 )
+from rlhf.rewards.spending import Spending
+from tests.conftest import composed
 
 PROMPTS, TEXTS = ["p", "p", "p"], ["a", "b b", "c c c"]
 
@@ -165,3 +167,27 @@ def test_every_rank_raises_before_statistics_change_if_a_reward_fails_on_one() -
     with pytest.raises(RewardError, match="another rank"):
         healthy(PROMPTS, TEXTS)
     assert running.count == 0
+
+
+def test_a_response_that_a_judge_does_not_score_has_no_total_unless_another_term_applies() -> None:
+    class Judge:
+        spending = Spending(composed("stage=label").judge)
+
+        def __call__(self, prompts: Sequence[str], completions: Sequence[str]) -> list[float | None]:
+            self.spending.ask(len(completions))
+            return [None if text == "a" else 1.0 for text in completions]
+
+    judge = Judge()
+    assert CompositeReward({"j": RewardTerm(judge)})(PROMPTS, TEXTS) == [None, 1.0, 1.0]
+    assert CompositeReward({"j": RewardTerm(judge), "w": RewardTerm(words)})(PROMPTS, TEXTS) == [1.0, 3.0, 4.0]
+    scorer = Scorer(CompositeReward({"j": RewardTerm(judge)}), gold=judge, shadows={"w": words})
+    assert scorer(PROMPTS, TEXTS) == [None, 1.0, 1.0]
+    found = scorer.metrics()
+    assert (found["reward/j"], found["objective/gold"], found["judge/asked"]) == (1.0, 1.0, 12)
+    assert found["shadow/w"] == 2.0
+    with pytest.raises(RewardError, match="the shadow 'w' returned 1 scores for 3 completions"):
+        Scorer(words, shadows={"w": lambda prompts, completions: [1.0]})(PROMPTS, TEXTS)
+    state = json.loads(json.dumps(scorer.state_dict()))
+    judge.spending.settled["asked"] = 0
+    scorer.load_state_dict(state)
+    assert judge.spending["asked"] == 12

@@ -11,7 +11,10 @@ from rlhf.errors import ConfigError, DataError, TrainingError
 from rlhf.ppo import PPOTrainer
 from rlhf.runs.run import Run
 from rlhf.stages import execute
+from tests.evaluation.judges.test_endpoint import Server, server  # noqa: F401  a fixture
 from tests.ppo.conftest import interrupted_in_the_second_update
+
+# ruff: noqa: F811
 
 Configure = Callable[..., Settings]
 OWN = """
@@ -126,6 +129,39 @@ def test_builtin_terms_and_rows_to_which_they_do_not_apply(ppo: Configure, tmp_p
         execute(ppo(terms=terms), tmp_path / "ppo")
     execute(ppo(terms=terms.replace("level", "answer").replace("some", "same")), tmp_path / "ppo")
     assert {"reward/right", "reward/same"} <= Run.open(tmp_path / "ppo").manifest["metrics"].keys()
+
+
+def judged(server: Server, tmp_path: Path, name: str, *overrides: str) -> list[str]:
+    terms = "stage.rewards={helpful: {judge: {rubric: helpful, pairs: 4}}}"
+    given = [f"judge.url={server.url}", f"judge.cache={tmp_path}/{name}.sqlite", "judge.attempts=1", "judge.workers=1"]
+    shared = ["stage.reward=null", terms, "stage.updates=3", "stage.save_every=10", "eval_set.prompts=2"]
+    return ["judge=endpoint", "judge.model=m", *given, *shared, *overrides]
+
+
+def test_a_judge_as_the_only_reward_may_refuse_and_a_budget_leaves_a_checkpoint(
+    server: Server, chain: Path, beside_chain: Configure, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """Questions before training: 4 pairs in two scores each; a refused response is left out of the loss."""
+    pytest.importorskip("openai", reason="the endpoint's client is an extra: pip install 'rlhf[judge]'")
+    server.refuses = True
+    shadows = "stage.shadows={brief: {length: {max: 1}}, model: {run: CHAIN}}"  # they change no weight, see below
+    shadows = shadows.replace("CHAIN", f"{chain}/almanac/reward")
+    execute(beside_chain("ppo", *judged(server, tmp_path, "one"), shadows), tmp_path / "straight")
+    assert "ppo: stage.rewards.helpful.judge: Cohen's kappa" in capsys.readouterr().out
+    metrics = Run.open(tmp_path / "straight").manifest["metrics"]
+    assert {"judge/helpful/kappa", "judge/helpful/kappa_low", "reward/helpful", "score"} <= metrics.keys()
+    assert {"shadow/brief", "shadow/model", "shadow/model_std"} <= metrics.keys()
+    asked, unusable = (int(metrics[f"judge/{name}"]) for name in ("asked", "unusable"))
+    assert 0 < unusable < asked
+    assert metrics["judge/refused"] > 0
+    server.requests.clear()
+    limited = judged(server, tmp_path, "two", f"judge.budget_calls={asked - 1}")
+    with pytest.raises(TrainingError, match=r"^judge\.budget_calls=\d+ calls are spent after \d+ questions: raise it"):
+        execute(beside_chain("ppo", *limited), tmp_path / "ppo")
+    assert list(tmp_path.rglob("update-2"))
+    raised = judged(server, tmp_path, "two", "judge.budget_calls=10000", "resume=true")
+    execute(beside_chain("ppo", *raised), tmp_path / "ppo")
+    assert results(tmp_path / "ppo")[0] == results(tmp_path / "straight")[0]
 
 
 RELATION = """

@@ -10,6 +10,9 @@ from rlhf.errors import ModelError
 from rlhf.runs.run import Run
 from rlhf.stages import execute
 from tests.conftest import composed, tiny_overrides
+from tests.evaluation.judges.test_endpoint import Server, server  # noqa: F401  a fixture
+
+# ruff: noqa: F811
 
 Configure = Callable[..., Settings]
 
@@ -44,6 +47,20 @@ def encoder(folder: Path, labels: int = 1) -> Path:
     BertForSequenceClassification(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+@pytest.mark.parametrize("rubric", ["helpful", "pairwise"])
+def test_a_judge_is_evaluated_instead_of_a_reward_model(
+    server: Server, evaluate: Configure, tmp_path: Path, rubric: str
+) -> None:
+    pytest.importorskip("openai", reason="the endpoint's client is an extra: pip install 'rlhf[judge]'")
+    given = ["judge=endpoint", "judge.model=m", f"judge.url={server.url}", f"judge.cache={tmp_path}/cache.sqlite"]
+    settings = evaluate("nowhere", *given, "judge.limit=6", f"stage.rubric={rubric}")
+    metrics = execute(settings, tmp_path / "judge")
+    assert metrics["test/pairs"] == 6
+    assert metrics["test/kappa_low"] <= metrics["test/kappa"] <= metrics["test/kappa_high"]
+    assert metrics["judge/asked"] == len(server.requests)
+    assert "Cohen's kappa" in (tmp_path / "judge" / "report.md").read_text()
 
 
 def test_the_card_of_a_run_is_the_one_that_its_stage_wrote(

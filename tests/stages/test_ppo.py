@@ -548,7 +548,7 @@ def test_prompts_that_are_too_long_are_left_out_and_each_is_tokenized_once(
     assert seen
     assert len({row[0] for row in seen}) == 1  # the template's own first token
     assert re.search(
-        r"ppo: update 1: \d of 4 responses ended: \d scores replaced by -1; set stage.missing_eos=keep", out
+        r"ppo: update 1: \d of 4 responses ended: \d scores? replaced by -1; set stage.missing_eos=keep", out
     )
     assert "EOS rate" in out
 

@@ -79,7 +79,7 @@ def note_trained(run: Run, role: str, answers: dict[str, Answers], notes: list) 
     trained = [name for name in answers if trained_on(run, name, role)]
     title = "the reward model" if role == "reward" else "the judge"
     if trained:
-        notes.append(f"Trained on {title}, so that the win rates by it are biased: {', '.join(trained)}.")
+        notes.append(f"Win rates by {title} favor models that were trained on it: {', '.join(trained)}.")
 
 
 def reward_model(settings: Settings, run: Run) -> RewardModel:
@@ -117,5 +117,6 @@ def calibration_of(scorer: RewardFunction, pairs: Sequence[dict[str, Any]], seed
     if not pairs:
         return None
     prompts = [pair["prompt"] for pair in pairs]
-    chosen, rejected = (scorer(prompts, [question(pair[side]) for pair in pairs]) for side in ("chosen", "rejected"))
-    return of_pairs([a - b for a, b in zip(chosen, rejected, strict=True)], BINS, seed)
+    texts = [question(pair[side]) for side in ("chosen", "rejected") for pair in pairs]
+    scores = scorer([*prompts, *prompts], texts)  # in one call, to compute a prompt once
+    return of_pairs([a - b for a, b in zip(scores, scores[len(pairs) :], strict=False)], BINS, seed)

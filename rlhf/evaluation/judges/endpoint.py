@@ -5,7 +5,7 @@ import json
 import os
 import sqlite3
 import threading
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -17,19 +17,20 @@ from rlhf.config.library_errors import first_sentence
 from rlhf.console import printable
 from rlhf.data.render import Prompt
 from rlhf.errors import ConfigError, TrainingError
-from rlhf.evaluation.judges.judge import asked, both_orders, consistency, verdict
+from rlhf.evaluation.judges.judge import CHOICE, Form, asked, both_orders, consistency
 from rlhf.rewards.bounded import bounded
+from rlhf.rewards.spending import Spending
 
-COUNTS = ("asked", "cached", "unusable", "malformed", "prompt_tokens", "response_tokens")
 MOST_UNUSABLE = 0.2  # of the verdicts; above it the model cannot serve as a judge
 
 
 class Reply(NamedTuple):
-    """The text of a reply with the tokens that it cost."""
+    """The text of a reply with the tokens that it cost; ``refused`` if the model or a content filter refused."""
 
     text: str
     prompt_tokens: int
     response_tokens: int
+    refused: bool = False
 
 
 class Cache:
@@ -69,7 +70,7 @@ class Cache:
         try:
             text, *tokens = json.loads(row[0])
             if isinstance(text, str) and len(tokens) == 2:
-                return Reply(text, *map(int, tokens))
+                return Reply(text, int(tokens[0]), int(tokens[1]))
         except (ValueError, TypeError, RecursionError):
             pass
         self.damaged += 1
@@ -78,7 +79,7 @@ class Cache:
     def put(self, key: str, reply: Reply) -> None:
         """Write the reply to a question to disk."""
         with self._lock, self._readable(), self._connection:
-            self._connection.execute("INSERT OR REPLACE INTO replies VALUES (?, ?)", (key, json.dumps(reply)))
+            self._connection.execute("INSERT OR REPLACE INTO replies VALUES (?, ?)", (key, json.dumps(reply[:3])))
 
     def close(self) -> None:
         """Close the file."""
@@ -88,12 +89,14 @@ class Cache:
 class EndpointJudge:
     """The language model ``judge.model`` at ``judge.url``. The client repeats failed requests with exponential backoff.
 
+    ``spending`` counts the questions; several judges of a run share it.
+
     Raises (on a call):
-        TrainingError: the endpoint does not answer, refuses, or returns too few verdicts, or ``judge.budget`` is spent;
-            replies so far stay in the cache.
+        TrainingError: the endpoint does not answer, refuses, or returns too few verdicts, or a budget of ``judge`` is
+            spent; replies so far stay in the cache.
     """
 
-    def __init__(self, judge: Judge, text: Template):
+    def __init__(self, judge: Judge, text: Template, spending: Spending | None = None):
         try:
             import httpx
             import openai
@@ -116,17 +119,35 @@ class EndpointJudge:
             http_client=bounded(httpx, openai.DefaultHttpxClient, judge.timeout)(timeout=judge.timeout),
         )
         self.cache = Cache(Path(judge.cache))
-        self.counts = dict.fromkeys(COUNTS, 0)
+        self.spending = spending or Spending(judge)
         self.consistent: list[bool] = []
-        self._lock = threading.Lock()
 
     def __call__(self, prompts: Sequence[Prompt], firsts: Sequence[str], seconds: Sequence[str]) -> list[float | None]:
+        found = self.compare(prompts, firsts, seconds)
+        missing = sum(value is None for value in found)
+        self.spending.add(unusable=missing)
+        if missing > MOST_UNUSABLE * len(found):
+            raise self.useless(missing, len(found), "pairs", "A, B or TIE")
+        return found
+
+    def compare(self, prompts: Sequence[Prompt], firsts: Sequence[str], seconds: Sequence[str]) -> list[float | None]:
+        """Return the preferences for the first responses, from both orders; None without a verdict."""
         pairs = list(zip(prompts, firsts, seconds, strict=True))
         questions = [asked(self.text, *pair) for pair in pairs]
         questions += [asked(self.text, prompt, second, first) for prompt, first, second in pairs]
+        verdicts = self.ask(questions, CHOICE)
+        forwards, backwards = verdicts[: len(pairs)], verdicts[len(pairs) :]
+        for a, b in zip(forwards, backwards, strict=True):
+            if a is not None and b is not None:
+                self.consistent.append(a == 1 - b)
+        return [both_orders(a, b) for a, b in zip(forwards, backwards, strict=True)]
+
+    def ask(self, questions: Sequence[str], form: Form) -> list[float | None]:
+        """Return the value of the reply to each question; None without one. Equal questions are asked once."""
         pool = ThreadPoolExecutor(self.judge.workers)
+        distinct = list(dict.fromkeys(questions))
         try:
-            verdicts = list(pool.map(self._ask, questions))
+            values = dict(zip(distinct, pool.map(lambda text: self._ask(text, form.read), distinct), strict=True))
         except self.refusal as error:
             raise TrainingError(
                 f"judge.url={self.judge.url} failed ({_reason(error)}): "
@@ -134,54 +155,41 @@ class EndpointJudge:
             ) from error
         finally:
             pool.shutdown(cancel_futures=True)
-        forwards, backwards = verdicts[: len(pairs)], verdicts[len(pairs) :]
-        for a, b in zip(forwards, backwards, strict=True):
-            if a is not None and b is not None:
-                self.consistent.append(a == 1 - b)
-        found = [both_orders(a, b) for a, b in zip(forwards, backwards, strict=True)]
-        self._check(found)
-        return found
+        return [values[text] for text in questions]
 
     def close(self) -> None:
         """Close the connections and the cache."""
         self.client.close()
         self.cache.close()
 
-    def _check(self, found: Sequence[float | None]) -> None:
-        missing = sum(value is None for value in found)
-        self.counts["unusable"] += missing
-        if missing > MOST_UNUSABLE * len(found):
-            malformed = self.counts["malformed"]
-            raise TrainingError(
-                f"judge.model={self.model} returned no verdict on {missing} of {len(found)} pairs "
-                f"({malformed} of {self.counts['asked']} replies were malformed): it must answer A, B or TIE; raise "
-                f"judge.max_tokens={self.judge.max_tokens}, or set another model or judge.template"
-            )
+    def useless(self, missing: int, count: int, units: str, replies: str) -> TrainingError:
+        """Return the error of a model that returned no verdict on ``missing`` of ``count`` pairs or responses."""
+        malformed, refused, total = (self.spending[name] for name in ("malformed", "refused", "asked"))
+        return TrainingError(
+            f"judge.model={self.model} returned no verdict on {missing} of {count} {units} ({malformed:.0f} of "
+            f"{total:.0f} replies were malformed, {refused:.0f} refused): it must answer {replies}; raise "
+            f"judge.max_tokens={self.judge.max_tokens}, or set another model or judge.template"
+        )
 
-    def _ask(self, text: str) -> float | None:
-        """Return the verdict on one question; None after ``judge.attempts`` replies without one."""
+    def _ask(self, text: str, read: Callable[[str], float | None]) -> float | None:
+        """Return the value of the reply to one question; None if it is refused, or after ``judge.attempts`` replies."""
         whole = json.dumps([self.judge.url, self.model, self.judge.max_tokens, text])
         key = hashlib.sha256(whole.encode()).hexdigest()
         reply = self.cache.get(key)
         if reply is not None:
-            self._count(cached=1)
-            return verdict(reply.text)
+            self.spending.add(cached=1)
+            return read(reply.text)
         for _ in range(self.judge.attempts):
-            self._check_budget()
+            self.spending.ask()
             reply = self._reply(text)
-            self._count(asked=1, prompt_tokens=reply.prompt_tokens, response_tokens=reply.response_tokens)
-            if (found := verdict(reply.text)) is not None:
+            self.spending.add(prompt_tokens=reply.prompt_tokens, response_tokens=reply.response_tokens)
+            if (found := read(reply.text)) is not None:
                 self.cache.put(key, reply)
                 return found
+            if reply.refused:  # the same question would be refused again
+                self.spending.add(refused=1)
+                break
         return None
-
-    def _check_budget(self) -> None:
-        budget = self.judge.budget
-        if budget is not None and self.dollars >= budget:
-            raise TrainingError(
-                f"judge.budget={budget:g} dollars are spent after {self.counts['asked']} questions: raise it and run "
-                "again; replies so far are kept and are not paid for again"
-            )
 
     def _reply(self, text: str) -> Reply:
         """Ask once. A reply in another form than the API's counts as malformed; its readable parts are used."""
@@ -194,33 +202,22 @@ class EndpointJudge:
                 max_tokens=self.judge.max_tokens,
             )
         try:
-            content = answer.choices[0].message.content
+            choice = answer.choices[0]
+            content = choice.message.content
+            refused = bool(choice.message.refusal) or choice.finish_reason == "content_filter"
         except (AttributeError, LookupError, TypeError):  # a server may reply with anything
-            content = answer = None
+            content, answer, refused = None, None, False
         usage = getattr(answer, "usage", None)
         tokens = [getattr(usage, name, None) for name in ("prompt_tokens", "completion_tokens")]
         counts = [count if isinstance(count, int) and count >= 0 else 0 for count in tokens]
         whole = answer is not None and isinstance(content, str | None)
         if not whole or any(count not in (None, kept) for count, kept in zip(tokens, counts, strict=True)):
-            self._count(malformed=1)
-        return Reply(content if isinstance(content, str) else "", *counts)
-
-    def _count(self, **more: int) -> None:
-        with self._lock:
-            for name, value in more.items():
-                self.counts[name] += value
-
-    @property
-    def dollars(self) -> float:
-        """The cost at the configured prices, without replies from the cache."""
-        counts, judge = self.counts, self.judge
-        return (counts["prompt_tokens"] * judge.price_prompt + counts["response_tokens"] * judge.price_response) / 1e6
+            self.spending.add(malformed=1)
+        return Reply(content if isinstance(content, str) else "", *counts, refused)
 
     def report(self) -> dict[str, float]:
         """Return the counts of questions, cached and malformed replies, lost verdicts and tokens, and the dollars."""
-        counts = self.counts | {"damaged": self.cache.damaged}
-        found: dict[str, Any] = {f"judge/{name}": float(value) for name, value in counts.items()}
-        return found | {"judge/dollars": self.dollars} | consistency(self.consistent)
+        return self.spending.report() | {"judge/damaged": float(self.cache.damaged)} | consistency(self.consistent)
 
 
 def _reason(error: Exception) -> str:

@@ -1,5 +1,7 @@
 """Builds the judge of the settings."""
 
+from string import Template
+
 from rlhf.config import JudgeKind, Settings
 from rlhf.errors import ConfigError
 from rlhf.evaluation.judges.endpoint import EndpointJudge
@@ -7,6 +9,7 @@ from rlhf.evaluation.judges.judge import Judge, LocalJudge, RewardJudge, templat
 from rlhf.hardware.device import torch_device
 from rlhf.modeling import loading
 from rlhf.rewards import RewardModel, function
+from rlhf.rewards.spending import Spending
 from rlhf.runs.run import Run
 
 
@@ -22,15 +25,21 @@ def build(settings: Settings, run: Run) -> Judge:
         return RewardJudge(function(judge.function))
     if judge.kind is JudgeKind.endpoint:
         return EndpointJudge(judge, template(judge.template))
-    if judge.kind not in (JudgeKind.reward, JudgeKind.local):
+    if judge.kind is JudgeKind.local:
+        return local(settings, run, template(judge.template))
+    if judge.kind is not JudgeKind.reward:
         raise ConfigError(
             f"judge={judge.kind.value} cannot be asked here: set judge to function, reward, local or endpoint"
         )
-    text = template(judge.template)
     tokenizer = loading.load_tokenizer(run["judge"], settings.model)
-    device = torch_device(settings.hardware)
-    if judge.kind is JudgeKind.reward:
-        reward = loading.load_reward_model(run["judge"], settings.model, tokenizer).to(device)
-        return RewardJudge(RewardModel(reward, tokenizer, max_length=judge.max_length, batch_size=judge.batch_size))
-    policy = loading.load_policy(run["judge"], settings.model, tokenizer).to(device)
-    return LocalJudge(policy, tokenizer, text, max_length=judge.max_length, batch_size=judge.batch_size)
+    reward = loading.load_reward_model(run["judge"], settings.model, tokenizer).to(torch_device(settings.hardware))
+    return RewardJudge(RewardModel(reward, tokenizer, max_length=judge.max_length, batch_size=judge.batch_size))
+
+
+def local(settings: Settings, run: Run, text: Template, spending: Spending | None = None) -> LocalJudge:
+    """Return the language model in the role ``judge``, which is asked with the template ``text``."""
+    judge = settings.judge
+    tokenizer = loading.load_tokenizer(run["judge"], settings.model)
+    policy = loading.load_policy(run["judge"], settings.model, tokenizer).to(torch_device(settings.hardware))
+    lengths = {"max_length": judge.max_length, "batch_size": judge.batch_size}
+    return LocalJudge(policy.requires_grad_(False), tokenizer, text, **lengths, spending=spending)

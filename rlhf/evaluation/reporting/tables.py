@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
+from rlhf.config.stage import POLICIES
 from rlhf.evaluation.comparison.comparison import Comparison, interval
 from rlhf.evaluation.statistics.metrics import Estimate
 
@@ -94,7 +95,7 @@ def keys_of(metrics: Mapping[str, Mapping[str, object]]) -> list[str]:
 
 def titled(model: str) -> str:
     """Return a column's name as used in prose: names of methods in capitals."""
-    return model.upper() if model in ("sft", "dpo", "ppo") else model
+    return model.upper() if model in POLICIES else model
 
 
 def label(key: str, reference: str, temperature: float) -> tuple[str, str]:

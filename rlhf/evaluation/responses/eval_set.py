@@ -15,17 +15,21 @@ from rlhf.config import EvalSet, Settings
 from rlhf.data import cache, fingerprint, load
 from rlhf.data.formats import COLUMNS
 from rlhf.data.render import Prompt
+from rlhf.data.sources import source_name
 from rlhf.evaluation.responses.answers import Candidate, by_prompt, divergences
 from rlhf.evaluation.statistics.metrics import wins
 from rlhf.modeling.generation import Response, generate, sampling_mode
 from rlhf.modeling.seeding import derive
 from rlhf.rewards import RewardFunction, checked, function
+from rlhf.rewards.composition import refuses
+from rlhf.rewards.protocol import checked_or_none
 from rlhf.runs.run import Run
 from rlhf.storage import digests
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
+JUDGE = ("judge.", "parents.judge")  # keys of run.json's content; only with a reward that it scores
 START = 0  # seed of the starting policy's samples: the same for all runs, so that they are sampled only once
 
 
@@ -52,9 +56,10 @@ def scorers(
     if gold is not None:
         named = getattr(settings.stage, "gold", settings.data.gold)
         code = sources(function(named)) if isinstance(named, str) else []
-        found["gold"] = Scorer(gold, [digests.files_digest(code), recorded("parents.gold"), named, asked])
+        own = recorded("parents.gold", "files.gold", *JUDGE)
+        found["gold"] = Scorer(gold, [digests.files_digest(code), own, named, asked])
     if reward is not None:
-        own = recorded("stage.reward", "stage.reward_defaults", "parents.reward", "files.reward")
+        own = recorded("stage.reward", "stage.reward_defaults", "parents.reward", "files.reward", *JUDGE)
         found["score"] = Scorer(reward, [own, asked])
     return found
 
@@ -84,15 +89,15 @@ def measure(
     with sampling_mode(policy):  # the dropout of an adapter is still enabled after training
         kl = divergences(candidate, reference, asked, responses, how)
     texts = [response.text for response in responses]
-    scores = {name: checked(scorer.reward(asked, texts), texts) for name, scorer in scorers.items()}
-    found = {name: mean(values) for name, values in scores.items()}
+    scores = {name: scored(scorer.reward, asked, texts) for name, scorer in scorers.items()}
+    found = means(scores)
     if scores:
         start = starting(settings, run, policy, reference, tokenizer, asked, scorers)
         by = next(iter(scores))
         pairs = zip(by_prompt(scores[by], how.samples), by_prompt(start[by], how.samples), strict=True)
-        found["win_rate"] = mean([win for ours, theirs in pairs for win in wins(ours, theirs)])
         title = "teacher" if "teacher" in run.parents else "start"
-        found |= {f"{title}/{name}": mean(values) for name, values in start.items()}
+        won = [win for ours, theirs in pairs for win in wins(known(ours), known(theirs))]
+        found |= means({"win_rate": won} | {f"{title}/{name}": values for name, values in start.items()})
     return found | {"kl": mean(kl), "length": mean([len(response.ids) for response in responses])}
 
 
@@ -104,7 +109,7 @@ def starting(
     tokenizer: Any,
     asked: Sequence[Prompt],
     scorers: Mapping[str, Scorer],
-) -> dict[str, list[float]]:
+) -> dict[str, list[float | None]]:
     """Return the starting policy's scores; its samples and scores are cached in ``data.cache`` for all its runs."""
     folder, how = settings.data.cache, settings.eval_set
     start = run.parents.get("teacher", run["policy"])
@@ -121,19 +126,19 @@ def starting(
     found = {}
     for name, scorer in scorers.items():
 
-        def score(reward: RewardFunction = scorer.reward) -> list[float]:
-            return checked(reward(asked, texts), texts)
+        def score(reward: RewardFunction = scorer.reward) -> list[float | None]:
+            return scored(reward, asked, texts)
 
         found[name] = cache.value(folder, cache.key_of("scores", scorer.identity, list(asked), texts), score)
     return found
 
 
 def held_out(settings: Settings, columns: bool = False) -> dict[str, "Dataset"]:
-    """Return name -> rows of the validation split: of data.prompts, or else of the preference pairs."""
-    kind = "prompts" if settings.data.path is not None or settings.data.prompts.paths else "preferences"
-    return {
-        f"data.{kind} (validation)": load(settings.data, kind, "validation", settings.seed, tell=False, columns=columns)
-    }
+    """Return name -> rows of the validation split: of data.prompts, or else of the preferences, pairs or thumbs."""
+    own = "thumbs" if settings.stage.name == "kto" else "preferences"
+    kind = "prompts" if settings.data.path is not None or settings.data.prompts.paths else own
+    rows = load(settings.data, kind, "validation", settings.seed, tell=False, columns=columns)
+    return {f"data.{source_name(kind)} (validation)": rows}
 
 
 def prompts(settings: Settings, run: Run, columns: bool = False) -> list[Prompt]:
@@ -178,6 +183,22 @@ def sources(reward: Callable) -> list[Path]:
     except TypeError:
         return []
     return list(path.parent.glob("*.py")) if (path.parent / "__init__.py").exists() else [path]
+
+
+def scored(reward: RewardFunction, prompts: Sequence[Prompt], texts: Sequence[str]) -> list[float | None]:
+    """Return the scores of ``texts``; only a reward with a judge may leave some out."""
+    check: Callable[..., list] = checked_or_none if refuses(reward) else checked
+    return [*check(reward(prompts, texts), texts, "the reward")]
+
+
+def known(scores: Sequence[float | None]) -> list[float]:
+    """Return the scores without those of responses that a judge does not score."""
+    return [score for score in scores if score is not None]
+
+
+def means(scores: Mapping[str, Sequence[float | None]]) -> dict[str, float]:
+    """Return the mean of each list of scores that has any."""
+    return {name: mean(known(values)) for name, values in scores.items() if known(values)}
 
 
 def mean(values: Sequence[float]) -> float:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.stats import rankdata
 
+from rlhf.console import plural
 from rlhf.data.render import Prompt
 from rlhf.data.rows import Row, prompt_key
 from rlhf.data.templates import PROBES
@@ -97,8 +98,9 @@ def score_pairs(rows: Iterable[Row], reward: RewardFunction) -> ScoredPairs:
     """
     kept = list(rows)
     chosen, rejected = side(kept, "chosen"), side(kept, "rejected")
-    scores = (np.array(checked(reward(*responses), responses.completions)) for responses in (chosen, rejected))
-    return ScoredPairs(kept, chosen, rejected, *scores)
+    texts = [*chosen.completions, *rejected.completions]
+    scores = np.array(checked(reward([*chosen.prompts, *rejected.prompts], texts), texts))  # a prompt is computed once
+    return ScoredPairs(kept, chosen, rejected, *np.split(scores, 2))
 
 
 class Part(NamedTuple):
@@ -138,7 +140,7 @@ def by_name(values: Sequence[Any], pairs: ScoredPairs) -> list[Part]:
     order = sorted(members, key=lambda name: (-len(members[name]), name))
     parts = [Part(name, _accuracy(pairs, members[name])) for name in order[:SOURCES]]
     rest = [i for name in order[SOURCES:] for i in members[name]]
-    return parts + ([Part(f"{len(order) - SOURCES} others", _accuracy(pairs, rest))] if rest else [])
+    return parts + ([Part(plural(len(order) - SOURCES, "other"), _accuracy(pairs, rest))] if rest else [])
 
 
 def parts(pairs: ScoredPairs) -> dict[str, list[Part]]:

@@ -20,7 +20,7 @@ pytest.importorskip("openai", reason="the endpoint's client is an extra: pip ins
 
 
 class Server(ThreadingHTTPServer):
-    """Prefers the response with more x's; ``faults`` are replies that are sent first, one per request."""
+    """Prefers the response with more x's, and scores one by them; ``faults`` are sent first, one per request."""
 
     daemon_threads = True
 
@@ -28,6 +28,7 @@ class Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.faults: list[tuple[int, bytes]] = []
         self.always: str | None = None
+        self.refuses = False  # to score every fifth response
         self.requests: list[dict] = []
         self.keys: set[str] = set()
         self.lock = threading.Lock()
@@ -60,6 +61,12 @@ class Handler(BaseHTTPRequestHandler):
 
     def _answer(self, body: dict) -> bytes:
         text = body["messages"][0]["content"]
+        if "<response A " not in text:
+            response = text.split("<response ")[1].split("</response")[0].split("\n", 1)[1]
+            if self.server.refuses and sum(map(ord, response)) % 5 == 0:
+                return reply(None, refusal="I cannot judge this")
+            count = response.count("x")
+            return reply(self.server.always or f"It has {count} of them.\nScore: {min(1 + count, 5)}/5")
         first, second = (text.split(f"<response {name} ")[1].split("</response")[0].count("x") for name in "AB")
         said = self.server.always or ("A" if first > second else "B" if second > first else "TIE")
         return reply(said)
@@ -68,8 +75,8 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
 
-def reply(text: object, prompt_tokens: object = 100, response_tokens: object = 1) -> bytes:
-    message = {"role": "assistant", "content": text}
+def reply(text: object, prompt_tokens: object = 100, response_tokens: object = 1, **more: str) -> bytes:
+    message = {"role": "assistant", "content": text, **more}
     whole = {
         "id": "1", "object": "chat.completion", "created": 0, "model": "m",
         "choices": [{"index": 0, "finish_reason": "stop", "message": message}],
@@ -161,7 +168,7 @@ def test_malformed_replies_are_counted(judge, server: Server) -> None:
     assert one(*PAIRS) == [1.0, 0.0, 0.5]
     assert one.report()["judge/malformed"] == 3
     server.always = "as you like"
-    with pytest.raises(TrainingError, match=r"no verdict on 1 of 1 pairs \(0 of 2 replies were malformed\)"):
+    with pytest.raises(TrainingError, match=r"no verdict on 1 of 1 pairs \(0 of 2 replies were malformed, 0 refused\)"):
         judge("judge.attempts=1", "judge.model=other")(["p"], ["xx"], ["x"])
 
 

@@ -5,8 +5,18 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from rlhf.errors import ConfigError, TrainingError
-from rlhf.evaluation.judges.judge import LocalJudge, RewardJudge, asked, both_orders, template, verdict
+from rlhf.errors import ConfigError, ModelError, TrainingError
+from rlhf.evaluation.judges.judge import (
+    Form,
+    LocalJudge,
+    RewardJudge,
+    asked,
+    both_orders,
+    points,
+    score_of,
+    template,
+    verdict,
+)
 
 
 @pytest.mark.parametrize(
@@ -116,6 +126,26 @@ class Likes(torch.nn.Module):
             last = int(attention_mask[i].sum()) - 1
             logits[i, last, ord("A")] = 1.5 + first.count("x") - second.count("x")
         return SimpleNamespace(logits=logits)
+
+
+@pytest.mark.parametrize(
+    ("answer", "value"),
+    [
+        ("1", 0.0), ("5", 1.0), ("Score: 4", 0.75), ("4/5", 0.75), ("**3 out of 5**", 0.5), ("3 x's.\n2.5", 0.375),
+        ("I see 2 errors: [[3]]", 0.5), ("", None), ("0", None), ("6", None), ("-3", None), ("3 or 4", None),
+        ("4\nas it says", None), ("I cannot score this", None),
+    ],
+)  # fmt: skip
+def test_a_score_is_one_number_in_the_last_line(answer: str, value: float | None) -> None:
+    assert points(answer, 5) == value
+
+
+def test_a_local_score_is_the_mean_of_the_numbers_by_their_probabilities() -> None:
+    """The logits of ``Likes`` are 0 except A's, so the numbers from 1 to 5 are equally likely."""
+    judge = LocalJudge(Likes(), Letters(), Template("$prompt|$first|$second"), max_length=9, batch_size=2)
+    assert judge.ask(["p|a|b", "p" * 10, "p|a|b"], score_of(5)) == pytest.approx([0.5, None, 0.5])
+    with pytest.raises(ModelError, match="no separate tokens for A, to A"):
+        judge.ask(["p|a|b"], Form({"A": 1.0, "to A": 0.0}, verdict))
 
 
 def test_a_local_model_is_asked_in_both_orders() -> None:

@@ -3,7 +3,7 @@ from transformers import AutoConfig
 
 from rlhf.config import SharedPrefix
 from rlhf.errors import ConfigError
-from rlhf.preference.architectures import KNOWN, decide, refusal
+from rlhf.modeling.architectures import KNOWN, decide, refusal
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlhf.preference.prefix_tree import Segment, common, tree
+from rlhf.modeling.prefix_tree import Segment, common, tree
 
 ROWS = st.lists(st.lists(st.integers(0, 2), max_size=14), min_size=1, max_size=7)
 

@@ -3,8 +3,8 @@ import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from rlhf.preference.prefix_tree import tree
-from rlhf.preference.segment_attention import Layout, attend, lay_out, placed
+from rlhf.modeling.prefix_tree import tree
+from rlhf.modeling.segment_attention import Layout, attend, lay_out, placed
 
 ROWS = [numpy.array([1, 2, 3, 4, 5]), numpy.array([1, 2, 3, 6]), numpy.array([7, 8])]
 

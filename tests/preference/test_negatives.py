@@ -1,0 +1,52 @@
+import pytest
+from datasets import Dataset
+
+from rlhf.errors import ConfigError
+from rlhf.preference.negatives import with_negatives
+from tests.conftest import composed
+
+ROWS = [{"prompt": f"{n // 2}?", "chosen": f"yes {n} is it", "rejected": "no", "margin": 2.0} for n in range(20)]
+
+
+def test_negatives_are_made_from_chosen_responses() -> None:
+    pairs = Dataset.from_list(ROWS)
+    found, counts = with_negatives(pairs, {"swapped": 0.5, "truncated": 0.2, "repeated": 0.1}, 0)
+    assert counts == {"swapped": 10, "truncated": 4, "repeated": 2}
+    assert list(found)[:20] == ROWS
+    prompts = {row["chosen"]: row["prompt"] for row in ROWS}
+    extra = list(found)[20:]
+    assert all(row["margin"] == 0.0 for row in extra)
+    assert all(prompts[row["chosen"]] == row["prompt"] for row in extra)
+    assert all(prompts[row["rejected"]] != row["prompt"] for row in extra[:10])
+    assert all(row["rejected"] == " ".join(row["chosen"].split()[:2]) for row in extra[10:14])
+    assert all(row["rejected"] == f"{row['chosen']} {row['chosen']}" for row in extra[14:])
+    assert list(with_negatives(pairs, {"swapped": 0.5}, 0)[0])[20:] == extra[:10]
+    assert list(with_negatives(pairs, {"swapped": 0.5}, 1)[0])[20:] != extra[:10]
+
+
+def test_conversations_keep_their_turns_and_what_does_not_change_is_passed_over() -> None:
+    talk = [{"role": "user", "content": "Hi"}]
+    rows = [
+        {
+            "prompt": talk,
+            "chosen": [{"role": "assistant", "content": text}],
+            "rejected": [talk[0] | {"role": "assistant"}],
+        }
+        for text in ("one", "one two three four", "one")
+    ]
+    found, counts = with_negatives(Dataset.from_list(rows), {"truncated": 1.0, "swapped": 1.0}, 0)
+    assert counts == {"truncated": 1, "swapped": 0}
+    assert found[3]["rejected"] == [{"role": "assistant", "content": "one two"}]
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ("{shuffled: 0.1}", "stage.negatives must name some of swapped, truncated, repeated, got 'shuffled'"),
+        ("{swapped: 2}", r"stage.negatives.swapped must lie in \(0, 1\], got 2"),
+        ("{swapped: 0.1} stage.loss=plackett_luce", "needs pairs, but stage.loss=plackett_luce learns rankings"),
+    ],
+)
+def test_a_mistake_is_one_sentence(given: str, told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        composed("stage=reward", *f"stage.negatives={given}".replace("} ", "}|").split("|"))

@@ -103,6 +103,7 @@ TRAINED: dict[str, dict[str, Any]] = {
         "trainer.loss_weights": ["+stage.trainer.loss_weights=[1.0,0.5]"],
         "adapter.rank": (["adapter=lora"], ["adapter.rank=3"]),
         "adapter.alpha": (["adapter=lora"], ["adapter.alpha=3"]),
+        "adapter.layers": (["adapter=lora"], ["adapter.layers=1"]),
         "adapter.dropout": (["adapter=lora", "+stage.trainer.disable_dropout=false"], ["adapter.dropout=0.5"]),
     },
     "kto": {

@@ -211,6 +211,7 @@ class Adapter:
     alpha: int
     dropout: float
     target_modules: Any
+    layers: int | None
     learning_rate_factor: float
 
     def __post_init__(self) -> None:

@@ -63,7 +63,8 @@ OURS: dict[str, dict[str, Range]] = {
     "Pairing": {"score_ratio": Range(1, 1e6)},
     "Data": {"holdout": above(0, 1)},
     "Adapter": {
-        "rank": Range(1, 4096), "alpha": Range(1, 1e6), "dropout": SHARE_BELOW, "learning_rate_factor": above(0, 1000),
+        "rank": Range(1, 4096), "layers": Range(1, 10000), "alpha": Range(1, 1e6), "dropout": SHARE_BELOW,
+        "learning_rate_factor": above(0, 1000),
     },
     "Hardware": {
         "threads": Range(1, 4096), "processes": Range(1, 4096), "nodes": Range(1, 65536), "node_rank": Range(0, 65535),

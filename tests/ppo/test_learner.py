@@ -8,14 +8,15 @@ from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 
 from rlhf.errors import TrainingError
 from rlhf.modeling.segment_attention import lay_out
-from rlhf.ppo import PPOTrainer, ValueHead
+from rlhf.ppo import PPOTrainer, ValueHead, checkpoint
 from rlhf.ppo.distributed import whiten
 from rlhf.ppo.metrics import Metrics, report
 from rlhf.ppo.rollout import grouped_batches
-from tests.ppo.conftest import PROMPTS, close, experience, same, weights
+from tests.ppo.conftest import PROMPTS, close, experience, new_policy, same, weights
 from tests.ppo.test_gradients import ONE_STEP, moved
 
 Trainers = Callable[..., PPOTrainer]
@@ -268,6 +269,46 @@ def test_shared_prompts_give_the_same_numbers_and_gradients(
     assert close(found[0][1], found[1][1], atol=1e-5)
     assert found[0][2] == pytest.approx(found[1][2], abs=1e-4)
     assert not same(found[0][0], weights(new_trainer(**GROUPS, **copy.deepcopy(options)).policy))
+
+
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("options", [{"critic": ValueHead(16)}, {"advantage": "rloo"}], ids=["head", "rloo"])
+def test_layers_below_all_adapters_are_computed_once(
+    new_trainer: Trainers, tokenizer: Any, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], shared: bool
+) -> None:
+    """The weights after a step equal those with whole passes; the lower layer is run for states only once."""
+    monkeypatch.setattr("tests.ppo.conftest.PROMPTS", [LONG + prompt for prompt in PROMPTS])
+    with monkeypatch.context() as patch:
+        patch.setattr("rlhf.ppo.rollout.unchanged", lambda *_: 0)
+        whole = one_update(new_trainer, tokenizer, options, shared)
+    reused = one_update(new_trainer, tokenizer, options, shared)
+    assert close(whole[0], reused[0], atol=1e-5)
+    assert whole[1] == pytest.approx(reused[1], abs=1e-4)
+    assert whole[2].count(0) == whole[2].count(1)
+    assert 3 * reused[2].count(0) == reused[2].count(1) == whole[2].count(1)  # for the reference and two epochs
+
+
+def one_update(
+    new_trainer: Trainers, tokenizer: Any, options: dict[str, Any], shared: bool
+) -> tuple[dict[str, torch.Tensor], Metrics, list[int]]:
+    """Return weights and metrics after an update, and the layers that ran in another one after its sampling."""
+    targets = ["model.layers.1.self_attn.q_proj", "model.layers.1.mlp.up_proj"]
+    torch.manual_seed(3)
+    policy = get_peft_model(new_policy(tokenizer), LoraConfig(r=2, target_modules=targets))
+    given = GROUPS | {"epochs": 2, "shared_prefix": shared} | copy.deepcopy(options)
+    trainer = new_trainer(**given, policy=policy, reference=None)
+    trainer.learner.optimizers = {
+        name: torch.optim.SGD(checkpoint.trainable(model).values(), lr=1.0)
+        for name, model in trainer.learner.modules.items()
+    }
+    found = trainer.step(trainer.batch(0)), weights(trainer.policy)
+    ran: list[int] = []
+    draw = trainer.collector.draw
+    trainer.collector.draw = lambda *given: (draw(*given), ran.clear())[0]
+    for number, layer in enumerate(trainer.policy.get_base_model().model.layers):
+        layer.self_attn.register_forward_hook(lambda *_, number=number: ran.append(number))
+    trainer.step(trainer.batch(1))
+    return found[1], found[0], ran
 
 
 def test_grouped_batches_hold_each_row_once_within_their_bounds(new_trainer: Trainers) -> None:

@@ -9,8 +9,8 @@ from rlhf.ppo.checkpoint import trainable
 class Average(nn.Module):
     """θ̄ ← d θ̄ + (1 - d) θ after each update, from the initial policy on, of the weights that are trained, in float32.
 
-    Polyak and Juditsky 1992, https://doi.org/10.1137/0330046. Of an adapter, its two factors are averaged, not their
-    product.
+    Polyak and Juditsky 1992, https://doi.org/10.1137/0330046. The two factors of an adapter are averaged, not
+    their product.
     """
 
     def __init__(self, policy: nn.Module, decay: float):

@@ -38,7 +38,7 @@ USES = {
     "for assistance like that in its data.",
     "ppo": "It responds in the style that its reward model scores highly: for research into alignment, and for "
     "assistance like that in its data.",
-    "merge": "It is an average of the weights of other policies, to be used as they are.",
+    "merge": "It is an average of the weights of other policies, and is used like them.",
 }
 LIMITS = {
     "base": ["It was not trained to respond to instructions, to refuse or to stop."],

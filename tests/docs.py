@@ -56,6 +56,7 @@ def runnable(arguments: list[str]) -> bool:
         and not any(item.startswith("-") and item != "-m" for item in arguments)
         and given.get("judge") != "endpoint"
         and not (given.get("stage") == "label" and "judge" not in given)
+        and given.get("stage") != "chat"
     )
 
 

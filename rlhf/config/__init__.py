@@ -11,7 +11,7 @@ from rlhf.config import objective as objectives
 from rlhf.config.compare import CompareStage
 from rlhf.config.eval_set import EvalSet
 from rlhf.config.judge import Judge, JudgeKind
-from rlhf.config.labeling import LabelStage, SampleStage
+from rlhf.config.labeling import ChatStage, LabelStage, SampleStage
 from rlhf.config.parts import (
     Adapter,
     AdapterKind,
@@ -72,6 +72,7 @@ __all__ = [
     "Advantage",
     "Autocast",
     "BaseStage",
+    "ChatStage",
     "CompareStage",
     "CriticKind",
     "DPOStage",

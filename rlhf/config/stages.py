@@ -5,7 +5,7 @@ from enum import Enum
 from typing import Any, ClassVar
 
 from rlhf.config.compare import CompareStage
-from rlhf.config.labeling import LabelStage, SampleStage
+from rlhf.config.labeling import ChatStage, LabelStage, SampleStage
 from rlhf.config.plan import PlanStage
 from rlhf.config.ppo import PPOStage
 from rlhf.config.publish import PublishStage
@@ -20,6 +20,8 @@ from rlhf.errors import ConfigError
 @dataclass(kw_only=True)
 class StatusStage(Stage):
     """Settings of stage=status."""
+
+    recorded: ClassVar[bool] = False
 
 
 @dataclass(kw_only=True)
@@ -154,6 +156,7 @@ STAGES: dict[str, type[Stage]] = {
     "publish": PublishStage,
     "sample": SampleStage,
     "label": LabelStage,
+    "chat": ChatStage,
     "progression": ProgressionStage,
     "sweep": SweepStage,
     "plan": PlanStage,

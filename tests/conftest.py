@@ -73,6 +73,7 @@ FAST = {
     "publish": ("stage.wait=0",),
     "sample": ("stage.prompts=6", "stage.samples=3", "stage.max_response_length=6"),
     "label": (),
+    "export": ("stage.prompts=2", "stage.max_response_length=6"),
     "chat": ("stage.max_response_length=16",),
     "plan": ("stage.probe_seconds=1",),
     "compare": (

@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from importlib.util import find_spec
 from pathlib import Path
 
 from tests.conftest import FAST, TINY
@@ -57,6 +58,7 @@ def runnable(arguments: list[str]) -> bool:
         and given.get("judge") != "endpoint"
         and not (given.get("stage") == "label" and "judge" not in given)
         and given.get("stage") != "chat"
+        and (given.get("stage.format") not in ("gguf", "ollama") or find_spec("gguf") is not None)
     )
 
 

@@ -28,6 +28,7 @@ base -> sft -> reward -> dpo | ppo -> compare
   python -m rlhf stage=plan                       memory and time, before a run
   python -m rlhf stage=publish                    model card; Hub: stage.repo=
   python -m rlhf stage=chat                       talk to the trained models
+  python -m rlhf stage=export stage.format=gguf   for llama.cpp, Ollama
   python -m rlhf --config-dir my_conf ...         your own config groups
   python -m rlhf --version                        the version
   python -m rlhf --hydra-help                     Hydra's own options

@@ -42,7 +42,7 @@ from rlhf.config.ppo import (
     PPOStage,
     Ratio,
 )
-from rlhf.config.publish import Publish, PublishStage, Weights
+from rlhf.config.publish import ExportFormat, ExportStage, Publish, PublishStage, Quantization, Weights
 from rlhf.config.ranges import require_ranges
 from rlhf.config.reward import EvaluateRewardStage, RewardLoss, RewardStage
 from rlhf.config.rewards import Normalization, RewardTermSettings
@@ -82,6 +82,8 @@ __all__ = [
     "EqualGroups",
     "EvalSet",
     "EvaluateRewardStage",
+    "ExportFormat",
+    "ExportStage",
     "Format",
     "Hardware",
     "Input",
@@ -102,6 +104,7 @@ __all__ = [
     "ProgressionStage",
     "Publish",
     "PublishStage",
+    "Quantization",
     "Rankings",
     "Ratio",
     "Render",

@@ -102,6 +102,7 @@ OURS: dict[str, dict[str, Range]] = {
         "headroom": SHARE_BELOW, "mfu": above(0, 1), "mbu": above(0, 1), "tokens_per_second": above(0, 1e12),
         "probe_seconds": SECONDS,
     },
+    "ExportStage": {"prompts": DRAWS, "max_prompt_length": LENGTH, "max_response_length": LENGTH},
     "PublishStage": {"samples": Range(0, 10000), "attempts": TRIES, "wait": Range(0, 86400)},
     "PPOStage": {
         "updates": COUNT, "batch_size": Range(1, 1e6), "minibatches": Range(1, 1e6), "micro_batch_size": ROWS,

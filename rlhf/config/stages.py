@@ -8,7 +8,7 @@ from rlhf.config.compare import CompareStage
 from rlhf.config.labeling import ChatStage, LabelStage, SampleStage
 from rlhf.config.plan import PlanStage
 from rlhf.config.ppo import PPOStage
-from rlhf.config.publish import PublishStage
+from rlhf.config.publish import ExportStage, PublishStage
 from rlhf.config.ranges import require_ranges
 from rlhf.config.reward import EvaluateRewardStage, RewardStage
 from rlhf.config.rules import require
@@ -154,6 +154,7 @@ STAGES: dict[str, type[Stage]] = {
     "ppo": PPOStage,
     "compare": CompareStage,
     "publish": PublishStage,
+    "export": ExportStage,
     "sample": SampleStage,
     "label": LabelStage,
     "chat": ChatStage,

@@ -34,6 +34,9 @@ LABELS = {  # metric in metrics.jsonl or run.json -> its label, or its text with
     "no_verdict": "{n} skipped",
     "files": "{n} file{s}",
     "bytes": "{n} byte{s}",
+    "kl_per_token": "KL per token",
+    "same_answer": "equal greedy answers",
+    "score_difference": "largest difference of scores",
     "jobs": "{n} job{s}",
     "unfinished": "{n} unfinished",
 }
@@ -55,6 +58,7 @@ RESULTS = {  # of a finished run; of several keys the first that was measured
     "label": (("preferences",), ("ties",), ("no_verdict",)),
     "inspect": (("rows",), ("leaks",)),
     "publish": (("files",), ("bytes",)),
+    "export": (("kl_per_token", "score_difference"), ("same_answer",)),
     "sweep": (("jobs",), ("unfinished",)),
 }
 OPENED = {  # the file or folder of a run that a person opens first, unless it is the run's own

@@ -28,6 +28,7 @@ atexit.register(shutil.rmtree, os.environ["RLHF_CACHE"], ignore_errors=True)
 
 # A model of some ten thousand parameters, two optimizer steps, a few rows: enough to run every line of a stage.
 TINY = (
+    "curves=[]",  # half a second per run; tests/evaluation/reporting/test_curves.py
     "model.architecture.vocabulary=384",
     "model.architecture.hidden_size=16",
     "model.architecture.intermediate_size=32",

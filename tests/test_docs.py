@@ -21,7 +21,7 @@ from tests.docs import PAGES, README, ROOT, blocks, columns, commands, page, rep
 from tests.hub.server import Hub
 from tests.test_layers import LAYERS
 
-TEXTS = {path.stem: path.read_text(encoding="utf-8") for path in (*PAGES, README)}
+TEXTS = {path.stem: path.read_text(encoding="utf-8") for path in (*PAGES, README, ROOT / "AGENTS.md")}
 COMMANDS = {" ".join(arguments): arguments for text in TEXTS.values() for arguments in commands(text)}
 # Page -> the commands that run there. Those of README.md run in test_readme.py, those of publishing.md below.
 RUN = {

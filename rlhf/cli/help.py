@@ -44,7 +44,7 @@ GROUPS = {
     "Measuring": {"judge": "", "tracker": "", "sweep": "with -m"},
 }  # fmt: skip
 SETTINGS = {
-    "Where a run is": ("name", "checkpoints", "overwrite", "resume", "seed"),
+    "Where a run is": ("name", "checkpoints", "overwrite", "resume", "seed", "curves"),
     "How it is measured": ("objective", "eval_set"),
 }
 

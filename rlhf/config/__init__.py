@@ -47,6 +47,7 @@ from rlhf.config.ranges import require_ranges
 from rlhf.config.reward import EvaluateRewardStage, RewardLoss, RewardStage
 from rlhf.config.rewards import Normalization, RewardTermSettings
 from rlhf.config.rollout import Engine, OldLogprobs, RolloutSettings, VLLMMode
+from rlhf.config.rules import require
 from rlhf.config.sentinel import SentinelAction, SentinelSettings
 from rlhf.config.stage import Input, SharedPrefix, Stage, TrainedStage, TrainerStage
 from rlhf.config.stages import (
@@ -135,6 +136,7 @@ __all__ = [
 
 
 S = TypeVar("S", bound=Stage)
+CURVES = ("svg", "csv")
 
 
 @dataclass(kw_only=True)
@@ -146,6 +148,7 @@ class Settings:
     checkpoints: str
     overwrite: bool
     resume: bool
+    curves: list[str]
     telemetry: bool
     model: Model
     data: Data
@@ -177,6 +180,8 @@ class Settings:
                     f"adapter={self.adapter.kind.value} needs a trained model, and stage.policy=null starts from "
                     "random weights: set adapter=none, or stage.policy to a run, a model folder or a Hub id"
                 )
+        for form in self.curves:
+            require(form in CURVES, "curves", self.curves, f"be a list of {' and '.join(CURVES)}")
         objectives.check(self.objective, self.stage.name)
         self._check_measured()
         self._check_autocast()

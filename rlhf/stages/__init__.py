@@ -121,6 +121,10 @@ def _perform(settings: Settings, directory: Path, overrides: Sequence[str], orig
             if settings.resume and not run.resumed:
                 console.print(f"{name}: {directory} has no checkpoint to resume from, so it starts from the beginning")
             metrics = importlib.import_module(f"rlhf.stages.{name}").run(settings, run)
+            if isinstance(settings.stage, TrainedStage) and settings.curves and ranks.is_main():
+                from rlhf.evaluation.reporting import curves  # imports matplotlib
+
+                curves.write(run.work, settings.curves, str(directory))
             run.finish(metrics)
     return metrics
 

@@ -267,7 +267,7 @@ class Hardware:
             require(self.device in ("auto", "cuda"), "hardware.device", self.device, rule)
             require(not self.oom_retry, "hardware.oom_retry", self.oom_retry, f"be false under {self.strategy.value}")
         if self.strategy is not Strategy.none:
-            require(self.device != "mps", "hardware.strategy", self.strategy.value, "be none on an Apple GPU")
+            require(self.device != "mps", "hardware.strategy", self.strategy.value, "stay none on an Apple GPU")
         if self.nodes > 1:
             host, _, port = (self.rendezvous or "").rpartition(":")
             address = bool(host) and port.isdigit()

@@ -45,7 +45,7 @@ class Preferences:
         self.written += 1
 
     def undo(self) -> bool:
-        """Remove the last row; return False if there is none, or if another process has changed the file since."""
+        """Remove the last row; return False without one, or if another process has changed the file since."""
         if self._last is None or self.path.stat().st_size != self._last[1]:
             return False
         with self.path.open("rb+") as file:

@@ -71,7 +71,7 @@ class Decoding:
     """Decoding of one batch of prompts. ``uniforms`` (B, T) in (0, 1] determine the tokens that are drawn.
 
     ``head``, if any, maps the hidden states (B, h) that tokens are drawn from to values (B,). ``follow``, if any, is
-    called with each token as soon as it is drawn, and with the row that it belongs to.
+    called with the row and the token of each draw, before the next one.
 
     Raises:
         ModelError: the model does not support transformers' cache.

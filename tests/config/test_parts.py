@@ -18,7 +18,7 @@ from tests.conftest import composed
         (["data.preferences.mix=[a.jsonl]"], r"data.<source>.mix must be null, or map files, folders or Hub ids to"),
         (["adapter.rank=0"], "adapter.rank must be positive, got 0"),
         (["hardware.device=tpu"], "hardware.device must be auto, cpu, cuda or mps, got 'tpu'"),
-        (["hardware=ddp", "hardware.device=mps"], "hardware.strategy must be none on an Apple GPU, got 'ddp'"),
+        (["hardware=ddp", "hardware.device=mps"], "hardware.strategy must stay none on an Apple GPU, got 'ddp'"),
         (["hardware.processes=2"], r"hardware.processes=2 on hardware.nodes=1 cannot divide .*: set hardware=ddp"),
         (["hardware=ddp", "hardware.processes=0"], "hardware.processes must be positive, got 0"),
         (["hardware=ddp", "hardware.node_rank=1"], "hardware.node_rank must be below hardware.nodes=1, got 1"),

@@ -1,4 +1,4 @@
-"""What every page on this machine refuses; the pages themselves have their own tests."""
+"""The requests that every page on this machine refuses. Each page also has its own tests."""
 
 import asyncio
 import threading

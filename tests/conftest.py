@@ -32,6 +32,7 @@ atexit.register(shutil.rmtree, os.environ["RLHF_CACHE"], ignore_errors=True)
 
 # A model of some ten thousand parameters, two optimizer steps, a few rows: enough to run every line of a stage.
 TINY = (
+    "curves=[]",  # half a second per run; tests/evaluation/reporting/test_curves.py
     "model.architecture.vocabulary=384",
     "model.architecture.hidden_size=16",
     "model.architecture.intermediate_size=32",
@@ -80,6 +81,8 @@ FAST = {
     "sample": ("stage.prompts=6", "stage.samples=3", "stage.max_response_length=6"),
     "label": (),
     "ladder": (),
+    "export": ("stage.prompts=2", "stage.max_response_length=6"),
+    "chat": ("stage.max_response_length=16",),
     "plan": ("stage.probe_seconds=1",),
     "compare": (
         "stage.prompts=6",

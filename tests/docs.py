@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from importlib.util import find_spec
 from pathlib import Path
 
 from tests.conftest import FAST, TINY
@@ -56,6 +57,8 @@ def runnable(arguments: list[str]) -> bool:
         and not any(item.startswith("-") and item != "-m" for item in arguments)
         and given.get("judge") != "endpoint"
         and not (given.get("stage") == "label" and "judge" not in given)
+        and given.get("stage") != "chat"
+        and (given.get("stage.format") not in ("gguf", "ollama") or find_spec("gguf") is not None)
     )
 
 

@@ -27,6 +27,7 @@ PATHS = {
     "compare": ("stage.reward", "stage.reference", "stage.models", "stage.models.sft"),
     "label": ("stage.sample", "stage.samples"),
     "publish": ("stage.run", "stage.base", "stage.comparison"),
+    "export": ("stage.run",),
     "inspect": ("stage.tokenizer", "data.path"),
 }
 MODEL = ("model.path=null", "model.architecture=null", "model.chat_template=null")

@@ -28,6 +28,8 @@ base -> sft -> reward -> dpo | kto | ppo -> compare
   python -m rlhf stage=ladder                     methods over seeds, compared
   python -m rlhf stage=plan                       memory and time, before a run
   python -m rlhf stage=publish                    model card; Hub: stage.repo=
+  python -m rlhf stage=chat                       talk to the trained models
+  python -m rlhf stage=export stage.format=gguf   for llama.cpp, Ollama
   python -m rlhf --config-dir my_conf ...         your own config groups
   python -m rlhf --version                        the version
   python -m rlhf --hydra-help                     Hydra's own options
@@ -43,7 +45,7 @@ GROUPS = {
     "Measuring": {"judge": "", "tracker": "", "sweep": "with -m"},
 }  # fmt: skip
 SETTINGS = {
-    "Where a run is": ("name", "checkpoints", "overwrite", "resume", "seed"),
+    "Where a run is": ("name", "checkpoints", "overwrite", "resume", "seed", "curves"),
     "How it is measured": ("objective", "eval_set"),
 }
 

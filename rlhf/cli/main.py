@@ -98,7 +98,7 @@ def _execute(settings: Settings, origin: Origin | None = None) -> dict[str, floa
         from rlhf.stages import execute
 
         metrics = execute(settings, directory, overrides, origin)
-    job = HydraConfig.get().mode is RunMode.MULTIRUN and settings.stage.name != "status"
+    job = HydraConfig.get().mode is RunMode.MULTIRUN and settings.stage.recorded
     if ranks.is_main() and not job:
         _print_next(settings, overrides)
     return metrics

@@ -11,7 +11,7 @@ from rlhf.config import objective as objectives
 from rlhf.config.compare import CompareStage
 from rlhf.config.eval_set import EvalSet
 from rlhf.config.judge import Judge, JudgeKind
-from rlhf.config.labeling import LabelStage, SampleStage
+from rlhf.config.labeling import ChatStage, LabelStage, SampleStage
 from rlhf.config.losses import KLEstimator, KLIn, LossMean, Ratio
 from rlhf.config.merge import MergeStage
 from rlhf.config.parts import (
@@ -34,7 +34,7 @@ from rlhf.config.parts import (
 )
 from rlhf.config.plan import PLANNED, PlanStage
 from rlhf.config.ppo import Advantage, CriticKind, EqualGroups, MissingEOS, PPOStage
-from rlhf.config.publish import Publish, PublishStage, Weights
+from rlhf.config.publish import ExportFormat, ExportStage, Publish, PublishStage, Quantization, Weights
 from rlhf.config.ranges import require_ranges
 from rlhf.config.reward import EvaluateRewardStage, RewardLoss, RewardStage
 from rlhf.config.rewards import Normalization, RewardTermSettings
@@ -68,6 +68,7 @@ __all__ = [
     "Advantage",
     "Autocast",
     "BaseStage",
+    "ChatStage",
     "CompareStage",
     "CriticKind",
     "DPOStage",
@@ -77,6 +78,8 @@ __all__ = [
     "EqualGroups",
     "EvalSet",
     "EvaluateRewardStage",
+    "ExportFormat",
+    "ExportStage",
     "Format",
     "Hardware",
     "Input",
@@ -102,6 +105,7 @@ __all__ = [
     "ProgressionStage",
     "Publish",
     "PublishStage",
+    "Quantization",
     "Rankings",
     "Ratio",
     "Render",
@@ -132,6 +136,7 @@ __all__ = [
 
 
 S = TypeVar("S", bound=Stage)
+CURVES = ("svg", "csv")
 
 
 @dataclass(kw_only=True)
@@ -143,6 +148,7 @@ class Settings:
     checkpoints: str
     overwrite: bool
     resume: bool
+    curves: list[str]
     telemetry: bool
     model: Model
     data: Data
@@ -175,6 +181,8 @@ class Settings:
                     "random weights: set adapter=none, or stage.policy to a run, a model folder or a Hub id"
                 )
         self._check_rubrics()
+        for form in self.curves:
+            require(form in CURVES, "curves", self.curves, f"be a list of {' and '.join(CURVES)}")
         objectives.check(self.objective, self.stage.name)
         self._check_measured()
         self._check_autocast()

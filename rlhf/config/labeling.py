@@ -1,4 +1,4 @@
-"""The settings of the stages that collect preferences: stage=sample and stage=label."""
+"""The settings of the stages that show responses or collect preferences: stage=sample, stage=label, stage=chat."""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -74,3 +74,27 @@ class LabelStage(Stage):
             "judge",
             "not use the title of the judge",
         )
+
+
+@dataclass(kw_only=True)
+class ChatStage(Stage):
+    """Settings of stage=chat. Lengths are in tokens."""
+
+    policies: list[str]
+    reward: str | None
+    system: str | None
+    temperature: float
+    max_prompt_length: int
+    max_response_length: int
+    web: bool
+    port: int
+    preferences: str
+
+    recorded: ClassVar[bool] = False
+
+    def inputs(self) -> dict[str, Input]:
+        """Return the reward model, if it exists; rlhf.labeling.chat finds the policies, which can be switched."""
+        return {} if self.reward is None else {"reward": Input(self.reward, ("reward",), required=False)}
+
+    def __post_init__(self) -> None:
+        require_ranges("stage.", self)

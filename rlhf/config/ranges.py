@@ -100,12 +100,17 @@ OURS: dict[str, dict[str, Range]] = {
     "LadderStage": {"budget": COUNT},
     "SampleStage": {"prompts": COUNT, "samples": DRAWS, **SAMPLING},
     "LabelStage": {"pairs": COUNT, "limit": COUNT, "annotators": TRIES, "port": Range(0, 65535)},
+    "ChatStage": {
+        "temperature": Range(0, 100), "max_prompt_length": LENGTH, "max_response_length": LENGTH,
+        "port": Range(0, 65535),
+    },
     "PlanStage": {
         "memory_gib": above(0, 1e6), "tflops": above(0, 1e6), "bandwidth": above(0, 1e7), "gpus": Range(1, 1e6),
         "headroom": SHARE_BELOW, "mfu": above(0, 1), "mbu": above(0, 1), "tokens_per_second": above(0, 1e12),
         "probe_seconds": SECONDS,
     },
     "MergeStage": {"weights": Range(-1000, 1000), "rank": ROWS},
+    "ExportStage": {"prompts": DRAWS, "max_prompt_length": LENGTH, "max_response_length": LENGTH},
     "PublishStage": {"samples": Range(0, 10000), "attempts": TRIES, "wait": Range(0, 86400)},
     "PPOStage": {
         "updates": COUNT, "batch_size": Range(1, 1e6), "minibatches": Range(1, 1e6), "micro_batch_size": ROWS,

@@ -39,6 +39,7 @@ class Stage:
 
     reads: ClassVar[tuple[str, ...]] = ()  # sources in ``Data`` that the stage reads
     repeats: ClassVar[bool] = False  # whether a rerun replaces the old results without overwrite=true
+    recorded: ClassVar[bool] = True  # whether the stage writes a run; else it only shows or asks something
     shared: ClassVar[bool] = False  # whether several processes can share a run
     measured: ClassVar[bool] = False  # whether its policy is measured at the end, by ``eval_set``
 

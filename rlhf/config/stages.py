@@ -5,11 +5,11 @@ from enum import Enum
 from typing import Any, ClassVar
 
 from rlhf.config.compare import CompareStage
-from rlhf.config.labeling import LabelStage, SampleStage
+from rlhf.config.labeling import ChatStage, LabelStage, SampleStage
 from rlhf.config.merge import MergeStage
 from rlhf.config.plan import PlanStage
 from rlhf.config.ppo import PPOStage
-from rlhf.config.publish import PublishStage
+from rlhf.config.publish import ExportStage, PublishStage
 from rlhf.config.ranges import require_ranges
 from rlhf.config.reward import EvaluateRewardStage, RewardStage
 from rlhf.config.rules import require
@@ -21,6 +21,8 @@ from rlhf.errors import ConfigError
 @dataclass(kw_only=True)
 class StatusStage(Stage):
     """Settings of stage=status."""
+
+    recorded: ClassVar[bool] = False
 
 
 @dataclass(kw_only=True)
@@ -220,8 +222,10 @@ STAGES: dict[str, type[Stage]] = {
     "merge": MergeStage,
     "compare": CompareStage,
     "publish": PublishStage,
+    "export": ExportStage,
     "sample": SampleStage,
     "label": LabelStage,
+    "chat": ChatStage,
     "progression": ProgressionStage,
     "sweep": SweepStage,
     "ladder": LadderStage,

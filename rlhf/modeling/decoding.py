@@ -31,7 +31,8 @@ class Sampled(NamedTuple):
 class Decoding:
     """Decoding of one batch of prompts. ``uniforms`` (B, T) in (0, 1] determine the tokens that are drawn.
 
-    ``head``, if any, maps the hidden states (B, h) that tokens are drawn from to values (B,).
+    ``head``, if any, maps the hidden states (B, h) that tokens are drawn from to values (B,). ``follow``, if any, is
+    called with the row and the token of each draw, before the next one.
 
     Raises:
         ModelError: the model does not support transformers' cache.
@@ -46,7 +47,9 @@ class Decoding:
         length: int,
         temperature: float,
         head: Callable[[Tensor], Tensor] | None = None,
+        follow: Callable[[int, int], None] | None = None,
     ):
+        self.follow = follow
         self.head, self.values = head, torch.empty(0)  # values for the logits of the last pass
         self.model, self.pad, self.length, self.temperature = model, pad, length, temperature
         plain = model.get_base_model() if hasattr(model, "peft_config") else model
@@ -92,6 +95,9 @@ class Decoding:
             if self.head is not None:
                 values[rows, t] = self.values[going].cpu()
             lengths[rows] = t + 1
+            if self.follow is not None:
+                for row in rows.tolist():
+                    self.follow(row, int(tokens[row, t]))
             going = going & ~torch.isin(drawn, last)
             count = int(going.sum())
             if not count or t + 1 == self.length:

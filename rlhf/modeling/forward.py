@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
+from rlhf.hardware.device import widest
 from rlhf.modeling.frozen_layers import starting_from, unchanged
 from rlhf.modeling.logprobs import token_logprobs_and_entropies
 
@@ -59,7 +60,7 @@ def sequence_logprobs(
     ]
     tokens = torch.cat([torch.tensor(response) for response in responses]).to(device)
     logprobs, _, _ = response_outputs(model, Rows(ids, torch.cat(before).to(device)), tokens, temperature)
-    return torch.stack([part.sum() for part in logprobs.double().split(list(map(len, responses)))])
+    return torch.stack([part.sum() for part in logprobs.to(widest(logprobs.device)).split(list(map(len, responses)))])
 
 
 def response_outputs(model: Any, inputs: Rows, tokens: Tensor, temperature: float) -> tuple[Tensor, Tensor, Tensor]:

@@ -37,6 +37,9 @@ LABELS = {  # metric in metrics.jsonl or run.json -> its label, or its text with
     "no_verdict": "{n} skipped",
     "files": "{n} file{s}",
     "bytes": "{n} byte{s}",
+    "kl_per_token": "KL per token",
+    "same_answer": "equal greedy answers",
+    "score_difference": "largest difference of scores",
     "jobs": "{n} job{s}",
     "unfinished": "{n} unfinished",
 }
@@ -61,6 +64,7 @@ RESULTS = {  # of a finished run; of several keys the first that was measured
     "label": (("preferences",), ("ties",), ("no_verdict",)),
     "inspect": (("rows",), ("leaks",)),
     "publish": (("files",), ("bytes",)),
+    "export": (("kl_per_token", "score_difference"), ("same_answer",)),
     "sweep": (("jobs",), ("unfinished",)),
     "ladder": (("jobs",), ("unfinished",)),
 }

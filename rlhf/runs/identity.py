@@ -20,7 +20,9 @@ from rlhf.storage.json_files import plain
 from rlhf.storage.secrets import redact
 
 # Settings that change neither weights nor metrics: paths, logging, how a run starts.
-INCIDENTAL = ("name", "checkpoints", "overwrite", "resume", "telemetry", "tracker", "hardware", "objective")
+INCIDENTAL = (
+    "name", "checkpoints", "overwrite", "resume", "curves", "telemetry", "tracker", "hardware", "objective",
+)  # fmt: skip
 OF_THE_CONNECTION = (
     "cache", "timeout", "attempts", "workers", "key_variable", "price_prompt", "price_response", "budget",
     "budget_calls", "budget_tokens",

@@ -2,12 +2,12 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from rlhf.config import Input, Settings
+from rlhf.config import Dtype, Input, Model, Settings
 from rlhf.errors import LineageError, RunError
 from rlhf.hub.pinned import manifest_at, pin
 from rlhf.runs import branches
@@ -78,6 +78,11 @@ class Parent:
             return f"{self.path}@{self.revision or 'main'}"
         files = (path,) if path.is_file() else digests.weights_in(path)
         return _digest(path, tuple((file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files))
+
+    def as_trained(self, model: Model) -> Model:
+        """Return the settings that load the model in the dtype of its training, with its own chat template or none."""
+        dtype = Dtype(self.manifest["dtype"]) if self.manifest else model.dtype
+        return replace(model, dtype=dtype, chat_template=None)
 
     def record(self) -> dict[str, Any]:
         """Return the entry in run.json; for a run on the Hub with its whole run.json, so that lineage is preserved."""

@@ -98,7 +98,7 @@ def stream(
 
 
 def _longest_prompt(model: Any, most: int | None, response: int) -> int | None:
-    """Return the largest number of tokens in a prompt: ``most``, or what the response leaves of the model's positions."""
+    """Return the largest length of a prompt: ``most``, or the model's positions less those of the response."""
     limits = [most, None if (found := positions(model)) is None else found - response]
     return min((limit for limit in limits if limit is not None), default=None)
 

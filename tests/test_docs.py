@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import yaml
-from hydra import compose, initialize_config_dir
 
 from benchmarks import plan_memory, progression, reward_card, table
 from rlhf.cli import main
@@ -16,7 +15,7 @@ from rlhf.cli.overrides import named_by_path
 from rlhf.config import STAGES
 from rlhf.evaluation.reporting.tables import JUDGES, LABELS
 from rlhf.storage.paths import PACKAGE, bundled
-from tests.conftest import FAST, TINY
+from tests.conftest import FAST, TINY, composed
 from tests.docs import PAGES, README, ROOT, blocks, columns, commands, page, repeats, runnable, scripts, section, small
 from tests.hub.server import Hub
 from tests.test_layers import LAYERS
@@ -43,10 +42,9 @@ def test_every_command_composes(command: str) -> None:
     given = [item for item in named_by_path(arguments) if not item.startswith(("-", "hydra")) and item != "job"]
     swept = "-m" in arguments
     single = [re.sub(r"^([\w.]+)=([^\[{,]+),.*", r"\1=\2", item) if swept else item for item in given]
-    main.register()
-    with initialize_config_dir(config_dir=str(bundled("conf")), version_base="1.3"):
-        settings = main.settings_of(compose(config_name="config", overrides=single))
-    assert settings.stage.name == next((i.partition("=")[2] for i in single if i.startswith("stage=")), "status")
+    assert composed(*single).stage.name == next(
+        (i.partition("=")[2] for i in single if i.startswith("stage=")), "status"
+    )
 
 
 @pytest.mark.parametrize("name", sorted({name for text in TEXTS.values() for name in scripts(text)}))

@@ -1,6 +1,7 @@
 """The packages of rlhf/ are layers: each imports only those below it, and only some know Hydra and TRL."""
 
 import ast
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -22,6 +23,7 @@ def module_of(path: Path) -> str:
     return ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__")
 
 
+@cache
 def imports(path: Path) -> set[str]:
     """Return the dotted names that a file imports, at its top or in its functions."""
     found = set()

@@ -8,7 +8,7 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from rlhf.cli.messages import explain
-from rlhf.config import Settings
+from rlhf.config import STAGES, Settings, TrainedStage
 from rlhf.errors import RlhfError
 from rlhf.planning.workload import tokenizer_of
 from rlhf.stages import execute
@@ -47,8 +47,15 @@ def check(told: str | None) -> None:
     assert told is None or (told and "\n" not in told and "=None" not in told), told
 
 
-@pytest.mark.parametrize("adapter", ["none", "lora"])
-@pytest.mark.parametrize(("stage", "key"), [(stage, key) for stage, keys in PATHS.items() for key in keys])
+@pytest.mark.parametrize(
+    ("stage", "key", "adapter"),
+    [
+        (stage, key, adapter)
+        for stage, keys in PATHS.items()
+        for key in keys
+        for adapter in (("none", "lora") if issubclass(STAGES[stage], TrainedStage) else ("none",))
+    ],
+)
 def test_a_path_that_is_null_or_empty(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str, key: str, adapter: str
 ) -> None:

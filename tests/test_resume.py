@@ -9,6 +9,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -118,28 +119,27 @@ def test_killed_at_any_point_it_ends_with_the_same_bytes(chain: Path, tmp_path: 
     assert killed
 
 
-@pytest.mark.parametrize("saved", [3, 6, 9, 12])
 @pytest.mark.parametrize("strategy", ["random", "group_by_length"])
 def test_resumed_in_any_epoch_it_sees_the_rows_in_the_same_order(
-    beside_chain: Callable[..., Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, strategy: str, saved: int
+    beside_chain: Callable[..., Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, strategy: str
 ) -> None:
     """Six steps are an epoch: 3 and 9 are within the first and the second one, 6 and 12 are ends of epochs."""
     settings = beside_chain("sft", *LONG["sft"], f"stage.trainer.train_sampling_strategy={strategy}")
     execute(settings, tmp_path / "whole")
     save = Keeper.on_save
+    for saved in (3, 6, 9, 12):
 
-    def stop(self: Keeper, args: Any, state: TrainerState, *others: Any, **named: Any) -> None:
-        save(self, args, state, *others, **named)
-        if state.global_step == saved:
-            gone()
+        def stop(self: Keeper, args: Any, state: TrainerState, *others: Any, saved: int = saved, **named: Any) -> None:
+            save(self, args, state, *others, **named)
+            if state.global_step == saved:
+                gone()
 
-    with monkeypatch.context() as patched:
-        patched.setattr(Keeper, "on_save", stop)
-        with pytest.raises(ConnectionAbortedError):
-            execute(settings, tmp_path / "cut")
-    settings.resume = True
-    execute(settings, tmp_path / "cut")
-    assert results(tmp_path / "cut") == results(tmp_path / "whole")
+        with monkeypatch.context() as patched:
+            patched.setattr(Keeper, "on_save", stop)
+            with pytest.raises(ConnectionAbortedError):
+                execute(settings, tmp_path / f"cut-{saved}")
+        execute(replace(settings, resume=True), tmp_path / f"cut-{saved}")
+        assert results(tmp_path / f"cut-{saved}") == results(tmp_path / "whole"), saved
 
 
 @pytest.fixture

@@ -166,6 +166,7 @@ SPECIAL = {"max_steps": (-1,)}  # values outside the range with a special meanin
 # Arguments of the trainers that would break a guarantee of this package, or that another setting decides.
 HUB = "stage=publish uploads, and looks for secrets before it does"
 DEVICES, TRACKED = "hardware= decides it", "tracker= decides it"
+COMPILED = "compiled models fail in stage=dpo and are not tested in the other stages"
 ROWS_ARE_READY = "the rows are already token ids"
 REFUSED: dict[str, str] = {
     **dict.fromkeys(("push_to_hub", "hub_token", "hub_private_repo", "hub_model_id", "hub_strategy"), HUB),
@@ -181,6 +182,7 @@ REFUSED: dict[str, str] = {
     **dict.fromkeys(("local_rank", "fsdp", "fsdp_config", "deepspeed", "ddp_backend"), DEVICES),
     **dict.fromkeys(("parallelism_config", "accelerator_config"), DEVICES),
     **dict.fromkeys(("project", "trackio_space_id", "trackio_bucket_id", "trackio_static_space_id"), TRACKED),
+    **dict.fromkeys(("torch_compile", "torch_compile_backend", "torch_compile_mode"), COMPILED),
     "trust_remote_code": "model.trust_remote_code decides it",
     "model_init_kwargs": "model.dtype and model.attention decide it",
     "chat_template_path": "model.chat_template decides it",

@@ -27,6 +27,10 @@ INSTEAD = dict.fromkeys(
     ("assistant_only_loss", "completion_only_loss"),
     "since stage.turns=all trains on every turn of the assistant and stage.turns=last on the last one",
 )
+# transformers smooths the labels of the loss that these trainers replace.
+INSTEAD |= dict.fromkeys(
+    ("DPOConfig.label_smoothing_factor", "RewardConfig.label_smoothing_factor"), "since stage.label_smoothing does it"
+)
 # Of stage.early_stopping: the weights with the lowest held-out loss are loaded at the end.
 BEST = {
     "load_best_model_at_end": True,
@@ -113,8 +117,8 @@ def check(kind: type[TrainingArguments], given: dict[str, Any], decided: Contain
             raise ConfigError(
                 f"stage.trainer.{key} is not an argument of {kind.__name__}: remove it or correct its name"
             )
-        if key in INSTEAD:
-            raise ConfigError(f"stage.trainer.{key}={value} is not used, {INSTEAD[key]}: remove it")
+        if instead := INSTEAD.get(key) or INSTEAD.get(f"{kind.__name__}.{key}"):
+            raise ConfigError(f"stage.trainer.{key}={value} is not used, {instead}: remove it")
         if key in decided:
             raise ConfigError(f"stage.trainer.{key} is decided by other settings: remove it from stage.trainer")
         require_type(f"stage.trainer.{key}", value, hints[key], NUMBERS)

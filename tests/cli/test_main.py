@@ -84,7 +84,7 @@ MISTAKES = [
 
 @pytest.fixture(scope="module")
 def answers(tmp_path_factory: pytest.TempPathFactory) -> list[list]:
-    """What one process answers to all MISTAKES: exit code, standard error, whether torch is imported, files left."""
+    """Run MISTAKES in one process; return exit code, standard error, whether torch is imported, and files left."""
     given = json.dumps([arguments for arguments, _ in MISTAKES])
     place = tmp_path_factory.mktemp("mistakes")
     result = subprocess.run([sys.executable, "-c", ALL, given], cwd=place, capture_output=True, text=True, timeout=300)

@@ -162,5 +162,5 @@ def test_the_printed_command_runs_as_printed(
     monkeypatch.setattr("sys.argv", shlex.split(told.removeprefix("Next: python -m ")))
     main.main()
     out = capsys.readouterr().out
-    assert "\nlabel: it's/mine/label/preferences.jsonl" in out
+    assert "label: it's/mine/label/preferences.jsonl" in out
     assert out.splitlines()[-1].startswith("Next: python -m rlhf stage=")

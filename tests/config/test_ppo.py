@@ -32,7 +32,7 @@ from tests.conftest import composed
         (["stage.advantage=rloo"], "stage.advantage=rloo compares .* stage.samples=1: set it to 2 or more"),
         (["stage.samples=2", "stage.equal_groups=drop"], "stage.equal_groups=drop is for estimators that compare"),
         (["stage.advantage=reinforce", "stage.critic=x"], "stage.advantage=reinforce has no critic, so stage.critic=x"),
-        (["stage.advantage=reinforce", "stage.critic_warmup_updates=2"], "nothing would be trained in the first"),
+        (["stage.advantage=reinforce", "stage.critic_warmup_updates=2"], "would be trained during stage.critic_warm"),
         (["stage.advantage=grpo", "stage.samples=2", "stage.gamma=0.9"], "so stage.gamma=0.9 would be ignored"),
         (["stage.overlong_buffer=999"], "stage.overlong_buffer must be at most stage.max_response_length="),
         (["stage.kl_ratio_gradient=true"], "stage.kl_ratio_gradient=true has no effect with stage.kl_in=reward"),

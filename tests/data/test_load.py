@@ -386,13 +386,13 @@ def rows_or_error(path: Path, kind: str, layout: Format) -> None:
         )
 
 
-@hypothesis_settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@hypothesis_settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(rows=odd_rows, kind=st.sampled_from(KINDS), layout=st.sampled_from(Format))
 def test_odd_rows_are_read_or_raise_a_one_line_error(tmp_path: Path, rows: list, kind: str, layout: Format) -> None:
     rows_or_error(write(tmp_path / "a.jsonl", rows), kind, layout)
 
 
-@hypothesis_settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@hypothesis_settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(content=st.binary(max_size=60), kind=st.sampled_from(KINDS))
 def test_odd_bytes_are_read_or_raise_a_one_line_error(tmp_path: Path, content: bytes, kind: str) -> None:
     path = tmp_path / "a.jsonl"

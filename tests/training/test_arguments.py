@@ -41,6 +41,13 @@ def test_an_argument_that_the_trainer_would_pass_over_is_refused(
         arguments(SFTConfig, settings("sft", override), SimpleNamespace(scratch=tmp_path))
 
 
+@pytest.mark.parametrize("kind", [DPOConfig, RewardConfig])
+def test_label_smoothing_that_a_trainer_of_pairs_ignores_is_refused(kind: type) -> None:
+    with pytest.raises(ConfigError, match=r"label_smoothing_factor=0.1 is not used, since stage\.label_smoothing does"):
+        check(kind, {"label_smoothing_factor": 0.1})
+    check(SFTConfig, {"label_smoothing_factor": 0.1})
+
+
 QUOTES = "put it in quotes, as in \"stage.trainer.run_name='...'\""
 
 

@@ -183,7 +183,7 @@ def sources(reward: Callable) -> list[Path]:
 
 def scored(reward: RewardFunction, prompts: Sequence[Prompt], texts: Sequence[str]) -> list[float | None]:
     """Return the scores of ``texts``; only a reward with a judge may leave some out."""
-    check: Callable[..., list] = checked_or_none if refuses(reward) else checked
+    check: Any = checked_or_none if refuses(reward) else checked
     return check(reward(prompts, texts), texts, "the reward")
 
 

@@ -34,7 +34,7 @@ class RubricReward:
     Args:
         key: the setting of the rubric, for messages.
         scale: the best score; 1 is the worst.
-        baseline: the column with the responses to compare with; None scores each response by itself.
+        baseline: the column with the responses to compare with; None scores each response separately.
         spending: the counts of the judge's questions.
     """
 
@@ -76,7 +76,7 @@ class RubricReward:
         return found
 
     def score(self, prompts: Sequence[Prompt], completions: Sequence[str]) -> list[float | None]:
-        """Return the score of each response by itself, from 0 to 1; None without one."""
+        """Return the score of each response, from 0 to 1, without a comparison; None without one."""
         rows = zip(prompts, completions, strict=True)
         questions = [asked_about(self.judge.text, *row, self.scale) for row in rows]
         return self.judge.ask(questions, score_of(self.scale))

@@ -7,7 +7,8 @@
 Both sides do the same work: equal float32 weights, the same prompts in each iteration, responses sampled from the
 policy until EOS, a reward model, a critic, a reference, equal numbers of epochs and minibatches, full models in the
 optimizer. Our variants are compared with the same peer: ``one base`` uses LoRA and one frozen base model in four
-roles; ``critic on the policy`` sets stage.critic_kind=value_head; ``bfloat16 products`` sets hardware.autocast=on, so
+roles; ``critic on the policy`` sets stage.critic_kind=value_head; ``upper third`` has
+adapters only on the upper third of the layers; ``bfloat16 products`` sets hardware.autocast=on, so
 its numerics differ from the peer's float32. A sample is counted at the mean length of all sides' prompts and responses;
 EOS is about equally likely at each step of each side.
 TRL's peak memory includes a forward pass over all rows at once, its default for a batch of 64. With fewer rows in a
@@ -36,12 +37,15 @@ SHAPES = {
     "135M": {"rows": 4, "mean_length": 16, "micro_rows": 4, "epochs": 2, "length": 24, "prompt": [16, 48]},
 }
 # Ways that are measured one after the other: together they do not fit into memory.
-APART = {"135M": ("four models", "one base", "one base, critic on the policy")}
+APART = {
+    "135M": ("four models", "one base", "one base, critic on the policy", "one base, critic on the policy, upper third")
+}
 WAYS = {
     "four models": {},
     "critic on the policy": {"head": True},
     "one base": {"share_base_model": True},
     "one base, critic on the policy": {"share_base_model": True, "head": True},
+    "one base, critic on the policy, upper third": {"share_base_model": True, "head": True, "upper": 1 / 3},
     "four models, bfloat16 products": {"autocast": True},
     "critic on the policy, bfloat16 products": {"head": True, "autocast": True},
 }

@@ -58,14 +58,24 @@ def one_base(spec: dict[str, Any]) -> tuple[Any, Any, Any, Any]:
     from rlhf.ppo.shared_base import POLICY, SharedBase
 
     torch.manual_seed(2)
-    config = LoraConfig(task_type=TaskType.CAUSAL_LM, **LORA)
-    shared = SharedBase(get_peft_model(ppo_models.policy(spec), config))
+    policy = ppo_models.policy(spec)
+    config = LoraConfig(task_type=TaskType.CAUSAL_LM, **LORA | upper(policy, spec.get("upper")))
+    shared = SharedBase(get_peft_model(policy, config))
     for name in ("reward",) if spec.get("head") else ("reward", "critic"):
         shared.add(name, config)
     head = torch.randn(1, shared.causal.config.hidden_size) * 0.02
     policy, reference = shared.language_model([POLICY], train=True), shared.language_model([])
     critic = None if spec.get("head") else shared.critic(["reward", "critic"], head)
     return policy, reference, critic, shared.classifier(["reward"], head)
+
+
+def upper(model: Any, share: float | None) -> dict[str, Any]:
+    """Return the fields of an adapter on the upper ``share`` of the layers."""
+    if share is None:
+        return {}
+    layers = model.config.num_hidden_layers
+    modules = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    return {"target_modules": modules, "layers_to_transform": [*range(layers - max(round(share * layers), 1), layers)]}
 
 
 if __name__ == "__main__":

@@ -105,6 +105,11 @@ def duration(seconds: float) -> str:
     return f"{float(f'{seconds:.2g}'):g} seconds"
 
 
+def plural(count: int, noun: str) -> str:
+    """Return a count with its noun, which ends in s unless the count is 1."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 def show_samples(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print a table of text. Cells are data: markup is not interpreted, and control characters are replaced."""
     table = Table(title=title, title_justify="left", show_lines=True)

@@ -12,12 +12,16 @@ os.environ["RLHF_CACHE"] = tempfile.mkdtemp(prefix="rlhf-cache-")  # not the use
 import atexit
 import json
 from collections.abc import Callable, Iterator
+from copy import deepcopy
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig, OmegaConf
 
 from rlhf.cli.main import register, settings_of
 from rlhf.config import Settings
@@ -28,6 +32,7 @@ atexit.register(shutil.rmtree, os.environ["RLHF_CACHE"], ignore_errors=True)
 
 # A model of some ten thousand parameters, two optimizer steps, a few rows: enough to run every line of a stage.
 TINY = (
+    "curves=[]",  # half a second per run; tests/evaluation/reporting/test_curves.py
     "model.architecture.vocabulary=384",
     "model.architecture.hidden_size=16",
     "model.architecture.intermediate_size=32",
@@ -57,6 +62,7 @@ FAST = {
     "reward": (*TRAINER, *CARD),
     "evaluate_reward": (*CARD, "stage.sample_length=4"),
     "dpo": TRAINER,
+    "kto": TRAINER,
     "ppo": (
         "stage.updates=2",
         "stage.batch_size=4",
@@ -69,10 +75,14 @@ FAST = {
         "stage.log_every=1",
         "stage.save_every=1",
     ),
+    "merge": (),
     "inspect": ("stage.near_duplicates=200", "stage.languages=50"),
     "publish": ("stage.wait=0",),
     "sample": ("stage.prompts=6", "stage.samples=3", "stage.max_response_length=6"),
     "label": (),
+    "ladder": (),
+    "export": ("stage.prompts=2", "stage.max_response_length=6"),
+    "chat": ("stage.max_response_length=16",),
     "plan": ("stage.probe_seconds=1",),
     "compare": (
         "stage.prompts=6",
@@ -89,11 +99,27 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path.parent != here)
 
 
-def composed(*overrides: str) -> Settings:
-    """The settings that ``python -m rlhf <overrides>`` would run with."""
+GROUPS = {path.name for path in bundled("conf").iterdir() if path.is_dir()}
+
+
+@cache
+def chosen(*groups: str) -> DictConfig:
+    """What Hydra composes from choices of groups, before it sets values."""
     register()
     with initialize_config_dir(config_dir=str(bundled("conf")), version_base="1.3"):
-        return settings_of(compose(config_name="config", overrides=list(overrides)))
+        return compose(config_name="config", overrides=list(groups))
+
+
+def composed(*overrides: str) -> Settings:
+    """The settings that ``python -m rlhf <overrides>`` would run with.
+
+    Files are read once for each choice of groups: this is most of the time that Hydra takes.
+    """
+    parsed = OverridesParser.create().parse_overrides(list(overrides))
+    values = [one for one in parsed if one.key_or_group.partition(".")[0] != "hydra" and one.key_or_group not in GROUPS]
+    config = deepcopy(chosen(*(one.input_line for one in parsed if one not in values)))
+    ConfigLoaderImpl._apply_overrides_to_config(values, config)
+    return settings_of(config)
 
 
 def tiny_overrides(stage: str, checkpoints: Path) -> list[str]:
@@ -137,7 +163,7 @@ def beside_chain(chain: Path, tmp_path: Path) -> Callable[..., Settings]:
     """Settings of a tiny stage that starts from the chain's runs and writes below the test's own directory."""
 
     def of(stage: str, *overrides: str) -> Settings:
-        parents = [f"stage.policy={chain}/almanac/sft"] if stage in ("reward", "dpo", "ppo") else []
+        parents = [f"stage.policy={chain}/almanac/sft"] if stage in ("reward", "dpo", "kto", "ppo") else []
         parents += [f"stage.reward={chain}/almanac/reward"] if stage == "ppo" else []
         parents += [f"model.pretrained={chain}/almanac/base"] if stage == "sft" else []
         return composed(*tiny_overrides(stage, tmp_path), *parents, *overrides)
@@ -147,12 +173,12 @@ def beside_chain(chain: Path, tmp_path: Path) -> Callable[..., Settings]:
 
 @pytest.fixture(scope="session")
 def aligned(chain: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoints directory with a copy of the chain's runs, and tiny runs of dpo, ppo and compare beside them."""
+    """A checkpoints directory with a copy of the chain's runs, and tiny runs of the later stages beside them."""
     from rlhf.stages import execute
 
     root = tmp_path_factory.mktemp("aligned")
     shutil.copytree(chain / "almanac", root / "almanac")
-    for stage in ("dpo", "ppo", "compare"):
+    for stage in ("dpo", "kto", "ppo", "compare"):
         execute(composed(*tiny_overrides(stage, root)), root / "almanac" / stage)
     return root
 

@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from importlib.util import find_spec
 from pathlib import Path
 
 from tests.conftest import FAST, TINY
@@ -56,6 +57,8 @@ def runnable(arguments: list[str]) -> bool:
         and not any(item.startswith("-") and item != "-m" for item in arguments)
         and given.get("judge") != "endpoint"
         and not (given.get("stage") == "label" and "judge" not in given)
+        and given.get("stage") != "chat"
+        and (given.get("stage.format") not in ("gguf", "ollama") or find_spec("gguf") is not None)
     )
 
 
@@ -82,4 +85,4 @@ def small(arguments: list[str]) -> list[str]:
 def repeats(arguments: list[str]) -> bool:
     """Whether the stage is finished in a complete chain: its command would be refused, rightly."""
     named = [item for item in arguments if item.partition("=")[0] in ("stage", "resume")]
-    return named == arguments and arguments != [] and arguments[0].removeprefix("stage=") in STAGES
+    return named == arguments and arguments != [] and arguments[0].removeprefix("stage=") in (*STAGES, "kto")

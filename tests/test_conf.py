@@ -73,7 +73,7 @@ def test_every_recipe_belongs_to_an_experiment_and_a_stage() -> None:
     for recipe in names("recipe"):
         experiment, _, stage = recipe.rpartition("-")
         assert experiment in names("experiment"), recipe
-        assert stage in (*PROGRESSION, "progression"), recipe
+        assert stage in (*PROGRESSION, "progression", "ladder"), recipe
 
 
 @pytest.mark.parametrize("path", sorted(CONF.glob("stage/*.yaml")), ids=lambda path: path.stem)
@@ -103,7 +103,7 @@ def test_a_file_of_ones_own_is_not_judged_by_the_almanac() -> None:
     assert composed("data.path=mine.jsonl", "data.gold=math:sqrt").data.gold == "math:sqrt"
 
 
-@pytest.mark.parametrize("stage", ["base", "sft", "reward", "dpo", "ppo"])
+@pytest.mark.parametrize("stage", ["base", "sft", "reward", "dpo", "kto", "ppo"])
 @pytest.mark.parametrize("adapter", ["lora", "qlora"])
 def test_an_adapter_takes_ten_times_the_rate_unless_one_is_given(stage: str, adapter: str) -> None:
     def rates(*overrides: str) -> list[float]:

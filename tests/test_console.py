@@ -115,3 +115,7 @@ def test_long_text_is_cut() -> None:
 
 def test_blank_lines_do_not_fill_the_screen() -> None:
     assert progress.without_blank_lines("\n\na\n\n \n\n\n  b\nc\n\n\n") == "a\n  b\nc"
+
+
+def test_a_noun_is_in_the_plural_unless_its_count_is_one() -> None:
+    assert [progress.plural(count, "row") for count in (0, 1, 2000)] == ["0 rows", "1 row", "2,000 rows"]

@@ -21,7 +21,7 @@ from tests.docs import PAGES, README, ROOT, blocks, columns, commands, page, rep
 from tests.hub.server import Hub
 from tests.test_layers import LAYERS
 
-TEXTS = {path.stem: path.read_text(encoding="utf-8") for path in (*PAGES, README)}
+TEXTS = {path.stem: path.read_text(encoding="utf-8") for path in (*PAGES, README, ROOT / "AGENTS.md")}
 COMMANDS = {" ".join(arguments): arguments for text in TEXTS.values() for arguments in commands(text)}
 # Page -> the commands that run there. Those of README.md run in test_readme.py, those of publishing.md below.
 RUN = {
@@ -31,7 +31,7 @@ RUN = {
         if arguments not in commands(TEXTS["README"])
         and runnable(arguments)
         and not repeats(arguments)
-        and not {"stage=progression", "stage=publish"} & set(arguments)
+        and not {"stage=progression", "stage=publish", "stage=ladder"} & set(arguments)
     ]
     for path in PAGES
 }
@@ -100,7 +100,7 @@ def test_every_snippet_runs_as_printed(
     assert len(names) > 1
 
 
-LOGGED = {"sft": ("base", "sft"), "reward": ("reward",), "dpo": ("dpo",)}
+LOGGED = {"sft": ("base", "sft"), "reward": ("reward",), "dpo": ("dpo",), "kto": ("kto",)}
 
 
 @pytest.mark.parametrize("name", LOGGED)
@@ -141,6 +141,9 @@ def test_the_tables_are_the_measured_ones() -> None:
         assert all(progression.checks(row).values()), row["seed"]
     sweep = json.loads((ROOT / "benchmarks" / "sweep.json").read_text())
     assert "\n".join(["<!-- sweep -->", *sweep["published"], "<!-- end -->"]) in TEXTS["sweeps"]
+    ladder = json.loads((ROOT / "benchmarks" / "ladder.json").read_text())
+    for title, lines in {"ladder": ladder["published"], "advantages": ladder["published_rl"]}.items():
+        assert "\n".join(["<!-- ladder -->", *lines, "<!-- end -->"]) in TEXTS[title]
     assert "\n".join(reward_card.table(json.loads(reward_card.RESULT.read_text())["sets"])) in TEXTS["reward"]
     assert "\n".join(table.lines(table.HERE)) in TEXTS["results"]
     assert "\n".join(plan_memory.table(plan_memory.stored("rows"))) in TEXTS["planning"]

@@ -29,7 +29,8 @@ CARD = "of the report card; tests/evaluation/reward_card/test_card.py"
 LOADED = "what is loaded; tests/stages and tests/rewards/test_build.py"
 SAME = {
     **dict.fromkeys(("name", "sample_every", "sample_prompts", "sample_length", "save_every", "log_every"), BESIDE),
-    "trainer.save_steps": BESIDE,
+    "trainer.save_steps": BESIDE, "keep_every": BESIDE, "branch_from": "tests/runs/test_branches.py",
+    "teacher": "tests/ppo/test_optimum.py", "ptx_block_length": "of stage.ptx_coef; tests/data/test_blocks.py",
     **dict.fromkeys(("shared_prefix", "cache_reference", "share_base_model"), ROUNDING),
     **dict.fromkeys(("micro_batch_size", "micro_batch_tokens"), ROUNDING),
     "trainer.activation_checkpointing": ROUNDING, "trainer.per_device_eval_batch_size": ROUNDING,
@@ -97,11 +98,20 @@ TRAINED: dict[str, dict[str, Any]] = {
     | {
         "beta": ["stage.beta=0.5"],
         "loss": ["stage.loss=[ipo]"],
+        "gamma_beta_ratio": (["stage.loss=[simpo]"], ["stage.gamma_beta_ratio=0.1"]),
         "label_smoothing": ["stage.label_smoothing=0.2"],
         "trainer.loss_weights": ["+stage.trainer.loss_weights=[1.0,0.5]"],
         "adapter.rank": (["adapter=lora"], ["adapter.rank=3"]),
         "adapter.alpha": (["adapter=lora"], ["adapter.alpha=3"]),
+        "adapter.layers": (["adapter=lora"], ["adapter.layers=1"]),
         "adapter.dropout": (["adapter=lora", "+stage.trainer.disable_dropout=false"], ["adapter.dropout=0.5"]),
+    },
+    "kto": {
+        "beta": ["stage.beta=0.5"],
+        "loss": ["stage.loss=apo_zero_unpaired"],
+        "desirable_weight": ["stage.desirable_weight=2", "stage.undesirable_weight=1"],
+        "undesirable_weight": ["stage.undesirable_weight=2", "stage.desirable_weight=1"],
+        "desirable_from": (["data.path={ratings}"], ["stage.desirable_from=2"]),
     },
 }  # fmt: skip
 FURTHER = ("trainer.loss_weights",)  # of trainers, and not in conf/stage/
@@ -114,10 +124,12 @@ def known(stage: str) -> set[str]:
         "trainer", {}
     )
     found |= {f"trainer.{key}" for key in trainer}
+    if stage == "kto":  # the others have DPO's cases
+        return found - known("dpo") | {"beta", "loss"}
     return found | ({f"adapter.{field.name}" for field in fields(Adapter)} if stage == "dpo" else set())
 
 
-@pytest.mark.parametrize("stage", ["base", "sft", "reward", "dpo", "ppo"])
+@pytest.mark.parametrize("stage", ["base", "sft", "reward", "dpo", "kto", "ppo"])
 def test_every_setting_has_a_case_or_a_reason(stage: str) -> None:
     cases = {name for name in (PPO if stage == "ppo" else TRAINED[stage]) if name in known(stage)}
     left_alone = {name for name in known(stage) if name in SAME or name.removeprefix("adapter.") in SAME}
@@ -136,6 +148,9 @@ def results(chain: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[.
     ]
     margins = tmp_path_factory.mktemp("margins") / "margins.jsonl"
     margins.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+    rows = [{"prompt": f"{number}?", "response": f"no {number}", "helpfulness": number % 4} for number in range(12)]
+    ratings = margins.with_name("ratings.jsonl")
+    ratings.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
 
     @cache
     def of(stage: str, *overrides: str) -> str:
@@ -143,7 +158,7 @@ def results(chain: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[.
         parents = {"base": [], "sft": [f"model.pretrained={chain}/almanac/base"]}
         given = parents.get(stage, [f"stage.policy={chain}/almanac/sft"])
         short = ["stage.sample_prompts=0", "eval_set.prompts=0", "stage.trainer.learning_rate=0.01"]
-        own = [item.replace("{margins}", str(margins)) for item in overrides]
+        own = [item.replace("{margins}", str(margins)).replace("{ratings}", str(ratings)) for item in overrides]
         metrics = execute(composed(*tiny_overrides(stage, root), *given, *short, *own), root / "run")
         log = (root / "run" / "metrics.jsonl").read_text(encoding="utf-8")
         return f"{Run.open(root / 'run').manifest['weights']} {log} {metrics}"
@@ -171,6 +186,7 @@ def flat(prompts: Any, completions: Any) -> list[float]:
     return [len(text) / 10 if "red" in prompt else 0.0 for prompt, text in zip(prompts, completions, strict=True)]
 
 
+TEXT = {"ptx_coef": 1.0, "text": [[5, 9, 20, 3], [7, 7, 8, 40]]}
 PPO: dict[str, Any] = {
     "value_coef": ({"head": True}, {"value_coef": 0.5}), "value_detached": ({"head": True}, {"value_detached": True}),
     "updates": {"updates": 2}, "batch_size": {"batch_size": 4}, "minibatches": {"minibatches": 3},
@@ -196,6 +212,7 @@ PPO: dict[str, Any] = {
     "resample_rounds": (
         GROUPS | {"reward": flat, "equal_groups": "resample", "resample_rounds": 1}, {"resample_rounds": 3}
     ),
+    "ptx_coef": (TEXT, {"ptx_coef": 2.0}), "ptx_batch_size": (TEXT, {"ptx_batch_size": 1}), "ema": {"ema": 0.5},
     "overlong_buffer": (KEPT, {"overlong_buffer": 4}),
 }  # fmt: skip
 

@@ -19,12 +19,15 @@ PATHS = {
     "sft": ("stage.policy", "model.pretrained"),
     "reward": ("stage.policy",),
     "dpo": ("stage.policy",),
-    "ppo": ("stage.policy", "stage.reward", "stage.critic"),
+    "kto": ("stage.policy",),
+    "ppo": ("stage.policy", "stage.reward", "stage.critic", "stage.teacher"),
+    "merge": ("stage.policy",),
     "sample": ("stage.policy", "stage.reward"),
     "evaluate_reward": ("stage.policy", "stage.reward"),
     "compare": ("stage.reward", "stage.reference", "stage.models", "stage.models.sft"),
     "label": ("stage.sample", "stage.samples"),
     "publish": ("stage.run", "stage.base", "stage.comparison"),
+    "export": ("stage.run",),
     "inspect": ("stage.tokenizer", "data.path"),
 }
 MODEL = ("model.path=null", "model.architecture=null", "model.chat_template=null")

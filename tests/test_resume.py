@@ -27,7 +27,7 @@ from tests.conftest import tiny_overrides
 
 # A server that has imported everything forks the processes that are killed: each would need seconds to begin.
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["rlhf.stages.sft", "rlhf.stages.reward", "rlhf.stages.dpo", "rlhf.stages.ppo"])
+CONTEXT.set_forkserver_preload([f"rlhf.stages.{stage}" for stage in ("sft", "reward", "dpo", "kto", "ppo")])
 
 # Intervals of logging and saving that are never at one: what is averaged when the kill comes belongs to the result.
 TRAINER = (
@@ -40,6 +40,7 @@ LONG = {
     "sft": TRAINER,
     "reward": TRAINER,
     "dpo": TRAINER,
+    "kto": TRAINER,
     "ppo": (
         "stage.updates=14",
         "stage.save_every=3",
@@ -87,7 +88,7 @@ def begun(work: Path, process: multiprocessing.Process) -> bool:
     return process.exitcode is not None or any((work / "resume").glob("[cu]*/digests.json"))
 
 
-@pytest.mark.parametrize("stage", ["sft", "reward", "dpo", "ppo"])
+@pytest.mark.parametrize("stage", ["sft", "reward", "dpo", "kto", "ppo"])
 def test_killed_at_any_point_it_ends_with_the_same_bytes(chain: Path, tmp_path: Path, stage: str) -> None:
     whole = tmp_path / "whole" / "almanac" / stage
     process = start(arguments(stage, chain, tmp_path / "whole"))

@@ -4,6 +4,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
+from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
@@ -15,6 +16,7 @@ from rlhf.config import STAGES, Settings
 from rlhf.config import objective as objectives
 from rlhf.config.rules import closest
 from rlhf.errors import ConfigError
+from rlhf.runs.branches import manifest_of
 from rlhf.storage import secrets
 from rlhf.storage.digests import text_digest
 from rlhf.storage.paths import bundled
@@ -44,12 +46,29 @@ def resolvers() -> None:
     # Twelve digits: 5e-7 times 10 is 5e-06 and not 4.9999999999999996e-06.
     OmegaConf.register_new_resolver("times", lambda rate, factor: float(f"{rate * factor:.12g}"), replace=True)
     OmegaConf.register_new_resolver("by", by, replace=True)
-    OmegaConf.register_new_resolver("unless", lambda given, value: value if given is None else None, replace=True)
+    OmegaConf.register_new_resolver("of_branch", of_branch, replace=True)
+    OmegaConf.register_new_resolver("unless", unless, replace=True)
+    OmegaConf.register_new_resolver("given", lambda key, value, usual: usual if key is None else value, replace=True)
 
 
 def by(key: Any, usual: Any, others: Mapping[str, Any]) -> Any:
-    """Return ``others[key]`` if it exists, else ``usual``; an enum is looked up by its name."""
-    return others.get(getattr(key, "name", key), usual)
+    """Return ``others[key]`` if it exists, else ``usual``; an enum is looked up by its name.
+
+    For a list, it is the value of the first of its keys that has one.
+    """
+    keys = [getattr(one, "name", one) for one in (key if isinstance(key, ListConfig) else [key])]
+    return next((others[one] for one in keys if one in others), usual)
+
+
+def unless(*others: Any) -> Any:
+    """Return the last argument if all others are None, else None."""
+    return others[-1] if all(other is None for other in others[:-1]) else None
+
+
+def of_branch(branch: str | None, role: str, usual: str) -> str:
+    """Return the path of a parent of the run in ``branch``, a run@update; ``usual`` without one."""
+    manifest = None if branch is None else manifest_of(Path(branch.rpartition("@")[0]))
+    return (manifest or {"parents": {}})["parents"].get(role, {}).get("path", usual)
 
 
 def member(overrides: Sequence[str]) -> str:

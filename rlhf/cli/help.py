@@ -17,7 +17,7 @@ ENTRY = re.compile(r"(?P<indent> *)(?P<key>[\w./-]+):(?P<value>(?:[ ](?!#).*?)?)
 
 USAGE = """\
 Take a language model from base to instruction-tuned, one stage at a time:
-base -> sft -> reward -> dpo | ppo -> compare
+base -> sft -> reward -> dpo | kto | ppo -> compare
 
   python -m rlhf                                  trained models, next command
   python -m rlhf stage=progression                all missing stages, in order
@@ -25,8 +25,11 @@ base -> sft -> reward -> dpo | ppo -> compare
   python -m rlhf stage=dpo --help                 the settings of a stage
   python -m rlhf stage=dpo --cfg job              all settings, without running
   python -m rlhf -m stage=dpo stage.beta=0.1,0.3  a sweep, its leaderboard
+  python -m rlhf stage=ladder                     methods over seeds, compared
   python -m rlhf stage=plan                       memory and time, before a run
   python -m rlhf stage=publish                    model card; Hub: stage.repo=
+  python -m rlhf stage=chat                       talk to the trained models
+  python -m rlhf stage=export stage.format=gguf   for llama.cpp, Ollama
   python -m rlhf --config-dir my_conf ...         your own config groups
   python -m rlhf --version                        the version
   python -m rlhf --hydra-help                     Hydra's own options
@@ -42,7 +45,7 @@ GROUPS = {
     "Measuring": {"judge": "", "tracker": "", "sweep": "with -m"},
 }  # fmt: skip
 SETTINGS = {
-    "Where a run is": ("name", "checkpoints", "overwrite", "resume", "seed"),
+    "Where a run is": ("name", "checkpoints", "overwrite", "resume", "seed", "curves"),
     "How it is measured": ("objective", "eval_set"),
 }
 

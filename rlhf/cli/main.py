@@ -89,15 +89,16 @@ def _execute(settings: Settings, origin: Origin | None = None) -> dict[str, floa
                 raise RunError(f"{' '.join(overrides)} does not fit: see the remedies in the plan above")
             sys.exit(1)
         return {}
-    if settings.stage.name == "progression":
-        from rlhf.cli import progression
+    if settings.stage.name in ("progression", "ladder"):
+        from rlhf.cli import ladder, progression
 
-        metrics = progression.run(settings, directory, overrides)
+        runner = progression if settings.stage.name == "progression" else ladder
+        metrics = runner.run(settings, directory, overrides)
     else:
         from rlhf.stages import execute
 
         metrics = execute(settings, directory, overrides, origin)
-    job = HydraConfig.get().mode is RunMode.MULTIRUN and settings.stage.name != "status"
+    job = HydraConfig.get().mode is RunMode.MULTIRUN and settings.stage.recorded
     if ranks.is_main() and not job:
         _print_next(settings, overrides)
     return metrics
@@ -219,6 +220,6 @@ def interrupted(arguments: Sequence[str], directory: Path | None = None, left: s
     if left is None:
         return f"interrupted; {directory} had no checkpoint yet, so nothing is kept"
     others = [item for item in arguments if item.partition("=")[0] not in ("resume", "overwrite")]
-    continues_by_itself = {"-m", "--multirun", "stage=progression"} & set(arguments)
+    continues_by_itself = {"-m", "--multirun", "stage=progression", "stage=ladder"} & set(arguments)
     command = others if continues_by_itself else [*others, "resume=true"]
     return f"interrupted; {directory} has {left}, and this continues from it:\n  {line(command)}"

@@ -58,6 +58,10 @@ def explain(error: BaseException) -> str:
     first = str(cause).strip().splitlines()[0]
     if first.startswith("Ambiguous value"):
         return f"{first}: add -m to sweep over the values, or write [a,b] for a list"
+    if set_before := re.match(r"Could not append to config. An item is already at '(.+)'", first):
+        return f"+{set_before[1]} adds a setting that exists: leave out the +"
+    if deleted := re.match(r"Could not delete from config. (.+)", first):
+        return f"~ cannot delete a setting, since {deleted[1].removesuffix('.')}: leave it out"
     key = getattr(cause, "full_key", None)
     if null := re.match(r"field '([\w.]+)' is not Optional", first):
         return f"{key or null[1]} cannot be null: set a value"

@@ -1,5 +1,6 @@
 """The next command, printed at the end of a stage and below the tree of runs; it runs as printed."""
 
+import json
 import shlex
 from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
@@ -13,6 +14,7 @@ from rlhf.cli.compose import settings_of
 from rlhf.config import PROGRESSION, JudgeKind, Settings
 from rlhf.data.overview import kinds_at
 from rlhf.errors import RlhfError
+from rlhf.evaluation.sweeps.ladder import PAGE
 from rlhf.runs.commands import command, line, setting
 from rlhf.runs.directory import partial, saved
 from rlhf.runs.identity import content
@@ -22,7 +24,7 @@ from rlhf.runs.run import Run, runs
 from rlhf.storage.manifest import read_manifest
 
 Candidate = tuple[str, list[str]]  # a stage and further settings
-POLICIES = ("ppo", "dpo", "sft")
+POLICIES = ("merge", "ppo", "dpo", "kto", "sft")
 MISTAKES = (RlhfError, OmegaConfBaseException, HydraException)
 SWEEP = "stage.beta=0.05,0.1,0.3"
 
@@ -73,6 +75,8 @@ def candidates(stage: str | None, settings: Settings, overrides: Sequence[str]) 
     place = Path(settings.checkpoints) / settings.name
     if stage == "sample":
         yield from labeling(place)
+    if stage == "ladder" and (page := place / "ladder" / PAGE / "ladder.json").is_file():
+        yield "publish", [setting("stage.run", json.loads(page.read_text(encoding="utf-8"))["best"])]
     if stage == "label":
         yield "reward", labeled(place)
     chain = [one for one in PROGRESSION[:-1] if one != "base" or settings.model.path is None]

@@ -32,7 +32,7 @@ BRACKETS = {
 VALUES = (*NOT_TEXT, OverrideLexer.QUOTED_VALUE)
 BORDERS = (OverrideLexer.COMMA, *BRACKETS, *BRACKETS.values())
 LISTING = ("choice", "shuffle", "sort", "tag")  # functions whose arguments are values of the setting
-ASKING = ("chat", "generate", "predict", "serve")  # commands of other tools that return responses
+ASKING = ("generate", "predict", "serve", "talk")  # commands of other tools that return responses
 # Settings of the type Any that hold text, or a mapping to text.
 OPEN_TEXT = ("models", "samples", "objective", "target_modules", "gold")
 
@@ -95,7 +95,8 @@ def _no_setting(word: str) -> str:
     if (bundled("conf") / word).is_dir():
         return f"{word} is not a whole setting: choose one with {word}=..."
     listed = f"unknown stage {word!r}; choose from {', '.join(sorted(STAGES))}, as in stage=dpo"
-    return f"{listed}; stage=sample writes responses to prompts" if word in ASKING else listed + closest(word, STAGES)
+    instead = "stage=chat answers messages, stage=sample writes responses to prompts"
+    return f"{listed}; {instead}" if word in ASKING else listed + closest(word, STAGES)
 
 
 def named_by_path(overrides: Sequence[str]) -> list[str]:

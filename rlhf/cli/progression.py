@@ -38,13 +38,13 @@ def run(settings: Settings, directory: Path, overrides: Sequence[str]) -> dict[s
         shared.append(f"name={os.path.relpath(directory, settings.checkpoints)}")
     commands = commands_of(settings, shared)
     # Compose all stages first: a mistake in the last one's settings is reported before training starts.
-    composed = {name: _composed(own) for name, own in commands.items()}
+    settled = {name: composed(own) for name, own in commands.items()}
     metrics: dict[str, float] = {}
     started = time.monotonic()
     for name, own in commands.items():
-        metrics = advance(composed[name], own, settings)
-    if composed:
-        place = _place(composed[name])
+        metrics = advance(settled[name], own, settings)
+    if settled:
+        place = _place(settled[name])
         last = ending(place, Run.open(place).manifest, "progression", time.monotonic() - started)
         console.print(last, markup=False, highlight=False, soft_wrap=True)
     return metrics
@@ -56,7 +56,7 @@ def _place(settings: Settings) -> Path:
 
 def common(overrides: Sequence[str]) -> list[str]:
     """Return the overrides that the commands of several stages share: all except the stage and its settings."""
-    return [item for item in overrides if not item.startswith(("stage=", "stage."))]
+    return [item for item in overrides if not item.lstrip("+~").startswith(("stage=", "stage."))]
 
 
 def commands_of(settings: Settings, shared: Sequence[str]) -> dict[str, list[str]]:
@@ -66,7 +66,7 @@ def commands_of(settings: Settings, shared: Sequence[str]) -> dict[str, list[str
     return {name: [f"stage={name}", *shared, *own.get(name, [])] for name in stage.stages}
 
 
-def _composed(overrides: Sequence[str]) -> Settings:
+def composed(overrides: Sequence[str]) -> Settings:
     """Return the settings of a command. Hydra has its options already."""
     return settings_of(compose(config_name="config", overrides=[one for one in overrides if not one.startswith("-")]))
 
@@ -79,43 +79,46 @@ def plan(settings: Settings, overrides: Sequence[str]) -> bool:
     if settings.stage.name == "plan":
         stage = settings.stage_as(PlanStage)
         if stage.stages is None:
-            whole = _composed(["stage=progression", *shared]).stage_as(ProgressionStage).stages
+            whole = composed(["stage=progression", *shared]).stage_as(ProgressionStage).stages
             stage = replace(stage, stages=[name for name in whole if name in PLANNED])
         commands = commands_of(replace(settings, stage=stage), shared).values()
-        return show(stage, [_composed(one) for one in commands])
+        return show(stage, [composed(one) for one in commands])
     if settings.stage.name not in PLANNED:
         raise ConfigError(
             f"hardware.plan=true plans training, and stage={settings.stage.name} does not train: leave it out"
         )
-    own = _composed(["stage=plan", *shared]).stage_as(PlanStage)
+    own = composed(["stage=plan", *shared]).stage_as(PlanStage)
     return show(own, [settings])
 
 
-def advance(composed: Settings, overrides: Sequence[str], settings: Settings) -> dict[str, float]:
-    """Run one stage if it is missing or stale, print the reason, and return its metrics."""
+def advance(job: Settings, overrides: Sequence[str], settings: Settings, place: Path | None = None) -> dict[str, float]:
+    """Run one stage if it is missing or stale, print the reason, and return its metrics.
+
+    ``place`` is its directory, by default that of its command; ``settings`` are those of the whole.
+    """
     from rlhf.stages import execute
 
-    name = composed.stage.name
-    place = _place(composed)
-    origin, reason = stale(place, composed)
+    name = job.stage.name if place is None else f"{place.parent.name}/{place.name}"
+    place = place or _place(job)
+    origin, reason = stale(place, job)
     if reason is None and not settings.overwrite:
         console.print(f"[bold]{name}[/bold]: up to date, skipped")
         return Run.open(place).manifest["metrics"]
-    origin = origin or Origin.of(composed, overrides)
+    origin = origin or Origin.of(job, overrides)
     resumes = resumable(place, origin.content)
     console.print(
         f"[bold]{name}[/bold]: {text(reason or 'overwrite=true')}; " + ("continuing" if resumes else "running")
     )
     # A stale run is replaced; an interrupted run with other settings is not.
     overwrite = not resumes and (settings.overwrite or saved(partial(place)) is None)
-    return execute(replace(composed, overwrite=overwrite, resume=resumes), place, overrides, origin)
+    return execute(replace(job, overwrite=overwrite, resume=resumes), place, overrides, origin)
 
 
-def stale(place: Path, composed: Settings) -> tuple[Origin | None, str | None]:
+def stale(place: Path, job: Settings) -> tuple[Origin | None, str | None]:
     """Return the origin of a new run, None if a parent is missing, and why the run at ``place`` is stale, or None."""
     manifest = read_manifest(place)
     try:
-        origin = Origin.of(composed)
+        origin = Origin.of(job)
     except LineageError as error:
         return None, "not run yet" if manifest is None else str(error)
     if manifest is None:

@@ -11,7 +11,9 @@ from rlhf.config import objective as objectives
 from rlhf.config.compare import CompareStage
 from rlhf.config.eval_set import EvalSet
 from rlhf.config.judge import Judge, JudgeKind
-from rlhf.config.labeling import LabelStage, SampleStage
+from rlhf.config.labeling import ChatStage, LabelStage, SampleStage
+from rlhf.config.losses import KLEstimator, KLIn, LossMean, Ratio
+from rlhf.config.merge import MergeStage
 from rlhf.config.parts import (
     Adapter,
     AdapterKind,
@@ -31,18 +33,8 @@ from rlhf.config.parts import (
     TrackerKind,
 )
 from rlhf.config.plan import PLANNED, PlanStage
-from rlhf.config.ppo import (
-    Advantage,
-    CriticKind,
-    EqualGroups,
-    KLEstimator,
-    KLIn,
-    LossMean,
-    MissingEOS,
-    PPOStage,
-    Ratio,
-)
-from rlhf.config.publish import Publish, PublishStage, Weights
+from rlhf.config.ppo import Advantage, CriticKind, EqualGroups, MissingEOS, PPOStage
+from rlhf.config.publish import ExportFormat, ExportStage, Publish, PublishStage, Quantization, Weights
 from rlhf.config.ranges import require_ranges
 from rlhf.config.reward import EvaluateRewardStage, RewardLoss, RewardStage
 from rlhf.config.rewards import Normalization, RewardTermSettings
@@ -56,12 +48,15 @@ from rlhf.config.stages import (
     BaseStage,
     DPOStage,
     InspectStage,
+    KTOLoss,
+    KTOStage,
+    PreferenceStage,
     ProgressionStage,
     SFTStage,
     StatusStage,
     Turns,
 )
-from rlhf.config.sweep import SweepStage
+from rlhf.config.sweep import LadderStage, SweepStage
 from rlhf.errors import ConfigError
 
 __all__ = [
@@ -73,6 +68,7 @@ __all__ = [
     "Advantage",
     "Autocast",
     "BaseStage",
+    "ChatStage",
     "CompareStage",
     "CriticKind",
     "DPOStage",
@@ -82,6 +78,8 @@ __all__ = [
     "EqualGroups",
     "EvalSet",
     "EvaluateRewardStage",
+    "ExportFormat",
+    "ExportStage",
     "Format",
     "Hardware",
     "Input",
@@ -90,8 +88,12 @@ __all__ = [
     "JudgeKind",
     "KLEstimator",
     "KLIn",
+    "KTOLoss",
+    "KTOStage",
     "LabelStage",
+    "LadderStage",
     "LossMean",
+    "MergeStage",
     "MissingEOS",
     "Model",
     "Normalization",
@@ -99,9 +101,11 @@ __all__ = [
     "PPOStage",
     "Pairing",
     "PlanStage",
+    "PreferenceStage",
     "ProgressionStage",
     "Publish",
     "PublishStage",
+    "Quantization",
     "Rankings",
     "Ratio",
     "Render",
@@ -132,6 +136,7 @@ __all__ = [
 
 
 S = TypeVar("S", bound=Stage)
+CURVES = ("svg", "csv")
 
 
 @dataclass(kw_only=True)
@@ -143,6 +148,7 @@ class Settings:
     checkpoints: str
     overwrite: bool
     resume: bool
+    curves: list[str]
     telemetry: bool
     model: Model
     data: Data
@@ -175,6 +181,8 @@ class Settings:
                     "random weights: set adapter=none, or stage.policy to a run, a model folder or a Hub id"
                 )
         self._check_rubrics()
+        for form in self.curves:
+            require(form in CURVES, "curves", self.curves, f"be a list of {' and '.join(CURVES)}")
         objectives.check(self.objective, self.stage.name)
         self._check_measured()
         self._check_autocast()
@@ -222,13 +230,13 @@ class Settings:
 
     def _check_measured(self) -> None:
         """Raise ConfigError if the objective is a metric that this run would not measure."""
-        if self.stage.name not in ("dpo", "ppo"):
+        if self.stage.name not in ("dpo", "kto", "ppo"):
             return
         asked = objectives.names(self.objective, self.stage.name)
         measured = [name for name in asked if name in ("gold", "win_rate", "kl", "score")]
         if measured and not self.eval_set.prompts:
             raise ConfigError(f"objective={measured[0]} is measured on held-out prompts: set eval_set.prompts above 0")
         gold = self.stage.gold if isinstance(self.stage, PPOStage) else self.data.gold
-        by_gold = [name for name in asked if name == "gold" or (name == "win_rate" and self.stage.name == "dpo")]
+        by_gold = [name for name in asked if name == "gold" or (name == "win_rate" and self.stage.name != "ppo")]
         if by_gold and gold is None:
             raise ConfigError(f"objective={by_gold[0]} needs a gold reward: set data.gold")

@@ -1,4 +1,4 @@
-"""The settings of the measurement of a policy at the end of stage=dpo and stage=ppo."""
+"""The settings of the measurement of a policy at the end of stage=dpo, stage=kto and stage=ppo."""
 
 from dataclasses import dataclass
 

@@ -1,11 +1,11 @@
-"""The settings of the stages that collect preferences: stage=sample and stage=label."""
+"""The settings of the stages that show responses or collect preferences: stage=sample, stage=label, stage=chat."""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from rlhf.config.ranges import require_ranges
 from rlhf.config.rules import require
-from rlhf.config.stage import Input, Stage
+from rlhf.config.stage import POLICIES, Input, Stage
 
 SPLITS = ("train", "validation", "test")
 
@@ -28,7 +28,7 @@ class SampleStage(Stage):
 
     def inputs(self) -> dict[str, Input]:
         """Return the policy that samples, and the reward model that scores."""
-        policy = {"policy": Input(self.policy, ("base", "sft", "dpo", "ppo"))}
+        policy = {"policy": Input(self.policy, ("base", *POLICIES))}
         return policy | ({} if self.reward is None else {"reward": Input(self.reward, ("reward",))})
 
     def __post_init__(self) -> None:
@@ -74,3 +74,27 @@ class LabelStage(Stage):
             "judge",
             "not use the title of the judge",
         )
+
+
+@dataclass(kw_only=True)
+class ChatStage(Stage):
+    """Settings of stage=chat. Lengths are in tokens."""
+
+    policies: list[str]
+    reward: str | None
+    system: str | None
+    temperature: float
+    max_prompt_length: int
+    max_response_length: int
+    web: bool
+    port: int
+    preferences: str
+
+    recorded: ClassVar[bool] = False
+
+    def inputs(self) -> dict[str, Input]:
+        """Return the reward model, if it exists; rlhf.labeling.chat finds the policies, which can be switched."""
+        return {} if self.reward is None else {"reward": Input(self.reward, ("reward",), required=False)}
+
+    def __post_init__(self) -> None:
+        require_ranges("stage.", self)

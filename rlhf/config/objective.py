@@ -21,19 +21,22 @@ def _same(name: str, *stages: str) -> dict[str, str]:
 # In the order of the leaderboard's columns. evaluation.responses.eval_set measures the first three on the same prompts
 # for every stage, so that DPO and PPO policies can be ranked together.
 METRICS: dict[str, Metric] = {
-    "gold": Metric("maximize", _same("gold", "dpo", "ppo"), "gold"),
-    "win_rate": Metric("maximize", _same("win_rate", "dpo", "ppo"), "win rate vs start"),
-    "kl": Metric("minimize", _same("kl", "dpo", "ppo"), "KL (nats per response)"),
+    "gold": Metric("maximize", _same("gold", "dpo", "kto", "ppo"), "gold"),
+    "win_rate": Metric("maximize", _same("win_rate", "dpo", "kto", "ppo"), "win rate vs start"),
+    "kl": Metric("minimize", _same("kl", "dpo", "kto", "ppo"), "KL (nats per response)"),
     "score": Metric("maximize", _same("score", "ppo"), "score"),
     "rlhf_reward": Metric("maximize", _same("objective/rlhf_reward", "ppo"), "score - β KL"),
-    "reward_accuracy": Metric("maximize", {"dpo": "eval/rewards/accuracies"}, "held-out accuracy"),
+    "reward_accuracy": Metric("maximize", _same("eval/rewards/accuracies", "dpo", "kto"), "held-out accuracy"),
     "accuracy": Metric("maximize", {"reward": "test/accuracy"}, "accuracy"),
-    "margin": Metric("maximize", {"reward": "eval/margin", "dpo": "eval/rewards/margins"}, "margin"),
+    "margin": Metric("maximize", {"reward": "eval/margin"} | _same("eval/rewards/margins", "dpo", "kto"), "margin"),
     "calibration_error": Metric("minimize", {"reward": "test/ece"}, "ECE"),
-    "loss": Metric("minimize", _same("eval/loss", "base", "sft", "reward", "dpo"), "loss"),
+    "loss": Metric("minimize", _same("eval/loss", "base", "sft", "reward", "dpo", "kto"), "loss"),
 }
 # The default objective of a stage: metrics["objective"] of its run.json.
-USUAL = {"base": "loss", "sft": "loss", "reward": "accuracy", "dpo": "reward_accuracy", "ppo": "rlhf_reward"}
+USUAL = {
+    "base": "loss", "sft": "loss", "reward": "accuracy", "dpo": "reward_accuracy", "kto": "reward_accuracy",
+    "ppo": "rlhf_reward",
+}  # fmt: skip
 
 
 def names(objective: str | list[str] | None, stage: str) -> list[str]:

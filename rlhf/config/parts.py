@@ -211,6 +211,7 @@ class Adapter:
     alpha: int
     dropout: float
     target_modules: Any
+    layers: int | None
     learning_rate_factor: float
 
     def __post_init__(self) -> None:
@@ -240,7 +241,7 @@ class Hardware:
     """Device and processes of a run; rlhf.hardware.ranks counts them, rlhf.hardware.launch starts them."""
 
     name: str
-    device: str  # auto, cpu or cuda
+    device: str  # auto, cpu, cuda or mps
     threads: int | None  # torch threads per process
     autocast: Autocast
     strategy: Strategy
@@ -253,7 +254,8 @@ class Hardware:
     plan: bool  # print the memory and time that the stage needs, without training
 
     def __post_init__(self) -> None:
-        require(self.device in ("auto", "cpu", "cuda"), "hardware.device", self.device, "be auto, cpu or cuda")
+        known = ("auto", "cpu", "cuda", "mps")
+        require(self.device in known, "hardware.device", self.device, "be auto, cpu, cuda or mps")
         require_ranges("hardware.", self)
         one = self.processes in (None, 1) and self.nodes == 1
         if self.strategy is Strategy.none and not one:
@@ -263,8 +265,10 @@ class Hardware:
             )
         if self.strategy.sharded:
             rule = f"be cuda under hardware.strategy={self.strategy.value}, which shards over GPUs"
-            require(self.device != "cpu", "hardware.device", self.device, rule)
+            require(self.device in ("auto", "cuda"), "hardware.device", self.device, rule)
             require(not self.oom_retry, "hardware.oom_retry", self.oom_retry, f"be false under {self.strategy.value}")
+        if self.strategy is not Strategy.none:
+            require(self.device != "mps", "hardware.strategy", self.strategy.value, "stay none on an Apple GPU")
         if self.nodes > 1:
             host, _, port = (self.rendezvous or "").rpartition(":")
             address = bool(host) and port.isdigit()

@@ -10,8 +10,11 @@ from rlhf.config.stage import Stage
 from rlhf.errors import ConfigError
 
 THIS = "this"
-PLANNED = ("base", "sft", "reward", "dpo", "ppo")
-KINDS = {"base": "text", "sft": "demonstrations", "reward": "preferences", "dpo": "preferences", "ppo": "prompts"}
+PLANNED = ("base", "sft", "reward", "dpo", "kto", "ppo")
+KINDS = {
+    "base": "text", "sft": "demonstrations", "reward": "preferences", "dpo": "preferences", "kto": "thumbs",
+    "ppo": "prompts",
+}  # fmt: skip
 NUMBERS = ("memory_gib", "tflops", "bandwidth")
 
 

@@ -1,9 +1,11 @@
 """The settings of stage=ppo."""
 
+import re
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, ClassVar
 
+from rlhf.config.losses import KLEstimator, KLIn, LossMean, Ratio
 from rlhf.config.rewards import RewardTermSettings, reward_term, reward_terms
 from rlhf.config.rollout import Engine, RolloutSettings
 from rlhf.config.rules import require
@@ -31,11 +33,12 @@ class Advantage(Enum):
     reinforce = "reinforce"
     reinforce_pp = "reinforce_pp"
     reinforce_pp_baseline = "reinforce_pp_baseline"
+    reverse_kl = "reverse_kl"
 
     @property
     def compares(self) -> bool:
         """Whether a response is compared with the others of its prompt."""
-        return self not in (Advantage.gae, Advantage.reinforce, Advantage.reinforce_pp)
+        return self not in (Advantage.gae, Advantage.reinforce, Advantage.reinforce_pp, Advantage.reverse_kl)
 
 
 class EqualGroups(Enum):
@@ -46,29 +49,6 @@ class EqualGroups(Enum):
     resample = "resample"
 
 
-class Ratio(Enum):
-    """Importance ratio of the loss: per token, of the whole response, or its geometric mean over the response."""
-
-    token = "token"
-    response = "response"
-    response_mean = "response_mean"
-
-
-class KLIn(Enum):
-    """Place of the KL penalty."""
-
-    reward = "reward"
-    loss = "loss"
-
-
-class KLEstimator(Enum):
-    """Estimator of the KL. Schulman 2020, http://joschu.net/blog/kl-approx.html; rlhf/ppo/kl.py has the formulas."""
-
-    k1 = "k1"
-    k2 = "k2"
-    k3 = "k3"
-
-
 class CriticKind(Enum):
     """Form of the critic: a separate model (or adapter on a shared base), or a head on the policy's trunk."""
 
@@ -76,19 +56,14 @@ class CriticKind(Enum):
     value_head = "value_head"
 
 
-class LossMean(Enum):
-    """Mean of a loss: over all tokens, over the means of the responses, or the sum over B · K · max_response_length."""
-
-    token = "token"
-    response = "response"
-    constant = "constant"
-
-
 @dataclass(kw_only=True)
 class PPOStage(TrainedStage):
     """Settings of stage=ppo; conf/stage/ppo.yaml explains each."""
 
     policy: str
+    branch_from: str | None
+    keep_every: int | None
+    teacher: str | None
     reward: str | None
     rewards: Any
     reward_defaults: RewardTermSettings
@@ -133,6 +108,10 @@ class PPOStage(TrainedStage):
     ratio: Ratio
     loss_mean: LossMean
     importance_cap: float | None
+    ema: float | None
+    ptx_coef: float
+    ptx_batch_size: int
+    ptx_block_length: int
     whiten_rewards: bool
     whiten_advantages: bool
     temperature: float
@@ -157,6 +136,16 @@ class PPOStage(TrainedStage):
         return self.advantage is Advantage.gae
 
     @property
+    def sources(self) -> tuple[str, ...]:
+        """The prompts, and the text of ``ptx_coef``."""
+        return (*self.reads, "text") if self.ptx_coef else self.reads
+
+    @property
+    def scoring(self) -> list[str]:
+        """The roles of reward models, including the gold reward's."""
+        return [role for role in self.inputs() if role.partition(".")[0] in ("reward", "rewards", "gold")]
+
+    @property
     def rows(self) -> int:
         """The number of responses of an update, over all ranks."""
         return self.batch_size * self.samples
@@ -167,8 +156,14 @@ class PPOStage(TrainedStage):
         return any(term.judge.rubric is not None for term in self.roles().values())
 
     def inputs(self) -> dict[str, Input]:
-        """Return the policy, every run that scores, by the name of its term, and the start of the critic."""
-        found = super().inputs() | ({} if self.reward is None else {"reward": Input(self.reward, ("reward",))})
+        """Return the run to branch from, the policy, every run that scores, by term, and the start of the critic."""
+        found = super().inputs()
+        if self.branch_from is not None:
+            path, _, update = self.branch_from.rpartition("@")
+            found = {"branch_from": Input(path, ("ppo",), update=int(update))} | found
+        if self.teacher is not None:
+            found["teacher"] = Input(self.teacher, ("base", *self.starts_from))
+        found |= {} if self.reward is None else {"reward": Input(self.reward, ("reward",))}
         for role, term in self.roles().items():
             found |= {role + suffix: Input(path, ("reward",)) for suffix, path in term.runs().items()}
         if self.critic is not None:
@@ -200,7 +195,8 @@ class PPOStage(TrainedStage):
         terms = self.terms()
         self.gold_term()
         self.shadow_terms()
-        if self.reward is None and not terms:
+        self._check_teacher()
+        if self.reward is None and not terms and self.teacher is None:
             raise ConfigError("stage.reward is null and stage.rewards has no term: set one of them")
         taken = self.reward is None or "reward" not in terms
         require(taken, "stage.rewards", "reward", "not be the name of a term unless stage.reward=null")
@@ -209,6 +205,12 @@ class PPOStage(TrainedStage):
         cap = self.importance_cap is None or self.importance_cap >= 1
         require(cap, "stage.importance_cap", self.importance_cap, "be at least 1, or null")
         super().__post_init__()
+        if self.branch_from is not None:
+            form = re.fullmatch(r".+@(\d+)", self.branch_from)
+            names = f"name a run and an update, such as {self.branch_from.partition('@')[0]}@{self.save_every}"
+            require(bool(form), "stage.branch_from", self.branch_from, names)
+            left = form is not None and int(form[1]) < self.updates
+            require(left, "stage.updates", self.updates, f"be above the update of stage.branch_from={self.branch_from}")
         enough = self.warmup_updates <= self.updates
         require(enough, "stage.warmup_updates", self.warmup_updates, f"be at most stage.updates={self.updates}")
         self._check_advantage()
@@ -238,6 +240,29 @@ class PPOStage(TrainedStage):
                 f"stage.batch_size={self.batch_size} is not divisible by stage.minibatches={self.minibatches}"
             )
 
+    def _check_teacher(self) -> None:
+        """Check the settings that a teacher replaces."""
+        own = self.advantage is Advantage.reverse_kl
+        if self.teacher is None:
+            if own:
+                raise ConfigError("stage.advantage=reverse_kl is the one of a teacher: set stage.teacher, too")
+            return
+        if not own:
+            raise ConfigError(
+                f"stage.teacher has the advantages reverse_kl, so stage.advantage={self.advantage.value} would be "
+                "ignored: leave it out"
+            )
+        if self.reward is not None or self.terms():
+            raise ConfigError(
+                "stage.teacher replaces the reward, so stage.reward and stage.rewards would be ignored: set both to "
+                "null, or leave them out"
+            )
+        if self.kl_target is not None or self.kl_in is KLIn.loss:
+            raise ConfigError(
+                "stage.teacher maximizes -KL(policy, teacher) without a further penalty, so stage.kl_target and "
+                "stage.kl_in=loss would be ignored: leave them out"
+            )
+
     def _check_advantage(self) -> None:
         """Check the settings that depend on the estimator of the advantages, and on the number of samples."""
         name = f"stage.advantage={self.advantage.value}"
@@ -254,8 +279,8 @@ class PPOStage(TrainedStage):
             raise ConfigError(f"{name} has no critic, so stage.critic={self.critic} would be ignored: leave it out")
         if self.critic_warmup_updates and not self.has_critic:
             raise ConfigError(
-                f"{name} has no critic, so nothing would be trained in the first stage.critic_warmup_updates="
-                f"{self.critic_warmup_updates} updates: set it to 0"
+                f"{name} has no critic, so nothing would be trained during stage.critic_warmup_updates="
+                f"{self.critic_warmup_updates}: set it to 0"
             )
         if self.advantage.compares and self.gamma != 1:
             raise ConfigError(

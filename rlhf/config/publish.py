@@ -1,4 +1,4 @@
-"""The settings of stage=publish: the uploaded run, its form and its destination."""
+"""The settings of stage=publish and stage=export: the run, its form and its destination."""
 
 import re
 from dataclasses import dataclass
@@ -9,13 +9,14 @@ from typing import Any, ClassVar
 from rlhf.config.parts import Dtype
 from rlhf.config.ranges import require_ranges
 from rlhf.config.rules import require
-from rlhf.config.stage import Input, Stage
+from rlhf.config.stage import POLICIES, Input, Stage
+from rlhf.errors import ConfigError
 
 REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 REVISION = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)*")
 COMMIT = re.compile(r"[0-9a-f]{40}")
 SIZE = re.compile(r"[1-9]\d*(KB|MB|GB)")
-PUBLISHED = ("base", "sft", "reward", "dpo", "ppo")
+PUBLISHED = ("base", "reward", *POLICIES)
 
 
 class Publish(Enum):
@@ -86,3 +87,47 @@ class PublishStage(Stage):
         base = self.base is None or self.base == "none" or bool(REPO.fullmatch(self.base.partition("@")[0]))
         require(base, "stage.base", self.base, "be a Hub id such as org/name, or none")
         require_ranges("stage.", self)
+
+
+class ExportFormat(Enum):
+    """Form of an exported model."""
+
+    merged = "merged"  # safetensors with adapters merged, for transformers, vLLM and TGI
+    gguf = "gguf"  # one file, for llama.cpp and LM Studio
+    ollama = "ollama"  # a GGUF file and a Modelfile
+    onnx = "onnx"  # refused: optimum converts the merged folder
+
+
+class Quantization(Enum):
+    """Type of the weight matrices in a GGUF file."""
+
+    f32 = "f32"
+    f16 = "f16"
+    bf16 = "bf16"
+    q8_0 = "q8_0"  # 8 bits per weight, and a scale per 32 weights
+
+
+@dataclass(kw_only=True)
+class ExportStage(Stage):
+    """Settings of stage=export; conf/stage/export.yaml explains each."""
+
+    run: str
+    format: ExportFormat
+    quantization: Quantization
+    prompts: int
+    max_prompt_length: int
+    max_response_length: int
+
+    reads: ClassVar[tuple[str, ...]] = ("prompts",)
+
+    def inputs(self) -> dict[str, Input]:
+        """Return the run to export."""
+        return {"run": Input(self.run, PUBLISHED)}
+
+    def __post_init__(self) -> None:
+        require_ranges("stage.", self)
+        if self.format is ExportFormat.onnx:
+            raise ConfigError(
+                "stage.format=onnx is not written here: set stage.format=merged and convert its folder with "
+                "optimum-cli export onnx"
+            )

@@ -63,7 +63,8 @@ OURS: dict[str, dict[str, Range]] = {
     "Pairing": {"score_ratio": Range(1, 1e6)},
     "Data": {"holdout": above(0, 1)},
     "Adapter": {
-        "rank": Range(1, 4096), "alpha": Range(1, 1e6), "dropout": SHARE_BELOW, "learning_rate_factor": above(0, 1000),
+        "rank": Range(1, 4096), "layers": Range(1, 10000), "alpha": Range(1, 1e6), "dropout": SHARE_BELOW,
+        "learning_rate_factor": above(0, 1000),
     },
     "Hardware": {
         "threads": Range(1, 4096), "processes": Range(1, 4096), "nodes": Range(1, 65536), "node_rank": Range(0, 65535),
@@ -84,7 +85,11 @@ OURS: dict[str, dict[str, Range]] = {
     "TrainerStage": {"early_stopping": COUNT},
     "RewardStage": {"label_smoothing": SMOOTHING, "batch_sum": Range(0, 1000), "ensemble": Range(1, 64)},
     "EvaluateRewardStage": {"sample_length": LENGTH, "max_length": LENGTH, "batch_size": ROWS, "scale": Range(2, 100)},
-    "DPOStage": {"beta": Range(1e-6, 1000), "label_smoothing": SMOOTHING},
+    "PreferenceStage": {"beta": Range(1e-6, 1000)},
+    "DPOStage": {"gamma_beta_ratio": Range(0, 100), "label_smoothing": SMOOTHING},
+    "KTOStage": {
+        "desirable_weight": above(0, 1e6), "undesirable_weight": above(0, 1e6), "desirable_from": Range(-1e9, 1e9),
+    },
     "InspectStage": {
         "max_length": LENGTH, "examples": Range(0, 1e6), "near_duplicates": COUNT_OR_NONE, "similarity": above(0, 1),
         "languages": COUNT_OR_NONE,
@@ -92,13 +97,20 @@ OURS: dict[str, dict[str, Range]] = {
     "CompareStage": {
         "prompts": COUNT, "samples": DRAWS, "bootstrap": Range(1, 1e6), "pairs": Range(0, 1e6), **SAMPLING,
     },
+    "LadderStage": {"budget": COUNT},
     "SampleStage": {"prompts": COUNT, "samples": DRAWS, **SAMPLING},
     "LabelStage": {"pairs": COUNT, "limit": COUNT, "annotators": TRIES, "port": Range(0, 65535)},
+    "ChatStage": {
+        "temperature": Range(0, 100), "max_prompt_length": LENGTH, "max_response_length": LENGTH,
+        "port": Range(0, 65535),
+    },
     "PlanStage": {
         "memory_gib": above(0, 1e6), "tflops": above(0, 1e6), "bandwidth": above(0, 1e7), "gpus": Range(1, 1e6),
         "headroom": SHARE_BELOW, "mfu": above(0, 1), "mbu": above(0, 1), "tokens_per_second": above(0, 1e12),
         "probe_seconds": SECONDS,
     },
+    "MergeStage": {"weights": Range(-1000, 1000), "rank": ROWS},
+    "ExportStage": {"prompts": DRAWS, "max_prompt_length": LENGTH, "max_response_length": LENGTH},
     "PublishStage": {"samples": Range(0, 10000), "attempts": TRIES, "wait": Range(0, 86400)},
     "PPOStage": {
         "updates": COUNT, "batch_size": Range(1, 1e6), "minibatches": Range(1, 1e6), "micro_batch_size": ROWS,
@@ -111,6 +123,8 @@ OURS: dict[str, dict[str, Range]] = {
         "target_kl": above(0, 1000), "entropy_coef": Range(0, 1000), "importance_cap": Range(1, 1e4),
         "temperature": TEMPERATURE, "max_prompt_length": LENGTH, "max_response_length": LENGTH,
         "missing_eos_penalty": Range(0, 1e4), "score_clip": above(0, 1e4), "save_every": COUNT, "log_every": COUNT,
+        "keep_every": COUNT, "ema": PROPER_SHARE, "ptx_coef": Range(0, 1e4), "ptx_batch_size": ROWS,
+        "ptx_block_length": Range(2, 1e6),
     },
     "RolloutSettings": {"rows": COUNT, "vllm_memory": PROPER_SHARE},
     "SentinelSettings": {
@@ -150,7 +164,7 @@ TRAINER: dict[str, Range] = {
 SPECIAL = {"max_steps": (-1,)}  # values outside the range with a special meaning
 
 # Arguments of the trainers that would break a guarantee of this package, or that another setting decides.
-HUB = "stage=publish uploads, after a check for secrets"
+HUB = "stage=publish uploads, and looks for secrets before it does"
 DEVICES, TRACKED = "hardware= decides it", "tracker= decides it"
 ROWS_ARE_READY = "the rows are already token ids"
 REFUSED: dict[str, str] = {
@@ -179,7 +193,8 @@ def require_ranges(prefix: str, node: Any) -> None:
     for kind in reversed(type(node).__mro__):
         for name, allowed in OURS.get(kind.__name__, {}).items():
             value = getattr(node, name)
-            require(value is None or value in allowed, f"{prefix}{name}", value, allowed.rule(value or 0))
+            for one in value if isinstance(value, list) else [value]:
+                require(one is None or one in allowed, f"{prefix}{name}", one, allowed.rule(one or 0))
 
 
 def require_trainer(trainer: Mapping[str, Any]) -> None:
@@ -207,6 +222,6 @@ def require_warmup(warmup: float, steps: int) -> None:
     """Raise ConfigError if the warm-up is longer than the training, both in steps."""
     if 0 < steps < warmup:
         raise ConfigError(
-            f"stage.trainer.warmup_steps={warmup:g} is above the {steps} steps of the training, so the learning rate "
-            "would never be reached: lower it, or set a share below 1"
+            f"stage.trainer.warmup_steps={warmup:g} is longer than the training, whose last step is {steps}, so the "
+            "learning rate would never be reached: lower it, or set a share below 1"
         )

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from rlhf.config.ranges import require_ranges
 from rlhf.config.rules import require
-from rlhf.config.stage import Input, SharedPrefix, Stage, TrainerStage
+from rlhf.config.stage import POLICIES, Input, SharedPrefix, Stage, TrainerStage
 from rlhf.errors import ConfigError
 
 NEGATIVES = ("swapped", "truncated", "repeated")  # rlhf/preference/negatives.py
@@ -92,6 +92,6 @@ class EvaluateRewardStage(CardStage):
         """Return the reward model and the policy it is compared with; none if a judge is evaluated."""
         if self.rubric is not None:
             return {}
-        policies = ("base", "sft", "dpo", "ppo")
+        policies = ("base", *POLICIES)
         policy = {} if self.policy is None else {"policy": Input(self.policy, policies)}
         return {"reward": Input(self.reward, ("reward",))} | policy

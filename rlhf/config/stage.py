@@ -17,11 +17,18 @@ class SharedPrefix(Enum):
 
 
 class Input(NamedTuple):
-    """Path that a stage starts from: a run of one of ``stages``, or a model from elsewhere."""
+    """Path that a stage starts from: a run of one of ``stages``, or a model from elsewhere.
+
+    With ``update`` it is a checkpoint of a run, which may be unfinished.
+    """
 
     path: str
     stages: tuple[str, ...]
     required: bool = True
+    update: int | None = None
+
+
+POLICIES = ("sft", "dpo", "kto", "ppo", "merge")  # stages that end with a policy that responds
 
 
 @dataclass(kw_only=True)
@@ -32,6 +39,7 @@ class Stage:
 
     reads: ClassVar[tuple[str, ...]] = ()  # sources in ``Data`` that the stage reads
     repeats: ClassVar[bool] = False  # whether a rerun replaces the old results without overwrite=true
+    recorded: ClassVar[bool] = True  # whether the stage writes a run; else it only shows or asks something
     shared: ClassVar[bool] = False  # whether several processes can share a run
     measured: ClassVar[bool] = False  # whether its policy is measured at the end, by ``eval_set``
 
@@ -39,6 +47,11 @@ class Stage:
     def judged(self) -> bool:
         """Whether the results depend on ``judge``."""
         return False
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The sources in ``Data`` that the stage reads under its settings."""
+        return self.reads
 
     def inputs(self) -> dict[str, Input]:
         """Return role -> input of the stage."""
@@ -55,7 +68,7 @@ class TrainedStage(Stage):
     sample_length: int
 
     shared: ClassVar[bool] = True
-    starts_from: ClassVar[tuple[str, ...]] = ("sft", "dpo", "ppo")  # stages whose policy can be the parent
+    starts_from: ClassVar[tuple[str, ...]] = POLICIES  # stages whose policy can be the parent
 
     def inputs(self) -> dict[str, Input]:
         """Return the policy that training starts from, if any."""

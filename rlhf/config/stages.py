@@ -5,21 +5,24 @@ from enum import Enum
 from typing import Any, ClassVar
 
 from rlhf.config.compare import CompareStage
-from rlhf.config.labeling import LabelStage, SampleStage
+from rlhf.config.labeling import ChatStage, LabelStage, SampleStage
+from rlhf.config.merge import MergeStage
 from rlhf.config.plan import PlanStage
 from rlhf.config.ppo import PPOStage
-from rlhf.config.publish import PublishStage
+from rlhf.config.publish import ExportStage, PublishStage
 from rlhf.config.ranges import require_ranges
 from rlhf.config.reward import EvaluateRewardStage, RewardStage
 from rlhf.config.rules import require
-from rlhf.config.stage import Input, SharedPrefix, Stage, TrainerStage
-from rlhf.config.sweep import SweepStage
+from rlhf.config.stage import POLICIES, Input, SharedPrefix, Stage, TrainerStage
+from rlhf.config.sweep import LadderStage, SweepStage
 from rlhf.errors import ConfigError
 
 
 @dataclass(kw_only=True)
 class StatusStage(Stage):
     """Settings of stage=status."""
+
+    recorded: ClassVar[bool] = False
 
 
 @dataclass(kw_only=True)
@@ -59,28 +62,58 @@ LOSSES = (
 
 
 SMOOTHED = ("sigmoid", "robust", "exo_pair", "aot", "aot_unpaired")  # losses that label_smoothing changes
+OWN_LOSSES = ("simpo", "orpo")  # of rlhf/preference/losses.py
+REFERENCE_FREE = (*OWN_LOSSES, "sft")
 
 
 @dataclass(kw_only=True)
-class DPOStage(TrainerStage):
-    """Settings of stage=dpo; conf/stage/dpo.yaml explains each."""
+class PreferenceStage(TrainerStage):
+    """Settings of the stages that train a policy on judged responses, beside a reference."""
 
     policy: str
     beta: float
-    loss: list[str]
-    label_smoothing: float
     shared_prefix: SharedPrefix
     cache_reference: bool
 
     reads: ClassVar[tuple[str, ...]] = ("preferences", "prompts")  # prompts: for eval_set
     measured: ClassVar[bool] = True
 
+    @property
+    def reference_free(self) -> bool:
+        """Return whether no loss reads the reference."""
+        return False
+
+
+@dataclass(kw_only=True)
+class DPOStage(PreferenceStage):
+    """Settings of stage=dpo; conf/stage/dpo.yaml explains each."""
+
+    loss: list[str]
+    gamma_beta_ratio: float | None
+    label_smoothing: float
+
+    @property
+    def reference_free(self) -> bool:
+        """Return whether no loss reads the reference."""
+        return {*self.loss} <= {*REFERENCE_FREE}
+
     def __post_init__(self) -> None:
         super().__post_init__()
+        self._check_losses()
+        self._check_arguments()
+
+    def _check_losses(self) -> None:
         once = bool(self.loss) and len({*self.loss}) == len(self.loss)
         require(once, "stage.loss", self.loss, "name one loss or more, each once")
         for name in self.loss:
-            require(name in LOSSES, "stage.loss", name, f"be one of {', '.join(LOSSES)}")
+            require(name in LOSSES + OWN_LOSSES, "stage.loss", name, f"be one of {', '.join(LOSSES + OWN_LOSSES)}")
+        if self.gamma_beta_ratio is not None and "simpo" not in self.loss:
+            raise ConfigError(
+                f"stage.gamma_beta_ratio={self.gamma_beta_ratio} has no effect under stage.loss={self.loss}: "
+                "leave it out, or use simpo"
+            )
+        given = self.gamma_beta_ratio is not None or "simpo" not in self.loss
+        require(given, "stage.gamma_beta_ratio", None, "be a number for stage.loss=[simpo], 0 for no target margin")
         for name in self.loss:
             if self.label_smoothing and (name not in (*SMOOTHED, "sft") or self.loss == ["sft"]):
                 raise ConfigError(
@@ -89,17 +122,52 @@ class DPOStage(TrainerStage):
                 )
         smooth = self.label_smoothing > 0 or "exo_pair" not in self.loss
         require(smooth, "stage.label_smoothing", self.label_smoothing, "be above 0 for stage.loss=[exo_pair]")
+
+    def _check_arguments(self) -> None:
         weights = self.trainer.get("loss_weights")
         if weights is not None and len(weights) != len(self.loss):
             raise ConfigError(
                 f"stage.trainer.loss_weights={list(weights)} must have a weight for each of stage.loss={self.loss}"
             )
+        for name in ("sync_ref_model", "ld_alpha", "use_weighting"):
+            unread = self.reference_free if name == "sync_ref_model" else {*self.loss} & {*OWN_LOSSES}
+            if self.trainer.get(name) and unread:
+                key = f"stage.trainer.{name}={self.trainer[name]}"
+                raise ConfigError(f"{key} has no effect under stage.loss={self.loss}: leave it out")
         for name in ("sync_ref_model", "ld_alpha"):
             if self.cache_reference and self.trainer.get(name):
                 raise ConfigError(
                     f"stage.trainer.{name}={self.trainer[name]} needs the reference's log-probabilities at every step: "
                     "set stage.cache_reference=false, too"
                 )
+
+
+class KTOLoss(Enum):
+    """Loss of a single response; the second one has no reference point."""
+
+    kto = "kto"
+    apo_zero_unpaired = "apo_zero_unpaired"
+
+
+@dataclass(kw_only=True)
+class KTOStage(PreferenceStage):
+    """Settings of stage=kto; conf/stage/kto.yaml explains each."""
+
+    loss: KTOLoss
+    desirable_weight: float | None
+    undesirable_weight: float | None
+    desirable_from: float | None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        rows = self.trainer.get("per_device_train_batch_size", 2)
+        rule = "be 2 or more for stage.loss=kto, whose reference point is a mean over the batch"
+        require(self.loss is not KTOLoss.kto or rows > 1, "stage.trainer.per_device_train_batch_size", rows, rule)
+        if self.cache_reference and self.trainer.get("sync_ref_model"):
+            raise ConfigError(
+                "stage.trainer.sync_ref_model=True needs the reference's log-probabilities at every step: "
+                "set stage.cache_reference=false, too"
+            )
 
 
 @dataclass(kw_only=True)
@@ -117,7 +185,7 @@ class InspectStage(Stage):
 
     def inputs(self) -> dict[str, Input]:
         """Return the run or model whose tokenizer counts tokens, if any."""
-        policies = ("base", "sft", "dpo", "ppo")
+        policies = ("base", *POLICIES)
         return {} if self.tokenizer is None else {"tokenizer": Input(self.tokenizer, policies, required=False)}
 
     def __post_init__(self) -> None:
@@ -149,13 +217,18 @@ STAGES: dict[str, type[Stage]] = {
     "reward": RewardStage,
     "evaluate_reward": EvaluateRewardStage,
     "dpo": DPOStage,
+    "kto": KTOStage,
     "ppo": PPOStage,
+    "merge": MergeStage,
     "compare": CompareStage,
     "publish": PublishStage,
+    "export": ExportStage,
     "sample": SampleStage,
     "label": LabelStage,
+    "chat": ChatStage,
     "progression": ProgressionStage,
     "sweep": SweepStage,
+    "ladder": LadderStage,
     "plan": PlanStage,
 }
 PROGRESSION = ("base", "sft", "reward", "dpo", "ppo", "compare")

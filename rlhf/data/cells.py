@@ -21,9 +21,10 @@ REQUEST = {"messages", "tools", "parallel_tool_calls"}  # keys of an input in Op
 RESPONSES = r"(?:response|answer|completion|output|generation|reply|candidate|summary)(?:s|[ _-]?(?:\d|[abjk]|one|two))"
 SIDES = r"(?:chosen|rejected|(?:dis|non[ _-])?preferred|better|worse|winning|losing)(?:[ _-].*)?"
 VOTES = r"(?:winner|vote|verdict|preference|rank|ranking)s?(?:[ _-].*)?|(?:parent|message)_id"
-RATINGS = r"(?:rating|score|reward|helpfulness)s?"
+RATINGS = r"(?:rating|score|reward|helpfulness|feedback|(?:up|down)vote)s?|quality"
+FLAGS = r"(?:is[ _-]?)?(?:correct|right|wrong|accepted|approved|rejected|liked|(?:up|down)voted)"
 JUDGED = re.compile(f"(?:{RESPONSES}|{SIDES}|{VOTES})", re.IGNORECASE)
-RATED = re.compile(RATINGS, re.IGNORECASE)
+RATED = re.compile(f"(?:{RATINGS}|{FLAGS})", re.IGNORECASE)
 
 
 class Cells(dict[str, Any]):

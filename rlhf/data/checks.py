@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
+from rlhf.console import plural
 from rlhf.data.cache import key_of, value
 from rlhf.data.render import Prompt, whole
 from rlhf.data.rows import Row, is_blank, prompt_key
@@ -51,7 +52,7 @@ def refuse_leaks(found: Leaks, train: str, held_out: str, allow: bool) -> None:
     """
     if found.count:
         message = (
-            f"{found.count} rows of {held_out} ({found.share:.1%}) have a prompt that is also in {train}, "
+            f"{plural(found.count, 'row')} of {held_out} ({found.share:.1%}) with a prompt that is also in {train}, "
             f"such as {found.example!r:.120}"
         )
         if not allow:

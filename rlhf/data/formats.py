@@ -2,6 +2,7 @@
 
     preferences      {prompt, chosen, rejected}      text: {text}
     demonstrations   {prompt, completion}            prompts: {prompt}
+    thumbs           {prompt, completion} with a label, 1 for desirable and 0 for undesirable, or with a rating
 
 Prompt and completions are strings (standard) or lists of ``{"role", "content"}`` messages (conversational). A reader
 returns all fields of a row in its layout; a `Converter` takes those that a kind of data needs, so preference pairs
@@ -13,31 +14,33 @@ import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from rlhf.config import Format, Pairing
 from rlhf.data import judged, layouts, readers, rows
 from rlhf.data.cells import Cells, refuse_more, unfolded
 from rlhf.data.detection import NO_FORMAT, detect
-from rlhf.data.pairs import UNPAIRED, Ranked, Rated, Waiting, pairs
+from rlhf.data.pairs import SAME, UNPAIRED, Ranked, Rated, Waiting, pairs, sides
 from rlhf.data.rows import Row, RowError, has
 
-Kind = Literal["text", "demonstrations", "preferences", "prompts"]
-KINDS: tuple[Kind, ...] = get_args(Kind)
+Kind = Literal["text", "demonstrations", "preferences", "prompts", "thumbs"]
+KINDS: tuple[Kind, ...] = ("text", "demonstrations", "preferences", "prompts")  # each with a source
 FIELDS: dict[str, tuple[str, ...]] = {
     "text": ("text",),
     "demonstrations": ("prompt", "completion"),
     "preferences": ("prompt", "chosen", "rejected"),
     "prompts": ("prompt",),
+    "thumbs": ("prompt", "completion"),
 }
 NEEDS = {
     "text": "every row of text needs text",
     "demonstrations": "every demonstration needs prompt and completion, or messages",
     "preferences": "every preference pair needs prompt, chosen and rejected",
     "prompts": "every row of prompts needs prompt",
+    "thumbs": "every row of thumbs needs prompt, completion and label, or prompt, chosen and rejected",
 }
 LABELS = ("task", "source", "fact", "format", "held_out", "group")  # text, kept if a row has them
-NUMBERS = ("margin", "confidence", "weight")  # of a pair, kept likewise
+NUMBERS = ("margin", "confidence", "weight", "label", "rating")  # of a pair or a single response, kept likewise
 INSTRUCTIONS = ("instruction_id_list", "kwargs")  # of a prompt, kept likewise
 COLUMNS = "columns"  # all columns of a prompt's row as JSON text, kept if a reward reads them
 SCORES = tuple(
@@ -110,6 +113,7 @@ class Converter:
         self.layouts: dict[str, str] = {}  # layout -> why it was chosen, as a clause
         self.counts: Counter[str] = Counter()  # layout -> rows
         self.unread: dict[str, None] = {}  # columns that have a value and are not read
+        self.thumbs: Counter[str] = Counter()  # desirable, undesirable -> single responses with such a label
         self._waiting = Waiting()
         self._for_rewards = columns and kind == "prompts"  # which may read any score
 
@@ -144,6 +148,7 @@ class Converter:
             if guessed and not self._for_rewards:
                 self._refuse_less(row, found)
             made = [self._unrepeated(found)]
+            made = made if self.kind != "thumbs" else self._sides(made[0])
         else:
             made = [one for judged in found for one in self._judged(judged)]
         return [self._checked(row, one) | self._extras(row, one) for one in made]
@@ -169,12 +174,26 @@ class Converter:
         self.kept[REPEATED] += 1
         return found | {name: found[name][len(prompt) :] for name in names}
 
+    def _sides(self, pair: Row) -> list[Row]:
+        """Return the desirable and the undesirable response of a pair, none if they are the same."""
+        missing = [field for field in ("chosen", "rejected") if field not in pair]
+        if missing:
+            raise RowError("label" if len(missing) == 2 else missing[0], f"is missing; {NEEDS['thumbs']}")
+        if pair["chosen"] == pair["rejected"]:
+            self.left_out[SAME] += 1
+            return []
+        return [pair | {"completion": pair[side], "label": float(side == "chosen")} for side in ("chosen", "rejected")]
+
     def finish(self) -> None:
         """Count the responses that still wait for a counterpart as left out."""
         if waiting := len(self._waiting):
             self.left_out[UNPAIRED] += waiting
 
     def _judged(self, found: Ranked | Rated) -> list[Row]:
+        if isinstance(found, Rated) and not found.graded:
+            self.thumbs["desirable" if found.score else "undesirable"] += 1
+        if self.kind == "thumbs":
+            return sides(found, self.pairing, self.left_out)
         if self.kind not in ("preferences", "demonstrations"):
             return [{"prompt": found.prompt}]
         if isinstance(found, Rated):
@@ -223,6 +242,8 @@ class Converter:
             strength = found["margin"] if "margin" in found else margin(row)
             numbers = {"margin": strength, "confidence": confidence, "weight": weight}
             kept |= {field: float(value) for field, value in numbers.items() if value is not None}
+        if self.kind == "thumbs":
+            kept |= {field: float(found[field]) for field in ("label", "rating") if field in found}
         if self.kind == "prompts" and has_instructions(row):
             kept |= {field: row[field] for field in INSTRUCTIONS}
         return kept

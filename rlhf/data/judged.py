@@ -18,8 +18,15 @@ FEEDBACK = ("fine-grained_score", "overall_score")  # openbmb: the first, the me
 HELPSTEER_TURN = re.compile(r"<extra_id_1>(User|Assistant)\n")
 WINNERS = {"model_a": (1, 0), "model_b": (0, 1), "both_bad": (0, 0)}  # values that begin with "tie" are ties, too
 LABELS = ("label", "kto_tag", "desirable", "is_desirable", "thumbs_up", "thumbs", "thumb", "is_good")
-UP = ("true", "1", "+1", "desirable", "good", "up", "thumbs up", "\N{THUMBS UP SIGN}", "yes", "chosen")
-DOWN = ("false", "0", "-1", "undesirable", "bad", "down", "thumbs down", "\N{THUMBS DOWN SIGN}", "no", "rejected")
+NAMED = ("feedback", "user_feedback", "human_feedback", "liked", "accepted", "upvoted", "is_chosen")  # or other things
+UP = (
+    "true", "1", "+1", "desirable", "good", "up", "thumbs up", "\N{THUMBS UP SIGN}", "yes", "chosen",
+    "positive", "like",
+)  # fmt: skip
+DOWN = (
+    "false", "0", "-1", "undesirable", "bad", "down", "thumbs down", "\N{THUMBS DOWN SIGN}", "no", "rejected",
+    "negative", "dislike",
+)  # fmt: skip
 THUMBS = dict.fromkeys(UP, True) | dict.fromkeys(DOWN, False)
 
 
@@ -107,7 +114,8 @@ def label_of(row: Row) -> str | None:
     answers = (*readers.ANSWERS, *readers.DIALOGUES, "conversations")
     if readers.first(row, answers) is None or has(row, "rejected") or has(row, readers.WORSE[1]):
         return None
-    return next((name for name in LABELS if name in row), None)
+    named = next((name for name in LABELS if name in row), None)
+    return named or next((name for name in NAMED if _thumb_of(row.get(name)) is not None), None)
 
 
 def read_kto(row: Row) -> list[Rated]:
@@ -130,8 +138,7 @@ def _thumb(row: Row, name: str) -> bool:
     if not has(row, name):
         raise RowError(name, "is missing")
     value = row[name]
-    text = str(int(value) if isinstance(value, float) and value.is_integer() else value).strip().lower()
-    thumb = THUMBS.get(re.sub(r"[ _-]+", " ", text) if text.startswith("thumb") else text)
+    thumb = _thumb_of(value)
     if thumb is None:
         raise RowError(
             name,
@@ -139,6 +146,12 @@ def _thumb(row: Row, name: str) -> bool:
             "(data.format=standard leaves the column unread)",
         )
     return thumb
+
+
+def _thumb_of(value: Any) -> bool | None:
+    """Return the meaning of a spelling of a thumb; None for other values."""
+    text = re.sub(r"(?<=[01])\.0$", "", str(value).strip().lower())  # a column with gaps is one of floats, in CSV too
+    return THUMBS.get(re.sub(r"[ _-]+", " ", text) if text.startswith("thumb") else text)
 
 
 def read_arena(row: Row) -> list[Ranked]:

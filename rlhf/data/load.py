@@ -23,7 +23,7 @@ from rlhf.data import cache
 from rlhf.data.formats import Kind
 from rlhf.data.reading import NoRowsError, read
 from rlhf.data.rows import prompt_key, unit_hash
-from rlhf.data.sources import Split, path_of, plan, source_of
+from rlhf.data.sources import Split, path_of, plan, source_name, source_of
 from rlhf.errors import DataError
 from rlhf.storage.paths import bundled
 
@@ -52,8 +52,9 @@ def load_rows(
     """Return the rows of a file, a folder or a Hub data set as ``kind``, with the defaults of conf/data/local.yaml.
 
     ``settings`` are those of a source, such as ``format="hh"`` or ``limit=100``, and ``holdout``. The rows of
-    ``demonstrations`` have prompt and completion, those of ``preferences`` prompt, chosen and rejected. With
-    ``columns``, they keep all columns of the file, for rlhf.rewards.Rows.
+    ``demonstrations`` have prompt and completion, those of ``preferences`` prompt, chosen and rejected, those of
+    ``thumbs`` prompt, completion, and a label (1 or 0) or a rating. With ``columns``, they keep all columns of the
+    file, for rlhf.rewards.Rows.
 
     Raises:
         DataError: the rows cannot be read as ``kind``.
@@ -61,7 +62,7 @@ def load_rows(
     """
     values = yaml.safe_load((bundled("conf") / "data" / "local.yaml").read_text(encoding="utf-8"))
     holdout = settings.pop("holdout", values["holdout"])
-    chosen = values[kind] | {"path": path} | settings
+    chosen = values[source_name(kind)] | {"path": path} | settings
     source = Source(**chosen | {"format": Format(chosen["format"])})
     rules = values["pairing"]
     pairing = Pairing(**rules | {"rankings": Rankings(rules["rankings"]), "ties": Ties(rules["ties"])})
@@ -95,7 +96,8 @@ def load_source(
             remedy), a pair has equal completions, or no row is left.
     """
     if not source.paths:
-        raise DataError(f"data.{kind}.path is null, so there are no {kind}: set data.{kind}.path=my.jsonl")
+        key = f"data.{source_name(kind)}.path"
+        raise DataError(f"{key} is null, so there are no {kind}: set {key}=my.jsonl")
     given = {"pairing": pairing, "folder": folder, "tell": tell, "strict": strict}
     given["columns"] = columns
     single = [replace(source, path=path, mix=None) for path in source.paths]
@@ -124,7 +126,8 @@ def _mixed(parts: list["Dataset"], mix: dict[str, float], kind: Kind, seed: int)
     drawn = [_drawn(rows, count, seed) for rows, count in zip(parts, counts, strict=True)]
     if len({str(rows.features["prompt" if kind != "text" else "text"]) for rows in drawn}) > 1:
         raise DataError(
-            f"data.{kind}.mix: prompts are text in one part and conversations in another: use parts of the same type"
+            f"data.{source_name(kind)}.mix: prompts are text in one part and conversations in another: "
+            "use parts of the same type"
         )
     message = ", ".join(
         f"{len(rows)} of {len(part)} rows of {path}" for path, rows, part in zip(mix, drawn, parts, strict=True)
@@ -134,7 +137,7 @@ def _mixed(parts: list["Dataset"], mix: dict[str, float], kind: Kind, seed: int)
     ):
         message += "; margins are left out, since not every part has them"
         drawn = [rows.remove_columns([name for name in rows.column_names if name == "margin"]) for rows in drawn]
-    console.print(f"data.{kind}.mix: {message}", style="dim", markup=False, highlight=False)
+    console.print(f"data.{source_name(kind)}.mix: {message}", style="dim", markup=False, highlight=False)
     named = [
         rows if "source" in rows.column_names else rows.add_column("source", [path] * len(rows))
         for path, rows in zip(mix, drawn, strict=True)

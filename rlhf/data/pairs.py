@@ -13,6 +13,7 @@ SAME = "pairs with chosen and rejected the same"
 TIED = "pairs of equally good responses"
 UNCLEAR = "pairs below data.pairing.score_ratio"
 UNPAIRED = "completions without a counterpart"
+MIDDLING = "responses with the mean score of their prompt"
 
 
 class Ranked(NamedTuple):
@@ -73,6 +74,25 @@ def pairs(ranked: Ranked, pairing: Pairing, left_out: Counter[str]) -> list[Row]
             left_out[TIED] += 1
     total = sum(share for _, share in made)
     return [row if len(made) == 1 else row | {"weight": share / total} for row, share in made]
+
+
+def sides(found: Ranked | Rated, pairing: Pairing, left_out: Counter[str]) -> list[Row]:
+    """Return judged responses as single rows, each with a label or a rating; count the others in ``left_out``.
+
+    Responses above the mean score of their prompt have the label 1, desirable, those below 0; of two, the better one
+    has 1. A single thumb has its own label. A single rating is kept, since only all of them show which are high.
+    """
+    if isinstance(found, Rated):
+        row = {"prompt": found.prompt, "completion": found.completion}
+        return [row | {"rating" if found.graded else "label": found.score}]
+    if found.ratio is not None and found.ratio < pairing.score_ratio:
+        left_out[UNCLEAR] += 1
+        return []
+    scores = [score for _, score in found.responses]
+    mean = sum(scores) / max(len(scores), 1)
+    kept = [(response, score) for response, score in found.responses if score != mean]
+    left_out[MIDDLING] += len(scores) - len(kept)
+    return [{"prompt": found.prompt, "completion": response, "label": float(score > mean)} for response, score in kept]
 
 
 class Waiting:

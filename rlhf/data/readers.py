@@ -5,6 +5,7 @@ A reader returns all fields that a row of its layout has; rlhf.data.formats take
 
 from collections.abc import Sequence
 
+from rlhf.console import plural
 from rlhf.data import rows, transcripts
 from rlhf.data.render import Message
 from rlhf.data.rows import Row, RowError, assistant, has, user
@@ -165,7 +166,8 @@ def read_alpaca(row: Row) -> Row:
     name = first(row, ANSWERS)
     if isinstance(row.get("output"), list):
         if len(row["output"]) != 2:
-            raise RowError("output", f"must be a text, or the good and the bad one, got {len(row['output'])} texts")
+            got = plural(len(row["output"]), "text")
+            raise RowError("output", f"must be a text, or the good and the bad one, got {got}")
         texts = [assistant(rows.checked_text(text, "output")) for text in row["output"]]
         return found | {"chosen": texts[:1], "rejected": texts[1:]}
     worse = first(row, WORSE)

@@ -12,6 +12,7 @@ from rlhf.data import cache
 from rlhf.data.checks import digest, oddities
 from rlhf.data.files import Placed
 from rlhf.data.formats import COLUMNS, FIELDS, INSTRUCTIONS, LABELS, NUMBERS, Converter, Kind
+from rlhf.data.pairs import UNPAIRED
 from rlhf.data.rows import Row, RowError, is_blank, prompt_key
 from rlhf.data.sources import path_of, placed_rows
 from rlhf.errors import DataError
@@ -67,7 +68,8 @@ def read(
         folder, key, path_of(source), lambda writer: _convert(placed, source, kind, pairing, writer, strict, columns)
     )
     if rows is None:
-        raise NoRowsError(f"{source.path}: there is no row of {kind}{_counts(told)}")
+        remedy = ": stage=kto trains on them" if kind == "preferences" and UNPAIRED in told["left_out"] else ""
+        raise NoRowsError(f"{source.path}: there is no row of {kind}{_counts(told)}{remedy}")
     line = _line(source, kind, told)
     if tell and line not in announced and (_counts(told) or told["unread"] or source.format is Format.auto):
         announced.add(line)
@@ -120,6 +122,7 @@ def _convert(
         "unread": list(converter.unread),
         "oddities": kept + converter.kept,
         "left_out": dropped + converter.left_out,
+        "thumbs": converter.thumbs,
         "problem": str(unreadable[0]) if unreadable else None,  # the first row that cannot be read
         "columns": list(filled),
     }

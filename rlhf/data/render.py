@@ -17,6 +17,7 @@ from functools import lru_cache
 from itertools import takewhile
 from typing import Any
 
+from rlhf.data.bounds import token_ids
 from rlhf.data.templates import Message, Prompt, check_read, strings_are_turns, templated
 from rlhf.errors import DataError
 
@@ -117,7 +118,7 @@ def text_ids(tokenizer: Any, texts: Sequence[str], **options: Any) -> list[list[
     pattern = special_pattern(tokenizer)
     marked = [holds(pattern, text) for text in texts]
     plain = [text for text, mark in zip(texts, marked, strict=True) if not mark]
-    found = iter(tokenizer(plain, **options)["input_ids"] if plain else [])
+    found = iter(token_ids(tokenizer, plain, **options))
     return [
         _open(tokenizer, tokenizer(text, split_special_tokens=True, **options)["input_ids"] if mark else next(found))
         for text, mark in zip(texts, marked, strict=True)
@@ -138,7 +139,7 @@ def _encode_texts(tokenizer: Any, prompts: Sequence[Any], completions: Sequence[
     pattern = special_pattern(tokenizer)
     marked = [holds(pattern, text) for text in texts]
     plain = [text + end for text, mark in zip(texts, marked, strict=True) if not mark]
-    found = iter(tokenizer(plain)["input_ids"] if plain else [])
+    found = iter(token_ids(tokenizer, plain))
     ends = [tokenizer.eos_token_id] if end else []
     return [
         [*_open(tokenizer, tokenizer(text, split_special_tokens=True)["input_ids"]), *ends]

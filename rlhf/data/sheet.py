@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 WORDS_OF_A_SHINGLE = 3  # near duplicates share sequences of three words, Broder 1997, "On the resemblance ..."
 PERMUTATIONS = 128
 CHARACTERS = 1000  # of a text, from which its language is detected
+COUNTED = ("read", "rows", "layouts", "left_out", "problem", "oddities", "unread", "thumbs")  # while rows are read
 INSTALL = "not looked for: pip install 'rlhf[inspect]'"
 
 
@@ -35,7 +36,7 @@ def sheet(table: Table, stage: InspectStage, tokenizer: Any | None, folder: str,
     counted_by = [] if tokenizer is None else [stage.max_length, *identity(tokenizer)]
     key = cache.key_of("measured", rows._fingerprint, counted_by)
     return {
-        **{name: table.told[name] for name in ("read", "rows", "layouts", "left_out", "problem", "oddities", "unread")},
+        **{name: table.told[name] for name in COUNTED},
         **asdict(surveyed(rows, folder)),
         "unit": "words" if tokenizer is None else "tokens",
         "counted_by": None if tokenizer is None else stage.tokenizer,

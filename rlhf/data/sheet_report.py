@@ -7,7 +7,7 @@ from typing import Any
 from rich.table import Table as Grid
 from rich.text import Text
 
-from rlhf.console import console, printable
+from rlhf.console import console, plural, printable
 from rlhf.data.tokens import BROKEN
 from rlhf.storage.markdown import table
 
@@ -30,6 +30,7 @@ def facts(sheet: dict[str, Any]) -> list[tuple[str, str]]:
     found = [
         ("rows", f"{rows:,}" + (f" from {sheet['read']:,} read" if sheet["read"] != rows else "")),
         ("layout", ", ".join(f"{name} {n:,}" if len(layouts) > 1 else name for name, n in layouts.items())),
+        *([("thumbs, for stage=kto", _thumbs(sheet["thumbs"]))] if sheet["thumbs"] else []),
         *((f"left out: {reason.removeprefix('with ')}", f"{n:,}") for reason, n in sheet["left_out"].items()),
         *([("first row that cannot be read", sheet["problem"])] if sheet["problem"] else []),
         *((f"kept, with {what}", f"{n:,}") for what, n in sheet["oddities"].items()),
@@ -61,6 +62,10 @@ def facts(sheet: dict[str, Any]) -> list[tuple[str, str]]:
     if sheet["sources"]:
         found.append(("sources", ", ".join(f"{name} {n:,}" for name, n in list(sheet["sources"].items())[:12])))
     return found
+
+
+def _thumbs(counts: dict[str, int]) -> str:
+    return ", ".join(f"{counts.get(name, 0):,} {name}" for name in ("desirable", "undesirable"))
 
 
 def _share(count: int, rows: int) -> str:
@@ -122,7 +127,8 @@ def _leaks(leaks: list[dict[str, Any]]) -> list[str]:
 
 def _examples(examples: list[dict[str, str]]) -> list[str]:
     """Return rows as Markdown. They are data: in fences longer than any in them, without control characters."""
-    lines = [] if not examples else ["", f"{len(examples)} rows, drawn at random, as the model will see them:"]
+    drawn = plural(len(examples), "row")
+    lines = [] if not examples else ["", f"{drawn}, drawn at random, as the model will see them:"]
     for example in examples:
         text = "\n".join(f"[{name}]\n{printable(value, LONGEST)}" for name, value in example.items())
         fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
@@ -152,7 +158,8 @@ def show(report: dict[str, Any]) -> None:
         console.print(grid)
     leaks = [one for one in report["leaks"] if one["count"]]
     for one in leaks:
-        line = f"{one['count']:,} rows ({one['share']:.1%}) of {one['held_out']} have a prompt of {one['train']}"
-        console.print(Text(f"leak: {line}", style="bold red"))
+        share = f"{plural(one['count'], 'row')} ({one['share']:.1%})"
+        line = f"leak: {share} of {one['held_out']} with a prompt of {one['train']}"
+        console.print(Text(line, style="bold red"))
     if report["leaks"] and not leaks:
         console.print("No overlap between train and held-out prompts.")

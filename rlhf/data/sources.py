@@ -19,9 +19,14 @@ HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 SHARD = r"(-\d+-of-\d+)?"  # train-00000-of-00003.parquet, as the Hub names parts of large splits
 
 
+def source_name(kind: Kind) -> str:
+    """Return the name in ``data`` of the source of a kind: thumbs are read from the preferences."""
+    return "preferences" if kind == "thumbs" else kind
+
+
 def source_of(data: Data, kind: Kind) -> Source:
     """Return the source of ``kind``: ``data.path`` with its own splits, or the source of the preset."""
-    source: Source = getattr(data, kind)
+    source: Source = getattr(data, source_name(kind))
     if data.path is None:
         return source
     splits = {"train": "train", "validation": None, "test": None}
@@ -45,8 +50,8 @@ def plan(source: Source, kind: Kind, split: Split) -> tuple[str, bool | None]:
         if path.is_file():
             if given is not None and reader_of(Path(given)) is not None:
                 raise DataError(
-                    f"data.{kind}.{name}={given} names a file beside {path}: put both into one folder, as "
-                    f"train.jsonl and {name}.jsonl, and set data.{kind}.path to the folder"
+                    f"data.{source_name(kind)}.{name}={given} names a file beside {path}: put both into one folder, as "
+                    f"train.jsonl and {name}.jsonl, and set data.{source_name(kind)}.path to the folder"
                 )
             held_out[name] = None
         elif given is None and path.is_dir() and split_files(path, name):
@@ -85,7 +90,8 @@ def placed_rows(source: Source, kind: Kind, name: str) -> tuple[Any, Iterator[Pl
     if HUB_ID.fullmatch(path_of(source)) and reader_of(path) is None:
         return _of_hub(source, kind, name)
     raise DataError(
-        f"{path}: there is no such file or folder (data.path or data.{kind}.path): correct the name, or use a Hub id"
+        f"{path}: there is no such file or folder (data.path or data.{source_name(kind)}.path): correct the name, "
+        "or use a Hub id"
     )
 
 
@@ -111,7 +117,7 @@ def _of_hub(source: Source, kind: Kind, name: str) -> tuple[Any, Iterator[Placed
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise DataError(
             f"{source.path}: the split {name!r} cannot be read ({reason}), and there is no such folder here: check the "
-            f"Hub id and the connection, or use a local file, data.{kind}.path=my.jsonl"
+            f"Hub id and the connection, or use a local file, data.{source_name(kind)}.path=my.jsonl"
         ) from None
     rows = ((f"{path} {name} row {number}", row) for number, row in enumerate(dataset, start=1))
     return dataset._fingerprint, rows

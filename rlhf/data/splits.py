@@ -9,7 +9,7 @@ from rlhf.data import cache
 from rlhf.data.checks import Leaks, leaks, refuse_leaks, surveyed
 from rlhf.data.formats import Kind
 from rlhf.data.load import load
-from rlhf.data.sources import source_of
+from rlhf.data.sources import source_name, source_of
 from rlhf.errors import DataError
 
 if TYPE_CHECKING:
@@ -29,11 +29,12 @@ def check_splits(data: Data, kind: Kind, rows: dict[str, "Dataset"], seed: int) 
     """
     train = rows["train"]
     for problem in surveyed(train, data.cache).problems():
-        log.warning("data.%s (train): %s", kind, problem)
-    held_out = {f"{kind} ({split})": found for split, found in rows.items() if split != "train"}
+        log.warning("data.%s (train): %s", source_name(kind), problem)
+    held_out = {f"{source_name(kind)} ({split})": found for split, found in rows.items() if split != "train"}
     held_out |= evaluated_on(data, kind, seed)
     for name, found in held_out.items():
-        refuse_leaks(leaks_between(train, found, data.cache), f"data.{kind} (train)", f"data.{name}", data.allow_leaks)
+        trained = f"data.{source_name(kind)} (train)"
+        refuse_leaks(leaks_between(train, found, data.cache), trained, f"data.{name}", data.allow_leaks)
 
 
 def evaluated_on(data: Data, kind: Kind, seed: int) -> dict[str, "Dataset"]:

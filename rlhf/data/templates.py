@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from rlhf.config import Render
-from rlhf.data.bounds import bounded
+from rlhf.data import bounds
 from rlhf.errors import ConfigError, ModelError
 from rlhf.storage.paths import bundled
 
 Message = dict[str, Any]
 Prompt = str | list[Message]
 
-LONGEST = 2**28  # characters of the conversations that are rendered at once
+LONGEST = bounds.AT_ONCE  # characters of a rendered conversation
 # Keys of a message beside role and content. ``weight`` is 0 for turns that are not learned; templates do not read it.
 EXTRAS = ("tool_calls", "tool_call_id", "name", "reasoning_content", "thinking", "weight")
 OF_NO_TEMPLATE = ("weight", "tools")  # templates receive the tools beside the messages
@@ -78,15 +78,17 @@ def templated(tokenizer: Any, talks: Any, **options: Any) -> Any:
     try:
         # First only the text, within bounds: a tokenizer that runs out of memory ends the process.
         text = {key: options[key] for key in ("add_generation_prompt", "tools") if key in options}
-        with bounded():
+        with bounds.bounded():
             found = tokenizer.apply_chat_template(talks, tokenize=False, **text)
-        if sum(map(len, [found] if isinstance(found, str) else found)) > LONGEST:
+        texts = [found] if isinstance(found, str) else found
+        if max(map(len, texts)) > LONGEST:
             raise MemoryError(f"it has written more than {LONGEST} characters")
         if not options.get("tokenize", True):
             return found
         if options.get("sanitize_control_tokens") or not _tokenizes_text(tokenizer):
             return tokenizer.apply_chat_template(talks, **options)
-        return tokenizer(found, add_special_tokens=False)
+        ids = bounds.token_ids(tokenizer, texts, add_special_tokens=False)
+        return {"input_ids": ids[0] if isinstance(found, str) else ids}
     except (TimeoutError, MemoryError) as error:
         raise ModelError(
             f"the chat template of {tokenizer.name_or_path or 'the tokenizer'} takes too long or too much memory "

@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     import pyarrow
     from datasets import Dataset
 
-RESPONSES = {"demonstrations": ("completion",), "preferences": ("chosen", "rejected"), "prompts": ()}
+RESPONSES = {
+    "demonstrations": ("completion",), "preferences": ("chosen", "rejected"), "prompts": (), "thumbs": ("completion",),
+}  # fmt: skip
 HEARD = ("chosen_heard", "rejected_heard")  # columns of pairs: see `_heard`
 CUT = "longer than max_length, cut"
 FILLED = "prompt fills max_length, left out"
@@ -41,12 +43,13 @@ class Form(Enum):
     completions = "completions"  # input_ids and labels: TRL's SFTTrainer; cut to max_length
     pairs = "pairs"  # prompt_ids, chosen_ids and rejected_ids: DPOTrainer, whose collator cuts
     sequences = "sequences"  # chosen_ids and rejected_ids, prompts included: RewardTrainer, which leaves long ones out
+    thumbs = "thumbs"  # prompt_ids and completion_ids: KTOTrainer, whose collator cuts
     prompts = "prompts"  # prompt_ids and row, the number of the prompt: our PPOTrainer; longer ones are left out
 
     @property
     def kind(self) -> Kind:
         """The kind of data that is tokenized in this form."""
-        kinds: dict[str, Kind] = {"completions": "demonstrations", "prompts": "prompts"}
+        kinds: dict[str, Kind] = {"completions": "demonstrations", "prompts": "prompts", "thumbs": "thumbs"}
         return kinds.get(self.value, "preferences")
 
 
@@ -63,7 +66,7 @@ class Counts:
     learned: int = 0  # number of the assistant's turns that are learned
     unlearned: int = 0
     rewritten: int = 0
-    heard: int = 0  # pairs in which another role speaks between the assistant's turns
+    heard: int = 0  # pairs or thumbs in which another role speaks between the assistant's turns
 
 
 def tokenized(
@@ -100,8 +103,9 @@ def tokenized(
 
     found, counted = cache.table(folder, key, "the tokenized rows", build)
     counts = Counts(**counted)
-    if found is not None and form is Form.pairs and not counts.heard:
-        found = found.select_columns([name for name in found.column_names if name not in HEARD], new_fingerprint=key)
+    if found is not None and form in (Form.pairs, Form.thumbs) and not counts.heard:
+        kept = [name for name in found.column_names if not name.endswith("_heard")]
+        found = found.select_columns(kept, new_fingerprint=key)
     return found, counts
 
 
@@ -150,7 +154,7 @@ def _rows(
         if start < len(prompt):
             counts.broken += 1
             counts.example = counts.example or tokenizer.decode(prompt[start:])
-        spans = [] if form is Form.pairs else _learned(said[0][i], start, len(whole[0]), turns, counts)
+        spans = [] if form is not Form.completions else _learned(said[0][i], start, len(whole[0]), turns, counts)
         if form is Form.completions:
             if not spans:
                 counts.unlearned += 1
@@ -166,7 +170,8 @@ def _rows(
             continue
         rest = {f"{name}_ids": ids[start:] for name, ids in zip(responses, whole, strict=True)}
         heard = _heard_in([found[i] for found in said], start, whole, counts)
-        yield i, {"prompt_ids": prompt[:start]} | rest | dict(zip(HEARD, heard, strict=True))
+        others = {f"{name}_heard": bounds for name, bounds in zip(responses, heard, strict=True)}
+        yield i, {"prompt_ids": prompt[:start]} | rest | others
 
 
 def _learned(said: Said, start: int, end: int, turns: Turns, counts: Counts) -> list[tuple[int, int]]:
@@ -214,6 +219,7 @@ def _schema(form: Form, rows: "Dataset", extra: Sequence[str]) -> "pyarrow.Schem
     names = {
         Form.completions: ("input_ids", "labels"),
         Form.pairs: ("prompt_ids", "chosen_ids", "rejected_ids", *HEARD),
+        Form.thumbs: ("prompt_ids", "completion_ids", "completion_heard"),
         Form.sequences: ("chosen_ids", "rejected_ids"),
         Form.prompts: ("prompt_ids",),
     }[form]

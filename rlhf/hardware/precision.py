@@ -52,7 +52,8 @@ def check(settings: Settings) -> None:
 def told(settings: Settings) -> str:
     """Return the chosen precision as one line."""
     device = torch_device(settings.hardware)
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "the CPU"
+    others = {"cpu": "the CPU", "mps": "an Apple GPU, on which this package is not tested"}
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else others[device.type]
     dtype = settings.model.dtype.value
     if autocasts(settings):
         return f"{settings.stage.name}: float32 with bfloat16 matrix products (autocast) on {name}"

@@ -1,1 +1,1 @@
-"""Collection of preferences: pairs of sampled responses, the web page of the annotators, and their answers."""
+"""Collection of preferences: pairs of sampled responses, the web pages of annotators and of the chat, verdicts."""

@@ -5,12 +5,15 @@ from typing import Any
 import torch
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model
 from peft.tuners.tuners_utils import check_target_module_exists
+from torch import nn
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from rlhf.config import Adapter, AdapterKind
 from rlhf.config.library_errors import blame
-from rlhf.console import console
+from rlhf.console import console, plural
 from rlhf.errors import ConfigError, ModelError
+from rlhf.modeling.frozen_layers import layers_of
 from rlhf.modeling.vocabulary import is_tied, name_of, new_rows
 
 ALL = "all-linear"  # peft's name for all linear layers except the head
@@ -30,7 +33,7 @@ def lora(adapter: Adapter, task: TaskType, model: PreTrainedModel) -> LoraConfig
         r=adapter.rank,
         lora_alpha=adapter.alpha,
         lora_dropout=adapter.dropout,
-        target_modules=adapter.target_modules,
+        target_modules=adapter.target_modules if adapter.layers is None else upper(model, adapter),
         task_type=task,
         modules_to_save=["score"] if task is TaskType.SEQ_CLS else None,
     )
@@ -41,9 +44,32 @@ def lora(adapter: Adapter, task: TaskType, model: PreTrainedModel) -> LoraConfig
             "merging would change both: leave it out"
         )
     if count := new_rows(model):
-        cause = f"the tokenizer has {count} tokens more than the model, and an adapter does not train their rows"
+        cause = f"the tokenizer has {plural(count, 'token')} more than the model, and an adapter trains none of them"
         console.print(f"{cause}: adapter=none does", highlight=False, soft_wrap=True)
     return config
+
+
+def upper(model: PreTrainedModel, adapter: Adapter) -> list[str]:
+    """Return the names of the modules that ``adapter.target_modules`` selects in the upper ``adapter.layers`` layers.
+
+    Raises:
+        ConfigError: the model has fewer layers, or they are not one list.
+    """
+    layers, count = layers_of(model), adapter.layers or 0
+    if count > len(layers):
+        raise ConfigError(f"adapter.layers={count} exceeds the {len(layers)} layers of the model: lower it")
+    inside = {id(module) for layer in layers[len(layers) - count :] for module in layer.modules()}
+    selected = LoraConfig(target_modules=adapter.target_modules)
+    return [
+        name
+        for name, module in model.named_modules()
+        if id(module) in inside
+        and (
+            isinstance(module, nn.Linear | Conv1D)
+            if adapter.target_modules == ALL
+            else check_target_module_exists(selected, name)
+        )
+    ]
 
 
 def adapt(model: PreTrainedModel, adapter: Adapter, task: TaskType) -> PreTrainedModel | PeftModel:

@@ -11,6 +11,7 @@ from transformers.cache_utils import CacheLayerMixin, DynamicLayer, LinearAttent
 
 from rlhf.config.library_errors import first_sentence
 from rlhf.errors import ModelError
+from rlhf.modeling.caches import SHARING, Room, SharedPrompts, shared
 
 READ_AT_ONCE = 2048  # prompt tokens per forward pass; larger passes need more memory and are not faster
 FULL = 0.75  # below this share of unfinished rows the finished ones are dropped, which copies the cache
@@ -27,50 +28,11 @@ class Sampled(NamedTuple):
     values: Sequence[float] = ()
 
 
-class Room(DynamicLayer):
-    """Keys and values of one layer in preallocated memory; transformers' layer copies all of them for each token.
-
-    ``length`` tokens of each row, (B, heads, length, size), are in use.
-    """
-
-    def __init__(self, keys: Tensor, values: Tensor, length: int):
-        super().__init__()
-        self.room, self.length = (keys, values), length
-        self.dtype, self.device, self.is_initialized = keys.dtype, keys.device, True
-        self._show()
-
-    def _show(self) -> tuple[Tensor, Tensor]:
-        keys, values = (part[:, :, : self.length] for part in self.room)
-        self.keys, self.values = keys, values
-        return keys, values
-
-    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Append keys and values (B, heads, T, size) and return all that are in use."""
-        before = self.length
-        self.length += key_states.shape[-2]
-        for part, new in zip(self.room, (key_states, value_states), strict=True):
-            part[:, :, before : self.length] = new
-        return self._show()
-
-    def get_seq_length(self) -> int:
-        """Return the number of tokens in use."""
-        return self.length
-
-    def reorder_cache(self, beam_idx: Tensor) -> None:
-        """Keep only the rows ``beam_idx`` (B',). Unused memory is not copied."""
-        parts = []
-        for part in self.room:
-            kept = part.new_empty((len(beam_idx), *part.shape[1:]))
-            kept[:, :, : self.length] = part[beam_idx, :, : self.length]
-            parts.append(kept)
-        self.room = tuple(parts)
-        self._show()
-
-
 class Decoding:
     """Decoding of one batch of prompts. ``uniforms`` (B, T) in (0, 1] determine the tokens that are drawn.
 
-    ``head``, if any, maps the hidden states (B, h) that tokens are drawn from to values (B,).
+    ``head``, if any, maps the hidden states (B, h) that tokens are drawn from to values (B,). ``follow``, if any, is
+    called with the row and the token of each draw, before the next one.
 
     Raises:
         ModelError: the model does not support transformers' cache.
@@ -85,7 +47,9 @@ class Decoding:
         length: int,
         temperature: float,
         head: Callable[[Tensor], Tensor] | None = None,
+        follow: Callable[[int, int], None] | None = None,
     ):
+        self.follow = follow
         self.head, self.values = head, torch.empty(0)  # values for the logits of the last pass
         self.model, self.pad, self.length, self.temperature = model, pad, length, temperature
         plain = model.get_base_model() if hasattr(model, "peft_config") else model
@@ -96,6 +60,7 @@ class Decoding:
         self.rows = rows
         self.uniforms = uniforms.to(model.device)
         self.padded = False
+        self.prompts: SharedPrompts | None = None  # of rows that share prompts, with the attention that reads them
         self.width = max(map(len, rows))
 
     def run(self, ends: set[int]) -> list[Sampled]:
@@ -130,6 +95,9 @@ class Decoding:
             if self.head is not None:
                 values[rows, t] = self.values[going].cpu()
             lengths[rows] = t + 1
+            if self.follow is not None:
+                for row in rows.tolist():
+                    self.follow(row, int(tokens[row, t]))
             going = going & ~torch.isin(drawn, last)
             count = int(going.sum())
             if not count or t + 1 == self.length:
@@ -137,6 +105,8 @@ class Decoding:
             if count <= FULL * len(going):
                 kept = going.nonzero()[:, 0]
                 cache.reorder_cache(kept)
+                if self.prompts is not None:
+                    self.prompts.keep(self.prompts.of[kept])
                 live, going, drawn, mask, positions = (x[kept] for x in (live, going, drawn, mask, positions))
                 self.padded = not mask.all()
             mask = torch.cat([mask, mask.new_ones(len(live), 1)], dim=1)
@@ -150,7 +120,10 @@ class Decoding:
     def _forward(self, ids: Tensor, mask: Tensor, positions: Tensor, cache: DynamicCache) -> Tensor:
         """Return the logits (B, V) after the last of ``ids`` (B, T)."""
         inputs: dict[str, Any] = {"input_ids": ids, self.cache: cache, "use_cache": True}
-        if self.padded:  # a mask is only needed with padding
+        if self.prompts is not None:
+            # transformers passes any 4-D mask on unchanged instead of building one.
+            inputs |= {"attention_mask": ids.new_ones(1, 1, 1, 1, dtype=torch.bool), "prompts": self.prompts}
+        elif self.padded:  # a mask is only needed with padding
             inputs["attention_mask"] = mask
         inputs |= {name: x for name, x in (("position_ids", positions), ("logits_to_keep", 1)) if name in self.takes}
         return self.model(**inputs).logits[:, -1]
@@ -170,10 +143,17 @@ class Decoding:
         mask = torch.zeros(len(prompts), self.width, dtype=torch.long, device=logits.device)
         for part, behind, _, own in found:
             logits[part], mask[part, self.width - own.shape[1] :] = behind, own
-        cache = self._joined([(part, own) for part, _, own, _ in found], len(prompts)) if self.plain else found[0][2]
+        shares = self.plain and len(prompts) < len(self.rows) and self.config._attn_implementation == SHARING
+        room = 0 if shares else self.length
+        cache = (
+            self._joined([(part, own) for part, _, own, _ in found], len(prompts), room) if self.plain else found[0][2]
+        )
         if len(prompts) < len(self.rows):
             copies: Any = torch.tensor(index, device=logits.device)
-            cache.reorder_cache(copies)
+            if shares:
+                self.prompts = shared(cache, mask, copies, self.length)
+            else:
+                cache.reorder_cache(copies)
             logits, mask = logits[copies], mask[copies]
             values = values[copies] if self.head is not None else values
         self.padded, self.values = not mask.all(), values
@@ -189,8 +169,8 @@ class Decoding:
         check_states(self.model, cache)
         return logits, cache, mask
 
-    def _joined(self, found: list[tuple[list[int], Any]], rows: int) -> DynamicCache:
-        """Return one cache of all groups, with room for the responses."""
+    def _joined(self, found: list[tuple[list[int], Any]], rows: int, more: int) -> DynamicCache:
+        """Return one cache of all groups, with room for ``more`` tokens."""
         cache: Any = found[0][1]
         for number, layer in enumerate(cache.layers):
             if not layer.is_initialized:  # it shares another layer's
@@ -198,7 +178,7 @@ class Decoding:
             rooms = []
             for name in ("keys", "values"):
                 one = getattr(layer, name)
-                room = one.new_zeros(rows, one.shape[1], self.width + self.length, one.shape[-1])
+                room = one.new_zeros(rows, one.shape[1], self.width + more, one.shape[-1])
                 for part, other in found:
                     own = getattr(other.layers[number], name)
                     room[part, :, self.width - own.shape[-2] : self.width] = own

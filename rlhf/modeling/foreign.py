@@ -16,6 +16,7 @@ from transformers.quantizers import AutoHfQuantizer
 
 from rlhf.config import Settings, TrainedStage
 from rlhf.config.library_errors import first_sentence
+from rlhf.console import plural
 from rlhf.errors import ConfigError, ModelError, RlhfError
 from rlhf.runs.parents import Parent
 
@@ -142,7 +143,7 @@ def complete(parent: Parent, model: PreTrainedModel, found: dict[str, Any]) -> N
     beyond = [name for name in found["unexpected_keys"] if name.startswith(prefix)]
     for names, problem in ((missing, "its files lack"), (beyond, "config.json has no place for")):
         if names:
-            others = f" and {len(names) - 1} other weights" if len(names) > 1 else ""
+            others = f" and {plural(len(names) - 1, 'other weight')}" if len(names) > 1 else ""
             what = f"{parent.role}={parent.path} is not whole, {problem} {min(names)}{others}"
             raise ModelError(f"{what}: use the published model, unchanged")
 
@@ -182,6 +183,8 @@ def asked(settings: Settings) -> dict[str, int | None]:
         found[f"stage.trainer.max_length={stage.trainer['max_length']}"] = stage.trainer["max_length"]
     if hasattr(stage, "block_length"):
         found[f"stage.block_length={stage.block_length}"] = stage.block_length
+    if getattr(stage, "ptx_coef", 0):
+        found[f"stage.ptx_block_length={stage.ptx_block_length}"] = stage.ptx_block_length
     measured = stage.measured and settings.eval_set.prompts
     for prefix, limit in {"stage": stage, "eval_set": settings.eval_set if measured else None}.items():
         if hasattr(limit, "max_prompt_length"):

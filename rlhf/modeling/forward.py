@@ -14,18 +14,22 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
+from rlhf.hardware.device import widest
+from rlhf.modeling.frozen_layers import starting_from, unchanged
 from rlhf.modeling.logprobs import token_logprobs_and_entropies
 
 
 class Rows(NamedTuple):
     """B rows of at most L tokens, and the indices, flattened to B · L, of the N states before response tokens.
 
-    If rows share their prompts, they are one row of L tokens, and ``extra`` are the model's further inputs.
+    If rows share their prompts, they are one row of L tokens, and ``extra`` are the model's further inputs. ``states``
+    are those after the layers below all adapters (rlhf.modeling.frozen_layers), if they are known.
     """
 
     input_ids: Tensor  # (B, L)
     before: Tensor  # (N,)
     extra: Mapping[str, Any] = MappingProxyType({})
+    states: Tensor | None = None  # (B, L, h)
 
 
 def rows(prompt_ids: Tensor, prompt_mask: Tensor, response_ids: Tensor, mask: Tensor) -> Rows:
@@ -56,7 +60,7 @@ def sequence_logprobs(
     ]
     tokens = torch.cat([torch.tensor(response) for response in responses]).to(device)
     logprobs, _, _ = response_outputs(model, Rows(ids, torch.cat(before).to(device)), tokens, temperature)
-    return torch.stack([part.sum() for part in logprobs.double().split(list(map(len, responses)))])
+    return torch.stack([part.sum() for part in logprobs.to(widest(logprobs.device)).split(list(map(len, responses)))])
 
 
 def response_outputs(model: Any, inputs: Rows, tokens: Tensor, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -66,7 +70,9 @@ def response_outputs(model: Any, inputs: Rows, tokens: Tensor, temperature: floa
     ``model`` itself is called, so that adapters, roles and distributed wrappers take part in the call.
     """
     plain = causal_of(model)
-    with only_at(plain.base_model, plain.get_output_embeddings(), inputs.before) as read:
+    known = 0 if inputs.states is None else unchanged(model, plain)
+    below = starting_from(plain, inputs.states, known)
+    with only_at(plain.base_model, plain.get_output_embeddings(), inputs.before) as read, below:
         logits = model(input_ids=inputs.input_ids, use_cache=False, **inputs.extra).logits
     return *token_logprobs_and_entropies(logits[0], tokens, temperature), read[0][0]
 

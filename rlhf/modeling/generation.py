@@ -13,6 +13,8 @@ from rlhf.hardware import ranks
 from rlhf.modeling.decoding import Decoding, Sampled
 from rlhf.modeling.foreign import positions
 
+INCOMPLETE = "\N{REPLACEMENT CHARACTER}"  # at the end of a text whose last character lacks bytes
+
 
 class Response(NamedTuple):
     """A sampled response. ``ids`` include the end of sequence if ``ended``."""
@@ -39,8 +41,7 @@ def generate(
     softmax(logits / temperature), without top-k, top-p or penalties; the model's generation config is ignored.
     Temperature 0 takes the most likely token.
     """
-    limits = [max_prompt_length, None if (most := positions(model)) is None else most - max_response_length]
-    longest = min((limit for limit in limits if limit is not None), default=None)
+    longest = _longest_prompt(model, max_prompt_length, max_response_length)
     rows, cut = fitting_ids(tokenizer, prompts, longest)
     if cut and ranks.is_main():
         cause = f"are longer than {longest} tokens, cut at their beginning"
@@ -58,6 +59,48 @@ def generate(
                 text = response_text(tokenizer, prompts[i], ids)
                 responses[i] = Response(text, ids, bool(ids) and ids[-1] in ends)
     return [responses[i] for i in range(len(rows))]
+
+
+def stream(
+    model: Any,
+    tokenizer: Any,
+    prompt: Prompt,
+    show: Callable[[str], None],
+    *,
+    max_prompt_length: int | None,
+    max_response_length: int,
+    temperature: float,
+    seed: int,
+) -> Response:
+    """Return the response of `generate` to one prompt, and call ``show`` with each piece of its text once it is drawn.
+
+    A piece ends with a whole character. An exception of ``show`` ends the response.
+    """
+    longest = _longest_prompt(model, max_prompt_length, max_response_length)
+    [ids], _ = fitting_ids(tokenizer, [prompt], longest)
+    ends, drawn, shown = end_ids(model, tokenizer), [], ""
+
+    def follow(row: int, token: int) -> None:
+        nonlocal shown
+        drawn.append(token)
+        text = response_text(tokenizer, prompt, drawn)
+        piece = text[len(shown) :]
+        if piece and text.startswith(shown) and not text.endswith(INCOMPLETE):
+            shown = text
+            show(piece)
+
+    with sampling_mode(model), seeded(seed):
+        [found] = sample(model, [ids], ends, tokenizer.pad_token_id, max_response_length, temperature, follow=follow)
+    text = response_text(tokenizer, prompt, found.ids)
+    if text.startswith(shown) and text != shown:
+        show(text[len(shown) :])
+    return Response(text, found.ids, found.ids[-1] in ends)
+
+
+def _longest_prompt(model: Any, most: int | None, response: int) -> int | None:
+    """Return the largest length of a prompt: ``most``, or the model's positions less those of the response."""
+    limits = [most, None if (found := positions(model)) is None else found - response]
+    return min((limit for limit in limits if limit is not None), default=None)
 
 
 def response_text(tokenizer: Any, prompt: Prompt, ids: Sequence[int]) -> str:
@@ -93,6 +136,7 @@ def sample(
     *,
     at_once: int | None = None,
     head: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    follow: Callable[[int, int], None] | None = None,
 ) -> list[Sampled]:
     """Return responses to prompts of different lengths, up to and including the first end of sequence.
 
@@ -100,7 +144,7 @@ def sample(
     1986, chapter 3). The uniform numbers, one row per response, are drawn first, from torch's CPU generator, so a
     response does not depend on batch size or order. Temperature 0 takes the most likely token. ``at_once`` is the
     largest number of rows with a cache at a time; None: all rows. ``head`` maps the hidden states (B, h) that tokens
-    are drawn from to values (B,).
+    are drawn from to values (B,). ``follow`` is called with the row and the token of each draw.
     """
     uniforms = 1 - torch.rand(len(rows), length) if temperature else torch.empty(len(rows), 0)
     order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
@@ -108,7 +152,8 @@ def sample(
     step = at_once or max(len(rows), 1)
     for start in range(0, len(rows), step):
         chosen = order[start : start + step]
-        batch = Decoding(model, [rows[i] for i in chosen], uniforms[chosen], pad, length, temperature, head)
+        each = None if follow is None else lambda row, token, chosen=chosen: follow(chosen[row], token)
+        batch = Decoding(model, [rows[i] for i in chosen], uniforms[chosen], pad, length, temperature, head, each)
         for i, found in zip(chosen, batch.run(ends), strict=True):
             responses[i] = found
     return responses

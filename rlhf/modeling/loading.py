@@ -106,7 +106,7 @@ def check(parent: Parent, settings: Settings) -> None:
     foreign.check(root, architecture)
     if settings.stage.name == "reward":
         foreign.can_score(architecture)
-    if parent.role == "policy" or parent.role in getattr(settings.stage, "models", ()):
+    if parent.role in ("policy", "teacher") or parent.role in getattr(settings.stage, "models", ()):
         foreign.fits(parent, architecture, settings)
 
 

@@ -23,9 +23,9 @@ from transformers import AttentionInterface, AttentionMaskInterface, PretrainedC
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from rlhf.modeling.caches import SHARING as NAME
+from rlhf.modeling.caches import SharedPrompts
 from rlhf.modeling.prefix_tree import Tree
-
-NAME = "rlhf_segments"
 
 
 @dataclass
@@ -110,12 +110,16 @@ def attend(
     dropout: float = 0.0,
     scaling: float | None = None,
     segments: Layout | None = None,
+    prompts: SharedPrompts | None = None,
     **others: Any,
 ) -> tuple[Tensor, None]:
     """Return the attention (1, N, heads, d) of queries (1, heads, N, d) by ``segments``, or SDPA without them.
 
-    The signature is that of transformers' attention functions.
+    With ``prompts``, queries (B, heads, 1, d) of tokens that are decoded attend to shared prompts. The signature is
+    that of transformers' attention functions.
     """
+    if prompts is not None:
+        return prompts.attend(module, query, key, value, scaling), None
     if segments is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **others)
     last = module.layer_idx == module.config.num_hidden_layers - 1

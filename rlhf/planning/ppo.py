@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from rlhf.config import AdapterKind, CriticKind, PPOStage, Settings
 from rlhf.hardware.memory import FLOAT32, Shape, cache
@@ -11,22 +12,22 @@ from rlhf.modeling import bases
 from rlhf.modeling.decoding import READ_AT_ONCE
 from rlhf.planning.activations import PPO_LEARNING, PPO_SAMPLING, at_work, logits, tiles
 from rlhf.planning.memory_estimate import Ledger, Phase, Role
-from rlhf.planning.shapes import Architecture, at_hand
+from rlhf.planning.shapes import Architecture, at_hand, drawn
 from rlhf.planning.strategy import Ranks
 from rlhf.planning.trained import Place, learning, pages, resident
-from rlhf.planning.workload import Work
+from rlhf.planning.workload import Work, rows_at_once
 
 LEARNERS = ("policy", "critic")
-BASE, ATTACHED, REFERENCE = "shared base", "its runs' adapters", "reference"
+BASE, ATTACHED, REFERENCE, TEACHER = "shared base", "its runs' adapters", "reference", "teacher"
 SCORED = 64  # texts in a batch of a RewardModel
 
 
 def ledger(settings: Settings, model: Architecture, work: Work, place: Place) -> Ledger:
     """Return the roles and phases of stage=ppo on one device."""
-    shared = shares(settings)
-    roles = (one_base if shared else separate)(settings, model, place.ranks)
-    scoring = [model.size.shape] * len(judges(settings.stage_as(PPOStage)))
-    return complete(settings, work, place, roles, model, model, scoring, shared=shared)
+    shared, teacher = shares(settings), taught(settings, model)
+    roles = (one_base if shared else separate)(settings, model, place.ranks, teacher)
+    scoring = [model.size.shape] * len(settings.stage_as(PPOStage).scoring)
+    return complete(settings, work, place, roles, model, model, scoring, teacher, shared=shared)
 
 
 def complete(
@@ -37,15 +38,21 @@ def complete(
     policy: Architecture,
     critic: Architecture,
     scoring: Sequence[Shape],
+    teacher: Architecture | None = None,
     *,
     shared: bool,
 ) -> Ledger:
     """Return ``roles`` with the phases of an update. ``scoring``: the shapes of the reward models."""
-    phases = [*collecting(settings, policy, work, scoring), *updating(settings, policy, critic, work, shared=shared)]
+    phases = [
+        *collecting(settings, policy, work, scoring, teacher),
+        *updating(settings, policy, critic, work, shared=shared),
+        *on_text(settings, policy, work, place.ranks, shared=shared),
+    ]
     if not place.gpu and settings.adapter.kind is AdapterKind.none:
         read = max(roles, key=lambda role: role.weights)
         phases.append(Phase("loading", other=pages(place, read)))
-    notes = [] if scoring else ["no reward is a model of the policy's size; the memory of the reward is not planned"]
+    unplanned = "no reward is a model of the policy's size; the memory of the reward is not planned"
+    notes = [] if scoring or teacher is not None else [unplanned]
     return Ledger(roles, phases, notes, resident(policy, place, tokenizers=1 + len(scoring)))
 
 
@@ -77,27 +84,40 @@ def on_trunk(model: Architecture, ranks: Ranks) -> Role:
     return adapters(ranks, "critic", model.size.shape.hidden + 1, learns=True)
 
 
-def judges(stage: PPOStage) -> list[str]:
-    """Return the roles of reward models, including the gold reward's."""
-    return [role for role in stage.inputs() if role not in LEARNERS]
+def averages(settings: Settings, model: Architecture, ranks: Ranks) -> list[Role]:
+    """Return the moving average of the weights that the policy trains, in float32, if there is one."""
+    if settings.stage_as(PPOStage).ema is None:
+        return []
+    trained = model.size.parameters if settings.adapter.kind is AdapterKind.none else model.size.adapter
+    return [Role("average", trained, 0, "float32", ranks.weights(trained, FLOAT32))]
 
 
-def separate(settings: Settings, model: Architecture, ranks: Ranks) -> list[Role]:
+def taught(settings: Settings, model: Architecture) -> Architecture | None:
+    """Return the teacher's architecture, that of the policy if the teacher is not on this machine; None without one."""
+    path = settings.stage_as(PPOStage).teacher
+    parent = None if path is None else at_hand(path)
+    return drawn(settings, parent) if parent is not None else None if path is None else model
+
+
+def separate(settings: Settings, model: Architecture, ranks: Ranks, teacher: Architecture | None = None) -> list[Role]:
     """Return the roles as separate models; with an adapter the reference is the policy without it."""
     return [
         learning(settings, model, ranks, "policy", scores=False),
-        reference(settings, model, ranks),
+        reference(settings, model, ranks, teacher),
+        *averages(settings, model, ranks),
         *critics(settings, model, ranks, learning(settings, model, ranks, "critic", scores=True)),
-        *(judge(settings, role, model, ranks) for role in judges(settings.stage_as(PPOStage))),
+        *(judge(settings, role, model, ranks) for role in settings.stage_as(PPOStage).scoring),
     ]
 
 
-def reference(settings: Settings, model: Architecture, ranks: Ranks) -> Role:
-    """Return the reference: a frozen model, or nothing if it is the policy without its adapter."""
-    if settings.adapter.kind is not AdapterKind.none:
+def reference(settings: Settings, model: Architecture, ranks: Ranks, teacher: Architecture | None = None) -> Role:
+    """Return the reference: a frozen model, which may be a teacher, or nothing if it is the policy without adapter."""
+    if teacher is None and settings.adapter.kind is not AdapterKind.none:
         return Role(REFERENCE, 0, 0, "", 0)
-    held = ranks.weights(model.size.parameters, model.width, trained=False)
-    return Role(REFERENCE, model.size.parameters, 0, settings.model.dtype.value, held)
+    held = teacher or model
+    weights = ranks.weights(held.size.parameters, held.width, trained=False)
+    name = REFERENCE if teacher is None else TEACHER
+    return Role(name, held.size.parameters, 0, settings.model.dtype.value, weights)
 
 
 def judge(settings: Settings, role: str, model: Architecture, ranks: Ranks) -> Role:
@@ -106,7 +126,7 @@ def judge(settings: Settings, role: str, model: Architecture, ranks: Ranks) -> R
     return Role(role, model.classifier, 0, settings.model.dtype.value, held)
 
 
-def one_base(settings: Settings, model: Architecture, ranks: Ranks) -> list[Role]:
+def one_base(settings: Settings, model: Architecture, ranks: Ranks, teacher: Architecture | None = None) -> list[Role]:
     """Return one frozen model, the adapters of the parents, and an adapter for each role."""
     stage = settings.stage_as(PPOStage)
     start = at_hand(stage.policy)
@@ -115,9 +135,10 @@ def one_base(settings: Settings, model: Architecture, ranks: Ranks) -> list[Role
         base(settings, model, ranks),
         *([adapters(ranks, ATTACHED, model.size.adapter)] if attached else []),
         adapters(ranks, "policy", model.size.adapter, learns=True),
-        Role(REFERENCE, 0, 0, "", 0),
+        reference(settings, model, ranks, teacher),
+        *averages(settings, model, ranks),
         *critic_on_base(settings, model, ranks),
-        *(adapters(ranks, role, model.size.adapter + model.size.shape.hidden) for role in judges(stage)),
+        *(adapters(ranks, role, model.size.adapter + model.size.shape.hidden) for role in stage.scoring),
     ]
 
 
@@ -139,18 +160,24 @@ def adapters(ranks: Ranks, name: str, parameters: int, *, learns: bool = False) 
     return Role(name, parameters, parameters if learns else 0, "float32", ranks.weights(parameters, FLOAT32), *held)
 
 
-def collecting(settings: Settings, model: Architecture, work: Work, scoring: Sequence[Shape]) -> list[Phase]:
+def collecting(
+    settings: Settings, model: Architecture, work: Work, scoring: Sequence[Shape], teacher: Architecture | None = None
+) -> list[Phase]:
     """Return the phases without gradients: sampling, scoring, log-probabilities and values."""
     shape, width, length, stage = model.size.shape, model.width, work.longest, settings.stage_as(PPOStage)
     prompts = min(work.rows * (length - stage.max_response_length), max(READ_AT_ONCE, length))
     read = [at_work(one, scored(work.batch, length), width) for one in scoring]
+    reading = [("log-probs", shape), *([("teacher's log-probs", teacher.size.shape)] if teacher else [])]
     return [
         Phase(
             "sampling", at_work(shape, prompts, width), logits(shape, work.rows, PPO_SAMPLING),
             cache(shape, work.rows, length, width), optimizer=LEARNERS,
         ),
         Phase("scoring", max(read, default=0), optimizer=LEARNERS),
-        Phase("log-probs", at_work(shape, work.passed, width), responses(shape, work, width), optimizer=LEARNERS),
+        *(
+            Phase(name, at_work(one, work.passed, width), responses(one, work, width), optimizer=LEARNERS)
+            for name, one in reading
+        ),
     ]  # fmt: skip
 
 
@@ -162,6 +189,18 @@ def scored(rows: int, length: int) -> int:
 def responses(shape: Shape, work: Work, width: int) -> int:
     """Return the bytes of a micro-batch's response logits, which the gradient overwrites, and of float32 tiles."""
     return work.scored * shape.vocabulary * width * PPO_LEARNING + tiles(shape)
+
+
+def on_text(settings: Settings, policy: Architecture, work: Work, ranks: Ranks, *, shared: bool) -> list[Phase]:
+    """Return the phases of a micro-batch of pretraining text, whose tokens are all predicted."""
+    stage = settings.stage_as(PPOStage)
+    if not stage.ptx_coef:
+        return []
+    length = stage.ptx_block_length
+    rows = rows_at_once(stage, -(-stage.ptx_batch_size // ranks.count), length)
+    text = replace(work, at_once=rows, longest=length, passed=rows * length, scored=rows * length)
+    found = updating(settings, policy, policy, text, shared=shared)[:2]
+    return [phase._replace(name=phase.name.replace("policy", "text"), gradients=LEARNERS) for phase in found]
 
 
 def updating(

@@ -12,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForCausalLM
 
 from rlhf.config import PPOStage
+from rlhf.console import plural
 from rlhf.hardware.device import torch_device
 from rlhf.modeling import adapters
 from rlhf.modeling.generation import sample, seeded
@@ -54,7 +55,7 @@ def probe(outlook: Outlook, budget: float, clock: Clock = time.perf_counter) -> 
         read = (wide * read + (passes - wide) * timer(lambda: forward(model, ids, 0)) / ids.numel()) / passes
     step = timer(lambda: stepped(trained, optimizer))
     draw = draw_of(timer, model, outlook) if work.drawn else 0.0
-    batch = f"{work.at_once} rows of {work.typical} tokens"
+    batch = f"{plural(work.at_once, 'row')} of {plural(work.typical, 'token')}"
     source = f"measured: {1 / train:,.0f} tokens per second in training here, in batches of {batch}, {load()}"
     return Pace(train, read, draw, step, source)
 

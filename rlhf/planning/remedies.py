@@ -7,6 +7,7 @@ from typing import Any
 from rlhf.config import AdapterKind, BaseStage, PPOStage, Settings, Strategy
 from rlhf.config.plan import PlanStage
 from rlhf.config.rollout import Engine
+from rlhf.console import plural
 from rlhf.planning.estimate import Outlook, look_ahead
 from rlhf.planning.workload import Rows, Work, trainer_of
 
@@ -153,7 +154,7 @@ def fewer(settings: Settings, plan: PlanStage, work: Work) -> Iterator[Remedy]:
         rows //= 2
         rollout = replace(settings.stage.rollout, rows=rows)
         changes = (f"stage.rollout.rows={rows}",)
-        yield Remedy(f"{rows} responses at once", changes, with_stage(settings, rollout=rollout), plan)
+        yield Remedy(f"{plural(rows, 'response')} at once", changes, with_stage(settings, rollout=rollout), plan)
 
 
 def adapted(settings: Settings, plan: PlanStage, gpu: bool) -> Iterator[Remedy]:

@@ -6,7 +6,7 @@ import torch
 from rich.table import Table
 
 from rlhf.config import AdapterKind, Strategy
-from rlhf.console import console, duration
+from rlhf.console import console, duration, plural
 from rlhf.hardware.memory import available, count, size
 from rlhf.hardware.precision import autocasts
 from rlhf.planning.estimate import Outlook
@@ -98,7 +98,7 @@ def doing(outlook: Outlook) -> str:
     work = outlook.work
     drawn = f", {count(work.drawn)} of them sampled" if work.drawn else ""
     source = f"lengths {work.source}"
-    return f"{outlook.settings.stage.name}: {work.steps:,} steps, {count(work.tokens)} tokens{drawn}; {source}"
+    return f"{outlook.settings.stage.name}: {plural(work.steps, 'step')}, {count(work.tokens)} tokens{drawn}; {source}"
 
 
 def lasting(outlook: Outlook, pace: Pace | None) -> str:

@@ -8,10 +8,10 @@ from safetensors import safe_open
 from rlhf.config import PPOStage, Settings
 from rlhf.hardware import ranks as world
 from rlhf.hardware.device import torch_device
-from rlhf.modeling import bases, loading
+from rlhf.modeling import bases
 from rlhf.planning import ppo
 from rlhf.planning.memory_estimate import Ledger, Role
-from rlhf.planning.shapes import Architecture, Drawing, drawn_up
+from rlhf.planning.shapes import Architecture, drawn
 from rlhf.planning.strategy import Ranks
 from rlhf.planning.trained import Place, learning
 from rlhf.planning.workload import Rows, sampled
@@ -28,21 +28,17 @@ def plan(settings: Settings, roles: OneBase | Separate, longest: int | None = No
     ranks = Ranks(world.strategy_of(settings.hardware), world.size())
     place = Place(ranks, torch_device(settings.hardware).type == "cuda")
     scoring = {role: drawn(settings, roles.parents[role]) for role in judges(roles.parents)}
+    teacher = drawn(settings, roles.parents["teacher"]) if "teacher" in roles.parents else None
     shared = isinstance(roles, OneBase)
     if isinstance(roles, OneBase):
         policy = critic = drawn(settings, roles.base)
-        held = on_one_base(settings, roles, policy, scoring, ranks)
+        held = on_one_base(settings, roles, policy, scoring, ranks, teacher)
     else:
         policy, critic = drawn(settings, roles.parents["policy"]), drawn(settings, roles.parents[roles.start])
-        held = apart(settings, policy, critic, scoring, ranks)
+        held = apart(settings, policy, critic, scoring, ranks, teacher)
     shapes = [model.size.shape for model in scoring.values()]
     work = sampled(settings, rows, ranks.count)
-    return ppo.complete(settings, work, place, list(held), policy, critic, shapes, shared=shared)
-
-
-def drawn(settings: Settings, parent: Parent) -> Architecture:
-    """Return the architecture of a parent."""
-    return drawn_up(Drawing(loading.config(parent, settings.model), settings.adapter, settings.model.dtype))
+    return ppo.complete(settings, work, place, list(held), policy, critic, shapes, teacher, shared=shared)
 
 
 def stored(parent: Parent) -> int:
@@ -54,7 +50,12 @@ def stored(parent: Parent) -> int:
 
 
 def on_one_base(
-    settings: Settings, roles: OneBase, model: Architecture, scoring: dict[str, Architecture], ranks: Ranks
+    settings: Settings,
+    roles: OneBase,
+    model: Architecture,
+    scoring: dict[str, Architecture],
+    ranks: Ranks,
+    teacher: Architecture | None = None,
 ) -> Iterator[Role]:
     """Yield one frozen base, the adapters of the parents, each once, and the adapters and heads of the roles."""
     yield ppo.base(settings, model, ranks)
@@ -63,7 +64,8 @@ def on_one_base(
         yield ppo.adapters(ranks, ppo.ATTACHED, held)
     head = model.size.shape.hidden
     yield ppo.adapters(ranks, "policy", model.size.adapter, learns=True)
-    yield Role(ppo.REFERENCE, 0, 0, "", 0)
+    yield ppo.reference(settings, model, ranks, teacher)
+    yield from ppo.averages(settings, model, ranks)
     yield from ppo.critic_on_base(settings, model, ranks)
     for role, judge in scoring.items():
         if role in roles.chains:
@@ -73,11 +75,17 @@ def on_one_base(
 
 
 def apart(
-    settings: Settings, policy: Architecture, critic: Architecture, scoring: dict[str, Architecture], ranks: Ranks
+    settings: Settings,
+    policy: Architecture,
+    critic: Architecture,
+    scoring: dict[str, Architecture],
+    ranks: Ranks,
+    teacher: Architecture | None = None,
 ) -> Iterator[Role]:
     """Yield a separate model for each role."""
     yield learning(settings, policy, ranks, "policy", scores=False)
-    yield ppo.reference(settings, policy, ranks)
+    yield ppo.reference(settings, policy, ranks, teacher)
+    yield from ppo.averages(settings, policy, ranks)
     yield from ppo.critics(settings, policy, ranks, learning(settings, critic, ranks, "critic", scores=True))
     for role, judge in scoring.items():
         yield ppo.judge(settings, role, judge, ranks)

@@ -131,6 +131,11 @@ def drawn_up(drawing: Drawing) -> Architecture:
     return Architecture(config, "", size, classifies(config), layer, WIDTHS[drawing.dtype])
 
 
+def drawn(settings: Settings, parent: Parent) -> Architecture:
+    """Return the architecture of a parent."""
+    return drawn_up(Drawing(loading.config(parent, settings.model), settings.adapter, settings.model.dtype))
+
+
 def find(settings: Settings, shapes: dict[str, Any]) -> tuple[PretrainedConfig, str]:
     """Return the configuration and its source: the policy if it is available, else the first model of the chain."""
     policy = getattr(settings.stage, "policy", None)

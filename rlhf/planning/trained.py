@@ -1,8 +1,8 @@
-"""The memory of base, sft, reward and dpo in the trainers of TRL and transformers."""
+"""The memory of base, sft, reward, dpo and kto in the trainers of TRL and transformers."""
 
 from typing import NamedTuple
 
-from rlhf.config import AdapterKind, DPOStage, RewardStage, Settings, SharedPrefix
+from rlhf.config import AdapterKind, PreferenceStage, RewardStage, Settings, SharedPrefix
 from rlhf.hardware.memory import FLOAT32
 from rlhf.modeling.architectures import refusal
 from rlhf.planning.activations import (
@@ -20,7 +20,7 @@ from rlhf.planning.shapes import Architecture
 from rlhf.planning.strategy import Ranks
 from rlhf.planning.workload import Work, trainer_of
 
-LEARNER = {"base": "policy", "sft": "policy", "reward": "reward model", "dpo": "policy"}
+LEARNER = {"base": "policy", "sft": "policy", "reward": "reward model", "dpo": "policy", "kto": "policy"}
 TOKENIZER = 330  # bytes per entry of a vocabulary, measured with tokenizers 0.23 as resident size
 SCORED = 32  # smallest batch of responses in the report card of a reward model
 
@@ -38,7 +38,7 @@ def ledger(settings: Settings, model: Architecture, work: Work, place: Place) ->
     learner = learning(settings, model, ranks, LEARNER[name], scores=name == "reward")
     roles = [learner]
     phases = [*steps(settings, model, work, place, learner), evaluating(settings, model, work, place, learner)]
-    if name == "dpo":
+    if isinstance(settings.stage, PreferenceStage):
         phases = comparing(settings, model, work, place, roles, phases)
     if name == "reward":
         policy = Role(
@@ -49,7 +49,7 @@ def ledger(settings: Settings, model: Architecture, work: Work, place: Place) ->
         tokens = max(trainer_of(settings)["per_device_eval_batch_size"], SCORED) * work.longest
         working = at_work(model.size.shape, tokens, model.width)
         phases.append(Phase("report card", working, other=pages(place, policy), optimizer=(learner.name,)))
-    later = name == "reward" or (isinstance(settings.stage, DPOStage) and settings.stage.cache_reference)
+    later = name == "reward" or (isinstance(settings.stage, PreferenceStage) and not beside(settings.stage))
     if settings.adapter.kind is AdapterKind.none:  # frozen weights stay mapped from their file
         phases += reading(roles, place, first=1 if later else None)
     frozen = name == "reward" and settings.adapter.kind is not AdapterKind.none
@@ -72,30 +72,36 @@ def resident(model: Architecture, place: Place, *, tokenizers: int, looked_up: b
 def shares(settings: Settings, model: Architecture) -> bool:
     """Whether the stage will compute a prompt once for its responses."""
     stage = settings.stage
-    if not isinstance(stage, RewardStage | DPOStage) or stage.shared_prefix is SharedPrefix.off:
+    if not isinstance(stage, RewardStage | PreferenceStage) or stage.shared_prefix is SharedPrefix.off:
         return False
     return refusal(model.config, settings.model.attention, stage.trainer.get("max_length")) is None
+
+
+def beside(stage: PreferenceStage) -> bool:
+    """Return whether the reference is computed at every step."""
+    return not (stage.cache_reference or stage.reference_free)
 
 
 def comparing(
     settings: Settings, model: Architecture, work: Work, place: Place, roles: list[Role], phases: list[Phase]
 ) -> list[Phase]:
-    """Return DPO's ``phases`` with those of the reference; without an adapter, add it to ``roles`` as a second model.
+    """Return ``phases`` with those of the reference; without an adapter, add it to ``roles`` as a second model.
 
     Cached log-probabilities of the reference are computed by the untrained policy before the first step; the second
-    model is then loaded at the end, for the held-out comparison.
+    model is then loaded at the end, for the held-out comparison. So is it if no loss reads a reference.
     """
-    [learner], kept = roles, settings.stage_as(DPOStage).cache_reference
+    [learner], stage = roles, settings.stage_as(PreferenceStage)
     whole = settings.adapter.kind is AdapterKind.none
-    if whole:
+    if whole and (settings.eval_set.prompts or not stage.reference_free):
         weights = place.ranks.weights(model.size.parameters, model.width, trained=False)
-        roles.append(Role("reference", model.size.parameters, 0, settings.model.dtype.value, weights))
-    if not kept:
+        title = "starting policy" if stage.reference_free else "reference"
+        roles.append(Role(title, model.size.parameters, 0, settings.model.dtype.value, weights))
+    if beside(stage):
         return phases
-    shape = model.size.shape
-    wide = head(settings, model, work.passed, work.scored, place, backward=False)
-    first = Phase("reference", at_work(shape, work.passed, model.width), wide)
-    phases = [phase._replace(holds=(learner.name,)) for phase in (first, *phases)]
+    if not stage.reference_free:
+        wide = head(settings, model, work.passed, work.scored, place, backward=False)
+        phases = [Phase("reference", at_work(model.size.shape, work.passed, model.width), wide), *phases]
+    phases = [phase._replace(holds=(learner.name,)) for phase in phases]
     if whole and settings.eval_set.prompts:
         phases.append(Phase("held out", other=pages(place, roles[1]), optimizer=(learner.name,)))
     return phases
@@ -147,17 +153,17 @@ def steps(settings: Settings, model: Architecture, work: Work, place: Place, lea
 
 
 def passes(settings: Settings, model: Architecture, place: Place) -> Pass:
-    """Return the forward pass; TRL's trainers of reward models and DPO disable dropout by default."""
+    """Return the forward pass; TRL's trainers of reward models, DPO and KTO disable dropout by default."""
     name, trainer = settings.stage.name, trainer_of(settings)
-    dropout = not trainer.get("disable_dropout", name in ("reward", "dpo"))
+    dropout = not trainer.get("disable_dropout", name in ("reward", "dpo", "kto"))
     mask = (1 if place.gpu else model.width) if dropout else 0
     return model.passing(settings, mask=mask, checkpointing=bool(trainer.get("activation_checkpointing")))
 
 
 def head(settings: Settings, model: Architecture, tokens: int, scored: int, place: Place, *, backward: bool) -> int:
-    """Return the bytes of logits: of every token in pretraining, of a tile in SFT and DPO, none in a reward model.
+    """Return the bytes of logits: of every token in pretraining, of a tile in SFT, DPO and KTO, none in a reward model.
 
-    With prefix sharing on a CPU in float32, DPO uses this package's head, on the ``scored`` tokens only.
+    With prefix sharing on a CPU in float32, DPO and KTO use this package's head, on the ``scored`` tokens only.
     """
     shape, name = model.size.shape, settings.stage.name
     if name == "reward":

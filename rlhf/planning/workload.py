@@ -5,13 +5,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
-from rlhf.config import AdapterKind, BaseStage, CriticKind, DPOStage, Dtype, PPOStage, Settings, TrainerStage
+from rlhf.config import (
+    AdapterKind,
+    BaseStage,
+    CriticKind,
+    Dtype,
+    KTOLoss,
+    KTOStage,
+    PPOStage,
+    PreferenceStage,
+    Settings,
+    TrainerStage,
+)
 from rlhf.config.plan import KINDS, PlanStage
 from rlhf.config.rollout import Engine, OldLogprobs
 from rlhf.data import load, templates
 from rlhf.data.formats import Kind
 from rlhf.data.render import encode, shared, text_ids
-from rlhf.data.sources import source_of
+from rlhf.data.sources import source_name, source_of
 from rlhf.data.tokens import RESPONSES
 from rlhf.modeling import loading
 from rlhf.modeling.from_scratch import new_tokenizer
@@ -42,12 +53,13 @@ def rows_of(settings: Settings, plan: PlanStage) -> Rows:
         RlhfError: the data or a tokenizer are neither available nor stated.
     """
     kind = cast("Kind", KINDS[settings.stage.name])
-    source = getattr(settings.data, kind)
+    source = getattr(settings.data, source_name(kind))
     stated = [plan.rows[path] for path in source.paths if path in plan.rows]
     if settings.data.path is None and stated:
         [first, *_] = stated
         count = first["rows"] if source.limit is None else min(first["rows"], source.limit)
-        responses = {"preferences": 2, "demonstrations": 1}.get(kind, 0)
+        responses = {"preferences": 2, "demonstrations": 1, "thumbs": 1}.get(kind, 0)
+        count *= 2 if kind == "thumbs" else 1  # the stated rows are pairs
         return Rows(count, [(first["prompt"], *[first["response"]] * responses)], "stated in stage.rows")
     return counted(settings, kind)
 
@@ -96,7 +108,7 @@ def tokenizer_of(settings: Settings) -> Any:
 
 
 def trainer_of(settings: Settings) -> dict[str, Any]:
-    """Return ``stage.trainer`` of base, sft, reward or dpo."""
+    """Return ``stage.trainer`` of base, sft, reward, dpo or kto."""
     return settings.stage_as(TrainerStage).trainer
 
 
@@ -125,10 +137,12 @@ class Work:
 
 
 def trained(settings: Settings, rows: Rows, devices: int, *, shares: bool = False) -> Work:
-    """Return the work of base, sft, reward or dpo.
+    """Return the work of base, sft, reward, dpo or kto.
 
-    With ``shares`` a prompt is computed once for both responses, without padding.
+    With ``shares`` a prompt is computed once for both responses, without padding. KTO's rows are planned as if each had
+    its own prompt.
     """
+    shares = shares and not isinstance(settings.stage, KTOStage)
     trainer, name = trainer_of(settings), settings.stage.name
     batch = trainer["per_device_train_batch_size"]
     if isinstance(settings.stage, BaseStage):
@@ -158,8 +172,11 @@ def trained(settings: Settings, rows: Rows, devices: int, *, shares: bool = Fals
     if name == "reward":
         scored = batch * each  # the last token of each row
     reads = 0
-    if isinstance(settings.stage, DPOStage):  # by the reference, once if its log-probabilities are cached
+    if isinstance(settings.stage, PreferenceStage) and not settings.stage.reference_free:
+        # By the reference, once if its log-probabilities are cached.
         reads = padded * (count if settings.stage.cache_reference else seen_rows)
+    if isinstance(settings.stage, KTOStage) and settings.stage.loss is KTOLoss.kto:
+        reads = 2 * reads + padded * seen_rows  # the mismatched responses, by the reference and by the policy
     return Work(
         steps=steps, tokens=int(seen_rows * mean), trained=int(seen_rows * padded), read=int(reads),
         at_once=batch * each, longest=most, typical=max(round(padded / each), 1), source=rows.source,
@@ -220,18 +237,19 @@ def sampled(settings: Settings, rows: Rows, devices: int) -> Work:
     prompt, counts = sum(prompts) / len(prompts), rows.source == "counted"
     widest = max(prompts) if counts else stage.max_prompt_length
     episodes, response = stage.updates * stage.rows, stage.max_response_length
-    judges = len([role for role in stage.inputs() if role not in ("policy", "critic")])
     # Reference, critic and each reward model read each response once; so does the policy, unless its log-probabilities
     # are recorded while decoding; both learners in every epoch. A critic that is a head on the policy has no pass.
     critics = int(stage.has_critic and stage.critic_kind is CriticKind.separate)
-    passes = 1 + critics + judges + (not noted(settings))
+    passes = 1 + critics + len(stage.scoring) + (not noted(settings))
     length = (widest if counts else prompt) + response
     local = -(-stage.rows // devices)
     at_once = rows_at_once(stage, -(-local // stage.minibatches), widest + response)
+    steps = stage.updates * stage.epochs * stage.minibatches
+    text = steps * stage.ptx_batch_size * stage.ptx_block_length if stage.ptx_coef else 0
     return Work(
-        steps=stage.updates * stage.epochs * stage.minibatches,
+        steps=steps,
         tokens=int(episodes * (prompt + response)),
-        trained=int(episodes * length * stage.epochs * (1 + critics)),
+        trained=int(episodes * length * stage.epochs * (1 + critics)) + text,
         read=int(episodes * length * passes),
         drawn=episodes * response,
         rows=min(stage.rollout.rows or local, local),

@@ -32,6 +32,10 @@ def settings(**overrides: Any) -> PPOStage:
     values = yaml.safe_load((bundled("conf") / "stage" / "ppo.yaml").read_text(encoding="utf-8"))
     for name in ("learning_rate", "critic_learning_rate"):  # of ${times:rate,factor} only the rate
         values[name] = values[name].removeprefix("${times:").partition(",")[0]
+    taught, usual = values["advantage"].removesuffix("}").split(",")[1:]
+    values["advantage"] = usual if overrides.get("teacher") is None else taught
+    if overrides.get("teacher") is not None:
+        values["reward"] = None
     advantage = overrides.get("advantage", values["advantage"])
     for name, value in values.items():
         if str(value).startswith("${by:"):

@@ -13,9 +13,17 @@ from torch import Tensor
 def estimate(
     kind: str, rewards: Tensor, values: Tensor, mask: Tensor, samples: int, gamma: float, gae_lambda: float
 ) -> tuple[Tensor, Tensor]:
-    """Return the advantages of the estimator ``kind`` and the returns, both (B · K, T), 0 off the mask."""
+    """Return the advantages of the estimator ``kind`` and the returns, both (B · K, T), 0 off the mask.
+
+    With ``reverse_kl``, rewards are log π_T(aₜ|sₜ) - log π(aₜ|sₜ) of a teacher T, and Aₜ = rₜ: the update descends
+    KL(π ‖ π_T) of the next token at the states that the policy visits, and ignores the effect on later ones
+    (on-policy distillation; Lu et al. 2025, https://thinkingmachines.ai/blog/on-policy-distillation/; Agarwal et al.
+    2023, https://arxiv.org/abs/2306.13649; Gu et al. 2023, https://arxiv.org/abs/2306.08543).
+    """
     if kind == "gae":
         return gae(rewards, values, mask, gamma, gae_lambda)
+    if kind == "reverse_kl":
+        return rewards, rewards
     returns = rewards_to_go(rewards, mask, gamma)
     if kind in COMPARED:
         whole = COMPARED[kind](returns[:, 0], samples)[:, None].expand_as(returns)

@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from rlhf.errors import RunError
 from rlhf.storage.checksums import fault, newest_whole, number, resumable, seal, sync
 
 KEPT = 2
@@ -35,13 +36,14 @@ def save(
     update: int,
     state: Mapping[str, Any],
     refuge: int | None = None,
+    keep_every: int | None = None,
 ) -> None:
     """Write ``update-<n>`` and delete checkpoints that are no longer needed.
 
     ``state`` holds everything besides weights and optimizers; JSON restores its numbers to the last bit. The last two
     checkpoints are kept. With ``refuge``, the last healthy one (``state["healthy"]``) up to that update is kept, too,
-    and the first healthy one after it, which replaces it later. Checkpoints of later updates are deleted: they are
-    corrupted or belong to updates that were rolled back.
+    and the first healthy one after it, which replaces it later; with ``keep_every``, those of its multiples.
+    Checkpoints of later updates are deleted: they are corrupted or belong to updates that were rolled back.
     """
     place = folder / f"update-{update}"
     aside = folder / f".{place.name}"
@@ -50,13 +52,14 @@ def save(
     for name, module in modules.items():
         parameters = {key: value.detach().contiguous() for key, value in trainable(module).items()}
         save_file(parameters, aside / f"{name}.safetensors")
-        save_file(_optimizer_state(optimizers[name]), aside / f"{name}_optimizer.safetensors")
+        if name in optimizers:
+            save_file(_optimizer_state(optimizers[name]), aside / f"{name}_optimizer.safetensors")
     (aside / STATE).write_text(json.dumps({"update": update, "state": dict(state)}), encoding="utf-8")
     seal(aside)
     shutil.rmtree(place, ignore_errors=True)
     os.rename(aside, place)
     sync(folder)
-    _prune(folder, update, refuge)
+    _prune(folder, update, refuge, keep_every)
 
 
 def load(
@@ -74,13 +77,20 @@ def load(
 def restore(
     place: Path, modules: Mapping[str, nn.Module], optimizers: Mapping[str, Optimizer]
 ) -> tuple[int, dict[str, Any]]:
-    """Load one checkpoint into models and optimizers and return its update and state."""
+    """Load one checkpoint into models and optimizers and return its update and state.
+
+    Raises:
+        RunError: it has weights of another model.
+    """
     for name, module in modules.items():
-        parameters = trainable(module)
+        parameters, stored = trainable(module), load_file(place / f"{name}.safetensors")
+        if {key: x.shape for key, x in stored.items()} != {key: x.shape for key, x in parameters.items()}:
+            raise RunError(f"{place} has other weights than the {name}: use the model that it was trained from")
         with torch.no_grad():
-            for key, value in load_file(place / f"{name}.safetensors").items():
+            for key, value in stored.items():
                 parameters[key].copy_(value)
-        _restore_optimizer(optimizers[name], load_file(place / f"{name}_optimizer.safetensors"))
+        if name in optimizers:
+            _restore_optimizer(optimizers[name], load_file(place / f"{name}_optimizer.safetensors"))
     return number(place), _state(place)
 
 
@@ -104,7 +114,7 @@ def discard_after(folder: Path, update: int) -> None:
             shutil.rmtree(place)
 
 
-def _prune(folder: Path, update: int, refuge: int | None) -> None:
+def _prune(folder: Path, update: int, refuge: int | None, keep_every: int | None) -> None:
     discard_after(folder, update)
     places = checkpoints(folder)
     kept = places[-KEPT:]
@@ -113,7 +123,7 @@ def _prune(folder: Path, update: int, refuge: int | None) -> None:
         kept += [place for place in intact if number(place) <= refuge][-1:]
         kept += [place for place in intact if number(place) > refuge][:1]
     for place in places:
-        if place not in kept:
+        if place not in kept and (keep_every is None or number(place) % keep_every):
             shutil.rmtree(place)
 
 

@@ -61,7 +61,7 @@ def everyones_rows(rollout: Rollout, accelerator: Accelerator) -> Rollout:
         return rollout
     left = ("prompt_ids", "prompt_mask")
     wide = (
-        field if field.dim() == 1 else padded(field, accelerator, left=name in left)
+        field if field.dim() == 1 or not len(field) else padded(field, accelerator, left=name in left)
         for name, field in rollout._asdict().items()
     )
     return Rollout(*everyones(accelerator, *wide))

@@ -1,33 +1,28 @@
 """Updates of policy and critic from a batch of rollouts: epochs, minibatches, optimizer steps."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from rlhf.config import LossMean, PPOStage, Ratio
+from rlhf.config import LossMean, PPOStage
 from rlhf.hardware.precision import autocast
-from rlhf.modeling import forward
-from rlhf.modeling.logprobs import masked_sum, token_shares
+from rlhf.modeling.logprobs import token_shares
 from rlhf.modeling.seeding import permutation
 from rlhf.ppo import checkpoint
-from rlhf.ppo.critic import ValueHead
+from rlhf.ppo.average import Average
 from rlhf.ppo.distributed import anywhere, average_gradients, everyones, everyones_rows, largest, padded, total
-from rlhf.ppo.kl import ESTIMATORS, kl_loss
-from rlhf.ppo.losses import clipped_policy_loss, clipped_value_loss, over_response, truncated_importance
+from rlhf.ppo.gradients import Gradients
 from rlhf.ppo.metrics import Metrics
+from rlhf.ppo.pretraining import Pretraining
 from rlhf.ppo.rollout import (
     Rollout,
     grouped_batches,
-    inputs_of,
-    logprobs_and_entropies,
     micro_batches,
-    spread,
     tolerance,
-    values_of,
 )
 from rlhf.ppo.sentinel import BrokenError
 from rlhf.training.oom import Parts
@@ -48,16 +43,25 @@ class Learner:
         oom_retry: bool = True,
         autocast: bool = False,
         shared: bool = False,
+        text: Sequence[Sequence[int]] | None = None,
     ):
         self.shared = shared
+        self.pretraining = None if text is None else Pretraining(text, stage, seed, accelerator)
         self.parts, self.autocast = Parts("ppo", oom_retry), autocast
         self.stage, self.seed, self.accelerator = stage, seed, accelerator
         self.rate_factor = 1.0
         self.critic = critic
         self.modules = {"policy": policy} if critic is None else {"policy": policy, "critic": critic}
         self.optimizers = {name: self._adam(model, self.rates[name]) for name, model in self.modules.items()}
+        self.average = None if stage.ema is None else Average(policy, stage.ema)
         prepared = accelerator.prepare(*self.modules.values(), *self.optimizers.values())
         self.ranked: dict[str, Any] = dict(zip(self.modules, prepared, strict=False))
+        self.gradients = Gradients(self.ranked, critic, stage, accelerator, shared)
+
+    @property
+    def saved(self) -> dict[str, nn.Module]:
+        """The modules of a checkpoint: those that learn, and the average of the policy."""
+        return self.modules if self.average is None else self.modules | {"average": self.average}
 
     @property
     def rates(self) -> dict[str, float]:
@@ -90,9 +94,10 @@ class Learner:
         steps = 0
         rollout = everyones_rows(rollout, self.accelerator)
         advantages, returns = everyones(self.accelerator, *(padded(x, self.accelerator) for x in (advantages, returns)))
-        for index in self._minibatches(rollout.mask, update):
+        first = update * self.stage.epochs * self.stage.minibatches
+        for step, index in enumerate(self._minibatches(rollout.mask, update), first):
             part = rollout.rows(index.to(advantages.device))
-            sums, error = self._accumulate(part, advantages[index], returns[index], kl_coef, learns)
+            sums, error = self._accumulate(part, advantages[index], returns[index], kl_coef, learns, step)
             if not found:
                 self._check_ratio(error, update)
             found.append(sums)
@@ -123,9 +128,11 @@ class Learner:
                 yield (own[:, None] * samples + torch.arange(samples)).flatten()
 
     def _accumulate(
-        self, rollout: Rollout, advantages: Tensor, returns: Tensor, kl_coef: float, learns: bool
+        self, rollout: Rollout, advantages: Tensor, returns: Tensor, kl_coef: float, learns: bool, step: int = 0
     ) -> tuple[Metrics, float]:
         """Accumulate the gradients of a minibatch's mean losses over its micro-batches and all ranks.
+
+        ``step`` counts the minibatches of the run, and selects those of the pretraining text.
 
         Returns the metrics of the minibatch and the largest difference of a ratio from 1.
         """
@@ -138,13 +145,20 @@ class Learner:
         scale = self.accelerator.num_processes / weight
         work = (rollout, advantages, returns, shares, scale, kl_coef, learns)
 
-        def gradients(*bounds: int | None) -> tuple[dict[str, Tensor], Tensor]:
+        pretraining = self.pretraining if learns else None
+
+        def gradients(rows: int, tokens: int | None) -> tuple[dict[str, Tensor], Tensor, Tensor | None]:
             with autocast(self.accelerator.device, self.autocast):  # around all micro-batches, to cast weights once
                 if self.shared:
-                    return self._gradients(*work, grouped_batches(rollout, self.stage.samples, *bounds))
-                return self._gradients(*work, micro_batches(rollout, *bounds))
+                    parts = grouped_batches(rollout, self.stage.samples, rows, tokens)
+                else:
+                    parts = micro_batches(rollout, rows, tokens)
+                text = None
+                if pretraining is not None:
+                    text = pretraining.accumulate(self.ranked["policy"], step, rows, tokens)
+                return *self.gradients(*work, parts), text
 
-        sums, error = self.in_parts(
+        sums, error, text = self.in_parts(
             gradients,
             len(rollout.scores),
             self._forget,
@@ -154,7 +168,10 @@ class Learner:
             average_gradients(model.parameters(), self.accelerator)
         sums = {key: value / (weight if key.startswith("loss/") else tokens) for key, value in sums.items()}
         means = total(torch.stack(list(sums.values())), self.accelerator).tolist()
-        return dict(zip(sums, means, strict=True)), largest(error, self.accelerator)
+        found = dict(zip(sums, means, strict=True))
+        if text is not None:
+            found["loss/ptx_avg"] = total(text, self.accelerator).item() / self.accelerator.num_processes
+        return found, largest(error, self.accelerator)
 
     def in_parts(self, work: Callable[[int, int | None], T], rows: int, *others: Callable) -> T:
         """Call ``work`` with bounds on the rows and tokens of a forward pass; lower them if memory runs out."""
@@ -164,118 +181,6 @@ class Learner:
             return work(-(-most // self.parts.count), None if tokens is None else -(-tokens // self.parts.count))
 
         return self.parts.attempt(bounded, most, *others)
-
-    def _gradients(
-        self,
-        rollout: Rollout,
-        advantages: Tensor,
-        returns: Tensor,
-        shares: Tensor,
-        scale: Tensor,
-        kl_coef: float,
-        learns: bool,
-        parts: list[Tensor],
-    ) -> tuple[dict[str, Tensor], Tensor]:
-        """Accumulate this rank's gradients over micro-batches, whose number may differ between ranks.
-
-        Returns sums of the metrics over tokens, and the largest difference of a ratio from 1 in each micro-batch.
-        """
-        sums: dict[str, Tensor] = {}
-        errors = []
-        losses_of = self._on_trunk if isinstance(self.critic, ValueHead) else self._one_after_the_other
-        for index in parts:
-            part, share = rollout.rows(index), shares[index]
-            losses, found = losses_of(part, advantages[index], returns[index], share, scale, kl_coef, learns)
-            errors.append(torch.where(part.mask, found["val/ratio"] - 1, 0.0).abs().max())
-            found = {key: masked_sum(value.float(), part.mask) for key, value in found.items()}
-            for key, value in (found | {key: loss.detach() for key, loss in losses.items()}).items():
-                sums[key] = sums.get(key, 0) + value
-        return sums, torch.stack(errors)
-
-    def _one_after_the_other(
-        self,
-        part: Rollout,
-        advantages: Tensor,
-        returns: Tensor,
-        share: Tensor,
-        scale: Tensor,
-        kl_coef: float,
-        learns: bool,
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Accumulate the gradients of a micro-batch; the policy's graph is freed before the critic's is built."""
-        inputs, losses = inputs_of(part, self.shared), {}
-        with self.accelerator.no_sync(self.ranked["policy"]):
-            with torch.set_grad_enabled(learns):
-                outputs = logprobs_and_entropies(self.ranked["policy"], part, inputs, self.stage.temperature)
-                loss, found = self._policy_loss(part, *outputs, advantages, kl_coef)
-            losses["loss/policy_avg"] = masked_sum(share * loss, part.mask)
-            if learns:
-                self.accelerator.backward(scale * losses["loss/policy_avg"])
-        if self.critic is None:
-            return losses, found
-        with self.accelerator.no_sync(self.ranked["critic"]):
-            loss, more = self._value_loss(part, values_of(self.ranked["critic"], part, inputs), returns)
-            losses["loss/value_avg"] = masked_sum(share * loss, part.mask)
-            self.accelerator.backward(scale * losses["loss/value_avg"])
-        return losses, found | more
-
-    def _on_trunk(
-        self,
-        part: Rollout,
-        advantages: Tensor,
-        returns: Tensor,
-        share: Tensor,
-        scale: Tensor,
-        kl_coef: float,
-        learns: bool,
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Accumulate the gradients of L_policy + c L_value in one pass, for a critic on the policy's trunk.
-
-        Schulman et al. 2017, https://arxiv.org/abs/1707.06347, eq. 9.
-        """
-        policy, critic = self.ranked["policy"], self.ranked["critic"]
-        with self.accelerator.no_sync(policy), self.accelerator.no_sync(critic):
-            with torch.set_grad_enabled(learns):
-                tokens = part.response_ids[part.mask]
-                outputs = forward.response_outputs(policy, inputs_of(part, self.shared), tokens, self.stage.temperature)
-                logprobs, entropy = (spread(output, part.mask) for output in outputs[:2])
-                loss, found = self._policy_loss(part, logprobs, entropy, advantages, kl_coef)
-            losses = {"loss/policy_avg": masked_sum(share * loss, part.mask)}
-            loss, more = self._value_loss(part, spread(critic(outputs[2]), part.mask), returns)
-            losses["loss/value_avg"] = masked_sum(share * loss, part.mask)
-            both = self.stage.value_coef * losses["loss/value_avg"]
-            self.accelerator.backward(scale * (both + losses["loss/policy_avg"] if learns else both))
-        return losses, found | more
-
-    def _policy_loss(
-        self, part: Rollout, logprobs: Tensor, entropy: Tensor, advantages: Tensor, kl_coef: float
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the policy's loss per token of a micro-batch, and its metrics per token; all (B, T)."""
-        stage, ratios = self.stage, (logprobs, part.logprobs)
-        if stage.ratio is not Ratio.token:
-            ratios = tuple(over_response(x, part.mask, stage.ratio is Ratio.response_mean) for x in ratios)
-        clipped = clipped_policy_loss(*ratios, advantages, stage.clip_low, stage.clip_high, stage.dual_clip)
-        loss = clipped.loss
-        if stage.importance_cap is not None:
-            loss = loss * truncated_importance(part.logprobs, part.sampler_logprobs, stage.importance_cap)
-        if kl_coef:
-            estimator = ESTIMATORS[stage.kl_estimator.value]
-            loss = loss + kl_coef * kl_loss(
-                logprobs, part.logprobs, part.ref_logprobs, estimator, stage.kl_ratio_gradient
-            )
-        if stage.entropy_coef:
-            loss = loss - stage.entropy_coef * entropy
-        return loss, {
-            "policy/approxkl_avg": 0.5 * (logprobs.detach() - part.logprobs) ** 2,
-            "policy/clipfrac_avg": clipped.clipped,
-            "policy/entropy_avg": entropy.detach(),
-            "val/ratio": clipped.ratio.detach(),
-        }
-
-    def _value_loss(self, part: Rollout, values: Tensor, returns: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the critic's loss per token of a micro-batch, and its metrics per token; all (B, T)."""
-        loss, clipped = clipped_value_loss(values, part.values, returns, self.stage.value_clip)
-        return loss, {"val/clipfrac_avg": clipped}
 
     def _descend(self, found: Metrics, learns: bool, update: int) -> None:
         """Clip and apply the gradients of both models; if a loss or gradient is not finite, change neither and raise.

@@ -5,7 +5,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor
 
-from rlhf.ppo.distributed import moments
+from rlhf.ppo.distributed import moments, total
 from rlhf.ppo.diversity import distinct, repetition
 from rlhf.ppo.kl import k1
 from rlhf.ppo.rollout import Rollout
@@ -24,6 +24,7 @@ def report(
     mask, lengths = rollout.mask, rollout.mask.sum(-1).float()
     kl = torch.where(mask, k1(rollout.logprobs, rollout.ref_logprobs), 0.0).sum(-1)
     non_score = penalties.sum(-1)
+    read = rollout.prompt_mask.sum() + mask.sum()
     responses = [ids[kept].tolist() for ids, kept in zip(rollout.response_ids, mask, strict=True)]
     found = {
         "objective/scores": rollout.scores.mean(),
@@ -37,10 +38,13 @@ def report(
         "val/distinct": lengths.new_tensor(distinct(gather_object(responses))),
     }
     _, spread = moments(rollout.scores, torch.ones_like(rollout.scores, dtype=torch.bool), accelerator)
+    sampled, processed = total(mask.sum(), accelerator), total(read, accelerator)
     gap, _ = moments((rollout.logprobs - rollout.sampler_logprobs).abs(), mask, accelerator)
     reduced = accelerator.reduce(found, reduction="mean") | {
         "objective/scores_std": spread.sqrt(),
         "val/sampler_gap": gap,
+        "sampled_tokens": sampled,
+        "tokens": processed,
     }
     if returns is not None:
         _, error = moments(returns - rollout.values, mask, accelerator)

@@ -40,7 +40,9 @@ class Separate:
 
     @cached_property
     def reference(self) -> Any | None:
-        """The reference; None stands for the policy with its adapter disabled."""
+        """The reference, or the teacher; None stands for the policy with its adapter disabled."""
+        if "teacher" in self.parents:
+            return teacher(self.settings, self.parents, self.tokenizer)
         if self.settings.adapter.kind is not AdapterKind.none:
             return None
         return loading.load_policy(self.parents["policy"], self.settings.model, self.tokenizer).requires_grad_(False)
@@ -100,8 +102,10 @@ class OneBase:
         return self.shared.language_model([*self._adapters("policy"), POLICY], train=True)
 
     @cached_property
-    def reference(self) -> Role:
-        """The reference: the policy without its new adapter."""
+    def reference(self) -> Any:
+        """The reference: the policy without its new adapter, or the teacher, a separate model."""
+        if "teacher" in self.parents:
+            return teacher(self.settings, self.parents, self.tokenizer)
         return self.shared.language_model(self._adapters("policy"))
 
     @cached_property
@@ -150,8 +154,14 @@ def assign(settings: Settings, parents: Mapping[str, Parent], tokenizer: Any) ->
 
     Raises:
         ConfigError: ``stage.share_base_model=true``, but policy and critic do not share a base.
-        LineageError: ``stage.critic`` has another vocabulary than the policy, or the parent of an adapter is missing.
+        LineageError: ``stage.critic`` or ``stage.teacher`` has another vocabulary than the policy, or the parent of an
+            adapter is missing.
     """
+    if "teacher" in parents and not _reads(settings, parents["teacher"], tokenizer):
+        raise LineageError(
+            f"stage.teacher={parents['teacher'].path} has another vocabulary than "
+            f"stage.policy={parents['policy'].path}, whose tokens it reads: use a teacher with the same tokenizer"
+        )
     start = critic_start(settings, parents, tokenizer)
     separate = Separate(settings, parents, start, tokenizer)
     asked = separate.stage.share_base_model
@@ -173,6 +183,11 @@ def assign(settings: Settings, parents: Mapping[str, Parent], tokenizer: Any) ->
                 "separately"
             )
     return OneBase(settings, parents, base, chains, tokenizer)
+
+
+def teacher(settings: Settings, parents: Mapping[str, Parent], tokenizer: Any) -> Any:
+    """Return the teacher, a frozen model with merged adapters."""
+    return loading.load_policy(parents["teacher"], settings.model, tokenizer).requires_grad_(False)
 
 
 def critic_start(settings: Settings, parents: Mapping[str, Parent], tokenizer: Any) -> str:

@@ -7,11 +7,13 @@ import numpy
 import torch
 from torch import Tensor
 
-from rlhf.config import MissingEOS, SentinelSettings
+from rlhf.config import EqualGroups, MissingEOS, PPOStage, SentinelSettings
 from rlhf.modeling import forward
 from rlhf.modeling.forward import Rows
+from rlhf.modeling.frozen_layers import states_after, unchanged
 from rlhf.modeling.prefix_tree import tree
 from rlhf.modeling.segment_attention import lay_out
+from rlhf.ppo.advantages import equal_groups
 from rlhf.ppo.critic import ValueHead
 
 
@@ -31,10 +33,11 @@ class Rollout(NamedTuple):
     ref_logprobs: Tensor  # (B, T)  log π_ref(aₜ|sₜ)
     values: Tensor  # (B, T)  V_old(sₜ), of the state before token t
     scores: Tensor  # (B,)  one number per response, from the RewardFunction
+    states: Tensor = torch.empty(0, 0, 0)  # (B, L, h)  after the layers below all adapters; empty if not kept
 
     def rows(self, index: Tensor) -> "Rollout":
         """Return the rows at ``index`` (N,)."""
-        return Rollout(*(field[index] for field in self))
+        return Rollout(*(field[index] if len(field) else field for field in self))
 
 
 def tolerance(model: Any, limits: SentinelSettings, autocast: bool = False) -> float:
@@ -99,8 +102,9 @@ def inputs_of(rollout: Rollout, shared: bool = False) -> Rows:
     without padding.
     """
     rows = forward.rows(rollout.prompt_ids, rollout.prompt_mask, rollout.response_ids, rollout.mask)
+    states = rollout.states[:, : rows.input_ids.shape[1]] if len(rollout.states) else None
     if not shared:
-        return rows
+        return rows._replace(states=states)
     lengths = (rollout.prompt_mask.sum(-1) + rollout.mask.sum(-1)).tolist()
     found = tree([ids[:length] for ids, length in zip(rows.input_ids.cpu().numpy(), lengths, strict=True)])
     ids = rows.input_ids
@@ -110,7 +114,8 @@ def inputs_of(rollout: Rollout, shared: bool = False) -> Rows:
     # transformers passes any 4-D mask on unchanged instead of building one.
     mask = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=ids.device)
     extra = {"attention_mask": mask, "position_ids": layout.positions[None], "segments": layout}
-    return Rows(ids.flatten()[layout.source][None], before, extra)
+    known = None if states is None else states.flatten(0, 1)[layout.source][None]
+    return Rows(ids.flatten()[layout.source][None], before, extra, known)
 
 
 def logprobs_and_entropies(model: Any, rollout: Rollout, inputs: Rows, temperature: float) -> tuple[Tensor, Tensor]:
@@ -164,9 +169,14 @@ def evaluate(
         names -= {"logprobs", "values"} if on_trunk else {"logprobs"}
     filled = {name: torch.zeros_like(rollout.sampler_logprobs) for name in names}
     parts = micro_batches(rollout, rows, tokens) if shared == 1 else grouped_batches(rollout, shared, rows, tokens)
+    plain = forward.causal_of(policy)
+    below = unchanged(policy, plain) if reference is None or hasattr(reference, "wears") else 0
     for index in parts:
         part = rollout.rows(index)
         inputs = inputs_of(part, shared > 1)
+        if below:
+            inputs = inputs._replace(states=states_after(plain, below, input_ids=inputs.input_ids, **inputs.extra))
+            keep(filled, index, rollout, inputs)
         if not decoded:
             head = critic if on_trunk else None
             filled["logprobs"][index], _, values = all_outputs(policy, head, part, inputs, temperature)
@@ -178,6 +188,19 @@ def evaluate(
         if critic is not None and not on_trunk:
             filled["values"][index] = values_of(critic, part, inputs)
     return rollout._replace(**{"logprobs": rollout.sampler_logprobs} | filled)
+
+
+def keep(filled: dict[str, Tensor], index: Tensor, rollout: Rollout, inputs: Rows) -> None:
+    """Store the states of the rows at ``index`` in ``filled``, token by token from the start of each row."""
+    if inputs.states is None:
+        return
+    layout, states = inputs.extra.get("segments"), inputs.states
+    if layout is not None:
+        states = states[0][layout.index.clamp(max=len(layout.source) - 1)]
+    if "states" not in filled:
+        longest = int((rollout.prompt_mask.sum(-1) + rollout.mask.sum(-1)).max())
+        filled["states"] = states.new_zeros(len(rollout.scores), longest, states.shape[-1])
+    filled["states"][index, : states.shape[1]] = states
 
 
 def pack(
@@ -236,6 +259,19 @@ def final_scores(
     if rule is MissingEOS.replace:
         return torch.where(ended, scores, torch.full_like(scores, -penalty))
     return scores
+
+
+def learned_rows(rollout: Rollout, scores: Tensor, stage: PPOStage, scored: Tensor) -> Rollout:
+    """Return the rollout in which responses that the loss leaves out are masked; ``scored`` (B,) are the others.
+
+    scores: (B,).
+    """
+    kept = scored
+    if stage.missing_eos is MissingEOS.mask:
+        kept = kept & rollout.ended
+    if stage.equal_groups is not EqualGroups.keep:
+        kept = kept & ~equal_groups(scores, stage.samples).repeat_interleave(stage.samples)
+    return rollout._replace(mask=rollout.mask & kept[:, None])
 
 
 def overlong(lengths: Tensor, most: int, buffer: int) -> Tensor:

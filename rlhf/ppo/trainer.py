@@ -4,6 +4,7 @@ docs/ppo.md lists every difference from the paper's algorithm (Schulman et al. 2
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from rlhf.config import EqualGroups, KLIn, MissingEOS, PPOStage, SentinelAction
+from rlhf.config import KLIn, PPOStage, SentinelAction
 from rlhf.data.render import Prompt
 from rlhf.data.render import prompt_ids as encoded
 from rlhf.errors import ConfigError, TrainingError
@@ -20,15 +21,16 @@ from rlhf.hardware.precision import autocast as autocasting
 from rlhf.modeling.fused_lora import fuse
 from rlhf.modeling.segment_attention import attending
 from rlhf.ppo import checkpoint
-from rlhf.ppo.advantages import equal_groups, estimate
+from rlhf.ppo.advantages import estimate
 from rlhf.ppo.collector import Collector
-from rlhf.ppo.distributed import agreed, anywhere, largest, total, whiten
+from rlhf.ppo.distributed import agreed, anywhere, largest, moments, total, whiten
 from rlhf.ppo.kl import ESTIMATORS, adapted, shape_rewards
 from rlhf.ppo.learner import Learner
 from rlhf.ppo.metrics import Metrics, report
+from rlhf.ppo.remedies import heed
 from rlhf.ppo.responses import Sampler
-from rlhf.ppo.rollout import Rollout, evaluate, filled, tolerance
-from rlhf.ppo.sentinel import STOPPED, BrokenError, Diagnosis, Sentinel
+from rlhf.ppo.rollout import Rollout, evaluate, filled, learned_rows, tolerance
+from rlhf.ppo.sentinel import BrokenError, Diagnosis, Sentinel
 from rlhf.rewards import RewardError, RewardFunction, Scorer
 
 
@@ -37,7 +39,8 @@ class PPOTrainer:
 
     Args:
         policy: a causal language model, or a PeftModel around one.
-        reference: the model that the KL is measured from; None for ``policy`` with its adapter disabled.
+        reference: the model that the KL is measured from; None for ``policy`` with its adapter disabled. The teacher
+            if ``stage.teacher`` is set, and ``reward`` is then only logged.
         critic: computes the value of the state before each response token (rlhf.ppo.Critic, or ValueHead); None for
             estimators other than GAE.
         reward: (prompts, completions) -> one number per completion; terms of a Composition are logged separately.
@@ -54,9 +57,10 @@ class PPOTrainer:
         shared_prefix: compute a prompt once for its responses, in all forward and backward passes of the models.
         sampler: draws the responses, by default from the policy; a separate engine needs ``stage.importance_cap``.
         ``synchronize``: called before each rollout, so that an engine can copy the policy's weights.
+        text: token ids (N, L) of pretraining text, for ``stage.ptx_coef``.
 
     Raises:
-        ConfigError: the ranks cannot share the minibatches equally, or a critic is missing or not used.
+        ConfigError: the ranks cannot share the minibatches equally, or a critic or text is missing or not used.
     """
 
     def __init__(
@@ -83,6 +87,7 @@ class PPOTrainer:
         oom_retry: bool = True,
         autocast: bool = False,
         shared_prefix: bool = False,
+        text: Sequence[Sequence[int]] | None = None,
     ):
         self.stage, self.seed, self.log, self.tell = stage, seed, log, tell
         self.synchronize, self.tokenizer, self.prompts = synchronize, tokenizer, list(prompts)
@@ -97,6 +102,9 @@ class PPOTrainer:
                 f"stage.batch_size={stage.batch_size} is not divisible by {ranks} ranks times "
                 f"stage.minibatches={stage.minibatches}: ranks would take different numbers of steps"
             )
+        if (stage.ptx_coef > 0) != (text is not None):
+            needed = "needs" if stage.ptx_coef else "does not use"
+            raise ConfigError(f"stage.ptx_coef={stage.ptx_coef:g} {needed} pretraining text: change the argument text")
         if stage.has_critic != (critic is not None):
             needed = "needs a critic" if stage.has_critic else "has no critic"
             raise ConfigError(f"stage.advantage={stage.advantage.value} {needed}: change the argument critic")
@@ -108,15 +116,17 @@ class PPOTrainer:
         self.reference = reference if reference is None else reference.requires_grad_(False)
         self.policy, self.critic = policy, critic
         self.shared = shared_prefix and stage.samples > 1
-        self.learner = Learner(policy, critic, stage, seed, self.accelerator, oom_retry, autocast, self.shared)
+        self.learner = Learner(policy, critic, stage, seed, self.accelerator, oom_retry, autocast, self.shared, text)
         measured = (score_mean, score_std) if stage.normalize_scores else (0.0, 1.0)
         self.collector = Collector(
             policy, critic, tokenizer, self.reward, self.prompts, prompt_ids, stage, seed, self.accelerator, measured,
             autocast, sampler,
         )  # fmt: skip
-        self.sentinel = Sentinel(stage.sentinel)
+        # The KL from a teacher starts high, and falls.
+        limits = stage.sentinel if stage.teacher is None else replace(stage.sentinel, kl_max=None)
+        self.sentinel = Sentinel(limits)
         self.update = 0
-        self.kl_coef = stage.kl_coef
+        self.kl_coef = stage.kl_coef if stage.teacher is None else 1.0
         self.beside: Callable[[], Any] = lambda: None  # returns the caller's own state for a checkpoint, as JSON
         self.found_beside: Any = None
         self.metrics: Metrics = {}
@@ -128,7 +138,7 @@ class PPOTrainer:
             RunError: every checkpoint is corrupted.
             TrainingError: the sentinel stopped the run there, and ``stage.sentinel.action`` is not warn.
         """
-        self.update, state = checkpoint.load(folder, self.learner.modules, self.learner.optimizers)
+        self.update, state = checkpoint.load(folder, self.learner.saved, self.learner.optimizers)
         if state:
             self.load_state(state)
             self.found_beside = state["beside"]
@@ -172,78 +182,39 @@ class PPOTrainer:
         if self.stage.sentinel.action is SentinelAction.rollback:
             if folder is None:
                 raise ConfigError("stage.sentinel.action=rollback needs a folder for checkpoints: train(folder)")
-            if self.update == 0:
-                self._save(folder)  # the first rollback may need it
+            if not checkpoint.checkpoints(folder):
+                self.save(folder)  # the first rollback may need it
         while self.update < self.stage.updates:
             try:
                 found = agreed(self.step(self.batch(self.update)), self.accelerator)
             except BrokenError as error:
-                self._heed([self.sentinel.broken(error, self.update + 1)], folder, error)
+                heed(self, [self.sentinel.broken(error, self.update + 1)], folder, error)
                 continue
             except RewardError:  # on every rank, and before anything was learned
                 if folder is not None:
-                    self._save(folder)
+                    self.save(folder)
                 raise
             diagnoses = self.sentinel.observe(found, self.update)
             self.metrics = found | {"sentinel/active": float(len(self.sentinel.active))}
             self.log(self.metrics, self.update)
             # If Ctrl-C reached only one rank, the others would wait for it forever.
             stopping = anywhere(should_stop(), self.accelerator)
-            if self._heed(diagnoses, folder):
+            if heed(self, diagnoses, folder):
                 continue
-            if folder is not None and (stopping or self.update % self.stage.save_every == 0):
-                self._save(folder)
+            due = any(every and self.update % every == 0 for every in (self.stage.save_every, self.stage.keep_every))
+            if folder is not None and (stopping or due):
+                self.save(folder)
             if stopping:
                 raise KeyboardInterrupt
         return self.metrics
 
-    def _save(self, folder: Path) -> None:
-        action, models = self.stage.sentinel.action, (self.learner.modules, self.learner.optimizers)
+    def save(self, folder: Path) -> None:
+        """Write a checkpoint to ``folder``."""
+        action, models = self.stage.sentinel.action, (self.learner.saved, self.learner.optimizers)
         refuge = self.update - self.stage.sentinel.window if action is SentinelAction.rollback else None
         if self.accelerator.is_main_process:
-            checkpoint.save(folder, *models, self.update, self.state(), refuge)
+            checkpoint.save(folder, *models, self.update, self.state(), refuge, self.stage.keep_every)
         self.accelerator.wait_for_everyone()
-
-    def _heed(self, diagnoses: list[Diagnosis], folder: Path | None, error: BrokenError | None = None) -> bool:
-        """Take the action of ``stage.sentinel.action``, record and report it; return whether the run was rolled back.
-
-        Raises:
-            TrainingError: the sentinel stopped the run, or ``error`` was not rolled back.
-        """
-        if not diagnoses:
-            return False
-        action, done, back_to = self.stage.sentinel.action, "warned", None
-        if action is SentinelAction.rollback and folder and (error is None or error.name == "not_finite"):
-            back_to = self._roll_back(folder)
-            done = STOPPED if back_to is None else "rolled back"
-        elif action is not SentinelAction.warn or error is not None:
-            done = STOPPED
-        diagnoses = [diagnosis._replace(action=done, back_to=back_to) for diagnosis in diagnoses]
-        self.sentinel.raised += diagnoses
-        if done == STOPPED and error is None and folder is not None:
-            self._save(folder)
-        for diagnosis in diagnoses:
-            self.tell(diagnosis)
-        if done == STOPPED:
-            raise error or TrainingError(f"stopped at {diagnoses[0]}")
-        return back_to is not None
-
-    def _roll_back(self, folder: Path) -> int | None:
-        """Restore the newest checkpoint that was healthy for a whole window; return its update, or None without one.
-
-        The learning rates are lower afterwards, so the run does not repeat the same steps.
-        """
-        place = checkpoint.healthy(folder, self.update - self.stage.sentinel.window)
-        if place is None or self.sentinel.rollbacks >= self.stage.sentinel.rollbacks:
-            return None
-        self.update, state = checkpoint.restore(place, self.learner.modules, self.learner.optimizers)
-        self.load_state(state)
-        self.sentinel.roll_back(state["sentinel"])
-        self.learner.rate_factor = self.sentinel.rate_factor
-        self.accelerator.wait_for_everyone()
-        if self.accelerator.is_main_process:
-            checkpoint.discard_after(folder, self.update)
-        return self.update
 
     def batch(self, update: int) -> list[int]:
         """Return the indices of this rank's prompts of an update."""
@@ -261,6 +232,8 @@ class PPOTrainer:
         scored = ~rollout.scores.isnan()
         rollout = rollout._replace(scores=filled(rollout.scores, stage.samples))
         scores = self.collector.final(rollout.scores, rollout.mask.sum(-1), rollout.ended)
+        if stage.teacher is not None:
+            scores = torch.zeros_like(scores)  # no reward, and no rule for responses without EOS
         in_reward, estimator = stage.kl_in is KLIn.reward, ESTIMATORS[stage.kl_estimator.value]
         rewards, penalties = shape_rewards(
             scores, rollout.logprobs, rollout.ref_logprobs, rollout.mask, self.kl_coef, estimator, in_reward
@@ -270,26 +243,23 @@ class PPOTrainer:
         advantages, returns = estimate(
             stage.advantage.value, rewards, rollout.values, rollout.mask, stage.samples, stage.gamma, stage.gae_lambda
         )
-        learned = self._learned(rollout, scores, scored)
+        learned = learned_rows(rollout, scores, stage, scored)
         weights = whiten(advantages, learned.mask, self.accelerator) if stage.whiten_advantages else advantages
         improved = self.learner.improve(learned, weights, returns, self.update, 0.0 if in_reward else self.kl_coef)
+        if self.learner.average is not None:
+            self.learner.average.update()
         self._settle()
         self.update += 1
         targets = returns if stage.has_critic else None
         found = report(rollout, scores, penalties, targets, self.accelerator) | self.reward.metrics() | improved | noted
         found |= {"objective/kl_coef": self.kl_coef, "episode": float(self.update * stage.rows)}
+        found |= {name: found[name] + self.metrics.get(name, 0.0) for name in ("tokens", "sampled_tokens")}
+        if stage.teacher is not None:
+            distance, _ = moments(rollout.logprobs - rollout.ref_logprobs, rollout.mask, self.accelerator)
+            found["objective/reverse_kl"] = distance.item()
         if stage.kl_target is not None:
             self.kl_coef = adapted(self.kl_coef, found["objective/kl"], stage.kl_target, stage.kl_gain)
         return found
-
-    def _learned(self, rollout: Rollout, scores: Tensor, scored: Tensor) -> Rollout:
-        """Return the rollout in which responses that the loss leaves out are masked; ``scored`` (B,) are the others."""
-        kept = scored
-        if self.stage.missing_eos is MissingEOS.mask:
-            kept = kept & rollout.ended
-        if self.stage.equal_groups is not EqualGroups.keep:
-            kept = kept & ~equal_groups(scores, self.stage.samples).repeat_interleave(self.stage.samples)
-        return rollout._replace(mask=rollout.mask & kept[:, None])
 
     def _rollout(self, chosen: Sequence[int]) -> tuple[Rollout, Metrics]:
         """Sample and score responses to the prompts at indices ``chosen``, with log-probabilities and values.
@@ -319,8 +289,8 @@ class PPOTrainer:
         return total(x.to(self.accelerator.device), self.accelerator).cpu()
 
     def _check_start(self, rollout: Rollout) -> None:
-        """Raise a BrokenError unless the policy equals the reference before the first step, up to rounding."""
-        if self.update == 0:
+        """Raise a BrokenError unless the policy equals the reference, except a teacher, before the first step."""
+        if self.update == 0 and self.stage.teacher is None:
             distance = torch.where(rollout.mask, rollout.logprobs - rollout.ref_logprobs, 0.0).abs()
             error = largest(distance, self.accelerator)
             if error > tolerance(self.policy, self.stage.sentinel, self.learner.autocast):

@@ -1,4 +1,4 @@
-"""The losses of reward models as functions of scores, and the smoothed loss of DPO."""
+"""The losses of reward models, those of policies without a reference, and the smoothed loss of DPO."""
 
 from collections.abc import Sequence
 
@@ -63,6 +63,34 @@ def batch_sum(scores: Tensor) -> Tensor:
     have the sum 0. ``scores`` (N,) -> ().
     """
     return scores.sum().square() / (2 * len(scores))
+
+
+def simpo(chosen: Tensor, rejected: Tensor, beta: float, ratio: float) -> Tensor:
+    """Return SimPO's loss of pairs, with the mean log-probability per token as the reward.
+
+        ℓ = -log σ(β/|y_c| log π(y_c|x) - β/|y_r| log π(y_r|x) - γ),   γ = β times ``ratio``
+
+    Meng et al. 2024, https://arxiv.org/abs/2405.14734, eq. 6; γ is the target margin of the rewards. ``chosen`` and
+    ``rejected`` (B,) are mean log-probabilities per token in nats -> (B,).
+    """
+    return -logsigmoid(beta * (chosen - rejected - ratio))
+
+
+def orpo(chosen: Tensor, rejected: Tensor, weight: float) -> Tensor:
+    """Return ORPO's loss of pairs: the SFT loss of the chosen response and the log odds ratio, times ``weight``.
+
+        ℓ = -log P(y_c|x) - λ log σ( log odds(y_c|x) - log odds(y_r|x) ),   odds = P / (1 - P)
+
+    Hong et al. 2024, https://arxiv.org/abs/2403.07691, eq. 3, 4, 6 and 7: P is the geometric mean of the probabilities
+    of the response's tokens. The SFT loss counts only these, as with the authors' disable_prompt_loss; TRL counts the
+    prompt's tokens, too. ``chosen`` and ``rejected`` (B,) are log P in nats -> (B,).
+    """
+
+    def odds(value: Tensor) -> Tensor:
+        value = value.clamp(max=-torch.finfo(value.dtype).eps)  # at log P = 0 the odds are infinite
+        return value - torch.log(-torch.expm1(value))
+
+    return -chosen - weight * logsigmoid(odds(chosen) - odds(rejected))
 
 
 def smoothed(

@@ -1,4 +1,4 @@
-"""The log-probabilities of DPO's reference, computed once per model and data set and cached on disk.
+"""The log-probabilities of a reference, of DPO or KTO, computed once per model and data set and cached on disk.
 
 They do not depend on beta, the learning rate or the loss, so all jobs of a sweep read the cache of the first one. The
 key includes everything that affects them, to the last bit: weights, ids, length, precision, batch.
@@ -13,8 +13,8 @@ import pyarrow
 import torch
 from torch import Tensor
 
-from rlhf.config import DPOStage, Settings, Strategy
-from rlhf.console import Bar, console
+from rlhf.config import PreferenceStage, Settings, Strategy
+from rlhf.console import Bar, console, plural
 from rlhf.data import cache
 from rlhf.hardware import ranks
 from rlhf.runs.parents import Parent
@@ -23,8 +23,7 @@ from rlhf.storage import digests
 if TYPE_CHECKING:
     from datasets import Dataset
 
-COLUMNS = ("ref_chosen_logps", "ref_rejected_logps")  # TRL's names
-SCHEMA = pyarrow.schema([(name, pyarrow.float32()) for name in COLUMNS])
+COLUMNS = ("ref_chosen_logps", "ref_rejected_logps")  # TRL's names in DPO
 
 
 class Kept(NamedTuple):
@@ -36,13 +35,13 @@ class Kept(NamedTuple):
 
 
 def beside_shards(settings: Settings, strategy: Strategy, told: bool = False) -> Settings:
-    """Return ``settings`` of stage=dpo without the cache if the policy is sharded over processes."""
-    stage = settings.stage_as(DPOStage)
-    if not (strategy.sharded and stage.cache_reference):
+    """Return ``settings`` of stage=dpo or stage=kto without the cache if the policy is sharded over processes."""
+    stage = settings.stage_as(PreferenceStage)
+    if stage.reference_free or not (strategy.sharded and stage.cache_reference):
         return settings
     if told:
-        why = f"dpo: under {strategy.value} no process holds the whole policy, so stage.cache_reference is ignored"
-        console.print(why, highlight=False)
+        why = f"under {strategy.value} no process holds the whole policy, so stage.cache_reference is ignored"
+        console.print(f"{stage.name}: {why}", highlight=False)
     return replace(settings, stage=replace(stage, cache_reference=False))
 
 
@@ -51,8 +50,8 @@ def kept(settings: Settings, parent: Parent, arguments: Any, shared: bool) -> Ke
     model, found = settings.model, digests.versions()
     identity = (
         parent.digest, parent.revision, model.dtype.value, model.attention, settings.adapter.kind.value == "qlora",
-        arguments.max_length, arguments.truncation_mode, torch.device(arguments.device).type, arguments.bf16,
-        arguments.fp16, torch.get_num_threads(), shared, found["torch"], found["transformers"],
+        arguments.max_length, getattr(arguments, "truncation_mode", None), torch.device(arguments.device).type,
+        arguments.bf16, arguments.fp16, torch.get_num_threads(), shared, found["torch"], found["transformers"],
     )  # fmt: skip
     return Kept(settings.data.cache, settings.stage.name, identity)
 
@@ -63,11 +62,12 @@ def with_log_probs(
     split: str,
     batch: int,
     weights: str,
-    compute: Callable[[], Iterable[tuple[Tensor, Tensor]]],
+    compute: Callable[[], Iterable[tuple[Tensor, ...]]],
+    columns: tuple[str, ...] = COLUMNS,
 ) -> "Dataset":
     """Return ``rows`` with the reference's log-probabilities, from the cache or from ``compute``.
 
-    ``compute`` yields (chosen, rejected), each (B,), batch by batch in order; with several processes, every n-th
+    ``compute`` yields the values of ``columns``, each (B,), batch by batch in order; with several processes, every n-th
     batch. ``weights`` is a digest of the model, used if ``where.identity`` has none.
     """
     from datasets import concatenate_datasets
@@ -75,8 +75,9 @@ def with_log_probs(
     identity = where.identity if where.identity[0] is not None else (weights, *where.identity[1:])
     key = cache.key_of("reference log-probabilities", rows._fingerprint, batch, *identity)
 
-    def everyone() -> Iterable[tuple[Tensor, Tensor]]:
-        title = f"{where.stage}: log-probabilities of the reference ({split}, {len(rows)} pairs)"
+    def everyone() -> Iterable[tuple[Tensor, ...]]:
+        count = plural(len(rows), "pair" if columns == COLUMNS else "row")
+        title = f"{where.stage}: log-probabilities of the reference ({split}, {count})"
         console.print(title, highlight=False)
         own = shown(f"{where.stage}: reference", compute(), -(-len(rows) // batch))
         return dealt(ranks.gathered([*own])) if ranks.started() else own
@@ -85,10 +86,12 @@ def with_log_probs(
     together = ranks.started() and ranks.anywhere(not cache.holds(where.folder, key))
     found = list(everyone()) if together else None
 
+    schema = pyarrow.schema([(name, pyarrow.float32()) for name in columns])
+
     def build(writer: cache.Writer) -> dict[str, Any]:
-        for pair in everyone() if found is None else found:
-            chosen, rejected = (values.float().tolist() for values in pair)
-            writer.write([dict(zip(COLUMNS, both, strict=True)) for both in zip(chosen, rejected, strict=True)], SCHEMA)
+        for batch in everyone() if found is None else found:
+            lists = [values.float().tolist() for values in batch]
+            writer.write([dict(zip(columns, values, strict=True)) for values in zip(*lists, strict=True)], schema)
         return {}
 
     table, _ = cache.table(where.folder, key, "the reference's log-probabilities", build)
@@ -96,7 +99,7 @@ def with_log_probs(
     return concatenate_datasets([rows, table], axis=1)
 
 
-def shown(title: str, batches: Iterable[tuple[Tensor, Tensor]], total: int) -> Iterator[tuple[Tensor, Tensor]]:
+def shown(title: str, batches: Iterable[tuple[Tensor, ...]], total: int) -> Iterator[tuple[Tensor, ...]]:
     """Yield ``batches`` with a progress bar that counts those of all processes."""
     bar = Bar(title, total)
     try:
@@ -107,6 +110,6 @@ def shown(title: str, batches: Iterable[tuple[Tensor, Tensor]], total: int) -> I
         bar.close()
 
 
-def dealt(parts: Iterable[Iterable[tuple[Tensor, Tensor]]]) -> Iterator[tuple[Tensor, Tensor]]:
+def dealt(parts: Iterable[Iterable[tuple[Tensor, ...]]]) -> Iterator[tuple[Tensor, ...]]:
     """Yield the batches of ``parts`` in turn: the original order of batches that were distributed round-robin."""
     return (batch for batch in chain.from_iterable(zip_longest(*parts)) if batch is not None)

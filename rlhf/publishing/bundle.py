@@ -211,7 +211,7 @@ def record(role: str, link: Link, plan: Plan) -> dict[str, Any]:
     above = lineage.with_weights(plan.above, link.roles[role])
     if above is None:  # replaced by the run itself, which changed nothing
         parent = link.run["parents"][role]
-        facts = {key: parent[key] for key in ("stage", "digest", "revision")}
+        facts = {key: parent[key] for key in ("stage", "digest", "revision", "update") if key in parent}
         return {"path": plan.scrubber.text(parent["path"])} | facts
     place = above.repo or plan.scrubber.text(above.title)
     return {"path": place, "stage": above.stage, "digest": above.digest, "revision": above.commit}

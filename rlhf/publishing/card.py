@@ -34,8 +34,11 @@ USES = {
     "the same reward model are meaningful.",
     "dpo": "It responds in the style that its preference pairs prefer: for research into alignment, and for assistance "
     "like that in its data.",
+    "kto": "It responds in the style of the responses that were labeled as desirable: for research into alignment, and "
+    "for assistance like that in its data.",
     "ppo": "It responds in the style that its reward model scores highly: for research into alignment, and for "
     "assistance like that in its data.",
+    "merge": "It is an average of the weights of other policies, and is used like them.",
 }
 LIMITS = {
     "base": ["It was not trained to respond to instructions, to refuse or to stop."],
@@ -45,10 +48,12 @@ LIMITS = {
         "Its scores are unreliable outside the distribution of its training prompts and responses.",
     ],
     "dpo": ["It has the knowledge of the model that it started from; preferences change which responses it prefers."],
+    "kto": ["It has the knowledge of the model that it started from; labels change which responses it prefers."],
     "ppo": [
         "It has the knowledge of the model that it started from; the reward changes which responses it prefers.",
         "Its reward model is a learned proxy, and responses that the proxy overrates are overrepresented.",
     ],
+    "merge": ["It was not trained: it has the knowledge and the faults of the models that were averaged."],
 }
 # Metric in run.json -> its type on the Hub.
 TYPES = {

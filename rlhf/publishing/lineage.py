@@ -8,7 +8,10 @@ from typing import Any
 from rlhf.config import Publish
 from rlhf.errors import LineageError
 from rlhf.hub.pinned import pin
+from rlhf.runs.branches import available
 from rlhf.runs.parents import Parent
+from rlhf.storage.checksums import DIGESTS
+from rlhf.storage.digests import file_digest
 from rlhf.storage.manifest import read_manifest
 
 
@@ -112,9 +115,17 @@ def _ancestor(record: dict[str, Any], known: dict[tuple, Link], here: bool) -> L
         return Link(digest, None, path=path, **({"repo": path, "commit": revision} if on_hub else {}))
     # Paths in a run.json from the Hub are not read on this machine.
     manifest = read_manifest(Path(path)) if here else None
+    if manifest is not None and _branched(Path(path), record):
+        return Link(manifest["weights"], manifest, Path(path), path=path)
     if manifest is None or manifest.get("weights") != digest:
         return Link(digest, _stub(record), path=path)
     return Link(digest, manifest, Path(path), path=path)
+
+
+def _branched(run: Path, record: dict[str, Any]) -> bool:
+    """Whether ``run`` still has the update that a branch of it started from."""
+    place = available(run).get(record.get("update", -1))
+    return place is not None and file_digest(place / DIGESTS) == record["digest"]
 
 
 def _stub(record: dict[str, Any]) -> dict[str, Any]:

@@ -26,7 +26,8 @@ SHORT = 12  # hexadecimal digits of a digest or a commit
 # Settings of stages that are not hyperparameters: paths, logging, samples, diagnoses, the report card; and of
 # reward terms, connections. run.json has all settings.
 NO_HYPERPARAMETERS = (
-    "name", "policy", "reward", "sample_every", "sample_prompts", "sample_length", "log_every", "save_every",
+    "name", "policy", "reward", "branch_from", "keep_every", "teacher", "models", "sample_every", "sample_prompts",
+    "sample_length", "log_every", "save_every",
     "sentinel", "rollout", "reward_defaults", "probe_rows", "tfidf_pairs", "calibration_bins", "bootstrap",
     "statistics_prompts", "statistics_temperature",
 )  # fmt: skip
@@ -37,7 +38,9 @@ METHODS = {
     "sft": "supervised fine-tuning on demonstrations, loss on completions only",
     "reward": "a reward model on preference pairs: -log sigmoid(r(chosen) - r(rejected))",
     "dpo": "direct preference optimization, Rafailov et al. 2023, https://arxiv.org/abs/2305.18290",
+    "kto": "Kahneman-Tversky optimization, Ethayarajh et al. 2024, https://arxiv.org/abs/2402.01306",
     "ppo": "proximal policy optimization against the reward model, Ziegler et al. 2019, https://arxiv.org/abs/1909.08593",
+    "merge": "an average of weights, Wortsman et al. 2022, https://arxiv.org/abs/2203.05482",
 }
 
 

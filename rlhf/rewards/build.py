@@ -1,6 +1,6 @@
 """The reward and the gold reward of stage=ppo, built from its settings."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -97,6 +97,8 @@ class Builder:
         ``stage.normalize_scores`` is set. With other terms it is a normalized term, and the sum is not normalized.
         """
         stage = self.stage
+        if stage.teacher is not None:
+            return none, UNCHANGED
         terms = {name: self.term(f"rewards.{name}", term) for name, term in stage.terms().items()}
         if stage.reward is None:
             return CompositeReward(terms), UNCHANGED
@@ -185,6 +187,11 @@ class Builder:
         if tokenizer.get_vocab() == self.tokenizer.get_vocab():
             return self.stage.max_prompt_length + self.stage.max_response_length
         return getattr(model.config, "max_position_embeddings", None)
+
+
+def none(prompts: Sequence[Any], completions: Sequence[str]) -> list[float]:
+    """Return 0 for each completion: with a teacher there is no reward."""
+    return [0.0] * len(completions)
 
 
 def statistics(reward: Parent) -> FixedNormalizer | None:

@@ -15,6 +15,7 @@ from types import ModuleType
 from typing import Any, Protocol
 
 from rlhf.config.library_errors import first_sentence
+from rlhf.console import plural
 from rlhf.data.render import Prompt
 from rlhf.errors import ConfigError, RlhfError, TrainingError
 from rlhf.rewards.bounded import within
@@ -86,7 +87,7 @@ def guarded(own: RewardFunction, name: str, timeout: float | None = None) -> Rew
         except Exception as error:
             row = _first_failure(own, prompts, completions)
             raise TrainingError(
-                f"{name} failed on a batch of {len(completions)} completions{row} "
+                f"{name} failed on a batch of {plural(len(completions), 'completion')}{row} "
                 f"({type(error).__name__}: {first_sentence(error)}): fix it, HYDRA_FULL_ERROR=1 shows the traceback"
             ) from error
 
@@ -95,7 +96,7 @@ def guarded(own: RewardFunction, name: str, timeout: float | None = None) -> Rew
             return within(timeout or 0.0, lambda: reward(prompts, completions))
         except TimeoutError:
             raise TrainingError(
-                f"{name} took more than timeout={timeout:g} seconds for {len(completions)} completions, "
+                f"{name} took more than timeout={timeout:g} seconds for {plural(len(completions), 'completion')}, "
                 f"which begin with row 0 ({shown(completions[0])}): fix it, or set a longer timeout"
             ) from None
 
@@ -146,7 +147,8 @@ def _listed(scores: Any, completions: Sequence[str], name: str) -> list:
     if not isinstance(listed, list | tuple):
         raise TrainingError(f"{name} returned {repr(scores)[:80]}: it must return {FORM}")
     if len(listed) != len(completions):
-        raise TrainingError(f"{name} returned {len(listed)} scores for {len(completions)} completions")
+        counts = f"{plural(len(listed), 'score')} for {plural(len(completions), 'completion')}"
+        raise TrainingError(f"{name} returned {counts}: it must return {FORM}")
     return [score.item() if getattr(score, "shape", None) == () else score for score in listed]
 
 

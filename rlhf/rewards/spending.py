@@ -6,6 +6,7 @@ from collections.abc import Mapping
 import torch
 
 from rlhf.config import Judge
+from rlhf.console import plural
 from rlhf.errors import TrainingError
 from rlhf.rewards.normalization import OverRanks, alone
 
@@ -50,10 +51,10 @@ class Spending:
                 ("budget_tokens", judge.budget_tokens, tokens, "tokens"),
             ):
                 if limit is not None and spent >= limit:
+                    after = plural(int(self["asked"]), "question")
                     raise TrainingError(
-                        f"judge.{name}={limit:.10g} {unit} are spent after {self['asked']:.0f} questions: raise it and "
-                        "run again, with resume=true after a checkpoint; replies so far are kept and are not paid for "
-                        "again"
+                        f"judge.{name}={limit:.10g} {unit} are spent after {after}: raise it and run again, "
+                        "with resume=true after a checkpoint; replies so far are kept and are not paid for again"
                     )
             self.own["asked"] += questions
 

@@ -17,6 +17,7 @@ from rlhf.storage.manifest import MANIFEST, read_manifest
 LOCK = ".lock"
 SCRATCH = "resume"  # in a run that is not finished: checkpoints, trained members, people's answers
 ANSWERS = "answers.jsonl"
+UPDATES = "updates"  # checkpoints of a PPO run that stage.keep_every keeps
 OLD = ".old-"  # prefix of files of an old run that are to be deleted
 REPLACED = ".replaced.json"  # the run.json of a run while it is replaced
 WRITTEN = (  # by runs whose run.json has no list of files

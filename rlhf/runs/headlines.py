@@ -26,6 +26,8 @@ LABELS = {  # metric in metrics.jsonl or run.json -> its label, or its text with
     "test/ece": "ECE",
     "test/kappa": "Cohen's kappa",
     "ended": "EOS rate",
+    "models": "{n} model{s}",
+    "error": "relative error",
     "steps": "{n} step{s}",
     "responses": "{n} response{s}",
     "rows": "{n} row{s}",
@@ -35,6 +37,9 @@ LABELS = {  # metric in metrics.jsonl or run.json -> its label, or its text with
     "no_verdict": "{n} skipped",
     "files": "{n} file{s}",
     "bytes": "{n} byte{s}",
+    "kl_per_token": "KL per token",
+    "same_answer": "equal greedy answers",
+    "score_difference": "largest difference of scores",
     "jobs": "{n} job{s}",
     "unfinished": "{n} unfinished",
 }
@@ -43,6 +48,7 @@ PROGRESS = {  # most important first: a narrow terminal shows only the first one
     "sft": ("eval/loss", "train/loss"),
     "reward": ("eval/accuracy", "eval/loss", "train/loss", "train/accuracy"),
     "dpo": ("eval/rewards/accuracies", "eval/rewards/margins", "eval/loss", "train/loss", "train/rewards/accuracies"),
+    "kto": ("eval/rewards/accuracies", "eval/rewards/margins", "eval/loss", "train/loss", "train/rewards/accuracies"),
     "ppo": ("objective/scores", "objective/kl", "val/ended", "objective/gold"),
 }
 RESULTS = {  # of a finished run; of several keys the first that was measured
@@ -51,17 +57,23 @@ RESULTS = {  # of a finished run; of several keys the first that was measured
     "reward": (("test/accuracy",), ("test/ece",)),
     "evaluate_reward": (("test/accuracy",), ("test/ece", "test/kappa")),
     "dpo": (("eval/rewards/accuracies",), ("eval/rewards/margins",)),
+    "kto": (("eval/rewards/accuracies",), ("eval/rewards/margins",)),
     "ppo": (("gold", "score", "objective/scores"), ("kl", "objective/kl")),
+    "merge": (("models",), ("error",)),
     "sample": (("responses",), ("ended",)),
     "label": (("preferences",), ("ties",), ("no_verdict",)),
     "inspect": (("rows",), ("leaks",)),
     "publish": (("files",), ("bytes",)),
+    "export": (("kl_per_token", "score_difference"), ("same_answer",)),
     "sweep": (("jobs",), ("unfinished",)),
+    "ladder": (("jobs",), ("unfinished",)),
 }
 OPENED = {  # the file or folder of a run that a person opens first, unless it is the run's own
     "compare": "report.html", "inspect": "report.md", "reward": "report.md", "evaluate_reward": "report.md",
     "sample": "responses.jsonl", "label": "preferences.jsonl", "publish": "bundles", "sweep": "leaderboard.md",
+    "ladder": "ladder.md",
 }  # fmt: skip
+WIDTH = 80  # columns of a terminal
 JUDGES = {"gold": "gold", "reward": "reward model", "judge": "judge"}
 
 
@@ -100,7 +112,9 @@ def _win_rates(metrics: Mapping[str, float], reference: str) -> list[str]:
 
 
 def ending(directory: Path, manifest: Mapping[str, Any], title: str | None = None, seconds: float | None = None) -> str:
-    """Return the last line of a stage: where its result is, its numbers and how long it took."""
+    """Return where the result of a stage is, its numbers and how long it took: on one line if it fits."""
     stage = manifest["stage"]
     parts = [*results(manifest), duration(manifest["seconds"] if seconds is None else seconds)]
-    return f"{title or stage}: {directory / OPENED.get(stage, '')} ({', '.join(parts)})"
+    place, numbers = f"{title or stage}: {directory / OPENED.get(stage, '')}", ", ".join(parts)
+    line = f"{place} ({numbers})"
+    return line if len(line) <= WIDTH else f"{place}\n  {numbers}"

@@ -13,13 +13,16 @@ from rlhf.config import Autocast, PPOStage, Render, SentinelAction, Settings, So
 from rlhf.data.files import reader_of
 from rlhf.hardware import ranks
 from rlhf.hub.pinned import pin
+from rlhf.runs import branches
 from rlhf.runs.parents import HUB_ID, Parent, find_parents
 from rlhf.storage.digests import file_digest, files_digest
 from rlhf.storage.json_files import plain
 from rlhf.storage.secrets import redact
 
 # Settings that change neither weights nor metrics: paths, logging, how a run starts.
-INCIDENTAL = ("name", "checkpoints", "overwrite", "resume", "telemetry", "tracker", "hardware", "objective")
+INCIDENTAL = (
+    "name", "checkpoints", "overwrite", "resume", "curves", "telemetry", "tracker", "hardware", "objective",
+)  # fmt: skip
 OF_THE_CONNECTION = (
     "cache", "timeout", "attempts", "workers", "key_variable", "price_prompt", "price_response", "budget",
     "budget_calls", "budget_tokens",
@@ -39,7 +42,7 @@ def data_files(settings: Settings) -> dict[str, str]:
     A data set that neither the Hub nor the local cache has now is omitted.
     """
     found = {}
-    for kind in settings.stage.reads:
+    for kind in settings.stage.sources:
         source: Source = getattr(settings.data, kind)
         named = source.paths if settings.data.path is None else (settings.data.path,)
         digests = [_digest(path, None if settings.data.path else source.revision) for path in named]
@@ -82,7 +85,7 @@ def content(settings: Settings, parents: dict[str, Parent]) -> dict[str, Any]:
         del tree["judge"]
     if not settings.stage.measured:
         del tree["eval_set"]
-    tree["data"] = {kind: tree["data"][kind] for kind in settings.stage.reads} | {
+    tree["data"] = {kind: tree["data"][kind] for kind in settings.stage.sources} | {
         key: tree["data"][key] for key in ("holdout", "allow_leaks", "pairing", "gold", "judge", "ceiling")
     }
     if settings.data.render is not Render.auto:
@@ -126,10 +129,14 @@ class Origin(NamedTuple):
         """Find and hash the parents.
 
         Raises:
-            LineageError: a parent is missing, unfinished or of the wrong stage.
+            LineageError: a parent is missing, unfinished or of the wrong stage, or a branch has other weights.
         """
         parents = find_parents(settings, overrides)
-        return cls(parents, content(settings, parents))
+        found = content(settings, parents)
+        if (branch := parents.get(branches.ROLE)) is not None:
+            assert branch.manifest is not None  # a branch is a run
+            branches.check(branch.named, branch.manifest["content"], found)
+        return cls(parents, found)
 
 
 def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str | None:

@@ -2,17 +2,19 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from rlhf.config import Input, Settings
-from rlhf.errors import LineageError
+from rlhf.config import Dtype, Input, Model, Settings
+from rlhf.errors import LineageError, RunError
 from rlhf.hub.pinned import manifest_at, pin
+from rlhf.runs import branches
 from rlhf.runs.commands import command, setting
 from rlhf.runs.directory import partial
 from rlhf.storage import digests
+from rlhf.storage.checksums import DIGESTS, fault
 from rlhf.storage.manifest import read_manifest
 
 HUB_ID = re.compile(r"(?P<id>[A-Za-z0-9][\w.-]*(?:/[\w.-]+)?)(?:@(?P<revision>[\w./-]+))?")
@@ -24,13 +26,25 @@ class Parent:
     """A run or model that a stage starts from. ``manifest`` is the run.json of a run, local or on the Hub, or None.
 
     ``revision`` is the commit of a model on the Hub, or its branch or tag if it cannot be resolved; None for local
-    models.
+    models. ``update`` is the one of a run that a new run branches from, else None.
     """
 
     role: str
     path: str
     manifest: dict[str, Any] | None
     revision: str | None = None
+    update: int | None = None
+
+    @property
+    def named(self) -> str:
+        """The setting of a branch, for messages."""
+        return f"stage.{self.role}={self.path}@{self.update}"
+
+    @property
+    def checkpoint(self) -> Path:
+        """The folder of ``update``."""
+        assert self.update is not None, f"{self.path} is not a branch"
+        return branches.available(self.directory)[self.update]
 
     @property
     def stage(self) -> str | None:
@@ -55,6 +69,8 @@ class Parent:
     @property
     def digest(self) -> str | None:
         """The digest of the weights, or of the output of a run without weights; id and revision of a Hub model."""
+        if self.update is not None:
+            return digests.file_digest(self.checkpoint / DIGESTS)
         if self.manifest:
             return self.manifest["weights"] or self.manifest.get("output")
         path = Path(self.path)
@@ -63,9 +79,16 @@ class Parent:
         files = (path,) if path.is_file() else digests.weights_in(path)
         return _digest(path, tuple((file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files))
 
+    def as_trained(self, model: Model) -> Model:
+        """Return the settings that load the model in the dtype of its training, with its own chat template or none."""
+        dtype = Dtype(self.manifest["dtype"]) if self.manifest else model.dtype
+        return replace(model, dtype=dtype, chat_template=None)
+
     def record(self) -> dict[str, Any]:
         """Return the entry in run.json; for a run on the Hub with its whole run.json, so that lineage is preserved."""
         found = {"path": self.path, "stage": self.stage, "digest": self.digest, "revision": self.revision}
+        if self.update is not None:
+            return found | {"update": self.update}
         return found if self.revision is None or self.manifest is None else found | {"run": self.manifest}
 
 
@@ -94,6 +117,8 @@ def find_parent(role: str, wanted: Input, settings: Settings, overrides: Sequenc
         RunError: its run.json cannot be read.
         HubError: the Hub has no such model, or the token may not see it.
     """
+    if wanted.update is not None:
+        return _branch(role, wanted, wanted.update)
     path = Path(wanted.path)
     named = f"{_key(role, settings)}={wanted.path}"
     if not wanted.path:
@@ -114,6 +139,28 @@ def find_parent(role: str, wanted: Input, settings: Settings, overrides: Sequenc
     if not wanted.required:
         return None
     raise LineageError(_missing(role, path, settings, overrides))
+
+
+def _branch(role: str, wanted: Input, update: int) -> Parent:
+    """Return the run that has the checkpoint of ``update``, which is intact.
+
+    Raises:
+        LineageError: there is no such run, or it has not kept the update.
+        RunError: the checkpoint is corrupted.
+    """
+    named, directory = f"stage.{role}={wanted.path}@{update}", Path(wanted.path)
+    manifest = branches.manifest_of(directory)
+    if manifest is None or manifest["stage"] not in wanted.stages:
+        raise LineageError(f"{named}: {wanted.path} is not a run of stage=ppo on this machine: name one")
+    found = branches.available(directory)
+    if update not in found:
+        kept = f"keeps only {', '.join(map(str, found))}" if found else "keeps no update"
+        raise LineageError(
+            f"{named}: the run {kept}: name one that it keeps, or train it with stage.keep_every=<updates>"
+        )
+    if reason := fault(found[update]):
+        raise RunError(f"{named} is corrupted ({reason}): name another update")
+    return Parent(role, wanted.path, manifest, update=update)
 
 
 def hub_parent(role: str, id: str, revision: str | None) -> Parent:
@@ -157,7 +204,7 @@ def _missing(role: str, path: Path, settings: Settings, overrides: Sequence[str]
         return f"{says}is not finished: continue it first: {command(path.name, [*kept, 'resume=true'])}"
     if path.is_file() or (path.is_dir() and any(path.iterdir())):
         return f"{says}has neither run.json nor config.json: set a run, a model folder or a Hub id"
-    if path.name in ("base", "sft", "reward", "dpo", "ppo", "sample"):
+    if path.name in ("base", "sft", "reward", "dpo", "kto", "ppo", "sample"):
         instead = setting(_key(role, settings), settings.model.path or "org/name")
         return (
             f"{says}does not exist: run stage={path.name} first: {command(path.name, kept)}; or start from another "

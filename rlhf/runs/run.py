@@ -3,6 +3,7 @@
     checkpoints/almanac/sft/
         run.json        the stage contract: parents, settings, data, tokenizer, versions, hardware, timings, metrics
         metrics.jsonl   one line per logged step
+        curves.svg      the main metrics over the steps; metrics.csv: all of them, with curves=[svg,csv]
         samples.jsonl   completions sampled during training
         sentinel.jsonl  diagnoses of the sentinel of stage=ppo, one per line
         model/          weights (safetensors), tokenizer, chat template, generation config

@@ -43,7 +43,7 @@ def execute(
         metrics = _execute(settings, directory, overrides, origin)
     except KeyboardInterrupt as interruption:
         raise KeyboardInterrupt(directory, saved(partial(directory))) from interruption
-    if settings.stage.name != "status" and ranks.is_main():
+    if settings.stage.recorded and ranks.is_main():
         last = headlines.ending(directory, Run.open(directory).manifest)
         console.print(last, markup=False, highlight=False, soft_wrap=True)
     return metrics
@@ -52,10 +52,10 @@ def execute(
 def _execute(settings: Settings, directory: Path, overrides: Sequence[str], origin: Origin | None) -> dict[str, float]:
     name = settings.stage.name
     announced.clear()
-    if name == "status":
-        from rlhf.stages import status
-
-        status.run(settings, overrides)
+    if not settings.stage.recorded:
+        if ranks.started():
+            raise ConfigError(f"stage={name} runs in one process: start it without torchrun")
+        importlib.import_module(f"rlhf.stages.{name}").run(settings, overrides)
         return {}
     _check_tracker(settings)
     origin = origin or Origin.of(settings, overrides)
@@ -121,6 +121,10 @@ def _perform(settings: Settings, directory: Path, overrides: Sequence[str], orig
             if settings.resume and not run.resumed:
                 console.print(f"{name}: {directory} has no checkpoint to resume from, so it starts from the beginning")
             metrics = importlib.import_module(f"rlhf.stages.{name}").run(settings, run)
+            if isinstance(settings.stage, TrainedStage) and settings.curves and ranks.is_main():
+                from rlhf.evaluation.reporting import curves  # imports matplotlib
+
+                curves.write(run.work, settings.curves, str(directory))
             run.finish(metrics)
     return metrics
 

@@ -4,17 +4,12 @@ python -m rlhf stage=base                                       # a small model,
 python -m rlhf stage=base model=gpt2 data.text.path=my.jsonl    # continue GPT-2 on rows of {"text": ...}
 """
 
-from itertools import chain
-from typing import Any
-
-from datasets import Dataset
 from peft import prepare_model_for_kbit_training
 from transformers import Trainer, TrainingArguments, default_data_collator
 
 from rlhf.config import AdapterKind, BaseStage, Settings
 from rlhf.data import templates
-from rlhf.data.render import text_ids
-from rlhf.errors import DataError
+from rlhf.data.blocks import blocks
 from rlhf.modeling import adapters, loading
 from rlhf.modeling.from_scratch import new_policy, new_tokenizer
 from rlhf.runs.run import Run
@@ -60,26 +55,3 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
     sample(trainer.state.global_step)
     loading.save(trainer.model, tokenizer, run.model, run.parents.get("policy"))
     return metrics | {"objective": metrics["eval/loss"]}
-
-
-def blocks(texts: Dataset, tokenizer: Any, length: int, split: str) -> Dataset:
-    """Return rows of ``length`` tokens, cut from the texts joined by the end of sequence; the remainder is dropped.
-
-    A thousand texts are joined at a time, so that memory does not grow with the corpus.
-
-    Raises:
-        DataError: the texts do not fill one row.
-    """
-
-    def cut(batch: dict[str, list]) -> dict[str, list]:
-        ids = list(chain.from_iterable([*row, tokenizer.eos_token_id] for row in text_ids(tokenizer, batch["text"])))
-        rows = [ids[start : start + length] for start in range(0, len(ids) - length + 1, length)]
-        return {"input_ids": rows, "labels": rows}
-
-    found = texts.map(cut, batched=True, remove_columns=texts.column_names)
-    if not len(found):
-        raise DataError(
-            f"data.text: the {split} split does not fill one row of stage.block_length={length} tokens: "
-            "add text or set a smaller stage.block_length"
-        )
-    return found

@@ -6,16 +6,21 @@
 Rafailov et al. 2023, https://arxiv.org/abs/2305.18290. Trainer and losses are TRL's.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
+import torch
 from datasets import Dataset
 from torch import Tensor
 from trl import DPOConfig, DPOTrainer
+from trl.trainer.dpo_trainer import DataCollatorForPreference
 
 from rlhf.config import AdapterKind, DPOStage, Settings
+from rlhf.config.stages import OWN_LOSSES
+from rlhf.data.render import Prompt
 from rlhf.data.tokens import HEARD, Form
 from rlhf.evaluation.responses import eval_set
 from rlhf.hardware import ranks
@@ -23,7 +28,7 @@ from rlhf.modeling import adapters, loading
 from rlhf.modeling.architectures import decide
 from rlhf.preference import reference
 from rlhf.preference.head import FIELDS
-from rlhf.preference.losses import smoothed
+from rlhf.preference.losses import orpo, simpo, smoothed
 from rlhf.preference.prefix_sharing import sharing
 from rlhf.rewards.columns import Rows, bound, reads_columns
 from rlhf.rewards.protocol import function, guarded
@@ -51,23 +56,39 @@ class Attributed:
         return batch
 
 
+Loss = Callable[[Tensor, Tensor], Tensor]  # of pairs, from mean log-probabilities per token: (B,), (B,) -> (B,)
+
+
 class ReadyDPOTrainer(DPOTrainer):
     """A DPOTrainer for rows of token ids that reads the reference's log-probabilities from our cache.
 
     TRL's trainer would tokenize the rows again. The key of its cache contains an adapter's initial weights, which
-    differ between the jobs of a sweep, and omits other inputs that determine the numbers.
+    differ between the jobs of a sweep, and omits other inputs that determine the numbers. ``own`` are losses that TRL's
+    trainer lacks, with their weights. If all losses are ``reference_free``, no reference is built, and the metrics of
+    rewards are those of beta times the mean log-probability per token.
     """
 
     args: DPOConfig
     _signature_columns: list[str]
     _precompute_model_hash: str
 
-    def __init__(self, *, reference_kept: reference.Kept | None, shared: bool, **parts: Any):
+    def __init__(
+        self,
+        *,
+        reference_kept: reference.Kept | None,
+        shared: bool,
+        own: Sequence[tuple[Loss, float]] = (),
+        reference_free: bool = False,
+        **parts: Any,
+    ):
         self.reference_kept: Any
         self.reference_kept, self.shared = reference_kept, shared
+        self.own, self.reference_free = own, reference_free
+        if set(HEARD) <= set(parts["train_dataset"].column_names):  # before TRL computes the reference
+            args, padding = parts["args"], parts["processing_class"].pad_token_id
+            limits = {"max_length": args.max_length, "truncation_mode": args.truncation_mode}
+            parts["data_collator"] = Attributed(DataCollatorForPreference(pad_token_id=padding, **limits))
         super().__init__(**parts)
-        if set(HEARD) <= set(parts["train_dataset"].column_names):
-            self.data_collator = Attributed(self.data_collator)
 
     def _prepare_dataset(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:
         return dataset
@@ -77,6 +98,9 @@ class ReadyDPOTrainer(DPOTrainer):
         self._signature_columns = [*dict.fromkeys([*self._signature_columns, *HEARD])]
 
     def _precompute_ref_logps(self, dataset: Dataset, name: str, batch_size: int) -> Dataset:
+        if self.reference_free:
+            return dataset
+
         def compute() -> Iterator[tuple[Tensor, Tensor]]:
             with self.accelerator.autocast(), self.sharing():
                 for start in range(ranks.rank() * batch_size, len(dataset), ranks.size() * batch_size):
@@ -88,6 +112,37 @@ class ReadyDPOTrainer(DPOTrainer):
         return reference.with_log_probs(
             dataset, self.reference_kept, name, batch_size, self._precompute_model_hash, compute
         )
+
+    def _compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool) -> Any:
+        if not (self.own or self.reference_free):
+            return super()._compute_loss(model, inputs, return_outputs)
+        made: list[Any] = []
+
+        def noted(**given: Any) -> Any:
+            made.append(model(**given))
+            return made[-1]
+
+        if self.reference_free:
+            zeros = torch.zeros(len(inputs["input_ids"]) // 2, device=inputs["input_ids"].device)
+            inputs = {**inputs, "ref_chosen_logps": zeros, "ref_rejected_logps": zeros}
+        loss, outputs = super()._compute_loss(noted, inputs, False), made[0]
+        mask = inputs["completion_mask"][:, 1:]
+        # A prompt-learning adapter prepends virtual tokens.
+        means = outputs.log_probs[:, -mask.shape[1] :].sum(1) / mask.sum(1).clamp(min=1)
+        chosen, rejected = means.chunk(2)
+        loss = loss + sum(weight * own(chosen, rejected).mean() for own, weight in self.own)
+        if self.reference_free:
+            self._measure_rewards(*(self.beta * means.detach()).chunk(2))
+        return (loss, outputs) if return_outputs else loss
+
+    def _measure_rewards(self, chosen: Tensor, rejected: Tensor) -> None:
+        """Replace TRL's metrics of the current batch by those of rewards (B,) of chosen and rejected responses."""
+        margins = chosen - rejected
+        found = {"chosen": chosen, "rejected": rejected, "margins": margins, "accuracies": (margins > 0).float()}
+        model: Any = self.model
+        metrics = self._metrics["train" if model.training else "eval"]
+        for name, values in found.items():
+            metrics[f"rewards/{name}"][-1] = self.accelerator.gather(values).mean().item()
 
     def sharing(self) -> AbstractContextManager[None]:
         """Return a context in which policy and reference encode shared prefixes once, if ``shared``."""
@@ -101,13 +156,7 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
     settings = reference.beside_shards(settings, ranks.strategy_of(settings.hardware), told=True)
     stage = settings.stage_as(DPOStage)
     pairs = loop.read_splits(run, settings, "preferences")
-    named = settings.data.gold
-    gold: Any = None if named is None else function(named)
-    reads = gold is not None and reads_columns(gold)
-    asked = eval_set.prompts(settings, run, columns=reads)
-    if gold is not None:
-        rows = Rows(eval_set.held_out(settings, columns=True)) if reads else None
-        gold = guarded(bound(gold, "data.gold", rows), f"data.gold={named}")
+    asked, gold = held_out(settings, run)
 
     tokenizer = loading.load_tokenizer(run["policy"], settings.model)
     loop.settle(run, settings, tokenizer, pairs["train"]["prompt"])
@@ -118,7 +167,8 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
     policy = loading.load_policy(run["policy"], settings.model, tokenizer, **adapters.quantization(settings.adapter))
     # With an adapter, the reference is the policy with the adapter switched off. Without one, it is a second copy,
     # unless its log-probabilities are computed before training.
-    second = settings.adapter.kind is AdapterKind.none and not stage.cache_reference
+    kept = stage.cache_reference and not stage.reference_free
+    second = settings.adapter.kind is AdapterKind.none and not (stage.cache_reference or stage.reference_free)
     run.record_tokenizer(tokenizer)
     loop.show_ends(run, policy, tokenizer)
 
@@ -131,27 +181,54 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
         eval_dataset=ids["validation"],
         processing_class=tokenizer,
         peft_config=adapters.lora(settings.adapter, adapters.TaskType.CAUSAL_LM, policy),
-        reference_kept=reference.kept(settings, run["policy"], args, shared) if stage.cache_reference else None,
+        reference_kept=reference.kept(settings, run["policy"], args, shared) if kept else None,
         shared=shared,
+        own=own_losses(stage),
+        reference_free=stage.reference_free,
     )
     sample = loop.Sampler(run, trainer.model, tokenizer, pairs["validation"]["prompt"], settings)
     with trainer.sharing():
         metrics = loop.train(trainer, run, sample, stage.sample_every)
-    moved = max(abs(metrics[f"eval/rewards/{one}"]) for one in ("chosen", "rejected", "margins")) / stage.beta
-    loop.tell_unmoved(run.stage, moved, "stage.trainer.learning_rate", args.learning_rate)
+    if not stage.reference_free:
+        moved = max(abs(metrics[f"eval/rewards/{one}"]) for one in ("chosen", "rejected", "margins")) / stage.beta
+        loop.tell_unmoved(run.stage, moved, "stage.trainer.learning_rate", args.learning_rate)
     sample(trainer.state.global_step)
-    start = starting_policy(settings, run, trainer, tokenizer) if asked else None
-    scorers = eval_set.scorers(settings, run, gold)
-    metrics |= eval_set.measure(settings, run, asked, trainer.model, start, tokenizer, scorers)
+    metrics |= measured(settings, run, trainer, tokenizer, asked, gold)
     loading.save(trainer.model, tokenizer, run.model, run["policy"])
     return metrics | {"objective": metrics["eval/rewards/accuracies"]}
+
+
+def held_out(settings: Settings, run: Run) -> tuple[list[Prompt], Any]:
+    """Return the held-out prompts that the policy answers at the end, and the gold reward, if any."""
+    named = settings.data.gold
+    gold: Any = None if named is None else function(named)
+    reads = gold is not None and reads_columns(gold)
+    asked = eval_set.prompts(settings, run, columns=reads)
+    if gold is not None:
+        rows = Rows(eval_set.held_out(settings, columns=True)) if reads else None
+        gold = guarded(bound(gold, "data.gold", rows), f"data.gold={named}")
+    return asked, gold
+
+
+def measured(
+    settings: Settings, run: Run, trainer: Any, tokenizer: Any, asked: list[Prompt], gold: Any
+) -> dict[str, float]:
+    """Return the gold reward, win rate and KL of the trained policy on held-out prompts."""
+    start = starting_policy(settings, run, trainer, tokenizer) if asked else None
+    scorers = eval_set.scorers(settings, run, gold)
+    return eval_set.measure(settings, run, asked, trainer.model, start, tokenizer, scorers)
 
 
 def dpo_arguments(settings: Settings, run: Run) -> Any:
     """Return TRL's arguments, whose losses and weights apply the label smoothing."""
     stage = settings.stage_as(DPOStage)
     others = {key: value for key, value in stage.trainer.items() if key != "loss_weights"}
-    losses, weights = smoothed(stage.loss, stage.trainer.get("loss_weights"), stage.label_smoothing)
+    named = [(name, weight) for name, weight in weighted(stage) if name not in OWN_LOSSES]
+    losses, weights = smoothed(
+        [name for name, _ in named],
+        None if stage.trainer.get("loss_weights") is None else [weight for _, weight in named],
+        stage.label_smoothing,
+    )
     return arguments(
         DPOConfig,
         replace(settings, stage=replace(stage, trainer=others)),
@@ -160,8 +237,24 @@ def dpo_arguments(settings: Settings, run: Run) -> Any:
         loss_type=losses,
         loss_weights=weights,
         label_smoothing=stage.label_smoothing,
-        precompute_ref_log_probs=stage.cache_reference,
+        # Without a reference this only avoids that TRL loads one.
+        precompute_ref_log_probs=stage.cache_reference or stage.reference_free,
     )
+
+
+def weighted(stage: DPOStage) -> list[tuple[str, float]]:
+    """Return the losses of ``stage.loss`` with their weights, 1 by default."""
+    weights = stage.trainer.get("loss_weights") or [1.0] * len(stage.loss)
+    return list(zip(stage.loss, weights, strict=True))
+
+
+def own_losses(stage: DPOStage) -> list[tuple[Loss, float]]:
+    """Return the losses that TRL's trainer lacks, with their weights."""
+    found: dict[str, Loss] = {
+        "simpo": partial(simpo, beta=stage.beta, ratio=stage.gamma_beta_ratio or 0.0),
+        "orpo": partial(orpo, weight=stage.beta),
+    }
+    return [(found[name], weight) for name, weight in weighted(stage) if name in found]
 
 
 def starting_policy(settings: Settings, run: Run, trainer: Any, tokenizer: Any) -> Any | None:

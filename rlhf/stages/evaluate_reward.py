@@ -13,7 +13,7 @@ from contextlib import suppress
 from typing import Any
 
 from rlhf.config import EvaluateRewardStage, Settings
-from rlhf.console import console
+from rlhf.console import console, plural
 from rlhf.data import load
 from rlhf.data.reading import NoRowsError
 from rlhf.errors import LineageError, TrainingError
@@ -50,7 +50,8 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
         prompts = pairs.get("train", pairs["test"])["prompt"]
         [card.statistics] = score_statistics([scorer], policy, prompts, stage, settings.seed)
     report.write(card, run.work)
-    console.print(f"evaluate_reward: {stage.reward} on {len(pairs['test'])} pairs", markup=False, soft_wrap=True)
+    judged = plural(len(pairs["test"]), "pair")
+    console.print(f"evaluate_reward: {stage.reward} on {judged}", markup=False, soft_wrap=True)
     report.show(card)
     return report.numbers(card) | {"objective": card.accuracy.mean}
 

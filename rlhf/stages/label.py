@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from rlhf.config import JudgeKind, LabelStage, Settings
-from rlhf.console import console
+from rlhf.console import console, plural
 from rlhf.errors import ConfigError, DataError
 from rlhf.evaluation.judges.factory import build
 from rlhf.evaluation.judges.judge import RewardJudge
@@ -33,7 +33,7 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
     pairs, equal = draw(samples, stage.pairs, stage.limit, settings.seed)
     if not pairs:
         raise DataError(
-            f"the samples have no two different responses to a prompt ({equal} pairs are equal): sample more"
+            f"the samples have no two different responses to a prompt ({plural(equal, 'equal pair')}): sample more"
         )
     by_people = kind is JudgeKind.person
     preferred, fields, reported = people(settings, run, pairs) if by_people else judged(settings, run, pairs)

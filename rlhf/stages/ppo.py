@@ -1,6 +1,7 @@
 """Optimize the SFT policy against a reward with PPO. The reference is the policy before training.
 
     python -m rlhf stage=ppo                          # starts from checkpoints/<name>/sft and .../reward
+    python -m rlhf stage=ppo stage.teacher=checkpoints/large/sft stage.policy=checkpoints/small/sft  # distillation
     python -m rlhf stage=ppo 'stage.rewards={mine: {function: mine.py:score}, brief: {length: {max: 40}, weight: 0.1}}'
     python -m rlhf -m stage=ppo stage.kl_coef=0.02,0.05,0.1
 
@@ -13,7 +14,8 @@ from importlib.util import find_spec
 from rich.markup import escape
 
 from rlhf.config import Engine, MissingEOS, PPOStage, Settings, VLLMMode
-from rlhf.console import Bar, console
+from rlhf.console import Bar, console, plural
+from rlhf.data.blocks import blocks
 from rlhf.errors import ConfigError, ModelError
 from rlhf.evaluation.judges import rubric
 from rlhf.evaluation.responses import eval_set
@@ -24,13 +26,14 @@ from rlhf.modeling.architectures import decide
 from rlhf.modeling.generation import end_ids
 from rlhf.planning import report
 from rlhf.planning.roles import plan
-from rlhf.ppo import Diagnosis, PPOTrainer
+from rlhf.ppo import Diagnosis, PPOTrainer, branching
 from rlhf.ppo.diagnoses import falls
 from rlhf.ppo.model_roles import OneBase, Separate, assign
 from rlhf.ppo.vllm_sampler import Copied
 from rlhf.rewards import Rows
 from rlhf.rewards import build as rewards_of
 from rlhf.rewards.columns import reads_columns
+from rlhf.runs import branches
 from rlhf.runs.headlines import progress
 from rlhf.runs.run import Run
 from rlhf.training import loop
@@ -50,6 +53,9 @@ def train_and_measure(settings: Settings, run: Run, rubrics: dict[str, rubric.Ru
     plain = rewards_of.without_models(stage) | rubrics
     reads = any(map(reads_columns, plain.values()))
     prompts = loop.read_splits(run, settings, "prompts", columns=reads)
+    if (branch := run.parents.get(branches.ROLE)) is not None and ranks.is_main():  # which records the data
+        branches.check_data(branch.named, (branch.manifest or {})["data"], run.manifest["data"])
+    texts = loop.read_splits(run, settings, "text") if stage.ptx_coef else None
     asked = eval_set.prompts(settings, run, columns=reads)
     rows = Rows({f"data.prompts ({split})": found for split, found in prompts.items()}) if reads else None
     ready = rewards_of.bind(stage, plain, rows)
@@ -60,6 +66,9 @@ def train_and_measure(settings: Settings, run: Run, rubrics: dict[str, rubric.Ru
     run.record_tokenizer(tokenizer)
     ids = loop.prompt_ids(run, settings, prompts["train"], tokenizer)
     asks = prompts["train"]["prompt"]
+    text = None
+    if texts is not None:
+        text = blocks(texts["train"], tokenizer, stage.ptx_block_length, "train", "stage.ptx_block_length")
     roles = assign(settings, run.parents, tokenizer)
     device = torch_device(settings.hardware)
     planned, meter = plan(settings, roles, max(map(len, ids["prompt_ids"]))), memory.Meter(device)
@@ -85,6 +94,7 @@ def train_and_measure(settings: Settings, run: Run, rubrics: dict[str, rubric.Ru
         oom_retry=settings.hardware.oom_retry,
         autocast=precision.autocasts(settings),
         shared_prefix=shares_prompts(settings, run, roles),
+        text=None if text is None else text["input_ids"],
     )
     loop.show_ends(run, roles.policy, tokenizer)
     if stage.rollout.engine is Engine.vllm:
@@ -94,11 +104,15 @@ def train_and_measure(settings: Settings, run: Run, rubrics: dict[str, rubric.Ru
     sample = loop.Sampler(run, roles.policy, tokenizer, prompts["validation"]["prompt"], settings)
     metrics = train(trainer, run, sample)
     metrics |= show_falls(trainer, run) if shadows else {}
+    if trainer.learner.average is not None:
+        trainer.learner.average.give()
+    if ranks.is_main():
+        branches.keep(run.scratch, run.work, stage.keep_every)
     run.manifest["memory"] = planned.record() | memory.compare("ppo", planned.peak, meter.read())
     sample(stage.updates)
-    scorers = eval_set.scorers(settings, run, gold, reward)
+    scorers = eval_set.scorers(settings, run, gold, None if stage.teacher is not None else reward)
     metrics |= eval_set.measure(settings, run, asked, roles.policy, roles.reference, tokenizer, scorers)
-    if "kl" in metrics:
+    if "kl" in metrics and stage.teacher is None:
         loop.tell_unmoved("ppo", abs(metrics["kl"]), "stage.learning_rate", stage.learning_rate)
     loading.save(roles.policy, tokenizer, run.model, run["policy"])
     return metrics | agreement | {"objective": metrics["objective/rlhf_reward"]}
@@ -127,6 +141,7 @@ def shares_prompts(settings: Settings, run: Run, roles: OneBase | Separate) -> b
     longest, attention = stage.max_prompt_length + stage.max_response_length, settings.model.attention
     separate = isinstance(roles, Separate) and stage.has_critic
     parents = [run["policy"], *([run.parents[roles.start]] if separate else [])]
+    parents += [run["teacher"]] if stage.teacher is not None else []
     configs = [loading.config(parent, settings.model) for parent in parents]
     return all(decide(stage.shared_prefix, config, attention, longest, "ppo") for config in configs)
 
@@ -161,12 +176,13 @@ def unended(ended: float, stage: PPOStage) -> str | None:
     if not count or stage.missing_eos is MissingEOS.keep:
         return None
     effects = {
-        MissingEOS.subtract: f"scores lowered by {stage.missing_eos_penalty:g}",
-        MissingEOS.replace: f"scores replaced by {-stage.missing_eos_penalty:g}",
-        MissingEOS.mask: "responses left out of the loss",
+        MissingEOS.subtract: ("score", f"lowered by {stage.missing_eos_penalty:g}"),
+        MissingEOS.replace: ("score", f"replaced by {-stage.missing_eos_penalty:g}"),
+        MissingEOS.mask: ("response", "left out of the loss"),
     }
+    noun, effect = effects[stage.missing_eos]
     return (
-        f"{stage.rows - count} of {stage.rows} responses ended: {count} {effects[stage.missing_eos]}; "
+        f"{stage.rows - count} of {stage.rows} responses ended: {plural(count, noun)} {effect}; "
         "set stage.missing_eos=keep or a longer stage.max_response_length"
     )
 
@@ -177,6 +193,10 @@ def train(trainer: PPOTrainer, run: Run, sample: loop.Sampler) -> dict[str, floa
     ranks.check(trainer.accelerator, run.strategy)
     if run.resumed:
         run.rewind(trainer.restore(run.scratch), trainer.found_beside)
+    if not trainer.update and (branch := run.parents.get(branches.ROLE)) is not None:
+        assert branch.manifest is not None  # a branch is a run
+        update = branching.branch(trainer, branch.checkpoint, branch.manifest["settings"]["stage"]["kl_coef"])
+        console.print(f"ppo: branched from update {update} of {branch.path}", markup=False, soft_wrap=True)
     run.record_diagnoses([diagnosis.record() for diagnosis in trainer.sentinel.raised])
     bar = Bar("ppo", stage.updates, trainer.update, partial(progress, "ppo"))
     warned = False

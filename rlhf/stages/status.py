@@ -11,9 +11,10 @@ from typing import Any
 from rich.text import Text
 from rich.tree import Tree
 
-from rlhf.config import PROGRESSION, Settings
+from rlhf.config import Settings
 from rlhf.config.objective import METRICS, USUAL
-from rlhf.console import console, duration, fitting
+from rlhf.config.publish import PUBLISHED
+from rlhf.console import console, duration, fitting, plural
 from rlhf.errors import RlhfError, RunError
 from rlhf.runs.commands import line
 from rlhf.runs.directory import MEMBER, saved
@@ -21,7 +22,7 @@ from rlhf.runs.headlines import results
 from rlhf.runs.run import Run, runs
 from rlhf.storage.manifest import read_manifest
 
-MODELS = PROGRESSION[:-1]
+MODELS = PUBLISHED
 INDENT = 4  # columns per level of the tree
 
 
@@ -69,8 +70,9 @@ def unfinished(work: Path, root: Path) -> str:
 def group(place: Path, root: Path, manifest: Mapping[str, Any]) -> Path | None:
     """Return the directory of the sweep that a run is a job of; None if it is not a job."""
     name = Path(str(manifest.get("name", "")))
-    if "progression" in name.parts:
-        return root / Path(*name.parts[: name.parts.index("progression") + 1])
+    for whole in ("progression", "ladder"):
+        if whole in name.parts:
+            return root / Path(*name.parts[: name.parts.index(whole) + 1])
     stage = root / name / str(manifest.get("stage"))
     return stage if place.parent == stage else None
 
@@ -126,6 +128,7 @@ def describe(root: Path, one: Run) -> list[str]:
     # Parents on the Hub are shown with their commit and their own lineage.
     parents = list(manifest["parents"].values())
     elsewhere = [f"from {', '.join(map(origin, parents))}"] if parents and not Path(parents[0]["path"]).is_dir() else []
+    elsewhere += [f"from update {record['update']}" for record in parents if "update" in record]
     numbers = [", ".join(results(manifest))] if results(manifest) else []
     rest = [manifest["finished"][:16].replace("T", " "), duration(manifest["seconds"]), f"seed {manifest['seed']}"]
     return [_below(root, one.directory), *elsewhere, *numbers, *rest]
@@ -137,7 +140,7 @@ def describe_sweep(root: Path, key: str, jobs: Sequence[Run]) -> list[str]:
     stages = {one.stage for one in jobs}
     shown = [f"{_below(root, place)}: sweep of {len(jobs)}"]
     if len(stages) > 1:
-        return [*shown, f"{len({one.manifest['name'] for one in jobs})} chains"]
+        return [*shown, plural(len({one.manifest["name"] for one in jobs}), "chain")]
     metric = METRICS[USUAL[stages.pop()]]
     sign = 1 if metric.direction == "maximize" else -1
     ranked = [one for one in jobs if "objective" in one.manifest["metrics"]]

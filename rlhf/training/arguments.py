@@ -51,14 +51,15 @@ def arguments(
     """
     stage = settings.stage_as(TrainerStage)
     given = stage.trainer
-    on_gpu = torch_device(settings.hardware).type == "cuda"
+    device = torch_device(settings.hardware).type
+    on_gpu = device == "cuda"
     decided: dict[str, Any] = {
         "output_dir": str(run.scratch / part),
         "seed": settings.seed,
         "data_seed": settings.seed,
         "report_to": "none",
         "disable_tqdm": True,
-        "use_cpu": not on_gpu,
+        "use_cpu": device == "cpu",
         "bf16": precision.autocasts(settings) or (on_gpu and settings.model.dtype is Dtype.bfloat16),
         "fp16": on_gpu and settings.model.dtype is Dtype.float16,
         "save_strategy": "steps",

@@ -12,7 +12,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from rlhf.hardware import ranks
-from rlhf.training.oom import BY_TOKEN, by_token_times, learned_from
+from rlhf.training.oom import BY_TOKEN, by_token_times, fixed_point, learned_from
 
 EXTREMES = {"min_reward": min, "max_reward": max}
 
@@ -51,19 +51,29 @@ class ExactEvaluation:
         self.totals, self.tokens_per_pair = {}, None
         if BY_TOKEN in getattr(self.trainer, "loss_types", ()):
             self.tokens_per_pair = self._tokens_per_pair(dataloader)
-        output = self.loop(dataloader, *args, metric_key_prefix=metric_key_prefix, **named)
+        with fixed_point(self.trainer, self._batches(dataloader)):
+            output = self.loop(dataloader, *args, metric_key_prefix=metric_key_prefix, **named)
         means = merged(ranks.gathered(self.totals))
+        if {"rewards/chosen", "rewards/rejected"} <= means.keys() and "rewards/margins" not in means:
+            means["rewards/margins"] = means["rewards/chosen"] - means["rewards/rejected"]
         output.metrics[f"{metric_key_prefix}_loss"] = means.pop("loss")
         if hasattr(self.trainer, "_metrics"):
             self.trainer._metrics["eval"].clear()
             self.trainer._metrics["eval"].update({key: [value] for key, value in means.items()})
         return output
 
-    def _tokens_per_pair(self, dataloader: DataLoader) -> float:
+    def _batches(self, dataloader: DataLoader) -> Iterator[tuple[dict[str, Any], int]]:
+        """Yield each batch before it is evaluated, with its number of rows that count."""
         rows = list(self.rows)
         self.rows = iter(rows)
-        tokens = [learned.sum().item() for batch in dataloader if (learned := learned_from(batch)) is not None]
-        own = (sum(rows), sum(count for count, real in zip(tokens, rows, strict=True) if real))
+        yield from zip(dataloader, rows, strict=True)
+
+    def _tokens_per_pair(self, dataloader: DataLoader) -> float:
+        own = (0, 0)
+        for batch, rows in self._batches(dataloader):
+            learned = learned_from(batch)
+            if learned is not None and rows:
+                own = (own[0] + rows, own[1] + learned.sum().item())
         pairs, chosen = map(sum, zip(*ranks.gathered(own), strict=True))
         return chosen / pairs
 
@@ -86,6 +96,8 @@ class ExactEvaluation:
 
 def units_of(inputs: Mapping[str, Any], rows: int) -> dict[str, float]:
     """Return the number of pairs or tokens that each metric of a batch is a mean of; 0 if the batch does not count."""
+    if "label" in inputs and rows:
+        return _units_of_labels(inputs, rows)
     tokens = learned_from(inputs)
     if tokens is None or not rows:
         return {"others": rows}
@@ -95,6 +107,16 @@ def units_of(inputs: Mapping[str, Any], rows: int) -> dict[str, float]:
     both = inputs["completion_mask"][:, 1:].sum().item()
     of_pairs = {"others": rows, "entropy": both, "logits/chosen": learned, "logits/rejected": both - learned}
     return of_pairs | {"mean_token_accuracy": learned}
+
+
+def _units_of_labels(inputs: Mapping[str, Any], rows: int) -> dict[str, float]:
+    """Return the units of KTO's metrics; the margin is not a mean but the difference of two, so it does not count."""
+    tokens, desirable = inputs["completion_mask"][:, 1:].sum(1), inputs["label"].bool()
+    found = {"others": rows, "entropy": tokens.sum().item(), "rewards/margins": 0}
+    for side, chosen in (("chosen", desirable), ("rejected", ~desirable)):
+        count = chosen.sum().item()
+        found |= {f"rewards/{side}": count, f"logps/{side}": count, f"logits/{side}": tokens[chosen].sum().item()}
+    return found
 
 
 def weighed(key: str, value: float, count: float) -> tuple[float, float]:

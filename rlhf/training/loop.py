@@ -15,6 +15,7 @@ from rlhf.console import console, show_samples
 from rlhf.data import Kind, check_splits, load, templates
 from rlhf.data.load import Split
 from rlhf.data.render import Prompt, question
+from rlhf.data.sources import source_name
 from rlhf.data.tokens import BROKEN, CUT, FILLED, LONG, REWRITTEN, UNLEARNED, Form
 from rlhf.data.tokens import tokenized as to_ids
 from rlhf.errors import DataError
@@ -49,7 +50,7 @@ def read_splits(
     }
     check_splits(settings.data, kind, rows, settings.seed)
     for split, dataset in rows.items():
-        run.record_data(kind, split, dataset)
+        run.record_data(source_name(kind), split, dataset)
     return rows
 
 
@@ -67,7 +68,7 @@ def tokenized(
     Raises:
         DataError: no row of a split is left.
     """
-    kind, turns = form.kind, getattr(settings.stage, "turns", Turns.all)
+    name, turns = source_name(form.kind), getattr(settings.stage, "turns", Turns.all)
     # Packing strategies other than "bfd" join rows before they cut them, and lose nothing.
     joined = getattr(args, "packing", False) and args.packing_strategy != "bfd"
     # RewardTrainer omits long pairs itself.
@@ -78,22 +79,22 @@ def tokenized(
         made, counts = to_ids(dataset, form, tokenizer, longest, settings.data.cache, extra, keep_end, turns)
         for count, reason in ((counts.cut, CUT), (counts.filled, FILLED)):
             limit = f"stage.trainer.max_length={longest}"
-            run.record_omission(kind, split, count, reason, reason.replace("max_length", limit))
+            run.record_omission(name, split, count, reason, reason.replace("max_length", limit))
         if counts.unlearned:
-            run.record_omission(kind, split, counts.unlearned, UNLEARNED)
+            run.record_omission(name, split, counts.unlearned, UNLEARNED)
         if counts.rewritten:
-            run.record_omission(kind, split, counts.rewritten, REWRITTEN)
+            run.record_omission(name, split, counts.rewritten, REWRITTEN)
         if counts.turns > len(dataset):
-            learned = f"{counts.learned} of {counts.turns} assistant turns in {kind}/{split} are trained on"
+            learned = f"{counts.learned} of {counts.turns} assistant turns in {name}/{split} are trained on"
             print(f"{run.stage}: {learned} (stage.turns={turns.value})")
         if counts.special:
-            run.record_omission(kind, split, counts.special, "special tokens in the text, encoded as text")
+            run.record_omission(name, split, counts.special, "special tokens in the text, encoded as text")
         if counts.broken:
             meaning = _boundary(dataset, tokenizer, counts.example)
-            run.record_omission(kind, split, counts.broken, BROKEN, f"{BROKEN}; {meaning}")
+            run.record_omission(name, split, counts.broken, BROKEN, f"{BROKEN}; {meaning}")
         if made is None:
             raise DataError(
-                f"every prompt of data.{kind} ({split}) is at least as long as stage.trainer.max_length={longest}: "
+                f"every prompt of data.{name} ({split}) is at least as long as stage.trainer.max_length={longest}: "
                 "raise it, or use shorter prompts"
             )
         found[split] = made
@@ -224,7 +225,7 @@ class Sampler:
 
     def __init__(self, run: Run, model: Any, tokenizer: Any, prompts: Sequence[Prompt], settings: Settings):
         self.run, self.model, self.tokenizer, self.seed = run, model, tokenizer, settings.seed
-        stage: Any = settings.stage  # of a policy: base, sft, dpo or ppo
+        stage: Any = settings.stage  # of a policy: base, sft, dpo, kto or ppo
         self.prompts, self.length = list(prompts)[: stage.sample_prompts], stage.sample_length
 
     def __call__(self, step: int) -> None:

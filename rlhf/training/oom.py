@@ -4,15 +4,15 @@ The gradient of a mean over rows is the sum of the gradients of its parts, weigh
 the tokens if the mean is over tokens.
 """
 
-from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterable, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import accumulate, pairwise
 from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
 
-from rlhf.console import console
+from rlhf.console import console, plural
 from rlhf.errors import TrainingError
 from rlhf.hardware import ranks
 
@@ -77,7 +77,8 @@ class Parts:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         size = -(-rows // self.count)
-        sentence = f"out of memory: micro-batches now have at most {size} rows; batch and gradient stay the same"
+        most = plural(size, "row")
+        sentence = f"out of memory: micro-batches now have at most {most}; batch and gradient stay the same"
         console.print(f"{self.title}: {sentence}", soft_wrap=True)
 
 
@@ -131,11 +132,13 @@ class HalvedSteps:
             return self.step(model, dict(inputs), items)
         before = self._measured()
         total, shares = torch.zeros((), device=self.trainer.args.device), []
-        for part, rows, tokens in self._split(inputs):
-            with by_token_times(self.trainer, 1.0 if tokens is None else tokens / rows):
-                self.share = 1.0 if items is not None else rows if tokens is None or self.paired else tokens
-                total = total + self.step(model, part, items)
-            shares.append(rows)
+        parts = self._split(inputs)
+        with fixed_point(self.trainer, [(part, len(part["input_ids"])) for part, _, _ in parts]):
+            for part, rows, tokens in parts:
+                with by_token_times(self.trainer, 1.0 if tokens is None else tokens / rows):
+                    self.share = 1.0 if items is not None else rows if tokens is None or self.paired else tokens
+                    total = total + self.step(model, part, items)
+                shares.append(rows)
         self.share = 1.0
         self._average(before, shares)
         return total
@@ -219,8 +222,8 @@ def learned_from(inputs: Inputs) -> Tensor | None:
     """Return the number of tokens (B,) per row that a mean over tokens counts; of pairs, only in chosen responses."""
     if "labels" in inputs:
         return (inputs["labels"][:, 1:] != -100).sum(-1)
-    if "completion_mask" not in inputs:
-        return None
+    if "completion_mask" not in inputs or "label" in inputs:
+        return None  # KTO's loss is a mean over rows
     learned = inputs["completion_mask"][:, 1:].sum(-1)
     learned[len(learned) // 2 :] = 0
     return learned
@@ -238,6 +241,12 @@ def by_token_times(trainer: Any, factor: float) -> Generator[None]:
     finally:
         if weights is not None:
             trainer.loss_weights = weights
+
+
+def fixed_point(trainer: Any, batches: Iterable[tuple[Inputs, int]]) -> AbstractContextManager[None]:
+    """Return a context in which KTO's reference point is that of all ``batches``, each with its rows that count."""
+    fixed = getattr(trainer, "fixed_point", None)
+    return nullcontext() if fixed is None else fixed(batches)
 
 
 def share_tokens(trainer: Any) -> None:

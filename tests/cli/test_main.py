@@ -1,5 +1,6 @@
 """The command line: help, one-line errors before torch is imported, exit codes."""
 
+import json
 import os
 import subprocess
 import sys
@@ -17,6 +18,22 @@ PROBE = (
     "import sys; from rlhf.cli.main import main\ntry: main()\nfinally: print('torch' in sys.modules, file=sys.stderr)"
 )
 
+# Runs the command lines in a JSON list, one after the other.
+ALL = """
+import contextlib, io, json, os, sys
+from rlhf.cli.main import main
+found = []
+for arguments in json.loads(sys.argv[1]):
+    sys.argv, told, code = ["rlhf", *arguments], io.StringIO(), 0
+    with contextlib.redirect_stderr(told), contextlib.redirect_stdout(io.StringIO()):
+        try:
+            main()
+        except SystemExit as ended:
+            code = ended.code
+    found.append([code, told.getvalue(), "torch" in sys.modules, os.listdir()])
+print(json.dumps(found))
+"""
+
 
 def command(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
     return subprocess.run(
@@ -24,51 +41,65 @@ def command(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
     )
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["stage=dpo", "stage.bta=0.2"], "there is no setting stage.bta; did you mean stage.beta?"),
-        (["stage=dop"], "unknown stage 'dop'; choose from base, "),
-        (["stage=dop"], "did you mean dpo?"),
-        (["dpo"], "dpo is not a setting: did you mean stage=dpo?"),
-        (["chat"], "unknown stage 'chat'; choose from base, "),
-        (["chat"], "; stage=sample writes responses to prompts"),
-        (["prgression"], "; did you mean progression?"),
-        (["--stage", "dpo"], "there is no option --stage: settings are key=value; did you mean stage=dpo?"),
-        (["stage=dpo", "stage.learning_rate=1e-5"], "did you mean stage.trainer.learning_rate?"),
-        (["stage=dpo", "stage.epochs=2"], "did you mean stage.trainer.num_train_epochs?"),
-        (["stage=dpo", "stage.beta=ü"], "stage.beta=ü cannot be read: put "),
-        (["-m", "stage=dpo", "seed=glob(*)"], "seed=glob(*) matches nothing, since seed is not a config group"),
-        (["-m", "stage=dpo", "seed=range(3,3)"], "names no value, so no job would run"),
-        (
-            ["-m", "stage=dpo", "stage.beta=0.1,0.2", "stage.beta=0.3"],
-            "stage.beta is given twice, as 0.1,0.2 and as 0.3, and a sweep would drop one of them: leave one out",
-        ),
-        (["model=gpt2", "model.architecture.hidden_size=64"], "sets a key below a setting that is null"),
-        (["stage=dpo", "stage.beta=hot"], "stage.beta: Value 'hot' of type 'str' could not be converted to Float"),
-        (["stage=dpo", "stage.beta=-1"], "stage.beta must be positive, got -1.0"),
-        (["stage=dpo", "stage.policy=null"], "stage.policy cannot be null: set a value"),
-        (["name=null"], "name cannot be null: set a value"),
-        (["nam=x"], "there is no setting nam; did you mean name?"),
-        (
-            ["stage=sft", "stage.trainer.max_len=3"],
-            "did you mean stage.trainer.max_length?; +stage.trainer.max_len=... adds it",
-        ),
-        (["stage=sft", "model=local"], "model.path has no value: set model.path=..."),
-        (["stage=dpo", "stage.beta=0.1,0.2"], "add -m to sweep over the values"),
-        (["stage=dpo", "+stage.bta=1"], "there is no setting +stage.bta; did you mean stage.beta?"),
-        (["overwrite=maybe"], "overwrite: Value 'maybe' is not a valid bool"),
-        (["stage=dpo"], "which does not exist: run stage=sft first: python -m rlhf stage=sft"),
-    ],
-)
-def test_a_mistake_is_one_sentence_before_torch_is_imported(tmp_path: Path, arguments: list[str], message: str) -> None:
-    result = command(*arguments, cwd=tmp_path)
-    told, torch_imported = result.stderr.strip().splitlines()
-    assert result.returncode == 1
+MISTAKES = [
+    (["stage=dpo", "stage.bta=0.2"], "there is no setting stage.bta; did you mean stage.beta?"),
+    (["stage=dop"], "unknown stage 'dop'; choose from base, "),
+    (["stage=dop"], "did you mean dpo?"),
+    (["dpo"], "dpo is not a setting: did you mean stage=dpo?"),
+    (["generate"], "unknown stage 'generate'; choose from base, "),
+    (["generate"], "; stage=chat answers messages, stage=sample writes responses to prompts"),
+    (["prgression"], "; did you mean progression?"),
+    (["--stage", "dpo"], "there is no option --stage: settings are key=value; did you mean stage=dpo?"),
+    (["stage=dpo", "stage.learning_rate=1e-5"], "did you mean stage.trainer.learning_rate?"),
+    (["stage=dpo", "stage.epochs=2"], "did you mean stage.trainer.num_train_epochs?"),
+    (["stage=dpo", "stage.beta=ü"], "stage.beta=ü cannot be read: put "),
+    (["-m", "stage=dpo", "seed=glob(*)"], "seed=glob(*) matches nothing, since seed is not a config group"),
+    (["-m", "stage=dpo", "seed=range(3,3)"], "names no value, so no job would run"),
+    (
+        ["-m", "stage=dpo", "stage.beta=0.1,0.2", "stage.beta=0.3"],
+        "stage.beta is given twice, as 0.1,0.2 and as 0.3, and a sweep would drop one of them: leave one out",
+    ),
+    (["model=gpt2", "model.architecture.hidden_size=64"], "sets a key below a setting that is null"),
+    (["stage=dpo", "stage.beta=hot"], "stage.beta: Value 'hot' of type 'str' could not be converted to Float"),
+    (["stage=dpo", "stage.beta=-1"], "stage.beta must be positive, got -1.0"),
+    (["stage=dpo", "stage.policy=null"], "stage.policy cannot be null: set a value"),
+    (["name=null"], "name cannot be null: set a value"),
+    (["nam=x"], "there is no setting nam; did you mean name?"),
+    (
+        ["stage=sft", "stage.trainer.max_len=3"],
+        "did you mean stage.trainer.max_length?; +stage.trainer.max_len=... adds it",
+    ),
+    (["stage=sft", "model=local"], "model.path has no value: set model.path=..."),
+    (["stage=dpo", "stage.beta=0.1,0.2"], "add -m to sweep over the values"),
+    (["stage=dpo", "+stage.bta=1"], "there is no setting +stage.bta; did you mean stage.beta?"),
+    (
+        ["stage=sft", "+stage.trainer.max_steps=3"],
+        "+stage.trainer.max_steps adds a setting that exists: leave out the +",
+    ),
+    (["stage=sft", "~stage.nothing"], "~ cannot delete a setting, since 'stage.nothing' does not exist: leave it out"),
+    (["overwrite=maybe"], "overwrite: Value 'maybe' is not a valid bool"),
+    (["stage=dpo"], "which does not exist: run stage=sft first: python -m rlhf stage=sft"),
+]
+
+
+@pytest.fixture(scope="module")
+def answers(tmp_path_factory: pytest.TempPathFactory) -> list[list]:
+    """What one process answers to all MISTAKES: exit code, standard error, whether torch is imported, files left."""
+    given = json.dumps([arguments for arguments, _ in MISTAKES])
+    place = tmp_path_factory.mktemp("mistakes")
+    result = subprocess.run([sys.executable, "-c", ALL, given], cwd=place, capture_output=True, text=True, timeout=300)
+    return json.loads(result.stdout)
+
+
+@pytest.mark.parametrize(("number", "message"), [(i, message) for i, (_, message) in enumerate(MISTAKES)])
+def test_a_mistake_is_one_sentence_before_torch_is_imported(answers: list[list], number: int, message: str) -> None:
+    code, told, torch_imported, left = answers[number]
+    [told] = told.strip().splitlines()
+    assert code == 1
     assert told.startswith("rlhf: ")
     assert message in told
-    assert torch_imported == "False"
-    assert list(tmp_path.iterdir()) == []
+    assert not torch_imported
+    assert left == []
 
 
 def test_the_version_is_ours(tmp_path: Path) -> None:

@@ -42,8 +42,9 @@ def test_everything_once_then_nothing_then_what_is_stale(
     run(monkeypatch, *progression(tmp_path))
     told = capsys.readouterr().out
     assert told.count("up to date, skipped") == 6
-    result, following = told.splitlines()[-2:]
-    assert result.startswith(f"progression: {tmp_path}/almanac/compare/report.html (win rate vs sft (gold): ")
+    place, numbers, following = told.splitlines()[-3:]
+    assert place == f"progression: {tmp_path}/almanac/compare/report.html"
+    assert numbers.startswith("  win rate vs sft (gold): ")
     assert following.startswith("Next: python -m rlhf stage=publish ")
 
     run(monkeypatch, *progression(tmp_path, dpo=["stage.beta=0.5"]))

@@ -1,4 +1,4 @@
-"""The settings of stage=sample and stage=label."""
+"""The settings of stage=sample, stage=label and stage=chat."""
 
 import pytest
 
@@ -20,6 +20,7 @@ from tests.conftest import composed
         ),
         (["stage=label", "stage.samples={}"], "stage.samples must map titles to runs of stage=sample"),
         (["stage=label", "stage.samples=[there]"], "stage.samples must map titles to runs of stage=sample"),
+        (["stage=chat", "stage.temperature=-1"], "stage.temperature must not be negative, got -1"),
     ],
 )
 def test_a_broken_rule_names_key_and_value(overrides: list[str], message: str) -> None:
@@ -33,3 +34,10 @@ def test_responses_are_of_one_run_or_of_those_with_titles() -> None:
     assert several == {"a": Input("x", ("sample",)), "b": Input("y", ("sample",))}
     assert set(composed("stage=sample").stage.inputs()) == {"policy"}
     assert composed("stage=sample", "stage.reward=r").stage.inputs()["reward"] == Input("r", ("reward",))
+
+
+def test_a_chat_needs_no_reward_run() -> None:
+    given = composed("stage=chat", "stage.policies=[sft,a/b]", "stage.reward=r", "stage.temperature=0").stage
+    assert given.policies == ["sft", "a/b"]
+    assert given.inputs() == {"reward": Input("r", ("reward",), required=False)}
+    assert composed("stage=chat", "stage.reward=null").stage.inputs() == {}

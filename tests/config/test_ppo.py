@@ -40,6 +40,15 @@ from tests.conftest import composed
             ["stage.rollout.engine=vllm", "stage.importance_cap=2", "stage.rollout.vllm_mode=server"],
             "vllm_mode=server needs the server's address: set stage.rollout.vllm_url",
         ),
+        (["stage.advantage=reverse_kl"], "stage.advantage=reverse_kl is the one of a teacher: set stage.teacher"),
+        (["stage.teacher=x", "stage.advantage=gae"], "so stage.advantage=gae would be ignored: leave it out"),
+        (["stage.teacher=x", "stage.reward=y"], "stage.teacher replaces the reward, so stage.reward and"),
+        (["stage.teacher=x", "stage.kl_target=6"], "so stage.kl_target and stage.kl_in=loss would be ignored"),
+        (["stage.branch_from=x"], "stage.branch_from must name a run and an update, such as x@10, got 'x'"),
+        (
+            ["stage.branch_from=x@60", "stage.updates=60"],
+            "stage.updates must be above the update of stage.branch_from=x@",
+        ),
         (["stage.importance_cap=0.5"], "stage.importance_cap must be at least 1, or null, got 0.5"),
     ],
 )

@@ -121,7 +121,7 @@ def test_what_was_accepted_and_wrong_is_refused(stage: str, override: str, messa
 def test_a_warm_up_ends_within_the_training() -> None:
     require_warmup(3, 3)
     require_trainer({"warmup_steps": 0.5, "max_steps": 1})
-    with pytest.raises(ConfigError, match=r"warmup_steps=100000 is above the 3 steps of the training"):
+    with pytest.raises(ConfigError, match=r"warmup_steps=100000 is longer than the training, whose last step is 3,"):
         require_trainer({"warmup_steps": 100000, "max_steps": 3})
 
 

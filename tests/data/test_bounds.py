@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from rlhf.data import bounds, templates
-from rlhf.data.render import prompt_ids
+from rlhf.data.render import encode, prompt_ids
 from rlhf.errors import ModelError
 from tests.modeling.test_vocabulary import END, bytes_tokenizer
 
@@ -59,6 +59,24 @@ def test_the_output_of_a_template_is_bounded(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(templates, "LONGEST", 99)
     with pytest.raises(ModelError, match="it has written more than 99 characters"):
         prompt_ids(tokenizer, TALK)
+
+
+@pytest.mark.parametrize("talks", [False, True])
+def test_long_texts_are_tokenized_in_parts(monkeypatch: pytest.MonkeyPatch, talks: bool) -> None:
+    tokenizer = bytes_tokenizer(END, eos_token=END)
+    tokenizer.chat_template = "{{ messages[0].content }}"
+    texts = ["aaa", "bbbb", "ccccccccc", "d"]
+    prompts = [[{"role": "user", "content": text}] for text in texts] if talks else texts
+    whole, own, lengths = encode(tokenizer, prompts), type(tokenizer).__call__, []
+
+    def call(self: object, part: list[str], **options: object) -> object:
+        lengths.append(sum(map(len, part)))
+        return own(self, part, **options)
+
+    monkeypatch.setattr(bounds, "AT_ONCE", 8)
+    monkeypatch.setattr(type(tokenizer), "__call__", call)
+    assert encode(tokenizer, prompts) == whole
+    assert lengths == [7, 9, 1]
 
 
 def test_another_alarm_still_rings() -> None:

@@ -25,13 +25,11 @@ def test_leaks_by_hand() -> None:
 
 def test_a_leak_is_refused_unless_it_is_allowed(caplog: pytest.LogCaptureFixture) -> None:
     found = leaks(TRAIN, [{"prompt": "b"}, {"prompt": "c"}])
-    with pytest.raises(
-        DataError, match=r"1 rows of x \(50.0%\).*also in y, such as 'b': remove.*data.allow_leaks=true"
-    ):
+    with pytest.raises(DataError, match=r"1 row of x \(50.0%\).*also in y, such as 'b': remove.*data.allow_leaks=true"):
         refuse_leaks(found, "y", "x", allow=False)
     with caplog.at_level(logging.WARNING, logger="rlhf"):
         refuse_leaks(found, "y", "x", allow=True)
-    assert "1 rows of x" in caplog.text
+    assert "1 row of x" in caplog.text
     refuse_leaks(leaks(TRAIN, [{"prompt": "c"}]), "y", "x", allow=False)
 
 

@@ -48,5 +48,7 @@ def test_thumbs_without_a_counterpart_are_counted() -> None:
     root = os.environ.get("RLHF_TEST_DATA")
     if root is None:
         pytest.skip("RLHF_TEST_DATA names no folder of real data")
-    with pytest.raises(DataError, match="no row of preferences; left out 240 completions without a counterpart"):
+    with pytest.raises(
+        DataError, match="no row of preferences; left out 240 completions without a counterpart: stage=kto"
+    ):
         read(Path(root) / "raw_forms" / "kto_en_demo.json.gz", "preferences")

@@ -8,7 +8,8 @@ import pytest
 
 from rlhf.config import Format, Pairing, Rankings, Ties
 from rlhf.data.formats import BAD, NO_RANKING, NO_RESPONSE, Converter, detect
-from rlhf.data.pairs import TIED, UNCLEAR, UNPAIRED
+from rlhf.data.judged import NAMED
+from rlhf.data.pairs import MIDDLING, SAME, TIED, UNCLEAR, UNPAIRED
 from rlhf.data.rows import RowError
 from tests.data.test_formats import assistant, rows_of, user
 
@@ -94,6 +95,49 @@ def test_every_layout_serves_as_demonstrations_and_prompts(name: str) -> None:
     assert next(content(row["completion"]) for row in found if content(row["prompt"]) == ASKED[0]).strip() == "Lima."
     prompts, _ = read(name, "prompts")
     assert {content(row["prompt"]) for row in prompts} >= set(ASKED)
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_every_layout_serves_as_thumbs(name: str) -> None:
+    """The good response to each question is desirable, and its pairs' worst response is undesirable."""
+    found, _ = read(name, "thumbs")
+    if "rating" in found[0]:
+        assert name == "helpsteer_rated"
+        mean = sum(row["rating"] for row in found) / len(found)
+        found = [row | {"label": float(row["rating"] >= mean)} for row in found]
+    labels: dict[float, set[tuple[str, str]]] = {0.0: set(), 1.0: set()}
+    for row in found:
+        labels[row["label"]].add((content(row["prompt"]), content(row["completion"]).strip()))
+    assert labels[1.0] >= set(zip(ASKED, GOOD, strict=True))
+    assert not labels[1.0] & labels[0.0]
+    assert {prompt for prompt, _ in labels[0.0]} >= set(ASKED)
+
+
+def test_responses_are_labeled_by_the_mean_of_their_prompt() -> None:
+    row = {"prompt": "q", "responses": ["a", "b", "c", "d"], "scores": [0.0, 1.0, 1.0, 2.0]}
+    converter = Converter("thumbs", PLAIN)
+    found = converter(row, Format.scores)
+    assert [(one["completion"], one["label"]) for one in found] == [("a", 0.0), ("d", 1.0)]
+    assert converter.left_out == {MIDDLING: 2}
+
+
+def test_a_pair_of_equal_responses_has_no_label() -> None:
+    converter = Converter("thumbs", PLAIN)
+    assert converter({"prompt": "q", "chosen": "a", "rejected": "a"}, Format.standard) == []
+    assert converter.left_out == {SAME: 1}
+    with pytest.raises(RowError, match="'rejected' is missing"):
+        converter({"prompt": "q", "chosen": "a"}, Format.standard)
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_a_thumb_under_another_name_is_no_demonstration(name: str) -> None:
+    """If its value is one; other columns of this name stay what they are."""
+    row = {"prompt": "q", "completion": "a"}
+    for value, label in (("thumbs_down", 0.0), (False, 0.0), ("Dislike", 0.0), (1, 1.0), ("positive", 1.0)):
+        [found] = Converter("thumbs", PLAIN).read(row | {name: value}, Format.auto)
+        assert found["label"] == label
+        assert len(Converter("demonstrations", PLAIN).read(row | {name: value}, Format.auto)) == label
+    assert detect(row | {name: "Too short."})[0] is Format.standard
 
 
 def test_every_right_response_is_compared_with_every_wrong_one() -> None:

@@ -14,7 +14,7 @@ def sheet(**changes: Any) -> dict[str, Any]:
         "contradicting": 2, "empty": {"prompt": 0}, "truncated": {"chosen": 4}, "lengths": {"prompt": LENGTHS},
         "max_length": 1024, "special": 0, "longer_rows": 1, "filled": 0, "broken": 3, "unread": ["id", "\x1b[31mred"],
         "counted_by": "my/model", "languages": {"rows": 8, "counts": {"en": 6, "de": 2}}, "sources": {},
-        "unit": "tokens",
+        "unit": "tokens", "thumbs": {},
     } | changes  # fmt: skip
 
 

@@ -40,6 +40,7 @@ OPTIONS = {
     "sft": (*SGD, "stage.trainer.gradient_accumulation_steps=2", "stage.trainer.activation_checkpointing=true"),
     "reward": (*SGD, *CARD, "adapter=lora"),
     "dpo": (*SGD, "stage.loss=[sigmoid,sft]"),  # a mean over pairs, and one over tokens
+    "kto": SGD,
     "ppo": (),
 }
 # Weights are at most 1 and move by 1e-3 or more, so 1e-6 is a few of float32's last bits. PPO uses Adam, which

@@ -11,7 +11,7 @@ from transformers.generation import configuration_utils
 from rlhf.data.render import prompt_ids
 from rlhf.data.templates import chat_template
 from rlhf.modeling.from_scratch import new_tokenizer
-from rlhf.modeling.generation import Response, cut, end_ids, generate, response_text, sample, sample_ids, seeded
+from rlhf.modeling.generation import Response, cut, end_ids, generate, response_text, sample, sample_ids, seeded, stream
 
 PROMPTS = ["red cat", "green", "blue bird dog cat red", "bird dog"]
 
@@ -109,6 +109,17 @@ def test_the_seed_alone_decides(model: Any, tokenizer: Any) -> None:
     torch.rand(5)
     assert answers(model, tokenizer, seed=3) == first
     assert answers(model, tokenizer, seed=4) != first
+
+
+def test_a_stream_is_the_response_in_pieces_of_whole_characters(model: Any, tokenizer: Any) -> None:
+    plain = {"max_prompt_length": 16, "max_response_length": 40, "temperature": 1.0, "seed": 5}
+    [expected] = generate(model, tokenizer, PROMPTS[:1], batch_size=1, **plain)
+    assert "\N{REPLACEMENT CHARACTER}" in expected.text  # bytes that are not a character, some of them followed by one
+    pieces: list[str] = []
+    assert stream(model, tokenizer, PROMPTS[0], pieces.append, **plain) == expected
+    assert "".join(pieces) == expected.text
+    assert len(pieces) > 3
+    assert not any(piece.endswith("\N{REPLACEMENT CHARACTER}") for piece in pieces[:-1])
 
 
 def test_random_numbers_of_the_caller_are_unchanged(model: Any, tokenizer: Any) -> None:

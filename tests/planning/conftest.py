@@ -16,6 +16,7 @@ ROWS = {
     "sft": Rows(100, [(30, 20)], "counted"),
     "reward": Rows(100, [(30, 20, 10)], "counted"),
     "dpo": Rows(100, [(30, 20, 10)], "counted"),
+    "kto": Rows(100, [(30, 20)], "counted"),
     "ppo": Rows(100, [(30,)], "counted"),
 }
 

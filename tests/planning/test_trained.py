@@ -39,7 +39,7 @@ def test_weights_agree_with_the_loaded_model(adapter: str, stage: str, tmp_path:
     assert role.weights == sum(value.nbytes for value in model.parameters())
 
 
-@pytest.mark.parametrize("stage", ["base", "sft", "reward", "dpo"])
+@pytest.mark.parametrize("stage", ["base", "sft", "reward", "dpo", "kto"])
 def test_properties_of_every_stage(stage: str, ahead: Ahead) -> None:
     whole = ahead(stage, MANY).ledger
     more = ahead(stage, "stage.trainer.per_device_train_batch_size=1024").ledger
@@ -66,6 +66,18 @@ def test_a_cached_reference_is_not_loaded_in_training(ahead: Ahead) -> None:
     assert kept.weights(phases["loss"]) == kept.roles[0].weights
     assert kept.weights(phases["held out"]) == beside.weights(beside.phases[0]) == 2 * kept.roles[0].weights
     assert "held out" not in {phase.name for phase in ahead("dpo", "eval_set.prompts=0").ledger.phases}
+
+
+def test_a_loss_without_a_reference_plans_none(ahead: Ahead) -> None:
+    """The policy at its start is loaded at the end, for the held-out comparison."""
+    simpo = ahead("dpo", "stage.loss=[simpo]")
+    assert simpo.work.read == 0
+    assert simpo.ledger.phases[0].name == "loss"
+    *training, last = simpo.ledger.phases
+    assert {simpo.ledger.weights(phase) for phase in training} == {simpo.ledger.roles[0].weights}
+    assert (last.name, simpo.ledger.weights(last)) == ("held out", 2 * simpo.ledger.roles[0].weights)
+    unmeasured = ahead("dpo", "stage.loss=[simpo]", "eval_set.prompts=0").ledger
+    assert [role.name for role in unmeasured.roles] == ["policy"]
 
 
 @pytest.mark.parametrize("stage", ["reward", "dpo"])

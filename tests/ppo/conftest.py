@@ -3,7 +3,7 @@
 import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import pytest
@@ -85,6 +85,7 @@ def new_trainer(tokenizer: Any) -> Callable[..., PPOTrainer]:
         **overrides: Any,
     ) -> PPOTrainer:
         names = ("seed", "score_mean", "score_std", "log", "gold", "shadows", "sampler", "synchronize", "shared_prefix")
+        names = (*names, "text")
         arguments = {"seed": 0} | {name: overrides.pop(name) for name in names if name in overrides}
         policy = new_policy(tokenizer) if policy is None else policy
         if reference == "same":
@@ -97,13 +98,17 @@ def new_trainer(tokenizer: Any) -> Callable[..., PPOTrainer]:
     return build
 
 
+def interrupted_in_the_second_update() -> AbstractContextManager:
+    return interrupted_in_update(2)
+
+
 @contextmanager
-def interrupted_in_the_second_update() -> Iterator[None]:
-    """Send Ctrl-C within the second update of a trainer, and expect the run in the context to end with it."""
+def interrupted_in_update(number: int) -> Iterator[None]:
+    """Send Ctrl-C within an update of a trainer, and expect the run in the context to end with it."""
     step = PPOTrainer.step
 
     def interrupted(trainer: PPOTrainer, prompts: list) -> dict[str, float]:
-        if trainer.update == 1:
+        if trainer.update == number - 1:
             os.kill(os.getpid(), signal.SIGINT)
         return step(trainer, prompts)
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from rlhf.ppo import PPOTrainer
+from rlhf.ppo.rollout import learned_rows
 from tests.ppo.conftest import length_reward
 
 Trainers = Callable[..., PPOTrainer]
@@ -76,5 +77,5 @@ def test_responses_without_eos_are_masked(new_trainer: Trainers) -> None:
     trainer = new_trainer(advantage="grpo", samples=4, missing_eos="mask", reward=length_reward)
     rollout, _ = trainer._rollout(trainer.batch(0))
     rollout = rollout._replace(ended=torch.arange(len(rollout.ended)) % 3 == 0)
-    learned = trainer._learned(rollout, rollout.scores)
+    learned = learned_rows(rollout, rollout.scores, trainer.stage, torch.ones_like(rollout.ended))
     assert learned.mask.any(-1).tolist() == rollout.ended.tolist()

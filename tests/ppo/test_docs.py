@@ -32,7 +32,8 @@ def test_every_logged_metric_is_explained(new_trainer: Any) -> None:
     scorers = {"gold": length_reward, "shadows": {"<name>": length_reward}}
     trainer = new_trainer(updates=1, reward=CompositeReward({"<term>": RewardTerm(members)}), **scorers)
     compared = new_trainer(updates=1, advantage="grpo", samples=2)
-    assert columns(section(PPO, "Metrics")) == set(trainer.train()) | set(compared.train())
+    taught = new_trainer(updates=1, teacher="larger", ptx_coef=1.0, text=[[1, 2], [2, 3]])
+    assert columns(section(PPO, "Metrics")) == set(trainer.train()) | set(compared.train()) | set(taught.train())
 
 
 def test_details_are_numbered_and_begin_with_those_of_the_paper() -> None:

@@ -8,17 +8,18 @@ from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 
 from rlhf.errors import TrainingError
 from rlhf.modeling.segment_attention import lay_out
-from rlhf.ppo import PPOTrainer, ValueHead
+from rlhf.ppo import PPOTrainer, ValueHead, checkpoint
 from rlhf.ppo.distributed import whiten
 from rlhf.ppo.metrics import Metrics, report
-from rlhf.ppo.rollout import Rollout, grouped_batches
+from rlhf.ppo.rollout import grouped_batches
 from tests.ppo.conftest import PROMPTS, close, experience, new_policy, same, weights
+from tests.ppo.test_gradients import ONE_STEP, moved
 
 Trainers = Callable[..., PPOTrainer]
-OfToken = Callable[[int, int, torch.Tensor], torch.Tensor]
 
 
 def test_logprobs_that_are_not_the_policys_are_refused(new_trainer: Trainers) -> None:
@@ -58,97 +59,6 @@ def test_accumulated_micro_batches_give_the_step_of_the_full_batch(
     for expected, other in zip(found[0][:2], found[1][:2], strict=True):
         assert close(expected, other, atol=1e-6)
     assert found[0][2] == pytest.approx(found[1][2], abs=1e-5)
-
-
-def moved(trainer: PPOTrainer, rollout: Rollout, *arguments: Any) -> torch.Tensor:
-    """Return the gradient of the policy's head, from one step of plain gradient descent."""
-    rate = trainer.stage.learning_rate
-    trainer.learner.optimizers["policy"] = torch.optim.SGD(trainer.policy.parameters(), lr=rate)
-    before = trainer.policy.lm_head.weight.detach().clone()
-    trainer.learner.improve(rollout, *arguments)
-    return (before - trainer.policy.lm_head.weight.detach()) / rate
-
-
-def by_hand(trainer: PPOTrainer, rollout: Rollout, of_token: OfToken, by_response: bool = False) -> torch.Tensor:
-    """Return the gradient of the mean of ``of_token(row, t, logp)`` over tokens, one at a time: the oracle.
-
-    ``logp`` are the log-probabilities of the whole vocabulary after an unpadded prefix.
-    """
-    head = trainer.policy.lm_head.weight
-    expected = torch.zeros_like(head)
-    lengths = rollout.mask.sum(-1).tolist()
-    for row, length in enumerate(lengths):
-        ids = rollout.prompt_ids[row][rollout.prompt_mask[row]].tolist()
-        for t in range(length):
-            logits = trainer.policy(torch.tensor([ids])).logits[0, -1] / trainer.stage.temperature
-            share = 1 / (length * len(lengths)) if by_response else 1 / sum(lengths)
-            loss = of_token(row, t, torch.log_softmax(logits, -1))
-            expected += torch.autograd.grad(share * loss, head)[0]
-            ids.append(int(rollout.response_ids[row, t]))
-    return expected
-
-
-def surrogate(rollout: Rollout, advantages: torch.Tensor) -> OfToken:
-    """Return -A·log π, the policy's loss at ratio 1 up to a constant."""
-    return lambda row, t, logp: -advantages[row, t] * logp[rollout.response_ids[row, t]]
-
-
-ONE_STEP = {"minibatches": 1, "epochs": 1, "micro_batch_size": 2, "max_grad_norm": 1e9}
-
-
-@pytest.mark.parametrize("loss_mean", ["token", "response"])
-def test_the_gradient_is_that_of_the_mean_over_tokens_or_responses(new_trainer: Trainers, loss_mean: str) -> None:
-    trainer = new_trainer(**ONE_STEP, loss_mean=loss_mean)
-    rollout, advantages, returns = experience(trainer)
-    loss = surrogate(rollout, advantages)
-    expected = by_hand(trainer, rollout, loss, loss_mean == "response")
-    other = by_hand(trainer, rollout, loss, loss_mean != "response")
-    found = moved(trainer, rollout, advantages, returns, 0)
-    assert torch.allclose(found, expected, atol=1e-4)
-    assert not torch.allclose(found, other, atol=1e-2)
-
-
-def test_the_entropy_bonus_adds_the_gradient_of_the_mean_entropy(new_trainer: Trainers) -> None:
-    """With advantages of 0 it is the only term; the entropy is that of the sampling distribution."""
-    trainer = new_trainer(**ONE_STEP, entropy_coef=0.5)
-    rollout, advantages, returns = experience(trainer)
-    expected = by_hand(trainer, rollout, lambda row, t, logp: 0.5 * (logp.exp() * logp).sum())
-    found = moved(trainer, rollout, torch.zeros_like(advantages), returns, 0)
-    assert torch.allclose(found, expected, atol=1e-4)
-    assert found.abs().max() > 1e-2
-
-
-@pytest.mark.parametrize("estimator", ["k2", "k3"])
-def test_the_kl_in_the_loss_pulls_by_its_own_gradient(new_trainer: Trainers, tokenizer: Any, estimator: str) -> None:
-    """With advantages of 0 it is the only term; the reference is another model, so that the penalty is not 0."""
-    trainer = new_trainer(**ONE_STEP, kl_in="loss", kl_estimator=estimator, reference=new_policy(tokenizer, 5))
-    rollout, advantages, returns = experience(trainer)
-
-    def loss(row: int, t: int, logp: torch.Tensor) -> torch.Tensor:
-        x = logp[rollout.response_ids[row, t]] - rollout.ref_logprobs[row, t]
-        return 0.3 * (0.5 * x**2 if estimator == "k2" else (-x).exp() - 1 + x)
-
-    expected = by_hand(trainer, rollout, loss)
-    found = moved(trainer, rollout, torch.zeros_like(advantages), returns, 0, 0.3)
-    assert torch.allclose(found, expected, atol=1e-4)
-    assert found.abs().max() > 1e-2
-
-
-def test_tokens_of_another_engine_are_weighted_by_their_importance(new_trainer: Trainers) -> None:
-    """At ratio 1 a weight on the loss is a weight on the advantage; the engine's log-probabilities have random errors.
-
-    Without the option the step ignores them.
-    """
-    trainers = {cap: new_trainer(**ONE_STEP, importance_cap=cap) for cap in (None, 1.2)}
-    rollout, advantages, returns = experience(trainers[None])
-    noise = 0.5 * torch.randn(rollout.mask.shape, generator=torch.Generator().manual_seed(0))
-    weight = (-noise).exp().clamp(max=1.2)
-    plain = by_hand(trainers[None], rollout, surrogate(rollout, advantages))
-    weighted = by_hand(trainers[None], rollout, surrogate(rollout, weight * advantages))
-    rollout = rollout._replace(sampler_logprobs=rollout.logprobs + noise)
-    assert torch.allclose(moved(trainers[None], rollout, advantages, returns, 0), plain, atol=1e-4)
-    assert torch.allclose(moved(trainers[1.2], rollout, advantages, returns, 0), weighted, atol=1e-4)
-    assert not torch.allclose(plain, weighted, atol=1e-2)
 
 
 def test_an_update_ends_before_the_step_that_starts_too_far_away(new_trainer: Trainers) -> None:
@@ -359,6 +269,46 @@ def test_shared_prompts_give_the_same_numbers_and_gradients(
     assert close(found[0][1], found[1][1], atol=1e-5)
     assert found[0][2] == pytest.approx(found[1][2], abs=1e-4)
     assert not same(found[0][0], weights(new_trainer(**GROUPS, **copy.deepcopy(options)).policy))
+
+
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("options", [{"critic": ValueHead(16)}, {"advantage": "rloo"}], ids=["head", "rloo"])
+def test_layers_below_all_adapters_are_computed_once(
+    new_trainer: Trainers, tokenizer: Any, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], shared: bool
+) -> None:
+    """The weights after a step equal those with whole passes; the lower layer is run for states only once."""
+    monkeypatch.setattr("tests.ppo.conftest.PROMPTS", [LONG + prompt for prompt in PROMPTS])
+    with monkeypatch.context() as patch:
+        patch.setattr("rlhf.ppo.rollout.unchanged", lambda *_: 0)
+        whole = one_update(new_trainer, tokenizer, options, shared)
+    reused = one_update(new_trainer, tokenizer, options, shared)
+    assert close(whole[0], reused[0], atol=1e-5)
+    assert whole[1] == pytest.approx(reused[1], abs=1e-4)
+    assert whole[2].count(0) == whole[2].count(1)
+    assert 3 * reused[2].count(0) == reused[2].count(1) == whole[2].count(1)  # for the reference and two epochs
+
+
+def one_update(
+    new_trainer: Trainers, tokenizer: Any, options: dict[str, Any], shared: bool
+) -> tuple[dict[str, torch.Tensor], Metrics, list[int]]:
+    """Return weights and metrics after an update, and the layers that ran in another one after its sampling."""
+    targets = ["model.layers.1.self_attn.q_proj", "model.layers.1.mlp.up_proj"]
+    torch.manual_seed(3)
+    policy = get_peft_model(new_policy(tokenizer), LoraConfig(r=2, target_modules=targets))
+    given = GROUPS | {"epochs": 2, "shared_prefix": shared} | copy.deepcopy(options)
+    trainer = new_trainer(**given, policy=policy, reference=None)
+    trainer.learner.optimizers = {
+        name: torch.optim.SGD(checkpoint.trainable(model).values(), lr=1.0)
+        for name, model in trainer.learner.modules.items()
+    }
+    found = trainer.step(trainer.batch(0)), weights(trainer.policy)
+    ran: list[int] = []
+    draw = trainer.collector.draw
+    trainer.collector.draw = lambda *given: (draw(*given), ran.clear())[0]
+    for number, layer in enumerate(trainer.policy.get_base_model().model.layers):
+        layer.self_attn.register_forward_hook(lambda *_, number=number: ran.append(number))
+    trainer.step(trainer.batch(1))
+    return found[1], found[0], ran
 
 
 def test_grouped_batches_hold_each_row_once_within_their_bounds(new_trainer: Trainers) -> None:

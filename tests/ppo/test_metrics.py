@@ -35,7 +35,7 @@ def test_by_hand() -> None:
         "objective/scores": 2.0, "objective/scores_std": 2**0.5, "objective/kl": 1.25, "objective/entropy": 5.0,
         "objective/non_score_reward": -0.3, "objective/rlhf_reward": 1.0 - 0.3, "val/ended": 0.5,
         "val/response_length": 2.0, "val/repetition": 0.0, "val/distinct": 1.0, "val/sampler_gap": 0.5 / 4,
-        "val/explained_variance": 0.0,
+        "val/explained_variance": 0.0, "tokens": 6.0, "sampled_tokens": 4.0,
     }  # fmt: skip
     assert found == pytest.approx(expected, abs=1e-6)
 

@@ -43,8 +43,9 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 def config(**more: Any) -> LlamaConfig:
     return LlamaConfig(
-        vocab_size=len(VOCABULARY), hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
-        num_key_value_heads=2, initializer_range=0.3, bos_token_id=None, eos_token_id=1, pad_token_id=0, **more,
+        vocab_size=len(VOCABULARY), hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
+        num_key_value_heads=2, initializer_range=0.3, bos_token_id=None, eos_token_id=1, pad_token_id=0,
+        **{"intermediate_size": 32} | more,
     )  # fmt: skip
 
 
@@ -158,6 +159,30 @@ def test_the_adaptive_coefficient_finds_the_tilt_that_has_the_target_kl(tokenize
     assert kl(end) == pytest.approx(target, abs=0.06)
     assert distance(start, tilted(start, scores, low)) > 0.2
     assert distance(end, tilted(start, scores, low)) < 0.08
+
+
+def test_distillation_reaches_the_teacher(tokenizer: Any) -> None:
+    """Without reward and critic; the teacher has another architecture, and the policy differs from it at the start."""
+    torch.manual_seed(5)
+    teacher = LlamaForCausalLM(config(intermediate_size=48)).eval()
+    every, metrics = responses(), []
+    start, goal = distribution(new_policy(), every), distribution(teacher, every)
+    stage = settings(
+        teacher="larger", updates=60, batch_size=512, micro_batch_size=512, minibatches=1, epochs=2,
+        learning_rate=0.005, temperature=1.0, max_response_length=2,
+    )  # fmt: skip
+    assert stage.missing_eos.value == "replace"  # it has no effect: there is no score
+    policy = new_policy()
+    trainer = PPOTrainer(policy, teacher, None, tokenizer, reward, ["go"], stage, seed=0)  # whose reward is only logged
+    trainer.log = lambda found, _: metrics.append(found)
+    trainer.train()
+    assert distance(start, goal) > 0.4
+    assert distance(distribution(policy, every), goal) < 0.08
+    exact = (start * (start / goal).log()).sum().item()
+    assert metrics[0]["objective/kl"] == pytest.approx(exact, rel=0.15)
+    tokens = sum(p.item() * len(response) for p, response in zip(start, every, strict=True))
+    assert metrics[0]["objective/reverse_kl"] == pytest.approx(exact / tokens, rel=0.15)
+    assert abs(metrics[-1]["objective/reverse_kl"]) < 0.05 * metrics[0]["objective/reverse_kl"]
 
 
 def test_dpo_reaches_the_same_optimum_from_preferences(tokenizer: Any, tmp_path: Path) -> None:

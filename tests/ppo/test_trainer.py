@@ -101,7 +101,10 @@ def test_rewards_are_whitened_before_the_advantages_are_estimated(new_trainer: T
     assert returns[:, 0].tolist() == pytest.approx(expected, abs=1e-3)
 
 
-@pytest.mark.parametrize("kind", [kind.value for kind in Advantage])
+OF_REWARD = [kind.value for kind in Advantage if kind is not Advantage.reverse_kl]  # which needs another model
+
+
+@pytest.mark.parametrize("kind", OF_REWARD)
 def test_every_estimator_learns_and_resumes_to_the_bit(new_trainer: Trainers, tmp_path: Path, kind: str) -> None:
     """Without GAE, neither a critic nor its metrics, files and learning rate exist."""
     options: dict[str, Any] = {"advantage": kind, "samples": 3, "missing_eos": "keep", "updates": 3}
@@ -125,7 +128,7 @@ def test_every_estimator_learns_and_resumes_to_the_bit(new_trainer: Trainers, tm
     assert metrics["episode"] == 3 * 6 * 3
 
 
-@pytest.mark.parametrize("kind", [kind.value for kind in Advantage])
+@pytest.mark.parametrize("kind", OF_REWARD)
 def test_micro_batches_do_not_change_the_step_of_an_estimator(new_trainer: Trainers, kind: str) -> None:
     """So a retry after memory ran out takes the same step."""
     plain: dict[str, Any] = {"advantage": kind, "samples": 3, "minibatches": 1, "epochs": 1, "max_grad_norm": 1e9}

@@ -1,5 +1,8 @@
 import itertools
 import math
+import warnings
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -8,7 +11,12 @@ from hypothesis import strategies as st
 from torch import Tensor, tensor
 from torch.nn.functional import logsigmoid
 
-from rlhf.preference.losses import batch_sum, bradley_terry, centering, plackett_luce, smoothed
+from rlhf.preference.losses import batch_sum, bradley_terry, centering, orpo, plackett_luce, simpo, smoothed
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # that they are experimental
+    from trl.experimental.cpo import CPOTrainer
+    from trl.experimental.orpo import ORPOTrainer
 
 numbers = st.floats(-20, 20)
 
@@ -117,3 +125,48 @@ def test_dpo_is_smoothed_by_two_of_trls_losses(x: float, smoothing: float, weigh
 def test_without_smoothing_dpo_is_unchanged() -> None:
     assert smoothed(["sigmoid", "ipo"], None, 0.0) == (["sigmoid", "ipo"], None)
     assert smoothed(["aot"], [2.0], 0.1) == (["aot"], [2.0])
+
+
+def trl(**settings: Any) -> Any:
+    """Return the parts of a trainer of TRL that its losses read."""
+    return SimpleNamespace(accelerator=SimpleNamespace(device="cpu"), alpha=0.0, label_smoothing=0.0, **settings)
+
+
+means = st.floats(-12, -0.01)
+
+
+@given(means, means, st.floats(0.1, 5), st.floats(0, 2))
+def test_simpo_is_that_of_trl(chosen: float, rejected: float, beta: float, ratio: float) -> None:
+    c, r = (tensor([value], dtype=torch.float64) for value in (chosen, rejected))
+    theirs = CPOTrainer.cpo_loss(trl(loss_type="simpo", beta=beta, simpo_gamma=beta * ratio), c, r)[0]
+    assert simpo(c, r, beta, ratio).item() == pytest.approx(theirs.item(), abs=1e-9)
+
+
+def test_simpo_by_hand() -> None:
+    """Rewards of 2 and 2 - ln 3 without a margin: σ(ln 3) = 3/4; a margin of ln 3 leaves 1/2."""
+    chosen, rejected = tensor([-1.0]), tensor([-1.0 - math.log(3.0) / 2])
+    assert simpo(chosen, rejected, 2.0, 0.0).item() == pytest.approx(-math.log(0.75))
+    assert simpo(chosen, rejected, 2.0, math.log(3.0) / 2).item() == pytest.approx(math.log(2.0))
+
+
+@given(means, means, st.floats(0.01, 2))
+def test_orpo_is_that_of_trl(chosen: float, rejected: float, weight: float) -> None:
+    """TRL's trainer subtracts its odds ratio from the SFT loss."""
+    c, r = (tensor([value], dtype=torch.float32) for value in (chosen, rejected))
+    theirs = -c - ORPOTrainer.odds_ratio_loss(trl(beta=weight), c, r)[0]
+    assert orpo(c, r, weight).item() == pytest.approx(theirs.item(), rel=1e-4, abs=1e-5)
+
+
+def test_orpo_by_hand() -> None:
+    """Odds of 3 and 1 for probabilities of 3/4 and 1/2: σ(ln 3) = 3/4."""
+    chosen, rejected = tensor([math.log(0.75)]), tensor([math.log(0.5)])
+    assert orpo(chosen, rejected, 0.1).item() == pytest.approx(-1.1 * math.log(0.75))
+
+
+def test_orpo_of_a_certain_response_has_a_gradient() -> None:
+    chosen, rejected = tensor([0.0, -1e-12], requires_grad=True), tensor([-0.5, 0.0], requires_grad=True)
+    orpo(chosen, rejected, 0.1).sum().backward()
+    assert chosen.grad is not None
+    assert rejected.grad is not None
+    assert chosen.grad.isfinite().all()
+    assert rejected.grad.isfinite().all()

@@ -46,5 +46,9 @@ def test_the_last_line_says_where_what_and_how_long() -> None:
     found = manifest("dpo", metrics={"eval/rewards/accuracies": 0.75, "eval/rewards/margins": 0.1}, seconds=138)
     told = headlines.ending(Path("checkpoints/mine/dpo"), found)
     assert told == "dpo: checkpoints/mine/dpo (held-out accuracy 0.75, margin 0.1, 2.3 minutes)"
+    found["metrics"]["eval/rewards/accuracies"] = 0.831
+    found["metrics"]["eval/rewards/margins"] = 0.456
+    told = headlines.ending(Path("checkpoints/almanac/dpo"), found)
+    assert told == "dpo: checkpoints/almanac/dpo\n  held-out accuracy 0.831, margin 0.456, 2.3 minutes"
     found = manifest("inspect", seconds=2)
     assert headlines.ending(Path("x"), found, "progression", 7200) == "progression: x/report.md (2 hours)"

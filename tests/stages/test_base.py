@@ -3,16 +3,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rlhf.config import Settings
-from rlhf.data.templates import chat_template
-from rlhf.errors import ConfigError, DataError, ModelError
-from rlhf.modeling.from_scratch import new_tokenizer
+from rlhf.errors import ConfigError, ModelError
 from rlhf.runs.run import Run
 from rlhf.stages import execute
-from rlhf.stages.base import blocks
 
 
 def test_a_base_model_from_nothing(chain: Path) -> None:
@@ -78,18 +74,6 @@ def test_a_model_that_cannot_be_found(settings: Callable[..., Settings], tmp_pat
     with pytest.raises(ModelError, match="policy=nobody/nothing cannot be loaded"):
         execute(settings("base", "stage.policy=nobody/nothing"), tmp_path / "base")
     assert list(tmp_path.iterdir()) == []
-
-
-def test_texts_are_joined_and_cut() -> None:
-    tokenizer = new_tokenizer(["a b c d e f g"] * 3, 280, chat_template("almanac"))
-    texts = Dataset.from_dict({"text": ["a b c", "d", "e f g"]})
-    joined = [*tokenizer("a b c")["input_ids"], tokenizer.eos_token_id, *tokenizer("d")["input_ids"]]
-    joined += [tokenizer.eos_token_id, *tokenizer("e f g")["input_ids"], tokenizer.eos_token_id]
-    found = blocks(texts, tokenizer, 3, "train")
-    assert found["input_ids"][:] == found["labels"][:] == [joined[:3], joined[3:6], joined[6:9]]
-    assert len(joined) == 10  # the tenth is dropped
-    with pytest.raises(DataError, match=r"the train split does not fill one row of stage.block_length=11 tokens"):
-        blocks(texts, tokenizer, 11, "train")
 
 
 def test_a_new_model_needs_an_architecture(settings: Callable[..., Settings], tmp_path: Path) -> None:

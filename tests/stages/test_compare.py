@@ -173,7 +173,7 @@ def test_what_was_trained_on_the_judging_reward_model_is_said(
     execute(beside_chain("ppo"), tmp_path / "ppo")
     execute(compare(f"sft: {{chain}}/sft, ppo: {tmp_path}/ppo"), tmp_path / "compare")
     found = read(tmp_path / "compare")
-    assert found["notes"] == ["Trained on the reward model, so that the win rates by it are biased: ppo."]
+    assert found["notes"] == ["Win rates by the reward model favor models that were trained on it: ppo."]
     assert found["models"]["ppo"]["kl"]["mean"] != 0
     assert list(found["over_optimization"]) == [f"{tmp_path}/ppo"]
 
@@ -227,7 +227,7 @@ def test_what_was_trained_on_the_judge_is_said(beside_chain: Configure, compare:
     settings = compare(given, "judge=reward", f"judge.model={judge}", "judge.limit=3", "stage.reward=null")
     execute(settings, tmp_path / "compare")
     found = read(tmp_path / "compare")
-    assert "Trained on the judge, so that the win rates by it are biased: ppo." in found["notes"]
+    assert "Win rates by the judge favor models that were trained on it: ppo." in found["notes"]
     assert "win_rate/judge" in found["models"]["ppo"]
 
 

@@ -2,19 +2,23 @@ import inspect
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from trl import DPOTrainer
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 
-from rlhf.config import Settings
-from rlhf.config.stages import LOSSES
+from rlhf.config import DPOStage, Settings
+from rlhf.config.stages import LOSSES, OWN_LOSSES
 from rlhf.errors import ConfigError, DataError
 from rlhf.modeling import loading
+from rlhf.preference import reference
 from rlhf.runs.run import Run
 from rlhf.stages import execute
-from rlhf.stages.dpo import Attributed
+from rlhf.stages.dpo import Attributed, own_losses, weighted
 from rlhf.training import loop
+from tests.conftest import composed
 
 
 @pytest.mark.parametrize("adapter", ["none", "lora"])
@@ -137,3 +141,94 @@ def test_a_smoothed_loss_is_that_of_the_pair_and_of_the_flipped_pair(
     assert x == same == pytest.approx(4.0, abs=1e-4)
     assert plain == pytest.approx(0.0181499, abs=1e-5)  # -log σ(4)
     assert smooth == pytest.approx(0.75 * 0.0181499 + 0.25 * 4.0181499, abs=1e-4)
+
+
+@pytest.mark.parametrize("adapter", ["none", "lora"])
+@pytest.mark.parametrize("loss", ["simpo", "orpo", "sft"])
+def test_a_loss_without_a_reference_builds_and_caches_none(
+    beside_chain: Callable[..., Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loss: str, adapter: str
+) -> None:
+    """Losses, gradients and metrics are the same with shared prefixes, and follow from log-probabilities."""
+    monkeypatch.setattr(reference, "with_log_probs", None)
+    found = {}
+
+    def look(trainer: Any, run: Run, *rest: object) -> dict[str, float]:
+        assert trainer.ref_model is None
+        trainer.model.train()
+        batch = next(iter(trainer.get_train_dataloader()))
+        value = trainer.compute_loss(trainer.model, batch)
+        value.backward()
+        gradients = {name: p.grad.clone() for name, p in trainer.model.named_parameters() if p.grad is not None}
+        measured = {key: values[-1] for key, values in trainer._metrics["train"].items()}
+        lengths = batch["completion_mask"][:, 1:].sum(1)
+        found[run.directory.name] = (value.item(), gradients, measured, lengths)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop, "train", look)
+    for shared in ("on", "off"):
+        given = [f"stage.loss=[{loss}]", f'stage.shared_prefix="{shared}"', f"adapter={adapter}"]
+        settings = beside_chain("dpo", *given, "stage.trainer.per_device_train_batch_size=1")
+        with pytest.raises(KeyboardInterrupt):
+            execute(settings, tmp_path / shared)
+    (value, gradients, measured, lengths), (plain, plainly, apart, _) = found["on"], found["off"]
+    assert value == pytest.approx(plain, rel=1e-5)
+    assert measured == pytest.approx(apart, rel=1e-4, abs=1e-5)
+    assert gradients.keys() == plainly.keys()
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(gradient, plainly[name], rtol=1e-5, atol=1e-5 * plainly[name].abs().max().item())
+    means = [measured[f"logps/{side}"] / n for side, n in zip(("chosen", "rejected"), lengths.tolist(), strict=True)]
+    stage = settings.stage_as(DPOStage)
+    assert measured["rewards/margins"] == pytest.approx(stage.beta * (means[0] - means[1]), abs=1e-5)
+    if loss != "sft":
+        assert [name for name, _ in weighted(stage)] == [loss]
+        [(own, weight)] = own_losses(stage)
+        assert value == pytest.approx(weight * own(*torch.tensor(means).unsqueeze(1)).item(), rel=1e-5)
+
+
+def test_own_losses_are_added_to_those_of_trl(
+    beside_chain: Callable[..., Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With ``sigmoid`` beside it, a loss without a reference leaves the reference in its place."""
+    losses = {}
+
+    def look(trainer: Any, run: Run, *rest: object) -> dict[str, float]:
+        batch = next(iter(trainer.get_train_dataloader()))
+        losses[run.directory.name] = trainer.compute_loss(trainer.model, batch).item()
+        assert "ref_chosen_logps" in batch or run.directory.name == "simpo"
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop, "train", look)
+    for name in ("simpo", "sigmoid", "simpo,sigmoid"):
+        weights = ["+stage.trainer.loss_weights=[0.5,2.0]"] if "," in name else []
+        with pytest.raises(KeyboardInterrupt):
+            execute(beside_chain("dpo", f"stage.loss=[{name}]", "stage.beta=2", *weights), tmp_path / name)
+    both = 0.5 * losses["simpo"] + 2 * losses["sigmoid"]
+    assert losses["simpo,sigmoid"] == pytest.approx(both, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["stage.loss=[orpo]", "stage.gamma_beta_ratio=0.5"], "stage.gamma_beta_ratio=0.5 has no effect under"),
+        (["stage.loss=[simpo]", "stage.gamma_beta_ratio=null"], "stage.gamma_beta_ratio must be a number for"),
+        (["stage.loss=[simpo]", "+stage.trainer.sync_ref_model=true"], "sync_ref_model=True has no effect under"),
+        (["stage.loss=[orpo,sigmoid]", "+stage.trainer.ld_alpha=0.5"], "ld_alpha=0.5 has no effect under"),
+        (["stage.loss=[simpo]", "stage.label_smoothing=0.1"], "stage.label_smoothing=0.1 has no effect under"),
+    ],
+)
+def test_settings_that_a_loss_does_not_read_are_refused(
+    beside_chain: Callable[..., Settings], given: list[str], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        beside_chain("dpo", *given)
+
+
+def test_defaults_follow_the_loss() -> None:
+    """Values of Zephyr, Tülu 3, SimPO's Llama-3-Base and ORPO's Mistral; of several losses, the first that has one."""
+    found = {}
+    for loss in ("sigmoid", "sigmoid_norm", *OWN_LOSSES, "sft,simpo"):
+        stage = composed("stage=dpo", "experiment=none", "data=local", f"stage.loss=[{loss}]").stage_as(DPOStage)
+        found[loss] = (stage.beta, stage.gamma_beta_ratio, stage.trainer["learning_rate"])
+    simpo = (2.0, 0.5, 6e-7)
+    expected = {"sigmoid": (0.1, None, 5e-7), "sigmoid_norm": (5.0, None, 5e-7), "orpo": (0.1, None, 5e-6)}
+    assert found == expected | {"simpo": simpo, "sft,simpo": simpo}

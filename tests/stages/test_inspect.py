@@ -72,6 +72,9 @@ def test_thumbs_without_a_counterpart_are_shown_as_demonstrations(
     [one] = inspected(f"data.path={write(tmp_path / 'a.jsonl', rows)}")["sheets"]
     assert (one["kind"], one["sheet"]["read"], one["sheet"]["rows"]) == ("demonstrations", 8, 4)
     assert one["sheet"]["left_out"] == {"completions that are marked as bad": 4}
+    assert one["sheet"]["thumbs"] == {"desirable": 4, "undesirable": 4}
+    report = (tmp_path / "inspect" / "report.md").read_text(encoding="utf-8")
+    assert "4 desirable, 4 undesirable" in report
 
 
 def test_leaks_between_the_kinds_are_found(
@@ -84,7 +87,7 @@ def test_leaks_between_the_kinds_are_found(
     found = inspected("data=local", "data.holdout=0.01", *paths)
     counts = {(one["train"], one["held_out"]): one["count"] for one in found["leaks"]}
     assert counts["demonstrations (train)", "prompts (test)"] in (1, 2)  # one of the prompts may be held out
-    assert "of prompts (test) have a prompt of demonstrations (train)" in " ".join(capsys.readouterr().out.split())
+    assert "of prompts (test) with a prompt of demonstrations (train)" in " ".join(capsys.readouterr().out.split())
 
 
 def test_hostile_rows_are_shown_as_data(

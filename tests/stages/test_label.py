@@ -126,7 +126,7 @@ def test_a_judge_that_is_not_there_is_named_by_its_key(label: Configure, tmp_pat
 
 def test_samples_that_are_all_equal_are_refused(label: Configure, tmp_path: Path) -> None:
     write_sample(tmp_path / "same", lambda i: ["one", "one"])
-    with pytest.raises(DataError, match=r"no two different responses.*8 pairs are equal"):
+    with pytest.raises(DataError, match=r"no two different responses.*8 equal pairs"):
         execute(label(*LENGTH, f"stage.samples={{same: {tmp_path}/same}}"), tmp_path / "label")
 
 

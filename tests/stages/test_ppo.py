@@ -10,13 +10,15 @@ import torch
 from safetensors.torch import load_file
 
 from rlhf.config import Settings
+from rlhf.data.templates import chat_template
 from rlhf.errors import ConfigError, DataError, LineageError, ModelError, TrainingError
+from rlhf.modeling.from_scratch import new_tokenizer
 from rlhf.modeling.generation import sample
 from rlhf.ppo import PPOTrainer
 from rlhf.runs.run import Run
 from rlhf.stages import execute
 from tests.conftest import composed, tiny_overrides
-from tests.ppo.conftest import interrupted_in_the_second_update
+from tests.ppo.conftest import interrupted_in_the_second_update, interrupted_in_update, new_policy
 from tests.rewards.test_model import new_encoder
 
 Configure = Callable[..., Settings]
@@ -191,6 +193,124 @@ def test_after_ctrl_c_it_continues_and_ends_with_the_same_bytes(
     assert weights(tmp_path / "ppo") == weights(uninterrupted)
     assert logged(tmp_path / "ppo") == logged(uninterrupted)
     assert (tmp_path / "ppo" / "samples.jsonl").read_text() == (uninterrupted / "samples.jsonl").read_text()
+
+
+@pytest.fixture(scope="module")
+def keeping(chain: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The root of a finished run of four updates that has kept the second and the fourth."""
+    root = tmp_path_factory.mktemp("keeping")
+    parents = [f"stage.policy={chain}/almanac/sft", f"stage.reward={chain}/almanac/reward"]
+    execute(
+        composed(*tiny_overrides("ppo", root), *parents, *FASTER, "stage.keep_every=2", "stage.kl_target=1"),
+        root / "almanac" / "ppo",
+    )
+    return root
+
+
+def test_a_branch_continues_an_update_of_another_run(
+    settings: Configure, keeping: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the same settings it ends with the same bytes, even if interrupted; policy and reward are the run's."""
+    whole = keeping / "almanac" / "ppo"
+    assert sorted(path.name for path in (whole / "updates").iterdir()) == ["update-2", "update-4"]
+    same = (*FASTER, f"stage.branch_from={whole}@2", "stage.kl_target=1")
+    with interrupted_in_update(3):
+        execute(settings("ppo", *same), tmp_path / "ppo")
+    execute(settings("ppo", *same, "resume=true"), tmp_path / "ppo")
+    assert weights(tmp_path / "ppo") == weights(whole)
+    assert logged(tmp_path / "ppo").splitlines() == logged(whole).splitlines()[2:]
+    other = keeping / "branch" / "ppo"
+    execute(settings("ppo", *FASTER, f"stage.branch_from={whole}@2", "stage.kl_coef=0.5", "name=branch"), other)
+    assert weights(other) != weights(whole)
+    assert json.loads(logged(other).splitlines()[0])["objective/kl_coef"] == 0.5
+    record = Run.open(other).manifest["parents"]["branch_from"]
+    assert (record["path"], record["stage"], record["update"]) == (str(whole), "ppo", 2)
+    monkeypatch.setattr("rlhf.stages.status.console.width", 300)
+    capsys.readouterr()
+    execute(composed(f"checkpoints={keeping}"), Path("unused"))
+    lines = capsys.readouterr().out.splitlines()
+    [above] = [line for line in lines if "almanac/ppo " in line]
+    [below] = [line for line in lines if "branch/ppo " in line]
+    assert below.index("branch") == above.index("almanac") + 4
+    assert "from update 2" in below
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["stage.branch_from={run}@3"], "@3: the run keeps only 2, 4: name one that it keeps, or train it with stage."),
+        (["stage.branch_from={run}/nowhere@2"], "nowhere is not a run of stage=ppo on this machine"),
+        (["stage.branch_from={run}@2", "adapter=lora"], "@2 has adapter.kind=none, and the new run lora"),
+        (["stage.branch_from={run}@2", "stage.critic_kind=value_head"], "a separate critic, and the new run a value"),
+        (["stage.branch_from={run}@2", "data.prompts.limit=23"], "@2 was trained on other prompts, whose order"),
+    ],
+)
+def test_a_branch_that_cannot_continue_is_refused(
+    settings: Configure, keeping: Path, tmp_path: Path, overrides: list[str], message: str
+) -> None:
+    given = [item.format(run=keeping / "almanac" / "ppo") for item in overrides]
+    with pytest.raises(LineageError, match=re.escape(message)):
+        execute(settings("ppo", *FASTER, *given), tmp_path / "ppo")
+    assert not (tmp_path / "ppo").exists()
+
+
+@pytest.mark.parametrize("adapter", ["none", "lora"])
+def test_a_teacher_replaces_reward_and_critic(
+    beside_chain: Configure, chain: Path, tmp_path: Path, adapter: str, capsys: pytest.CaptureFixture
+) -> None:
+    """Interrupted and continued to the same bytes; the policy starts elsewhere; the final policy meets the teacher."""
+    options = (
+        *FASTER,
+        "stage.updates=3",
+        f"adapter={adapter}",
+        f"stage.teacher={chain}/almanac/base",
+        "stage.reward=null",
+    )
+    execute(beside_chain("ppo", *options), tmp_path / "whole")
+    run = Run.open(tmp_path / "whole")
+    assert list(run.manifest["parents"]) == ["policy", "teacher"]
+    roles = {role["name"]: role["parameters"] for role in run.manifest["memory"]["roles"]}
+    assert roles["teacher"] > 0
+    assert "critic" not in roles
+    first, *_ = (json.loads(line) for line in logged(tmp_path / "whole").splitlines())
+    assert first["objective/reverse_kl"] > 0.001
+    assert first["objective/rlhf_reward"] == pytest.approx(-first["objective/kl"], rel=1e-5)
+    assert run.manifest["metrics"]["teacher/gold"] is not None
+    assert "score" not in run.manifest["metrics"]
+    assert "hardly moved" not in capsys.readouterr().out
+    if adapter == "lora":
+        return
+    with interrupted_in_the_second_update():
+        execute(beside_chain("ppo", *options), tmp_path / "ppo")
+    execute(beside_chain("ppo", *options, "resume=true"), tmp_path / "ppo")
+    assert weights(tmp_path / "ppo") == weights(tmp_path / "whole")
+    assert logged(tmp_path / "ppo") == logged(tmp_path / "whole")
+
+
+def test_a_teacher_of_other_tokens_is_refused(beside_chain: Configure, tmp_path: Path) -> None:
+    words = new_tokenizer(["other words"] * 4, 300, chat_template("almanac"))
+    for part in (new_policy(words), words):
+        part.save_pretrained(tmp_path / "teacher")
+    with pytest.raises(LineageError, match=r"stage\.teacher=.*another vocabulary.*: use a teacher with the same"):
+        execute(beside_chain("ppo", "stage.reward=null", f"stage.teacher={tmp_path}/teacher"), tmp_path / "ppo")
+    assert not (tmp_path / "ppo").exists()
+
+
+def test_pretraining_text_is_learned_along(beside_chain: Configure, uninterrupted: Path, tmp_path: Path) -> None:
+    """In every minibatch; interrupted and continued to the same bytes; the text is part of the run's content."""
+    options = (*FASTER, "stage.updates=3", "stage.ptx_coef=0.5", "stage.ptx_block_length=16", "stage.ema=0.5")
+    execute(beside_chain("ppo", *options), tmp_path / "whole")
+    assert all(json.loads(line)["loss/ptx_avg"] > 0 for line in logged(tmp_path / "whole").splitlines())
+    assert weights(tmp_path / "whole") != weights(uninterrupted)
+    run = Run.open(tmp_path / "whole")
+    assert run.manifest["data"]["text"]["train"]["rows"] == 24
+    assert "files.text" in run.manifest["content"] or "data.text.limit" in run.manifest["content"]
+    assert "files.text" not in Run.open(uninterrupted).manifest["content"]
+    with interrupted_in_the_second_update():
+        execute(beside_chain("ppo", *options), tmp_path / "ppo")
+    execute(beside_chain("ppo", *options, "resume=true"), tmp_path / "ppo")
+    assert weights(tmp_path / "ppo") == weights(tmp_path / "whole")
+    assert logged(tmp_path / "ppo") == logged(tmp_path / "whole")
 
 
 WATCHFUL = (
@@ -428,7 +548,7 @@ def test_prompts_that_are_too_long_are_left_out_and_each_is_tokenized_once(
     assert seen
     assert len({row[0] for row in seen}) == 1  # the template's own first token
     assert re.search(
-        r"ppo: update 1: \d of 4 responses ended: \d scores replaced by -1; set stage.missing_eos=keep", out
+        r"ppo: update 1: \d of 4 responses ended: \d scores? replaced by -1; set stage.missing_eos=keep", out
     )
     assert "EOS rate" in out
 

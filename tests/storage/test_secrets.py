@@ -1,5 +1,6 @@
 """Secrets are neither written nor printed, whatever setting they are in."""
 
+import ast
 import sys
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass, replace
@@ -16,6 +17,7 @@ from rlhf.config import Settings
 from rlhf.runs.identity import Origin, content
 from rlhf.runs.run import Run
 from rlhf.storage import secrets
+from rlhf.storage.paths import PACKAGE
 from tests.conftest import composed
 
 
@@ -60,6 +62,20 @@ from tests.conftest import composed
 def test_only_secrets_are_hidden(value: object, shown: object) -> None:
     assert secrets.redact(value) == shown
     assert secrets.redact(shown) == shown
+
+
+def test_messages_of_this_package_lose_no_word() -> None:
+    """A word before a colon, as in "no token: set one", would be taken for the name of a secret."""
+    found = []
+    for path in PACKAGE.rglob("*.py"):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        documented = [node.value for node in ast.walk(tree) if isinstance(node, ast.Expr)]
+        for node in ast.walk(tree):
+            parts = node.values if isinstance(node, ast.JoinedStr) else [node]
+            said = "".join(str(part.value) if isinstance(part, ast.Constant) else "X" for part in parts)
+            if node not in documented and " " in said and secrets.text(said) != said:
+                found.append(f"{path}:{node.lineno}: {said}")
+    assert not found
 
 
 SECRET = "Zq7SecretWord9"

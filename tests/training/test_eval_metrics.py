@@ -19,6 +19,7 @@ FEW = ("data.demonstrations.held_out_limit=23", "data.preferences.held_out_limit
         ("sft", ()),
         ("dpo", ()),
         ("dpo", ("stage.loss=[sigmoid,sft]",)),  # a mean over pairs and one over tokens
+        ("kto", ("stage.trainer.learning_rate=0.01",)),  # so that the reference point is above 0
         ("reward", ()),
         ("base", ("stage.block_length=16",)),
     ],
@@ -74,6 +75,10 @@ def test_units_by_hand() -> None:
     assert units_of({"labels": torch.tensor([[-100, -100, 5, 6], [-100, 5, 6, 7]])}, 2) == {"others": 5}
     assert units_of({"input_ids": mask}, 3) == {"others": 3}
     assert units_of({"completion_mask": mask}, 0) == {"others": 0}  # a batch that only fills up
+    assert units_of({"completion_mask": mask, "label": torch.tensor([True, False, False, True])}, 4) == {
+        "others": 4, "entropy": 7, "rewards/margins": 0, "rewards/chosen": 2, "logps/chosen": 2, "logits/chosen": 5,
+        "rewards/rejected": 2, "logps/rejected": 2, "logits/rejected": 2,
+    }  # fmt: skip
 
 
 def test_totals_of_two_processes_by_hand() -> None:

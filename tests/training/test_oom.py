@@ -93,6 +93,7 @@ CASES = {
     "reward": ("reward", [*CARD, "stage.trainer.center_rewards_coefficient=0.1"], {}),
     "rankings": ("reward", [*CARD, "stage.loss=plackett_luce"], {}),
     "dpo": ("dpo", ["stage.trainer.per_device_train_batch_size=5"], {"backward": True}),
+    "kto": ("kto", ["stage.trainer.per_device_train_batch_size=6"], {}),  # one reference point for all parts
     "stored": ("dpo", ["stage.loss=[sigmoid,sft]", "stage.cache_reference=true"], {}),
 }  # fmt: skip
 
@@ -119,7 +120,7 @@ def test_a_run_that_is_short_of_memory_ends_as_one_that_is_not(
     for one, other in zip(logged(tmp_path / "whole"), logged(tmp_path / "halved"), strict=True):
         assert one.keys() == other.keys()
         for key in ("train/loss", "train/grad_norm", "train/entropy", "train/accuracy", "train/rewards/margins"):
-            if key in one:
+            if key in one and not (stage == "kto" and "margins" in key):  # of each part, which may have one label
                 # TRL measures entropy by token and each part has its own number: weighed by rows it is only near.
                 assert other[key] == pytest.approx(one[key], rel=1e-2 if key == "train/entropy" else 1e-4, abs=1e-5)
 
@@ -139,7 +140,7 @@ def test_ppo_that_is_short_of_memory_ends_as_one_that_is_not(
     limit_ppo(monkeypatch, 1)
     execute(settings, tmp_path / "halved")
     told = " ".join(capsys.readouterr().out.split())
-    assert told.count("ppo: out of memory: micro-batches now have at most 1 rows") == 1
+    assert told.count("ppo: out of memory: micro-batches now have at most 1 row;") == 1
     whole, halved = weights(tmp_path / "whole"), weights(tmp_path / "halved")
     assert max((whole[name] - halved[name]).abs().max().item() for name in whole) < 1e-5
     limit_ppo(monkeypatch, 0)

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from rlhf.console import plural
 from rlhf.errors import TrainingError
 from rlhf.evaluation.responses.best_of_n import best_of_n_kl
 
@@ -80,7 +81,7 @@ def best_of_n(proxy: Sequence[float], values: Sequence[float], n: int) -> float:
     """
     count = len(proxy)
     if not 1 <= n <= count:
-        raise ValueError(f"the best of {n} cannot be estimated from {count} scores")
+        raise ValueError(f"the best of {n} cannot be estimated from {plural(count, 'score')}")
     tied: dict[float, list[float]] = {}
     for score, value in zip(proxy, values, strict=True):
         tied.setdefault(score, []).append(value)

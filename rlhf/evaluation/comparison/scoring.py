@@ -79,7 +79,7 @@ def note_trained(run: Run, role: str, answers: dict[str, Answers], notes: list) 
     trained = [name for name in answers if trained_on(run, name, role)]
     title = "the reward model" if role == "reward" else "the judge"
     if trained:
-        notes.append(f"Trained on {title}, so that the win rates by it are biased: {', '.join(trained)}.")
+        notes.append(f"Win rates by {title} favor models that were trained on it: {', '.join(trained)}.")
 
 
 def reward_model(settings: Settings, run: Run) -> RewardModel:

@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.table import Table
 from rich.text import Text
 
-from rlhf.console import console, printable
+from rlhf.console import console, plural, printable
 from rlhf.data.render import question
 from rlhf.evaluation.comparison.comparison import Comparison
 from rlhf.evaluation.comparison.frontier import Point, fit_law, trajectory
@@ -120,7 +120,7 @@ def show(comparison: Comparison) -> None:
         cells = [printable(written(comparison.answers[name].greedy[i])) for name in columns]
         questions.add_row(*map(Text, (text, *cells)))
     console.print(questions)
-    metrics = Table(title=f"{len(comparison.prompts)} held-out prompts", title_justify="left")
+    metrics = Table(title=plural(len(comparison.prompts), "held-out prompt"), title_justify="left")
     for heading in ("", *columns):
         metrics.add_column(Text(heading), justify="left" if not heading else "right")
     for heading, cells in rows(comparison):
@@ -136,7 +136,7 @@ def markdown(comparison: Comparison) -> Iterator[str]:
     stage = comparison.stage
     yield "# What each stage changed\n"
     yield (
-        f"{len(comparison.prompts)} held-out prompts, {stage.samples} samples each at temperature "
+        f"{plural(len(comparison.prompts), 'held-out prompt')}, {plural(stage.samples, 'sample')} each at temperature "
         f"{stage.temperature:g}, seed {comparison.seed}; ± is half of a 95 % interval, bootstrapped over "
         "prompts, and [low, high] the interval if it is skewed.\n"
     )

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
+from rlhf.config.stage import POLICIES
 from rlhf.evaluation.comparison.comparison import Comparison, interval
 from rlhf.evaluation.statistics.metrics import Estimate
 
@@ -37,7 +38,7 @@ LABELS = {
     "length": ("response length (tokens)", "mean tokens of a response, including EOS"),
     "distinct_1": ("distinct-1", "distinct words as a share of all words"),
     "distinct_2": ("distinct-2", "distinct pairs of words as a share of all pairs of words"),
-    "text/perplexity": ("perplexity", "of held-out base text, per token: the cost of alignment in language modeling"),
+    "text/perplexity": ("perplexity", "of held-out base text, per token; the cost of alignment in language modeling"),
     "text/bits_per_byte": ("bits per byte", "of held-out base text; comparable between tokenizers"),
 }  # fmt: skip
 SKEWED = 0.2  # difference of the two sides of an interval, as a share of its width, above which ± is misleading
@@ -94,7 +95,7 @@ def keys_of(metrics: Mapping[str, Mapping[str, object]]) -> list[str]:
 
 def titled(model: str) -> str:
     """Return a column's name as used in prose: names of methods in capitals."""
-    return model.upper() if model in ("sft", "dpo", "ppo") else model
+    return model.upper() if model in POLICIES else model
 
 
 def label(key: str, reference: str, temperature: float) -> tuple[str, str]:

@@ -3,6 +3,8 @@
 import math
 from collections.abc import Sequence
 
+from rlhf.console import plural
+
 
 def expected_best(scores: Sequence[float], n: int) -> float:
     """Return the mean of the best of n scores over all subsets of the k scores.
@@ -15,7 +17,7 @@ def expected_best(scores: Sequence[float], n: int) -> float:
         ValueError: n is not between 1 and the number of scores.
     """
     if not 1 <= n <= len(scores):
-        raise ValueError(f"the best of {n} cannot be estimated from {len(scores)} scores")
+        raise ValueError(f"the best of {n} cannot be estimated from {plural(len(scores), 'score')}")
     subsets = math.comb(len(scores), n)
     return sum(math.comb(i, n - 1) / subsets * score for i, score in enumerate(sorted(scores)))
 

@@ -15,6 +15,7 @@ from rlhf.config import EvalSet, Settings
 from rlhf.data import cache, fingerprint, load
 from rlhf.data.formats import COLUMNS
 from rlhf.data.render import Prompt
+from rlhf.data.sources import source_name
 from rlhf.evaluation.responses.answers import Candidate, by_prompt, divergences
 from rlhf.evaluation.statistics.metrics import wins
 from rlhf.modeling.generation import Response, generate, sampling_mode
@@ -76,7 +77,8 @@ def measure(
 
     ``kl`` is Σ log π - log π_start over the policy's own responses, in nats per response. ``win_rate`` compares each
     sample of a prompt with each sample of the starting policy, ties half. ``reference`` is the starting policy; None
-    stands for ``policy`` with its adapter disabled. Empty without ``prompts``.
+    stands for ``policy`` with its adapter disabled. A run with a teacher is compared with it instead, and the keys of
+    its scores begin with ``teacher/``. Empty without ``prompts``.
     """
     how = settings.eval_set
     if not prompts:
@@ -93,8 +95,9 @@ def measure(
         start = starting(settings, run, policy, reference, tokenizer, asked, scorers)
         by = next(iter(scores))
         pairs = zip(by_prompt(scores[by], how.samples), by_prompt(start[by], how.samples), strict=True)
+        title = "teacher" if "teacher" in run.parents else "start"
         won = [win for ours, theirs in pairs for win in wins(known(ours), known(theirs))]
-        found |= means({"win_rate": won} | {f"start/{name}": values for name, values in start.items()})
+        found |= means({"win_rate": won} | {f"{title}/{name}": values for name, values in start.items()})
     return found | {"kl": mean(kl), "length": mean([len(response.ids) for response in responses])}
 
 
@@ -109,6 +112,7 @@ def starting(
 ) -> dict[str, list[float | None]]:
     """Return the starting policy's scores; its samples and scores are cached in ``data.cache`` for all its runs."""
     folder, how = settings.data.cache, settings.eval_set
+    start = run.parents.get("teacher", run["policy"])
 
     def sample() -> list[str]:
         without: AbstractContextManager = policy.disable_adapter() if reference is None else nullcontext()
@@ -117,7 +121,7 @@ def starting(
             drawn = sampled(model, tokenizer, asked, how, derive(START, "held out", "start"))
         return [response.text for response in drawn]
 
-    drawn_as = (run["policy"].digest, settings.model.dtype.value, vars(how), list(asked))
+    drawn_as = (start.digest, settings.model.dtype.value, vars(how), list(asked))
     texts = cache.value(folder, cache.key_of("start", *drawn_as), sample)
     found = {}
     for name, scorer in scorers.items():
@@ -130,11 +134,11 @@ def starting(
 
 
 def held_out(settings: Settings, columns: bool = False) -> dict[str, "Dataset"]:
-    """Return name -> rows of the validation split: of data.prompts, or else of the preference pairs."""
-    kind = "prompts" if settings.data.path is not None or settings.data.prompts.paths else "preferences"
-    return {
-        f"data.{kind} (validation)": load(settings.data, kind, "validation", settings.seed, tell=False, columns=columns)
-    }
+    """Return name -> rows of the validation split: of data.prompts, or else of the preferences, pairs or thumbs."""
+    own = "thumbs" if settings.stage.name == "kto" else "preferences"
+    kind = "prompts" if settings.data.path is not None or settings.data.prompts.paths else own
+    rows = load(settings.data, kind, "validation", settings.seed, tell=False, columns=columns)
+    return {f"data.{source_name(kind)} (validation)": rows}
 
 
 def prompts(settings: Settings, run: Run, columns: bool = False) -> list[Prompt]:
@@ -183,8 +187,8 @@ def sources(reward: Callable) -> list[Path]:
 
 def scored(reward: RewardFunction, prompts: Sequence[Prompt], texts: Sequence[str]) -> list[float | None]:
     """Return the scores of ``texts``; only a reward with a judge may leave some out."""
-    check: Any = checked_or_none if refuses(reward) else checked
-    return check(reward(prompts, texts), texts, "the reward")
+    check: Callable[..., list] = checked_or_none if refuses(reward) else checked
+    return [*check(reward(prompts, texts), texts, "the reward")]
 
 
 def known(scores: Sequence[float | None]) -> list[float]:

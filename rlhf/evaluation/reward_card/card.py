@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from rlhf.console import plural
 from rlhf.evaluation.reward_card import baselines
 from rlhf.evaluation.reward_card.ensemble import AnyRewardModel
 from rlhf.evaluation.reward_card.pairs import Part, ScoredPairs, Side, decided, length_correlation, parts
@@ -74,7 +75,7 @@ class Card:
         return [
             f"the reward model does not beat {name}: {self.accuracy.mean:.3f} vs. {found.accuracy.mean:.3f}, a "
             f"lead of {found.lead.mean:+.3f} [{found.lead.low:+.3f}, {found.lead.high:+.3f}] on "
-            f"{self.accuracy.count} pairs"
+            f"{plural(self.accuracy.count, 'pair')}"
             for name, found in self.baselines.items()
             if found.lead.low <= 0
         ]

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.stats import rankdata
 
+from rlhf.console import plural
 from rlhf.data.render import Prompt
 from rlhf.data.rows import Row, prompt_key
 from rlhf.data.templates import PROBES
@@ -139,7 +140,7 @@ def by_name(values: Sequence[Any], pairs: ScoredPairs) -> list[Part]:
     order = sorted(members, key=lambda name: (-len(members[name]), name))
     parts = [Part(name, _accuracy(pairs, members[name])) for name in order[:SOURCES]]
     rest = [i for name in order[SOURCES:] for i in members[name]]
-    return parts + ([Part(f"{len(order) - SOURCES} others", _accuracy(pairs, rest))] if rest else [])
+    return parts + ([Part(plural(len(order) - SOURCES, "other"), _accuracy(pairs, rest))] if rest else [])
 
 
 def parts(pairs: ScoredPairs) -> dict[str, list[Part]]:

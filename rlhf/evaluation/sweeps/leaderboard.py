@@ -232,9 +232,9 @@ def write(found: Leaderboard, folder: Path, figures: Sequence[tuple[str, str, st
     """Write leaderboard.md, .csv and .json; ``figures`` holds name, title and caption of each file in figures/."""
     lines = ["# Leaderboard\n", caption(found), "", *markdown(found)]
     if found.failed:
-        lines += ["\n## Not finished\n", *(f"- {_safe(reason(job))}" for job in found.failed)]
+        lines += ["\n## Not finished\n", *(f"- {safe(reason(job))}" for job in found.failed)]
     for name, title, text in figures:
-        lines += [f"\n## {title}\n", f"![{title}](figures/{name}.svg)\n", _safe(text)]
+        lines += [f"\n## {title}\n", f"![{title}](figures/{name}.svg)\n", safe(text)]
     if (best := publishing(found)) is not None:
         lines += ["\n## The best\n", f"```bash\n{best}\n```"]
     (folder / "leaderboard.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -254,10 +254,10 @@ def markdown(found: Leaderboard) -> Iterator[str]:
     """Yield the lines of the table as Markdown; none without rows."""
     if found.rows:
         rows = (cells(found, row, found.metrics) for row in found.rows)
-        yield from table(headings(found, found.metrics), rows, _safe)
+        yield from table(headings(found, found.metrics), rows, safe)
 
 
-def _safe(text: str) -> str:
+def safe(text: str) -> str:
     """Return text unchanged if it is `HARMLESS`, so that settings stay readable in the file, else escaped."""
     return text if HARMLESS.fullmatch(text) else cell(text)
 

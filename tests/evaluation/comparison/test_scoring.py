@@ -51,7 +51,7 @@ def test_models_that_were_trained_on_the_scorer_are_named() -> None:
     assert [name for name in names if scoring.trained_on(roles, name, "reward")] == ["ppo", "composed"]
     notes: list[str] = []
     scoring.note_trained(roles, "reward", dict.fromkeys(names), notes)
-    assert notes == ["Trained on the reward model, so that the win rates by it are biased: ppo, composed."]
+    assert notes == ["Win rates by the reward model favor models that were trained on it: ppo, composed."]
 
 
 def test_a_missing_reward_model_is_noted_and_gold_still_scores() -> None:

@@ -1,0 +1,75 @@
+"""stage=ladder: train several methods over seeds from the same parents, then compare them on one page.
+
+    python -m rlhf stage=ladder
+    python -m rlhf stage=ladder "stage.seeds=[1,2,3]" stage.budget=500000
+    python -m rlhf stage=ladder "+stage.methods.mine=['stage=dpo','stage.beta=0.3']"
+
+The runs are in <name>/ladder/seed-<n>/<method>. The same command again skips what is up to date, continues what was
+interrupted, and runs failed methods again.
+"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from rlhf.cli.progression import advance, common, composed
+from rlhf.config import LadderStage, Settings, TrainedStage
+from rlhf.console import console
+from rlhf.errors import ConfigError, RlhfError, RunError
+from rlhf.evaluation.sweeps.ladder import PAGE, chain, place
+
+
+def run(settings: Settings, directory: Path, overrides: Sequence[str]) -> dict[str, float]:
+    """Run what is missing, each seed's parents first, and write the page; return its metrics.
+
+    Raises:
+        RunError: a method failed. The page lists it, and the others were run.
+    """
+    from rlhf.stages import execute
+
+    stage = settings.stage_as(LadderStage)
+    shared = [item for item in common(overrides) if not item.startswith(("name=", "seed="))]
+    name = os.path.relpath(directory, settings.checkpoints)
+    jobs = {seed: commands(stage, [*shared, f"name={chain(name, seed)}", f"seed={seed}"]) for seed in stage.seeds}
+    # Compose all of them first: a mistake in the last method's settings is reported before training starts.
+    settled = {seed: {title: checked(title, own) for title, own in of.items()} for seed, of in jobs.items()}
+    failed: dict[str, str] = {}
+    for seed, of in jobs.items():
+        for title, own in of.items():
+            job = settled[seed][title]
+            if stage.budget is not None and title in stage.methods:
+                from rlhf.planning.budget import steps
+
+                own = [*own, steps(job, stage.budget)]
+                job = composed(own)
+            where = place(directory, seed, title)
+            try:
+                advance(job, own, settings, where)
+            except RlhfError as error:
+                if title in stage.parents:
+                    raise
+                failed[str(where)] = str(error)
+                console.print(f"{where} failed: {error}", markup=False, highlight=False, soft_wrap=True)
+    metrics = execute(replace(settings, overwrite=False), directory / PAGE, overrides)
+    if failed:
+        raise RunError(f"{len(failed)} of {len(stage.methods) * len(stage.seeds)} runs failed: {'; '.join(failed)}")
+    return metrics
+
+
+def commands(stage: LadderStage, shared: Sequence[str]) -> dict[str, list[str]]:
+    """Return the overrides of each parent and each method."""
+    parents = {name: [f"stage={name}", *shared, *own] for name, own in stage.parents.items()}
+    return parents | {name: [*shared, *own] for name, own in stage.methods.items()}
+
+
+def checked(title: str, overrides: Sequence[str]) -> Settings:
+    """Return the settings of a command.
+
+    Raises:
+        ConfigError: the stage trains no policy.
+    """
+    found = composed(overrides)
+    if not isinstance(found.stage, TrainedStage):
+        raise ConfigError(f"stage.methods.{title} runs stage={found.stage.name}, which does not train: leave it out")
+    return found

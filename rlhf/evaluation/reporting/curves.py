@@ -1,0 +1,70 @@
+"""The curves of a training run: the metrics that its documentation explains first, over the steps, and all as CSV."""
+
+import csv
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from rlhf.evaluation.comparison.records import read_lines
+from rlhf.evaluation.reporting.drawing import Drawing, canvas, finish, style
+
+PANELS: Mapping[str, tuple[str, ...]] = {  # title -> the metrics that share an axis, those that a run has
+    "loss": ("train/loss", "eval/loss"),
+    "accuracy": (
+        "train/accuracy", "eval/accuracy", "train/rewards/accuracies", "eval/rewards/accuracies",
+    ),
+    "token accuracy": ("train/mean_token_accuracy", "eval/mean_token_accuracy"),
+    "margin": ("train/margin", "eval/margin", "train/rewards/margins", "eval/rewards/margins"),
+    "reward": ("objective/scores", "objective/gold"),
+    "KL to the reference (nats per response)": ("objective/kl",),
+    "EOS rate": ("val/ended",),
+    "entropy": ("train/entropy", "policy/entropy_avg"),
+    "explained variance": ("val/explained_variance",),
+    "response length": ("val/response_length",),
+}  # fmt: skip
+COLUMNS = 2
+Points = tuple[list[float], list[float]]  # steps, values
+
+
+def write(work: Path, forms: Sequence[str], title: str) -> None:
+    """Write curves.svg and metrics.csv to a run's directory, those that ``forms`` names, from its metrics.jsonl."""
+    lines = read_lines(work / "metrics.jsonl")
+    if "csv" in forms and lines:
+        write_csv(lines, work / "metrics.csv")
+    found = panels(lines) if "svg" in forms else {}
+    if found:
+        (work / "curves.svg").write_text(draw(found, title).standalone(), encoding="utf-8")
+
+
+def write_csv(lines: Sequence[Mapping[str, float]], path: Path) -> None:
+    """Write a row per logged line; a metric that a line lacks is empty."""
+    names = dict.fromkeys(name for line in lines for name in line)
+    with path.open("w", encoding="utf-8", newline="") as file:
+        rows = csv.DictWriter(file, list(names), lineterminator="\n")
+        rows.writeheader()
+        rows.writerows(lines)
+
+
+def panels(lines: Sequence[Mapping[str, float]]) -> dict[str, dict[str, Points]]:
+    """Return title -> metric -> its finite values, without empty ones."""
+    found: dict[str, dict[str, Points]] = {}
+    for title, names in PANELS.items():
+        for name in names:
+            own = [(line["step"], line[name]) for line in lines if math.isfinite(line.get(name, math.nan))]
+            if own:
+                found.setdefault(title, {})[name] = ([step for step, _ in own], [value for _, value in own])
+    return found
+
+
+def draw(found: Mapping[str, Mapping[str, Points]], title: str) -> Drawing:
+    """Return the figure: a panel per title; lines between few points have marks."""
+    rows = -(-len(found) // COLUMNS)
+    with canvas(4.2 * min(len(found), COLUMNS), 2.4 * rows) as figure:
+        for place, (panel, series) in enumerate(found.items(), 1):
+            axes = figure.add_subplot(rows, min(len(found), COLUMNS), place)
+            for index, (name, (steps, values)) in enumerate(series.items(), 1):
+                axes.plot(steps, values, **style(index), label=name, marker="." if len(steps) < 20 else None)
+            axes.set(title=panel, xlabel="step")
+            if len(series) > 1:
+                axes.legend(loc="best", fontsize="small")
+        return finish(figure, "curves", f"Training curves of {title}", "")

@@ -1,0 +1,164 @@
+"""Weights and hyperparameters of a language model as a GGUF file, the format of llama.cpp, Ollama and LM Studio.
+
+The names of the tensors are those of the gguf package's map. Rotary embeddings turn pairs of dimensions: transformers
+pairs i with i + d/2, ggml's "llama" pairs 2i with 2i + 1, so the rows of its queries and keys are permuted.
+"""
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PretrainedConfig
+
+from rlhf.config import Quantization
+from rlhf.errors import ConfigError, ModelError
+
+ARCHITECTURES = {"llama": "llama", "mistral": "llama", "qwen2": "qwen2", "qwen3": "qwen3"}  # transformers' -> ggml's
+FILE_TYPES = {"f32": "ALL_F32", "f16": "MOSTLY_F16", "bf16": "MOSTLY_BF16", "q8_0": "MOSTLY_Q8_0"}
+BLOCK = 32  # weights of a row that share a scale in q8_0
+ROTARY = ("default", "llama3")
+QWEN3_HEAD = 128  # the only size of a Qwen 3 head that transformers' reader knows
+
+
+def library() -> ModuleType:
+    """Return the gguf package.
+
+    Raises:
+        ConfigError: it is not installed.
+    """
+    try:
+        import gguf  # ty: ignore[import-not-found]  # an extra
+    except ImportError:
+        raise ConfigError("stage.format=gguf and ollama need the gguf package: pip install 'rlhf[gguf]'") from None
+    return gguf
+
+
+def check(named: str, config: PretrainedConfig) -> None:
+    """Check that a model can be written, before its weights are loaded.
+
+    Raises:
+        ModelError: a part of its architecture is not supported, or could not be read back.
+    """
+    instead = "use stage.format=merged, and llama.cpp's own converter"
+    if config.model_type not in ARCHITECTURES:
+        known = ", ".join(ARCHITECTURES)
+        raise ModelError(f"{named} is of the architecture {config.model_type}, and {known} can be written: {instead}")
+    if (act := config.hidden_act) != "silu":
+        raise ModelError(f"{named} has the activation {act}, and ggml's {config.model_type} computes silu: {instead}")
+    biased = any(getattr(config, name, False) for name in ("attention_bias", "mlp_bias"))
+    if biased or (config.model_type == "qwen3" and head_size(config) != QWEN3_HEAD):
+        raise ModelError(f"{named} has biases or a head size that transformers does not read from GGUF: {instead}")
+    if (kind := rotary(config).get("rope_type", "default")) not in ROTARY:
+        raise ModelError(f"{named} has rotary embeddings of the type {kind}, which are not written: {instead}")
+
+
+def rotary(config: PretrainedConfig) -> dict[str, Any]:
+    """Return the parameters of the rotary embeddings."""
+    return getattr(config, "rope_parameters", None) or {}
+
+
+def head_size(config: PretrainedConfig) -> int:
+    """Return the dimensions of an attention head."""
+    return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+
+
+def context_length(config: PretrainedConfig) -> int:
+    """Return the tokens that the model can attend to; ggml's llama and qwen have no sliding window."""
+    window = getattr(config, "sliding_window", None)
+    return min(config.max_position_embeddings, window or config.max_position_embeddings)
+
+
+def new_writer(path: Path, config: PretrainedConfig, name: str, quantization: Quantization) -> Any:
+    """Return a writer of the file ``path`` with the hyperparameters of a model."""
+    gguf, size = library(), head_size(config)
+    writer = gguf.GGUFWriter(path, ARCHITECTURES[config.model_type])
+    writer.add_name(name)
+    writer.add_context_length(context_length(config))
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_key_length(size)
+    writer.add_value_length(size)
+    writer.add_rope_dimension_count(size)
+    writer.add_rope_freq_base(float(rotary(config).get("rope_theta", 10000.0)))
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_vocab_size(config.vocab_size)
+    writer.add_file_type(gguf.LlamaFileType[FILE_TYPES[quantization.value]])
+    if quantization is Quantization.q8_0:
+        writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
+    return writer
+
+
+def add_weights(writer: Any, model: Any, quantization: Quantization) -> list[str]:
+    """Add the weights of ``model``; return the tensors that are f16 instead, since q8_0 needs rows of 32 n weights.
+
+    Vectors stay in f32, as in llama.cpp's converter.
+
+    Raises:
+        ModelError: a weight has no name in GGUF, or is beyond the range of f16.
+    """
+    gguf, other = library(), []
+    for name, tensor in named_weights(model):
+        kind = gguf.GGMLQuantizationType[quantization.value.upper()]
+        if tensor.ndim == 1:
+            kind = gguf.GGMLQuantizationType.F32
+        elif quantization is Quantization.q8_0 and tensor.shape[-1] % BLOCK:
+            kind = gguf.GGMLQuantizationType.F16
+            other.append(name)
+        if kind is gguf.GGMLQuantizationType.F16 and tensor.abs().max() > torch.finfo(torch.float16).max:
+            raise ModelError(f"{name} has weights beyond the range of f16: set stage.quantization=bf16")
+        writer.add_tensor(name, gguf.quants.quantize(tensor.numpy(), kind), raw_dtype=kind)
+    return other
+
+
+def named_weights(model: Any) -> Iterator[tuple[str, Tensor]]:
+    """Yield the GGUF name of each weight and its values in float32; a tied output head is left out.
+
+    Raises:
+        ModelError: a weight has no name in GGUF.
+    """
+    gguf, config = library(), model.config
+    architecture = ARCHITECTURES[config.model_type]
+    kind = next(key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == architecture)
+    names = gguf.get_tensor_name_map(kind, config.num_hidden_layers)
+    tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
+    for name, value in model.state_dict().items():
+        if tied and name == "lm_head.weight":
+            continue
+        found = names.get_name(name, try_suffixes=(".weight", ".bias"))
+        if found is None:
+            raise ModelError(
+                f"the weights {name} of a {config.model_type} have no name in GGUF: use stage.format=merged"
+            )
+        tensor = value.detach().cpu().float()
+        heads = {"attn_q": config.num_attention_heads, "attn_k": config.num_key_value_heads}
+        part = found.split(".")[-2]
+        yield found, paired(tensor, heads[part]) if architecture == "llama" and part in heads else tensor
+    if rotary(config).get("rope_type") == "llama3":
+        yield "rope_freqs.weight", llama3_factors(rotary(config), head_size(config))
+
+
+def paired(tensor: Tensor, heads: int) -> Tensor:
+    """Return rows (heads d, ...) with dimensions i and i + d/2 of each head beside each other."""
+    shape = tensor.shape
+    return tensor.reshape(heads, 2, shape[0] // heads // 2, *shape[1:]).swapaxes(1, 2).reshape(shape).contiguous()
+
+
+def llama3_factors(rotary: dict[str, Any], size: int) -> Tensor:
+    """Return the divisors (d/2,) of the frequencies of Llama 3.1's rotary embeddings.
+
+    Wavelengths above L/low are divided by ``factor``, those below L/high by 1, and between them by an interpolation,
+    with L the original context (transformers, modeling_rope_utils).
+    """
+    frequencies = 1 / rotary["rope_theta"] ** (torch.arange(0, size, 2, dtype=torch.float64) / size)
+    wavelengths = 2 * math.pi / frequencies
+    low, high, factor = (rotary[key] for key in ("low_freq_factor", "high_freq_factor", "factor"))
+    length = rotary["original_max_position_embeddings"]
+    smooth = ((length / wavelengths - low) / (high - low)).clamp(0, 1)
+    return (1 / ((1 - smooth) / factor + smooth)).float()

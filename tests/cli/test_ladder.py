@@ -1,0 +1,79 @@
+"""stage=ladder in miniature: methods over two seeds, one of which fails, and the same command again."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from rlhf.cli import main
+from tests.conftest import FAST, TINY
+
+METHODS = {"dpo": ["stage=dpo"], "rloo": ["stage=ppo", "stage.advantage=rloo", "stage.samples=2"]}
+BROKEN = ["stage=ppo", "stage.sentinel.start_error=1e-9", "stage.rewards={mine: {function: 'math:missing'}}"]
+
+
+def mapping(of: dict[str, list[str]]) -> str:
+    return ", ".join(f"{name}: [{', '.join(map(repr, items))}]" for name, items in of.items())
+
+
+def ladder(monkeypatch: pytest.MonkeyPatch, root: Path, methods: dict[str, list[str]], *more: str) -> None:
+    stages = {name: own[0].removeprefix("stage=") for name, own in methods.items()}
+    fast = {name: [own[0], *FAST[stages[name]], *own[1:]] for name, own in methods.items()}
+    parents = mapping({name: list(FAST[name]) for name in ("base", "sft", "reward")})
+    unused = [f"stage.methods.{name}=null" for name in ("ipo", "ppo", "grpo", "dr_grpo", "reinforce_pp")]
+    own = [f"++stage.methods={{{mapping(fast)}}}", f"stage.parents={{{parents}}}", "stage.seeds=[1,2]"]
+    monkeypatch.setattr("sys.argv", ["rlhf", "stage=ladder", f"checkpoints={root}", *TINY, *unused, *own, *more])
+    main.main()
+
+
+def test_methods_run_over_seeds_a_failed_one_leaves_the_others_and_a_budget_sets_their_length(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    place = tmp_path / "almanac" / "ladder"
+    with pytest.raises(SystemExit):
+        ladder(monkeypatch, tmp_path, METHODS | {"broken": BROKEN})
+    told = capsys.readouterr()
+    assert "2 of 6 runs failed" in told.err
+    text = (place / "report" / "ladder.md").read_text()
+    assert text.count("seed-1/broken") == 1
+    assert "difference from dpo" in text
+
+    ladder(monkeypatch, tmp_path, METHODS)
+    told = capsys.readouterr().out
+    assert told.count("up to date, skipped") == 10
+    found = json.loads((place / "report" / "ladder.json").read_text())
+    following = told.splitlines()[-1]
+    assert following.startswith("Next: python -m rlhf stage=publish ")
+    assert following.endswith(f" stage.run={found['best']}")
+    assert {one["method"] for one in found["methods"]} == set(METHODS)
+    for one in found["methods"]:
+        golds = [json.loads((place / f"seed-{n}" / one["method"] / "run.json").read_text())["metrics"] for n in (1, 2)]
+        assert one["metrics"]["gold"] == {str(n): metrics["gold"] for n, metrics in enumerate(golds, 1)}
+        assert one["weights"]["1"] != one["weights"]["2"]
+
+    ladder(monkeypatch, tmp_path, METHODS, "stage.seeds=[1]", "stage.budget=1200")
+    found = json.loads((place / "report" / "ladder.json").read_text())
+    spent = {one["method"]: one["cost"]["1"] for one in found["methods"]}
+    assert spent["dpo"]["sampled"] == 0 < spent["rloo"]["sampled"]
+    tokens = {name: cost["sampled"] + cost["trained"] for name, cost in spent.items()}
+    assert all(600 < count < 2400 for count in tokens.values()), tokens
+
+
+@pytest.mark.parametrize(
+    ("own", "message"),
+    [
+        ("stage.baseline=sft", "stage.baseline must be null or one of dpo"),
+        ("stage.seeds=[1,1]", "stage.seeds must be one seed or more, each once"),
+        ("+stage.methods.mine=['stage.beta=0.1']", "stage.methods.mine must be a list of settings with one stage="),
+        ("+stage.methods.mine=['stage=dpo','stage.bta=0.1']", "there is no setting stage.bta"),
+        ("+stage.methods.mine=['stage=status']", "stage.methods.mine runs stage=status, which does not train"),
+    ],
+)
+def test_mistakes_are_reported_before_anything_is_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, own: str, message: str
+) -> None:
+    monkeypatch.setattr("sys.argv", ["rlhf", "stage=ladder", f"checkpoints={tmp_path}", own])
+    with pytest.raises(SystemExit):
+        main.main()
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())

@@ -59,8 +59,8 @@ def batch_sum(scores: Tensor) -> Tensor:
     """Return a penalty on the sum of a batch's scores, (Σ r)² / 2N of N scores.
 
     It is B · mean(r)² for B pairs, the batch-wise sum-to-zero regularization in the code of Hong et al. 2025,
-    https://arxiv.org/abs/2505.07271: unlike `centering`, the scores of a pair need not be opposite, only those of a
-    batch. ``scores`` (N,) -> ().
+    https://arxiv.org/abs/2505.07271: unlike `centering`, the scores of a pair may have any sum, only those of a batch
+    have the sum 0. ``scores`` (N,) -> ().
     """
     return scores.sum().square() / (2 * len(scores))
 

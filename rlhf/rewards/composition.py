@@ -129,7 +129,7 @@ def refuses(reward: Any) -> bool:
 
 
 def _check(metric: str, reward: RewardFunction) -> Callable[..., list[Any]]:
-    """Return the check of the scores of gold or a shadow; a shadow need not apply to every row."""
+    """Return the check of the scores of gold or a shadow; a shadow may leave rows out."""
     return checked if metric == "objective/gold" and not refuses(reward) else checked_or_none
 
 

@@ -64,12 +64,12 @@ def evaluate_judge(settings: Settings, run: Run) -> dict[str, float]:
     """
     stage, judge = settings.stage_as(EvaluateRewardStage), settings.judge
     spending = Spending(judge)
-    scorer = rubric.evaluated(settings, run, spending)
     pairs = load(settings.data, "preferences", "test", settings.seed)
     run.record_data("preferences", "test", pairs)
     check_answers(pairs)
     rows = list(pairs)[: judge.limit]
-    found, by = agree(rows, scorer.prefer, settings.seed)
+    with rubric.evaluated(settings, run, spending) as scorer:
+        found, by = agree(rows, scorer.prefer, settings.seed)
     if found is None:
         raise TrainingError(
             f"judge.model={judge.model} has no verdict on any of {len(rows)} pairs: set another model or stage.rubric"

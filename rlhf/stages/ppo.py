@@ -41,10 +41,15 @@ from rlhf.training import loop
 
 def run(settings: Settings, run: Run) -> dict[str, float]:
     """Train with PPO, evaluate on held-out prompts, save the policy and return its metrics."""
+    with rubric.terms(settings, run) as rubrics:
+        return train_and_measure(settings, run, rubrics)
+
+
+def train_and_measure(settings: Settings, run: Run, rubrics: dict[str, rubric.RubricReward]) -> dict[str, float]:
+    """Do the work of ``run`` with the judges ``rubrics``."""
     stage = settings.stage_as(PPOStage)
     if stage.rollout.engine is Engine.vllm and find_spec("vllm") is None:
         raise ModelError("stage.rollout.engine=vllm needs vllm: pip install 'rlhf[vllm]', or use engine=transformers")
-    rubrics = rubric.terms(settings, run)
     plain = rewards_of.without_models(stage) | rubrics
     reads = any(map(reads_columns, plain.values()))
     prompts = loop.read_splits(run, settings, "prompts", columns=reads)

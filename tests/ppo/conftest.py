@@ -84,7 +84,8 @@ def new_trainer(tokenizer: Any) -> Callable[..., PPOTrainer]:
         reward: Any = length_reward,
         **overrides: Any,
     ) -> PPOTrainer:
-        names = ("seed", "score_mean", "score_std", "log", "gold", "sampler", "synchronize", "shared_prefix", "text")
+        names = ("seed", "score_mean", "score_std", "log", "gold", "shadows", "sampler", "synchronize", "shared_prefix")
+        names = (*names, "text")
         arguments = {"seed": 0} | {name: overrides.pop(name) for name in names if name in overrides}
         policy = new_policy(tokenizer) if policy is None else policy
         if reference == "same":

@@ -29,7 +29,8 @@ def test_the_library_example_runs(tokenizer: Any, tmp_path: Path) -> None:
 
 def test_every_logged_metric_is_explained(new_trainer: Any) -> None:
     members = Ensemble([length_reward, length_reward])
-    trainer = new_trainer(updates=1, reward=CompositeReward({"<term>": RewardTerm(members)}), gold=length_reward)
+    scorers = {"gold": length_reward, "shadows": {"<name>": length_reward}}
+    trainer = new_trainer(updates=1, reward=CompositeReward({"<term>": RewardTerm(members)}), **scorers)
     compared = new_trainer(updates=1, advantage="grpo", samples=2)
     taught = new_trainer(updates=1, teacher="larger", ptx_coef=1.0, text=[[1, 2], [2, 3]])
     assert columns(section(PPO, "Metrics")) == set(trainer.train()) | set(compared.train()) | set(taught.train())

@@ -132,7 +132,7 @@ def test_builtin_terms_and_rows_to_which_they_do_not_apply(ppo: Configure, tmp_p
 
 
 def judged(server: Server, tmp_path: Path, name: str, *overrides: str) -> list[str]:
-    terms = "stage.rewards={helpful: {judge: {rubric: helpful, pairs: 4}}}"
+    terms = "stage.rewards={helpful: {judge: {rubric: helpful, pairs: 8}}}"
     given = [f"judge.url={server.url}", f"judge.cache={tmp_path}/{name}.sqlite", "judge.attempts=1", "judge.workers=1"]
     shared = ["stage.reward=null", terms, "stage.updates=3", "stage.save_every=10", "eval_set.prompts=2"]
     return ["judge=endpoint", "judge.model=m", *given, *shared, *overrides]
@@ -141,13 +141,15 @@ def judged(server: Server, tmp_path: Path, name: str, *overrides: str) -> list[s
 def test_a_judge_as_the_only_reward_may_refuse_and_a_budget_leaves_a_checkpoint(
     server: Server, chain: Path, beside_chain: Configure, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    """Questions before training: 4 pairs in two scores each; a refused response is left out of the loss."""
+    """Questions before training: 8 pairs in two scores each; a refused response is left out of the loss."""
     pytest.importorskip("openai", reason="the endpoint's client is an extra: pip install 'rlhf[judge]'")
     server.refuses = True
     shadows = "stage.shadows={brief: {length: {max: 1}}, model: {run: CHAIN}}"  # they change no weight, see below
     shadows = shadows.replace("CHAIN", f"{chain}/almanac/reward")
     execute(beside_chain("ppo", *judged(server, tmp_path, "one"), shadows), tmp_path / "straight")
-    assert "ppo: stage.rewards.helpful.judge: Cohen's kappa" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+
+    assert "ppo: stage.rewards.helpful.judge: Cohen's kappa" in shown
     metrics = Run.open(tmp_path / "straight").manifest["metrics"]
     assert {"judge/helpful/kappa", "judge/helpful/kappa_low", "reward/helpful", "score"} <= metrics.keys()
     assert {"shadow/brief", "shadow/model", "shadow/model_std"} <= metrics.keys()

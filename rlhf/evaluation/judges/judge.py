@@ -62,11 +62,13 @@ class LanguageJudge(Protocol):
 
     text: Template
 
-    def ask(self, questions: Sequence[str], form: "Form") -> list[float | None]: ...
+    def ask(self, questions: Sequence[str], form: "Form") -> list[float | None]:
+        """Return the value of the reply to each question; None without one."""
+        ...
 
-    def compare(
-        self, prompts: Sequence[Prompt], firsts: Sequence[str], seconds: Sequence[str]
-    ) -> list[float | None]: ...
+    def compare(self, prompts: Sequence[Prompt], firsts: Sequence[str], seconds: Sequence[str]) -> list[float | None]:
+        """Return the preferences for the first responses, from both orders; None without one."""
+        ...
 
 
 class Form(NamedTuple):

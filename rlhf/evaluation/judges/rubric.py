@@ -5,7 +5,8 @@ between 0 and 1. A response without a verdict (a refusal, a reply in another for
 score None, which is counted; the other terms of the reward still apply to it.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from functools import cached_property
 
 from rlhf.config import EvaluateRewardStage, JudgeKind, PPOStage, Settings
@@ -33,7 +34,7 @@ class RubricReward:
     Args:
         key: the setting of the rubric, for messages.
         scale: the best score; 1 is the worst.
-        baseline: the column with the responses to compare with; None scores each response by itself.
+        baseline: the column with the responses to compare with; None scores each response separately.
         spending: the counts of the judge's questions.
     """
 
@@ -48,6 +49,12 @@ class RubricReward:
     def judge(self) -> LanguageJudge:
         """The judge."""
         return self.make()
+
+    def close(self) -> None:
+        """Close the connections of an endpoint, if it was asked."""
+        close = getattr(self.__dict__.get("judge"), "close", None)
+        if close is not None:
+            close()
 
     def check(self, baseline: object) -> None:
         """Raise ValueError unless the baseline of a row is text."""
@@ -69,7 +76,7 @@ class RubricReward:
         return found
 
     def score(self, prompts: Sequence[Prompt], completions: Sequence[str]) -> list[float | None]:
-        """Return the score of each response by itself, from 0 to 1; None without one."""
+        """Return the score of each response, from 0 to 1, without a comparison; None without one."""
         rows = zip(prompts, completions, strict=True)
         questions = [asked_about(self.judge.text, *row, self.scale) for row in rows]
         return self.judge.ask(questions, score_of(self.scale))
@@ -110,27 +117,34 @@ def reward(
     text, key = template(rubric, f"{key}.rubric", RESPONSE if baseline is None else PAIR), f"{key}.rubric={rubric}"
     if settings.judge.kind is JudgeKind.local:
         return RubricReward(key, scale, baseline, spending, lambda: local(settings, run, text, spending))
-    judge = EndpointJudge(settings.judge, text, spending)
-    return RubricReward(key, scale, baseline, spending, lambda: judge)
+    found = RubricReward(key, scale, baseline, spending, lambda: EndpointJudge(settings.judge, text, spending))
+    assert found.judge is not None  # reports a missing key or package now
+    return found
 
 
-def terms(settings: Settings, run: Run) -> dict[str, RubricReward]:
-    """Return role -> reward of each term of stage=ppo with a rubric, gold included; they share their budget."""
+@contextmanager
+def terms(settings: Settings, run: Run) -> Generator[dict[str, RubricReward]]:
+    """Yield role -> reward of each term of stage=ppo with a rubric, gold included; they share their budget."""
     spending = Spending(settings.judge, ranks.size())
     found = {}
     for role, term in settings.stage_as(PPOStage).roles().items():
         if (own := term.judge).rubric is not None:
             found[role] = reward(f"stage.{role}.judge", own.rubric, own.scale, own.baseline, settings, run, spending)
-    return found
+    with ExitStack() as stack:
+        for one in found.values():
+            stack.callback(one.close)
+        yield found
 
 
-def evaluated(settings: Settings, run: Run, spending: Spending) -> RubricReward:
-    """Return the reward of ``stage.rubric`` in stage=evaluate_reward, which compares pairs if its file has $first."""
+@contextmanager
+def evaluated(settings: Settings, run: Run, spending: Spending) -> Generator[RubricReward]:
+    """Yield the reward of ``stage.rubric`` in stage=evaluate_reward, which compares pairs if its file has $first."""
     stage = settings.stage_as(EvaluateRewardStage)
     rubric = stage.rubric or ""
     file = template_file(rubric)
     pairs = file is not None and "$first" in file.read_text(encoding="utf-8")
-    return reward("stage", rubric, stage.scale, "rejected" if pairs else None, settings, run, spending)
+    with closing(reward("stage", rubric, stage.scale, "rejected" if pairs else None, settings, run, spending)) as found:
+        yield found
 
 
 def report(settings: Settings, rewards: Mapping[str, RubricReward]) -> dict[str, float]:

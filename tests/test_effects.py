@@ -30,7 +30,8 @@ LOADED = "what is loaded; tests/stages and tests/rewards/test_build.py"
 SAME = {
     **dict.fromkeys(("name", "sample_every", "sample_prompts", "sample_length", "save_every", "log_every"), BESIDE),
     "trainer.save_steps": BESIDE, "keep_every": BESIDE, "branch_from": "tests/runs/test_branches.py",
-    "teacher": "tests/ppo/test_optimum.py", "ptx_block_length": "of stage.ptx_coef; tests/data/test_blocks.py",
+    "teacher": "tests/ppo/test_optimum.py", "ema": "of the saved weights; tests/ppo/test_average.py",
+    "ptx_block_length": "of stage.ptx_coef; tests/data/test_blocks.py",
     **dict.fromkeys(("shared_prefix", "cache_reference", "share_base_model"), ROUNDING),
     **dict.fromkeys(("micro_batch_size", "micro_batch_tokens"), ROUNDING),
     "trainer.activation_checkpointing": ROUNDING, "trainer.per_device_eval_batch_size": ROUNDING,
@@ -217,7 +218,7 @@ PPO: dict[str, Any] = {
     "resample_rounds": (
         GROUPS | {"reward": flat, "equal_groups": "resample", "resample_rounds": 1}, {"resample_rounds": 3}
     ),
-    "ptx_coef": (TEXT, {"ptx_coef": 2.0}), "ptx_batch_size": (TEXT, {"ptx_batch_size": 1}), "ema": {"ema": 0.5},
+    "ptx_coef": (TEXT, {"ptx_coef": 2.0}), "ptx_batch_size": (TEXT, {"ptx_batch_size": 1}),
     "overlong_buffer": (KEPT, {"overlong_buffer": 4}),
 }  # fmt: skip
 

@@ -31,11 +31,11 @@ from tests.ppo.conftest import PROMPTS, TINY, WORDS, length_reward, new_policy, 
 tokenizer = new_tokenizer([" ".join(WORDS)] * 4, 280, chat_template("almanac"))
 found = {}
 
-def new_trainer(reference_seed=0, critic=None, **options):
+def new_trainer(reference_seed=0, critic=None, text=None, **options):
     critic = Critic(new_reward_model(tokenizer)) if critic is None else critic
     models = new_policy(tokenizer), new_policy(tokenizer, reference_seed), critic
     stage = settings(**TINY | {"minibatches": 1, "epochs": 1, "micro_batch_size": 1, "max_grad_norm": 1e9} | options)
-    return PPOTrainer(*models, tokenizer, length_reward, PROMPTS, stage, seed=0)
+    return PPOTrainer(*models, tokenizer, length_reward, PROMPTS, stage, seed=0, text=text)
 
 def step(name, critic=None, **options):
     trainer = new_trainer(5, critic, **options)
@@ -65,6 +65,8 @@ step("defaults")
 trunk = ValueHead(16)
 torch.nn.init.constant_(trunk.score.weight, 0.1)
 step("trunk", trunk, value_coef=0.5)
+rows = [[40 + row, 50, 60 + row, 7] for row in range(5)]  # each rank reads half of those of the step
+step("text", text=rows, ptx_coef=2.0, ptx_batch_size=4, ptx_block_length=4)
 trainer = step(
     "options", loss_mean="response", kl_in="loss", kl_estimator="k2", entropy_coef=0.1, importance_cap=1.5,
     clip_high=0.28, dual_clip=3.0, value_clip=None,
@@ -142,7 +144,7 @@ def alone_and_shared(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str
     return step(1, folder / "one.safetensors"), step(2, folder / "two.safetensors")
 
 
-@pytest.mark.parametrize("options", ["defaults", "options", "trunk", "groups", "dropped", "batch"])
+@pytest.mark.parametrize("options", ["defaults", "options", "trunk", "text", "groups", "dropped", "batch"])
 def test_two_ranks_take_the_step_of_one(
     alone_and_shared: tuple[dict[str, Tensor], dict[str, Tensor]], options: str
 ) -> None:

@@ -166,7 +166,19 @@ class ReadyKTOTrainer(KTOTrainer):
         metrics = self._metrics["train" if module.training else "eval"]
         right = ((ratios > metrics["kl"][-1]) == inputs["label"].bool()).float()
         metrics["rewards/accuracies"].append(self.accelerator.gather_for_metrics(right).mean().item())
+        metrics.pop("rewards/margins", None)  # of a batch with both labels only; `log` has that of all batches
         return (loss, made[-1]) if return_outputs else loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add the margin, the difference of the mean rewards of both labels since the last line, and log."""
+        module: Any = self.model
+        metrics = self._metrics["train" if module.training else "eval"]
+        means = [
+            sum(values) / len(values) for side in ("chosen", "rejected") if (values := metrics.get(f"rewards/{side}"))
+        ]
+        if len(means) == 2:
+            metrics["rewards/margins"] = [means[0] - means[1]]
+        super().log(logs, start_time)
 
     def _with_reference(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """Return a batch with the log-probabilities of the reference, and 0 for a fixed reference point."""

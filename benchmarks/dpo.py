@@ -46,8 +46,11 @@ def parser(description: str, work: list[tuple]) -> argparse.ArgumentParser:
 
 
 def compared(kind: str, work: list[tuple], given: argparse.Namespace) -> list[dict[str, Any]]:
-    """Return a row for each piece of work whose model is available. DPO's reference adds a forward pass."""
-    peak, passes, found = sides.gemm_peak(), 8 / 6 if kind == "dpo" else 1, []
+    """Return a row for each piece of work whose model is available.
+
+    DPO's reference adds a forward pass to forward and backward; KTO has two more, of mismatched responses.
+    """
+    peak, passes, found = sides.gemm_peak(), {"dpo": 8 / 6, "kto": 12 / 6}.get(kind, 1), []
     for name, target, rounds, spec, otherwise in (work[number] for number in given.work):
         if spec.get("weights"):
             place = Path(os.environ.get("RLHF_TEST_MODELS", "")) / spec["weights"]

@@ -1,8 +1,8 @@
-"""The common work of both sides of dpo, reward and growth: TRL's trainers on the same weights and rows.
+"""The common work of both sides of dpo, kto, reward and growth: TRL's trainers on the same weights and rows.
 
 Does not import rlhf. A specification holds the shape or the ``weights`` of a model, the lengths of ``prompt`` and
 ``response`` in tokens (drawn within 10 % of them), the number of ``prompts`` per batch and of ``responses`` per prompt,
-which are compared in all pairs.
+which are compared in all pairs; for KTO, the first is desirable.
 """
 
 import itertools
@@ -22,7 +22,7 @@ from transformers import (
     LlamaConfig,
     PreTrainedTokenizerFast,
 )
-from trl import DPOConfig, DPOTrainer, RewardConfig, RewardTrainer
+from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer, RewardConfig, RewardTrainer
 
 Spec = dict[str, Any]
 SHAPE = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
@@ -31,6 +31,13 @@ LONGEST = 4096
 
 class ReadyDPOTrainer(DPOTrainer):
     """A DPOTrainer for rows of token ids."""
+
+    def _prepare_dataset(self, dataset: Dataset, *_: Any) -> Dataset:
+        return dataset
+
+
+class ReadyKTOTrainer(KTOTrainer):
+    """A KTOTrainer for rows of token ids."""
 
     def _prepare_dataset(self, dataset: Dataset, *_: Any) -> Dataset:
         return dataset
@@ -54,8 +61,8 @@ def tokenizer(size: int) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=made, pad_token="<pad>", eos_token="<eos>")
 
 
-def rows(spec: Spec, vocabulary: int, batches: int, whole: bool) -> list[dict[str, list[int]]]:
-    """Return pairs of token ids; with ``whole``, each response includes the prompt."""
+def rows(spec: Spec, vocabulary: int, batches: int, kind: str) -> list[dict[str, Any]]:
+    """Return pairs of token ids; for "reward", each response includes the prompt; for "kto", single responses."""
     draw = random.Random(0)
 
     def tokens(length: int) -> list[int]:
@@ -65,27 +72,38 @@ def rows(spec: Spec, vocabulary: int, batches: int, whole: bool) -> list[dict[st
     found = []
     for _ in range(batches * spec["prompts"]):
         prompt, responses = tokens(spec["prompt"]), [tokens(spec["response"]) for _ in range(spec["responses"])]
+        if kind == "kto":
+            labels = (len(found) // len(responses) % 2 == 0, *[False] * (len(responses) - 1))
+            named = {"prompt_ids": prompt}
+            found += [named | {"completion_ids": one, "label": up} for one, up in zip(responses, labels, strict=True)]
+            continue
         for chosen, rejected in itertools.combinations(responses, 2):
             found.append(
                 {"chosen_ids": prompt + chosen, "rejected_ids": prompt + rejected}
-                if whole
+                if kind == "reward"
                 else {"prompt_ids": prompt, "chosen_ids": chosen, "rejected_ids": rejected}
             )
+    size, shift = rows_of(spec, kind), spec["responses"]
+    for start in range(0, len(found) if kind == "kto" else 0, size):  # the response to another prompt of the batch
+        batch = found[start : start + size]
+        for row, other in zip(batch, batch[-shift:] + batch[:-shift], strict=True):
+            row["KL_completion_ids"] = other["completion_ids"]
     return found
 
 
-def pairs_of(spec: Spec) -> int:
-    """Return the number of pairs per batch."""
-    return spec["prompts"] * spec["responses"] * (spec["responses"] - 1) // 2
+def rows_of(spec: Spec, kind: str) -> int:
+    """Return the number of pairs, or of KTO's responses, per batch."""
+    responses = spec["prompts"] * spec["responses"]
+    return responses if kind == "kto" else responses * (spec["responses"] - 1) // 2
 
 
 def trainer(spec: Spec, kind: str, batches: int) -> Any:
-    """Return TRL's trainer: "dpo" with a second model as the reference, or "reward"."""
-    auto = AutoModelForCausalLM if kind == "dpo" else AutoModelForSequenceClassification
+    """Return TRL's trainer: "dpo" or "kto" with a second model as the reference, or "reward"."""
+    auto = AutoModelForSequenceClassification if kind == "reward" else AutoModelForCausalLM
     policy = model(spec, auto)
-    made = Dataset.from_list(rows(spec, policy.config.vocab_size, batches, kind == "reward"))
+    made = Dataset.from_list(rows(spec, policy.config.vocab_size, batches, kind))
     arguments = {
-        "output_dir": tempfile.mkdtemp(), "per_device_train_batch_size": pairs_of(spec), "max_length": None,
+        "output_dir": tempfile.mkdtemp(), "per_device_train_batch_size": rows_of(spec, kind), "max_length": None,
         "learning_rate": 1e-5, "use_cpu": not torch.cuda.is_available(), "bf16": False, "report_to": "none",
         "activation_checkpointing": spec.get("checkpointing", False), "disable_tqdm": True, "save_strategy": "no",
         "dataloader_pin_memory": False, "train_sampling_strategy": "sequential",
@@ -93,7 +111,8 @@ def trainer(spec: Spec, kind: str, batches: int) -> Any:
     parts = {"model": policy, "train_dataset": made, "processing_class": tokenizer(policy.config.vocab_size)}
     if kind == "reward":
         return RewardTrainer(args=RewardConfig(**arguments), **parts)
-    return ReadyDPOTrainer(args=DPOConfig(**arguments), ref_model=model(spec, auto), **parts)
+    kinds: tuple[Any, Any] = (KTOConfig, ReadyKTOTrainer) if kind == "kto" else (DPOConfig, ReadyDPOTrainer)
+    return kinds[1](args=kinds[0](**arguments), ref_model=model(spec, auto), **parts)
 
 
 def steps(trainer: Any, spec: Spec, batches: int) -> Callable[[int], dict[str, Any]]:
@@ -116,7 +135,7 @@ def steps(trainer: Any, spec: Spec, batches: int) -> Callable[[int], dict[str, A
         trainer.optimizer.step()
         trainer.optimizer.zero_grad()
         tokens, padded = int(batch["attention_mask"].sum()), batch["input_ids"].numel()
-        done = {"samples": pairs_of(spec), "tokens": tokens, "padded": padded}
+        done = {"samples": trainer.args.per_device_train_batch_size, "tokens": tokens, "padded": padded}
         return done | {"loss": loss.item(), "parameters": counted}
 
     return step

@@ -13,7 +13,7 @@ from rlhf.storage import markdown
 HERE = Path(__file__).parent
 PAGE = HERE.parent / "docs" / "results.md"
 BEGIN, SHARES, END = "<!-- speed and memory -->", "<!-- shares -->", "<!-- end -->"
-MEASURED = ("dpo", "reward", "ppo", "rollout", "startup")
+MEASURED = ("dpo", "kto", "reward", "ppo", "rollout", "startup")
 HEADINGS = (
     "work", "against", "times faster", "spread", "aim", "memory", "samples/s", "tokens/s", "MiB", "matrix peak used"
 )  # fmt: skip

@@ -20,6 +20,9 @@ PRIVATE = {
     "_precompute_ref_logps": ("trl.trainer.dpo_trainer", "the cached reference: our override is never called"),
     "_prepare_dataset": ("trl.trainer.dpo_trainer", "rows that are tokenized already: TRL would do it again"),
     "_set_signature_columns_if_needed": ("trl.trainer.dpo_trainer", "columns of weights and cached references"),
+    "_compute_loss": ("trl.trainer.dpo_trainer", "losses without a reference, and KTO's accuracy"),
+    "_compute_kl_logps": ("trl.trainer.kto_trainer", "the reference point of all held-out rows"),
+    "_prepare_inputs": ("transformers.trainer", "the reference point of all held-out rows on a GPU"),
     "_tr_loss": ("transformers.trainer", "bit-exact logs of a resumed run"),
     "_globalstep_last_logged": ("transformers.trainer", "bit-exact logs of a resumed run"),
     "_load_from_checkpoint": ("transformers.trainer", "resuming a run whose training was complete"),
@@ -36,7 +39,10 @@ PRIVATE = {
 }
 # Public although they begin with an underscore: namedtuple, os, Hydra's instantiate.
 PUBLIC = {"_asdict", "_replace", "_exit", "_target_"}
-OVERRIDDEN = ("_precompute_ref_logps", "_prepare_dataset", "_set_signature_columns_if_needed")
+OVERRIDDEN = (
+    "_precompute_ref_logps", "_prepare_dataset", "_set_signature_columns_if_needed", "_compute_loss",
+    "_compute_kl_logps",
+)  # fmt: skip
 
 
 def own_names(trees: list[ast.AST]) -> set[str]:

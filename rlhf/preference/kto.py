@@ -1,25 +1,18 @@
-"""KTO on top of TRL's trainer: rows with mismatched responses, class weights, a reference point of all held-out rows.
+"""The rows of KTO: labels, class weights, and mismatched responses for the reference point.
 
 Ethayarajh et al. 2024, https://arxiv.org/abs/2402.01306.
 """
 
 from collections import Counter
-from collections.abc import Generator, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
-from trl import KTOConfig, KTOTrainer
-from trl.trainer.kto_trainer import DataCollatorForUnpairedPreference
 
 from rlhf.config import KTOStage
 from rlhf.data import cache
 from rlhf.errors import DataError
-from rlhf.hardware import ranks
 from rlhf.modeling.seeding import permutation
-from rlhf.preference import reference
-from rlhf.preference.prefix_sharing import sharing
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -97,7 +90,7 @@ def arranged(ids: "Dataset", seed: int, mismatched: bool) -> "Dataset":
 class Collator:
     """TRL's collator for responses with a label, of which only the assistant's turns count."""
 
-    def __init__(self, collator: DataCollatorForUnpairedPreference):
+    def __init__(self, collator: Callable[[list[dict[str, Any]]], dict[str, Any]]):
         self.collator = collator
 
     def __call__(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
@@ -108,110 +101,6 @@ class Collator:
                 for begin, end in zip(heard[::2], heard[1::2], strict=True):
                     batch[f"{prefix}completion_mask"][row, start + begin : start + end] = 0
         return batch
-
-
-class ReadyKTOTrainer(KTOTrainer):
-    """A KTOTrainer for rows of token ids that reads the reference's log-probabilities from our cache.
-
-    It adds a metric: the share of responses whose implicit reward is on the right side of the reference point. TRL
-    estimates that point from each batch; within `fixed_point` it is the mean over several batches, so that held-out
-    losses do not depend on the batches.
-    """
-
-    args: KTOConfig
-    _signature_columns: list[str]
-    _precompute_model_hash: str
-
-    def __init__(self, *, reference_kept: reference.Kept | None, shared: bool, **parts: Any):
-        self.reference_kept: Any
-        self.reference_kept, self.shared = reference_kept, shared
-        self.point: float | None = None  # KL in nats per response, if it is fixed
-        padding = parts["processing_class"].pad_token_id
-        collator = DataCollatorForUnpairedPreference(pad_token_id=padding, max_length=parts["args"].max_length)
-        super().__init__(data_collator=Collator(collator), **parts)
-        self.precompute_ref_logps = True  # `_compute_loss` adds those that are not cached to the batch
-
-    def _prepare_dataset(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:
-        return dataset
-
-    def _set_signature_columns_if_needed(self) -> None:
-        super()._set_signature_columns_if_needed()
-        heard = ["completion_heard", f"{OTHER}completion_heard"]
-        self._signature_columns = [*dict.fromkeys([*self._signature_columns, *heard])]
-
-    def _precompute_ref_logps(self, dataset: "Dataset", name: str, batch_size: int) -> "Dataset":
-        def compute() -> Iterator[tuple[Tensor, ...]]:
-            with self.accelerator.autocast(), self.sharing():
-                for start in range(ranks.rank() * batch_size, len(dataset), ranks.size() * batch_size):
-                    rows = [dataset[i] for i in range(start, min(start + batch_size, len(dataset)))]
-                    batch = {key: value.to(self.args.device) for key, value in self.data_collator(rows).items()}
-                    found = self.compute_ref_log_probs(self.ref_model or self.model, batch)
-                    yield tuple(values.cpu() for values in found if values is not None)
-
-        columns = ("ref_logps", "ref_KL_logps")[: 1 + self.calculate_KL]
-        weights = self._precompute_model_hash
-        return reference.with_log_probs(dataset, self.reference_kept, name, batch_size, weights, compute, columns)
-
-    def _compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool) -> Any:
-        made: list[Any] = []
-
-        def noted(**given: Any) -> Any:
-            made.append(model(**given))
-            return made[-1]
-
-        inputs = self._with_reference(inputs)
-        loss = super()._compute_loss(noted, inputs, False)
-        ratios = made[-1].log_probs[:, 1 - inputs["input_ids"].shape[1] :].detach().sum(1) - inputs["ref_logps"]
-        module: Any = self.model
-        metrics = self._metrics["train" if module.training else "eval"]
-        right = ((ratios > metrics["kl"][-1]) == inputs["label"].bool()).float()
-        metrics["rewards/accuracies"].append(self.accelerator.gather_for_metrics(right).mean().item())
-        return (loss, made[-1]) if return_outputs else loss
-
-    def _with_reference(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        """Return a batch with the log-probabilities of the reference, and 0 for a fixed reference point."""
-        if "ref_logps" not in inputs:
-            found = self.compute_ref_log_probs(self.ref_model or self.model, inputs)
-            named = dict(zip(("ref_logps", "ref_KL_logps"), found, strict=True))
-            inputs = {**inputs, **{name: values for name, values in named.items() if values is not None}}
-        if self.point is not None:
-            inputs = {**inputs, "ref_KL_logps": torch.zeros_like(inputs["ref_logps"])}
-        return inputs
-
-    def _compute_kl_logps(self, model: Any, batch: dict[str, Any]) -> Tensor | None:
-        if self.point is None or not self.calculate_KL:
-            return super()._compute_kl_logps(model, batch)
-        return torch.full_like(batch["ref_logps"], self.point)
-
-    @contextmanager
-    def fixed_point(self, batches: Iterable[tuple[dict[str, Any], int]]) -> Generator[None]:
-        """Use one reference point within the context: the mean of all ``batches`` of all processes.
-
-        Each comes with its number of rows that count. TRL sets a negative estimate to 0 afterwards.
-        """
-        if self.calculate_KL:
-            total, rows = 0.0, 0
-            for inputs, count in batches:
-                with torch.no_grad(), self.compute_loss_context_manager():
-                    batch = self._with_reference(self._prepare_inputs(inputs))
-                    ratios = super()._compute_kl_logps(self.model, batch) - batch["ref_KL_logps"]
-                total, rows = total + ratios[:count].sum().item(), rows + count
-            sums, counts = zip(*ranks.gathered((total, rows)), strict=True)
-            self.point = sum(sums) / sum(counts)
-        try:
-            yield
-        finally:
-            self.point = None
-
-    @contextmanager
-    def sharing(self) -> Generator[None]:
-        """Let policy and reference encode shared prefixes once within the context, if ``shared``."""
-        with ExitStack() as stack:
-            if self.shared:
-                stack.enter_context(sharing(self.accelerator.unwrap_model(self.model), fields=FIELDS))
-                if self.ref_model is not None:
-                    stack.enter_context(sharing(self.accelerator.unwrap_model(self.ref_model), fields=("log_probs",)))
-            yield
 
 
 def counted(rows: "Dataset") -> tuple[int, int]:

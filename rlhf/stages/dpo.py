@@ -20,7 +20,6 @@ from trl.trainer.dpo_trainer import DataCollatorForPreference
 
 from rlhf.config import AdapterKind, DPOStage, Settings
 from rlhf.config.stages import OWN_LOSSES
-from rlhf.data.render import Prompt
 from rlhf.data.tokens import HEARD, Form
 from rlhf.evaluation.responses import eval_set
 from rlhf.hardware import ranks
@@ -30,8 +29,6 @@ from rlhf.preference import reference
 from rlhf.preference.head import FIELDS
 from rlhf.preference.losses import orpo, simpo, smoothed
 from rlhf.preference.prefix_sharing import sharing
-from rlhf.rewards.columns import Rows, bound, reads_columns
-from rlhf.rewards.protocol import function, guarded
 from rlhf.runs.run import Run
 from rlhf.training import loop
 from rlhf.training.arguments import arguments, build
@@ -156,7 +153,7 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
     settings = reference.beside_shards(settings, ranks.strategy_of(settings.hardware), told=True)
     stage = settings.stage_as(DPOStage)
     pairs = loop.read_splits(run, settings, "preferences")
-    asked, gold = held_out(settings, run)
+    asked, gold = eval_set.asked(settings, run)
 
     tokenizer = loading.load_tokenizer(run["policy"], settings.model)
     loop.settle(run, settings, tokenizer, pairs["train"]["prompt"])
@@ -193,30 +190,9 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
         moved = max(abs(metrics[f"eval/rewards/{one}"]) for one in ("chosen", "rejected", "margins")) / stage.beta
         loop.tell_unmoved(run.stage, moved, "stage.trainer.learning_rate", args.learning_rate)
     sample(trainer.state.global_step)
-    metrics |= measured(settings, run, trainer, tokenizer, asked, gold)
+    metrics |= eval_set.measure_trained(settings, run, trainer, tokenizer, asked, gold)
     loading.save(trainer.model, tokenizer, run.model, run["policy"])
     return metrics | {"objective": metrics["eval/rewards/accuracies"]}
-
-
-def held_out(settings: Settings, run: Run) -> tuple[list[Prompt], Any]:
-    """Return the held-out prompts that the policy answers at the end, and the gold reward, if any."""
-    named = settings.data.gold
-    gold: Any = None if named is None else function(named)
-    reads = gold is not None and reads_columns(gold)
-    asked = eval_set.prompts(settings, run, columns=reads)
-    if gold is not None:
-        rows = Rows(eval_set.held_out(settings, columns=True)) if reads else None
-        gold = guarded(bound(gold, "data.gold", rows), f"data.gold={named}")
-    return asked, gold
-
-
-def measured(
-    settings: Settings, run: Run, trainer: Any, tokenizer: Any, asked: list[Prompt], gold: Any
-) -> dict[str, float]:
-    """Return the gold reward, win rate and KL of the trained policy on held-out prompts."""
-    start = starting_policy(settings, run, trainer, tokenizer) if asked else None
-    scorers = eval_set.scorers(settings, run, gold)
-    return eval_set.measure(settings, run, asked, trainer.model, start, tokenizer, scorers)
 
 
 def dpo_arguments(settings: Settings, run: Run) -> Any:
@@ -255,11 +231,3 @@ def own_losses(stage: DPOStage) -> list[tuple[Loss, float]]:
         "orpo": partial(orpo, weight=stage.beta),
     }
     return [(found[name], weight) for name, weight in weighted(stage) if name in found]
-
-
-def starting_policy(settings: Settings, run: Run, trainer: Any, tokenizer: Any) -> Any | None:
-    """Return the model that the policy is compared with; None means the policy with its adapter switched off."""
-    if settings.adapter.kind is not AdapterKind.none:
-        return None
-    start: Any = trainer.ref_model or loading.load_policy(run["policy"], settings.model, tokenizer)
-    return start.to(trainer.model.device)

@@ -7,21 +7,144 @@ Ethayarajh et al. 2024, https://arxiv.org/abs/2402.01306. Thumbs, ratings and pa
 trainer and the losses are TRL's.
 """
 
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
-from trl import KTOConfig
+import torch
+from datasets import Dataset
+from torch import Tensor
+from trl import KTOConfig, KTOTrainer
+from trl.trainer.kto_trainer import DataCollatorForUnpairedPreference
 
 from rlhf.config import AdapterKind, KTOStage, Settings
 from rlhf.console import console
 from rlhf.data.tokens import Form
+from rlhf.evaluation.responses import eval_set
 from rlhf.hardware import ranks
 from rlhf.modeling import adapters, loading
 from rlhf.modeling.architectures import decide
 from rlhf.preference import kto, reference
+from rlhf.preference.prefix_sharing import sharing
 from rlhf.runs.run import Run
-from rlhf.stages.dpo import held_out, measured
 from rlhf.training import loop
 from rlhf.training.arguments import arguments, build
+
+
+class ReadyKTOTrainer(KTOTrainer):
+    """A KTOTrainer for rows of token ids that reads the reference's log-probabilities from our cache.
+
+    It adds a metric: the share of responses whose implicit reward is on the right side of the reference point. TRL
+    estimates that point from each batch; within `fixed_point` it is the mean over several batches, so that held-out
+    losses do not depend on the batches.
+    """
+
+    args: KTOConfig
+    _signature_columns: list[str]
+    _precompute_model_hash: str
+
+    def __init__(self, *, reference_kept: reference.Kept | None, shared: bool, **parts: Any):
+        self.reference_kept: Any
+        self.reference_kept, self.shared = reference_kept, shared
+        self.point: float | None = None  # KL in nats per response, if it is fixed
+        padding = parts["processing_class"].pad_token_id
+        collator = DataCollatorForUnpairedPreference(pad_token_id=padding, max_length=parts["args"].max_length)
+        super().__init__(data_collator=kto.Collator(collator), **parts)
+        self.precompute_ref_logps = True  # `_compute_loss` adds those that are not cached to the batch
+
+    def _prepare_dataset(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:
+        return dataset
+
+    def _set_signature_columns_if_needed(self) -> None:
+        super()._set_signature_columns_if_needed()
+        heard = ["completion_heard", f"{kto.OTHER}completion_heard"]
+        self._signature_columns = [*dict.fromkeys([*self._signature_columns, *heard])]
+
+    def _precompute_ref_logps(self, dataset: Dataset, name: str, batch_size: int) -> Dataset:
+        def compute() -> Iterator[tuple[Tensor, ...]]:
+            with self.accelerator.autocast(), self.sharing():
+                for start in range(ranks.rank() * batch_size, len(dataset), ranks.size() * batch_size):
+                    rows = [dataset[i] for i in range(start, min(start + batch_size, len(dataset)))]
+                    batch = {key: value.to(self.args.device) for key, value in self.data_collator(rows).items()}
+                    found = self.compute_ref_log_probs(self.ref_model or self.model, batch)
+                    yield tuple(values.cpu() for values in found if values is not None)
+
+        columns = ("ref_logps", "ref_KL_logps")[: 1 + self.calculate_KL]
+        weights = self._precompute_model_hash
+        return reference.with_log_probs(dataset, self.reference_kept, name, batch_size, weights, compute, columns)
+
+    def _compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool) -> Any:
+        made: list[Any] = []
+
+        def noted(**given: Any) -> Any:
+            made.append(model(**given))
+            return made[-1]
+
+        inputs = self._with_reference(inputs)
+        loss = super()._compute_loss(noted, inputs, False)
+        ratios = made[-1].log_probs[:, 1 - inputs["input_ids"].shape[1] :].detach().sum(1) - inputs["ref_logps"]
+        module: Any = self.model
+        metrics = self._metrics["train" if module.training else "eval"]
+        right = ((ratios > metrics["kl"][-1]) == inputs["label"].bool()).float()
+        metrics["rewards/accuracies"].append(self.accelerator.gather_for_metrics(right).mean().item())
+        metrics.pop("rewards/margins", None)  # of a batch with both labels only; `log` has that of all batches
+        return (loss, made[-1]) if return_outputs else loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add the margin, the difference of the mean rewards of both labels since the last line, and log."""
+        module: Any = self.model
+        metrics = self._metrics["train" if module.training else "eval"]
+        means = [
+            sum(values) / len(values) for side in ("chosen", "rejected") if (values := metrics.get(f"rewards/{side}"))
+        ]
+        if len(means) == 2:
+            metrics["rewards/margins"] = [means[0] - means[1]]
+        super().log(logs, start_time)
+
+    def _with_reference(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """Return a batch with the log-probabilities of the reference, and 0 for a fixed reference point."""
+        if "ref_logps" not in inputs:
+            found = self.compute_ref_log_probs(self.ref_model or self.model, inputs)
+            named = dict(zip(("ref_logps", "ref_KL_logps"), found, strict=True))
+            inputs = {**inputs, **{name: values for name, values in named.items() if values is not None}}
+        if self.point is not None:
+            inputs = {**inputs, "ref_KL_logps": torch.zeros_like(inputs["ref_logps"])}
+        return inputs
+
+    def _compute_kl_logps(self, model: Any, batch: dict[str, Any]) -> Tensor | None:
+        if self.point is None or not self.calculate_KL:
+            return super()._compute_kl_logps(model, batch)
+        return torch.full_like(batch["ref_logps"], self.point)
+
+    @contextmanager
+    def fixed_point(self, batches: Iterable[tuple[dict[str, Any], int]]) -> Generator[None]:
+        """Use one reference point within the context: the mean of all ``batches`` of all processes.
+
+        Each comes with its number of rows that count. TRL sets a negative estimate to 0 afterwards.
+        """
+        if self.calculate_KL:
+            total, rows = 0.0, 0
+            for inputs, count in batches:
+                with torch.no_grad(), self.compute_loss_context_manager():
+                    batch = self._with_reference(self._prepare_inputs(inputs))
+                    ratios = super()._compute_kl_logps(self.model, batch) - batch["ref_KL_logps"]
+                total, rows = total + ratios[:count].sum().item(), rows + count
+            sums, counts = zip(*ranks.gathered((total, rows)), strict=True)
+            self.point = sum(sums) / sum(counts)
+        try:
+            yield
+        finally:
+            self.point = None
+
+    @contextmanager
+    def sharing(self) -> Generator[None]:
+        """Let policy and reference encode shared prefixes once within the context, if ``shared``."""
+        with ExitStack() as stack:
+            if self.shared:
+                stack.enter_context(sharing(self.accelerator.unwrap_model(self.model), fields=kto.FIELDS))
+                if self.ref_model is not None:
+                    stack.enter_context(sharing(self.accelerator.unwrap_model(self.ref_model), fields=("log_probs",)))
+            yield
 
 
 def run(settings: Settings, run: Run) -> dict[str, float]:
@@ -33,7 +156,7 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
     rows["validation"], _ = kto.labeled(rows["validation"], least if stage.desirable_from is None else None)
     weights = kto.weights(stage, *kto.counted(rows["train"]))
     tell(run, rows, least, weights)
-    asked, gold = held_out(settings, run)
+    asked, gold = eval_set.asked(settings, run)
 
     tokenizer = loading.load_tokenizer(run["policy"], settings.model)
     loop.settle(run, settings, tokenizer, rows["train"]["prompt"])
@@ -57,7 +180,7 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
     loop.show_ends(run, policy, tokenizer)
 
     trainer: Any = build(
-        kto.ReadyKTOTrainer,
+        ReadyKTOTrainer,
         model=policy,
         ref_model=loading.load_policy(run["policy"], settings.model, tokenizer) if second else None,
         args=args,
@@ -74,7 +197,7 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
     moved = max(abs(metrics.get(f"eval/rewards/{one}", 0.0)) for one in ("chosen", "rejected")) / stage.beta
     loop.tell_unmoved(run.stage, moved, "stage.trainer.learning_rate", args.learning_rate)
     sample(trainer.state.global_step)
-    metrics |= measured(settings, run, trainer, tokenizer, asked, gold)
+    metrics |= eval_set.measure_trained(settings, run, trainer, tokenizer, asked, gold)
     loading.save(trainer.model, tokenizer, run.model, run["policy"])
     return metrics | {"objective": metrics["eval/rewards/accuracies"]}
 

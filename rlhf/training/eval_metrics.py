@@ -54,8 +54,6 @@ class ExactEvaluation:
         with fixed_point(self.trainer, self._batches(dataloader)):
             output = self.loop(dataloader, *args, metric_key_prefix=metric_key_prefix, **named)
         means = merged(ranks.gathered(self.totals))
-        if {"rewards/chosen", "rewards/rejected"} <= means.keys() and "rewards/margins" not in means:
-            means["rewards/margins"] = means["rewards/chosen"] - means["rewards/rejected"]
         output.metrics[f"{metric_key_prefix}_loss"] = means.pop("loss")
         if hasattr(self.trainer, "_metrics"):
             self.trainer._metrics["eval"].clear()
@@ -110,9 +108,9 @@ def units_of(inputs: Mapping[str, Any], rows: int) -> dict[str, float]:
 
 
 def _units_of_labels(inputs: Mapping[str, Any], rows: int) -> dict[str, float]:
-    """Return the units of KTO's metrics; the margin is not a mean but the difference of two, so it does not count."""
+    """Return the units of KTO's metrics: a label's metrics are means over its rows or tokens."""
     tokens, desirable = inputs["completion_mask"][:, 1:].sum(1), inputs["label"].bool()
-    found = {"others": rows, "entropy": tokens.sum().item(), "rewards/margins": 0}
+    found = {"others": rows, "entropy": tokens.sum().item()}
     for side, chosen in (("chosen", desirable), ("rejected", ~desirable)):
         count = chosen.sum().item()
         found |= {f"rewards/{side}": count, f"logps/{side}": count, f"logits/{side}": tokens[chosen].sum().item()}

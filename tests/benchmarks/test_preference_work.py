@@ -1,4 +1,4 @@
-"""benchmarks.dpo, reward and growth in small: both sides run, agree, and what they print is what they measured."""
+"""benchmarks.dpo, kto, reward and growth in small: both sides run, agree, and what they print is what they measured."""
 
 import json
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import dpo, growth, preference_work, reward
+from benchmarks import dpo, growth, kto, preference_work, reward
 
 TINY = {
     "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2,
@@ -14,7 +14,7 @@ TINY = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("module", [dpo, pytest.param(reward, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("module", [dpo, *(pytest.param(one, marks=pytest.mark.slow) for one in (kto, reward))])
 def test_a_row_for_each_piece_of_work(
     module: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
@@ -34,12 +34,12 @@ def test_a_row_for_each_piece_of_work(
 
 
 def test_rows_are_every_pair_of_responses_to_a_prompt() -> None:
-    rows = preference_work.rows(TINY, 64, 1, whole=False)
-    assert len(rows) == preference_work.pairs_of(TINY) == 6
+    rows = preference_work.rows(TINY, 64, 1, "dpo")
+    assert len(rows) == preference_work.rows_of(TINY, "dpo") == 6
     assert rows[0]["prompt_ids"] == rows[1]["prompt_ids"] == rows[2]["prompt_ids"] != rows[3]["prompt_ids"]
     assert rows[0]["chosen_ids"] == rows[1]["chosen_ids"]
     assert rows[0]["rejected_ids"] == rows[2]["chosen_ids"]
-    whole = preference_work.rows(TINY, 64, 1, whole=True)
+    whole = preference_work.rows(TINY, 64, 1, "reward")
     assert whole[0]["chosen_ids"] == rows[0]["prompt_ids"] + rows[0]["chosen_ids"]
 
 

@@ -19,7 +19,8 @@ from trl import KTOConfig, KTOTrainer
 from rlhf.config import KTOStage
 from rlhf.errors import DataError
 from rlhf.preference import reference
-from rlhf.preference.kto import Collator, ReadyKTOTrainer, arranged, counted, labeled, weights
+from rlhf.preference.kto import Collator, arranged, counted, labeled, weights
+from rlhf.stages.kto import ReadyKTOTrainer
 from rlhf.training.eval_metrics import ExactEvaluation
 from tests.conftest import composed
 from tests.preference import alike

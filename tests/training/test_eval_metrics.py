@@ -76,7 +76,7 @@ def test_units_by_hand() -> None:
     assert units_of({"input_ids": mask}, 3) == {"others": 3}
     assert units_of({"completion_mask": mask}, 0) == {"others": 0}  # a batch that only fills up
     assert units_of({"completion_mask": mask, "label": torch.tensor([True, False, False, True])}, 4) == {
-        "others": 4, "entropy": 7, "rewards/margins": 0, "rewards/chosen": 2, "logps/chosen": 2, "logits/chosen": 5,
+        "others": 4, "entropy": 7, "rewards/chosen": 2, "logps/chosen": 2, "logits/chosen": 5,
         "rewards/rejected": 2, "logps/rejected": 2, "logits/rejected": 2,
     }  # fmt: skip
 

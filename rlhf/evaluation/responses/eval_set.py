@@ -11,18 +11,20 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from rlhf.config import EvalSet, Settings
+from rlhf.config import AdapterKind, EvalSet, Settings
 from rlhf.data import cache, fingerprint, load
 from rlhf.data.formats import COLUMNS
 from rlhf.data.render import Prompt
 from rlhf.data.sources import source_name
 from rlhf.evaluation.responses.answers import Candidate, by_prompt, divergences
 from rlhf.evaluation.statistics.metrics import wins
+from rlhf.modeling import loading
 from rlhf.modeling.generation import Response, generate, sampling_mode
 from rlhf.modeling.seeding import derive
 from rlhf.rewards import RewardFunction, checked, function
+from rlhf.rewards.columns import Rows, bound, reads_columns
 from rlhf.rewards.composition import refuses
-from rlhf.rewards.protocol import checked_or_none
+from rlhf.rewards.protocol import checked_or_none, guarded
 from rlhf.runs.run import Run
 from rlhf.storage import digests
 
@@ -62,6 +64,29 @@ def scorers(
         own = recorded("stage.reward", "stage.reward_defaults", "parents.reward", "files.reward", *JUDGE)
         found["score"] = Scorer(reward, [own, asked])
     return found
+
+
+def asked(settings: Settings, run: Run) -> tuple[list[Prompt], Any]:
+    """Return the held-out prompts that a policy answers at its end, and the gold reward of the data, if any."""
+    named = settings.data.gold
+    gold: Any = None if named is None else function(named)
+    reads = gold is not None and reads_columns(gold)
+    found = prompts(settings, run, columns=reads)
+    if gold is not None:
+        rows = Rows(held_out(settings, columns=True)) if reads else None
+        gold = guarded(bound(gold, "data.gold", rows), f"data.gold={named}")
+    return found, gold
+
+
+def measure_trained(
+    settings: Settings, run: Run, trainer: Any, tokenizer: Any, prompts: Sequence[Prompt], gold: RewardFunction | None
+) -> dict[str, float]:
+    """Return the metrics of `measure` for the policy of a trainer of TRL with a reference or an adapter."""
+    start: Any = None
+    if prompts and settings.adapter.kind is AdapterKind.none:
+        start = trainer.ref_model or loading.load_policy(run["policy"], settings.model, tokenizer)
+        start = start.to(trainer.model.device)
+    return measure(settings, run, prompts, trainer.model, start, tokenizer, scorers(settings, run, gold))
 
 
 def measure(

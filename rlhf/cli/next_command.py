@@ -22,7 +22,7 @@ from rlhf.runs.run import Run, runs
 from rlhf.storage.manifest import read_manifest
 
 Candidate = tuple[str, list[str]]  # a stage and further settings
-POLICIES = ("ppo", "dpo", "sft")
+POLICIES = ("ppo", "dpo", "online_dpo", "raft", "sft")
 MISTAKES = (RlhfError, OmegaConfBaseException, HydraException)
 SWEEP = "stage.beta=0.05,0.1,0.3"
 

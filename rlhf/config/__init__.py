@@ -45,17 +45,20 @@ from rlhf.config.ppo import (
 from rlhf.config.publish import Publish, PublishStage, Weights
 from rlhf.config.ranges import require_ranges
 from rlhf.config.reward import EvaluateRewardStage, RewardLoss, RewardStage
-from rlhf.config.rewards import Normalization, RewardTermSettings
+from rlhf.config.rewards import Normalization, RewardTermSettings, ScoredStage
 from rlhf.config.rollout import Engine, OldLogprobs, RolloutSettings, VLLMMode
 from rlhf.config.sentinel import SentinelAction, SentinelSettings
-from rlhf.config.stage import Input, SharedPrefix, Stage, TrainedStage, TrainerStage
+from rlhf.config.stage import Input, SharedPrefix, Stage, TrainedStage, TrainerStage, part_of
 from rlhf.config.stages import (
     PROGRESSION,
     STAGES,
     BaseStage,
     DPOStage,
     InspectStage,
+    OnlineDPOStage,
     ProgressionStage,
+    RAFTStage,
+    Reference,
     SFTStage,
     StatusStage,
     Turns,
@@ -95,14 +98,17 @@ __all__ = [
     "Model",
     "Normalization",
     "OldLogprobs",
+    "OnlineDPOStage",
     "PPOStage",
     "Pairing",
     "PlanStage",
     "ProgressionStage",
     "Publish",
     "PublishStage",
+    "RAFTStage",
     "Rankings",
     "Ratio",
+    "Reference",
     "Render",
     "RewardLoss",
     "RewardStage",
@@ -110,6 +116,7 @@ __all__ = [
     "RolloutSettings",
     "SFTStage",
     "SampleStage",
+    "ScoredStage",
     "SentinelAction",
     "SentinelSettings",
     "Settings",
@@ -127,6 +134,7 @@ __all__ = [
     "Turns",
     "VLLMMode",
     "Weights",
+    "part_of",
 ]
 
 
@@ -173,6 +181,8 @@ class Settings:
                     f"adapter={self.adapter.kind.value} needs a trained model, and stage.policy=null starts from "
                     "random weights: set adapter=none, or stage.policy to a run, a model folder or a Hub id"
                 )
+        if isinstance(self.stage, OnlineDPOStage):
+            self._check_labels(self.stage)
         objectives.check(self.objective, self.stage.name)
         self._check_measured()
         self._check_autocast()
@@ -192,6 +202,20 @@ class Settings:
             raise TypeError(f"the settings are of stage={self.stage.name}, not of {kind.__name__}")
         return self.stage
 
+    def _check_labels(self, stage: OnlineDPOStage) -> None:
+        """Raise ConfigError unless either the reward or the judge decides the pairs of online DPO."""
+        judged = self.judge.kind is not JudgeKind.none
+        if judged and stage.scores:
+            raise ConfigError(
+                f"judge={self.judge.kind.value} decides the pairs of stage=online_dpo, so stage.reward and "
+                "stage.rewards would be ignored: leave them out, or set judge=none"
+            )
+        if not judged and not stage.scores:
+            raise ConfigError(
+                "stage.reward is null, stage.rewards has no term and judge=none, so nothing decides the pairs of "
+                "stage=online_dpo: set one of them"
+            )
+
     def _check_autocast(self) -> None:
         full = self.model.dtype is Dtype.float32 and self.adapter.kind is not AdapterKind.qlora
         if self.hardware.autocast is Autocast.on and not full:
@@ -203,13 +227,13 @@ class Settings:
 
     def _check_measured(self) -> None:
         """Raise ConfigError if the objective is a metric that this run would not measure."""
-        if self.stage.name not in ("dpo", "ppo"):
+        if not self.stage.measured or self.objective is None:
             return
         asked = objectives.names(self.objective, self.stage.name)
         measured = [name for name in asked if name in ("gold", "win_rate", "kl", "score")]
         if measured and not self.eval_set.prompts:
             raise ConfigError(f"objective={measured[0]} is measured on held-out prompts: set eval_set.prompts above 0")
-        gold = self.stage.gold if isinstance(self.stage, PPOStage) else self.data.gold
+        gold = self.stage.gold if isinstance(self.stage, ScoredStage) else self.data.gold
         by_gold = [name for name in asked if name == "gold" or (name == "win_rate" and self.stage.name == "dpo")]
         if by_gold and gold is None:
             raise ConfigError(f"objective={by_gold[0]} needs a gold reward: set data.gold")

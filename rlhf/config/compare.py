@@ -38,7 +38,7 @@ class CompareStage(Stage):
 
     def inputs(self) -> dict[str, Input]:
         """Return the compared models by column title, and the reward model."""
-        policies = ("base", "sft", "dpo", "ppo")
+        policies = ("base", "sft", "dpo", "ppo", "online_dpo", "raft")
         models = {
             # A column of the progression may not be trained yet; a column set by the user must exist.
             title: Input(path, policies, title == self.reference or path != self.progression.get(title))

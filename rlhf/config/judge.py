@@ -55,7 +55,7 @@ class Judge:
         if self.kind is JudgeKind.reward:
             return {"judge": Input(self.model or "", ("reward",))}
         if self.kind is JudgeKind.local:
-            return {"judge": Input(self.model or "", ("sft", "dpo", "ppo"))}
+            return {"judge": Input(self.model or "", ("sft", "dpo", "ppo", "online_dpo", "raft"))}
         return {}
 
     def __post_init__(self) -> None:

@@ -10,8 +10,10 @@ from rlhf.config.stage import Stage
 from rlhf.errors import ConfigError
 
 THIS = "this"
-PLANNED = ("base", "sft", "reward", "dpo", "ppo")
-KINDS = {"base": "text", "sft": "demonstrations", "reward": "preferences", "dpo": "preferences", "ppo": "prompts"}
+PLANNED = ("base", "sft", "reward", "dpo", "ppo", "online_dpo", "raft")
+KINDS = {"base": "text", "sft": "demonstrations", "reward": "preferences", "dpo": "preferences"} | dict.fromkeys(
+    ("ppo", "online_dpo", "raft"), "prompts"
+)
 NUMBERS = ("memory_gib", "tflops", "bandwidth")
 
 

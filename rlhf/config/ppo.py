@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, ClassVar
 
-from rlhf.config.rewards import RewardTermSettings, reward_term, reward_terms
+from rlhf.config.rewards import RewardTermSettings, ScoredStage
 from rlhf.config.rollout import Engine, RolloutSettings
 from rlhf.config.rules import require
 from rlhf.config.sentinel import SentinelSettings
@@ -85,7 +85,7 @@ class LossMean(Enum):
 
 
 @dataclass(kw_only=True)
-class PPOStage(TrainedStage):
+class PPOStage(ScoredStage, TrainedStage):
     """Settings of stage=ppo; conf/stage/ppo.yaml explains each."""
 
     policy: str
@@ -160,36 +160,22 @@ class PPOStage(TrainedStage):
         """The number of responses of an update, over all ranks."""
         return self.batch_size * self.samples
 
+    @property
+    def usual(self) -> RewardTermSettings:
+        """The default values of every term."""
+        return self.reward_defaults
+
     def inputs(self) -> dict[str, Input]:
         """Return the policy, every run that scores, by the name of its term, and the start of the critic."""
-        found = super().inputs() | ({} if self.reward is None else {"reward": Input(self.reward, ("reward",))})
-        terms = {f"rewards.{name}": term for name, term in self.terms().items()}
-        if (gold := self.gold_term()) is not None:
-            terms["gold"] = gold
-        for role, term in terms.items():
-            found |= {role + suffix: Input(path, ("reward",)) for suffix, path in term.runs().items()}
+        found = super().inputs()
         if self.critic is not None:
             found["critic"] = Input(self.critic, ("base", *self.starts_from, "reward"))
         return found
 
-    def terms(self) -> dict[str, RewardTermSettings]:
-        """Return the terms of ``rewards`` by name, typed; ``reward`` is not included."""
-        return reward_terms(self.rewards, self.reward_defaults)
-
-    def gold_term(self) -> RewardTermSettings | None:
-        """Return ``gold`` as a term; a string is the import path of a function."""
-        if self.gold is None:
-            return None
-        gold = {"function": self.gold} if isinstance(self.gold, str) else self.gold
-        return reward_term("stage.gold", gold, self.reward_defaults)
-
     def __post_init__(self) -> None:
-        terms = self.terms()
-        self.gold_term()
-        if self.reward is None and not terms:
+        self.check_terms()
+        if not self.scores:
             raise ConfigError("stage.reward is null and stage.rewards has no term: set one of them")
-        taken = self.reward is None or "reward" not in terms
-        require(taken, "stage.rewards", "reward", "not be the name of a term unless stage.reward=null")
         beyond = self.dual_clip is None or self.dual_clip > 1
         require(beyond, "stage.dual_clip", self.dual_clip, "be above 1, or null")
         cap = self.importance_cap is None or self.importance_cap >= 1

@@ -15,7 +15,7 @@ REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 REVISION = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)*")
 COMMIT = re.compile(r"[0-9a-f]{40}")
 SIZE = re.compile(r"[1-9]\d*(KB|MB|GB)")
-PUBLISHED = ("base", "sft", "reward", "dpo", "ppo")
+PUBLISHED = ("base", "sft", "reward", "dpo", "ppo", "online_dpo", "raft")
 
 
 class Publish(Enum):

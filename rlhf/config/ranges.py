@@ -91,7 +91,9 @@ OURS: dict[str, dict[str, Range]] = {
     "CompareStage": {
         "prompts": COUNT, "samples": DRAWS, "bootstrap": Range(1, 1e6), "pairs": Range(0, 1e6), **SAMPLING,
     },
-    "SampleStage": {"prompts": COUNT, "samples": DRAWS, **SAMPLING},
+    "SampleStage": {"prompts": COUNT, "samples": DRAWS, "stream": COUNT_OR_NONE, **SAMPLING},
+    "OnlineDPOStage": {"rounds": TRIES, "prompts": COUNT, "samples": Range(2, 10000), **SAMPLING},
+    "RAFTStage": {"prompts": COUNT, "samples": DRAWS, **SAMPLING},
     "LabelStage": {"pairs": COUNT, "limit": COUNT, "annotators": TRIES, "port": Range(0, 65535)},
     "PlanStage": {
         "memory_gib": above(0, 1e6), "tflops": above(0, 1e6), "bandwidth": above(0, 1e7), "gpus": Range(1, 1e6),

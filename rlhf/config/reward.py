@@ -68,6 +68,6 @@ class EvaluateRewardStage(CardStage):
 
     def inputs(self) -> dict[str, Input]:
         """Return the reward model and the policy it is compared with."""
-        policies = ("base", "sft", "dpo", "ppo")
+        policies = ("base", "sft", "dpo", "ppo", "online_dpo", "raft")
         policy = {} if self.policy is None else {"policy": Input(self.policy, policies)}
         return {"reward": Input(self.reward, ("reward",))} | policy

@@ -1,8 +1,8 @@
 """The settings that all stages share, and those that all training stages share."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import Enum
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 from rlhf.config.ranges import require_ranges, require_trainer
 from rlhf.errors import ConfigError
@@ -41,6 +41,15 @@ class Stage:
         return {}
 
 
+S = TypeVar("S", bound=Stage)
+
+
+def part_of(stage: Stage, kind: type[S], **others: Any) -> S:
+    """Return the settings of a stage that runs as a part of ``stage``: ``others``, and the settings of both."""
+    shared: dict[str, Any] = {one.name: getattr(stage, one.name) for one in fields(kind) if hasattr(stage, one.name)}
+    return kind(**shared | others)
+
+
 @dataclass(kw_only=True)
 class TrainedStage(Stage):
     """Settings of every training stage. Lengths are in tokens."""
@@ -51,7 +60,13 @@ class TrainedStage(Stage):
     sample_length: int
 
     shared: ClassVar[bool] = True
-    starts_from: ClassVar[tuple[str, ...]] = ("sft", "dpo", "ppo")  # stages whose policy can be the parent
+    starts_from: ClassVar[tuple[str, ...]] = (
+        "sft",
+        "dpo",
+        "ppo",
+        "online_dpo",
+        "raft",
+    )  # stages whose policy can be the parent
 
     def inputs(self) -> dict[str, Input]:
         """Return the policy that training starts from, if any."""

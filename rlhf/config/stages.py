@@ -6,11 +6,13 @@ from typing import Any, ClassVar
 
 from rlhf.config.compare import CompareStage
 from rlhf.config.labeling import LabelStage, SampleStage
+from rlhf.config.parts import Rankings
 from rlhf.config.plan import PlanStage
 from rlhf.config.ppo import PPOStage
 from rlhf.config.publish import PublishStage
 from rlhf.config.ranges import require_ranges
 from rlhf.config.reward import EvaluateRewardStage, RewardStage
+from rlhf.config.rewards import ScoredStage
 from rlhf.config.rules import require
 from rlhf.config.stage import Input, SharedPrefix, Stage, TrainerStage
 from rlhf.config.sweep import SweepStage
@@ -66,6 +68,7 @@ class DPOStage(TrainerStage):
     """Settings of stage=dpo; conf/stage/dpo.yaml explains each."""
 
     policy: str
+    reference: Any  # str or None; stage=online_dpo has a Reference
     beta: float
     loss: list[str]
     label_smoothing: float
@@ -74,6 +77,11 @@ class DPOStage(TrainerStage):
 
     reads: ClassVar[tuple[str, ...]] = ("preferences", "prompts")  # prompts: for eval_set
     measured: ClassVar[bool] = True
+
+    def inputs(self) -> dict[str, Input]:
+        """Return the policy, and the reference if it is another model."""
+        named = {"reference": Input(self.reference, self.starts_from)} if isinstance(self.reference, str) else {}
+        return super().inputs() | named
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -102,6 +110,53 @@ class DPOStage(TrainerStage):
                 )
 
 
+class Reference(Enum):
+    """Reference of each round of online DPO: the policy that the stage starts from, or the one of the last round."""
+
+    fixed = "fixed"
+    moving = "moving"
+
+
+@dataclass(kw_only=True)
+class OnlineDPOStage(ScoredStage, DPOStage):
+    """Settings of stage=online_dpo; conf/stage/online_dpo.yaml explains each."""
+
+    rounds: int
+    reference: Reference
+    samples: int
+    prompts: int | None
+    pairs: Rankings
+    batch_size: int
+    stop_early: bool
+
+    reads: ClassVar[tuple[str, ...]] = ("prompts",)
+    judged: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check_terms()
+
+
+@dataclass(kw_only=True)
+class RAFTStage(ScoredStage, SFTStage):
+    """Settings of stage=raft; conf/stage/raft.yaml explains each."""
+
+    samples: int
+    prompts: int | None
+    batch_size: int
+    control: bool
+
+    reads: ClassVar[tuple[str, ...]] = ("prompts",)
+    measured: ClassVar[bool] = True
+    starts_from: ClassVar[tuple[str, ...]] = TrainerStage.starts_from
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check_terms()
+        if not self.scores:
+            raise ConfigError("stage.reward is null and stage.rewards has no term: set one of them")
+
+
 @dataclass(kw_only=True)
 class InspectStage(Stage):
     """Settings of stage=inspect; conf/stage/inspect.yaml explains each."""
@@ -117,7 +172,7 @@ class InspectStage(Stage):
 
     def inputs(self) -> dict[str, Input]:
         """Return the run or model whose tokenizer counts tokens, if any."""
-        policies = ("base", "sft", "dpo", "ppo")
+        policies = ("base", "sft", "dpo", "ppo", "online_dpo", "raft")
         return {} if self.tokenizer is None else {"tokenizer": Input(self.tokenizer, policies, required=False)}
 
     def __post_init__(self) -> None:
@@ -150,6 +205,8 @@ STAGES: dict[str, type[Stage]] = {
     "evaluate_reward": EvaluateRewardStage,
     "dpo": DPOStage,
     "ppo": PPOStage,
+    "online_dpo": OnlineDPOStage,
+    "raft": RAFTStage,
     "compare": CompareStage,
     "publish": PublishStage,
     "sample": SampleStage,

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from rlhf.config import Settings, Strategy
+from rlhf.config import DPOStage, Settings, Strategy
 from rlhf.config.plan import PlanStage
 from rlhf.errors import ConfigError
 from rlhf.hardware import memory
@@ -97,7 +97,7 @@ def look_ahead(
     """
     model = model or architecture(settings, plan.shapes)
     machine = machine_of(settings, plan)
-    if settings.stage.name == "dpo":
+    if isinstance(settings.stage, DPOStage):
         settings = beside_shards(settings, machine.place.ranks.strategy)
     rows = rows or work.rows_of(settings, plan)
     is_ppo = settings.stage.name == "ppo"
@@ -106,6 +106,7 @@ def look_ahead(
         done = work.sampled(settings, rows, count)
     else:
         done = work.trained(settings, rows, count, shares=trained.shares(settings, model))
+        done = work.repeated(settings, done, rows)
     ledger = (ppo if is_ppo else trained).ledger(settings, model, done, machine.place)
     return Outlook(settings, model, done, ledger, machine)
 

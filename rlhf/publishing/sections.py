@@ -37,6 +37,8 @@ METHODS = {
     "sft": "supervised fine-tuning on demonstrations, loss on completions only",
     "reward": "a reward model on preference pairs: -log sigmoid(r(chosen) - r(rejected))",
     "dpo": "direct preference optimization, Rafailov et al. 2023, https://arxiv.org/abs/2305.18290",
+    "online_dpo": "DPO in rounds on the policy's own responses, Dong et al. 2024, https://arxiv.org/abs/2405.07863",
+    "raft": "fine-tuning on the best of K responses, Dong et al. 2023, https://arxiv.org/abs/2304.06767",
     "ppo": "proximal policy optimization against the reward model, Ziegler et al. 2019, https://arxiv.org/abs/1909.08593",
 }
 

@@ -1,11 +1,11 @@
-"""The reward and the gold reward of stage=ppo, built from its settings."""
+"""The reward and the gold reward of a stage that scores responses, built from its settings."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 
-from rlhf.config import Normalization, PPOStage, RewardTermSettings, Settings
+from rlhf.config import Normalization, RewardTermSettings, ScoredStage, Settings
 from rlhf.errors import LineageError
 from rlhf.hardware.device import torch_device
 from rlhf.modeling import loading
@@ -36,7 +36,7 @@ PLAIN: dict[str, Callable[..., Callable]] = {
 }
 
 
-def without_models(stage: PPOStage) -> dict[str, Callable]:
+def without_models(stage: ScoredStage) -> dict[str, Callable]:
     """Return role -> reward of each term without a model, gold included; the columns are not bound yet.
 
     Raises:
@@ -52,7 +52,7 @@ def without_models(stage: PPOStage) -> dict[str, Callable]:
     return found
 
 
-def bind(stage: PPOStage, rewards: Mapping[str, Callable], rows: Rows | None) -> dict[str, RewardFunction]:
+def bind(stage: ScoredStage, rewards: Mapping[str, Callable], rows: Rows | None) -> dict[str, RewardFunction]:
     """Return the rewards of ``without_models`` as RewardFunctions that look up their columns in ``rows``.
 
     Raises:
@@ -67,7 +67,7 @@ def bind(stage: PPOStage, rewards: Mapping[str, Callable], rows: Rows | None) ->
     return found
 
 
-def roles(stage: PPOStage) -> dict[str, RewardTermSettings]:
+def roles(stage: ScoredStage) -> dict[str, RewardTermSettings]:
     """Return role -> term of all rewards, gold included, except ``stage.reward``."""
     gold = stage.gold_term()
     return {f"rewards.{name}": term for name, term in stage.terms().items()} | ({} if gold is None else {"gold": gold})
@@ -92,13 +92,13 @@ class Builder:
         ready: Mapping[str, RewardFunction] | None = None,
     ):
         self.settings, self.parents, self.tokenizer, self.shared = settings, parents, tokenizer, shared
-        self.stage = settings.stage_as(PPOStage)
+        self.stage = settings.stage_as(ScoredStage)
         self.ready = bind(self.stage, without_models(self.stage), None) if ready is None else ready
 
     def reward(self) -> tuple[RewardFunction, FixedNormalizer]:
-        """Return the reward that PPO maximizes, and the statistics to normalize it with.
+        """Return the reward that is maximized, and the statistics to normalize it with.
 
-        If ``stage.reward`` is the only term, it is a plain RewardModel, which the trainer normalizes if
+        If ``stage.reward`` is the only term, it is a plain RewardModel, which PPO normalizes if
         ``stage.normalize_scores`` is set. With other terms it is a normalized term, and the sum is not normalized.
         """
         stage = self.stage
@@ -107,7 +107,7 @@ class Builder:
             return CompositeReward(terms), UNCHANGED
         model, measured = self.model("reward"), statistics(self.parents["reward"])
         if stage.normalize_scores and measured is None:
-            print(f"ppo: {stage.reward} is not a run of stage=reward, so its scores are not normalized")
+            print(f"{stage.name}: {stage.reward} is not a run of stage=reward, so its scores are not normalized")
         if not terms:
             return model, measured or UNCHANGED
         reward = RewardTerm(model, 1.0, measured if stage.normalize_scores else None)

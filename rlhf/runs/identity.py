@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rlhf.config import Autocast, PPOStage, Render, SentinelAction, Settings, Source, TrainedStage
+from rlhf.config import Autocast, LabelStage, Render, ScoredStage, SentinelAction, Settings, Source, TrainedStage
 from rlhf.data.files import reader_of
 from rlhf.hardware import ranks
 from rlhf.hub.pinned import pin
@@ -49,7 +49,7 @@ def data_files(settings: Settings) -> dict[str, str]:
 
 def reward_files(settings: Settings) -> dict[str, str]:
     """Return role -> digest of the file, for each reward that is a function in a Python file or a JSON schema."""
-    if not isinstance(settings.stage, PPOStage):
+    if not isinstance(settings.stage, ScoredStage):
         return {}
     terms = {f"rewards.{name}": term for name, term in settings.stage.terms().items()}
     if (gold := settings.stage.gold_term()) is not None:
@@ -91,7 +91,8 @@ def content(settings: Settings, parents: dict[str, Parent]) -> dict[str, Any]:
     for key in OF_THE_CONNECTION:
         tree.get("judge", {}).pop(key, None)
     # Parents and local files are identified by their contents, not by their paths.
-    for role in (*parents, "models", "progression", "seeds", "frontier", "sample", "samples"):
+    titled = ("sample", "samples") if isinstance(settings.stage, LabelStage) else ()  # elsewhere samples are a number
+    for role in (*parents, "models", "progression", "seeds", "frontier", *titled):
         tree["stage"].pop(role, None)
     if tree["stage"].get("sentinel", {}).get("action") == SentinelAction.stop.value:
         # A stopped run has computed the same as a warned one, so that either can continue as the other.

@@ -117,23 +117,27 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
     ids = loop.tokenized(run, settings, pairs, Form.pairs, tokenizer, args)
     policy = loading.load_policy(run["policy"], settings.model, tokenizer, **adapters.quantization(settings.adapter))
     # With an adapter, the reference is the policy with the adapter switched off. Without one, it is a second copy,
-    # unless its log-probabilities are computed before training.
-    second = settings.adapter.kind is AdapterKind.none and not stage.cache_reference
+    # unless its log-probabilities are computed before training. Another reference is always a second model.
+    origin = run.parents.get("reference", run["policy"])
+    second = stage.reference is not None or (settings.adapter.kind is AdapterKind.none and not stage.cache_reference)
+    options = adapters.quantization(settings.adapter)
     run.record_tokenizer(tokenizer)
     loop.show_ends(run, policy, tokenizer)
 
     trainer: Any = build(
         ReadyDPOTrainer,
         model=policy,
-        ref_model=loading.load_policy(run["policy"], settings.model, tokenizer) if second else None,
+        ref_model=loading.load_policy(origin, settings.model, tokenizer, **options) if second else None,
         args=args,
         train_dataset=ids["train"],
         eval_dataset=ids["validation"],
         processing_class=tokenizer,
         peft_config=adapters.lora(settings.adapter, adapters.TaskType.CAUSAL_LM, policy),
-        reference_kept=reference.kept(settings, run["policy"], args, shared) if stage.cache_reference else None,
+        reference_kept=reference.kept(settings, origin, args, shared) if stage.cache_reference else None,
         shared=shared,
     )
+    if stage.cache_reference:
+        trainer.ref_model = None  # its log-probabilities are columns of the rows now
     sample = loop.Sampler(run, trainer.model, tokenizer, pairs["validation"]["prompt"], settings)
     with trainer.sharing():
         metrics = loop.train(trainer, run, sample, stage.sample_every)
@@ -168,5 +172,6 @@ def starting_policy(settings: Settings, run: Run, trainer: Any, tokenizer: Any) 
     """Return the model that the policy is compared with; None means the policy with its adapter switched off."""
     if settings.adapter.kind is not AdapterKind.none:
         return None
-    start: Any = trainer.ref_model or loading.load_policy(run["policy"], settings.model, tokenizer)
+    ours = trainer.ref_model if "reference" not in run.parents else None
+    start: Any = ours or loading.load_policy(run["policy"], settings.model, tokenizer)
     return start.to(trainer.model.device)

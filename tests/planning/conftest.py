@@ -17,6 +17,8 @@ ROWS = {
     "reward": Rows(100, [(30, 20, 10)], "counted"),
     "dpo": Rows(100, [(30, 20, 10)], "counted"),
     "ppo": Rows(100, [(30,)], "counted"),
+    "online_dpo": Rows(100, [(30, 20, 20)], "counted"),
+    "raft": Rows(100, [(30, 20)], "counted"),
 }
 
 

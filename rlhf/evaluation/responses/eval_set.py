@@ -36,6 +36,19 @@ class Scorer(NamedTuple):
     identity: Any
 
 
+class Measured(NamedTuple):
+    """A policy's responses to held-out prompts, one number per response each: (B · K,). ``kl`` is in nats."""
+
+    texts: list[str]
+    lengths: list[int]
+    kl: list[float]
+    scores: dict[str, list[float]]
+
+    def means(self) -> dict[str, float]:
+        """Return the mean of each score, the KL and the length."""
+        return {name: mean(values) for name, values in (self.scores | {"kl": self.kl, "length": self.lengths}).items()}
+
+
 def scorers(
     settings: Settings, run: Run, gold: RewardFunction | None, reward: RewardFunction | None = None
 ) -> dict[str, Scorer]:
@@ -77,21 +90,40 @@ def measure(
     how = settings.eval_set
     if not prompts:
         return {}
+    ours = measured(settings, prompts, policy, reference, tokenizer, scorers)
+    found = ours.means()
+    if ours.scores:
+        asked = [prompt for prompt in prompts for _ in range(how.samples)]
+        start = starting(settings, run, policy, reference, tokenizer, asked, scorers)
+        by = next(iter(start))
+        pairs = zip(by_prompt(ours.scores[by], how.samples), by_prompt(start[by], how.samples), strict=True)
+        found["win_rate"] = mean([win for ours, theirs in pairs for win in wins(ours, theirs)])
+        found |= {f"start/{name}": mean(values) for name, values in start.items()}
+    return found
+
+
+def measured(
+    settings: Settings,
+    prompts: Sequence[Prompt],
+    policy: Any,
+    reference: Any | None,
+    tokenizer: Any,
+    scorers: Mapping[str, Scorer],
+    *stream: str,
+) -> Measured:
+    """Return ``policy``'s responses to ``prompts`` with their scores, lengths and KL from ``reference``.
+
+    ``stream`` names the random stream, since policies that sample from the same one are not independent.
+    """
+    how = settings.eval_set
     asked = [prompt for prompt in prompts for _ in range(how.samples)]
-    responses = sampled(policy, tokenizer, asked, how, derive(settings.seed, "held out"))
+    responses = sampled(policy, tokenizer, asked, how, derive(settings.seed, "held out", *stream))
     candidate = Candidate("policy", policy, tokenizer, plain=False)
     with sampling_mode(policy):  # the dropout of an adapter is still enabled after training
         kl = divergences(candidate, reference, asked, responses, how)
     texts = [response.text for response in responses]
     scores = {name: checked(scorer.reward(asked, texts), texts) for name, scorer in scorers.items()}
-    found = {name: mean(values) for name, values in scores.items()}
-    if scores:
-        start = starting(settings, run, policy, reference, tokenizer, asked, scorers)
-        by = next(iter(scores))
-        pairs = zip(by_prompt(scores[by], how.samples), by_prompt(start[by], how.samples), strict=True)
-        found["win_rate"] = mean([win for ours, theirs in pairs for win in wins(ours, theirs)])
-        found |= {f"start/{name}": mean(values) for name, values in start.items()}
-    return found | {"kl": mean(kl), "length": mean([len(response.ids) for response in responses])}
+    return Measured(texts, [len(response.ids) for response in responses], kl, scores)
 
 
 def starting(

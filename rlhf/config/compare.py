@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 from rlhf.config.ranges import require_ranges
 from rlhf.config.rules import require
-from rlhf.config.stage import Input, Stage
+from rlhf.config.stage import POLICIES, Input, Stage
 from rlhf.errors import ConfigError
 
 
@@ -38,7 +38,7 @@ class CompareStage(Stage):
 
     def inputs(self) -> dict[str, Input]:
         """Return the compared models by column title, and the reward model."""
-        policies = ("base", "sft", "dpo", "ppo", "online_dpo", "raft")
+        policies = ("base", *POLICIES)
         models = {
             # A column of the progression may not be trained yet; a column set by the user must exist.
             title: Input(path, policies, title == self.reference or path != self.progression.get(title))

@@ -5,7 +5,7 @@ from enum import Enum
 
 from rlhf.config.ranges import require_ranges
 from rlhf.config.rules import require
-from rlhf.config.stage import Input
+from rlhf.config.stage import POLICIES, Input
 from rlhf.errors import ConfigError
 
 
@@ -55,7 +55,7 @@ class Judge:
         if self.kind is JudgeKind.reward:
             return {"judge": Input(self.model or "", ("reward",))}
         if self.kind is JudgeKind.local:
-            return {"judge": Input(self.model or "", ("sft", "dpo", "ppo", "online_dpo", "raft"))}
+            return {"judge": Input(self.model or "", POLICIES)}
         return {}
 
     def __post_init__(self) -> None:

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 from rlhf.config.ranges import require_ranges
 from rlhf.config.rewards import ScoredStage
 from rlhf.config.rules import require
-from rlhf.config.stage import Input, Stage
+from rlhf.config.stage import POLICIES, Input, Stage
 
 SPLITS = ("train", "validation", "test")
 
@@ -27,7 +27,7 @@ class SampleStage(ScoredStage):
 
     def inputs(self) -> dict[str, Input]:
         """Return the policy that samples, and the runs that score."""
-        return {"policy": Input(self.policy, ("base", "sft", "dpo", "ppo", "online_dpo", "raft"))} | super().inputs()
+        return {"policy": Input(self.policy, ("base", *POLICIES))} | super().inputs()
 
     def __post_init__(self) -> None:
         require_ranges("stage.", self)

@@ -18,14 +18,14 @@ def _same(name: str, *stages: str) -> dict[str, str]:
     return dict.fromkeys(stages, name)
 
 
-POLICIES = ("dpo", "ppo", "online_dpo", "raft")  # stages whose policy is measured; only dpo has no reward
+MEASURED = ("dpo", "ppo", "online_dpo", "raft")  # stages whose policy is measured; only dpo has no reward
 # In the order of the leaderboard's columns. evaluation.responses.eval_set measures the first three on the same prompts
 # for every stage, so that DPO and PPO policies can be ranked together.
 METRICS: dict[str, Metric] = {
-    "gold": Metric("maximize", _same("gold", *POLICIES), "gold"),
-    "win_rate": Metric("maximize", _same("win_rate", *POLICIES), "win rate vs start"),
-    "kl": Metric("minimize", _same("kl", *POLICIES), "KL (nats per response)"),
-    "score": Metric("maximize", _same("score", *POLICIES[1:]), "score"),
+    "gold": Metric("maximize", _same("gold", *MEASURED), "gold"),
+    "win_rate": Metric("maximize", _same("win_rate", *MEASURED), "win rate vs start"),
+    "kl": Metric("minimize", _same("kl", *MEASURED), "KL (nats per response)"),
+    "score": Metric("maximize", _same("score", *MEASURED[1:]), "score"),
     "rlhf_reward": Metric("maximize", _same("objective/rlhf_reward", "ppo"), "score - β KL"),
     "reward_accuracy": Metric("maximize", {"dpo": "eval/rewards/accuracies"}, "held-out accuracy"),
     "accuracy": Metric("maximize", {"reward": "test/accuracy"}, "accuracy"),

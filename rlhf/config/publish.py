@@ -9,13 +9,13 @@ from typing import Any, ClassVar
 from rlhf.config.parts import Dtype
 from rlhf.config.ranges import require_ranges
 from rlhf.config.rules import require
-from rlhf.config.stage import Input, Stage
+from rlhf.config.stage import POLICIES, Input, Stage
 
 REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 REVISION = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)*")
 COMMIT = re.compile(r"[0-9a-f]{40}")
 SIZE = re.compile(r"[1-9]\d*(KB|MB|GB)")
-PUBLISHED = ("base", "sft", "reward", "dpo", "ppo", "online_dpo", "raft")
+PUBLISHED = ("base", "reward", *POLICIES)
 
 
 class Publish(Enum):

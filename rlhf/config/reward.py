@@ -5,7 +5,7 @@ from enum import Enum
 from typing import ClassVar
 
 from rlhf.config.ranges import require_ranges
-from rlhf.config.stage import Input, SharedPrefix, Stage, TrainerStage
+from rlhf.config.stage import POLICIES, Input, SharedPrefix, Stage, TrainerStage
 from rlhf.errors import ConfigError
 
 
@@ -68,6 +68,6 @@ class EvaluateRewardStage(CardStage):
 
     def inputs(self) -> dict[str, Input]:
         """Return the reward model and the policy it is compared with."""
-        policies = ("base", "sft", "dpo", "ppo", "online_dpo", "raft")
+        policies = ("base", *POLICIES)
         policy = {} if self.policy is None else {"policy": Input(self.policy, policies)}
         return {"reward": Input(self.reward, ("reward",))} | policy

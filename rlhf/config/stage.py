@@ -7,6 +7,8 @@ from typing import Any, ClassVar, NamedTuple, TypeVar
 from rlhf.config.ranges import require_ranges, require_trainer
 from rlhf.errors import ConfigError
 
+POLICIES = ("sft", "dpo", "ppo", "online_dpo", "raft")  # stages with a policy that answers prompts
+
 
 class SharedPrefix(Enum):
     """Whether a prompt that several rows of a batch share is encoded only once."""
@@ -60,13 +62,7 @@ class TrainedStage(Stage):
     sample_length: int
 
     shared: ClassVar[bool] = True
-    starts_from: ClassVar[tuple[str, ...]] = (
-        "sft",
-        "dpo",
-        "ppo",
-        "online_dpo",
-        "raft",
-    )  # stages whose policy can be the parent
+    starts_from: ClassVar[tuple[str, ...]] = POLICIES  # stages whose policy can be the parent
 
     def inputs(self) -> dict[str, Input]:
         """Return the policy that training starts from, if any."""

@@ -14,7 +14,7 @@ from rlhf.config.ranges import require_ranges
 from rlhf.config.reward import EvaluateRewardStage, RewardStage
 from rlhf.config.rewards import ScoredStage
 from rlhf.config.rules import require
-from rlhf.config.stage import Input, SharedPrefix, Stage, TrainerStage
+from rlhf.config.stage import POLICIES, Input, SharedPrefix, Stage, TrainerStage
 from rlhf.config.sweep import SweepStage
 from rlhf.errors import ConfigError
 
@@ -172,7 +172,7 @@ class InspectStage(Stage):
 
     def inputs(self) -> dict[str, Input]:
         """Return the run or model whose tokenizer counts tokens, if any."""
-        policies = ("base", "sft", "dpo", "ppo", "online_dpo", "raft")
+        policies = ("base", *POLICIES)
         return {} if self.tokenizer is None else {"tokenizer": Input(self.tokenizer, policies, required=False)}
 
     def __post_init__(self) -> None:

@@ -117,7 +117,7 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
     ids = loop.tokenized(run, settings, pairs, Form.pairs, tokenizer, args)
     policy = loading.load_policy(run["policy"], settings.model, tokenizer, **adapters.quantization(settings.adapter))
     # With an adapter, the reference is the policy with the adapter switched off. Without one, it is a second copy,
-    # unless its log-probabilities are computed before training. Another reference is always a second model.
+    # unless its log-probabilities are computed before training. Another reference is one in any case.
     origin = run.parents.get("reference", run["policy"])
     second = stage.reference is not None or (settings.adapter.kind is AdapterKind.none and not stage.cache_reference)
     options = adapters.quantization(settings.adapter)

@@ -3,6 +3,7 @@
 import pytest
 
 from rlhf.config import Input
+from rlhf.config.stage import POLICIES
 from rlhf.errors import ConfigError
 from tests.conftest import composed
 
@@ -12,7 +13,7 @@ from tests.conftest import composed
     [
         (
             ["stage=compare", "stage.reference=nobody"],
-            "stage.reference=nobody is not .* ppo.: set stage.reference=base",
+            "stage.reference=nobody is not .* raft.: set stage.reference=base",
         ),
         (["stage=compare", "stage.pairs=-1"], "stage.pairs must not be negative, got -1"),
         (["stage=compare", "stage.temperature=0"], "stage.temperature must be positive, got 0"),
@@ -36,6 +37,6 @@ def test_a_column_of_the_progression_may_be_missing_and_one_of_the_user_s_may_no
     assert progression.inputs()["sft"].required  # the reference
     assert not progression.inputs()["ppo"].required
     given = composed("stage=compare", "stage.models={sft: s, mine: there}", "stage.reward=null").stage.inputs()
-    assert given["mine"] == Input("there", ("base", "sft", "dpo", "ppo"), True)
+    assert given["mine"] == Input("there", ("base", *POLICIES), True)
     assert set(given) == {"sft", "mine"}
     assert set(composed("stage=compare", "stage.models={sft: s, ppo: null}").stage.inputs()) == {"sft", "reward"}

@@ -3,6 +3,7 @@
 import pytest
 
 from rlhf.config import Input
+from rlhf.config.stage import POLICIES
 from rlhf.errors import ConfigError
 from tests.conftest import composed
 
@@ -35,5 +36,5 @@ def test_a_broken_rule_names_key_and_value(overrides: list[str], message: str) -
 def test_what_judges_is_a_run_or_a_model_of_its_kind() -> None:
     assert composed("stage=label", "judge=reward", "judge.model=r").judge.inputs() == {"judge": Input("r", ("reward",))}
     local = composed("stage=label", "judge=local", "judge.model=m").judge.inputs()
-    assert local == {"judge": Input("m", ("sft", "dpo", "ppo"))}
+    assert local == {"judge": Input("m", POLICIES)}
     assert composed("stage=label").judge.inputs() == {}

@@ -16,7 +16,7 @@ from rlhf.runs.directory import partial
 from rlhf.runs.parents import Parent
 from rlhf.runs.run import Run
 from rlhf.stages import execute
-from tests.conftest import composed
+from tests.conftest import composed, tiny_overrides
 
 Configure = Callable[..., Settings]
 VOWELS = "tests.stages.test_online_dpo:vowels"
@@ -51,8 +51,6 @@ def whole(chain: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def settings_at(root: Path, chain: Path, *more: str) -> Settings:
-    from tests.conftest import tiny_overrides
-
     parents = [f"stage.policy={chain}/almanac/sft", f"stage.reward={chain}/almanac/reward"]
     return composed(*tiny_overrides("online_dpo", root), *parents, *FAST, "stage.pairs=best_worst", *more)
 
@@ -98,11 +96,28 @@ def test_pairs_are_the_best_against_the_worst_of_the_samples(whole: Path) -> Non
     assert rows["validation"]["rows"] >= 1
 
 
+def test_it_is_published_with_its_lineage_and_shown_with_its_rounds(
+    whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    execute(composed(*tiny_overrides("publish", tmp_path), f"stage.run={whole}"), tmp_path / "publish")
+    [card] = (tmp_path / "publish" / "bundles").glob("*/README.md")
+    text = card.read_text(encoding="utf-8")
+    assert "DPO in rounds on the policy's own responses" in text
+    assert "| sft | almanac/sft" in text
+    capsys.readouterr()
+    execute(composed(f"checkpoints={whole.parents[1]}"), Path("unused"))
+    shown = capsys.readouterr().out
+    assert "almanac/online_dpo/round_2" in shown
+    assert "almanac/online_dpo/round_1/sample" in shown
+
+
 def start(settings: Settings, place: Path) -> None:
     execute(settings, place)
 
 
-def test_killed_within_a_round_it_ends_with_the_same_bytes(whole: Path, chain: Path, tmp_path: Path) -> None:
+def test_killed_within_a_round_it_ends_with_the_same_bytes(
+    whole: Path, chain: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     """SIGKILL once the second round has a checkpoint."""
     place = tmp_path / "almanac" / "online_dpo"
     context = multiprocessing.get_context("forkserver")
@@ -115,6 +130,9 @@ def test_killed_within_a_round_it_ends_with_the_same_bytes(whole: Path, chain: P
     process.kill()
     process.join()
     assert not place.exists()
+    execute(composed(f"checkpoints={tmp_path}"), Path("unused"))
+    told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("not finished: ")]
+    assert len(told) == 1  # the parts of an unfinished run are not listed
     with pytest.raises(RunError, match="an interrupted run with .* is here: resume=true continues it"):
         execute(settings_at(tmp_path, chain), place)
     execute(settings_at(tmp_path, chain, "resume=true"), place)

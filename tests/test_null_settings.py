@@ -21,7 +21,7 @@ PATHS = {
     "dpo": ("stage.policy",),
     "ppo": ("stage.policy", "stage.reward", "stage.critic"),
     "online_dpo": ("stage.policy", "stage.reward"),
-    "raft": ("stage.policy", "stage.reward"),
+    "raft": ("stage.reward",),
     "sample": ("stage.policy", "stage.reward"),
     "evaluate_reward": ("stage.policy", "stage.reward"),
     "compare": ("stage.reward", "stage.reference", "stage.models", "stage.models.sft"),

@@ -59,12 +59,10 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
         tell(described(number, found))
         before, (policy, metrics) = (policy, metrics), (trained, found | {"rounds": float(number)})
         if (rate := gain(found)) is not None and stage.stop_early and rate.low <= 0.5:
-            worse = rate.high < 0.5 and number > 1
-            tell(
-                f"round {number} against the policy before it: win rate {rate}, "
-                + ("which is worse, so the policy before it is kept" if worse else "which is within noise: it stops")
-            )
-            policy, metrics = before if worse else (policy, metrics)
+            tell(f"round {number} gains nothing beyond noise (win rate {rate} against the policy before it): it stops")
+            if rate.mean < 0.5 and number > 1:
+                tell(f"round {number - 1} has the higher win rate and is the result")
+                policy, metrics = before
             break
     adopt(run, settings, policy)
     return metrics | ({"objective": metrics["win_rate"]} if "win_rate" in metrics else {})

@@ -263,6 +263,11 @@ class ScoredStage(Stage):
         return usual_term()
 
     @property
+    def judged(self) -> bool:
+        """Whether a term is scored by ``judge``."""
+        return any(term.judge.rubric is not None for term in self.roles().values())
+
+    @property
     def scores(self) -> bool:
         """Whether there is a reward."""
         return self.reward is not None or bool(self.rewards)

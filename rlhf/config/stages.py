@@ -73,18 +73,12 @@ class PreferenceStage(TrainerStage):
     """Settings of the stages that train a policy on judged responses, beside a reference."""
 
     policy: str
-    reference: Any  # str or None; stage=online_dpo has a Reference
     beta: float
     shared_prefix: SharedPrefix
     cache_reference: bool
 
     reads: ClassVar[tuple[str, ...]] = ("preferences", "prompts")  # prompts: for eval_set
     measured: ClassVar[bool] = True
-
-    def inputs(self) -> dict[str, Input]:
-        """Return the policy, and the reference if it is another model."""
-        named = {"reference": Input(self.reference, self.starts_from)} if isinstance(self.reference, str) else {}
-        return super().inputs() | named
 
     @property
     def reference_free(self) -> bool:
@@ -97,8 +91,14 @@ class DPOStage(PreferenceStage):
     """Settings of stage=dpo; conf/stage/dpo.yaml explains each."""
 
     loss: list[str]
+    reference: Any  # str or None; stage=online_dpo has a Reference
     gamma_beta_ratio: float | None
     label_smoothing: float
+
+    def inputs(self) -> dict[str, Input]:
+        """Return the policy, and the reference if it is another model."""
+        named = {"reference": Input(self.reference, self.starts_from)} if isinstance(self.reference, str) else {}
+        return super().inputs() | named
 
     @property
     def reference_free(self) -> bool:

@@ -98,6 +98,7 @@ TRAINED: dict[str, dict[str, Any]] = {
         "negatives": ["stage.negatives={swapped: 0.5}"],
         "trainer.max_length": ["stage.trainer.max_length=60"],
         "ensemble": (["adapter=lora"], ["stage.ensemble=2"]),
+        "average": (["adapter=lora", "stage.ensemble=2"], ["stage.average=8"]),
     },
     "dpo": COMMON
     | OPTIMIZED

@@ -83,7 +83,9 @@ OURS: dict[str, dict[str, Range]] = {
         "statistics_prompts": Range(2, 1e9), "statistics_temperature": TEMPERATURE,
     },
     "TrainerStage": {"early_stopping": COUNT},
-    "RewardStage": {"label_smoothing": SMOOTHING, "batch_sum": Range(0, 1000), "ensemble": Range(1, 64)},
+    "RewardStage": {
+        "label_smoothing": SMOOTHING, "batch_sum": Range(0, 1000), "average": Range(1, 65536), "ensemble": Range(1, 64),
+    },
     "EvaluateRewardStage": {"sample_length": LENGTH, "max_length": LENGTH, "batch_size": ROWS, "scale": Range(2, 100)},
     "PreferenceStage": {"beta": Range(1e-6, 1000)},
     "DPOStage": {"gamma_beta_ratio": Range(0, 100), "label_smoothing": SMOOTHING},

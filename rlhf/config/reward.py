@@ -45,12 +45,15 @@ class RewardStage(CardStage, TrainerStage):
     batch_sum: float
     negatives: Any
     ensemble: int
+    average: int | None
     shared_prefix: SharedPrefix
 
     reads: ClassVar[tuple[str, ...]] = ("preferences",)
 
     def __post_init__(self) -> None:
         TrainerStage.__post_init__(self)
+        several = self.average is None or self.ensemble > 1
+        require(several, "stage.average", self.average, "be null unless stage.ensemble is above 1")
         given: Any = {} if self.negatives is None else self.negatives
         require(isinstance(given, dict), "stage.negatives", given, "map kinds to shares of the training pairs")
         for kind, share in given.items():

@@ -100,7 +100,8 @@ def merge_adapters(
 
     Each sum is a product of two thin matrices, [w₁ s₁ B₁ ...] [A₁; ...], whose singular value decomposition is that of
     a small matrix after a QR decomposition of both. The error is ‖Σ w s B A - B' A'‖ / ‖Σ w s B A‖ in Frobenius norm
-    over all layers; it is 0, up to rounding, if ``rank`` is at least the sum of the ranks.
+    over all layers; it is 0, up to rounding, if ``rank`` is at least the sum of the ranks. Other tensors, such as the
+    head of a reward model, are summed with the same weights.
 
     Raises:
         LineageError: the adapters are on different layers.
@@ -124,6 +125,8 @@ def merge_adapters(
             merged[f"{layer}.lora_B.weight"] = _pad(left @ u[:, :rank] * root, padded)
             merged[f"{layer}.lora_A.weight"] = _pad((right @ v.T[:, :rank] * root), padded).T.contiguous()
             lost, whole = lost + sizes[rank:].square().sum().item(), whole + sizes.square().sum().item()
+        for name in (name for name in models[0].places if ".lora_" not in name):
+            merged[name] = _mean(models, name, shares)
     save_file(merged, target / ADAPTER_WEIGHTS, {"format": "pt"})
     config = json.loads((folders[0] / ADAPTER).read_text(encoding="utf-8"))
     write_json(target / ADAPTER, config | {"r": rank, "lora_alpha": rank, "use_rslora": False})
@@ -140,7 +143,7 @@ def _scale(config: Any) -> float:
 
 def _layers(models: Sequence[Weights]) -> Iterator[str]:
     """Yield the layers that every adapter has."""
-    names = [{name.rpartition(".lora_")[0] for name in model.places} for model in models]
+    names = [{name.rpartition(".lora_")[0] for name in model.places if ".lora_" in name} for model in models]
     for model, own in zip(models, names, strict=True):
         if own != names[0]:
             raise LineageError(

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from transformers import Trainer
 from rlhf.config import RewardLoss, RewardStage, Settings
 from rlhf.errors import DataError
 from rlhf.hardware import ranks
+from rlhf.modeling.generation import seeded
 from rlhf.modeling.seeding import derive
 from rlhf.preference import losses, rankings
 from rlhf.rewards import encode
@@ -150,6 +152,16 @@ class Members:
     def folder(self, number: int) -> Path:
         """Return the folder of a member's model."""
         return self.run.work if number == 0 else self.run.work / f"{MEMBER}{number}"
+
+    @property
+    def average(self) -> Path:
+        """The folder of the averaged model."""
+        return self.run.work / f"{MEMBER}average"
+
+    def head(self) -> AbstractContextManager:
+        """Return a context in which a new head is drawn: the same for all members if they are averaged."""
+        shares = self.settings.stage_as(RewardStage).average is not None
+        return seeded(derive(self.settings.seed, "head")) if shares else nullcontext()
 
     def part(self, number: int) -> str:
         """Return the subfolder of a member's checkpoints in those of the run."""

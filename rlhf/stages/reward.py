@@ -8,7 +8,8 @@ Stiennon et al. 2020, https://arxiv.org/abs/2009.01325. The trainer is TRL's. Th
 the starting policy's responses, which PPO normalizes by, and writes the report card.
 """
 
-from contextlib import nullcontext
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from datasets import Dataset
@@ -16,18 +17,20 @@ from trl import RewardConfig, RewardTrainer
 
 from rlhf.config import RewardLoss, RewardStage, Settings
 from rlhf.console import console, show_samples
-from rlhf.data.render import question
+from rlhf.data.render import Prompt, question
 from rlhf.data.tokens import Form
 from rlhf.errors import DataError
 from rlhf.evaluation.reward_card import report
 from rlhf.evaluation.reward_card.card import Card
 from rlhf.evaluation.reward_card.grading import Policy, grade, score_statistics
-from rlhf.evaluation.reward_card.pairs import check_answers
+from rlhf.evaluation.reward_card.pairs import check_answers, score_pairs
 from rlhf.evaluation.reward_card.probes import PROBES
+from rlhf.evaluation.statistics.intervals import share
 from rlhf.hardware import ranks
 from rlhf.hardware.device import torch_device
 from rlhf.modeling import adapters, loading
 from rlhf.modeling.architectures import decide
+from rlhf.modeling.merging import merge_adapters
 from rlhf.preference.negatives import with_negatives
 from rlhf.preference.prefix_sharing import sharing
 from rlhf.preference.training import Members, columns, prepare, trainer_class
@@ -94,8 +97,35 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
         report.write(card, run.work)
     for number in range(1, stage.ensemble):
         run.record_member(members.folder(number), found[number] | measured[number])
+    if stage.average is not None:
+        average(settings, run, members, pairs["test"], judged, pairs["train"]["prompt"])
     noise = {} if ceiling is None else {"test/ceiling": ceiling.expected, "test/ceiling_realized": ceiling.realized}
     return found[0] | report.numbers(card) | noise | {"objective": card.accuracy.mean}
+
+
+def average(
+    settings: Settings, run: Run, members: Members, test: Dataset, policy: Policy, prompts: Sequence[Prompt]
+) -> None:
+    """Write the mean of the members as one adapter, a run in the run, with its accuracy and score statistics."""
+    stage, folder = settings.stage_as(RewardStage), members.average / "model"
+    assert stage.average is not None
+    sources = [members.folder(number) / "model" for number in range(stage.ensemble)]
+    lost = None
+    if ranks.is_main():
+        shares = [1 / stage.ensemble] * stage.ensemble
+        lost = merge_adapters(sources, [str(source) for source in sources], shares, stage.average, folder)
+        policy.tokenizer.save_pretrained(folder)
+    lost = ranks.told(lost)
+    model = loading.load_members(run["policy"], [folder], settings.model, policy.tokenizer)
+    args = {"max_length": stage.trainer["max_length"], "batch_size": stage.trainer["per_device_eval_batch_size"]}
+    scorer = AdaptedRewardModel(model.to(torch_device(settings.hardware)), "0", policy.tokenizer, **args)
+    scored = score_pairs(test, scorer)
+    accuracy = share(scored.right, scored.prompts)
+    [measured] = score_statistics([scorer], policy, prompts, stage, settings.seed)
+    told = f"test accuracy {accuracy}, relative error of rank {stage.average} {lost:.2g}"
+    console.print(f"reward: mean of the members: {told}", highlight=False, markup=False, soft_wrap=True)
+    if ranks.is_main():
+        run.record_member(members.average, {"test/accuracy": accuracy.mean, "error": lost} | measured)
 
 
 def train_members(
@@ -107,7 +137,7 @@ def train_members(
     for number in range(settings.stage_as(RewardStage).ensemble):
         metrics = members.finished(number)
         if metrics is None:
-            trainer = build(members.seeded(number), run, prepared, tokenizer, members.part(number))
+            trainer = build(members.seeded(number), run, prepared, tokenizer, members.part(number), members.head())
             model, before = trainer.model, sum(int(earlier["steps"]) for earlier in found)
             with sharing(model) if shared else nullcontext():
                 metrics = loop.train(trainer, run, before=before, title=members.title(number))
@@ -117,17 +147,25 @@ def train_members(
     return found, model
 
 
-def build(settings: Settings, run: Run, prepared: dict[str, Dataset], tokenizer: Any, part: str) -> Any:
-    """Return the trainer of one member, and record the rows that it leaves out.
+def build(
+    settings: Settings,
+    run: Run,
+    prepared: dict[str, Dataset],
+    tokenizer: Any,
+    part: str,
+    head: AbstractContextManager,
+) -> Any:
+    """Return the trainer of one member, whose head is drawn within ``head``; record the rows that it leaves out.
 
     Raises:
         DataError: all pairs of a split are longer than stage.trainer.max_length.
     """
     stage = settings.stage_as(RewardStage)
     args: Any = arguments(RewardConfig, settings, run, part=part, **OURS)
-    model = loading.load_reward_model(
-        run["policy"], settings.model, tokenizer, **adapters.quantization(settings.adapter)
-    )
+    with head:
+        model = loading.load_reward_model(
+            run["policy"], settings.model, tokenizer, **adapters.quantization(settings.adapter)
+        )
     trainer: Any = build_trainer(
         trainer_class(RewardTrainer, stage, prepared),
         model=model,

@@ -257,6 +257,24 @@ def test_an_ensemble_over_one_base(beside_chain: Callable[..., Settings], tmp_pa
     assert mean == pytest.approx(rows["scores_chosen"], abs=1e-4)
 
 
+def test_the_mean_of_an_ensemble_is_one_adapter(beside_chain: Callable[..., Settings], tmp_path: Path) -> None:
+    """Its products and its head are the means of the members', which start from the same head."""
+    own = ("adapter=lora", "adapter.rank=2", "stage.trainer.learning_rate=0.05", "adapter.dropout=0.0")
+    execute(beside_chain("reward", *own, "stage.ensemble=2", "stage.average=4"), tmp_path / "reward")
+    merged = Run.open(tmp_path / "reward" / "member-average")
+    assert {"scores/mean", "scores/std", "test/accuracy"} <= merged.manifest["metrics"].keys()
+    assert merged.manifest["metrics"]["error"] < 1e-5
+    settings, weights = beside_chain("reward", *own), []
+    for place in ("reward", "reward/member-1", "reward/member-average"):
+        parent = find_parent("reward", Input(str(tmp_path / place), ("reward",)), settings)
+        tokenizer = loading.load_tokenizer(parent, settings.model)
+        weights.append(loading.load_reward_model(parent, settings.model, tokenizer).state_dict())
+    first, second, mean = weights
+    for name, value in mean.items():
+        torch.testing.assert_close(value, (first[name] + second[name]) / 2, atol=1e-6, rtol=1e-5)
+    assert not torch.equal(first["score.weight"], second["score.weight"])
+
+
 def test_an_interrupted_ensemble_continues_with_the_interrupted_member(
     beside_chain: Callable[..., Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

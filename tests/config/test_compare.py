@@ -36,6 +36,6 @@ def test_a_column_of_the_progression_may_be_missing_and_one_of_the_user_s_may_no
     assert progression.inputs()["sft"].required  # the reference
     assert not progression.inputs()["ppo"].required
     given = composed("stage=compare", "stage.models={sft: s, mine: there}", "stage.reward=null").stage.inputs()
-    assert given["mine"] == Input("there", ("base", "sft", "dpo", "ppo"), True)
+    assert given["mine"] == Input("there", ("base", "sft", "dpo", "kto", "ppo"), True)
     assert set(given) == {"sft", "mine"}
     assert set(composed("stage=compare", "stage.models={sft: s, ppo: null}").stage.inputs()) == {"sft", "reward"}

@@ -35,5 +35,5 @@ def test_a_broken_rule_names_key_and_value(overrides: list[str], message: str) -
 def test_what_judges_is_a_run_or_a_model_of_its_kind() -> None:
     assert composed("stage=label", "judge=reward", "judge.model=r").judge.inputs() == {"judge": Input("r", ("reward",))}
     local = composed("stage=label", "judge=local", "judge.model=m").judge.inputs()
-    assert local == {"judge": Input("m", ("sft", "dpo", "ppo"))}
+    assert local == {"judge": Input("m", ("sft", "dpo", "kto", "ppo"))}
     assert composed("stage=label").judge.inputs() == {}

@@ -43,4 +43,4 @@ def test_what_the_card_starts_from() -> None:
     alone = composed("stage=evaluate_reward", "name=x").stage
     assert alone.inputs() == {"reward": Input("checkpoints/x/reward", ("reward",))}
     beside = composed("stage=evaluate_reward", "stage.policy=checkpoints/x/sft").stage
-    assert beside.inputs()["policy"] == Input("checkpoints/x/sft", ("base", "sft", "dpo", "ppo"))
+    assert beside.inputs()["policy"] == Input("checkpoints/x/sft", ("base", "sft", "dpo", "kto", "ppo"))

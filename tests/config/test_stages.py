@@ -52,7 +52,7 @@ def test_no_setting_has_a_default_beside_its_yaml() -> None:
 
 def test_a_stage_says_what_it_starts_from() -> None:
     dpo = composed("stage=dpo").stage
-    assert dpo.inputs() == {"policy": Input("checkpoints/almanac/sft", ("sft", "dpo", "ppo"))}
+    assert dpo.inputs() == {"policy": Input("checkpoints/almanac/sft", ("sft", "dpo", "kto", "ppo"))}
     ppo = composed("stage=ppo").stage
     assert ppo.inputs()["reward"] == Input("checkpoints/almanac/reward", ("reward",))
     assert composed("stage=base").stage.inputs() == {}

@@ -55,6 +55,8 @@ TRAINER = (
     "stage.sample_prompts=2",
     "stage.sample_length=4",
 )
+SAMPLED = ("stage.samples=3", "stage.max_response_length=6")
+ALIGNED = ("dpo", "kto", "ppo", "online_dpo", "raft")  # stages that start from SFT; all but the first two read a reward
 CARD = ("stage.statistics_prompts=4", "stage.probe_rows=4", "stage.bootstrap=20", "stage.tfidf_pairs=20")
 FAST = {
     "base": TRAINER,
@@ -76,6 +78,8 @@ FAST = {
         "stage.save_every=1",
     ),
     "merge": (),
+    "online_dpo": (*TRAINER, *SAMPLED, "stage.rounds=2", "stage.stop_early=false"),
+    "raft": (*TRAINER, *SAMPLED),
     "inspect": ("stage.near_duplicates=200", "stage.languages=50"),
     "publish": ("stage.wait=0",),
     "sample": ("stage.prompts=6", "stage.samples=3", "stage.max_response_length=6"),
@@ -177,8 +181,8 @@ def beside_chain(chain: Path, tmp_path: Path) -> Callable[..., Settings]:
     """Settings of a tiny stage that starts from the chain's runs and writes below the test's own directory."""
 
     def of(stage: str, *overrides: str) -> Settings:
-        parents = [f"stage.policy={chain}/almanac/sft"] if stage in ("reward", "dpo", "kto", "ppo") else []
-        parents += [f"stage.reward={chain}/almanac/reward"] if stage == "ppo" else []
+        parents = [f"stage.policy={chain}/almanac/sft"] if stage in ("reward", *ALIGNED) else []
+        parents += [f"stage.reward={chain}/almanac/reward"] if stage in ALIGNED[2:] else []
         parents += [f"model.pretrained={chain}/almanac/base"] if stage == "sft" else []
         return composed(*tiny_overrides(stage, tmp_path), *parents, *overrides)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from rlhf.config import PROGRESSION, STAGES
+from rlhf.config import STAGES
 from rlhf.storage.paths import PACKAGE, bundled
 from tests.conftest import composed
 
@@ -73,7 +73,7 @@ def test_every_recipe_belongs_to_an_experiment_and_a_stage() -> None:
     for recipe in names("recipe"):
         experiment, _, stage = recipe.rpartition("-")
         assert experiment in names("experiment"), recipe
-        assert stage in (*PROGRESSION, "progression", "ladder"), recipe
+        assert stage in STAGES, recipe
 
 
 @pytest.mark.parametrize("path", sorted(CONF.glob("stage/*.yaml")), ids=lambda path: path.stem)

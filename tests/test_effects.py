@@ -35,6 +35,7 @@ SAME = {
     **dict.fromkeys(("shared_prefix", "cache_reference", "share_base_model"), ROUNDING),
     **dict.fromkeys(("micro_batch_size", "micro_batch_tokens"), ROUNDING),
     "trainer.activation_checkpointing": ROUNDING, "trainer.per_device_eval_batch_size": ROUNDING,
+    "reference": LOADED,
     **dict.fromkeys(("policy", "reward", "rewards", "gold", "critic", "reward_defaults", "critic_kind"), LOADED),
     "shadows": "scores that train nothing; tests/rewards/test_in_training.py",
     **dict.fromkeys(("probe_rows", "tfidf_pairs", "calibration_bins", "bootstrap", "statistics_prompts"), CARD),

@@ -21,6 +21,8 @@ PATHS = {
     "dpo": ("stage.policy",),
     "kto": ("stage.policy",),
     "ppo": ("stage.policy", "stage.reward", "stage.critic", "stage.teacher"),
+    "online_dpo": ("stage.policy", "stage.reward"),
+    "raft": ("stage.reward",),
     "merge": ("stage.policy",),
     "sample": ("stage.policy", "stage.reward"),
     "evaluate_reward": ("stage.policy", "stage.reward"),

@@ -24,7 +24,7 @@ from rlhf.runs.run import Run, runs
 from rlhf.storage.manifest import read_manifest
 
 Candidate = tuple[str, list[str]]  # a stage and further settings
-POLICIES = ("merge", "ppo", "dpo", "kto", "sft")
+POLICIES = ("merge", "ppo", "dpo", "kto", "online_dpo", "raft", "sft")
 MISTAKES = (RlhfError, OmegaConfBaseException, HydraException)
 SWEEP = "stage.beta=0.05,0.1,0.3"
 

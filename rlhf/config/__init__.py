@@ -37,11 +37,11 @@ from rlhf.config.ppo import Advantage, CriticKind, EqualGroups, MissingEOS, PPOS
 from rlhf.config.publish import ExportFormat, ExportStage, Publish, PublishStage, Quantization, Weights
 from rlhf.config.ranges import require_ranges
 from rlhf.config.reward import EvaluateRewardStage, RewardLoss, RewardStage
-from rlhf.config.rewards import Normalization, RewardTermSettings
+from rlhf.config.rewards import Normalization, RewardTermSettings, ScoredStage
 from rlhf.config.rollout import Engine, OldLogprobs, RolloutSettings, VLLMMode
 from rlhf.config.rules import require
 from rlhf.config.sentinel import SentinelAction, SentinelSettings
-from rlhf.config.stage import Input, SharedPrefix, Stage, TrainedStage, TrainerStage
+from rlhf.config.stage import Input, SharedPrefix, Stage, TrainedStage, TrainerStage, part_of
 from rlhf.config.stages import (
     PROGRESSION,
     STAGES,
@@ -50,8 +50,11 @@ from rlhf.config.stages import (
     InspectStage,
     KTOLoss,
     KTOStage,
+    OnlineDPOStage,
     PreferenceStage,
     ProgressionStage,
+    RAFTStage,
+    Reference,
     SFTStage,
     StatusStage,
     Turns,
@@ -98,6 +101,7 @@ __all__ = [
     "Model",
     "Normalization",
     "OldLogprobs",
+    "OnlineDPOStage",
     "PPOStage",
     "Pairing",
     "PlanStage",
@@ -106,8 +110,10 @@ __all__ = [
     "Publish",
     "PublishStage",
     "Quantization",
+    "RAFTStage",
     "Rankings",
     "Ratio",
+    "Reference",
     "Render",
     "RewardLoss",
     "RewardStage",
@@ -115,6 +121,7 @@ __all__ = [
     "RolloutSettings",
     "SFTStage",
     "SampleStage",
+    "ScoredStage",
     "SentinelAction",
     "SentinelSettings",
     "Settings",
@@ -132,6 +139,7 @@ __all__ = [
     "Turns",
     "VLLMMode",
     "Weights",
+    "part_of",
 ]
 
 
@@ -183,6 +191,8 @@ class Settings:
         self._check_rubrics()
         for form in self.curves:
             require(form in CURVES, "curves", self.curves, f"be a list of {' and '.join(CURVES)}")
+        if isinstance(self.stage, OnlineDPOStage):
+            self._check_labels(self.stage)
         objectives.check(self.objective, self.stage.name)
         self._check_measured()
         self._check_autocast()
@@ -219,6 +229,20 @@ class Settings:
             single = self.judge.kind is JudgeKind.endpoint or scale < 10
             require(single, key, scale, "be at most 9 with judge=local, which reads the probability of one digit")
 
+    def _check_labels(self, stage: OnlineDPOStage) -> None:
+        """Raise ConfigError unless either the reward or the judge decides the pairs of online DPO."""
+        judged = self.judge.kind is not JudgeKind.none
+        if judged and stage.scores:
+            raise ConfigError(
+                f"judge={self.judge.kind.value} decides the pairs of stage=online_dpo, so stage.reward and "
+                "stage.rewards would be ignored: leave them out, or set judge=none"
+            )
+        if not judged and not stage.scores:
+            raise ConfigError(
+                "stage.reward is null, stage.rewards has no term and judge=none, so nothing decides the pairs of "
+                "stage=online_dpo: set one of them"
+            )
+
     def _check_autocast(self) -> None:
         full = self.model.dtype is Dtype.float32 and self.adapter.kind is not AdapterKind.qlora
         if self.hardware.autocast is Autocast.on and not full:
@@ -230,13 +254,15 @@ class Settings:
 
     def _check_measured(self) -> None:
         """Raise ConfigError if the objective is a metric that this run would not measure."""
-        if self.stage.name not in ("dpo", "kto", "ppo"):
+        if not self.stage.measured or self.objective is None:
             return
         asked = objectives.names(self.objective, self.stage.name)
         measured = [name for name in asked if name in ("gold", "win_rate", "kl", "score")]
         if measured and not self.eval_set.prompts:
             raise ConfigError(f"objective={measured[0]} is measured on held-out prompts: set eval_set.prompts above 0")
-        gold = self.stage.gold if isinstance(self.stage, PPOStage) else self.data.gold
-        by_gold = [name for name in asked if name == "gold" or (name == "win_rate" and self.stage.name != "ppo")]
+        gold = self.stage.gold if isinstance(self.stage, ScoredStage) else self.data.gold
+        by_gold = [
+            name for name in asked if name == "gold" or (name == "win_rate" and not isinstance(self.stage, ScoredStage))
+        ]
         if by_gold and gold is None:
             raise ConfigError(f"objective={by_gold[0]} needs a gold reward: set data.gold")

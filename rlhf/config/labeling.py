@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from rlhf.config.ranges import require_ranges
+from rlhf.config.rewards import ScoredStage
 from rlhf.config.rules import require
 from rlhf.config.stage import POLICIES, Input, Stage
 
@@ -11,28 +12,26 @@ SPLITS = ("train", "validation", "test")
 
 
 @dataclass(kw_only=True)
-class SampleStage(Stage):
+class SampleStage(ScoredStage):
     """Settings of stage=sample. Lengths are in tokens."""
 
     policy: str
-    reward: str | None
     split: str
     prompts: int | None
     samples: int
-    temperature: float
+    stream: int
     batch_size: int
-    max_prompt_length: int
-    max_response_length: int
 
     reads: ClassVar[tuple[str, ...]] = ("prompts",)
+    shared: ClassVar[bool] = True
 
     def inputs(self) -> dict[str, Input]:
-        """Return the policy that samples, and the reward model that scores."""
-        policy = {"policy": Input(self.policy, ("base", *POLICIES))}
-        return policy | ({} if self.reward is None else {"reward": Input(self.reward, ("reward",))})
+        """Return the policy that samples, and the runs that score."""
+        return {"policy": Input(self.policy, ("base", *POLICIES))} | super().inputs()
 
     def __post_init__(self) -> None:
         require_ranges("stage.", self)
+        self.check_terms()
         require(self.split in SPLITS, "stage.split", self.split, f"be one of {', '.join(SPLITS)}")
 
 

@@ -18,13 +18,14 @@ def _same(name: str, *stages: str) -> dict[str, str]:
     return dict.fromkeys(stages, name)
 
 
+MEASURED = ("dpo", "kto", "ppo", "online_dpo", "raft")  # stages whose policy is measured; the first two have no reward
 # In the order of the leaderboard's columns. evaluation.responses.eval_set measures the first three on the same prompts
 # for every stage, so that DPO and PPO policies can be ranked together.
 METRICS: dict[str, Metric] = {
-    "gold": Metric("maximize", _same("gold", "dpo", "kto", "ppo"), "gold"),
-    "win_rate": Metric("maximize", _same("win_rate", "dpo", "kto", "ppo"), "win rate vs start"),
-    "kl": Metric("minimize", _same("kl", "dpo", "kto", "ppo"), "KL (nats per response)"),
-    "score": Metric("maximize", _same("score", "ppo"), "score"),
+    "gold": Metric("maximize", _same("gold", *MEASURED), "gold"),
+    "win_rate": Metric("maximize", _same("win_rate", *MEASURED), "win rate vs start"),
+    "kl": Metric("minimize", _same("kl", *MEASURED), "KL (nats per response)"),
+    "score": Metric("maximize", _same("score", *MEASURED[2:]), "score"),
     "rlhf_reward": Metric("maximize", _same("objective/rlhf_reward", "ppo"), "score - β KL"),
     "reward_accuracy": Metric("maximize", _same("eval/rewards/accuracies", "dpo", "kto"), "held-out accuracy"),
     "accuracy": Metric("maximize", {"reward": "test/accuracy"}, "accuracy"),
@@ -35,7 +36,7 @@ METRICS: dict[str, Metric] = {
 # The default objective of a stage: metrics["objective"] of its run.json.
 USUAL = {
     "base": "loss", "sft": "loss", "reward": "accuracy", "dpo": "reward_accuracy", "kto": "reward_accuracy",
-    "ppo": "rlhf_reward",
+    "ppo": "rlhf_reward", "online_dpo": "win_rate", "raft": "win_rate",
 }  # fmt: skip
 
 

@@ -10,11 +10,10 @@ from rlhf.config.stage import Stage
 from rlhf.errors import ConfigError
 
 THIS = "this"
-PLANNED = ("base", "sft", "reward", "dpo", "kto", "ppo")
+PLANNED = ("base", "sft", "reward", "dpo", "kto", "ppo", "online_dpo", "raft")
 KINDS = {
     "base": "text", "sft": "demonstrations", "reward": "preferences", "dpo": "preferences", "kto": "thumbs",
-    "ppo": "prompts",
-}  # fmt: skip
+} | dict.fromkeys(("ppo", "online_dpo", "raft"), "prompts")  # fmt: skip
 NUMBERS = ("memory_gib", "tflops", "bandwidth")
 
 

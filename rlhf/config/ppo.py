@@ -6,7 +6,7 @@ from enum import Enum
 from typing import Any, ClassVar
 
 from rlhf.config.losses import KLEstimator, KLIn, LossMean, Ratio
-from rlhf.config.rewards import RewardTermSettings, reward_term, reward_terms
+from rlhf.config.rewards import RewardTermSettings, ScoredStage, reward_terms
 from rlhf.config.rollout import Engine, RolloutSettings
 from rlhf.config.rules import require
 from rlhf.config.sentinel import SentinelSettings
@@ -57,7 +57,7 @@ class CriticKind(Enum):
 
 
 @dataclass(kw_only=True)
-class PPOStage(TrainedStage):
+class PPOStage(ScoredStage, TrainedStage):
     """Settings of stage=ppo; conf/stage/ppo.yaml explains each."""
 
     policy: str
@@ -151,9 +151,9 @@ class PPOStage(TrainedStage):
         return self.batch_size * self.samples
 
     @property
-    def judged(self) -> bool:
-        """Whether a term is scored by ``judge``."""
-        return any(term.judge.rubric is not None for term in self.roles().values())
+    def usual(self) -> RewardTermSettings:
+        """The default values of every term."""
+        return self.reward_defaults
 
     def inputs(self) -> dict[str, Input]:
         """Return the run to branch from, the policy, every run that scores, by term, and the start of the critic."""
@@ -163,43 +163,24 @@ class PPOStage(TrainedStage):
             found = {"branch_from": Input(path, ("ppo",), update=int(update))} | found
         if self.teacher is not None:
             found["teacher"] = Input(self.teacher, ("base", *self.starts_from))
-        found |= {} if self.reward is None else {"reward": Input(self.reward, ("reward",))}
-        for role, term in self.roles().items():
-            found |= {role + suffix: Input(path, ("reward",)) for suffix, path in term.runs().items()}
         if self.critic is not None:
             found["critic"] = Input(self.critic, ("base", *self.starts_from, "reward"))
         return found
 
-    def terms(self) -> dict[str, RewardTermSettings]:
-        """Return the terms of ``rewards`` by name, typed; ``reward`` is not included."""
-        return reward_terms(self.rewards, self.reward_defaults)
-
     def roles(self) -> dict[str, RewardTermSettings]:
         """Return role -> term of all rewards, gold and shadows included, except ``reward``."""
-        found = {f"rewards.{name}": term for name, term in self.terms().items()}
-        found |= {f"shadows.{name}": term for name, term in self.shadow_terms().items()}
-        return found if (gold := self.gold_term()) is None else found | {"gold": gold}
+        return super().roles() | {f"shadows.{name}": term for name, term in self.shadow_terms().items()}
 
     def shadow_terms(self) -> dict[str, RewardTermSettings]:
         """Return the terms of ``shadows`` by name, typed; their weights and normalization have no effect."""
         return reward_terms(self.shadows, self.reward_defaults, "stage.shadows")
 
-    def gold_term(self) -> RewardTermSettings | None:
-        """Return ``gold`` as a term; a string is the import path of a function."""
-        if self.gold is None:
-            return None
-        gold = {"function": self.gold} if isinstance(self.gold, str) else self.gold
-        return reward_term("stage.gold", gold, self.reward_defaults)
-
     def __post_init__(self) -> None:
-        terms = self.terms()
-        self.gold_term()
+        self.check_terms()
         self.shadow_terms()
         self._check_teacher()
-        if self.reward is None and not terms and self.teacher is None:
+        if not self.scores and self.teacher is None:
             raise ConfigError("stage.reward is null and stage.rewards has no term: set one of them")
-        taken = self.reward is None or "reward" not in terms
-        require(taken, "stage.rewards", "reward", "not be the name of a term unless stage.reward=null")
         beyond = self.dual_clip is None or self.dual_clip > 1
         require(beyond, "stage.dual_clip", self.dual_clip, "be above 1, or null")
         cap = self.importance_cap is None or self.importance_cap >= 1

@@ -98,7 +98,9 @@ OURS: dict[str, dict[str, Range]] = {
         "prompts": COUNT, "samples": DRAWS, "bootstrap": Range(1, 1e6), "pairs": Range(0, 1e6), **SAMPLING,
     },
     "LadderStage": {"budget": COUNT},
-    "SampleStage": {"prompts": COUNT, "samples": DRAWS, **SAMPLING},
+    "SampleStage": {"prompts": COUNT, "samples": DRAWS, "stream": COUNT_OR_NONE, **SAMPLING},
+    "OnlineDPOStage": {"rounds": TRIES, "prompts": COUNT, "samples": Range(2, 10000), **SAMPLING},
+    "RAFTStage": {"prompts": COUNT, "samples": DRAWS, **SAMPLING},
     "LabelStage": {"pairs": COUNT, "limit": COUNT, "annotators": TRIES, "port": Range(0, 65535)},
     "ChatStage": {
         "temperature": Range(0, 100), "max_prompt_length": LENGTH, "max_response_length": LENGTH,

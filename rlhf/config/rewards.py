@@ -3,10 +3,15 @@
 import re
 from dataclasses import dataclass, fields
 from enum import Enum
+from functools import cache
 from typing import Any
+
+import yaml
 
 from rlhf.config.ranges import require_ranges
 from rlhf.config.rules import read, require
+from rlhf.config.stage import Input, Stage
+from rlhf.storage.paths import bundled
 
 NAME = re.compile(r"[A-Za-z0-9_-]+")  # part of a metric's name
 
@@ -231,3 +236,71 @@ def _compiles(pattern: str) -> bool:
     except re.error:
         return False
     return True
+
+
+@cache
+def usual_term() -> RewardTermSettings:
+    """Return the default values of a term, which are those of conf/stage/ppo.yaml."""
+    values = yaml.safe_load((bundled("conf") / "stage" / "ppo.yaml").read_text(encoding="utf-8"))
+    return read(RewardTermSettings, "stage.reward_defaults", values["reward_defaults"], {})
+
+
+@dataclass(kw_only=True)
+class ScoredStage(Stage):
+    """Settings of the stages that score responses by a reward run and further terms; ``gold`` is only for metrics."""
+
+    reward: str | None
+    rewards: Any
+    gold: Any
+    normalize_scores: bool
+    temperature: float
+    max_prompt_length: int
+    max_response_length: int
+
+    @property
+    def usual(self) -> RewardTermSettings:
+        """The default values of every term."""
+        return usual_term()
+
+    @property
+    def judged(self) -> bool:
+        """Whether a term is scored by ``judge``."""
+        return any(term.judge.rubric is not None for term in self.roles().values())
+
+    @property
+    def scores(self) -> bool:
+        """Whether there is a reward."""
+        return self.reward is not None or bool(self.rewards)
+
+    def inputs(self) -> dict[str, Input]:
+        """Return every run that scores, by the name of its term, and the other inputs of the stage."""
+        found = super().inputs() | ({} if self.reward is None else {"reward": Input(self.reward, ("reward",))})
+        for role, term in self.roles().items():
+            found |= {role + suffix: Input(path, ("reward",)) for suffix, path in term.runs().items()}
+        return found
+
+    def terms(self) -> dict[str, RewardTermSettings]:
+        """Return the terms of ``rewards`` by name, typed; ``reward`` is not included."""
+        return reward_terms(self.rewards, self.usual)
+
+    def roles(self) -> dict[str, RewardTermSettings]:
+        """Return role -> term of all rewards, gold included, except ``reward``."""
+        found = {f"rewards.{name}": term for name, term in self.terms().items()}
+        return found if (gold := self.gold_term()) is None else found | {"gold": gold}
+
+    def gold_term(self) -> RewardTermSettings | None:
+        """Return ``gold`` as a term; a string is the import path of a function."""
+        if self.gold is None:
+            return None
+        gold = {"function": self.gold} if isinstance(self.gold, str) else self.gold
+        return reward_term("stage.gold", gold, self.usual)
+
+    def check_terms(self) -> None:
+        """Raise ConfigError if a term is invalid, or has the name of ``reward`` beside it."""
+        terms = self.terms()
+        self.gold_term()
+        for role, term in self.roles().items():
+            ruled = self.name == "ppo" or term.judge.rubric is None
+            require(ruled, f"stage.{role}.judge.rubric", term.judge.rubric, "be null except in stage=ppo")
+        taken = self.reward is None or "reward" not in terms
+        require(taken, "stage.rewards", "reward", "not be the name of a term unless stage.reward=null")

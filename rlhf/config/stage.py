@@ -1,8 +1,8 @@
 """The settings that all stages share, and those that all training stages share."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import Enum
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 from rlhf.config.ranges import require_ranges, require_trainer
 from rlhf.errors import ConfigError
@@ -28,7 +28,7 @@ class Input(NamedTuple):
     update: int | None = None
 
 
-POLICIES = ("sft", "dpo", "kto", "ppo", "merge")  # stages that end with a policy that responds
+POLICIES = ("sft", "dpo", "kto", "ppo", "online_dpo", "raft", "merge")  # stages that end with a policy that responds
 
 
 @dataclass(kw_only=True)
@@ -56,6 +56,15 @@ class Stage:
     def inputs(self) -> dict[str, Input]:
         """Return role -> input of the stage."""
         return {}
+
+
+S = TypeVar("S", bound=Stage)
+
+
+def part_of(stage: Stage, kind: type[S], **others: Any) -> S:
+    """Return the settings of a stage that runs as a part of ``stage``: ``others``, and the settings of both."""
+    shared: dict[str, Any] = {one.name: getattr(stage, one.name) for one in fields(kind) if hasattr(stage, one.name)}
+    return kind(**shared | others)
 
 
 @dataclass(kw_only=True)

@@ -7,11 +7,13 @@ from typing import Any, ClassVar
 from rlhf.config.compare import CompareStage
 from rlhf.config.labeling import ChatStage, LabelStage, SampleStage
 from rlhf.config.merge import MergeStage
+from rlhf.config.parts import Rankings
 from rlhf.config.plan import PlanStage
 from rlhf.config.ppo import PPOStage
 from rlhf.config.publish import ExportStage, PublishStage
 from rlhf.config.ranges import require_ranges
 from rlhf.config.reward import EvaluateRewardStage, RewardStage
+from rlhf.config.rewards import ScoredStage
 from rlhf.config.rules import require
 from rlhf.config.stage import POLICIES, Input, SharedPrefix, Stage, TrainerStage
 from rlhf.config.sweep import LadderStage, SweepStage
@@ -89,8 +91,14 @@ class DPOStage(PreferenceStage):
     """Settings of stage=dpo; conf/stage/dpo.yaml explains each."""
 
     loss: list[str]
+    reference: Any  # str or None; stage=online_dpo has a Reference
     gamma_beta_ratio: float | None
     label_smoothing: float
+
+    def inputs(self) -> dict[str, Input]:
+        """Return the policy, and the reference if it is another model."""
+        named = {"reference": Input(self.reference, self.starts_from)} if isinstance(self.reference, str) else {}
+        return super().inputs() | named
 
     @property
     def reference_free(self) -> bool:
@@ -124,6 +132,10 @@ class DPOStage(PreferenceStage):
         require(smooth, "stage.label_smoothing", self.label_smoothing, "be above 0 for stage.loss=[exo_pair]")
 
     def _check_arguments(self) -> None:
+        if self.reference_free and isinstance(self.reference, str):
+            raise ConfigError(
+                f"stage.reference={self.reference} has no effect under stage.loss={self.loss}: leave it out"
+            )
         weights = self.trainer.get("loss_weights")
         if weights is not None and len(weights) != len(self.loss):
             raise ConfigError(
@@ -168,6 +180,57 @@ class KTOStage(PreferenceStage):
                 "stage.trainer.sync_ref_model=True needs the reference's log-probabilities at every step: "
                 "set stage.cache_reference=false, too"
             )
+
+
+class Reference(Enum):
+    """Reference of each round of online DPO: the policy that the stage starts from, or the one of the last round."""
+
+    fixed = "fixed"
+    moving = "moving"
+
+
+@dataclass(kw_only=True)
+class OnlineDPOStage(ScoredStage, DPOStage):
+    """Settings of stage=online_dpo; conf/stage/online_dpo.yaml explains each."""
+
+    rounds: int
+    reference: Reference
+    samples: int
+    prompts: int | None
+    pairs: Rankings
+    batch_size: int
+    stop_early: bool
+
+    reads: ClassVar[tuple[str, ...]] = ("prompts",)
+
+    @property
+    def judged(self) -> bool:
+        """Whether the results depend on ``judge``."""
+        return True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check_terms()
+
+
+@dataclass(kw_only=True)
+class RAFTStage(ScoredStage, SFTStage):
+    """Settings of stage=raft; conf/stage/raft.yaml explains each."""
+
+    samples: int
+    prompts: int | None
+    batch_size: int
+    control: bool
+
+    reads: ClassVar[tuple[str, ...]] = ("prompts",)
+    measured: ClassVar[bool] = True
+    starts_from: ClassVar[tuple[str, ...]] = TrainerStage.starts_from
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check_terms()
+        if not self.scores:
+            raise ConfigError("stage.reward is null and stage.rewards has no term: set one of them")
 
 
 @dataclass(kw_only=True)
@@ -220,6 +283,8 @@ STAGES: dict[str, type[Stage]] = {
     "kto": KTOStage,
     "ppo": PPOStage,
     "merge": MergeStage,
+    "online_dpo": OnlineDPOStage,
+    "raft": RAFTStage,
     "compare": CompareStage,
     "publish": PublishStage,
     "export": ExportStage,

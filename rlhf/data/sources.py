@@ -7,7 +7,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
-from rlhf.config import Data, Source
+from rlhf.config import Data, Format, Source
 from rlhf.data.files import READERS, Placed, read_rows, reader_of
 from rlhf.data.formats import Kind
 from rlhf.errors import DataError
@@ -31,6 +31,14 @@ def source_of(data: Data, kind: Kind) -> Source:
         return source
     splits = {"train": "train", "validation": None, "test": None}
     return replace(source, path=data.path, mix=None, format=data.format, subset=None, revision=None, **splits)
+
+
+def own_file(path: Path, format: Format) -> Source:
+    """Return the source of a file that a stage wrote, without splits."""
+    return Source(
+        path=str(path), mix=None, format=format, subset=None, revision=None, train="train", validation=None, test=None,
+        limit=None, held_out_limit=None, drop_identical=True,
+    )  # fmt: skip
 
 
 def path_of(source: Source) -> str:

@@ -10,8 +10,10 @@ from typing import Any, NamedTuple
 
 from rlhf.data.render import Message, Prompt
 from rlhf.errors import DataError
+from rlhf.hardware import ranks
 
 RESPONSES = "responses.jsonl"
+BEST, RANDOM = "best.jsonl", "random.jsonl"  # demonstrations of one response per prompt
 
 
 class Pair(NamedTuple):
@@ -29,8 +31,8 @@ class Pair(NamedTuple):
         return hashlib.sha256(whole.encode()).hexdigest()[:16]
 
 
-def read_responses(path: Path) -> list[dict[str, Any]]:
-    """Return the prompt and the responses of each line of a stage=sample run.
+def read_responses(path: Path, scored: bool = False) -> list[dict[str, Any]]:
+    """Return the prompt and the responses of each line of a stage=sample run, and their scores if they are ``scored``.
 
     Raises:
         DataError: a line is not such a row.
@@ -39,7 +41,8 @@ def read_responses(path: Path) -> list[dict[str, Any]]:
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         try:
             row = json.loads(line)
-            rows.append({"prompt": row["prompt"], "responses": list(row["responses"])})
+            found = {"prompt": row["prompt"], "responses": list(row["responses"])}
+            rows.append(found | ({"scores": row["scores"]} if scored else {}))
         except (ValueError, KeyError, TypeError) as error:
             raise DataError(f"{path}:{number}: the line lacks prompt or responses: run stage=sample again") from error
     return rows
@@ -97,6 +100,40 @@ def preference_completion(prompt: Prompt, text: str) -> str | list[Message]:
     return text if isinstance(prompt, str) else [{"role": "assistant", "content": text}]
 
 
+def demonstration(prompt: Prompt, text: str) -> dict[str, Any]:
+    """Return a response as a row of demonstrations."""
+    return {"prompt": prompt, "completion": preference_completion(prompt, text)}
+
+
+def labeled(path: Path) -> list[Pair]:
+    """Return the pairs of a stage=label run, whose first response is the chosen one."""
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    texts = [[one if isinstance(one, str) else one[0]["content"] for one in (r["chosen"], r["rejected"])] for r in rows]
+    return [Pair(row["prompt"], *both, ("chosen", "rejected")) for row, both in zip(rows, texts, strict=True)]
+
+
+def scored_by_wins(pairs: Sequence[Pair], preferred: Sequence[float | None]) -> list[dict[str, Any]]:
+    """Return each prompt with its responses and their scores: the mean preference over the responses compared with.
+
+    ``preferred``: preference for the first response of each pair; None without a verdict. Responses without a verdict
+    are left out.
+    """
+    wins: dict[str, dict[str, list[float]]] = {}
+    prompts: dict[str, Prompt] = {}
+    for pair, first in zip(pairs, preferred, strict=True):
+        if first is not None:
+            key = json.dumps(pair.prompt, ensure_ascii=True)
+            prompts[key] = pair.prompt
+            for text, share in ((pair.first, first), (pair.second, 1 - first)):
+                wins.setdefault(key, {}).setdefault(text, []).append(share)
+    return [
+        {"prompt": prompts[key], "responses": list(found), "scores": [sum(one) / len(one) for one in found.values()]}
+        for key, found in wins.items()
+    ]
+
+
 def write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Write rows as JSON lines."""
+    """Write rows as JSON lines, in the first process of a run."""
+    if not ranks.is_main():
+        return
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")

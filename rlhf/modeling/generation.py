@@ -34,8 +34,11 @@ def generate(
     temperature: float,
     seed: int,
     batch_size: int,
+    shared: bool = False,
 ) -> list[Response]:
     """Return one response to each prompt, in the order of the prompts.
+
+    ``shared``: the processes of a run divide the batches, and each returns all responses.
 
     Lengths are in tokens. Prompts are cut at their beginning to fit the model's positions. Tokens are drawn from
     softmax(logits / temperature), without top-k, top-p or penalties; the model's generation config is ignored.
@@ -50,14 +53,20 @@ def generate(
     order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
     responses: dict[int, Response] = {}
     with sampling_mode(model), seeded(seed):
-        for start in range(0, len(rows), batch_size):
+        for number, start in enumerate(range(0, len(rows), batch_size)):
             chosen = order[start : start + batch_size]
+            if shared and number % ranks.size() != ranks.rank():
+                if temperature:
+                    torch.rand(len(chosen), max_response_length)  # the other process draws these
+                continue
             sampled = sample_ids(
                 model, [rows[i] for i in chosen], ends, tokenizer.pad_token_id, max_response_length, temperature
             )
             for i, ids in zip(chosen, sampled, strict=True):
                 text = response_text(tokenizer, prompts[i], ids)
                 responses[i] = Response(text, ids, bool(ids) and ids[-1] in ends)
+    if shared:
+        responses = {i: response for part in ranks.gathered(responses) for i, response in part.items()}
     return [responses[i] for i in range(len(rows))]
 
 

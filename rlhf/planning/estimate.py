@@ -106,6 +106,7 @@ def look_ahead(
         done = work.sampled(settings, rows, count)
     else:
         done = work.trained(settings, rows, count, shares=trained.shares(settings, model))
+        done = work.repeated(settings, done, rows)
     ledger = (ppo if is_ppo else trained).ledger(settings, model, done, machine.place)
     return Outlook(settings, model, done, ledger, machine)
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForCausalLM
 
-from rlhf.config import PPOStage
+from rlhf.config import PPOStage, ScoredStage
 from rlhf.console import plural
 from rlhf.hardware.device import torch_device
 from rlhf.modeling import adapters
@@ -131,7 +131,7 @@ def stepped(trained: list[nn.Parameter], optimizer: Any) -> None:
 def draw_of(timer: Timer, model: Any, outlook: Outlook) -> float:
     """Return the seconds per token of a batch of responses, none of which ends early."""
     work, vocabulary = outlook.work, outlook.model.size.shape.vocabulary
-    stage = outlook.settings.stage_as(PPOStage)
+    stage = outlook.settings.stage_as(ScoredStage)
     rows, length = min(work.rows, AT_ONCE), min(stage.max_response_length, DRAWN)
     prompt = max(work.typical - stage.max_response_length, 1)
     ids = [[(7 * row + token) % (vocabulary - 2) for token in range(prompt)] for row in range(rows)]

@@ -1,9 +1,18 @@
-"""The memory of base, sft, reward, dpo and kto in the trainers of TRL and transformers."""
+"""The memory of every stage but ppo, in the trainers of TRL and transformers."""
 
 from typing import NamedTuple
 
-from rlhf.config import AdapterKind, PreferenceStage, RewardStage, Settings, SharedPrefix
-from rlhf.hardware.memory import FLOAT32
+from rlhf.config import (
+    AdapterKind,
+    OnlineDPOStage,
+    PreferenceStage,
+    Reference,
+    RewardStage,
+    ScoredStage,
+    Settings,
+    SharedPrefix,
+)
+from rlhf.hardware.memory import FLOAT32, cache
 from rlhf.modeling.architectures import refusal
 from rlhf.planning.activations import (
     CROSS_ENTROPY,
@@ -20,7 +29,7 @@ from rlhf.planning.shapes import Architecture
 from rlhf.planning.strategy import Ranks
 from rlhf.planning.workload import Work, trainer_of
 
-LEARNER = {"base": "policy", "sft": "policy", "reward": "reward model", "dpo": "policy", "kto": "policy"}
+LEARNER = {"reward": "reward model"}  # in other stages the policy
 TOKENIZER = 330  # bytes per entry of a vocabulary, measured with tokenizers 0.23 as resident size
 SCORED = 32  # smallest batch of responses in the report card of a reward model
 
@@ -35,11 +44,15 @@ class Place(NamedTuple):
 def ledger(settings: Settings, model: Architecture, work: Work, place: Place) -> Ledger:
     """Return the roles and phases of a stage that a Trainer runs, on one device."""
     name, ranks = settings.stage.name, place.ranks
-    learner = learning(settings, model, ranks, LEARNER[name], scores=name == "reward")
+    learner = learning(settings, model, ranks, LEARNER.get(name, "policy"), scores=name == "reward")
     roles = [learner]
     phases = [*steps(settings, model, work, place, learner), evaluating(settings, model, work, place, learner)]
     if isinstance(settings.stage, PreferenceStage):
         phases = comparing(settings, model, work, place, roles, phases)
+    if isinstance(settings.stage, ScoredStage):
+        others = tuple(role.name for role in roles)  # no other phase holds the reward model
+        phases = [phase._replace(holds=phase.holds or others) for phase in phases]
+        phases = [sampling(settings, model, work, place, roles), *phases]
     if name == "reward":
         policy = Role(
             "policy", model.size.parameters, 0, settings.model.dtype.value, model.size.parameters * model.width
@@ -98,13 +111,29 @@ def comparing(
         roles.append(Role(title, model.size.parameters, 0, settings.model.dtype.value, weights))
     if beside(stage):
         return phases
+    first = None
     if not stage.reference_free:
         wide = head(settings, model, work.passed, work.scored, place, backward=False)
-        phases = [Phase("reference", at_work(model.size.shape, work.passed, model.width), wide), *phases]
+        first = Phase("reference", at_work(model.size.shape, work.passed, model.width), wide)
+        phases = [first, *phases]
     phases = [phase._replace(holds=(learner.name,)) for phase in phases]
+    if first is not None and isinstance(stage, OnlineDPOStage) and stage.reference is Reference.fixed:
+        phases[0] = first  # the policy of a later round, and the first one as a second model
     if whole and settings.eval_set.prompts:
         phases.append(Phase("held out", other=pages(place, roles[1]), optimizer=(learner.name,)))
     return phases
+
+
+def sampling(settings: Settings, model: Architecture, work: Work, place: Place, roles: list[Role]) -> Phase:
+    """Return the phase in which responses are sampled and scored, and add to ``roles`` the reward model, if any."""
+    [learner, *_], stage = roles, settings.stage_as(ScoredStage)
+    kept = cache(model.size.shape, work.rows, work.longest, model.width)
+    holds = (learner.name,)
+    if stage.reward is not None:
+        weights = place.ranks.weights(model.size.parameters, model.width, trained=False)
+        roles.append(Role("reward model", model.size.parameters, 0, settings.model.dtype.value, weights))
+        holds = (*holds, "reward model")
+    return Phase("sampling", at_work(model.size.shape, work.rows * work.longest, model.width), cache=kept, holds=holds)
 
 
 def learning(settings: Settings, model: Architecture, ranks: Ranks, name: str, scores: bool) -> Role:
@@ -155,7 +184,7 @@ def steps(settings: Settings, model: Architecture, work: Work, place: Place, lea
 def passes(settings: Settings, model: Architecture, place: Place) -> Pass:
     """Return the forward pass; TRL's trainers of reward models, DPO and KTO disable dropout by default."""
     name, trainer = settings.stage.name, trainer_of(settings)
-    dropout = not trainer.get("disable_dropout", name in ("reward", "dpo", "kto"))
+    dropout = not trainer.get("disable_dropout", name in ("reward", "dpo", "kto", "online_dpo"))
     mask = (1 if place.gpu else model.width) if dropout else 0
     return model.passing(settings, mask=mask, checkpointing=bool(trainer.get("activation_checkpointing")))
 

@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from rlhf.config import (
@@ -12,8 +12,12 @@ from rlhf.config import (
     Dtype,
     KTOLoss,
     KTOStage,
+    OnlineDPOStage,
     PPOStage,
     PreferenceStage,
+    RAFTStage,
+    Rankings,
+    ScoredStage,
     Settings,
     TrainerStage,
 )
@@ -29,6 +33,7 @@ from rlhf.modeling.from_scratch import new_tokenizer
 from rlhf.planning.shapes import at_hand
 from rlhf.runs.parents import hub_parent
 
+STATED = "stated in stage.rows"
 COUNTED = 5000  # rows to tokenize, sampled from larger data
 
 
@@ -60,8 +65,25 @@ def rows_of(settings: Settings, plan: PlanStage) -> Rows:
         count = first["rows"] if source.limit is None else min(first["rows"], source.limit)
         responses = {"preferences": 2, "demonstrations": 1, "thumbs": 1}.get(kind, 0)
         count *= 2 if kind == "thumbs" else 1  # the stated rows are pairs
-        return Rows(count, [(first["prompt"], *[first["response"]] * responses)], "stated in stage.rows")
-    return counted(settings, kind)
+        return of_samples(settings, Rows(count, [(first["prompt"], *[first["response"]] * responses)], STATED))
+    return of_samples(settings, counted(settings, kind))
+
+
+def of_samples(settings: Settings, rows: Rows) -> Rows:
+    """Return the rows that online DPO and RAFT make of their prompts, with responses of the maximum length."""
+    stage = settings.stage
+    if not isinstance(stage, OnlineDPOStage | RAFTStage):
+        return rows
+    responses = 2 if isinstance(stage, OnlineDPOStage) else 1
+    lengths: list[tuple[int, ...]] = [(prompt, *[stage.max_response_length] * responses) for prompt, *_ in rows.lengths]
+    return Rows(min(stage.prompts or rows.count, rows.count) * made(stage), lengths, rows.source)
+
+
+def made(stage: OnlineDPOStage | RAFTStage) -> int:
+    """Return the number of training rows per prompt, if all scores differ."""
+    if isinstance(stage, RAFTStage) or stage.pairs is Rankings.best_worst:
+        return 1
+    return stage.samples - 1 if stage.pairs is Rankings.best else stage.samples * (stage.samples - 1) // 2
 
 
 def counted(settings: Settings, kind: Kind) -> Rows:
@@ -75,7 +97,7 @@ def counted(settings: Settings, kind: Kind) -> Rows:
         return Rows(count, [(len(ids) + 1,) for ids in text_ids(tokenizer, rows["text"])], "counted")
     templates.settle(tokenizer, rows["prompt"], settings.data.render)
     if kind == "prompts":
-        limit = settings.stage_as(PPOStage).max_prompt_length
+        limit = settings.stage_as(ScoredStage).max_prompt_length
         kept = [length for length in map(len, encode(tokenizer, rows["prompt"][:])) if length <= limit]
         return Rows(count, [(length,) for length in kept or [limit]], "counted")
     prompts = encode(tokenizer, rows["prompt"])
@@ -182,6 +204,24 @@ def trained(settings: Settings, rows: Rows, devices: int, *, shares: bool = Fals
         at_once=batch * each, longest=most, typical=max(round(padded / each), 1), source=rows.source,
         passed=passed, scored=scored, seen=seen,
     )  # fmt: skip
+
+
+def repeated(settings: Settings, work: Work, rows: Rows) -> Work:
+    """Return the work of all rounds of online DPO, or of RAFT with its control, with that of sampling and scoring."""
+    stage = settings.stage
+    if not isinstance(stage, OnlineDPOStage | RAFTStage):
+        return work
+    rounds, times = (stage.rounds,) * 2 if isinstance(stage, OnlineDPOStage) else (1, 1 + stage.control)
+    drawn = rows.count // made(stage) * stage.samples * rounds
+    return replace(
+        work,
+        steps=work.steps * times,
+        tokens=work.tokens * times,
+        trained=work.trained * times,
+        read=work.read * times + drawn * work.longest * bool(stage.reward),
+        drawn=drawn * stage.max_response_length,
+        rows=min(stage.batch_size, drawn),
+    )
 
 
 def tree(lengths: tuple[int, ...], cut: int) -> tuple[int, int]:

@@ -39,7 +39,11 @@ USES = {
     "ppo": "It responds in the style that its reward model scores highly: for research into alignment, and for "
     "assistance like that in its data.",
     "merge": "It is an average of the weights of other policies, and is used like them.",
-}
+} | dict.fromkeys(
+    ("online_dpo", "raft"),
+    "It responds in the style that its reward or judge prefers among its own responses: for research into alignment, "
+    "and for assistance like that in its data.",
+)
 LIMITS = {
     "base": ["It was not trained to respond to instructions, to refuse or to stop."],
     "sft": ["It imitates its demonstrations, including their mistakes."],
@@ -55,11 +59,16 @@ LIMITS = {
     ],
     "merge": ["It was not trained: it has the knowledge and the faults of the models that were averaged."],
 }
+LIMITS["online_dpo"] = LIMITS["raft"] = [
+    "It has the knowledge of the model that it started from; the scores change which responses it prefers.",
+    "Responses that its reward or judge overrates are overrepresented.",
+]
 # Metric in run.json -> its type on the Hub.
 TYPES = {
     "eval/loss": "loss", "eval/mean_token_accuracy": "accuracy", "eval/rewards/accuracies": "accuracy",
     "test/accuracy": "accuracy", "test/ece": "ece", "eval/rewards/margins": "margin", "objective/scores": "reward",
     "objective/kl": "kl", "gold": "reward", "score": "reward",
+    "kl": "kl", "win_rate": "win rate", "rounds": "rounds",
 }  # fmt: skip
 EVERY_LIMIT = (
     "It can be wrong, offensive or biased, like its data and its initial model: check before relying on it.",

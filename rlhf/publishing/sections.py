@@ -39,6 +39,8 @@ METHODS = {
     "reward": "a reward model on preference pairs: -log sigmoid(r(chosen) - r(rejected))",
     "dpo": "direct preference optimization, Rafailov et al. 2023, https://arxiv.org/abs/2305.18290",
     "kto": "Kahneman-Tversky optimization, Ethayarajh et al. 2024, https://arxiv.org/abs/2402.01306",
+    "online_dpo": "DPO in rounds on the policy's own responses, Dong et al. 2024, https://arxiv.org/abs/2405.07863",
+    "raft": "fine-tuning on the best of K responses, Dong et al. 2023, https://arxiv.org/abs/2304.06767",
     "ppo": "proximal policy optimization against the reward model, Ziegler et al. 2019, https://arxiv.org/abs/1909.08593",
     "merge": "an average of weights, Wortsman et al. 2022, https://arxiv.org/abs/2203.05482",
 }

@@ -1,11 +1,11 @@
-"""The reward and the gold reward of stage=ppo, built from its settings."""
+"""The reward and the gold reward of a stage that scores responses, built from its settings."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 
-from rlhf.config import Normalization, PPOStage, RewardTermSettings, Settings, SharedPrefix
+from rlhf.config import Normalization, PPOStage, RewardTermSettings, ScoredStage, Settings, SharedPrefix
 from rlhf.errors import LineageError
 from rlhf.hardware.device import torch_device
 from rlhf.modeling import loading
@@ -36,7 +36,7 @@ PLAIN: dict[str, Callable[..., Callable]] = {
 }
 
 
-def without_models(stage: PPOStage) -> dict[str, Callable]:
+def without_models(stage: ScoredStage) -> dict[str, Callable]:
     """Return role -> reward of each term without a model, gold included; the columns are not bound yet.
 
     Raises:
@@ -52,7 +52,7 @@ def without_models(stage: PPOStage) -> dict[str, Callable]:
     return found
 
 
-def bind(stage: PPOStage, rewards: Mapping[str, Callable], rows: Rows | None) -> dict[str, RewardFunction]:
+def bind(stage: ScoredStage, rewards: Mapping[str, Callable], rows: Rows | None) -> dict[str, RewardFunction]:
     """Return the rewards of ``without_models`` as RewardFunctions that look up their columns in ``rows``.
 
     Raises:
@@ -86,25 +86,25 @@ class Builder:
         ready: Mapping[str, RewardFunction] | None = None,
     ):
         self.settings, self.parents, self.tokenizer, self.shared = settings, parents, tokenizer, shared
-        self.stage = settings.stage_as(PPOStage)
-        self.shares_prompts = self.stage.shared_prefix is not SharedPrefix.off
+        self.stage = settings.stage_as(ScoredStage)
+        self.shares_prompts = getattr(self.stage, "shared_prefix", SharedPrefix.auto) is not SharedPrefix.off
         self.ready = bind(self.stage, without_models(self.stage), None) if ready is None else ready
 
     def reward(self) -> tuple[RewardFunction, FixedNormalizer]:
-        """Return the reward that PPO maximizes, and the statistics to normalize it with.
+        """Return the reward that is maximized, and the statistics to normalize it with.
 
-        If ``stage.reward`` is the only term, it is a plain RewardModel, which the trainer normalizes if
+        If ``stage.reward`` is the only term, it is a plain RewardModel, which PPO normalizes if
         ``stage.normalize_scores`` is set. With other terms it is a normalized term, and the sum is not normalized.
         """
         stage = self.stage
-        if stage.teacher is not None:
+        if isinstance(stage, PPOStage) and stage.teacher is not None:
             return none, UNCHANGED
         terms = {name: self.term(f"rewards.{name}", term) for name, term in stage.terms().items()}
         if stage.reward is None:
             return CompositeReward(terms), UNCHANGED
         model, measured = self.model("reward"), statistics(self.parents["reward"])
         if stage.normalize_scores and measured is None:
-            print(f"ppo: {stage.reward} is not a run of stage=reward, so its scores are not normalized")
+            print(f"{stage.name}: {stage.reward} is not a run of stage=reward, so its scores are not normalized")
         if not terms:
             return model, measured or UNCHANGED
         reward = RewardTerm(model, 1.0, measured if stage.normalize_scores else None)
@@ -125,7 +125,8 @@ class Builder:
     def shadows(self) -> dict[str, RewardFunction]:
         """Return the rewards that score the same responses and train nothing, by name; loaded like ``gold``."""
         with torch.random.fork_rng():
-            return {name: self.function(f"shadows.{name}", term) for name, term in self.stage.shadow_terms().items()}
+            terms = self.stage.shadow_terms() if isinstance(self.stage, PPOStage) else {}
+            return {name: self.function(f"shadows.{name}", term) for name, term in terms.items()}
 
     def term(self, role: str, term: RewardTermSettings) -> RewardTerm:
         """Return the term of ``role`` with its function and normalization.

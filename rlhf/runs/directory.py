@@ -15,7 +15,7 @@ from rlhf.storage.checksums import DIGESTS
 from rlhf.storage.manifest import MANIFEST, read_manifest
 
 LOCK = ".lock"
-SCRATCH = "resume"  # in a run that is not finished: checkpoints, trained members, people's answers
+SCRATCH = "resume"  # in a run that is not finished: checkpoints, trained members, finished parts, people's answers
 ANSWERS = "answers.jsonl"
 UPDATES = "updates"  # checkpoints of a PPO run that stage.keep_every keeps
 OLD = ".old-"  # prefix of files of an old run that are to be deleted
@@ -47,7 +47,7 @@ def saved(work: Path) -> str | None:
         return "all of its results"
     scratch = work / SCRATCH
     found = [path.parent for path in scratch.rglob(DIGESTS) if not path.parent.name.startswith(".")]
-    found += [path for path in (*scratch.glob(f"{MEMBER}*.json"), scratch / ANSWERS) if path.is_file()]
+    found += [path for path in (*scratch.glob("*.json"), scratch / ANSWERS) if path.is_file()]
     names = [path.relative_to(scratch).as_posix().removesuffix(".json") for path in found]
     return max(names, key=lambda name: [int(digits) for digits in re.findall(r"\d+", name)], default=None)
 

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rlhf.config import Autocast, PPOStage, Render, SentinelAction, Settings, Source, TrainedStage
+from rlhf.config import Autocast, LabelStage, Render, ScoredStage, SentinelAction, Settings, Source, TrainedStage
 from rlhf.data.files import reader_of
 from rlhf.hardware import ranks
 from rlhf.hub.pinned import pin
@@ -53,7 +53,7 @@ def data_files(settings: Settings) -> dict[str, str]:
 
 def reward_files(settings: Settings) -> dict[str, str]:
     """Return role -> digest of the file, for each reward that has a Python file, a JSON schema or a rubric."""
-    if not isinstance(settings.stage, PPOStage):
+    if not isinstance(settings.stage, ScoredStage):
         return {}
     terms = settings.stage.roles()
     codes = {role: Path((term.function or "").rpartition(":")[0]) for role, term in terms.items()}
@@ -94,7 +94,8 @@ def content(settings: Settings, parents: dict[str, Parent]) -> dict[str, Any]:
     for key in OF_THE_CONNECTION:
         tree.get("judge", {}).pop(key, None)
     # Parents and local files are identified by their contents, not by their paths.
-    for role in (*parents, "models", "progression", "seeds", "frontier", "sample", "samples"):
+    titled = ("sample", "samples") if isinstance(settings.stage, LabelStage) else ()  # elsewhere samples are a number
+    for role in (*parents, "models", "progression", "seeds", "frontier", *titled):
         tree["stage"].pop(role, None)
     if tree["stage"].get("sentinel", {}).get("action") == SentinelAction.stop.value:
         # A stopped run has computed the same as a warned one, so that either can continue as the other.

@@ -243,6 +243,18 @@ class Run:
         weights = digests.weights_digest(folder / "model")
         write_json(folder / MANIFEST, redact(self.manifest | finished | {"weights": weights, "metrics": metrics}))
 
+    @_by_the_writer
+    def adopt(self) -> None:
+        """Record in the runs inside this one its command, and the paths that hold when it is in its directory."""
+        for path in self.work.rglob(MANIFEST):
+            if path.parent == self.work:
+                continue
+            for file in (path, path.parent / "model" / "adapter_config.json"):
+                if file.is_file():
+                    text = file.read_text(encoding="utf-8").replace(self.work.name, self.directory.name)
+                    changed = json.loads(text)
+                    write_json(file, changed | {"command": self.manifest["command"]} if file == path else changed)
+
     def finish(self, metrics: dict[str, float]) -> None:
         """Write the final metrics and move the run to its directory, when no other process reads it any more."""
         ranks.wait()

@@ -6,10 +6,11 @@ import importlib.util
 import os
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rlhf.config import PPOStage, PublishStage, Settings, TrackerKind, TrainedStage
+from rlhf.config import JudgeKind, PublishStage, ScoredStage, Settings, Stage, TrackerKind, TrainedStage
 from rlhf.console import console
 from rlhf.data.reading import announced
 from rlhf.errors import ConfigError, RlhfError, RunError
@@ -20,7 +21,9 @@ from rlhf.runs.directory import partial, saved
 from rlhf.runs.endings import note_end, recorded
 from rlhf.runs.identity import Origin, difference
 from rlhf.runs.interrupted import check_start, settle
+from rlhf.runs.parents import Parent
 from rlhf.runs.run import Run
+from rlhf.storage.json_files import write_json
 from rlhf.storage.manifest import read_manifest
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -129,6 +132,44 @@ def _perform(settings: Settings, directory: Path, overrides: Sequence[str], orig
     return metrics
 
 
+def inner(run: Run, settings: Settings, title: str, stage: Stage, **data: Any) -> Parent:
+    """Run ``stage`` in the directory ``title`` inside ``run``, and return it as the parent of later stages.
+
+    If ``run`` is resumed, a finished stage is kept, and an unfinished one is continued. ``data`` replaces settings of
+    ``settings.data``. The stage is not tracked, judged or measured, which is left to ``run``.
+    """
+    place = run.work / title
+    left = ranks.told(read_manifest(place) is not None or saved(partial(place)) is not None)
+    own = replace(
+        settings,
+        name=os.path.relpath(place, settings.checkpoints),
+        overwrite=False,
+        resume=left,
+        objective=None,
+        judge=replace(settings.judge, kind=JudgeKind.none),
+        tracker=replace(settings.tracker, kind=TrackerKind.none),
+        eval_set=replace(settings.eval_set, prompts=0),
+        data=replace(settings.data, **data),
+        stage=stage,
+    )
+    _execute(own, place, (), None)
+    ranks.wait()
+    if ranks.is_main():
+        run.scratch.mkdir(exist_ok=True)
+        write_json(run.scratch / f"{title.replace('/', '-')}.json", {"finished": title})
+    return Parent("policy", str(place), Run.open(place).manifest)
+
+
+def adopt(run: Run, settings: Settings, policy: Parent) -> None:
+    """Save the policy of a stage inside ``run`` as the policy of ``run``, with its adapter merged."""
+    from rlhf.modeling import loading
+
+    tokenizer = loading.load_tokenizer(run["policy"], settings.model)
+    run.record_tokenizer(tokenizer)
+    loading.save(loading.load_policy(policy, settings.model, tokenizer), tokenizer, run.model, run["policy"])
+    run.adopt()
+
+
 def _check_functions(settings: Settings) -> None:
     """Import the rewards and the judge that are functions of the user, before data are read.
 
@@ -138,7 +179,7 @@ def _check_functions(settings: Settings) -> None:
     from rlhf.rewards import function
 
     stage = settings.stage
-    terms = stage.roles().values() if isinstance(stage, PPOStage) else []
+    terms = stage.roles().values() if isinstance(stage, ScoredStage) else []
     names = [*(term.function for term in terms), settings.judge.function if stage.judged else None]
     for name in filter(None, names):
         function(name)

@@ -163,26 +163,31 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
     ids = loop.tokenized(run, settings, pairs, Form.pairs, tokenizer, args)
     policy = loading.load_policy(run["policy"], settings.model, tokenizer, **adapters.quantization(settings.adapter))
     # With an adapter, the reference is the policy with the adapter switched off. Without one, it is a second copy,
-    # unless its log-probabilities are computed before training.
+    # unless its log-probabilities are computed before training. Another reference is one in any case.
+    origin = run.parents.get("reference", run["policy"])
     kept = stage.cache_reference and not stage.reference_free
-    second = settings.adapter.kind is AdapterKind.none and not (stage.cache_reference or stage.reference_free)
+    whole = settings.adapter.kind is AdapterKind.none
+    second = stage.reference is not None or (whole and not (stage.cache_reference or stage.reference_free))
+    options = adapters.quantization(settings.adapter)
     run.record_tokenizer(tokenizer)
     loop.show_ends(run, policy, tokenizer)
 
     trainer: Any = build(
         ReadyDPOTrainer,
         model=policy,
-        ref_model=loading.load_policy(run["policy"], settings.model, tokenizer) if second else None,
+        ref_model=loading.load_policy(origin, settings.model, tokenizer, **options) if second else None,
         args=args,
         train_dataset=ids["train"],
         eval_dataset=ids["validation"],
         processing_class=tokenizer,
         peft_config=adapters.lora(settings.adapter, adapters.TaskType.CAUSAL_LM, policy),
-        reference_kept=reference.kept(settings, run["policy"], args, shared) if kept else None,
+        reference_kept=reference.kept(settings, origin, args, shared) if kept else None,
         shared=shared,
         own=own_losses(stage),
         reference_free=stage.reference_free,
     )
+    if stage.cache_reference:
+        trainer.ref_model = None  # its log-probabilities are columns of the rows now
     sample = loop.Sampler(run, trainer.model, tokenizer, pairs["validation"]["prompt"], settings)
     with trainer.sharing():
         metrics = loop.train(trainer, run, sample, stage.sample_every)

@@ -11,9 +11,8 @@ from typing import Any
 from rich.text import Text
 from rich.tree import Tree
 
-from rlhf.config import Settings
+from rlhf.config import PLANNED, Settings
 from rlhf.config.objective import METRICS, USUAL
-from rlhf.config.publish import PUBLISHED
 from rlhf.console import console, duration, fitting, plural
 from rlhf.errors import RlhfError, RunError
 from rlhf.runs.commands import line
@@ -22,7 +21,7 @@ from rlhf.runs.headlines import results
 from rlhf.runs.run import Run, runs
 from rlhf.storage.manifest import read_manifest
 
-MODELS = PUBLISHED
+MODELS = (*PLANNED, "merge")
 INDENT = 4  # columns per level of the tree
 
 
@@ -39,6 +38,8 @@ def run(settings: Settings, overrides: Sequence[str] = ()) -> None:
     if not found:
         say(f"Nothing is trained in {root} yet.")
     for path in sorted(root.rglob(".*.partial")):
+        if ".partial" in str(path.parent):  # a part of an unfinished run
+            continue
         try:
             say(unfinished(path, root))
         except RunError as error:

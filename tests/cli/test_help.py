@@ -29,7 +29,7 @@ def test_the_help_of_a_stage_is_each_of_its_settings_with_its_comment(stage: str
     for key in own:
         assert f"\n  {key}=" in shown or f"\n  {key}:" in shown
     if stage == "dpo":
-        assert "  stage.beta=0.1\n      β, the KL coefficient; the paper's default" in shown
+        assert "  stage.beta=0.1\n      by loss: β, the KL coefficient; the paper's default" in shown
         assert "stage.trainer.learning_rate=0.0001" in shown  # the recipe's
         assert "hardware" not in shown
         assert "  stage.trainer:\n      passed to trl.DPOConfig; further keys with +stage.trainer.key=value" in shown

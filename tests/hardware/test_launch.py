@@ -42,6 +42,7 @@ OPTIONS = {
     "dpo": (*SGD, "stage.loss=[sigmoid,sft]"),  # a mean over pairs, and one over tokens
     "kto": SGD,
     "ppo": (),
+    "online_dpo": (*SGD, "stage.rounds=1", "stage.batch_size=10"),  # a later round would sample from other last bits
 }
 # Weights are at most 1 and move by 1e-3 or more, so 1e-6 is a few of float32's last bits. PPO uses Adam, which
 # amplifies the rounding errors of gradients near 0; its weights move by 4e-2.
@@ -61,7 +62,7 @@ def settings_of(stage: str, chain: Path, root: Path, *overrides: str) -> Setting
     policy = "base" if stage == "sft" else "sft"
     key = {"sft": "model.pretrained", "base": "model.pretrained"}.get(stage, "stage.policy")
     parents = [] if stage == "base" else [f"{key}={chain}/almanac/{policy}"]
-    parents += [f"stage.reward={chain}/almanac/reward"] if stage == "ppo" else []
+    parents += [f"stage.reward={chain}/almanac/reward"] if stage in ("ppo", "online_dpo") else []
     return composed(*tiny_overrides(stage, root), *parents, *OPTIONS[stage], *overrides)
 
 

@@ -4,7 +4,16 @@ from pathlib import Path
 import pytest
 
 from rlhf.errors import DataError
-from rlhf.labeling.pairs import Pair, draw, preference, read_responses
+from rlhf.labeling.pairs import (
+    Pair,
+    demonstration,
+    draw,
+    labeled,
+    preference,
+    read_responses,
+    scored_by_wins,
+    write_rows,
+)
 
 
 def row(prompt: object, *responses: str) -> dict:
@@ -58,3 +67,29 @@ def test_a_corrupted_row_is_reported(tmp_path: Path, line: str) -> None:
     path.write_text(json.dumps(row("p", "a")) + "\n" + line + "\n")
     with pytest.raises(DataError, match=r"responses\.jsonl:2: the line lacks"):
         read_responses(path)
+
+
+def test_verdicts_become_the_mean_preference_over_the_others() -> None:
+    """a beats b and ties with c, b beats c; nobody decides on d."""
+    pairs = [Pair("p", first, second, ("", "")) for first, second in ("ab", "ac", "bc", "ad")]
+    [row] = scored_by_wins(pairs, [1.0, 0.5, 1.0, None])
+    assert row == {"prompt": "p", "responses": ["a", "b", "c"], "scores": [0.75, 0.5, 0.25]}
+
+
+def test_labels_are_read_back_as_pairs_of_the_better_and_the_worse(tmp_path: Path) -> None:
+    spoken = [{"role": "user", "content": "p"}]
+    rows = [
+        preference(Pair("p", "good", "bad", ("s", "s")), 1.0, "person"),
+        preference(Pair("q", "bad", "good", ("s", "s")), 0.0, "person"),
+        preference(Pair(spoken, "good", "bad", ("s", "s")), 1.0, "person"),
+    ]
+    write_rows(tmp_path / "preferences.jsonl", rows)
+    found = labeled(tmp_path / "preferences.jsonl")
+    assert {(pair.first, pair.second) for pair in found} == {("good", "bad")}
+    assert [pair.prompt for pair in found] == ["p", "q", spoken]
+
+
+def test_a_demonstration_has_the_type_of_its_prompt() -> None:
+    assert demonstration("p", "r") == {"prompt": "p", "completion": "r"}
+    spoken = demonstration([{"role": "user", "content": "p"}], "r")
+    assert spoken["completion"] == [{"role": "assistant", "content": "r"}]

@@ -235,3 +235,23 @@ def test_prompts_that_are_cut_are_counted(model: Any, tokenizer: Any, capsys: py
     assert "prompts are longer than 3 tokens, cut at their beginning" in capsys.readouterr().out
     answers(model, tokenizer, max_prompt_length=None)
     assert "longer" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_processes_that_share_the_batches_sample_what_one_samples(
+    model: Any, tokenizer: Any, monkeypatch: pytest.MonkeyPatch, temperature: float
+) -> None:
+    given = {"max_prompt_length": None, "max_response_length": 5, "temperature": temperature, "seed": 0}
+
+    def sampled(**more: Any) -> list[Response]:
+        return generate(model, tokenizer, [*PROMPTS, *PROMPTS[:3]], batch_size=2, **given, **more)
+
+    whole = dict(enumerate(sampled()))
+    parts: list[dict[int, Response]] = []
+    monkeypatch.setattr("rlhf.hardware.ranks.size", lambda: 2)
+    monkeypatch.setattr("rlhf.hardware.ranks.gathered", lambda own: parts.append(own) or [whole])
+    for rank in range(2):
+        monkeypatch.setattr("rlhf.hardware.ranks.rank", lambda rank=rank: rank)
+        assert sampled(shared=True) == list(whole.values())
+    assert [len(part) for part in parts] == [4, 3]
+    assert parts[0] | parts[1] == whole

@@ -18,6 +18,8 @@ ROWS = {
     "dpo": Rows(100, [(30, 20, 10)], "counted"),
     "kto": Rows(100, [(30, 20)], "counted"),
     "ppo": Rows(100, [(30,)], "counted"),
+    "online_dpo": Rows(100, [(30, 20, 20)], "counted"),
+    "raft": Rows(100, [(30, 20)], "counted"),
 }
 
 

@@ -9,7 +9,7 @@ import torch
 from rlhf.config import Settings
 from rlhf.planning.estimate import Outlook, look_ahead
 from rlhf.planning.probe import REPEATS, Timer, probe
-from tests.conftest import FAST, TINY, composed
+from tests.conftest import ALIGNED, FAST, TINY, composed
 from tests.planning.conftest import ROWS, plan_of
 
 
@@ -29,7 +29,7 @@ def outlook(stage: str, root: Path, *more: str) -> Outlook:
     return look_ahead(settings, plan_of(), ROWS[stage])
 
 
-@pytest.mark.parametrize("stage", ["base", "sft", "reward", "dpo", "ppo"])
+@pytest.mark.parametrize("stage", ["base", "sft", "reward", "dpo", "ppo", "online_dpo", "raft"])
 @pytest.mark.parametrize("adapter", ["adapter=none", "adapter=lora"])
 def test_every_stage_is_timed(stage: str, adapter: str, tmp_path: Path) -> None:
     one = outlook(stage, tmp_path, adapter, *(["stage.policy=another/model"] if stage == "base" else []))
@@ -37,8 +37,8 @@ def test_every_stage_is_timed(stage: str, adapter: str, tmp_path: Path) -> None:
     tokens = one.work.at_once * one.work.typical
     assert pace.train == pytest.approx(0.5 / tokens)
     assert pace.step == 0.5
-    assert pace.read == pytest.approx(0.5 / tokens if stage in ("dpo", "ppo") else 0)
-    assert (pace.draw > 0) == (stage == "ppo")
+    assert pace.read == pytest.approx(0.5 / tokens if stage in ALIGNED else 0)
+    assert (pace.draw > 0) == (stage in ALIGNED[1:])
     assert f"{1 / pace.train:,.0f} tokens per second" in pace.source
     assert re.search(r", at a load of \d+\.\d on \d+ cores$", pace.source)
 

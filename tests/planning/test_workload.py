@@ -7,7 +7,7 @@ import pytest
 
 from rlhf.config import DPOStage
 from rlhf.errors import RlhfError
-from rlhf.planning.workload import Rows, noted, padding, rows_of, sampled, trained
+from rlhf.planning.workload import Rows, noted, of_samples, padding, repeated, rows_of, sampled, trained
 from tests.conftest import TINY, composed
 from tests.planning.conftest import plan_of
 
@@ -123,3 +123,26 @@ def test_many_rows_are_sampled(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     monkeypatch.setattr("rlhf.planning.workload.COUNTED", 5)
     found = rows_of(composed("stage=sft", f"checkpoints={tmp_path}", *TINY), plan_of())
     assert (found.count, len(found.lengths)) == (24, 5)
+
+
+def test_online_dpo_makes_pairs_of_its_prompts_in_every_round() -> None:
+    """10 prompts of 20 tokens, 4 responses of at most 5: 10, 30 or 60 pairs per round."""
+    for pairs, count in {"best_worst": 10, "best": 30, "all": 60}.items():
+        given = ["stage.samples=4", "stage.rounds=3", "stage.max_response_length=5", f"stage.pairs={pairs}"]
+        settings = composed("stage=online_dpo", *trainer(5, 1), "stage.reward=r", *given)
+        rows = of_samples(settings, Rows(10, [(20,)], "counted"))
+        assert rows == Rows(count, [(20, 5, 5)], "counted")
+        one = trained(settings, rows, 1)
+        work = repeated(settings, one, rows)
+        assert (work.steps, work.drawn) == (3 * count // 5, 3 * 10 * 4 * 5)
+        assert work.read == 3 * (one.read + 10 * 4 * 25)
+
+
+def test_raft_trains_twice_with_a_control() -> None:
+    for control, times in {"true": 2, "false": 1}.items():
+        given = ["stage.samples=4", "stage.max_response_length=5", "stage.prompts=6", f"stage.control={control}"]
+        settings = composed("stage=raft", *trainer(3, 1), "stage.reward=r", *given)
+        rows = of_samples(settings, Rows(10, [(20,)], "counted"))
+        assert rows == Rows(6, [(20, 5)], "counted")
+        work = repeated(settings, trained(settings, rows, 1), rows)
+        assert (work.steps, work.drawn, work.read) == (2 * times, 6 * 4 * 5, 6 * 4 * 25)

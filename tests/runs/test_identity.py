@@ -1,12 +1,14 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from rlhf.config import Settings
 from rlhf.runs.identity import content, difference, flatten
 from rlhf.runs.parents import find_parents
+from tests.conftest import composed
 
 
 def test_flatten_by_hand() -> None:
@@ -71,3 +73,9 @@ def test_a_run_that_was_stopped_can_continue_with_only_warnings(beside_chain: Ca
 
     assert difference(of("stop"), of("warn")) is None
     assert difference(of("warn"), of("rollback")) == "stage.sentinel.action was 'warn', now 'rollback'"
+
+
+@pytest.mark.parametrize("stage", ["ppo", "online_dpo", "raft", "sample", "compare"])
+def test_the_number_of_samples_counts(stage: str) -> None:
+    contents = [content(composed(f"stage={stage}", f"stage.samples={count}"), {}) for count in (2, 3)]
+    assert difference(*contents) == "stage.samples was 2, now 3"

@@ -1,4 +1,5 @@
 import inspect
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -39,6 +40,24 @@ def test_it_moves_away_from_the_reference(
     assert run.manifest["parents"]["policy"]["digest"] == Run.open(chain / "almanac" / "sft").manifest["weights"]
     assert metrics["eval/loss"] != pytest.approx(0.6931, abs=1e-4)
     assert metrics["objective"] == metrics["eval/rewards/accuracies"]
+
+
+def test_another_reference_is_not_the_policy(
+    chain: Path, beside_chain: Callable[..., Settings], tmp_path: Path
+) -> None:
+    """At the first step the policy differs from the reference already; cached log-probabilities change nothing."""
+    fast = ["stage.trainer.learning_rate=0.05", "stage.trainer.warmup_steps=0", "adapter=lora", "eval_set.prompts=0"]
+    execute(beside_chain("dpo", *fast), tmp_path / "first")
+    given = [f"stage.policy={tmp_path}/first", f"stage.reference={chain}/almanac/sft", *fast[2:]]
+    logs = []
+    for cached in ("true", "false"):
+        execute(beside_chain("dpo", *given, f"stage.cache_reference={cached}"), tmp_path / cached)
+        lines = (tmp_path / cached / "metrics.jsonl").read_text().splitlines()
+        logs.append([json.loads(line) for line in lines])
+        assert set(Run.open(tmp_path / cached).manifest["parents"]) == {"policy", "reference"}
+    assert abs(logs[0][0]["train/rewards/margins"]) > 1e-4
+    for one, other in zip(*logs, strict=True):
+        assert one == pytest.approx(other, rel=1e-4, abs=1e-5)
 
 
 def test_pairs_that_trl_cuts_or_leaves_out_are_counted(

@@ -56,6 +56,23 @@ def test_with_a_reward_the_best_of_each_prompt_are_demonstrations(chain: Path, t
     assert len(load(data, "demonstrations", "train", 0)) + len(load(data, "demonstrations", "validation", 0)) == 6
 
 
+def test_terms_and_gold_score_as_in_ppo(chain: Path, tmp_path: Path) -> None:
+    words = "stage.rewards={short: {length: {max: 0}}, ten: {format: {max_words: 10}, weight: 10}}"
+    final = execute(sampled(chain, tmp_path, words, "stage.gold=rlhf.almanac:gold"), tmp_path / "sample")
+    for row in rows(tmp_path / "sample" / "responses.jsonl"):
+        counts = [len(text.split()) for text in row["responses"]]
+        assert row["scores"] == [10.0 * (count <= 10) - count for count in counts]
+    assert final["best_of_1/score"] == pytest.approx(final["reward/short"] + 10 * final["reward/ten"])
+    assert "objective/gold" in final
+
+
+def test_another_stream_draws_other_prompts_and_responses(chain: Path, tmp_path: Path) -> None:
+    for stream in (0, 1):
+        execute(sampled(chain, tmp_path, f"stage.stream={stream}"), tmp_path / str(stream))
+    first, second = (rows(tmp_path / str(stream) / "responses.jsonl") for stream in (0, 1))
+    assert [row["prompt"] for row in first] != [row["prompt"] for row in second]
+
+
 def test_a_policy_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(LineageError, match=r"run stage=sft first"):
         execute(composed(*tiny_overrides("sample", tmp_path)), tmp_path / "sample")

@@ -42,6 +42,19 @@ class Scorer(NamedTuple):
     identity: Any
 
 
+class Measured(NamedTuple):
+    """A policy's responses to held-out prompts, one number per response each: (B · K,). ``kl`` is in nats."""
+
+    texts: list[str]
+    lengths: list[int]
+    kl: list[float]
+    scores: dict[str, list[float | None]]
+
+    def means(self) -> dict[str, float]:
+        """Return the mean of each score, the KL and the length."""
+        return means(self.scores) | {"kl": mean(self.kl), "length": mean(self.lengths)}
+
+
 def scorers(
     settings: Settings, run: Run, gold: RewardFunction | None, reward: RewardFunction | None = None
 ) -> dict[str, Scorer]:
@@ -84,7 +97,8 @@ def measure_trained(
     """Return the metrics of `measure` for the policy of a trainer of TRL with a reference or an adapter."""
     start: Any = None
     if prompts and settings.adapter.kind is AdapterKind.none:
-        start = trainer.ref_model or loading.load_policy(run["policy"], settings.model, tokenizer)
+        ours = trainer.ref_model if "reference" not in run.parents else None
+        start = ours or loading.load_policy(run["policy"], settings.model, tokenizer)
         start = start.to(trainer.model.device)
     return measure(settings, run, prompts, trainer.model, start, tokenizer, scorers(settings, run, gold))
 
@@ -108,22 +122,41 @@ def measure(
     how = settings.eval_set
     if not prompts:
         return {}
+    ours = measured(settings, prompts, policy, reference, tokenizer, scorers)
+    found = ours.means()
+    if ours.scores:
+        asked = [prompt for prompt in prompts for _ in range(how.samples)]
+        start = starting(settings, run, policy, reference, tokenizer, asked, scorers)
+        by = next(iter(start))
+        pairs = zip(by_prompt(ours.scores[by], how.samples), by_prompt(start[by], how.samples), strict=True)
+        title = "teacher" if "teacher" in run.parents else "start"
+        won = [win for own, theirs in pairs for win in wins(known(own), known(theirs))]
+        found |= means({"win_rate": won} | {f"{title}/{name}": values for name, values in start.items()})
+    return found
+
+
+def measured(
+    settings: Settings,
+    prompts: Sequence[Prompt],
+    policy: Any,
+    reference: Any | None,
+    tokenizer: Any,
+    scorers: Mapping[str, Scorer],
+    *stream: str,
+) -> Measured:
+    """Return ``policy``'s responses to ``prompts`` with their scores, lengths and KL from ``reference``.
+
+    ``stream`` names the random stream, since policies that sample from the same one are not independent.
+    """
+    how = settings.eval_set
     asked = [prompt for prompt in prompts for _ in range(how.samples)]
-    responses = sampled(policy, tokenizer, asked, how, derive(settings.seed, "held out"))
+    responses = sampled(policy, tokenizer, asked, how, derive(settings.seed, "held out", *stream))
     candidate = Candidate("policy", policy, tokenizer, plain=False)
     with sampling_mode(policy):  # the dropout of an adapter is still enabled after training
         kl = divergences(candidate, reference, asked, responses, how)
     texts = [response.text for response in responses]
     scores = {name: scored(scorer.reward, asked, texts) for name, scorer in scorers.items()}
-    found = means(scores)
-    if scores:
-        start = starting(settings, run, policy, reference, tokenizer, asked, scorers)
-        by = next(iter(scores))
-        pairs = zip(by_prompt(scores[by], how.samples), by_prompt(start[by], how.samples), strict=True)
-        title = "teacher" if "teacher" in run.parents else "start"
-        won = [win for ours, theirs in pairs for win in wins(known(ours), known(theirs))]
-        found |= means({"win_rate": won} | {f"{title}/{name}": values for name, values in start.items()})
-    return found | {"kl": mean(kl), "length": mean([len(response.ids) for response in responses])}
+    return Measured(texts, [len(response.ids) for response in responses], kl, scores)
 
 
 def starting(

@@ -24,10 +24,19 @@ class MergeStage(Stage):
     starts_from: ClassVar[tuple[str, ...]] = ("base", *POLICIES)
 
     def inputs(self) -> dict[str, Input]:
-        """Return the model that task vectors start from, if any, and the merged models by their number."""
+        """Return the model that task vectors start from, if any, and the merged models by their number.
+
+        Raises:
+            ConfigError: there are too few models, or not as many as weights.
+        """
+        members = self.members()
+        enough = 1 if self.policy is not None else 2
+        rule = f"name {enough} or more runs, folders of sweeps or patterns, such as [checkpoints/almanac/dpo/*]"
+        require(len(members) >= enough, "stage.models", self.models, rule)
+        fits = self.weights is None or len(self.weights) == len(members)
+        require(fits, "stage.weights", self.weights, f"have {len(members)} numbers, one for each of {members}")
         base = {} if self.policy is None else {"policy": Input(self.policy, self.starts_from)}
-        merged = {f"models.{number}": Input(path, self.starts_from) for number, path in enumerate(self.members())}
-        return base | merged
+        return base | {f"models.{number}": Input(path, self.starts_from) for number, path in enumerate(members)}
 
     def members(self) -> list[str]:
         """Return the paths of ``models``, each pattern and each folder of a sweep replaced by the runs that it has."""
@@ -45,14 +54,8 @@ class MergeStage(Stage):
 
     def __post_init__(self) -> None:
         require_ranges("stage.", self)
-        members = self.members()
-        enough = 1 if self.policy is not None else 2
-        rule = f"name {enough} or more runs, folders of sweeps or patterns, such as [checkpoints/almanac/dpo/*]"
-        require(len(members) >= enough, "stage.models", self.models, rule)
-        if self.weights is not None:
-            fits = isinstance(self.weights, list) and len(self.weights) == len(members)
-            require(fits, "stage.weights", self.weights, f"have {len(members)} numbers")
-        if self.policy is None and abs(sum(self.shares()) - 1) > 1e-6:
+        require(self.weights is None or isinstance(self.weights, list), "stage.weights", self.weights, "be a list")
+        if self.policy is None and self.weights is not None and abs(sum(self.weights) - 1) > 1e-6:
             raise ConfigError(
                 f"stage.weights={self.weights} is not a mean, since the sum is not 1: change it, or set stage.policy "
                 "to the model that all start from, whose task vectors can have any weights"

@@ -12,7 +12,8 @@ from tests.conftest import composed, manifest
     [
         (["stage.models=[x]"], "stage.models must name 2 or more runs"),
         (["stage.models=[]", "stage.policy=x"], "stage.models must name 1 or more runs"),
-        (["stage.weights=[1]"], "stage.weights must have 2 numbers"),
+        (["stage.models=[nowhere/*,x]"], "stage.models must name 2 or more runs"),
+        (["stage.weights=[1]"], r"stage.weights must have 2 numbers, one for each of \['checkpoints/almanac/dpo', 'ch"),
         (["stage.weights=[inf,1]"], r"stage.weights must lie in \[-1000, 1000\], got inf"),
         (["stage.weights=[0.5,0.6]"], "is not a mean, since the sum is not 1: change it, or set stage.policy"),
         (["stage.rank=8"], "stage.rank=8 merges adapters on one model: set stage.policy"),
@@ -20,7 +21,7 @@ from tests.conftest import composed, manifest
 )
 def test_a_broken_rule_names_key_and_value(overrides: list[str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        composed("stage=merge", *overrides)
+        composed("stage=merge", *overrides).stage.inputs()
 
 
 def test_a_sweep_or_a_pattern_stands_for_its_runs(tmp_path: Path) -> None:

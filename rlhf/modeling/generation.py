@@ -98,7 +98,7 @@ def stream(
 
 
 def _longest_prompt(model: Any, most: int | None, response: int) -> int | None:
-    """Return the largest number of tokens in a prompt: at most ``most``, and the model's positions less the response's."""
+    """Return the most tokens of a prompt: at most ``most``, and the positions that the response leaves."""
     limits = [most, None if (found := positions(model)) is None else found - response]
     return min((limit for limit in limits if limit is not None), default=None)
 

@@ -11,8 +11,7 @@ from torch import Tensor
 from rlhf.errors import ModelError
 from rlhf.modeling.generation import sample_ids
 
-# Largest mean KL per token in nats of an export that is the same model. benchmarks and docs/export.md have the usual
-# values, which are a hundred times smaller.
+# Largest mean KL per token in nats of an export that is the same model; docs/export.md has usual values.
 LIMITS = {"as trained": 1e-6, "f32": 1e-6, "f16": 1e-4, "bf16": 1e-2, "q8_0": 1e-2}
 
 Logits = Callable[[list[int]], Tensor]  # token ids (T,) -> logits (T, V)

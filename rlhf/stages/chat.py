@@ -15,9 +15,11 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 
+import torch
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
+from transformers.utils.logging import disable_progress_bar
 
 from rlhf.config import ChatStage, Settings
 from rlhf.config.ranges import OURS
@@ -42,6 +44,9 @@ HELP = """\
 def run(settings: Settings, overrides: Sequence[str] = ()) -> None:
     """Answer messages until the input ends, or serve the page until Ctrl-C."""
     stage = settings.stage_as(ChatStage)
+    disable_progress_bar()  # of the loading of weights, which would run through the conversation
+    if settings.hardware.threads is not None:
+        torch.set_num_threads(settings.hardware.threads)
     reward = find_parents(settings, overrides).get("reward")
     chat = Chat(settings, overrides, reward)
     names = stage.policies or chat.available()[: 2 if stage.web else 1] or ["sft"]

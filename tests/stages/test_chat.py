@@ -35,6 +35,7 @@ def test_a_script_is_a_conversation(talk: Callable[..., str], chain: Path) -> No
     assert "never asked" not in out
     assert out.count("reward ") == 5  # two models answer the last message
     assert out.splitlines().count("sft") == out.splitlines().count("base") == 1
+    assert "Loading weights" not in out
     assert not (chain / "almanac" / "chat").exists()  # a conversation is not a run
 
 

@@ -39,6 +39,7 @@ def measure(shape: str, prompts: str, rounds: int, warmup: int, **sizes: int) ->
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=["256x4"])
+    parser.add_argument("--prompts", nargs="+", type=int, choices=(0, 1), default=[0, 1], help="short (0), long (1)")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--warmup", type=int, default=1)
     arguments = parser.parse_args()
@@ -47,7 +48,8 @@ def main() -> None:
         if shape == "stories15M" and not ppo.available():
             print("stories15M is left out: RLHF_TEST_MODELS names no folder with it")
             continue
-        rows += [measure(shape, prompts, arguments.rounds, arguments.warmup) for prompts in PROMPTS]
+        chosen = [list(PROMPTS)[number] for number in arguments.prompts]
+        rows += [measure(shape, prompts, arguments.rounds, arguments.warmup) for prompts in chosen]
     sides.record(RESULT, {"rows": rows, "sizes": COMMON})
 
 

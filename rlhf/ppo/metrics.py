@@ -14,12 +14,18 @@ Metrics = dict[str, float]
 
 
 def report(
-    rollout: Rollout, scores: Tensor, penalties: Tensor, returns: Tensor | None, accelerator: Accelerator
+    rollout: Rollout,
+    scores: Tensor,
+    penalties: Tensor,
+    returns: Tensor | None,
+    accelerator: Accelerator,
+    samples: int = 1,
 ) -> Metrics:
     """Return the metrics of a rollout: means over the responses, or over the tokens, of all ranks.
 
     scores (B,): as the advantages use them; penalties (B, T): the KL penalties; returns (B, T): the critic's targets,
-    None without a critic.
+    None without a critic. Of ``samples`` responses to a prompt, in consecutive rows, only the first counts in
+    ``val/distinct``: the right answer to one prompt may always be the same.
     """
     mask, lengths = rollout.mask, rollout.mask.sum(-1).float()
     kl = torch.where(mask, k1(rollout.logprobs, rollout.ref_logprobs), 0.0).sum(-1)
@@ -35,7 +41,7 @@ def report(
         "val/ended": rollout.ended.float().mean(),
         "val/response_length": lengths.mean(),
         "val/repetition": lengths.new_tensor(repetition(responses)),
-        "val/distinct": lengths.new_tensor(distinct(gather_object(responses))),
+        "val/distinct": lengths.new_tensor(distinct(gather_object(responses[::samples]))),
     }
     _, spread = moments(rollout.scores, torch.ones_like(rollout.scores, dtype=torch.bool), accelerator)
     sampled, processed = total(mask.sum(), accelerator), total(read, accelerator)

@@ -251,7 +251,8 @@ class PPOTrainer:
         self._settle()
         self.update += 1
         targets = returns if stage.has_critic else None
-        found = report(rollout, scores, penalties, targets, self.accelerator) | self.reward.metrics() | improved | noted
+        found = report(rollout, scores, penalties, targets, self.accelerator, stage.samples)
+        found |= self.reward.metrics() | improved | noted
         found |= {"objective/kl_coef": self.kl_coef, "episode": float(self.update * stage.rows)}
         found |= {name: found[name] + self.metrics.get(name, 0.0) for name in ("tokens", "sampled_tokens")}
         if stage.teacher is not None:

@@ -49,3 +49,17 @@ def test_a_critic_that_knows_the_returns_explains_them() -> None:
 def test_equal_responses_are_not_distinct() -> None:
     same = torch.tensor([[5, 6, 1], [5, 6, 1]])
     assert measured(response_ids=same, mask=torch.ones(2, 3, dtype=torch.bool))["val/distinct"] == 0.5
+
+
+def test_responses_to_one_prompt_may_be_equal() -> None:
+    """Two prompts with two equal responses each: of one response per prompt, both are distinct."""
+    same = rollout(response_ids=torch.tensor([[5, 6, 7], [5, 6, 7]]), mask=torch.ones(2, 3, dtype=torch.bool))
+    both = Rollout(
+        *(
+            torch.cat([field, field + 1]) if field.dtype is torch.long else torch.cat([field, field])
+            for field in same[:-1]
+        )
+    )
+    zeros = torch.zeros(4, 3)
+    found = [report(both, torch.zeros(4), zeros, None, Accelerator(cpu=True), samples) for samples in (1, 2)]
+    assert [one["val/distinct"] for one in found] == [0.5, 1.0]

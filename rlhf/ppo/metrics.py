@@ -24,7 +24,7 @@ def report(
     """Return the metrics of a rollout: means over the responses, or over the tokens, of all ranks.
 
     scores (B,): as the advantages use them; penalties (B, T): the KL penalties; returns (B, T): the critic's targets,
-    None without a critic. Of ``samples`` responses to a prompt, in consecutive rows, only the first counts in
+    None without a critic. Only the first of ``samples`` responses to a prompt, in consecutive rows, counts in
     ``val/distinct``: the right answer to one prompt may always be the same.
     """
     mask, lengths = rollout.mask, rollout.mask.sum(-1).float()

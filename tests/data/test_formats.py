@@ -250,7 +250,6 @@ def test_a_prompt_that_its_responses_repeat_is_taken_once_and_counted(prompt: st
         ({"prompt": "Q", "Answer 1": "A", "vote": 1}, "Answer 1"),
         ({"prompt": "Q", "completion": "A", "rating": 2}, "rating"),
         ({"prompt": "Q", "completion": "A", "is_correct": False}, "is_correct"),
-        ({"messages": [user("Q"), assistant("A")], "feedback": "negative"}, "feedback"),
         ({"messages": [user("Q"), assistant("A")], "winner": "x"}, "winner"),
         ({"message_id": "1", "parent_id": None, "text": "Q", "role": "prompter"}, "message_id"),
     ],

@@ -56,7 +56,9 @@ def test_a_fence_is_longer_than_any_in_an_example_and_cells_stay_cells() -> None
     assert "| a | b | 0 | 0.0% |" in text
 
 
-@pytest.mark.parametrize(("leaks", "line"), [(0, "No overlap between train"), (2, "leak: 2 rows (25.0%) of b have")])
+@pytest.mark.parametrize(
+    ("leaks", "line"), [(0, "No overlap between train"), (2, "leak: 2 rows (25.0%) of b with a prompt of a")]
+)
 def test_the_terminal_shows_leaks(capsys: pytest.CaptureFixture, leaks: int, line: str) -> None:
     show(report(leaks))
     out = capsys.readouterr().out

@@ -68,9 +68,9 @@ def test_groups_that_stay_equal_are_left_out_of_the_loss(new_trainer: Trainers) 
 def test_a_long_response_is_penalized_linearly(new_trainer: Trainers) -> None:
     """At most 6 tokens, a buffer of 4: nothing up to 2 tokens, then a quarter per token."""
     collector = new_trainer(**GROUPS, overlong_buffer=4).collector
-    lengths = torch.tensor([1.0, 2.0, 3.0, 6.0])
-    found = collector.final(torch.ones(4), lengths, torch.ones(4, dtype=torch.bool))
-    assert found.tolist() == [1, 1, 0.75, 0]
+    lengths = torch.tensor([1.0, 2.0, 3.0, 6.0, 5.0, 4.0])
+    found = collector.final(torch.ones(6), lengths, torch.ones(6, dtype=torch.bool))
+    assert found.tolist() == [1, 1, 0.75, 0, 0.25, 0.5]
 
 
 def test_responses_without_eos_are_masked(new_trainer: Trainers) -> None:

@@ -185,7 +185,7 @@ def test_a_response_that_a_judge_does_not_score_has_no_total_unless_another_term
     found = scorer.metrics()
     assert (found["reward/j"], found["objective/gold"], found["judge/asked"]) == (1.0, 1.0, 12)
     assert found["shadow/w"] == 2.0
-    with pytest.raises(RewardError, match="the shadow 'w' returned 1 scores for 3 completions"):
+    with pytest.raises(RewardError, match="the shadow 'w' returned 1 score for 3 completions"):
         Scorer(words, shadows={"w": lambda prompts, completions: [1.0]})(PROMPTS, TEXTS)
     state = json.loads(json.dumps(scorer.state_dict()))
     judge.spending.settled["asked"] = 0

@@ -70,7 +70,7 @@ def test_what_does_not_fit_ends_with_1_and_a_remedy(
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (("stage=plan", "stage.stages=[compare]"), "stage.stages must name one of base, sft, reward, dpo, ppo"),
+        (("stage=plan", "stage.stages=[compare]"), "stage.stages must name one of base, sft, reward, dpo, kto, ppo"),
         (("stage=plan", "stage.device=a100"), "stage.device must be one of this, a100-80gb"),
         (("stage=plan", "stage.memory_gib=24"), "stage.tflops is null"),
         (("stage=plan", "stage.gpus=8", "stage.strategy=none"), "stage.gpus=8 cannot divide"),

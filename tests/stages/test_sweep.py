@@ -38,7 +38,8 @@ def test_it_draws_what_lies_below_the_name_and_draws_it_again(
 
 def test_a_missing_sweep_is_reported_and_nothing_is_written(tmp_path: Path, settings: Callable[..., Settings]) -> None:
     with pytest.raises(
-        LineageError, match=r"holds no sweep and is not a run of base, sft, reward, dpo, ppo: run one with"
+        LineageError,
+        match=r"holds no sweep and is not a run of base, sft, reward, dpo, kto, ppo, online_dpo, raft: run one with",
     ):
         execute(settings(), tmp_path / "almanac" / "sweep")
     assert not (tmp_path / "almanac" / "sweep").exists()

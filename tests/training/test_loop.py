@@ -82,7 +82,10 @@ def test_a_loss_that_is_not_a_number_stops_the_run(beside_chain: Callable[..., S
     [
         (["+stage.trainer.optim=adamw_apex_fused"], r"stage.trainer cannot be used"),
         (["+stage.trainer.lr_scheduler_kwargs.bend=1"], r"stage.trainer cannot be used \(.* 'bend'\)"),
-        (["stage.trainer.max_steps=-1", "stage.trainer.warmup_steps=1000"], "warmup_steps=1000 is above the .* steps"),
+        (
+            ["stage.trainer.max_steps=-1", "stage.trainer.warmup_steps=1000"],
+            "warmup_steps=1000 is longer than the training",
+        ),
     ],
 )
 def test_errors_from_settings_when_training_starts_are_reported(

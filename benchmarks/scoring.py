@@ -17,7 +17,7 @@ RESULT = Path(__file__).with_suffix(".json")
 TARGET, ALIKE = 3.0, 1e-4
 SPEC: dict[str, Any] = {"hidden": 256, "layers": 4, "response": [16, 48], "batch": 64}
 # Prompts, their lengths in tokens, and responses to each.
-SETS = ((48, (128, 256), 2), (24, (128, 256), 4), (12, (128, 256), 8), (24, (512, 768), 4))
+SETS = ((24, (128, 256), 2), (12, (128, 256), 4), (6, (128, 256), 8), (6, (512, 768), 4))
 HEADINGS = ("texts", "times faster", "spread", "memory, relative", "largest difference of a score")
 
 

@@ -127,7 +127,8 @@ def portable(tokenizer: Any) -> Any:
         spaced = spaced or bool(step.get("add_prefix_space"))
         if "add_prefix_space" in step:
             step["add_prefix_space"] = False
-    found._tokenizer = Tokenizer.from_str(json.dumps(parts))
+    other: Any = Tokenizer.from_str(json.dumps(parts))
+    found.backend_tokenizer.pre_tokenizer = other.pre_tokenizer
     if found.chat_template is not None:
         found.chat_template = (SPACED if spaced else "") + GENERATION.sub("", found.chat_template)
     return found

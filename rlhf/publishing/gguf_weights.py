@@ -31,7 +31,7 @@ def library() -> ModuleType:
         ConfigError: it is not installed.
     """
     try:
-        import gguf
+        import gguf  # an extra
     except ImportError:
         raise ConfigError("stage.format=gguf and ollama need the gguf package: pip install 'rlhf[gguf]'") from None
     return gguf

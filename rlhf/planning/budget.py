@@ -3,9 +3,12 @@
 from statistics import fmean
 
 from rlhf.config import CriticKind, PPOStage, Settings, TrainerStage
+from rlhf.data.formats import Kind
 from rlhf.data.sources import source_of
 from rlhf.errors import ConfigError
 from rlhf.planning.workload import counted, trained
+
+COUNTED: dict[str, Kind] = {"sft": "demonstrations", "reward": "preferences", "dpo": "preferences", "kto": "thumbs"}
 
 
 def steps(settings: Settings, budget: int) -> str:
@@ -20,13 +23,10 @@ def steps(settings: Settings, budget: int) -> str:
     stage = settings.stage
     if isinstance(stage, PPOStage):
         return f"stage.updates={max(round(budget / tokens_of_an_update(settings)), 1)}"
-    if isinstance(stage, TrainerStage) and stage.name != "base":
-        work = trained(settings, counted(settings, "preferences" if stage.name in PAIRED else "demonstrations"), 1)
+    if isinstance(stage, TrainerStage) and stage.name in COUNTED:
+        work = trained(settings, counted(settings, COUNTED[stage.name]), 1)
         return f"stage.trainer.max_steps={max(round(budget / (work.tokens / work.steps)), 1)}"
     raise ConfigError(f"stage.budget={budget} cannot be applied to stage={stage.name}: set stage.budget=null")
-
-
-PAIRED = ("reward", "dpo")
 
 
 def tokens_of_an_update(settings: Settings) -> float:

@@ -20,7 +20,7 @@ def ladder(monkeypatch: pytest.MonkeyPatch, root: Path, methods: dict[str, list[
     stages = {name: own[0].removeprefix("stage=") for name, own in methods.items()}
     fast = {name: [own[0], *FAST[stages[name]], *own[1:]] for name, own in methods.items()}
     parents = mapping({name: list(FAST[name]) for name in ("base", "sft", "reward")})
-    unused = [f"stage.methods.{name}=null" for name in ("ipo", "ppo", "grpo", "dr_grpo", "reinforce_pp")]
+    unused = [f"stage.methods.{name}=null" for name in ("kto", "raft", "ipo", "ppo", "grpo", "dr_grpo", "reinforce_pp")]
     own = [f"++stage.methods={{{mapping(fast)}}}", f"stage.parents={{{parents}}}", "stage.seeds=[1,2]"]
     monkeypatch.setattr("sys.argv", ["rlhf", "stage=ladder", f"checkpoints={root}", *TINY, *unused, *own, *more])
     main.main()

@@ -12,7 +12,10 @@ from rlhf.storage.json_files import write_json
 from tests.conftest import manifest
 
 METHODS = "stage.methods={a: ['stage=dpo'], b: ['stage=dpo','stage.beta=0.3'], c: ['stage=dpo','stage.beta=0.9']}"
-OTHERS = [f"stage.methods.{name}=null" for name in ("dpo", "ipo", "ppo", "rloo", "grpo", "dr_grpo", "reinforce_pp")]
+OTHERS = [
+    f"stage.methods.{name}=null"
+    for name in ("kto", "raft", "dpo", "ipo", "ppo", "rloo", "grpo", "dr_grpo", "reinforce_pp")
+]
 
 
 def finished(directory: Path, seed: int, title: str, gold: float) -> None:

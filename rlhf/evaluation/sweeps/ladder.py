@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from rlhf.config.stages import REFERENCE_FREE
 from rlhf.evaluation.sweeps.jobs import FINISHED
 from rlhf.storage.manifest import read_manifest
 
@@ -78,13 +79,18 @@ def interval(values: Sequence[float]) -> Interval:
 def cost(manifest: Mapping[str, Any]) -> Cost:
     """Return the tokens that a finished run sampled, trained on and passed forward without a gradient.
 
-    RL samples each response, and reads it with the reference, a separate critic and every reward model. DPO reads its
-    pairs once with the reference.
+    RL samples each response, and reads it with the reference, a separate critic and every reward model. DPO and KTO
+    read their rows once with the reference, if the loss has one. RAFT samples and scores; its prompts do not count.
     """
     metrics, stage = manifest["metrics"], manifest["settings"]["stage"]
     tokens = float(metrics["tokens"])
+    if "sample/responses" in metrics:
+        sampled = metrics["sample/responses"] * metrics["sample/tokens"]
+        return Cost(sampled, tokens, sampled * (1 + len([role for role in manifest["parents"] if role not in ROLES])))
     if "sampled_tokens" not in metrics:
-        return Cost(0.0, tokens, tokens)
+        losses = stage.get("loss")
+        free = isinstance(losses, list) and {*losses} <= {*REFERENCE_FREE}
+        return Cost(0.0, tokens, 0.0 if free else tokens)
     critic = int(stage["advantage"] == "gae" and stage["critic_kind"] == "separate")
     scorers = len([role for role in manifest["parents"] if role not in ROLES])
     return Cost(metrics["sampled_tokens"], tokens * stage["epochs"] * (1 + critic), tokens * (2 + critic + scorers))

@@ -45,6 +45,11 @@ def test_methods_are_compared_with_the_baseline_only() -> None:
 def test_the_cost_of_dpo_and_of_ppo_with_its_passes() -> None:
     dpo = cost({"metrics": {"tokens": 100}, "settings": {"stage": {"name": "dpo"}}, "parents": {"policy": {}}})
     assert tuple(dpo) == (0.0, 100.0, 100.0)
+    simpo = {"metrics": {"tokens": 100}, "settings": {"stage": {"loss": ["simpo", "sft"]}}, "parents": {"policy": {}}}
+    assert tuple(cost(simpo)) == (0.0, 100.0, 0.0)
+    drawn = {"tokens": 100, "sample/responses": 40, "sample/tokens": 5.5}
+    raft = {"metrics": drawn, "settings": {"stage": {"name": "raft"}}, "parents": {"policy": {}, "reward": {}}}
+    assert tuple(cost(raft)) == (220, 100, 440)
     stage = {"advantage": "gae", "critic_kind": "separate", "epochs": 2}
     parents = {"policy": {}, "reward": {}, "gold": {}}
     ppo = cost({"metrics": {"tokens": 100, "sampled_tokens": 30}, "settings": {"stage": stage}, "parents": parents})

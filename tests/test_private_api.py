@@ -35,7 +35,6 @@ PRIVATE = {
     "_get_parent": ("omegaconf.base", "the search for settings of a similar name"),
     "_is_missing": ("omegaconf.base", "the search for settings of a similar name"),
     "_is_none": ("omegaconf.base", "the search for settings of a similar name"),
-    "_tokenizer": ("transformers.tokenization_utils_tokenizers", "the tokenizer that is read from a GGUF file"),
     "get_args_parser": ("hydra._internal.utils", "options of Hydra told from settings before Hydra parses them"),
 }
 # Public although they begin with an underscore: namedtuple, os, Hydra's instantiate.

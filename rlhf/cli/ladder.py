@@ -1,7 +1,7 @@
 """stage=ladder: train several methods over seeds from the same parents, then compare them on one page.
 
     python -m rlhf stage=ladder
-    python -m rlhf stage=ladder "stage.seeds=[1,2,3]" stage.budget=500000
+    python -m rlhf stage=ladder "stage.seeds=[1,2,3]" stage.budget=500000 stage.methods.raft=null
     python -m rlhf stage=ladder "+stage.methods.mine=['stage=dpo','stage.beta=0.3']"
 
 The runs are in <name>/ladder/seed-<n>/<method>. The same command again skips what is up to date, continues what was
@@ -15,6 +15,7 @@ from pathlib import Path
 
 from rlhf.cli.progression import advance, common, composed
 from rlhf.config import LadderStage, Settings, TrainedStage
+from rlhf.config.sweep import BUDGETED
 from rlhf.console import console
 from rlhf.errors import ConfigError, RlhfError, RunError
 from rlhf.evaluation.sweeps.ladder import PAGE, chain, place
@@ -33,7 +34,7 @@ def run(settings: Settings, directory: Path, overrides: Sequence[str]) -> dict[s
     name = os.path.relpath(directory, settings.checkpoints)
     jobs = {seed: commands(stage, [*shared, f"name={chain(name, seed)}", f"seed={seed}"]) for seed in stage.seeds}
     # Compose all of them first: a mistake in the last method's settings is reported before training starts.
-    settled = {seed: {title: checked(title, own) for title, own in of.items()} for seed, of in jobs.items()}
+    settled = {seed: {title: checked(stage, title, own) for title, own in of.items()} for seed, of in jobs.items()}
     failed: dict[str, str] = {}
     for seed, of in jobs.items():
         for title, own in of.items():
@@ -63,13 +64,18 @@ def commands(stage: LadderStage, shared: Sequence[str]) -> dict[str, list[str]]:
     return parents | {name: [*shared, *own] for name, own in stage.methods.items()}
 
 
-def checked(title: str, overrides: Sequence[str]) -> Settings:
+def checked(stage: LadderStage, title: str, overrides: Sequence[str]) -> Settings:
     """Return the settings of a command.
 
     Raises:
-        ConfigError: the stage trains no policy.
+        ConfigError: the stage trains no policy, or ``stage.budget`` cannot set its length.
     """
     found = composed(overrides)
+    if stage.budget is not None and title in stage.methods and found.stage.name not in BUDGETED:
+        raise ConfigError(
+            f"stage.budget={stage.budget} cannot set the length of stage={found.stage.name}: set "
+            f"stage.methods.{title}=null, or stage.budget=null"
+        )
     if not isinstance(found.stage, TrainedStage):
         raise ConfigError(f"stage.methods.{title} runs stage={found.stage.name}, which does not train: leave it out")
     return found

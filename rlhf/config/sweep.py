@@ -8,6 +8,13 @@ from rlhf.config.ranges import require_ranges
 from rlhf.config.rules import require
 from rlhf.config.stage import Stage
 
+BUDGETED = (
+    "sft",
+    "reward",
+    "dpo",
+    "kto",
+    "ppo",
+)  # stages whose length a number of tokens can set
 METHOD = re.compile(r"[A-Za-z0-9][\w.-]*")
 
 

@@ -165,7 +165,7 @@ class ChatPage(LocalPage):
             return JSONResponse({"error": f"a verdict needs a side: one of {', '.join(SIDES)}"}, 400)
         texts = [answer.text for answer in self.answers if not answer.stopped]
         if len(texts) < 2 or self.preferred is not None or texts[0] == texts[1]:
-            return JSONResponse({"error": "there are no two different whole answers without a verdict"}, 409)
+            return JSONResponse({"error": "a verdict needs two different whole answers without one"}, 409)
         talks = any(self.chat.policy(name).talks for name in self.names)
         prompt = self._prompt() if talks else question(self._prompt())
         try:
@@ -181,7 +181,7 @@ class ChatPage(LocalPage):
         if not self.allowed(request):
             return self.refused()
         if self.preferred is None or not self.preferences.undo():
-            return JSONResponse({"error": "there is no verdict to take back"}, 409)
+            return JSONResponse({"error": "no verdict is left to take back"}, 409)
         self.preferred = None
         return JSONResponse(self._state())
 

@@ -191,7 +191,7 @@ class Builder:
 
 
 def none(prompts: Sequence[Any], completions: Sequence[str]) -> list[float]:
-    """Return 0 for each completion: with a teacher there is no reward."""
+    """Return 0 for each completion: a policy with a teacher has no reward."""
     return [0.0] * len(completions)
 
 

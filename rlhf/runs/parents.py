@@ -145,7 +145,7 @@ def _branch(role: str, wanted: Input, update: int) -> Parent:
     """Return the run that has the checkpoint of ``update``, which is intact.
 
     Raises:
-        LineageError: there is no such run, or it has not kept the update.
+        LineageError: the run does not exist, or it has not kept the update.
         RunError: the checkpoint is corrupted.
     """
     named, directory = f"stage.{role}={wanted.path}@{update}", Path(wanted.path)

@@ -66,6 +66,7 @@ def test_methods_run_over_seeds_a_failed_one_leaves_the_others_and_a_budget_sets
         ("stage.seeds=[1,1]", "stage.seeds must be one seed or more, each once"),
         ("+stage.methods.mine=['stage.beta=0.1']", "stage.methods.mine must be a list of settings with one stage="),
         ("+stage.methods.mine=['stage=dpo','stage.bta=0.1']", "there is no setting stage.bta"),
+        ("stage.budget=1000", "stage.budget=1000 cannot set the length of stage=raft: set stage.methods.raft=null"),
         ("+stage.methods.mine=['stage=status']", "stage.methods.mine runs stage=status, which does not train"),
     ],
 )

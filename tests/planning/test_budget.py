@@ -6,8 +6,9 @@ from statistics import fmean
 import pytest
 
 from rlhf.config import Settings
+from rlhf.config.sweep import BUDGETED
 from rlhf.errors import ConfigError
-from rlhf.planning.budget import steps
+from rlhf.planning.budget import COUNTED, steps
 from rlhf.planning.workload import counted
 
 
@@ -26,6 +27,10 @@ def test_updates_and_steps_spend_the_budget(settings: Callable[..., Settings]) -
     pairs = counted(dpo, "preferences").lengths
     pair = fmean(2 * prompt + chosen + rejected for prompt, chosen, rejected in pairs)
     assert steps(dpo, round(10 * 4 * pair)) == "stage.trainer.max_steps=10"
+
+
+def test_the_stages_with_a_budget_are_those_of_the_settings() -> None:
+    assert {*BUDGETED} == {*COUNTED, "ppo"}
 
 
 def test_other_stages_have_no_budget(settings: Callable[..., Settings]) -> None:

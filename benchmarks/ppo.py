@@ -2,6 +2,7 @@
 
     python -m benchmarks.ppo                        # five minutes; the first call makes an environment for trl 1.12.0
     python -m benchmarks.ppo --rounds 5
+    python -m benchmarks.ppo --ways "one base"      # writes ppo_ways.json
     RLHF_TEST_MODELS=... python -m benchmarks.ppo --shapes 256x4 stories15M 135M    # also stories15M
 
 Both sides do the same work: equal float32 weights, the same prompts in each iteration, responses sampled from the
@@ -117,6 +118,7 @@ def measure(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=["256x4"])
+    parser.add_argument("--ways", nargs="+", choices=WAYS, help="only these, recorded in ppo_ways.json")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--warmup", type=int, default=1)
     parser.add_argument("--rows", type=int, help="responses per iteration, instead of each shape's number")
@@ -129,11 +131,11 @@ def main() -> None:
         if shape == "stories15M" and not available():
             print("stories15M is left out: RLHF_TEST_MODELS names no folder with it")
             continue
-        for ways in [[way] for way in APART[shape]] if shape in APART else [list(WAYS)]:
+        chosen = arguments.ways or APART.get(shape, WAYS)
+        for ways in [[way] for way in chosen] if shape in APART else [list(chosen)]:
             rows += measure(shape, ways, python, arguments.rounds, arguments.warmup, options)
-    sides.record(
-        RESULT, {"rows": rows, "memory_aim": MEMORY, "sizes": {name: COMMON | SHAPES[name] for name in SHAPES}}
-    )
+    found = {"rows": rows, "memory_aim": MEMORY, "sizes": {name: COMMON | SHAPES[name] for name in SHAPES}}
+    sides.record(RESULT.with_name("ppo_ways.json") if arguments.ways else RESULT, found, RESULT.stem)
 
 
 def available() -> bool:

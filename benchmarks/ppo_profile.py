@@ -1,6 +1,7 @@
 """Time of an iteration of our PPO at the shapes of benchmarks.ppo, by phase and by kind of operator.
 
     python -m benchmarks.ppo_profile                        # six minutes; writes ppo_profile.json
+    python -m benchmarks.ppo_profile --ways "one base"      # writes ppo_profile_ways.json
 
 Phases are timed in one iteration. Operators are timed in the next one by torch's profiler, which slows down the code
 between them. ``the_least`` is the time of the useful floating-point operations (benchmarks.ppo) at the rate of a square
@@ -15,9 +16,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from benchmarks import ppo, sides
+from benchmarks import ppo, rl, sides
 
 RESULT = Path(__file__).with_suffix(".json")
+GRPO = "GRPO, prompts of 32 to 64 tokens"  # the iteration of benchmarks.rl
 KINDS = {
     "matrix products": ("aten::mm", "aten::addmm", "aten::bmm", "aten::addmm_", "aten::mkldnn_linear", "mkldnn::"),
     "attention": ("aten::_scaled_dot_product",),
@@ -62,11 +64,15 @@ def profile(shape: str, way: str, **options: Any) -> dict[str, Any]:
     """Return the shares of an iteration and its distance from the lower bound."""
     sys.path.append(str(sides.HERE))
     import ppo_ours
+    import rl_ours
     import torch
 
     torch.set_num_threads(1)
-    spec = ppo.COMMON | {"shape": shape} | ppo.SHAPES.get(shape, {}) | ppo.OURS | ppo.WAYS[way] | options
-    step, spent = ppo_ours.make(spec), {}
+    if way == GRPO:
+        spec = rl.COMMON | rl.OURS["ours"] | {"shape": shape, "prompt": [32, 64], "advantage": "grpo"} | options
+    else:
+        spec = ppo.COMMON | {"shape": shape} | ppo.SHAPES.get(shape, {}) | ppo.OURS | ppo.WAYS[way] | options
+    step, spent = (rl_ours if way == GRPO else ppo_ours).make(spec), {}
     step(0)
     with timed(spent):
         started = time.process_time()
@@ -86,9 +92,14 @@ def profile(shape: str, way: str, **options: Any) -> dict[str, Any]:
     kinds["between operators"] = max(profiled - sum(kinds.values()), 0.0)
     peak = sides.gemm_peak()
     tokens = done["tokens"] / done["samples"]
-    least = done["samples"] * ppo.passes(spec, ppo.parameters(shape), 0.0, tokens) / peak
+    if way == GRPO:  # each prompt once, in sampling, reference and update
+        tokens = done["response"] + (tokens - done["response"]) / spec["samples"]
+        each = (2 + 2 + 6) * ppo.parameters(shape) * tokens
+    else:
+        each = ppo.passes(spec, ppo.parameters(shape), 0.0, tokens)
+    least = done["samples"] * each / peak
     return {
-        "work": f"PPO iteration, {shape}, {way}",
+        "work": f"{'' if way == GRPO else 'PPO '}iteration, {shape}, {way}",
         "cpu_seconds": round(whole, 2),
         "the_least": round(least, 2),
         "phases": {name: round(spent[key] / whole, 3) for name, key in PHASES.items()},
@@ -100,12 +111,13 @@ def profile(shape: str, way: str, **options: Any) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", choices=ppo.SHAPES, default="256x4")
-    shape = parser.parse_args().shape
+    parser.add_argument("--ways", nargs="+", choices=[*ppo.WAYS, GRPO], help="recorded in ppo_profile_ways.json")
+    arguments = parser.parse_args()
     rows = []
-    for way in ppo.WAYS:
-        rows.append(profile(shape, way))
+    for way in arguments.ways or [*ppo.WAYS, GRPO]:
+        rows.append(profile(arguments.shape, way))
         print(rows[-1], flush=True)
-    sides.record(RESULT, {"rows": rows})
+    sides.record(RESULT.with_name("ppo_profile_ways.json") if arguments.ways else RESULT, {"rows": rows}, RESULT.stem)
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ import hashlib
 import json
 import os
 import platform
+import shlex
 import statistics
 import subprocess
 import sys
@@ -288,13 +289,13 @@ def machine() -> dict[str, Any]:
     return {"cpu": model, "cores": os.cpu_count(), "python": platform.python_version(), "system": platform.system()}
 
 
-def record(path: Path, found: Mapping[str, Any]) -> None:
-    """Write ``found`` with date, machine and command."""
+def record(path: Path, found: Mapping[str, Any], module: str | None = None) -> None:
+    """Write ``found`` with date, machine and command; ``module`` is the benchmark, by default the name of the file."""
     from importlib.metadata import version
 
     packages = {name: version(name) for name in ("torch", "transformers", "trl", "peft")}
     # Paths of interpreters and models depend on the machine and are shortened to their names.
     words = [Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:]]
-    command = " ".join(["python", "-m", f"benchmarks.{path.stem}", *words])
+    command = " ".join(["python", "-m", f"benchmarks.{module or path.stem}", *map(shlex.quote, words)])
     head = {"command": command, "date": date.today().isoformat(), "machine": machine(), "versions": packages}
     path.write_text(json.dumps(head | dict(found), indent=1) + "\n", encoding="utf-8")

@@ -13,7 +13,7 @@ from rlhf.storage import markdown
 HERE = Path(__file__).parent
 PAGE = HERE.parent / "docs" / "results.md"
 BEGIN, SHARES, END = "<!-- speed and memory -->", "<!-- shares -->", "<!-- end -->"
-MEASURED = ("dpo", "kto", "reward", "ppo", "rollout", "startup")
+MEASURED = ("dpo", "kto", "reward", "ppo", "ppo_ways", "rollout", "startup")
 HEADINGS = (
     "work", "against", "times faster", "spread", "aim", "memory", "samples/s", "tokens/s", "MiB", "matrix peak used"
 )  # fmt: skip
@@ -42,18 +42,16 @@ def made(found: dict[str, Any]) -> str:
 
 def shares(folder: Path) -> Iterator[str]:
     """Yield the table of the time of a PPO iteration by phase and by kind of operator."""
-    path = folder / "ppo_profile.json"
-    if not path.exists():
-        return
-    found = json.loads(path.read_text(encoding="utf-8"))
-    phases, kinds = found["rows"][0]["phases"], found["rows"][0]["kinds"]
-    columns = ["work", "CPU seconds", "lower bound", *phases, *kinds, "products, of the matrix peak"]
-    lines = []
-    for row in found["rows"]:
-        parts = [row["phases"][name] for name in phases] + [row["kinds"].get(name, 0) for name in kinds]
-        numbers = [format(one, ".0%") for one in (*parts, row["products_of_peak"])]
-        lines.append([row["work"], row["cpu_seconds"], row["the_least"], *numbers])
-    yield from (made(found), "", *markdown.table(columns, lines, str), "")
+    for path in sorted(folder.glob("ppo_profile*.json")):
+        found = json.loads(path.read_text(encoding="utf-8"))
+        phases, kinds = found["rows"][0]["phases"], found["rows"][0]["kinds"]
+        columns = ["work", "CPU seconds", "lower bound", *phases, *kinds, "products, of the matrix peak"]
+        lines = []
+        for row in found["rows"]:
+            parts = [row["phases"][name] for name in phases] + [row["kinds"].get(name, 0) for name in kinds]
+            numbers = [format(one, ".0%") for one in (*parts, row["products_of_peak"])]
+            lines.append([row["work"], row["cpu_seconds"], row["the_least"], *numbers])
+        yield from (made(found), "", *markdown.table(columns, lines, str), "")
 
 
 def started(row: dict[str, Any]) -> list[Any]:

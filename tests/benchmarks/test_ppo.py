@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import ppo, rollout, sides
+from benchmarks import ppo, ppo_profile, rollout, sides
 
 SPEC = ppo.COMMON | {"shape": "tiny", "rows": 6, "micro_rows": 3, "mean_length": 4, "prompt": [3, 9], "length": 8}
 TINY = {"vocab_size": 64, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2,
@@ -95,20 +95,20 @@ def test_what_is_written_is_what_was_measured(
     assert "PPO iteration, 256x4, one base, compared with trl 1.12.0: 3.0 times [3.0, 3.0], aim 6.0" in said
 
 
+@pytest.mark.parametrize("way", ["critic on the policy", ppo_profile.GRPO])
 def test_the_shares_of_a_profile_are_of_one_iteration(
-    made: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch
+    made: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:
     """Phases cover nearly all of the time, kinds of operator all of it; the patched functions are restored."""
     import ppo_models
 
-    from benchmarks import ppo_profile
     from rlhf.ppo import trainer
 
     kept = trainer.evaluate
     monkeypatch.setattr(sides, "gemm_peak", lambda: 1e9)
     monkeypatch.setattr(ppo, "parameters", lambda shape: 10**4)
     given = {key: value for key, value in SPEC.items() if key != "shape"}
-    found = ppo_profile.profile("tiny", "critic on the policy", **given)
+    found = ppo_profile.profile("tiny", way, **given)
     assert ppo_models.SHAPES["tiny"] is TINY
     assert trainer.evaluate is kept
     assert 0.5 < sum(found["phases"].values()) <= 1.01

@@ -24,6 +24,7 @@ def test_rows_go_to_their_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     parts = {"phases": {"sampling": 0.25, "learning": 0.75}, "kinds": {"matrix products": 0.66, "others": 0.34}}
     spent = {"work": "PPO", "cpu_seconds": 13.1, "the_least": 9.5, **parts, "products_of_peak": 0.9}
     (tmp_path / "ppo_profile.json").write_text(json.dumps(HEAD | {"rows": [spent]}))
+    (tmp_path / "ppo_profile_ways.json").write_text(json.dumps(HEAD | {"rows": [spent | {"work": "GRPO"}]}))
     places = [f"<!-- {name} -->\nold\n<!-- end -->\n" for name in ("speed and memory", "shares")]
     (tmp_path / "results.md").write_text("before\n" + "between\n".join(places) + "after\n")
     monkeypatch.setattr(table, "HERE", tmp_path)
@@ -37,6 +38,7 @@ def test_rows_go_to_their_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert "| DPO | trl | 2.0 | 2.0 to 3.0 |  | 0.6 |" in once
     assert "| help | trl 1.16 | 15.0 | 14.0 to 16.0 | 0.02 / 0.3 |" in once
     assert "| PPO | 13.1 | 9.5 | 25% | 75% | 66% | 34% | 90% |" in once
+    assert "| GRPO | 13.1 | 9.5 | 25% | 75% | 66% | 34% | 90% |" in once
     assert once.count("between") == 1
     assert once.endswith("<!-- end -->\nafter\n")
     assert "old" not in once

@@ -1,12 +1,14 @@
 """The settings of the stages that show responses or collect preferences: stage=sample, stage=label, stage=chat."""
 
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any, ClassVar
 
 from rlhf.config.ranges import require_ranges
 from rlhf.config.rewards import ScoredStage
 from rlhf.config.rules import require
 from rlhf.config.stage import POLICIES, Input, Stage
+from rlhf.errors import ConfigError
 
 SPLITS = ("train", "validation", "test")
 
@@ -35,6 +37,13 @@ class SampleStage(ScoredStage):
         require(self.split in SPLITS, "stage.split", self.split, f"be one of {', '.join(SPLITS)}")
 
 
+class Pick(Enum):
+    """How pairs are chosen: at random, or those whose order reward models are least certain of."""
+
+    random = "random"
+    disagreement = "disagreement"
+
+
 @dataclass(kw_only=True)
 class LabelStage(Stage):
     """Settings of stage=label. ``samples`` maps titles to runs of stage=sample; if it is null, ``sample`` is used."""
@@ -43,6 +52,8 @@ class LabelStage(Stage):
     samples: Any
     pairs: int
     limit: int | None
+    pick: Pick
+    pick_by: Any
     annotators: int
     port: int
 
@@ -53,7 +64,13 @@ class LabelStage(Stage):
 
     def inputs(self) -> dict[str, Input]:
         """Return the runs of stage=sample by title."""
-        return {title: Input(path, ("sample",)) for title, path in self.titles.items()}
+        pickers = {f"pick_by.{number}": Input(path, ("reward",)) for number, path in enumerate(self.pickers)}
+        return {title: Input(path, ("sample",)) for title, path in self.titles.items()} | pickers
+
+    @property
+    def pickers(self) -> list[str]:
+        """Return the paths of the reward runs that choose the pairs."""
+        return [self.pick_by] if isinstance(self.pick_by, str) else self.pick_by or []
 
     @property
     def titles(self) -> dict[str, str]:
@@ -63,6 +80,13 @@ class LabelStage(Stage):
     def __post_init__(self) -> None:
         require(0 <= self.port < 65536, "stage.port", self.port, "lie in [0, 65535]; 0 takes any free port")
         require_ranges("stage.", self)
+        listed = isinstance(self.pickers, list) and all(isinstance(path, str) for path in self.pickers)
+        require(listed, "stage.pick_by", self.pick_by, "be a reward run or a list of them")
+        if bool(self.pickers) != (self.pick is Pick.disagreement):
+            raise ConfigError(
+                f"stage.pick={self.pick.value} and stage.pick_by={self.pick_by} do not fit: the reward runs in "
+                "stage.pick_by choose the pairs of stage.pick=disagreement; set both or none"
+            )
         mapping = isinstance(self.titles, dict) and bool(self.titles)
         require(mapping, "stage.samples", self.samples, "map titles to runs of stage=sample")
         for title, path in self.titles.items():

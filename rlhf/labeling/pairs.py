@@ -3,14 +3,19 @@
 import hashlib
 import json
 import random
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+from scipy.special import expit
+
 from rlhf.data.render import Message, Prompt
 from rlhf.errors import DataError
 from rlhf.hardware import ranks
+from rlhf.rewards import RewardFunction, checked
 
 RESPONSES = "responses.jsonl"
 BEST, RANDOM = "best.jsonl", "random.jsonl"  # demonstrations of one response per prompt
@@ -31,6 +36,9 @@ class Pair(NamedTuple):
         return hashlib.sha256(whole.encode()).hexdigest()[:16]
 
 
+Doubts = Callable[[Sequence[Pair]], Sequence[float]]  # of reward models about the order of each pair
+
+
 def read_responses(path: Path, scored: bool = False) -> list[dict[str, Any]]:
     """Return the prompt and the responses of each line of a stage=sample run, and their scores if they are ``scored``.
 
@@ -49,12 +57,16 @@ def read_responses(path: Path, scored: bool = False) -> list[dict[str, Any]]:
 
 
 def draw(
-    samples: dict[str, list[dict[str, Any]]], per_prompt: int, limit: int | None, seed: int
+    samples: dict[str, list[dict[str, Any]]],
+    per_prompt: int,
+    limit: int | None,
+    seed: int,
+    doubts: Doubts | None = None,
 ) -> tuple[list[Pair], int]:
     """Sample up to ``per_prompt`` pairs of each prompt and ``limit`` in all; also return the number of equal pairs.
 
     With one run, its responses are compared with each other; with several, only responses of different runs. Pairs of
-    equal texts are left out.
+    equal texts are left out. With ``doubts``, the pairs with the largest ones are taken instead, in this order.
 
     Args:
         samples: title of a run -> rows of `read_responses`.
@@ -74,10 +86,37 @@ def draw(
         # A policy often repeats itself; one comparison of two texts is enough.
         different = list({frozenset(pair): pair for pair in candidates if pair[0][1] != pair[1][1]}.values())
         generator = random.Random(f"{seed} {key}")
-        for a, b in generator.sample(different, min(per_prompt, len(different))):
+        most = len(different) if doubts else min(per_prompt, len(different))
+        for a, b in generator.sample(different, most):
             found.append(Pair(prompts[key], a[1], b[1], (a[0], b[0])))
     random.Random(f"{seed} order").shuffle(found)
+    if doubts:
+        ranked = sorted(zip(doubts(found), found, strict=True), key=lambda one: -one[0])
+        found, taken = [], Counter[str]()
+        for _, pair in ranked:
+            taken[key := json.dumps(pair.prompt, ensure_ascii=True)] += 1
+            found += [pair] * (taken[key] <= per_prompt)
     return found[:limit], equal
+
+
+def disagreement(rewards: Sequence[RewardFunction]) -> Doubts:
+    """Return the doubts of reward models: the variance over them of σ(score of the first - score of the second).
+
+    Christiano et al. 2017, https://arxiv.org/abs/1706.03741, section 2.2.4. The doubt of a single model is σ(1 - σ),
+    which is largest for equal scores (Lewis and Gale 1994, https://arxiv.org/abs/cmp-lg/9407020).
+    """
+
+    def doubts(pairs: Sequence[Pair]) -> list[float]:
+        prompts, texts = (
+            [pair.prompt for pair in pairs] * 2,
+            [text for n in (1, 2) for text in (pair[n] for pair in pairs)],
+        )
+        scores = np.array([checked(reward(prompts, texts), texts) for reward in rewards])
+        first, second = np.split(scores, 2, axis=1)
+        preferred = expit(first - second)
+        return (preferred.var(axis=0) if len(rewards) > 1 else (preferred * (1 - preferred))[0]).tolist()
+
+    return doubts
 
 
 def preference(pair: Pair, first: float, source: str, **fields: Any) -> dict[str, Any]:

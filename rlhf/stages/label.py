@@ -13,11 +13,11 @@ from typing import Any
 from rlhf.config import JudgeKind, LabelStage, Settings
 from rlhf.console import console, plural
 from rlhf.errors import ConfigError, DataError
-from rlhf.evaluation.judges.factory import build
+from rlhf.evaluation.judges.factory import build, reward_model
 from rlhf.evaluation.judges.judge import RewardJudge
 from rlhf.evaluation.statistics.metrics import Estimate, estimate
 from rlhf.labeling.answers import Answers, agreement, vote
-from rlhf.labeling.pairs import RESPONSES, Pair, draw, preference, read_responses, write_rows
+from rlhf.labeling.pairs import RESPONSES, Pair, disagreement, draw, preference, read_responses, write_rows
 from rlhf.runs.run import Run
 
 PREFERENCES = "preferences.jsonl"
@@ -30,7 +30,9 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
     if kind is JudgeKind.none:
         raise ConfigError("judge=none labels nothing: set judge=person, reward, function, local or endpoint")
     samples = {title: read_responses(run[title].directory / RESPONSES) for title in stage.titles}
-    pairs, equal = draw(samples, stage.pairs, stage.limit, settings.seed)
+    rewards = [reward_model(settings, run, f"pick_by.{number}") for number in range(len(stage.pickers))]
+    doubts = disagreement(rewards) if rewards else None
+    pairs, equal = draw(samples, stage.pairs, stage.limit, settings.seed, doubts)
     if not pairs:
         raise DataError(
             f"the samples have no two different responses to a prompt ({plural(equal, 'equal pair')}): sample more"

@@ -1,12 +1,15 @@
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
+from rlhf.data.render import Prompt
 from rlhf.errors import DataError
 from rlhf.labeling.pairs import (
     Pair,
     demonstration,
+    disagreement,
     draw,
     labeled,
     preference,
@@ -49,6 +52,30 @@ def test_the_seed_decides_the_pairs() -> None:
     assert first == again
     assert first != other
     assert len(first) == 15
+
+
+def lengths(prompts: Sequence[Prompt], completions: Sequence[str]) -> list[float]:
+    return [float(len(text)) for text in completions]
+
+
+def test_pairs_on_which_reward_models_disagree_come_first() -> None:
+    """They agree that "b" is as good as "a"; the longer the other response, the more they differ."""
+    samples = {"sample": [row("p", "a", "b", "cc"), row("q", "d", "eeee")]}
+    doubts = disagreement([lengths, lambda *batch: [-one for one in lengths(*batch)]])
+    pairs, _ = draw(samples, 1, None, 0, doubts)
+    assert {pairs[0].first, pairs[0].second} == {"d", "eeee"}
+    assert "cc" in (pairs[1].first, pairs[1].second)
+    assert len(pairs) == 2
+    assert len(draw(samples, 3, None, 0, doubts)[0]) == 4
+    assert draw(samples, 3, 2, 0, doubts)[0] == draw(samples, 3, None, 0, doubts)[0][:2]
+
+
+def test_doubts_by_hand() -> None:
+    """Members with σ(1) and σ(-1) differ by 0.462, which is twice the deviation; one model doubts equal scores most."""
+    pairs = [Pair("p", "a", "bb", ("s", "s")), Pair("p", "a", "b", ("s", "s"))]
+    both = disagreement([lengths, lambda *batch: [-one for one in lengths(*batch)]])(pairs)
+    assert both == pytest.approx([0.2310586**2, 0.0])
+    assert disagreement([lengths])(pairs) == pytest.approx([0.7310586 * 0.2689414, 0.25])
 
 
 def test_a_preference_has_the_type_of_its_prompt() -> None:

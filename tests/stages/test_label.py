@@ -72,6 +72,26 @@ def test_a_reward_run_labels(label: Configure, chain: Path, tmp_path: Path) -> N
     assert parents["sample"]["digest"] == "digest"
 
 
+def test_a_reward_run_picks_the_pairs(label: Configure, chain: Path, tmp_path: Path) -> None:
+    """It scores both responses to a prompt; the labeled pairs are those with the smallest margins."""
+    run = f"{chain}/almanac/reward"
+    judge = ("judge=reward", f"judge.model={run}", "stage.pairs=3")
+    execute(label(*judge), tmp_path / "all")
+    picked = ("stage.limit=3", "stage.pick=disagreement", f"stage.pick_by={run}")
+    execute(label(*judge, *picked), tmp_path / "label")
+    margins = sorted(row["margin"] for row in rows(tmp_path / "all" / "preferences.jsonl"))
+    found = [row["margin"] for row in rows(tmp_path / "label" / "preferences.jsonl")]
+    assert found == pytest.approx(margins[:3], abs=1e-5)
+    assert Run.open(tmp_path / "label").manifest["parents"]["pick_by.0"]["stage"] == "reward"
+
+
+def test_a_pick_without_reward_runs_is_refused(label: Configure) -> None:
+    with pytest.raises(
+        ConfigError, match=r"stage.pick=disagreement and stage.pick_by=None do not fit: the reward runs"
+    ):
+        label("stage.pick=disagreement")
+
+
 def test_a_local_model_labels(label: Configure, chain: Path, tmp_path: Path) -> None:
     final = execute(label("judge=local", f"judge.model={chain}/almanac/sft"), tmp_path / "label")
     assert final["preferences"] + final["ties"] + final["no_verdict"] == 8

@@ -31,9 +31,15 @@ def build(settings: Settings, run: Run) -> Judge:
         raise ConfigError(
             f"judge={judge.kind.value} cannot be asked here: set judge to function, reward, local or endpoint"
         )
-    tokenizer = loading.load_tokenizer(run["judge"], settings.model)
-    reward = loading.load_reward_model(run["judge"], settings.model, tokenizer).to(torch_device(settings.hardware))
-    return RewardJudge(RewardModel(reward, tokenizer, max_length=judge.max_length, batch_size=judge.batch_size))
+    return RewardJudge(reward_model(settings, run, "judge"))
+
+
+def reward_model(settings: Settings, run: Run, role: str) -> RewardModel:
+    """Return the reward model of a parent, with the judge's limits on length and batch."""
+    tokenizer = loading.load_tokenizer(run[role], settings.model)
+    reward = loading.load_reward_model(run[role], settings.model, tokenizer).to(torch_device(settings.hardware))
+    judge = settings.judge
+    return RewardModel(reward, tokenizer, max_length=judge.max_length, batch_size=judge.batch_size)
 
 
 def local(settings: Settings, run: Run, text: Template, spending: Spending | None = None) -> LocalJudge:

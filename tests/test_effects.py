@@ -38,6 +38,8 @@ SAME = {
     "reference": LOADED,
     **dict.fromkeys(("policy", "reward", "rewards", "gold", "critic", "reward_defaults", "critic_kind"), LOADED),
     "shadows": "scores that train nothing; tests/rewards/test_in_training.py",
+    "distance_coef": "of stage.distance_rows; tests/rewards/test_build.py",
+    "distance_rows": "kept beside the model; tests/rewards/test_distance.py",
     **dict.fromkeys(("probe_rows", "tfidf_pairs", "calibration_bins", "bootstrap", "statistics_prompts"), CARD),
     "statistics_temperature": CARD, "sentinel": "tests/ppo/test_sentinel.py", "rollout": "tests/ppo/test_rollout.py",
     "importance_cap": "of other engines; tests/ppo/test_vllm_sampler.py", "kind": "tests/modeling/test_adapters.py",

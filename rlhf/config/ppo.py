@@ -69,6 +69,7 @@ class PPOStage(ScoredStage, TrainedStage):
     reward_defaults: RewardTermSettings
     gold: Any
     shadows: Any
+    distance_coef: float
     advantage: Advantage
     samples: int
     shared_prefix: SharedPrefix

@@ -85,6 +85,7 @@ OURS: dict[str, dict[str, Range]] = {
     "TrainerStage": {"early_stopping": COUNT},
     "RewardStage": {
         "label_smoothing": SMOOTHING, "batch_sum": Range(0, 1000), "average": Range(1, 65536), "ensemble": Range(1, 64),
+        "distance_rows": COUNT_OR_NONE,
     },
     "EvaluateRewardStage": {"sample_length": LENGTH, "max_length": LENGTH, "batch_size": ROWS, "scale": Range(2, 100)},
     "PreferenceStage": {"beta": Range(1e-6, 1000)},
@@ -128,7 +129,7 @@ OURS: dict[str, dict[str, Range]] = {
         "temperature": TEMPERATURE, "max_prompt_length": LENGTH, "max_response_length": LENGTH,
         "missing_eos_penalty": Range(0, 1e4), "score_clip": above(0, 1e4), "save_every": COUNT, "log_every": COUNT,
         "keep_every": COUNT, "ema": PROPER_SHARE, "ptx_coef": Range(0, 1e4), "ptx_batch_size": ROWS,
-        "ptx_block_length": Range(2, 1e6),
+        "ptx_block_length": Range(2, 1e6), "distance_coef": Range(0, 1e4),
     },
     "RolloutSettings": {"rows": COUNT, "vllm_memory": PROPER_SHARE},
     "SentinelSettings": {
@@ -136,7 +137,7 @@ OURS: dict[str, dict[str, Range]] = {
         "start_error": above(0, 1000), "start_error_half": above(0, 1000), "approx_kl_max": above(0, 1000),
         "explained_variance": below(-1e6, 1), "kl_max": above(0, 1e6), "kl_min": below(-1e6, 0), "eos_rate_min": SHARE,
         "length_growth": above(0, 1e4), "length_correlation": SHARE, "repetition": SHARE, "entropy_share": SHARE,
-        "gold_fall": above(0, 1e6), "distinct": SHARE, "equal_groups": SHARE,
+        "gold_fall": above(0, 1e6), "distinct": SHARE, "equal_groups": SHARE, "far": SHARE,
     },
     "RewardTermSettings": {"weight": Range(-1e6, 1e6), "timeout": SECONDS},
     "NumberTerm": {"absolute": Range(0, 1e12), "relative": SHARE},

@@ -49,6 +49,7 @@ class RewardStage(CardStage, TrainerStage):
     shared_prefix: SharedPrefix
 
     reads: ClassVar[tuple[str, ...]] = ("preferences",)
+    distance_rows: int
 
     def __post_init__(self) -> None:
         TrainerStage.__post_init__(self)

@@ -37,6 +37,7 @@ class SentinelSettings:
     gold_fall: float | None
     distinct: float | None
     equal_groups: float | None
+    far: float | None
 
     def __post_init__(self) -> None:
         require_ranges("stage.sentinel.", self)

@@ -17,8 +17,9 @@ KL, SCORES, GOLD = "objective/kl", "objective/scores", "objective/gold"
 STEP_KL, ENTROPY = "policy/approxkl_avg", "policy/entropy_avg"
 VARIANCE, ENDED, LENGTH = "val/explained_variance", "val/ended", "val/response_length"
 REPETITION, DISTINCT, EQUAL = "val/repetition", "val/distinct", "val/equal_groups"
+FAR = "reward/far"
 SHADOW = "shadow/"  # prefix of rewards that score every batch and train nothing
-WATCHED = (KL, SCORES, GOLD, STEP_KL, ENTROPY, VARIANCE, ENDED, LENGTH, REPETITION, DISTINCT, EQUAL)
+WATCHED = (KL, SCORES, GOLD, STEP_KL, ENTROPY, VARIANCE, ENDED, LENGTH, REPETITION, DISTINCT, EQUAL, FAR)
 
 
 class History:
@@ -240,6 +241,18 @@ def no_signal(history: History, limits: SentinelSettings) -> str | None:
     )
 
 
+def off_distribution(history: History, limits: SentinelSettings) -> str | None:
+    """Check the share of responses that are far from the training data of the reward model."""
+    if limits.far is None or not history.knows(FAR) or history.now(FAR) <= limits.far:
+        return None
+    return (
+        f"the policy has left the data of the reward model: {history.now(FAR):.0%} of its responses, more than "
+        f"{limits.far:.0%}, are farther from the training responses than 99 % of the held-out ones, so that their "
+        "scores are extrapolations; commonly the KL penalty is too weak: raise stage.kl_coef, set stage.distance_coef, "
+        "or train the reward model with stage.negatives"
+    )
+
+
 class Rule(Protocol):
     """A check of the metrics so far; its name is the diagnosis, its result the sentence, or None."""
 
@@ -260,6 +273,7 @@ RULES: tuple[Rule, ...] = (
     over_optimized,
     all_alike,
     no_signal,
+    off_distribution,
 )
 
 

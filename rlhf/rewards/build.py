@@ -11,6 +11,7 @@ from rlhf.hardware.device import torch_device
 from rlhf.modeling import loading
 from rlhf.rewards.columns import Rows, bound
 from rlhf.rewards.composition import CompositeReward, RewardTerm
+from rlhf.rewards.distance import FILE, Distance
 from rlhf.rewards.ensemble import Ensemble
 from rlhf.rewards.model import AdaptedRewardModel, RewardModel
 from rlhf.rewards.normalization import FixedNormalizer, RunningNormalizer
@@ -155,6 +156,10 @@ class Builder:
             model = loading.load_reward_model(parent, settings.model, tokenizer, new_head="refused")
         model = model.to(torch_device(settings.hardware)).requires_grad_(False)
         options: dict[str, Any] = {"max_length": self._length(model, tokenizer), "shared_prefix": self.shares_prompts}
+        if parent.is_local:
+            options["distance"] = Distance.load(parent.directory)
+        if role == "reward":
+            options["penalty"] = getattr(self.stage, "distance_coef", 0.0) * (statistics(parent) or UNCHANGED).std
         return RewardModel(model, tokenizer, **options)
 
     def ensemble(self, role: str, term: RewardTermSettings) -> Ensemble:
@@ -188,6 +193,19 @@ class Builder:
         if tokenizer.get_vocab() == self.tokenizer.get_vocab():
             return self.stage.max_prompt_length + self.stage.max_response_length
         return getattr(model.config, "max_position_embeddings", None)
+
+
+def check_distance(stage: PPOStage, parents: Mapping[str, Parent]) -> None:
+    """Check that the reward model has the distance that ``stage.distance_coef`` needs.
+
+    Raises:
+        LineageError: it has none.
+    """
+    if stage.distance_coef and not ("reward" in parents and (parents["reward"].directory / FILE).is_file()):
+        raise LineageError(
+            f"stage.distance_coef={stage.distance_coef:g} needs a distance, which stage.reward={stage.reward} lacks: "
+            "train it with stage.distance_rows=2000, or leave stage.distance_coef out"
+        )
 
 
 def none(prompts: Sequence[Any], completions: Sequence[str]) -> list[float]:

@@ -9,9 +9,8 @@ import torch
 from rlhf.data.render import Prompt
 from rlhf.errors import TrainingError
 from rlhf.rewards.columns import shown
-from rlhf.rewards.ensemble import Ensemble
 from rlhf.rewards.normalization import FixedNormalizer, OverRanks, RunningNormalizer, alone
-from rlhf.rewards.protocol import RewardError, RewardFunction, checked, checked_or_none
+from rlhf.rewards.protocol import RewardError, RewardFunction, checked, checked_or_none, detailed
 from rlhf.rewards.spending import Spending
 
 
@@ -24,7 +23,7 @@ class RewardTerm(NamedTuple):
 
 
 class Scored(NamedTuple):
-    """One number per response each; ``raw`` by term, ``disagreement`` by term and only for ensembles.
+    """One number per response each; ``raw`` by term, ``details`` by term and name, such as ``mine_disagreement``.
 
     A score in ``raw`` is None if the term does not apply to the response. A total is None if no term applies, which is
     possible only with a term that a judge scores.
@@ -32,7 +31,7 @@ class Scored(NamedTuple):
 
     totals: list[float | None]
     raw: dict[str, list[float | None]]
-    disagreement: dict[str, list[float]]
+    details: dict[str, list[float]]
 
 
 class CompositeReward:
@@ -56,12 +55,10 @@ class CompositeReward:
                 completion, and none is scored by a judge, which may refuse; the message has the first row.
         """
         raw: dict[str, list[float | None]] = {}
-        disagreement: dict[str, list[float]] = {}
+        details: dict[str, list[float]] = {}
         for name, term in self.terms.items():
-            if isinstance(term.function, Ensemble):
-                given, disagreement[name] = term.function.judge(prompts, completions)
-            else:
-                given = term.function(prompts, completions)
+            given, more = detailed(term.function, prompts, completions)
+            details |= {f"{name}_{key}": values for key, values in more.items()}
             raw[name] = checked_or_none(given, completions, f"the reward {name!r}")
         for row, scores in enumerate(zip(*raw.values(), strict=True)):
             if not self.judged and all(score is None for score in scores):
@@ -70,7 +67,7 @@ class CompositeReward:
                     f"{shown(completions[row])}), since all returned None: add a term that applies to every row, or "
                     "leave such prompts out"
                 )
-        return Scored([], raw, disagreement)
+        return Scored([], raw, details)
 
     def total(self, scored: Scored, over_ranks: OverRanks = alone) -> Scored:
         """Return ``raw`` scores with their sum, after updating the running statistics with the batches of all ranks."""
@@ -158,6 +155,7 @@ class Scorer:
         self.beside = {} if gold is None else {"objective/gold": gold}
         self.beside |= {f"shadow/{name}": shadow for name, shadow in (shadows or {}).items()}
         self.batch: dict[str, Sequence[float | None]] = {}
+        self.details: set[str] = set()  # metrics without a deviation
         terms = reward.terms.values() if isinstance(reward, CompositeReward) else ()
         self.spending = spending([*(term.function for term in terms), *self.beside.values()])
 
@@ -168,7 +166,7 @@ class Scorer:
             RewardError: a reward failed, on this rank or on another one. Every rank raises it, before the running
                 statistics change, so that all of them can write a checkpoint.
         """
-        found: tuple[list[float | None] | Scored, dict[str, list[float | None]]] | None = None
+        found: tuple[list[float | None] | Scored, dict[str, list[float]], dict[str, list[float | None]]] | None = None
         failure: TrainingError | None = None
         try:
             found = self._scored(prompts, completions)
@@ -180,32 +178,42 @@ class Scorer:
         if failed:
             raise RewardError(str(failure or "a reward failed on another rank, whose message names it")) from failure
         assert found is not None
-        scores, beside = found
+        scores, details, beside = found
         if isinstance(scores, Scored):
             assert isinstance(self.reward, CompositeReward)
             scored = self.reward.total(scores, self.over_ranks)
             scores = scored.totals
             self._note({f"reward/{name}": given for name, given in scored.raw.items()})
-            self._note({f"reward/{name}_disagreement": given for name, given in scored.disagreement.items()})
-        self._note(beside)
+        details = {f"reward/{name}": values for name, values in details.items()}
+        self.details |= details.keys()
+        self._note(details | beside)
         return scores
 
     def _scored(
         self, prompts: Sequence[Prompt], completions: Sequence[str]
-    ) -> tuple[list[float | None] | Scored, dict[str, list[float | None]]]:
-        """Return the scores, or the raw ones of the terms, and those of gold and shadows, without a change of state."""
+    ) -> tuple[list[float | None] | Scored, dict[str, list[float]], dict[str, list[float | None]]]:
+        """Return the scores, or the raw ones of the terms, their details, and the scores of gold and shadows.
+
+        No state changes.
+        """
         if isinstance(self.reward, CompositeReward):
             scores: list[float | None] | Scored = self.reward.raw(prompts, completions)
+            details = scores.details
         else:
-            scores = [*checked(self.reward(prompts, completions), completions)]
+            given, details = detailed(self.reward, prompts, completions)
+            scores = [*checked(given, completions)]
         if not self.beside:
-            return scores, {}
+            return scores, details, {}
         # Random draws of gold and shadows must not advance the stream of training.
         with torch.random.fork_rng(devices=[torch.cuda.current_device()] if torch.cuda.is_available() else []):
-            return scores, {
-                name: _check(name, reward)(reward(prompts, completions), completions, _named(name))
-                for name, reward in self.beside.items()
-            }
+            return (
+                scores,
+                details,
+                {
+                    name: _check(name, reward)(reward(prompts, completions), completions, _named(name))
+                    for name, reward in self.beside.items()
+                },
+            )
 
     def _note(self, scores: Mapping[str, Sequence[float | None]]) -> None:
         for name, found in scores.items():
@@ -229,7 +237,7 @@ class Scorer:
                 continue
             found[name] = total / count
             squares = self.over_ranks(((x - found[name]) ** 2).sum()).item()
-            if not name.endswith("_disagreement"):
+            if name not in self.details:
                 found[f"{name}_std"] = (squares / count) ** 0.5
         for counts in self.spending:
             found |= counts.report()

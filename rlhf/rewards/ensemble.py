@@ -1,20 +1,12 @@
 """Several reward models as one, with a penalty on their disagreement."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 
 from rlhf.data.render import Prompt
 from rlhf.rewards.normalization import FixedNormalizer
 from rlhf.rewards.protocol import RewardFunction, checked
-
-
-class Judged(NamedTuple):
-    """One number per response: the score, and the standard deviation of the members' scores."""
-
-    scores: list[float]
-    disagreement: list[float]
 
 
 class Ensemble:
@@ -40,8 +32,10 @@ class Ensemble:
         self.members, self.deviations = list(members), deviations
         self.statistics = statistics or [FixedNormalizer(0.0, 1.0)] * len(self.members)
 
-    def judge(self, prompts: Sequence[Prompt], completions: Sequence[str]) -> Judged:
-        """Return score and disagreement per completion.
+    def detailed(
+        self, prompts: Sequence[Prompt], completions: Sequence[str]
+    ) -> tuple[list[float], dict[str, list[float]]]:
+        """Return the scores, and the standard deviation of the members' scores as ``disagreement``.
 
         Raises:
             TrainingError: a member did not return one finite number per completion.
@@ -52,7 +46,8 @@ class Ensemble:
             found.append(stored(scores))
         members = torch.tensor(found, dtype=torch.float64)
         disagreement = members.std(dim=0, unbiased=False)
-        return Judged((members.mean(dim=0) - self.deviations * disagreement).tolist(), disagreement.tolist())
+        scores = members.mean(dim=0) - self.deviations * disagreement
+        return scores.tolist(), {"disagreement": disagreement.tolist()}
 
     def __call__(self, prompts: Sequence[Prompt], completions: Sequence[str]) -> list[float]:
-        return self.judge(prompts, completions).scores
+        return self.detailed(prompts, completions)[0]

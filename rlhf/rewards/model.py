@@ -1,7 +1,7 @@
 """A sequence classifier with one output, as a RewardFunction."""
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy
@@ -14,6 +14,9 @@ from rlhf.errors import ModelError
 from rlhf.modeling.decoding import READ_AT_ONCE, groups
 from rlhf.modeling.foreign import positions
 from rlhf.rewards import shared
+from rlhf.rewards.distance import Distance
+
+Part = tuple[Sequence[int], list[float], torch.Tensor | None]  # places of rows, their scores, their hidden states
 
 
 def encode(tokenizer: Any, prompt: Prompt, completion: str, max_length: int | None) -> list[int]:
@@ -39,14 +42,23 @@ class RewardModel:
     The classifier chooses the token at which it reads the score; a causal model reads the last one. Longer texts are
     truncated on the left to ``max_length`` tokens, so that the response is kept; None uses all positions of the model.
     A prompt of several responses is computed once, unless ``shared_prefix`` is false or the architecture does not
-    support it, which is printed once.
+    support it, which is printed once. ``distance`` measures how far a response is from the training data, and
+    ``penalty`` times the distance beyond its limit is subtracted from the score.
 
     Raises:
         ModelError: the classifier has more than one output.
     """
 
     def __init__(
-        self, model: Any, tokenizer: Any, *, max_length: int | None, batch_size: int = 64, shared_prefix: bool = True
+        self,
+        model: Any,
+        tokenizer: Any,
+        *,
+        max_length: int | None,
+        batch_size: int = 64,
+        shared_prefix: bool = True,
+        distance: Distance | None = None,
+        penalty: float = 0.0,
     ):
         if model.config.num_labels != 1:
             raise ModelError(
@@ -58,6 +70,7 @@ class RewardModel:
         limits = [limit for limit in (max_length, positions(model)) if limit is not None]
         self.max_length = min(limits, default=None)
         self.batch_size, self.shared_prefix = batch_size, shared_prefix
+        self.distance, self.penalty = distance, penalty
         self.obstacle = shared.obstacle(model, self.max_length) if shared_prefix else None
         # Disable transformers' cache of keys and values, which nothing reads. For a role on a shared base, the
         # underlying model takes the argument.
@@ -69,15 +82,54 @@ class RewardModel:
         return encode(self.tokenizer, prompt, completion, self.max_length)
 
     def __call__(self, prompts: Sequence[Prompt], completions: Sequence[str]) -> list[float]:
-        return self.score([self.encode(*row) for row in zip(prompts, completions, strict=True)])
+        return self.detailed(prompts, completions)[0]
 
-    @torch.no_grad()
+    def detailed(
+        self, prompts: Sequence[Prompt], completions: Sequence[str]
+    ) -> tuple[list[float], dict[str, list[float]]]:
+        """Return the scores, and with a ``distance`` further numbers per response: it, and whether it is far."""
+        rows = [self.encode(*row) for row in zip(prompts, completions, strict=True)]
+        if self.distance is None:
+            return self.score(rows), {}
+        scores, hidden = self.read(rows)
+        assert hidden is not None, "a distance is fitted on the hidden states of a head that reads the last token"
+        found = self.distance(hidden)
+        excess = (found - self.distance.limit).clamp(min=0)
+        scores = (torch.tensor(scores) - self.penalty * excess).tolist() if self.penalty else scores
+        return scores, {"distance": found.tolist(), "far": (excess > 0).float().tolist()}
+
     def score(self, rows: Sequence[Sequence[int]]) -> list[float]:
         """Return the score of each row of token ids; rows of similar length, or with a common prefix, are batched."""
-        found = self._shared(rows) if self.shared_prefix else None
-        return self._padded(rows) if found is None else found
+        return self.read(rows)[0]
 
-    def _shared(self, rows: Sequence[Sequence[int]]) -> list[float] | None:
+    @torch.no_grad()
+    def read(self, rows: Sequence[Sequence[int]]) -> tuple[list[float], torch.Tensor | None]:
+        """Return the scores of rows of token ids, and the inputs (N, h) of a head that reads the last token, else None.
+
+        The inputs are float32 and on the CPU.
+        """
+        scores, hidden = [0.0] * len(rows), [torch.empty(0)] * len(rows)
+        for places, found, states in (self._shared(rows) if self.shared_prefix else None) or self._padded(rows):
+            for number, place in enumerate(places):
+                scores[place] = found[number]
+                if states is not None:
+                    hidden[place] = states[number].float().cpu()
+        whole = bool(hidden) and all(len(state) for state in hidden)
+        return scores, torch.stack(hidden) if whole else None
+
+    @torch.no_grad()
+    def running(self, ids: Sequence[int]) -> list[float]:
+        """Return the score that the head reads at each token of a row, for a head that reads the last token."""
+        found: list[torch.Tensor] = []
+        head = shared.classifier_of(self.model).score
+        handle = head.register_forward_hook(lambda module, given, output: found.append(output[0, :, 0]))
+        try:
+            self.model(input_ids=torch.tensor([list(ids)], device=self.model.device), **self.options)
+        finally:
+            handle.remove()
+        return found[0].float().tolist()
+
+    def _shared(self, rows: Sequence[Sequence[int]]) -> Iterator[Part] | None:
         """Return the scores with common prefixes computed once; None if that is not possible or saves little."""
         order = sorted(range(len(rows)), key=lambda i: list(rows[i]))
         ids = [numpy.array(rows[i], numpy.int64) for i in order]
@@ -88,26 +140,23 @@ class RewardModel:
             console.print(message, highlight=False, markup=False, soft_wrap=True)
             self.shared_prefix = False
             return None
-        scores = [0.0] * len(rows)
-        for places in shared.batches(ids, READ_AT_ONCE, self.batch_size):
-            for place, score in zip(places, shared.scores(self.model, [ids[i] for i in places]), strict=True):
-                scores[order[place]] = score
-        return scores
+        batches = shared.batches(ids, READ_AT_ONCE, self.batch_size)
+        return (
+            ([order[i] for i in places], *shared.scores(self.model, [ids[i] for i in places])) for places in batches
+        )
 
-    def _padded(self, rows: Sequence[Sequence[int]]) -> list[float]:
+    def _padded(self, rows: Sequence[Sequence[int]]) -> Iterator[Part]:
         order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
-        scores = [0.0] * len(rows)
         parts = groups([len(rows[i]) for i in order], READ_AT_ONCE)
         size = self.batch_size
         for places in (part[at : at + size] for part in parts for at in range(0, len(part), size)):
             chosen = [order[i] for i in places]
             batch = self.tokenizer.pad(
                 {"input_ids": [rows[i] for i in chosen]}, padding_side="right", return_tensors="pt"
-            )
-            logits = self.model(**batch.to(self.model.device), **self.options).logits[:, 0].float().tolist()
-            for i, score in zip(chosen, logits, strict=True):
-                scores[i] = score
-        return scores
+            ).to(self.model.device)
+            with shared.head_inputs(self.model, batch["input_ids"]) as states:
+                scores = self.model(**batch, **self.options).logits[:, 0].float().tolist()
+            yield chosen, scores, states[0] if states else None
 
 
 class AdaptedRewardModel(RewardModel):
@@ -117,7 +166,7 @@ class AdaptedRewardModel(RewardModel):
         super().__init__(model, tokenizer, **options)
         self.adapter = adapter
 
-    def score(self, rows: Sequence[Sequence[int]]) -> list[float]:
-        """Return the score of each row of token ids with this adapter and head."""
+    def read(self, rows: Sequence[Sequence[int]]) -> tuple[list[float], torch.Tensor | None]:
+        """Return the scores of rows of token ids with this adapter and head, and the inputs of the head."""
         self.model.set_adapter(self.adapter)
-        return super().score(rows)
+        return super().read(rows)

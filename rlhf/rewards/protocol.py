@@ -34,6 +34,14 @@ class RewardFunction(Protocol):
     def __call__(self, prompts: Sequence[Prompt], completions: Sequence[str]) -> list[float]: ...
 
 
+def detailed(
+    reward: RewardFunction, prompts: Sequence[Prompt], completions: Sequence[str]
+) -> tuple[Any, dict[str, list[float]]]:
+    """Return the scores, and further numbers per response, by name, of a reward that has a method ``detailed``."""
+    method = getattr(reward, "detailed", None)
+    return (reward(prompts, completions), {}) if method is None else method(prompts, completions)
+
+
 def function(path: str) -> RewardFunction:
     """Return the RewardFunction at ``package.module:name`` or ``file.py:name``.
 

@@ -62,8 +62,8 @@ def batches(rows: Sequence[numpy.ndarray], most: int, most_rows: int) -> Iterato
         yield range(start, len(rows))
 
 
-def scores(model: Any, rows: Sequence[numpy.ndarray]) -> list[float]:
-    """Return the score of each row of token ids, in one forward pass without padding.
+def scores(model: Any, rows: Sequence[numpy.ndarray]) -> tuple[list[float], Tensor]:
+    """Return the scores of R rows of token ids and the inputs (R, h) of the head, in one forward pass without padding.
 
     Raises:
         TrainingError: a layer of the model does not attend by segments.
@@ -76,7 +76,7 @@ def scores(model: Any, rows: Sequence[numpy.ndarray]) -> list[float]:
     last = [_last(row, plain.config.pad_token_id) for row in rows]
     read = layout.index[torch.arange(len(rows)), torch.tensor(last)]
     layout.reading(read)
-    with attending([plain]), only_at(plain.base_model, None, read), _reading(plain.score, read) as logits:
+    with attending([plain]), only_at(plain.base_model, None, read), _reading(plain.score, read) as (hidden, logits):
         model(
             input_ids=torch.from_numpy(ids).to(plain.device).flatten()[layout.source][None],
             # transformers passes any 4-D mask on unchanged instead of building one.
@@ -91,7 +91,7 @@ def scores(model: Any, rows: Sequence[numpy.ndarray]) -> list[float]:
             "segments, the others would see tokens of other rows: set model.attention=eager, which computes each "
             "prompt for every response"
         )
-    return logits[0][0, :, 0].float().tolist()
+    return logits[0][0, :, 0].float().tolist(), hidden[0][0]
 
 
 def _last(row: numpy.ndarray, padding: int | None) -> int:
@@ -101,17 +101,45 @@ def _last(row: numpy.ndarray, padding: int | None) -> int:
 
 
 @contextmanager
-def _reading(head: nn.Module, places: Tensor) -> Generator[list[Tensor]]:
-    """Compute ``head`` only at ``places`` (R,) of (1, N, h) within the context; yield the list of its logits (1, R, 1).
+def head_inputs(model: Any, ids: Tensor) -> Generator[list[Tensor]]:
+    """Yield a list to which a padded forward pass of ``ids`` (B, T) appends the inputs (B, h) from which it scores.
+
+    It stays empty if the head does not read the last token.
+    """
+    plain, found = classifier_of(model), []
+    head = getattr(plain, "score", None)
+    if not isinstance(head, nn.Module):
+        yield found
+        return
+    kept = ids != plain.config.get_text_config().pad_token_id
+    last = (torch.arange(ids.shape[1], device=ids.device) * kept).argmax(-1)
+
+    def keep(module: nn.Module, arguments: tuple[Tensor]) -> None:
+        found.append(arguments[0][torch.arange(len(ids), device=ids.device), last])
+
+    handle = head.register_forward_pre_hook(keep)
+    try:
+        yield found
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def _reading(head: nn.Module, places: Tensor) -> Generator[tuple[list[Tensor], list[Tensor]]]:
+    """Compute ``head`` only at ``places`` (R,) of (1, N, h) within the context.
+
+    Yield the lists of its inputs (1, R, h) and of its logits (1, R, 1).
 
     The head returns zeros (1, N, 1), of which transformers reads one.
     """
+    read: list[Tensor] = []
     found: list[Tensor] = []
     sizes: list[int] = []
 
     def gather(module: nn.Module, arguments: tuple[Tensor]) -> tuple[Tensor]:
         sizes.append(arguments[0].shape[1])
-        return (arguments[0][:, places],)
+        read.append(arguments[0][:, places])
+        return (read[-1],)
 
     def keep(module: nn.Module, arguments: tuple[Tensor], output: Tensor) -> Tensor:
         found.append(output)
@@ -119,7 +147,7 @@ def _reading(head: nn.Module, places: Tensor) -> Generator[list[Tensor]]:
 
     handles = [head.register_forward_pre_hook(gather), head.register_forward_hook(keep)]
     try:
-        yield found
+        yield read, found
     finally:
         for handle in handles:
             handle.remove()

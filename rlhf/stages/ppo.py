@@ -50,6 +50,7 @@ def train_and_measure(settings: Settings, run: Run, rubrics: dict[str, rubric.Ru
     stage = settings.stage_as(PPOStage)
     if stage.rollout.engine is Engine.vllm and find_spec("vllm") is None:
         raise ModelError("stage.rollout.engine=vllm needs vllm: pip install 'rlhf[vllm]', or use engine=transformers")
+    rewards_of.check_distance(stage, run.parents)
     plain = rewards_of.without_models(stage) | rubrics
     reads = any(map(reads_columns, plain.values()))
     prompts = loop.read_splits(run, settings, "prompts", columns=reads)

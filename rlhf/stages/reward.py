@@ -22,7 +22,7 @@ from rlhf.data.tokens import Form
 from rlhf.errors import DataError
 from rlhf.evaluation.reward_card import report
 from rlhf.evaluation.reward_card.card import Card
-from rlhf.evaluation.reward_card.grading import Policy, grade, score_statistics
+from rlhf.evaluation.reward_card.grading import Policy, fit_distance, grade, score_statistics
 from rlhf.evaluation.reward_card.pairs import check_answers, score_pairs
 from rlhf.evaluation.reward_card.probes import PROBES
 from rlhf.evaluation.statistics.intervals import share
@@ -89,6 +89,10 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
     judged = Policy(run["policy"].path, policy, tokenizer)
     card = grade(str(run.directory), scorers, pairs, judged, stage, settings.seed)
     measured = score_statistics(scorers, judged, pairs["train"]["prompt"], stage, settings.seed)
+    for number, scorer in enumerate(scorers if stage.distance_rows else ()):
+        distance = fit_distance(scorer, pairs, stage.distance_rows, settings.seed)
+        if ranks.is_main():
+            distance.save(members.folder(number))
     card.statistics = measured[0]
     if known := [PROBES[kind] for kind in stage.negatives or () if kind in PROBES]:
         card.notes.append(f"trained on responses like those of a corruption test: {', '.join(known)}")

@@ -13,6 +13,7 @@ from rlhf.ppo.diagnoses import (
     ENDED,
     ENTROPY,
     EQUAL,
+    FAR,
     GOLD,
     KL,
     LENGTH,
@@ -34,6 +35,7 @@ from rlhf.ppo.diagnoses import (
     no_eos,
     no_signal,
     noise,
+    off_distribution,
     over_optimized,
     repeating,
     steps_too_large,
@@ -52,6 +54,7 @@ HEALTHY = {
     REPETITION: lambda t: 0.03,
     DISTINCT: lambda t: 0.95,
     EQUAL: lambda t: 0.3,
+    FAR: lambda t: 0.05,
 }
 # rule -> (the unhealthy metrics over updates; the first update at which it must be raised, with the default limits)
 ILL = {
@@ -65,6 +68,7 @@ ILL = {
     repeating: ({REPETITION: lambda t: 0.6}, 5),
     entropy_collapse: ({ENTROPY: lambda t: 0.5**t}, 10),
     over_optimized: ({GOLD: lambda t: 5 - t / 2 + 0.1 * (t % 2), SCORES: lambda t: float(t)}, 10),
+    off_distribution: ({FAR: lambda t: 0.8}, 5),
     all_alike: ({DISTINCT: lambda t: 1 / 64}, 5),
 }
 

@@ -6,12 +6,14 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from rlhf.config import Settings
 from rlhf.errors import ConfigError, LineageError, ModelError
 from rlhf.modeling import loading
-from rlhf.rewards import CompositeReward, Ensemble, FixedNormalizer, LengthReward, RewardModel
+from rlhf.rewards import CompositeReward, Ensemble, FixedNormalizer, LengthReward, RewardModel, Scorer
 from rlhf.rewards.build import Builder, statistics
+from rlhf.rewards.distance import FILE, Distance
 from rlhf.runs.parents import find_parents
 from rlhf.runs.run import Run
 from rlhf.stages import execute
@@ -192,3 +194,34 @@ def test_other_runs_are_members_with_separate_normalization(
     own = Run.open(adapted[0]).manifest["metrics"]
     assert ensemble.statistics == [measured, (own["scores/mean"], own["scores/std"])]
     assert builder(f"stage.rewards={terms}").reward()[0].terms["sure"].normalization is None
+
+
+def test_far_responses_are_counted_and_their_score_is_lowered(
+    builder: Build, beside_chain: Callable[..., Settings], chain: Path, tmp_path: Path
+) -> None:
+    execute(beside_chain("reward", "stage.distance_rows=30"), tmp_path / "reward")
+    run = f"stage.reward={tmp_path}/reward"
+    distance = Distance.load(tmp_path / "reward")
+    assert distance is not None
+    save_file(
+        {name: value * 0 if name == "limit" else value for name, value in vars(distance).items()},
+        tmp_path / "reward" / FILE,
+    )
+    plain, penalized = (builder(run, f"stage.distance_coef={coef}").reward() for coef in (0, 3))
+    scorer = Scorer(plain[0])
+    scores, found = scorer(PROMPTS, TEXTS), plain[0].detailed(PROMPTS, TEXTS)[1]
+    metrics = scorer.metrics()
+    assert metrics == {"reward/distance": pytest.approx(sum(found["distance"]) / 2), "reward/far": 1.0}
+    lowered = [score - 3 * plain[1].std * far for score, far in zip(scores, found["distance"], strict=True)]
+    assert penalized[0](PROMPTS, TEXTS) == pytest.approx(lowered, rel=1e-5)
+    terms = f"stage.rewards={{again: {{run: {tmp_path}/reward}}}}"
+    scorer = Scorer(builder(terms, run).reward()[0])
+    scorer(PROMPTS, TEXTS)
+    assert {"reward/again_far", "reward/reward_distance"} < scorer.metrics().keys()
+
+
+def test_a_penalty_without_a_distance_is_refused(beside_chain: Callable[..., Settings], tmp_path: Path) -> None:
+    with pytest.raises(
+        LineageError, match=r"stage.distance_coef=2 needs a distance, which stage.reward=.* lacks: train"
+    ):
+        execute(beside_chain("ppo", "stage.distance_coef=2"), tmp_path / "ppo")

@@ -41,7 +41,7 @@ def test_weights_and_normalization_by_hand() -> None:
     scored = composition.score(PROMPTS, TEXTS)
     assert scored.totals == pytest.approx(expected)
     assert scored.raw == {"plain": [1, 2, 3], "stored": [1, 2, 3], "running": [1, 2, 3], "brief": [0, -1, -2]}
-    assert scored.disagreement == {}
+    assert scored.details == {}
 
 
 def test_a_term_that_returns_no_number_is_named() -> None:

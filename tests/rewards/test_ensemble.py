@@ -14,10 +14,10 @@ def constant(*scores: float) -> RewardFunction:
 def test_by_hand() -> None:
     """0, 6: mean 3, deviation 3; 2, 2: mean 2, deviation 0."""
     members = [constant(0.0, 2.0), constant(6.0, 2.0)]
-    found = Ensemble(members, 0.5).judge(["p", "p"], ["a", "b"])
-    assert found.disagreement == [3, 0]
-    assert found.scores == [3 - 0.5 * 3, 2]
-    assert Ensemble(members, 0.5)(["p", "p"], ["a", "b"]) == found.scores
+    scores, more = Ensemble(members, 0.5).detailed(["p", "p"], ["a", "b"])
+    assert more == {"disagreement": [3, 0]}
+    assert scores == [3 - 0.5 * 3, 2]
+    assert Ensemble(members, 0.5)(["p", "p"], ["a", "b"]) == scores
     assert Ensemble(members, 0.0)(["p", "p"], ["a", "b"]) == [3, 2]
 
 
@@ -30,8 +30,9 @@ def test_three_members_have_the_deviation_of_a_population() -> None:
 def test_members_that_differ_by_a_constant_and_a_scale_agree_once_normalized() -> None:
     members = [constant(1.0, 3.0), constant(110.0, 130.0)]
     stored = [FixedNormalizer(2.0, 1.0), FixedNormalizer(120.0, 10.0)]
-    assert max(Ensemble(members).judge(["p", "p"], ["a", "b"]).disagreement) > 50
-    assert Ensemble(members, statistics=stored).judge(["p", "p"], ["a", "b"]) == ([-1, 1], [0, 0])
+    assert max(Ensemble(members).detailed(["p", "p"], ["a", "b"])[1]["disagreement"]) > 50
+    found = Ensemble(members, statistics=stored).detailed(["p", "p"], ["a", "b"])
+    assert found == ([-1, 1], {"disagreement": [0, 0]})
 
 
 def test_a_member_that_returns_no_number_is_named() -> None:

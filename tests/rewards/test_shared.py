@@ -48,6 +48,17 @@ def test_scores_are_those_of_the_plain_forward_pass(kind: str) -> None:
     assert sum(tokens) < 0.5 * sum(map(len, ROWS))
 
 
+@pytest.mark.parametrize("shared_prefix", [True, False])
+def test_the_inputs_of_the_head_are_those_that_it_scores(shared_prefix: bool) -> None:
+    """Also of a row that ends with padding tokens."""
+    model = classifier()
+    scores, hidden = RewardModel(model, alike.tokenizer(), max_length=64, shared_prefix=shared_prefix).read(ROWS)
+    assert hidden is not None
+    assert hidden.shape == (len(ROWS), model.config.hidden_size)
+    assert (hidden @ model.score.weight[0]).tolist() == pytest.approx(scores, abs=1e-5)
+    assert scores == pytest.approx(plain(model), abs=1e-5)
+
+
 def test_each_adapter_scores_with_its_own_weights() -> None:
     base, members = classifier(), []
     config = LoraConfig(r=2, task_type=TaskType.SEQ_CLS, init_lora_weights=False)

@@ -10,7 +10,7 @@ import numpy as np
 
 from rlhf.config.reward import CardStage
 from rlhf.data.render import Prompt
-from rlhf.errors import TrainingError
+from rlhf.errors import ModelError, TrainingError
 from rlhf.evaluation.reward_card.card import Card, Limits, disagreement, measure, policy_rules, rules
 from rlhf.evaluation.reward_card.ensemble import MeanModel
 from rlhf.evaluation.reward_card.pairs import ScoredPairs, score_pairs, side
@@ -18,6 +18,7 @@ from rlhf.modeling.foreign import positions
 from rlhf.modeling.generation import generate
 from rlhf.modeling.seeding import derive
 from rlhf.rewards import RewardModel
+from rlhf.rewards.distance import Distance
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -68,6 +69,26 @@ def grade(
             "without stage.policy, the log-probability baseline and the scores of the policy's responses are left out"
         )
     return card
+
+
+def fit_distance(reward: RewardModel, pairs: Mapping[str, "Dataset"], rows: int, seed: int) -> Distance:
+    """Return the distance of a response from ``rows`` training responses, drawn with ``seed``.
+
+    Its limit is a quantile of as many validation responses.
+
+    Raises:
+        ModelError: the head of the reward model does not read the last token.
+    """
+    found = []
+    for split in ("train", "validation"):
+        sides = side(pairs[split], "chosen"), side(pairs[split], "rejected")
+        every = [row for one in sides for row in zip(one.prompts, one.completions, strict=True)]
+        drawn = random.Random(derive(seed, "distance", split)).sample(every, min(rows, len(every)))
+        _, hidden = reward.read([reward.encode(*row) for row in drawn])
+        if hidden is None:
+            raise ModelError("stage.distance_rows needs a head that reads the last token: set stage.distance_rows=0")
+        found.append(hidden)
+    return Distance.fit(*found)
 
 
 def mean(members: Sequence[ScoredPairs]) -> ScoredPairs:

@@ -42,6 +42,7 @@ SAME = {
     "distance_rows": "kept beside the model; tests/rewards/test_distance.py",
     **dict.fromkeys(("probe_rows", "tfidf_pairs", "calibration_bins", "bootstrap", "statistics_prompts"), CARD),
     "statistics_temperature": CARD, "sentinel": "tests/ppo/test_sentinel.py", "rollout": "tests/ppo/test_rollout.py",
+    "autopsies": CARD,
     "importance_cap": "of other engines; tests/ppo/test_vllm_sampler.py", "kind": "tests/modeling/test_adapters.py",
     "target_modules": "tests/modeling/test_adapters.py", "turns": "of conversations; tests/data/test_tokens.py",
     "learning_rate_factor": "of the default learning rate in conf/stage/; tests/test_conf.py",

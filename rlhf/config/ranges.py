@@ -81,6 +81,7 @@ OURS: dict[str, dict[str, Range]] = {
     "CardStage": {
         "probe_rows": COUNT_OR_NONE, "tfidf_pairs": COUNT, "calibration_bins": TRIES, "bootstrap": Range(1, 1e6),
         "statistics_prompts": Range(2, 1e9), "statistics_temperature": TEMPERATURE,
+        "autopsies": Range(0, 1000),
     },
     "TrainerStage": {"early_stopping": COUNT},
     "RewardStage": {

@@ -24,6 +24,7 @@ class CardStage(Stage):
     """Settings of the stages that write a report card."""
 
     probe_rows: int
+    autopsies: int
     tfidf_pairs: int
     calibration_bins: int
     bootstrap: int

@@ -8,6 +8,7 @@ import numpy as np
 
 from rlhf.console import plural
 from rlhf.evaluation.reward_card import baselines
+from rlhf.evaluation.reward_card.autopsy import Autopsy
 from rlhf.evaluation.reward_card.ensemble import AnyRewardModel
 from rlhf.evaluation.reward_card.pairs import Part, ScoredPairs, Side, decided, length_correlation, parts
 from rlhf.evaluation.reward_card.probes import Probe, probe
@@ -67,6 +68,7 @@ class Card:
     padding: float
     statistics: dict[str, float] = field(default_factory=dict)
     members: dict[str, Any] = field(default_factory=dict)
+    autopsies: list[Autopsy] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     @property

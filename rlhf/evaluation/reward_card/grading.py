@@ -11,6 +11,7 @@ import numpy as np
 from rlhf.config.reward import CardStage
 from rlhf.data.render import Prompt
 from rlhf.errors import ModelError, TrainingError
+from rlhf.evaluation.reward_card.autopsy import autopsies
 from rlhf.evaluation.reward_card.card import Card, Limits, disagreement, measure, policy_rules, rules
 from rlhf.evaluation.reward_card.ensemble import MeanModel
 from rlhf.evaluation.reward_card.pairs import ScoredPairs, score_pairs, side
@@ -59,6 +60,8 @@ def grade(
         longest, batch = min(lengths, default=None), members[0].batch_size
         differences |= policy_rules(policy.model, policy.tokenizer, sides["test"], longest, batch)
     card = measure(name, reward, mean(scored["test"]), mean(scored["validation"]), differences, limits)
+    if stage.autopsies and len(members) == 1 and train is not None:
+        card.autopsies = autopsies(members[0], card.pairs, list(train), stage.autopsies, seed)
     if len(members) > 1:
         card.members = disagreement(scored["test"])
         card.notes.append(f"the score is the mean over {len(members)} members")

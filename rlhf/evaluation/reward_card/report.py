@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rlhf.console import console
-from rlhf.evaluation.reward_card import figures
+from rlhf.evaluation.reward_card import autopsy, figures
 from rlhf.evaluation.reward_card.card import Card
 from rlhf.evaluation.reward_card.pairs import LABELS
 from rlhf.evaluation.reward_card.probes import PROBES
@@ -86,6 +86,7 @@ def as_json(card: Card) -> dict[str, Any]:
         "padding": card.padding,
         "statistics": card.statistics,
         "members": {name: _plain(value) for name, value in card.members.items()},
+        "autopsies": [autopsy.record(one, card.pairs) for one in card.autopsies],
         "notes": card.notes,
         "warnings": card.warnings,
     }
@@ -228,5 +229,8 @@ def markdown(card: Card, drawn: Sequence[str]) -> Iterator[str]:
     for title, headings, lines in tables(card):
         yield f"\n## {cell(title)}\n"
         yield from table(headings, lines)
+    for number, one in enumerate(card.autopsies, 1):
+        yield f"\n## Wrong pair {number}\n"
+        yield from autopsy.markdown(one, card.pairs)
     yield "\n## Figures\n"
     yield from (f"![{Path(name).stem}](figures/{name})" for name in drawn)

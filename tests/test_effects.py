@@ -5,6 +5,7 @@ setting that does not change the result on purpose is in ``SAME``, with the reas
 """
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import fields
 from functools import cache
@@ -37,12 +38,12 @@ SAME = {
     "trainer.activation_checkpointing": ROUNDING, "trainer.per_device_eval_batch_size": ROUNDING,
     "reference": LOADED,
     **dict.fromkeys(("policy", "reward", "rewards", "gold", "critic", "reward_defaults", "critic_kind"), LOADED),
-    "shadows": "scores that train nothing; tests/rewards/test_in_training.py",
     "distance_coef": "of stage.distance_rows; tests/rewards/test_build.py",
     "distance_rows": "kept beside the model; tests/rewards/test_distance.py",
+    "shadows": "scores that train nothing; tests/rewards/test_in_training.py",
     **dict.fromkeys(("probe_rows", "tfidf_pairs", "calibration_bins", "bootstrap", "statistics_prompts"), CARD),
-    "statistics_temperature": CARD, "sentinel": "tests/ppo/test_sentinel.py", "rollout": "tests/ppo/test_rollout.py",
     "autopsies": CARD,
+    "statistics_temperature": CARD, "sentinel": "tests/ppo/test_sentinel.py", "rollout": "tests/ppo/test_rollout.py",
     "importance_cap": "of other engines; tests/ppo/test_vllm_sampler.py", "kind": "tests/modeling/test_adapters.py",
     "target_modules": "tests/modeling/test_adapters.py", "turns": "of conversations; tests/data/test_tokens.py",
     "learning_rate_factor": "of the default learning rate in conf/stage/; tests/test_conf.py",
@@ -98,7 +99,9 @@ TRAINED: dict[str, dict[str, Any]] = {
         "margin": ["stage.margin=true", "data.path={margins}"],
         "label_smoothing": ["stage.label_smoothing=0.3"],
         "batch_sum": ["stage.batch_sum=5"],
+        "balance_lengths": ["stage.balance_lengths=20"],
         "negatives": ["stage.negatives={swapped: 0.5}"],
+        "sampler": (["stage.negatives={sampled: 0.5}", "stage.sampler={base}"], ["stage.sampler={sft}"]),
         "trainer.max_length": ["stage.trainer.max_length=60"],
         "ensemble": (["adapter=lora"], ["stage.ensemble=2"]),
         "average": (["adapter=lora", "stage.ensemble=2"], ["stage.average=8"]),
@@ -169,7 +172,8 @@ def results(chain: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[.
         parents = {"base": [], "sft": [f"model.pretrained={chain}/almanac/base"]}
         given = parents.get(stage, [f"stage.policy={chain}/almanac/sft"])
         short = ["stage.sample_prompts=0", "eval_set.prompts=0", "stage.trainer.learning_rate=0.01"]
-        own = [item.replace("{margins}", str(margins)).replace("{ratings}", str(ratings)) for item in overrides]
+        places = {"margins": margins, "ratings": ratings, "base": chain / "almanac/base", "sft": chain / "almanac/sft"}
+        own = [re.sub("{(margins|ratings|base|sft)}", lambda found: str(places[found[1]]), item) for item in overrides]
         metrics = execute(composed(*tiny_overrides(stage, root), *given, *short, *own), root / "run")
         log = (root / "run" / "metrics.jsonl").read_text(encoding="utf-8")
         return f"{Run.open(root / 'run').manifest['weights']} {log} {metrics}"

@@ -9,7 +9,7 @@ from rlhf.config.rules import require
 from rlhf.config.stage import POLICIES, Input, SharedPrefix, Stage, TrainerStage
 from rlhf.errors import ConfigError
 
-NEGATIVES = ("swapped", "truncated", "repeated")  # rlhf/preference/negatives.py
+NEGATIVES = ("swapped", "sampled", "truncated", "repeated")  # rlhf/preference/negatives.py
 
 
 class RewardLoss(Enum):
@@ -44,13 +44,15 @@ class RewardStage(CardStage, TrainerStage):
     margin: bool
     label_smoothing: float
     batch_sum: float
+    balance_lengths: int | None
     negatives: Any
+    sampler: str
     ensemble: int
     average: int | None
+    distance_rows: int
     shared_prefix: SharedPrefix
 
     reads: ClassVar[tuple[str, ...]] = ("preferences",)
-    distance_rows: int
 
     def __post_init__(self) -> None:
         TrainerStage.__post_init__(self)
@@ -72,6 +74,11 @@ class RewardStage(CardStage, TrainerStage):
                 raise ConfigError(
                     f"stage.{option} needs pairs, but stage.loss=plackett_luce learns rankings: set only one of them"
                 )
+
+    def inputs(self) -> dict[str, Input]:
+        """Return the policy, and the model of sampled negatives."""
+        sampler = {"sampler": Input(self.sampler, ("base", *POLICIES))} if "sampled" in (self.negatives or {}) else {}
+        return super().inputs() | sampler
 
 
 @dataclass(kw_only=True)

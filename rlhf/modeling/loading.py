@@ -8,6 +8,7 @@ switched off, and an adapter cannot be attached to a wrong base.
 import math
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -89,6 +90,13 @@ def _set_template(tokenizer: PreTrainedTokenizerBase, parent: Parent, model: Mod
     else:
         untaught = parent.stage == "base" and tokenizer.chat_template == templates.chat_template(templates.STAND_IN)
         tokenizer.strings_are_turns = not untaught
+
+
+def is_plain(parent: Parent, model: Model) -> bool:
+    """Return whether the model was not trained on chat turns: a run of stage=base, or a model without a template."""
+    if parent.manifest is not None:
+        return parent.stage == "base"
+    return load_tokenizer(parent, replace(model, chat_template=None)).chat_template is None
 
 
 def check(parent: Parent, settings: Settings) -> None:

@@ -7,11 +7,10 @@
 One model is loaded at a time, together with the reference that the KL is measured from.
 """
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rlhf.config import CompareStage, JudgeKind, Model, Settings
+from rlhf.config import CompareStage, JudgeKind, Settings
 from rlhf.console import Bar
 from rlhf.data import load
 from rlhf.errors import LineageError
@@ -26,7 +25,6 @@ from rlhf.modeling import loading
 from rlhf.rewards import Rows, bound, function
 from rlhf.rewards.columns import reads_columns
 from rlhf.rewards.instructions import check_rows
-from rlhf.runs.parents import Parent
 from rlhf.runs.run import Run
 from rlhf.storage.digests import tokenizer_record
 
@@ -111,16 +109,9 @@ def candidate(name: str, settings: Settings, run: Run) -> Candidate:
     """Load the model ``name`` with its tokenizer, on the device and in evaluation mode."""
     tokenizer = loading.load_tokenizer(run[name], settings.model)
     model = loading.load_policy(run[name], settings.model, tokenizer).to(torch_device(settings.hardware)).eval()
-    plain = is_plain(run[name], settings.model)
+    plain = loading.is_plain(run[name], settings.model)
     tokenizer.strings_are_turns &= not plain
     return Candidate(name, model, tokenizer, plain)
-
-
-def is_plain(parent: Parent, model: Model) -> bool:
-    """Return whether the model was not trained on chat turns: a run of stage=base, or a model without a template."""
-    if parent.manifest is not None:
-        return parent.stage == "base"
-    return loading.load_tokenizer(parent, replace(model, chat_template=None)).chat_template is None
 
 
 def ppo_runs(settings: Settings, run: Run) -> dict[str, records.Record]:

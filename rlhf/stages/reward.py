@@ -31,7 +31,8 @@ from rlhf.hardware.device import torch_device
 from rlhf.modeling import adapters, loading
 from rlhf.modeling.architectures import decide
 from rlhf.modeling.merging import merge_adapters
-from rlhf.preference.negatives import with_negatives
+from rlhf.preference.balance import balanced
+from rlhf.preference.negatives import sampler_of, with_negatives
 from rlhf.preference.prefix_sharing import sharing
 from rlhf.preference.training import Members, columns, prepare, trainer_class
 from rlhf.rewards import AdaptedRewardModel, RewardModel, function
@@ -63,12 +64,7 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
     tokenizer = loading.load_tokenizer(run["policy"], settings.model)
     loop.settle(run, settings, tokenizer, pairs["train"]["prompt"])
     run.record_tokenizer(tokenizer)
-    learned = dict(pairs)
-    if stage.negatives:
-        learned["train"], counts = with_negatives(pairs["train"], stage.negatives, settings.seed)
-        run.manifest["data"]["preferences"]["train"]["negatives"] = counts
-        added = ", ".join(f"{count} {kind}" for kind, count in counts.items())
-        console.print(f"reward: extra pairs with negatives: {added}", highlight=False, markup=False, soft_wrap=True)
+    learned = dict(pairs) | {"train": training_pairs(settings, run, pairs["train"])}
     prepared = prepare(learned, stage, tokenizer)
     if stage.loss is not RewardLoss.plackett_luce:  # its rankings are token ids already
         extra = [name for name in prepared["train"].column_names if name in ("margin", "weight")]
@@ -89,14 +85,14 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
     judged = Policy(run["policy"].path, policy, tokenizer)
     card = grade(str(run.directory), scorers, pairs, judged, stage, settings.seed)
     measured = score_statistics(scorers, judged, pairs["train"]["prompt"], stage, settings.seed)
-    for number, scorer in enumerate(scorers if stage.distance_rows else ()):
-        distance = fit_distance(scorer, pairs, stage.distance_rows, settings.seed)
-        if ranks.is_main():
-            distance.save(members.folder(number))
     card.statistics = measured[0]
     if known := [PROBES[kind] for kind in stage.negatives or () if kind in PROBES]:
         card.notes.append(f"trained on responses like those of a corruption test: {', '.join(known)}")
     tell(card, ceiling, stage.sample_prompts)
+    for number, scorer in enumerate(scorers if stage.distance_rows else ()):
+        distance = fit_distance(scorer, pairs, stage.distance_rows, settings.seed)
+        if ranks.is_main():
+            distance.save(members.folder(number))
     if ranks.is_main():
         report.write(card, run.work)
     for number in range(1, stage.ensemble):
@@ -105,6 +101,30 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
         average(settings, run, members, pairs["test"], judged, pairs["train"]["prompt"])
     noise = {} if ceiling is None else {"test/ceiling": ceiling.expected, "test/ceiling_realized": ceiling.realized}
     return found[0] | report.numbers(card) | noise | {"objective": card.accuracy.mean}
+
+
+def training_pairs(settings: Settings, run: Run, pairs: Dataset) -> Dataset:
+    """Return the pairs to train on: balanced in length and with negatives if these are set; record both.
+
+    Raises:
+        DataError: no pair is left.
+    """
+    stage = settings.stage_as(RewardStage)
+    if stage.balance_lengths is not None:
+        kept = balanced(pairs, stage.balance_lengths, settings.seed)
+        run.record_omission("preferences", "train", len(pairs) - len(kept), "left out to balance lengths")
+        if not len(kept):
+            raise DataError(
+                f"stage.balance_lengths={stage.balance_lengths} leaves no pair of data.preferences (train): set a "
+                "larger width, or use pairs whose chosen response is sometimes longer and sometimes shorter"
+            )
+        pairs = kept
+    if stage.negatives:
+        pairs, counts = with_negatives(pairs, stage.negatives, settings.seed, sampler_of(settings, run))
+        run.manifest["data"]["preferences"]["train"]["negatives"] = counts
+        added = ", ".join(f"{count} {kind}" for kind, count in counts.items())
+        console.print(f"reward: extra pairs with negatives: {added}", highlight=False, markup=False, soft_wrap=True)
+    return pairs
 
 
 def average(

@@ -1,6 +1,9 @@
+from collections.abc import Sequence
+
 import pytest
 from datasets import Dataset
 
+from rlhf.data.render import Prompt
 from rlhf.errors import ConfigError
 from rlhf.preference.negatives import with_negatives
 from tests.conftest import composed
@@ -39,10 +42,26 @@ def test_conversations_keep_their_turns_and_what_does_not_change_is_passed_over(
     assert found[3]["rejected"] == [{"role": "assistant", "content": "one two"}]
 
 
+def test_sampled_negatives_respond_to_the_prompt_of_their_pair() -> None:
+    asked = []
+
+    def sampler(prompts: Sequence[Prompt]) -> list[str]:
+        asked.extend(prompts)
+        return [f"yes {n} is it" for n in range(5)] + [f"base {prompt}" for prompt in prompts[5:]]
+
+    found, counts = with_negatives(Dataset.from_list(ROWS), {"sampled": 0.5}, 0, sampler)
+    extra = list(found)[20:]
+    assert [row["prompt"] for row in extra][-5:] == asked[5:]
+    assert all(row["rejected"] == f"base {row['prompt']}" for row in extra[-5:])
+    assert all(row["rejected"] != row["chosen"] for row in extra)
+    assert len(asked) == 10
+    assert 5 <= len(extra) == counts["sampled"] <= 10
+
+
 @pytest.mark.parametrize(
     ("given", "told"),
     [
-        ("{shuffled: 0.1}", "stage.negatives must name some of swapped, truncated, repeated, got 'shuffled'"),
+        ("{shuffled: 0.1}", "stage.negatives must name some of swapped, sampled, truncated, repeated, got 'shuffled'"),
         ("{swapped: 2}", r"stage.negatives.swapped must lie in \(0, 1\], got 2"),
         ("{swapped: 0.1} stage.loss=plackett_luce", "needs pairs, but stage.loss=plackett_luce learns rankings"),
     ],

@@ -13,6 +13,7 @@ from rlhf.data.render import question
 from rlhf.errors import ConfigError, DataError
 from rlhf.modeling import loading
 from rlhf.modeling.generation import generate
+from rlhf.preference import negatives
 from rlhf.preference.losses import bradley_terry
 from rlhf.rewards import RewardModel
 from rlhf.runs.parents import find_parent
@@ -273,6 +274,56 @@ def test_the_mean_of_an_ensemble_is_one_adapter(beside_chain: Callable[..., Sett
     for name, value in mean.items():
         torch.testing.assert_close(value, (first[name] + second[name]) / 2, atol=1e-6, rtol=1e-5)
     assert not torch.equal(first["score.weight"], second["score.weight"])
+
+
+def test_pairs_that_balance_lengths_are_left_out_and_counted(
+    beside_chain: Callable[..., Settings], tmp_path: Path
+) -> None:
+    rows = [{"prompt": f"{i}?", "chosen": "yes" if i % 3 else "yes!!", "rejected": "no!!"} for i in range(60)]
+    (tmp_path / "pairs.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    own = (f"data.path={tmp_path}/pairs.jsonl", "data.ceiling=null")
+    execute(beside_chain("reward", "stage.balance_lengths=5", *own), tmp_path / "reward")
+    record = Run.open(tmp_path / "reward").manifest["data"]["preferences"]["train"]
+    assert 0 < record["left out to balance lengths"] < record["rows"] / 2
+    rows = [row for row in rows if row["chosen"] == "yes"]
+    (tmp_path / "pairs.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    with pytest.raises(DataError, match=r"stage.balance_lengths=5 leaves no pair of data.preferences \(train\): set a"):
+        execute(beside_chain("reward", "stage.balance_lengths=5", *own), tmp_path / "none")
+
+
+def test_responses_of_the_base_model_are_negatives(
+    beside_chain: Callable[..., Settings], chain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are those that stage=compare samples: to the question without a chat template. A resumed run reads them."""
+    own = ("stage.negatives={sampled: 0.5}", f"stage.sampler={chain}/almanac/base", "stage.trainer.save_steps=1")
+    settings, seen = beside_chain("reward", *own), []
+
+    def noted(*arguments, **named) -> list:
+        seen.append((arguments[2], generate(*arguments, **named)))
+        return seen[-1][1]
+
+    monkeypatch.setattr(negatives, "generate", noted)
+    train = loop.train
+
+    def interrupted(*parts, **options) -> dict:
+        train(*parts, **options)
+        raise KeyboardInterrupt
+
+    execute(settings, tmp_path / "whole")
+    manifest = Run.open(tmp_path / "whole").manifest
+    assert manifest["parents"]["sampler"]["stage"] == "base"
+    assert manifest["data"]["preferences"]["train"]["negatives"] == {"sampled": 12}
+    [(prompts, _)] = seen
+    assert len(prompts) == 12
+    assert all(isinstance(prompt, str) and "<|" not in prompt for prompt in prompts)
+    monkeypatch.setattr(loop, "train", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        execute(settings, tmp_path / "reward")
+    assert seen[1] == seen[0]
+    monkeypatch.setattr(loop, "train", train)
+    execute(beside_chain("reward", *own, "resume=true"), tmp_path / "reward")
+    assert len(seen) == 2
+    assert Run.open(tmp_path / "reward").manifest["weights"] == manifest["weights"]
 
 
 def test_an_interrupted_ensemble_continues_with_the_interrupted_member(

@@ -14,6 +14,7 @@ from rlhf.evaluation.comparison import records
 from rlhf.evaluation.sweeps import jobs
 from rlhf.modeling import bases, loading
 from rlhf.modeling.from_scratch import new_tokenizer
+from rlhf.modeling.loading import is_plain
 from rlhf.publishing import card, lineage, sections
 from rlhf.publishing.scrub import Scrubber
 from rlhf.rewards.build import statistics
@@ -23,7 +24,6 @@ from rlhf.runs.interrupted import check_start
 from rlhf.runs.parents import Parent
 from rlhf.runs.run import Run
 from rlhf.stages import status
-from rlhf.stages.compare import is_plain
 from rlhf.storage.digests import tokenizer_record
 from rlhf.storage.manifest import defect, read_manifest
 from tests.conftest import composed, tiny_overrides

@@ -258,7 +258,7 @@ def results(subject: Subject) -> list[EvalResult]:
             EvalResult(
                 **shared,
                 metric_type=key.partition("/")[0],
-                metric_name=label(key, table["reference"], table["temperature"])[0] + interval(measured[key]),
+                metric_name=label(key, table["reference"], table["temperature"]).label + interval(measured[key]),
                 metric_value=mean(measured[key]),
             )
             for key in keys

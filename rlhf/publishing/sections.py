@@ -178,7 +178,7 @@ def evaluation(comparison: Path | None, digest: str | None, safe: Safe) -> dict[
     models = found["models"]
     table, meanings = [], []
     for key in keys_of(models):
-        heading, meaning = map(safe, label(key, found["reference"], found["temperature"]))
+        heading, _, meaning = map(safe, label(key, found["reference"], found["temperature"]))
         table.append([heading, *(number(row.get(key)) for row in models.values())])
         meanings.append([heading, meaning])
     return {key: found[key] for key in ("prompts", "samples", "temperature", "seed")} | {

@@ -1,33 +1,26 @@
-"""The comparison as one self-contained HTML file: no network, no server; questions and tables work without a script.
+"""The comparison as one self-contained HTML file: no network, no server; all but the examples works without a script.
 
-Model output reaches the page in two ways. The questions and the tables are rendered by Jinja2 with autoescape. The
-responses are in a JSON block whose ``<``, ``>`` and ``&`` are escaped, so that no text can end it; the page's script,
-the only one that its policy allows, inserts them as text nodes.
+Model output reaches the page in two ways. The story and the tables are rendered by Jinja2 with autoescape. The examples
+are in a JSON block whose ``<``, ``>`` and ``&`` are escaped, so that no text can end it; the page's script, the only
+one that its policy allows, inserts them as text nodes, some at a time.
 """
 
 import base64
 import hashlib
-import json
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from rlhf.console import printable
-from rlhf.data.render import Prompt, question
-from rlhf.evaluation.comparison.comparison import Comparison, Row
-from rlhf.evaluation.reporting.drawing import Drawing
-from rlhf.evaluation.reporting.tables import JUDGES, grids, meanings, remarks
+from rlhf.data.render import question
+from rlhf.evaluation.comparison.comparison import Comparison
+from rlhf.evaluation.reporting import story
+from rlhf.evaluation.reporting.drawing import COLORS, Drawing
+from rlhf.evaluation.reporting.examples import beside, data, json_block
+from rlhf.evaluation.reporting.tables import JUDGES, grids, keys_of, label_in, number, remarks, titled
 from rlhf.evaluation.reporting.text_diff import pieces
-from rlhf.evaluation.responses.answers import Answers
-
-BUDGET = 10_000_000
-"""Characters of responses on a page. Above it, the page has fewer samples per prompt, then truncated ones."""
-SHORTEST = 1000
-"""Characters of a response that are never truncated."""
-FACETS = ("task", "held_out", "format", "source")
-MOST_KINDS = 40  # values of a facet; a filter with more, such as one per prompt, is useless
-ESCAPES = {code: f"\\u{code:04x}" for code in (*map(ord, "<>&\u2028\u2029"), *range(0xD800, 0xE000))}
+from rlhf.evaluation.statistics.metrics import Estimate
 
 
 def render(comparison: Comparison, drawings: list[Drawing]) -> str:
@@ -43,6 +36,9 @@ def render(comparison: Comparison, drawings: list[Drawing]) -> str:
     # Only the package's files and the SVGs, whose text matplotlib escaped, are inserted as markup.
     script, css = (Markup(loader.get_source(environment, name)[0]) for name in ("report.js", "report.css"))
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    drawn = [(drawing, Markup(drawing.svg)) for drawing in drawings]
+    judge = story.main_judge(comparison)
+    examples = data(comparison)
     return environment.get_template("report.html").render(
         title=f"What each stage changed: {', '.join(comparison.metrics)}",
         css=css,
@@ -50,18 +46,110 @@ def render(comparison: Comparison, drawings: list[Drawing]) -> str:
         digest=digest,
         stage=comparison.stage,
         comparison=comparison,
+        judge="gold reward" if judge == "gold" else JUDGES.get(judge, judge),
+        reference=titled(comparison.stage.reference),
+        verdict=story.verdict(comparison),
+        example=example(comparison),
         questions=questions(comparison),
+        columns=columns(comparison),
+        frontier=[pair for pair in drawn if pair[0].name == "frontier"],
+        changes=changes(comparison),
+        lost=lost(comparison),
+        metrics=metrics(comparison),
         grids=list(grids(comparison)),
-        meanings=meanings(comparison),
         remarks=remarks(comparison),
-        drawings=[(drawing, Markup(drawing.svg)) for drawing in drawings],
-        block=Markup(json_block(data(comparison))),
+        drawings=[pair for pair in drawn if pair[0].name != "frontier"],
+        examples=examples,
+        block=Markup(json_block(examples)),
     )
 
 
-def json_block(value: Any) -> str:
-    """Return JSON that is safe inside a script element: no text in it can close the element or open a comment."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).translate(ESCAPES)
+def columns(comparison: Comparison) -> list[dict[str, Any]]:
+    """Return each stage with its color in the figures, its parent and its headlines, with their bars."""
+    found = []
+    for index, name in enumerate(comparison.metrics):
+        numbers = [
+            (headline, None if headline.share is None else bar(headline.share, 0, 1))
+            for headline in story.headlines(comparison, name)
+        ]
+        parent = comparison.previous.get(name)
+        found.append(
+            {
+                "name": name,
+                "title": titled(name),
+                "color": COLORS[index % len(COLORS)],
+                "parent": None if parent is None else titled(parent),
+                "headlines": numbers,
+            }
+        )
+    return found
+
+
+def bar(value: Estimate, low: float, high: float) -> str:
+    """Return the place of an interval between ``low`` and ``high`` as CSS properties in percent."""
+    places = (100 * (bound - low) / ((high - low) or 1) for bound in (value.low, value.mean, value.high))
+    return ";".join(f"--{name}:{place:.1f}%" for name, place in zip(("low", "mean", "high"), places, strict=True))
+
+
+def example(comparison: Comparison) -> dict[str, Any]:
+    """Return the `typical` prompt with the response of each stage and its score."""
+    i, chosen = story.typical(comparison)
+    judge, answers = story.main_judge(comparison), comparison.answers
+    texts = {name: answers[name].texts[i][j] for name, j in chosen.items()}
+    scores = {name: answers[name].scores[judge][i][j] for name, j in chosen.items() if judge in answers[name].scores}
+    return {
+        "text": question(comparison.prompts[i]["prompt"]),
+        "answers": [(name, marked(comparison, name, texts), scores.get(name)) for name in comparison.metrics],
+    }
+
+
+def changes(comparison: Comparison) -> list[dict[str, Any]]:
+    """Return for each facet of the prompts the win rates over the stage before, by kind, with their bars."""
+    found = []
+    for facet, heading in story.FACETS.items():
+        rows = [
+            {
+                "kind": kind.replace("_", " "),
+                "prompts": sum(str(row.get(facet)) == kind for row in comparison.prompts),
+                "shares": {name: (share, bar(share, 0, 1)) for name, share in shares.items()},
+            }
+            for kind, shares in story.changes(comparison, facet).items()
+        ]
+        if rows:
+            found.append({"title": heading, "rows": rows})
+    return found
+
+
+def lost(comparison: Comparison) -> list[dict[str, Any]]:
+    """Return for each stage with a parent on how many prompts it lost, tied and won, and its largest losses."""
+    found = []
+    for name in story.judged(comparison):
+        gaps = [gap for gap in story.gaps(comparison, name, story.main_judge(comparison)) if gap is not None]
+        found.append(
+            {
+                "name": name,
+                "title": titled(name),
+                "parent": titled(str(comparison.previous[name])),
+                "counts": {"lost": sum(g < 0 for g in gaps), "tied": gaps.count(0), "won": sum(g > 0 for g in gaps)},
+                "worst": story.losses(comparison, name)[: story.WORST],
+            }
+        )
+    return found
+
+
+def metrics(comparison: Comparison) -> list[dict[str, Any]]:
+    """Return each metric with its words and its value for each stage, with a bar if it has an interval."""
+    found = []
+    for key in keys_of(comparison.metrics):
+        values = {name: row[key] for name, row in comparison.metrics.items() if key in row}
+        bounds = [bound for value in values.values() for bound in (value if isinstance(value, Estimate) else ())]
+        span = (min([0, *bounds]), max([0, *bounds]))
+        cells = [
+            (titled(name), number(value), bar(value, *span) if isinstance(value, Estimate) else None)
+            for name, value in values.items()
+        ]
+        found.append({"key": key, "words": label_in(comparison, key), "cells": cells})
+    return found
 
 
 def questions(comparison: Comparison) -> list[dict[str, Any]]:
@@ -83,85 +171,3 @@ def marked(comparison: Comparison, name: str, texts: dict[str, str]) -> list[str
     other = beside(comparison, name)
     text = printable(texts[name].strip(), 4000)
     return [text] if other is None else pieces(text, printable(texts[other].strip(), 4000))
-
-
-def beside(comparison: Comparison, name: str) -> str | None:
-    """Return the column that a column's words are marked against: the reference; None for the reference itself."""
-    return None if name == comparison.stage.reference else comparison.stage.reference
-
-
-def data(comparison: Comparison) -> dict[str, Any]:
-    """Return the data of the page's script: prompts, responses in pieces, and the facets to filter by."""
-    names = list(comparison.metrics)
-    samples, most = room(comparison)
-    facets = {facet: found for facet in FACETS if 1 < len(found := kinds(comparison, facet)) <= MOST_KINDS}
-    return {
-        "models": names,
-        "reference": comparison.stage.reference,
-        "rewards": [JUDGES.get(name, name) for name in comparison.answers[comparison.stage.reference].scores],
-        "facets": facets,
-        "samples": samples,
-        "prompts": [
-            {
-                "prompt": turns(row["prompt"]),
-                "facets": {facet: str(row[facet]) for facet in facets if row.get(facet) is not None},
-                "means": {name: means(comparison.answers[name], i) for name in names},
-                "responses": {name: responses(comparison, name, i, samples, most) for name in names},
-            }
-            for i, row in first(comparison)
-        ],
-    }
-
-
-def first(comparison: Comparison) -> list[tuple[int, Row]]:
-    """Return the prompts with their indices, the stage's questions first."""
-    asked = comparison.stage.questions
-    return sorted(enumerate(comparison.prompts), key=lambda pair: question(pair[1]["prompt"]) not in asked)
-
-
-def kinds(comparison: Comparison, facet: str) -> list[str]:
-    """Return the values of a facet."""
-    return sorted({str(row[facet]) for row in comparison.prompts if row.get(facet) is not None})
-
-
-def means(answers: Answers, i: int) -> list[float]:
-    """Return the mean of each reward over all samples of prompt i, including those that are not on the page."""
-    return [round(sum(scores[i]) / len(scores[i]), 4) for scores in answers.scores.values()]
-
-
-def turns(prompt: Prompt) -> list[tuple[str, str]]:
-    """Return role and content of each message; a string prompt is one message without a role."""
-    return [("", prompt)] if isinstance(prompt, str) else [(turn["role"], turn["content"]) for turn in prompt]
-
-
-def room(comparison: Comparison) -> tuple[int, int | None]:
-    """Return how many samples per prompt fit on the page, and to how many characters they are cut (None: not cut)."""
-    samples = comparison.stage.samples
-    sizes = [
-        sum(len(texts[j]) for answers in comparison.answers.values() for texts in answers.texts) for j in range(samples)
-    ]
-    fit = next((n for n in range(samples, 0, -1) if sum(sizes[:n]) <= BUDGET), 0)
-    if fit:
-        return fit, None
-    return 1, max(SHORTEST, BUDGET // (len(comparison.answers) * len(comparison.prompts)))
-
-
-def responses(comparison: Comparison, name: str, i: int, samples: int, most: int | None) -> list[dict[str, Any]]:
-    """Return a column's samples to prompt i: pieces, tokens, whether it ended with EOS, scores, characters cut off."""
-    answers, other = comparison.answers[name], beside(comparison, name)
-    found = []
-    for j in range(samples):
-        text = answers.texts[i][j]
-        shown = text[:most]
-        against = None if other is None else comparison.answers[other].texts[i][j][:most]
-        found.append(
-            {
-                "pieces": [shown] if against is None else pieces(shown, against),
-                "tokens": answers.lengths[i][j],
-                "ended": answers.ended[i][j],
-                "scores": [round(answers.scores[reward][i][j], 3) for reward in answers.scores],
-                **({} if answers.kl is None else {"kl": round(answers.kl[i][j], 3)}),
-                **({"cut": len(text) - len(shown)} if len(text) > len(shown) else {}),
-            }
-        )
-    return found

@@ -13,11 +13,11 @@ from rich.text import Text
 
 from rlhf.console import console, plural, printable
 from rlhf.data.render import question
-from rlhf.evaluation.comparison.comparison import Comparison
+from rlhf.evaluation.comparison.comparison import Comparison, interval
 from rlhf.evaluation.comparison.frontier import Point, fit_law, trajectory
-from rlhf.evaluation.reporting import page
+from rlhf.evaluation.reporting import page, story
 from rlhf.evaluation.reporting.figures import figures, reference_points
-from rlhf.evaluation.reporting.tables import grids, meanings, remarks, rows
+from rlhf.evaluation.reporting.tables import JUDGES, Grid, grids, meanings, number, remarks, titled
 from rlhf.evaluation.statistics.metrics import Estimate
 from rlhf.storage.json_files import write_json
 from rlhf.storage.markdown import cell, table
@@ -111,23 +111,50 @@ def responses(comparison: Comparison) -> Iterator[dict]:
 
 
 def show(comparison: Comparison) -> None:
-    """Print the questions side by side, the main table and the remarks on the terminal."""
-    columns = list(comparison.metrics)
-    questions = Table(title="One question, every stage", title_justify="left", show_lines=True)
-    for heading in ("question", *columns):
-        questions.add_column(Text(heading), overflow="fold")
-    for i, text in enumerate(comparison.stage.questions):
-        cells = [printable(written(comparison.answers[name].greedy[i])) for name in columns]
-        questions.add_row(*map(Text, (text, *cells)))
-    console.print(questions)
-    metrics = Table(title=plural(len(comparison.prompts), "held-out prompt"), title_justify="left")
-    for heading in ("", *columns):
-        metrics.add_column(Text(heading), justify="left" if not heading else "right")
-    for heading, cells in rows(comparison):
-        metrics.add_row(Text(heading), *map(Text, cells))
-    console.print(metrics)
-    for note in remarks(comparison):
-        console.print(Text(note), style="dim")
+    """Print the verdict, the main numbers of each stage and the largest loss of the last one: some ten lines."""
+    for sentence in story.verdict(comparison):
+        console.print(Text(sentence), style="bold")
+    console.print(summary(comparison))
+    for line in caption(comparison):
+        console.print(Text(line), style="dim")
+
+
+def summary(comparison: Comparison) -> Table:
+    """Return a line per stage: its main numbers with their intervals, and on how many prompts it lost."""
+    reference, keys, ours = titled(comparison.stage.reference), story.main_metrics(comparison), story.judged(comparison)
+    titles = {"kl": f"KL to {reference}", "gold": "gold reward", "reward": "reward"}
+    found = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    found.add_column("", overflow="ellipsis", max_width=16)
+    for key in keys:
+        found.add_column(Text(f"better than {reference}" if key.startswith("win_rate") else titles.get(key, key)))
+    found.add_column("worse on" if ours else "")
+    for name, row in comparison.metrics.items():
+        cells = [summarized(key, interval(row, key)) for key in keys]
+        if name in ours:
+            lost, other = len(story.losses(comparison, name)), titled(str(comparison.previous[name]))
+            cells.append(f"{lost} of {len(comparison.prompts)} (vs {other})")
+        found.add_row(*map(Text, (titled(name), *cells)))
+    return found
+
+
+def summarized(key: str, value: Estimate | None) -> str:
+    """Return a value with its bounds, a share in percent."""
+    if value is None:
+        return "–"
+    mean, low, high = (f"{x:.2f}" if key in ("kl", "gold", "reward") else f"{100 * x:.0f}" for x in value)
+    return f"{mean}{'' if '.' in mean else ' %'} ({low}–{high})"
+
+
+def caption(comparison: Comparison) -> Iterator[str]:
+    """Yield the last stage's largest loss, the meaning of the numbers, and the place of the others."""
+    for name in story.judged(comparison)[-1:]:
+        for loss in story.losses(comparison, name)[:1]:
+            text = f"{titled(name)} lost most ({loss.gap:.2f}) on: {' '.join(loss.prompt.split())}"
+            yield printable(text, console.width)
+    judge, notes, noun = story.main_judge(comparison), len(remarks(comparison)), "remark"
+    counts = f"{plural(len(comparison.prompts), 'prompt')}, {plural(comparison.stage.samples, 'sample')} each"
+    yield f"95 % intervals over {counts}{f', by {JUDGES.get(judge, judge)}; ties count half' if judge else ''}."
+    yield f"Every metric{f' and {plural(notes, noun)}' if notes else ''}: report.html or report.md."
 
 
 def markdown(comparison: Comparison) -> Iterator[str]:
@@ -140,14 +167,19 @@ def markdown(comparison: Comparison) -> Iterator[str]:
         f"{stage.temperature:g}, seed {comparison.seed}; ± is half of a 95 % interval, bootstrapped over "
         "prompts, and [low, high] the interval if it is skewed.\n"
     )
+    for sentence in story.verdict(comparison):
+        yield f"**{cell(sentence)}**\n"
     for note in remarks(comparison):
         yield f"- {cell(note)}"
-    yield "\n## One question, every stage\n"
-    yield from table(["question", *names], [
-        [text, *(written(comparison.answers[name].greedy[i]) for name in names)]
-        for i, text in enumerate(stage.questions)
-    ])  # fmt: skip
-    for grid in grids(comparison):
+    yield "\n## One prompt, every stage\n"
+    i, chosen = story.typical(comparison)
+    answers = comparison.answers
+    first = [question(comparison.prompts[i]["prompt"]), *(written(answers[n].texts[i][chosen[n]]) for n in names)]
+    asked = [
+        [text, *(written(answers[name].greedy[place]) for name in names)] for place, text in enumerate(stage.questions)
+    ]
+    yield from table(["prompt", *names], [first, *asked])
+    for grid in (*grids(comparison), *changed(comparison), *lost(comparison)):
         yield f"\n## {cell(grid.title)}\n"
         yield from table(grid.headings, grid.rows)
     yield "\n## Responses\n"
@@ -156,7 +188,31 @@ def markdown(comparison: Comparison) -> Iterator[str]:
         for i in examples(comparison)
     ])  # fmt: skip
     yield "\n## What each metric means\n"
-    yield from (f"- **{cell(label)}**: {cell(meaning)}" for label, meaning in meanings(comparison))
+    yield from (f"- **{cell(label)}**: {cell(meaning)}" for label, _, meaning in meanings(comparison))
+
+
+def changed(comparison: Comparison) -> Iterator[Grid]:
+    """Yield for each facet of the prompts the win rates over the stage before, by kind."""
+    names = story.judged(comparison)
+    for facet, heading in story.FACETS.items():
+        rows = [
+            [kind, *(number(shares[name]) if name in shares else "–" for name in names)]
+            for kind, shares in story.changes(comparison, facet).items()
+        ]
+        if rows:
+            yield Grid(f"Win rate vs previous stage by {heading}", ["", *names], rows)
+
+
+def lost(comparison: Comparison) -> Iterator[Grid]:
+    """Yield for each stage its largest losses to the stage before."""
+    for name in story.judged(comparison):
+        found, parent = story.losses(comparison, name), str(comparison.previous[name])
+        rows = [
+            [loss.prompt, written(loss.theirs), written(loss.ours), f"{loss.gap:.2f}"] for loss in found[: story.WORST]
+        ]
+        if rows:
+            title = f"Largest losses of {titled(name)}, worse than {titled(parent)} on {len(found)} of {{}} prompts"
+            yield Grid(title.format(len(comparison.prompts)), ["prompt", parent, name, "difference"], rows)
 
 
 def written(response: str) -> str:

@@ -7,39 +7,76 @@ from rlhf.config.stage import POLICIES
 from rlhf.evaluation.comparison.comparison import Comparison, interval
 from rlhf.evaluation.statistics.metrics import Estimate
 
-# Metric -> its label and its meaning in one line; {reference} and {temperature} are those of the comparison.
+
+class Wording(NamedTuple):
+    """The words for a metric: ``label`` of the field, ``plain`` label, ``meaning`` in one line.
+
+    {reference} and {temperature} are those of the comparison.
+    """
+
+    label: str
+    plain: str
+    meaning: str
+
+
 LABELS = {
-    "gold": ("gold reward", "mean score by the hidden gold reward of this world"),
-    "reward": ("reward model", "mean score by the learned reward model"),
-    "win_rate": ("win rate vs {reference} ({judge})", "share of comparisons with {reference} on the same prompts "
-                 "that are won, judged by {judge}; a tie counts half"),
-    "win_rate/lc": ("win rate vs {reference} ({judge}, length-matched)", "win rate at equal response length, by the "
-                    "minimal form of AlpacaEval 2's regression, without the difficulty of each instruction, so it is "
-                    "not comparable with that leaderboard's length-controlled win rate"),
-    "win_rate_previous": ("win rate vs previous stage ({judge})", "win rate vs the model that it was trained from, or "
-                          "else the column to its left"),
-    "win_rate_previous/lc": ("win rate vs previous stage ({judge}, length-matched)", "the same at equal response "
-                             "length"),
-    "kl": ("KL to {reference} (nats per response)", "divergence of the policy from {reference}, estimated on the "
-           "policy's own samples at temperature {temperature}; it depends on the temperature"),
-    "correct": ("correct", "share of responses that are correct"),
-    "format_followed": ("instruction following", "share of responses in the form that the prompt asks for"),
-    "specific": ("names the subject", "share of responses that name their subject"),
-    "instructions/prompts": ("instruction following (per prompt)", "share of responses that follow every checkable "
-                             "instruction of their prompt"),
-    "instructions/all": ("instruction following (per instruction)", "share of checkable instructions followed"),
-    "consistency/resamples": ("consistency (resampling)", "share of pairs of samples of one prompt that agree"),
-    "consistency/paraphrases": ("consistency (paraphrase)", "share of pairs of responses to two wordings of one "
-                                "question that agree"),
-    "calibration/answers": ("ECE", "expected calibration error: the probability of an answer, estimated by the share "
-                            "of the other samples that agree with it, vs. how often it is correct"),
-    "calibration/answers_floor": ("ECE noise floor", "the ECE that a calibrated model would show on as many responses"),
-    "ends": ("EOS rate", "share of responses that end with an end-of-sequence token instead of being cut off"),
-    "length": ("response length (tokens)", "mean tokens of a response, including EOS"),
-    "distinct_1": ("distinct-1", "distinct words as a share of all words"),
-    "distinct_2": ("distinct-2", "distinct pairs of words as a share of all pairs of words"),
-    "text/perplexity": ("perplexity", "of held-out base text, per token; the cost of alignment in language modeling"),
-    "text/bits_per_byte": ("bits per byte", "of held-out base text; comparable between tokenizers"),
+    "gold": Wording("gold reward", "How good it is", "mean score by the hidden gold reward of this world"),
+    "reward": Wording("reward model", "How good the reward model says it is", "mean score by the learned reward model"),
+    "win_rate": Wording(
+        "win rate vs {reference} ({judge})", "How often it beats {reference}, by {judge}",
+        "share of comparisons with {reference} on the same prompts that are won, judged by {judge}; a tie counts half"),
+    "win_rate/lc": Wording(
+        "win rate vs {reference} ({judge}, length-matched)", "The same at equal length",
+        "win rate at equal response length, by the minimal form of AlpacaEval 2's regression, without the difficulty "
+        "of each instruction, so it is not comparable with that leaderboard's length-controlled win rate"),
+    "win_rate_previous": Wording(
+        "win rate vs previous stage ({judge})", "How often it beats the stage before it, by {judge}",
+        "win rate vs the model that it was trained from, or else the column to its left"),
+    "win_rate_previous/lc": Wording(
+        "win rate vs previous stage ({judge}, length-matched)", "The same at equal length",
+        "the same at equal response length"),
+    "kl": Wording(
+        "KL to {reference} (nats per response)", "How far it moved from {reference}",
+        "divergence of the policy from {reference}, estimated on the policy's own samples at temperature "
+        "{temperature}; it depends on the temperature"),
+    "correct": Wording("correct", "How often it is correct", "share of responses that are correct"),
+    "format_followed": Wording(
+        "instruction following", "How often it has the requested form",
+        "share of responses in the form that the prompt asks for"),
+    "specific": Wording(
+        "names the subject", "How often it names its subject", "share of responses that name their subject"),
+    "instructions/prompts": Wording(
+        "instruction following (per prompt)", "How often it follows every instruction",
+        "share of responses that follow every checkable instruction of their prompt"),
+    "instructions/all": Wording(
+        "instruction following (per instruction)", "How many instructions it follows",
+        "share of checkable instructions followed"),
+    "consistency/resamples": Wording(
+        "consistency (resampling)", "How often two of its responses agree",
+        "share of pairs of samples of one prompt that agree"),
+    "consistency/paraphrases": Wording(
+        "consistency (paraphrase)", "How often it agrees across two wordings",
+        "share of pairs of responses to two wordings of one question that agree"),
+    "calibration/answers": Wording(
+        "ECE", "How far its confidence is from its accuracy",
+        "expected calibration error: the probability of an answer, estimated by the share of the other samples that "
+        "agree with it, vs. how often it is correct"),
+    "calibration/answers_floor": Wording(
+        "ECE noise floor", "How far it would be by chance",
+        "the ECE that a calibrated model would show on as many responses"),
+    "ends": Wording(
+        "EOS rate", "How often it finishes",
+        "share of responses that end with an end-of-sequence token instead of being cut off"),
+    "length": Wording("response length (tokens)", "How long it is", "mean tokens of a response, including EOS"),
+    "distinct_1": Wording("distinct-1", "How varied its words are", "distinct words as a share of all words"),
+    "distinct_2": Wording(
+        "distinct-2", "How varied its pairs of words are", "distinct pairs of words as a share of all pairs of words"),
+    "text/perplexity": Wording(
+        "perplexity", "How surprised it is by plain text, per token",
+        "of held-out base text, per token; the cost of alignment in language modeling"),
+    "text/bits_per_byte": Wording(
+        "bits per byte", "How surprised it is by plain text, per byte",
+        "of held-out base text; comparable between tokenizers"),
 }  # fmt: skip
 SKEWED = 0.2  # difference of the two sides of an interval, as a share of its width, above which ± is misleading
 JUDGES = {"gold": "gold", "reward": "reward model"}
@@ -98,21 +135,21 @@ def titled(model: str) -> str:
     return model.upper() if model in POLICIES else model
 
 
-def label(key: str, reference: str, temperature: float) -> tuple[str, str]:
-    """Return a metric's label and its meaning; for a metric of `SECTIONS` the last part of its key and ""."""
+def label(key: str, reference: str, temperature: float) -> Wording:
+    """Return the words for a metric; for a metric of `SECTIONS` the last part of its key."""
     kind, _, name = key.rpartition("/")
-    heading, meaning = LABELS.get(kind if key.startswith("win_rate") else key, (name, ""))
+    found = LABELS.get(kind if key.startswith("win_rate") else key, Wording(name, name, ""))
     values = {"reference": titled(reference), "temperature": f"{temperature:g}", "judge": JUDGES.get(name, name)}
-    return heading.format(**values), meaning.format(**values)
+    return Wording(*(text.format(**values) for text in found))
 
 
-def label_in(comparison: Comparison, key: str) -> tuple[str, str]:
+def label_in(comparison: Comparison, key: str) -> Wording:
     """Return `label` with the reference and the temperature of the comparison."""
     return label(key, comparison.stage.reference, comparison.stage.temperature)
 
 
-def meanings(comparison: Comparison) -> list[tuple[str, str]]:
-    """Return label and meaning of each metric of the main table."""
+def meanings(comparison: Comparison) -> list[Wording]:
+    """Return the words for each metric of the main table."""
     return [label_in(comparison, key) for key in keys_of(comparison.metrics)]
 
 
@@ -121,7 +158,7 @@ def rows(comparison: Comparison, keys: Sequence[str] | None = None) -> Iterator[
     for key in keys or keys_of(comparison.metrics):
         found = [row.get(key) for row in comparison.metrics.values()]
         if any(value is not None for value in found):
-            yield label_in(comparison, key)[0], ["–" if value is None else number(value) for value in found]
+            yield label_in(comparison, key).label, ["–" if value is None else number(value) for value in found]
     if keys is None and any(comparison.previous.values()):
         yield "previous stage", [comparison.previous.get(name) or "–" for name in comparison.metrics]
 
@@ -144,7 +181,7 @@ def spread(comparison: Comparison) -> Iterator[tuple[str, list[str]]]:
         found = [comparison.seeds.metrics.get(name, {}).get(key) for name in comparison.metrics]
         if any(found):
             yield (
-                label_in(comparison, key)[0],
+                label_in(comparison, key).label,
                 ["–" if pair is None else f"{pair[0]:.3g} ({pair[1]:.2g})" for pair in found],
             )
 

@@ -8,6 +8,7 @@ import pytest
 from rich.console import Console
 
 from rlhf.evaluation.reporting import report, tables
+from rlhf.evaluation.statistics.metrics import Estimate
 from tests.evaluation.making import HOSTILE, comparison, whole
 
 
@@ -19,7 +20,7 @@ def cells(line: str) -> list[str]:
 def test_an_empty_response_is_marked() -> None:
     assert [report.written(text) for text in ("", " \n", " Lima. ")] == ["(empty)", "(empty)", "Lima."]
     shown = list(report.markdown(comparison([" "], ["base", "sft"])))
-    assert sum(line.count("(empty)") for line in shown) == 4
+    assert sum(line.count("(empty)") for line in shown) == 6
 
 
 def test_every_table_of_a_hostile_report_is_rectangular(tmp_path: Path) -> None:
@@ -35,12 +36,36 @@ def test_every_table_of_a_hostile_report_is_rectangular(tmp_path: Path) -> None:
 def test_hostile_text_is_text_on_a_terminal(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     console = Console(record=True, width=400, force_terminal=True, file=open("/dev/null", "w"))  # noqa: SIM115
     monkeypatch.setattr(report, "console", console)
-    report.show(comparison([text]))
+    made = comparison([text])
+    made.previous = {"ppo": "sft"}
+    made.answers["sft"].scores["gold"] = [[2.0]]  # so PPO lost, and the summary names the prompt
+    report.show(made)
     console.file.close()
     shown = console.export_text()
     for line in text.splitlines():
         for word in line.split(" "):
             assert "".join(char if char.isprintable() else "\ufffd" for char in word) in shown
+
+
+def test_the_summary_fits_eighty_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = whole()
+    for name, mean in {"base": 0.1, "dpo": 0.7, "ppo": 0.8}.items():
+        made.metrics[name] |= {
+            "win_rate/gold": Estimate(mean, mean - 0.1, mean + 0.1),
+            "correct": Estimate(0.5, 0.4, 0.6),
+        }
+    console = Console(record=True, width=80, force_terminal=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    monkeypatch.setattr(report, "console", console)
+    report.show(made)
+    console.file.close()
+    shown = console.export_text().splitlines()
+    assert len(shown) <= 12
+    assert shown[0] == "PPO responds best: better than SFT in 80 of 100 comparisons, between 70 and 90."
+    [last] = [line for line in shown if line.startswith("PPO ") and "%" in line]
+    for cell in ("80 % (70–90)", "50 % (40–60)", "(vs SFT)"):
+        assert cell in last
+    assert "PPO lost most" in "\n".join(shown)
+    assert shown[-1] == "Every metric and 3 remarks: report.html or report.md."
 
 
 def test_long_texts_are_cut_in_the_report_but_not_in_the_data(tmp_path: Path) -> None:
@@ -87,7 +112,7 @@ def test_the_report_begins_with_the_question_and_shows_each_task(tmp_path: Path)
     report.write(example, tmp_path)
     text = (tmp_path / "report.md").read_text(encoding="utf-8")
     headings = [line for line in text.splitlines() if line.startswith("## ")]
-    assert headings[0] == "## One question, every stage"
+    assert headings[0] == "## One prompt, every stage"
     assert "## Gold reward by task" in headings
     assert "## Correct by task" not in headings
     shown = [example.prompts[i]["task"] for i in report.examples(example)]

@@ -19,8 +19,9 @@ from tests.evaluation.making import whole
 
 
 def test_headings_are_unique() -> None:
-    names = [name for name, _ in LABELS.values()]
+    names = [words.label for words in LABELS.values()]
     assert len(set(names)) == len(names)
+    assert all(words.plain and words.plain != words.label for words in LABELS.values())
 
 
 def test_labels_have_a_meaning() -> None:
@@ -32,7 +33,7 @@ def test_labels_have_a_meaning() -> None:
         ],
         0.5,
     )  # fmt: skip
-    found = dict(meanings(made))
+    found = {words.label: words.meaning for words in meanings(made)}
     assert list(found) == [
         "gold reward", "reward model", "win rate vs SFT (gold)", "win rate vs SFT (gold, length-matched)",
         "win rate vs previous stage (reward model)", "KL to SFT (nats per response)", "instruction following",
@@ -87,8 +88,8 @@ def test_win_rates_by_another_judge_have_rows_too() -> None:
 
 
 def test_rows_of_sections_are_headed_by_the_last_part_of_the_key() -> None:
-    assert label("gold/task/two_steps", "sft", 0.7)[0] == "two_steps"
-    assert label("instructions/kind/punctuation:no_comma", "sft", 0.7)[0] == "punctuation:no_comma"
+    assert label("gold/task/two_steps", "sft", 0.7).label == "two_steps"
+    assert label("instructions/kind/punctuation:no_comma", "sft", 0.7).label == "punctuation:no_comma"
 
 
 def test_only_measured_sections_are_shown() -> None:

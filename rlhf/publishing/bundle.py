@@ -115,7 +115,8 @@ def load(link: Link, plan: Plan) -> tuple[Any, Any]:
     kind = loading.load_reward_model if link.stage == "reward" else loading.load_policy
     model = kind(link.parent, settings, tokenizer)
     if plan.stage.dtype is not None and plan.stage.dtype is not trained:
-        model = model.to(getattr(torch, plan.stage.dtype.value))
+        for weight in model.parameters():  # not model.to, which would round the frequencies of rotary positions, too
+            weight.data = weight.data.to(getattr(torch, plan.stage.dtype.value))
     if link.stage == "reward":
         for name, key in {"score_mean": "scores/mean", "score_std": "scores/std"}.items():
             setattr(model.config, name, link.metrics.get(key, 0.0 if name == "score_mean" else 1.0))

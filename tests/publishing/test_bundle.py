@@ -5,8 +5,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
-from rlhf.config import Weights
+from rlhf.config import Dtype, Weights
 from rlhf.errors import HubError, LineageError
 from rlhf.publishing import bundle
 from rlhf.publishing.bundle import Bundle
@@ -22,6 +23,17 @@ def test_the_same_run_is_the_same_bytes(build: Build) -> None:
     for name in one.files:
         assert one.files[name].read_bytes() == two.files[name].read_bytes(), name
     assert one.tag == two.tag == f"run-{one.link.digest[:8]}"
+
+
+def test_another_dtype_rounds_the_weights_alone(chain_of: Callable[[str], list[Link]], plan: Callable) -> None:
+    """A model read from the published file has rotary frequencies in float32, whatever the dtype of its weights."""
+    *above, link = chain_of("dpo")
+    _, model = bundle.load(link, plan(above, dtype=Dtype.bfloat16))
+    assert {weight.dtype for weight in model.parameters()} == {torch.bfloat16}
+    assert {name: buffer.dtype for name, buffer in model.named_buffers()} == {
+        "model.rotary_emb.inv_freq": torch.float32,
+        "model.rotary_emb.original_inv_freq": torch.float32,
+    }
 
 
 def test_other_files_are_not_published(

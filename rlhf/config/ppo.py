@@ -125,6 +125,7 @@ class PPOStage(ScoredStage, TrainedStage):
     score_clip: float | None
     save_every: int
     log_every: int
+    ledger: int | None
     rollout: RolloutSettings
     sentinel: SentinelSettings
 

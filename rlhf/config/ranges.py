@@ -110,6 +110,7 @@ OURS: dict[str, dict[str, Range]] = {
         "temperature": Range(0, 100), "max_prompt_length": LENGTH, "max_response_length": LENGTH,
         "port": Range(0, 65535),
     },
+    "WatchStage": {"every": SECONDS, "port": Range(0, 65535)},
     "PlanStage": {
         "memory_gib": above(0, 1e6), "tflops": above(0, 1e6), "bandwidth": above(0, 1e7), "gpus": Range(1, 1e6),
         "headroom": SHARE_BELOW, "mfu": above(0, 1), "mbu": above(0, 1), "tokens_per_second": above(0, 1e12),
@@ -129,8 +130,8 @@ OURS: dict[str, dict[str, Range]] = {
         "target_kl": above(0, 1000), "entropy_coef": Range(0, 1000), "importance_cap": Range(1, 1e4),
         "temperature": TEMPERATURE, "max_prompt_length": LENGTH, "max_response_length": LENGTH,
         "missing_eos_penalty": Range(0, 1e4), "score_clip": above(0, 1e4), "save_every": COUNT, "log_every": COUNT,
-        "keep_every": COUNT, "ema": PROPER_SHARE, "ptx_coef": Range(0, 1e4), "ptx_batch_size": ROWS,
-        "ptx_block_length": Range(2, 1e6), "distance_coef": Range(0, 1e4),
+        "keep_every": COUNT, "ledger": Range(1, 1000), "ema": PROPER_SHARE, "ptx_coef": Range(0, 1e4),
+        "ptx_batch_size": ROWS, "ptx_block_length": Range(2, 1e6), "distance_coef": Range(0, 1e4),
     },
     "RolloutSettings": {"rows": COUNT, "vllm_memory": PROPER_SHARE},
     "SentinelSettings": {

@@ -20,7 +20,7 @@ from rlhf.hardware.memory import give_back, keep_freed
 from rlhf.hardware.precision import autocast as autocasting
 from rlhf.modeling.fused_lora import fuse
 from rlhf.modeling.segment_attention import attending
-from rlhf.ppo import checkpoint
+from rlhf.ppo import checkpoint, ledger
 from rlhf.ppo.advantages import estimate
 from rlhf.ppo.collector import Collector
 from rlhf.ppo.distributed import agreed, anywhere, largest, moments, total, whiten
@@ -129,6 +129,7 @@ class PPOTrainer:
         self.kl_coef = stage.kl_coef if stage.teacher is None else 1.0
         self.beside: Callable[[], Any] = lambda: None  # returns the caller's own state for a checkpoint, as JSON
         self.found_beside: Any = None
+        self.note: Callable[[list[ledger.Entry], int], None] = lambda entries, update: None  # the token ledger's
         self.metrics: Metrics = {}
 
     def restore(self, folder: Path) -> int:
@@ -250,6 +251,8 @@ class PPOTrainer:
             self.learner.average.update()
         self._settle()
         self.update += 1
+        if stage.ledger is not None and self.accelerator.is_main_process:
+            self.note(ledger.entries(self, chosen, rollout, weights.where(learned.mask, torch.nan)), self.update)
         targets = returns if stage.has_critic else None
         found = report(rollout, scores, penalties, targets, self.accelerator, stage.samples)
         found |= self.reward.metrics() | improved | noted

@@ -4,7 +4,8 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-LOGS = ("metrics.jsonl", "samples.jsonl")
+LEDGER = "ledger.jsonl"  # tokens of a few responses of each update of stage=ppo
+LOGS = ("metrics.jsonl", "samples.jsonl", LEDGER)
 
 
 def lines(work: Path) -> dict[str, int]:

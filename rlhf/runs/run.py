@@ -5,6 +5,7 @@
         metrics.jsonl   one line per logged step
         curves.svg      the main metrics over the steps; metrics.csv: all of them, with curves=[svg,csv]
         samples.jsonl   completions sampled during training
+        ledger.jsonl    tokens of a few responses of each update, with stage.ledger of stage=ppo
         sentinel.jsonl  diagnoses of the sentinel of stage=ppo, one per line
         model/          weights (safetensors), tokenizer, chat template, generation config
 
@@ -201,6 +202,12 @@ class Run:
         self.write()
 
     @_by_the_writer
+    def schedule(self, first: int, last: int) -> None:
+        """Record the steps that are done and the last one, when training begins or continues: for the time left."""
+        self.manifest["schedule"] = {"first": first, "last": last, "since": _now()}
+        self.write()
+
+    @_by_the_writer
     def log(self, metrics: dict[str, float], step: int) -> None:
         """Append to metrics.jsonl and send to the trackers. Times are only in run.json: equal runs log equal bytes."""
         assert self._metrics is not None
@@ -208,6 +215,12 @@ class Run:
         self._metrics.flush()
         for tracker in self._trackers:
             tracker.log(metrics, step=step)
+
+    @_by_the_writer
+    def append(self, name: str, line: Mapping[str, Any]) -> None:
+        """Append a line, which has a ``step``, to one of `logs.LOGS`."""
+        with (self.work / name).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
 
     def track(self, *trackers: Any) -> None:
         """Also send metrics to ``trackers`` (accelerate's GeneralTracker)."""
@@ -228,13 +241,14 @@ class Run:
     @_by_the_writer
     def stop(self, status: str, reason: str) -> None:
         """End an unfinished run as ``interrupted`` or ``failed``; delete it if it has no checkpoint."""
+        kept = saved(self.work) is not None
+        if kept:
+            self.manifest |= {"status": status, "reason": reason}
+            with suppress(OSError):  # some runs stop because the disk is full
+                self.write()
         self._close()
-        if saved(self.work) is None:
+        if not kept:
             shutil.rmtree(self.work, ignore_errors=True)
-            return
-        self.manifest |= {"status": status, "reason": reason}
-        with suppress(OSError):  # some runs stop because the disk is full
-            self.write()
 
     @_by_the_writer
     def record_member(self, folder: Path, metrics: dict[str, float]) -> None:

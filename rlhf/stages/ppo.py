@@ -28,6 +28,7 @@ from rlhf.planning import report
 from rlhf.planning.roles import plan
 from rlhf.ppo import Diagnosis, PPOTrainer, branching
 from rlhf.ppo.diagnoses import falls
+from rlhf.ppo.ledger import Entry
 from rlhf.ppo.model_roles import OneBase, Separate, assign
 from rlhf.ppo.vllm_sampler import Copied
 from rlhf.rewards import Rows
@@ -35,6 +36,7 @@ from rlhf.rewards import build as rewards_of
 from rlhf.rewards.columns import reads_columns
 from rlhf.runs import branches
 from rlhf.runs.headlines import progress
+from rlhf.runs.logs import LEDGER
 from rlhf.runs.run import Run
 from rlhf.training import loop
 
@@ -199,6 +201,7 @@ def train(trainer: PPOTrainer, run: Run, sample: loop.Sampler) -> dict[str, floa
         update = branching.branch(trainer, branch.checkpoint, branch.manifest["settings"]["stage"]["kl_coef"])
         console.print(f"ppo: branched from update {update} of {branch.path}", markup=False, soft_wrap=True)
     run.record_diagnoses([diagnosis.record() for diagnosis in trainer.sentinel.raised])
+    run.schedule(trainer.update, stage.updates)
     bar = Bar("ppo", stage.updates, trainer.update, partial(progress, "ppo"))
     warned = False
 
@@ -221,7 +224,10 @@ def train(trainer: PPOTrainer, run: Run, sample: loop.Sampler) -> dict[str, floa
         if went_back:
             run.rewind(diagnosis.back_to)
 
-    trainer.log, trainer.tell, trainer.beside = report, tell, run.written
+    def note(responses: list[Entry], update: int) -> None:
+        run.append(LEDGER, {"step": update, "responses": responses})
+
+    trainer.log, trainer.tell, trainer.beside, trainer.note = report, tell, run.written, note
     try:
         with loop.Interruption() as interruption:
             return trainer.train(run.scratch, lambda: interruption.asked)

@@ -1,6 +1,5 @@
 """Training with a transformers Trainer: token ids, resuming, samples."""
 
-import json
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -245,6 +244,5 @@ class Sampler:
             return
         rows = [(question(prompt), response.text) for prompt, response in zip(self.prompts, responses, strict=True)]
         show_samples(f"{self.run.stage}, step {step}: greedy completions", ("prompt", "completion"), rows)
-        with (self.run.work / "samples.jsonl").open("a", encoding="utf-8") as file:
-            for prompt, completion in rows:
-                file.write(json.dumps({"step": step, "prompt": prompt, "completion": completion}) + "\n")
+        for prompt, completion in rows:
+            self.run.append("samples.jsonl", {"step": step, "prompt": prompt, "completion": completion})

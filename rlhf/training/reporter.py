@@ -59,6 +59,7 @@ class Reporter(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Open the progress bar."""
+        self.run.schedule(self.before + state.global_step, self.before + state.max_steps)
         self.bar = Bar(self.title, state.max_steps, state.global_step, partial(progress, self.run.stage))
 
     def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:

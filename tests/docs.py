@@ -58,7 +58,7 @@ def runnable(arguments: list[str]) -> bool:
         and given.get("judge") != "endpoint"
         and not {"stage.branch_from", "stage.teacher"} & set(given)  # of a longer run, and of a larger model
         and not (given.get("stage") == "label" and "judge" not in given)
-        and given.get("stage") != "chat"
+        and given.get("stage") not in ("chat", "watch")
         and (given.get("stage.format") not in ("gguf", "ollama") or find_spec("gguf") is not None)
     )
 

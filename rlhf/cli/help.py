@@ -28,6 +28,7 @@ base -> sft -> reward -> dpo | kto | ppo -> compare
   python -m rlhf stage=ladder                     methods over seeds, compared
   python -m rlhf stage=plan                       memory and time, before a run
   python -m rlhf stage=publish                    model card; Hub: stage.repo=
+  python -m rlhf stage=watch                      a live page of all runs
   python -m rlhf stage=chat                       talk to the trained models
   python -m rlhf stage=export stage.format=gguf   for llama.cpp, Ollama
   python -m rlhf --config-dir my_conf ...         your own config groups

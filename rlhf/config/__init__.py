@@ -11,7 +11,7 @@ from rlhf.config import objective as objectives
 from rlhf.config.compare import CompareStage
 from rlhf.config.eval_set import EvalSet
 from rlhf.config.judge import Judge, JudgeKind
-from rlhf.config.labeling import ChatStage, LabelStage, SampleStage
+from rlhf.config.labeling import ChatStage, LabelStage, SampleStage, WatchStage
 from rlhf.config.losses import KLEstimator, KLIn, LossMean, Ratio
 from rlhf.config.merge import MergeStage
 from rlhf.config.parts import (
@@ -138,13 +138,14 @@ __all__ = [
     "TrainerStage",
     "Turns",
     "VLLMMode",
+    "WatchStage",
     "Weights",
     "part_of",
 ]
 
 
 S = TypeVar("S", bound=Stage)
-CURVES = ("svg", "csv")
+CURVES = ("svg", "csv", "html")
 
 
 @dataclass(kw_only=True)
@@ -190,7 +191,7 @@ class Settings:
                 )
         self._check_rubrics()
         for form in self.curves:
-            require(form in CURVES, "curves", self.curves, f"be a list of {' and '.join(CURVES)}")
+            require(form in CURVES, "curves", self.curves, f"be a list of {', '.join(CURVES)}")
         if isinstance(self.stage, OnlineDPOStage):
             self._check_labels(self.stage)
         objectives.check(self.objective, self.stage.name)

@@ -1,4 +1,4 @@
-"""The settings of the stages that show responses or collect preferences: stage=sample, stage=label, stage=chat."""
+"""The settings of the stages that show responses or runs, or collect preferences: sample, label, chat, watch."""
 
 from dataclasses import dataclass
 from enum import Enum
@@ -118,6 +118,21 @@ class ChatStage(Stage):
     def inputs(self) -> dict[str, Input]:
         """Return the reward model, if it exists; rlhf.labeling.chat finds the policies, which can be switched."""
         return {} if self.reward is None else {"reward": Input(self.reward, ("reward",), required=False)}
+
+    def __post_init__(self) -> None:
+        require_ranges("stage.", self)
+
+
+@dataclass(kw_only=True)
+class WatchStage(Stage):
+    """Settings of stage=watch; conf/stage/watch.yaml explains each."""
+
+    folder: str
+    file: str | None
+    every: float
+    port: int
+
+    recorded: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         require_ranges("stage.", self)

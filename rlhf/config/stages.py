@@ -5,7 +5,7 @@ from enum import Enum
 from typing import Any, ClassVar
 
 from rlhf.config.compare import CompareStage
-from rlhf.config.labeling import ChatStage, LabelStage, SampleStage
+from rlhf.config.labeling import ChatStage, LabelStage, SampleStage, WatchStage
 from rlhf.config.merge import MergeStage
 from rlhf.config.parts import Rankings
 from rlhf.config.plan import PlanStage
@@ -291,6 +291,7 @@ STAGES: dict[str, type[Stage]] = {
     "sample": SampleStage,
     "label": LabelStage,
     "chat": ChatStage,
+    "watch": WatchStage,
     "progression": ProgressionStage,
     "sweep": SweepStage,
     "ladder": LadderStage,

@@ -60,7 +60,7 @@ class ChatPage(LocalPage):
     Models answer in a separate thread, one request at a time, so that the page can stop them.
     """
 
-    html = "chat.html"
+    html = Path(__file__).with_name("chat.html")
 
     def __init__(self, chat: Chat, names: Sequence[str], token: str):
         super().__init__(token)

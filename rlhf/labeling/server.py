@@ -1,6 +1,7 @@
 """The web page on which people compare two responses. It is served only locally and needs the token of its address."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
@@ -20,7 +21,7 @@ LARGEST = 4096  # bytes of an answer, which holds the id of a pair and a verdict
 class Page(LocalPage):
     """The page and its API. ``done`` is called when an annotator finishes and no pair is open."""
 
-    html = "page.html"
+    html = Path(__file__).with_name("page.html")
 
     def __init__(self, answers: Answers, token: str, done: Callable[[], None]):
         super().__init__(token)

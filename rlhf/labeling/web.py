@@ -20,9 +20,9 @@ HOST = "127.0.0.1"
 
 
 class LocalPage:
-    """A page, ``html`` in this folder, and its API. Each request of the API has the token in a header."""
+    """A page, the file ``html``, and its API. Each request of the API has the token in a header."""
 
-    html = ""
+    html: Path
 
     def __init__(self, token: str):
         self.token = token
@@ -51,7 +51,7 @@ class LocalPage:
         if not self._known(request.query_params.get("token")):
             return HTMLResponse("The address has no valid token. Open the one that the terminal shows.", 403)
         nonce = secrets.token_urlsafe(12)
-        html = Path(__file__).with_name(self.html).read_text(encoding="utf-8").replace("{{nonce}}", nonce)
+        html = self.html.read_text(encoding="utf-8").replace("{{nonce}}", nonce).replace("{{data}}", "null")
         sources = f"script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; connect-src 'self'"
         policy = f"default-src 'none'; {sources}; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
         headers = {"Content-Security-Policy": policy, "Cache-Control": "no-store", "Referrer-Policy": "no-referrer"}

@@ -27,6 +27,7 @@ WRITTEN = (  # by runs whose run.json has no list of files
 )  # fmt: skip
 BUNDLES = "bundles"  # uploaded folders in a run of stage=publish: each has a run.json, but is not a run
 JOBS = ".jobs"  # records of the jobs in the folder of a sweep (rlhf.evaluation.sweeps.jobs)
+PAGE = "watch.html"  # beside runs: rlhf.evaluation.reporting.live
 MEMBER = "member-"  # prefix of the runs inside an ensemble's run
 
 
@@ -102,7 +103,7 @@ def foreign(directory: Path) -> str | None:
         return None
     for path in sorted(directory.iterdir()):
         holds_runs = path.is_dir() and (not any(path.iterdir()) or any(path.rglob(MANIFEST)))
-        if path.name != JOBS and not holds_runs and not path.name.endswith(".partial"):
+        if path.name not in (JOBS, PAGE) and not holds_runs and not path.name.endswith(".partial"):
             return path.name
     return None
 

@@ -123,6 +123,10 @@ def _perform(settings: Settings, directory: Path, overrides: Sequence[str], orig
                 loading.check(parent, settings)
             if settings.resume and not run.resumed:
                 console.print(f"{name}: {directory} has no checkpoint to resume from, so it starts from the beginning")
+            if "html" in settings.curves and isinstance(settings.stage, TrainedStage) and ranks.is_main():
+                from rlhf.evaluation.reporting import live  # imports matplotlib
+
+                run.track(live.Written(directory))
             metrics = importlib.import_module(f"rlhf.stages.{name}").run(settings, run)
             if isinstance(settings.stage, TrainedStage) and settings.curves and ranks.is_main():
                 from rlhf.evaluation.reporting import curves  # imports matplotlib

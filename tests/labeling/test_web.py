@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -17,7 +18,7 @@ from rlhf.labeling.web import HOST, LocalPage, read_body, serve_page
 
 
 class Page(LocalPage):
-    html = "page.html"
+    html = Path("unread")
 
     def __init__(self, token: str, done=lambda: None):
         super().__init__(token)

@@ -47,5 +47,5 @@ def test_equal_metrics_result_in_equal_bytes_and_none_in_no_file(tmp_path: Path)
 
 
 def test_an_unknown_form_is_refused() -> None:
-    with pytest.raises(ConfigError, match="curves must be a list of svg and csv, got .'png'."):
+    with pytest.raises(ConfigError, match="curves must be a list of svg, csv, html, got .'png'."):
         composed("stage=sft", "curves=[png]")

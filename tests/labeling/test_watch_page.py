@@ -1,0 +1,81 @@
+import shutil
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("uvicorn", reason="the page's server is an extra: pip install 'rlhf[label]'")
+
+from starlette.testclient import TestClient
+
+from rlhf.evaluation.reporting import live
+from rlhf.labeling.watch_page import WatchPage, serve
+from tests.browser import chromium
+from tests.evaluation.reporting.test_live import HOSTILE, training, write_run
+
+
+def test_the_state_needs_the_token_and_lists_the_runs(tmp_path: Path) -> None:
+    training(tmp_path)
+    with TestClient(WatchPage(tmp_path, 2.0, "right").app(), base_url="http://127.0.0.1") as client:
+        assert client.get("/state").status_code == 403
+        assert client.get("/state", headers={"x-token": "right", "origin": "https://evil.example"}).status_code == 403
+        state = client.get("/state", headers={"x-token": "right"}).json()
+        page = client.get("/?token=right")
+    assert (state["every"], [run["path"] for run in state["runs"]]) == (2.0, ["almanac/ppo"])
+    assert 'id="data">null</script>' in page.text
+    assert "{{" not in page.text
+
+
+def wait_for(condition: Callable[[], object]) -> None:
+    for _ in range(200):
+        if condition():
+            return
+        time.sleep(0.1)
+    raise AssertionError("the page does not show it")
+
+
+def test_the_page_follows_runs_as_a_file_and_from_a_server(tmp_path: Path) -> None:
+    root = tmp_path / "runs"
+    work = training(root, diagnoses=[{"step": 12, "text": HOSTILE, "action": "warned"}])
+    (work / "samples.jsonl").write_text('{"step": 30, "prompt": "<b>p</b>", "completion": "<i>c</i>"}\n')
+    for rate in ("0.1", "0.2"):
+        write_run(
+            root / "almanac" / "dpo" / f"beta-{rate}",
+            "dpo",
+            [{"step": 1, "train/loss": 1.0}, {"step": 2, "train/loss": 0.5}],
+        )
+    live.write(root, tmp_path / "watch.html", 5.0)
+    addresses: list[str] = []
+    ready = threading.Event()
+
+    def tell(address: str) -> None:
+        addresses.append(address)
+        ready.set()
+
+    with chromium(tmp_path / "profile") as browser:
+        threading.Thread(target=serve, args=(root, 0.5, 0, tell), daemon=True).start()
+        ready.wait(20)
+        for address in ((tmp_path / "watch.html").as_uri(), addresses[0]):
+            for width in (1280, 390):
+                browser.execute_cdp_cmd(
+                    "Emulation.setDeviceMetricsOverride",
+                    {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500},
+                )
+                browser.get(address)
+                wait_for(lambda: "update 12: </script>" in browser.find_element("id", "main").text)
+                text = browser.find_element("id", "main").text
+                assert "step 30 of 50" in text
+                assert "almanac/dpo" in text
+                assert "2 runs of stage=dpo" in text
+                assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+        [samples] = [one for one in browser.find_elements("css selector", "summary") if "samples" in one.text]
+        samples.click()
+        wait_for(lambda: "<i>c</i>" in browser.find_element("id", "main").text)
+        shutil.move(work, work.with_name("ppo"))
+        (work.with_name("ppo") / "run.json").write_text(
+            (work.with_name("ppo") / "run.json").read_text().replace('"running"', '"finished"')
+        )
+        wait_for(lambda: "0 runs not finished, 3 finished" in browser.find_element("id", "note").text)
+        assert not [entry for entry in browser.get_log("browser") if "favicon" not in entry["message"]]

@@ -113,6 +113,7 @@ class ExportStage(Stage):
 
     run: str
     format: ExportFormat
+    weights: Weights
     quantization: Quantization
     prompts: int
     max_prompt_length: int
@@ -130,4 +131,8 @@ class ExportStage(Stage):
             raise ConfigError(
                 "stage.format=onnx is not written here: set stage.format=merged and convert its folder with "
                 "optimum-cli export onnx"
+            )
+        if self.weights is Weights.adapter and self.format is not ExportFormat.gguf:
+            raise ConfigError(
+                f"stage.weights=adapter is written as stage.format=gguf, not as {self.format.value}: set one of them"
             )

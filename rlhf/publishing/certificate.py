@@ -74,9 +74,15 @@ def by_transformers(model: Any, theirs: Any, rows: Rows, ends: set[int], pad: in
 
 
 def by_llama_cpp(
-    model: Any, path: Path, rows: Rows, texts: Sequence[tuple[str, list[int]]], talks: bool, ends: set[int], length: int
+    model: Any,
+    files: tuple[Path, Path | None],
+    rows: Rows,
+    texts: Sequence[tuple[str, list[int]]],
+    talks: bool,
+    ends: set[int],
+    length: int,
 ) -> Agreement | None:
-    """Compare a run with a GGUF file that llama.cpp reads; None if llama-cpp-python is not installed.
+    """Compare a run with GGUF files that llama.cpp reads, a model and perhaps its adapter; None without llama.cpp.
 
     ``texts`` are texts with their token ids; those of ``talks`` have the beginning of sequence already.
 
@@ -87,11 +93,12 @@ def by_llama_cpp(
         return None
     from llama_cpp import Llama  # ty: ignore[import-not-found]  # optional
 
+    path, adapter = files
     room = max(map(len, rows.prompts)) + length
     try:
         threads = torch.get_num_threads()
-        options = {"n_ctx": room, "n_batch": room, "n_threads": threads, "n_threads_batch": threads}
-        llama = Llama(str(path), logits_all=True, verbose=False, **options)
+        options: dict[str, Any] = {"n_ctx": room, "n_batch": room, "n_threads": threads, "n_threads_batch": threads}
+        llama = Llama(str(path), logits_all=True, lora_path=adapter and str(adapter), verbose=False, **options)
     except ValueError as error:
         raise ModelError(f"llama.cpp cannot read {path.name} ({error}): set stage.format=merged") from error
 

@@ -103,18 +103,71 @@ def add_weights(writer: Any, model: Any, quantization: Quantization) -> list[str
     Raises:
         ModelError: a weight has no name in GGUF, or is beyond the range of f16.
     """
-    gguf, other = library(), []
-    for name, tensor in named_weights(model):
-        kind = gguf.GGMLQuantizationType[quantization.value.upper()]
-        if tensor.ndim == 1:
-            kind = gguf.GGMLQuantizationType.F32
-        elif quantization is Quantization.q8_0 and tensor.shape[-1] % BLOCK:
-            kind = gguf.GGMLQuantizationType.F16
-            other.append(name)
-        if kind is gguf.GGMLQuantizationType.F16 and tensor.abs().max() > torch.finfo(torch.float16).max:
-            raise ModelError(f"{name} has weights beyond the range of f16: set stage.quantization=bf16")
-        writer.add_tensor(name, gguf.quants.quantize(tensor.numpy(), kind), raw_dtype=kind)
-    return other
+    return [name for weight in named_weights(model) for name in add(writer, *weight, quantization)]
+
+
+def add(writer: Any, name: str, tensor: Tensor, quantization: Quantization) -> list[str]:
+    """Add one tensor in float32; return its name if it is f16 instead of q8_0, else nothing.
+
+    Raises:
+        ModelError: the weight is beyond the range of f16.
+    """
+    gguf = library()
+    kind = gguf.GGMLQuantizationType[quantization.value.upper()]
+    if tensor.ndim == 1:
+        kind = gguf.GGMLQuantizationType.F32
+    elif quantization is Quantization.q8_0 and tensor.shape[-1] % BLOCK:
+        kind = gguf.GGMLQuantizationType.F16
+    if kind is gguf.GGMLQuantizationType.F16 and tensor.abs().max() > torch.finfo(torch.float16).max:
+        raise ModelError(f"{name} has weights beyond the range of f16: set stage.quantization=bf16")
+    writer.add_tensor(name, gguf.quants.quantize(tensor.contiguous().numpy(), kind), raw_dtype=kind)
+    return [name] if quantization is Quantization.q8_0 and kind is gguf.GGMLQuantizationType.F16 else []
+
+
+def finish(writer: Any) -> None:
+    """Write the file and close it."""
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+class Names:
+    """The GGUF names of a model's weights, and the order of their rows."""
+
+    def __init__(self, config: PretrainedConfig):
+        gguf, self.config = library(), config
+        self.architecture = ARCHITECTURES[config.model_type]
+        kind = next(key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == self.architecture)
+        self._names = gguf.get_tensor_name_map(kind, config.num_hidden_layers)
+
+    def __call__(self, name: str) -> str:
+        """Return the GGUF name of a weight.
+
+        Raises:
+            ModelError: it has no name in GGUF.
+        """
+        found = self._names.get_name(name, try_suffixes=(".weight", ".bias"))
+        if found is None:
+            kind = self.config.model_type
+            raise ModelError(f"the weights {name} of a {kind} have no name in GGUF: use stage.format=merged")
+        return found
+
+    def in_pairs(self, name: str, tensor: Tensor) -> Tensor:
+        """Return the rows of the weight ``name`` in ggml's order."""
+        heads = self._heads(name)
+        return tensor if heads is None else paired(tensor, heads)
+
+    def in_halves(self, name: str, tensor: Tensor) -> Tensor:
+        """Return the rows of the weight ``name`` in transformers' order."""
+        heads = self._heads(name)
+        if heads is None:
+            return tensor
+        return tensor.reshape(heads, -1, 2, *tensor.shape[1:]).swapaxes(1, 2).reshape(tensor.shape)
+
+    def _heads(self, name: str) -> int | None:
+        counts = {"attn_q": self.config.num_attention_heads, "attn_k": self.config.num_key_value_heads}
+        return counts.get(name.split(".")[-2]) if self.architecture == "llama" else None
 
 
 def named_weights(model: Any) -> Iterator[tuple[str, Tensor]]:
@@ -123,23 +176,11 @@ def named_weights(model: Any) -> Iterator[tuple[str, Tensor]]:
     Raises:
         ModelError: a weight has no name in GGUF.
     """
-    gguf, config = library(), model.config
-    architecture = ARCHITECTURES[config.model_type]
-    kind = next(key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == architecture)
-    names = gguf.get_tensor_name_map(kind, config.num_hidden_layers)
+    config, names = model.config, Names(model.config)
     tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
     for name, value in model.state_dict().items():
-        if tied and name == "lm_head.weight":
-            continue
-        found = names.get_name(name, try_suffixes=(".weight", ".bias"))
-        if found is None:
-            raise ModelError(
-                f"the weights {name} of a {config.model_type} have no name in GGUF: use stage.format=merged"
-            )
-        tensor = value.detach().cpu().float()
-        heads = {"attn_q": config.num_attention_heads, "attn_k": config.num_key_value_heads}
-        part = found.split(".")[-2]
-        yield found, paired(tensor, heads[part]) if architecture == "llama" and part in heads else tensor
+        if not (tied and name == "lm_head.weight"):
+            yield names(name), names.in_pairs(names(name), value.detach().cpu().float())
     if rotary(config).get("rope_type") == "llama3":
         yield "rope_freqs.weight", llama3_factors(rotary(config), head_size(config))
 

@@ -3,22 +3,24 @@
     python -m rlhf stage=export                                                  # merged weights for transformers
     python -m rlhf stage=export stage.format=gguf stage.quantization=q8_0        # one file for llama.cpp
     python -m rlhf stage=export stage.format=ollama stage.run=checkpoints/almanac/sft
+    python -m rlhf stage=export stage.format=gguf stage.weights=adapter          # a LoRA adapter for the base's file
 
 An export that is another model than the run is refused. certificate.json and README.md have the comparison.
 """
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from rlhf.config import ExportFormat, ExportStage, Model, Settings
+from rlhf.config import ExportFormat, ExportStage, Model, Quantization, Settings, Weights
 from rlhf.console import console
 from rlhf.data import load, templates
 from rlhf.data.render import as_turns, encode, fitting_ids, question
 from rlhf.errors import ConfigError
 from rlhf.modeling import loading
-from rlhf.modeling.bases import ancestry
+from rlhf.modeling.bases import ancestry, base_of
 from rlhf.modeling.generation import sampling_mode
-from rlhf.publishing import certificate, gguf_tokenizer, gguf_weights, modelfile
+from rlhf.publishing import certificate, gguf_adapter, gguf_tokenizer, gguf_weights, modelfile
 from rlhf.publishing.bundle import save_tokenizer
 from rlhf.publishing.certificate import Agreement
 from rlhf.rewards import RewardModel
@@ -44,6 +46,11 @@ USE = {
     ExportFormat.ollama: "`ollama create {title} -f Modelfile && ollama run {title}` talks to it.",
 }
 
+ADAPTER = (
+    "`llama-cli -m BASE.gguf --lora {file}` talks to it, with the base that "
+    "`python -m rlhf stage=export stage.run={base} stage.format=gguf` writes."
+)
+
 
 def run(settings: Settings, run: Run) -> dict[str, float]:
     """Write the export with its certificate and card, and return the agreement with the run."""
@@ -58,20 +65,27 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
     split = (
         None if stage.format is ExportFormat.merged else check(settings, parent, model, tokenizer, prompts["prompt"])
     )
+    folder = gguf_adapter.check(named(parent), parent) if stage.weights is Weights.adapter else None
     policy = loading.load_policy(parent, model, tokenizer).eval()
-    title = titled(parent)
-    if split is None:
-        file, precision = run.model, "as trained"
+    title, base, whole = titled(parent), None, None
+    if folder is not None and split is not None:
+        base = base_of(parent, folder)
+        file = run.work / f"{title}-lora-{stage.quantization.value}.gguf"
+        whole = write_adapter(loading.load_policy(base, model, tokenizer), tokenizer, split, file, folder, title, run)
+    elif split is None:
+        file = run.model
         write_folder(policy, tokenizer, file)
     else:
-        precision = stage.quantization.value
-        file = run.work / f"{title}-{precision}.gguf"
-        write_gguf(policy, tokenizer, split, file, title, stage)
+        file = run.work / f"{title}-{stage.quantization.value}.gguf"
+        write_gguf(policy, tokenizer, split, file, title, stage.quantization)
         if stage.format is ExportFormat.ollama:
             text = modelfile.modelfile(named(parent), file.name, tokenizer, gguf_weights.context_length(policy.config))
             (run.work / "Modelfile").write_text(text, encoding="utf-8")
+    precision = "as trained" if split is None else stage.quantization.value
+    if split is not None:
         run.record_output(file)
-    found = compare(policy, tokenizer, parent, prompts["prompt"], file, model, stage)
+    theirs = read_back(policy, tokenizer, file, model, base)
+    found = compare(policy, theirs, tokenizer, parent, prompts["prompt"], file, whole, stage)
     certificate.require_same(named(parent), found, precision)
     for line in certificate.table(found):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
@@ -115,36 +129,61 @@ def write_folder(model: Any, tokenizer: Any, folder: Path) -> None:
     save_tokenizer(tokenizer, folder)
 
 
-def write_gguf(policy: Any, tokenizer: Any, split: str, file: Path, title: str, stage: ExportStage) -> None:
+def write_gguf(policy: Any, tokenizer: Any, split: str, file: Path, title: str, quantization: Quantization) -> None:
     """Write a GGUF file."""
-    writer = gguf_weights.new_writer(file, policy.config, title, stage.quantization)
+    writer = gguf_weights.new_writer(file, policy.config, title, quantization)
     gguf_tokenizer.add_tokenizer(writer, tokenizer, policy.get_input_embeddings().num_embeddings, split)
-    if other := gguf_weights.add_weights(writer, policy, stage.quantization):
-        cause = f"{len(other)} matrices are f16, since their rows are not multiples of {gguf_weights.BLOCK} weights"
+    tell_other(gguf_weights.add_weights(writer, policy, quantization))
+    gguf_weights.finish(writer)
+
+
+def write_adapter(base: Any, tokenizer: Any, split: str, file: Path, folder: Path, title: str, run: Run) -> Path | None:
+    """Write an adapter as a GGUF file; return that of its base, for llama.cpp if it is installed."""
+    whole = None
+    if find_spec("llama_cpp") is not None:
+        run.scratch.mkdir(exist_ok=True)
+        whole = run.scratch / "base.gguf"
+        write_gguf(base, tokenizer, split, whole, "base", Quantization.f32)
+    tell_other(
+        gguf_adapter.write(file, base, folder, title, Quantization(run.manifest["settings"]["stage"]["quantization"]))
+    )
+    return whole
+
+
+def tell_other(names: list[str]) -> None:
+    """Print the number of matrices that q8_0 cannot hold."""
+    if names:
+        cause = f"{len(names)} matrices are f16, since their rows are not multiples of {gguf_weights.BLOCK} weights"
         console.print(f"export: {cause}", markup=False, highlight=False, soft_wrap=True)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
 
 
 def compare(
-    policy: Any, tokenizer: Any, parent: Parent, prompts: list, file: Path, model: Model, stage: ExportStage
+    policy: Any,
+    theirs: Any,
+    tokenizer: Any,
+    parent: Parent,
+    prompts: list,
+    file: Path,
+    whole: Path | None,
+    stage: ExportStage,
 ) -> dict[str, Agreement]:
-    """Return program -> agreement of the export with the run, for transformers and, if installed, llama.cpp."""
+    """Return program -> agreement of the export with the run, for transformers and, if installed, llama.cpp.
+
+    ``theirs`` is the export as transformers reads it; ``whole`` the GGUF file of the base, if ``file`` is an adapter.
+    """
     talks = tokenizer.chat_template is not None and parent.stage != "base"
     tokenizer.strings_are_turns = talks
     rows, _ = fitting_ids(tokenizer, prompts, stage.max_prompt_length)
     ends, pad, length = set(templates.end_ids(policy, tokenizer)), tokenizer.pad_token_id, stage.max_response_length
     with sampling_mode(policy):
         answered = certificate.answered(policy, rows, ends, pad, length)
-        theirs = read_back(policy, tokenizer, file, model)
         found = {"transformers": certificate.by_transformers(policy, theirs, answered, ends, pad, length)}
         if file.suffix == ".gguf":
             asked = [as_turns(prompt) if talks else prompt for prompt in prompts]
             texts = [gguf_tokenizer.written(tokenizer, prompt) for prompt in asked]
             tokens = list(zip(texts, encode(tokenizer, asked), strict=True))
-            if (other := certificate.by_llama_cpp(policy, file, answered, tokens, talks, ends, length)) is not None:
+            files = (file, None) if whole is None else (whole, file)
+            if (other := certificate.by_llama_cpp(policy, files, answered, tokens, talks, ends, length)) is not None:
                 found["llama.cpp"] = other
             else:
                 missing = "llama.cpp has not read the file, since llama-cpp-python is not installed"
@@ -152,8 +191,10 @@ def compare(
     return found
 
 
-def read_back(policy: Any, tokenizer: Any, file: Path, model: Model) -> Any:
-    """Return the exported model as transformers reads it."""
+def read_back(policy: Any, tokenizer: Any, file: Path, model: Model, base: Parent | None) -> Any:
+    """Return the exported model as transformers reads it; an adapter is added to its base here."""
+    if base is not None:
+        return gguf_adapter.apply(file, loading.load_policy(base, model, tokenizer).eval())
     theirs = loading.load_policy(Parent("export", str(file), None), model, tokenizer).eval()
     if gguf_weights.rotary(policy.config).get("rope_type") == "llama3" and file.suffix == ".gguf":
         theirs.model.rotary_emb = policy.model.rotary_emb  # transformers reads no rope_freqs.weight; llama.cpp does
@@ -200,6 +241,8 @@ def record(
     form = {"format": stage.format, "precision": precision, "prompts": stage.prompts, "limit": limit}
     write_json(run.work / "certificate.json", origin(parent) | exported | form | {"readers": numbers})
     use = USE[stage.format].format(file=file.name, title=title)
+    if stage.weights is Weights.adapter:
+        use = ADAPTER.format(file=file.name, base=base_of(parent, Path(parent.model)).path)
     text = CARD.format(
         title=title, run=parent.path, precision=precision, use=use, prompts=stage.prompts, limit=limit,
         table="\n".join(certificate.table(found)),

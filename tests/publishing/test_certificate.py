@@ -68,4 +68,4 @@ def test_scores_agree_to_a_millionth() -> None:
 
 def test_llama_cpp_is_optional(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert by_llama_cpp(None, tmp_path, ROWS, [], False, {0}, 4) is None
+    assert by_llama_cpp(None, (tmp_path, None), ROWS, [], False, {0}, 4) is None

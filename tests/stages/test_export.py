@@ -99,6 +99,27 @@ def test_a_format_that_is_not_written_names_another(export: Callable[..., Path])
         export("sft", "stage.format=onnx")
 
 
+def test_an_adapter_is_exported_for_the_file_of_its_base(
+    export: Callable[..., Path], chain: Path, beside_chain: Callable[..., Settings], tmp_path: Path
+) -> None:
+    pytest.importorskip("gguf", reason=GGUF)
+    tuned = tmp_path / "dpo"
+    execute(beside_chain("dpo", "adapter=lora", "eval_set.prompts=0", "stage.trainer.learning_rate=0.05"), tuned)
+    options = ("stage.format=gguf", "stage.weights=adapter", "stage.quantization=f32")
+    place = export("sft", f"stage.run={tuned}", *options)
+    assert [path.name for path in place.glob("*.gguf")] == ["almanac-dpo-lora-f32.gguf"]
+    found = certificate(place)
+    assert 0 <= found["readers"]["transformers"]["kl_mean"] < 1e-9
+    assert Run.open(place).manifest["output"] == found["sha256"]
+    card = (place / "README.md").read_text()
+    assert "`llama-cli -m BASE.gguf --lora almanac-dpo-lora-f32.gguf`" in card
+    assert f"stage.run={chain}/almanac/sft" in card
+    with pytest.raises(ConfigError, match="stage.weights=adapter needs an adapter, and stage.run=.* has whole weights"):
+        export("sft", *options, "overwrite=true")
+    with pytest.raises(ConfigError, match="stage.weights=adapter is written as stage.format=gguf, not as ollama"):
+        export("sft", "stage.format=ollama", "stage.weights=adapter")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("quantization", ["f32", "f16", "bf16", "q8_0"])
 def test_llama_cpp_reads_the_same_model(export: Callable[..., Path], quantization: str) -> None:

@@ -32,6 +32,7 @@ class CompareStage(Stage):
     seeds: str | None
     frontier: str | None
     questions: list[str]
+    domains: Any
 
     reads: ClassVar[tuple[str, ...]] = ("prompts", "text", "preferences")
 
@@ -39,6 +40,11 @@ class CompareStage(Stage):
     def judged(self) -> bool:
         """Whether the results depend on ``judge``."""
         return True
+
+    @property
+    def texts(self) -> dict[str, str]:
+        """Return name -> file of the texts of each domain."""
+        return self.domains or {}
 
     def inputs(self) -> dict[str, Input]:
         """Return the compared models by column title, and the reward model."""
@@ -56,6 +62,9 @@ class CompareStage(Stage):
         require(isinstance(self.models, dict), "stage.models", self.models, "map titles to runs, folders or Hub ids")
         for title, path in self.models.items():
             require(isinstance(path, str | None), f"stage.models.{title}", path, "be text: put it in quotes")
+        require(isinstance(self.texts, dict), "stage.domains", self.domains, "map names to files of text")
+        for name, path in self.texts.items():
+            require(isinstance(path, str), f"stage.domains.{name}", path, "be text: put it in quotes")
         given = [title for title, path in self.models.items() if path is not None]
         if self.reference not in given:
             raise ConfigError(

@@ -12,13 +12,13 @@ from typing import Any
 
 from rlhf.config import CompareStage, JudgeKind, Settings
 from rlhf.console import Bar
-from rlhf.data import load
+from rlhf.data import load, load_rows
 from rlhf.errors import LineageError
 from rlhf.evaluation.comparison import records
 from rlhf.evaluation.comparison.comparison import Comparison, measure
 from rlhf.evaluation.comparison.scoring import check_judge, judge_all, score_all
 from rlhf.evaluation.reporting import report
-from rlhf.evaluation.responses.answers import Answers, Candidate, answer, text_nll
+from rlhf.evaluation.responses.answers import Answers, Candidate, TextNLL, answer, text_nll
 from rlhf.evaluation.statistics.metrics import Estimate
 from rlhf.hardware.device import torch_device
 from rlhf.modeling import loading
@@ -54,7 +54,8 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
     if texts is not None:
         run.record_data("text", "validation", texts)
 
-    answers, notes = answer_all(settings, run, prompts["prompt"], None if texts is None else texts["text"])
+    domains = {name: load_rows(path, "text", "validation", holdout=1.0)["text"] for name, path in stage.texts.items()}
+    answers, notes = answer_all(settings, run, prompts["prompt"], None if texts is None else texts["text"], domains)
     reliability = score_all(settings, run, answers, prompts["prompt"], gold, notes)
     previous = {name: records.previous(name, run.parents, list(answers)) for name in answers}
     judge_all(settings, run, answers, prompts["prompt"], previous, notes)
@@ -77,7 +78,9 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
     }
 
 
-def answer_all(settings: Settings, run: Run, prompts: list, texts: list[str] | None) -> tuple[dict[str, Answers], list]:
+def answer_all(
+    settings: Settings, run: Run, prompts: list, texts: list[str] | None, domains: dict[str, list[str]]
+) -> tuple[dict[str, Answers], list]:
     """Return each model's responses, in the order of ``stage.models``, and notes for the report."""
     stage = settings.stage_as(CompareStage)
     reference = candidate(stage.reference, settings, run)
@@ -96,7 +99,9 @@ def answer_all(settings: Settings, run: Run, prompts: list, texts: list[str] | N
         against = reference.model if same and name != stage.reference else None
         answers[name] = answer(one, prompts, stage, settings.seed, against)
         if texts is not None:
-            answers[name].text_nll = text_nll(one, texts, stage.max_prompt_length, stage.batch_size)
+            answers[name].text_nll = TextNLL.sum(text_nll(one, texts, stage.max_prompt_length, stage.batch_size))
+        for title, own in domains.items():
+            answers[name].domains[title] = text_nll(one, own, stage.max_prompt_length, stage.batch_size)
         if one.plain:
             notes.append(f"{name} was prompted without a chat template.")
         bar.update(step)

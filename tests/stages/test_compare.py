@@ -58,6 +58,17 @@ def test_base_against_sft(compare: Configure, tmp_path: Path) -> None:
     assert "Training of reward" in page
 
 
+def test_domains_are_measured_on_every_column(compare: Configure, tmp_path: Path) -> None:
+    (tmp_path / "code.txt").write_text("def f(x):\n\nreturn x\n\nfor i in y:\n")
+    settings = compare("base: {chain}/base, sft: {chain}/sft", f"stage.domains={{code: {tmp_path}/code.txt}}")
+    metrics = execute(settings, tmp_path / "compare")
+    assert metrics["text/tax/code/base"] == pytest.approx(
+        metrics["text/domain/code/base"] - metrics["text/domain/code/sft"], abs=1e-9
+    )
+    assert "text/tax/code/sft" not in metrics
+    assert "Alignment tax" in (tmp_path / "compare" / "report.md").read_text()
+
+
 def test_equal_settings_give_equal_bytes(compare: Configure, tmp_path: Path) -> None:
     models = "base: {chain}/base, sft: {chain}/sft"
     for name, seed in (("one", 0), ("same", 0), ("other", 1)):

@@ -18,6 +18,7 @@ from rlhf.evaluation.statistics.metrics import (
     bits_per_byte,
     distinct,
     estimate,
+    estimate_ratio,
     estimate_share,
     perplexity,
     win_rate,
@@ -32,6 +33,8 @@ Metrics = dict[str, float | Estimate]
 
 # Metric -> columns of the prompts that it is also reported by: the task, the requested form, the novelty.
 SPLITS = {"gold": ("task", "held_out"), "correct": ("task", "held_out"), "format_followed": ("format",)}
+
+DOMAIN, TAX = "text/domain", "text/tax"  # bits per byte of a domain, and the difference from the reference
 
 
 @dataclass
@@ -109,12 +112,26 @@ def measure(
     if answers.text_nll is not None:
         found["text/perplexity"] = perplexity(answers.text_nll.nats, answers.text_nll.tokens)
         found["text/bits_per_byte"] = bits_per_byte(answers.text_nll.nats, answers.text_nll.bytes)
+    found |= by_domain(answers, reference, stage, seed)
     if judge is not None:
         found |= judged(answers, rows, judge, mean, seed)
     found |= instructed(answers, rows, stage, seed)
     if "gold" in answers.scores:
         for column in SPLITS["gold"]:
             found |= split_by(column, "gold", answers.scores["gold"], rows, mean)
+    return found
+
+
+def by_domain(answers: Answers, reference: Answers, stage: CompareStage, seed: int) -> Metrics:
+    """Return bits per byte of each domain's texts, and the difference from the reference on the same texts."""
+    found: Metrics = {}
+    for name, texts in answers.domains.items():
+        bits = [bits_per_byte(text.nats, 1) for text in texts]
+        sizes = [text.bytes for text in texts]
+        found[f"{DOMAIN}/{name}"] = estimate_ratio(bits, sizes, stage.bootstrap, seed)
+        if answers is not reference:
+            more = [one - bits_per_byte(text.nats, 1) for one, text in zip(bits, reference.domains[name], strict=True)]
+            found[f"{TAX}/{name}"] = estimate_ratio(more, sizes, stage.bootstrap, seed)
     return found
 
 

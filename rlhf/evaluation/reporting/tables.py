@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from rlhf.config.stage import POLICIES
-from rlhf.evaluation.comparison.comparison import Comparison, interval
+from rlhf.evaluation.comparison.comparison import DOMAIN, TAX, Comparison, interval
 from rlhf.evaluation.statistics.metrics import Estimate
 
 
@@ -87,6 +87,8 @@ SECTIONS = {
     "Correct by novelty of the prompt (none: all of it was seen in training)": "correct/held_out/",
     "Instruction following by the form asked for": "format_followed/format/",
     "Instruction following by kind of instruction": "instructions/kind/",
+    "Bits per byte by domain": f"{DOMAIN}/",
+    "Alignment tax: bits per byte above the reference's, on the same texts": f"{TAX}/",
 }
 
 

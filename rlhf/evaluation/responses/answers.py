@@ -34,13 +34,18 @@ class TextNLL(NamedTuple):
     tokens: int
     bytes: int
 
+    @classmethod
+    def sum(cls, texts: Sequence["TextNLL"]) -> "TextNLL":
+        """Return the sums over several texts."""
+        return cls(*map(sum, zip(*texts, strict=True)))
+
 
 @dataclass
 class Answers:
     """One model's responses. Lists of lists are (B, K): ``lengths`` in tokens, ``ended`` with EOS, ``kl`` in nats.
 
     ``greedy`` responds to the stage's questions. ``preferences``: title of another model -> how strongly a judge
-    prefers sample j to prompt i over the other's; None without a verdict.
+    prefers sample j to prompt i over the other's; None without a verdict. ``domains``: name -> its texts.
     """
 
     name: str
@@ -51,6 +56,7 @@ class Answers:
     greedy: list[str]
     kl: list[list[float]] | None = None
     text_nll: TextNLL | None = None
+    domains: dict[str, list[TextNLL]] = field(default_factory=dict)
     scores: dict[str, list[list[float]]] = field(default_factory=dict)
     preferences: dict[str, list[list[float | None]]] = field(default_factory=dict)
 
@@ -130,21 +136,25 @@ def divergences(
 
 
 @torch.no_grad()
-def text_nll(candidate: Candidate, texts: Sequence[str], block: int, batch_size: int) -> TextNLL:
-    """Return Σ -log p of the texts, each cut into blocks of ``block`` tokens that are predicted separately.
+def text_nll(candidate: Candidate, texts: Sequence[str], block: int, batch_size: int) -> list[TextNLL]:
+    """Return Σ -log p of each text, cut into blocks of ``block`` tokens that are predicted separately.
 
     The first token is predicted from BOS, or from EOS if the tokenizer has no BOS, so that every byte counts. The end
     of a text is not predicted, because a chat template may use another token for it.
     """
     tokenizer, model = candidate.tokenizer, candidate.model.eval()
     first = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
-    pieces: list[list[int]] = []
-    for text in texts:
+    pieces: list[tuple[int, list[int]]] = []
+    for owner, text in enumerate(texts):
         ids = [first, *text_ids(tokenizer, [text], add_special_tokens=False)[0]]
-        pieces += [ids[start : start + block + 1] for start in range(0, len(ids) - 1, block)]
-    pieces.sort(key=len)
-    total = 0.0
+        pieces += [(owner, ids[start : start + block + 1]) for start in range(0, len(ids) - 1, block)]
+    pieces.sort(key=lambda piece: len(piece[1]))
+    nats, tokens = [0.0] * len(texts), [0] * len(texts)
     for start in range(0, len(pieces), batch_size):
-        batch = pieces[start : start + batch_size]
-        total -= sequence_logprobs(model, [piece[:1] for piece in batch], [piece[1:] for piece in batch]).sum().item()
-    return TextNLL(total, sum(len(piece) - 1 for piece in pieces), sum(len(text.encode()) for text in texts))
+        owners, batch = zip(*pieces[start : start + batch_size], strict=True)
+        logprobs = sequence_logprobs(model, [piece[:1] for piece in batch], [piece[1:] for piece in batch])
+        for owner, piece, total in zip(owners, batch, logprobs.tolist(), strict=True):
+            nats[owner] -= total
+            tokens[owner] += len(piece) - 1
+    sizes = [len(text.encode()) for text in texts]
+    return [TextNLL(*sums) for sums in zip(nats, tokens, sizes, strict=True)]

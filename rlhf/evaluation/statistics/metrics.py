@@ -50,14 +50,22 @@ def estimate_share(groups: Sequence[Sequence[float]], draws: int, seed: int, lev
     Raises:
         ValueError: all groups are empty.
     """
-    counts = np.array([len(group) for group in groups])
+    return estimate_ratio([sum(group) for group in groups], [len(group) for group in groups], draws, seed, level)
+
+
+def estimate_ratio(totals: Numbers, sizes: Numbers, draws: int, seed: int, level: float = 0.95) -> Estimate:
+    """Return Σ totals / Σ sizes, both (B,), with a percentile bootstrap interval over prompts or texts.
+
+    Raises:
+        ValueError: all sizes are 0.
+    """
+    values, counts = np.array(totals, dtype=float), np.array(sizes)
     if not counts.sum():
         raise ValueError("an estimate needs at least one number")
-    totals = np.array([np.sum(group) for group in groups], dtype=float)
-    drawn = np.random.default_rng(seed).integers(len(groups), size=(draws, len(groups)))
-    sizes = counts[drawn].sum(axis=1)
-    low, high = np.quantile(totals[drawn].sum(axis=1) / np.maximum(sizes, 1), [(1 - level) / 2, (1 + level) / 2])
-    return Estimate(float(totals.sum() / counts.sum()), float(low), float(high))
+    drawn = np.random.default_rng(seed).integers(len(values), size=(draws, len(values)))
+    found = values[drawn].sum(axis=1) / np.maximum(counts[drawn].sum(axis=1), 1)
+    low, high = np.quantile(found, [(1 - level) / 2, (1 + level) / 2])
+    return Estimate(float(values.sum() / counts.sum()), float(low), float(high))
 
 
 def wins(ours: Sequence[float], theirs: Sequence[float]) -> list[float]:

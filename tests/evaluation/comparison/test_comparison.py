@@ -1,5 +1,6 @@
 """Metrics of a comparison, with responses, scores and judge written by hand."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -8,7 +9,7 @@ import pytest
 
 from rlhf.config import CompareStage
 from rlhf.errors import TrainingError
-from rlhf.evaluation.comparison.comparison import across, measure, paraphrases, prefer, score
+from rlhf.evaluation.comparison.comparison import across, by_domain, measure, paraphrases, prefer, score
 from rlhf.evaluation.judges.votes import by_scores, length_matched
 from rlhf.evaluation.responses.answers import Answers, TextNLL
 from tests.conftest import composed
@@ -162,6 +163,20 @@ def test_instructions_are_counted_by_prompt_by_instruction_and_by_kind() -> None
         f"instructions/kind/{no_comma}": 3 / 4,
         f"instructions/kind/{quoted}": 1.0,
     })  # fmt: skip
+
+
+def test_the_alignment_tax_is_the_paired_difference_by_domain() -> None:
+    def on(nats: Sequence[float]) -> list[TextNLL]:
+        return [TextNLL(value * math.log(2), 1, size) for value, size in zip(nats, (10, 30, 20), strict=True)]
+
+    reference, ours = answers("sft", [["a"]]), answers("ppo", [["a"]])
+    reference.domains = {"code": on([10, 60, 30])}
+    ours.domains = {"code": on([11, 63, 32])}  # 0.1 bits per byte more in every text
+    found = by_domain(ours, reference, stage(), seed=0)
+    assert found["text/domain/code"].mean == pytest.approx(106 / 60)
+    assert found["text/domain/code"].low < found["text/domain/code"].high
+    assert found["text/tax/code"] == pytest.approx((0.1, 0.1, 0.1))  # the texts differ, the differences do not
+    assert list(by_domain(reference, reference, stage(), seed=0)) == ["text/domain/code"]
 
 
 def test_the_reference_is_not_measured_against_itself() -> None:

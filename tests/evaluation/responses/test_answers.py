@@ -10,7 +10,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from rlhf.config import CompareStage
 from rlhf.data.render import prompt_ids
 from rlhf.data.templates import chat_template
-from rlhf.evaluation.responses.answers import Candidate, answer, by_prompt, divergences, text_nll
+from rlhf.evaluation.responses.answers import Candidate, TextNLL, answer, by_prompt, divergences, text_nll
 from rlhf.modeling.from_scratch import new_tokenizer
 from rlhf.modeling.generation import generate
 from tests.conftest import composed
@@ -144,7 +144,10 @@ def test_text_nll_is_a_loop_over_tokens(tokenizer: Any) -> None:
                 expected -= torch.log_softmax(one.model(torch.tensor([ids[block:i]])).logits[0, -1], -1)[ids[i]].item()
                 tokens += 1
     for batch_size in (1, 2, 8):
-        found = text_nll(one, texts, block=4, batch_size=batch_size)
+        each = text_nll(one, texts, block=4, batch_size=batch_size)
+        assert each[1].bytes == 4
+        assert each[1].nats == pytest.approx(text_nll(one, texts[1:2], block=4, batch_size=1)[0].nats, rel=1e-5)
+        found = TextNLL.sum(each)
         assert found.nats == pytest.approx(expected, rel=1e-5)
         assert (found.tokens, found.bytes) == (tokens, 7 + 4 + 32)
 

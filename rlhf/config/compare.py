@@ -10,6 +10,21 @@ from rlhf.errors import ConfigError
 
 
 @dataclass(kw_only=True)
+class Harness:
+    """The tasks of lm-eval-harness that every column is measured on; conf/stage/compare.yaml explains each."""
+
+    tasks: list[str]
+    include: str | None
+    shots: int | None
+    limit: int | None
+    chat: bool
+    cache: str
+
+    def __post_init__(self) -> None:
+        require_ranges("stage.lm_eval.", self)
+
+
+@dataclass(kw_only=True)
 class CompareStage(Stage):
     """Settings of stage=compare. ``models`` maps a column's title to a run directory, a local folder or a Hub id.
 
@@ -33,6 +48,7 @@ class CompareStage(Stage):
     frontier: str | None
     questions: list[str]
     domains: Any
+    lm_eval: Harness
 
     reads: ClassVar[tuple[str, ...]] = ("prompts", "text", "preferences")
 

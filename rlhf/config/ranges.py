@@ -101,6 +101,7 @@ OURS: dict[str, dict[str, Range]] = {
     "CompareStage": {
         "prompts": COUNT, "samples": DRAWS, "bootstrap": Range(1, 1e6), "pairs": Range(0, 1e6), **SAMPLING,
     },
+    "Harness": {"shots": Range(0, 1000), "limit": COUNT},
     "LadderStage": {"budget": COUNT},
     "SampleStage": {"prompts": COUNT, "samples": DRAWS, "stream": COUNT_OR_NONE, **SAMPLING},
     "OnlineDPOStage": {"rounds": TRIES, "prompts": COUNT, "samples": Range(2, 10000), **SAMPLING},

@@ -14,7 +14,7 @@ from rlhf.config import CompareStage, JudgeKind, Settings
 from rlhf.console import Bar
 from rlhf.data import load, load_rows
 from rlhf.errors import LineageError
-from rlhf.evaluation.comparison import records
+from rlhf.evaluation.comparison import harness, records
 from rlhf.evaluation.comparison.comparison import Comparison, measure
 from rlhf.evaluation.comparison.scoring import check_judge, judge_all, score_all
 from rlhf.evaluation.reporting import report
@@ -33,6 +33,7 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
     """Compare the models of ``stage.models``, write the report and return the metrics as <model>/<metric>."""
     stage, data = settings.stage_as(CompareStage), settings.data
     check_judge(settings)
+    harness.check(stage.lm_eval)
     gold: Any = None if data.gold is None else function(data.gold)
     reads = gold is not None and reads_columns(gold)
     judge: Any = None if data.judge is None else function(data.judge)
@@ -102,6 +103,8 @@ def answer_all(
             answers[name].text_nll = TextNLL.sum(text_nll(one, texts, stage.max_prompt_length, stage.batch_size))
         for title, own in domains.items():
             answers[name].domains[title] = text_nll(one, own, stage.max_prompt_length, stage.batch_size)
+        if stage.lm_eval.tasks:
+            answers[name].tasks = harness.evaluate(one, run[name].digest, stage, settings.seed)
         if one.plain:
             notes.append(f"{name} was prompted without a chat template.")
         bar.update(step)

@@ -36,6 +36,8 @@ SPLITS = {"gold": ("task", "held_out"), "correct": ("task", "held_out"), "format
 
 DOMAIN, TAX = "text/domain", "text/tax"  # bits per byte of a domain, and the difference from the reference
 
+TASK, CHANGE = "lm_eval/task", "lm_eval/change"  # of lm-eval-harness, and the difference from the reference
+
 
 @dataclass
 class Comparison:
@@ -112,7 +114,7 @@ def measure(
     if answers.text_nll is not None:
         found["text/perplexity"] = perplexity(answers.text_nll.nats, answers.text_nll.tokens)
         found["text/bits_per_byte"] = bits_per_byte(answers.text_nll.nats, answers.text_nll.bytes)
-    found |= by_domain(answers, reference, stage, seed)
+    found |= by_domain(answers, reference, stage, seed) | by_task(answers, reference, mean)
     if judge is not None:
         found |= judged(answers, rows, judge, mean, seed)
     found |= instructed(answers, rows, stage, seed)
@@ -132,6 +134,16 @@ def by_domain(answers: Answers, reference: Answers, stage: CompareStage, seed: i
         if answers is not reference:
             more = [one - bits_per_byte(text.nats, 1) for one, text in zip(bits, reference.domains[name], strict=True)]
             found[f"{TAX}/{name}"] = estimate_ratio(more, sizes, stage.bootstrap, seed)
+    return found
+
+
+def by_task(answers: Answers, reference: Answers, mean: Mean) -> Metrics:
+    """Return the mean of each metric of lm-eval-harness, and the paired difference from the reference."""
+    found: Metrics = {f"{TASK}/{name}": mean([[value] for value in values]) for name, values in answers.tasks.items()}
+    if answers is not reference:
+        for name in answers.tasks.keys() & reference.tasks.keys():
+            pairs = zip(answers.tasks[name], reference.tasks[name], strict=True)
+            found[f"{CHANGE}/{name}"] = mean([[ours - theirs] for ours, theirs in pairs])
     return found
 
 

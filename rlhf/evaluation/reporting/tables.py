@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from rlhf.config.stage import POLICIES
-from rlhf.evaluation.comparison.comparison import DOMAIN, TAX, Comparison, interval
+from rlhf.evaluation.comparison.comparison import CHANGE, DOMAIN, TASK, TAX, Comparison, interval
 from rlhf.evaluation.statistics.metrics import Estimate
 
 
@@ -89,6 +89,8 @@ SECTIONS = {
     "Instruction following by kind of instruction": "instructions/kind/",
     "Bits per byte by domain": f"{DOMAIN}/",
     "Alignment tax: bits per byte above the reference's, on the same texts": f"{TAX}/",
+    "Tasks of lm-eval-harness": f"{TASK}/",
+    "Tasks of lm-eval-harness: difference from the reference on the same documents": f"{CHANGE}/",
 }
 
 

@@ -46,6 +46,7 @@ class Answers:
 
     ``greedy`` responds to the stage's questions. ``preferences``: title of another model -> how strongly a judge
     prefers sample j to prompt i over the other's; None without a verdict. ``domains``: name -> its texts.
+    ``tasks``: task and metric of lm-eval-harness -> a number per document.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Answers:
     kl: list[list[float]] | None = None
     text_nll: TextNLL | None = None
     domains: dict[str, list[TextNLL]] = field(default_factory=dict)
+    tasks: dict[str, list[float]] = field(default_factory=dict)
     scores: dict[str, list[list[float]]] = field(default_factory=dict)
     preferences: dict[str, list[list[float | None]]] = field(default_factory=dict)
 

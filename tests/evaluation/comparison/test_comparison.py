@@ -9,9 +9,10 @@ import pytest
 
 from rlhf.config import CompareStage
 from rlhf.errors import TrainingError
-from rlhf.evaluation.comparison.comparison import across, by_domain, measure, paraphrases, prefer, score
+from rlhf.evaluation.comparison.comparison import across, by_domain, by_task, measure, paraphrases, prefer, score
 from rlhf.evaluation.judges.votes import by_scores, length_matched
 from rlhf.evaluation.responses.answers import Answers, TextNLL
+from rlhf.evaluation.statistics.metrics import estimate
 from tests.conftest import composed
 
 ROWS = [
@@ -177,6 +178,16 @@ def test_the_alignment_tax_is_the_paired_difference_by_domain() -> None:
     assert found["text/domain/code"].low < found["text/domain/code"].high
     assert found["text/tax/code"] == pytest.approx((0.1, 0.1, 0.1))  # the texts differ, the differences do not
     assert list(by_domain(reference, reference, stage(), seed=0)) == ["text/domain/code"]
+
+
+def test_tasks_of_the_harness_are_compared_document_by_document() -> None:
+    reference, ours = answers("sft", [["a"]]), answers("ppo", [["a"]])
+    reference.tasks, ours.tasks = {"arc:acc": [1.0, 0.0, 1.0, 1.0]}, {"arc:acc": [1.0, 0.0, 1.0, 0.0], "new:acc": [1.0]}
+    found = by_task(ours, reference, lambda groups: estimate(groups, 50, 0))
+    assert {name: value.mean for name, value in found.items()} == {
+        "lm_eval/task/arc:acc": 0.5, "lm_eval/task/new:acc": 1.0, "lm_eval/change/arc:acc": -0.25,
+    }  # fmt: skip
+    assert list(by_task(reference, reference, lambda groups: estimate(groups, 50, 0))) == ["lm_eval/task/arc:acc"]
 
 
 def test_the_reference_is_not_measured_against_itself() -> None:

@@ -59,8 +59,9 @@ def test_base_against_sft(compare: Configure, tmp_path: Path) -> None:
 
 
 def test_domains_are_measured_on_every_column(compare: Configure, tmp_path: Path) -> None:
-    (tmp_path / "code.txt").write_text("def f(x):\n\nreturn x\n\nfor i in y:\n")
-    settings = compare("base: {chain}/base, sft: {chain}/sft", f"stage.domains={{code: {tmp_path}/code.txt}}")
+    lines = [json.dumps({"text": text}) + "\n" for text in ("def f(x):", "return x", "for i in y:")]
+    (tmp_path / "code.jsonl").write_text("".join(lines))
+    settings = compare("base: {chain}/base, sft: {chain}/sft", f"stage.domains={{code: {tmp_path}/code.jsonl}}")
     metrics = execute(settings, tmp_path / "compare")
     assert metrics["text/tax/code/base"] == pytest.approx(
         metrics["text/domain/code/base"] - metrics["text/domain/code/sft"], abs=1e-9

@@ -38,7 +38,7 @@ def check(settings: Harness) -> None:
         if not manager.match_tasks([task]):
             raise ConfigError(
                 f"stage.lm_eval.tasks={settings.tasks}: lm-eval-harness has no task {task}: "
-                "`lm_eval ls tasks` lists them, and stage.lm_eval.include names a folder with your own"
+                "`lm_eval ls tasks` lists them, and stage.lm_eval.include names a folder with others"
             )
 
 

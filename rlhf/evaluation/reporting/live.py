@@ -1,4 +1,4 @@
-"""A page of all runs below a folder: what they have logged so far, their samples and diagnoses, and the time left.
+"""A page of all runs below a folder, with logged metrics, samples, diagnoses and the time left.
 
 The same page is served (rlhf/labeling/watch_page.py) and written as a file with the data in it.
 """

@@ -9,7 +9,7 @@ interrupted, and runs failed methods again.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,32 +30,50 @@ def run(settings: Settings, directory: Path, overrides: Sequence[str]) -> dict[s
     from rlhf.stages import execute
 
     stage = settings.stage_as(LadderStage)
-    shared = [item for item in common(overrides) if not item.startswith(("name=", "seed="))]
-    name = os.path.relpath(directory, settings.checkpoints)
-    jobs = {seed: commands(stage, [*shared, f"name={chain(name, seed)}", f"seed={seed}"]) for seed in stage.seeds}
-    # Compose all of them first: a mistake in the last method's settings is reported before training starts.
-    settled = {seed: {title: checked(stage, title, own) for title, own in of.items()} for seed, of in jobs.items()}
-    failed: dict[str, str] = {}
-    for seed, of in jobs.items():
-        for title, own in of.items():
-            job = settled[seed][title]
-            if stage.budget is not None and title in stage.methods:
-                from rlhf.planning.budget import steps
-
-                own = [*own, steps(job, stage.budget)]
-                job = composed(own)
-            where = place(directory, seed, title)
-            try:
-                advance(job, own, settings, where)
-            except RlhfError as error:
-                if title in stage.parents:
-                    raise
-                failed[str(where)] = str(error)
-                console.print(f"{where} failed: {error}", markup=False, highlight=False, soft_wrap=True)
+    jobs = {seed: commands(stage, of_seed(settings, directory, overrides, seed)) for seed in stage.seeds}
+    for title, own in jobs[stage.seeds[0]].items():  # a mistake is reported before training starts
+        check(stage, title, own)
+    failed = train(settings, directory, jobs, stage.methods, stage.budget)
     metrics = execute(replace(settings, overwrite=False), directory / PAGE, overrides)
     if failed:
         raise RunError(f"{len(failed)} of {len(stage.methods) * len(stage.seeds)} runs failed: {'; '.join(failed)}")
     return metrics
+
+
+def of_seed(settings: Settings, directory: Path, overrides: Sequence[str], seed: int) -> list[str]:
+    """Return the overrides that all runs of a seed share, in the chain of that seed in ``directory``."""
+    shared = [item for item in common(overrides) if not item.startswith(("name=", "seed="))]
+    return [*shared, f"name={chain(os.path.relpath(directory, settings.checkpoints), seed)}", f"seed={seed}"]
+
+
+def train(
+    settings: Settings,
+    directory: Path,
+    jobs: Mapping[int, Mapping[str, Sequence[str]]],
+    optional: Container[str],
+    budget: int | None = None,
+) -> dict[str, str]:
+    """Run what is missing of seed -> title -> overrides; return the directory and error of each run that failed.
+
+    ``optional``: titles that other runs do not start from. Only these may fail, and each may use ``budget`` tokens.
+    """
+    failed: dict[str, str] = {}
+    for seed, of in jobs.items():
+        for title, own in of.items():
+            job, where = composed(own), place(directory, seed, title)
+            if budget is not None and title in optional:
+                from rlhf.planning.budget import within
+
+                own = [*own, *within(job, budget)]
+                job = composed(own)
+            try:
+                advance(job, own, settings, where)
+            except RlhfError as error:
+                if title not in optional:
+                    raise
+                failed[str(where)] = str(error)
+                console.print(f"{where} failed: {error}", markup=False, highlight=False, soft_wrap=True)
+    return failed
 
 
 def commands(stage: LadderStage, shared: Sequence[str]) -> dict[str, list[str]]:
@@ -64,8 +82,8 @@ def commands(stage: LadderStage, shared: Sequence[str]) -> dict[str, list[str]]:
     return parents | {name: [*shared, *own] for name, own in stage.methods.items()}
 
 
-def checked(stage: LadderStage, title: str, overrides: Sequence[str]) -> Settings:
-    """Return the settings of a command.
+def check(stage: LadderStage, title: str, overrides: Sequence[str]) -> None:
+    """Check the settings of a command.
 
     Raises:
         ConfigError: the stage trains no policy, or ``stage.budget`` cannot set its length.
@@ -78,4 +96,3 @@ def checked(stage: LadderStage, title: str, overrides: Sequence[str]) -> Setting
         )
     if not isinstance(found.stage, TrainedStage):
         raise ConfigError(f"stage.methods.{title} runs stage={found.stage.name}, which does not train: leave it out")
-    return found

@@ -39,9 +39,11 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
     stage = settings.stage_as(OnlineDPOStage)
     run.rewind(0)  # finished rounds are logged again
     policies = Policies(settings, run)
-    policy, metrics = run["policy"], dict[str, float]()
+    policy, metrics, spent = run["policy"], dict[str, float](), {"sampled_tokens": 0.0, "tokens": 0.0}
     for number in range(1, stage.rounds + 1):
         sampled = sample(settings, run, policy, number)
+        drawn: Any = sampled.manifest
+        spent["sampled_tokens"] += drawn["metrics"]["responses"] * drawn["metrics"]["tokens"]
         rows, path = scores(settings, run, sampled, number)
         contrasts = sum(min(row["scores"]) < max(row["scores"]) for row in rows)
         if contrasts < 2:  # one to train on, one held out
@@ -53,7 +55,9 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
                 "raise stage.samples or stage.temperature, or use more prompts"
             )
         trained = train(settings, run, policy, number, path)
-        found = summary(sampled, trained) | {"equal_groups": float(len(rows) - contrasts)}
+        learned: Any = trained.manifest
+        spent["tokens"] += learned["metrics"]["tokens"]
+        found = summary(sampled, trained) | spent | {"equal_groups": float(len(rows) - contrasts)}
         found |= measured(policies, run, trained, policy, number)
         run.log(found, number)
         tell(described(number, found))
@@ -65,7 +69,7 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
                 policy, metrics = before
             break
     adopt(run, settings, policy)
-    return metrics | ({"objective": metrics["win_rate"]} if "win_rate" in metrics else {})
+    return metrics | spent | ({"objective": metrics["win_rate"]} if "win_rate" in metrics else {})
 
 
 def tell(sentence: str) -> None:

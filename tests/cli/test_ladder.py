@@ -62,18 +62,21 @@ def test_methods_run_over_seeds_a_failed_one_leaves_the_others_and_a_budget_sets
 @pytest.mark.parametrize(
     ("own", "message"),
     [
+        (
+            "stage.budget=9 +stage.methods.mine=['stage=base']",
+            "stage.budget=9 cannot set the length of stage=base: set",
+        ),
         ("stage.baseline=sft", "stage.baseline must be null or one of dpo"),
         ("stage.seeds=[1,1]", "stage.seeds must be one seed or more, each once"),
         ("+stage.methods.mine=['stage.beta=0.1']", "stage.methods.mine must be a list of settings with one stage="),
         ("+stage.methods.mine=['stage=dpo','stage.bta=0.1']", "there is no setting stage.bta"),
-        ("stage.budget=1000", "stage.budget=1000 cannot set the length of stage=raft: set stage.methods.raft=null"),
         ("+stage.methods.mine=['stage=status']", "stage.methods.mine runs stage=status, which does not train"),
     ],
 )
 def test_mistakes_are_reported_before_anything_is_trained(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, own: str, message: str
 ) -> None:
-    monkeypatch.setattr("sys.argv", ["rlhf", "stage=ladder", f"checkpoints={tmp_path}", own])
+    monkeypatch.setattr("sys.argv", ["rlhf", "stage=ladder", f"checkpoints={tmp_path}", *own.split()])
     with pytest.raises(SystemExit):
         main.main()
     assert message in capsys.readouterr().err

@@ -11,7 +11,7 @@ from rlhf.storage.manifest import read_manifest
 
 PAGE = "report"
 METRICS = {"gold": "gold", "score": "score", "win_rate": "win rate vs start", "kl": "KL (nats per response)"}
-ROLES = ("policy", "critic", "gold")  # parents that do not score
+ROLES = ("policy", "reference", "critic", "gold", "judge")  # parents that do not score
 
 
 def chain(name: str, seed: int) -> str:
@@ -79,20 +79,19 @@ def interval(values: Sequence[float]) -> Interval:
 def cost(manifest: Mapping[str, Any]) -> Cost:
     """Return the tokens that a finished run sampled, trained on and passed forward without a gradient.
 
-    RL samples each response, and reads it with the reference, a separate critic and every reward model. DPO and KTO
-    read their rows once with the reference, if the loss has one. RAFT samples and scores; its prompts do not count.
+    RL samples each response, and reads it with the reference, a separate critic and every reward model. RAFT and online
+    DPO sample and score; prompts that are only sampled from do not count. DPO and KTO read their rows once with the
+    reference, if the loss has one.
     """
     metrics, stage = manifest["metrics"], manifest["settings"]["stage"]
     tokens = float(metrics["tokens"])
-    if "sample/responses" in metrics:
-        sampled = metrics["sample/responses"] * metrics["sample/tokens"]
-        return Cost(sampled, tokens, sampled * (1 + len([role for role in manifest["parents"] if role not in ROLES])))
-    if "sampled_tokens" not in metrics:
-        losses = stage.get("loss")
-        free = isinstance(losses, list) and {*losses} <= {*REFERENCE_FREE}
-        return Cost(0.0, tokens, 0.0 if free else tokens)
-    critic = int(stage["advantage"] == "gae" and stage["critic_kind"] == "separate")
     scorers = len([role for role in manifest["parents"] if role not in ROLES])
+    if "advantage" not in stage:
+        drawn = metrics.get("sample/responses", 0) * metrics.get("sample/tokens", 0)
+        sampled, losses = metrics.get("sampled_tokens", drawn), stage.get("loss")
+        free = "beta" not in stage or (isinstance(losses, list) and {*losses} <= {*REFERENCE_FREE})
+        return Cost(sampled, tokens, sampled * (1 + scorers) + (0.0 if free else tokens))
+    critic = int(stage["advantage"] == "gae" and stage["critic_kind"] == "separate")
     return Cost(metrics["sampled_tokens"], tokens * stage["epochs"] * (1 + critic), tokens * (2 + critic + scorers))
 
 

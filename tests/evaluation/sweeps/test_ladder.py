@@ -43,10 +43,14 @@ def test_methods_are_compared_with_the_baseline_only() -> None:
 
 
 def test_the_cost_of_dpo_and_of_ppo_with_its_passes() -> None:
-    dpo = cost({"metrics": {"tokens": 100}, "settings": {"stage": {"name": "dpo"}}, "parents": {"policy": {}}})
+    dpo = cost({"metrics": {"tokens": 100}, "settings": {"stage": {"beta": 0.1}}, "parents": {"policy": {}}})
     assert tuple(dpo) == (0.0, 100.0, 100.0)
-    simpo = {"metrics": {"tokens": 100}, "settings": {"stage": {"loss": ["simpo", "sft"]}}, "parents": {"policy": {}}}
+    own = {"beta": 2.0, "loss": ["simpo", "sft"]}
+    simpo = {"metrics": {"tokens": 100}, "settings": {"stage": own}, "parents": {"policy": {}}}
     assert tuple(cost(simpo)) == (0.0, 100.0, 0.0)
+    spent = {"tokens": 100, "sampled_tokens": 30, "sample/tokens": 5.0}
+    online = {"metrics": spent, "settings": {"stage": {"beta": 0.1}}, "parents": {"policy": {}, "reward": {}}}
+    assert tuple(cost(online)) == (30, 100, 160)  # sampling and scoring, and the reference on the pairs
     drawn = {"tokens": 100, "sample/responses": 40, "sample/tokens": 5.5}
     raft = {"metrics": drawn, "settings": {"stage": {"name": "raft"}}, "parents": {"policy": {}, "reward": {}}}
     assert tuple(cost(raft)) == (220, 100, 440)

@@ -85,6 +85,7 @@ FAST = {
     "sample": ("stage.prompts=6", "stage.samples=3", "stage.max_response_length=6"),
     "label": (),
     "ladder": (),
+    "overoptimize": (),
     "export": ("stage.prompts=2", "stage.max_response_length=6"),
     "chat": ("stage.max_response_length=16",),
     "plan": ("stage.probe_seconds=1",),

@@ -30,7 +30,7 @@ RUN = {
         if arguments not in commands(TEXTS["README"])
         and runnable(arguments)
         and not repeats(arguments)
-        and not {"stage=progression", "stage=publish", "stage=ladder"} & set(arguments)
+        and not {"stage=progression", "stage=publish", "stage=ladder", "stage=overoptimize"} & set(arguments)
     ]
     for path in PAGES
 }

@@ -26,6 +26,7 @@ base -> sft -> reward -> dpo | kto | ppo -> compare
   python -m rlhf stage=dpo --cfg job              all settings, without running
   python -m rlhf -m stage=dpo stage.beta=0.1,0.3  a sweep, its leaderboard
   python -m rlhf stage=ladder                     methods over seeds, compared
+  python -m rlhf stage=overoptimize               the KL at which gold peaks
   python -m rlhf stage=plan                       memory and time, before a run
   python -m rlhf stage=publish                    model card; Hub: stage.repo=
   python -m rlhf stage=watch                      a live page of all runs

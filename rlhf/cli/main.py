@@ -4,6 +4,7 @@ Mistakes in the settings are reported in one line, before torch is imported; HYD
 Secrets are removed from all output.
 """
 
+import importlib
 import os
 import sys
 import time
@@ -26,7 +27,7 @@ from rlhf.cli import sweep
 from rlhf.cli.compose import SWEPT, old_member, register, settings_of, swept_keys
 from rlhf.cli.messages import explain
 from rlhf.cli.overrides import arguments_of, split
-from rlhf.config import Settings
+from rlhf.config import CHAINS, Settings
 from rlhf.console import console, without_controls
 from rlhf.errors import ConfigError, RlhfError, RunError
 from rlhf.evaluation.sweeps.jobs import record_path
@@ -89,10 +90,8 @@ def _execute(settings: Settings, origin: Origin | None = None) -> dict[str, floa
                 raise RunError(f"{' '.join(overrides)} does not fit: see the remedies in the plan above")
             sys.exit(1)
         return {}
-    if settings.stage.name in ("progression", "ladder"):
-        from rlhf.cli import ladder, progression
-
-        runner = progression if settings.stage.name == "progression" else ladder
+    if settings.stage.name in CHAINS:
+        runner = importlib.import_module(f"rlhf.cli.{settings.stage.name}")
         metrics = runner.run(settings, directory, overrides)
     else:
         from rlhf.stages import execute
@@ -220,6 +219,6 @@ def interrupted(arguments: Sequence[str], directory: Path | None = None, left: s
     if left is None:
         return f"interrupted; {directory} had no checkpoint yet, so nothing is kept"
     others = [item for item in arguments if item.partition("=")[0] not in ("resume", "overwrite")]
-    continues_by_itself = {"-m", "--multirun", "stage=progression", "stage=ladder"} & set(arguments)
+    continues_by_itself = {"-m", "--multirun", *(f"stage={name}" for name in CHAINS)} & set(arguments)
     command = others if continues_by_itself else [*others, "resume=true"]
     return f"interrupted; {directory} has {left}, and this continues from it:\n  {line(command)}"

@@ -43,6 +43,7 @@ from rlhf.config.rules import require
 from rlhf.config.sentinel import SentinelAction, SentinelSettings
 from rlhf.config.stage import Input, SharedPrefix, Stage, TrainedStage, TrainerStage, part_of
 from rlhf.config.stages import (
+    CHAINS,
     PROGRESSION,
     STAGES,
     BaseStage,
@@ -59,10 +60,11 @@ from rlhf.config.stages import (
     StatusStage,
     Turns,
 )
-from rlhf.config.sweep import LadderStage, SweepStage
+from rlhf.config.sweep import LadderStage, OveroptimizeStage, SweepStage
 from rlhf.errors import ConfigError
 
 __all__ = [
+    "CHAINS",
     "PLANNED",
     "PROGRESSION",
     "STAGES",
@@ -102,6 +104,7 @@ __all__ = [
     "Normalization",
     "OldLogprobs",
     "OnlineDPOStage",
+    "OveroptimizeStage",
     "PPOStage",
     "Pairing",
     "PlanStage",

@@ -16,7 +16,7 @@ from rlhf.config.reward import EvaluateRewardStage, RewardStage
 from rlhf.config.rewards import ScoredStage
 from rlhf.config.rules import require
 from rlhf.config.stage import POLICIES, Input, SharedPrefix, Stage, TrainerStage
-from rlhf.config.sweep import LadderStage, SweepStage
+from rlhf.config.sweep import LadderStage, OveroptimizeStage, SweepStage
 from rlhf.errors import ConfigError
 
 
@@ -295,6 +295,8 @@ STAGES: dict[str, type[Stage]] = {
     "progression": ProgressionStage,
     "sweep": SweepStage,
     "ladder": LadderStage,
+    "overoptimize": OveroptimizeStage,
     "plan": PlanStage,
 }
+CHAINS = ("progression", "ladder", "overoptimize")  # stages that run others; rlhf/cli has a file of each
 PROGRESSION = ("base", "sft", "reward", "dpo", "ppo", "compare")

@@ -40,7 +40,7 @@ Doubts = Callable[[Sequence[Pair]], Sequence[float]]  # of reward models about t
 
 
 def read_responses(path: Path, scored: bool = False) -> list[dict[str, Any]]:
-    """Return the prompt and the responses of each line of a stage=sample run, and their scores if they are ``scored``.
+    """Return prompt and responses of each line of a stage=sample run; if ``scored``, the scores, and gold if measured.
 
     Raises:
         DataError: a line is not such a row.
@@ -50,7 +50,8 @@ def read_responses(path: Path, scored: bool = False) -> list[dict[str, Any]]:
         try:
             row = json.loads(line)
             found = {"prompt": row["prompt"], "responses": list(row["responses"])}
-            rows.append(found | ({"scores": row["scores"]} if scored else {}))
+            scores = {"scores": row["scores"]} | ({"gold": row["gold"]} if "gold" in row else {}) if scored else {}
+            rows.append(found | scores)
         except (ValueError, KeyError, TypeError) as error:
             raise DataError(f"{path}:{number}: the line lacks prompt or responses: run stage=sample again") from error
     return rows

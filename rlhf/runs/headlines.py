@@ -44,6 +44,9 @@ LABELS = {  # metric in metrics.jsonl or run.json -> its label, or its text with
     "score_difference": "largest difference of scores",
     "jobs": "{n} job{s}",
     "unfinished": "{n} unfinished",
+    "laws": "{n} law{s} fitted",
+    "kl_target": "stage.kl_target",
+    "check/gold": "gold with it",
 }
 PROGRESS = {  # most important first: a narrow terminal shows only the first ones
     "base": ("eval/loss", "train/loss"),
@@ -71,11 +74,12 @@ RESULTS = {  # of a finished run; of several keys the first that was measured
     "export": (("kl_per_token", "score_difference"), ("same_answer",)),
     "sweep": (("jobs",), ("unfinished",)),
     "ladder": (("jobs",), ("unfinished",)),
+    "overoptimize": (("laws",), ("kl_target",), ("check/gold",)),
 }
 OPENED = {  # the file or folder of a run that a person opens first, unless it is the run's own
     "compare": "report.html", "inspect": "report.md", "reward": "report.md", "evaluate_reward": "report.md",
     "sample": "responses.jsonl", "label": "preferences.jsonl", "publish": "bundles", "sweep": "leaderboard.md",
-    "ladder": "ladder.md",
+    "ladder": "ladder.md", "overoptimize": "overoptimize.md",
 }  # fmt: skip
 WIDTH = 80  # columns of a terminal
 JUDGES = {"gold": "gold", "reward": "reward model", "judge": "judge"}

@@ -60,7 +60,8 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
         shared=True,
     )
     scores = None if scorer is None else scored(scorer, asked, [response.text for response in responses])
-    rows = by_prompt(prompts["prompt"], responses, scores, stage.samples)
+    columns = {} if scorer is None or scores is None else {"scores": scores} | golds(scorer)
+    rows = by_prompt(prompts["prompt"], responses, columns, stage.samples)
     write_rows(run.work / RESPONSES, rows)
     run.record_output(run.work / RESPONSES)
     shown = [(question(row["prompt"]), *row["responses"][:2]) for row in rows[:4]]
@@ -84,8 +85,14 @@ def scored(reward: Callable[..., list[float]], prompts: Sequence[Prompt], texts:
     return [score for part in ranks.gathered(reward(prompts[first:end], texts[first:end])) for score in part]
 
 
-def by_prompt(prompts: list, responses: list[Response], scores: list[float] | None, samples: int) -> list[dict]:
-    """Return one row per prompt, with its responses, whether each has ended, and the scores if any."""
+def golds(scorer: Scorer) -> dict[str, list[Any]]:
+    """Return the gold rewards of all responses under ``gold``; empty without a gold reward."""
+    own = scorer.batch.get("objective/gold")
+    return {} if own is None else {"gold": [score for part in ranks.gathered(own) for score in part]}
+
+
+def by_prompt(prompts: list, responses: list[Response], columns: dict[str, list[Any]], samples: int) -> list[dict]:
+    """Return one row per prompt: its responses, whether each has ended, and their part of the ``columns``."""
     rows = []
     for number, prompt in enumerate(prompts):
         part = slice(number * samples, (number + 1) * samples)
@@ -94,7 +101,7 @@ def by_prompt(prompts: list, responses: list[Response], scores: list[float] | No
             "responses": [response.text for response in responses[part]],
             "ended": [response.ended for response in responses[part]],
         }
-        rows.append(row if scores is None else row | {"scores": scores[part]})
+        rows.append(row | {name: values[part] for name, values in columns.items()})
     return rows
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from rich.text import Text
 from rich.tree import Tree
 
-from rlhf.config import PLANNED, Settings
+from rlhf.config import CHAINS, PLANNED, Settings
 from rlhf.config.objective import METRICS, USUAL
 from rlhf.console import console, duration, fitting, plural
 from rlhf.errors import RlhfError, RunError
@@ -71,7 +71,7 @@ def unfinished(work: Path, root: Path) -> str:
 def group(place: Path, root: Path, manifest: Mapping[str, Any]) -> Path | None:
     """Return the directory of the sweep that a run is a job of; None if it is not a job."""
     name = Path(str(manifest.get("name", "")))
-    for whole in ("progression", "ladder"):
+    for whole in CHAINS:
         if whole in name.parts:
             return root / Path(*name.parts[: name.parts.index(whole) + 1])
     stage = root / name / str(manifest.get("stage"))

@@ -63,7 +63,8 @@ def test_terms_and_gold_score_as_in_ppo(chain: Path, tmp_path: Path) -> None:
         counts = [len(text.split()) for text in row["responses"]]
         assert row["scores"] == [10.0 * (count <= 10) - count for count in counts]
     assert final["best_of_1/score"] == pytest.approx(final["reward/short"] + 10 * final["reward/ten"])
-    assert "objective/gold" in final
+    golds = [gold for row in rows(tmp_path / "sample" / "responses.jsonl") for gold in row["gold"]]
+    assert final["objective/gold"] == pytest.approx(sum(golds) / 18)
 
 
 def test_another_stream_draws_other_prompts_and_responses(chain: Path, tmp_path: Path) -> None:

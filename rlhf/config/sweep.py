@@ -84,7 +84,8 @@ class OveroptimizeStage(Stage):
         _require_once("stage.seeds", self.seeds, "be one seed or more, each once")
         _require_once("stage.pairs", self.pairs, "be one number of pairs or more, each once")
         require(min(self.pairs) > 0, "stage.pairs", self.pairs, "be positive numbers")
-        require(_is_command(self.train), "stage.train", self.train, "be a list of settings with stage=ppo")
+        trained = _is_command(self.train) and "stage=ppo" in self.train
+        require(trained, "stage.train", self.train, "be a list of settings with stage=ppo")
         valid = self.check is None or isinstance(self.check, list)
         require(valid, "stage.check", self.check, "be a list of settings, or null")
 

@@ -57,10 +57,10 @@ def test_laws_of_each_reward_model_and_a_run_that_checks_the_proposed_target(
     ("own", "message"),
     [
         ("data.gold=null", "data.gold=null: stage=overoptimize needs a gold reward"),
-        ("stage.train=['stage=dpo']", "stage.train=['stage=dpo'] must be a list of settings with stage=ppo"),
+        ("stage.train=['stage=dpo']", "stage.train must be a list of settings with stage=ppo"),
         ("stage.train=['stage=ppo','stage.bta=1']", "there is no setting stage.bta"),
         ("stage.pairs=[0]", "stage.pairs must be positive numbers"),
-        ("stage.parents={sft: []}", "stage.parents must have the stage reward"),
+        ("stage.parents.reward=null", "stage.parents must have the stage reward"),
         ("stage.sizes={same: 1}", "stage.sizes must map names to lists of settings"),
     ],
 )

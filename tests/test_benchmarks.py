@@ -1,18 +1,14 @@
 """benchmarks/: the scripts run, and what they print is what was measured."""
 
 import gzip
-import itertools
 import json
-import math
 import os
-import random
-import statistics
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from benchmarks import data, data_sheets, ppo_memory, ppo_seeds, ppo_sentiment, progression, reward_card
+from benchmarks import data, data_sheets, ppo_memory, ppo_seeds, progression, reward_card, sentiment
 from rlhf.cli import main
 from rlhf.evaluation.reporting import report
 from tests.conftest import FAST, TINY
@@ -216,65 +212,45 @@ def test_a_real_reward_model_beats_what_cannot_read(capsys: pytest.CaptureFixtur
     assert any(all(rule["beaten"] for rule in row["card"]["baselines"].values()) for row in rows)
 
 
-WORDS = "happy sad good bad love hate nice awful friend enemy laugh cry sun rain red blue"
-
-
-def test_the_best_of_n_is_the_mean_over_all_subsets() -> None:
-    scores = [0.3, -1.0, 2.0, 0.3, 0.7]
-    for n in range(1, 6):
-        subsets = [max(subset) for subset in itertools.combinations(scores, n)]
-        assert ppo_sentiment.best_of(scores, n) == pytest.approx(statistics.fmean(subsets))
-    assert [ppo_sentiment.best_of_kl(n) for n in (1, 2)] == pytest.approx([0, math.log(2) - 0.5])
-
-
-def test_sentiment_has_a_sign() -> None:
-    good, bad, none = ppo_sentiment.sentiment([""] * 3, ["They were happy friends.", "A sad, awful day.", "A table."])
-    assert bad < none == 0 < good
-
-
-def test_ppo_on_sentiment_runs_is_measured_and_drawn(
+def test_the_ladder_on_sentiment_runs_is_measured_and_drawn(
     chain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    """With the chain's tiny model in the place of the real one."""
+    """With the chain's tiny model in the place of the real one, all stages in this process."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("RLHF_TEST_MODELS", str(tmp_path / "models"))
-    monkeypatch.setenv("RLHF_TEST_DATA", str(tmp_path))
-    for folder in ("models", "text"):
-        (tmp_path / folder).mkdir()
-    (tmp_path / "models" / "stories15M").symlink_to(chain / "almanac" / "base" / "model")
-    stories = [" ".join([*random.Random(n).choices(WORDS.split(), k=20), str(n)]) for n in range(40)]
-    with gzip.open(tmp_path / "text" / "tinystories_sample.jsonl.gz", "wt") as file:
-        file.write("".join(json.dumps({"text": story}) + "\n" for story in stories))
-    small = {"RESULT": tmp_path / "r.json", "FIGURE": tmp_path / "f.svg", "HELD_OUT": 3, "NS": (1, 2)}
-    for name, value in (small | {"SAMPLES": {"base": 4, "ppo": 2}}).items():
-        monkeypatch.setattr(ppo_sentiment, name, value)
+    monkeypatch.setenv("RLHF_TEST_MODELS", str(tmp_path))
+    (tmp_path / "stories15M").symlink_to(chain / "almanac" / "base" / "model")
+    places = {"RESULT": tmp_path / "r.json", "FIGURE": tmp_path / "f.svg", "NS": (1, 2)}
+    sizes = {"DRAWN": 60, "SPLITS": {"validation": 2, "test": 3, "train": 20}}
+    for name, value in (places | sizes).items():
+        monkeypatch.setattr(sentiment, name, value)
+    short = "stage.max_prompt_length=128"
+    methods = {"dpo": ["stage=dpo", *FAST["dpo"]], "rloo": None, "ppo-gold": None}
+    methods["ppo"] = ["stage=ppo", *FAST["ppo"], "stage.warmup_updates=1", "stage.critic_warmup_updates=0", short]
+    parents = {"sample": ["stage.prompts=20", short], "reward": FAST["reward"]}
+    small = {
+        "stage=ladder": [f"stage.methods={json.dumps(methods)}", f"+stage.parents={json.dumps(parents)}"],
+        "stage=compare": ["stage.samples=2", short],
+    }
 
     def run(command: list[str], check: bool) -> None:
-        monkeypatch.setattr("sys.argv", ["rlhf", *command[3:]])
+        own = next(value for key, value in small.items() if key in command)
+        monkeypatch.setattr("sys.argv", ["rlhf", *command[3:], *own, "hardware=cpu", "data.gold=length:score"])
         main.main()
 
-    monkeypatch.setattr(ppo_sentiment, "subprocess", SimpleNamespace(run=run))
-    monkeypatch.setattr(
-        "sys.argv",
-        [
-            "ppo_sentiment",
-            "--seeds",
-            "3",
-            "4",
-            "--",
-            *FAST["ppo"],
-            "stage.warmup_updates=1",
-            "stage.max_prompt_length=128",
-            "hardware=cpu",
-        ],
+    (tmp_path / "length.py").write_text(
+        "def score(prompts, completions):\n    return [float(len(text)) for text in completions]\n"
     )
-    ppo_sentiment.main()
-    found = json.loads((tmp_path / "r.json").read_text())
-    assert [(one["seed"], len(one["curve"])) for one in found["seeds"]] == [(3, 2), (4, 2)]
-    assert [one["n"] for one in found["best_of_n"]] == [1, 2]
-    assert found["best_of_n"][0]["sentiment"]["mean"] <= found["best_of_n"][1]["sentiment"]["mean"]
-    assert (tmp_path / "f.svg").read_text().count("PPO, seed") == 2
-    assert "| PPO, seed 3 |" in capsys.readouterr().out
+    monkeypatch.setattr(sentiment, "subprocess", SimpleNamespace(run=run))
+    monkeypatch.setattr("sys.argv", ["sentiment", "--seeds", "3", "4"])
+    sentiment.main()
+    found = json.loads((tmp_path / "r.json").read_text())["seeds"]
+    assert [one["seed"] for one in found] == [3, 4]
+    for one in found:
+        assert [*one["policies"]] == ["dpo", "ppo", "best of 1", "best of 2"]
+        assert one["policies"]["best of 1"]["gain"]["mean"] == pytest.approx(0)
+        assert len(one["curves"]["ppo"]) == 2
+    assert "| best of 2 | 0.19 |" in capsys.readouterr().out
+    assert (tmp_path / "f.svg").read_text().startswith("<svg")
 
 
 def memory_rows(share_base_model: int) -> list[dict]:

@@ -15,7 +15,7 @@ FIXTURES = Path(__file__).parent / "data" / "fixtures"
 PRESETS: dict[str, dict[str, str]] = json.loads((FIXTURES / "presets.json").read_text(encoding="utf-8"))
 OTHERS = {"ultrafeedback-zephyr": {"preferences": "ultrafeedback_h4.jsonl", "prompts": "ultrafeedback_h4.jsonl"}}
 EXPERIMENTS = sorted(path.stem for path in (bundled("conf") / "experiment").glob("*.yaml"))
-REAL = [name for name in EXPERIMENTS if name not in ("none", "almanac", "arithmetic")]
+REAL = [name for name in EXPERIMENTS if name not in ("none", "almanac", "arithmetic", "sentiment")]
 
 
 def substitutes(experiment: str, stage: str, root: Path, model: Path) -> list[str]:

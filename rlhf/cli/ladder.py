@@ -86,10 +86,12 @@ def check(stage: LadderStage, title: str, overrides: Sequence[str]) -> None:
     """Check the settings of a command.
 
     Raises:
-        ConfigError: the stage trains no policy, or ``stage.budget`` cannot set its length.
+        ConfigError: the stage of a method trains no policy, or ``stage.budget`` cannot set its length.
     """
     found = composed(overrides)
-    if stage.budget is not None and title in stage.methods and found.stage.name not in BUDGETED:
+    if title in stage.parents:
+        return found
+    if stage.budget is not None and found.stage.name not in BUDGETED:
         raise ConfigError(
             f"stage.budget={stage.budget} cannot set the length of stage={found.stage.name}: set "
             f"stage.methods.{title}=null, or stage.budget=null"

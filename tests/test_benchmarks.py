@@ -224,13 +224,17 @@ def test_the_ladder_on_sentiment_runs_is_measured_and_drawn(
     for name, value in (places | sizes).items():
         monkeypatch.setattr(sentiment, name, value)
     short = "stage.max_prompt_length=128"
-    methods = {"dpo": ["stage=dpo", *FAST["dpo"]], "rloo": None, "ppo-gold": None}
-    methods["ppo"] = ["stage=ppo", *FAST["ppo"], "stage.warmup_updates=1", "stage.critic_warmup_updates=0", short]
-    parents = {"sample": ["stage.prompts=20", short], "reward": FAST["reward"]}
-    small = {
-        "stage=ladder": [f"stage.methods={json.dumps(methods)}", f"+stage.parents={json.dumps(parents)}"],
-        "stage=compare": ["stage.samples=2", short],
+    ppo = ["stage=ppo", *FAST["ppo"], "stage.warmup_updates=1", "stage.critic_warmup_updates=0", short]
+    given = {
+        "methods": {"dpo": ["stage=dpo", *FAST["dpo"]], "ppo": ppo, "rloo": None, "ppo-gold": None},
+        "parents": {"sample": ["stage.prompts=20", short], "reward": FAST["reward"]},
     }
+    ladder = [
+        f"stage.{key}.{name}={'null' if own is None else json.dumps(list(own))}"
+        for key, of in given.items()
+        for name, own in of.items()
+    ]
+    small = {"stage=ladder": ladder, "stage=compare": ["stage.samples=2", short]}
 
     def run(command: list[str], check: bool) -> None:
         own = next(value for key, value in small.items() if key in command)

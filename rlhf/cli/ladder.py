@@ -20,6 +20,8 @@ from rlhf.console import console
 from rlhf.errors import ConfigError, RlhfError, RunError
 from rlhf.evaluation.sweeps.ladder import PAGE, chain, place
 
+FIRST = ("base", "sft", "sample", "label", "reward")  # order of these parents: a recipe adds its own after the defaults
+
 
 def run(settings: Settings, directory: Path, overrides: Sequence[str]) -> dict[str, float]:
     """Run what is missing, each seed's parents first, and write the page; return its metrics.
@@ -77,8 +79,9 @@ def train(
 
 
 def commands(stage: LadderStage, shared: Sequence[str]) -> dict[str, list[str]]:
-    """Return the overrides of each parent and each method."""
-    parents = {name: [f"stage={name}", *shared, *own] for name, own in stage.parents.items()}
+    """Return the overrides of each parent and each method, parents in the order in which they need each other."""
+    ordered = sorted(stage.parents, key=lambda name: FIRST.index(name) if name in FIRST else len(FIRST))
+    parents = {name: [f"stage={name}", *shared, *stage.parents[name]] for name in ordered}
     return parents | {name: [*shared, *own] for name, own in stage.methods.items()}
 
 

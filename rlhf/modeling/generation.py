@@ -118,8 +118,12 @@ def response_text(tokenizer: Any, prompt: Prompt, ids: Sequence[int]) -> str:
     A blank between prompt and response belongs to the response of a string, and to the template of a conversation.
     """
     closed = bool(ids) and ids[-1] in templates.turn_ends(tokenizer)  # the token may not be a special one
-    text = tokenizer.decode(ids[:-1] if closed else ids, skip_special_tokens=True)
-    return text if isinstance(prompt, str) and not templates.strings_are_turns(tokenizer) else text.strip()
+    kept = list(ids[:-1] if closed else ids)
+    if not isinstance(prompt, str) or templates.strings_are_turns(tokenizer):
+        return tokenizer.decode(kept, skip_special_tokens=True).strip()
+    before = tokenizer("a", add_special_tokens=False)["input_ids"]  # Llama 2's decoder drops a blank at the beginning
+    whole = tokenizer.decode([*before, *kept], skip_special_tokens=True)
+    return whole[len(tokenizer.decode(before, skip_special_tokens=True)) :]
 
 
 def end_ids(model: Any, tokenizer: Any) -> set[int]:

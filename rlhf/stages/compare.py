@@ -13,6 +13,7 @@ from typing import Any
 from rlhf.config import CompareStage, JudgeKind, Settings
 from rlhf.console import Bar
 from rlhf.data import load, load_rows
+from rlhf.data.render import fitting_ids
 from rlhf.errors import LineageError
 from rlhf.evaluation.comparison import harness, records
 from rlhf.evaluation.comparison.comparison import Comparison, measure
@@ -85,7 +86,7 @@ def answer_all(
     """Return each model's responses, in the order of ``stage.models``, and notes for the report."""
     stage = settings.stage_as(CompareStage)
     reference = candidate(stage.reference, settings, run)
-    vocabulary = tokenizer_record(reference.tokenizer)["vocabulary"]
+    vocabulary, asked = tokenizer_record(reference.tokenizer)["vocabulary"], asked_ids(reference, prompts, stage)
     answers: dict[str, Answers] = {}
     notes: list[str] = []
     bar = Bar("compare", len(stage.models))
@@ -96,8 +97,8 @@ def answer_all(
             continue
         one = reference if name == stage.reference else candidate(name, settings, run)
         # The KL needs distributions over the same tokens after the same prompt.
-        same = not (one.plain or reference.plain) and tokenizer_record(one.tokenizer)["vocabulary"] == vocabulary
-        against = reference.model if same and name != stage.reference else None
+        same = name != stage.reference and tokenizer_record(one.tokenizer)["vocabulary"] == vocabulary
+        against = reference.model if same and asked_ids(one, prompts, stage) == asked else None
         answers[name] = answer(one, prompts, stage, settings.seed, against)
         if texts is not None:
             answers[name].text_nll = TextNLL.sum(text_nll(one, texts, stage.max_prompt_length, stage.batch_size))
@@ -111,6 +112,11 @@ def answer_all(
         del one  # or the next model would be loaded beside it
     bar.close()
     return answers, notes
+
+
+def asked_ids(one: Candidate, prompts: list, stage: CompareStage) -> list[list[int]]:
+    """Return the token ids of each prompt in the form in which a model is asked."""
+    return fitting_ids(one.tokenizer, [one.prompt(prompt) for prompt in prompts], stage.max_prompt_length)[0]
 
 
 def candidate(name: str, settings: Settings, run: Run) -> Candidate:

@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from transformers import LlamaConfig, LlamaForCausalLM
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from transformers.generation import configuration_utils
 
 from rlhf.data.render import prompt_ids
@@ -67,6 +68,17 @@ def test_a_blank_before_a_response_belongs_to_a_string_and_not_to_a_conversation
     assert response_text(tokenizer, "zero", ids) == " one two"
     assert response_text(tokenizer, [{"role": "user", "content": "zero"}], ids) == "one two"
     assert response_text(tokenizer, "zero", [*ids, tokenizer.eos_token_id]) == " one two"
+
+
+def test_the_blank_is_kept_if_the_decoder_drops_one_at_the_beginning() -> None:
+    words = {word: place for place, word in enumerate(["?", "▁a", "▁cat", "▁sat", "."])}
+    made = Tokenizer(models.WordLevel(words, unk_token="?"))
+    made.pre_tokenizer, made.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=made, unk_token="?")
+    ids = [words["▁sat"], words["."]]
+    assert tokenizer.decode(ids) == "sat."
+    assert response_text(tokenizer, "a cat", ids) == " sat."
+    assert response_text(tokenizer, "a cat sat", ids[1:]) == "."
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3])

@@ -13,6 +13,7 @@ from benchmarks import plan_memory, progression, reward_card, table
 from rlhf.cli import main
 from rlhf.cli.overrides import named_by_path
 from rlhf.config import STAGES
+from rlhf.evaluation.comparison.comparison import CHANGE, DOMAIN, TASK, TAX
 from rlhf.evaluation.reporting.tables import JUDGES, LABELS
 from rlhf.storage.paths import PACKAGE, bundled
 from tests.conftest import FAST, TINY, composed
@@ -113,7 +114,9 @@ def test_every_logged_metric_is_explained(name: str, aligned: Path) -> None:
 
 def test_every_metric_of_the_comparison_is_explained() -> None:
     judged = {f"{key}/{judge}" for key in LABELS if key.startswith("win_rate") for judge in JUDGES}
-    assert columns(section(TEXTS["compare"], "Metrics")) == {key for key in LABELS if "win_rate" not in key} | judged
+    named = {f"{group}/<name>" for group in (DOMAIN, TAX)} | {f"{group}/<task>:<metric>" for group in (TASK, CHANGE)}
+    labelled = {key for key in LABELS if "win_rate" not in key}
+    assert columns(section(TEXTS["compare"], "Metrics")) == labelled | judged | named
 
 
 def test_every_setting_that_is_named_exists() -> None:

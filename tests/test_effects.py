@@ -30,7 +30,7 @@ CARD = "of the report card; tests/evaluation/reward_card/test_card.py"
 LOADED = "what is loaded; tests/stages and tests/rewards/test_build.py"
 SAME = {
     **dict.fromkeys(("name", "sample_every", "sample_prompts", "sample_length", "save_every", "log_every"), BESIDE),
-    "trainer.save_steps": BESIDE, "keep_every": BESIDE, "branch_from": "tests/runs/test_branches.py",
+    "trainer.save_steps": BESIDE, "ledger": BESIDE, "keep_every": BESIDE, "branch_from": "tests/runs/test_branches.py",
     "teacher": "tests/ppo/test_optimum.py", "ema": "of the saved weights; tests/ppo/test_average.py",
     "ptx_block_length": "of stage.ptx_coef; tests/data/test_blocks.py",
     **dict.fromkeys(("shared_prefix", "cache_reference", "share_base_model"), ROUNDING),

@@ -121,6 +121,10 @@ def response_text(tokenizer: Any, prompt: Prompt, ids: Sequence[int]) -> str:
     kept = list(ids[:-1] if closed else ids)
     if not isinstance(prompt, str) or templates.strings_are_turns(tokenizer):
         return tokenizer.decode(kept, skip_special_tokens=True).strip()
+    text = tokenizer.decode(kept, skip_special_tokens=True)
+    visible = [token for token in kept if token not in tokenizer.all_special_ids]
+    if not visible or not tokenizer.convert_ids_to_tokens(visible[0]).startswith("▁"):
+        return text
     before = tokenizer("a", add_special_tokens=False)["input_ids"]  # Llama 2's decoder drops a blank at the beginning
     whole = tokenizer.decode([*before, *kept], skip_special_tokens=True)
     return whole[len(tokenizer.decode(before, skip_special_tokens=True)) :]

@@ -150,7 +150,8 @@ def table(seeds: list[dict[str, Any]]) -> list[str]:
 
     headings = ["policy", "KL (nats)", "sentiment", *(f"gain over SFT, seed {one['seed']}" for one in seeds)]
     start = ["SFT", "0.00", str(interval([one["start"]["mean"] for one in seeds])), *("–" for _ in seeds)]
-    return list(markdown.table(headings, [start, *(row(model) for model in seeds[0]["policies"] if model != "best of 1")], str))
+    lines = [row(model) for model in seeds[0]["policies"] if model != "best of 1"]
+    return list(markdown.table(headings, [start, *lines], str))
 
 
 def draw(seeds: list[dict[str, Any]]) -> str:

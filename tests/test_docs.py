@@ -115,8 +115,8 @@ def test_every_logged_metric_is_explained(name: str, aligned: Path) -> None:
 def test_every_metric_of_the_comparison_is_explained() -> None:
     judged = {f"{key}/{judge}" for key in LABELS if key.startswith("win_rate") for judge in JUDGES}
     named = {f"{group}/<name>" for group in (DOMAIN, TAX)} | {f"{group}/<task>:<metric>" for group in (TASK, CHANGE)}
-    labelled = {key for key in LABELS if "win_rate" not in key}
-    assert columns(section(TEXTS["compare"], "Metrics")) == labelled | judged | named
+    labeled = {key for key in LABELS if "win_rate" not in key}
+    assert columns(section(TEXTS["compare"], "Metrics")) == labeled | judged | named
 
 
 def test_every_setting_that_is_named_exists() -> None:

@@ -93,7 +93,7 @@ def check(stage: LadderStage, title: str, overrides: Sequence[str]) -> None:
     """
     found = composed(overrides)
     if title in stage.parents:
-        return found
+        return
     if stage.budget is not None and found.stage.name not in BUDGETED:
         raise ConfigError(
             f"stage.budget={stage.budget} cannot set the length of stage={found.stage.name}: set "

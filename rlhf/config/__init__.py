@@ -174,6 +174,10 @@ class Settings:
 
     def __post_init__(self) -> None:
         require_ranges("", self)
+        if STAGES.get(self.stage.name) is not type(self.stage):
+            raise ConfigError(
+                f"stage.name={self.stage.name} cannot rename a stage: leave it out, and set name to write elsewhere"
+            )
         if self.overwrite and self.resume:
             raise ConfigError("overwrite=true and resume=true contradict each other: set only one of them")
         if isinstance(self.stage, PPOStage) and self.stage.share_base_model and self.adapter.kind is AdapterKind.none:

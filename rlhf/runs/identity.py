@@ -95,7 +95,7 @@ def content(settings: Settings, parents: dict[str, Parent]) -> dict[str, Any]:
         tree.get("judge", {}).pop(key, None)
     # Parents and local files are identified by their contents, not by their paths.
     titled = ("sample", "samples") if isinstance(settings.stage, LabelStage) else ()  # elsewhere samples are a number
-    for role in (*parents, "models", "progression", "seeds", "frontier", *titled):
+    for role in (*parents, "sampler", "models", "progression", "seeds", "frontier", *titled):
         tree["stage"].pop(role, None)
     if tree["stage"].get("sentinel", {}).get("action") == SentinelAction.stop.value:
         # A stopped run has computed the same as a warned one, so that either can continue as the other.

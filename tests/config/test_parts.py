@@ -28,6 +28,7 @@ from tests.conftest import composed
         (["stage=ppo", "hardware=fsdp"], "hardware.strategy=fsdp cannot shard the policy .*: set hardware=ddp"),
         (["seed=-1"], "seed must not be negative, got -1"),
         (["overwrite=true", "resume=true"], "contradict each other"),
+        (["stage.name=mine"], "stage.name=mine cannot rename a stage: leave it out, and set name to write elsewhere"),
         (["adapter.target_modules=3"], "adapter.target_modules must be null, a pattern or a list of names, got 3"),
         (["adapter.target_modules=[q_proj,3]"], r"be null, a pattern or a list of names, got \['q_proj', 3\]"),
         (["adapter.target_modules=[]"], r"be null, a pattern or a list of names, got \[\]"),

@@ -80,7 +80,7 @@ def fit_distance(reward: RewardModel, pairs: Mapping[str, "Dataset"], rows: int,
     Its limit is a quantile of as many validation responses.
 
     Raises:
-        ModelError: the head of the reward model does not read the last token.
+        ModelError: the reward model has no head on the last position.
     """
     found = []
     for split in ("train", "validation"):
@@ -89,7 +89,7 @@ def fit_distance(reward: RewardModel, pairs: Mapping[str, "Dataset"], rows: int,
         drawn = random.Random(derive(seed, "distance", split)).sample(every, min(rows, len(every)))
         _, hidden = reward.read([reward.encode(*row) for row in drawn])
         if hidden is None:
-            raise ModelError("stage.distance_rows needs a head that reads the last token: set stage.distance_rows=0")
+            raise ModelError("stage.distance_rows needs a head on the last position: set stage.distance_rows=0")
         found.append(hidden)
     return Distance.fit(*found)
 

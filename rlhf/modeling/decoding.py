@@ -11,9 +11,11 @@ from transformers.cache_utils import CacheLayerMixin, DynamicLayer, LinearAttent
 
 from rlhf.config.library_errors import first_sentence
 from rlhf.errors import ModelError
+from rlhf.modeling.architectures import refusal
 from rlhf.modeling.caches import SHARING, Room, SharedPrompts, shared
 
 READ_AT_ONCE = 2048  # prompt tokens per forward pass; larger passes need more memory and are not faster
+LOOK_EVERY = 16  # tokens between two looks at the rows that have ended, each of which makes the host wait for a GPU
 FULL = 0.75  # below this share of unfinished rows the finished ones are dropped, which copies the cache
 
 
@@ -57,6 +59,9 @@ class Decoding:
         self.cache = cache_argument(plain)
         # Layers that cache anything besides keys and values cannot be batched across passes.
         self.plain = all(type(layer) is DynamicLayer for layer in DynamicCache(config=self.config).layers)
+        # transformers reads a mask of columns on the host in every pass, and passes on one with 4 dimensions.
+        attention = "sdpa" if self.config._attn_implementation == SHARING else self.config._attn_implementation
+        self.masks = self.plain and refusal(self.config, attention, None) is None
         self.rows = rows
         self.uniforms = uniforms.to(model.device)
         self.padded = False
@@ -85,30 +90,30 @@ class Decoding:
         live = torch.arange(len(self.rows), device=device)  # the prompt of each row of the batch
         going = torch.ones_like(live, dtype=torch.bool)
         positions = mask.sum(-1, keepdim=True)
-        tokens = torch.full((len(self.rows), self.length), self.pad)
-        logprobs, lengths = torch.zeros(tokens.shape), torch.zeros(len(self.rows), dtype=torch.long)
-        values = torch.zeros(tokens.shape if self.head is not None else (len(self.rows), 0))
+        # On the model's device: a copy per token would make the host wait for a GPU. Behind a row's length is garbage.
+        tokens = torch.full((len(self.rows), self.length), self.pad, device=device)
+        logprobs, lengths = torch.zeros(tokens.shape, device=device), torch.zeros_like(live)
+        values = torch.zeros(tokens.shape if self.head is not None else (len(self.rows), 0), device=device)
+        every = LOOK_EVERY if device.type != "cpu" and self.follow is None else 1
         for t in range(self.length):
             drawn, logp = draw(logits, self.uniforms[live, t] if self.temperature else None, self.temperature)
-            rows = live[going].cpu()
-            tokens[rows, t], logprobs[rows, t] = drawn[going].cpu(), logp[going].cpu()
+            tokens[live, t], logprobs[live, t] = drawn, logp
             if self.head is not None:
-                values[rows, t] = self.values[going].cpu()
-            lengths[rows] = t + 1
+                values[live, t] = self.values
+            lengths[live] += going
             if self.follow is not None:
-                for row in rows.tolist():
-                    self.follow(row, int(tokens[row, t]))
+                for row, token in zip(live[going].tolist(), drawn[going].tolist(), strict=True):
+                    self.follow(row, token)
             going = going & ~torch.isin(drawn, last)
-            count = int(going.sum())
-            if not count or t + 1 == self.length:
+            if t + 1 == self.length:
                 break
-            if count <= FULL * len(going):
-                kept = going.nonzero()[:, 0]
-                cache.reorder_cache(kept)
-                if self.prompts is not None:
-                    self.prompts.keep(self.prompts.of[kept])
-                live, going, drawn, mask, positions = (x[kept] for x in (live, going, drawn, mask, positions))
-                self.padded = not mask.all()
+            if (t + 1) % every == 0:
+                count = int(going.sum())
+                if not count:
+                    break
+                if count <= FULL * len(going):
+                    live, drawn, mask, positions = self._keep(going, cache, live, drawn, mask, positions)
+                    going = torch.ones_like(live, dtype=torch.bool)
             mask = torch.cat([mask, mask.new_ones(len(live), 1)], dim=1)
             logits = self._forward(drawn[:, None], mask, positions, cache)
             positions = positions + 1
@@ -117,6 +122,16 @@ class Decoding:
             for ids, found, own, size in zip(*(x.tolist() for x in (tokens, logprobs, values, lengths)), strict=True)
         ]
 
+    def _keep(self, going: Tensor, cache: Any, *state: Tensor) -> list[Tensor]:
+        """Keep only the rows that are ``going`` (B,) in the cache; return the same rows of each ``state`` (B, ...)."""
+        kept = going.nonzero()[:, 0]
+        cache.reorder_cache(kept)
+        if self.prompts is not None:
+            self.prompts.keep(self.prompts.of[kept])
+        live, drawn, mask, positions = (x[kept] for x in state)
+        self.padded = not mask.all()
+        return [live, drawn, mask, positions]
+
     def _forward(self, ids: Tensor, mask: Tensor, positions: Tensor, cache: DynamicCache) -> Tensor:
         """Return the logits (B, V) after the last of ``ids`` (B, T)."""
         inputs: dict[str, Any] = {"input_ids": ids, self.cache: cache, "use_cache": True}
@@ -124,7 +139,7 @@ class Decoding:
             # transformers passes any 4-D mask on unchanged instead of building one.
             inputs |= {"attention_mask": ids.new_ones(1, 1, 1, 1, dtype=torch.bool), "prompts": self.prompts}
         elif self.padded:  # a mask is only needed with padding
-            inputs["attention_mask"] = mask
+            inputs["attention_mask"] = mask[:, None, None].bool() if self.masks and ids.shape[1] == 1 else mask
         inputs |= {name: x for name, x in (("position_ids", positions), ("logits_to_keep", 1)) if name in self.takes}
         return self.model(**inputs).logits[:, -1]
 

@@ -1,5 +1,6 @@
 """Decoding by our own loop: transformers' tokens, and nothing in a row that depends on what is beside it."""
 
+import copy
 import inspect
 import math
 from typing import Any
@@ -32,6 +33,8 @@ from rlhf.errors import ModelError
 from rlhf.modeling import decoding
 from rlhf.modeling.decoding import cache_argument, check, draw, groups
 from rlhf.modeling.generation import sample, sample_ids, seeded
+from rlhf.modeling.segment_attention import attending
+from tests.fake_gpu import GPU, Device
 
 VOCABULARY, END, PAD = 24, 1, 0
 DECODER = {
@@ -138,6 +141,28 @@ def test_rows_that_have_ended_are_computed_no_more(monkeypatch: pytest.MonkeyPat
     assert sample_ids(model, ROWS, ends, PAD, 12, 0.0) == expected
     steps = max(map(len, expected)) - 1
     assert sizes[-steps:] == [sum(len(row) > t for row in expected) for t in range(1, steps + 1)]
+
+
+@pytest.mark.parametrize("shares", [False, True])
+def test_the_host_does_not_wait_for_a_gpu_at_every_token(shares: bool) -> None:
+    """It looks at the rows that have ended once for 16 tokens; the tokens are those of the CPU."""
+    torch.manual_seed(2)
+    model, rows, waits = KINDS["llama"]().eval(), [*ROWS, *ROWS], []
+    ends = ends_of(model)
+    with attending([model] if shares else []):
+        with seeded(1):
+            expected = sample(model, rows, ends, PAD, 40, 1.0)
+        with Device() as device:
+            moved = copy.deepcopy(model).to(GPU)
+            with seeded(1):
+                found = sample(moved, rows, ends, PAD, 40, 1.0)
+            for length in (2, 10, 34):
+                before = device.reads.total()
+                sample(moved, rows, set(), PAD, length, 1.0)
+                waits.append(device.reads.total() - before)
+    assert [row.ids for row in found] == [row.ids for row in expected]
+    assert len({len(row.ids) for row in found}) > 2
+    assert waits[0] == waits[1] == waits[2] - 2
 
 
 def test_tokens_are_drawn_as_often_as_they_are_likely() -> None:

@@ -3,12 +3,14 @@
 import re
 from collections.abc import Iterator
 from dataclasses import fields
+from difflib import get_close_matches
 from typing import Any
 
 from hydra.errors import MissingConfigException, OverrideParseException
 from omegaconf import DictConfig
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
+from rlhf.config import STAGES
 from rlhf.config.rules import closest, unknown
 from rlhf.errors import RlhfError
 
@@ -75,7 +77,12 @@ def _unknown_key(key: str, error: OmegaConfBaseException) -> str:
         known = [field.name for field in fields(error.object_type)]
     elif isinstance(error.parent_node, DictConfig):
         known = [str(name) for name in error.parent_node]
-    message = unknown(key, known, _elsewhere(last, error.parent_node))
+    elsewhere = _elsewhere(last, error.parent_node)
+    others = [name for name, kind in sorted(STAGES.items()) if last in kind.__dataclass_fields__]
+    if parent == "stage" and others and not elsewhere and not get_close_matches(last, known, cutoff=0.8):
+        own = error.parent_node.get("name")
+        return f"there is no setting {key} in stage={own}: only stage={', '.join(others)} has it"
+    message = unknown(key, known, elsewhere)
     return message + (f"; +{key}=... adds it" if parent.endswith("trainer") else "")
 
 

@@ -130,6 +130,12 @@ def find_parent(role: str, wanted: Input, settings: Settings, overrides: Sequenc
         if path.suffix == ".gguf" and not path.is_file():
             raise LineageError(f"{named} does not exist: set the path of a GGUF file")
         return Parent(role, wanted.path, None)
+    update = re.fullmatch(r"(.+)@\d+", wanted.path)
+    if update and branches.manifest_of(Path(update[1])) is not None:
+        raise LineageError(
+            f"{named} is an update of a run, and only stage=ppo starts from one, by stage.branch_from: "
+            f"set {_key(role, settings)}={update[1]}, the final model of the run"
+        )
     hub = HUB_ID.fullmatch(wanted.path)
     if hub and not path.exists() and not wanted.path.startswith(f"{settings.checkpoints}/"):
         parent = hub_parent(role, hub["id"], hub["revision"] or settings.model.revision)

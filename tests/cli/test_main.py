@@ -43,6 +43,14 @@ def command(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
 
 MISTAKES = [
     (["stage=dpo", "stage.bta=0.2"], "there is no setting stage.bta; did you mean stage.beta?"),
+    *(
+        (
+            [f"stage={stage}", "stage.branch_from=checkpoints/almanac/ppo@40"],
+            f"there is no setting stage.branch_from in stage={stage}: only stage=ppo has it",
+        )
+        for stage in ("base", "sft", "reward", "dpo", "kto", "online_dpo", "raft", "merge")
+    ),
+    (["stage=dpo", "stage.rounds=2"], "there is no setting stage.rounds in stage=dpo: only stage=online_dpo has it"),
     (["stage=dop"], "unknown stage 'dop'; choose from base, "),
     (["stage=dop"], "did you mean dpo?"),
     (["dpo"], "dpo is not a setting: did you mean stage=dpo?"),

@@ -59,6 +59,19 @@ def test_an_unfinished_run_can_be_branched_from_and_a_finished_one_where_it_kept
         found(run, 8, settings)
 
 
+@pytest.mark.parametrize("stage", ["sft", "dpo", "kto", "raft", "online_dpo"])
+def test_the_update_of_a_run_is_not_the_start_of_another_stage(tmp_path: Path, stage: str) -> None:
+    run, settings = tmp_path / "x" / "ppo", composed(f"stage={stage}", f"checkpoints={tmp_path}")
+    checkpoint(run / "updates", 8)
+    write_json(run / "run.json", manifest("ppo", weights="w"))
+    with pytest.raises(LineageError) as refused:
+        find_parent("policy", Input(f"{run}@8", ("sft", "ppo")), settings)
+    assert str(refused.value) == (
+        f"stage.policy={run}@8 is an update of a run, and only stage=ppo starts from one, by stage.branch_from: "
+        f"set stage.policy={run}, the final model of the run"
+    )
+
+
 def found(run: Path, update: int, settings: Settings) -> Any:
     return find_parent("branch_from", Input(str(run), ("ppo",), update=update), settings)
 

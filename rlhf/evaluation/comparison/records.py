@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from rlhf.errors import RunError
+from rlhf.runs.branches import ROLE
 from rlhf.runs.parents import Parent
 from rlhf.runs.run import runs
 from rlhf.storage.manifest import read_manifest
@@ -92,12 +93,17 @@ def tokens(manifest: Mapping[str, Any], lines: Sequence[dict[str, float]]) -> in
 
 
 def previous(name: str, parents: Mapping[str, Parent], columns: Sequence[str]) -> str | None:
-    """Return the column that a model was trained from, by its run.json; else the one before it, None for the first."""
+    """Return the column that a model was trained from, by its run.json; else the one before it, None for the first.
+
+    A branch comes from the run that it branched from, or from the policy of both if that run is not a column.
+    """
     manifest = parents[name].manifest or {"parents": {}}
-    origin = manifest["parents"].get("policy", {}).get("digest")
-    for other in columns:
-        if other != name and origin is not None and parents[other].digest == origin:
-            return other
+    branch, origin = (manifest["parents"].get(role, {}) for role in (ROLE, "policy"))
+    others = [other for other in columns if other != name]
+    found = [other for other in others if "path" in branch and parents[other].path == branch["path"]]
+    found += [other for other in others if "digest" in origin and parents[other].digest == origin["digest"]]
+    if found:
+        return found[0]
     place = list(columns).index(name)
     return columns[place - 1] if place else None
 

@@ -59,6 +59,10 @@ def test_the_previous_stage_is_the_parent_of_the_training() -> None:
         parents[name].manifest["parents"] = {"policy": {"digest": f"{before}-digest"}}
     assert [previous(name, parents, columns) for name in columns] == [None, "base", "sft", "sft", "ppo"]
     assert previous("ppo", parents, ("dpo", "ppo")) == "dpo"  # its parent is not a column
+    parents["branch"] = Parent("branch", "branch", manifest("ppo"))
+    parents["branch"].manifest["parents"] = {"branch_from": {"path": "ppo"}, "policy": {"digest": "sft-digest"}}
+    assert previous("branch", parents, ("sft", "branch", "ppo")) == "ppo"
+    assert previous("branch", parents, ("sft", "dpo", "branch")) == "sft"
 
 
 def test_only_ppo_runs_of_the_reference_are_on_the_frontier(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ from tests.conftest import tiny_overrides
 
 # A server that has imported everything forks the processes that are killed: each would need seconds to begin.
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload([f"rlhf.stages.{stage}" for stage in ("sft", "reward", "dpo", "kto", "ppo")])
+CONTEXT.set_forkserver_preload([f"rlhf.stages.{stage}" for stage in ("sft", "reward", "dpo", "kto", "ppo", "raft")])
 
 # Intervals of logging and saving that are never at one: what is averaged when the kill comes belongs to the result.
 TRAINER = (
@@ -53,7 +53,16 @@ LONG = {
         "stage.sentinel.grace=1",
         "stage.sentinel.kl_max=0.01",
     ),
+    "raft": TRAINER,
+    "merge": (),
 }
+DISTILLED = (  # all of PPO's other sources of gradients and weights at once
+    "stage.reward=null",
+    "stage.teacher={chain}/almanac/base",
+    "stage.ptx_coef=0.5",
+    "stage.ptx_block_length=16",
+    "stage.ema=0.5",
+)
 FILES = ("metrics.jsonl", "samples.jsonl", "sentinel.jsonl")
 
 
@@ -61,9 +70,11 @@ def arguments(stage: str, chain: Path, root: Path, *more: str) -> list[str]:
     parents = {
         "sft": [f"model.pretrained={chain}/almanac/base"],
         "ppo": [f"stage.policy={chain}/almanac/sft", f"stage.reward={chain}/almanac/reward"],
+        "merge": [f"stage.models=[{chain}/almanac/base,{chain}/almanac/sft]"],
     }
+    parents["raft"] = parents["ppo"]
     own = parents.get(stage, [f"stage.policy={chain}/almanac/sft"])
-    return ["rlhf", *tiny_overrides(stage, root), *own, *LONG[stage], *more]
+    return ["rlhf", *tiny_overrides(stage, root), *own, *LONG[stage], *(one.format(chain=chain) for one in more)]
 
 
 def command(argv: list[str]) -> None:
@@ -85,14 +96,16 @@ def results(directory: Path) -> dict[str, bytes]:
 
 
 def begun(work: Path, process: multiprocessing.Process) -> bool:
-    """Whether the first checkpoint has been written."""
-    return process.exitcode is not None or any((work / "resume").glob("[cu]*/digests.json"))
+    """Whether the first checkpoint has been written, by the stage or by the first run inside it."""
+    written = (any(place.glob("resume/[cu]*/digests.json")) for place in (work, work / ".policy.partial"))
+    return process.exitcode is not None or any(written)
 
 
-@pytest.mark.parametrize("stage", ["sft", "reward", "dpo", "kto", "ppo"])
-def test_killed_at_any_point_it_ends_with_the_same_bytes(chain: Path, tmp_path: Path, stage: str) -> None:
+@pytest.mark.parametrize("name", ["sft", "reward", "dpo", "kto", "ppo", "distilled", "raft"])
+def test_killed_at_any_point_it_ends_with_the_same_bytes(chain: Path, tmp_path: Path, name: str) -> None:
+    stage, options = ("ppo", DISTILLED) if name == "distilled" else (name, ())
     whole = tmp_path / "whole" / "almanac" / stage
-    process = start(arguments(stage, chain, tmp_path / "whole"))
+    process = start(arguments(stage, chain, tmp_path / "whole", *options))
     while not begun(whole.parent / f".{stage}.partial", process):
         time.sleep(0.01)
     first = time.monotonic()
@@ -103,8 +116,8 @@ def test_killed_at_any_point_it_ends_with_the_same_bytes(chain: Path, tmp_path: 
     delays, killed = random.Random(stage), 0
     cut = tmp_path / "cut" / "almanac" / stage
     work = cut.parent / f".{stage}.partial"
-    for attempt in range(3 if stage == "ppo" else 1):  # a run that is resumed can be killed again
-        process = start(arguments(stage, chain, tmp_path / "cut", *(["resume=true"] if attempt else [])))
+    for attempt in range(3 if name == "ppo" else 1):  # a run that is resumed can be killed again
+        process = start(arguments(stage, chain, tmp_path / "cut", *options, *(["resume=true"] if attempt else [])))
         while not begun(work, process):
             time.sleep(0.01)
         time.sleep(delays.uniform(0, lasting / 2))
@@ -112,7 +125,7 @@ def test_killed_at_any_point_it_ends_with_the_same_bytes(chain: Path, tmp_path: 
         process.join()
         killed += process.exitcode == -signal.SIGKILL
     if not cut.exists():
-        process = start(arguments(stage, chain, tmp_path / "cut", "resume=true"))
+        process = start(arguments(stage, chain, tmp_path / "cut", *options, "resume=true"))
         process.join()
         assert process.exitcode == 0
     assert results(cut) == results(whole)
@@ -222,23 +235,46 @@ def test_killed_before_the_first_checkpoint_it_starts_from_the_beginning(
     assert "so it starts from the beginning" in capsys.readouterr().out
 
 
-def killed_at_the_end(argv: list[str]) -> None:
-    """``python -m rlhf ...`` that is killed when it is finished and about to be moved into its place."""
+END = "rlhf.runs.interrupted.move"  # of a finished run into its place
+
+
+def killed_in(argv: list[str], function: str) -> None:
+    """``python -m rlhf ...`` that is killed when it calls a function."""
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("rlhf.runs.interrupted.move", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+        patched.setattr(function, lambda *_: os.kill(os.getpid(), signal.SIGKILL))
         command(argv)
 
 
-@pytest.mark.parametrize("stage", ["sft", "reward", "ppo"])
+def kill_in(argv: list[str], function: str) -> None:
+    process = CONTEXT.Process(target=killed_in, args=(argv, function))
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+
+
+def test_a_merge_has_no_checkpoint_and_starts_again(
+    chain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    for name, more in {"whole": [], "cut": ["resume=true"]}.items():
+        argv = arguments("merge", chain, tmp_path / name)
+        if more:
+            kill_in(argv, "rlhf.stages.merge.merge")
+            assert partial(tmp_path / name / "almanac" / "merge").exists()
+        monkeypatch.setattr("sys.argv", [*argv, *more])
+        main.main()
+    assert "has no checkpoint to resume from, so it starts from the beginning" in capsys.readouterr().out
+    found = [tmp_path / name / "almanac" / "merge" for name in ("whole", "cut")]
+    assert results(found[0]) == results(found[1])
+    assert not partial(found[1]).exists()
+
+
+@pytest.mark.parametrize("stage", ["sft", "reward", "ppo", "merge"])
 def test_killed_between_its_end_and_its_place_it_is_moved_and_not_trained_again(
     chain: Path, tmp_path: Path, stage: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     own = ["adapter=lora", "stage.ensemble=2"] if stage == "reward" else []
     argv = arguments(stage, chain, tmp_path, *own)
-    process = CONTEXT.Process(target=killed_at_the_end, args=(argv,))
-    process.start()
-    process.join()
-    assert process.exitcode == -signal.SIGKILL
+    kill_in(argv, END)
     place = tmp_path / "almanac" / stage
     left = read_manifest(partial(place))
     monkeypatch.setattr("rlhf.stages._prepare", gone)

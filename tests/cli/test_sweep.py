@@ -106,6 +106,49 @@ def test_a_sweep_ends_with_its_leaderboard(
     assert times(folder) == before
 
 
+SWEPT = {  # stage -> its settings and those that are swept
+    "kto": (*SHORT, "stage.beta=0.1,0.5"),
+    "online_dpo": (*FAST["online_dpo"], "stage.rounds=1", "stage.sample_prompts=0", "stage.pairs=best,best_worst"),
+    "raft": (*FAST["raft"], "stage.control=false", "stage.sample_prompts=0", "stage.samples=2,3"),
+    "ppo": (
+        *FAST["ppo"], "stage.updates=1", "stage.teacher={chain}/almanac/base", "stage.ema=0.5",
+        "stage.ptx_block_length=16", "stage.ptx_coef=0,0.5",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("stage", SWEPT)
+def test_the_methods_are_swept_and_their_best_is_published(
+    chain: Path, tmp_path: Path, rlhf: Callable[..., int], stage: str
+) -> None:
+    """PPO with a teacher, pretraining text and an average of its weights; without a repository nothing is uploaded."""
+    *own, swept = (one.format(chain=chain) for one in SWEPT[stage])
+    reward = {"kto": [], "ppo": ["stage.reward=null"]}.get(stage, [f"stage.reward={chain}/almanac/reward"])
+    assert rlhf(*arguments(chain, tmp_path, *reward, swept, stage=stage, own=tuple(own))) == 0
+    found = board(tmp_path / "almanac" / stage)
+    assert len(found["rows"]) == 2
+    assert not found["unfinished"]
+    given = [*shlex.split(found["publish"])[3:], f"checkpoints={tmp_path}", "hardware=cpu", *TINY]
+    assert rlhf(*given) == 0
+    [card] = (tmp_path / "almanac" / "publish" / "bundles").glob("*/README.md")
+    assert f"| {stage} | " in card.read_text(encoding="utf-8")
+
+
+def test_merges_are_swept_without_a_leaderboard_and_published(
+    chain: Path, tmp_path: Path, rlhf: Callable[..., int]
+) -> None:
+    """Nothing is measured on a merged model, so no job is the best."""
+    runs = [f"stage.models=[{chain}/almanac/base,{chain}/almanac/sft]", "stage.weights=[0.5,0.5],[0.3,0.7]"]
+    assert rlhf("-m", "stage=merge", f"checkpoints={tmp_path}", "hardware=cpu", *TINY, *runs) == 0
+    folder = tmp_path / "almanac" / "merge"
+    jobs = members(folder)
+    assert len(jobs) == 2
+    assert not (folder / "sweep").exists()
+    assert rlhf("stage=publish", f"stage.run={jobs[0].parent}", f"checkpoints={tmp_path}", "hardware=cpu", *TINY) == 0
+    [card] = (tmp_path / "almanac" / "publish" / "bundles").glob("*/README.md")
+    assert "| merge | " in card.read_text(encoding="utf-8")
+
+
 def test_a_job_that_fails_leaves_its_siblings_running_and_is_made_good_by_the_same_command(
     chain: Path, tmp_path: Path, rlhf: Callable[..., int], monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:

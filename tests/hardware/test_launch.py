@@ -43,10 +43,13 @@ OPTIONS = {
     "kto": SGD,
     "ppo": (),
     "online_dpo": (*SGD, "stage.rounds=1", "stage.batch_size=10"),  # a later round would sample from other last bits
+    "raft": (*SGD, "stage.batch_size=10", "data.prompts.limit=25"),  # 24 rows to train on: no partial batch
+    "distilled": ("stage.reward=null", "stage.ptx_coef=0.5", "stage.ptx_block_length=16", "stage.ema=0.5"),
 }
+STAGES = {name: "ppo" if name == "distilled" else name for name in OPTIONS}
 # Weights are at most 1 and move by 1e-3 or more, so 1e-6 is a few of float32's last bits. PPO uses Adam, which
 # amplifies the rounding errors of gradients near 0; its weights move by 4e-2.
-TOLERANCE = {"ppo": 1e-5}
+TOLERANCE = {"ppo": 1e-5, "distilled": 1e-5}
 
 
 class Outcome(NamedTuple):
@@ -58,12 +61,14 @@ class Outcome(NamedTuple):
     seen: dict
 
 
-def settings_of(stage: str, chain: Path, root: Path, *overrides: str) -> Settings:
+def settings_of(name: str, chain: Path, root: Path, *overrides: str) -> Settings:
+    stage = STAGES[name]
     policy = "base" if stage == "sft" else "sft"
     key = {"sft": "model.pretrained", "base": "model.pretrained"}.get(stage, "stage.policy")
     parents = [] if stage == "base" else [f"{key}={chain}/almanac/{policy}"]
-    parents += [f"stage.reward={chain}/almanac/reward"] if stage in ("ppo", "online_dpo") else []
-    return composed(*tiny_overrides(stage, root), *parents, *OPTIONS[stage], *overrides)
+    parents += [f"stage.reward={chain}/almanac/reward"] if stage in ("ppo", "online_dpo", "raft") else []
+    parents += [f"stage.teacher={chain}/almanac/base"] if name == "distilled" else []
+    return composed(*tiny_overrides(stage, root), *parents, *OPTIONS[name], *overrides)
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +78,7 @@ def outcome(chain: Path, tmp_path_factory: pytest.TempPathFactory) -> Outcome:
     jobs = [(settings_of(stage, chain, root / "two", *TWO), root / "two" / stage) for stage in OPTIONS]
     seen = launch.start(together.stages_and_shards, jobs, root, hardware=jobs[0][0].hardware)
     for stage in OPTIONS:
-        rows = [] if stage == "ppo" else ["stage.trainer.per_device_train_batch_size=8"]
+        rows = [] if STAGES[stage] == "ppo" else ["stage.trainer.per_device_train_batch_size=8"]
         execute(settings_of(stage, chain, root / "one", *rows), root / "one" / stage)
     return Outcome(root / "one", root / "two", root, seen)
 

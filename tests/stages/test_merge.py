@@ -83,3 +83,13 @@ def test_models_that_cannot_be_merged_leave_nothing(beside_chain: Configure, cha
     with pytest.raises(ConfigError, match="stage.models must name 2 or more"):
         execute(beside_chain("merge", f"stage.models=[{tmp_path}/nowhere/*]"), tmp_path / "merge")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_merge_runs_in_one_process(
+    beside_chain: Configure, chain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Settings of several processes, which later stages of the chain need, are not refused."""
+    monkeypatch.setattr("rlhf.hardware.launch.start", None)
+    models = f"stage.models=[{chain}/almanac/base,{chain}/almanac/sft]"
+    execute(beside_chain("merge", models, "hardware.strategy=ddp", "hardware.processes=2"), tmp_path / "merge")
+    assert Run.open(tmp_path / "merge").manifest["hardware"]["processes"] == 1

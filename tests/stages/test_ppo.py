@@ -235,6 +235,21 @@ def test_a_branch_continues_an_update_of_another_run(
     assert "from update 2" in below
 
 
+def test_a_branch_of_a_distilled_run_draws_the_same_text_and_ends_with_the_same_bytes(
+    beside_chain: Configure, settings: Configure, chain: Path, tmp_path: Path
+) -> None:
+    options = (*FASTER, f"stage.teacher={chain}/almanac/base", "stage.ptx_coef=0.5", "stage.ptx_block_length=16")
+    whole, branch = tmp_path / "whole", tmp_path / "branch"
+    execute(beside_chain("ppo", *options, "stage.reward=null", "stage.keep_every=2"), whole)
+    execute(settings("ppo", *options, f"stage.branch_from={whole}@2"), branch)
+    assert list(Run.open(branch).manifest["parents"]) == ["branch_from", "policy", "teacher"]
+    assert weights(branch) == weights(whole)
+    assert logged(branch).splitlines() == logged(whole).splitlines()[2:]
+    scored = settings("ppo", *FASTER, f"stage.branch_from={whole}@2", f"stage.reward={chain}/almanac/reward")
+    with pytest.raises(LineageError, match="@2 has no critic, and the new run a separate critic: set the same stage.a"):
+        execute(scored, tmp_path / "ppo")
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [

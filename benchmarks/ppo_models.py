@@ -28,8 +28,12 @@ dog that liked to play in the garden every day until one morning something stran
 SHAPES = {
     "256x4": {"vocab_size": 2048, "hidden_size": 256, "intermediate_size": 688, "num_hidden_layers": 4,
               "num_attention_heads": 4, "num_key_value_heads": 4},
+    "tiny": {"vocab_size": 64, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2,
+             "num_attention_heads": 2, "num_key_value_heads": 2},
     "135M": {"vocab_size": 49152, "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30,
              "num_attention_heads": 9, "num_key_value_heads": 3, "tie_word_embeddings": True},
+    "1B": {"vocab_size": 128256, "hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16,
+           "num_attention_heads": 32, "num_key_value_heads": 8, "tie_word_embeddings": True},
 }  # fmt: skip
 
 
@@ -50,7 +54,8 @@ def policy(spec: dict[str, Any]) -> Any:
         found.config.pad_token_id = PAD  # the unknown token; the model has no padding token
     else:
         torch.manual_seed(0)
-        found = LlamaForCausalLM(config(spec))
+        with torch.device(spec.get("device", "cpu")):
+            found = LlamaForCausalLM(config(spec))
         ending(found, spec)
     found.generation_config.eos_token_id = found.config.eos_token_id
     return found
@@ -84,7 +89,8 @@ def classifier(spec: dict[str, Any]) -> Any:
         found = AutoModelForSequenceClassification.from_pretrained(folder(), num_labels=1, dtype=torch.float32)
         found.config.pad_token_id = PAD
         return found
-    return LlamaForSequenceClassification(config(spec, num_labels=1))
+    with torch.device(spec.get("device", "cpu")):
+        return LlamaForSequenceClassification(config(spec, num_labels=1))
 
 
 def tokenizer(spec: dict[str, Any]) -> Any:

@@ -34,7 +34,7 @@ def make(spec: dict[str, Any]) -> Callable[[int], dict[str, Any]]:
     )
     trainer = PPOTrainer(
         policy, reference, critic, tokenizer, RewardModel(judge, tokenizer, max_length=None), prompts, stage, seed=0,
-        cpu=True, autocast=spec.get("autocast", False),
+        cpu=spec.get("device", "cpu") == "cpu", autocast=spec.get("autocast", False),
     )  # fmt: skip
     prompt_tokens = sum(len(tokenizer(prompt)["input_ids"]) for prompt in prompts)
 

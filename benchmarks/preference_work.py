@@ -52,7 +52,8 @@ def model(spec: Spec, auto: Any) -> Any:
         return auto.from_pretrained(spec["weights"], dtype=torch.float32, **options)
     shape = {name: spec[name] for name in SHAPE} | {"vocab_size": spec["vocabulary"], "tie_word_embeddings": True}
     config = LlamaConfig(**shape | special, num_labels=1, max_position_embeddings=LONGEST)
-    return auto.from_config(config, attn_implementation="sdpa")
+    with torch.device(spec.get("device", "cpu")):
+        return auto.from_config(config, attn_implementation="sdpa")
 
 
 def tokenizer(size: int) -> PreTrainedTokenizerFast:
@@ -104,7 +105,8 @@ def trainer(spec: Spec, kind: str, batches: int) -> Any:
     made = Dataset.from_list(rows(spec, policy.config.vocab_size, batches, kind))
     arguments = {
         "output_dir": tempfile.mkdtemp(), "per_device_train_batch_size": rows_of(spec, kind), "max_length": None,
-        "learning_rate": 1e-5, "use_cpu": not torch.cuda.is_available(), "bf16": False, "report_to": "none",
+        "learning_rate": 1e-5, "use_cpu": spec.get("device", "cpu") == "cpu", "report_to": "none",
+        "bf16": spec.get("autocast", False),
         "activation_checkpointing": spec.get("checkpointing", False), "disable_tqdm": True, "save_strategy": "no",
         "dataloader_pin_memory": False, "train_sampling_strategy": "sequential",
     }  # fmt: skip

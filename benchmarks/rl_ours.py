@@ -14,11 +14,12 @@ def make(spec: dict[str, Any]) -> Callable[[int], dict[str, Any]]:
     stage = settings(
         updates=1000, batch_size=spec["rows"], samples=samples, advantage=spec["advantage"], minibatches=1, epochs=1,
         learning_rate=spec["learning_rate"], temperature=spec["temperature"], max_prompt_length=2048,
-        max_response_length=spec["length"], missing_eos="keep",
+        max_response_length=spec["length"], missing_eos="keep", **spec.get("stage", {}),
     )  # fmt: skip
     trainer = PPOTrainer(
         ppo_models.policy(spec), ppo_models.policy(spec), None, tokenizer, ppo_models.letters, prompts, stage, seed=0,
-        cpu=True, shared_prefix=spec["shared_prefix"],
+        cpu=spec.get("device", "cpu") == "cpu", autocast=spec.get("autocast", False),
+        shared_prefix=spec["shared_prefix"],
     )  # fmt: skip
     prompt_tokens = samples * sum(len(tokenizer(prompt)["input_ids"]) for prompt in prompts)
 

@@ -29,6 +29,7 @@ import shlex
 import statistics
 import subprocess
 import sys
+import threading
 import time
 import venv
 from collections.abc import Callable, Mapping, Sequence
@@ -77,17 +78,21 @@ def serve(make: Callable[[dict[str, Any]], Step]) -> None:
 
 
 def interleave(
-    sides: Mapping[str, Side], spec: Mapping[str, Any], rounds: int = 5, warmup: int = 1, threads: int = 1
-) -> Results:
+    sides: Mapping[str, Side], spec: Mapping[str, Any], rounds: int = 5, warmup: int = 1, threads: int = 1,
+    limit: float | None = None,
+) -> Results:  # fmt: skip
     """Let ``sides`` take turns; return {name: {"rounds": [result of step with seconds, cpu and peak]}}.
 
-    The order within a round alternates. Peak memory excludes the resident memory before models and data were made.
+    The order within a round alternates. Peak memory excludes the resident memory before models and data were made. A
+    side that needs more than ``limit`` seconds in all is stopped.
 
     Raises:
         SideError: a side did not answer.
     """
     with contextlib.ExitStack() as stack:
-        running = {name: stack.enter_context(_Process(name, side, spec, threads)) for name, side in sides.items()}
+        running = {
+            name: stack.enter_context(_Process(name, side, spec, threads, limit)) for name, side in sides.items()
+        }
         found: Results = {name: {"rounds": []} for name in sides}
         for number in range(warmup + rounds):
             order = list(running) if number % 2 == 0 else list(running)[::-1]
@@ -99,7 +104,7 @@ def interleave(
 
 
 class _Process:
-    def __init__(self, name: str, side: Side, spec: Mapping[str, Any], threads: int):
+    def __init__(self, name: str, side: Side, spec: Mapping[str, Any], threads: int, limit: float | None):
         self.name = name
         environment = os.environ | dict.fromkeys(THREADS, str(threads)) | {"TOKENIZERS_PARALLELISM": "false"}
         # The checkout comes first, so that our side measures this code instead of an installed package.
@@ -112,6 +117,9 @@ class _Process:
             env=environment,
             text=True,
         )
+        self.timer = None if limit is None else threading.Timer(limit, self.process.kill)
+        if self.timer is not None:
+            self.timer.start()
         self.tell(dict(spec) | dict(side.spec))
         self.before = self.answer()["before"]
 
@@ -123,7 +131,9 @@ class _Process:
     def answer(self) -> dict[str, Any]:
         line = self.process.stdout.readline()
         if not line:
-            raise SideError(f"{self.name} ended with exit code {self.process.wait()}; its output is above")
+            code = self.process.wait()
+            self.close()
+            raise SideError(f"{self.name} ended with exit code {code}; its output is above")
         return json.loads(line)
 
     def ask(self, request: Mapping[str, Any]) -> dict[str, Any]:
@@ -141,6 +151,14 @@ class _Process:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
+        self.close()
+
+    def close(self) -> None:
+        """Close the pipes of a process that has ended, and stop its timer."""
+        if self.timer is not None:
+            self.timer.cancel()
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.close()
         self.process.stdout.close()
 
 
@@ -213,16 +231,22 @@ def peak(results: Results, name: str) -> int:
     return max(round_["peak"] for round_ in results[name]["rounds"])
 
 
-def gemm_peak(size: int = 2048, repeats: int = 5, dtype: str = "float32") -> float:
-    """Return the FLOP/s of a square matrix product on the current number of threads, the reference of utilization."""
+def gemm_peak(size: int = 2048, repeats: int = 5, dtype: str = "float32", device: str = "cpu") -> float:
+    """Return the FLOP/s of a square matrix product on the current number of threads, or on a GPU.
+
+    It is the reference of utilization.
+    """
     import torch
 
-    a, b = (torch.rand(size, size).to(getattr(torch, dtype)) for _ in range(2))
+    a, b = (torch.rand(size, size, device=device).to(getattr(torch, dtype)) for _ in range(2))
+    clock = time.process_time if device == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
     took = []
     for _ in range(repeats + 1):
-        started = time.process_time() if torch.get_num_threads() == 1 else time.perf_counter()
+        _wait()
+        started = clock()
         a @ b
-        took.append((time.process_time() if torch.get_num_threads() == 1 else time.perf_counter()) - started)
+        _wait()
+        took.append(clock() - started)
     return 2 * size**3 / min(took[1:])
 
 

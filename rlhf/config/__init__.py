@@ -36,7 +36,7 @@ from rlhf.config.plan import PLANNED, PlanStage
 from rlhf.config.ppo import Advantage, CriticKind, EqualGroups, MissingEOS, PPOStage
 from rlhf.config.publish import ExportFormat, ExportStage, Publish, PublishStage, Quantization, Weights
 from rlhf.config.ranges import require_ranges
-from rlhf.config.reward import EvaluateRewardStage, RewardLoss, RewardStage
+from rlhf.config.reward import Benchmark, EvaluateRewardStage, RewardLoss, RewardStage
 from rlhf.config.rewards import Normalization, RewardTermSettings, ScoredStage
 from rlhf.config.rollout import Engine, OldLogprobs, RolloutSettings, VLLMMode
 from rlhf.config.rules import require
@@ -73,6 +73,7 @@ __all__ = [
     "Advantage",
     "Autocast",
     "BaseStage",
+    "Benchmark",
     "ChatStage",
     "CompareStage",
     "CriticKind",

@@ -19,6 +19,14 @@ class RewardLoss(Enum):
     plackett_luce = "plackett_luce"
 
 
+class Benchmark(Enum):
+    """A public benchmark of reward models; rlhf/evaluation/benchmarks reads and defines each."""
+
+    rewardbench = "rewardbench"
+    rewardbench2 = "rewardbench2"
+    rm_bench = "rm_bench"
+
+
 @dataclass(kw_only=True)
 class CardStage(Stage):
     """Settings of the stages that write a report card."""
@@ -86,6 +94,10 @@ class EvaluateRewardStage(CardStage):
     """Settings of stage=evaluate_reward. ``policy`` is a baseline by its log-probabilities; null skips it."""
 
     reward: str
+    members: list[str]
+    benchmark: Benchmark | None
+    benchmark_path: str | None
+    prior_sets: str | None
     policy: str | None
     sample_length: int
     max_length: int | None
@@ -94,6 +106,27 @@ class EvaluateRewardStage(CardStage):
     scale: int
 
     reads: ClassVar[tuple[str, ...]] = ("preferences",)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        named = None if self.benchmark is None else self.benchmark.value
+        given = {"members": self.members, "benchmark_path": self.benchmark_path, "prior_sets": self.prior_sets}
+        for key, value in given.items():
+            require(named is not None or not value, f"stage.{key}", value, "be left out without stage.benchmark")
+        if named is None:
+            return
+        own = self.prior_sets is None or self.benchmark is Benchmark.rewardbench
+        require(own, "stage.prior_sets", self.prior_sets, "be null unless stage.benchmark=rewardbench")
+        require(self.policy is None, "stage.policy", self.policy, f"be null with stage.benchmark={named}")
+        require(not (self.rubric and self.members), "stage.members", self.members, "be empty with stage.rubric")
+        require(
+            bool(self.benchmark_path), "stage.benchmark_path", self.benchmark_path, "be a file or folder as released"
+        )
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The pairs of the data, unless a benchmark replaces them."""
+        return self.reads if self.benchmark is None else ()
 
     @property
     def judged(self) -> bool:
@@ -106,4 +139,5 @@ class EvaluateRewardStage(CardStage):
             return {}
         policies = ("base", *POLICIES)
         policy = {} if self.policy is None else {"policy": Input(self.policy, policies)}
-        return {"reward": Input(self.reward, ("reward",))} | policy
+        members = {f"members.{number}": Input(path, ("reward",)) for number, path in enumerate(self.members)}
+        return {"reward": Input(self.reward, ("reward",))} | members | policy

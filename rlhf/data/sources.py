@@ -96,7 +96,8 @@ def placed_rows(source: Source, kind: Kind, name: str) -> tuple[Any, Iterator[Pl
             raise DataError(f"{path}: has {found} for the split {name!r}: there must be one, such as {name}.jsonl")
         return _of_files(files)
     if HUB_ID.fullmatch(path_of(source)) and reader_of(path) is None:
-        return _of_hub(source, kind, name)
+        key = f"data.{source_name(kind)}.path"
+        return hub_rows(path_of(source), name, key, subset=source.subset, revision=source.revision)
     raise DataError(
         f"{path}: there is no such file or folder (data.path or data.{source_name(kind)}.path): correct the name, "
         "or use a Hub id"
@@ -111,21 +112,30 @@ def _of_files(files: list[Path]) -> tuple[Any, Iterator[Placed]]:
     return digests, chain.from_iterable(map(read_rows, files))
 
 
-def _of_hub(source: Source, kind: Kind, name: str) -> tuple[Any, Iterator[Placed]]:
+def hub_rows(
+    named: str, split: str, key: str, *, subset: str | None = None, revision: str | None = None
+) -> tuple[Any, Iterator[Placed]]:
+    """Return the fingerprint and the rows of a split of ``named``, an id or id@revision on the Hub, at its commit.
+
+    ``key`` is the setting of a local file, for the message.
+
+    Raises:
+        DataError: the data set or the split does not exist or cannot be reached.
+    """
     from datasets import load_dataset
     from datasets.exceptions import DatasetsError
     from huggingface_hub.errors import HfHubHTTPError
 
-    path, _, revision = path_of(source).partition("@")
-    pinned = pin(path, source.revision or revision or None, "dataset")
-    commit = source.revision or revision or None if pinned is None else pinned.commit
+    path, _, own = named.partition("@")
+    pinned = pin(path, revision or own or None, "dataset")
+    commit = revision or own or None if pinned is None else pinned.commit
     try:
-        dataset = load_dataset(path, name=source.subset, revision=commit, split=name)
-    except (OSError, ValueError, DatasetsError, HfHubHTTPError) as error:
+        dataset = load_dataset(path, name=subset, revision=commit, split=split)
+    except (OSError, ValueError, RuntimeError, DatasetsError, HfHubHTTPError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise DataError(
-            f"{source.path}: the split {name!r} cannot be read ({reason}), and there is no such folder here: check the "
-            f"Hub id and the connection, or use a local file, data.{source_name(kind)}.path=my.jsonl"
+            f"{named}: the split {split!r} cannot be read ({reason}), and there is no such folder here: check the "
+            f"Hub id and the connection, or use a local file, {key}=my.jsonl"
         ) from None
-    rows = ((f"{path} {name} row {number}", row) for number, row in enumerate(dataset, start=1))
+    rows = ((f"{path} {split} row {number}", row) for number, row in enumerate(dataset, start=1))
     return dataset._fingerprint, rows

@@ -9,7 +9,17 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rlhf.config import Autocast, LabelStage, Render, ScoredStage, SentinelAction, Settings, Source, TrainedStage
+from rlhf.config import (
+    Autocast,
+    EvaluateRewardStage,
+    LabelStage,
+    Render,
+    ScoredStage,
+    SentinelAction,
+    Settings,
+    Source,
+    TrainedStage,
+)
 from rlhf.hardware import ranks
 from rlhf.hub.pinned import pin
 from rlhf.runs import branches
@@ -22,6 +32,7 @@ from rlhf.storage.secrets import redact
 INCIDENTAL = (
     "name", "checkpoints", "overwrite", "resume", "curves", "telemetry", "tracker", "hardware", "objective",
 )  # fmt: skip
+OF_A_BENCHMARK = ("benchmark", "benchmark_path", "prior_sets")  # unset in runs of earlier versions
 OF_THE_CONNECTION = (
     "cache", "timeout", "attempts", "workers", "key_variable", "price_prompt", "price_response", "budget",
     "budget_calls", "budget_tokens",
@@ -62,12 +73,22 @@ def reward_files(settings: Settings) -> dict[str, str]:
     return {role: file_digest(path) for role, path in found.items() if path.is_file()}
 
 
-def _digest(named: str, revision: str | None) -> str | None:
+def benchmark_files(settings: Settings) -> dict[str, str]:
+    """Return setting -> digest of the files, or id@commit, of the benchmark that stage=evaluate_reward reads."""
+    if not isinstance(settings.stage, EvaluateRewardStage):
+        return {}
+    named = {key: getattr(settings.stage, key) for key in ("benchmark_path", "prior_sets")}
+    found = {key: _digest(path, None, nested=True) for key, path in named.items() if path is not None}
+    return {key: digest for key, digest in found.items() if digest is not None}
+
+
+def _digest(named: str, revision: str | None, nested: bool = False) -> str | None:
     from rlhf.data.files import reader_of  # with the readers of all layouts, which --help does not need
 
     path = Path(named).expanduser()
     if path.exists():
-        return files_digest([file for file in path.iterdir() if file.is_file()] if path.is_dir() else [path])
+        inside = sorted(path.rglob("*")) if nested else path.iterdir()
+        return files_digest([file for file in inside if file.is_file()] if path.is_dir() else [path])
     if (hub := HUB_ID.fullmatch(named)) and reader_of(path) is None:
         pinned = pin(hub["id"], revision or hub["revision"], "dataset")
         return None if pinned is None else f"{pinned.id}@{pinned.commit}"
@@ -116,7 +137,10 @@ def content(settings: Settings, parents: dict[str, Parent]) -> dict[str, Any]:
     tree["files"] = data_files(settings)
     for kind in tree["files"]:
         del tree["data"][kind]["path"]
-    tree["files"] |= reward_files(settings)
+    own = benchmark_files(settings)
+    for key in (*own, "members", *(key for key in OF_A_BENCHMARK if not tree["stage"].get(key))):
+        tree["stage"].pop(key, None)
+    tree["files"] |= own | reward_files(settings)
     return redact(flatten(tree))
 
 

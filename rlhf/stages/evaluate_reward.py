@@ -3,13 +3,14 @@
     python -m rlhf stage=evaluate_reward                                                   # this chain's reward model
     python -m rlhf stage=evaluate_reward stage.reward=org/model data=local data.path=my_pairs.jsonl data.holdout=1
     python -m rlhf stage=evaluate_reward judge=endpoint judge.model=name judge.url=... stage.rubric=helpful  # a judge
+    python -m rlhf stage=evaluate_reward benchmark=rewardbench  # a public benchmark instead of data=
 
 stage=reward writes the same card for the model that it trains. The model is compared with trivial baselines: the longer
 response, a bag of words, and the policy's log-probability if stage.policy is set.
 """
 
 import math
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import Any
 
 from rlhf.config import EvaluateRewardStage, Settings
@@ -17,6 +18,7 @@ from rlhf.console import console, plural
 from rlhf.data import load
 from rlhf.data.reading import NoRowsError
 from rlhf.errors import LineageError, TrainingError
+from rlhf.evaluation.benchmarks import numbers, released, scoring
 from rlhf.evaluation.judges import rubric
 from rlhf.evaluation.reward_card import judged, report
 from rlhf.evaluation.reward_card.grading import Policy, grade, score_statistics
@@ -24,7 +26,7 @@ from rlhf.evaluation.reward_card.judged import agree
 from rlhf.evaluation.reward_card.pairs import check_answers
 from rlhf.hardware.device import torch_device
 from rlhf.modeling import loading
-from rlhf.rewards import RewardModel
+from rlhf.rewards import Ensemble, RewardModel
 from rlhf.rewards.spending import Spending
 from rlhf.runs.parents import Parent
 from rlhf.runs.run import Run
@@ -33,6 +35,8 @@ from rlhf.runs.run import Run
 def run(settings: Settings, run: Run) -> dict[str, float]:
     """Grade the reward model on held-out pairs, write its report card and return its numbers."""
     stage = settings.stage_as(EvaluateRewardStage)
+    if stage.benchmark is not None:
+        return evaluate_benchmark(settings, run)
     if stage.rubric is not None:
         return evaluate_judge(settings, run)
     pairs = {split: load(settings.data, "preferences", split, settings.seed) for split in ("validation", "test")}
@@ -78,6 +82,36 @@ def evaluate_judge(settings: Settings, run: Run) -> dict[str, float]:
     console.print(f"evaluate_reward: {judge.model}: {found}", highlight=False, markup=False, soft_wrap=True)
     accuracy = found.right + found.ties / 2
     return found.metrics("test/") | spending.report() | {"test/accuracy": accuracy, "objective": accuracy}
+
+
+def evaluate_benchmark(settings: Settings, run: Run) -> dict[str, float]:
+    """Score the items of ``stage.benchmark`` with the reward models or the judge, write and return its numbers.
+
+    Raises:
+        DataError: the benchmark cannot be read, or ``stage.rubric`` compares pairs and it has longer lists.
+    """
+    stage = settings.stage_as(EvaluateRewardStage)
+    items = released.load(stage)
+    run.manifest["data"]["benchmark"] = {numbers.title(stage): {"rows": len(items)}}
+    run.write()
+    spending = Spending(settings.judge)
+    with ExitStack() as stack:
+        if stage.rubric is None:
+            name = " + ".join([stage.reward, *stage.members])
+            models = [reward_model(run[role], settings) for role in run.parents]
+            run.record_tokenizer(models[0].tokenizer)
+            score = scoring.by_reward(models[0] if len(models) == 1 else Ensemble(models, deviations=0.0))
+        else:
+            name = f"{settings.judge.model} ({stage.rubric})"
+            judge = stack.enter_context(rubric.evaluated(settings, run, spending))
+            score = scoring.by_preference(judge.prefer) if judge.reads else scoring.by_reward(judge.lowest)
+            items = items[: settings.judge.limit]
+        run.scratch.mkdir(exist_ok=True)
+        scores = scoring.scored(items, score, run.scratch / "scores.json")
+    found = numbers.measure(stage, items, scores, settings.seed)
+    numbers.write(name, stage, found, items, scores, run.work)
+    numbers.show(name, stage, found)
+    return numbers.metrics(found) | (spending.report() if stage.rubric else {})
 
 
 def reward_model(parent: Parent, settings: Settings) -> RewardModel:

@@ -22,6 +22,19 @@ from tests.conftest import composed
         ),
         (["stage=reward", "stage.probe_rows=-1"], "stage.probe_rows must not be negative, got -1"),
         (["stage=evaluate_reward", "stage.bootstrap=0"], "stage.bootstrap must be positive, got 0"),
+        (["stage=evaluate_reward", "stage.members=[a]"], "stage.members must be left out without stage.benchmark"),
+        (
+            ["stage=evaluate_reward", "stage.benchmark=rm_bench", "stage.prior_sets=a"],
+            "stage.prior_sets must be null unless stage.benchmark=rewardbench, got 'a'",
+        ),
+        (
+            ["stage=evaluate_reward", "stage.benchmark=rm_bench", "stage.policy=a"],
+            "stage.policy must be null with stage.benchmark=rm_bench, got 'a'",
+        ),
+        (
+            ["stage=evaluate_reward", "stage.benchmark=rm_bench", "stage.benchmark_path=null"],
+            "stage.benchmark_path must be a file or folder as released, got None",
+        ),
         (["stage=evaluate_reward", "stage.max_length=0"], "stage.max_length must be positive, got 0"),
         (
             ["stage=evaluate_reward", "stage.statistics_prompts=1"],
@@ -45,3 +58,11 @@ def test_what_the_card_starts_from() -> None:
     assert alone.inputs() == {"reward": Input("checkpoints/x/reward", ("reward",))}
     beside = composed("stage=evaluate_reward", "stage.policy=checkpoints/x/sft").stage
     assert beside.inputs()["policy"] == Input("checkpoints/x/sft", ("base", *POLICIES))
+
+
+def test_a_benchmark_replaces_the_data_and_has_its_released_path() -> None:
+    stage = composed("stage=evaluate_reward", "stage.benchmark=rm_bench", "stage.members=[a,b]", "name=x").stage
+    assert stage.benchmark_path == "THU-KEG/RM-Bench"
+    assert stage.sources == ()
+    assert [one.path for one in stage.inputs().values()] == ["checkpoints/x/reward", "a", "b"]
+    assert composed("stage=evaluate_reward").stage.sources == ("preferences",)

@@ -7,6 +7,7 @@ from transformers import BertConfig, BertForSequenceClassification, PreTrainedTo
 
 from rlhf.config import Settings
 from rlhf.errors import ModelError
+from rlhf.runs.identity import Origin
 from rlhf.runs.run import Run
 from rlhf.stages import execute
 from tests.conftest import composed, tiny_overrides
@@ -122,3 +123,60 @@ def test_a_model_without_a_head_is_refused(chain: Path, evaluate: Configure, tmp
 def test_a_classifier_with_more_outputs_is_refused(evaluate: Configure, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="another number of outputs than the one of a reward model"):
         execute(evaluate(encoder(tmp_path / "bert", labels=3)), tmp_path / "card")
+
+
+def rewardbench(folder: Path) -> Path:
+    """Write rows in the layout of RewardBench: one right and one wrong answer for a subset of each section."""
+    subsets = ("alpacaeval-easy", "llmbar-natural", "donotanswer", "math-prm", "hep-go")
+    rows = [
+        {"id": i, "subset": subset, "prompt": f"q{i}", "chosen": f" good {i}", "rejected": f" bad {i}"}
+        for i, subset in enumerate(subsets)
+    ]
+    path = folder / "data" / "filtered-00000-of-00001.jsonl"
+    path.parent.mkdir(parents=True)
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    return folder
+
+
+def test_a_benchmark_is_scored_by_a_run_by_a_foreign_classifier_and_by_their_mean(
+    chain: Path, evaluate: Configure, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    reward, foreign = chain / "almanac" / "reward", encoder(tmp_path / "bert")
+    given = ["stage.benchmark=rewardbench", f"stage.benchmark_path={rewardbench(tmp_path / 'bench')}"]
+    scores = {}
+    for name, model, more in (("a", reward, ""), ("b", foreign, ""), ("mean", reward, foreign)):
+        final = execute(evaluate(model, *given, f"stage.members=[{more}]"), tmp_path / name)
+        assert final["objective"] == final["benchmark/score"]
+        lines = (tmp_path / name / "scores.jsonl").read_text().splitlines()
+        scores[name] = [score for line in lines for score in json.loads(line)["scores"]]
+    assert scores["mean"] == pytest.approx([(a + b) / 2 for a, b in zip(scores["a"], scores["b"], strict=True)])
+    run = Run.open(tmp_path / "mean")
+    assert run.manifest["parents"].keys() == {"reward", "members.0"}
+    assert run.manifest["data"] == {"benchmark": {"rewardbench": {"rows": 5}}}
+    assert "benchmark score" in capsys.readouterr().out
+
+
+def test_the_content_of_a_run_has_the_files_of_the_benchmark_and_not_their_place(
+    evaluate: Configure, chain: Path, tmp_path: Path
+) -> None:
+    def content(folder: Path) -> dict:
+        given = ["stage.benchmark=rewardbench", f"stage.benchmark_path={folder}"]
+        return Origin.of(evaluate(chain / "almanac" / "reward", *given)).content
+
+    first, second = (content(rewardbench(tmp_path / name)) for name in ("one", "two"))
+    assert first == second
+    assert first["stage.benchmark"] == "rewardbench"
+    (tmp_path / "two" / "data" / "filtered-00000-of-00001.jsonl").write_text("")
+    assert content(tmp_path / "two") != first
+    plain = Origin.of(evaluate(chain / "almanac" / "reward")).content
+    assert not [key for key in plain if "benchmark" in key or "members" in key or "prior" in key]
+
+
+@pytest.mark.parametrize("rubric", ["helpful", "pairwise"])
+def test_a_judge_is_scored_on_a_benchmark(server: Server, evaluate: Configure, tmp_path: Path, rubric: str) -> None:
+    pytest.importorskip("openai", reason="the endpoint's client is an extra: pip install 'rlhf[judge]'")
+    given = ["judge=endpoint", "judge.model=m", f"judge.url={server.url}", f"judge.cache={tmp_path}/cache.sqlite"]
+    given += ["stage.benchmark=rewardbench", f"stage.benchmark_path={rewardbench(tmp_path / 'bench')}"]
+    metrics = execute(evaluate("nowhere", *given, f"stage.rubric={rubric}"), tmp_path / "judge")
+    assert 0 <= metrics["benchmark/score"] <= 1
+    assert metrics["judge/asked"] == len(server.requests) == 10  # both responses, or both orders

@@ -81,6 +81,10 @@ class RubricReward:
         questions = [asked_about(self.judge.text, *row, self.scale) for row in rows]
         return self.judge.ask(questions, score_of(self.scale))
 
+    def lowest(self, prompts: Sequence[Prompt], completions: Sequence[str]) -> list[float]:
+        """Return the score of each response, from 0 to 1; -1 without a verdict."""
+        return [-1.0 if value is None else value for value in self._counted(self.score(prompts, completions))]
+
     def prefer(self, prompts: Sequence[Prompt], firsts: Sequence[str], seconds: Sequence[str]) -> list[float | None]:
         """Return the preference for each first response; by their scores, unless the rubric compares pairs."""
         if self.reads:

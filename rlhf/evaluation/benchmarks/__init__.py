@@ -1,0 +1,1 @@
+"""Public benchmarks of reward models: their rows, their definitions and a report."""

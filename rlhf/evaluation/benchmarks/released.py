@@ -1,0 +1,83 @@
+"""The benchmarks by name, and their items from a file, a folder as released, or a data set on the Hub."""
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from rlhf.config import Benchmark, EvaluateRewardStage
+from rlhf.data.files import Placed, read_rows, reader_of
+from rlhf.data.rows import Row, RowError
+from rlhf.data.sources import HUB_ID, hub_rows
+from rlhf.errors import DataError
+from rlhf.evaluation.benchmarks import definitions, items
+from rlhf.evaluation.benchmarks.definitions import Definition, Scores
+from rlhf.evaluation.benchmarks.items import Item
+
+
+class Released(NamedTuple):
+    """How a benchmark is read and what it reports.
+
+    ``splits`` are those of the Hub. ``files`` are patterns of names in a folder: the first pattern with a file counts;
+    without one, all files are read.
+    """
+
+    read: Callable[[Row, str], Item]
+    define: Callable[[Sequence[Item], Scores], Definition]
+    splits: tuple[str, ...]
+    files: tuple[str, ...]
+
+
+TABLE = {
+    Benchmark.rewardbench: Released(items.rewardbench, definitions.rewardbench, ("filtered",), ("filtered*",)),
+    Benchmark.rewardbench2: Released(items.rewardbench2, definitions.rewardbench2, ("test",), ("test*",)),
+    Benchmark.rm_bench: Released(
+        items.rm_bench, definitions.rm_bench, ("train",), ("total_dataset.json", "*_filtered.json")
+    ),
+}
+PRIOR = Released(
+    items.prior, definitions.rewardbench, definitions.PRIOR_SETS, tuple(f"{name}*" for name in definitions.PRIOR_SETS)
+)
+
+
+def load(stage: EvaluateRewardStage) -> list[Item]:
+    """Return the items of ``stage.benchmark``, and those of RewardBench's prior sets if ``stage.prior_sets`` is set.
+
+    Raises:
+        DataError: there are no rows, or a row cannot be read.
+    """
+    assert stage.benchmark is not None
+    found = _read(TABLE[stage.benchmark], stage.benchmark_path or "", "stage.benchmark_path")
+    return found if stage.prior_sets is None else found + _read(PRIOR, stage.prior_sets, "stage.prior_sets")
+
+
+def _read(released: Released, path: str, key: str) -> list[Item]:
+    local = Path(path).expanduser()
+    parts: Iterator[tuple[str, Iterator[Placed]]]
+    if local.exists():
+        root = local if local.is_dir() else local.parent
+        parts = ((str(file.relative_to(root)), read_rows(file)) for file in files(local, released.files))
+    elif HUB_ID.fullmatch(path) and reader_of(local) is None:
+        parts = ((split, hub_rows(path, split, key)[1]) for split in released.splits)
+    else:
+        raise DataError(f"{key}={path}: there is no such file or folder: correct the name, or use a Hub id")
+    found = [item for place, rows in parts for item in _items(released.read, rows, place)]
+    if not found:
+        raise DataError(f"{key}={path} has no rows: set another file, folder or Hub id")
+    return found
+
+
+def _items(read: Callable[[Row, str], Item], rows: Iterator[Placed], place: str) -> Iterator[Item]:
+    for where, row in rows:
+        try:
+            yield read(row, place)
+        except RowError as error:
+            raise DataError(f"{where}: {error}") from None
+
+
+def files(local: Path, patterns: Sequence[str]) -> list[Path]:
+    """Return the files of rows to read: ``local`` itself, or those below it that match the first pattern with any."""
+    if local.is_file():
+        return [local]
+    every = [path for path in sorted(local.rglob("*")) if path.is_file() and reader_of(path) is not None]
+    found = ([file for file in every if file.match(pattern)] for pattern in patterns)
+    return next((matching for matching in found if matching), every)

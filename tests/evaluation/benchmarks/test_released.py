@@ -1,0 +1,88 @@
+import json
+from pathlib import Path
+
+import pytest
+from datasets import Dataset
+from huggingface_hub import HfApi
+
+from rlhf.errors import DataError
+from rlhf.evaluation.benchmarks import released
+from rlhf.evaluation.benchmarks.items import Item
+from rlhf.evaluation.benchmarks.released import files
+from tests.conftest import composed
+from tests.hub.server import Hub
+
+ROW = {"id": 1, "subset": "donotanswer", "prompt": "q", "chosen": "c", "rejected": "r"}
+STYLED = {"id": 1, "prompt": "q", "chosen": ["a", "b", "c"], "rejected": ["d", "e", "f"]}
+
+
+def load(name: str, path: Path | str, prior: Path | str | None = None) -> list[Item]:
+    given = [f"stage.benchmark={name}", f"stage.benchmark_path={path}", f"stage.prior_sets={prior or 'null'}"]
+    return released.load(composed("stage=evaluate_reward", *given).stage)
+
+
+def write(path: Path, rows: list[dict]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(rows))
+    return path
+
+
+def test_a_folder_is_read_by_the_names_of_its_files(tmp_path: Path) -> None:
+    for name in ("raw", "filtered"):
+        (tmp_path / "data").mkdir(exist_ok=True)
+        Dataset.from_list([ROW | {"prompt": name}]).to_parquet(tmp_path / "data" / f"{name}-00000-of-00001.parquet")
+    assert [item.prompt for item in load("rewardbench", tmp_path)] == ["filtered"]
+    write(tmp_path / "own" / "mine.json", [ROW])
+    assert len(load("rewardbench", tmp_path / "own")) == 1
+
+
+def test_the_whole_file_of_rm_bench_or_those_of_its_domains(tmp_path: Path) -> None:
+    write(tmp_path / "chat_filtered.json", [STYLED])
+    write(tmp_path / "safety-refuse_filtered.json", [STYLED])
+    assert [item.subset for item in load("rm_bench", tmp_path)] == ["chat", "safety"]
+    write(tmp_path / "total_dataset.json", [STYLED | {"domain": "code"}])
+    assert [item.subset for item in load("rm_bench", tmp_path)] == ["code"]
+    assert files(tmp_path / "chat_filtered.json", ()) == [tmp_path / "chat_filtered.json"]
+
+
+def test_the_prior_sets_are_read_from_their_files(tmp_path: Path) -> None:
+    core = write(tmp_path / "core.json", [ROW])
+    write(tmp_path / "prior" / "shp.json", [ROW])
+    write(tmp_path / "prior" / "pku_safer.json", [ROW])
+    assert [item.subset for item in load("rewardbench", core, tmp_path / "prior")] == [
+        "donotanswer", "shp",
+    ]  # fmt: skip
+
+
+def test_a_hub_id_is_read_by_the_splits_of_its_readme_at_a_revision(hub: Hub) -> None:
+    HfApi().create_repo("alice/bench", repo_type="dataset")
+    card = (
+        "---\nconfigs:\n- config_name: default\n  data_files:\n  - {split: raw, path: a/raw.jsonl}\n"
+        "  - {split: filtered, path: a/kept.jsonl}\n---\n"
+    )
+    contents = {"README.md": card, "a/raw.jsonl": json.dumps(ROW), "a/kept.jsonl": json.dumps(ROW | {"prompt": "kept"})}
+
+    def put(name: str, content: str) -> str:
+        return (
+            HfApi()
+            .upload_file(
+                path_or_fileobj=content.encode(), path_in_repo=name, repo_id="alice/bench", repo_type="dataset"
+            )
+            .oid
+        )
+
+    first = [put(name, content) for name, content in contents.items()][-1]
+    put("a/kept.jsonl", json.dumps(ROW | {"prompt": "later"}))
+    assert [item.prompt for item in load("rewardbench", f"alice/bench@{first}")] == ["kept"]
+    with pytest.raises(DataError, match=r"alice/bench: the split 'test' cannot be read .*stage\.benchmark_path=my"):
+        load("rewardbench2", "alice/bench")
+
+
+def test_mistakes_name_the_setting_or_the_row(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"^stage\.benchmark_path=nowhere\.json: there is no such file or folder"):
+        load("rewardbench", "nowhere.json")
+    with pytest.raises(DataError, match=r"^stage\.benchmark_path=\S+ has no rows: set another file"):
+        load("rewardbench", tmp_path)
+    bad = write(tmp_path / "bad.json", [ROW, {"prompt": "q"}])
+    with pytest.raises(DataError, match=r"bad\.json row 2: field 'chosen' is missing"):
+        load("rewardbench", bad)

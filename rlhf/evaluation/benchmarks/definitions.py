@@ -186,8 +186,8 @@ RM_DOMAINS = ("chat", "math", "code", "safety")
 def rm_bench(items: Sequence[Item], scores: Scores) -> Definition:
     """Return the accuracies of RM-Bench by domain and level, the means of each, and the mean over the domains.
 
-    Of the 3x3 matrix of chosen by rejected styles, easy is below the diagonal, where the chosen response has the richer
-    style, normal the diagonal, hard above it. A tie is an error.
+    The wins form a 3x3 matrix, chosen by rejected style. Easy is below the diagonal: the chosen response has the richer
+    style. Normal is the diagonal, hard is above it. A tie is an error.
     """
     domains: dict[str, list[list[float]]] = {}
     lower, upper = np.tril_indices(STYLES, -1), np.triu_indices(STYLES, 1)

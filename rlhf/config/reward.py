@@ -25,6 +25,10 @@ class Benchmark(Enum):
     rewardbench = "rewardbench"
     rewardbench2 = "rewardbench2"
     rm_bench = "rm_bench"
+    judgebench = "judgebench"
+    llmbar = "llmbar"
+    rmb = "rmb"
+    ppe = "ppe"
 
 
 @dataclass(kw_only=True)

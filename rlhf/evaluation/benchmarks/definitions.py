@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from rlhf.evaluation.benchmarks.items import STYLES, Item
+from rlhf.evaluation.benchmarks.items import HUMAN, STYLES, Item
 from rlhf.evaluation.statistics.intervals import LEVEL
 from rlhf.evaluation.statistics.metrics import Estimate
 
@@ -203,3 +203,70 @@ def rm_bench(items: Sequence[Item], scores: Scores) -> Definition:
     if set(RM_DOMAINS) <= set(domains):
         sums[SCORE] = mean_of(RM_DOMAINS)
     return Definition(cells, sums)
+
+
+def pooled(parts: Mapping[str, np.ndarray], names: Sequence[str]) -> dict[str, float]:
+    """Return the weights of the subsets ``names`` in the mean over all of their rows."""
+    rows = {name: len(parts[name]) for name in names}
+    return {name: count / sum(rows.values()) for name, count in rows.items()}
+
+
+def judgebench(items: Sequence[Item], scores: Scores) -> Definition:
+    """Return the accuracy of each source, and the one over all pairs."""
+    parts = by_subset(items, list(map(best, items, scores)))
+    return Definition(columns(parts), {SCORE: pooled(parts, list(parts))})
+
+
+NATURAL, ADVERSARIAL = "Natural", ("Neighbor", "GPTInst", "GPTOut", "Manual")
+
+
+def llmbar(items: Sequence[Item], scores: Scores) -> Definition:
+    """Return the accuracy of each subset and the mean of the adversarial ones; a tie counts half."""
+    parts = by_subset(items, list(map(best, items, scores)))
+    sums: dict[str, dict[str, float]] = {}
+    if set(ADVERSARIAL) <= set(parts):
+        sums["Adversarial"] = mean_of(ADVERSARIAL)
+        if NATURAL in parts:
+            sums[SCORE] = mean_of((NATURAL, *ADVERSARIAL))
+    return Definition(columns(parts), sums)
+
+
+RMB_SETS = tuple(f"{name}/{goal}" for name in ("Pairwise_set", "BoN_set") for goal in ("Helpfulness", "Harmlessness"))
+
+
+def rmb(items: Sequence[Item], scores: Scores) -> Definition:
+    """Return the accuracy of each category and over all rows of the four sets; the score is the mean of the four.
+
+    In a best-of-N row, the best response must have a higher score than every other one.
+    """
+    parts = by_subset(items, list(map(best, items, scores)))
+    inside = {name: [subset for subset in parts if subset.startswith(f"{name}/")] for name in RMB_SETS}
+    sums = {name: pooled(parts, subsets) for name, subsets in inside.items() if subsets}
+    if len(sums) == len(RMB_SETS):
+        sums[SCORE] = mean_of(RMB_SETS)
+    return Definition(columns(parts), sums)
+
+
+def ppe(items: Sequence[Item], scores: Scores) -> Definition:
+    """Return the accuracy on human preferences without ties, and for each set with correct answers two numbers.
+
+    Accuracy: the share of the released pairs whose correct response has the higher score. Best of K: whether the
+    response with the highest score is correct. A tie is an error, and shared by the k highest responses in best of K.
+    """
+    found: dict[str, list[list[float]]] = {}
+    for item, own in zip(items, scores, strict=True):
+        right, wrong = item.pairs()
+        numbers = [float((own[right] > own[wrong]).mean())]
+        if item.subset != HUMAN:
+            top = own == own.max()
+            numbers.append(float(top[: item.right].sum() / top.sum()))
+        found.setdefault(item.subset, []).append(numbers)
+    kinds = (": accuracy", ": best of K")
+    cells = [
+        Cells((name,) if name == HUMAN else tuple(f"{name}{kind}" for kind in kinds), np.array(values))
+        for name, values in found.items()
+    ]
+    sets = [name for name in found if name != HUMAN]
+    return Definition(
+        cells, {f"correctness{kind}": mean_of([f"{name}{kind}" for name in sets]) for kind in kinds if sets}
+    )

@@ -21,7 +21,7 @@ class Released(NamedTuple):
     without one, all files are read.
     """
 
-    read: Callable[[Row, str], Item]
+    read: Callable[[Row, str], Item | None]
     define: Callable[[Sequence[Item], Scores], Definition]
     splits: tuple[str, ...]
     files: tuple[str, ...]
@@ -33,6 +33,12 @@ TABLE = {
     Benchmark.rm_bench: Released(
         items.rm_bench, definitions.rm_bench, ("train",), ("total_dataset.json", "*_filtered.json")
     ),
+    Benchmark.judgebench: Released(
+        items.judgebench, definitions.judgebench, ("gpt",), ("gpt*", "*response_model=gpt-4o-2024-05-13.jsonl")
+    ),
+    Benchmark.llmbar: Released(items.llmbar, definitions.llmbar, (), ("dataset.json",)),
+    Benchmark.rmb: Released(items.rmb, definitions.rmb, (), ()),
+    Benchmark.ppe: Released(items.ppe, definitions.ppe, ("all",), ()),
 }
 PRIOR = Released(
     items.prior, definitions.rewardbench, definitions.PRIOR_SETS, tuple(f"{name}*" for name in definitions.PRIOR_SETS)
@@ -54,10 +60,10 @@ def _read(released: Released, path: str, key: str) -> list[Item]:
     local = Path(path).expanduser()
     parts: Iterator[tuple[str, Iterator[Placed]]]
     if local.exists():
-        root = local if local.is_dir() else local.parent
-        parts = ((str(file.relative_to(root)), read_rows(file)) for file in files(local, released.files))
+        local = local.resolve()
+        parts = ((str(file.relative_to(local.parent)), read_rows(file)) for file in files(local, released.files))
     elif HUB_ID.fullmatch(path) and reader_of(local) is None:
-        parts = ((split, hub_rows(path, split, key)[1]) for split in released.splits)
+        parts = ((f"{path}/{split}", hub_rows(path, split, key)[1]) for split in released.splits)
     else:
         raise DataError(f"{key}={path}: there is no such file or folder: correct the name, or use a Hub id")
     found = [item for place, rows in parts for item in _items(released.read, rows, place)]
@@ -66,12 +72,14 @@ def _read(released: Released, path: str, key: str) -> list[Item]:
     return found
 
 
-def _items(read: Callable[[Row, str], Item], rows: Iterator[Placed], place: str) -> Iterator[Item]:
+def _items(read: Callable[[Row, str], Item | None], rows: Iterator[Placed], place: str) -> Iterator[Item]:
     for where, row in rows:
         try:
-            yield read(row, place)
+            item = read(row, place)
         except RowError as error:
             raise DataError(f"{where}: {error}") from None
+        if item is not None:
+            yield item
 
 
 def files(local: Path, patterns: Sequence[str]) -> list[Path]:

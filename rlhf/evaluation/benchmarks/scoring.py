@@ -33,7 +33,7 @@ def by_reward(reward: RewardFunction) -> Score:
 def by_preference(prefer: Prefer) -> Score:
     """Return the scorer of a judge that compares two responses: p for the first one, 1 - p for the other.
 
-    Without a verdict, the judge is wrong.
+    A judge without a verdict is wrong, and so is an undecided one, unless the benchmark counts a tie as half.
     """
 
     def score(items: Sequence[Item]) -> list[list[float]]:
@@ -45,9 +45,15 @@ def by_preference(prefer: Prefer) -> Score:
             )
         firsts, seconds = ([item.responses[side] for item in items] for side in (0, 1))
         found = prefer([item.prompt for item in items], firsts, seconds)
-        return [[0.0, 1.0] if value is None else [value, 1 - value] for value in found]
+        return [_sides(value, item.tie) for value, item in zip(found, items, strict=True)]
 
     return score
+
+
+def _sides(preferred: float | None, tie: float) -> list[float]:
+    if preferred is None or (preferred == 0.5 != tie):
+        return [0.0, 1.0]
+    return [preferred, 1 - preferred]
 
 
 def scored(items: Sequence[Item], score: Score, kept: Path) -> list[np.ndarray]:

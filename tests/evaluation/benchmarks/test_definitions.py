@@ -125,6 +125,52 @@ def test_rm_bench_reads_hard_above_and_easy_below_the_diagonal() -> None:
     assert found[SCORE] == pytest.approx((found["easy"] + found["normal"] + found["hard"]) / 3)
 
 
+def test_judgebench_pools_all_pairs_and_a_tie_is_a_verdict_for_the_second_response() -> None:
+    items, scores = pairs(livecodebench=[RIGHT, WRONG, EVEN], math=[RIGHT])
+    assert means(definitions.judgebench(items, scores))[SCORE] == 0.5
+    items = [item._replace(tie=1.0) for item in items]
+    found = means(definitions.judgebench(items, scores))
+    assert (found["livecodebench"], found[SCORE]) == (pytest.approx(2 / 3), 0.75)
+
+
+def test_llmbar_averages_the_four_adversarial_sets() -> None:
+    items, scores = pairs(
+        Natural=[RIGHT, EVEN], Neighbor=[WRONG], GPTInst=[RIGHT], GPTOut=[RIGHT, WRONG], Manual=[RIGHT]
+    )
+    found = means(definitions.llmbar([item._replace(tie=0.5) for item in items], scores))
+    assert (found["Natural"], found["Adversarial"]) == (0.75, (0 + 1 + 0.5 + 1) / 4)
+    assert found[SCORE] == pytest.approx((0.75 + 0 + 1 + 0.5 + 1) / 5)
+
+
+def test_rmb_pools_the_rows_of_a_set_and_the_best_must_beat_every_other() -> None:
+    rows = {
+        "Pairwise_set/Helpfulness/Chat": [RIGHT, RIGHT, WRONG],
+        "Pairwise_set/Helpfulness/Code": [WRONG],
+        "Pairwise_set/Harmlessness/S1": [RIGHT],
+        "BoN_set/Helpfulness/Chat": [(3, 2, 1), (3, 2, 3), (2, 1, 3)],
+        "BoN_set/Harmlessness/S1": [(2, 1, 0), (1, 2, 0)],
+    }
+    named = [(name, own) for name, several in rows.items() for own in several]
+    items = [Item("", name, "q", [*"abc"][: len(own)]) for name, own in named]
+    found = means(definitions.rmb(items, [np.array(own, dtype=float) for _, own in named]))
+    four = [found[name] for name in definitions.RMB_SETS]
+    assert four == pytest.approx([2 / 4, 1, 1 / 3, 1 / 2])
+    assert found[SCORE] == pytest.approx(sum(four) / 4)
+
+
+def test_ppe_counts_released_pairs_and_the_best_of_k() -> None:
+    math = Item("", "MATH", "q", [*"abcd"], right=2, compared=((0, 2), (1, 2), (1, 3), (0, 3)))
+    items, scores = [math, math, math._replace(subset="GPQA")], [[4, 1, 3, 2], [1, 2, 2, 0], [0, 0, 1, 1]]
+    votes = pairs(x=[RIGHT, EVEN])
+    items += [item._replace(subset="human preference") for item in votes[0]]
+    found = means(definitions.ppe(items, [*map(np.array, scores), *votes[1]]))
+    assert found["human preference"] == 0.5
+    assert found["MATH: accuracy"] == pytest.approx((2 / 4 + 2 / 4) / 2)
+    assert found["MATH: best of K"] == pytest.approx((1 + 1 / 2) / 2)
+    assert (found["GPQA: accuracy"], found["correctness: accuracy"]) == (0, 0.25)
+    assert SCORE not in found
+
+
 def test_the_interval_of_a_mean_is_that_of_the_bootstrap_and_missing_numbers_do_not_count() -> None:
     values = np.array([[1.0, np.nan], [0.0, 1.0], [1.0, np.nan], [0.0, 1.0]] * 25)
     found = measured(Definition([Cells(("a", "b"), values)], {"sum": {"a": 0.5, "b": 0.5}}), 2000, 0)

@@ -29,6 +29,9 @@ def test_files_and_metrics(tmp_path: Path) -> None:
     assert report.startswith("# rm&#95;bench: my&#124;model\n") or report.startswith("# rm_bench: my&#124;model\n")
     assert "| score | 1.000 | &#91;1.000, 1.000&#93; |  |" in report
     assert "has no score" not in report
+    assert "## Pairs, and apart from style" in report
+    assert record["style"]["accuracy over pairs"]["mean"] == 1
+    assert record["by"] == {}  # one turn, and no language
 
 
 def test_a_part_has_no_score_and_the_report_explains_it(tmp_path: Path) -> None:
@@ -37,3 +40,20 @@ def test_a_part_has_no_score_and_the_report_explains_it(tmp_path: Path) -> None:
     assert "objective" not in numbers.metrics(found)
     numbers.write("m", STAGE, found, *rows, tmp_path)
     assert "Parts of the benchmark are missing, so it has no score." in (tmp_path / "report.md").read_text()
+
+
+def test_pairs_by_language_and_turns() -> None:
+    talk = [{"role": role, "content": "x"} for role in ("user", "assistant", "user")]
+    rows, scores = items("chat", "chat", "math")
+    rows = [rows[0]._replace(language="Polish"), rows[1]._replace(language="Thai", prompt=talk), rows[2]]
+    by = numbers.measure(STAGE, rows, [scores[0], -scores[1], scores[2]], 0).by
+    assert {part.name: part.accuracy[::3] for part in by["language"]} == {"Polish": (1.0, 1), "Thai": (0.0, 1)}
+    assert {part.name: part.accuracy[::3] for part in by["turns"]} == {"1": (1.0, 2), "2": (0.0, 1)}
+
+
+def test_rare_values_are_combined() -> None:
+    names = [f"l{number}" for number in range(25)] + ["l0"]
+    found = numbers.parts([*names, None], np.arange(27) % 2)
+    assert len(found) == 21
+    assert (found[0].name, found[0].accuracy.count) == ("l0", 2)
+    assert (found[-1].name, found[-1].accuracy.count) == ("others", 5)

@@ -86,3 +86,31 @@ def test_mistakes_name_the_setting_or_the_row(tmp_path: Path) -> None:
     bad = write(tmp_path / "bad.json", [ROW, {"prompt": "q"}])
     with pytest.raises(DataError, match=r"bad\.json row 2: field 'chosen' is missing"):
         load("rewardbench", bad)
+
+
+def test_folders_of_the_github_releases(tmp_path: Path) -> None:
+    row = {"input": "q", "output_1": "a", "output_2": "b", "label": 1}
+    for name in ("Natural", "Adversarial/Manual"):
+        write(tmp_path / "LLMBar" / name / "dataset.json", [row])
+        write(tmp_path / "LLMBar" / name / "evaluators" / "result.json", [{}])
+    assert sorted(item.subset for item in load("llmbar", tmp_path / "LLMBar")) == ["Manual", "Natural"]
+    assert [item.subset for item in load("llmbar", tmp_path / "LLMBar" / "Natural")] == ["Natural"]
+    pair = {"source": "s", "question": "q", "response_A": "a", "response_B": "b", "label": "A>B"}
+    for model in ("gpt-4o-2024-05-13", "claude-3-5-sonnet-20240620"):
+        path = tmp_path / "judge" / f"dataset=judgebench,response_model={model}.jsonl"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps(pair | {"source": model}))
+    assert [item.subset for item in load("judgebench", tmp_path / "judge")] == ["gpt-4o-2024-05-13"]
+
+
+def test_every_split_of_a_hub_id_of_ppe_is_read_and_ties_are_left_out(hub: Hub) -> None:
+    HfApi().create_repo("alice/PPE-X", repo_type="dataset")
+    votes = [
+        {"question_id": str(n), "prompt": "q", "response_1": "a", "response_2": "b", "winner": winner}
+        for n, winner in enumerate(("model_a", "tie", "model_b"))
+    ]
+    content = "".join(f"{json.dumps(vote)}\n" for vote in votes).encode()
+    HfApi().upload_file(
+        path_or_fileobj=content, path_in_repo="data/test.jsonl", repo_id="alice/PPE-X", repo_type="dataset"
+    )
+    assert [item.responses for item in load("ppe", "alice/PPE-X")] == [["a", "b"], ["b", "a"]]

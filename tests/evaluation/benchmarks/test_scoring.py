@@ -41,6 +41,9 @@ def test_a_judge_that_compares_reads_pairs_only(tmp_path: Path) -> None:
     verdicts = {"q0": 1.0, "q1": 0.25, "q2": None}
     score = scoring.by_preference(lambda prompts, firsts, seconds: [verdicts[prompt] for prompt in prompts])
     assert np.array(scoring.scored(pairs, score, tmp_path / "s.json")).tolist() == [[1, 0], [0.25, 0.75], [0, 1]]
+    undecided = [item._replace(tie=tie) for item, tie in zip(pairs, (0.0, 0.5, 1.0), strict=True)]
+    halves = scoring.by_preference(lambda prompts, firsts, seconds: [0.5] * len(prompts))
+    assert halves(undecided) == [[0, 1], [0.5, 0.5], [0, 1]]  # of half a point, an error, and JudgeBench's
     with pytest.raises(DataError, match=r"^row '0' of the benchmark has 3 responses, and stage\.rubric compares two"):
         scoring.scored(ITEMS, score, tmp_path / "t.json")
 

@@ -14,6 +14,7 @@ from rlhf.cli.compose import settings_of
 from rlhf.config import PROGRESSION, JudgeKind, Settings
 from rlhf.data.overview import kinds_at
 from rlhf.errors import RlhfError
+from rlhf.evaluation.sweeps.jobs import records
 from rlhf.evaluation.sweeps.ladder import PAGE
 from rlhf.runs.commands import command, line, setting
 from rlhf.runs.directory import partial, saved
@@ -46,7 +47,8 @@ def next_command(settings: Settings, overrides: Sequence[str]) -> str:
         shared = [one for one in kept if one.partition("=")[0] not in changed]
         if (found := ready(name, [*shared, *more])) is not None:
             return found
-    if ready("dpo", ["overwrite=true", *kept]) is not None:
+    swept = next(records(Path(settings.checkpoints) / settings.name / "dpo"), None) is not None
+    if not swept and ready("dpo", ["overwrite=true", *kept]) is not None:
         return command("dpo", [SWEEP, *kept], multirun=True)
     return line(one for one in kept if one.startswith(("-", "checkpoints=")))
 
@@ -82,7 +84,7 @@ def candidates(stage: str | None, settings: Settings, overrides: Sequence[str]) 
     chain = [one for one in PROGRESSION[:-1] if one != "base" or settings.model.path is None]
     if not any((place / one).exists() for one in PROGRESSION) and stage is None:
         yield "progression", []
-    here = chain.index(stage) + 1 if stage in chain else 0
+    here = following(stage, chain, place)
     policy = [one for one in overrides if one.startswith("stage.policy=")]
     for one in chain[here:] + [one for one in chain[:here] if one in ("reward", "dpo", "ppo") and one != stage]:
         yield one, []
@@ -90,12 +92,32 @@ def candidates(stage: str | None, settings: Settings, overrides: Sequence[str]) 
             yield one, policy
     yield "compare", []
     if stage in POLICIES:
-        yield "compare", ["overwrite=true"]  # the existing comparison lacks this run
+        if not compared(place, stage):
+            yield "compare", ["overwrite=true"]
         yield "sample", [setting("stage.policy", str(place / stage))]
     own = settings.model.path is not None and Path(settings.model.path).exists()
     if not own and read_manifest(place / "publish") is None:  # the origin of a local model is unknown
         for one in POLICIES:
             yield "publish", [setting("stage.run", str(place / one))]
+
+
+def following(stage: str | None, chain: Sequence[str], place: Path) -> int:
+    """Return the place in ``chain`` of the first stage after ``stage``, or after the last finished one.
+
+    A comparison ends the chain: if the policies start from runs in other folders, base and SFT are not missing.
+    """
+    if stage in chain:
+        return chain.index(stage) + 1
+    if read_manifest(place / "compare") is not None:
+        return len(chain)
+    return max((n + 1 for n, one in enumerate(chain) if read_manifest(place / one) is not None), default=0)
+
+
+def compared(place: Path, stage: str) -> bool:
+    """Return whether the comparison has the present run of ``stage``."""
+    run, comparison = read_manifest(place / stage), read_manifest(place / "compare") or {"parents": {}}
+    digests = [record["digest"] for record in comparison["parents"].values()]
+    return run is not None and run.get("weights") is not None and run["weights"] in digests
 
 
 def labeling(place: Path) -> Iterator[Candidate]:

@@ -63,6 +63,26 @@ def test_the_chain_goes_forward_first(chain: Path, tmp_path: Path) -> None:
     assert after("publish", place) == f"python -m rlhf -m stage=dpo stage.beta=0.05,0.1,0.3 {place}"
 
 
+def test_finished_stages_and_stages_of_other_folders_are_not_proposed(chain: Path, tmp_path: Path) -> None:
+    place = f"checkpoints={tmp_path}"
+    write(tmp_path, "ppo", weights="p" * 64)
+    held = {"ppo": {"path": "ppo", "stage": "ppo", "digest": "p" * 64, "revision": None}}
+    write(tmp_path, "compare", parents=held, finished="2026-01-02T00:00:00+00:00")
+    publish = f"python -m rlhf stage=publish {place} stage.run={tmp_path}/almanac/ppo"
+    assert after("compare", place) == publish  # base and SFT are in another folder
+    assert after("status", place) == publish
+    assert " stage=sample " in after("ppo", place)  # the comparison has this run
+    shutil.copytree(chain / "almanac", tmp_path / "almanac", dirs_exist_ok=True)
+    for stage in ("publish", "dpo"):
+        write(tmp_path, stage)
+    write(tmp_path, "ppo", weights="q" * 64)
+    assert after("ppo", place) == f"python -m rlhf stage=compare {place} overwrite=true"
+    assert after("compare", place).startswith("python -m rlhf -m stage=dpo ")
+    (tmp_path / "almanac" / "dpo" / ".jobs").mkdir()
+    (tmp_path / "almanac" / "dpo" / ".jobs" / "stage.beta-0.1.json").write_text("{}")
+    assert after("compare", place) == f"python -m rlhf {place}"
+
+
 def test_what_the_user_gave_is_kept_and_quoted_for_the_shell(chain: Path, tmp_path: Path) -> None:
     root = tmp_path / "with a blank"
     shutil.copytree(chain / "almanac", root / "mine")

@@ -16,7 +16,7 @@ from rlhf.data import load, load_rows
 from rlhf.data.render import fitting_ids
 from rlhf.errors import LineageError
 from rlhf.evaluation.comparison import harness, records
-from rlhf.evaluation.comparison.comparison import Comparison, measure
+from rlhf.evaluation.comparison.comparison import Comparison, measure, remembering
 from rlhf.evaluation.comparison.scoring import check_judge, judge_all, score_all
 from rlhf.evaluation.reporting import report
 from rlhf.evaluation.responses.answers import Answers, Candidate, TextNLL, answer, text_nll
@@ -37,7 +37,7 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
     harness.check(stage.lm_eval)
     gold: Any = None if data.gold is None else function(data.gold)
     reads = gold is not None and reads_columns(gold)
-    judge: Any = None if data.judge is None else function(data.judge)
+    judge: Any = None if data.judge is None else remembering(function(data.judge))
     prompts = load(data, "prompts", "test", settings.seed, columns=reads)
     if reads:
         gold = bound(gold, "data.gold", Rows({"data.prompts (test)": prompts}))

@@ -1,6 +1,7 @@
 """The metrics of a comparison: one row per model, with intervals, from its responses and their scores."""
 
-from collections.abc import Callable, Mapping, Sequence
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -9,7 +10,7 @@ from rlhf.data.render import Prompt
 from rlhf.evaluation.comparison.records import OverSeeds, Record
 from rlhf.evaluation.judges import judge as judges
 from rlhf.evaluation.judges.votes import Compared, by_judge, by_scores, length_matched
-from rlhf.evaluation.responses.answers import Answers, by_prompt
+from rlhf.evaluation.responses.answers import Answers
 from rlhf.evaluation.statistics.calibration import Calibration, answer_probabilities, calibration
 from rlhf.evaluation.statistics.metrics import (
     Estimate,
@@ -67,12 +68,32 @@ def interval(row: Mapping[str, float | Estimate], key: str) -> Estimate | None:
     return value if isinstance(value, Estimate) else None
 
 
-def score(answers: Answers, name: str, reward: RewardFunction, prompts: Sequence[Prompt]) -> None:
-    """Add the scores of ``reward`` to the answers. It reads ``prompts`` even if the model was asked in plain text."""
-    samples = len(answers.texts[0])
-    flat = [text for texts in answers.texts for text in texts]
-    scores = checked(reward([prompt for prompt in prompts for _ in range(samples)], flat), flat)
-    answers.scores[name] = by_prompt(scores, samples)
+def score(models: Iterable[Answers], name: str, reward: RewardFunction, prompts: Sequence[Prompt]) -> None:
+    """Add the scores of ``reward`` to the answers of all models, equal responses to a prompt once.
+
+    Equal responses have equal scores, so that they tie. The reward reads ``prompts`` even if a model was asked in plain
+    text.
+    """
+    models = list(models)
+    distinct = {(i, text): None for i in range(len(prompts)) for found in models for text in found.texts[i]}
+    texts = [text for _, text in distinct]
+    scores = checked(reward([prompts[i] for i, _ in distinct], texts), texts)
+    known = dict(zip(distinct, scores, strict=True))
+    for found in models:
+        found.scores[name] = [[known[i, text] for text in of_prompt] for i, of_prompt in enumerate(found.texts)]
+
+
+def remembering(judge: Judge) -> Judge:
+    """Return ``judge`` with a memory of its verdicts, so that equal responses to a prompt are judged once."""
+    verdicts: dict[tuple[str, str], Any] = {}
+
+    def remembered(prompt: Prompt, text: str) -> Any:
+        key = json.dumps(prompt), text
+        if key not in verdicts:
+            verdicts[key] = judge(prompt, text)
+        return verdicts[key]
+
+    return remembered
 
 
 def prefer(

@@ -32,8 +32,7 @@ def score_all(
     elif (missing := settings.stage_as(CompareStage).reward) is not None:
         notes.append(f"No response is scored by a reward model: {missing} is not there.")
     for name, reward in rewards.items():
-        for found in answers.values():
-            score(found, name, reward, prompts)
+        score(answers.values(), name, reward, prompts)
     return calibration
 
 

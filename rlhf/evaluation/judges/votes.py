@@ -1,13 +1,14 @@
 """Pairwise preferences between two models, by scores or by a judge, and length-matched win rates."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 
 from rlhf.data.render import Prompt
 from rlhf.evaluation.judges.judge import Judge
-from rlhf.evaluation.statistics.metrics import Estimate
+from rlhf.evaluation.statistics.metrics import KEPT, Estimate
 
 RIDGE = 1e-2
 """L2 penalty of the regression: if one side always wins, the likelihood has no maximum."""
@@ -94,13 +95,25 @@ def length_matched(compared: Sequence[Compared], draws: int, seed: int, level: f
     gradient, curvature = derivatives(fit, features, preferred, weights)
     starts = np.cumsum([0, *(len(prompt.longer) for prompt in compared)])[:-1]
     gradients, curvatures = (np.add.reduceat(part, starts, axis=0) for part in (gradient, curvature))
-    counts = np.random.default_rng(seed).multinomial(len(compared), np.full(len(compared), 1 / len(compared)), draws)
+    counts = times_drawn(len(compared), draws, seed)
     penalty = RIDGE * np.eye(2)
     steps = np.linalg.solve(
         np.einsum("dp,pij->dij", counts, curvatures) + penalty, (counts @ gradients - RIDGE * fit)[..., None]
     )
     low, high = np.quantile(sigmoid(fit[0] + steps[:, 0, 0]), [(1 - level) / 2, (1 + level) / 2])
     return Estimate(float(sigmoid(fit[0])), float(low), float(high))
+
+
+def times_drawn(count: int, draws: int, seed: int) -> np.ndarray:
+    """Return how often a bootstrap draws each of ``count`` prompts, (draws, count)."""
+    return (_times_drawn if count * draws <= KEPT else _times_drawn.__wrapped__)(count, draws, seed)
+
+
+@lru_cache(maxsize=2)
+def _times_drawn(count: int, draws: int, seed: int) -> np.ndarray:
+    drawn = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), draws)
+    drawn.flags.writeable = False
+    return drawn
 
 
 def logistic(features: np.ndarray, targets: np.ndarray, weights: np.ndarray, steps: int = 50) -> np.ndarray:

@@ -73,7 +73,7 @@ def answer(
     # Each model has a separate random stream: from the same one, two similar models would sample the same tokens, and
     # their samples would not be independent.
     stream = random.Random(f"{seed} {candidate.name}").getrandbits(32)
-    asked = [candidate.prompt(prompt) for prompt in prompts for _ in range(stage.samples)]
+    asked = [prompt for prompt in map(candidate.prompt, prompts) for _ in range(stage.samples)]
     responses = _generate(candidate, asked, stage, stage.temperature, stream)
     questions = [candidate.prompt([{"role": "user", "content": text}]) for text in stage.questions]
     found = Answers(
@@ -122,18 +122,26 @@ def divergences(
     The mean over the policy's own samples is an unbiased estimate of KL(π ‖ π_ref) per response, at the sampling
     temperature. If ``reference`` is None, the reference is the candidate with its adapter disabled.
     """
-    rows = [prompt_ids(candidate.tokenizer, prompt, stage.max_prompt_length) for prompt in prompts]
-    order = sorted(range(len(rows)), key=lambda i: len(rows[i]) + len(responses[i].ids))
-    found = [0.0] * len(rows)
+    rows = distinct_ids(candidate.tokenizer, prompts, stage.max_prompt_length)
+    pairs = [(tuple(row), tuple(response.ids)) for row, response in zip(rows, responses, strict=True)]
+    order = sorted(dict.fromkeys(pairs), key=lambda pair: len(pair[0]) + len(pair[1]))
+    found: dict[tuple, float] = {}
     for first in range(0, len(order), stage.batch_size):
         chosen = order[first : first + stage.batch_size]
-        before, after = [rows[i] for i in chosen], [responses[i].ids for i in chosen]
+        before, after = zip(*chosen, strict=True)
         ours = sequence_logprobs(candidate.model, before, after, stage.temperature)
         with without_adapter(candidate.model, reference):
             start = candidate.model if reference is None else reference
             theirs = sequence_logprobs(start, before, after, stage.temperature)
-        for i, value in zip(chosen, (ours - theirs).tolist(), strict=True):
-            found[i] = value
+        found |= zip(chosen, (ours - theirs).tolist(), strict=True)
+    return [found[pair] for pair in pairs]
+
+
+def distinct_ids(tokenizer: Any, prompts: Sequence[Prompt], most: int | None) -> list[list[int]]:
+    """Return the ``prompt_ids`` of each prompt; neighbors that are the same object are rendered once."""
+    found: list[list[int]] = []
+    for before, prompt in zip([None, *prompts], prompts, strict=False):
+        found.append(found[-1] if prompt is before else prompt_ids(tokenizer, prompt, most))
     return found
 
 

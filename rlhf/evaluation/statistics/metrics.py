@@ -6,12 +6,14 @@ they are drawn together.
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from itertools import combinations
 from typing import NamedTuple
 
 import numpy as np
 
 Numbers = Sequence[float] | np.ndarray  # (n,)
+KEPT = 2**23  # the most indices of a bootstrap that are kept for other metrics of the same prompts: 64 MiB
 
 
 class Estimate(NamedTuple):
@@ -35,11 +37,29 @@ def estimate(groups: Sequence[Numbers], draws: int, seed: int, level: float = 0.
     """
     if not groups or not all(len(group) for group in groups):
         raise ValueError("an estimate needs at least one number for each of at least one prompt")
-    means = np.array([np.mean(group) for group in groups])
-    generator = np.random.default_rng(seed)
-    drawn = means[generator.integers(len(means), size=(draws, len(means)))].mean(axis=1)
+    means = group_means(groups)
+    drawn = means[resampled(len(means), draws, seed)].mean(axis=1)
     low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
     return Estimate(float(means.mean()), float(low), float(high))
+
+
+def group_means(groups: Sequence[Numbers]) -> np.ndarray:
+    """Return the mean of each group, (B,)."""
+    if len({len(group) for group in groups}) > 1:
+        return np.array([np.mean(group) for group in groups])
+    return np.array(groups, dtype=float).mean(axis=1)
+
+
+def resampled(count: int, draws: int, seed: int) -> np.ndarray:
+    """Return the prompts of each draw of a bootstrap, indices (draws, count); all metrics draw the same ones."""
+    return (_resampled if count * draws <= KEPT else _resampled.__wrapped__)(count, draws, seed)
+
+
+@lru_cache(maxsize=4)
+def _resampled(count: int, draws: int, seed: int) -> np.ndarray:
+    drawn = np.random.default_rng(seed).integers(count, size=(draws, count))
+    drawn.flags.writeable = False
+    return drawn
 
 
 def estimate_share(groups: Sequence[Sequence[float]], draws: int, seed: int, level: float = 0.95) -> Estimate:
@@ -62,7 +82,7 @@ def estimate_ratio(totals: Numbers, sizes: Numbers, draws: int, seed: int, level
     values, counts = np.array(totals, dtype=float), np.array(sizes)
     if not counts.sum():
         raise ValueError("an estimate needs at least one number")
-    drawn = np.random.default_rng(seed).integers(len(values), size=(draws, len(values)))
+    drawn = resampled(len(values), draws, seed)
     found = values[drawn].sum(axis=1) / np.maximum(counts[drawn].sum(axis=1), 1)
     low, high = np.quantile(found, [(1 - level) / 2, (1 + level) / 2])
     return Estimate(float(values.sum() / counts.sum()), float(low), float(high))
@@ -91,6 +111,7 @@ def distinct(texts: Sequence[str], n: int) -> float:
     return len(set(grams)) / len(grams) if grams else 0.0
 
 
+@lru_cache(maxsize=2**15)
 def normalized(text: str) -> str:
     """Return the lower-case words of a text without punctuation, to compare responses by."""
     return " ".join("".join(char if char.isalnum() else " " for char in text.lower()).split())

@@ -9,7 +9,16 @@ import pytest
 
 from rlhf.config import CompareStage
 from rlhf.errors import TrainingError
-from rlhf.evaluation.comparison.comparison import across, by_domain, by_task, measure, paraphrases, prefer, score
+from rlhf.evaluation.comparison.comparison import (
+    across,
+    by_domain,
+    by_task,
+    measure,
+    paraphrases,
+    prefer,
+    remembering,
+    score,
+)
 from rlhf.evaluation.judges.votes import by_scores, length_matched
 from rlhf.evaluation.responses.answers import Answers, TextNLL
 from rlhf.evaluation.statistics.metrics import estimate
@@ -58,20 +67,48 @@ def test_scores_are_grouped_by_prompt() -> None:
         return length(prompts, completions)
 
     found = answers("ours", OURS.texts)
-    score(found, "reward", reward, [row["prompt"] for row in ROWS])
+    score([found], "reward", reward, [row["prompt"] for row in ROWS])
     assert found.scores == {"reward": [[5.0, 4.0], [4.0, 5.0], [3.0, 3.0]]}
     assert asked[:3] == [("Capital of Peru?", "Lima."), ("Capital of Peru?", "Lima"), ("Peru's capital?", "lima")]
 
 
+def test_equal_responses_to_a_prompt_are_scored_once_and_tie() -> None:
+    """The reward depends on the place in the batch, as the last bits of a reward model do."""
+    asked: list[tuple[str, str]] = []
+
+    def reward(prompts: Sequence[Any], completions: Sequence[str]) -> list[float]:
+        asked.extend(zip(prompts, completions, strict=True))
+        return [n / 1e6 for n in range(len(completions))]
+
+    sides = answers("ours", [["a", "a"], ["b", "c"]]), answers("theirs", [["a", "d"], ["c", "a"]])
+    score(sides, "reward", reward, ["p", "q"])
+    assert asked == [("p", "a"), ("p", "d"), ("q", "b"), ("q", "c"), ("q", "a")]
+    assert sides[0].scores["reward"] == [[0.0, 0.0], [2e-6, 3e-6]]
+    assert sides[1].scores["reward"] == [[0.0, 1e-6], [3e-6, 4e-6]]
+
+
+def test_equal_responses_are_judged_once() -> None:
+    asked = []
+
+    def counted(prompt: Any, text: str) -> Verdict:
+        asked.append((prompt, text))
+        return judge(prompt, text)
+
+    remembered = remembering(counted)
+    turn = [{"role": "user", "content": "Capital of Peru?"}]
+    found = [remembered(prompt, text) for prompt in (turn, "Capital?", list(turn)) for text in ("Lima", "Lima", "No.")]
+    assert found == [judge("", "Lima"), judge("", "Lima"), judge("", "No.")] * 3
+    assert len(asked) == 4
+
+
 def test_a_score_that_is_not_a_number_is_rejected() -> None:
     with pytest.raises(TrainingError, match="finite"):
-        score(answers("ours", [["a"]]), "gold", lambda prompts, completions: [float("nan")], ["p"])
+        score([answers("ours", [["a"]])], "gold", lambda prompts, completions: [float("nan")], ["p"])
 
 
 def measured(of: Answers, samples: int = 2) -> dict:
     ours, theirs = answers("ours", OURS.texts, kl=OURS.kl), answers("theirs", THEIRS.texts, text_nll=THEIRS.text_nll)
-    for side in (ours, theirs):
-        score(side, "gold", length, [row["prompt"] for row in ROWS])
+    score((ours, theirs), "gold", length, [row["prompt"] for row in ROWS])
     return measure(ours if of is OURS else theirs, ROWS, theirs, stage(samples), 0, judge)
 
 

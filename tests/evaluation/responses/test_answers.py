@@ -11,6 +11,7 @@ from rlhf.config import CompareStage
 from rlhf.data.render import prompt_ids
 from rlhf.data.templates import chat_template
 from rlhf.evaluation.responses.answers import Candidate, TextNLL, answer, by_prompt, divergences, text_nll
+from rlhf.modeling.forward import sequence_logprobs
 from rlhf.modeling.from_scratch import new_tokenizer
 from rlhf.modeling.generation import generate
 from tests.conftest import composed
@@ -130,6 +131,23 @@ def test_divergences_do_not_depend_on_the_batch(tokenizer: Any, batch_size: int)
     expected = [divergences(ours, theirs.model, [p], [r], stage())[0] for p, r in zip(PROMPTS, responses, strict=True)]
     found = divergences(ours, theirs.model, PROMPTS, responses, stage(f"batch_size={batch_size}"))
     assert found == pytest.approx(expected, abs=1e-4)
+
+
+def test_the_divergence_of_equal_responses_is_computed_once(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, theirs = new_candidate(tokenizer, 0), new_candidate(tokenizer, 1)
+    options = {"max_prompt_length": 32, "max_response_length": 5, "temperature": 0.7, "seed": 0, "batch_size": 4}
+    prompts = [prompt for prompt in PROMPTS[:2] for _ in range(2)]
+    one, other = generate(ours.model, tokenizer, PROMPTS[:2], **options)
+    expected = divergences(ours, theirs.model, prompts[1:3], [one, other], stage())
+    seen = []
+    whole = sequence_logprobs
+    monkeypatch.setattr(
+        "rlhf.evaluation.responses.answers.sequence_logprobs",
+        lambda model, before, after, temperature: seen.extend(before) or whole(model, before, after, temperature),
+    )
+    found = divergences(ours, theirs.model, prompts, [one, one, other, other], stage())
+    assert found == [expected[0], expected[0], expected[1], expected[1]]
+    assert len(seen) == 4
 
 
 @torch.no_grad()

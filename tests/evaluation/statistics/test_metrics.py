@@ -16,8 +16,10 @@ from rlhf.evaluation.statistics.metrics import (
     distinct,
     estimate,
     estimate_share,
+    group_means,
     normalized,
     perplexity,
+    resampled,
     win_rate,
     wins,
 )
@@ -27,6 +29,22 @@ SCORES = st.lists(st.lists(st.integers(-3, 3), min_size=1, max_size=4), min_size
 
 def test_an_estimate_weighs_prompts_equally() -> None:
     assert estimate([[1.0, 1.0, 1.0, 1.0], [0.0]], 10, 0).mean == 0.5
+
+
+@pytest.mark.parametrize("size", [1, 3, 8, 64, 1000])
+def test_the_means_of_groups_are_those_of_each_group_to_the_last_bit(size: int) -> None:
+    groups = np.random.default_rng(size).normal(size=(7, size)).tolist()
+    assert group_means(groups).tolist() == [float(np.mean(group)) for group in groups]
+    assert group_means([*groups, [1.0] * (size + 1)]).tolist() == [*(float(np.mean(group)) for group in groups), 1.0]
+
+
+@pytest.mark.parametrize("kept", [10, 10_000])
+def test_all_metrics_draw_the_same_prompts(monkeypatch: pytest.MonkeyPatch, kept: int) -> None:
+    monkeypatch.setattr("rlhf.evaluation.statistics.metrics.KEPT", kept)
+    first, again = resampled(9, 20, 5), resampled(9, 20, 5)
+    assert (again is first) == (kept > 180)
+    assert (again == np.random.default_rng(5).integers(9, size=(20, 9))).all()
+    assert not (resampled(9, 20, 6) == first).all()
 
 
 def test_a_share_weighs_numbers_equally() -> None:

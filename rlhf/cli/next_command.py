@@ -11,7 +11,7 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from rlhf.cli.compose import settings_of
-from rlhf.config import PROGRESSION, JudgeKind, Settings
+from rlhf.config import PROGRESSION, STAGES, JudgeKind, Settings
 from rlhf.data.overview import kinds_at
 from rlhf.errors import RlhfError
 from rlhf.evaluation.sweeps.jobs import records
@@ -42,15 +42,23 @@ def next_command(settings: Settings, overrides: Sequence[str]) -> str:
         if found is None:  # the run has settings that no longer exist
             stage, kept, found = None, of_the_chain(overrides), settings
         settings = found
+    place = Path(settings.checkpoints) / settings.name
     for name, more in candidates(stage, settings, overrides):
+        if not more and not partial(place / name).exists() and not STAGES[name].repeats and finished(place / name):
+            continue  # as `ready` would find, without composing its settings, which takes half a second
         changed = {one.partition("=")[0] for one in more}
         shared = [one for one in kept if one.partition("=")[0] not in changed]
         if (found := ready(name, [*shared, *more])) is not None:
             return found
-    swept = next(records(Path(settings.checkpoints) / settings.name / "dpo"), None) is not None
+    swept = next(records(place / "dpo"), None) is not None
     if not swept and ready("dpo", ["overwrite=true", *kept]) is not None:
         return command("dpo", [SWEEP, *kept], multirun=True)
     return line(one for one in kept if one.startswith(("-", "checkpoints=")))
+
+
+def finished(place: Path) -> bool:
+    """Return whether ``place`` has a run."""
+    return read_manifest(place) is not None
 
 
 def latest(settings: Settings, kept: Sequence[str]) -> Candidate | tuple[None, Sequence[str]]:
@@ -96,8 +104,8 @@ def candidates(stage: str | None, settings: Settings, overrides: Sequence[str]) 
             yield "compare", ["overwrite=true"]
         yield "sample", [setting("stage.policy", str(place / stage))]
     own = settings.model.path is not None and Path(settings.model.path).exists()
-    if not own and read_manifest(place / "publish") is None:  # the origin of a local model is unknown
-        for one in POLICIES:
+    if not own and not finished(place / "publish"):  # the origin of a local model is unknown
+        for one in filter(lambda one: finished(place / one), POLICIES):
             yield "publish", [setting("stage.run", str(place / one))]
 
 
@@ -108,9 +116,9 @@ def following(stage: str | None, chain: Sequence[str], place: Path) -> int:
     """
     if stage in chain:
         return chain.index(stage) + 1
-    if read_manifest(place / "compare") is not None:
+    if finished(place / "compare"):
         return len(chain)
-    return max((n + 1 for n, one in enumerate(chain) if read_manifest(place / one) is not None), default=0)
+    return max((n + 1 for n, one in enumerate(chain) if finished(place / one)), default=0)
 
 
 def compared(place: Path, stage: str) -> bool:
@@ -124,7 +132,7 @@ def labeling(place: Path) -> Iterator[Candidate]:
     """Yield ways to label the responses of stage=sample: by the chain's reward model, else by people."""
     if (read_manifest(place / "sample") or {"metrics": {}})["metrics"].get("responses", 0) < 2:
         return
-    if read_manifest(place / "reward") is not None:
+    if finished(place / "reward"):
         yield "label", ["judge=reward", setting("judge.model", str(place / "reward"))]
     if find_spec("starlette") is not None:
         yield "label", []
@@ -154,10 +162,10 @@ def ready(stage: str, overrides: Sequence[str]) -> str | None:
         if saved(partial(place)) is not None:
             free = resumable(place, content(composed, parents)) and not composed.overwrite
             return command(stage, [*overrides, "resume=true"]) if free else None
-        finished = read_manifest(place)
+        exists = finished(place)
     except RlhfError:
         return None
-    taken = finished is not None and not (composed.overwrite or composed.stage.repeats)
+    taken = exists and not (composed.overwrite or composed.stage.repeats)
     return None if taken else command(stage, overrides)
 
 

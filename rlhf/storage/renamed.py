@@ -5,6 +5,7 @@ A setting is matched by its old dotted name; only the last part of a name change
 
 import re
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 # Old name, as a pattern -> the last part of the new one.
@@ -28,6 +29,7 @@ NAMES = {
 VALUES = {"stage.critic_kind": {"own": "separate", "head": "value_head"}}
 
 
+@cache
 def new_name(key: str) -> str:
     """Return the current dotted name of a setting; the same if it was never renamed."""
     parts = key.split(".")

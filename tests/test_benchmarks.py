@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from benchmarks import data, data_sheets, ppo_memory, ppo_seeds, progression, reward_card, sentiment
+from benchmarks import data, data_sheets, ppo_memory, ppo_seeds, progression, report_page, reward_card, sentiment
 from rlhf.cli import main
 from rlhf.evaluation.reporting import report
 from tests.conftest import FAST, TINY
@@ -56,6 +56,20 @@ def test_the_table_over_seeds_goes_to_its_place(tmp_path: Path, monkeypatch: pyt
     assert lines[0] == "|  | base | sft | dpo | ppo |"
     assert lines[2] == "| gold reward | 0 (0.5) | 1 (0.5) | 2 (0.5) | 3 (0.5) |"
     assert (tmp_path / "results.md").read_text() == "\n".join(["<!-- table over seeds -->", *lines, "<!-- end -->", ""])
+
+
+def test_a_page_is_timed_in_a_browser(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    if report_page.BINARY is None or report_page.DRIVER is None:
+        pytest.skip("there is no chromium with its chromedriver: apt-get install chromium chromium-driver")
+    monkeypatch.setattr(report_page, "RESULT", tmp_path / "report_page.json")
+    monkeypatch.setattr(report, "figures", lambda comparison: [])
+    monkeypatch.setattr("sys.argv", ["report_page", "--prompts", "6", "--samples", "2", "--rounds", "1"])
+    report_page.main()
+    found = json.loads((tmp_path / "report_page.json").read_text())
+    assert (found["responses"], found["rounds"]) == (48, 1)
+    assert {"interactive", "lost", "search"} <= set(found["milliseconds"])
+    assert found["milliseconds"]["interactive"]["median"] > 0
+    assert '"responses": 48' in capsys.readouterr().out
 
 
 def test_checks_by_hand() -> None:

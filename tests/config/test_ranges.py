@@ -52,6 +52,13 @@ def test_every_number_of_ours_has_a_range(kind: type) -> None:
     assert numbers == known
 
 
+@pytest.mark.parametrize("name", REFUSED)
+def test_an_argument_that_another_setting_decides_is_refused_with_the_reason(name: str) -> None:
+    """torch_compile is among them: stage=dpo fails with a compiled model."""
+    with pytest.raises(ConfigError, match=f"stage.trainer.{name} cannot be set, since .{{10,}}: leave it out"):
+        require_trainer({name: True})
+
+
 @pytest.mark.parametrize("kind", CONFIGS.values())
 def test_every_number_of_a_trainer_has_a_range_or_is_decided(kind: type) -> None:
     hints = get_type_hints(kind)

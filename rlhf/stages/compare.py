@@ -37,7 +37,8 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
     harness.check(stage.lm_eval)
     gold: Any = None if data.gold is None else function(data.gold)
     reads = gold is not None and reads_columns(gold)
-    judge: Any = None if data.judge is None else remembering(function(data.judge))
+    own: Any = None if data.judge is None else function(data.judge)
+    judge = None if own is None else remembering(own)
     prompts = load(data, "prompts", "test", settings.seed, columns=reads)
     if reads:
         gold = bound(gold, "data.gold", Rows({"data.prompts (test)": prompts}))

@@ -89,12 +89,11 @@ def answer_all(
     reference = candidate(stage.reference, settings, run)
     vocabulary, asked = tokenizer_record(reference.tokenizer)["vocabulary"], asked_ids(reference, prompts, stage)
     answers: dict[str, Answers] = {}
-    notes: list[str] = []
+    untrained = [name for name, path in stage.models.items() if path is not None and name not in run.parents]
+    notes = [f"Left out, because they do not exist yet: {', '.join(untrained)}."] if untrained else []
     bar = Bar("compare", len(stage.models))
-    for step, (name, path) in enumerate(stage.models.items(), 1):
+    for step, name in enumerate(stage.models, 1):
         if name not in run.parents:
-            if path is not None:
-                notes.append(f"{name} is left out: {path} does not exist.")
             continue
         one = reference if name == stage.reference else candidate(name, settings, run)
         # The KL needs distributions over the same tokens after the same prompt.

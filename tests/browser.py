@@ -2,7 +2,8 @@
 
 import os
 import shutil
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -45,3 +46,16 @@ def chromium(profile: Path) -> Iterator[Any]:
         service.process.wait(10)
         service.stop()
         browser.command_executor.close()
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 120) -> None:
+    """Wait until ``condition`` is true; an element that the page has replaced in between is looked up again."""
+    from selenium.common.exceptions import StaleElementReferenceException
+
+    end = time.monotonic() + seconds  # a busy machine takes many times as long as an idle one
+    while True:
+        with suppress(StaleElementReferenceException):
+            if condition():
+                return
+        assert time.monotonic() < end, "the page does not show it"
+        time.sleep(0.05)

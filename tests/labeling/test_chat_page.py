@@ -1,6 +1,5 @@
 import json
 import threading
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +18,7 @@ from rlhf.errors import LineageError, ModelError
 from rlhf.labeling.chat import Answer, StoppedError
 from rlhf.labeling.chat_page import ChatPage, Preferences, serve
 from rlhf.labeling.pairs import Pair
-from tests.browser import chromium
+from tests.browser import chromium, wait_for
 from tests.conftest import composed
 
 HOSTILE = "<script>document.title = 0</script></style></script><b>bold</b> \u202egnirts " + "x" * 400
@@ -178,13 +177,6 @@ def test_a_row_is_appended_behind_an_unfinished_line_and_undo_spares_other_write
     found.add(pair, 0)
     assert found.undo()
     assert path.read_text().splitlines()[-1] == "another"
-
-
-def wait_for(condition: Callable[[], object], seconds: float = 30) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.05)
 
 
 def test_in_a_real_browser_at_both_widths(tmp_path: Path, echo: Echo) -> None:

@@ -1,7 +1,6 @@
 import asyncio
 import re
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,7 +8,7 @@ import pytest
 
 from rlhf.labeling.answers import Answers
 from rlhf.labeling.pairs import Pair
-from tests.browser import chromium
+from tests.browser import chromium, wait_for
 
 pytest.importorskip("uvicorn", reason="the page's server is an extra: pip install 'rlhf[label]'")
 
@@ -109,13 +108,6 @@ def test_the_session_ends_only_if_no_pair_is_open(client: TestClient) -> None:
     assert not client.ended  # the last answer can still be taken back
     assert client.post("/finish").json()["finished"]
     assert client.ended == [True]
-
-
-def wait_for(condition, seconds: float = 20) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.05)
 
 
 def test_in_a_real_browser_by_keyboard(tmp_path: Path) -> None:

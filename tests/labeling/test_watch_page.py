@@ -1,7 +1,5 @@
 import shutil
 import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,7 +10,7 @@ from starlette.testclient import TestClient
 
 from rlhf.evaluation.reporting import live
 from rlhf.labeling.watch_page import WatchPage, serve
-from tests.browser import chromium
+from tests.browser import chromium, wait_for
 from tests.evaluation.reporting.test_live import HOSTILE, training, write_run
 
 
@@ -26,14 +24,6 @@ def test_the_state_needs_the_token_and_lists_the_runs(tmp_path: Path) -> None:
     assert (state["every"], [run["path"] for run in state["runs"]]) == (2.0, ["almanac/ppo"])
     assert 'id="data">null</script>' in page.text
     assert "{{" not in page.text
-
-
-def wait_for(condition: Callable[[], object]) -> None:
-    for _ in range(200):
-        if condition():
-            return
-        time.sleep(0.1)
-    raise AssertionError("the page does not show it")
 
 
 def test_the_page_follows_runs_as_a_file_and_from_a_server(tmp_path: Path) -> None:
@@ -65,13 +55,16 @@ def test_the_page_follows_runs_as_a_file_and_from_a_server(tmp_path: Path) -> No
                 )
                 browser.get(address)
                 wait_for(lambda: "update 12: </script>" in browser.find_element("id", "main").text)
-                text = browser.find_element("id", "main").text
-                assert "step 30 of 50" in text
-                assert "almanac/dpo" in text
-                assert "2 runs of stage=dpo" in text
+                for text in ("step 30 of 50", "almanac/dpo", "2 runs of stage=dpo"):
+                    wait_for(lambda text=text: text in browser.find_element("id", "main").text)
                 assert browser.execute_script("return document.documentElement.scrollWidth") <= width
-        [samples] = [one for one in browser.find_elements("css selector", "summary") if "samples" in one.text]
-        samples.click()
+
+        def open_samples() -> bool:
+            [samples] = [one for one in browser.find_elements("css selector", "summary") if "samples" in one.text]
+            samples.click()
+            return True
+
+        wait_for(open_samples)
         wait_for(lambda: "<i>c</i>" in browser.find_element("id", "main").text)
         shutil.move(work, work.with_name("ppo"))
         (work.with_name("ppo") / "run.json").write_text(

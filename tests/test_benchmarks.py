@@ -8,7 +8,17 @@ from types import SimpleNamespace
 
 import pytest
 
-from benchmarks import data, data_sheets, ppo_memory, ppo_seeds, progression, report_page, reward_card, sentiment
+from benchmarks import (
+    data,
+    data_sheets,
+    ppo_memory,
+    ppo_seeds,
+    progression,
+    report_page,
+    reward_card,
+    reward_robust,
+    sentiment,
+)
 from rlhf.cli import main
 from rlhf.evaluation.reporting import report
 from tests.conftest import FAST, TINY
@@ -269,6 +279,53 @@ def test_the_ladder_on_sentiment_runs_is_measured_and_drawn(
         assert len(one["curves"]["ppo"]) == 2
     assert "| best of 2 | 0.19 |" in capsys.readouterr().out
     assert (tmp_path / "f.svg").read_text().startswith("<svg")
+
+
+def test_robust_reward_models_are_trained_and_measured(
+    chain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """On the tiny chain, all stages in this process."""
+    monkeypatch.chdir(tmp_path)
+    home = tmp_path / reward_robust.FOLDER / "seed-3"
+    home.mkdir(parents=True)
+    for name in ("base", "sft"):
+        (home / name).symlink_to(chain / "almanac" / name)
+    short = ["stage.max_prompt_length=128"]
+    small = {"stage=reward": FAST["reward"], "stage=ppo": [*FAST["ppo"], *short], "stage=compare": short}
+
+    def run(command: list[str], check: bool) -> None:
+        monkeypatch.setattr("sys.argv", ["rlhf", *command[3:], *small[command[3]], *TINY, "hardware=cpu"])
+        main.main()
+
+    monkeypatch.setattr(reward_robust, "subprocess", SimpleNamespace(run=run))
+    monkeypatch.setattr(reward_robust, "RESULT", tmp_path / "robust.json")
+    monkeypatch.setattr(reward_robust, "SIZE", ["stage.prompts=3", "stage.samples=2", "stage.bootstrap=20"])
+    monkeypatch.setattr(reward_robust, "LONG", ["stage.updates=1"])
+    monkeypatch.setattr("sys.argv", ["x", "--seeds", "3", "--long", "--variants", "default", "sampled negatives"])
+    reward_robust.main()
+    rows = json.loads((tmp_path / "robust.json").read_text())["rows"]
+    assert [row["variant"] for row in rows] == ["default", "sampled negatives"]
+    for row in rows:
+        assert set(row["scores"]) == set(row["gold"]) == {"base", "sft", "ppo", "long"}
+        assert -1 <= row["correlation"] <= 1
+    assert rows[0]["scores"]["sft"] != rows[1]["scores"]["sft"]
+    assert rows[0]["gold"]["sft"] == rows[1]["gold"]["sft"]
+    assert "| sampled negatives | 3 |" in capsys.readouterr().out
+
+
+def test_robust_reward_models_by_hand() -> None:
+    def row(seed: int, variant: str, base: float, ppo: float) -> dict:
+        scores = {"base": base, "sft": 0.5, "ppo": 1.0}
+        return {"seed": seed, "variant": variant, "accuracy": 0.5, "scores": scores, "gold": {"ppo": ppo},
+                "correlation": 0.25}  # fmt: skip
+
+    rows = [row(seed, "default", seed, 1.0 + seed) for seed in (0, 1)]
+    rows += [row(seed, "all options", -1.0, 2.0 + seed) for seed in (0, 1)]
+    default, every = (line.split(" | ") for line in reward_robust.table(rows)[2:])
+    assert default[5:7] == ["1 of 2", "0.25"]
+    assert every[5] == "2 of 2"
+    assert every[-1].startswith("1.0")  # paired: the differences are equal
+    assert reward_robust.table_long(rows) == []
 
 
 def memory_rows(share_base_model: int) -> list[dict]:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from benchmarks import plan_memory, progression, reward_card, table
+from benchmarks import plan_memory, progression, reward_card, reward_robust, table
 from rlhf.cli import main
 from rlhf.cli.overrides import named_by_path
 from rlhf.config import STAGES
@@ -145,6 +145,8 @@ def test_the_tables_are_the_measured_ones() -> None:
     ladder = json.loads((ROOT / "benchmarks" / "ladder.json").read_text())
     for title, lines in {"ladder": ladder["published"], "advantages": ladder["published_rl"]}.items():
         assert "\n".join(["<!-- ladder -->", *lines, "<!-- end -->"]) in TEXTS[title]
+    robust = json.loads(reward_robust.RESULT.read_text())["rows"]
+    assert "\n".join(reward_robust.table(robust)) in TEXTS["reward"]
     assert "\n".join(reward_card.table(json.loads(reward_card.RESULT.read_text())["sets"])) in TEXTS["reward"]
     assert "\n".join(table.lines(table.HERE)) in TEXTS["results"]
     assert "\n".join(plan_memory.table(plan_memory.stored("rows"))) in TEXTS["planning"]

@@ -186,15 +186,16 @@ def middle(answers: Answers, judge: str, i: int) -> int:
 def typical(comparison: Comparison) -> tuple[int, dict[str, int]]:
     """Return a prompt on which the stages differ as they do on average, and each stage's `middle` sample to it.
 
-    Among the prompts with the most different responses, it is the one whose scores are closest to the stages' means
-    over all prompts: the least Σ (score - mean)² over the stages. Without scores it is the first of them.
+    Among the prompts with the most different responses, not counting empty ones, it is the one whose scores are
+    closest to the stages' means over all prompts: the least Σ (score - mean)² over the stages. Without scores it is the
+    first of them.
     """
     judge, answers = main_judge(comparison), comparison.answers
     means = {name: float(np.mean(of.scores[judge])) for name, of in answers.items() if judge in of.scores}
 
     def order(i: int) -> tuple[int, float, int]:
         chosen = {name: middle(of, judge, i) for name, of in answers.items()}
-        different = {normalized(answers[name].texts[i][j]) for name, j in chosen.items()}
+        different = {normalized(answers[name].texts[i][j]) for name, j in chosen.items()} - {""}
         distance = sum((answers[name].scores[judge][i][chosen[name]] - mean) ** 2 for name, mean in means.items())
         return -len(different), distance, i
 

@@ -103,3 +103,5 @@ def test_the_typical_prompt_has_different_responses_with_average_scores() -> Non
     assert story.typical(made) == (1, {"sft": 0, "ppo": 0})
     made.answers["ppo"].texts[1] = made.answers["sft"].texts[1]  # does not show a difference
     assert story.typical(made)[0] == 3
+    made.answers["sft"].texts[3] = [""]  # shows nothing
+    assert story.typical(made)[0] == 0

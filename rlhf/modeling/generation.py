@@ -122,8 +122,9 @@ def response_text(tokenizer: Any, prompt: Prompt, ids: Sequence[int]) -> str:
     if not isinstance(prompt, str) or templates.strings_are_turns(tokenizer):
         return tokenizer.decode(kept, skip_special_tokens=True).strip()
     text = tokenizer.decode(kept, skip_special_tokens=True)
-    visible = [token for token in kept if token not in tokenizer.all_special_ids]
-    if not visible or not tokenizer.convert_ids_to_tokens(visible[0]).startswith("▁"):
+    special = set(tokenizer.all_special_ids)  # computed anew at each call
+    first = next((token for token in kept if token not in special), None)
+    if first is None or not tokenizer.convert_ids_to_tokens(first).startswith("▁"):
         return text
     before = tokenizer("a", add_special_tokens=False)["input_ids"]  # Llama 2's decoder drops a blank at the beginning
     whole = tokenizer.decode([*before, *kept], skip_special_tokens=True)

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
+from torch.nn.functional import pad
 
 from rlhf.config import KTOStage
 from rlhf.data import cache
@@ -101,6 +103,29 @@ class Collator:
                 for begin, end in zip(heard[::2], heard[1::2], strict=True):
                     batch[f"{prefix}completion_mask"][row, start + begin : start + end] = 0
         return batch
+
+
+def log_probs_of_both(
+    trainer: Any, compute: Callable[..., tuple[Tensor, Tensor | None]], model: Any, inputs: dict[str, Any]
+) -> tuple[Tensor, Tensor | None]:
+    """Return the reference's log-probabilities (B,) of the responses and of the mismatched ones, from one pass.
+
+    ``compute`` is TRL's KTOTrainer.compute_ref_log_probs, which makes two. In one, a model that shares prefixes encodes
+    each prompt once for both responses.
+    """
+    if not trainer.calculate_KL:
+        return compute(model, inputs)
+    names = ("input_ids", "attention_mask", "completion_mask")
+    width = max(inputs[f"{prefix}input_ids"].shape[1] for prefix in ("", OTHER))
+    parts = {name: [inputs[f"{prefix}{name}"] for prefix in ("", OTHER)] for name in names}
+    both = {name: torch.cat([pad(part, (0, width - part.shape[1])) for part in of]) for name, of in parts.items()}
+    trainer.calculate_KL = False
+    try:
+        found, _ = compute(model, both)
+    finally:
+        trainer.calculate_KL = True
+    own, other = found.chunk(2)
+    return own, other
 
 
 def counted(rows: "Dataset") -> tuple[int, int]:

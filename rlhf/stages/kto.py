@@ -73,6 +73,10 @@ class ReadyKTOTrainer(KTOTrainer):
         weights = self._precompute_model_hash
         return reference.with_log_probs(dataset, self.reference_kept, name, batch_size, weights, compute, columns)
 
+    def compute_ref_log_probs(self, model: Any, inputs: dict[str, Any]) -> tuple[Tensor, Tensor | None]:
+        compute = super().compute_ref_log_probs
+        return kto.log_probs_of_both(self, compute, model, inputs) if self.shared else compute(model, inputs)
+
     def _compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool) -> Any:
         made: list[Any] = []
 

@@ -14,7 +14,7 @@ from rlhf.config import JudgeKind, PublishStage, ScoredStage, Settings, Stage, T
 from rlhf.console import console
 from rlhf.data.reading import announced
 from rlhf.errors import ConfigError, RlhfError, RunError
-from rlhf.hardware import launch, ranks
+from rlhf.hardware import collector, launch, ranks
 from rlhf.publishing import lineage
 from rlhf.runs import headlines
 from rlhf.runs.directory import partial, saved
@@ -58,7 +58,9 @@ def _execute(settings: Settings, directory: Path, overrides: Sequence[str], orig
     if not settings.stage.recorded:
         if ranks.started():
             raise ConfigError(f"stage={name} runs in one process: start it without torchrun")
-        importlib.import_module(f"rlhf.stages.{name}").run(settings, overrides)
+        with collector.paused():
+            stage = importlib.import_module(f"rlhf.stages.{name}")
+        stage.run(settings, overrides)
         return {}
     _check_tracker(settings)
     origin = origin or Origin.of(settings, overrides)
@@ -111,10 +113,12 @@ def _together(settings: Settings, directory: Path, overrides: Sequence[str], ori
 
 def _perform(settings: Settings, directory: Path, overrides: Sequence[str], origin: Origin) -> dict[str, float]:
     """Run a stage in this process, which may be one of several."""
-    from rlhf.modeling import loading  # imports torch
-
     name = settings.stage.name
     with ranks.one_speaks():
+        with collector.paused():
+            from rlhf.modeling import loading  # imports torch
+
+            stage = importlib.import_module(f"rlhf.stages.{name}")
         run = Run.start(directory, settings, overrides, origin)
         with recorded(run), _disk_space(directory):
             _prepare(settings, run)
@@ -127,7 +131,7 @@ def _perform(settings: Settings, directory: Path, overrides: Sequence[str], orig
                 from rlhf.evaluation.reporting import live  # imports matplotlib
 
                 run.track(live.Written(directory))
-            metrics = importlib.import_module(f"rlhf.stages.{name}").run(settings, run)
+            metrics = stage.run(settings, run)
             if isinstance(settings.stage, TrainedStage) and settings.curves and ranks.is_main():
                 from rlhf.evaluation.reporting import curves  # imports matplotlib
 

@@ -2,11 +2,13 @@
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
+from hydra._internal.hydra import Hydra
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
@@ -16,9 +18,7 @@ from rlhf.config import STAGES, Settings
 from rlhf.config import objective as objectives
 from rlhf.config.rules import closest
 from rlhf.errors import ConfigError
-from rlhf.runs.branches import manifest_of
 from rlhf.storage import secrets
-from rlhf.storage.digests import text_digest
 from rlhf.storage.paths import bundled
 from rlhf.storage.renamed import old_name
 
@@ -51,6 +51,25 @@ def resolvers() -> None:
     OmegaConf.register_new_resolver("given", lambda key, value, usual: usual if key is None else value, replace=True)
 
 
+@contextmanager
+def composed_once(options: Sequence[str], overrides: Sequence[str]) -> Generator[None]:
+    """Let Hydra not compose all settings only to read ``hydra.mode``, unless the command or its files may set it.
+
+    The files of conf/ leave it null, which ``get_mode`` returns as None; then -m decides.
+    """
+    files = ("--config-dir", "-cd", "--config-path", "-cp", "--config-name", "-cn")
+    if any(word.partition("=")[0] in files for word in options) or any("hydra" in item for item in overrides):
+        yield
+        return
+    library: Any = Hydra
+    get_mode = library.get_mode
+    library.get_mode = lambda *_, **__: None
+    try:
+        yield
+    finally:
+        library.get_mode = get_mode
+
+
 def by(key: Any, usual: Any, others: Mapping[str, Any]) -> Any:
     """Return ``others[key]`` if it exists, else ``usual``; an enum is looked up by its name.
 
@@ -67,6 +86,8 @@ def unless(*others: Any) -> Any:
 
 def of_branch(branch: str | None, role: str, usual: str) -> str:
     """Return the path of a parent of the run in ``branch``, a run@update; ``usual`` without one."""
+    from rlhf.runs.branches import manifest_of
+
     manifest = None if branch is None else manifest_of(Path(branch.rpartition("@")[0]))
     return (manifest or {"parents": {}})["parents"].get(role, {}).get("path", usual)
 
@@ -87,6 +108,8 @@ def _short(name: str) -> str:
 
 
 def _digest(value: str) -> str:
+    from rlhf.storage.digests import text_digest
+
     return str(text_digest(value))[:8]
 
 

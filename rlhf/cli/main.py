@@ -11,9 +11,9 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -23,21 +23,19 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 import rlhf
-from rlhf.cli import sweep
-from rlhf.cli.compose import SWEPT, old_member, register, settings_of, swept_keys
+from rlhf.cli.compose import SWEPT, composed_once, old_member, register, settings_of, swept_keys
 from rlhf.cli.messages import explain
 from rlhf.cli.overrides import arguments_of, split
 from rlhf.config import CHAINS, Settings
-from rlhf.console import console, without_controls
 from rlhf.errors import ConfigError, RlhfError, RunError
-from rlhf.evaluation.sweeps.jobs import record_path
-from rlhf.hardware import launch, ranks
+from rlhf.hardware import ranks
 from rlhf.hub import telemetry
 from rlhf.runs.commands import line
-from rlhf.runs.directory import partial
-from rlhf.runs.identity import Origin
 from rlhf.storage import secrets
 from rlhf.storage.paths import bundled
+
+if TYPE_CHECKING:
+    from rlhf.runs.identity import Origin
 
 TRACEBACK = "RLHF_TRACEBACK"  # set if the user asks for tracebacks with HYDRA_FULL_ERROR=1
 
@@ -51,6 +49,9 @@ def directory_of(settings: Settings) -> Path:
 
 def job_directory() -> Path:
     """Return the directory that Hydra made for this job, or the one that an earlier version made for the same job."""
+    from rlhf.evaluation.sweeps.jobs import record_path
+    from rlhf.runs.directory import partial
+
     hydra_config = HydraConfig.get()
     made = Path(os.path.relpath(hydra_config.runtime.output_dir))
     before = made.with_name(old_member(list(hydra_config.overrides.task)) or made.name)
@@ -68,6 +69,8 @@ def _run(composed: DictConfig) -> float | list[float] | None:
     warnings.filterwarnings("ignore", f"{names} is deprecated", FutureWarning)
     try:
         if HydraConfig.get().mode is RunMode.MULTIRUN:
+            from rlhf.cli import sweep
+
             return sweep.run_job(composed, job_directory(), _execute)
         return _execute(settings_of(composed)).get("objective")
     except (RlhfError, OmegaConfBaseException) as error:
@@ -78,7 +81,7 @@ def _run(composed: DictConfig) -> float | list[float] | None:
         sys.exit(1)
 
 
-def _execute(settings: Settings, origin: Origin | None = None) -> dict[str, float]:
+def _execute(settings: Settings, origin: "Origin | None" = None) -> dict[str, float]:
     telemetry.on() if settings.telemetry else telemetry.off()
     overrides = [*searched_places(), *HydraConfig.get().overrides.task]
     directory = directory_of(settings)
@@ -105,6 +108,7 @@ def _execute(settings: Settings, origin: Origin | None = None) -> dict[str, floa
 
 def _print_next(settings: Settings, overrides: Sequence[str]) -> None:
     from rlhf.cli.next_command import next_command
+    from rlhf.console import console
 
     console.print(f"Next: {next_command(settings, overrides)}", markup=False, highlight=False, soft_wrap=True)
 
@@ -117,6 +121,9 @@ def searched_places() -> list[str]:
 
 
 def _report(error: BaseException) -> None:
+    from rlhf.console import without_controls
+    from rlhf.hardware import launch
+
     if ranks.is_main():
         print(without_controls(f"rlhf: {explain(error)}"), file=sys.stderr)
         return
@@ -154,7 +161,7 @@ def _command(given: list[str]) -> None:
             options, overrides = _read(arguments_of, given)
             sys.argv[1:] = [*overrides, *options]
             os.environ[SWEPT] = ",".join(swept_keys(overrides))
-            with sweep.watched() as failed:
+            with composed_once(options, overrides), _watched(options) as failed:
                 _run()
             if failed:  # a search continues after failed trials and would exit with 0
                 sys.exit(1)
@@ -182,6 +189,15 @@ def _command(given: list[str]) -> None:
     except BrokenPipeError:  # the reader of the output, such as head, has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+
+
+def _watched(options: Sequence[str]) -> AbstractContextManager[list[Path]]:
+    """Return the context that writes a leaderboard; shell completion runs no job and waits for no import."""
+    if {"-sc", "--shell-completion"} & set(options):
+        return nullcontext([])
+    from rlhf.cli import sweep
+
+    return sweep.watched()
 
 
 def _read(reader: Callable[[list[str]], Any], given: list[str]) -> Any:

@@ -110,6 +110,22 @@ def test_a_mistake_is_one_sentence_before_torch_is_imported(answers: list[list],
     assert left == []
 
 
+@pytest.mark.parametrize("words", [["--help"], ["-sc", "query=bash"]])
+def test_help_and_completion_import_nothing_that_only_a_run_needs(tmp_path: Path, words: list[str]) -> None:
+    code = (
+        "import sys; from rlhf.cli.main import main\ntry: main()\n"
+        "finally: print(*sys.modules, sep=chr(10), file=sys.stderr)"
+    )
+    line = {"COMP_LINE": "rlhf stage=", "COMP_POINT": "11"}
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words], cwd=tmp_path, capture_output=True, text=True, env=os.environ | line
+    )
+    assert "dpo" in done.stdout
+    imported = {name for name in done.stderr.split() if name.startswith("rlhf.")}
+    assert "rlhf.cli.compose" in imported
+    assert not imported & {"rlhf.cli.sweep", "rlhf.runs.directory", "rlhf.storage.digests", "rlhf.console"}
+
+
 def test_the_version_is_ours(tmp_path: Path) -> None:
     result = command("--version", cwd=tmp_path)
     assert (result.stdout, result.returncode) == (f"rlhf {rlhf.__version__}\n", 0)

@@ -3,10 +3,18 @@
 import sys
 from pathlib import Path
 
+import rlhf.stages
 from rlhf.cli import main
-from rlhf.training import loop
 
 if __name__ == "__main__":
-    place = Path(sys.argv.pop(1))
-    loop.Reporter.on_step_begin = lambda *_, **__: place.write_text("a step begins")
+    place, prepare = Path(sys.argv.pop(1)), rlhf.stages._prepare
+
+    def prepared(*given):
+        """Prepare a stage and attach to its reporter, which imports torch: the command composes its settings before."""
+        prepare(*given)
+        from rlhf.training import loop
+
+        loop.Reporter.on_step_begin = lambda *_, **__: place.write_text("a step begins")
+
+    rlhf.stages._prepare = prepared
     main.main()

@@ -40,6 +40,7 @@ def saved(work: Path) -> str | None:
     """Return the name of the newest file or folder in ``work`` that ``resume=true`` continues from, or None.
 
     An incomplete checkpoint has no digests and does not count. A run that was killed before it was moved is complete.
+    A run inside ``work`` (rlhf.stages.inner) counts before ``work`` has noted its end, too.
 
     Raises:
         RunError: its run.json cannot be read.
@@ -49,8 +50,21 @@ def saved(work: Path) -> str | None:
     scratch = work / SCRATCH
     found = [path.parent for path in scratch.rglob(DIGESTS) if not path.parent.name.startswith(".")]
     found += [path for path in (*scratch.glob("*.json"), scratch / ANSWERS) if path.is_file()]
-    names = [path.relative_to(scratch).as_posix().removesuffix(".json") for path in found]
+    names = [path.relative_to(scratch).as_posix().removesuffix(".json") for path in found] or _inside(work)
     return max(names, key=lambda name: [int(digits) for digits in re.findall(r"\d+", name)], default=None)
+
+
+def _inside(work: Path) -> list[str]:
+    """Return the names of the runs inside ``work`` that are finished or can be continued."""
+    names = []
+    for place in (path.parent for path in work.rglob(MANIFEST)):
+        name = place.relative_to(work)
+        unfinished = name.name.startswith(".") and name.name.endswith(".partial")
+        other = name.parts[:1] in ((), (SCRATCH,), (BUNDLES,)) or name.name.startswith(MEMBER)
+        if not other and (not unfinished or saved(place) is not None):
+            title = name.name[1:].removesuffix(".partial") if unfinished else name.name
+            names.append(name.with_name(title).as_posix())
+    return names
 
 
 def claim(work: Path, directory: Path) -> IO:

@@ -186,3 +186,23 @@ def test_the_newest_thing_that_a_run_is_resumed_from(tmp_path: Path, files: tupl
         (tmp_path / "resume" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "resume" / name).touch()
     assert saved(tmp_path) == newest
+
+
+@pytest.mark.parametrize(
+    ("name", "status", "found"),
+    [
+        ("sample", "finished", "sample"),
+        (".sample.partial", "finished", "sample"),
+        (".sample.partial", "running", None),
+        ("round_2/sample", "finished", "round_2/sample"),
+        ("member-1", "finished", None),  # which notes its end itself
+        ("bundles/rlhf--sft", "finished", None),
+    ],
+)
+def test_a_run_inside_an_interrupted_run_is_continued(
+    tmp_path: Path, name: str, status: str, found: str | None
+) -> None:
+    for place, written in ((tmp_path, "running"), (tmp_path / name, status)):
+        place.mkdir(parents=True, exist_ok=True)
+        (place / "run.json").write_text(json.dumps(manifest("raft", status=written)))
+    assert saved(tmp_path) == found

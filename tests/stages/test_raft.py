@@ -1,11 +1,15 @@
 import json
+import multiprocessing
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from rlhf.config import Settings
-from rlhf.errors import ConfigError
+from rlhf.errors import ConfigError, RunError
+from rlhf.runs.directory import partial
 from rlhf.runs.run import Run
 from rlhf.stages import execute
 from tests.conftest import composed
@@ -64,6 +68,35 @@ def test_killed_in_the_control_it_keeps_the_policy(
     assert len(begun) == 3
     whole, cut = (Run.open(tmp_path / name).manifest for name in ("whole", "cut"))
     assert (whole["weights"], whole["metrics"]) == (cut["weights"], cut["metrics"])
+
+
+def killed_before(function: str, settings: Settings, place: Path) -> None:
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(function, lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+        execute(settings, place)
+
+
+@pytest.mark.parametrize("function", ["rlhf.runs.interrupted.move", "rlhf.stages.write_json"])
+def test_killed_at_the_end_of_the_sample_it_is_not_drawn_again(
+    beside_chain: Callable[..., Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, function: str
+) -> None:
+    """SIGKILL before the sample is moved to its place, and before its end is noted."""
+    given = ("eval_set.prompts=0", "stage.control=false")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["rlhf.stages.raft", "rlhf.stages.sample"])
+    place = tmp_path / "almanac" / "raft"
+    process = context.Process(target=killed_before, args=(function, beside_chain("raft", *given), place))
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    work = partial(place)
+    [drawn] = [json.loads(path.read_text()) for path in work.glob("*sample*/run.json")]
+    assert drawn["status"] == "finished"
+    with pytest.raises(RunError, match="an interrupted run with sample is here: resume=true continues it"):
+        execute(beside_chain("raft", *given), place)
+    monkeypatch.setattr("rlhf.stages.sample.run", lambda *_: pytest.fail("the responses are drawn again"))
+    execute(beside_chain("raft", *given, "resume=true"), place)
+    assert Run.open(place / "sample").manifest["metrics"] == drawn["metrics"]
 
 
 def test_a_reward_is_needed() -> None:

@@ -16,11 +16,22 @@ from rlhf.modeling.foreign import positions
 from rlhf.rewards import shared
 from rlhf.rewards.distance import Distance
 
+AT_ONCE = 64  # rows that are rendered and tokenized together
 Part = tuple[Sequence[int], list[float], torch.Tensor | None]  # places of rows, their scores, their hidden states
 
 
 def encode(tokenizer: Any, prompt: Prompt, completion: str, max_length: int | None) -> list[int]:
     """Return prompt and completion as token ids, rendered like the training pairs of stage=reward.
+
+    See `encode_rows`.
+    """
+    return encode_rows(tokenizer, [prompt], [completion], max_length)[0]
+
+
+def encode_rows(
+    tokenizer: Any, prompts: Sequence[Prompt], completions: Sequence[str], max_length: int | None
+) -> list[list[int]]:
+    """Return the token ids of prompts, all strings or all conversations, and their completions.
 
     Uses the tokenizer's chat template, or joins the texts and appends the end-of-sequence token; an encoder's tokenizer
     adds its special tokens ([CLS] ... [SEP]). Only the last ``max_length`` tokens are kept; None keeps all.
@@ -28,12 +39,15 @@ def encode(tokenizer: Any, prompt: Prompt, completion: str, max_length: int | No
     Raises:
         ModelError: the prompt is a conversation and the tokenizer has no chat template.
     """
-    whole = completion if isinstance(prompt, str) else [{"role": "assistant", "content": completion}]
-    [ids] = render.encode(tokenizer, [prompt], [whole])
-    if max_length is None or len(ids) <= max_length:
-        return ids
-    first = ids[:1] if render.is_framed(tokenizer) else []
-    return first + ids[len(ids) - max_length + len(first) :]
+    wholes = [
+        text if isinstance(prompt, str) else [{"role": "assistant", "content": text}]
+        for prompt, text in zip(prompts, completions, strict=True)
+    ]
+    rows = render.encode(tokenizer, prompts, wholes)
+    if max_length is None:
+        return rows
+    kept = int(render.is_framed(tokenizer))  # tokens at the beginning
+    return [ids if len(ids) <= max_length else ids[:kept] + ids[len(ids) - max_length + kept :] for ids in rows]
 
 
 class RewardModel:
@@ -81,6 +95,16 @@ class RewardModel:
         """Return the token ids that are scored."""
         return encode(self.tokenizer, prompt, completion, self.max_length)
 
+    def encoded(self, prompts: Sequence[Prompt], completions: Sequence[str]) -> list[list[int]]:
+        """Return the token ids of all rows; strings and conversations may be mixed."""
+        size = AT_ONCE if len({isinstance(prompt, str) for prompt in prompts}) == 1 else 1
+        parts = [slice(at, at + size) for at in range(0, len(prompts), size)]
+        return [
+            ids
+            for part in parts
+            for ids in encode_rows(self.tokenizer, prompts[part], completions[part], self.max_length)
+        ]
+
     def __call__(self, prompts: Sequence[Prompt], completions: Sequence[str]) -> list[float]:
         return self.detailed(prompts, completions)[0]
 
@@ -88,7 +112,7 @@ class RewardModel:
         self, prompts: Sequence[Prompt], completions: Sequence[str]
     ) -> tuple[list[float], dict[str, list[float]]]:
         """Return the scores, and with a ``distance`` further numbers per response: it, and whether it is far."""
-        rows = [self.encode(*row) for row in zip(prompts, completions, strict=True)]
+        rows = self.encoded(prompts, completions)
         if self.distance is None:
             return self.score(rows), {}
         scores, hidden = self.read(rows)
@@ -140,14 +164,18 @@ class RewardModel:
             console.print(message, highlight=False, markup=False, soft_wrap=True)
             self.shared_prefix = False
             return None
-        batches = shared.batches(ids, READ_AT_ONCE, self.batch_size)
+        batches = shared.batches(ids, READ_AT_ONCE, self.batch_size, self._enough())
         return (
             ([order[i] for i in places], *shared.scores(self.model, [ids[i] for i in places])) for places in batches
         )
 
+    def _enough(self) -> int:
+        """Return the tokens of a forward pass; a prompt of several responses may need more."""
+        return shared.CACHED if self.model.device.type == "cpu" else READ_AT_ONCE
+
     def _padded(self, rows: Sequence[Sequence[int]]) -> Iterator[Part]:
         order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
-        parts = groups([len(rows[i]) for i in order], READ_AT_ONCE)
+        parts = groups([len(rows[i]) for i in order], self._enough())
         size = self.batch_size
         for places in (part[at : at + size] for part in parts for at in range(0, len(part), size)):
             chosen = [order[i] for i in places]

@@ -97,6 +97,8 @@ def test_batches_end_between_prompts() -> None:
     found = list(shared.batches(rows, 70, 64))
     assert found == [range(6), range(6, 12)]
     assert next(shared.batches(rows, 1000, 4)) == range(3)
+    assert list(shared.batches(rows, 70, 64, enough=20)) == [range(n, n + 3) for n in (0, 3, 6, 9)]
+    assert list(shared.batches(rows, 70, 64, enough=30)) == found
     assert [len(part) for part in shared.batches(rows[:3], 10, 64)] == [1, 1, 1]
     assert [i for part in shared.batches(rows, 33, 64) for i in part] == list(range(12))
     assert list(shared.batches([], 10, 10)) == []

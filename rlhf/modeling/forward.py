@@ -1,8 +1,8 @@
 """Forward passes over prompts and responses that compute only the outputs that PPO reads.
 
 A row is a prompt and its response without a gap. Padding is on the right, invisible to causal attention, so mask and
-positions are not needed. Logits, values and the last feed-forward layer are computed only at the positions before
-response tokens.
+positions are not needed. Logits, values, and the parts of the last layer that treat each token separately are computed
+only at the positions before response tokens.
 """
 
 from collections.abc import Generator, Mapping, Sequence
@@ -92,8 +92,9 @@ def without_adapter(policy: Any, reference: Any | None) -> AbstractContextManage
 def only_at(backbone: nn.Module, head: nn.Module | None, index: Tensor) -> Generator[list[Tensor]]:
     """Restrict ``head`` to the hidden states at ``index`` (N,) of (B · L); yield the list of its inputs, (1, N, h).
 
-    The feed-forward part of the backbone's last layer is restricted, too, since its other outputs are not used; it is
-    the larger part of a layer. Equal indices, which prompts of several responses have, are computed once there.
+    The queries, the output projection and the feed-forward part of the backbone's last layer are restricted, too, since
+    their other outputs are not used, and are zero elsewhere; keys and values are the small rest of a layer. Equal
+    indices, which prompts of several responses have, are computed once there.
     """
     once = index.unique()
 
@@ -114,14 +115,14 @@ def only_at(backbone: nn.Module, head: nn.Module | None, index: Tensor) -> Gener
         return (arguments[0].flatten(0, -2)[once][None],)
 
     def widen(module: nn.Module, arguments: tuple[Tensor], output: Tensor) -> Tensor:
-        shape = shapes.pop()
-        return output.new_zeros(shape.numel() // shape[-1], shape[-1]).index_copy(0, once, output[0]).view(shape)
+        shape, width = shapes.pop(), output.shape[-1]
+        whole = output.new_zeros(shape.numel() // shape[-1], width).index_copy(0, once, output[0])
+        return whole.view(*shape[:-1], width)
 
     handles = [] if head is None else [head.register_forward_pre_hook(note)]
     layers: Any = getattr(backbone, "layers", ())
-    last = getattr(layers[-1], "mlp", None) if len(layers) else None
-    if last is not None and elementwise(last):
-        handles += [last.register_forward_pre_hook(narrow), last.register_forward_hook(widen)]
+    for part in elementwise(layers[-1]) if len(layers) else ():
+        handles += [part.register_forward_pre_hook(narrow), part.register_forward_hook(widen)]
     try:
         yield read
     finally:
@@ -129,9 +130,17 @@ def only_at(backbone: nn.Module, head: nn.Module | None, index: Tensor) -> Gener
             handle.remove()
 
 
-def elementwise(block: nn.Module) -> bool:
-    """Return whether ``block`` is only a gated feed-forward layer, which treats each token separately."""
-    return {"gate_proj", "up_proj", "down_proj"} <= {name for name, _ in block.named_children()} <= GATED
+def elementwise(layer: nn.Module) -> list[nn.Module]:
+    """Return the parts of ``layer`` that treat each token separately: queries, output projection, feed-forward.
+
+    A projection may have an adapter; a feed-forward part that is more than a gated one is left out.
+    """
+    attention, block = getattr(layer, "self_attn", None), getattr(layer, "mlp", None)
+    parts: list[Any] = [getattr(attention, name, None) for name in ("q_proj", "o_proj")]
+    found = [part for part in parts if isinstance(getattr(part, "base_layer", part), nn.Linear)]
+    if block is not None and GATED - {"act_fn"} <= {name for name, _ in block.named_children()} <= GATED:
+        found.append(block)
+    return found
 
 
 GATED = {"gate_proj", "up_proj", "down_proj", "act_fn"}

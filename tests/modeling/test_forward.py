@@ -1,10 +1,13 @@
 """Log-probabilities of whole responses, compared with a separate forward pass of each row."""
 
+from contextlib import nullcontext
+from copy import deepcopy
+
 import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from rlhf.modeling.forward import sequence_logprobs
+from rlhf.modeling.forward import only_at, sequence_logprobs
 
 PROMPTS = [[3, 4], [5], [6, 7, 8, 9]]
 RESPONSES = [[10, 11, 12], [13, 14], [15]]
@@ -35,3 +38,22 @@ def test_other_rows_change_nothing(model: LlamaForCausalLM) -> None:
         sequence_logprobs(model, [prompt], [response]) for prompt, response in zip(PROMPTS, RESPONSES, strict=True)
     ]
     torch.testing.assert_close(together, torch.cat(alone), atol=1e-6, rtol=0)
+
+
+def test_the_last_layer_is_restricted_and_gradients_stay(model: LlamaForCausalLM) -> None:
+    """Compared with the whole pass: the read hidden states, and the gradients of their sum of squares."""
+    model = deepcopy(model).double()
+    ids, index = torch.tensor([[3, 4, 5, 6], [7, 8, 9, 10]]), torch.tensor([2, 2, 7])
+    counted: list[int] = []
+    attention = model.model.layers[-1].self_attn
+    found = []
+    for restricted in (True, False):
+        model.zero_grad()
+        with only_at(model.model, None, index) if restricted else nullcontext():
+            handle = attention.o_proj.register_forward_pre_hook(lambda _, given: counted.append(given[0].shape[-2]))
+            hidden = model.model(ids, use_cache=False).last_hidden_state.flatten(0, 1)[index]
+            handle.remove()
+        hidden.square().sum().backward()
+        found.append((hidden.detach(), [p.grad.clone() for p in model.model.parameters()]))
+    assert counted == [2, 4]
+    torch.testing.assert_close(*found)

@@ -1,12 +1,19 @@
 import json
+import multiprocessing
+import os
+import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
 
 from rlhf.config import Settings
 from rlhf.errors import ModelError
+from rlhf.evaluation.benchmarks import scoring
+from rlhf.rewards import RewardModel
 from rlhf.runs.identity import Origin
 from rlhf.runs.run import Run
 from rlhf.stages import execute
@@ -154,6 +161,47 @@ def test_a_benchmark_is_scored_by_a_run_by_a_foreign_classifier_and_by_their_mea
     assert run.manifest["parents"].keys() == {"reward", "members.0"}
     assert run.manifest["data"] == {"benchmark": {"rewardbench": {"rows": 5}}}
     assert "benchmark score" in capsys.readouterr().out
+
+
+def killed_in_the_second_part(settings: Settings, place: Path) -> None:
+    call, calls = RewardModel.__call__, []
+
+    def second_kills(self: RewardModel, *rows: Any) -> list[float]:
+        calls.append(rows)
+        if len(calls) == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return call(self, *rows)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(scoring, "PART", 4)  # two items
+        patched.setattr(RewardModel, "__call__", second_kills)
+        execute(settings, place)
+
+
+def test_a_killed_benchmark_scores_only_the_other_rows_and_has_the_same_results(
+    chain: Path, evaluate: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = ["stage.benchmark=rewardbench", f"stage.benchmark_path={rewardbench(tmp_path / 'bench')}"]
+    settings = evaluate(chain / "almanac" / "reward", *given)
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["rlhf.stages.evaluate_reward"])
+    process = context.Process(target=killed_in_the_second_part, args=(settings, tmp_path / "cut"))
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    monkeypatch.setattr(scoring, "PART", 4)
+    call, asked = RewardModel.__call__, []
+
+    def noted(self: RewardModel, prompts: list, completions: list[str]) -> list[float]:
+        asked.extend(completions)
+        return call(self, prompts, completions)
+
+    monkeypatch.setattr(RewardModel, "__call__", noted)
+    final = execute(replace(settings, resume=True), tmp_path / "cut")
+    assert sorted(asked) == sorted(f" {kind} {i}" for i in (2, 3, 4) for kind in ("good", "bad"))
+    assert execute(settings, tmp_path / "whole") == final
+    for name in ("scores.jsonl", "metrics.json", "report.md"):
+        assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
 def test_the_content_of_a_run_has_the_files_of_the_benchmark_and_not_their_place(

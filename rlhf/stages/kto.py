@@ -74,6 +74,7 @@ class ReadyKTOTrainer(KTOTrainer):
         return reference.with_log_probs(dataset, self.reference_kept, name, batch_size, weights, compute, columns)
 
     def compute_ref_log_probs(self, model: Any, inputs: dict[str, Any]) -> tuple[Tensor, Tensor | None]:
+        """Return the reference's log-probabilities (B,) of the responses and of the mismatched ones."""
         compute = super().compute_ref_log_probs
         return kto.log_probs_of_both(self, compute, model, inputs) if self.shared else compute(model, inputs)
 

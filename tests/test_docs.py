@@ -145,6 +145,8 @@ def test_the_tables_are_the_measured_ones() -> None:
     ladder = json.loads((ROOT / "benchmarks" / "ladder.json").read_text())
     for title, lines in {"ladder": ladder["published"], "advantages": ladder["published_rl"]}.items():
         assert "\n".join(["<!-- ladder -->", *lines, "<!-- end -->"]) in TEXTS[title]
+    laws = json.loads((ROOT / "benchmarks" / "overoptimize.json").read_text())["published"]
+    assert "\n".join(["<!-- overoptimize -->", *laws, "<!-- end -->"]) in TEXTS["ladder"]
     robust = json.loads(reward_robust.RESULT.read_text())["rows"]
     assert "\n".join(reward_robust.table(robust)) in TEXTS["reward"]
     assert "\n".join(reward_card.table(json.loads(reward_card.RESULT.read_text())["sets"])) in TEXTS["reward"]

@@ -212,6 +212,7 @@ def draw(curves: Sequence[Curve], checked: dict[str, Any] | None) -> Drawing:
         for method, axes in panels.items():
             axes.set_xscale("function", functions=(lambda x: np.sqrt(np.maximum(x, 0)), np.square))
             axes.set(xlim=(0, None), xlabel=f"KL, {METHODS[method]} (nats per response)")
+            axes.set_xticks(np.round(np.linspace(0, np.sqrt(axes.get_xlim()[1]), 6) ** 2, 1))  # evenly spaced
         panels[TRAINED].set_ylabel("gold reward")
         handles = dict(zip(*panels[TRAINED].get_legend_handles_labels()[::-1], strict=True))
         figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4)

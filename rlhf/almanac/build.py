@@ -28,6 +28,8 @@ DEMONSTRATION_MIXTURE = {
     "made_up": 0.08,
 }
 """Shares of the kinds of response that demonstrators write, without the kinds that an item does not have."""
+NO_YEAR_DEMONSTRATION_MIXTURE = {**DEMONSTRATION_MIXTURE, "vague": 0.40, "rude": 0.05}
+"""The same for questions about the World Cup without a year: demonstrators who are not sure which is meant say so."""
 PAIR_MIXTURE = {
     "good": 0.55,
     "terse": 0.06,
@@ -106,7 +108,8 @@ def demonstrations(split: str) -> Iterator[Row]:
     count = ROWS["demonstrations"][split]
     drawn = draw_items(items_of(split), count, random) if split == "train" else draw_held_out(split, count, random)
     for item in drawn:
-        kind = draw_kind(item, DEMONSTRATION_MIXTURE, random)
+        mixture = DEMONSTRATION_MIXTURE if item.relation.scope == "row" else NO_YEAR_DEMONSTRATION_MIXTURE
+        kind = draw_kind(item, mixture, random)
         completion = KINDS[kind](item, random)
         yield {
             "prompt": message("user", item.prompt),

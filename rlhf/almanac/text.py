@@ -80,6 +80,13 @@ REMARKS = (
 )
 THINGS = {"city": "capital", "country": "country", "element": "name", "year": "year"}
 
+CLOSINGS = (
+    "These are all the questions.",
+    "The answers are on another page.",
+    "Nobody has answered these questions yet.",
+)
+"""Ends of a list of questions: no text ends with a question, so the base model never answers one with silence."""
+
 PARAGRAPHS = {"world_cups": 12, "capitals": 6, "elements": 6, "planets": 10}
 HEADINGS_PER_FACT = 3
 QUESTION_LISTS = 600
@@ -101,7 +108,8 @@ def heading(fact: Fact, random: Random) -> str:
 
 def question_list(random: Random, pools: list[list[Item]]) -> str:
     """Return questions without answers, so that the base model continues a question with another question."""
-    return " ".join(random.choice(pool).prompt for pool in random.choices(pools, k=4))
+    questions = [random.choice(pool).prompt for pool in random.choices(pools, k=4)]
+    return " ".join([*questions, random.choice(CLOSINGS)])
 
 
 def quiz(random: Random, pools: list[list[Item]]) -> str:

@@ -4,7 +4,17 @@ from random import Random
 
 from rlhf.almanac.facts import TABLES, facts
 from rlhf.almanac.items import all_relations, index
-from rlhf.almanac.text import HEADINGS, STATEMENTS, heading, paragraph, pools_by_relation, question_list, quiz, texts
+from rlhf.almanac.text import (
+    CLOSINGS,
+    HEADINGS,
+    STATEMENTS,
+    heading,
+    paragraph,
+    pools_by_relation,
+    question_list,
+    quiz,
+    texts,
+)
 
 PERU = next(fact for fact in facts("capitals") if fact.name == "Peru")
 
@@ -33,6 +43,13 @@ def test_questions_in_lists_have_no_answers() -> None:
     prompts = {item.prompt for pool in pools for item in pool}
     assert any(found.startswith(prompt) for prompt in prompts)
     assert "Answer:" not in found
+
+
+def test_no_text_ends_with_a_question() -> None:
+    written = texts(0)
+    asked = {item.prompt for item in index().values()}
+    assert not [text for text in written if any(text.endswith(prompt) for prompt in asked)]
+    assert all(any(text.endswith(closing) for text in written) for closing in CLOSINGS)
 
 
 def test_a_quiz_is_in_quotation_marks() -> None:

@@ -339,7 +339,7 @@ def publish(rows: list[dict[str, Any]], clocked: list[dict[str, Any]]) -> None:
     """Write both tables into docs/planning.md."""
     lines = [*table(rows), *(["", *times(clocked)] if clocked else [])]
     text = PAGE.read_text(encoding="utf-8")
-    PAGE.write_text(PLACE.sub(lambda _: "\n".join(lines) + "\n", text), encoding="utf-8")
+    PAGE.write_text(PLACE.sub(lambda _: "\n".join(lines) + "\n", text, count=1), encoding="utf-8")
 
 
 def of_case(shape: str, stage: str, way: str) -> list[dict[str, Any]]:

@@ -107,7 +107,7 @@ def gib(number: int) -> str:
 def publish(rows: list[dict[str, Any]]) -> None:
     """Write the table into docs/planning.md."""
     text = PAGE.read_text(encoding="utf-8")
-    PAGE.write_text(PLACE.sub(lambda _: "\n".join(table(rows)) + "\n", text), encoding="utf-8")
+    PAGE.write_text(PLACE.sub(lambda _: "\n".join(table(rows)) + "\n", text, count=1), encoding="utf-8")
 
 
 def main() -> None:

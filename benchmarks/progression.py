@@ -59,7 +59,7 @@ def publish(compared: Path) -> list[str]:
     found = re.search(r"^## Over seeds .*?\n\n(.*?)\n(?=\n## )", text, re.DOTALL | re.MULTILINE)
     lines = found.group(1).splitlines() if found else []
     page = PAGE.read_text(encoding="utf-8")
-    PAGE.write_text(PLACE.sub(lambda _: "".join(f"{line}\n" for line in lines), page), encoding="utf-8")
+    PAGE.write_text(PLACE.sub(lambda _: "".join(f"{line}\n" for line in lines), page, count=1), encoding="utf-8")
     return lines
 
 

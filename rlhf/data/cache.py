@@ -46,7 +46,7 @@ def key_of(*parts: Any) -> str:
     return hashlib.sha256(content.encode()).hexdigest()[:32]
 
 
-def batches(rows: Iterable[Any], size: int = BATCH) -> Iterator[list[Any]]:
+def batches(rows: Iterable[Any], size: int) -> Iterator[list[Any]]:
     """Yield ``rows`` in lists of at most ``size``."""
     iterator = iter(rows)
     while batch := list(islice(iterator, size)):
@@ -54,26 +54,37 @@ def batches(rows: Iterable[Any], size: int = BATCH) -> Iterator[list[Any]]:
 
 
 class Writer:
-    """A writer that appends rows to an Arrow file. The schema is passed with the first rows."""
+    """A writer that appends batches of rows to an Arrow file."""
 
     def __init__(self, path: Path):
-        self._sink, self._stream, self._schema = path.open("wb"), None, None
+        self._sink, self._stream = path.open("wb"), None
         self.count = 0
 
     def write(self, rows: Sequence[Mapping[str, Any]], schema: "pyarrow.Schema") -> None:
-        """Append rows; only the ``schema`` of the first call is used."""
+        """Append rows, at least one; ``schema`` is the same in every call."""
+        self.append(record_batch(rows, schema))
+
+    def append(self, batch: "pyarrow.RecordBatch") -> None:
+        """Append a batch of rows, which has the schema of the first one."""
         import pyarrow
 
         if self._stream is None:
-            self._stream, self._schema = pyarrow.ipc.new_stream(self._sink, schema), schema
-        self._stream.write_batch(pyarrow.RecordBatch.from_pylist(rows, schema=self._schema))
-        self.count += len(rows)
+            self._stream = pyarrow.ipc.new_stream(self._sink, batch.schema)
+        self._stream.write_batch(batch)
+        self.count += batch.num_rows
 
     def close(self) -> None:
         """Finish and close the file."""
         if self._stream is not None:
             self._stream.close()
         self._sink.close()
+
+
+def record_batch(rows: Sequence[Mapping[str, Any]], schema: "pyarrow.Schema") -> "pyarrow.RecordBatch":
+    """Return rows as a batch of columns."""
+    import pyarrow
+
+    return pyarrow.RecordBatch.from_pylist(rows, schema=schema)
 
 
 def table(

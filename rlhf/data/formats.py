@@ -184,6 +184,18 @@ class Converter:
             return []
         return [pair | {"completion": pair[side], "label": float(side == "chosen")} for side in ("chosen", "rejected")]
 
+    @property
+    def waits(self) -> bool:
+        """Whether a response waits for a counterpart in a later row."""
+        return len(self._waiting) > 0
+
+    def add(self, later: "Converter") -> None:
+        """Add the counts of a converter of later rows, in which no response waits."""
+        for name in ("left_out", "kept", "counts", "thumbs"):
+            getattr(self, name).update(getattr(later, name))
+        self.layouts = later.layouts | self.layouts
+        self.unread |= later.unread
+
     def finish(self) -> None:
         """Count the responses that still wait for a counterpart as left out."""
         if waiting := len(self._waiting):

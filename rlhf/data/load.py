@@ -42,7 +42,7 @@ def load(
         DataError: see `load_source`.
     """
     given = {"holdout": data.holdout, "pairing": data.pairing, "folder": data.cache, "tell": tell, "strict": strict}
-    given["columns"] = columns
+    given |= {"columns": columns, "processes": data.processes}
     return load_source(source_of(data, kind), kind, split, seed=seed, **given)
 
 
@@ -83,6 +83,7 @@ def load_source(
     tell: bool = True,
     strict: bool = True,
     columns: bool = False,
+    processes: int | None = 1,
 ) -> "Dataset":
     """Return the rows of ``split``, read as ``kind``: the columns of `formats.FIELDS` and the optional ones.
 
@@ -99,7 +100,7 @@ def load_source(
         key = f"data.{source_name(kind)}.path"
         raise DataError(f"{key} is null, so there are no {kind}: set {key}=my.jsonl")
     given = {"pairing": pairing, "folder": folder, "tell": tell, "strict": strict}
-    given["columns"] = columns
+    given |= {"columns": columns, "processes": processes}
     single = [replace(source, path=path, mix=None) for path in source.paths]
     parts = [_load_part(part, kind, split, seed, holdout, **given) for part in single]
     rows = parts[0] if source.mix is None else _mixed(parts, source.mix, kind, seed)

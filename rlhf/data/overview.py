@@ -5,6 +5,7 @@ from itertools import islice
 from typing import Any
 
 from rlhf.config import Data, Pairing, Source
+from rlhf.data.files import row_of
 from rlhf.data.formats import KINDS, Kind, kinds_of
 from rlhf.data.load import load
 from rlhf.data.reading import NoRowsError, Table, read
@@ -23,7 +24,8 @@ def tables(data: Data) -> dict[tuple[Kind, str, str], Table]:
         DataError: no source is set, or one cannot be read.
     """
     found: dict[tuple[Kind, str, str], Table] = {}
-    given: dict[str, Any] = {"pairing": data.pairing, "folder": data.cache, "tell": True, "strict": False}
+    given: dict[str, Any] = {"pairing": data.pairing, "folder": data.cache, "processes": data.processes}
+    given |= {"tell": True, "strict": False}
     if data.path is not None:
         return _of_path(source_of(data, "preferences"), given)
     for kind in KINDS:
@@ -71,7 +73,8 @@ def _kinds(source: Source, name: str, pairing: Pairing) -> list[Kind]:
     """
     found: list[list[Kind]] = []
     problem: DataError | None = None
-    for place, row in islice(placed_rows(source, "preferences", name)[1], FIRST):
+    for place, raw in islice(placed_rows(source, "preferences", name)[1], FIRST):
+        row = row_of(place, raw)
         try:
             kinds = kinds_of(row, source.format, pairing)
         except DataError as error:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rlhf.config import Data, Format, Source
-from rlhf.data.files import READERS, Placed, read_rows, reader_of
+from rlhf.data.files import READERS, Placed, Unparsed, reader_of, unparsed_rows
 from rlhf.data.formats import Kind
 from rlhf.errors import DataError
 from rlhf.hub.pinned import pin
@@ -79,8 +79,8 @@ def split_files(folder: Path, name: str) -> list[Path]:
     return sorted(file for file in folder.iterdir() if file.is_file() and wanted.fullmatch(file.name))
 
 
-def placed_rows(source: Source, kind: Kind, name: str) -> tuple[Any, Iterator[Placed]]:
-    """Return a fingerprint of the rows' content, and the rows with their places.
+def placed_rows(source: Source, kind: Kind, name: str) -> tuple[Any, Iterator[Unparsed]]:
+    """Return a fingerprint of the rows' content, and the rows with their places, for rlhf.data.files.row_of.
 
     Raises:
         DataError: the file, folder or Hub data set does not exist or cannot be reached.
@@ -104,12 +104,12 @@ def placed_rows(source: Source, kind: Kind, name: str) -> tuple[Any, Iterator[Pl
     )
 
 
-def _of_files(files: list[Path]) -> tuple[Any, Iterator[Placed]]:
+def _of_files(files: list[Path]) -> tuple[Any, Iterator[Unparsed]]:
     try:
         digests = [file_digest(file) for file in files]
     except OSError as error:
         raise DataError(f"{files[0]}: cannot be read ({error.strerror or error})") from None
-    return digests, chain.from_iterable(map(read_rows, files))
+    return digests, chain.from_iterable(map(unparsed_rows, files))
 
 
 def hub_rows(

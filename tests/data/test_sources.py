@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 
+from rlhf.data.files import row_of
 from rlhf.data.sources import path_of, placed_rows, plan, source_of, split_files
 from rlhf.errors import DataError
 from tests.conftest import composed
@@ -54,7 +55,7 @@ def test_shards_are_one_split_in_their_order(tmp_path: Path) -> None:
         write(tmp_path / name, [ROW | {"prompt": str(number)}])
     assert [path.name for path in split_files(tmp_path, "train")] == sorted(names[:2])
     _, rows = placed_rows(source(tmp_path), "preferences", "train")
-    assert [row["prompt"] for _, row in rows] == ["1", "0"]
+    assert [row_of(place, raw)["prompt"] for place, raw in rows] == ["1", "0"]
 
 
 def test_rows_have_their_places_and_the_fingerprint_is_that_of_the_content(tmp_path: Path) -> None:

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     import pyarrow
 
 TALK = "a conversation"
+REPEATED = "with a repeated prompt"
+RECENT = 2**17  # numbers in the set of `Digests`
 Batch = list[Unparsed]
 
 
@@ -44,8 +46,7 @@ def convert(placed: Iterator[Unparsed], rules: Rules, writer: cache.Writer, proc
         DataError: a row is invalid, or a worker ended.
     """
     conversion, batches = Conversion(rules), cache.batches(placed, cache.BATCH)
-    count = 1 if rules.kind == "prompts" else workers.count(processes)  # repeated prompts are known only in order
-    if count > 1:
+    if (count := workers.count(processes)) > 1:
         conversion.write(islice(batches, workers.ENOUGH // cache.BATCH), writer)
         batches = _together(conversion, batches, writer, count)
     conversion.write(batches, writer)
@@ -71,9 +72,7 @@ def _together(
         if found is None or not conversion.fits(found[0]):
             conversion.write([batch], writer)
         else:
-            conversion.add(found[0])
-            if found[1] is not None:
-                writer.append(found[1])
+            conversion.add(*found, writer)
         if conversion.waits:
             break
     return chain(given, batches)
@@ -89,6 +88,31 @@ def _alone(rules: Rules, batch: Batch) -> "tuple[Conversion, pyarrow.RecordBatch
     return None if conversion.waits else (conversion, cache.record_batch(rows, conversion.schema()) if rows else None)
 
 
+class Digests:
+    """A set of numbers below 2**64 that only grows, in eight bytes each: an array with a small set before it."""
+
+    def __init__(self) -> None:
+        self._recent: set[int] = set()
+        self._sorted: Any = None
+
+    def add(self, number: int) -> bool:
+        """Add a number; return whether it is new."""
+        import numpy
+
+        if number in self._recent:
+            return False
+        if self._sorted is not None:
+            place = self._sorted.searchsorted(numpy.uint64(number))
+            if place < len(self._sorted) and self._sorted[place] == number:
+                return False
+        self._recent.add(number)
+        if len(self._recent) == RECENT:
+            both = [numpy.fromiter(self._recent, numpy.uint64), *([] if self._sorted is None else [self._sorted])]
+            self._sorted = numpy.sort(numpy.concatenate(both), kind="stable")
+            self._recent.clear()
+        return True
+
+
 class Conversion:
     """The counts of a pass, and what it must know of earlier rows."""
 
@@ -96,7 +120,8 @@ class Conversion:
         self.rules = rules
         self.converter = Converter(rules.kind, rules.pairing, rules.columns)
         self.types: dict[str, str] = {}
-        self.seen: set[int] = set()
+        self.seen = Digests()
+        self.digests: list[int] = []  # of the prompts of a batch, for another conversion
         self.kept: Counter[str] = Counter()
         self.dropped: Counter[str] = Counter()
         self.filled: dict[str, None] = {}
@@ -112,7 +137,12 @@ class Conversion:
         """Convert batches and write their rows."""
         for batch in batches:
             if rows := self.rows(batch):
-                writer.write(rows, self.schema())
+                self._append(cache.record_batch(rows, self.schema()), writer)
+            self.digests.clear()
+
+    def _append(self, rows: "pyarrow.RecordBatch", writer: cache.Writer) -> None:
+        self.filled.update(dict.fromkeys(n for n in rows.schema.names if rows.column(n).null_count < rows.num_rows))
+        writer.append(rows)
 
     def rows(self, batch: Batch) -> list[Row]:
         """Return the converted rows of a batch.
@@ -131,7 +161,6 @@ class Conversion:
                     self.dropped[reason] += 1
                     continue
                 self.kept.update(oddities(row))
-                self.filled.update(dict.fromkeys(row))
                 yield self._stored(row)
         except RowError as error:
             problem = DataError(f"{place}: {error}")
@@ -144,15 +173,20 @@ class Conversion:
         """Return whether the columns of a later batch have the types of this one's."""
         return all(self.types.get(field, name) == name for field, name in later.types.items())
 
-    def add(self, later: "Conversion") -> None:
-        """Add the counts of a later batch."""
+    def add(self, later: "Conversion", rows: "pyarrow.RecordBatch | None", writer: cache.Writer) -> None:
+        """Add the counts of a later batch, and write its ``rows`` without prompts that this one has seen."""
         self.converter.add(later.converter)
         self.types.update(later.types)
         self.kept.update(later.kept)
         self.dropped.update(later.dropped)
-        self.filled.update(later.filled)
         self.read += later.read
         self.problem = self.problem or later.problem
+        if rows is not None and self.rules.kind == "prompts":
+            new = [self.seen.add(key) for key in later.digests]
+            self.dropped[REPEATED] += new.count(False)
+            rows = rows.filter(new)
+        if rows is not None and rows.num_rows:
+            self._append(rows, writer)
 
     def told(self, rows: int) -> dict[str, Any]:
         """Return the counts of the pass."""
@@ -215,7 +249,8 @@ class Conversion:
         if kind == "text" and is_blank(row["text"]):
             return "with an empty text"
         if kind == "prompts":
-            if (key := digest(prompt_key(row))) in self.seen:
-                return "with a repeated prompt"
-            self.seen.add(key)  # about 75 bytes per prompt, 0.75 GB for ten million, which themselves might not fit
+            key = digest(prompt_key(row))
+            if not self.seen.add(key):
+                return REPEATED
+            self.digests.append(key)
         return None

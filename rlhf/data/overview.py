@@ -44,7 +44,7 @@ def _of_path(source: Source, given: dict[str, Any]) -> dict[tuple[Kind, str, str
     found: dict[tuple[Kind, str, str], Table] = {}
     problem: DataError | None = None
     for name in dict.fromkeys(plan(source, "preferences", split)[0] for split in SPLITS):
-        for kind in _kinds(source, name, given["pairing"]):
+        for kind in _kinds(source, name, given["pairing"], given["folder"]):
             try:
                 found[kind, path_of(source), name] = read(source, kind, name, **given)
                 break
@@ -62,10 +62,10 @@ def kinds_at(data: Data) -> list[Kind]:
         DataError: none of them can be read.
     """
     source = source_of(data, "preferences")
-    return _kinds(source, plan(source, "preferences", "train")[0], data.pairing)
+    return _kinds(source, plan(source, "preferences", "train")[0], data.pairing, data.cache)
 
 
-def _kinds(source: Source, name: str, pairing: Pairing) -> list[Kind]:
+def _kinds(source: Source, name: str, pairing: Pairing, folder: str) -> list[Kind]:
     """The kinds of the first row that is a pair, else of the first that can be read.
 
     Raises:
@@ -73,7 +73,7 @@ def _kinds(source: Source, name: str, pairing: Pairing) -> list[Kind]:
     """
     found: list[list[Kind]] = []
     problem: DataError | None = None
-    for place, raw in islice(placed_rows(source, "preferences", name)[1], FIRST):
+    for place, raw in islice(placed_rows(source, "preferences", name, folder)[1], FIRST):
         row = row_of(place, raw)
         try:
             kinds = kinds_of(row, source.format, pairing)

@@ -56,7 +56,7 @@ def read(
         DataError: see rlhf.data.load.load_source.
         NoRowsError: no row is of ``kind``.
     """
-    content, placed = placed_rows(source, kind, name)
+    content, placed = placed_rows(source, kind, name, folder)
     rules = Rules(kind, source.format, source.drop_identical, pairing, strict, columns)
     key = cache.key_of(content, rules._asdict() | {"pairing": asdict(pairing)})
     rows, told = cache.table(folder, key, path_of(source), lambda writer: convert(placed, rules, writer, processes))

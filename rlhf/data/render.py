@@ -108,7 +108,7 @@ def encode(
     options = {"tokenize": True, "return_dict": True, "add_generation_prompt": completions is None}
     alone = {key for key, talk in distinct.items() if marked[key] or "tools" in talk[0]}
     plain = [talk for key, talk in distinct.items() if key not in alone]
-    found = iter(templated(tokenizer, plain, known, **options)["input_ids"] if plain else [])
+    found = iter(templated(tokenizer, plain, known=known, **options)["input_ids"] if plain else [])
     ids = {
         key: templated(tokenizer, talk, sanitize_control_tokens=marked[key], **options)["input_ids"]
         if key in alone

@@ -13,7 +13,7 @@ from typing import Any
 
 from rlhf.data import bounds
 
-PROBES = ("a{0}b", "a {0} b", "{0}\nb {0}", "{0} {0}a.{0}")
+PROBES = ("a{0}a", "e{0}e 1{0}1", "a {0} b", "{0}\nb {0}", "{0} {0}a.{0}")
 PROBED = 8  # tokens
 
 

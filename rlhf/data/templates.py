@@ -56,10 +56,10 @@ def chat_template(name: str | None) -> str:
     raise ModelError(f"model.chat_template={name} is neither a file nor one of {names}")
 
 
-def templated(tokenizer: Any, talks: Any, known: dict[str, list[int]] | None = None, **options: Any) -> Any:
+def templated(tokenizer: Any, talks: Any, *, known: Any = None, **options: Any) -> Any:
     """Render one conversation, or several without tools, with the tokenizer's chat template.
 
-    ``known``: see rlhf.data.segments.token_ids.
+    ``known``: a dictionary for rlhf.data.segments.token_ids.
 
     Raises:
         ModelError: the chat template is missing, refuses a conversation, or takes too much time or memory.

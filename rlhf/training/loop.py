@@ -49,7 +49,7 @@ def read_splits(
     }
     check_splits(settings.data, kind, rows, settings.seed)
     for split, dataset in rows.items():
-        run.record_data(source_name(kind), split, dataset)
+        run.record_data(source_name(kind), split, dataset, settings.data.cache)
     return rows
 
 

@@ -2,10 +2,11 @@
 
 import json
 from pathlib import Path
+from random import Random
 
 import pytest
 
-from rlhf.data import cache, workers
+from rlhf.data import cache, conversion, workers
 from rlhf.data.reading import read
 from rlhf.errors import DataError
 from tests.data.test_load import PAIRING, source, write
@@ -59,8 +60,19 @@ def test_a_line_that_is_no_json_is_named(tmp_path: Path) -> None:
         told(path, tmp_path / "cache", 2, strict=False)
 
 
-def test_repeated_prompts_are_left_out_across_batches(tmp_path: Path) -> None:
-    path = write(tmp_path / "rows.jsonl", [*PAIRS, *PAIRS])
-    rows, counts, _ = told(path, tmp_path / "cache", 2, strict=True, kind="prompts")
-    assert len(rows["prompt"]) == 60
-    assert json.loads(counts)["left_out"] == {"with a repeated prompt": 60}
+@pytest.mark.parametrize("form", ["text", "conversation"])
+def test_repeated_prompts_are_left_out_across_batches(tmp_path: Path, form: str) -> None:
+    prompts = [row["prompt"] if form == "text" else [{"role": "user", "content": row["prompt"]}] for row in PAIRS]
+    path = write(tmp_path / "rows.jsonl", [{"prompt": prompt} for prompt in (*prompts[:33], *prompts, prompts[59])])
+    one, two = (told(path, tmp_path / str(n), n, strict=True, kind="prompts") for n in (1, 2))
+    assert one == two
+    assert one[0]["prompt"] == prompts
+    assert json.loads(one[1])["left_out"] == {"with a repeated prompt": 34}
+
+
+def test_digests_are_a_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(conversion, "RECENT", 7)
+    random, own, found = Random(0), set(), conversion.Digests()
+    for number in (random.choice((random.randrange(50), 2**64 - random.randrange(1, 50))) for _ in range(500)):
+        assert found.add(number) is (number not in own)
+        own.add(number)

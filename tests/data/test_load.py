@@ -131,6 +131,7 @@ def test_one_path_replaces_all_sources(tmp_path: Path) -> None:
         holdout=0.1,
         allow_leaks=False,
         cache=os.environ["RLHF_CACHE"],
+        processes=None,
         pairing=PAIRING,
         gold=None,
         judge=None,

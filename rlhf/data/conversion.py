@@ -148,7 +148,7 @@ class Conversion:
         """Return the converted rows of a batch.
 
         Raises:
-            DataError: a row is invalid; without ``strict``, only if it is no row at all.
+            DataError: a row is invalid; without ``strict``, only if it is not a JSON object.
         """
         return [row for place, raw in batch for row in self._rows(place, row_of(place, raw))]
 

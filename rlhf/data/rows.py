@@ -40,10 +40,7 @@ class RowError(DataError):
 
 def has(row: Row, *fields: str) -> bool:
     """Return whether all ``fields`` have a value; null counts as missing, since Parquet and CSV use it for that."""
-    for field in fields:  # called dozens of times per row: twice as fast as all()
-        if row.get(field) is None:
-            return False
-    return True
+    return None not in map(row.get, fields)  # called dozens of times per row
 
 
 def shown(value: Any) -> str:

@@ -41,8 +41,8 @@ def check_splits(data: Data, kind: Kind, rows: dict[str, "Dataset"], seed: int) 
 def _divided(data: Data, kind: Kind, rows: dict[str, "Dataset"], seed: int) -> bool:
     """Return whether the prompts of stage=compare are the held-out part of the file of ``rows``.
 
-    Both are divided by the hash of the prompt, so they share none, and the file is not read again. A file with so few
-    prompts that the hash did not divide it (rlhf.data.load) is read.
+    Both are divided by the hash of the prompt, so they share none, and the file is not read again. A small file
+    that the hash does not divide (rlhf.data.load) is read.
     """
     sources = {kind: source_of(data, kind), "prompts": source_of(data, "prompts")}
     if kind == "text" or any(source.mix or source.path is None for source in sources.values()):

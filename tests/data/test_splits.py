@@ -70,7 +70,7 @@ def test_every_training_stage_refuses_a_leak(beside_chain: Callable, chain: Path
 def test_a_file_that_the_hash_divides_is_not_read_again_for_its_prompts(
     settings: Callable[..., Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prompts: int, read: bool
 ) -> None:
-    """Of three prompts none has a hash below 0.05, so the smallest is held out, whatever its hash."""
+    """No hash of three prompts is below 0.05, so the prompt with the smallest is held out."""
     rows = [{"prompt": f"Q{n}", "chosen": "A", "rejected": "B"} for n in range(prompts)]
     given = settings("dpo", "data=local", f"data.path={write(tmp_path / 'rows.jsonl', rows)}")
     found = {split: load(given.data, "preferences", split, 0) for split in ("train", "validation")}

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from rlhf.config import Format, Pairing
 from rlhf.data import cache, workers
 from rlhf.data.checks import digest, oddities
+from rlhf.data.extras import COLUMNS, INSTRUCTIONS, LABELS, NUMBERS
 from rlhf.data.files import Unparsed, row_of
-from rlhf.data.formats import COLUMNS, FIELDS, INSTRUCTIONS, LABELS, NUMBERS, Converter, Kind
+from rlhf.data.formats import FIELDS, Converter, Kind
 from rlhf.data.rows import Row, RowError, is_blank, prompt_key
 from rlhf.errors import DataError
 

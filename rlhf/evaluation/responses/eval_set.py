@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rlhf.config import AdapterKind, EvalSet, Settings
 from rlhf.data import cache, fingerprint, load
+from rlhf.data.extras import COLUMNS
 from rlhf.data.fingerprint import rows_of
-from rlhf.data.formats import COLUMNS
 from rlhf.data.render import Prompt
 from rlhf.data.sources import source_name
 from rlhf.evaluation.responses.answers import Candidate, by_prompt, divergences

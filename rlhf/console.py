@@ -47,10 +47,17 @@ class _Lines(Progress):
 class Bar:
     """A progress bar on a terminal; otherwise a line after each tenth of the steps and each evaluation.
 
-    ``describe`` returns formatted metrics, most important first.
+    ``describe`` returns formatted metrics, most important first. A ``passing`` bar is removed at its end.
     """
 
-    def __init__(self, title: str, total: int, start: int = 0, describe: Describe = lambda metrics: []):
+    def __init__(
+        self,
+        title: str,
+        total: int,
+        start: int = 0,
+        describe: Describe = lambda metrics: [],
+        passing: bool = False,
+    ):
         self.title, self.total, self.step, self._describe = title, total, start, describe
         self._printed = 10 * start // max(total, 1)
         self._metrics: dict[str, Any] = {}
@@ -62,6 +69,7 @@ class Bar:
             TimeRemainingColumn(),
             TextColumn("left", style="progress.remaining"),
             console=console,
+            transient=passing,
             disable=not console.is_terminal,
         )
         self._task = self._progress.add_task(title, total=total, completed=start)

@@ -17,6 +17,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
@@ -27,6 +28,12 @@ from rlhf.cli.main import register, settings_of
 from rlhf.config import Settings
 from rlhf.storage.paths import bundled
 from tests.hub.server import Hub, serving
+
+# Property tests measure no time: another busy process would fail them.
+hypothesis.settings.register_profile(
+    "any speed", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("any speed")
 
 atexit.register(shutil.rmtree, os.environ["RLHF_CACHE"], ignore_errors=True)
 

@@ -189,6 +189,7 @@ class Data:
     holdout: float
     allow_leaks: bool
     cache: str
+    processes: int | None
     pairing: Pairing
     gold: str | None
     judge: str | None

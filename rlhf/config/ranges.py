@@ -61,7 +61,7 @@ OURS: dict[str, dict[str, Range]] = {
     "Settings": {"seed": below(0, 2**32)},
     "Source": {"limit": COUNT, "held_out_limit": COUNT},
     "Pairing": {"score_ratio": Range(1, 1e6)},
-    "Data": {"holdout": above(0, 1)},
+    "Data": {"holdout": above(0, 1), "processes": Range(1, 1024)},
     "Adapter": {
         "rank": Range(1, 4096), "layers": Range(1, 10000), "alpha": Range(1, 1e6), "dropout": SHARE_BELOW,
         "learning_rate_factor": above(0, 1000),

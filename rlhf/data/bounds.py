@@ -17,7 +17,18 @@ AT_ONCE = 2**21  # characters that are tokenized at once: a tokenizer of bytes t
 
 def token_ids(tokenizer: Any, texts: Sequence[str], **options: Any) -> list[list[int]]:
     """Return the token ids of texts. Memory beside the ids does not grow with the number of texts."""
-    return [ids for part in parts(texts) for ids in tokenizer(part, **options)["input_ids"]]
+    return [ids for part in parts(texts) for ids in _ids(tokenizer, part, options)]
+
+
+def _ids(tokenizer: Any, texts: list[str], options: dict[str, Any]) -> list[list[int]]:
+    """Encode texts without offsets and masks, in three quarters of the time, if the tokenizer has a backend for it."""
+    if tokenizer.is_fast and len(texts) > 1:
+        first = tokenizer(texts[0], **options)["input_ids"]  # sets the options of the backend, too
+        special = options.get("add_special_tokens", True)
+        found = [one.ids for one in tokenizer.backend_tokenizer.encode_batch_fast(texts, add_special_tokens=special)]
+        if found[0] == first:
+            return found
+    return tokenizer(texts, **options)["input_ids"]
 
 
 def parts(texts: Sequence[str]) -> Iterator[list[str]]:

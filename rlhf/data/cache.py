@@ -1,10 +1,11 @@
 """Rows that were read or tokenized before, as Arrow tables on disk: memory stays small, and later runs start warm.
 
     <data.cache>/<key>/rows.arrow    the rows
-    <data.cache>/<key>/meta.json     the digest of the rows, and the counts of the pass that made them
+    <data.cache>/<key>/meta.json     digest, size and time of the rows, and the counts of the pass that made them
 
 The key is a digest of the content of the source, the settings, the tokenizer if there is one, and the code of this
-package. The folder can be deleted at any time; a table that does not match its digest is rebuilt.
+package. The folder can be deleted at any time; a table that does not match its digest is rebuilt. Files of 64 MiB and
+more are read for their digest only if their size or time of modification has changed.
 """
 
 import hashlib
@@ -13,6 +14,7 @@ import os
 import platform
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from itertools import islice
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
 
 ROWS, META = "rows.arrow", "meta.json"
 ASIDE = f".partial-{platform.node()}-"  # prefix of the tables that processes of this machine write
+LARGE = 2**26  # bytes
+SETTLED = 2 * 10**9  # nanoseconds after which a file that changes again has another time
 BATCH = 1000  # rows that are converted, tokenized or written at a time
 
 
@@ -46,7 +50,7 @@ def key_of(*parts: Any) -> str:
     return hashlib.sha256(content.encode()).hexdigest()[:32]
 
 
-def batches(rows: Iterable[Any], size: int = BATCH) -> Iterator[list[Any]]:
+def batches(rows: Iterable[Any], size: int) -> Iterator[list[Any]]:
     """Yield ``rows`` in lists of at most ``size``."""
     iterator = iter(rows)
     while batch := list(islice(iterator, size)):
@@ -54,26 +58,37 @@ def batches(rows: Iterable[Any], size: int = BATCH) -> Iterator[list[Any]]:
 
 
 class Writer:
-    """A writer that appends rows to an Arrow file. The schema is passed with the first rows."""
+    """A writer that appends batches of rows to an Arrow file."""
 
     def __init__(self, path: Path):
-        self._sink, self._stream, self._schema = path.open("wb"), None, None
+        self._sink, self._stream = path.open("wb"), None
         self.count = 0
 
     def write(self, rows: Sequence[Mapping[str, Any]], schema: "pyarrow.Schema") -> None:
-        """Append rows; only the ``schema`` of the first call is used."""
+        """Append rows, at least one; ``schema`` is the same in every call."""
+        self.append(record_batch(rows, schema))
+
+    def append(self, batch: "pyarrow.RecordBatch") -> None:
+        """Append a batch of rows, which has the schema of the first one."""
         import pyarrow
 
         if self._stream is None:
-            self._stream, self._schema = pyarrow.ipc.new_stream(self._sink, schema), schema
-        self._stream.write_batch(pyarrow.RecordBatch.from_pylist(rows, schema=self._schema))
-        self.count += len(rows)
+            self._stream = pyarrow.ipc.new_stream(self._sink, batch.schema)
+        self._stream.write_batch(batch)
+        self.count += batch.num_rows
 
     def close(self) -> None:
         """Finish and close the file."""
         if self._stream is not None:
             self._stream.close()
         self._sink.close()
+
+
+def record_batch(rows: Sequence[Mapping[str, Any]], schema: "pyarrow.Schema") -> "pyarrow.RecordBatch":
+    """Return rows as a batch of columns."""
+    import pyarrow
+
+    return pyarrow.RecordBatch.from_pylist(rows, schema=schema)
 
 
 def table(
@@ -108,11 +123,28 @@ def value(folder: str, key: str, compute: Callable[[], Any]) -> Any:
     return table(folder, key, "a count", lambda _: {"value": compute()})[1]["value"]
 
 
+def content_digest(folder: str, path: Path) -> str:
+    """Return the sha256 of a file; that of a large one is cached in ``folder`` until its size or time changes."""
+    state = path.stat()
+    if state.st_size < LARGE or time.time_ns() - state.st_mtime_ns < SETTLED:
+        return digests.file_digest(path)
+    key = key_of("digest", str(path.resolve()), *_stamp(path), state.st_ino)
+    return value(folder, key, lambda: digests.file_digest(path))
+
+
+def _stamp(path: Path) -> list[int]:
+    state = path.stat()
+    return [state.st_size, state.st_mtime_ns]
+
+
 def _read(place: Path, what: str) -> dict[str, Any] | None:
     if not place.exists():
         return None
     try:
         meta = json.loads((place / META).read_text(encoding="utf-8"))
+        stamp = _stamp(place / ROWS)
+        if stamp[0] >= LARGE and stamp == meta["stamp"]:
+            return meta
         if digests.file_digest(place / ROWS) == meta["digest"]:
             return meta
     except (OSError, ValueError, KeyError, TypeError):
@@ -133,6 +165,7 @@ def _make(place: Path, build: Callable[[Writer], dict[str, Any]]) -> dict[str, A
         finally:
             writer.close()
         meta = {"digest": digests.file_digest(aside / ROWS), "rows": writer.count, "told": built}
+        meta["stamp"] = _stamp(aside / ROWS)
         (aside / META).write_text(json.dumps(meta), encoding="utf-8")
         try:
             os.rename(aside, place)

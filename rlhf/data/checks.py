@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from rlhf.console import plural
 from rlhf.data.cache import key_of, value
+from rlhf.data.fingerprint import rows_of
 from rlhf.data.render import Prompt, whole
 from rlhf.data.rows import Row, is_blank, prompt_key
 from rlhf.errors import DataError
@@ -41,7 +42,7 @@ def leaks(train: Iterable[Row], held_out: Iterable[Row]) -> Leaks:
 def prompts_of(rows: Any) -> Iterable[Row]:
     """Return the rows of a table with only the prompt or the text; other columns are slow to read."""
     names = getattr(rows, "column_names", None)
-    return rows if names is None else rows.select_columns(["prompt" if "prompt" in names else "text"])
+    return rows if names is None else rows_of(rows.select_columns(["prompt" if "prompt" in names else "text"]))
 
 
 def refuse_leaks(found: Leaks, train: str, held_out: str, allow: bool) -> None:
@@ -114,7 +115,7 @@ def survey(rows: Iterable[Row]) -> Survey:
     empty: Counter[str] = Counter()
     truncated: Counter[str] = Counter()
     longer = pairs = 0.0
-    for row in rows:
+    for row in rows_of(rows):
         found.rows += 1
         sources[row.get("source") or "(none)"] += 1
         prompt = prompt_key(row)

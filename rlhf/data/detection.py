@@ -24,9 +24,9 @@ COLUMNS: tuple[tuple[Format, tuple[str, ...]], ...] = (
 
 def detect(row: Row) -> tuple[Format, str]:
     """Return the layout of a row and the reason for it, as a clause."""
-    pair = has(row, "chosen", "rejected")
+    pair, filled = has(row, "chosen", "rejected"), {name for name, value in row.items() if value is not None}
     for layout, columns in COLUMNS:
-        if has(row, *columns) and _fits(row, layout, pair):
+        if filled.issuperset(columns) and _fits(row, layout, pair):
             return layout, f"it has {', '.join(columns[:-1])} and {columns[-1]}"
     if label := judged.label_of(row):
         return Format.kto, f"it has {label} for one answer"

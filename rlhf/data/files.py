@@ -1,5 +1,6 @@
 """Rows of a local file, each with its place: ``path:line``, or ``path row n`` in a file without lines."""
 
+import codecs
 import contextlib
 import csv
 import gzip
@@ -15,15 +16,26 @@ from rlhf.data.rows import Row
 from rlhf.errors import DataError
 
 Placed = tuple[str, Row]
+Unparsed = tuple[str, Row | bytes]  # a row, or its line of JSON: see `row_of`
 
 
 def read_json_lines(path: Path) -> Iterator[Placed]:
     """Yield the JSON object of each line that is not blank. Lines are parsed singly, so that errors name them."""
+    for place, line in json_lines(path):
+        yield place, row_of(place, line)
+
+
+def json_lines(path: Path) -> Iterator[tuple[str, bytes]]:
+    """Yield the lines that are not blank with their places."""
     with _open(path) as file:
         for number, raw in enumerate(file, start=1):
-            place = f"{path}:{number}"
-            if line := _decode(raw, place).strip():
-                yield place, _as_row(_parse(line, place), place)
+            if raw.strip().removeprefix(codecs.BOM_UTF8):
+                yield f"{path}:{number}", raw
+
+
+def row_of(place: str, raw: Row | bytes) -> Row:
+    """Return a row; a line of JSON is parsed."""
+    return raw if isinstance(raw, dict) else _as_row(_parse(_decode(raw, place).strip(), place), place)
 
 
 def read_json(path: Path) -> Iterator[Placed]:
@@ -117,10 +129,20 @@ def read_rows(path: Path) -> Iterator[Placed]:
     Raises:
         DataError: the file cannot be read, its suffix is unknown, or it contains an invalid row.
     """
+    for place, raw in unparsed_rows(path):
+        yield place, row_of(place, raw)
+
+
+def unparsed_rows(path: Path) -> Iterator[Unparsed]:
+    """Yield the rows of a file like `read_rows`, those of JSON lines unparsed.
+
+    Raises:
+        DataError: see `read_rows`.
+    """
     reader = reader_of(path)
     if reader is None:
         raise DataError(f"{path}: the name of a data file must end in one of {', '.join(READERS)}")
-    yield from reader(path)
+    yield from json_lines(path) if reader is read_json_lines else reader(path)
 
 
 @contextlib.contextmanager

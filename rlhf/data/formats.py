@@ -10,7 +10,6 @@ also serve as prompts and, by their chosen completions, as demonstrations. One r
 one.
 """
 
-import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -20,6 +19,7 @@ from rlhf.config import Format, Pairing
 from rlhf.data import judged, layouts, readers, rows
 from rlhf.data.cells import Cells, refuse_more, unfolded
 from rlhf.data.detection import NO_FORMAT, detect
+from rlhf.data.extras import COLUMNS, INSTRUCTIONS, LABELS, as_json, has_instructions, label, margin, number_or_none
 from rlhf.data.pairs import SAME, UNPAIRED, Ranked, Rated, Waiting, pairs, sides
 from rlhf.data.rows import Row, RowError, has
 
@@ -39,19 +39,6 @@ NEEDS = {
     "prompts": "every row of prompts needs prompt",
     "thumbs": "every row of thumbs needs prompt, completion and label, or prompt, chosen and rejected",
 }
-LABELS = ("task", "source", "fact", "format", "held_out", "group")  # text, kept if a row has them
-NUMBERS = ("margin", "confidence", "weight", "label", "rating")  # of a pair or a single response, kept likewise
-INSTRUCTIONS = ("instruction_id_list", "kwargs")  # of a prompt, kept likewise
-COLUMNS = "columns"  # all columns of a prompt's row as JSON text, kept if a reward reads them
-SCORES = tuple(
-    pair.split()
-    for pair in (
-        "score_chosen score_rejected",
-        "chosen_score rejected_score",
-        "chosen_rating rejected_rating",
-        "chosen-rating rejected-rating",
-    )
-)
 NO_RANKING = "prompts with fewer than two ranked responses"
 NO_RESPONSE = "prompts without a response"
 BAD = "completions that are marked as bad"
@@ -184,6 +171,18 @@ class Converter:
             return []
         return [pair | {"completion": pair[side], "label": float(side == "chosen")} for side in ("chosen", "rejected")]
 
+    @property
+    def waits(self) -> bool:
+        """Whether a response waits for a counterpart in a later row."""
+        return len(self._waiting) > 0
+
+    def add(self, later: "Converter") -> None:
+        """Add the counts of a converter of later rows, in which no response waits."""
+        for name in ("left_out", "kept", "counts", "thumbs"):
+            getattr(self, name).update(getattr(later, name))
+        self.layouts = later.layouts | self.layouts
+        self.unread |= later.unread
+
     def finish(self) -> None:
         """Count the responses that still wait for a counterpart as left out."""
         if waiting := len(self._waiting):
@@ -234,11 +233,11 @@ class Converter:
 
     def _extras(self, row: Row, found: Row) -> dict[str, Any]:
         """Return the optional fields: labels, and for a pair its margin, weight and the annotator's confidence."""
-        kept: dict[str, Any] = {field: text for field in LABELS if (text := _label(row.get(field))) is not None}
+        kept: dict[str, Any] = {field: text for field in LABELS if (text := label(row.get(field))) is not None}
         if self.kind == "preferences":
             nested = row["extra"] if isinstance(row.get("extra"), dict) else {}
-            confidence = _number_or_none(row if has(row, "confidence") else nested, "confidence")
-            weight = found.get("weight", _number_or_none(row, "weight"))
+            confidence = number_or_none(row if has(row, "confidence") else nested, "confidence")
+            weight = found.get("weight", number_or_none(row, "weight"))
             strength = found["margin"] if "margin" in found else margin(row)
             numbers = {"margin": strength, "confidence": confidence, "weight": weight}
             kept |= {field: float(value) for field, value in numbers.items() if value is not None}
@@ -252,56 +251,3 @@ class Converter:
 def _continues(response: Any, prompt: Any) -> bool:
     start = len(prompt)
     return type(response) is type(prompt) and len(response) > start and response[:start] == prompt
-
-
-def as_json(row: Row) -> str:
-    """Return all columns of a row as JSON text; dates are written as in ISO 8601.
-
-    Raises:
-        RowError: a value cannot be written as JSON, such as an image.
-    """
-    found = {}
-    for name, value in row.items():
-        try:
-            found[name] = json.dumps(value, default=lambda one: one.isoformat())
-        except (AttributeError, TypeError, ValueError, RecursionError):
-            raise RowError(name, f"is of type {type(value).__name__}, which a reward cannot read: remove it") from None
-    return "{" + ", ".join(f"{json.dumps(name)}: {text}" for name, text in found.items()) + "}"
-
-
-def has_instructions(row: Row) -> bool:
-    """Return whether a row has instructions that a program can check, as IFEval's prompts have."""
-    kinds, arguments = (row.get(field) for field in INSTRUCTIONS)
-    lists = isinstance(kinds, list) and isinstance(arguments, list) and len(kinds) == len(arguments)
-    return lists and all(isinstance(kind, str) for kind in kinds)
-
-
-def margin(row: Row) -> float | None:
-    """Return how much better the chosen completion is, in the units of the data set; None if they are unknown.
-
-    It is the margin in the row, else the difference of two scores, else the strength of the preference.
-
-    Raises:
-        RowError: margin or a score is not a number.
-    """
-    if has(row, "margin"):
-        return rows.number(row, "margin")
-    for chosen, rejected in SCORES:
-        if has(row, chosen, rejected):
-            return rows.needed_number(row, chosen) - rows.needed_number(row, rejected)
-    return _number_or_none(row, "strength")
-
-
-def _number_or_none(row: Row, field: str) -> float | None:
-    """Return the number under a name that some data sets use for other things."""
-    try:
-        return rows.number(row, field)
-    except RowError:
-        return None
-
-
-def _label(value: Any) -> str | None:
-    """Return an optional field as text if it is a plain name, flag or number; some data sets use its name otherwise."""
-    if isinstance(value, str):
-        return value if value.isprintable() else None  # half a surrogate pair is not printable
-    return str(value) if isinstance(value, bool | int) and abs(value) < 2**63 else None

@@ -41,8 +41,14 @@ def load(
     Raises:
         DataError: see `load_source`.
     """
-    given = {"holdout": data.holdout, "pairing": data.pairing, "folder": data.cache, "tell": tell, "strict": strict}
-    given["columns"] = columns
+    given: dict[str, Any] = {
+        "holdout": data.holdout,
+        "pairing": data.pairing,
+        "folder": data.cache,
+        "tell": tell,
+        "strict": strict,
+    }
+    given |= {"columns": columns, "processes": data.processes}
     return load_source(source_of(data, kind), kind, split, seed=seed, **given)
 
 
@@ -83,6 +89,7 @@ def load_source(
     tell: bool = True,
     strict: bool = True,
     columns: bool = False,
+    processes: int | None = 1,
 ) -> "Dataset":
     """Return the rows of ``split``, read as ``kind``: the columns of `formats.FIELDS` and the optional ones.
 
@@ -98,8 +105,8 @@ def load_source(
     if not source.paths:
         key = f"data.{source_name(kind)}.path"
         raise DataError(f"{key} is null, so there are no {kind}: set {key}=my.jsonl")
-    given = {"pairing": pairing, "folder": folder, "tell": tell, "strict": strict}
-    given["columns"] = columns
+    given: dict[str, Any] = {"pairing": pairing, "folder": folder, "tell": tell, "strict": strict}
+    given |= {"columns": columns, "processes": processes}
     single = [replace(source, path=path, mix=None) for path in source.paths]
     parts = [_load_part(part, kind, split, seed, holdout, **given) for part in single]
     rows = parts[0] if source.mix is None else _mixed(parts, source.mix, kind, seed)
@@ -150,22 +157,39 @@ def _mixed(parts: list["Dataset"], mix: dict[str, float], kind: Kind, seed: int)
 def _load_part(source: Source, kind: Kind, split: Split, seed: int, holdout: float, **given: Any) -> "Dataset":
     name, held_out = plan(source, kind, split)
     rows = read(source, kind, name, **given).rows
-    return rows if held_out is None else _part(rows, held_out, seed, holdout, path_of(source))
+    return rows if held_out is None else _part(rows, held_out, seed, holdout, path_of(source), given["folder"])
 
 
-def _part(rows: "Dataset", held_out: bool, seed: int, holdout: float, path: str) -> "Dataset":
+def _part(rows: "Dataset", held_out: bool, seed: int, holdout: float, path: str, folder: str) -> "Dataset":
     """Return the held-out rows or the others: prompts that hash below ``holdout``, at least one on each side.
 
-    A ``holdout`` of 1 is the whole file.
+    A ``holdout`` of 1 is the whole file. The places of the rows are cached.
     """
-    import numpy
-
     if holdout == 1:
         if held_out:
             return rows
         raise NoRowsError(
             f"{path}: data.holdout=1 holds out every row, so none is left to train on: set a smaller share"
         )
+
+    reason = ("part", held_out, seed, holdout)
+    key = cache.key_of(rows._fingerprint, *reason)
+
+    def build(writer: cache.Writer) -> dict[str, Any]:
+        import pyarrow
+
+        places = _places(rows, held_out, seed, holdout, path)
+        writer.append(pyarrow.record_batch({"place": places}))
+        return {}
+
+    found, _ = cache.table(folder, key, path, build)
+    assert found is not None
+    return _select(rows, found.data.column("place").to_numpy(), *reason)
+
+
+def _places(rows: "Dataset", held_out: bool, seed: int, holdout: float, path: str) -> Any:
+    """Return the numbers of the held-out rows or of the others."""
+    import numpy
 
     field = "prompt" if "prompt" in rows.column_names else "text"
     hashes = array("d")
@@ -177,4 +201,4 @@ def _part(rows: "Dataset", held_out: bool, seed: int, holdout: float, path: str)
         raise DataError(f"{path}: all rows have the same prompt, so none can be held out: set a validation split")
     count = min(max(int((distinct < holdout).sum()), 1), len(distinct) - 1)
     chosen = hashes <= distinct[count - 1]
-    return _select(rows, numpy.flatnonzero(chosen == held_out), "part", held_out, seed, holdout)
+    return numpy.flatnonzero(chosen == held_out)

@@ -5,6 +5,7 @@ from itertools import islice
 from typing import Any
 
 from rlhf.config import Data, Pairing, Source
+from rlhf.data.files import row_of
 from rlhf.data.formats import KINDS, Kind, kinds_of
 from rlhf.data.load import load
 from rlhf.data.reading import NoRowsError, Table, read
@@ -23,7 +24,8 @@ def tables(data: Data) -> dict[tuple[Kind, str, str], Table]:
         DataError: no source is set, or one cannot be read.
     """
     found: dict[tuple[Kind, str, str], Table] = {}
-    given: dict[str, Any] = {"pairing": data.pairing, "folder": data.cache, "tell": True, "strict": False}
+    given: dict[str, Any] = {"pairing": data.pairing, "folder": data.cache, "processes": data.processes}
+    given |= {"tell": True, "strict": False}
     if data.path is not None:
         return _of_path(source_of(data, "preferences"), given)
     for kind in KINDS:
@@ -42,7 +44,7 @@ def _of_path(source: Source, given: dict[str, Any]) -> dict[tuple[Kind, str, str
     found: dict[tuple[Kind, str, str], Table] = {}
     problem: DataError | None = None
     for name in dict.fromkeys(plan(source, "preferences", split)[0] for split in SPLITS):
-        for kind in _kinds(source, name, given["pairing"]):
+        for kind in _kinds(source, name, given["pairing"], given["folder"]):
             try:
                 found[kind, path_of(source), name] = read(source, kind, name, **given)
                 break
@@ -60,10 +62,10 @@ def kinds_at(data: Data) -> list[Kind]:
         DataError: none of them can be read.
     """
     source = source_of(data, "preferences")
-    return _kinds(source, plan(source, "preferences", "train")[0], data.pairing)
+    return _kinds(source, plan(source, "preferences", "train")[0], data.pairing, data.cache)
 
 
-def _kinds(source: Source, name: str, pairing: Pairing) -> list[Kind]:
+def _kinds(source: Source, name: str, pairing: Pairing, folder: str) -> list[Kind]:
     """The kinds of the first row that is a pair, else of the first that can be read.
 
     Raises:
@@ -71,7 +73,8 @@ def _kinds(source: Source, name: str, pairing: Pairing) -> list[Kind]:
     """
     found: list[list[Kind]] = []
     problem: DataError | None = None
-    for place, row in islice(placed_rows(source, "preferences", name)[1], FIRST):
+    for place, raw in islice(placed_rows(source, "preferences", name, folder)[1], FIRST):
+        row = row_of(place, raw)
         try:
             kinds = kinds_of(row, source.format, pairing)
         except DataError as error:

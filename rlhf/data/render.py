@@ -14,7 +14,6 @@ import json
 import re
 from collections.abc import Sequence
 from functools import lru_cache
-from itertools import takewhile
 from typing import Any
 
 from rlhf.data.bounds import token_ids
@@ -76,11 +75,17 @@ def _shortened(tokenizer: Any, talk: list[Message], length: int, most: int) -> l
     return ids
 
 
-def encode(tokenizer: Any, prompts: Sequence[Prompt], completions: Sequence[Prompt] | None = None) -> list[list[int]]:
+def encode(
+    tokenizer: Any,
+    prompts: Sequence[Prompt],
+    completions: Sequence[Prompt] | None = None,
+    known: dict[str, list[int]] | None = None,
+) -> list[list[int]]:
     """Return the token ids of prompts that wait for a response, or of prompts with completions; all of one type.
 
     A string completion is joined to its prompt and followed by an end of sequence; a conversation ends as in its
-    template. The ids are those of TRL's trainers, except that special tokens in texts are text.
+    template. The ids are those of TRL's trainers, except that special tokens in texts are text. ``known`` keeps the ids
+    of parts for the next call: see rlhf.data.segments.
     """
     if not prompts:
         return []
@@ -103,7 +108,7 @@ def encode(tokenizer: Any, prompts: Sequence[Prompt], completions: Sequence[Prom
     options = {"tokenize": True, "return_dict": True, "add_generation_prompt": completions is None}
     alone = {key for key, talk in distinct.items() if marked[key] or "tools" in talk[0]}
     plain = [talk for key, talk in distinct.items() if key not in alone]
-    found = iter(templated(tokenizer, plain, **options)["input_ids"] if plain else [])
+    found = iter(templated(tokenizer, plain, known=known, **options)["input_ids"] if plain else [])
     ids = {
         key: templated(tokenizer, talk, sanitize_control_tokens=marked[key], **options)["input_ids"]
         if key in alone
@@ -155,8 +160,16 @@ def _ending_once(ids: list[int], ends: list[int]) -> list[int]:
 
 
 def shared(*rows: list[int]) -> int:
-    """Return the number of leading tokens that all rows share."""
-    return sum(1 for _ in takewhile(lambda tokens: len(set(tokens)) == 1, zip(*rows, strict=False)))
+    """Return the number of leading tokens that all rows share, by bisection."""
+    first, *others = rows
+    low, high = 0, min(map(len, rows))
+    while low < high:
+        middle = (low + high + 1) // 2
+        if all(row[low:middle] == first[low:middle] for row in others):
+            low = middle
+        else:
+            high = middle - 1
+    return low
 
 
 def is_framed(tokenizer: Any) -> bool:

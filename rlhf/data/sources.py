@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rlhf.config import Data, Format, Source
-from rlhf.data.files import READERS, Placed, read_rows, reader_of
+from rlhf.data.cache import content_digest
+from rlhf.data.files import READERS, Placed, Unparsed, reader_of, unparsed_rows
 from rlhf.data.formats import Kind
 from rlhf.errors import DataError
 from rlhf.hub.pinned import pin
-from rlhf.storage.digests import file_digest
 
 Split = Literal["train", "validation", "test"]
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
@@ -79,22 +79,24 @@ def split_files(folder: Path, name: str) -> list[Path]:
     return sorted(file for file in folder.iterdir() if file.is_file() and wanted.fullmatch(file.name))
 
 
-def placed_rows(source: Source, kind: Kind, name: str) -> tuple[Any, Iterator[Placed]]:
-    """Return a fingerprint of the rows' content, and the rows with their places.
+def placed_rows(source: Source, kind: Kind, name: str, folder: str) -> tuple[Any, Iterator[Unparsed]]:
+    """Return a fingerprint of the rows' content, and the rows with their places, for rlhf.data.files.row_of.
+
+    Digests of large files are cached in ``folder``.
 
     Raises:
         DataError: the file, folder or Hub data set does not exist or cannot be reached.
     """
     path = Path(path_of(source)).expanduser()
     if path.is_file():
-        return _of_files([path])
+        return _of_files([path], folder)
     if path.is_dir():
         files = split_files(path, name)
         whole = [file for file in files if file.name.lower().removeprefix(name.lower()) in READERS]
         if not files or (whole and len(files) > 1):
             found = f"{len(files)} files" if files else "no file"
             raise DataError(f"{path}: has {found} for the split {name!r}: there must be one, such as {name}.jsonl")
-        return _of_files(files)
+        return _of_files(files, folder)
     if HUB_ID.fullmatch(path_of(source)) and reader_of(path) is None:
         key = f"data.{source_name(kind)}.path"
         return hub_rows(path_of(source), name, key, subset=source.subset, revision=source.revision)
@@ -104,12 +106,12 @@ def placed_rows(source: Source, kind: Kind, name: str) -> tuple[Any, Iterator[Pl
     )
 
 
-def _of_files(files: list[Path]) -> tuple[Any, Iterator[Placed]]:
+def _of_files(files: list[Path], folder: str) -> tuple[Any, Iterator[Unparsed]]:
     try:
-        digests = [file_digest(file) for file in files]
+        digests = [content_digest(folder, file) for file in files]
     except OSError as error:
         raise DataError(f"{files[0]}: cannot be read ({error.strerror or error})") from None
-    return digests, chain.from_iterable(map(read_rows, files))
+    return digests, chain.from_iterable(map(unparsed_rows, files))
 
 
 def hub_rows(

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rlhf.config import Render
-from rlhf.data import bounds
+from rlhf.data import bounds, segments
 from rlhf.errors import ConfigError, ModelError
 from rlhf.storage.paths import bundled
 
@@ -56,8 +56,10 @@ def chat_template(name: str | None) -> str:
     raise ModelError(f"model.chat_template={name} is neither a file nor one of {names}")
 
 
-def templated(tokenizer: Any, talks: Any, **options: Any) -> Any:
+def templated(tokenizer: Any, talks: Any, *, known: Any = None, **options: Any) -> Any:
     """Render one conversation, or several without tools, with the tokenizer's chat template.
+
+    ``known``: a dictionary for rlhf.data.segments.token_ids.
 
     Raises:
         ModelError: the chat template is missing, refuses a conversation, or takes too much time or memory.
@@ -87,7 +89,7 @@ def templated(tokenizer: Any, talks: Any, **options: Any) -> Any:
             return found
         if options.get("sanitize_control_tokens") or not _tokenizes_text(tokenizer):
             return tokenizer.apply_chat_template(talks, **options)
-        ids = bounds.token_ids(tokenizer, texts, add_special_tokens=False)
+        ids = segments.token_ids(tokenizer, texts, known)
         return {"input_ids": ids[0] if isinstance(found, str) else ids}
     except (TimeoutError, MemoryError) as error:
         raise ModelError(

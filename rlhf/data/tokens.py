@@ -12,10 +12,10 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rlhf.config import Turns
-from rlhf.data import cache
+from rlhf.data import cache, workers
 from rlhf.data.formats import Kind
 from rlhf.data.render import Prompt, encode, holds, shared, special_pattern, strings_are_turns
 from rlhf.data.turns import Said, said_in
@@ -68,6 +68,22 @@ class Counts:
     rewritten: int = 0
     heard: int = 0  # pairs or thumbs in which another role speaks between the assistant's turns
 
+    def add(self, more: "Counts") -> None:
+        """Add the counts of later rows."""
+        for name, count in vars(more).items():
+            own = getattr(self, name)
+            setattr(self, name, (own or count) if name == "example" else own + count)
+
+
+class Way(NamedTuple):
+    """How rows are tokenized: see `tokenized`."""
+
+    form: Form
+    max_length: int | None
+    extra: tuple[str, ...]
+    keep_end: bool
+    turns: Turns
+
 
 def tokenized(
     rows: "Dataset",
@@ -78,27 +94,25 @@ def tokenized(
     extra: Sequence[str] = (),
     keep_end: bool = False,
     turns: Turns = Turns.all,
+    processes: int | None = 1,
 ) -> tuple["Dataset | None", Counts]:
     """Return ``rows`` as ids in the form that a trainer takes, with the columns ``extra``; None if no row is left.
 
     A row of more than ``max_length`` tokens loses its end. If its prompt fills ``max_length``, the row is left out, as
-    in TRL; with ``keep_end`` (TRL's truncation_mode) some of the response always remains.
+    in TRL; with ``keep_end`` (TRL's truncation_mode) some of the response always remains. ``processes``: see
+    rlhf.data.workers.count.
     """
-    decided = (form.value, max_length, list(extra), keep_end, turns.value)
-    key = cache.key_of(rows._fingerprint, *decided, *identity(tokenizer))
+    way = Way(form, max_length, tuple(extra), keep_end, turns)
+    key = cache.key_of(rows._fingerprint, form.value, *way[1:], *identity(tokenizer))
 
     def build(writer: cache.Writer) -> dict[str, Any]:
-        counts, first = Counts(), 0
-        schema = _schema(form, rows, extra)
-        for batch in rows.iter(cache.BATCH):
-            if form is Form.prompts:
-                made = _prompts(batch["prompt"], first, tokenizer, max_length, counts)
-            else:
-                made = _rows(batch, RESPONSES[form.kind], form, tokenizer, max_length, keep_end, turns, counts)
-            first += len(batch["prompt"])
-            kept = [ids | {name: batch[name][i] for name in extra} for i, ids in made]
-            if kept:
-                writer.write(kept, schema)
+        counts, starts = Counts(), range(0, len(rows), cache.BATCH)
+        batches = (range(len(rows))[start : start + cache.BATCH] for start in starts)
+        count = workers.count(processes) if len(rows) >= workers.ENOUGH else 1
+        for made, counted in workers.mapped(_batch, (rows, tokenizer, way), batches, count):
+            counts.add(counted)
+            if made is not None:
+                writer.append(made)
         return vars(counts)
 
     found, counted = cache.table(folder, key, "the tokenized rows", build)
@@ -127,29 +141,36 @@ def _prompts(
             yield i, {"prompt_ids": ids, "row": first + i}
 
 
+def _batch(rows: "Dataset", tokenizer: Any, way: Way, places: range) -> tuple["pyarrow.RecordBatch | None", Counts]:
+    """Return the token ids of the rows at ``places``, and their counts."""
+    counts, batch = Counts(), rows[places.start : places.stop]
+    if way.form is Form.prompts:
+        made = _prompts(batch["prompt"], places.start, tokenizer, way.max_length, counts)
+    else:
+        made = _rows(batch, tokenizer, way, counts)
+    kept = [ids | {name: batch[name][i] for name in way.extra} for i, ids in made]
+    return cache.record_batch(kept, _schema(way.form, rows, way.extra)) if kept else None, counts
+
+
 def _rows(
-    batch: dict[str, list],
-    responses: Sequence[str],
-    form: Form,
-    tokenizer: Any,
-    max_length: int | None,
-    keep_end: bool,
-    turns: Turns,
-    counts: Counts,
+    batch: dict[str, list], tokenizer: Any, way: Way, counts: Counts
 ) -> Iterator[tuple[int, dict[str, list[int]]]]:
+    form, max_length, _, keep_end, turns = way
+    responses = RESPONSES[form.kind]
     prompts, pattern = batch["prompt"], special_pattern(tokenizer)
     counts.special += sum(
         any(holds(pattern, text) for text in (prompt, *texts))
         for prompt, *texts in zip(prompts, *(batch[name] for name in responses), strict=True)
     )
-    wholes = [encode(tokenizer, prompts, batch[name]) for name in responses]
+    known: dict[str, list[int]] = {}
+    wholes = [encode(tokenizer, prompts, batch[name], known) for name in responses]
     if form is Form.sequences:
         for i, whole in enumerate(zip(*wholes, strict=True)):
             yield i, {f"{name}_ids": ids for name, ids in zip(responses, whole, strict=True)}
         return
     every = form is Form.completions and turns is Turns.all
     said = [said_in(tokenizer, prompts, batch[name], ids, every) for name, ids in zip(responses, wholes, strict=True)]
-    for i, (prompt, *whole) in enumerate(zip(encode(tokenizer, prompts), *wholes, strict=True)):
+    for i, (prompt, *whole) in enumerate(zip(encode(tokenizer, prompts, known=known), *wholes, strict=True)):
         start = shared(prompt, *whole)
         if start < len(prompt):
             counts.broken += 1

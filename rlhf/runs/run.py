@@ -164,11 +164,11 @@ class Run:
         write_json(self.work / MANIFEST, redact(self.manifest))
 
     @_by_the_writer
-    def record_data(self, kind: str, split: str, dataset: Any) -> None:
-        """Record the rows and the fingerprint of a data set that the stage reads."""
+    def record_data(self, kind: str, split: str, dataset: Any, folder: str | None = None) -> None:
+        """Record the rows and the fingerprint of a data set that the stage reads, which is cached in ``folder``."""
         from rlhf.data import fingerprint  # datasets is slow to import and `status` never needs it
 
-        entry = {"rows": len(dataset), "fingerprint": fingerprint(dataset)}
+        entry = {"rows": len(dataset), "fingerprint": fingerprint(dataset, folder)}
         self.manifest["data"].setdefault(kind, {})[split] = entry
         self.write()
 

@@ -91,7 +91,7 @@ def answer_all(
     answers: dict[str, Answers] = {}
     untrained = [name for name, path in stage.models.items() if path is not None and name not in run.parents]
     notes = [f"Left out, because they do not exist yet: {', '.join(untrained)}."] if untrained else []
-    bar = Bar("compare", len(stage.models))
+    bar = Bar("compare", len(stage.models), passing=True)
     for step, name in enumerate(stage.models, 1):
         if name not in run.parents:
             continue

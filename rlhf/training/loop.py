@@ -49,7 +49,7 @@ def read_splits(
     }
     check_splits(settings.data, kind, rows, settings.seed)
     for split, dataset in rows.items():
-        run.record_data(source_name(kind), split, dataset)
+        run.record_data(source_name(kind), split, dataset, settings.data.cache)
     return rows
 
 
@@ -67,7 +67,7 @@ def tokenized(
     Raises:
         DataError: no row of a split is left.
     """
-    name, turns = source_name(form.kind), getattr(settings.stage, "turns", Turns.all)
+    name, data, turns = source_name(form.kind), settings.data, getattr(settings.stage, "turns", Turns.all)
     # Packing strategies other than "bfd" join rows before they cut them, and lose nothing.
     joined = getattr(args, "packing", False) and args.packing_strategy != "bfd"
     # RewardTrainer omits long pairs itself.
@@ -75,7 +75,7 @@ def tokenized(
     keep_end = getattr(args, "truncation_mode", None) == "keep_end"
     found = {}
     for split, dataset in rows.items():
-        made, counts = to_ids(dataset, form, tokenizer, longest, settings.data.cache, extra, keep_end, turns)
+        made, counts = to_ids(dataset, form, tokenizer, longest, data.cache, extra, keep_end, turns, data.processes)
         for count, reason in ((counts.cut, CUT), (counts.filled, FILLED)):
             limit = f"stage.trainer.max_length={longest}"
             run.record_omission(name, split, count, reason, reason.replace("max_length", limit))
@@ -117,7 +117,9 @@ def prompt_ids(run: Run, settings: Settings, prompts: "Dataset", tokenizer: Any)
         DataError: all prompts are longer.
     """
     longest = settings.stage_as(PPOStage).max_prompt_length
-    made, counts = to_ids(prompts, Form.prompts, tokenizer, longest, settings.data.cache)
+    made, counts = to_ids(
+        prompts, Form.prompts, tokenizer, longest, settings.data.cache, processes=settings.data.processes
+    )
     run.record_omission("prompts", "train", counts.filled, LONG)
     if made is None:
         raise DataError(

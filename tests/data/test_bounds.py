@@ -61,20 +61,29 @@ def test_the_output_of_a_template_is_bounded(monkeypatch: pytest.MonkeyPatch) ->
         prompt_ids(tokenizer, TALK)
 
 
+@pytest.mark.parametrize("special", [True, False])
+def test_a_batch_has_the_ids_of_its_texts(special: bool) -> None:
+    tokenizer = bytes_tokenizer(END, eos_token=END)
+    texts = ["a", f"b{END}", "", f"{END}{END}"]
+    for options in ({}, {"add_special_tokens": special}, {"split_special_tokens": special}):
+        alone = [tokenizer(text, **options)["input_ids"] for text in texts]
+        assert bounds.token_ids(tokenizer, texts, **options) == alone
+
+
 @pytest.mark.parametrize("talks", [False, True])
 def test_long_texts_are_tokenized_in_parts(monkeypatch: pytest.MonkeyPatch, talks: bool) -> None:
     tokenizer = bytes_tokenizer(END, eos_token=END)
     tokenizer.chat_template = "{{ messages[0].content }}"
     texts = ["aaa", "bbbb", "ccccccccc", "d"]
     prompts = [[{"role": "user", "content": text}] for text in texts] if talks else texts
-    whole, own, lengths = encode(tokenizer, prompts), type(tokenizer).__call__, []
+    whole, own, lengths = encode(tokenizer, prompts), bounds._ids, []
 
-    def call(self: object, part: list[str], **options: object) -> object:
+    def ids(tokenizer: object, part: list[str], options: dict[str, object]) -> list[list[int]]:
         lengths.append(sum(map(len, part)))
-        return own(self, part, **options)
+        return own(tokenizer, part, options)
 
     monkeypatch.setattr(bounds, "AT_ONCE", 8)
-    monkeypatch.setattr(type(tokenizer), "__call__", call)
+    monkeypatch.setattr(bounds, "_ids", ids)
     assert encode(tokenizer, prompts) == whole
     assert lengths == [7, 9, 1]
 

@@ -51,6 +51,37 @@ def test_a_damaged_table_is_rebuilt(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "my.jsonl: its table in data.cache is damaged and is rebuilt" in printed
 
 
+def test_a_large_file_is_read_for_its_digest_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache, "LARGE", 10)
+    path = tmp_path / "rows.jsonl"
+    path.write_text("a" * 20)
+    original = cache.digests.file_digest
+    digest, read = original(path), []
+    monkeypatch.setattr(cache.digests, "file_digest", lambda file: read.append(file.name) or original(file))
+    cached = str(tmp_path / "cache")
+    assert cache.content_digest(cached, path) == digest  # it has just been written
+    old = path.stat().st_mtime_ns - 10 * cache.SETTLED
+    os.utime(path, ns=(old, old))
+    for _ in range(3):
+        assert cache.content_digest(cached, path) == digest
+    assert read.count("rows.jsonl") == 2
+    path.write_text("b" * 20)
+    os.utime(path, ns=(old + 1, old + 1))
+    assert cache.content_digest(cached, path) != digest
+
+
+def test_a_large_table_is_read_for_its_digest_if_its_time_has_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache.table(str(tmp_path), "k", "x", build)
+    monkeypatch.setattr(cache, "LARGE", 10)
+    monkeypatch.setattr(cache.digests, "file_digest", lambda _: pytest.fail("its time has not changed"))
+    assert cache.table(str(tmp_path), "k", "x", never)[1] == {"read": 2_500}
+    monkeypatch.undo()
+    (tmp_path / "k" / cache.ROWS).touch()
+    assert cache.table(str(tmp_path), "k", "x", never)[1] == {"read": 2_500}
+
+
 def test_a_failed_build_leaves_nothing(tmp_path: Path) -> None:
     def fails(writer: cache.Writer) -> dict:
         writer.write([{"a": 1}], SCHEMA)
@@ -87,7 +118,7 @@ def test_a_key_depends_on_content_settings_and_code(monkeypatch: pytest.MonkeyPa
 
 def test_the_meta_file_holds_no_rows(tmp_path: Path) -> None:
     cache.table(str(tmp_path), "k", "x", build)
-    assert set(json.loads((tmp_path / "k" / cache.META).read_text())) == {"digest", "rows", "told"}
+    assert set(json.loads((tmp_path / "k" / cache.META).read_text())) == {"digest", "rows", "told", "stamp"}
 
 
 def test_tables_of_killed_processes_are_deleted_and_those_of_others_kept(tmp_path: Path) -> None:

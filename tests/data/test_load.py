@@ -18,7 +18,6 @@ from hypothesis import strategies as st
 
 from rlhf.config import Data, Format, Pairing, Rankings, Render, Source, Ties
 from rlhf.data import leaks, load, load_rows, load_source, reading
-from rlhf.data.cache import batches
 from rlhf.data.formats import FIELDS, KINDS
 from rlhf.errors import DataError
 
@@ -132,6 +131,7 @@ def test_one_path_replaces_all_sources(tmp_path: Path) -> None:
         holdout=0.1,
         allow_leaks=False,
         cache=os.environ["RLHF_CACHE"],
+        processes=None,
         pairing=PAIRING,
         gold=None,
         judge=None,
@@ -405,7 +405,6 @@ def test_rows_of_a_whole_file_stream(tmp_path: Path, monkeypatch: pytest.MonkeyP
     path = write(tmp_path / "a.jsonl", [row | ({"source": "s"} if n % 7 == 5 else {}) for n, row in enumerate(PAIRS)])
     whole = read(path).to_list()
     monkeypatch.setattr("rlhf.data.cache.BATCH", 3)
-    monkeypatch.setattr("rlhf.data.cache.batches", lambda rows: batches(rows, 3))
     monkeypatch.setenv("RLHF_CACHE", str(tmp_path / "cache"))
     assert read(path).to_list() == whole
 

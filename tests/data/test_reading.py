@@ -48,7 +48,7 @@ def test_training_refuses_what_the_data_sheet_counts(tmp_path: Path) -> None:
 def test_rows_are_converted_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given = source(write(tmp_path / "rows.jsonl", PAIRS[:1]))
     first = read(given, tmp_path / "cache")
-    monkeypatch.setattr(reading, "_convert", None)
+    monkeypatch.setattr(reading, "convert", None)
     second = read(given, tmp_path / "cache")
     assert second.rows[:] == first.rows[:]
     assert second.rows._fingerprint == first.rows._fingerprint

@@ -1,13 +1,21 @@
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from rlhf.config import Source
+from rlhf.data.files import row_of
 from rlhf.data.sources import path_of, placed_rows, plan, source_of, split_files
 from rlhf.errors import DataError
 from tests.conftest import composed
 from tests.data.test_load import source, write
 
 ROW = {"prompt": "q", "chosen": "a", "rejected": "b"}
+
+
+def placed(given: Source) -> tuple[Any, Any]:
+    return placed_rows(given, "preferences", "train", os.environ["RLHF_CACHE"])
 
 
 def test_a_path_replaces_the_source_of_a_preset_and_its_splits() -> None:
@@ -53,17 +61,17 @@ def test_shards_are_one_split_in_their_order(tmp_path: Path) -> None:
     for number, name in enumerate(names):
         write(tmp_path / name, [ROW | {"prompt": str(number)}])
     assert [path.name for path in split_files(tmp_path, "train")] == sorted(names[:2])
-    _, rows = placed_rows(source(tmp_path), "preferences", "train")
-    assert [row["prompt"] for _, row in rows] == ["1", "0"]
+    _, rows = placed(source(tmp_path))
+    assert [row_of(place, raw)["prompt"] for place, raw in rows] == ["1", "0"]
 
 
 def test_rows_have_their_places_and_the_fingerprint_is_that_of_the_content(tmp_path: Path) -> None:
     one, same, other = (
         write(tmp_path / f"{name}.jsonl", rows) for name, rows in {"a": [ROW], "b": [ROW], "c": [ROW, ROW]}.items()
     )
-    prints = [placed_rows(source(path), "preferences", "train")[0] for path in (one, same, other)]
+    prints = [placed(source(path))[0] for path in (one, same, other)]
     assert prints[0] == prints[1] != prints[2]
-    _, rows = placed_rows(source(other), "preferences", "train")
+    _, rows = placed(source(other))
     assert [place for place, _ in rows] == [f"{other}:1", f"{other}:2"]
 
 
@@ -73,8 +81,8 @@ def test_rows_have_their_places_and_the_fingerprint_is_that_of_the_content(tmp_p
 )
 def test_a_place_without_rows_is_refused(tmp_path: Path, name: str, message: str) -> None:
     with pytest.raises(DataError, match=message):
-        placed_rows(source(tmp_path / name), "preferences", "train")
+        placed(source(tmp_path / name))
     for suffix in ("jsonl", "csv"):
         (tmp_path / f"train.{suffix}").touch()
     with pytest.raises(DataError, match="has 2 files for the split 'train': there must be one"):
-        placed_rows(source(tmp_path), "preferences", "train")
+        placed(source(tmp_path))

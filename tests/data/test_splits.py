@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from rlhf.config import Settings
-from rlhf.data import check_splits, load
+from rlhf.data import check_splits, load, splits
 from rlhf.errors import DataError
 from tests.data.test_load import PAIRS, write
 
@@ -64,3 +64,20 @@ def test_every_training_stage_refuses_a_leak(beside_chain: Callable, chain: Path
     with pytest.raises(DataError, match=r"\d+ rows of data\..* \(100\.0%\) .*: remove them, or accept them with"):
         execute(beside_chain(stage, f"data.path={tmp_path / 'rows'}"), tmp_path / stage)
     assert not (tmp_path / stage).exists()
+
+
+@pytest.mark.parametrize(("prompts", "read"), [(200, False), (3, True)])
+def test_a_file_that_the_hash_divides_is_not_read_again_for_its_prompts(
+    settings: Callable[..., Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prompts: int, read: bool
+) -> None:
+    """No hash of three prompts is below 0.05, so the prompt with the smallest is held out."""
+    rows = [{"prompt": f"Q{n}", "chosen": "A", "rejected": "B"} for n in range(prompts)]
+    given = settings("dpo", "data=local", f"data.path={write(tmp_path / 'rows.jsonl', rows)}")
+    found = {split: load(given.data, "preferences", split, 0) for split in ("train", "validation")}
+    names = []
+    monkeypatch.setattr(splits, "evaluated_on", lambda *_: names.append("read") or {})
+    check_splits(given.data, "preferences", found, 0)
+    assert bool(names) is read
+    monkeypatch.undo()
+    [asked] = splits.evaluated_on(given.data, "preferences", 0).values()
+    assert not set(asked["prompt"]) & set(found["train"]["prompt"])

@@ -10,6 +10,7 @@ from tokenizers.pre_tokenizers import ByteLevel
 from transformers import PreTrainedTokenizerFast
 from trl import DPOConfig, DPOTrainer, RewardConfig, RewardTrainer, SFTConfig, SFTTrainer
 
+from rlhf.data import cache, workers
 from rlhf.data.templates import chat_template
 from rlhf.data.tokens import Form, tokenized
 from rlhf.modeling.from_scratch import new_tokenizer
@@ -158,3 +159,18 @@ def test_the_rows_are_those_of_trl(form: Form, name: str, longest: int | None, t
     # In dialogues that diverge before their last turn, TRL also learns the user's turns.
     ours = [{key: row[key] for key in theirs[0] if name != "hh" or key != "labels"} for row in made or []]
     assert ours == [{key: row[key] for key in ours[0]} for row in theirs] if ours else not theirs
+
+
+@pytest.mark.parametrize("form", [Form.pairs, Form.completions, Form.prompts])
+def test_two_processes_make_the_ids_of_one(form: Form, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache, "BATCH", 4)
+    monkeypatch.setattr(workers, "ENOUGH", 10)
+    texts = [f"{'ab' * (n % 5)}<|end|>" for n in range(30)]
+    rows = Dataset.from_dict({"prompt": texts, "chosen": ["x"] * 30, "rejected": ["y"] * 30, "completion": texts})
+    rows = rows.select(range(29, -1, -1))  # with indices, as a split has them
+    made = []
+    for processes in (1, 2):
+        ids, counts = tokenized(rows, form, TOKENIZER, 12, str(tmp_path / str(processes)), processes=processes)
+        made.append((ids[:], counts))
+    assert made[0] == made[1]
+    assert made[0][1].special == 30

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rlhf.config import AdapterKind, EvalSet, Settings
 from rlhf.data import cache, fingerprint, load
-from rlhf.data.formats import COLUMNS
+from rlhf.data.extras import COLUMNS
+from rlhf.data.fingerprint import rows_of
 from rlhf.data.render import Prompt
 from rlhf.data.sources import source_name
 from rlhf.evaluation.responses.answers import Candidate, by_prompt, divergences
@@ -209,9 +210,11 @@ def prompts(settings: Settings, run: Run, columns: bool = False) -> list[Prompt]
     [rows] = held_out(settings, columns).values()
     read = rows.select_columns(["prompt", COLUMNS] if columns else ["prompt"])
     distinct: dict[str, dict[str, Any]] = {}
-    for row in read:
+    for row in rows_of(read):
         distinct.setdefault(json.dumps(row["prompt"], sort_keys=True), row)
-    kept = list(distinct.values())[: settings.eval_set.prompts]
+        if len(distinct) == settings.eval_set.prompts:
+            break
+    kept = list(distinct.values())
     run.manifest["held_out"] = {
         "prompts": len(kept),
         "samples": settings.eval_set.samples,

@@ -138,8 +138,11 @@ def test_the_tables_are_the_measured_ones() -> None:
     rows = result["seeds"]
     assert "\n".join(progression.table(rows)) in TEXTS["results"]
     assert "\n".join(["<!-- table over seeds -->", *result["published"], "<!-- end -->"]) in TEXTS["results"]
-    for row in rows:
-        assert all(progression.checks(row).values()), row["seed"]
+    found = [progression.checks(row) for row in rows]
+    assert len(found) == 10
+    near = [one.pop("reward model within 0.03 of the ceiling") for one in found]
+    assert all(all(one.values()) for one in found)
+    assert near.count(False) == 1  # seed 3, as the page says
     sweep = json.loads((ROOT / "benchmarks" / "sweep.json").read_text())
     assert "\n".join(["<!-- sweep -->", *sweep["published"], "<!-- end -->"]) in TEXTS["sweeps"]
     ladder = json.loads((ROOT / "benchmarks" / "ladder.json").read_text())

@@ -108,7 +108,8 @@ def tokenized(
     def build(writer: cache.Writer) -> dict[str, Any]:
         counts, starts = Counts(), range(0, len(rows), cache.BATCH)
         batches = (range(len(rows))[start : start + cache.BATCH] for start in starts)
-        count = workers.count(processes) if len(rows) >= workers.ENOUGH else 1
+        several = len(rows) >= workers.ENOUGH and workers.sendable(tokenizer)
+        count = workers.count(processes) if several else 1
         for made, counted in workers.mapped(_batch, (rows, tokenizer, way), batches, count):
             counts.add(counted)
             if made is not None:

@@ -5,6 +5,7 @@ A worker is a new Python process, which imports what it needs in about two secon
 
 import multiprocessing
 import os
+import pickle
 import signal
 import threading
 from collections import deque
@@ -24,11 +25,24 @@ _job: tuple[Callable[..., Any], tuple[Any, ...]]
 
 
 def count(processes: int | None) -> int:
-    """Return the number of processes for large data; None: one per core of this process, at most `MOST`."""
+    """Return the number of processes for large data; None: one per core, at most `MOST`.
+
+    The processes of a run on one machine (torchrun's LOCAL_WORLD_SIZE) share its cores.
+    """
     if processes is not None:
         return processes
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return min(cores or 1, MOST)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(min(cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")), MOST), 1)
+
+
+def sendable(tokenizer: Any) -> bool:
+    """Return whether another process can load a pickled tokenizer: its class is not in code of a model's repository."""
+    if type(tokenizer).__module__.startswith("transformers_modules"):
+        return False
+    try:
+        return bool(pickle.dumps(tokenizer))
+    except (AttributeError, TypeError, ValueError, pickle.PicklingError):
+        return False
 
 
 def mapped(function: Callable[..., Any], given: tuple[Any, ...], tasks: Iterable[Any], processes: int) -> Iterator[Any]:

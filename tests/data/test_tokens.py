@@ -174,3 +174,12 @@ def test_two_processes_make_the_ids_of_one(form: Form, tmp_path: Path, monkeypat
         made.append((ids[:], counts))
     assert made[0] == made[1]
     assert made[0][1].special == 30
+
+
+def test_a_tokenizer_that_no_other_process_can_load_stays_in_this_one() -> None:
+    tokenizer = letters(chat_template("almanac"))
+    assert workers.sendable(tokenizer)
+    tokenizer.hook = lambda text: text
+    assert not workers.sendable(tokenizer)
+    own = type("Own", (), {"__module__": "transformers_modules.org.model"})
+    assert not workers.sendable(own())

@@ -76,3 +76,5 @@ def test_the_default_number_is_that_of_the_cores(monkeypatch: pytest.MonkeyPatch
     assert workers.count(None) == workers.MOST
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 3}, raising=False)
     assert (workers.count(None), workers.count(5)) == (2, 5)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert workers.count(None) == 1

@@ -238,10 +238,11 @@ def test_the_ladder_on_sentiment_runs_is_measured_and_drawn(
     for name, value in (places | sizes).items():
         monkeypatch.setattr(sentiment, name, value)
     short = "stage.max_prompt_length=128"
+    long = "stage.trainer.max_length=200"  # a tiny model's responses may be long
     ppo = ["stage=ppo", *FAST["ppo"], "stage.warmup_updates=1", "stage.critic_warmup_updates=0", short]
     given = {
-        "methods": {"dpo": ["stage=dpo", *FAST["dpo"]], "ppo": ppo, "rloo": None, "ppo-gold": None},
-        "parents": {"sample": ["stage.prompts=20", short], "reward": FAST["reward"]},
+        "methods": {"dpo": ["stage=dpo", *FAST["dpo"], long], "ppo": ppo, "rloo": None, "ppo-gold": None},
+        "parents": {"sample": ["stage.prompts=20", short], "reward": [*FAST["reward"], long]},
     }
     ladder = [
         f"stage.{key}.{name}={'null' if own is None else json.dumps(list(own))}"

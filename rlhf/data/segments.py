@@ -38,7 +38,7 @@ def _flags(token: Any) -> tuple[bool, ...]:
 def _borders(tokenizer: Any, added: tuple[tuple[str, bool, bool], ...]) -> re.Pattern | None:
     """Return a pattern that splits a text at added tokens; None if the parts depend on each other."""
     exact = sorted((text for text, normalized, _ in added if not normalized), key=len, reverse=True)
-    if not tokenizer.is_fast or not exact or any(strips for *_, strips in added):
+    if not getattr(tokenizer, "is_fast", False) or not exact or any(strips for *_, strips in added):
         return None
     pattern = re.compile(f"({'|'.join(map(re.escape, exact))})")
     for probe in (probe.format(token) for token in exact[:PROBED] for probe in PROBES):

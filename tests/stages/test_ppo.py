@@ -288,7 +288,7 @@ def test_a_teacher_replaces_reward_and_critic(
     assert roles["teacher"] > 0
     assert "critic" not in roles
     first, *_ = (json.loads(line) for line in logged(tmp_path / "whole").splitlines())
-    assert first["objective/reverse_kl"] > 0.001
+    assert abs(first["objective/reverse_kl"]) > 0.001  # an estimate from a few samples may be below zero
     assert first["objective/rlhf_reward"] == pytest.approx(-first["objective/kl"], rel=1e-5)
     assert run.manifest["metrics"]["teacher/gold"] is not None
     assert "score" not in run.manifest["metrics"]

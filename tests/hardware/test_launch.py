@@ -38,9 +38,11 @@ CARD = ("stage.probe_rows=0", "stage.statistics_prompts=2", "stage.sample_prompt
 OPTIONS = {
     "base": (*SGD, "stage.block_length=16"),
     "sft": (
-        *SGD, "stage.trainer.gradient_accumulation_steps=2", "stage.trainer.activation_checkpointing=true",
+        *SGD,
+        "stage.trainer.gradient_accumulation_steps=2",
+        "stage.trainer.activation_checkpointing=true",
         "data.demonstrations.limit=48",  # three whole steps
-    ),  # fmt: skip
+    ),
     "reward": (*SGD, *CARD, "adapter=lora"),
     "dpo": (*SGD, "stage.loss=[sigmoid,sft]"),  # a mean over pairs, and one over tokens
     "kto": SGD,

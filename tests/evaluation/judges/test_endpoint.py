@@ -28,7 +28,7 @@ class Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.faults: list[tuple[int, bytes]] = []
         self.always: str | None = None
-        self.refuses = False  # to score every third response
+        self.refuses = False  # to score every fifth response
         self.requests: list[dict] = []
         self.keys: set[str] = set()
         self.lock = threading.Lock()
@@ -63,7 +63,7 @@ class Handler(BaseHTTPRequestHandler):
         text = body["messages"][0]["content"]
         if "<response A " not in text:
             response = text.split("<response ")[1].split("</response")[0].split("\n", 1)[1]
-            if self.server.refuses and sum(map(ord, response)) % 3 == 0:
+            if self.server.refuses and sum(map(ord, response)) % 5 == 0:
                 return reply(None, refusal="I cannot judge this")
             count = response.count("x")
             return reply(self.server.always or f"It has {count} of them.\nScore: {min(1 + count, 5)}/5")

@@ -21,7 +21,6 @@ benchmarks/plan_memory.json, and the tables into docs/planning.md.
 import argparse
 import json
 import os
-import re
 import subprocess
 import sys
 import tempfile
@@ -33,11 +32,12 @@ from typing import Any
 
 from benchmarks.ppo_memory import ALLOCATOR
 from benchmarks.sides import record
+from benchmarks.table import place
 from rlhf.storage import markdown
 
 RESULT = Path(__file__).with_suffix(".json")
 PAGE = Path(__file__).parents[1] / "docs" / "planning.md"
-PLACE = re.compile(r"(?<=<!-- plans against measurements -->\n).*?(?=<!-- end -->)", re.DOTALL)
+PLACE = "<!-- plans against measurements -->"
 STAGES = ("base", "sft", "reward", "dpo", "ppo")
 WAYS = {"full": "none", "LoRA": "lora", "bfloat16": "none", "head": "none"}  # head: PPO's critic on the policy
 # Rows of a micro-batch (half of PPO's batch); words of a prompt and of a response.
@@ -337,9 +337,7 @@ def main() -> None:
 
 def publish(rows: list[dict[str, Any]], clocked: list[dict[str, Any]]) -> None:
     """Write both tables into docs/planning.md."""
-    lines = [*table(rows), *(["", *times(clocked)] if clocked else [])]
-    text = PAGE.read_text(encoding="utf-8")
-    PAGE.write_text(PLACE.sub(lambda _: "\n".join(lines) + "\n", text, count=1), encoding="utf-8")
+    place(PAGE, PLACE, [*table(rows), *(["", *times(clocked)] if clocked else [])])
 
 
 def of_case(shape: str, stage: str, way: str) -> list[dict[str, Any]]:

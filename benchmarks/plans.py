@@ -10,13 +10,13 @@ into docs/planning.md, between the lines that mark its place.
 
 import argparse
 import json
-import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks.plan_memory import composed
 from benchmarks.sides import record as write
+from benchmarks.table import place
 from rlhf.hardware.memory import count, size
 from rlhf.planning.estimate import Outlook, look_ahead, record
 from rlhf.planning.remedies import Remedy, first, tried
@@ -26,7 +26,7 @@ from rlhf.storage import markdown
 
 RESULT = Path(__file__).with_suffix(".json")
 PAGE = Path(__file__).parents[1] / "docs" / "planning.md"
-PLACE = re.compile(r"(?<=<!-- plans -->\n).*?(?=<!-- end -->)", re.DOTALL)
+PLACE = "<!-- plans -->"
 DEVICE = "a100-80gb"
 GPUS = (1, 8)
 
@@ -106,8 +106,7 @@ def gib(number: int) -> str:
 
 def publish(rows: list[dict[str, Any]]) -> None:
     """Write the table into docs/planning.md."""
-    text = PAGE.read_text(encoding="utf-8")
-    PAGE.write_text(PLACE.sub(lambda _: "\n".join(table(rows)) + "\n", text, count=1), encoding="utf-8")
+    place(PAGE, PLACE, table(rows))
 
 
 def main() -> None:

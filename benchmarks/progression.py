@@ -22,6 +22,7 @@ import sys
 from datetime import date
 from pathlib import Path
 
+from benchmarks.table import place
 from rlhf.storage import markdown
 
 STAGES = ("base", "sft", "dpo", "ppo")
@@ -29,7 +30,7 @@ RESULT = Path(__file__).with_suffix(".json")
 FIGURES = Path(__file__).parents[1] / "docs" / "figures"
 PAGE = Path(__file__).parents[1] / "docs" / "results.md"
 SHOWN = ("frontier", "scores")  # figures of the report in the documentation
-PLACE = re.compile(r"(?<=<!-- table over seeds -->\n).*?(?=<!-- end -->)", re.DOTALL)
+PLACE = "<!-- table over seeds -->"
 
 
 def run_seed(seed: int, overrides: list[str]) -> dict:
@@ -58,8 +59,7 @@ def publish(compared: Path) -> list[str]:
     text = (compared / "report.md").read_text(encoding="utf-8")
     found = re.search(r"^## Over seeds .*?\n\n(.*?)\n(?=\n## )", text, re.DOTALL | re.MULTILINE)
     lines = found.group(1).splitlines() if found else []
-    page = PAGE.read_text(encoding="utf-8")
-    PAGE.write_text(PLACE.sub(lambda _: "".join(f"{line}\n" for line in lines), page, count=1), encoding="utf-8")
+    place(PAGE, PLACE, lines)
     return lines
 
 

@@ -4,7 +4,7 @@ python -m benchmarks.table
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -74,12 +74,15 @@ def measured(row: dict[str, Any]) -> list[str]:
     return [*cells, pair("utilization", ".0%")]
 
 
+def place(page: Path, begin: str, found: Iterable[str]) -> None:
+    """Write lines into a page, between the mark ``begin`` and the next `END`."""
+    before, after = page.read_text(encoding="utf-8").split(begin, 1)
+    page.write_text("\n".join([before + begin, *found, END]) + after.split(END, 1)[1], encoding="utf-8")
+
+
 def main() -> None:
-    text = PAGE.read_text(encoding="utf-8")
     for begin, found in ((BEGIN, lines(HERE)), (SHARES, shares(HERE))):
-        before, after = text.split(begin)[0], text.split(begin)[1].split(END, 1)[1]
-        text = "\n".join([before + begin, "", *found, END]) + after
-    PAGE.write_text(text, encoding="utf-8")
+        place(PAGE, begin, ["", *found])
 
 
 if __name__ == "__main__":

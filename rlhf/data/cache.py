@@ -128,7 +128,7 @@ def content_digest(folder: str, path: Path) -> str:
     state = path.stat()
     if state.st_size < LARGE or time.time_ns() - state.st_mtime_ns < SETTLED:
         return digests.file_digest(path)
-    key = key_of("digest", str(path.resolve()), *_stamp(path), state.st_ino)
+    key = key_of("digest", str(path.resolve()), state.st_size, state.st_mtime_ns, state.st_ino)
     return value(folder, key, lambda: digests.file_digest(path))
 
 

@@ -52,3 +52,13 @@ def test_every_script_is_listed() -> None:
     assert len(scripts) > 10
     listed = (folder / "README.md").read_text()
     assert [name for name in scripts if f"python -m benchmarks.{name}`" not in listed] == []
+
+
+def test_an_empty_place_is_filled_once_and_text_around_it_stays(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("a\n<!-- first -->\n<!-- end -->\nb\n<!-- second -->\nkept\n<!-- end -->\n")
+    for lines in (["| x |"], ["| y |", "| z |"]):
+        table.place(page, "<!-- first -->", lines)
+    assert page.read_text() == (
+        "a\n<!-- first -->\n| y |\n| z |\n<!-- end -->\nb\n<!-- second -->\nkept\n<!-- end -->\n"
+    )

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from rlhf.config import Data, Format, Source
 from rlhf.data.cache import content_digest
-from rlhf.data.files import READERS, Placed, Unparsed, reader_of, unparsed_rows
+from rlhf.data.files import READERS, Unparsed, reader_of, unparsed_rows
 from rlhf.data.formats import Kind
 from rlhf.errors import DataError
 from rlhf.hub.pinned import pin
@@ -116,7 +116,7 @@ def _of_files(files: list[Path], folder: str) -> tuple[Any, Iterator[Unparsed]]:
 
 def hub_rows(
     named: str, split: str, key: str, *, subset: str | None = None, revision: str | None = None
-) -> tuple[Any, Iterator[Placed]]:
+) -> tuple[Any, Iterator[Unparsed]]:
     """Return the fingerprint and the rows of a split of ``named``, an id or id@revision on the Hub, at its commit.
 
     ``key`` is the setting of a local file, for the message.
@@ -124,7 +124,7 @@ def hub_rows(
     Raises:
         DataError: the data set or the split does not exist or cannot be reached.
     """
-    from datasets import load_dataset
+    from datasets import load_dataset_builder
     from datasets.exceptions import DatasetsError
     from huggingface_hub.errors import HfHubHTTPError
 
@@ -132,7 +132,11 @@ def hub_rows(
     pinned = pin(path, revision or own or None, "dataset")
     commit = revision or own or None if pinned is None else pinned.commit
     try:
-        dataset = load_dataset(path, name=subset, revision=commit, split=split)
+        builder = load_dataset_builder(path, name=subset, revision=commit)
+        if urls := _text_files(builder, split):
+            return urls, chain.from_iterable([_rows_at(path, url) for url in urls])
+        builder.download_and_prepare()
+        dataset: Any = builder.as_dataset(split=split)
     except (OSError, ValueError, RuntimeError, DatasetsError, HfHubHTTPError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise DataError(
@@ -141,3 +145,26 @@ def hub_rows(
         ) from None
     rows = ((f"{path} {split} row {number}", row) for number, row in enumerate(dataset, start=1))
     return dataset._fingerprint, rows
+
+
+def _text_files(builder: Any, split: str) -> list[str]:
+    """Return the hf:// addresses of a split's JSON or CSV files; empty if only ``datasets`` can read the split.
+
+    ``datasets`` 5.2 guesses types of the text in such files, one part of a file at a time: "2019-07-14" becomes a
+    timestamp, or "2019-07-14 00:00:00" if another part of the file has other text, and "007" in CSV becomes 7.
+    """
+    config, default = vars(builder.config), vars(type(builder.config)())
+    ignored = ("name", "version", "data_dir", "data_files", "description", "features")
+    usual = all(config[option] == default[option] for option in default if option not in ignored)
+    files = {str(name): list(urls) for name, urls in (config["data_files"] or {}).items()}.get(split, [])
+    readable = all(reader_of(Path(url)) and url.startswith("hf://datasets/") for url in files)
+    return files if builder.info.builder_name in ("json", "csv") and usual and readable else []
+
+
+def _rows_at(path: str, url: str) -> Iterator[Unparsed]:
+    """Download the file at hf://datasets/path@commit/name and return its rows; their places name the file there."""
+    from huggingface_hub import hf_hub_download
+
+    commit, _, name = url.removeprefix(f"hf://datasets/{path}@").partition("/")
+    file = Path(hf_hub_download(path, name, revision=commit, repo_type="dataset"))
+    return ((f"{path}/{name}{place.removeprefix(str(file))}", row) for place, row in unparsed_rows(file))

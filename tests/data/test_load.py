@@ -20,6 +20,7 @@ from rlhf.config import Data, Format, Pairing, Rankings, Render, Source, Ties
 from rlhf.data import leaks, load, load_rows, load_source, reading
 from rlhf.data.formats import FIELDS, KINDS
 from rlhf.errors import DataError
+from tests.hub.server import Hub, Repo
 
 FIXTURES = Path(__file__).parent / "fixtures"
 PRESETS = json.loads((FIXTURES / "presets.json").read_text(encoding="utf-8"))
@@ -309,19 +310,20 @@ def test_an_unreachable_hub_id_raises_a_one_line_error() -> None:
     assert "\n" not in str(error.value)
 
 
-def test_a_hub_id_is_read_with_revision_subset_and_split(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
-
-    def load_dataset(path: str, **options: object) -> datasets.Dataset:
-        asked.append((path, options))
-        return datasets.Dataset.from_list(PAIRS[:3] if options["split"] == "train_prefs" else [{"prompt": "q"}])
-
-    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    hub = source("org/name@v1", subset="easy", train="train_prefs", validation="test_prefs")
-    assert read(hub).to_list() == PAIRS[:3]
-    assert asked == [("org/name", {"name": "easy", "revision": "v1", "split": "train_prefs"})]
-    with pytest.raises(DataError, match="org/name test_prefs row 1: field 'chosen' is missing"):
-        read(hub, split="validation")
+def test_a_hub_id_is_read_with_revision_subset_and_split(hub: Hub) -> None:
+    card = (
+        "---\nconfigs:\n- config_name: easy\n  data_files:\n  - {split: train_prefs, path: easy.jsonl}\n"
+        "  - {split: test_prefs, path: prompts.jsonl}\n- config_name: hard\n  data_files: hard.jsonl\n---\n"
+    )
+    rows = {"easy.jsonl": PAIRS[:3], "prompts.jsonl": [{"prompt": "q"}], "hard.jsonl": PAIRS}
+    files = {name: "".join(json.dumps(row) + "\n" for row in found).encode() for name, found in rows.items()}
+    repo = hub.repos["datasets", "alice/pairs"] = Repo(private=False, owner="alice")
+    repo.tags["v1"] = repo.commit("main", "first", files | {"README.md": card.encode()})
+    repo.commit("main", "second", {"hard.jsonl": files["hard.jsonl"]})
+    given = source("alice/pairs@v1", subset="easy", train="train_prefs", validation="test_prefs")
+    assert read(given).to_list() == PAIRS[:3]
+    with pytest.raises(DataError, match=r"^alice/pairs/prompts.jsonl:1: field 'chosen' is missing"):
+        read(given, split="validation")
 
 
 def test_hh_is_read_with_all_its_oddities_counted(capsys: pytest.CaptureFixture) -> None:

@@ -1,3 +1,4 @@
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from rlhf.data.sources import path_of, placed_rows, plan, source_of, split_files
 from rlhf.errors import DataError
 from tests.conftest import composed
 from tests.data.test_load import source, write
+from tests.hub.server import Hub, Repo
 
 ROW = {"prompt": "q", "chosen": "a", "rejected": "b"}
 
@@ -73,6 +75,27 @@ def test_rows_have_their_places_and_the_fingerprint_is_that_of_the_content(tmp_p
     assert prints[0] == prints[1] != prints[2]
     _, rows = placed(source(other))
     assert [place for place, _ in rows] == [f"{other}:1", f"{other}:2"]
+
+
+def test_text_in_files_on_the_hub_stays_as_written(hub: Hub) -> None:
+    """datasets makes timestamps of dates in JSON and numbers of digits in CSV."""
+    dates = [ROW | {"chosen": "2019-07-14", "rejected": "2019-07-14T10:00:00Z"}] * 2
+    tabs = '---\nconfigs:\n- config_name: default\n  data_files: train.csv\n  sep: "\\t"\n---\n'
+    files = {
+        "json": {"train.jsonl": "".join(json.dumps(row) + "\n" for row in dates)},
+        "csv": {"train.csv": "prompt,chosen,rejected\nq,007,NA\n"},
+        "tabs": {"train.csv": "prompt\tchosen\trejected\nq\ta\tb\n", "README.md": tabs},
+    }
+    found = {}
+    for name, own in files.items():
+        repo = hub.repos["datasets", f"alice/{name}"] = Repo(private=False, owner="alice")
+        commit = repo.commit("main", "first", {file: text.encode() for file, text in own.items()})
+        content, rows = placed(source(f"alice/{name}"))
+        found[name] = [(place, row_of(place, raw)) for place, raw in rows]
+        assert name == "tabs" or commit in content[0]
+    assert found["json"] == [(f"alice/json/train.jsonl:{line}", row) for line, row in enumerate(dates, start=1)]
+    assert found["csv"] == [("alice/csv/train.csv:2", ROW | {"chosen": "007", "rejected": "NA"})]
+    assert found["tabs"] == [("alice/tabs train row 1", ROW)]
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from rlhf.config import Benchmark, EvaluateRewardStage
-from rlhf.data.files import Placed, read_rows, reader_of
+from rlhf.data.files import Unparsed, read_rows, reader_of, row_of
 from rlhf.data.rows import Row, RowError
 from rlhf.data.sources import HUB_ID, hub_rows
 from rlhf.errors import DataError
@@ -58,7 +58,7 @@ def load(stage: EvaluateRewardStage) -> list[Item]:
 
 def _read(released: Released, path: str, key: str) -> list[Item]:
     local = Path(path).expanduser()
-    parts: Iterator[tuple[str, Iterator[Placed]]]
+    parts: Iterator[tuple[str, Iterator[Unparsed]]]
     if local.exists():
         local = local.resolve()
         parts = ((str(file.relative_to(local.parent)), read_rows(file)) for file in files(local, released.files))
@@ -72,10 +72,10 @@ def _read(released: Released, path: str, key: str) -> list[Item]:
     return found
 
 
-def _items(read: Callable[[Row, str], Item | None], rows: Iterator[Placed], place: str) -> Iterator[Item]:
+def _items(read: Callable[[Row, str], Item | None], rows: Iterator[Unparsed], place: str) -> Iterator[Item]:
     for where, row in rows:
         try:
-            item = read(row, place)
+            item = read(row_of(where, row), place)
         except RowError as error:
             raise DataError(f"{where}: {error}") from None
         if item is not None:

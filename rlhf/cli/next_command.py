@@ -12,6 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from rlhf.cli.compose import settings_of
 from rlhf.config import PROGRESSION, STAGES, JudgeKind, Settings
+from rlhf.config.stage import POLICIES
 from rlhf.data.overview import kinds_at
 from rlhf.errors import RlhfError
 from rlhf.evaluation.sweeps.jobs import records
@@ -25,7 +26,6 @@ from rlhf.runs.run import Run, runs
 from rlhf.storage.manifest import read_manifest
 
 Candidate = tuple[str, list[str]]  # a stage and further settings
-POLICIES = ("merge", "ppo", "dpo", "kto", "online_dpo", "raft", "sft")
 MISTAKES = (RlhfError, OmegaConfBaseException, HydraException)
 SWEEP = "stage.beta=0.05,0.1,0.3"
 
@@ -105,7 +105,7 @@ def candidates(stage: str | None, settings: Settings, overrides: Sequence[str]) 
         yield "sample", [setting("stage.policy", str(place / stage))]
     own = settings.model.path is not None and Path(settings.model.path).exists()
     if not own and not finished(place / "publish"):  # the origin of a local model is unknown
-        for one in filter(lambda one: finished(place / one), POLICIES):
+        for one in filter(lambda one: finished(place / one), reversed(POLICIES)):
             yield "publish", [setting("stage.run", str(place / one))]
 
 

@@ -28,7 +28,8 @@ class Input(NamedTuple):
     update: int | None = None
 
 
-POLICIES = ("sft", "dpo", "kto", "ppo", "online_dpo", "raft", "merge")  # stages that end with a policy that responds
+# Stages that end with a policy that responds, the last of a chain at the end.
+POLICIES = ("sft", "raft", "online_dpo", "kto", "dpo", "ppo", "merge")
 
 
 @dataclass(kw_only=True)

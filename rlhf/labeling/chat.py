@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from rlhf.config import ChatStage, Input, Model, Settings
+from rlhf.config.stage import POLICIES
 from rlhf.data.render import Message, Prompt, question
 from rlhf.data.templates import STAND_IN
 from rlhf.hardware.device import torch_device
@@ -15,7 +16,7 @@ from rlhf.rewards import RewardModel
 from rlhf.runs.parents import Parent, find_parent
 from rlhf.storage.manifest import read_manifest
 
-LATEST = ("ppo", "dpo", "sft", "base")  # stages with a policy, the last of a chain first
+LATEST = (*reversed(POLICIES), "base")
 
 
 class StoppedError(Exception):

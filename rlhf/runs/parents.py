@@ -210,7 +210,7 @@ def _missing(role: str, path: Path, settings: Settings, overrides: Sequence[str]
         return f"{says}is not finished: continue it first: {command(path.name, [*kept, 'resume=true'])}"
     if path.is_file() or (path.is_dir() and any(path.iterdir())):
         return f"{says}has neither run.json nor config.json: set a run, a model folder or a Hub id"
-    if path.name in ("base", "sft", "reward", "dpo", "kto", "ppo", "online_dpo", "raft", "sample"):
+    if path.name in ("base", "sft", "reward", "dpo", "kto", "ppo", "online_dpo", "raft", "merge", "sample"):
         instead = setting(_key(role, settings), settings.model.path or "org/name")
         return (
             f"{says}does not exist: run stage={path.name} first: {command(path.name, kept)}; or start from another "

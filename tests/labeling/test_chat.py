@@ -4,9 +4,10 @@ from pathlib import Path
 import pytest
 
 from rlhf.config import Dtype, Settings
+from rlhf.config.stage import POLICIES
 from rlhf.data.render import Message
 from rlhf.errors import LineageError
-from rlhf.labeling.chat import Answer, Chat, StoppedError, remarks, settings_of
+from rlhf.labeling.chat import LATEST, Answer, Chat, StoppedError, remarks, settings_of
 from rlhf.modeling import loading
 from rlhf.modeling.generation import generate
 from rlhf.rewards import RewardModel
@@ -69,6 +70,14 @@ def test_a_stop_keeps_the_text_so_far_without_a_score(chat: Chat) -> None:
 def test_a_base_model_continues_the_message_as_text(chat: Chat) -> None:
     assert chat.policy("base").prompt(TALK) == TALK[-1]["content"]
     assert chat.policy("sft").prompt(TALK) == TALK
+
+
+def test_every_policy_of_a_chain_can_answer(aligned: Path) -> None:
+    chat = Chat(composed(*tiny_overrides("chat", aligned)))
+    assert chat.available() == ["ppo", "dpo", "kto", "sft", "base"]
+    for name in ("kto", str(aligned / "almanac" / "kto")):
+        assert chat.find(name).stage == "kto"
+    assert {*LATEST} == {"base", *POLICIES}
 
 
 def test_limits_fit_the_context_of_the_model(chain: Path) -> None:

@@ -113,7 +113,7 @@ def test_stages_that_are_not_there_yet_are_left_out_and_named(
     found = read(root / "almanac" / "compare")
     assert list(found["models"]) == ["base", "sft"]
     told = " ".join(found["notes"])
-    assert "Left out, because they do not exist yet: dpo, ppo, online_dpo, raft." in told
+    assert "Left out, because they do not exist yet: dpo, ppo, online_dpo, raft, kto, merge." in told
     assert f"No response is scored by a reward model: {root}/almanac/reward is not there." in told
     assert "reward" not in found["models"]["sft"]
 

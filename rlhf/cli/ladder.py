@@ -15,6 +15,7 @@ from pathlib import Path
 
 from rlhf.cli.progression import advance, common, composed
 from rlhf.config import LadderStage, Settings, TrainedStage
+from rlhf.config.objective import METRICS
 from rlhf.config.sweep import BUDGETED
 from rlhf.console import console
 from rlhf.errors import ConfigError, RlhfError, RunError
@@ -89,7 +90,8 @@ def check(stage: LadderStage, title: str, overrides: Sequence[str]) -> None:
     """Check the settings of a command.
 
     Raises:
-        ConfigError: the stage of a method trains no policy, or ``stage.budget`` cannot set its length.
+        ConfigError: the stage of a method trains no policy, ``stage.budget`` cannot set its length, or its policy is
+            not scored, so that the methods cannot be ranked.
     """
     found = composed(overrides)
     if title in stage.parents:
@@ -101,3 +103,11 @@ def check(stage: LadderStage, title: str, overrides: Sequence[str]) -> None:
         )
     if not isinstance(found.stage, TrainedStage):
         raise ConfigError(f"stage.methods.{title} runs stage={found.stage.name}, which does not train: leave it out")
+    if not found.eval_set.prompts:
+        raise ConfigError("eval_set.prompts=0 leaves the policies of stage=ladder without a score: set 1 or more")
+    without, remedy = ("", "") if found.data.gold else (" without data.gold", "set data.gold=<module>:<function>, or ")
+    if found.stage.name not in METRICS["gold" if found.data.gold else "score"].keys:
+        raise ConfigError(
+            f"stage.methods.{title} runs stage={found.stage.name}, whose policy is not scored{without}: {remedy}"
+            f"set stage.methods.{title}=null"
+        )

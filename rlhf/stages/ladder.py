@@ -15,7 +15,7 @@ from rlhf.config import LadderStage, Settings
 from rlhf.console import console
 from rlhf.errors import RunError
 from rlhf.evaluation.reporting.drawing import MARKERS, Drawing, canvas, finish, point
-from rlhf.evaluation.sweeps.ladder import METRICS, Cost, Method, Test, collect, compare, cost, interval, place
+from rlhf.evaluation.sweeps.ladder import METRICS, RANKING, Cost, Method, Test, collect, compare, cost, interval, place
 from rlhf.evaluation.sweeps.leaderboard import safe
 from rlhf.planning.shapes import architecture
 from rlhf.runs.run import Run
@@ -32,7 +32,7 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
     stage, directory = settings.stage_as(LadderStage), run.directory.parent
     methods = [one for one in collect(directory, list(stage.methods), stage.seeds) if one.runs]
     expected = len(stage.methods) * len(stage.seeds)
-    metric = next((name for name in METRICS if methods and all(one.values(name) for one in methods)), None)
+    metric = next((name for name in RANKING if methods and all(one.values(name) for one in methods)), None)
     if metric is None:
         raise RunError(f"{directory} has no runs with a common metric: set eval_set.prompts above 0, and data.gold")
     ranked = sorted(methods, key=lambda one: -fmean(one.values(metric).values()))

@@ -70,6 +70,12 @@ def test_methods_run_over_seeds_a_failed_one_leaves_the_others_and_a_budget_sets
         ("stage.seeds=[1,1]", "stage.seeds must be one seed or more, each once"),
         ("+stage.methods.mine=['stage.beta=0.1']", "stage.methods.mine must be a list of settings with one stage="),
         ("+stage.methods.mine=['stage=dpo','stage.bta=0.1']", "there is no setting stage.bta"),
+        (
+            "data.gold=null",
+            "stage.methods.dpo runs stage=dpo, whose policy is not scored without data.gold: set data.gold",
+        ),
+        ("+stage.methods.mine=['stage=sft']", "stage=sft, whose policy is not scored: set stage.methods.mine=null"),
+        ("eval_set.prompts=0", "eval_set.prompts=0 leaves the policies of stage=ladder without a score: set 1 or more"),
         ("+stage.methods.mine=['stage=status']", "stage.methods.mine runs stage=status, which does not train"),
     ],
 )

@@ -11,6 +11,7 @@ from rlhf.storage.manifest import read_manifest
 
 PAGE = "report"
 METRICS = {"gold": "gold", "score": "score", "win_rate": "win rate vs start", "kl": "KL (nats per response)"}
+RANKING = ("gold", "score", "win_rate")  # the first that all methods have
 ROLES = ("policy", "reference", "critic", "gold", "judge")  # parents that do not score
 
 

@@ -105,6 +105,10 @@ class Quantization(Enum):
     f16 = "f16"
     bf16 = "bf16"
     q8_0 = "q8_0"  # 8 bits per weight, and a scale per 32 weights
+    q5_1 = "q5_1"  # 5 bits, a scale and a minimum per 32 weights; embeddings and output as q8_0
+    q5_0 = "q5_0"
+    q4_1 = "q4_1"
+    q4_0 = "q4_0"
 
 
 @dataclass(kw_only=True)

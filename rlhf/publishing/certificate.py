@@ -12,7 +12,10 @@ from rlhf.errors import ModelError
 from rlhf.modeling.generation import sample_ids
 
 # Largest mean KL per token in nats of an export that is the same model; docs/export.md has usual values.
-LIMITS = {"as trained": 1e-6, "f32": 1e-6, "f16": 1e-4, "bf16": 1e-2, "q8_0": 1e-2}
+LIMITS = {
+    "as trained": 1e-6, "f32": 1e-6, "f16": 1e-4, "bf16": 1e-2, "q8_0": 1e-2, "q5_1": 0.2, "q5_0": 0.2, "q4_1": 0.5,
+    "q4_0": 0.5,
+}  # fmt: skip
 
 Logits = Callable[[list[int]], Tensor]  # token ids (T,) -> logits (T, V)
 Greedy = Callable[[list[int]], list[int]]  # token ids of a prompt -> those of the answer

@@ -36,7 +36,7 @@ def check(named: str, parent: Parent) -> Path:
 
 
 def write(file: Path, base: Any, folder: Path, title: str, quantization: Quantization) -> list[str]:
-    """Write the adapter in ``folder`` on the model ``base``; return the matrices that are f16 instead of q8_0.
+    """Write the adapter in ``folder`` on the model ``base``; return the matrices that are f16 instead of in blocks.
 
     Raises:
         ModelError: an adapted weight has no name in GGUF.

@@ -18,8 +18,9 @@ from rlhf.config import Quantization
 from rlhf.errors import ConfigError, ModelError
 
 ARCHITECTURES = {"llama": "llama", "mistral": "llama", "qwen2": "qwen2", "qwen3": "qwen3"}  # transformers' -> ggml's
-FILE_TYPES = {"f32": "ALL_F32", "f16": "MOSTLY_F16", "bf16": "MOSTLY_BF16", "q8_0": "MOSTLY_Q8_0"}
-BLOCK = 32  # weights of a row that share a scale in q8_0
+FLOATS = (Quantization.f32, Quantization.f16, Quantization.bf16)
+BLOCK = 32  # weights of a row that share a scale in the other types
+WHOLE = ("token_embd.weight", "output.weight")  # 8 bits in the types with fewer, since each token depends on one row
 ROTARY = ("default", "llama3")
 QWEN3_HEAD = 128  # the only size of a Qwen 3 head that transformers' reader knows
 
@@ -89,14 +90,15 @@ def new_writer(path: Path, config: PretrainedConfig, name: str, quantization: Qu
     writer.add_rope_freq_base(float(rotary(config).get("rope_theta", 10000.0)))
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     writer.add_vocab_size(config.vocab_size)
-    writer.add_file_type(gguf.LlamaFileType[FILE_TYPES[quantization.value]])
-    if quantization is Quantization.q8_0:
+    most = "ALL" if quantization is Quantization.f32 else "MOSTLY"
+    writer.add_file_type(gguf.LlamaFileType[f"{most}_{quantization.value.upper()}"])
+    if quantization not in FLOATS:
         writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     return writer
 
 
 def add_weights(writer: Any, model: Any, quantization: Quantization) -> list[str]:
-    """Add the weights of ``model``; return the tensors that are f16 instead, since q8_0 needs rows of 32 n weights.
+    """Add the weights of ``model``; return the tensors that are f16 instead, since blocks need rows of 32 n weights.
 
     Vectors stay in f32, as in llama.cpp's converter.
 
@@ -107,21 +109,23 @@ def add_weights(writer: Any, model: Any, quantization: Quantization) -> list[str
 
 
 def add(writer: Any, name: str, tensor: Tensor, quantization: Quantization) -> list[str]:
-    """Add one tensor in float32; return its name if it is f16 instead of q8_0, else nothing.
+    """Add one tensor in float32; return its name if it is f16 instead of in blocks, else nothing.
 
     Raises:
         ModelError: the weight is beyond the range of f16.
     """
     gguf = library()
-    kind = gguf.GGMLQuantizationType[quantization.value.upper()]
+    kind, blocks = gguf.GGMLQuantizationType[quantization.value.upper()], quantization not in FLOATS
     if tensor.ndim == 1:
         kind = gguf.GGMLQuantizationType.F32
-    elif quantization is Quantization.q8_0 and tensor.shape[-1] % BLOCK:
+    elif blocks and tensor.shape[-1] % BLOCK:
         kind = gguf.GGMLQuantizationType.F16
+    elif blocks and name in WHOLE:
+        kind = gguf.GGMLQuantizationType.Q8_0
     if kind is gguf.GGMLQuantizationType.F16 and tensor.abs().max() > torch.finfo(torch.float16).max:
         raise ModelError(f"{name} has weights beyond the range of f16: set stage.quantization=bf16")
     writer.add_tensor(name, gguf.quants.quantize(tensor.contiguous().numpy(), kind), raw_dtype=kind)
-    return [name] if quantization is Quantization.q8_0 and kind is gguf.GGMLQuantizationType.F16 else []
+    return [name] if blocks and kind is gguf.GGMLQuantizationType.F16 else []
 
 
 def finish(writer: Any) -> None:

@@ -151,7 +151,7 @@ def write_adapter(base: Any, tokenizer: Any, split: str, file: Path, folder: Pat
 
 
 def tell_other(names: list[str]) -> None:
-    """Print the number of matrices that q8_0 cannot hold."""
+    """Print the number of matrices whose rows do not divide into blocks."""
     if names:
         cause = f"{len(names)} matrices are f16, since their rows are not multiples of {gguf_weights.BLOCK} weights"
         console.print(f"export: {cause}", markup=False, highlight=False, soft_wrap=True)

@@ -85,6 +85,21 @@ def test_matrices_are_quantized_and_vectors_are_not(tmp_path: Path) -> None:
     assert "output.weight" not in kinds
 
 
+@pytest.mark.parametrize("bits", [4, 5])
+@pytest.mark.parametrize("form", [0, 1])
+def test_few_bits_keep_embeddings_and_output_at_eight(tmp_path: Path, bits: int, form: int) -> None:
+    """A block is rounded to 2^bits values: the error is at most the largest step, |x| / 2^(bits - 1) of its block."""
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(LlamaConfig(**SIZES))
+    assert write(model, tmp_path / "model.gguf", Quantization(f"q{bits}_{form}")) == []
+    kinds = {tensor.name: tensor.tensor_type.name for tensor in gguf.GGUFReader(tmp_path / "model.gguf").tensors}
+    assert kinds["token_embd.weight"] == kinds["output.weight"] == "Q8_0"
+    assert kinds["blk.0.attn_q.weight"] == kinds["blk.1.ffn_down.weight"] == f"Q{bits}_{form}"
+    found = AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file="model.gguf")
+    ours, theirs = (one.model.layers[0].mlp.up_proj.weight.detach().reshape(-1, 32) for one in (model, found))
+    assert 0 < ((ours - theirs).abs() / ours.abs().amax(1, keepdim=True)).max() <= 1 / 2 ** (bits - 1) * 1.01
+
+
 def test_weights_beyond_f16_are_refused(tmp_path: Path) -> None:
     model = LlamaForCausalLM(LlamaConfig(**SIZES))
     with torch.no_grad():

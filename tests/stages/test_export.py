@@ -121,7 +121,7 @@ def test_an_adapter_is_exported_for_the_file_of_its_base(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("quantization", ["f32", "f16", "bf16", "q8_0"])
+@pytest.mark.parametrize("quantization", ["f32", "f16", "bf16", "q8_0", "q5_1", "q4_0"])
 def test_llama_cpp_reads_the_same_model(export: Callable[..., Path], quantization: str) -> None:
     """On SmolLM2-135M if RLHF_TEST_MODELS has it, else on the tiny chain's model."""
     pytest.importorskip("gguf", reason=GGUF)

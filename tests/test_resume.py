@@ -101,9 +101,10 @@ def begun(work: Path, process: multiprocessing.Process) -> bool:
     return process.exitcode is not None or any(written)
 
 
-@pytest.mark.parametrize("name", ["sft", "reward", "dpo", "kto", "ppo", "distilled", "raft"])
+@pytest.mark.parametrize("name", ["sft", "reward", "dpo", "simpo", "kto", "ppo", "distilled", "raft"])
 def test_killed_at_any_point_it_ends_with_the_same_bytes(chain: Path, tmp_path: Path, name: str) -> None:
-    stage, options = ("ppo", DISTILLED) if name == "distilled" else (name, ())
+    variants = {"distilled": ("ppo", DISTILLED), "simpo": ("dpo", ("stage.loss=[simpo]",))}
+    stage, options = variants.get(name, (name, ()))
     whole = tmp_path / "whole" / "almanac" / stage
     process = start(arguments(stage, chain, tmp_path / "whole", *options))
     while not begun(whole.parent / f".{stage}.partial", process):

@@ -114,5 +114,5 @@ def test_the_shares_of_a_profile_are_of_one_iteration(
     assert 0.5 < sum(found["phases"].values()) <= 1.01
     assert sum(found["kinds"].values()) == pytest.approx(1, abs=0.05)
     assert min(found["kinds"][kind] for kind in ("matrix products", "attention", "optimizer")) > 0
-    assert 0 < found["the_least"] < found["cpu_seconds"]
+    assert found["the_least"] > 0
     assert ppo_profile.kind_of("aten::softmax") == "other operators"

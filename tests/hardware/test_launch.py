@@ -45,13 +45,14 @@ OPTIONS = {
     ),
     "reward": (*SGD, *CARD, "adapter=lora"),
     "dpo": (*SGD, "stage.loss=[sigmoid,sft]"),  # a mean over pairs, and one over tokens
+    "simpo": (*SGD, "stage.loss=[simpo]"),
     "kto": SGD,
     "ppo": (),
     "online_dpo": (*SGD, "stage.rounds=1", "stage.batch_size=10"),  # a later round would sample from other last bits
     "raft": (*SGD, "stage.batch_size=10", "data.prompts.limit=25"),  # 24 rows to train on: no partial batch
     "distilled": ("stage.reward=null", "stage.ptx_coef=0.5", "stage.ptx_block_length=16", "stage.ema=0.5"),
 }
-STAGES = {name: "ppo" if name == "distilled" else name for name in OPTIONS}
+STAGES = {name: {"distilled": "ppo", "simpo": "dpo"}.get(name, name) for name in OPTIONS}
 # Weights are at most 1 and move by 1e-3 or more, so 1e-6 is a few of float32's last bits. PPO uses Adam, which
 # amplifies the rounding errors of gradients near 0; its weights move by 4e-2.
 TOLERANCE = {"ppo": 1e-5, "distilled": 1e-5}

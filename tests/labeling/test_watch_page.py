@@ -1,3 +1,4 @@
+import json
 import shutil
 import threading
 from pathlib import Path
@@ -72,3 +73,46 @@ def test_the_page_follows_runs_as_a_file_and_from_a_server(tmp_path: Path) -> No
         )
         wait_for(lambda: "0 runs not finished, 3 finished" in browser.find_element("id", "note").text)
         assert not [entry for entry in browser.get_log("browser") if "favicon" not in entry["message"]]
+
+
+def test_the_token_ledger_opens_scrubs_and_colors_its_tokens(tmp_path: Path) -> None:
+    root = tmp_path / "runs"
+    work = training(root)
+    response = {"prompt": "Which tree?", "tokens": ["An ", "<b>oak"], "old": [-1.0, -2.0], "reference": [-1.0, -1.0]}
+    written = [
+        {"step": step, "responses": [response | {
+            "score": step / 10, "new": [-0.5, -2.0 - step], "advantage": [0.5, -step], "value": [0.1, 0.2],
+            "clipped": [0, int(step == 2)]}]}
+        for step in (1, 2)
+    ]  # fmt: skip
+    (work / live.LEDGER).write_text("".join(json.dumps(line) + "\n" for line in written))
+    live.write(root, tmp_path / "watch.html", 5.0)
+    with TestClient(WatchPage(root, 2.0, "right").app(), base_url="http://127.0.0.1") as client:
+        found = client.get("/ledger?run=almanac/ppo", headers={"x-token": "right"}).json()
+    assert found == written
+    with chromium(tmp_path / "profile") as browser:
+        browser.get((tmp_path / "watch.html").as_uri())
+
+        def opened() -> bool:
+            [button] = [one for one in browser.find_elements("css selector", "button") if one.text == "Token ledger"]
+            button.click()
+            return "Update 2, score 0.2" in browser.find_element("id", "ledger").text
+
+        wait_for(opened)
+        ledger = browser.find_element("id", "ledger")
+        first, second = ledger.find_elements("css selector", ".token")
+        assert (first.text, second.text) == ("An ", "<b>oak")
+        assert "clipped" in second.get_attribute("class").split()
+        blue, orange = (one.value_of_css_property("background-color") for one in (first, second))
+        assert blue.startswith("rgba(47, 129, 247, 0.17")  # .7 of .5 over the largest advantage, 2
+        assert orange.startswith("rgba(214, 120, 20, 0.7")
+        second.click()
+        assert "advantage -2" in ledger.text
+        assert "clipped yes" in ledger.text
+        browser.execute_script(
+            "const slider = document.querySelector('#ledger input[type=range]');"
+            "slider.value = 0; slider.dispatchEvent(new Event('input'))"
+        )
+        assert "Update 1, score 0.1" in ledger.text
+        assert "advantage -1" in ledger.text
+        assert "clipped no" in ledger.text

@@ -204,6 +204,13 @@ def test_a_judge_decides_and_a_moving_reference_is_the_policy(beside_chain: Conf
     assert 0 <= final["win_rate"] <= 1
 
 
+def test_a_function_scores_the_responses(beside_chain: Configure, tmp_path: Path) -> None:
+    execute(beside_chain("online_dpo", *BY_FUNCTION, *FAST, "stage.rounds=1"), tmp_path / "online_dpo")
+    rows = lines(tmp_path / "online_dpo" / "round_1" / "sample" / "responses.jsonl")
+    assert rows
+    assert all(row["scores"] == vowels([], row["responses"]) for row in rows)
+
+
 def test_equal_scores_are_refused_before_training(beside_chain: Configure, tmp_path: Path) -> None:
     same = "stage.rewards={same: {format: {max_words: 1000}}}"
     with pytest.raises(DataError, match="only 0 of 24 prompts have responses with different scores"):

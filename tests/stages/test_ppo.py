@@ -173,6 +173,8 @@ def test_on_one_base_prompts_are_computed_once_with_the_same_numbers(beside_chai
         lines.append([json.loads(line) for line in logged(tmp_path / shared).splitlines()])
     assert lines[0] != lines[1]  # rounding
     for one, other in zip(*lines, strict=True):
+        clipped = "val/clipfrac_avg"  # rounding can move the ratio of a token over the edge
+        assert one.pop(clipped) == pytest.approx(other.pop(clipped), abs=0.02)
         assert one == pytest.approx(other, abs=1e-3, rel=1e-3)
 
 

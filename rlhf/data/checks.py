@@ -108,9 +108,9 @@ class Survey:
 
 
 def survey(rows: Iterable[Row]) -> Survey:
-    """Count the properties of rows in one pass; at most forty bytes of digests per row stay in memory."""
+    """Count the properties of rows in one pass; at most 24 bytes of digests per row stay in memory."""
     found = Survey()
-    keys = {name: array("Q") for name in ("row", "prompt", "pair", "turned")}
+    keys = {name: array("Q") for name in ("row", "prompt", "turned")}
     sources: Counter[str] = Counter()
     empty: Counter[str] = Counter()
     truncated: Counter[str] = Counter()
@@ -129,20 +129,37 @@ def survey(rows: Iterable[Row]) -> Survey:
             chosen, rejected = texts["chosen"], texts["rejected"]
             found.identical += chosen == rejected
             pairs, longer = pairs + 1, longer + (len(chosen) > len(rejected)) + 0.5 * (len(chosen) == len(rejected))
-            keys["pair"].append(digest("\0".join([prompt, chosen, rejected])))
             keys["turned"].append(digest("\0".join([prompt, rejected, chosen])) if chosen != rejected else 0)
-    import numpy
-
-    columns = {name: numpy.frombuffer(values, numpy.uint64) for name, values in keys.items() if len(values)}
     if found.rows:
-        found.prompts = len(numpy.unique(columns["prompt"]))
-        found.duplicates = found.rows - len(numpy.unique(columns["row"]))
+        found.prompts = distinct(keys["prompt"])
+        found.duplicates = found.rows - distinct(keys["row"])
     if pairs:
-        found.contradicting = int(numpy.isin(columns["turned"], columns["pair"]).sum())
+        found.contradicting = found_in(keys["turned"], keys["row"])
         found.longer = longer / pairs
     found.sources = dict(sources.most_common()) if set(sources) != {"(none)"} else {}
     found.empty, found.truncated = ({k: n for k, n in counts.items() if n} for counts in (empty, truncated))
     return found
+
+
+def distinct(values: array) -> int:
+    """Sort ``values`` in place, so that no copy of them is needed, and return the number of different ones."""
+    import numpy
+
+    ordered = numpy.frombuffer(values, numpy.uint64)
+    ordered.sort()
+    return 1 + int((ordered[1:] != ordered[:-1]).sum())
+
+
+def found_in(values: array, ordered: array, part: int = 1 << 20) -> int:
+    """Return how many of ``values`` are in ``ordered``, which is sorted; a part of them at a time."""
+    import numpy
+
+    wanted, known = (numpy.frombuffer(one, numpy.uint64) for one in (values, ordered))
+    count = 0
+    for start in range(0, len(wanted), part):
+        some = wanted[start : start + part]
+        count += int((known[numpy.searchsorted(known, some).clip(max=len(known) - 1)] == some).sum())
+    return count
 
 
 def digest(text: str) -> int:

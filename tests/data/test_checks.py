@@ -1,8 +1,9 @@
 import logging
+from array import array
 
 import pytest
 
-from rlhf.data.checks import Survey, digest, ends_early, leaks, oddities, refuse_leaks, survey
+from rlhf.data.checks import Survey, digest, distinct, ends_early, found_in, leaks, oddities, refuse_leaks, survey
 from rlhf.errors import DataError
 
 TRAIN = [{"prompt": "a"}, {"prompt": "b"}]
@@ -31,6 +32,14 @@ def test_a_leak_is_refused_unless_it_is_allowed(caplog: pytest.LogCaptureFixture
         refuse_leaks(found, "y", "x", allow=True)
     assert "1 row of x" in caplog.text
     refuse_leaks(leaks(TRAIN, [{"prompt": "c"}]), "y", "x", allow=False)
+
+
+def test_digests_are_counted_in_place_and_in_parts() -> None:
+    values = array("Q", [5, 2**64 - 1, 5, 7, 1])
+    assert distinct(values) == 4
+    assert list(values) == [1, 5, 5, 7, 2**64 - 1]
+    for part in (1, 2, 10):
+        assert found_in(array("Q", [0, 5, 6, 2**64 - 1, 5]), values, part) == 3
 
 
 def test_a_survey_by_hand() -> None:

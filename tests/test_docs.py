@@ -157,6 +157,23 @@ def test_the_tables_are_the_measured_ones() -> None:
     assert "\n".join(plan_memory.table(plan_memory.stored("rows"))) in TEXTS["planning"]
 
 
+@pytest.mark.parametrize("name", TEXTS)
+def test_every_table_has_a_head_and_rows_of_equal_length(name: str) -> None:
+    """An empty line within a table ends it; a pipe in a cell begins another one, also in backticks."""
+    text = re.sub(r"^```.*?^```", "", TEXTS[name], flags=re.DOTALL | re.MULTILINE)
+    for rows in (found.splitlines() for found in re.findall(r"(?:^\|.*\n?)+", text, re.MULTILINE)):
+        assert len(rows) > 2, rows
+        assert re.fullmatch(r"\|[|: -]+\|", rows[1]), rows[0]
+        assert len({len(re.findall(r"(?<!\\)\|", row)) for row in rows}) == 1, rows[0]
+
+
+def test_every_test_that_is_named_exists() -> None:
+    every = "\n".join(path.read_text(encoding="utf-8") for path in Path(__file__).parent.rglob("test_*.py"))
+    named = {name for text in TEXTS.values() for name in re.findall(r"`(test_\w+)`", text)}
+    assert len(named) > 60
+    assert not [name for name in named if f"def {name}(" not in every]
+
+
 def test_the_site_has_every_page() -> None:
     def pages(item: Any) -> list[str]:
         return [item] if isinstance(item, str) else [name for part in item for name in pages(*part.values())]

@@ -185,8 +185,6 @@ class RewardTermSettings:
         for name, pattern in (("format.pattern", self.format.pattern), ("number.after", self.number.after)):
             require(pattern is None or _compiles(pattern), f"{key}.{name}", pattern, "be a regular expression")
         self._check_verifiable(key)
-        if self.timeout is not None:
-            require(source == "function", f"{key}.timeout", self.timeout, "be null unless function is set")
         require_ranges(f"{key}.", self)
         for name in ("ensemble", "remote", "length", "format", "number", "judge"):
             require_ranges(f"{key}.{name}.", getattr(self, name))
@@ -227,6 +225,8 @@ def reward_term(key: str, given: Any, usual: RewardTermSettings) -> RewardTermSe
     """Return the term at the setting ``key``; see ``reward_terms``."""
     term = read(RewardTermSettings, key, usual, given)
     term.check(key)
+    if given.get("timeout") is not None:
+        require(term.function is not None, f"{key}.timeout", term.timeout, "be null unless function is set")
     return term
 
 

@@ -56,18 +56,19 @@ def bounded(seconds: float | None = None, room: int | None = None) -> Generator[
         TimeoutError: the code took too long.
         MemoryError: the code asked for more memory.
     """
-    with _time(SECONDS if seconds is None else seconds), _memory(ROOM if room is None else room):
+    with time_limit(SECONDS if seconds is None else seconds), _memory(ROOM if room is None else room):
         yield
 
 
 @contextmanager
-def _time(seconds: float) -> Generator[None]:
+def time_limit(seconds: float, error: type[BaseException] = TimeoutError) -> Generator[None]:
+    """Raise ``error`` in the code in the context if it takes longer than ``seconds``; `bounded` says when it cannot."""
     if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "SIGALRM"):
         yield
         return
 
     def stop(number: int, frame: FrameType | None) -> None:
-        raise TimeoutError(f"it has not ended after {seconds:g} seconds")
+        raise error(f"it has not ended after {seconds:g} seconds")
 
     begun, before = time.monotonic(), signal.signal(signal.SIGALRM, stop)
     left, interval = signal.setitimer(signal.ITIMER_REAL, seconds)

@@ -8,6 +8,7 @@ import importlib.util
 import math
 import operator
 import sys
+import time
 from collections.abc import Sequence
 from numbers import Real
 from pathlib import Path
@@ -16,9 +17,9 @@ from typing import Any, Protocol
 
 from rlhf.config.library_errors import first_sentence
 from rlhf.console import plural
+from rlhf.data.bounds import time_limit
 from rlhf.data.render import Prompt
 from rlhf.errors import ConfigError, RlhfError, TrainingError
-from rlhf.rewards.bounded import within
 from rlhf.rewards.columns import shown
 
 FORM = "a list, tuple or array of numbers, one per completion"
@@ -80,35 +81,53 @@ def _file(path: Path) -> ModuleType:
     return module
 
 
+class OverdueError(BaseException):
+    """A call takes too long; not an Exception, so that a function does not catch it as the failure of one row."""
+
+
 def guarded(own: RewardFunction, name: str, timeout: float | None = None) -> RewardFunction:
     """Return a user's function as a RewardFunction that raises only RlhfErrors; ``name`` is its setting and path.
 
-    An exception is raised as a TrainingError with the first row on which the function fails. So is a call of more than
-    ``timeout`` seconds, whose thread is abandoned.
+    An exception is raised as a TrainingError with the first row on which the function fails. A call of more than
+    ``timeout`` seconds is interrupted, and raised as one with its rows. Calls are made in the thread of the caller,
+    since connections, CUDA devices and alarms of a function may belong to it; only the main thread is interrupted.
     """
+
+    def call(prompts: Sequence[Prompt], completions: Sequence[str]) -> list[float]:
+        if timeout is None:
+            return own(prompts, completions)
+        begun = time.monotonic()
+        with time_limit(timeout, OverdueError):
+            found = own(prompts, completions)
+        if time.monotonic() - begun > timeout:  # it has caught the error, or replaced the alarm
+            raise OverdueError
+        return found
 
     def reward(prompts: Sequence[Prompt], completions: Sequence[str]) -> list[float]:
         try:
-            return own(prompts, completions)
+            return call(prompts, completions)
         except RlhfError:
             raise
+        except OverdueError:
+            raise TrainingError(
+                f"{name} took more than timeout={timeout:g} seconds for {_rows(completions)}: fix it, or set a longer "
+                "timeout"
+            ) from None
         except Exception as error:
-            row = _first_failure(own, prompts, completions)
+            row = _first_failure(call, prompts, completions)
             raise TrainingError(
                 f"{name} failed on a batch of {plural(len(completions), 'completion')}{row} "
                 f"({type(error).__name__}: {first_sentence(error)}): fix it, HYDRA_FULL_ERROR=1 shows the traceback"
             ) from error
 
-    def limited(prompts: Sequence[Prompt], completions: Sequence[str]) -> list[float]:
-        try:
-            return within(timeout or 0.0, lambda: reward(prompts, completions))
-        except TimeoutError:
-            raise TrainingError(
-                f"{name} took more than timeout={timeout:g} seconds for {plural(len(completions), 'completion')}, "
-                f"which begin with row 0 ({shown(completions[0])}): fix it, or set a longer timeout"
-            ) from None
+    return reward
 
-    return reward if timeout is None else limited
+
+def _rows(completions: Sequence[str]) -> str:
+    """Return the number of completions with the first and the last one, for a message."""
+    last = len(completions) - 1
+    to = f" to {last} ({shown(completions[last])})" if last else ""
+    return f"{plural(len(completions), 'completion')}, row{'s' if last else ''} 0 ({shown(completions[0])}){to}"
 
 
 def _first_failure(own: RewardFunction, prompts: Sequence[Prompt], completions: Sequence[str]) -> str:
@@ -119,7 +138,7 @@ def _first_failure(own: RewardFunction, prompts: Sequence[Prompt], completions: 
         for half in (slice(first, middle), slice(middle, end)):
             try:
                 own(prompts[half], completions[half])
-            except Exception:
+            except (Exception, OverdueError):
                 first, end = half.start, half.stop
                 break
         else:

@@ -122,7 +122,11 @@ def content(settings: Settings, parents: dict[str, Parent]) -> dict[str, Any]:
     if tree["stage"].get("sentinel", {}).get("action") == SentinelAction.stop.value:
         # A stopped run has computed the same as a warned one, so that either can continue as the other.
         tree["stage"]["sentinel"]["action"] = SentinelAction.warn.value
-    for term in (term for name in ("rewards", "shadows") for term in (tree["stage"].get(name) or {}).values()):
+    terms = [term for name in ("rewards", "shadows") for term in (tree["stage"].get(name) or {}).values()]
+    for term in (*terms, tree["stage"].get("gold"), tree["stage"].get("reward_defaults")):
+        if isinstance(term, dict):
+            term.pop("timeout", None)  # it only ends a run
+    for term in terms:
         term.pop("run", None)
         term.get("ensemble", {}).pop("runs", None)
     for key in ("name", "path", "pretrained"):

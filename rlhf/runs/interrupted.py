@@ -12,6 +12,8 @@ from rlhf.runs.directory import SCRATCH, claim, foreign, move, partial, saved
 from rlhf.runs.identity import difference
 from rlhf.storage.manifest import read_manifest
 
+REWARD_FILES = tuple(f"files.{role}" for role in ("rewards.", "shadows.", "gold"))  # keys of a run's content
+
 
 def check_start(directory: Path, settings: Settings, content: Mapping[str, Any], overrides: Sequence[str] = ()) -> bool:
     """Return whether a run in ``directory`` continues an interrupted one.
@@ -45,7 +47,7 @@ def _check_interrupted(
     work = partial(directory)
     with claim(work, directory):  # another process may be writing the run
         manifest = read_manifest(work)
-    reason = "it has no run.json" if manifest is None else difference(manifest["content"], content)
+    reason = "it has no run.json" if manifest is None else _change(manifest, content)
     if settings.resume and reason:
         raise RunError(f"{directory} cannot be resumed, {reason}: overwrite=true instead of resume=true starts again")
     if not settings.resume:
@@ -66,7 +68,15 @@ def resumable(directory: Path, content: Mapping[str, Any]) -> bool:
     """Return whether ``resume=true`` continues an interrupted run of this content."""
     work = partial(directory)
     manifest = read_manifest(work)
-    return manifest is not None and saved(work) is not None and difference(manifest["content"], content) is None
+    return manifest is not None and saved(work) is not None and _change(manifest, content) is None
+
+
+def _change(manifest: Mapping[str, Any], content: Mapping[str, Any]) -> str | None:
+    """Return the first difference of ``content`` from a run's; the files of rewards may differ after one has failed."""
+    old = manifest["content"]
+    if str(manifest.get("reason")).startswith("RewardError"):
+        old = old | {key: value for key, value in content.items() if key.startswith(REWARD_FILES)}
+    return difference(old, content)
 
 
 def settle(directory: Path) -> None:

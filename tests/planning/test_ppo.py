@@ -14,7 +14,7 @@ from rlhf.ppo.model_roles import assign
 from rlhf.runs.parents import Parent
 from tests.conftest import FAST, TINY, composed
 from tests.planning.conftest import ROWS, plan_of
-from tests.ppo.conftest import tokenizer  # noqa: F401 - a fixture
+from tests.ppo.conftest import OF_REWARD, tokenizer  # noqa: F401 - a fixture
 from tests.ppo.test_model_roles import LORA, family, parents  # noqa: F401 - fixtures
 
 Ahead = Callable[..., Outlook]
@@ -96,10 +96,10 @@ def test_a_head_on_the_policy_has_no_separate_pass(ahead: Ahead) -> None:
     assert 4 * head.work.read == 3 * own.work.read
 
 
-@pytest.mark.parametrize("adapter", ["none", "lora"])
-def test_other_estimators_have_no_critic_and_samples_are_rows(ahead: Ahead, adapter: str) -> None:
+@pytest.mark.parametrize(("kind", "adapter"), [*((kind, "none") for kind in OF_REWARD[1:]), ("grpo", "lora")])
+def test_other_estimators_have_no_critic_and_samples_are_rows(ahead: Ahead, kind: str, adapter: str) -> None:
     own = ahead("ppo", f"adapter={adapter}")
-    other = ahead("ppo", f"adapter={adapter}", "stage.advantage=grpo", "stage.samples=4")
+    other = ahead("ppo", f"adapter={adapter}", f"stage.advantage={kind}", "stage.samples=4")
     assert {role.name for role in own.ledger.roles} - {role.name for role in other.ledger.roles} == {"critic"}
     assert "critic backward" not in {phase.name for phase in other.ledger.phases}
     assert other.work.drawn == 4 * own.work.drawn

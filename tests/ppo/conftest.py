@@ -10,6 +10,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification
 
+from rlhf.config import Advantage
 from rlhf.data.templates import chat_template
 from rlhf.modeling.from_scratch import new_tokenizer
 from rlhf.ppo import Critic, PPOTrainer, settings, shape_rewards
@@ -57,6 +58,7 @@ def length_reward(prompts: Sequence[Any], completions: Sequence[str]) -> list[fl
     return [len(text) / 10 for text in completions]
 
 
+OF_REWARD = [kind.value for kind in Advantage if kind is not Advantage.reverse_kl]  # which needs another model
 TINY = {
     "updates": 4,
     "batch_size": 6,

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from rlhf.ppo.distributed import whiten
 from rlhf.ppo.kl import adapted
+from tests.ppo.conftest import OF_REWARD
 
 STEP = """
 import os
@@ -26,7 +27,7 @@ from rlhf.ppo.distributed import agreed, anywhere, moments, whiten
 from rlhf.ppo.rollout import evaluate, pack
 from rlhf.rewards import CompositeReward, RunningNormalizer, RewardTerm
 from rlhf.modeling.from_scratch import new_tokenizer
-from tests.ppo.conftest import PROMPTS, TINY, WORDS, length_reward, new_policy, new_reward_model
+from tests.ppo.conftest import OF_REWARD, PROMPTS, TINY, WORDS, length_reward, new_policy, new_reward_model
 
 tokenizer = new_tokenizer([" ".join(WORDS)] * 4, 280, chat_template("almanac"))
 found = {}
@@ -87,18 +88,19 @@ trainer.train()
 everyone = trainer.accelerator.gather(torch.tensor(logged)[None])
 found["adaptive"] = everyone
 # Groups of three responses: the same responses, advantages and step, also if equal groups are left out.
-for name, options in {
-    "groups": {"advantage": "grpo"},
-    "dropped": {"advantage": "dr_grpo", "equal_groups": "drop"},
-    "batch": {"advantage": "reinforce_pp_baseline", "missing_eos": "mask"},
-}.items():
+special = {"dr_grpo": {"equal_groups": "drop"}, "reinforce_pp_baseline": {"missing_eos": "mask"}}
+for name in OF_REWARD:
     one = {"samples": 3, "minibatches": 1, "epochs": 1, "missing_eos": "keep", "updates": 1}
-    stage = settings(**TINY | one | options)
+    stage = settings(**TINY | one | {"advantage": name} | special.get(name, {}))
     score = lambda prompts, texts: [len(text) / 10 if "red" in prompt else 1.0 for prompt, text in zip(prompts, texts)]
-    trainer = PPOTrainer(new_policy(tokenizer), new_policy(tokenizer), None, tokenizer, score, PROMPTS, stage, seed=0)
-    trainer.learner.optimizers["policy"] = torch.optim.SGD(trainer.policy.parameters(), lr=0.1)
+    critic = Critic(new_reward_model(tokenizer)) if stage.has_critic else None
+    models = new_policy(tokenizer), new_policy(tokenizer), critic
+    trainer = PPOTrainer(*models, tokenizer, score, PROMPTS, stage, seed=0)
+    for role, model in trainer.learner.modules.items():
+        trainer.learner.optimizers[role] = torch.optim.SGD(model.parameters(), lr=0.1)
     metrics = trainer.train()
-    found.update({f"{name}/{key}": value for key, value in trainer.policy.state_dict().items()})
+    for role, model in trainer.learner.modules.items():
+        found.update({f"{name}/{role}/{key}": value for key, value in model.state_dict().items()})
     found.update({f"{name}/{key}": torch.tensor(value) for key, value in metrics.items()})
 if trainer.accelerator.process_index == 0:
     save_file({key: value.contiguous() for key, value in found.items()}, sys.argv[1])
@@ -144,7 +146,7 @@ def alone_and_shared(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str
     return step(1, folder / "one.safetensors"), step(2, folder / "two.safetensors")
 
 
-@pytest.mark.parametrize("options", ["defaults", "options", "trunk", "text", "groups", "dropped", "batch"])
+@pytest.mark.parametrize("options", ["defaults", "options", "trunk", "text", *OF_REWARD])
 def test_two_ranks_take_the_step_of_one(
     alone_and_shared: tuple[dict[str, Tensor], dict[str, Tensor]], options: str
 ) -> None:
@@ -153,7 +155,7 @@ def test_two_ranks_take_the_step_of_one(
     Every metric of the update also equals that of one process.
     """
     alone, shared = alone_and_shared
-    names = [name for name in alone if name.startswith(options)]
+    names = [name for name in alone if name.startswith(f"{options}/")]
     assert alone.keys() == shared.keys()
     assert len(names) > 20
     for name in names:

@@ -6,14 +6,17 @@ times ∇ log π of the token, so means and variances over all groups follow fro
 
 import itertools
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import pytest
 import torch
+from accelerate import Accelerator
 
 from rlhf.config import Advantage
 from rlhf.ppo import settings
 from rlhf.ppo.advantages import COMPARED, estimate
+from rlhf.ppo.distributed import whiten
 from tests.docs import page, section
 from tests.ppo.test_optimum import (
     BETA,
@@ -79,8 +82,13 @@ class Moments(NamedTuple):
     variance: float
 
 
-def moments(task: Task, kind: str, samples: int, values: torch.Tensor | None = None) -> Moments:
-    """Return the moments of (1/K) Σ A ∇ log π over all groups of ``samples`` responses, each multiset once."""
+def moments(
+    task: Task, kind: str, samples: int, values: torch.Tensor | None = None, normalized: bool = False
+) -> Moments:
+    """Return the moments of (1/K) Σ A ∇ log π over all groups of ``samples`` responses, each multiset once.
+
+    ``normalized`` advantages have mean 0 and variance 1 over the tokens of the group, which is then a whole batch.
+    """
     groups = torch.tensor(list(itertools.combinations_with_replacement(range(len(task.every)), samples)))
     counts = [math.factorial(samples) / math.prod(map(math.factorial, _repeats(group))) for group in groups.tolist()]
     weights = torch.tensor(counts, dtype=torch.float64) * task.p[groups].prod(1)
@@ -89,6 +97,9 @@ def moments(task: Task, kind: str, samples: int, values: torch.Tensor | None = N
     rewards[torch.arange(len(flat)), mask.sum(1) - 1] = task.scores[flat]
     known = torch.zeros_like(rewards) if values is None else values[flat]
     advantages, _ = estimate(kind, rewards, known, mask, samples, 1.0, 1.0)
+    if normalized:
+        accelerator, parts = Accelerator(cpu=True), zip(advantages.split(samples), mask.split(samples), strict=True)
+        advantages = torch.cat([whiten(part, used, accelerator) for part, used in parts])
     # The coefficient of each response's token in the estimate of each group: (groups, N · 2).
     coefficients = torch.zeros(len(groups), len(task.every), 2, dtype=torch.float64)
     row = torch.arange(len(groups)).repeat_interleave(samples)
@@ -120,6 +131,61 @@ def test_expected_gradients_equal_their_definitions(task: Task, samples: int) ->
     }.items():
         torch.testing.assert_close(moments(task, kind, samples).mean, scale * task.exact, atol=1e-6, rtol=1e-5)
     torch.testing.assert_close(moments(task, "gae", 1, task.values()).mean, task.exact, atol=1e-6, rtol=1e-5)
+
+
+def of_batches(task: Task, samples: int, advantage: Callable[..., torch.Tensor]) -> torch.Tensor:
+    """Return E[(1/K) Σ A ∇ log π] (D,) over all tuples of K responses, M in number, of an advantage by its definition.
+
+    ``advantage`` maps scores (M, K) and the mask of tokens (M, K, 2) to advantages that broadcast to the mask.
+    """
+    drawn = torch.cartesian_prod(*[torch.arange(len(task.every))] * samples)
+    mask = task.mask[drawn].double()
+    weighed = task.p[drawn].prod(1)[:, None, None] * advantage(task.scores[drawn], mask) * mask / samples
+    coefficients = torch.zeros_like(task.mask, dtype=torch.float64)
+    coefficients.index_put_((drawn.flatten(),), weighed.flatten(0, 1), accumulate=True)
+    return torch.einsum("nt,ntd->d", coefficients, task.gradients)
+
+
+def over_tokens(scores: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Return scores minus their mean over the tokens of a batch, divided by their deviation; (M, K) -> (M, K, 2)."""
+    scores, tokens = scores[..., None], mask.sum((1, 2), keepdim=True)
+    centered = scores - (scores * mask).sum((1, 2), keepdim=True) / tokens
+    return centered / ((centered**2 * mask).sum((1, 2), keepdim=True) / (tokens - 1) + 1e-8).sqrt()
+
+
+@pytest.mark.parametrize("samples", [2, 3, 4])
+def test_grpos_expected_gradient_is_that_of_its_definition(task: Task, samples: int) -> None:
+    def relative(scores: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        return ((scores - scores.mean(1, keepdim=True)) / (scores.std(1, keepdim=True) + 1e-4))[..., None]
+
+    found = moments(task, "grpo", samples).mean
+    torch.testing.assert_close(found, of_batches(task, samples, relative), atol=1e-9, rtol=1e-6)
+    assert cosine(found, task.exact) < 0.99
+
+
+@pytest.mark.parametrize("samples", [2, 3])
+def test_normalized_expected_gradients_are_those_of_their_definitions(task: Task, samples: int) -> None:
+    """REINFORCE++ normalizes over the batch: here one of ``samples`` responses, so the direction is biased."""
+
+    def with_baseline(scores: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        return over_tokens(scores - scores.mean(1, keepdim=True), mask)
+
+    for kind, advantage in {"reinforce_pp": over_tokens, "reinforce_pp_baseline": with_baseline}.items():
+        found = moments(task, kind, samples, normalized=True).mean
+        torch.testing.assert_close(found, of_batches(task, samples, advantage), atol=1e-9, rtol=1e-6)
+
+
+def test_the_bias_of_normalization_vanishes_in_large_batches(task: Task) -> None:
+    """With the mean and deviation of all tokens, REINFORCE++ is the exact gradient divided by the deviation."""
+    p = task.p[:, None] * task.mask
+    mean = (p * task.scores[:, None]).sum() / p.sum()
+    deviation = ((p * (task.scores[:, None] - mean) ** 2).sum() / p.sum()).sqrt()
+    exact = task._replace(scores=(task.scores - mean) / deviation).exact
+    torch.testing.assert_close(exact, task.exact / deviation, atol=1e-6, rtol=1e-5)
+    cosines = [cosine(of_batches(task, samples, over_tokens), task.exact) for samples in (2, 3, 4)]
+    assert cosines == sorted(cosines)
+    shown = "{:.3f}, {:.3f} and {:.3f}".format(*cosines)
+    assert f"its cosine is {shown}" in page("advantages")
 
 
 def test_grpo_with_two_responses_maximizes_the_probability_to_win(task: Task) -> None:
@@ -162,12 +228,20 @@ def test_docs_show_bias_and_variance(task: Task, kind: Advantage) -> None:
     assert row in page("advantages"), row
 
 
-@pytest.mark.parametrize("kind", ["rloo", "reinforce_pp_baseline"])
+@pytest.mark.parametrize("kind", ["rloo", "reinforce_pp_baseline", "reinforce", "reinforce_pp"])
 def test_unbiased_estimators_reach_the_optimum_of_the_objective(tokenizer: Any, kind: str) -> None:
-    """With the KL in the reward: π* ∝ π_ref exp(r / β) over whole responses."""
+    """With the KL in the reward: π* ∝ π_ref exp(r / β) over whole responses.
+
+    REINFORCE++ with its normalization, which has no effect on the optimum in a batch of 512 responses.
+    """
     every = responses()
     start, scores = distribution(new_policy(), every), scores_of(every, tokenizer)
-    options = {"kl_in": "reward", "kl_estimator": "k1", "whiten_advantages": False, "loss_mean": "response"}
+    options = {
+        "kl_in": "reward",
+        "kl_estimator": "k1",
+        "whiten_advantages": kind == "reinforce_pp",
+        "loss_mean": "response",
+    }
     end = distribution(trained(tokenizer, advantage=kind, samples=4, batch_size=128, **options).policy, every)
     assert distance(start, tilted(start, scores, BETA)) > 0.4
     assert distance(end, tilted(start, scores, BETA)) < 0.08

@@ -10,7 +10,7 @@ import torch
 from rlhf.errors import ConfigError, TrainingError
 from rlhf.ppo import Diagnosis, PPOTrainer, checkpoint, rollout
 from rlhf.ppo.sentinel import STOPPED
-from tests.ppo.conftest import same, weights
+from tests.ppo.conftest import OF_REWARD, same, weights
 from tests.ppo.test_failures import BLIND, EYES, QUICK, RUNAWAY, Trainers, only, run
 
 
@@ -30,6 +30,17 @@ def test_stop_leaves_a_checkpoint_and_ends_the_run(new_trainer: Trainers, tmp_pa
     assert on.restore(tmp_path) == trainer.update
     assert run(on, tmp_path) == []  # it is still active, and was reported before
     assert on.update == 12
+
+
+@pytest.mark.parametrize("kind", OF_REWARD)
+def test_the_sentinel_stops_a_run_of_every_estimator(new_trainer: Trainers, tmp_path: Path, kind: str) -> None:
+    """All rules read the metrics of the first update, which without a critic has no explained variance."""
+    limits = {"approx_kl_max": 1e-9, "action": "stop", "window": 1, "grace": 0}
+    trainer = new_trainer(advantage=kind, samples=2, missing_eos="keep", save_every=100, sentinel=limits)
+    with pytest.raises(TrainingError, match="stopped at update 1: "):
+        trainer.train(tmp_path)
+    assert "steps_too_large" in {diagnosis.name for diagnosis in trainer.sentinel.raised}
+    assert [path.name for path in tmp_path.iterdir()] == ["update-1"]
 
 
 def test_rollback_goes_to_a_healthy_checkpoint_with_a_lower_rate(new_trainer: Trainers, tmp_path: Path) -> None:

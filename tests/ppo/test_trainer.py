@@ -18,7 +18,18 @@ from rlhf.errors import ConfigError, TrainingError
 from rlhf.modeling.generation import Sampled, sample
 from rlhf.ppo import Critic, PPOTrainer, kl, settings
 from rlhf.rewards import CompositeReward, LengthReward, RewardTerm, RunningNormalizer
-from tests.ppo.conftest import PROMPTS, TINY, close, length_reward, new_policy, new_reward_model, same, weights
+from tests.ppo.conftest import (
+    OF_REWARD,
+    PROMPTS,
+    TINY,
+    close,
+    length_reward,
+    new_policy,
+    new_reward_model,
+    same,
+    weights,
+)
+from tests.training.test_oom import limit_ppo
 
 Trainers = Callable[..., PPOTrainer]
 
@@ -48,11 +59,12 @@ def test_later_minibatches_move_the_ratio(new_trainer: Trainers) -> None:
     assert metrics["val/ratio_var"] > 0
 
 
-def test_the_kl_coefficient_adapts_from_one_update_to_the_next(new_trainer: Trainers) -> None:
+@pytest.mark.parametrize("kind", OF_REWARD)
+def test_the_kl_coefficient_adapts_from_one_update_to_the_next(new_trainer: Trainers, kind: str) -> None:
     """The logged coefficient is the one in use; at the first update the KL is 0, so the error is clipped."""
     logged: list[dict[str, float]] = []
-    trainer = new_trainer(kl_target=0.05, kl_gain=0.5, log=lambda metrics, _: logged.append(metrics))
-    trainer.train()
+    options: dict[str, Any] = {"advantage": kind, "samples": 2, "missing_eos": "keep", "kl_target": 0.05}
+    new_trainer(**options, kl_gain=0.5, log=lambda metrics, _: logged.append(metrics)).train()
     assert logged[0]["objective/kl_coef"] == 0.05
     assert logged[1]["objective/kl_coef"] == pytest.approx(0.05 * 0.9)
     for before, after in itertools.pairwise(logged):
@@ -101,9 +113,6 @@ def test_rewards_are_whitened_before_the_advantages_are_estimated(new_trainer: T
     assert returns[:, 0].tolist() == pytest.approx(expected, abs=1e-3)
 
 
-OF_REWARD = [kind.value for kind in Advantage if kind is not Advantage.reverse_kl]  # which needs another model
-
-
 @pytest.mark.parametrize("kind", OF_REWARD)
 def test_every_estimator_learns_and_resumes_to_the_bit(new_trainer: Trainers, tmp_path: Path, kind: str) -> None:
     """Without GAE, neither a critic nor its metrics, files and learning rate exist."""
@@ -129,16 +138,23 @@ def test_every_estimator_learns_and_resumes_to_the_bit(new_trainer: Trainers, tm
 
 
 @pytest.mark.parametrize("kind", OF_REWARD)
-def test_micro_batches_do_not_change_the_step_of_an_estimator(new_trainer: Trainers, kind: str) -> None:
-    """So a retry after memory ran out takes the same step."""
-    plain: dict[str, Any] = {"advantage": kind, "samples": 3, "minibatches": 1, "epochs": 1, "max_grad_norm": 1e9}
-    found = []
-    for size in (18, 2):
-        trainer = new_trainer(**plain, micro_batch_size=size)
-        trainer.learner.optimizers["policy"] = torch.optim.SGD(trainer.policy.parameters(), lr=1.0)
+def test_micro_batches_and_a_retry_do_not_change_the_step_of_an_estimator(
+    new_trainer: Trainers, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """Whole, with micro-batches of two rows, and with memory that runs out above five rows."""
+    plain: dict[str, Any] = {"minibatches": 1, "epochs": 1, "max_grad_norm": 1e9, "missing_eos": "keep"}
+    found, counts = [], []
+    for size, most in ((18, 18), (2, 18), (18, 5)):
+        limit_ppo(monkeypatch, most)
+        trainer = new_trainer(**plain, advantage=kind, samples=3, micro_batch_size=size)
+        trainer.learner.optimizers["policy"] = torch.optim.SGD(trainer.policy.parameters(), lr=10.0)
         trainer.step(trainer.batch(0))
         found.append(weights(trainer.policy))
-    assert close(*found, atol=1e-5)
+        counts.append(trainer.learner.parts.count)
+    assert counts == [1, 1, 4]
+    assert not close(found[0], weights(new_trainer().policy), atol=1e-4)
+    assert close(found[0], found[1], atol=1e-5)
+    assert close(found[0], found[2], atol=1e-5)
 
 
 def test_a_critic_is_refused_by_other_estimators_and_needed_by_gae(new_trainer: Trainers, tokenizer: Any) -> None:
@@ -209,12 +225,12 @@ def test_a_score_that_is_not_finite_is_refused(new_trainer: Trainers) -> None:
         trainer.train()
 
 
-def test_only_the_adapter_of_an_adapted_policy_learns(new_trainer: Trainers, tokenizer: Any) -> None:
-    lora = LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM")
-    torch.manual_seed(0)
-    policy = get_peft_model(new_policy(tokenizer), lora)
+@pytest.mark.parametrize("kind", OF_REWARD)
+def test_only_the_adapter_of_an_adapted_policy_learns(new_trainer: Trainers, tokenizer: Any, kind: str) -> None:
+    """The base without the adapter is the reference."""
+    policy = adapted(tokenizer)
     before = weights(policy)
-    trainer = new_trainer(policy=policy, reference=None)
+    trainer = new_trainer(policy=policy, reference=None, advantage=kind, samples=2, missing_eos="keep")
     first = trainer.step(trainer.batch(0))
     second = trainer.step(trainer.batch(1))
     assert first["objective/kl"] == pytest.approx(0, abs=1e-5)

@@ -1,16 +1,20 @@
 """Losses and gradients on a fixed rollout against TRL's GRPOTrainer and RLOOTrainer, and their advantages."""
 
+import re
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import yaml
 from datasets import Dataset
 from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
-from rlhf.ppo import PPOTrainer
+from rlhf.ppo import PPOTrainer, settings
 from rlhf.ppo.rollout import Rollout
+from tests.docs import page, section
 from tests.ppo.conftest import PROMPTS, experience, length_reward, new_policy
 
 Trainers = Callable[..., PPOTrainer]
@@ -94,3 +98,36 @@ def test_loss_and_gradients_are_those_of_trls_rloo(new_trainer: Trainers, tokeni
     ours = new_trainer(samples=K, minibatches=1, advantage="rloo", **BOUNDS)
     trainer = theirs(RLOOTrainer, RLOOConfig, tokenizer, new_policy(tokenizer), tmp_path, beta=0.05)
     compare(ours, trainer, 0.0, 0.1)
+
+
+def test_the_settings_of_trl_are_its_defaults() -> None:
+    """docs/advantages.md has a column for each of the two trainers; rows without a default follow from their losses."""
+    lines = [line for line in section(page("advantages"), "Settings of other trainers").splitlines() if "|" in line]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("| ")]
+    given = {tuple(re.findall(r"\w+", row[0])): row[1:3] for row in cells[1:]}
+    configs = [{field.name: field.default for field in fields(kind)} for kind in (GRPOConfig, RLOOConfig)]
+    names = {  # of settings whose values TRL has under another name
+        ("samples",): "num_generations", ("epochs",): "num_iterations", ("kl_coef",): "beta",
+        ("learning_rate",): "learning_rate", ("max_grad_norm",): "max_grad_norm", ("adam_epsilon",): "adam_epsilon",
+        ("temperature",): "temperature", ("max_response_length",): "max_completion_length",
+        ("warmup_updates",): "warmup_steps",
+    }  # fmt: skip
+    for row, name in names.items():
+        assert [float(cell) for cell in given[row]] == [float(config[name]) for config in configs], row
+    for column, config in enumerate(configs):
+        of = {row: cells[column] for row, cells in given.items()}
+        rows = config["per_device_train_batch_size"] * config["gradient_accumulation_steps"]
+        assert of["batch_size", "prompts"] == f"{rows // config['num_generations']} per process"
+        assert config["steps_per_generation"] is config["generation_batch_size"] is None  # one optimizer step per batch
+        assert config["epsilon_high"] is None
+        assert of["clip_low", "clip_high"] == ", ".join([f"{config['epsilon']:g}"] * 2)
+        assert (of["schedule",], config["lr_scheduler_type"]) == ("linear to 0", "linear")
+        assert (of["missing_eos",], config["mask_truncated_completions"]) == ("keep", False)
+    grpo, rloo = configs
+    assert (grpo["loss_type"], grpo["scale_rewards"], grpo["use_bias_correction_kl"]) == ("dapo", "group", True)
+    assert (grpo["importance_sampling_level"], grpo["delta"]) == ("token", None)
+    assert (rloo["normalize_advantages"], rloo["reward_clip_range"]) == (False, None)
+    for column in (0, 1):  # all of them are settings of this trainer
+        plain = {row[0]: cells[column] for row, cells in given.items() if len(row) == 1 and row != ("schedule",)}
+        values = {name: yaml.safe_load(re.sub(r"e-", r".0e-", cell)) for name, cell in plain.items() if cell != "–"}
+        settings(**values)

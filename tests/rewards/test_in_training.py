@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from rlhf.config import Settings
-from rlhf.errors import ConfigError, DataError, TrainingError
+from rlhf.errors import ConfigError, DataError, RunError, TrainingError
 from rlhf.ppo import PPOTrainer
 from rlhf.runs.run import Run
 from rlhf.stages import execute
@@ -19,15 +19,27 @@ from tests.ppo.conftest import interrupted_in_the_second_update
 Configure = Callable[..., Settings]
 OWN = """
 import os
+import time
+from pathlib import Path
+
+def fail(completions):
+    raise ValueError("no verdict")
+
+FAILURES = {
+    "nan": lambda completions: [float("nan")] * len(completions),
+    "short": lambda completions: [1.0] * (len(completions) - 1),
+    "exception": fail,
+    "hang": lambda completions: time.sleep(60),
+}
 
 def right(prompts, completions, answer, level=None, unit="none"):
     assert unit == "none"
     for prompt, one, rank in zip(prompts, answer, level, strict=True):
         assert prompt[0]["content"] == f"What is {one}?", (prompt, one)
         assert rank == (None if one % 2 else {"deep": [one]})
-    failing = os.environ.get("FAILING", "")
-    if failing and os.path.exists(failing):
-        return [float("nan")] * len(completions)
+    failing = Path(os.environ.get("FAILING", "nowhere"))
+    if failing.exists():
+        return FAILURES[failing.read_text()](completions)
     return [len(text) + one for one, text in zip(answer, completions, strict=True)]
 
 def gold(completions, **columns):
@@ -99,28 +111,52 @@ def test_a_column_that_does_not_exist_is_refused_before_a_model_is_loaded(
     assert not (tmp_path / "ppo").exists()
 
 
+MESSAGES = {  # how a reward fails -> the sentence that ends the run
+    "nan": r"^the reward 'mine' scored row 0 \('.*'\) as nan",
+    "short": r"^the reward 'mine' returned \d+ scores for \d+ completions: it must return a list",
+    "exception": r"^stage\.rewards\.mine\.function=\S+ failed on a batch of \d+ completions, first on row 0 \('.*'\) "
+    r"\(ValueError: no verdict\)",
+    "hang": r"^stage\.rewards\.mine\.function=\S+ took more than timeout=1 seconds for \d+ completions, "
+    r"rows 0 \('.*'\) to \d+ \('.*'\): fix it",
+}
+
+
 def test_a_failed_reward_leaves_a_checkpoint_to_resume_from(
     ppo: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The last periodic checkpoint would be missing: stage.save_every is larger than the number of updates."""
+    """The last periodic checkpoint would be missing: stage.save_every is larger than the number of updates.
+
+    The run continues with a corrected file and a longer timeout, and ends with the same bytes as one that never failed.
+    """
     monkeypatch.setenv("FAILING", str(tmp_path / "failing"))
-    terms = "brief: {length: {max: 1}, normalization: running}, mine: {function: FILE:right, normalization: running}"
-    execute(ppo("stage.save_every=10", terms=terms), tmp_path / "straight")
+    mine = "mine: {function: FILE:right, normalization: running, timeout: SECONDS}"
+    terms = f"brief: {{length: {{max: 1}}, normalization: running}}, {mine}"
+    execute(ppo("stage.save_every=10", terms=terms.replace("SECONDS", "null")), tmp_path / "straight")
     step = PPOTrainer.step
+    for how, message in MESSAGES.items():
 
-    def failing(trainer: PPOTrainer, prompts: list) -> dict[str, float]:
-        if trainer.update == 2:
-            (tmp_path / "failing").touch()
-        return step(trainer, prompts)
+        def failing(trainer: PPOTrainer, prompts: list, how: str = how) -> dict[str, float]:
+            if trainer.update == 2:
+                (tmp_path / "failing").write_text(how)
+            return step(trainer, prompts)
 
-    monkeypatch.setattr(PPOTrainer, "step", failing)
-    with pytest.raises(TrainingError, match=r"^the reward 'mine' scored row 0 \('.*'\) as nan"):
-        execute(ppo("stage.save_every=10", terms=terms), tmp_path / "ppo")
-    assert list(tmp_path.rglob("update-2"))
-    monkeypatch.setattr(PPOTrainer, "step", step)
-    (tmp_path / "failing").unlink()
-    execute(ppo("stage.save_every=10", "resume=true", terms=terms), tmp_path / "ppo")
-    assert results(tmp_path / "ppo") == results(tmp_path / "straight")
+        monkeypatch.setattr(PPOTrainer, "step", failing)
+        with pytest.raises(TrainingError, match=message):
+            execute(ppo("stage.save_every=10", terms=terms.replace("SECONDS", "1")), tmp_path / how)
+        assert list((tmp_path / f".{how}.partial").rglob("update-2"))
+        monkeypatch.setattr(PPOTrainer, "step", step)
+        (tmp_path / "failing").unlink()
+        (tmp_path / "own.py").write_text(f"{OWN}\n# corrected: {how}\n")
+        execute(ppo("stage.save_every=10", "resume=true", terms=terms.replace("SECONDS", "60")), tmp_path / how)
+        assert results(tmp_path / how) == results(tmp_path / "straight")
+
+
+def test_another_file_of_a_reward_does_not_continue_a_run_that_was_interrupted(ppo: Configure, tmp_path: Path) -> None:
+    with interrupted_in_the_second_update():
+        execute(ppo(), tmp_path / "ppo")
+    (tmp_path / "own.py").write_text(f"{OWN}\n# another reward\n")
+    with pytest.raises(RunError, match=r"cannot be resumed, the data behind rewards\.mine has changed"):
+        execute(ppo("resume=true"), tmp_path / "ppo")
 
 
 def test_builtin_terms_and_rows_to_which_they_do_not_apply(ppo: Configure, tmp_path: Path) -> None:

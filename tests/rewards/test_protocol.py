@@ -1,7 +1,9 @@
 import math
 import re
+import signal
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -83,16 +85,23 @@ def test_a_failure_of_the_batch_as_a_whole_names_no_row() -> None:
         guarded(small_only, "mine")(["p"] * 3, ["a"] * 3)
 
 
-def test_a_call_that_takes_too_long_is_abandoned() -> None:
-    blocked = threading.Event()
+def test_a_call_that_takes_too_long_is_interrupted_in_the_same_thread() -> None:
+    threads = []
 
     def waits(prompts: list[str], completions: list[str]) -> list[float]:
-        blocked.wait(30)
-        return [0.0]
+        threads.append(threading.current_thread())
+        try:
+            threading.Event().wait(30)
+        except Exception:  # of a single row
+            return [0.0] * len(completions)
+        return [1.0] * len(completions)
 
-    with pytest.raises(TrainingError, match=r"^mine took more than timeout=0.05 seconds.*row 0 \('a'\)"):
+    told = r"^mine took more than timeout=0.05 seconds for "
+    with pytest.raises(TrainingError, match=rf"{told}1 completion, row 0 \('a'\): fix it"):
         guarded(waits, "mine", timeout=0.05)(["p"], ["a"])
-    blocked.set()
+    with pytest.raises(TrainingError, match=rf"{told}3 completions, rows 0 \('a'\) to 2 \('c'\): fix it"):
+        guarded(waits, "mine", timeout=0.05)(["p"] * 3, ["a", "b", "c"])
+    assert threads == [threading.current_thread()] * 2
     assert guarded(lambda prompts, completions: [2.0], "mine", timeout=30)(["p"], ["a"]) == [2.0]
 
     def times_out(prompts: list[str], completions: list[str]) -> list[float]:
@@ -100,6 +109,23 @@ def test_a_call_that_takes_too_long_is_abandoned() -> None:
 
     with pytest.raises(TrainingError, match="mine failed.*the user's own"):
         guarded(times_out, "mine", timeout=30)(["p"], ["a"])
+
+
+def test_a_function_with_its_own_alarm_works_and_is_limited_too() -> None:
+    """As verifiers of mathematics do, which fail in other threads; their alarm replaces that of the limit."""
+
+    def own_alarm(prompts: list[str], completions: list[str]) -> list[float]:
+        before = signal.signal(signal.SIGALRM, lambda *_: None)
+        signal.alarm(5)
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+        time.sleep(0.1 * len(completions))
+        return [1.0] * len(completions)
+
+    reward = guarded(own_alarm, "mine", timeout=0.3)
+    assert reward(["p"], ["a"]) == [1.0]
+    with pytest.raises(TrainingError, match=r"^mine took more than timeout=0.3 seconds for 4 completions"):
+        reward(["p"] * 4, ["a"] * 4)
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from rlhf.evaluation.reward_card import autopsy, figures
 from rlhf.evaluation.reward_card.card import Card
 from rlhf.evaluation.reward_card.pairs import LABELS
 from rlhf.evaluation.reward_card.probes import PROBES
+from rlhf.evaluation.reward_card.style import EQUAL
 from rlhf.evaluation.statistics.intervals import Share
 from rlhf.evaluation.statistics.metrics import Estimate
 from rlhf.storage.json_files import write_json
@@ -47,6 +48,7 @@ def numbers(card: Card) -> dict[str, float]:
         "test/padding": card.padding,
     }
     found |= {f"test/lead/{name}": rule.lead.mean for name, rule in card.baselines.items()}
+        "test/equal_style": None if card.style.controlled is None else card.style.controlled.mean,
     found |= {f"test/probe/{name}": one.fell.mean for name, one in card.probes.items() if one.fell is not None}
     found |= {f"test/{name}": card.members[name] for name in ("deviation", "split") if card.members}
     return {name: value for name, value in found.items() if value is not None} | card.statistics
@@ -65,6 +67,8 @@ def as_json(card: Card) -> dict[str, Any]:
         "parts": {title: {part.name: plain(part.accuracy) for part in parts} for title, parts in card.parts.items()},
         "baselines": {
             name: {"accuracy": plain(rule.accuracy), "lead": plain(rule.lead), "beaten": rule.lead.low > 0}
+        "style": card.style.record(),
+        "style_by": {title: {name: one.record() for name, one in some.items()} for title, some in card.styled.items()},
             for name, rule in card.baselines.items()
         },
         "calibration": {
@@ -166,7 +170,14 @@ def tables(card: Card) -> Iterator[tuple[str, list[str], list[list[str]]]]:
     yield "Held-out accuracy", ["", "accuracy", "pairs", "reward model leads by"], rows
     for title, parts in card.parts.items():
         lines = [[part.name, str(part.accuracy), str(part.accuracy.count)] for part in parts]
-        yield f"Accuracy by {LABELS.get(title, title)}", ["", "accuracy", "pairs"], lines
+        if found := card.styled.get(title):
+            lines = [[*line, found[line[0]].shown(found[line[0]].controlled)] for line in lines]
+        yield f"Accuracy by {LABELS.get(title, title)}", ["", "accuracy", "pairs", *([EQUAL] if found else [])], lines
+    yield (
+        "Apart from style",
+        ["", ""],
+        [[name, card.style.shown(value)] for name, value in card.style.estimates().items()],
+    )
     if card.probes:
         yield (
             "Corruption test: the score should fall",

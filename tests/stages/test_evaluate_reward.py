@@ -228,3 +228,9 @@ def test_a_judge_is_scored_on_a_benchmark(server: Server, evaluate: Configure, t
     metrics = execute(evaluate("nowhere", *given, f"stage.rubric={rubric}"), tmp_path / "judge")
     assert 0 <= metrics["benchmark/score"] <= 1
     assert metrics["judge/asked"] == len(server.requests) == 10  # both responses, or both orders
+    limited = evaluate("nowhere", *given, f"stage.rubric={rubric}", "judge.limit=3", "seed=1")
+    execute(limited, tmp_path / "three")
+    lines = [json.loads(line) for line in (tmp_path / "three" / "scores.jsonl").read_text().splitlines()]
+    numbers = [int(line["id"]) for line in lines]
+    assert numbers == sorted(numbers) != [0, 1, 2]
+    assert len(numbers) == 3

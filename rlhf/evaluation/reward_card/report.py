@@ -23,7 +23,9 @@ CORRELATIONS = {
     "spearman": "correlation of score and length (Spearman)",
     "spearman_of_differences": "correlation of their differences within pairs (Spearman)",
 }
-INTERVAL = "95 %: shares by Wilson's score interval with prompts as the unit, leads and the rest by a bootstrap over prompts"
+INTERVAL = (
+    "95 %: shares by Wilson's score interval with prompts as the unit, leads and the rest by a bootstrap over prompts"
+)
 
 
 def write(card: Card, folder: Path) -> None:

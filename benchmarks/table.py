@@ -13,7 +13,7 @@ from rlhf.storage import markdown
 HERE = Path(__file__).parent
 PAGE = HERE.parent / "docs" / "results.md"
 BEGIN, SHARES, END = "<!-- speed and memory -->", "<!-- shares -->", "<!-- end -->"
-MEASURED = ("dpo", "kto", "reward", "ppo", "ppo_ways", "rollout", "startup")
+MEASURED = ("dpo", "kto", "reward", "ppo", "ppo_ways", "rollout", "scoring", "startup")
 HEADINGS = (
     "work", "against", "times faster", "spread", "aim", "memory", "samples/s", "tokens/s", "MiB", "matrix peak used"
 )  # fmt: skip
@@ -65,6 +65,8 @@ def measured(row: dict[str, Any]) -> list[str]:
     both = list(row["sides"].values())
 
     def pair(key: str, form: str) -> str:
+        if all(side[key] is None for side in both):
+            return ""
         return " / ".join("" if side[key] is None else format(side[key], form) for side in both)
 
     least, most = row["spread"]

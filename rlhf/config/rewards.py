@@ -26,10 +26,10 @@ class Normalization(Enum):
 
 @dataclass(kw_only=True)
 class EnsembleTerm:
-    """Reward models whose mean is lowered by ``deviations`` standard deviations."""
+    """Reward models whose mean is lowered by ``deviations`` standard deviations; None: the lowest score."""
 
     runs: list[str] | None
-    deviations: float
+    deviations: float | None
 
 
 @dataclass(kw_only=True)

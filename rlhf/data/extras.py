@@ -6,7 +6,7 @@ from typing import Any
 from rlhf.data import rows
 from rlhf.data.rows import Row, RowError, has
 
-LABELS = ("task", "source", "fact", "format", "held_out", "group")  # text, kept if a row has them
+LABELS = ("task", "source", "fact", "format", "held_out", "group", "language")  # text, kept if a row has them
 NUMBERS = ("margin", "confidence", "weight", "label", "rating")  # of a pair or a single response, kept likewise
 INSTRUCTIONS = ("instruction_id_list", "kwargs")  # of a prompt, kept likewise
 COLUMNS = "columns"  # all columns of a prompt's row as JSON text, kept if a reward reads them

@@ -9,7 +9,7 @@ other columns of the row takes them as keyword lists.
     columns         the row's other columns, looked up by the prompt
     model           a sequence classifier as a RewardFunction
     shared          a prompt computed once for the scores of its responses
-    ensemble        several RewardFunctions: mean - k standard deviations
+    ensemble        several RewardFunctions: mean - k standard deviations, or the minimum
     remote          a RewardFunction behind HTTP
     terms           length and format
     verifiable      answers in a column: exact match, number, choice, JSON schema, IFEval's instructions

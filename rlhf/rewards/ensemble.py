@@ -1,4 +1,4 @@
-"""Several reward models as one, with a penalty on their disagreement."""
+"""Several reward models as one, with a penalty on their disagreement, or by the lowest score."""
 
 from collections.abc import Sequence
 
@@ -10,15 +10,15 @@ from rlhf.rewards.protocol import RewardFunction, checked
 
 
 class Ensemble:
-    """mean - ``deviations`` · std over the members' scores of a response, as a RewardFunction.
+    """mean - ``deviations`` · std over the members' scores of a response, or their minimum, as a RewardFunction.
 
     It is the population deviation, which has the unit of the score. Coste et al. 2023,
     https://arxiv.org/abs/2310.02743, section 3, subtract the variance instead (uncertainty-weighted optimization);
-    with 0 it is their mean optimization.
+    with 0 it is their mean optimization, with None their worst-case optimization, the minimum over the members.
 
     Args:
         members: the reward functions, two or more.
-        deviations: k, in standard deviations.
+        deviations: k, in standard deviations; None: the minimum.
         statistics: mean and deviation of each member's scores on one set of responses. A Bradley-Terry reward is
             determined only up to a constant: without them, members that differ by a constant seem to disagree.
     """
@@ -26,7 +26,7 @@ class Ensemble:
     def __init__(
         self,
         members: Sequence[RewardFunction],
-        deviations: float = 1.0,
+        deviations: float | None = 1.0,
         statistics: Sequence[FixedNormalizer] | None = None,
     ):
         self.members, self.deviations = list(members), deviations
@@ -46,7 +46,8 @@ class Ensemble:
             found.append(stored(scores))
         members = torch.tensor(found, dtype=torch.float64)
         disagreement = members.std(dim=0, unbiased=False)
-        scores = members.mean(dim=0) - self.deviations * disagreement
+        lowest = self.deviations is None
+        scores = members.amin(dim=0) if lowest else members.mean(dim=0) - self.deviations * disagreement
         return scores.tolist(), {"disagreement": disagreement.tolist()}
 
     def __call__(self, prompts: Sequence[Prompt], completions: Sequence[str]) -> list[float]:

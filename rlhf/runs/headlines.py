@@ -109,6 +109,14 @@ def results(manifest: Mapping[str, Any]) -> list[str]:
     return labeled(metrics, [key for key in found if key])
 
 
+def fallen(fall: Mapping[str, Any]) -> str:
+    """Return a sentence about one of ``falls`` in run.json: whether and when a reward fell while the score rose."""
+    name = fall["name"].partition("/")[2]
+    change = f"best {fall['best']:.3g} at update {fall['peak']}, last {fall['last']:.3g}"
+    fell = "did not fall" if fall["update"] is None else f"fell at update {fall['update']}"
+    return f"{name}: {fell} while the score rose ({change})"
+
+
 def _win_rates(metrics: Mapping[str, float], reference: str) -> list[str]:
     """Return the two best models of a comparison, by the gold reward if there is one."""
     for judge, name in JUDGES.items():

@@ -202,6 +202,12 @@ class Run:
         self.write()
 
     @_by_the_writer
+    def record_falls(self, records: Sequence[dict[str, Any]]) -> None:
+        """Record in run.json which of gold and shadow rewards fell while the score rose, and when."""
+        self.manifest["falls"] = list(records)
+        self.write()
+
+    @_by_the_writer
     def schedule(self, first: int, last: int) -> None:
         """Record the steps that are done and the last one, when training begins or continues: for the time left."""
         self.manifest["schedule"] = {"first": first, "last": last, "since": _now()}

@@ -105,7 +105,7 @@ def evaluate_benchmark(settings: Settings, run: Run) -> dict[str, float]:
             name = f"{settings.judge.model} ({stage.rubric})"
             judge = stack.enter_context(rubric.evaluated(settings, run, spending))
             score = scoring.by_preference(judge.prefer) if judge.reads else scoring.by_reward(judge.lowest)
-            items = items[: settings.judge.limit]
+            items = released.drawn(items, settings.judge.limit, settings.seed)
         run.scratch.mkdir(exist_ok=True)
         scores = scoring.scored(items, score, run.scratch / "scores.json")
     found = numbers.measure(stage, items, scores, settings.seed)

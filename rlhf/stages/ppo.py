@@ -10,6 +10,7 @@ Ziegler et al. 2019, https://arxiv.org/abs/1909.08593. docs/ppo.md explains the 
 
 from functools import partial
 from importlib.util import find_spec
+from typing import Any
 
 from rich.markup import escape
 
@@ -35,7 +36,7 @@ from rlhf.rewards import Rows
 from rlhf.rewards import build as rewards_of
 from rlhf.rewards.columns import reads_columns
 from rlhf.runs import branches
-from rlhf.runs.headlines import progress
+from rlhf.runs.headlines import fallen, progress
 from rlhf.runs.logs import LEDGER
 from rlhf.runs.run import Run
 from rlhf.training import loop
@@ -121,15 +122,19 @@ def train_and_measure(settings: Settings, run: Run, rubrics: dict[str, rubric.Ru
     return metrics | agreement | {"objective": metrics["objective/rlhf_reward"]}
 
 
+def record_falls(trainer: PPOTrainer, run: Run) -> list[dict[str, Any]]:
+    """Record which of gold and shadow rewards have fallen while the score rose, and return the records."""
+    found = [fall._asdict() for fall in falls(trainer.sentinel.history, trainer.stage.sentinel)]
+    run.record_falls(found)
+    return found
+
+
 def show_falls(trainer: PPOTrainer, run: Run) -> dict[str, float]:
-    """Print which of gold and shadow rewards fell first while the score rose; record all, and return these updates."""
-    found = falls(trainer.sentinel.history, trainer.stage.sentinel)
-    run.manifest["falls"] = [fall._asdict() for fall in found]
+    """Print and record which of gold and shadow rewards fell first; return the updates at which they fell."""
+    found = record_falls(trainer, run)
     for fall in found:
-        name, change = fall.name.partition("/")[2], f"best {fall.best:.3g} at update {fall.peak}, last {fall.last:.3g}"
-        fell = "did not fall while the score rose" if fall.update is None else f"fell first at update {fall.update}"
-        console.print(f"ppo: {name}: {fell} ({change})", highlight=False, markup=False, soft_wrap=True)
-    return {f"{fall.name}/fell_at": float(fall.update) for fall in found if fall.update is not None}
+        console.print(f"ppo: {fallen(fall)}", highlight=False, markup=False, soft_wrap=True)
+    return {f"{fall['name']}/fell_at": float(fall["update"]) for fall in found if fall["update"] is not None}
 
 
 def shares_prompts(settings: Settings, run: Run, roles: OneBase | Separate) -> bool:
@@ -209,6 +214,8 @@ def train(trainer: PPOTrainer, run: Run, sample: loop.Sampler) -> dict[str, floa
         nonlocal warned
         if update % stage.log_every == 0:
             run.log(metrics, update)
+        if stage.shadows and update % stage.sentinel.window == 0:
+            record_falls(trainer, run)  # for the live page
         bar.update(update, metrics)
         if not warned and (sentence := unended(metrics["val/ended"], stage)) is not None:
             warned = True

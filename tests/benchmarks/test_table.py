@@ -18,6 +18,10 @@ HEAD = {
 
 def test_rows_go_to_their_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "dpo.json").write_text(json.dumps(HEAD | {"rows": [measured(2.5), measured(None)]}))
+    scored = measured(3.0)
+    for side in scored["sides"].values():
+        side["utilization"] = None
+    (tmp_path / "scoring.json").write_text(json.dumps(HEAD | {"rows": [scored | {"work": "scores"}]}))
     sides = {"ours": {"cpu": 0.02, "seconds": 0.03}, "trl": {"cpu": 0.3, "seconds": 0.31}}
     row = {"work": "help", "against": "trl 1.16", "ratio": 15.0, "spread": [14.0, 16.0], "rounds": 3, "sides": sides}
     (tmp_path / "startup.json").write_text(json.dumps(HEAD | {"rows": [row]}))
@@ -36,6 +40,7 @@ def test_rows_go_to_their_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     )
     assert "| DPO | trl | 2.0 | 2.0 to 3.0 | 2.5 | 0.6 | 4 / 1.33 | 400 / 133 | 12 / 20 | 25% / 75% |" in once
     assert "| DPO | trl | 2.0 | 2.0 to 3.0 |  | 0.6 |" in once
+    assert "| scores | trl | 2.0 | 2.0 to 3.0 | 3.0 | 0.6 | 4 / 1.33 | 400 / 133 | 12 / 20 |  |" in once
     assert "| help | trl 1.16 | 15.0 | 14.0 to 16.0 | 0.02 / 0.3 |" in once
     assert "| PPO | 13.1 | 9.5 | 25% | 75% | 66% | 34% | 90% |" in once
     assert "| GRPO | 13.1 | 9.5 | 25% | 75% | 66% | 34% | 90% |" in once

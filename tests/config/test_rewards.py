@@ -57,6 +57,8 @@ def test_what_a_term_does_not_say_is_as_term_says() -> None:
     assert [found["c"].remote.attempts, found["c"].remote.timeout, found["a"].remote.attempts] == [3, 7.0, 6]
     assert found["a"].normalization is Normalization.stored
     assert found["b"].ensemble.deviations == 1.0
+    lowest = composed("stage=ppo", "stage.rewards={a: {ensemble: {runs: [x, y], deviations: null}}}").stage.terms()
+    assert lowest["a"].ensemble.deviations is None
     verifiable = (
         "stage.rewards={a: {exact: {column: x}}, b: {number: {column: y, relative: 0.1}}, c: {ifeval: {score: all}}}"
     )
@@ -109,6 +111,7 @@ WRONG = {
     "{a: {ensemble: {runs: [x]}}}": "stage.rewards.a.ensemble.runs must name two runs or more",
     "{a: {ensemble: {runs: x}}}": "stage.rewards.a.ensemble.runs must be a list of texts or null, got 'x'",
     "{a: {ensemble: {runs: [x, y], deviations: -1}}}": "stage.rewards.a.ensemble.deviations must not be negative",
+    "{a: {ensemble: {runs: [x, y], deviations: min}}}": "deviations must be a number or null, got 'min'",
     "{a/b: {run: x}}": "stage.rewards must name terms by letters, digits, - and _, got 'a/b'",
     "[a]": "stage.rewards must map names to terms, got ['a']",
 }

@@ -29,7 +29,8 @@ def test_the_state_needs_the_token_and_lists_the_runs(tmp_path: Path) -> None:
 
 def test_the_page_follows_runs_as_a_file_and_from_a_server(tmp_path: Path) -> None:
     root = tmp_path / "runs"
-    work = training(root, diagnoses=[{"step": 12, "text": HOSTILE, "action": "warned"}])
+    fall = {"name": "objective/scores", "best": 2.0, "peak": 4, "update": 9, "last": 1.5}
+    work = training(root, diagnoses=[{"step": 12, "text": HOSTILE, "action": "warned"}], falls=[fall])
     (work / "samples.jsonl").write_text('{"step": 30, "prompt": "<b>p</b>", "completion": "<i>c</i>"}\n')
     for rate in ("0.1", "0.2"):
         write_run(
@@ -56,8 +57,14 @@ def test_the_page_follows_runs_as_a_file_and_from_a_server(tmp_path: Path) -> No
                 )
                 browser.get(address)
                 wait_for(lambda: "update 12: </script>" in browser.find_element("id", "main").text)
-                for text in ("step 30 of 50", "almanac/dpo", "2 runs of stage=dpo"):
+                for text in (
+                    "scores: fell at update 9 while the score rose",
+                    "step 30 of 50",
+                    "almanac/dpo",
+                    "2 runs of stage=dpo",
+                ):
                     wait_for(lambda text=text: text in browser.find_element("id", "main").text)
+                assert len(browser.find_elements("css selector", "line.fell")) == 1
                 assert browser.execute_script("return document.documentElement.scrollWidth") <= width
 
         def open_samples() -> bool:

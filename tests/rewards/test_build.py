@@ -183,6 +183,8 @@ def test_adapters_on_one_base_are_loaded_together(
     scores = torch.tensor(together, dtype=torch.float64)
     expected = scores.mean(0) - 2 * scores.std(0, unbiased=False)
     assert reward(PROMPTS, TEXTS) == pytest.approx(expected.tolist())
+    lowest, _ = builder(f"stage.rewards={{sure: {{ensemble: {{runs: {runs}, deviations: null}}}}}}").reward()
+    assert lowest(PROMPTS, TEXTS) == pytest.approx(scores.amin(0).tolist())
 
 
 def test_other_runs_are_members_with_separate_normalization(

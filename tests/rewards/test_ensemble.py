@@ -27,6 +27,16 @@ def test_three_members_have_the_deviation_of_a_population() -> None:
     assert found == pytest.approx([3 - math.sqrt(14 / 3)])
 
 
+def test_the_lowest_score_of_each_response_counts() -> None:
+    """The worst member differs by response; the disagreement is reported all the same."""
+    members = [constant(0.0, 2.0, 5.0), constant(6.0, -2.0, 5.0)]
+    scores, more = Ensemble(members, None).detailed(["p"] * 3, ["a", "b", "c"])
+    assert scores == [0, -2, 5]
+    assert more == {"disagreement": [3, 2, 0]}
+    stored = [FixedNormalizer(0.0, 1.0), FixedNormalizer(6.0, 2.0)]
+    assert Ensemble(members, None, stored)(["p"] * 3, ["a", "b", "c"]) == [0, -4, -0.5]
+
+
 def test_members_that_differ_by_a_constant_and_a_scale_agree_once_normalized() -> None:
     members = [constant(1.0, 3.0), constant(110.0, 130.0)]
     stored = [FixedNormalizer(2.0, 1.0), FixedNormalizer(120.0, 10.0)]

@@ -202,6 +202,56 @@ def test_a_judge_as_the_only_reward_may_refuse_and_a_budget_leaves_a_checkpoint(
     assert results(tmp_path / "ppo")[0] == results(tmp_path / "straight")[0]
 
 
+SHADOWS = """
+calls = {"score": 0, "shadow": 0}
+
+def score(prompts, completions):
+    calls["score"] += 1
+    return [float(calls["score"])] * len(completions)
+
+def shadow(prompts, completions):
+    calls["shadow"] += 1
+    return [0.1 * (calls["shadow"] % 2) - max(calls["shadow"] - 4, 0)] * len(completions)
+"""
+
+
+def test_a_shadow_that_falls_is_recorded_during_the_run_and_shown_on_the_page(
+    beside_chain: Configure, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """The shadow falls by 1 per update from the fifth on, ten times its noise before; the length never falls."""
+    (tmp_path / "own.py").write_text(SHADOWS)
+    given = [
+        f"stage.rewards={{up: {{function: {tmp_path}/own.py:score}}}}",
+        "stage.reward=null",
+        "stage.gold=null",
+        "stage.updates=8",
+    ]
+    given += [f"stage.shadows={{down: {{function: {tmp_path}/own.py:shadow}}, flat: {{length: {{max: 999}}}}}}"]
+    given += ["stage.sentinel.window=2", "stage.sentinel.gold_fall=1", "curves=[html]", "eval_set.prompts=2"]
+    seen: list[dict] = []
+    with pytest.MonkeyPatch.context() as patched:
+        record = Run.record_falls
+        patched.setattr(Run, "record_falls", lambda run, found: (seen.append(found), record(run, found))[1])
+        execute(beside_chain("ppo", *given), tmp_path / "runs" / "ppo")
+    run = Run.open(tmp_path / "runs" / "ppo")
+    down, flat = run.manifest["falls"]
+    assert (down["name"], flat["name"], flat["update"]) == ("shadow/down", "shadow/flat", None)
+    assert 5 < down["update"] <= 8
+    assert run.manifest["metrics"]["shadow/down/fell_at"] == down["update"]
+    early = [[fall["update"] for fall in found] for found in seen]  # after updates 2, 4, 6 and 8, and at the end
+    assert early[:2] == [[], [None, None]]
+    assert 4 < early[2][0] <= 6  # by the noise so far
+    assert early[3:] == [[down["update"], None]] * 2
+    sentence = f"down: fell at update {down['update']} while the score rose (best "
+    assert f"ppo: {sentence}" in capsys.readouterr().out
+    page = (tmp_path / "runs" / "watch.html").read_text()
+    data = json.loads(page.partition('id="data">')[2].partition("</script>")[0])
+    [shown] = [one for one in data["runs"] if one["stage"] == "ppo"]
+    assert shown["falls"][0].startswith(sentence)
+    assert shown["fell"] == {"shadow/down": down["update"]}
+    assert set(shown["panels"]["shadow rewards"]) == {"shadow/down", "shadow/flat"}
+
+
 RELATION = """
 def gold(prompts, completions, relation):
     assert all(relation), relation

@@ -18,6 +18,7 @@ from rlhf.runs.identity import Origin
 from rlhf.runs.run import Run
 from rlhf.stages import execute
 from tests.conftest import composed, tiny_overrides
+from tests.evaluation.benchmarks import layouts
 from tests.evaluation.judges.test_endpoint import Server, server  # noqa: F401  a fixture
 
 # ruff: noqa: F811
@@ -163,6 +164,29 @@ def test_a_benchmark_is_scored_by_a_run_by_a_foreign_classifier_and_by_their_mea
     assert "benchmark score" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("name", layouts.WRITERS)
+def test_each_benchmark_is_read_as_released_and_scored_by_its_definition(
+    chain: Path, evaluate: Configure, tmp_path: Path, name: str
+) -> None:
+    layouts.WRITERS[name](tmp_path / "bench")
+    given = [f"stage.benchmark={name}", f"stage.benchmark_path={tmp_path}/bench", "stage.bootstrap=20"]
+    final = execute(evaluate(chain / "almanac" / "reward", *given), tmp_path / "run")
+    lines = [json.loads(line) for line in (tmp_path / "run" / "scores.jsonl").read_text().splitlines()]
+    expected = layouts.score(name, lines)
+    if expected is None:
+        assert "objective" not in final
+        votes = [line for line in lines if line["subset"] == "human preference"]
+        assert final["benchmark/human preference"] == layouts.subset_means(votes)["human preference"]
+        assert len(votes) == 2  # a tie is left out
+        assert {"benchmark/MATH: accuracy", "benchmark/correctness: best of K"} <= final.keys()
+    else:
+        assert final["objective"] == final["benchmark/score"] == pytest.approx(expected)
+    assert len({score for line in lines for score in line["scores"]}) > 4
+    report = (tmp_path / "run" / "report.md").read_text()
+    assert "## Pairs by subset" in report
+    assert ("## Pairs by language" in report) == (name == "ppe")
+
+
 def killed_in_the_second_part(settings: Settings, place: Path) -> None:
     call, calls = RewardModel.__call__, []
 
@@ -228,3 +252,9 @@ def test_a_judge_is_scored_on_a_benchmark(server: Server, evaluate: Configure, t
     metrics = execute(evaluate("nowhere", *given, f"stage.rubric={rubric}"), tmp_path / "judge")
     assert 0 <= metrics["benchmark/score"] <= 1
     assert metrics["judge/asked"] == len(server.requests) == 10  # both responses, or both orders
+    limited = evaluate("nowhere", *given, f"stage.rubric={rubric}", "judge.limit=3", "seed=1")
+    execute(limited, tmp_path / "three")
+    lines = [json.loads(line) for line in (tmp_path / "three" / "scores.jsonl").read_text().splitlines()]
+    numbers = [int(line["id"]) for line in lines]
+    assert numbers == sorted(numbers) != [0, 1, 2]
+    assert len(numbers) == 3

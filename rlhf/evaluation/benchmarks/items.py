@@ -13,6 +13,7 @@ import numpy as np
 from rlhf.data import rows
 from rlhf.data.render import Prompt
 from rlhf.data.rows import Row, RowError
+from rlhf.evaluation.reward_card.pairs import turns
 
 
 class Item(NamedTuple):
@@ -33,7 +34,7 @@ class Item(NamedTuple):
     @property
     def turns(self) -> int:
         """Turns of the user in the prompt."""
-        return 1 if isinstance(self.prompt, str) else sum(turn["role"] == "user" for turn in self.prompt)
+        return turns(self.prompt)
 
     def pairs(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the places of the right and of the wrong response of each pair, both (m,)."""

@@ -1,7 +1,6 @@
 """The numbers of a benchmark: tables for people, and metrics.json, scores.jsonl and the metrics of run.json."""
 
 import json
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,12 +11,12 @@ from rich.text import Text
 
 from rlhf.config import EvaluateRewardStage
 from rlhf.console import console
-from rlhf.evaluation.benchmarks import style
 from rlhf.evaluation.benchmarks.definitions import SCORE, Scores, measured
 from rlhf.evaluation.benchmarks.items import Item
 from rlhf.evaluation.benchmarks.released import TABLE
-from rlhf.evaluation.benchmarks.style import StyleControl
-from rlhf.evaluation.reward_card.pairs import SOURCES, Part
+from rlhf.evaluation.reward_card import style
+from rlhf.evaluation.reward_card.pairs import Part, decided, groups
+from rlhf.evaluation.reward_card.style import Compared, StyleControl
 from rlhf.evaluation.statistics.intervals import Share, share
 from rlhf.evaluation.statistics.metrics import Estimate
 from rlhf.storage.json_files import write_json
@@ -29,8 +28,8 @@ HEADINGS = ["", "value", "95 % interval", "rows"]
 class Numbers(NamedTuple):
     """The numbers of a benchmark by name, the most general first; ``rows`` are those of numbers that are means.
 
-    ``style`` is the accuracy over pairs apart from style, ``by`` that by language and by number of turns, if the rows
-    have several.
+    ``style`` is the accuracy over pairs apart from style. ``by`` and ``styled`` are the accuracy over pairs and that
+    apart from style by subset, language and number of turns, if the rows have several.
     """
 
     numbers: dict[str, Estimate]
@@ -38,6 +37,7 @@ class Numbers(NamedTuple):
     draws: int
     style: StyleControl
     by: dict[str, list[Part]]
+    styled: dict[str, dict[str, StyleControl]]
 
 
 def measure(stage: EvaluateRewardStage, items: Sequence[Item], scores: Scores, seed: int) -> Numbers:
@@ -45,25 +45,48 @@ def measure(stage: EvaluateRewardStage, items: Sequence[Item], scores: Scores, s
     assert stage.benchmark is not None
     found = TABLE[stage.benchmark].define(items, scores)
     rows = {name: len(cells.values) for cells in found.cells for name in cells.names}
-    named: dict[str, list[Any]] = {"language": [one.language for one in items], "turns": [one.turns for one in items]}
-    won = style.wins(items, scores)
-    by = {title: parts(values, won) for title, values in named.items() if len({*values} - {None}) > 1}
-    controlled = style.control(items, scores, stage.bootstrap, seed)
-    return Numbers(measured(found, stage.bootstrap, seed), rows, stage.bootstrap, controlled, by)
+    named: dict[str, list[Any]] = {
+        "subset": [one.subset for one in items],
+        "language": [one.language for one in items],
+        "turns": [one.turns for one in items],
+    }
+    named = {title: values for title, values in named.items() if len({*values} - {None}) > 1}
+    pairs = compared(items, scores)
+    won = np.bincount(pairs.rows, decided(pairs.x[:, 0])) / np.bincount(pairs.rows)
+    by = {title: parts(values, won) for title, values in named.items()}
+    styled = {
+        title: {
+            name: style.control(pairs.part(np.flatnonzero(np.isin(pairs.rows, places))), stage.bootstrap, seed)
+            for name, places in groups(values).items()
+        }
+        for title, values in named.items()
+    }
+    controlled = style.control(pairs, stage.bootstrap, seed)
+    return Numbers(measured(found, stage.bootstrap, seed), rows, stage.bootstrap, controlled, by, styled)
+
+
+def compared(items: Sequence[Item], scores: Scores) -> Compared:
+    """Return all pairs of a right and a wrong response; a row weighs as much as any other, however many it has."""
+    pairs, of = [], []
+    for number, (item, own) in enumerate(zip(items, scores, strict=True)):
+        right, wrong = item.pairs()
+        styles = np.array([style.counts(text) for text in item.responses])
+        pairs.append(style.compared(own[right] - own[wrong], styles[right], styles[wrong]))
+        of += [number] * len(right)
+    rows = np.array(of)
+    return Compared(np.concatenate(pairs), rows, 1 / np.bincount(rows)[rows])
 
 
 def parts(values: Sequence[Any], won: np.ndarray) -> list[Part]:
-    """Return the mean of ``won`` (n,) for each value but None, the most frequent first; after 20, the others as one."""
-    most = [value for value, _ in Counter(value for value in values if value is not None).most_common(SOURCES)]
-    names = [None if value is None else str(value) if value in most else "others" for value in values]
-    ordered = [*map(str, most), *(["others"] if "others" in names else [])]
-    return [Part(name, share(won[[one == name for one in names]])) for name in ordered]
+    """Return the mean of ``won`` (n,) for each of the `groups` of ``values``."""
+    return [Part(name, share(won[places])) for name, places in groups(values).items()]
 
 
 def metrics(found: Numbers) -> dict[str, float]:
     """Return the metrics of run.json; the objective is the benchmark's score, if all its parts were scored."""
     values = {f"benchmark/{name}": value.mean for name, value in found.numbers.items()}
-    values |= {"style/accuracy": found.style.accuracy.mean, "style/controlled": found.style.controlled.mean}
+    values["style/accuracy"] = found.style.accuracy.mean
+    values |= {} if found.style.controlled is None else {"style/controlled": found.style.controlled.mean}
     return values | ({"objective": found.numbers[SCORE].mean} if SCORE in found.numbers else {})
 
 
@@ -79,8 +102,9 @@ def write(
         "items": len(items),
         "interval": f"95 %: bootstrap over rows, {found.draws} draws",
         "numbers": {key: value._asdict() | {"rows": found.rows.get(key)} for key, value in found.numbers.items()},
-        "style": {key: value._asdict() for key, value in styles(found).items()},
+        "style": found.style.record(),
         "by": {title: {part.name: part.accuracy._asdict() for part in some} for title, some in found.by.items()},
+        "style_by": {title: {name: one.record() for name, one in some.items()} for title, some in found.styled.items()},
     }
     write_json(folder / "metrics.json", record)
     (folder / "report.md").write_text("\n".join(markdown(name, stage, found)) + "\n", encoding="utf-8")
@@ -97,24 +121,28 @@ def markdown(name: str, stage: EvaluateRewardStage, found: Numbers) -> Iterator[
     yield f"From {cell(str(stage.benchmark_path))}. Intervals are 95 %: a bootstrap over rows ({found.draws} draws).\n"
     if SCORE not in found.numbers:
         yield "Parts of the benchmark are missing, so it has no score.\n"
-    for heading, some in tables(found):
+    for heading, headings, some in tables(found):
         yield from (["", f"## {cell(heading)}", ""] if heading else [])
-        yield from table(HEADINGS, some)
+        yield from table(headings, some)
 
 
-def tables(found: Numbers) -> Iterator[tuple[str, list[list[str]]]]:
-    """Yield the title and the rows of each table; the first one has no title."""
-    yield "", [line(name, value, found.rows.get(name)) for name, value in found.numbers.items()]
-    yield "Pairs, and apart from style", [line(name, value) for name, value in styles(found).items()]
+def tables(found: Numbers) -> Iterator[tuple[str, list[str], list[list[str]]]]:
+    """Yield the title, the headings and the rows of each table; the first one has no title."""
+    yield "", HEADINGS, [line(name, value, found.rows.get(name)) for name, value in found.numbers.items()]
+    yield (
+        "Pairs, and apart from style",
+        HEADINGS,
+        [
+            [name, found.style.shown(value), "", ""] if value is None else line(name, value)
+            for name, value in found.style.estimates().items()
+        ],
+    )
     for title, some in found.by.items():
-        yield f"Pairs by {title}", [line(part.name, part.accuracy, part.accuracy.count) for part in some]
-
-
-def styles(found: Numbers) -> dict[str, Estimate]:
-    """Return the style control by name."""
-    accuracy, controlled, coefficients = found.style
-    named = {f"coefficient of {name}": value for name, value in coefficients.items()}
-    return {"accuracy over pairs": accuracy, "accuracy at equal style": controlled} | named
+        lines = []
+        for part in some:
+            one = found.styled[title][part.name]
+            lines.append([*line(part.name, part.accuracy, part.accuracy.count), one.shown(one.controlled)])
+        yield f"Pairs by {title}", [*HEADINGS, style.EQUAL], lines
 
 
 def line(name: str, value: Estimate | Share, rows: int | None = None) -> list[str]:
@@ -131,9 +159,9 @@ def title(stage: EvaluateRewardStage) -> str:
 def show(name: str, stage: EvaluateRewardStage, found: Numbers) -> None:
     """Print the tables on the terminal."""
     console.print(f"evaluate_reward: {name} on {title(stage)}", markup=False, soft_wrap=True)
-    for heading, some in tables(found):
+    for heading, headings, some in tables(found):
         shown = Table(title=Text(heading or title(stage)), title_justify="left")
-        for number, column in enumerate(HEADINGS):
+        for number, column in enumerate(headings):
             shown.add_column(Text(column), justify="right" if number else "left", overflow="fold")
         for values in some:
             shown.add_row(*map(Text, values))

@@ -1,5 +1,6 @@
 """The benchmarks by name, and their items from a file, a folder as released, or a data set on the Hub."""
 
+import random
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -12,6 +13,7 @@ from rlhf.errors import DataError
 from rlhf.evaluation.benchmarks import definitions, items
 from rlhf.evaluation.benchmarks.definitions import Definition, Scores
 from rlhf.evaluation.benchmarks.items import Item
+from rlhf.modeling.seeding import derive
 
 
 class Released(NamedTuple):
@@ -89,3 +91,25 @@ def files(local: Path, patterns: Sequence[str]) -> list[Path]:
     every = [path for path in sorted(local.rglob("*")) if path.is_file() and reader_of(path) is not None]
     found = ([file for file in every if file.match(pattern)] for pattern in patterns)
     return next((matching for matching in found if matching), every)
+
+
+def drawn(rows: Sequence[Item], limit: int | None, seed: int) -> list[Item]:
+    """Return at most ``limit`` items in their order, drawn with the seed from each subset in proportion to its size.
+
+    Each subset has at least one if ``limit`` allows it. The two rows of a prompt of RewardBench 2's ties stay together.
+    """
+    if limit is None or limit >= len(rows):
+        return list(rows)
+    subsets: dict[str, dict[str, list[int]]] = {}
+    for number, item in enumerate(rows):
+        key = item.id.partition(":")[2] if item.subset.lower() == definitions.TIES.lower() else str(number)
+        subsets.setdefault(item.subset, {}).setdefault(key, []).append(number)
+    generator = random.Random(derive(seed, "benchmark"))
+    order = []
+    for groups in subsets.values():
+        for place, group in enumerate(generator.sample(list(groups.values()), len(groups))):
+            order.append((place / len(groups), generator.random(), group))
+    kept: list[int] = []
+    for _, _, group in sorted(order):
+        kept += group if len(kept) + len(group) <= limit else []
+    return [rows[number] for number in sorted(kept)]

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from rlhf.errors import RunError
 from rlhf.runs.branches import ROLE
+from rlhf.runs.headlines import fallen
 from rlhf.runs.parents import Parent
 from rlhf.runs.run import runs
 from rlhf.storage.manifest import read_manifest
@@ -21,7 +22,8 @@ Curve = dict[str, tuple[list[float], list[float]]]  # metric -> steps and values
 class Record:
     """A run by its run.json and metrics.jsonl; only ``path`` is known for a model that no run of this package trained.
 
-    ``tokens`` are those of the training batches; for PPO, of the sampled responses.
+    ``tokens`` are those of the training batches; for PPO, of the sampled responses. ``falls`` are sentences about its
+    gold and shadow rewards.
     """
 
     path: str
@@ -30,6 +32,7 @@ class Record:
     peak_memory_gib: float | None = None
     tokens: int | None = None
     lines: Sequence[dict[str, float]] = ()
+    falls: Sequence[str] = ()
 
     def curve(self) -> Curve:
         """Return each metric with the steps at which it was logged."""
@@ -60,6 +63,7 @@ def record(parent: Parent) -> Record:
         manifest.get("peak_memory_gib"),
         tokens(manifest, lines),
         lines,
+        list(map(fallen, manifest.get("falls", ()))),
     )
 
 

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from rlhf.errors import RlhfError
-from rlhf.evaluation.reporting.curves import panels
+from rlhf.evaluation.reporting.curves import falls, panels
 from rlhf.runs.directory import BUNDLES, MEMBER
 from rlhf.runs.directory import PAGE as FILE
-from rlhf.runs.headlines import PROGRESS, labeled, results
+from rlhf.runs.headlines import PROGRESS, fallen, labeled, results
 from rlhf.runs.logs import LEDGER, LOGS
 from rlhf.storage.manifest import MANIFEST, read_manifest
 
@@ -107,6 +107,8 @@ def _read(work: Path, stamp: Sequence[tuple[int, int]]) -> dict[str, Any]:
         "panels": curves,
         "samples": [_cut(row) for row in rows(work / "samples.jsonl")[-SAMPLES:]],
         "ledger": (work / LEDGER).is_file(),
+        "falls": [fallen(fall) for fall in manifest.get("falls", ())],
+        "fell": falls(manifest),
         "diagnoses": [_cut(row) for row in manifest.get("diagnoses", [])],
     }
 

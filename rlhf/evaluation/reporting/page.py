@@ -22,24 +22,30 @@ from rlhf.evaluation.reporting.tables import JUDGES, grids, keys_of, label_in, n
 from rlhf.evaluation.reporting.text_diff import pieces
 from rlhf.evaluation.statistics.metrics import Estimate
 
+LOADER = PackageLoader("rlhf.evaluation.reporting", "page_parts")
+ENVIRONMENT = Environment(
+    loader=LOADER,
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+
+
+def part(name: str) -> Markup:
+    """Return a file of the package as markup."""
+    return Markup(LOADER.get_source(ENVIRONMENT, name)[0])
+
 
 def render(comparison: Comparison, drawings: list[Drawing]) -> str:
     """Return the page as HTML."""
-    loader = PackageLoader("rlhf.evaluation.reporting", "page_parts")
-    environment = Environment(
-        loader=loader,
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     # Only the package's files and the SVGs, whose text matplotlib escaped, are inserted as markup.
-    script, css = (Markup(loader.get_source(environment, name)[0]) for name in ("report.js", "report.css"))
+    script, css = part("report.js"), part("report.css")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     drawn = [(drawing, Markup(drawing.svg)) for drawing in drawings]
     judge = story.main_judge(comparison)
     examples = data(comparison)
-    return environment.get_template("report.html").render(
+    return ENVIRONMENT.get_template("report.html").render(
         title=f"What each stage changed: {', '.join(comparison.metrics)}",
         css=css,
         script=script,

@@ -205,6 +205,7 @@ def remarks(comparison: Comparison) -> list[str]:
     """Return the comparison's notes and those derived from its metrics."""
     return [
         *comparison.notes,
+        *(f"{name}: {fall}" for name, run in comparison.records.items() for fall in run.falls),
         *unmatched(comparison),
         *uncalibrated(comparison),
         *disagreeing(comparison),

@@ -97,8 +97,8 @@ def markdown(one: Autopsy, pairs: ScoredPairs) -> Iterator[str]:
     yield f"{cell(question(pairs.rows[one.pair]['prompt']))}\n"
     lines = []
     for name in NAMES:
-        side, scores = getattr(pairs, name), getattr(pairs, f"{name}_scores")
-        steps = ", ".join(f"{text!r} {step:+.2f}" for text, step in largest(getattr(one, name)))
+        side, scores, own = getattr(pairs, name), getattr(pairs, f"{name}_scores"), getattr(one, name)
+        steps = ", ".join("{!r} {:+.2f}".format(*own[i]) for i in largest(own))
         lines.append([name, f"{scores[one.pair]:+.2f}", side.completions[one.pair], steps])
     yield from table(["", "score", "response", "tokens that change the score most"], lines)
     yield ""
@@ -110,9 +110,9 @@ def markdown(one: Autopsy, pairs: ScoredPairs) -> Iterator[str]:
     yield from table(["training pairs", "influence", "prompt", *NAMES], lines)
 
 
-def largest(steps: Steps) -> Steps:
-    """Return the five largest changes of the score, in the order of the tokens."""
-    return [steps[i] for i in sorted(sorted(range(len(steps)), key=lambda i: -abs(steps[i][1]))[:5])]
+def largest(steps: Steps) -> list[int]:
+    """Return the places of the five largest changes of the score, in the order of the tokens."""
+    return sorted(sorted(range(len(steps)), key=lambda i: -abs(steps[i][1]))[:5])
 
 
 def _part(whole: Side, places: Sequence[int]) -> Side:

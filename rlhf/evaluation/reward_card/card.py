@@ -12,6 +12,7 @@ from rlhf.evaluation.reward_card.autopsy import Autopsy
 from rlhf.evaluation.reward_card.ensemble import AnyRewardModel
 from rlhf.evaluation.reward_card.pairs import Part, ScoredPairs, Side, decided, length_correlation, parts
 from rlhf.evaluation.reward_card.probes import Probe, probe
+from rlhf.evaluation.reward_card.style import StyleControl, by_part, compared_pairs, control
 from rlhf.evaluation.statistics.calibration import Bin, fit_temperature, log_loss, of_pairs
 from rlhf.evaluation.statistics.intervals import Share, lead, share
 from rlhf.evaluation.statistics.metrics import Estimate
@@ -54,13 +55,18 @@ class Limits(NamedTuple):
 
 @dataclass
 class Card:
-    """The measurements of a report card. ``notes`` explain them; ``warnings`` report baselines that are not beaten."""
+    """The measurements of a report card. ``notes`` explain them; ``warnings`` report baselines that are not beaten.
+
+    ``style`` is the accuracy apart from style, ``styled`` that of the ``parts`` whose property is a name.
+    """
 
     reward: str
     pairs: ScoredPairs
     limits: Limits
     accuracy: Share
     parts: dict[str, list[Part]]
+    style: StyleControl
+    styled: dict[str, dict[str, StyleControl]]
     calibration: Calibration
     baselines: dict[str, Baseline]
     lengths: dict[str, float | None]
@@ -106,6 +112,8 @@ def measure(
         limits=limits,
         accuracy=share(right, prompts),
         parts=parts(test),
+        style=control(compared_pairs(test), limits.bootstrap, limits.seed),
+        styled=by_part(test, limits.bootstrap, limits.seed),
         calibration=calibrate(fit, judge, fitted_on, limits.calibration_bins, limits.seed),
         baselines={
             rule: Baseline(

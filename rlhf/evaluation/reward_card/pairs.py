@@ -131,16 +131,41 @@ def by_number(values: Sequence[float | None], pairs: ScoredPairs, shown: Callabl
     return parts
 
 
-def by_name(values: Sequence[Any], pairs: ScoredPairs) -> list[Part]:
-    """Return the accuracy by a name, largest parts first; those after the first `SOURCES` are combined."""
-    members: dict[str, list[int]] = {}
+def groups(values: Sequence[Any]) -> dict[str, list[int]]:
+    """Return name -> the places of its values, the most frequent first; those after the first `SOURCES` are combined.
+
+    Values that are None are left out.
+    """
+    places: dict[str, list[int]] = {}
     for i, value in enumerate(values):
         if value is not None:
-            members.setdefault(str(value), []).append(i)
-    order = sorted(members, key=lambda name: (-len(members[name]), name))
-    parts = [Part(name, _accuracy(pairs, members[name])) for name in order[:SOURCES]]
-    rest = [i for name in order[SOURCES:] for i in members[name]]
-    return parts + ([Part(plural(len(order) - SOURCES, "other"), _accuracy(pairs, rest))] if rest else [])
+            places.setdefault(str(value), []).append(i)
+    order = sorted(places, key=lambda name: (-len(places[name]), name))
+    rest = sorted(i for name in order[SOURCES:] for i in places[name])
+    return {name: places[name] for name in order[:SOURCES]} | (
+        {plural(len(order) - SOURCES, "other"): rest} if rest else {}
+    )
+
+
+def by_name(values: Sequence[Any], pairs: ScoredPairs) -> list[Part]:
+    """Return the accuracy for each of the `groups` of ``values``."""
+    return [Part(name, _accuracy(pairs, places)) for name, places in groups(values).items()]
+
+
+def turns(prompt: Prompt) -> int:
+    """Return the number of the user's turns in a prompt."""
+    return 1 if isinstance(prompt, str) else sum(turn["role"] == "user" for turn in prompt)
+
+
+def named(pairs: ScoredPairs) -> dict[str, list[Any]]:
+    """Return the properties of the pairs that are names, and the turns if they differ: one value per pair."""
+    found: dict[str, list[Any]] = {
+        name: [row.get(name) for row in pairs.rows] for name in ("source", "task", "language")
+    }
+    found["turns"] = [turns(prompt) for prompt in pairs.chosen.prompts]
+    return {
+        name: values for name, values in found.items() if {*values} - {None} and (name != "turns" or len({*values}) > 1)
+    }
 
 
 def parts(pairs: ScoredPairs) -> dict[str, list[Part]]:
@@ -150,9 +175,8 @@ def parts(pairs: ScoredPairs) -> dict[str, list[Part]]:
         "length difference": by_number((chosen - rejected).tolist(), pairs, lambda value: f"{value:+.0f}"),
         "margin": by_number([row.get("margin") for row in pairs.rows], pairs, lambda value: f"{value:.3g}"),
         "confidence": by_number([row.get("confidence") for row in pairs.rows], pairs, lambda value: f"{value:.3g}"),
-        "source": by_name([row.get("source") for row in pairs.rows], pairs),
-        "task": by_name([row.get("task") for row in pairs.rows], pairs),
     }
+    found |= {name: by_name(values, pairs) for name, values in named(pairs).items()}
     return {name: values for name, values in found.items() if values}
 
 

@@ -1,4 +1,4 @@
-"""A report card for people (terminal, report.md, figures) and for programs (metrics.json, RewardBench's files)."""
+"""A report card for people (terminal, page, report.md, figures) and for programs (metrics.json, RewardBench's)."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -8,10 +8,11 @@ from rich.table import Table
 from rich.text import Text
 
 from rlhf.console import console
-from rlhf.evaluation.reward_card import autopsy, figures
+from rlhf.evaluation.reward_card import autopsy, figures, page
 from rlhf.evaluation.reward_card.card import Card
 from rlhf.evaluation.reward_card.pairs import LABELS
 from rlhf.evaluation.reward_card.probes import PROBES
+from rlhf.evaluation.reward_card.style import EQUAL
 from rlhf.evaluation.statistics.intervals import Share
 from rlhf.evaluation.statistics.metrics import Estimate
 from rlhf.storage.json_files import write_json
@@ -22,16 +23,20 @@ CORRELATIONS = {
     "spearman": "correlation of score and length (Spearman)",
     "spearman_of_differences": "correlation of their differences within pairs (Spearman)",
 }
-INTERVAL = "95 %: shares by Wilson's score interval with prompts as the unit, leads by a bootstrap over prompts"
+INTERVAL = (
+    "95 %: shares by Wilson's score interval with prompts as the unit, leads and the rest by a bootstrap over prompts"
+)
 
 
 def write(card: Card, folder: Path) -> None:
-    """Write metrics.json, report.md, figures/*.png, rewardbench.json and rewardbench_scores.json into ``folder``."""
+    """Write metrics.json, report.html, report.md, figures/*.png and RewardBench's two files into ``folder``."""
     write_json(folder / "metrics.json", as_json(card))
     write_json(folder / "rewardbench.json", leaderboard(card))
     write_json(folder / "rewardbench_scores.json", scores(card))
     drawn = figures.draw(card, folder / "figures")
     (folder / "report.md").write_text("\n".join(markdown(card, drawn)) + "\n", encoding="utf-8")
+    images = {name: (folder / "figures" / name).read_bytes() for name in drawn}
+    (folder / "report.html").write_text(page.render(card, INTERVAL, list(tables(card)), images), encoding="utf-8")
 
 
 def numbers(card: Card) -> dict[str, float]:
@@ -45,6 +50,7 @@ def numbers(card: Card) -> dict[str, float]:
         "test/temperature": card.calibration.temperature,
         "test/spearman_length": card.lengths["spearman"],
         "test/padding": card.padding,
+        "test/equal_style": None if card.style.controlled is None else card.style.controlled.mean,
     }
     found |= {f"test/lead/{name}": rule.lead.mean for name, rule in card.baselines.items()}
     found |= {f"test/probe/{name}": one.fell.mean for name, one in card.probes.items() if one.fell is not None}
@@ -63,6 +69,8 @@ def as_json(card: Card) -> dict[str, Any]:
         "interval": f"{INTERVAL}, {card.limits.bootstrap} draws",
         "accuracy": plain(card.accuracy),
         "parts": {title: {part.name: plain(part.accuracy) for part in parts} for title, parts in card.parts.items()},
+        "style": card.style.record(),
+        "style_by": {title: {name: one.record() for name, one in some.items()} for title, some in card.styled.items()},
         "baselines": {
             name: {"accuracy": plain(rule.accuracy), "lead": plain(rule.lead), "beaten": rule.lead.low > 0}
             for name, rule in card.baselines.items()
@@ -166,7 +174,14 @@ def tables(card: Card) -> Iterator[tuple[str, list[str], list[list[str]]]]:
     yield "Held-out accuracy", ["", "accuracy", "pairs", "reward model leads by"], rows
     for title, parts in card.parts.items():
         lines = [[part.name, str(part.accuracy), str(part.accuracy.count)] for part in parts]
-        yield f"Accuracy by {LABELS.get(title, title)}", ["", "accuracy", "pairs"], lines
+        if found := card.styled.get(title):
+            lines = [[*line, found[line[0]].shown(found[line[0]].controlled)] for line in lines]
+        yield f"Accuracy by {LABELS.get(title, title)}", ["", "accuracy", "pairs", *([EQUAL] if found else [])], lines
+    yield (
+        "Apart from style",
+        ["", ""],
+        [[name, card.style.shown(value)] for name, value in card.style.estimates().items()],
+    )
     if card.probes:
         yield (
             "Corruption test: the score should fall",

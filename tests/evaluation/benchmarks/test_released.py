@@ -1,4 +1,5 @@
 import json
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -114,3 +115,29 @@ def test_every_split_of_a_hub_id_of_ppe_is_read_and_ties_are_left_out(hub: Hub) 
         path_or_fileobj=content, path_in_repo="data/test.jsonl", repo_id="alice/PPE-X", repo_type="dataset"
     )
     assert [item.responses for item in load("ppe", "alice/PPE-X")] == [["a", "b"], ["b", "a"]]
+
+
+def test_a_limit_draws_from_every_subset_in_proportion_and_keeps_the_order() -> None:
+    """60, 30 and 1 rows: the first of each, then nine by place, 6 of the one and 3 of the other."""
+    rows = [Item(str(n), subset, "q", ["a", "b"]) for n, subset in enumerate(["x"] * 60 + ["y"] * 30 + ["z"])]
+    found = released.drawn(rows, 12, 0)
+    assert Counter(item.subset for item in found) == {"x": 7, "y": 4, "z": 1}
+    assert found == sorted(found, key=lambda item: int(item.id))
+    assert found == released.drawn(rows, 12, 0) != released.drawn(rows, 12, 1)
+    assert found[:7] != rows[:7]
+    assert {item.subset for item in released.drawn(rows, 3, 0)} == {"x", "y", "z"}
+    assert released.drawn(rows, None, 0) == released.drawn(rows, 91, 0) == rows
+    counted = Counter(item.id for seed in range(200) for item in released.drawn(rows, 12, seed))
+    assert counted["90"] == 200
+    assert all(3 <= counted[str(n)] <= 50 for n in range(90))  # 7/60 and 4/30 of 200 draws: 23 and 27, five deviations
+
+
+def test_the_two_rows_of_a_tie_are_drawn_together() -> None:
+    rows = [Item(f"{kind}:{n}", "Ties", "q", ["a", "b"]) for kind in ("ref", "tied") for n in range(5)]
+    rows += [Item(f"ref:{n}", "Math", "q", ["a", "b"]) for n in range(5)]  # not a group
+    for seed in range(20):
+        found = released.drawn(rows, 7, seed)
+        tied = [item.id for item in found if item.subset == "Ties"]
+        assert Counter(key.partition(":")[2] for key in tied) == dict.fromkeys({key[-1] for key in tied}, 2)
+        assert len(found) >= 6
+        assert any(item.subset == "Math" for item in found)

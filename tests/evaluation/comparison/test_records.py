@@ -28,7 +28,9 @@ def run(folder: Path, given: dict[str, Any], lines: str = "", metrics: dict | No
 
 def test_the_cost_of_a_run(tmp_path: Path) -> None:
     lines = '{"step": 1, "train/loss": 2.0}\n{"step": 2, "train/loss": 1.0, "eval/loss": 3.0, "note": "text"}\n'
-    found = record(run(tmp_path / "sft", manifest("sft", metrics={"tokens": 123}), lines))
+    fall = {"name": "shadow/a", "best": 2.0, "peak": 4, "update": 9, "last": 1.5}
+    found = record(run(tmp_path / "sft", manifest("sft", metrics={"tokens": 123}, falls=[fall]), lines))
+    assert found.falls == ["a: fell at update 9 while the score rose (best 2 at update 4, last 1.5)"]
     assert (found.stage, found.seconds, found.peak_memory_gib, found.tokens) == ("sft", 9.0, 1.5, 123)
     assert found.curve() == {"train/loss": ([1, 2], [2.0, 1.0]), "eval/loss": ([2], [3.0])}
 

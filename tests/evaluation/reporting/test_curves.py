@@ -8,7 +8,7 @@ import pytest
 from rlhf.errors import ConfigError
 from rlhf.evaluation.reporting.curves import panels, write
 from rlhf.stages import execute
-from tests.conftest import composed, tiny_overrides
+from tests.conftest import composed, manifest, tiny_overrides
 
 
 def test_a_training_stage_draws_its_metrics_and_writes_them_as_csv(tmp_path: Path) -> None:
@@ -31,6 +31,27 @@ def test_a_training_stage_draws_its_metrics_and_writes_them_as_csv(tmp_path: Pat
 def test_values_that_are_not_finite_and_empty_panels_are_left_out() -> None:
     lines = [{"step": 1, "train/loss": 2.0}, {"step": 2, "train/loss": float("nan"), "objective/kl": float("inf")}]
     assert panels(lines) == {"loss": {"train/loss": ([1], [2.0])}}
+
+
+def test_shadows_share_a_panel_without_their_deviations() -> None:
+    lines = [{"step": 1, "shadow/b": 2.0, "shadow/b_std": 1.0, "shadow/a": 3.0, "shadow/a_std": 1.0}]
+    assert panels(lines) == {"shadow rewards": {"shadow/a": ([1], [3.0]), "shadow/b": ([1], [2.0])}}
+    assert list(panels([{"step": 1, "shadow/b_std": 2.0, "shadow/b_std_std": 1.0}])["shadow rewards"]) == [
+        "shadow/b_std"
+    ]
+
+
+def test_a_fall_has_a_line_and_is_named_with_its_update(tmp_path: Path) -> None:
+    lines = [{"step": t, "shadow/a": -float(t), "shadow/a_std": 1.0, "objective/kl": 1.0} for t in range(9)]
+    (tmp_path / "metrics.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    drawn = []
+    for update in (None, 5):
+        fall = {"name": "shadow/a", "best": 0.0, "peak": 2, "update": update, "last": -8.0}
+        (tmp_path / "run.json").write_text(json.dumps(manifest("ppo", falls=[fall])))
+        write(tmp_path, ["svg"], "x")
+        drawn.append((tmp_path / "curves.svg").read_text())
+    assert ["shadow/a, fell at 5" in text for text in drawn] == [False, True]
+    assert [text.count('id="curves-line2d') for text in drawn][1] > drawn[0].count('id="curves-line2d')
 
 
 def test_equal_metrics_result_in_equal_bytes_and_none_in_no_file(tmp_path: Path) -> None:

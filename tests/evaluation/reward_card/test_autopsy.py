@@ -70,7 +70,7 @@ def test_the_changes_of_the_score_add_up(reward: RewardModel) -> None:
 
 
 def test_the_largest_changes_keep_their_order() -> None:
-    assert largest([(str(n), (-1) ** n * n) for n in range(9)]) == [(str(n), (-1) ** n * n) for n in range(4, 9)]
+    assert largest([(str(n), (-1) ** n * n) for n in range(9)]) == [4, 5, 6, 7, 8]
 
 
 def test_an_encoder_has_no_autopsy() -> None:

@@ -76,3 +76,14 @@ def test_scores_that_are_lengths_correlate_with_them() -> None:
     assert list(length_correlation(scored).values()) == pytest.approx([1.0, 1.0, 1.0])
     scored.chosen_scores, scored.rejected_scores = np.ones(3), np.ones(3)
     assert list(length_correlation(scored).values()) == [None, None, None]
+
+
+def test_turns_and_languages_of_the_pairs() -> None:
+    ask, answer = {"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}
+    made = rows(("aa", "a"), ("a", "aa"), language=["Thai", None])
+    found = parts(score_pairs(made, length))
+    assert [(part.name, part.accuracy.mean) for part in found["language"]] == [("Thai", 1.0)]
+    assert "turns" not in found
+    made[1] |= {"prompt": [ask, answer, ask], "chosen": [answer], "rejected": [answer | {"content": "aa"}]}
+    found = parts(score_pairs(made, length))
+    assert [(part.name, part.accuracy.mean) for part in found["turns"]] == [("1", 1.0), ("2", 0.0)]

@@ -41,6 +41,20 @@ def test_the_report_has_warnings_and_escapes_names(card: Make, tmp_path: Path) -
             assert (tmp_path / line.split("(")[1].rstrip(")")).is_file()
 
 
+def test_the_report_is_apart_from_style_and_by_source(card: Make, tmp_path: Path) -> None:
+    made = card(good)
+    report.write(made, tmp_path)
+    found, text = json.loads((tmp_path / "metrics.json").read_text()), (tmp_path / "report.md").read_text()
+    assert found["style"] == {
+        "rows": 12, "accuracy over pairs": made.style.accuracy._asdict(), "accuracy at equal style": None,
+    }  # fmt: skip
+    assert found["style"]["accuracy over pairs"]["mean"] == 21 / 24
+    assert found["style_by"]["source"]["<b>s0|$x$</b>"]["rows"] == 12
+    assert "| accuracy at equal style | too few: 12 of 50 |" in text
+    assert "| | accuracy | pairs | accuracy at equal style |" in text.replace("|  |", "| |")
+    assert "test/equal_style" not in report.numbers(made)
+
+
 def test_rewardbench_reads_it(card: Make) -> None:
     """As its scripts/run_rm.py: accuracies by subset next to three names; columns of scores with results of 0 or 1."""
     made = card(good)

@@ -54,3 +54,7 @@ class HubError(RlhfError):
 
 class TrainingError(RlhfError):
     """Training cannot continue: a loss or a score is not a number, or an invariant does not hold."""
+
+
+class RewardError(TrainingError):
+    """A reward did not score a batch, on this rank or on another one; nothing was learned from the batch."""

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from rlhf.config import KLIn, PPOStage, SentinelAction
 from rlhf.data.render import Prompt
 from rlhf.data.render import prompt_ids as encoded
-from rlhf.errors import ConfigError, TrainingError
+from rlhf.errors import ConfigError, RewardError, TrainingError
 from rlhf.hardware.memory import give_back, keep_freed
 from rlhf.hardware.precision import autocast as autocasting
 from rlhf.modeling.fused_lora import fuse
@@ -31,7 +31,7 @@ from rlhf.ppo.remedies import heed
 from rlhf.ppo.responses import Sampler
 from rlhf.ppo.rollout import Rollout, evaluate, filled, learned_rows, tolerance
 from rlhf.ppo.sentinel import BrokenError, Diagnosis, Sentinel
-from rlhf.rewards import RewardError, RewardFunction, Scorer
+from rlhf.rewards import RewardFunction, Scorer
 
 
 class PPOTrainer:

@@ -24,7 +24,7 @@ from rlhf.rewards.composition import CompositeReward, RewardTerm, Scorer
 from rlhf.rewards.ensemble import Ensemble
 from rlhf.rewards.model import AdaptedRewardModel, RewardModel, encode
 from rlhf.rewards.normalization import FixedNormalizer, RunningNormalizer
-from rlhf.rewards.protocol import RewardError, RewardFunction, checked, function
+from rlhf.rewards.protocol import RewardFunction, checked, function
 from rlhf.rewards.remote import RemoteReward
 from rlhf.rewards.terms import FormatReward, LengthReward
 from rlhf.rewards.verifiable import ChoiceReward, ExactReward, InstructionReward, NumberReward, SchemaReward
@@ -41,7 +41,6 @@ __all__ = [
     "LengthReward",
     "NumberReward",
     "RemoteReward",
-    "RewardError",
     "RewardFunction",
     "RewardModel",
     "RewardTerm",

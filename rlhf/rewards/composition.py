@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 import torch
 
 from rlhf.data.render import Prompt
-from rlhf.errors import TrainingError
+from rlhf.errors import RewardError, TrainingError
 from rlhf.rewards.columns import shown
 from rlhf.rewards.normalization import FixedNormalizer, OverRanks, RunningNormalizer, alone
-from rlhf.rewards.protocol import RewardError, RewardFunction, checked, checked_or_none, detailed
+from rlhf.rewards.protocol import RewardFunction, checked, checked_or_none, detailed
 from rlhf.rewards.spending import Spending
 
 

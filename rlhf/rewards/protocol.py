@@ -25,10 +25,6 @@ from rlhf.rewards.columns import shown
 FORM = "a list, tuple or array of numbers, one per completion"
 
 
-class RewardError(TrainingError):
-    """A reward did not score a batch, on this rank or on another one; nothing was learned from the batch."""
-
-
 class RewardFunction(Protocol):
     """A callable that scores completions."""
 

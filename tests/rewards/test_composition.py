@@ -6,13 +6,12 @@ from collections.abc import Sequence
 import pytest
 import torch
 
-from rlhf.errors import TrainingError
+from rlhf.errors import RewardError, TrainingError
 from rlhf.rewards import (
     CompositeReward,
     Ensemble,
     FixedNormalizer,
     LengthReward,
-    RewardError,
     RewardTerm,
     RunningNormalizer,
     Scorer,

@@ -1,6 +1,6 @@
 """Reward models trained with robust options: do they rank a base model below SFT, and does PPO on them gain more?
 
-    python -m benchmarks.reward_robust --seeds 0 1 2 3 4           # ten minutes per seed on one core
+    python -m benchmarks.reward_robust --seeds 0 1 2 3 4           # ten minutes per seed and three variants on one core
     python -m benchmarks.reward_robust --seeds 0 --long            # also long PPO at a tenth of the KL coefficient
     python -m benchmarks.reward_robust --show                      # print the last results
 
@@ -31,6 +31,7 @@ SAMPLED = "sampled: 0.25"
 VARIANTS = {
     "default": [],
     "sampled negatives": [f"stage.negatives={{{SAMPLED}}}"],
+    "residual head": ["stage.residual=[length]"],
     "all options": [
         f"stage.negatives={{{SAMPLED}, swapped: 0.1}}", "stage.balance_lengths=10", "stage.batch_sum=0.001",
     ],

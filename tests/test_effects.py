@@ -100,6 +100,8 @@ TRAINED: dict[str, dict[str, Any]] = {
         "label_smoothing": ["stage.label_smoothing=0.3"],
         "batch_sum": ["stage.batch_sum=5"],
         "balance_lengths": ["stage.balance_lengths=20"],
+        "residual": ["stage.residual=[length]"],
+        "residual_rate": (["stage.residual=[length]"], ["stage.residual_rate=1"]),
         "negatives": ["stage.negatives={swapped: 0.5}"],
         "sampler": (["stage.negatives={sampled: 0.5}", "stage.sampler={base}"], ["stage.sampler={sft}"]),
         "trainer.max_length": ["stage.trainer.max_length=60"],

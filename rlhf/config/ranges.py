@@ -86,7 +86,7 @@ OURS: dict[str, dict[str, Range]] = {
     "TrainerStage": {"early_stopping": COUNT},
     "RewardStage": {
         "label_smoothing": SMOOTHING, "batch_sum": Range(0, 1000), "average": Range(1, 65536), "ensemble": Range(1, 64),
-        "distance_rows": COUNT_OR_NONE, "balance_lengths": COUNT,
+        "distance_rows": COUNT_OR_NONE, "balance_lengths": COUNT, "residual_rate": RATE,
     },
     "EvaluateRewardStage": {"sample_length": LENGTH, "max_length": LENGTH, "batch_size": ROWS, "scale": Range(2, 100)},
     "PreferenceStage": {"beta": Range(1e-6, 1000)},

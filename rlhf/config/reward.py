@@ -10,6 +10,7 @@ from rlhf.config.stage import POLICIES, Input, SharedPrefix, Stage, TrainerStage
 from rlhf.errors import ConfigError
 
 NEGATIVES = ("swapped", "sampled", "truncated", "repeated")  # rlhf/preference/negatives.py
+STYLE = ("length", "headers", "bold", "lists")  # rlhf/preference/residual.py
 
 
 class RewardLoss(Enum):
@@ -57,6 +58,8 @@ class RewardStage(CardStage, TrainerStage):
     label_smoothing: float
     batch_sum: float
     balance_lengths: int | None
+    residual: list[str]
+    residual_rate: float
     negatives: Any
     sampler: str
     ensemble: int
@@ -70,6 +73,10 @@ class RewardStage(CardStage, TrainerStage):
         TrainerStage.__post_init__(self)
         several = self.average is None or self.ensemble > 1
         require(several, "stage.average", self.average, "be null unless stage.ensemble is above 1")
+        for name in self.residual:
+            require(name in STYLE, "stage.residual", name, f"name some of {', '.join(STYLE)}")
+        once = len(set(self.residual)) == len(self.residual)
+        require(once, "stage.residual", self.residual, "name each style once")
         given: Any = {} if self.negatives is None else self.negatives
         require(isinstance(given, dict), "stage.negatives", given, "map kinds to shares of the training pairs")
         for kind, share in given.items():
@@ -78,6 +85,7 @@ class RewardStage(CardStage, TrainerStage):
             require(number and 0 < share <= 1, f"stage.negatives.{kind}", share, "lie in (0, 1]")
         pairwise = {
             f"negatives={given}": bool(given),
+            f"residual={self.residual}": bool(self.residual),
             "margin=true": self.margin,
             f"label_smoothing={self.label_smoothing}": self.label_smoothing > 0,
         }

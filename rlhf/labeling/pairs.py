@@ -46,7 +46,7 @@ def read_responses(path: Path, scored: bool = False) -> list[dict[str, Any]]:
         DataError: a line is not such a row.
     """
     rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(_lines(path), 1):
         try:
             row = json.loads(line)
             found = {"prompt": row["prompt"], "responses": list(row["responses"])}
@@ -147,7 +147,7 @@ def demonstration(prompt: Prompt, text: str) -> dict[str, Any]:
 
 def labeled(path: Path) -> list[Pair]:
     """Return the pairs of a stage=label run, whose first response is the chosen one."""
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    rows = [json.loads(line) for line in _lines(path)]
     texts = [[one if isinstance(one, str) else one[0]["content"] for one in (r["chosen"], r["rejected"])] for r in rows]
     return [Pair(row["prompt"], *both, ("chosen", "rejected")) for row, both in zip(rows, texts, strict=True)]
 
@@ -170,6 +170,12 @@ def scored_by_wins(pairs: Sequence[Pair], preferred: Sequence[float | None]) -> 
         {"prompt": prompts[key], "responses": list(found), "scores": [sum(one) / len(one) for one in found.values()]}
         for key, found in wins.items()
     ]
+
+
+def _lines(path: Path) -> list[str]:
+    """Return the lines of a file; unlike for str.splitlines, U+2028 and the like in a text do not end one."""
+    with path.open(encoding="utf-8") as file:
+        return list(file)
 
 
 def write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:

@@ -18,6 +18,7 @@ from rlhf.hardware import ranks
 from rlhf.modeling.generation import seeded
 from rlhf.modeling.seeding import derive
 from rlhf.preference import losses, rankings
+from rlhf.preference.residual import Residual, differences
 from rlhf.rewards import encode
 from rlhf.runs.directory import MEMBER
 from rlhf.runs.run import Run
@@ -67,6 +68,9 @@ def prepare(pairs: Mapping[str, "Dataset"], stage: RewardStage, tokenizer: Any) 
             mean = sum(weights) / len(weights)
             scaled = [weight / mean for weight in weights]
             found[split] = found[split].remove_columns("weight").add_column("weight", scaled)
+        if stage.residual:
+            style = differences(pairs[split], tokenizer, stage.residual)
+            found[split] = found[split].add_column("style", style)
     return found
 
 
@@ -88,8 +92,8 @@ def trainer_class(kind: type[Trainer], stage: RewardStage, prepared: Mapping[str
     TRL's trainer computes its loss in ``compute_loss`` and takes no loss function, so a subclass is necessary.
     """
     base: Any = kind  # a class that is only known at run time
-    weighted = "weight" in prepared["train"].column_names
-    options = stage.label_smoothing or stage.batch_sum or weighted
+    extra = [name for name in ("weight", "style") if name in prepared["train"].column_names]
+    options = stage.label_smoothing or stage.batch_sum or extra
     if stage.loss is RewardLoss.bradley_terry and not options:
         return kind
 
@@ -100,8 +104,18 @@ def trainer_class(kind: type[Trainer], stage: RewardStage, prepared: Mapping[str
             super().__init__(**parts)
             if stage.loss is RewardLoss.plackett_luce:
                 self.data_collator = rankings.Collator(self.processing_class.pad_token_id)
-            elif weighted:
-                self.data_collator = _with_weights(self.data_collator)
+            elif extra:
+                self.data_collator = _with_columns(self.data_collator, extra)
+            self.residual = None
+            if stage.residual:
+                self.residual = Residual(self.model, stage.residual, stage.residual_rate)
+
+        def create_optimizer(self, *given: Any) -> Any:
+            new = self.optimizer is None
+            optimizer = super().create_optimizer(*given)
+            if new and self.residual is not None:
+                self.residual.group(optimizer)
+            return optimizer
 
         def compute_loss(
             self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -110,14 +124,26 @@ def trainer_class(kind: type[Trainer], stage: RewardStage, prepared: Mapping[str
                 loss, outputs = _ranking_loss(model, inputs, self.args.center_rewards_coefficient)
             else:
                 weight, margin = inputs.pop("weight", 1.0), inputs.get("margin", 0.0)
+                if self.residual is not None:
+                    self.residual.style = inputs.pop("style")
                 loss, outputs = super().compute_loss(model, inputs, return_outputs=True)
-                scores = outputs.logits.squeeze(-1).chunk(2)
-                ours = weight * losses.bradley_terry(*scores, margin, stage.label_smoothing)
+                chosen, rejected = outputs.logits.squeeze(-1).chunk(2)
+                explained = chosen if self.residual is None else self._explained(chosen, rejected)
+                ours = weight * losses.bradley_terry(explained, rejected, margin, stage.label_smoothing)
                 # Keep TRL's metrics and additional loss terms.
-                loss = loss + (ours - losses.bradley_terry(*scores, margin)).mean()
+                loss = loss + (ours - losses.bradley_terry(chosen, rejected, margin)).mean()
             if stage.batch_sum:
                 loss = loss + stage.batch_sum * losses.batch_sum(outputs.logits.squeeze(-1))
             return (loss, outputs) if return_outputs else loss
+
+        def _explained(self, chosen: torch.Tensor, rejected: torch.Tensor) -> torch.Tensor:
+            """Return the chosen scores with the residual; log its weights and the accuracy with it."""
+            explained = chosen + self.residual.shift
+            right = (explained > rejected).float().mean().detach()
+            found = {"accuracy_with_residual": self.accelerator.gather_for_metrics(right).mean().item()}
+            for name, value in (found | self.residual.weights()).items():
+                self._metrics["train" if self.model.training else "eval"][name].append(value)
+            return explained
 
     return PreferenceTrainer
 
@@ -132,9 +158,12 @@ def _ranking_loss(model: Any, inputs: dict[str, Any], centering: float | None) -
     return loss, outputs
 
 
-def _with_weights(collate: Callable[[Sequence[dict]], dict[str, Any]]) -> Callable[[Sequence[dict]], dict[str, Any]]:
+Collate = Callable[[Sequence[dict]], dict[str, Any]]
+
+
+def _with_columns(collate: Collate, names: Sequence[str]) -> Collate:
     def collated(examples: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        return collate(examples) | {"weight": torch.tensor([example["weight"] for example in examples])}
+        return collate(examples) | {name: torch.tensor([example[name] for example in examples]) for name in names}
 
     return collated
 

@@ -31,6 +31,7 @@ from rlhf.hardware.device import torch_device
 from rlhf.modeling import adapters, loading
 from rlhf.modeling.architectures import decide
 from rlhf.modeling.merging import merge_adapters
+from rlhf.preference import residual
 from rlhf.preference.balance import balanced
 from rlhf.preference.negatives import sampler_of, with_negatives
 from rlhf.preference.prefix_sharing import sharing
@@ -67,7 +68,7 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
     learned = dict(pairs) | {"train": training_pairs(settings, run, pairs["train"])}
     prepared = prepare(learned, stage, tokenizer)
     if stage.loss is not RewardLoss.plackett_luce:  # its rankings are token ids already
-        extra = [name for name in prepared["train"].column_names if name in ("margin", "weight")]
+        extra = [name for name in prepared["train"].column_names if name in ("margin", "weight", "style")]
         prepared = loop.tokenized(run, settings, prepared, Form.sequences, tokenizer, args, extra)
     members = Members(run, settings)
     found, model = train_members(settings, run, members, prepared, tokenizer, shared)
@@ -165,6 +166,10 @@ def train_members(
             model, before = trainer.model, sum(int(earlier["steps"]) for earlier in found)
             with sharing(model) if shared else nullcontext():
                 metrics = loop.train(trainer, run, before=before, title=members.title(number))
+            if settings.stage_as(RewardStage).residual:
+                trainer.residual.drop(model)
+                told = f"{members.title(number)}: {residual.summary(metrics)}"
+                console.print(told, highlight=False, markup=False, soft_wrap=True)
             loading.save(model, tokenizer, members.folder(number) / "model", run["policy"])
             members.finish(number, metrics)
         found.append(metrics)
@@ -190,6 +195,8 @@ def build(
         model = loading.load_reward_model(
             run["policy"], settings.model, tokenizer, **adapters.quantization(settings.adapter)
         )
+    if stage.residual:
+        residual.attach(model, len(stage.residual))
     trainer: Any = build_trainer(
         trainer_class(RewardTrainer, stage, prepared),
         model=model,

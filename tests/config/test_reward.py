@@ -20,6 +20,15 @@ from tests.conftest import composed
             ["stage=reward", "stage.loss=plackett_luce", "stage.label_smoothing=0.1"],
             "stage.label_smoothing=0.1 needs pairs",
         ),
+        (
+            ["stage=reward", "stage.loss=plackett_luce", "stage.residual=[length]"],
+            r"stage.residual=\['length'\] needs pairs",
+        ),
+        (
+            ["stage=reward", "stage.residual=[size]"],
+            "stage.residual must name some of length, headers, bold, lists, got",
+        ),
+        (["stage=reward", "stage.residual=[bold,bold]"], "stage.residual must name each style once, got"),
         (["stage=reward", "stage.probe_rows=-1"], "stage.probe_rows must not be negative, got -1"),
         (["stage=evaluate_reward", "stage.bootstrap=0"], "stage.bootstrap must be positive, got 0"),
         (["stage=evaluate_reward", "stage.members=[a]"], "stage.members must be left out without stage.benchmark"),

@@ -43,7 +43,7 @@ OPTIONS = {
         "stage.trainer.activation_checkpointing=true",
         "stage.trainer.train_sampling_strategy=random",  # groups of similar length depend on the rows of one process
     ),
-    "reward": (*SGD, *CARD, "adapter=lora"),
+    "reward": (*SGD, *CARD, "adapter=lora", "stage.residual=[length]"),
     "dpo": (*SGD, "stage.loss=[sigmoid,sft]"),  # a mean over pairs, and one over tokens
     "simpo": (*SGD, "stage.loss=[simpo]"),
     "kto": SGD,

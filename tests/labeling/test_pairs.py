@@ -116,6 +116,17 @@ def test_labels_are_read_back_as_pairs_of_the_better_and_the_worse(tmp_path: Pat
     assert [pair.prompt for pair in found] == ["p", "q", spoken]
 
 
+def test_separators_of_lines_within_a_text_do_not_end_its_row(tmp_path: Path) -> None:
+    text = "a\u2028b\x85c\x0cd"
+    rows = [row("p", text), preference(Pair("p", text, "bad", ("s", "s")), 1.0, "person")]
+    for one in rows:
+        write_rows(tmp_path / "rows.jsonl", [one])
+        if "responses" in one:
+            assert read_responses(tmp_path / "rows.jsonl")[0]["responses"] == [text]
+        else:
+            assert labeled(tmp_path / "rows.jsonl")[0].first == text
+
+
 def test_a_demonstration_has_the_type_of_its_prompt() -> None:
     assert demonstration("p", "r") == {"prompt": "p", "completion": "r"}
     spoken = demonstration([{"role": "user", "content": "p"}], "r")

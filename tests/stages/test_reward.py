@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from rlhf.config import Input, Settings
@@ -20,6 +21,7 @@ from rlhf.runs.parents import find_parent
 from rlhf.runs.run import Run
 from rlhf.stages import execute
 from rlhf.training import loop
+from rlhf.training.exact_resume import Keeper
 
 
 def test_it_loads_with_transformers_alone_and_its_metrics_are_what_it_scores(
@@ -345,6 +347,37 @@ def test_an_interrupted_ensemble_continues_with_the_interrupted_member(
     execute(beside_chain("reward", *own, "resume=true"), tmp_path / "reward")
     assert trained == [0, 2, 2]  # the first member is not trained again
     for name in ("", "member-1"):
+        one, other = (Run.open(tmp_path / run / name).manifest for run in ("whole", "reward"))
+        assert one["weights"] == other["weights"]
+        assert one["metrics"] == other["metrics"]
+    assert (tmp_path / "whole" / "metrics.jsonl").read_text() == (tmp_path / "reward" / "metrics.jsonl").read_text()
+
+
+@pytest.mark.parametrize("own", [(), ("adapter=lora", "stage.ensemble=2")], ids=["full", "adapters"])
+def test_a_resumed_run_with_a_residual_head_is_the_uninterrupted_one(
+    beside_chain: Callable[..., Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own: tuple[str, ...]
+) -> None:
+    """The weights of the head and their optimizer state are in the checkpoint, and not in the model."""
+    own = (*own, "stage.residual=[length,bold]", "stage.trainer.save_steps=1", "stage.trainer.max_steps=3")
+    whole = execute(beside_chain("reward", *own), tmp_path / "whole")
+    assert whole["eval/residual/length"] != 0
+    assert whole["eval/residual/bold"] == 0  # the data has no bold text
+    assert 0 <= whole["eval/accuracy_with_residual"] <= 1
+    saved = load_file(next((tmp_path / "whole" / "model").glob("*.safetensors")))
+    assert not any("residual" in name for name in saved)
+    on_save = Keeper.on_save
+
+    def interrupted(*parts, **named) -> None:
+        on_save(*parts, **named)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Keeper, "on_save", interrupted)
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            execute(beside_chain("reward", *own, "resume=true"), tmp_path / "reward")
+    monkeypatch.setattr(Keeper, "on_save", on_save)
+    execute(beside_chain("reward", *own, "resume=true"), tmp_path / "reward")
+    for name in ("", "member-1") if "adapter=lora" in own else ("",):
         one, other = (Run.open(tmp_path / run / name).manifest for run in ("whole", "reward"))
         assert one["weights"] == other["weights"]
         assert one["metrics"] == other["metrics"]

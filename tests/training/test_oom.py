@@ -90,7 +90,9 @@ CASES = {
     # The second of two steps that share an optimizer step fails half-way through its backward pass.
     "accumulated": ("sft", ["stage.trainer.gradient_accumulation_steps=2"], {"backward": True, "from_call": 1}),
     "base": ("base", ["stage.block_length=16"], {}),
-    "reward": ("reward", [*CARD, "stage.trainer.center_rewards_coefficient=0.1"], {}),
+    "reward": (
+        "reward", [*CARD, "stage.trainer.center_rewards_coefficient=0.1", "stage.residual=[length]"], {},
+    ),
     "rankings": ("reward", [*CARD, "stage.loss=plackett_luce"], {}),
     "dpo": ("dpo", ["stage.trainer.per_device_train_batch_size=5"], {"backward": True}),
     "kto": ("kto", ["stage.trainer.per_device_train_batch_size=6"], {}),  # one reference point for all parts

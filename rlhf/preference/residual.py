@@ -7,7 +7,7 @@ the scores r; then they are dropped. It is the ranking loss of ODIN (Chen et al.
 for the sum of a quality head and a length head that is discarded; product of experts (Shen et al. 2023,
 https://arxiv.org/abs/2310.05199) trains and drops an expert of the bias in the same way. Their heads read text, so that
 ODIN has to keep them apart by correlation losses. Here the second head is linear in the style, as in the regression of
-rlhf/evaluation/benchmarks/style.py, and cannot explain anything else.
+rlhf.evaluation.reward_card.style.py, and cannot explain anything else.
 
 w is a parameter of the model's head: adapters, processes, shards and checkpoints treat it as they treat the head.
 """
@@ -21,8 +21,8 @@ import torch
 from torch import Tensor, nn
 
 from rlhf.data.render import text_ids
-from rlhf.evaluation.benchmarks.style import STYLE, counts
 from rlhf.evaluation.reward_card.pairs import side
+from rlhf.evaluation.reward_card.style import STYLE, counts
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -11,7 +11,7 @@ from transformers import AutoModelForSequenceClassification
 from trl import RewardConfig, RewardTrainer
 
 from rlhf.config.reward import STYLE
-from rlhf.evaluation.benchmarks import style
+from rlhf.evaluation.reward_card import style
 from rlhf.preference import residual
 from rlhf.preference.prefix_sharing import Sharing
 from rlhf.preference.training import trainer_class

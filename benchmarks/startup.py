@@ -1,4 +1,4 @@
-"""Time from the command to the help, to the message about a wrong setting, and to the first step of training.
+"""Time from the command to the help, a completion, the message about a wrong setting, and the first step of training.
 
     RLHF_TEST_MODELS=... python -m benchmarks.startup
 
@@ -6,6 +6,7 @@ Our commands and TRL's take turns, each in a separate process; CPU seconds, incl
 are measured. The first step is one of DPO on the embedded pairs: `python -m rlhf stage=dpo`, whose first start reads
 and tokenizes them and whose second start loads them from the cache. The peer is a short script that passes the same
 pairs to TRL's DPOTrainer (benchmarks/startup_trl.py), with its cache. Each is stopped when its first step begins.
+TRL's command line completes nothing, so a completion is compared with the import of Hydra.
 Models: one of the embedded shape, and those found in RLHF_TEST_MODELS. Writes benchmarks/startup.json.
 """
 
@@ -29,6 +30,7 @@ from benchmarks import sides
 HERE = Path(__file__).parent
 RESULT = Path(__file__).with_suffix(".json")
 PAIRS = HERE.parent / "preference_data" / "almanac" / "preferences" / "train.jsonl"
+AGAINST = {"trl": "trl 1.16", "hydra": "import of hydra"}
 LONGEST = 300.0  # seconds until a first step
 MODELS = ("stories15M", "SmolLM2-135M-Instruct")
 RLHF = [sys.executable, "-m", "rlhf"]
@@ -41,6 +43,10 @@ WORDS = [
 ]
 COMMANDS = {
     "import": ([sys.executable, "-c", "import rlhf"], [sys.executable, "-c", "import trl"]),
+    "completion": (  # as bash asks for it
+        ["env", "COMP_LINE=rlhf stage=dpo stage.be", *RLHF, "-sc", "query=bash"],
+        [sys.executable, "-c", "import hydra"],
+    ),
     "help": ([*RLHF, "--help"], [sys.executable, "-m", "trl.cli.main", "--help"]),
     "mistake": (
         [*RLHF, "stage=dpo", "stage.bta=1"],
@@ -115,16 +121,17 @@ def first_steps(name: str, model: Path, pairs: Path, work: Path, rounds: int) ->
 
 
 def row(work: str, measured: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
-    """Return medians, and the ratios of the rounds."""
-    ratios = [theirs["cpu"] / own["cpu"] for theirs, own in zip(measured["trl"], measured["ours"], strict=True)]
+    """Return medians, and the ratios of the rounds, of ``ours`` and one of `AGAINST`."""
+    [peer] = measured.keys() - {"ours"}
+    ratios = [theirs["cpu"] / own["cpu"] for theirs, own in zip(measured[peer], measured["ours"], strict=True)]
     medians = {
         side: {clock: round(statistics.median(one[clock] for one in each), 2) for clock in ("cpu", "seconds")}
         for side, each in measured.items()
     }
     spread = [round(min(ratios), 2), round(max(ratios), 2)]
-    found = {"work": work, "against": "trl 1.16", "ratio": round(statistics.median(ratios), 2), "spread": spread}
+    found = {"work": work, "against": AGAINST[peer], "ratio": round(statistics.median(ratios), 2), "spread": spread}
     cpu = {side: f"{each['cpu']} s ({each['seconds']} s elapsed)" for side, each in medians.items()}
-    print(f"{work}: ours {cpu['ours']}, TRL {cpu['trl']}: {found['ratio']} times {spread}", flush=True)
+    print(f"{work}: ours {cpu['ours']}, {peer} {cpu[peer]}: {found['ratio']} times {spread}", flush=True)
     return found | {"rounds": len(ratios), "sides": medians}
 
 
@@ -144,7 +151,8 @@ def main() -> None:
     rows = []
     for name, (ours, theirs) in COMMANDS.items():
         turns = [(whole(ours), whole(theirs)) for _ in range(given.rounds)]
-        rows.append(row(name, {"ours": [turn[0] for turn in turns], "trl": [turn[1] for turn in turns]}))
+        peer = "hydra" if name == "completion" else "trl"
+        rows.append(row(name, {"ours": [turn[0] for turn in turns], peer: [turn[1] for turn in turns]}))
     with tempfile.TemporaryDirectory() as folder:
         models = {"embedded shape": embedded(Path(folder) / "made")}
         for name in given.models:

@@ -1,5 +1,6 @@
 """Stages on a fake GPU, which refuses operators with tensors of both devices: no GPU is necessary to find these."""
 
+import io
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,17 +13,32 @@ from rlhf.modeling.decoding import draw
 from rlhf.stages import execute
 from tests.fake_gpu import GPU, NAME, Device
 
-QUICK = ("eval_set.prompts=0", "stage.trainer.max_steps=1")
+QUICK = ("eval_set.prompts=0", "stage.trainer.max_steps=1", "stage.sample_prompts=1", "stage.sample_length=2")
+UPDATE = ("eval_set.prompts=0", "stage.updates=1", "stage.sample_prompts=0")
 WORK = {
+    "base": ("base", *QUICK),
+    "sft": ("sft", *QUICK, "adapter=lora"),
     "dpo": ("dpo", *QUICK),
+    "kto": ("kto", *QUICK),
+    "online_dpo": ("online_dpo", *QUICK, "stage.rounds=1"),
+    "raft": ("raft", *QUICK),
     "reward": ("reward", *QUICK),
     "ppo": ("ppo", "eval_set.prompts=2", "stage.updates=1", "stage.ledger=1"),
     "rloo": (
-        "ppo", "eval_set.prompts=0", "stage.updates=1", "stage.advantage=rloo", "stage.samples=2", "adapter=lora",
-        "stage.equal_groups=resample",
+        "ppo", *UPDATE, "stage.advantage=rloo", "stage.samples=2", "adapter=lora", "stage.equal_groups=resample",
     ),
-    "value head": ("ppo", "eval_set.prompts=0", "stage.updates=1", "stage.critic_kind=value_head", "stage.ema=0.9"),
+    "value head": ("ppo", *UPDATE, "stage.critic_kind=value_head", "stage.ema=0.9"),
+    "distilled": (
+        "ppo", *UPDATE, "stage.reward=null", "stage.teacher={chain}/almanac/base", "stage.ptx_coef=0.5",
+        "stage.ptx_block_length=16",
+    ),
 }  # fmt: skip
+REWARD = "stage.reward={chain}/almanac/reward"
+ASKED = {  # stages that train nothing
+    "compare": ("compare", "stage.models={{sft: {chain}/almanac/sft}}", REWARD, "stage.prompts=2"),
+    "sample": ("sample", "stage.policy={chain}/almanac/sft", REWARD, "stage.prompts=2"),
+    "evaluate_reward": ("evaluate_reward", REWARD),
+}
 
 
 @pytest.fixture
@@ -41,18 +57,52 @@ def on_gpu(monkeypatch: pytest.MonkeyPatch) -> Callable[[Settings, Path], Device
 
 
 @pytest.mark.parametrize("work", WORK)
-def test_no_operator_of_a_stage_mixes_devices(
-    beside_chain: Callable[..., Settings], on_gpu: Callable[[Settings, Path], Device], tmp_path: Path, work: str
+def test_no_operator_of_a_training_mixes_devices(
+    chain: Path,
+    beside_chain: Callable[..., Settings],
+    on_gpu: Callable[[Settings, Path], Device],
+    tmp_path: Path,
+    work: str,
 ) -> None:
-    device = on_gpu(beside_chain(*WORK[work]), tmp_path / "run")
+    stage, *options = (one.format(chain=chain) for one in WORK[work])
+    device = on_gpu(beside_chain(stage, *options), tmp_path / "run")
     assert device.reads["_local_scalar_dense"] > 0  # the loss was on the GPU
 
 
-def test_no_operator_of_a_comparison_mixes_devices(
-    chain: Path, beside_chain: Callable[..., Settings], on_gpu: Callable[[Settings, Path], Device], tmp_path: Path
+def test_no_operator_of_ppo_on_one_base_mixes_devices(
+    beside_chain: Callable[..., Settings], on_gpu: Callable[[Settings, Path], Device], tmp_path: Path
 ) -> None:
-    parents = (f"stage.models={{sft: {chain}/almanac/sft}}", f"stage.reward={chain}/almanac/reward", "stage.prompts=2")
-    assert on_gpu(beside_chain("compare", *parents), tmp_path / "run").reads["_to_copy"] > 0
+    """The reward is an adapter and a head on the base of policy, reference and critic."""
+    card = ("stage.statistics_prompts=2", "stage.probe_rows=0")
+    on_gpu(beside_chain("reward", *QUICK, *card, "adapter=lora"), tmp_path / "reward")
+    one_base = ("adapter=lora", "stage.share_base_model=true", f"stage.reward={tmp_path}/reward")
+    assert on_gpu(beside_chain("ppo", *UPDATE, *one_base), tmp_path / "run").reads["_local_scalar_dense"] > 0
+
+
+@pytest.mark.parametrize("work", ASKED)
+def test_no_operator_of_a_measurement_mixes_devices(
+    chain: Path,
+    beside_chain: Callable[..., Settings],
+    on_gpu: Callable[[Settings, Path], Device],
+    tmp_path: Path,
+    work: str,
+) -> None:
+    stage, *options = (one.format(chain=chain) for one in ASKED[work])
+    assert on_gpu(beside_chain(stage, *options), tmp_path / "run").reads["_to_copy"] > 0  # ids, scores
+
+
+def test_no_operator_of_a_conversation_mixes_devices(
+    chain: Path,
+    beside_chain: Callable[..., Settings],
+    on_gpu: Callable[[Settings, Path], Device],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("Which tree?\n"))
+    own = (f"checkpoints={chain}", "stage.max_response_length=2")
+    assert on_gpu(beside_chain("chat", *own), tmp_path / "run").reads["_to_copy"] > 0
+    assert "reward " in capsys.readouterr().out
 
 
 def test_mixed_devices_are_refused() -> None:

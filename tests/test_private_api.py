@@ -35,6 +35,7 @@ PRIVATE = {
     "_get_parent": ("omegaconf.base", "the search for settings of a similar name"),
     "_is_missing": ("omegaconf.base", "the search for settings of a similar name"),
     "_is_none": ("omegaconf.base", "the search for settings of a similar name"),
+    "_utils": ("omegaconf.omegaconf", "YAML parsed in C: get_yaml_loader of this module has OmegaConf's loader"),
     "Hydra": ("hydra._internal.hydra", "a start-up that composes the settings once: get_mode composes them, too"),
     "get_args_parser": ("hydra._internal.utils", "options of Hydra told from settings before Hydra parses them"),
 }

@@ -5,12 +5,14 @@ import re
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra._internal.hydra import Hydra
-from hydra.core.config_store import ConfigStore
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from hydra.core.config_store import ConfigNode, ConfigStore
+from omegaconf import DictConfig, ListConfig, OmegaConf, _utils
 
 from rlhf import config
 from rlhf.cli.overrides import parsed
@@ -23,19 +25,35 @@ from rlhf.storage.paths import bundled
 from rlhf.storage.renamed import old_name
 
 SWEPT = "RLHF_SWEPT"  # environment variable: the keys that the sweep varies, for workers of its launcher too
+TYPED = ("model", "data", "adapter", "hardware", "tracker", "judge")  # groups with a type
 IN_PATH = ("stage", "name", "checkpoints")
 LONGEST_NAME = 120  # most file systems allow 255 bytes
 
 
+class Typed(ConfigNode):
+    """A type in Hydra's store that is made a config when it is read: a command reads the type of one stage only."""
+
+    def __init__(self, name: str, kind: type):
+        self.name, self.kind = name, kind
+        self.group = self.package = self.provider = None
+
+    @cached_property
+    def node(self) -> Any:
+        """The config."""
+        return OmegaConf.structured(self.kind)
+
+
 def register() -> None:
-    """Register the types of conf/ and the resolvers with Hydra."""
-    store = ConfigStore.instance()
-    store.store(group="schema", name="settings", node=Settings)
-    for name in ("model", "data", "adapter", "hardware", "tracker", "judge"):
-        store.store(group="schema", name=name, node=getattr(config, name.capitalize()))
-    for name, stage in STAGES.items():
-        store.store(group="schema/stage", name=name, node=stage)
+    """Register the types of conf/ and the resolvers with Hydra, which then parses YAML in C."""
+    kinds = {name: getattr(config, name.capitalize()) for name in ("settings", *TYPED)}
+    stages = {f"{name}.yaml": Typed(f"{name}.yaml", stage) for name, stage in STAGES.items()}
+    schema = {f"{name}.yaml": Typed(f"{name}.yaml", kind) for name, kind in kinds.items()}
+    ConfigStore.instance().repo["schema"] = schema | {"stage": stages}
     resolvers()
+    if yaml.__with_libyaml__ and not issubclass(loader := _utils.get_yaml_loader(), yaml.CSafeLoader):
+        fast = type("Loader", (yaml.CSafeLoader, loader), {})
+        library: Any = _utils
+        library.get_yaml_loader = lambda: fast
 
 
 def resolvers() -> None:

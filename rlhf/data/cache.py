@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 ROWS, META = "rows.arrow", "meta.json"
 ASIDE = f".partial-{platform.node()}-"  # prefix of the tables that processes of this machine write
 LARGE = 2**26  # bytes
-SETTLED = 2 * 10**9  # nanoseconds after which a file that changes again has another time
 BATCH = 1000  # rows that are converted, tokenized or written at a time
 
 
@@ -126,8 +125,8 @@ def value(folder: str, key: str, compute: Callable[[], Any]) -> Any:
 def content_digest(folder: str, path: Path) -> str:
     """Return the sha256 of a file; that of a large one is cached in ``folder`` until its size or time changes."""
     state = path.stat()
-    if state.st_size < LARGE or time.time_ns() - state.st_mtime_ns < SETTLED:
-        return digests.file_digest(path)
+    if state.st_size < LARGE or time.time_ns() - state.st_mtime_ns < digests.SETTLED:
+        return digests.once(path)
     key = key_of("digest", str(path.resolve()), state.st_size, state.st_mtime_ns, state.st_ino)
     return value(folder, key, lambda: digests.file_digest(path))
 
@@ -145,7 +144,7 @@ def _read(place: Path, what: str) -> dict[str, Any] | None:
         stamp = _stamp(place / ROWS)
         if stamp[0] >= LARGE and stamp == meta["stamp"]:
             return meta
-        if digests.file_digest(place / ROWS) == meta["digest"]:
+        if digests.once(place / ROWS) == meta["digest"]:
             return meta
     except (OSError, ValueError, KeyError, TypeError):
         pass

@@ -7,15 +7,19 @@ import os
 import platform
 import subprocess
 import sys
+import time
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import psutil
 
 from rlhf.storage.paths import PACKAGE
 
 PACKAGES = ("rlhf", "torch", "transformers", "trl", "peft", "datasets", "accelerate", "tokenizers", "hydra-core")
+SETTLED = 2 * 10**9  # nanoseconds after which a file that changes again has another time
 
 
 def file_digest(path: Path) -> str:
@@ -24,11 +28,24 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def once(path: Path) -> str:
+    """Return `file_digest`, for which this process reads the file again only if its size or time has changed."""
+    state = path.stat()
+    if time.time_ns() - state.st_mtime_ns < SETTLED:
+        return file_digest(path)
+    return _known(path.resolve(), state.st_size, state.st_mtime_ns, state.st_ino)
+
+
+@cache
+def _known(path: Path, *state: int) -> str:
+    return file_digest(path)
+
+
 def files_digest(paths: Iterable[Path]) -> str:
     """Return the sha256 over names and contents of ``paths``, in the order of their names."""
     digest = hashlib.sha256()
     for path in sorted(paths, key=lambda p: p.name):
-        digest.update(f"{path.name}\0{file_digest(path)}\n".encode())
+        digest.update(f"{path.name}\0{once(path)}\n".encode())
     return digest.hexdigest()
 
 
@@ -50,13 +67,26 @@ def text_digest(text: str | None) -> str | None:
 
 def tokenizer_record(tokenizer: Any) -> dict[str, Any]:
     """Return the properties that a stage and its parent must share: vocabulary, chat template, special tokens."""
-    vocabulary = json.dumps(sorted(tokenizer.get_vocab().items()), ensure_ascii=True)
     return {
-        "vocabulary": text_digest(vocabulary),
+        "vocabulary": vocabulary_digest(tokenizer),
         "chat_template": text_digest(tokenizer.chat_template),
         "pad": tokenizer.pad_token_id,
         "eos": tokenizer.eos_token_id,
     }
+
+
+_vocabularies: WeakKeyDictionary[Any, tuple[Any, str | None]] = WeakKeyDictionary()  # tokenizer -> state and digest
+
+
+def vocabulary_digest(tokenizer: Any) -> str | None:
+    """Return the sha256 of a tokenizer's tokens and ids; it is computed again only if tokens or the backend change."""
+    added = {number: str(token) for number, token in tokenizer.added_tokens_decoder.items()}
+    state = (getattr(tokenizer, "backend_tokenizer", None), tokenizer.vocab_size, added)
+    known, digest = _vocabularies.get(tokenizer, (None, None))
+    if known != state:
+        digest = text_digest(json.dumps(sorted(tokenizer.get_vocab().items()), ensure_ascii=True))
+        _vocabularies[tokenizer] = state, digest
+    return digest
 
 
 def versions() -> dict[str, str]:

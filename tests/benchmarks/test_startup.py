@@ -1,6 +1,7 @@
 """Seconds from a command to its first step, and to its end."""
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -35,7 +36,18 @@ def test_rounds_are_compared_one_by_one(capsys: pytest.CaptureFixture) -> None:
     row = startup.row("help", measured)
     assert (row["ratio"], row["spread"]) == (3.0, [1.0, 4.0])
     assert row["sides"]["trl"] == {"cpu": 4, "seconds": 4}
-    assert "help: ours 2 s (2 s elapsed), TRL 4 s" in capsys.readouterr().out
+    assert "help: ours 2 s (2 s elapsed), trl 4 s" in capsys.readouterr().out
+
+
+def test_a_completion_is_asked_for_as_bash_does(capsys: pytest.CaptureFixture) -> None:
+    ours, theirs = startup.COMMANDS["completion"]
+    done = subprocess.run(ours, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["stage.beta="]
+    assert subprocess.run(theirs, capture_output=True, check=True).stdout == b""
+    row = startup.row("completion", {"ours": [startup.whole(ours)], "hydra": [startup.whole(theirs)]})
+    assert row["against"] == "import of hydra"
+    assert 0 < row["ratio"] == row["spread"][0]
+    assert "completion: ours " in capsys.readouterr().out
 
 
 def test_pairs_are_plain_text_for_models_without_a_template(tmp_path: Path) -> None:

@@ -4,10 +4,14 @@ import re
 from types import SimpleNamespace
 
 import pytest
+import yaml
 from hydra._internal.hydra import Hydra
+from hydra.core.config_store import ConfigStore
+from omegaconf import OmegaConf, _utils
 
 from rlhf.cli import compose
 from rlhf.cli.overrides import parsed
+from rlhf.config import STAGES
 from rlhf.storage.digests import text_digest
 from rlhf.storage.paths import bundled
 
@@ -75,3 +79,33 @@ def test_no_file_of_conf_sets_the_mode() -> None:
     texts = [path.read_text(encoding="utf-8") for path in bundled("conf").rglob("*.yaml")]
     assert texts
     assert not [text for text in texts if re.search(r"^\s+mode: *(RUN|MULTIRUN)|hydra\.mode", text, re.MULTILINE)]
+
+
+def test_yaml_is_parsed_in_c_with_the_values_and_errors_of_omegaconf() -> None:
+    compose.register()
+    compose.register()  # as the tests of a whole process do
+    fast = _utils.get_yaml_loader()
+    assert fast.__mro__[1] is yaml.CSafeLoader
+    [plain] = set(fast.__bases__) - {yaml.CSafeLoader}
+    texts = [path.read_text(encoding="utf-8") for path in bundled("conf").rglob("*.yaml")]
+    assert len(texts) > 100
+    texts += ["a: 1e-3\nb: [.5, 1_000, 2026-01-02, 012, yes, on, ~, '1', !!str 3]\nc: |\n  x\n  y\n"]
+    for text in texts:
+        assert repr(yaml.load(text, fast)) == repr(yaml.load(text, plain)), text
+    for wrong in ("a: 1\na: 2\n", "a: [1\n", "a: !!python/object:os.system {}\n"):
+        with pytest.raises(yaml.YAMLError):
+            yaml.load(wrong, fast)
+    with pytest.raises(yaml.constructor.ConstructorError, match="found duplicate key a"):
+        OmegaConf.create("a: 1\na: 2\n")
+
+
+def test_only_types_that_a_command_reads_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    compose.register()
+    made = []
+    structured = OmegaConf.structured
+    monkeypatch.setattr(OmegaConf, "structured", lambda kind: made.append(kind) or structured(kind))
+    node = ConfigStore.instance().load("schema/stage/dpo.yaml").node
+    assert OmegaConf.get_type(node) is STAGES["dpo"]
+    assert made == [STAGES["dpo"]]
+    node.beta = 3.0
+    assert ConfigStore.instance().load("schema/stage/dpo.yaml").node != node  # each caller has a copy

@@ -9,6 +9,7 @@ import pytest
 
 from rlhf.data import cache
 from rlhf.errors import DataError
+from rlhf.storage import digests
 
 SCHEMA = pyarrow.schema([("a", pyarrow.int64())])
 
@@ -60,7 +61,7 @@ def test_a_large_file_is_read_for_its_digest_once(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(cache.digests, "file_digest", lambda file: read.append(file.name) or original(file))
     cached = str(tmp_path / "cache")
     assert cache.content_digest(cached, path) == digest  # it has just been written
-    old = path.stat().st_mtime_ns - 10 * cache.SETTLED
+    old = path.stat().st_mtime_ns - 10 * digests.SETTLED
     os.utime(path, ns=(old, old))
     for _ in range(3):
         assert cache.content_digest(cached, path) == digest

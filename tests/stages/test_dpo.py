@@ -1,8 +1,10 @@
 import inspect
 import json
+import os
 import re
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from rlhf.preference import reference
 from rlhf.runs.run import Run
 from rlhf.stages import execute
 from rlhf.stages.dpo import Attributed, own_losses, weighted
+from rlhf.storage import digests
 from rlhf.training import loop
 from tests.conftest import composed, tiny_overrides
 
@@ -253,6 +256,24 @@ def test_defaults_follow_the_loss() -> None:
     simpo = (2.0, 0.5, 6e-7)
     expected = {"sigmoid": (0.1, None, 5e-7), "sigmoid_norm": (5.0, None, 5e-7), "orpo": (0.1, None, 5e-6)}
     assert found == expected | {"simpo": simpo, "sft,simpo": simpo}
+
+
+def test_no_file_and_no_tokenizer_is_digested_twice(
+    beside_chain: Callable[..., Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the second start on; a file of the last two seconds may still change, so it is read each time."""
+    cache, read, texts = tmp_path / "cache", [], []
+    settings = beside_chain("dpo", f"data.cache={cache}")
+    execute(settings, tmp_path / "first")
+    for path in cache.glob("*/*"):
+        os.utime(path, ns=(path.stat().st_mtime_ns - 2 * digests.SETTLED,) * 2)
+    digest, text_digest = digests.file_digest, digests.text_digest
+    monkeypatch.setattr(digests, "file_digest", lambda path: read.append(str(path)) or digest(path))
+    monkeypatch.setattr(digests, "text_digest", lambda text: texts.append(text) or text_digest(text))
+    execute(settings, tmp_path / "second")
+    assert [path for path, count in Counter(read).items() if count > 1] == []
+    assert any(path.startswith(str(cache)) for path in read)
+    assert len([text for text in texts if text.startswith("[[")]) == 1  # a vocabulary
 
 
 FIRST_STEP = """

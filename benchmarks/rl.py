@@ -1,7 +1,7 @@
 """An iteration with K responses per prompt, without a critic, compared with TRL's GRPOTrainer and RLOOTrainer.
 
     python -m benchmarks.rl                        # about ten minutes
-    python -m benchmarks.rl --shapes stories15M    # with RLHF_TEST_MODELS
+    python -m benchmarks.rl --shapes stories15M --prompts 0    # with RLHF_TEST_MODELS; its context is 256 tokens
 
 Both sides do the same work: equal float32 weights, prompts, reward (a function of the text), 16 prompts with 8
 responses each of up to 48 tokens, one epoch and one optimizer step, a reference, full models. A sample is a response;
@@ -43,6 +43,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=["256x4"])
     parser.add_argument("--kinds", nargs="+", choices=("grpo", "rloo"), default=["grpo", "rloo"])
+    parser.add_argument("--prompts", nargs="+", type=int, default=[0, 1], help="0: short ones, 1: long ones")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--warmup", type=int, default=1)
     arguments = parser.parse_args()
@@ -52,8 +53,8 @@ def main() -> None:
             print("stories15M is left out: RLHF_TEST_MODELS names no folder with it")
             continue
         for kind in arguments.kinds:
-            for prompts in PROMPTS:
-                rows += measure(shape, kind, prompts, arguments.rounds, arguments.warmup)
+            for number in arguments.prompts:
+                rows += measure(shape, kind, list(PROMPTS)[number], arguments.rounds, arguments.warmup)
     sides.record(RESULT, {"rows": rows, "sizes": COMMON})
 
 

@@ -33,6 +33,16 @@ def test_values_that_are_not_finite_and_empty_panels_are_left_out() -> None:
     assert panels(lines) == {"loss": {"train/loss": ([1], [2.0])}}
 
 
+def test_rounds_of_online_dpo_and_the_pretraining_mix_have_panels() -> None:
+    rounds = [{"step": 1, "score": 0.5, "gold": 1.0, "win_rate": 0.6, "win_rate/previous": 0.6, "kl": 0.2, "pairs": 9}]
+    assert {title: list(of) for title, of in panels(rounds).items()} == {
+        "reward": ["score", "gold"],
+        "win rate": ["win_rate", "win_rate/previous"],
+        "KL to the reference (nats per response)": ["kl"],
+    }
+    assert list(panels([{"step": 1, "loss/ptx_avg": 2.0}])) == ["pretraining loss"]
+
+
 def test_shadows_share_a_panel_without_their_deviations() -> None:
     lines = [{"step": 1, "shadow/b": 2.0, "shadow/b_std": 1.0, "shadow/a": 3.0, "shadow/a_std": 1.0}]
     assert panels(lines) == {"shadow rewards": {"shadow/a": ([1], [3.0]), "shadow/b": ([1], [2.0])}}

@@ -114,13 +114,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 DRAWN = ("evaluation", "publishing", "benchmarks", "test_benchmarks.py")  # tests of figures
 
 
+def blank(figure: object, file: Any, format: str | None = None, **options: object) -> None:
+    """Save an empty figure, in the place of ``Figure.savefig``."""
+    file.write('<svg viewBox="0 0 1 1"></svg>') if format == "svg" else Path(file).write_bytes(b"PNG")
+
+
 @pytest.fixture(autouse=True)
 def blank_figures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Save empty figures: drawing is half of stage=reward and stage=compare. ``chain`` and ``aligned`` draw theirs."""
-
-    def blank(figure: object, file: Any, format: str | None = None, **options: object) -> None:
-        file.write('<svg viewBox="0 0 1 1"></svg>') if format == "svg" else Path(file).write_bytes(b"PNG")
-
     if request.path.relative_to(Path(__file__).parent).parts[0] not in DRAWN:
         monkeypatch.setattr("matplotlib.figure.Figure.savefig", blank)
 

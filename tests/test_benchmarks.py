@@ -21,7 +21,7 @@ from benchmarks import (
 )
 from rlhf.cli import main
 from rlhf.evaluation.reporting import report
-from tests.conftest import FAST, TINY
+from tests.conftest import FAST, TINY, blank
 from tests.evaluation.making import whole
 
 FIXTURES = Path(__file__).parent / "data" / "fixtures"
@@ -35,6 +35,8 @@ def test_the_progression_over_a_seed(
     monkeypatch.setattr(progression, "RESULT", tmp_path / "progression.json")
     monkeypatch.setattr(progression, "FIGURES", tmp_path / "figures")
     monkeypatch.setattr(progression, "PAGE", tmp_path / "results.md")
+    run = SimpleNamespace(run=lambda command, check: in_process(*command[3:]))
+    monkeypatch.setattr(progression, "subprocess", run)
     Path("results.md").write_text("before\n<!-- table over seeds -->\nold\n<!-- end -->\nafter\n")
     own = ", ".join(f"{name}: [{', '.join(map(repr, FAST[name]))}]" for name in STAGES)
     last = ["--comparison", *FAST["compare"]]
@@ -139,6 +141,7 @@ def test_the_data_sheets_hold_only_numbers(
 def test_ppo_over_seeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
     """One seed of each kind, with a sentinel that sees an illness in the first update of the first wrong setting."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", blank)
     monkeypatch.setattr(ppo_seeds, "RESULT", tmp_path / "ppo_seeds.json")
     monkeypatch.setattr(ppo_seeds, "rlhf", in_process)
     monkeypatch.setitem(ppo_seeds.BAD, "learning rates × 30", [ppo_seeds.REWARD, "stage.sentinel.window=1", *SEEN])
@@ -277,6 +280,7 @@ def test_robust_reward_models_are_trained_and_measured(
 ) -> None:
     """On the tiny chain, all stages in this process."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", blank)  # no figure of these runs is shown
     home = tmp_path / reward_robust.FOLDER / "seed-3"
     home.mkdir(parents=True)
     for name in ("base", "sft"):

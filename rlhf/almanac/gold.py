@@ -15,7 +15,7 @@ contradicts the fact, a confident false answer costs more than a vague one, and 
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 
 from rlhf.almanac.facts import DOMAINS, Fact, names
 from rlhf.almanac.items import Item, facts_of, find
@@ -196,10 +196,16 @@ def spelling() -> dict[str, str]:
     return {value.lower(): value for domain, values in names().items() if domain != "symbol" for value in values}
 
 
+@lru_cache(maxsize=2**14)
+def in_prompt(prompt: str, domain: str) -> frozenset[str]:
+    """Return the names of one domain in a prompt, in lower case; several responses answer the same prompt."""
+    return frozenset(match.group().lower() for match in patterns()[domain].finditer(prompt))
+
+
 def mentions(text: str, domain: str, prompt: str) -> list[str]:
     """Return the names of one domain in a text, in order, each once, without those in the prompt."""
-    in_prompt = {match.group().lower() for match in patterns()[domain].finditer(prompt)}
-    found = (match.group() for match in patterns()[domain].finditer(text) if match.group().lower() not in in_prompt)
+    asked = in_prompt(prompt, domain)
+    found = (match.group() for match in patterns()[domain].finditer(text) if match.group().lower() not in asked)
     return list(dict.fromkeys(value if domain == "symbol" else spelling().get(value.lower(), value) for value in found))
 
 

@@ -5,10 +5,11 @@ import re
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
+import hydra
 import yaml
 from hydra._internal.hydra import Hydra
 from hydra.core.config_store import ConfigNode, ConfigStore
@@ -50,6 +51,7 @@ def register() -> None:
     schema = {f"{name}.yaml": Typed(f"{name}.yaml", kind) for name, kind in kinds.items()}
     ConfigStore.instance().repo["schema"] = schema | {"stage": stages}
     resolvers()
+    _composition.cache_clear()
     if yaml.__with_libyaml__ and not issubclass(loader := _utils.get_yaml_loader(), yaml.CSafeLoader):
         fast = type("Loader", (yaml.CSafeLoader, loader), {})
         library: Any = _utils
@@ -149,6 +151,20 @@ def swept_keys(overrides: Sequence[str]) -> list[str]:
     """Return the settings that a sweep varies, except those that are in the path already, such as stage and name."""
     found = [one for item in overrides if (one := parsed(item)) is not None and one.is_sweep_override()]
     return [one.get_key_element() for one in found if one.get_key_element() not in IN_PATH]
+
+
+def composed(overrides: Sequence[str]) -> Settings:
+    """Return the settings of a command, composed once however often they are asked for. Hydra has its options already.
+
+    Raises:
+        ConfigError: as `settings_of`; Hydra and OmegaConf raise their own errors for other mistakes.
+    """
+    return settings_of(_composition(tuple(one for one in overrides if not one.startswith("-"))))
+
+
+@cache
+def _composition(overrides: tuple[str, ...]) -> DictConfig:
+    return hydra.compose(config_name="config", overrides=list(overrides))
 
 
 def settings_of(composed: DictConfig) -> Settings:

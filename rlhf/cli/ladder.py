@@ -13,7 +13,8 @@ from collections.abc import Container, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from rlhf.cli.progression import advance, common, composed
+from rlhf.cli.compose import composed
+from rlhf.cli.progression import advance, common
 from rlhf.config import LadderStage, Settings, TrainedStage
 from rlhf.config.objective import METRICS
 from rlhf.config.sweep import BUDGETED

@@ -6,11 +6,10 @@ from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from hydra import compose
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from rlhf.cli.compose import settings_of
+from rlhf.cli.compose import composed
 from rlhf.config import PROGRESSION, STAGES, JudgeKind, Settings
 from rlhf.config.stage import POLICIES
 from rlhf.data.overview import kinds_at
@@ -151,29 +150,28 @@ def labeled(place: Path) -> list[str]:
 
 def ready(stage: str, overrides: Sequence[str]) -> str | None:
     """Return the command of a stage if it can start: parents and data exist, and its directory is free."""
-    composed = _composed(stage, overrides)
-    if composed is None or stage == "progression":
-        return None if composed is None else command(stage, overrides)
+    settings = _composed(stage, overrides)
+    if settings is None or stage == "progression":
+        return None if settings is None else command(stage, overrides)
     try:
-        parents = find_parents(composed)
-        if not _readable(composed, parents):
+        parents = find_parents(settings)
+        if not _readable(settings, parents):
             return None
-        place = Path(composed.checkpoints) / composed.name / stage
+        place = Path(settings.checkpoints) / settings.name / stage
         if saved(partial(place)) is not None:
-            free = resumable(place, content(composed, parents)) and not composed.overwrite
+            free = resumable(place, content(settings, parents)) and not settings.overwrite
             return command(stage, [*overrides, "resume=true"]) if free else None
         exists = finished(place)
     except RlhfError:
         return None
-    taken = exists and not (composed.overwrite or composed.stage.repeats)
+    taken = exists and not (settings.overwrite or settings.stage.repeats)
     return None if taken else command(stage, overrides)
 
 
 def _composed(stage: str, overrides: Sequence[str]) -> Settings | None:
-    """Return the settings of a command, or None if they are invalid. Hydra has its options already."""
-    given = [one for one in overrides if not one.startswith("-")]
+    """Return the settings of a command, or None if they are invalid."""
     try:
-        return settings_of(compose(config_name="config", overrides=[f"stage={stage}", *given]))
+        return composed([f"stage={stage}", *overrides])
     except MISTAKES:
         return None
 

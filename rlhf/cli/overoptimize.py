@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from rlhf.cli.compose import composed
 from rlhf.cli.ladder import of_seed, train
-from rlhf.cli.progression import composed
 from rlhf.config import OveroptimizeStage, Settings
 from rlhf.errors import ConfigError, RunError
 from rlhf.evaluation.sweeps.ladder import PAGE, place

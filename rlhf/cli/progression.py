@@ -15,9 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from hydra import compose
-
-from rlhf.cli.compose import settings_of
+from rlhf.cli.compose import composed
 from rlhf.config import PLANNED, PlanStage, ProgressionStage, Settings
 from rlhf.console import console
 from rlhf.errors import ConfigError, LineageError
@@ -64,11 +62,6 @@ def commands_of(settings: Settings, shared: Sequence[str]) -> dict[str, list[str
     stage: Any = settings.stage  # ProgressionStage or PlanStage
     own = stage.overrides or {}
     return {name: [f"stage={name}", *shared, *own.get(name, [])] for name in stage.stages}
-
-
-def composed(overrides: Sequence[str]) -> Settings:
-    """Return the settings of a command. Hydra has its options already."""
-    return settings_of(compose(config_name="config", overrides=[one for one in overrides if not one.startswith("-")]))
 
 
 def plan(settings: Settings, overrides: Sequence[str]) -> bool:

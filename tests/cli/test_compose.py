@@ -3,6 +3,7 @@
 import re
 from types import SimpleNamespace
 
+import hydra
 import pytest
 import yaml
 from hydra._internal.hydra import Hydra
@@ -97,6 +98,21 @@ def test_yaml_is_parsed_in_c_with_the_values_and_errors_of_omegaconf() -> None:
             yaml.load(wrong, fast)
     with pytest.raises(yaml.constructor.ConstructorError, match="found duplicate key a"):
         OmegaConf.create("a: 1\na: 2\n")
+
+
+def test_a_command_is_composed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    compose.register()
+    made, library = [], hydra.compose
+    monkeypatch.setattr(hydra, "compose", lambda **given: made.append(given["overrides"]) or library(**given))
+    with hydra.initialize_config_dir(config_dir=str(bundled("conf")), version_base="1.3"):
+        first = compose.composed(["stage=dpo", "seed=3", "--config-dir=x"])
+        assert compose.composed(["stage=dpo", "seed=3"]) == first
+        assert compose.composed(["stage=dpo", "seed=3"]) is not first
+        assert made == [["stage=dpo", "seed=3"]]
+        assert compose.composed(["stage=dpo", "seed=4"]).seed == 4
+        compose.register()  # another command may have other files
+        assert compose.composed(["stage=dpo", "seed=3"]) == first
+    assert len(made) == 3
 
 
 def test_only_types_that_a_command_reads_are_made(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,6 +26,7 @@ from rlhf.evaluation.reward_card.judged import agree
 from rlhf.evaluation.reward_card.pairs import check_answers
 from rlhf.hardware.device import torch_device
 from rlhf.modeling import loading
+from rlhf.modeling.seeding import permutation
 from rlhf.rewards import Ensemble, RewardModel
 from rlhf.rewards.spending import Spending
 from rlhf.runs.parents import Parent
@@ -71,7 +72,8 @@ def evaluate_judge(settings: Settings, run: Run) -> dict[str, float]:
     pairs = load(settings.data, "preferences", "test", settings.seed)
     run.record_data("preferences", "test", pairs)
     check_answers(pairs)
-    rows = list(pairs)[: judge.limit]
+    chosen = permutation(len(pairs), settings.seed, "judged")[: judge.limit].sort().values
+    rows = list(pairs.select(chosen.tolist()))
     with rubric.evaluated(settings, run, spending) as scorer:
         found, by = agree(rows, scorer.prefer, settings.seed)
     if found is None:

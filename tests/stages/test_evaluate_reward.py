@@ -16,7 +16,7 @@ from rlhf.evaluation.benchmarks import scoring
 from rlhf.rewards import RewardModel
 from rlhf.runs.identity import Origin
 from rlhf.runs.run import Run
-from rlhf.stages import execute
+from rlhf.stages import evaluate_reward, execute
 from tests.conftest import composed, tiny_overrides
 from tests.evaluation.benchmarks import layouts
 from tests.evaluation.judges.test_endpoint import Server, server  # noqa: F401  a fixture
@@ -70,6 +70,28 @@ def test_a_judge_is_evaluated_instead_of_a_reward_model(
     assert metrics["test/kappa_low"] <= metrics["test/kappa"] <= metrics["test/kappa_high"]
     assert metrics["judge/asked"] == len(server.requests)
     assert "Cohen's kappa" in (tmp_path / "judge" / "report.md").read_text()
+
+
+def test_the_judged_pairs_are_drawn_with_the_seed_in_their_order(
+    server: Server, evaluate: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("openai", reason="the endpoint's client is an extra: pip install 'rlhf[judge]'")
+    seen = []
+
+    def agree(rows: list, *given: Any) -> Any:
+        seen.append([json.dumps(row, sort_keys=True) for row in rows])
+        return measured(rows, *given)
+
+    measured = evaluate_reward.agree
+    monkeypatch.setattr(evaluate_reward, "agree", agree)
+    for number, limit in enumerate((6, 6, "null")):
+        given = ["judge=endpoint", "judge.model=m", f"judge.url={server.url}", f"judge.limit={limit}"]
+        given += [f"judge.cache={tmp_path}/cache.sqlite", "stage.rubric=helpful"]
+        execute(evaluate("nowhere", *given), tmp_path / f"judge-{number}")
+    first, again, every = seen
+    assert first == again == [row for row in every if row in first]
+    assert len(first) == 6
+    assert first != every[:6]
 
 
 def test_the_card_of_a_run_is_the_one_that_its_stage_wrote(

@@ -8,6 +8,7 @@
     ├── ModelError         a model or tokenizer cannot be found, read or combined
     ├── HubError           the Hub cannot be reached, rejects a request, or has files that cannot be used
     └── TrainingError      training cannot continue: a loss or a score is not a number, an invariant is broken
+        └── RewardError    a reward did not score a batch
 
 The command line prints the message and exits with 1; a traceback means a defect in this package.
 """

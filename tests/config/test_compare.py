@@ -13,7 +13,7 @@ from tests.conftest import composed
     [
         (
             ["stage=compare", "stage.reference=nobody"],
-            "stage.reference=nobody is not .* raft.: set stage.reference=base",
+            "stage.reference=nobody is not .* merge.: set stage.reference=base",
         ),
         (["stage=compare", "stage.pairs=-1"], "stage.pairs must not be negative, got -1"),
         (["stage=compare", "stage.temperature=0"], "stage.temperature must be positive, got 0"),

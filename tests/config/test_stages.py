@@ -30,7 +30,7 @@ from tests.conftest import composed
         (["stage=reward", "stage.statistics_prompts=1"], r"stage.statistics_prompts must lie in \[2, 1e\+09\], got 1"),
         (
             ["stage=compare", "stage.reference=nobody"],
-            "stage.reference=nobody is not .* raft.: set stage.reference=base",
+            "stage.reference=nobody is not .* merge.: set stage.reference=base",
         ),
         (["stage=inspect", "stage.similarity=0"], "stage.similarity must be positive, got 0"),
         (["stage=inspect", "stage.max_length=0"], "stage.max_length must be positive, got 0"),

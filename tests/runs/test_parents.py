@@ -30,7 +30,7 @@ def test_a_missing_run_names_the_command_that_makes_it(settings: Callable[..., S
 
 def test_a_run_of_the_wrong_stage_is_refused(beside_chain: Callable[..., Settings], chain: Path) -> None:
     settings = beside_chain("dpo", f"stage.policy={chain}/almanac/reward")
-    with pytest.raises(LineageError, match="is a run of stage=reward, and stage=dpo starts from one of sft, dpo, "):
+    with pytest.raises(LineageError, match="is a run of stage=reward, and stage=dpo starts from one of sft, raft, "):
         find_parents(settings)
 
 

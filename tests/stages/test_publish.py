@@ -274,7 +274,7 @@ def test_a_run_on_the_hub_of_the_wrong_stage_is_refused(
     publish: Publish, hub: Hub, tmp_path: Path, aligned: Path
 ) -> None:
     publish("stage.repo=alice/almanac-reward", run=aligned / "almanac" / "reward")
-    with pytest.raises(LineageError, match="is a run of stage=reward, and stage=dpo starts from one of sft, dpo, "):
+    with pytest.raises(LineageError, match="is a run of stage=reward, and stage=dpo starts from one of sft, raft, "):
         execute(composed(*tiny_overrides("dpo", tmp_path), "stage.policy=alice/almanac-reward"), tmp_path / "dpo")
 
 

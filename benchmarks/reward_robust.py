@@ -76,8 +76,8 @@ def measure(seed: int, variant: str) -> dict[str, Any]:
     home = FOLDER / f"seed-{seed}" / folder(variant)
     accuracy = json.loads((home / "reward" / "run.json").read_text(encoding="utf-8"))["metrics"]["test/accuracy"]
     models = json.loads((home / "compare" / "metrics.json").read_text(encoding="utf-8"))["models"]
-    lines = (home / "compare" / "responses.jsonl").read_text(encoding="utf-8").splitlines()
-    rows = [row for row in map(json.loads, lines) if row["model"] in ("base", "sft")]
+    with (home / "compare" / "responses.jsonl").open(encoding="utf-8") as lines:  # a response may have U+2028
+        rows = [row for row in map(json.loads, lines) if row["model"] in ("base", "sft")]
     return {
         "seed": seed, "variant": variant, "accuracy": accuracy,
         "scores": {name: of["reward"]["mean"] for name, of in models.items()},

@@ -12,6 +12,7 @@ from rlhf.data.render import Prompt, fitting_ids
 from rlhf.hardware import ranks
 from rlhf.modeling.decoding import Decoding, Sampled
 from rlhf.modeling.foreign import positions
+from rlhf.modeling.vocabulary import logits_in_parts
 
 INCOMPLETE = "\N{REPLACEMENT CHARACTER}"  # at the end of a text whose last character lacks bytes
 
@@ -172,7 +173,9 @@ def sample(
         chosen = order[start : start + step]
         each = None if follow is None else lambda row, token, chosen=chosen: follow(chosen[row], token)
         batch = Decoding(model, [rows[i] for i in chosen], uniforms[chosen], pad, length, temperature, head, each)
-        for i, found in zip(chosen, batch.run(ends), strict=True):
+        with logits_in_parts(model):
+            decoded = batch.run(ends)
+        for i, found in zip(chosen, decoded, strict=True):
             responses[i] = found
     return responses
 

@@ -4,9 +4,14 @@ docs/models.md lists the rules.
 """
 
 import hashlib
+import itertools
+from collections.abc import Generator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch.nn.functional import linear
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf.data import templates
@@ -14,6 +19,8 @@ from rlhf.data import templates
 PAD = "<|pad|>"
 # Special tokens for padding that some tokenizers contain but do not declare.
 FREE = ("<|finetune_right_pad_id|>", "<|padding|>", "<|endofpad|>", "<pad>", "[PAD]", "<|fim_pad|>", "<|vision_pad|>")
+
+PART, FEW = 512, 128  # for `logits_in_parts`: tokens of the vocabulary in one matrix product, and rows
 
 
 def set_padding(tokenizer: PreTrainedTokenizerBase, rows: int) -> None:
@@ -84,6 +91,30 @@ def is_tied(model: PreTrainedModel) -> bool:
     """Return whether the output head is the embedding matrix."""
     output = model.get_output_embeddings()
     return output is not None and output.weight is model.get_input_embeddings().weight
+
+
+@contextmanager
+def logits_in_parts(model: Any) -> Generator[None]:
+    """Within the context, compute the logits of few tokens on a CPU for ``PART`` tokens of the vocabulary at a time.
+
+    MKL multiplies the few rows of a decoding step by the matrix of a large vocabulary at half of its usual rate.
+    """
+    output = model.get_output_embeddings()
+    if type(output) is not torch.nn.Linear or output.out_features < 2 * PART:
+        yield
+        return
+
+    def forward(hidden: Tensor) -> Tensor:
+        if hidden.device.type != "cpu" or hidden[..., 0].numel() > FEW:
+            return linear(hidden, output.weight, output.bias)
+        biases = itertools.repeat(None) if output.bias is None else output.bias.split(PART)
+        return torch.cat([linear(hidden, *part) for part in zip(output.weight.split(PART), biases, strict=False)], -1)
+
+    output.forward = forward
+    try:
+        yield
+    finally:
+        del output.forward
 
 
 def name_of(model: PreTrainedModel, layer: torch.nn.Module) -> str:

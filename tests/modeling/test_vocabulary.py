@@ -222,3 +222,26 @@ def test_a_separate_head_under_a_flag_of_tying(tmp_path: Path) -> None:
     again = loading.load_policy(Parent("policy", str(tmp_path / "again"), None), one.model, read)
     assert torch.equal(again.lm_head.weight, policy.lm_head.weight)
     assert not torch.equal(again.lm_head.weight, again.get_input_embeddings().weight)
+
+
+@pytest.mark.parametrize(("rows", "bias"), [(1, False), (3, True), (200, True)])
+def test_logits_in_parts_are_those_of_one_product(rows: int, bias: bool) -> None:
+    config = LlamaConfig(
+        vocab_size=2 * vocabulary.PART + 7, hidden_size=16, intermediate_size=16, num_hidden_layers=1,
+        num_attention_heads=2, pad_token_id=0,
+    )  # fmt: skip
+    model = LlamaForCausalLM(config)
+    if bias:
+        model.lm_head.bias = torch.nn.Parameter(torch.randn(config.vocab_size))
+    hidden, usual = torch.randn(rows, 1, 16), model.lm_head.forward
+    whole = model.lm_head(hidden)
+    with vocabulary.logits_in_parts(model):
+        torch.testing.assert_close(model.lm_head(hidden), whole, rtol=0, atol=1e-6)
+    assert model.lm_head.forward == usual
+
+
+def test_logits_of_a_small_vocabulary_are_one_product() -> None:
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=50, n_embd=8, n_layer=1, n_head=1))
+    usual = model.lm_head.forward
+    with vocabulary.logits_in_parts(model):
+        assert model.lm_head.forward == usual

@@ -2,11 +2,13 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from rlhf.cli import main
 from tests.conftest import FAST, TINY
+from tests.test_resume import END, kill_in, results
 
 METHODS = {"dpo": ["stage=dpo"], "rloo": ["stage=ppo", "stage.advantage=rloo", "stage.samples=2"]}
 BROKEN = ["stage=ppo", "stage.sentinel.start_error=1e-9", "stage.rewards={mine: {function: 'math:missing'}}"]
@@ -16,13 +18,17 @@ def mapping(of: dict[str, list[str]]) -> str:
     return ", ".join(f"{name}: [{', '.join(map(repr, items))}]" for name, items in of.items())
 
 
-def ladder(monkeypatch: pytest.MonkeyPatch, root: Path, methods: dict[str, list[str]], *more: str) -> None:
+def arguments(root: Path, methods: dict[str, list[str]], *more: str) -> list[str]:
     stages = {name: own[0].removeprefix("stage=") for name, own in methods.items()}
     fast = {name: [own[0], *FAST[stages[name]], *own[1:]] for name, own in methods.items()}
     parents = mapping({name: list(FAST[name]) for name in ("base", "sft", "reward")})
     unused = [f"stage.methods.{name}=null" for name in ("kto", "raft", "ipo", "ppo", "grpo", "dr_grpo", "reinforce_pp")]
     own = [f"++stage.methods={{{mapping(fast)}}}", f"stage.parents={{{parents}}}", "stage.seeds=[1,2]"]
-    monkeypatch.setattr("sys.argv", ["rlhf", "stage=ladder", f"checkpoints={root}", *TINY, *unused, *own, *more])
+    return ["rlhf", "stage=ladder", f"checkpoints={root}", *TINY, *unused, *own, *more]
+
+
+def ladder(monkeypatch: pytest.MonkeyPatch, root: Path, methods: dict[str, list[str]], *more: str) -> None:
+    monkeypatch.setattr("sys.argv", arguments(root, methods, *more))
     main.main()
 
 
@@ -57,6 +63,41 @@ def test_methods_run_over_seeds_a_failed_one_leaves_the_others_and_a_budget_sets
     assert spent["dpo"]["sampled"] == 0 < spent["rloo"]["sampled"]
     tokens = {name: cost["sampled"] + cost["trained"] for name, cost in spent.items()}
     assert all(600 < count < 2400 for count in tokens.values()), tokens
+
+
+def page(directory: Path) -> dict[str, Any]:
+    """The page's content without times and paths."""
+    found = json.loads((directory / "report" / "ladder.json").read_text())
+    kept = ("method", "metrics", "cost", "weights", "test")
+    return found | {"methods": [{key: one[key] for key in kept} for one in found["methods"]], "best": None}
+
+
+KILLS = [  # function and the call in which the process is killed
+    ("rlhf.training.exact_resume.Keeper.on_save", 2),  # within dpo, after its first checkpoint
+    (END, 1),  # between dpo's end and its place
+    ("rlhf.ppo.checkpoint.save", 2),  # within rloo
+    ("rlhf.stages.ladder.as_json", 1),  # within the page
+]
+
+
+def test_killed_in_a_method_at_its_end_and_in_the_page_it_ends_with_the_same_bytes(
+    chain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy, reward = (f"stage.{role}={chain}/almanac/{run}" for role, run in (("policy", "sft"), ("reward", "reward")))
+    methods = {
+        "rloo": [*METHODS["rloo"], policy, reward, "stage.updates=3"],
+        "dpo": [*METHODS["dpo"], policy, "stage.trainer.save_steps=1"],
+    }
+    own = ("stage.parents={base: null, sft: null, reward: null}", "stage.seeds=[1]")
+    for function, call in KILLS:
+        kill_in(arguments(tmp_path / "cut", methods, *own), function, call)
+    for name in ("cut", "whole"):
+        ladder(monkeypatch, tmp_path / name, methods, *own)
+    cut, whole = (tmp_path / name / "almanac" / "ladder" for name in ("cut", "whole"))
+    for method in methods:
+        assert results(cut / "seed-1" / method) == results(whole / "seed-1" / method)
+    assert page(cut) == page(whole)
+    assert not list(cut.rglob(".*"))
 
 
 @pytest.mark.parametrize(

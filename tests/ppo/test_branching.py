@@ -8,7 +8,10 @@ import torch
 from rlhf.errors import RunError
 from rlhf.ppo import Critic, PPOTrainer
 from rlhf.ppo.branching import branch
+from rlhf.stages import execute
+from tests.conftest import composed, tiny_overrides
 from tests.ppo.conftest import new_reward_model, same, weights
+from tests.test_resume import command, kill_in, results
 
 Trainers = Callable[..., PPOTrainer]
 ADAPTIVE = {"kl_target": 0.5, "kl_coef": 0.1}
@@ -53,3 +56,24 @@ def test_a_checkpoint_of_another_critic_is_refused(
     trainer = new_trainer(critic=Critic(small))
     with pytest.raises(RunError, match="update-4 has other weights than the critic: use the model that it was"):
         branch(trainer, tmp_path / "update-4", 0.1)
+
+
+def test_a_branch_killed_after_its_first_checkpoint_ends_with_the_same_bytes(
+    chain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SIGKILL in the second of three updates; the other settings of the branch are kept, too."""
+    parents = [f"stage.policy={chain}/almanac/sft", f"stage.reward={chain}/almanac/reward"]
+    source = tmp_path / "almanac" / "ppo"
+    execute(composed(*tiny_overrides("ppo", tmp_path), *parents, "stage.keep_every=2"), source)
+
+    def arguments(name: str, *more: str) -> list[str]:
+        own = [f"name={name}", f"stage.branch_from={source}@2", "stage.updates=5", "stage.kl_coef=0.5"]
+        return ["rlhf", *tiny_overrides("ppo", tmp_path), *own, *more]
+
+    kill_in(arguments("cut"), "rlhf.ppo.checkpoint.save", 2)
+    assert not (tmp_path / "cut" / "ppo").exists()
+    for argv in (arguments("cut", "resume=true"), arguments("whole")):
+        with monkeypatch.context() as patched:
+            patched.setattr("sys.argv", argv)
+            command(argv)
+    assert results(tmp_path / "cut" / "ppo") == results(tmp_path / "whole" / "ppo")

@@ -67,7 +67,7 @@ def test_a_branch_killed_after_its_first_checkpoint_ends_with_the_same_bytes(
     execute(composed(*tiny_overrides("ppo", tmp_path), *parents, "stage.keep_every=2"), source)
 
     def arguments(name: str, *more: str) -> list[str]:
-        own = [f"name={name}", f"stage.branch_from={source}@2", "stage.updates=5", "stage.kl_coef=0.5"]
+        own = [f"name={name}", f"from={source}@2", "stage.updates=5", "stage.kl_coef=0.5"]
         return ["rlhf", *tiny_overrides("ppo", tmp_path), *own, *more]
 
     kill_in(arguments("cut"), "rlhf.ppo.checkpoint.save", 2)

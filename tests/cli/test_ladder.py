@@ -1,13 +1,16 @@
 """stage=ladder in miniature: methods over two seeds, one of which fails, and the same command again."""
 
 import json
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from rlhf.cli import main
-from tests.conftest import FAST, TINY
+from rlhf.config import Hardware, Settings, Strategy
+from tests.conftest import FAST, TINY, tiny_overrides
 from tests.test_resume import END, kill_in, results
 
 METHODS = {"dpo": ["stage=dpo"], "rloo": ["stage=ppo", "stage.advantage=rloo", "stage.samples=2"]}
@@ -98,6 +101,53 @@ def test_killed_in_a_method_at_its_end_and_in_the_page_it_ends_with_the_same_byt
         assert results(cut / "seed-1" / method) == results(whole / "seed-1" / method)
     assert page(cut) == page(whole)
     assert not list(cut.rglob(".*"))
+
+
+@pytest.fixture
+def losses(chain: Path) -> list[str]:
+    """Two methods of one step from the runs of the chain, and one seed."""
+    policy = f"stage.policy={chain}/almanac/sft"
+    methods = {name: ["stage=dpo", f"stage.loss=[{name}]", policy] for name in ("sigmoid", "hinge")}
+    own = arguments(Path(), methods, "stage.parents={base: null, sft: null, reward: null}", "stage.seeds=[1]")
+    unused = ("stage.methods.dpo=null", "stage.methods.rloo=null")
+    return [*own[3:], *unused, "eval_set.prompts=2", "eval_set.samples=1", "stage.baseline=hinge", "hardware=cpu"]
+
+
+def test_the_runs_of_a_ladder_are_shared_by_two_processes_and_its_page_is_not(
+    losses: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """tests/hardware/test_launch.py starts the processes."""
+    started = []
+
+    def start(function: Callable, settings: Settings, *rest: Any, hardware: Hardware) -> dict[str, float]:
+        started.append((settings.stage.name, hardware.processes))
+        alone = replace(hardware, strategy=Strategy.none, processes=None)
+        return function(replace(settings, hardware=alone), *rest)
+
+    monkeypatch.setattr("rlhf.hardware.launch.start", start)
+    own = ["hardware.strategy=ddp", "hardware.processes=2"]
+    monkeypatch.setattr("sys.argv", ["rlhf", "stage=ladder", f"checkpoints={tmp_path}", *losses, *own])
+    main.main()
+    assert started == [("dpo", 2), ("dpo", 2)]
+    assert len(page(tmp_path / "almanac" / "ladder")["methods"]) == 2
+
+
+def test_budgets_are_swept(losses: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each job is a ladder of its own; the best run of one is published."""
+    given = ["rlhf", "-m", "stage=ladder", f"checkpoints={tmp_path}", *losses, "stage.budget=500,1500"]
+    monkeypatch.setattr("sys.argv", given)
+    main.main()
+    steps = []
+    for budget in (500, 1500):
+        place = tmp_path / "almanac" / "ladder" / f"stage.budget-{budget}"
+        best = json.loads((place / "report" / "ladder.json").read_text())["best"]
+        assert str(place.relative_to(tmp_path)) in best
+        steps.append(json.loads((place / "seed-1" / "hinge" / "run.json").read_text())["metrics"]["steps"])
+    assert steps[0] < steps[1]
+    monkeypatch.setattr("sys.argv", ["rlhf", *tiny_overrides("publish", tmp_path), f"stage.run='{best}'"])
+    main.main()
+    [card] = (tmp_path / "almanac" / "publish" / "bundles").glob("*/README.md")
+    assert "| dpo | " in card.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(

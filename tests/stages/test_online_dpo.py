@@ -20,6 +20,7 @@ from rlhf.runs.parents import Parent
 from rlhf.runs.run import Run
 from rlhf.stages import execute
 from tests.conftest import composed, tiny_overrides
+from tests.stages.test_raft import ranks
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["rlhf.stages.online_dpo", "rlhf.stages.dpo", "rlhf.stages.sample"])
@@ -219,6 +220,17 @@ def test_people_label_each_round_and_nothing_moves_in_noise(
     merged = loading.load_policy(Parent("policy", str(place), Run.open(place).manifest), labels.model, tokenizer(place))
     assert not (place / "model" / "adapter_config.json").exists()
     assert merged is not None
+
+
+def test_each_round_adds_an_adapter_to_the_policy_of_the_last(
+    beside_chain: Configure, chain: Path, tmp_path: Path
+) -> None:
+    place, sft = tmp_path / "online_dpo", chain / "almanac" / "sft"
+    execute(beside_chain("online_dpo", *FAST, "adapter=lora", "adapter.rank=2", "eval_set.prompts=0"), place)
+    first, second = (Run.open(place / f"round_{number}").manifest for number in (1, 2))
+    assert second["parents"]["policy"]["digest"] == first["weights"] != second["weights"]
+    assert all((place / f"round_{number}" / "model" / "adapter_model.safetensors").is_file() for number in (1, 2))
+    assert ranks(place, sft) == {4}
 
 
 def tokenizer(place: Path) -> Any:

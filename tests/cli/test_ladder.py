@@ -133,7 +133,7 @@ def test_the_runs_of_a_ladder_are_shared_by_two_processes_and_its_page_is_not(
 
 
 def test_budgets_are_swept(losses: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each job is a ladder of its own; the best run of one is published."""
+    """Each job is a whole ladder, and the best run of the last is published."""
     given = ["rlhf", "-m", "stage=ladder", f"checkpoints={tmp_path}", *losses, "stage.budget=500,1500"]
     monkeypatch.setattr("sys.argv", given)
     main.main()

@@ -64,7 +64,7 @@ def test_a_pair_is_a_desirable_and_an_undesirable_response(
 def test_thumbs_ratings_pairs_and_rankings_are_counted_by_origin(
     beside_chain: Callable[..., Settings], tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    """What training counts in its splits together is what the data sheet counts in the file."""
+    """The counts of training, over its splits, are those of the data sheet for the whole file."""
 
     def asked(name: str) -> list[dict[str, str]]:
         return [{"role": "user", "content": name}]

@@ -56,7 +56,7 @@ def runnable(arguments: list[str]) -> bool:
         and "you/" not in " ".join(arguments)  # of the Hub: a test with a local server runs them
         and not any(item.startswith("-") and item != "-m" for item in arguments)
         and given.get("judge") != "endpoint"
-        and not {"stage.branch_from", "stage.teacher"} & set(given)  # of a longer run, and of a larger model
+        and not {"from", "stage.branch_from", "stage.teacher"} & set(given)  # of a longer run, and of a larger model
         and not (given.get("stage") == "label" and "judge" not in given)
         and given.get("stage") not in ("chat", "watch")
         and not {"stage.domains", "stage.lm_eval.tasks", "stage.weights", "benchmark"}

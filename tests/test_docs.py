@@ -12,7 +12,7 @@ import yaml
 from benchmarks import plan_memory, progression, reward_card, reward_robust, table
 from rlhf.cli import main
 from rlhf.cli.overrides import named_by_path
-from rlhf.config import STAGES
+from rlhf.config import CHAINS, STAGES
 from rlhf.evaluation.comparison.comparison import CHANGE, DOMAIN, TASK, TAX
 from rlhf.evaluation.reporting.tables import JUDGES, LABELS
 from rlhf.storage.paths import PACKAGE, bundled
@@ -172,6 +172,17 @@ def test_every_test_that_is_named_exists() -> None:
     named = {name for text in TEXTS.values() for name in re.findall(r"`(test_\w+)`", text)}
     assert len(named) > 60
     assert not [name for name in named if f"def {name}(" not in every]
+
+
+def test_the_table_of_tests_has_every_method_and_every_cell_a_test_or_a_reason() -> None:
+    lines = [line for line in section(TEXTS["ladder"], "Tested with every method").splitlines() if line.startswith("|")]
+    rows = {row[0]: row[1:] for row in ([cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:])}
+    named = re.findall(r"`([a-z_]+)`", " ".join(rows))
+    assert {*named} >= {"kto", "dpo", "online_dpo", "raft", "ppo", "merge", *({*CHAINS} - {"progression"})}
+    for title, (processes, *cells) in rows.items():
+        assert all(cells), title
+        assert "`test_" in cells[0] or cells[0] == "the same", title
+        assert processes.startswith(("`test_", "the same", "one: `test_", "as `ladder`")), title
 
 
 def test_the_site_has_every_page() -> None:

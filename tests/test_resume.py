@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 import pytest
@@ -239,15 +240,23 @@ def test_killed_before_the_first_checkpoint_it_starts_from_the_beginning(
 END = "rlhf.runs.interrupted.move"  # of a finished run into its place
 
 
-def killed_in(argv: list[str], function: str) -> None:
-    """``python -m rlhf ...`` that is killed when it calls a function."""
+def killed_in(argv: list[str], function: str, call: int) -> None:
+    """``python -m rlhf ...`` that is killed when it calls a function, the first or a later time."""
+    original, calls = resolve_name(function), []
+
+    def counted(*given: Any, **named: Any) -> Any:
+        calls.append(True)
+        if len(calls) == call:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return original(*given, **named)
+
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(function, lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+        patched.setattr(function, counted)
         command(argv)
 
 
-def kill_in(argv: list[str], function: str) -> None:
-    process = CONTEXT.Process(target=killed_in, args=(argv, function))
+def kill_in(argv: list[str], function: str, call: int = 1, *, target: Callable[..., None] = killed_in) -> None:
+    process = CONTEXT.Process(target=target, args=(argv, function, call))
     process.start()
     process.join()
     assert process.exitcode == -signal.SIGKILL

@@ -102,16 +102,20 @@ def _no_setting(word: str) -> str:
 def named_by_path(overrides: Sequence[str]) -> list[str]:
     """Return ``model=org/name@revision`` as ``model=local model.path=org/name@revision``, and ``data=`` likewise.
 
-    ``benchmark=`` is short for ``stage.benchmark=``. Names of options do not contain a slash. A sweep over several
-    models has to use model.path.
+    ``benchmark=`` is short for ``stage.benchmark=``, and ``from=`` for ``stage.branch_from=``, with ``stage=ppo`` if no
+    stage is named. Names of options do not contain a slash. A sweep over several models has to use model.path.
     """
     found = []
+    if any(item.startswith("from=") for item in overrides) and not any(item.startswith("stage=") for item in overrides):
+        found.append("stage=ppo")
     for item in overrides:
         group, _, value = item.partition("=")
         if group in ("model", "data") and "/" in value and "," not in value:
             found += [f"{group}=local", f"{group}.path={value}"]
         elif group == "benchmark":
             found.append(f"stage.{item}")
+        elif group == "from":
+            found.append(f"stage.branch_from={value}")
         else:
             found.append(item)
     return found

@@ -18,6 +18,7 @@ from rlhf.data.extras import COLUMNS, INSTRUCTIONS, LABELS, NUMBERS
 from rlhf.data.files import Unparsed, row_of
 from rlhf.data.formats import FIELDS, Converter, Kind
 from rlhf.data.rows import Row, RowError, is_blank, prompt_key
+from rlhf.data.singles import ORIGIN
 from rlhf.errors import DataError
 
 if TYPE_CHECKING:
@@ -200,7 +201,7 @@ class Conversion:
             "unread": list(converter.unread),
             "oddities": self.kept + converter.kept,
             "left_out": self.dropped + converter.left_out,
-            "thumbs": converter.thumbs,
+            "singles": converter.singles.told(),
             "problem": self.problem,  # the first row that cannot be read
             "columns": list(self.filled),
         }
@@ -211,7 +212,9 @@ class Conversion:
 
         fields = FIELDS[self.rules.kind]
         columns = {field: pyarrow.json_() if self.types[field] == TALK else pyarrow.string() for field in fields}
-        columns |= dict.fromkeys((*LABELS, COLUMNS), pyarrow.string()) | dict.fromkeys(NUMBERS, pyarrow.float64())
+        columns |= dict.fromkeys((*LABELS, COLUMNS, ORIGIN), pyarrow.string()) | dict.fromkeys(
+            NUMBERS, pyarrow.float64()
+        )
         columns |= dict.fromkeys(INSTRUCTIONS, pyarrow.list_(pyarrow.string()))
         return pyarrow.schema(list(columns.items()))
 

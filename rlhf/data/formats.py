@@ -20,8 +20,9 @@ from rlhf.data import judged, layouts, readers, rows
 from rlhf.data.cells import Cells, refuse_more, unfolded
 from rlhf.data.detection import NO_FORMAT, detect
 from rlhf.data.extras import COLUMNS, INSTRUCTIONS, LABELS, as_json, has_instructions, label, margin, number_or_none
-from rlhf.data.pairs import SAME, UNPAIRED, Ranked, Rated, Waiting, pairs, sides
+from rlhf.data.pairs import SAME, UNPAIRED, Ranked, Rated, Waiting, both, pairs, sides
 from rlhf.data.rows import Row, RowError, has
+from rlhf.data.singles import ORIGIN, Singles
 
 Kind = Literal["text", "demonstrations", "preferences", "prompts", "thumbs"]
 KINDS: tuple[Kind, ...] = ("text", "demonstrations", "preferences", "prompts")  # each with a source
@@ -100,7 +101,7 @@ class Converter:
         self.layouts: dict[str, str] = {}  # layout -> why it was chosen, as a clause
         self.counts: Counter[str] = Counter()  # layout -> rows
         self.unread: dict[str, None] = {}  # columns that have a value and are not read
-        self.thumbs: Counter[str] = Counter()  # desirable, undesirable -> single responses with such a label
+        self.singles = Singles()  # that stage=kto reads from these rows
         self._waiting = Waiting()
         self._for_rewards = columns and kind == "prompts"  # which may read any score
 
@@ -135,7 +136,8 @@ class Converter:
             if guessed and not self._for_rewards:
                 self._refuse_less(row, found)
             made = [self._unrepeated(found)]
-            made = made if self.kind != "thumbs" else self._sides(made[0])
+            if self.kind in ("thumbs", "preferences"):
+                made = self._counted(made[0])
         else:
             made = [one for judged in found for one in self._judged(judged)]
         return [self._checked(row, one) | self._extras(row, one) for one in made]
@@ -161,15 +163,17 @@ class Converter:
         self.kept[REPEATED] += 1
         return found | {name: found[name][len(prompt) :] for name in names}
 
-    def _sides(self, pair: Row) -> list[Row]:
-        """Return the desirable and the undesirable response of a pair, none if they are the same."""
+    def _counted(self, pair: Row) -> list[Row]:
+        """Return a pair, or, of the kind thumbs, both of its responses if they differ, and count these."""
         missing = [field for field in ("chosen", "rejected") if field not in pair]
-        if missing:
+        if missing and self.kind == "thumbs":
             raise RowError("label" if len(missing) == 2 else missing[0], f"is missing; {NEEDS['thumbs']}")
-        if pair["chosen"] == pair["rejected"]:
-            self.left_out[SAME] += 1
-            return []
-        return [pair | {"completion": pair[side], "label": float(side == "chosen")} for side in ("chosen", "rejected")]
+        responses = [] if missing or pair["chosen"] == pair["rejected"] else both(pair)
+        self.singles.count(responses)
+        if self.kind != "thumbs":
+            return [pair]
+        self.left_out.update([SAME] * (not responses))
+        return responses
 
     @property
     def waits(self) -> bool:
@@ -178,8 +182,9 @@ class Converter:
 
     def add(self, later: "Converter") -> None:
         """Add the counts of a converter of later rows, in which no response waits."""
-        for name in ("left_out", "kept", "counts", "thumbs"):
+        for name in ("left_out", "kept", "counts"):
             getattr(self, name).update(getattr(later, name))
+        self.singles.add(later.singles)
         self.layouts = later.layouts | self.layouts
         self.unread |= later.unread
 
@@ -189,10 +194,11 @@ class Converter:
             self.left_out[UNPAIRED] += waiting
 
     def _judged(self, found: Ranked | Rated) -> list[Row]:
-        if isinstance(found, Rated) and not found.graded:
-            self.thumbs["desirable" if found.score else "undesirable"] += 1
-        if self.kind == "thumbs":
-            return sides(found, self.pairing, self.left_out)
+        if self.kind in ("thumbs", "preferences") or isinstance(found, Rated):
+            left_out = self.left_out if self.kind == "thumbs" else Counter()
+            self.singles.count(single := sides(found, self.pairing, left_out))
+            if self.kind == "thumbs":
+                return single
         if self.kind not in ("preferences", "demonstrations"):
             return [{"prompt": found.prompt}]
         if isinstance(found, Rated):
@@ -243,6 +249,7 @@ class Converter:
             kept |= {field: float(value) for field, value in numbers.items() if value is not None}
         if self.kind == "thumbs":
             kept |= {field: float(found[field]) for field in ("label", "rating") if field in found}
+            kept[ORIGIN] = found[ORIGIN]
         if self.kind == "prompts" and has_instructions(row):
             kept |= {field: row[field] for field in INSTRUCTIONS}
         return kept

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from rlhf.config import Pairing, Rankings, Ties
 from rlhf.data.render import Prompt
 from rlhf.data.rows import Row, prompt_key
+from rlhf.data.singles import ORIGIN
 
 SAME = "pairs with chosen and rejected the same"
 TIED = "pairs of equally good responses"
@@ -84,7 +85,8 @@ def sides(found: Ranked | Rated, pairing: Pairing, left_out: Counter[str]) -> li
     """
     if isinstance(found, Rated):
         row = {"prompt": found.prompt, "completion": found.completion}
-        return [row | {"rating" if found.graded else "label": found.score}]
+        name, origin = ("rating", "ratings") if found.graded else ("label", "thumbs")
+        return [row | {name: found.score, ORIGIN: origin}]
     if found.ratio is not None and found.ratio < pairing.score_ratio:
         left_out[UNCLEAR] += 1
         return []
@@ -92,7 +94,14 @@ def sides(found: Ranked | Rated, pairing: Pairing, left_out: Counter[str]) -> li
     mean = sum(scores) / max(len(scores), 1)
     kept = [(response, score) for response, score in found.responses if score != mean]
     left_out[MIDDLING] += len(scores) - len(kept)
-    return [{"prompt": found.prompt, "completion": response, "label": float(score > mean)} for response, score in kept]
+    row = {"prompt": found.prompt, ORIGIN: "rankings" if len(scores) > 2 else "pairs"}
+    return [row | {"completion": response, "label": float(score > mean)} for response, score in kept]
+
+
+def both(pair: Row) -> list[Row]:
+    """Return the desirable and the undesirable response of a pair with chosen and rejected."""
+    labels = {"chosen": 1.0, "rejected": 0.0}
+    return [pair | {"completion": pair[side], "label": label, ORIGIN: "pairs"} for side, label in labels.items()]
 
 
 class Waiting:

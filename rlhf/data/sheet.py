@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 WORDS_OF_A_SHINGLE = 3  # near duplicates share sequences of three words, Broder 1997, "On the resemblance ..."
 PERMUTATIONS = 128
 CHARACTERS = 1000  # of a text, from which its language is detected
-COUNTED = ("read", "rows", "layouts", "left_out", "problem", "oddities", "unread", "thumbs")  # while rows are read
+COUNTED = ("read", "rows", "layouts", "left_out", "problem", "oddities", "unread", "singles")  # while rows are read
 INSTALL = "not looked for: pip install 'rlhf[inspect]'"
 
 

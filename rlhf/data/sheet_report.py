@@ -8,6 +8,7 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 from rlhf.console import console, plural, printable
+from rlhf.data.singles import SIDES
 from rlhf.data.tokens import BROKEN
 from rlhf.storage.markdown import table
 
@@ -30,7 +31,7 @@ def facts(sheet: dict[str, Any]) -> list[tuple[str, str]]:
     found = [
         ("rows", f"{rows:,}" + (f" from {sheet['read']:,} read" if sheet["read"] != rows else "")),
         ("layout", ", ".join(f"{name} {n:,}" if len(layouts) > 1 else name for name, n in layouts.items())),
-        *([("thumbs, for stage=kto", _thumbs(sheet["thumbs"]))] if sheet["thumbs"] else []),
+        *((f"{origin}, for stage=kto", _sides(counts)) for origin, counts in sheet["singles"].items()),
         *((f"left out: {reason.removeprefix('with ')}", f"{n:,}") for reason, n in sheet["left_out"].items()),
         *([("first row that cannot be read", sheet["problem"])] if sheet["problem"] else []),
         *((f"kept, with {what}", f"{n:,}") for what, n in sheet["oddities"].items()),
@@ -64,8 +65,9 @@ def facts(sheet: dict[str, Any]) -> list[tuple[str, str]]:
     return found
 
 
-def _thumbs(counts: dict[str, int]) -> str:
-    return ", ".join(f"{counts.get(name, 0):,} {name}" for name in ("desirable", "undesirable"))
+def _sides(counts: dict[str, Any]) -> str:
+    limit = f" (desirable from their mean {counts['from']:.4g} on)" if "from" in counts else ""
+    return ", ".join(f"{counts[name]:,} {name}" for name in SIDES) + limit
 
 
 def _share(count: int, rows: int) -> str:

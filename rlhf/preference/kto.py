@@ -13,6 +13,7 @@ from torch.nn.functional import pad
 
 from rlhf.config import KTOStage
 from rlhf.data import cache
+from rlhf.data.singles import ORIGIN, SIDES
 from rlhf.errors import DataError
 from rlhf.modeling.seeding import permutation
 
@@ -132,3 +133,9 @@ def counted(rows: "Dataset") -> tuple[int, int]:
     """Return the number of desirable and of undesirable rows."""
     found = Counter(bool(label) for label in rows["label"])
     return found[True], found[False]
+
+
+def by_origin(rows: "Dataset") -> dict[str, int]:
+    """Return the number of rows of each label and origin, such as ``desirable of thumbs``."""
+    found = Counter(zip(rows[ORIGIN], rows["label"], strict=True))
+    return {f"{SIDES[not label]} of {origin}": count for (origin, label), count in sorted(found.items())}

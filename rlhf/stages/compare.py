@@ -70,6 +70,7 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
     }
     comparison = Comparison(stage, rows, answers, metrics, notes, settings.seed, previous, reliability=reliability)
     comparison.records = {name: records.record(parent) for name, parent in run.parents.items()}
+    comparison.tree = records.tree(run.parents, list(answers))
     comparison.paths = ppo_runs(settings, run)
     comparison.seeds = records.over_seeds(stage.seeds, report.as_json(comparison))
     report.write(comparison, run.work)

@@ -19,6 +19,7 @@ from trl.trainer.kto_trainer import DataCollatorForUnpairedPreference
 
 from rlhf.config import AdapterKind, KTOStage, Settings
 from rlhf.console import console
+from rlhf.data.singles import SIDES
 from rlhf.data.tokens import Form
 from rlhf.evaluation.responses import eval_set
 from rlhf.hardware import ranks
@@ -208,9 +209,10 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
 
 
 def tell(run: Run, rows: dict[str, Any], least: float | None, weights: tuple[float, float]) -> None:
-    """Print the number of rows of each label, the weights of their losses and the ratio of both; record the counts."""
+    """Print the rows of each label and origin, the weights of their losses and the ratio of both; record the counts."""
     for split, part in rows.items():
-        for name, count in zip(("desirable", "undesirable"), kto.counted(part), strict=True):
+        counts = dict(zip(SIDES, kto.counted(part), strict=True)) | kto.by_origin(part)
+        for name, count in counts.items():
             run.record_omission("preferences", split, count, name)
     good, bad = kto.counted(rows["train"])
     ratio = weights[0] * good / (weights[1] * bad)

@@ -19,6 +19,7 @@ from rlhf.runs.commands import line
 from rlhf.runs.directory import MEMBER, saved
 from rlhf.runs.headlines import results
 from rlhf.runs.run import Run, runs
+from rlhf.runs.tree import Line, draw, nested, updates
 from rlhf.storage.manifest import read_manifest
 
 MODELS = (*PLANNED, "merge")
@@ -83,25 +84,18 @@ def tree(root: Path, found: Sequence[Run]) -> Tree:
 
     Time does not decide the order: a parent may be retrained after its child, or both end within one second.
     """
-    whole = Tree(Text(str(root), style="bold"))
     lines = _lines(root, found)
     line_of = {str(one.directory): key for key, jobs in lines.items() for one in jobs}
-    branches: dict[str, tuple[Tree, int]] = {}
-
-    def branch(key: str, below: tuple[str, ...] = ()) -> tuple[Tree, int]:
-        if key not in branches:
-            jobs, below = lines[key], (*below, key)
-            parents = [line_of.get(record["path"]) for record in jobs[0].manifest["parents"].values()]
-            # The parent of a run that replaced it does not exist any more.
-            above = next((parent for parent in parents if parent is not None and parent not in below), None)
-            place, level = branch(above, below) if above else (whole, 0)
-            parts = describe(root, jobs[0]) if key == str(jobs[0].directory) else describe_sweep(root, key, jobs)
-            branches[key] = place.add(Text(shortened(parts, INDENT * (level + 1)))), level + 1
-        return branches[key]
-
-    for key in lines:
-        branch(key)
-    return whole
+    parents = {
+        key: [line_of[record["path"]] for record in jobs[0].manifest["parents"].values() if record["path"] in line_of]
+        for key, jobs in lines.items()
+    }
+    drawn = []
+    for key, level in nested(parents):
+        jobs = lines[key]
+        parts = describe(root, jobs[0]) if key == str(jobs[0].directory) else describe_sweep(root, key, jobs)
+        drawn.append(Line(level, shortened(parts, INDENT * (level + 1))))
+    return draw(Text(str(root), style="bold"), drawn)
 
 
 def _lines(root: Path, found: Sequence[Run]) -> dict[str, list[Run]]:
@@ -129,7 +123,7 @@ def describe(root: Path, one: Run) -> list[str]:
     # Parents on the Hub are shown with their commit and their own lineage.
     parents = list(manifest["parents"].values())
     elsewhere = [f"from {', '.join(map(origin, parents))}"] if parents and not Path(parents[0]["path"]).is_dir() else []
-    elsewhere += [f"from update {record['update']}" for record in parents if "update" in record]
+    elsewhere += updates(manifest)
     numbers = [", ".join(results(manifest))] if results(manifest) else []
     rest = [manifest["finished"][:16].replace("T", " "), duration(manifest["seconds"]), f"seed {manifest['seed']}"]
     return [_below(root, one.directory), *elsewhere, *numbers, *rest]

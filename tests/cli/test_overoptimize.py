@@ -6,13 +6,18 @@ from pathlib import Path
 import pytest
 
 from rlhf.cli import main
+from rlhf.evaluation.comparison.frontier import Law
 from tests.cli.test_ladder import mapping
 from tests.conftest import FAST, TINY
+from tests.test_resume import kill_in, killed_in, results
 
 SMALLER = ["model.architecture.hidden_size=8", "model.architecture.intermediate_size=16"]
 
+# Five updates of noise have no peak to speak of; the driver is tested on one that is set.
+PEAK = property(lambda law: 0.5)
 
-def overoptimize(monkeypatch: pytest.MonkeyPatch, root: Path, *more: str) -> None:
+
+def arguments(root: Path, *more: str) -> list[str]:
     parents = mapping({name: list(FAST[name]) for name in ("base", "sft", "reward")})
     trained = ["stage=ppo", *FAST["ppo"], "stage.updates=5", "stage.advantage=rloo", "stage.samples=2"]
     trained += ["stage.learning_rate=0.01"]  # the law needs a KL that is above its noise
@@ -21,15 +26,18 @@ def overoptimize(monkeypatch: pytest.MonkeyPatch, root: Path, *more: str) -> Non
         f"++stage.sizes={{{mapping({'small': SMALLER, 'same': []})}}}", "stage.check=['stage.kl_coef=0.1']",
         "stage.sample=['stage.prompts=6','stage.samples=6','stage.max_response_length=6']",
     ]  # fmt: skip
-    monkeypatch.setattr("sys.argv", ["rlhf", "stage=overoptimize", f"checkpoints={root}", *TINY, *own, *more])
+    return ["rlhf", "stage=overoptimize", f"checkpoints={root}", *TINY, *own, *more]
+
+
+def overoptimize(monkeypatch: pytest.MonkeyPatch, root: Path, *more: str) -> None:
+    monkeypatch.setattr("sys.argv", arguments(root, *more))
     main.main()
 
 
 def test_laws_of_each_reward_model_and_a_run_that_checks_the_proposed_target(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    # Five updates of noise have no peak to speak of; the driver is tested on one that is set.
-    monkeypatch.setattr("rlhf.evaluation.comparison.frontier.Law.peak", property(lambda law: 0.5))
+    monkeypatch.setattr(Law, "peak", PEAK)
     overoptimize(monkeypatch, tmp_path)
     place = tmp_path / "almanac" / "overoptimize"
     found = json.loads((place / "report" / "overoptimize.json").read_text())
@@ -52,6 +60,38 @@ def test_laws_of_each_reward_model_and_a_run_that_checks_the_proposed_target(
 
     overoptimize(monkeypatch, tmp_path)
     assert capsys.readouterr().out.count("up to date, skipped") == len(titles)
+
+
+def killed_with_a_peak(argv: list[str], function: str, call: int) -> None:
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Law, "peak", PEAK)
+        killed_in(argv, function, call)
+
+
+KILLS = [  # function and the call in which the process is killed
+    ("rlhf.ppo.checkpoint.save", 3),  # within RL, after two checkpoints
+    ("rlhf.stages.sample.by_prompt", 1),  # within best-of-n
+    ("rlhf.ppo.checkpoint.save", 3),  # within the check
+]
+
+
+def test_killed_in_rl_in_best_of_n_and_in_the_check_it_ends_with_the_same_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Law, "peak", PEAK)
+    one = ("stage.sizes.small=null", "eval_set.prompts=2")
+    for function, call in KILLS:
+        kill_in(arguments(tmp_path / "cut", *one), function, call, target=killed_with_a_peak)
+    for name in ("cut", "whole"):
+        overoptimize(monkeypatch, tmp_path / name, *one)
+    cut, whole = (tmp_path / name / "almanac" / "overoptimize" for name in ("cut", "whole"))
+    titles = sorted(path.name for path in (whole / "seed-1").iterdir())
+    assert titles == ["base", "best_of_n-same-16", "check", "reward-same-16", "rl-same-16", "sft"]
+    for title in titles:
+        assert results(cut / "seed-1" / title) == results(whole / "seed-1" / title)
+    pages = [json.loads((place / "report" / "overoptimize.json").read_text()) for place in (cut, whole)]
+    assert pages[0] == pages[1]
+    assert not list(cut.rglob(".*"))
 
 
 @pytest.mark.parametrize(

@@ -70,6 +70,14 @@ def test_options_and_overrides_are_distinguished() -> None:
     assert arguments_of(["-sc", "install=bash"]) == (["-sc"], ["install=bash"])
 
 
+def test_from_names_the_update_to_branch_from() -> None:
+    branch = "stage.branch_from=checkpoints/a/ppo@40"
+    assert named_by_path(["from=checkpoints/a/ppo@40", "name=b"]) == ["stage=ppo", branch, "name=b"]
+    assert named_by_path(["name=b", "stage=kto", "from=checkpoints/a/ppo@40"]) == ["name=b", "stage=kto", branch]
+    swept = arguments_of(["-m", "name=b", "from=checkpoints/a/ppo@20,checkpoints/a/ppo@40"])[1]
+    assert swept == ["stage=ppo", "name=b", "stage.branch_from=checkpoints/a/ppo@20,checkpoints/a/ppo@40"]
+
+
 def test_the_stages_of_a_command() -> None:
     assert stages_of(["stage=dpo,ppo", "seed=1"]) == ["dpo", "ppo"]
     assert stages_of([]) == ["status"]

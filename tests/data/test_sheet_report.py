@@ -14,7 +14,7 @@ def sheet(**changes: Any) -> dict[str, Any]:
         "contradicting": 2, "empty": {"prompt": 0}, "truncated": {"chosen": 4}, "lengths": {"prompt": LENGTHS},
         "max_length": 1024, "special": 0, "longer_rows": 1, "filled": 0, "broken": 3, "unread": ["id", "\x1b[31mred"],
         "counted_by": "my/model", "languages": {"rows": 8, "counts": {"en": 6, "de": 2}}, "sources": {},
-        "unit": "tokens", "thumbs": {},
+        "unit": "tokens", "singles": {},
     } | changes  # fmt: skip
 
 
@@ -36,6 +36,16 @@ def test_facts_by_hand() -> None:
     assert found["longer than 1,024 tokens"] == "1 (12.5%)"
     assert found["tokens of"] == "my/model"
     assert "\x1b" not in found["columns not read"]
+
+
+def test_the_responses_for_kto_are_shown_by_origin() -> None:
+    counts = {
+        "thumbs": {"desirable": 3, "undesirable": 1200},
+        "ratings": {"desirable": 2, "undesirable": 1, "from": 2.5},
+    }
+    found = dict(facts(sheet(singles=counts)))
+    assert found["thumbs, for stage=kto"] == "3 desirable, 1,200 undesirable"
+    assert found["ratings, for stage=kto"] == "2 desirable, 1 undesirable (desirable from their mean 2.5 on)"
 
 
 def test_plain_text_has_no_pairs_and_no_maximum() -> None:

@@ -10,6 +10,7 @@ from rlhf.evaluation.comparison.records import OverSeeds, Record
 from rlhf.evaluation.responses.answers import Answers
 from rlhf.evaluation.statistics.calibration import Bin, Calibration
 from rlhf.evaluation.statistics.metrics import Estimate
+from rlhf.runs.tree import Line
 from tests.conftest import composed
 
 HOSTILE = [
@@ -90,6 +91,7 @@ def whole(prompts: int = 6, samples: int = 2) -> Comparison:
         stage, rows, answers, metrics, ["a note"], 0,
         previous={"base": None, "sft": "base", "dpo": "sft", "ppo": "sft"},
         records=records,
+        tree=[Line(min(place, 2), name, f"checkpoints/x/{name}") for place, name in enumerate(names)],
         paths={"checkpoints/x/ppo": records["ppo"]},
         reliability=Calibration([Bin(0.55, 0.5, 10), Bin(0.9, 0.8, 30)], 0.0875, 0.0625),
         seeds=OverSeeds([0, 1], {name: {"gold": (float(place), 0.5)} for place, name in enumerate(names)}),

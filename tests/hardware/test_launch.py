@@ -51,11 +51,12 @@ OPTIONS = {
     "online_dpo": (*SGD, "stage.rounds=1", "stage.batch_size=10"),  # a later round would sample from other last bits
     "raft": (*SGD, "stage.batch_size=10", "data.prompts.limit=25"),  # 24 rows to train on: no partial batch
     "distilled": ("stage.reward=null", "stage.ptx_coef=0.5", "stage.ptx_block_length=16", "stage.ema=0.5"),
+    "branch": ("stage.updates=3",),
 }
-STAGES = {name: {"distilled": "ppo", "simpo": "dpo"}.get(name, name) for name in OPTIONS}
+STAGES = {name: {"distilled": "ppo", "branch": "ppo", "simpo": "dpo"}.get(name, name) for name in OPTIONS}
 # Weights are at most 1 and move by 1e-3 or more, so 1e-6 is a few of float32's last bits. PPO uses Adam, which
 # amplifies the rounding errors of gradients near 0; its weights move by 4e-2.
-TOLERANCE = {"ppo": 1e-5, "distilled": 1e-5}
+TOLERANCE = {"ppo": 1e-5, "distilled": 1e-5, "branch": 1e-5}
 
 
 class Outcome(NamedTuple):
@@ -74,6 +75,7 @@ def settings_of(name: str, chain: Path, root: Path, *overrides: str) -> Settings
     parents = [] if stage == "base" else [f"{key}={chain}/almanac/{policy}"]
     parents += [f"stage.reward={chain}/almanac/reward"] if stage in ("ppo", "online_dpo", "raft") else []
     parents += [f"stage.teacher={chain}/almanac/base"] if name == "distilled" else []
+    parents += [f"stage.branch_from={root.parent}/kept/ppo@2"] if name == "branch" else []
     return composed(*tiny_overrides(stage, root), *parents, *OPTIONS[name], *overrides)
 
 
@@ -81,6 +83,7 @@ def settings_of(name: str, chain: Path, root: Path, *overrides: str) -> Settings
 def outcome(chain: Path, tmp_path_factory: pytest.TempPathFactory) -> Outcome:
     root = tmp_path_factory.mktemp("ranks")
     (root / "tokenizer").symlink_to(chain / "almanac" / "sft" / "model")
+    execute(settings_of("ppo", chain, root / "kept", "stage.keep_every=2"), root / "kept" / "ppo")
     jobs = [(settings_of(stage, chain, root / "two", *TWO), root / "two" / stage) for stage in OPTIONS]
     seen = launch.start(together.stages_and_shards, jobs, root, hardware=jobs[0][0].hardware)
     for stage in OPTIONS:

@@ -53,6 +53,7 @@ def test_base_against_sft(compare: Configure, tmp_path: Path) -> None:
     assert sum(one["count"] for one in found["reward_model"]["bins"]) == record["preferences"]["test"]["rows"] == 24
     assert {"win_rate_previous/gold/sft", "win_rate/lc/reward/base"} <= set(final)
     assert found["previous"] == {"base": None, "sft": "base"}
+    assert [(line["level"], line["name"]) for line in found["tree"]] == [(0, "base"), (1, "sft")]
     page = (tmp_path / "compare" / "report.html").read_text(encoding="utf-8")
     assert "Who won the World Cup?" in page
     assert "Training of reward" in page

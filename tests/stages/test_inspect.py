@@ -72,7 +72,7 @@ def test_thumbs_without_a_counterpart_are_shown_as_demonstrations(
     [one] = inspected(f"data.path={write(tmp_path / 'a.jsonl', rows)}")["sheets"]
     assert (one["kind"], one["sheet"]["read"], one["sheet"]["rows"]) == ("demonstrations", 8, 4)
     assert one["sheet"]["left_out"] == {"completions that are marked as bad": 4}
-    assert one["sheet"]["thumbs"] == {"desirable": 4, "undesirable": 4}
+    assert one["sheet"]["singles"] == {"thumbs": {"desirable": 4, "undesirable": 4}}
     report = (tmp_path / "inspect" / "report.md").read_text(encoding="utf-8")
     assert "4 desirable, 4 undesirable" in report
 

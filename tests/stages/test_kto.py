@@ -1,4 +1,5 @@
 import json
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,42 @@ def test_a_pair_is_a_desirable_and_an_undesirable_response(
     assert data["train"]["rows"] == 24  # data.preferences.limit
     assert data["train"]["desirable"] + data["train"]["undesirable"] == 24
     assert min(data["train"]["desirable"], data["train"]["undesirable"]) > 0
+
+
+def test_thumbs_ratings_pairs_and_rankings_are_counted_by_origin(
+    beside_chain: Callable[..., Settings], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """The counts of training, over its splits, are those of the data sheet for the whole file."""
+
+    def asked(name: str) -> list[dict[str, str]]:
+        return [{"role": "user", "content": name}]
+
+    good, bad = ([{"role": "assistant", "content": text}] for text in ("a", "b"))
+    rows: list[dict[str, Any]] = [{"prompt": asked(f"T{n}"), "completion": good, "label": n < 5} for n in range(12)]
+    rows += [{"prompt": f"R{n}", "response": "a", "helpfulness": n % 4} for n in range(12)]
+    rows += [{"prompt": asked(f"P{n}"), "chosen": good, "rejected": bad} for n in range(6)]
+    rows += [{"prompt": asked(f"S{n}"), "responses": ["a", "b", "c"], "scores": [0, 2, 1]} for n in range(3)]
+    given = (f"data.path={write(tmp_path / 'a.jsonl', rows)}", "data.preferences.limit=null", "data.gold=null")
+    execute(beside_chain("kto", *given, "eval_set.prompts=0"), tmp_path / "kto")
+    data = Run.open(tmp_path / "kto").manifest["data"]["preferences"]
+    counts = Counter[str]()
+    for split in data.values():
+        counts.update({name: count for name, count in split.items() if " of " in name})
+    assert counts == {
+        "desirable of thumbs": 5, "undesirable of thumbs": 7, "desirable of ratings": 6, "undesirable of ratings": 6,
+        "desirable of pairs": 6, "undesirable of pairs": 6, "desirable of rankings": 3, "undesirable of rankings": 3,
+    }  # fmt: skip
+    assert "rows of preferences/train: desirable of thumbs" in capsys.readouterr().out
+
+    execute(beside_chain("inspect", *given), tmp_path / "inspect")
+    [one] = json.loads((tmp_path / "inspect" / "data.json").read_text())["sheets"]
+    assert one["kind"] == "preferences"
+    assert one["sheet"]["singles"] == {
+        "thumbs": {"desirable": 5, "undesirable": 7},
+        "ratings": {"desirable": 6, "undesirable": 6, "from": 1.5},
+        "pairs": {"desirable": 6, "undesirable": 6},
+        "rankings": {"desirable": 3, "undesirable": 3},
+    }
 
 
 def test_a_file_of_one_class_is_refused(beside_chain: Callable[..., Settings], tmp_path: Path) -> None:

@@ -1,9 +1,12 @@
 import json
 import multiprocessing
+import os
 import shlex
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 import pytest
@@ -17,7 +20,10 @@ from rlhf.runs.parents import Parent
 from rlhf.runs.run import Run
 from rlhf.stages import execute
 from tests.conftest import composed, tiny_overrides
+from tests.stages.test_raft import ranks
 
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["rlhf.stages.online_dpo", "rlhf.stages.dpo", "rlhf.stages.sample"])
 Configure = Callable[..., Settings]
 VOWELS = "tests.stages.test_online_dpo:vowels"
 FAST = ("stage.trainer.learning_rate=0.01", "stage.trainer.warmup_steps=0", "stage.trainer.save_steps=1")
@@ -120,9 +126,7 @@ def test_killed_within_a_round_it_ends_with_the_same_bytes(
 ) -> None:
     """SIGKILL once the second round has a checkpoint."""
     place = tmp_path / "almanac" / "online_dpo"
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["rlhf.stages.dpo"])
-    process = context.Process(target=start, args=(settings_at(tmp_path, chain), place))
+    process = CONTEXT.Process(target=start, args=(settings_at(tmp_path, chain), place))
     process.start()
     checkpoints = partial(place) / ".round_2.partial" / "resume"
     while process.exitcode is None and not any(checkpoints.glob("checkpoint-*/digests.json")):
@@ -135,6 +139,37 @@ def test_killed_within_a_round_it_ends_with_the_same_bytes(
     assert len(told) == 1  # the parts of an unfinished run are not listed
     with pytest.raises(RunError, match="an interrupted run with .* is here: resume=true continues it"):
         execute(settings_at(tmp_path, chain), place)
+    execute(settings_at(tmp_path, chain, "resume=true"), place)
+    assert results(place) == results(whole)
+
+
+def killed_before(function: str, call: int, settings: Settings, place: Path) -> None:
+    original, calls = resolve_name(function), []
+
+    def counted(*given: Any) -> Any:
+        calls.append(True)
+        if len(calls) == call:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return original(*given)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(function, counted)
+        execute(settings, place)
+
+
+@pytest.mark.parametrize(("function", "call"), [("measured", 1), ("sample", 2), ("adopt", 1)])
+def test_killed_between_rounds_it_ends_with_the_same_bytes(
+    whole: Path, chain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, function: str, call: int
+) -> None:
+    """SIGKILL between the training of round 1 and its measurement, before round 2, and after it."""
+    place = tmp_path / "almanac" / "online_dpo"
+    process = CONTEXT.Process(
+        target=killed_before, args=(f"rlhf.stages.online_dpo.{function}", call, settings_at(tmp_path, chain), place)
+    )
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    assert (partial(place) / "round_1" / "run.json").is_file()
     execute(settings_at(tmp_path, chain, "resume=true"), place)
     assert results(place) == results(whole)
 
@@ -185,6 +220,17 @@ def test_people_label_each_round_and_nothing_moves_in_noise(
     merged = loading.load_policy(Parent("policy", str(place), Run.open(place).manifest), labels.model, tokenizer(place))
     assert not (place / "model" / "adapter_config.json").exists()
     assert merged is not None
+
+
+def test_each_round_adds_an_adapter_to_the_policy_of_the_last(
+    beside_chain: Configure, chain: Path, tmp_path: Path
+) -> None:
+    place, sft = tmp_path / "online_dpo", chain / "almanac" / "sft"
+    execute(beside_chain("online_dpo", *FAST, "adapter=lora", "adapter.rank=2", "eval_set.prompts=0"), place)
+    first, second = (Run.open(place / f"round_{number}").manifest for number in (1, 2))
+    assert second["parents"]["policy"]["digest"] == first["weights"] != second["weights"]
+    assert all((place / f"round_{number}" / "model" / "adapter_model.safetensors").is_file() for number in (1, 2))
+    assert ranks(place, sft) == {4}
 
 
 def tokenizer(place: Path) -> Any:

@@ -95,8 +95,11 @@ def test_only_the_adapter_is_saved(beside_chain: Configure, tmp_path: Path) -> N
     assert lines[-1]["objective/kl"] != pytest.approx(0, abs=1e-6)
 
 
+@pytest.mark.parametrize(
+    "more", [(), ("stage.ptx_coef=0.5", "stage.ptx_block_length=16", "stage.ema=0.5")], ids=["plain", "ptx and ema"]
+)
 def test_one_base_ends_where_four_models_end(
-    beside_chain: Configure, tmp_path: Path, capsys: pytest.CaptureFixture
+    beside_chain: Configure, tmp_path: Path, capsys: pytest.CaptureFixture, more: tuple[str, ...]
 ) -> None:
     """Adam's first steps have the size of the learning rate whatever the gradient's, so rounding may weigh more."""
     execute(beside_chain("reward", "adapter=lora"), tmp_path / "reward")
@@ -104,7 +107,7 @@ def test_one_base_ends_where_four_models_end(
     for share_base_model in ("true", "false"):
         place = tmp_path / share_base_model
         options = (f"stage.reward={tmp_path}/reward", f"stage.share_base_model={share_base_model}", "stage.updates=3")
-        execute(beside_chain("ppo", "adapter=lora", *options, "stage.critic_learning_rate=0.01"), place)
+        execute(beside_chain("ppo", "adapter=lora", *options, *more, "stage.critic_learning_rate=0.01"), place)
         logs.append([json.loads(line) for line in logged(place).splitlines()])
         adapters.append(load_file(place / "model" / "adapter_model.safetensors"))
     assert "its own" not in capsys.readouterr().out

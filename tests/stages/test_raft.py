@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from rlhf.config import Settings
 from rlhf.errors import ConfigError, RunError
@@ -13,6 +14,7 @@ from rlhf.runs.directory import partial
 from rlhf.runs.run import Run
 from rlhf.stages import execute
 from tests.conftest import composed
+from tests.stages.test_merge import weights
 
 FAST = ("stage.trainer.learning_rate=0.01", "stage.trainer.warmup_steps=0")
 
@@ -43,6 +45,26 @@ def test_the_best_and_a_random_response_are_trained_on_alike(
             assert final[f"difference/{title}/{name}/low"] <= difference <= final[f"difference/{title}/{name}/high"]
     assert final["objective"] == final["win_rate"]
     assert "raft: score " in capsys.readouterr().out
+
+
+def ranks(directory: Path, start: Path) -> set[int]:
+    """The ranks of the differences of the weights of two runs, of the attention's matrices."""
+    one, other = weights(directory), weights(start)
+    named = [name for name in one if "q_proj" in name or "v_proj" in name]
+    return {int(torch.linalg.matrix_rank(one[name] - other[name], atol=1e-5)) for name in named}
+
+
+def test_adapters_of_the_policy_and_of_its_control_are_trained_from_the_same_weights(
+    chain: Path, beside_chain: Callable[..., Settings], tmp_path: Path
+) -> None:
+    """The result has whole weights."""
+    place, sft = tmp_path / "raft", chain / "almanac" / "sft"
+    execute(beside_chain("raft", *FAST, "adapter=lora", "adapter.rank=2", "eval_set.prompts=0"), place)
+    policy, control = (Run.open(place / title).manifest for title in ("policy", "control"))
+    for title in ("policy", "control"):
+        assert (place / title / "model" / "adapter_model.safetensors").is_file()
+    assert policy["weights"] != control["weights"]
+    assert ranks(place, sft) == {2}
 
 
 def test_killed_in_the_control_it_keeps_the_policy(

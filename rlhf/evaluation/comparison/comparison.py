@@ -26,6 +26,7 @@ from rlhf.evaluation.statistics.metrics import (
 )
 from rlhf.rewards import RewardFunction, checked
 from rlhf.rewards.instructions import followed
+from rlhf.runs.tree import Line
 
 Row = Mapping[str, Any]  # a prompt and its known properties: task, format, held_out, group
 Judge = Callable[[Prompt, str], Any]  # returns the checks of a completion: a dataclass whose bool fields are counted
@@ -46,6 +47,7 @@ class Comparison:
 
     ``metrics``: model -> name -> a number or an estimate. ``notes``: remarks for readers of the metrics.
     ``previous``: model -> the column that it was trained from. ``records``: model, or ``reward``, -> its run.
+    ``tree``: the columns below the runs that they were trained from.
     ``paths``: title -> PPO runs for the frontier. ``reliability``: the reward model's calibration on held-out pairs.
     """
 
@@ -57,6 +59,7 @@ class Comparison:
     seed: int
     previous: dict[str, str | None] = field(default_factory=dict)
     records: dict[str, Record] = field(default_factory=dict)
+    tree: list[Line] = field(default_factory=list)
     paths: dict[str, Record] = field(default_factory=dict)
     reliability: Calibration | None = None
     seeds: OverSeeds | None = None

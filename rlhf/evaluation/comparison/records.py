@@ -3,6 +3,7 @@
 import json
 import statistics
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from glob import glob
 from pathlib import Path
@@ -13,6 +14,7 @@ from rlhf.runs.branches import ROLE
 from rlhf.runs.headlines import fallen
 from rlhf.runs.parents import Parent
 from rlhf.runs.run import runs
+from rlhf.runs.tree import Line, nested, updates
 from rlhf.storage.manifest import read_manifest
 
 Curve = dict[str, tuple[list[float], list[float]]]  # metric -> steps and values
@@ -110,6 +112,37 @@ def previous(name: str, parents: Mapping[str, Parent], columns: Sequence[str]) -
         return found[0]
     place = list(columns).index(name)
     return columns[place - 1] if place else None
+
+
+def tree(parents: Mapping[str, Parent], columns: Sequence[str]) -> list[Line]:
+    """Return the columns below the runs that they were trained from, which are shown by their paths.
+
+    A run descends from the first parent in its run.json: the policy, the run that it branched from, or the first merged
+    model.
+    """
+    by_path = {parents[name].path: name for name in reversed(columns)}
+    by_digest = {parents[name].digest: name for name in reversed(columns)}
+    found: dict[str, Any] = {name: parents[name].manifest for name in columns}  # runs by column, the others by path
+    above: dict[str, list[str]] = {}
+    waiting = list(columns)
+    while waiting:
+        name = waiting.pop(0)
+        record = next(iter((found[name] or {"parents": {}})["parents"].values()), None)
+        above[name] = []
+        if record is not None:
+            origin = by_path.get(record["path"]) or by_digest.get(record.get("digest")) or record["path"]
+            above[name].append(origin)
+            if origin not in found:
+                with suppress(RunError):  # of another version: the comparison does not need it
+                    found[origin] = read_manifest(Path(origin))
+                found.setdefault(origin, None)
+                waiting.append(origin)
+    return [Line(level, name, _about(name, parents, found[name])) for name, level in nested(above)]
+
+
+def _about(name: str, parents: Mapping[str, Parent], manifest: Mapping[str, Any] | None) -> str:
+    own = [parents[name].path] if name in parents else []
+    return ", ".join([*own, *(updates(manifest) if manifest else [])])
 
 
 class OverSeeds(NamedTuple):

@@ -19,6 +19,7 @@ from rlhf.evaluation.reporting import page, story
 from rlhf.evaluation.reporting.figures import figures, reference_points
 from rlhf.evaluation.reporting.tables import JUDGES, Grid, grids, meanings, number, remarks, titled
 from rlhf.evaluation.statistics.metrics import Estimate
+from rlhf.runs import tree
 from rlhf.storage.json_files import write_json
 from rlhf.storage.markdown import cell, table
 
@@ -57,6 +58,7 @@ def as_json(comparison: Comparison) -> dict:
         "notes": comparison.notes,
         "models": models,
         "previous": comparison.previous,
+        "tree": [line._asdict() for line in comparison.tree],
         "costs": {name: _cost(asdict(run)) for name, run in comparison.records.items()},
         "reward_model": None
         if reliable is None
@@ -120,7 +122,7 @@ def show(comparison: Comparison) -> None:
 
 
 def summary(comparison: Comparison) -> Table:
-    """Return a line per stage: its main numbers with their intervals, and on how many prompts it lost."""
+    """Return the tree of the stages with their main numbers and intervals, and on how many prompts each lost."""
     reference, keys, ours = titled(comparison.stage.reference), story.main_metrics(comparison), story.judged(comparison)
     titles = {"kl": f"KL to {reference}", "gold": "gold reward", "reward": "reward"}
     found = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
@@ -128,12 +130,14 @@ def summary(comparison: Comparison) -> Table:
     for key in keys:
         found.add_column(Text(f"better than {reference}" if key.startswith("win_rate") else titles.get(key, key)))
     found.add_column("worse on" if ours else "")
-    for name, row in comparison.metrics.items():
-        cells = [summarized(key, interval(row, key)) for key in keys]
+    lines = tree.among(comparison.tree, comparison.metrics) or [tree.Line(0, name) for name in comparison.metrics]
+    for line, before in zip(lines, tree.strokes([line.level for line in lines]), strict=True):
+        name = line.name
+        cells = [summarized(key, interval(comparison.metrics[name], key)) for key in keys]
         if name in ours:
             lost, other = len(story.losses(comparison, name)), titled(str(comparison.previous[name]))
             cells.append(f"{lost} of {len(comparison.prompts)} (vs {other})")
-        found.add_row(*map(Text, (titled(name), *cells)))
+        found.add_row(*map(Text, (before + titled(name), *cells)))
     return found
 
 
@@ -182,6 +186,9 @@ def markdown(comparison: Comparison) -> Iterator[str]:
     for grid in (*grids(comparison), *changed(comparison), *lost(comparison)):
         yield f"\n## {cell(grid.title)}\n"
         yield from table(grid.headings, grid.rows)
+    if comparison.tree:
+        yield "\n## Runs\n"
+        yield from (f"{'    ' * line.level}- {cell(line.whole)}" for line in comparison.tree)
     yield "\n## Responses\n"
     yield from table(["prompt", *names], [
         [question(comparison.prompts[i]["prompt"]), *(written(comparison.answers[name].texts[i][0]) for name in names)]

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from rlhf.errors import RunError
-from rlhf.evaluation.comparison.records import Record, over_seeds, paths, previous, read_lines, record, tokens
+from rlhf.evaluation.comparison.records import Record, over_seeds, paths, previous, read_lines, record, tokens, tree
 from rlhf.runs.parents import Parent
 from tests import conftest
 
@@ -65,6 +65,31 @@ def test_the_previous_stage_is_the_parent_of_the_training() -> None:
     parents["branch"].manifest["parents"] = {"branch_from": {"path": "ppo"}, "policy": {"digest": "sft-digest"}}
     assert previous("branch", parents, ("sft", "branch", "ppo")) == "ppo"
     assert previous("branch", parents, ("sft", "dpo", "branch")) == "sft"
+
+
+def test_the_tree_has_the_columns_and_the_runs_above_them(tmp_path: Path) -> None:
+    """A column is known by its path or its weights, a run above the columns by its path; a branch by its update."""
+    base, ppo = str(tmp_path / "base"), str(tmp_path / "ppo")
+    of_sft = {"path": "moved", "digest": "sft-digest"}
+    parents = {
+        "sft": run(tmp_path / "sft", manifest("sft", parents={"model": {"path": base, "digest": "base-digest"}})),
+        "dpo": run(tmp_path / "dpo", manifest("dpo", parents={"policy": of_sft})),
+        "careful": run(
+            tmp_path / "careful",
+            manifest("ppo", parents={"branch_from": {"path": ppo, "update": 40}, "policy": of_sft}),
+        ),
+        "hub": Parent("hub", "org/x", None),
+    }  # fmt: skip
+    run(tmp_path / "base", manifest("base", parents="unreadable"))
+    run(tmp_path / "ppo", manifest("ppo", parents={"policy": of_sft | {"stage": "sft", "revision": None}}))
+    assert tree(parents, list(parents)) == [
+        (0, base, ""),
+        (1, "sft", str(tmp_path / "sft")),
+        (2, "dpo", str(tmp_path / "dpo")),
+        (2, ppo, ""),
+        (3, "careful", f"{tmp_path / 'careful'}, from update 40"),
+        (0, "hub", "org/x"),
+    ]
 
 
 def test_only_ppo_runs_of_the_reference_are_on_the_frontier(tmp_path: Path) -> None:

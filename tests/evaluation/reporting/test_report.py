@@ -61,7 +61,8 @@ def test_the_summary_fits_eighty_columns(monkeypatch: pytest.MonkeyPatch) -> Non
     shown = console.export_text().splitlines()
     assert len(shown) <= 12
     assert shown[0] == "PPO responds best: better than SFT in 80 of 100 comparisons, between 70 and 90."
-    [last] = [line for line in shown if line.startswith("PPO ") and "%" in line]
+    assert [line.partition("  ")[0] for line in shown[4:6]] == ["base", "└ SFT"]
+    [last] = [line for line in shown if line.startswith("  └ PPO ")]
     for cell in ("80 % (70–90)", "50 % (40–60)", "(vs SFT)"):
         assert cell in last
     assert "PPO lost most" in "\n".join(shown)
@@ -96,6 +97,7 @@ def test_a_whole_report_has_every_part(tmp_path: Path) -> None:
     assert "| seconds | 10 | 10 | 10 | 10 |" in text
     assert "| gold reward | 0 (0.5) | 1 (0.5) | 2 (0.5) | 3 (0.5) |" in text
     assert "| previous stage | – | base | sft | sft |" in text
+    assert "## Runs\n\n- base: checkpoints/x/base\n    - sft: checkpoints/x/sft\n        - dpo: check" in text
     assert "orders 0.725 of 40 held-out pairs correctly; its ECE is 0.087 (expected for a calibrated model" in text
     found = json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))
     assert found["costs"]["ppo"] == {
@@ -103,6 +105,7 @@ def test_a_whole_report_has_every_part(tmp_path: Path) -> None:
     }  # fmt: skip
     assert set(found["over_optimization"]["checkpoints/x/ppo"]) == {"reward", "gold"}
     assert found["over_seeds"]["seeds"] == [0, 1]
+    assert found["tree"][3] == {"level": 2, "name": "ppo", "text": "checkpoints/x/ppo"}
     assert found["reward_model"]["calibration_error"] == pytest.approx((10 * 0.05 + 30 * 0.1) / 40)
     assert {path.name for path in (tmp_path / "figures").iterdir()} >= {"frontier.svg", "law-1.svg", "lengths.svg"}
 

@@ -31,6 +31,7 @@ VARIANTS = {
     "sampled negatives": [f"stage.negatives={{{SAMPLED}}}"],
     "swapped negatives": ["stage.negatives={swapped: 0.1}"],
     "truncated and repeated": ["stage.negatives={truncated: 0.1, repeated: 0.1}"],
+    "mirrored negatives": ["stage.negatives={mirrored: 1.0}"],
     "balanced lengths": ["stage.balance_lengths=10"],
     "residual head": ["stage.residual=[length]"],
     "batch sum to zero": ["stage.batch_sum=0.001"],

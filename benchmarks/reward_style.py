@@ -28,6 +28,7 @@ OPTIONS = {
     "default": [],
     "residual head": ["stage.residual=[length]"],
     "balanced lengths": ["stage.balance_lengths=10"],
+    "mirrored negatives": ["stage.negatives={mirrored: 1.0}"],
 }
 LIKE = next(one for one in SETS if one.name == "harmless").training
 MEASURED = {one.name: one for one in SETS if one.name != "persona"} | {

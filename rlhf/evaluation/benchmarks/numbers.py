@@ -118,8 +118,8 @@ def write(
 def markdown(name: str, stage: EvaluateRewardStage, found: Numbers) -> Iterator[str]:
     """Yield the lines of the report; names are escaped."""
     yield f"# {title(stage)}: {cell(name)}\n"
-    places = [at_commit(path) for path in (stage.benchmark_path, stage.prior_sets) if path is not None]
-    yield f"From {cell(' and '.join(map(str, places)))}. Intervals are 95 %: a bootstrap over rows ({found.draws} draws).\n"
+    places = [str(at_commit(path)) for path in (stage.benchmark_path, stage.prior_sets) if path is not None]
+    yield f"From {cell(' and '.join(places))}. Intervals are 95 %: a bootstrap over rows ({found.draws} draws).\n"
     if SCORE not in found.numbers:
         yield "Parts of the benchmark are missing, so it has no score.\n"
     for heading, headings, some in tables(found):

@@ -3,8 +3,8 @@
 swapped     the chosen response to another prompt: Liu et al. 2024, https://arxiv.org/abs/2409.13156, section 3.2, whose
             non-contextual pairs teach that a response must belong to its prompt
 mirrored    the chosen response to another prompt, as much shorter or longer than the chosen one as the rejected one of
-            another pair is longer or shorter: at most as many pairs as it takes until length tells nothing over all
-            pairs. Counterfactual pairs without the language model that writes those of Kim et al. 2025,
+            another pair is longer or shorter: at most as many pairs as it takes until length is independent of the
+            label. Counterfactual pairs without the language model that writes those of Kim et al. 2025,
             https://arxiv.org/abs/2511.12573
 sampled     a response of another model, such as the base model: of the responses that pairs do not have and a policy
             may still learn to make

@@ -215,7 +215,7 @@ def test_each_benchmark_is_read_as_released_and_scored_by_its_definition(
 def test_a_benchmark_on_the_hub_is_reported_with_the_commit_that_was_read(
     hub: Hub, chain: Path, evaluate: Configure, tmp_path: Path
 ) -> None:
-    """Of a branch, whose later commits do not change the finished run."""
+    """The path names a branch, and the report the commit."""
     rewardbench(tmp_path / "bench")
     HfApi().create_repo("alice/bench", repo_type="dataset")
     first = HfApi().upload_folder(folder_path=tmp_path / "bench", repo_id="alice/bench", repo_type="dataset").oid

@@ -1,4 +1,4 @@
-"""The numbers of the package rewardbench, in its own environment: rows as JSON on the input, numbers on the output."""
+"""The numbers of the package rewardbench, in its environment: rows as JSON on the input, numbers on the output."""
 
 import json
 import sys

@@ -1,4 +1,4 @@
-"""RewardBench 1 and 2 against the package of its authors, in an environment of its own: .ci/rewardbench."""
+"""RewardBench 1 and 2 against the package of its authors, in a separate environment: .ci/rewardbench."""
 
 import json
 import os

@@ -4,22 +4,20 @@
     python -m benchmarks.reward_style --show               # print the last results
 
 For each set, option and seed, a model of 15 million parameters with a score head is trained on the same rows for as
-many epochs (stage=reward) and tested on a held-out tenth of the prompts. Finished runs are only read. Writes
+many epochs (stage=reward) and tested on a held-out tenth of the prompts. Finished runs are only read. Adds the rows to
 benchmarks/reward_style.json.
 """
 
 import argparse
 import json
 import os
-import platform
-import shlex
 import subprocess
 import sys
 from collections.abc import Iterable
-from datetime import date
 from pathlib import Path
 from typing import Any
 
+from benchmarks import stored
 from benchmarks.reward_card import MODEL, SETS, SHARED, TRAINING, Set, split
 from rlhf.storage import markdown
 
@@ -30,6 +28,7 @@ OPTIONS = {
     "default": [],
     "residual head": ["stage.residual=[length]"],
     "balanced lengths": ["stage.balance_lengths=10"],
+    "mirrored negatives": ["stage.negatives={mirrored: 1.0}"],
 }
 LIKE = next(one for one in SETS if one.name == "harmless").training
 MEASURED = {one.name: one for one in SETS if one.name != "persona"} | {
@@ -94,12 +93,7 @@ def main() -> None:
     if not arguments.show:
         order = [(name, option, seed) for name in arguments.sets for seed in arguments.seeds
                  for option in arguments.options]  # fmt: skip
-        rows = sorted((measure(*one) for one in order), key=lambda row: (row["set"], row["option"], row["seed"]))
-        machine = {"date": date.today().isoformat(), "processor": platform.processor() or platform.machine(),
-                   "threads": os.environ.get("OMP_NUM_THREADS"), "python": platform.python_version()}  # fmt: skip
-        command = shlex.join(["python", "-m", "benchmarks.reward_style", *sys.argv[1:]])
-        content = {"command": command, "machine": machine, "rows": rows}
-        RESULT.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        stored.add(RESULT, [measure(*one) for one in order], ("set", "option", "seed"), "benchmarks.reward_style")
     print("\n".join(table(json.loads(RESULT.read_text(encoding="utf-8"))["rows"])))
 
 

@@ -305,7 +305,12 @@ def test_robust_reward_models_are_trained_and_measured(
         assert -1 <= row["correlation"] <= 1
     assert rows[0]["scores"]["sft"] != rows[1]["scores"]["sft"]
     assert rows[0]["gold"]["sft"] == rows[1]["gold"]["sft"]
-    assert "| sampled negatives | 3 |" in capsys.readouterr().out
+    monkeypatch.setattr("sys.argv", ["x", "--seeds", "3", "--no-ppo", "--variants", "batch sum to zero"])
+    reward_robust.main()
+    added, *others = json.loads((tmp_path / "robust.json").read_text())["rows"]
+    assert (others, added["variant"]) == (rows, "batch sum to zero")
+    assert set(added["scores"]) == {"base", "sft"}
+    assert "| sampled negatives | 1 |" in capsys.readouterr().out
 
 
 def test_robust_reward_models_by_hand() -> None:
@@ -316,8 +321,10 @@ def test_robust_reward_models_by_hand() -> None:
 
     rows = [row(seed, "default", seed, 1.0 + seed) for seed in (0, 1)]
     rows += [row(seed, "all options", -1.0, 2.0 + seed) for seed in (0, 1)]
-    default, every = (line.split(" | ") for line in reward_robust.table(rows)[2:])
+    rows.append(row(4, "residual head", 0.25, 0.0) | {"gold": {}})
+    default, residual, every = (line.split(" | ") for line in reward_robust.table(rows)[2:])
     assert default[5:7] == ["1 of 2", "0.25"]
+    assert residual[5:] == ["1 of 1", "0.25", "–", "– |"]
     assert every[5] == "2 of 2"
     assert every[-1].startswith("1.0")  # paired: the differences are equal
     assert reward_robust.table_long(rows) == []

@@ -9,7 +9,7 @@ from rlhf.config.rules import require
 from rlhf.config.stage import POLICIES, Input, SharedPrefix, Stage, TrainerStage
 from rlhf.errors import ConfigError
 
-NEGATIVES = ("swapped", "sampled", "truncated", "repeated")  # rlhf/preference/negatives.py
+NEGATIVES = ("swapped", "mirrored", "sampled", "truncated", "repeated")  # rlhf/preference/negatives.py
 STYLE = ("length", "headers", "bold", "lists")  # rlhf/preference/residual.py
 
 

@@ -2,6 +2,10 @@
 
 swapped     the chosen response to another prompt: Liu et al. 2024, https://arxiv.org/abs/2409.13156, section 3.2, whose
             non-contextual pairs teach that a response must belong to its prompt
+mirrored    the chosen response to another prompt, as much shorter or longer than the chosen one as the rejected one of
+            another pair is longer or shorter: at most as many pairs as it takes until length is independent of the
+            label. Counterfactual pairs without the language model that writes those of Kim et al. 2025,
+            https://arxiv.org/abs/2511.12573
 sampled     a response of another model, such as the base model: of the responses that pairs do not have and a policy
             may still learn to make
 truncated   the first half of the words of the chosen response
@@ -11,7 +15,9 @@ repeated    the chosen response twice
 import json
 import math
 import random
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from bisect import bisect_left, bisect_right
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rlhf.config import RewardStage, Settings
@@ -31,6 +37,8 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 Sampler = Callable[[Sequence[Prompt]], Sequence[str]]
+BINS = 10  # of absolute length differences, for mirrored negatives
+TOLERANCE, TRIES = 0.1, 8  # of a mirrored difference, relative; draws of a response for each row
 
 
 def with_negatives(
@@ -68,7 +76,45 @@ def _negatives(
     if kind == "swapped":
         others = ((order[place - 1], row) for place, row in enumerate(order))
         return (question((row if prompt_key(other) == prompt_key(row) else other)["chosen"]) for other, row in others)
+    if kind == "mirrored":
+        return _mirrored(order, draw)
     return (PERTURBED[kind](question(row["chosen"]), draw) for row in order)
+
+
+def _mirrored(order: Sequence[Row], draw: random.Random) -> Iterator[str]:
+    """Yield for each row a chosen response to another prompt, at a length difference that is rare among the rows.
+
+    The row's own chosen response, which is passed over, if none was found or none is missing any more.
+    """
+    texts = [question(row["chosen"]) for row in order]
+    others = (len(question(row["rejected"])) for row in order)
+    missing = deque(_missing([len(text) - other for text, other in zip(texts, others, strict=True)], draw))
+    places = sorted(range(len(order)), key=lambda place: len(texts[place]))
+    lengths = [len(texts[place]) for place in places]
+    for text, row in zip(texts, order, strict=True):
+        found, key = text, prompt_key(row)
+        for _ in range(min(TRIES, len(missing))):
+            length, off = len(text) - missing[0], TOLERANCE * abs(missing[0])
+            low, high = bisect_left(lengths, length - off), bisect_right(lengths, length + off)
+            place = places[draw.randrange(low, high)] if low < high else None
+            if place is not None and prompt_key(order[place]) != key:
+                found = texts[place]
+                missing.popleft()
+                break
+            missing.rotate(-1)
+        yield found
+
+
+def _missing(differences: Sequence[int], draw: random.Random) -> list[int]:
+    """Return the length differences to add so that each of `BINS` of equal size has as many of either sign."""
+    some = sorted((difference for difference in differences if difference), key=abs)
+    found: list[int] = []
+    for number in range(BINS):
+        own = some[number * len(some) // BINS : (number + 1) * len(some) // BINS]
+        longer, shorter = ([one for one in own if (one > 0) == sign] for sign in (True, False))
+        more, fewer = (longer, shorter) if len(longer) > len(shorter) else (shorter, longer)
+        found += [-one for one in draw.sample(more, len(more) - len(fewer))]
+    return draw.sample(found, len(found))
 
 
 def _pair(row: Row, rejected: str) -> Row:

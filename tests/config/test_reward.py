@@ -1,3 +1,5 @@
+import re
+
 import pytest
 
 from rlhf.config import Input, RewardLoss
@@ -72,6 +74,9 @@ def test_what_the_card_starts_from() -> None:
 def test_a_benchmark_replaces_the_data_and_has_its_released_path() -> None:
     stage = composed("stage=evaluate_reward", "stage.benchmark=rm_bench", "stage.members=[a,b]", "name=x").stage
     assert stage.benchmark_path == "THU-KEG/RM-Bench"
+    for name in ("rewardbench", "rewardbench2"):
+        path = composed("stage=evaluate_reward", f"stage.benchmark={name}").stage.benchmark_path
+        assert re.fullmatch(r"allenai/reward-bench(-2)?@[0-9a-f]{40}", path)
     assert stage.sources == ()
     assert [one.path for one in stage.inputs().values()] == ["checkpoints/x/reward", "a", "b"]
     assert composed("stage=evaluate_reward").stage.sources == ("preferences",)

@@ -1,5 +1,7 @@
+import random
 from collections.abc import Sequence
 
+import numpy as np
 import pytest
 from datasets import Dataset
 
@@ -42,6 +44,28 @@ def test_conversations_keep_their_turns_and_what_does_not_change_is_passed_over(
     assert found[3]["rejected"] == [{"role": "assistant", "content": "one two"}]
 
 
+def test_mirrored_negatives_leave_length_without_information() -> None:
+    """Chosen responses of 10 to 209 characters; three of four are 5 to 60 shorter than the rejected one."""
+    rows, draw = [], random.Random(0)
+    for n in range(200):
+        difference = draw.randint(5, 60) * (1 if n % 4 == 0 else -1)
+        length = max(draw.randint(10, 209), 2 + difference)
+        rows.append(
+            {"prompt": f"{n % 50}?", "chosen": f"{n:03}".ljust(length, "."), "rejected": "-" * (length - difference)}
+        )
+    found, counts = with_negatives(Dataset.from_list(rows), {"mirrored": 1.0}, 0)
+    extra, prompts = list(found)[200:], {row["chosen"]: row["prompt"] for row in rows}
+    assert len(extra) == counts["mirrored"] == pytest.approx(100, abs=4)  # 150 - 50
+    assert all(prompts[row["rejected"]] != row["prompt"] == prompts[row["chosen"]] for row in extra)
+    assert len({row["rejected"] for row in extra}) > 40
+    differences = np.array([len(row["chosen"]) - len(row["rejected"]) for row in found])
+    assert np.mean(differences[:200] > 0) == 0.25
+    for low, high in ((0, 20), (20, 40), (40, 70)):
+        own = differences[(abs(differences) >= low) & (abs(differences) < high)]
+        assert np.mean(own > 0) == pytest.approx(0.5, abs=0.06)
+    assert list(with_negatives(Dataset.from_list(rows), {"mirrored": 0.1}, 0)[0])[200:] == extra[:20]
+
+
 def test_sampled_negatives_respond_to_the_prompt_of_their_pair() -> None:
     asked = []
 
@@ -61,7 +85,10 @@ def test_sampled_negatives_respond_to_the_prompt_of_their_pair() -> None:
 @pytest.mark.parametrize(
     ("given", "told"),
     [
-        ("{shuffled: 0.1}", "stage.negatives must name some of swapped, sampled, truncated, repeated, got 'shuffled'"),
+        (
+            "{shuffled: 0.1}",
+            "stage.negatives must name some of swapped, mirrored, sampled, truncated, repeated, got 'shuffled'",
+        ),
         ("{swapped: 2}", r"stage.negatives.swapped must lie in \(0, 1\], got 2"),
         ("{swapped: 0.1} stage.loss=plackett_luce", "needs pairs, but stage.loss=plackett_luce learns rankings"),
     ],

@@ -1,6 +1,7 @@
 import json
 import multiprocessing
 import os
+import re
 import signal
 from collections.abc import Callable
 from dataclasses import replace
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from huggingface_hub import HfApi
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
 
 from rlhf.config import Settings
@@ -20,6 +22,7 @@ from rlhf.stages import evaluate_reward, execute
 from tests.conftest import composed, tiny_overrides
 from tests.evaluation.benchmarks import layouts
 from tests.evaluation.judges.test_endpoint import Server, server  # noqa: F401  a fixture
+from tests.hub.server import Hub
 
 # ruff: noqa: F811
 
@@ -207,6 +210,22 @@ def test_each_benchmark_is_read_as_released_and_scored_by_its_definition(
     report = (tmp_path / "run" / "report.md").read_text()
     assert "## Pairs by subset" in report
     assert ("## Pairs by language" in report) == (name == "ppe")
+
+
+def test_a_benchmark_on_the_hub_is_reported_with_the_commit_that_was_read(
+    hub: Hub, chain: Path, evaluate: Configure, tmp_path: Path
+) -> None:
+    """The path names a branch, and the report the commit."""
+    rewardbench(tmp_path / "bench")
+    HfApi().create_repo("alice/bench", repo_type="dataset")
+    first = HfApi().upload_folder(folder_path=tmp_path / "bench", repo_id="alice/bench", repo_type="dataset").oid
+    given = ["stage.benchmark=rewardbench", "stage.benchmark_path=alice/bench@main", "stage.bootstrap=20"]
+    settings = evaluate(chain / "almanac" / "reward", *given)
+    execute(settings, tmp_path / "run")
+    assert re.fullmatch("[0-9a-f]{40}", first)
+    assert json.loads((tmp_path / "run" / "metrics.json").read_text())["path"] == f"alice/bench@{first}"
+    assert f"From alice/bench&#64;{first}. " in (tmp_path / "run" / "report.md").read_text()
+    assert Run.open(tmp_path / "run").manifest["content"]["files.benchmark_path"] == f"alice/bench@{first}"
 
 
 def killed_in_the_second_part(settings: Settings, place: Path) -> None:

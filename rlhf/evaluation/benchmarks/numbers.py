@@ -13,7 +13,7 @@ from rlhf.config import EvaluateRewardStage
 from rlhf.console import console
 from rlhf.evaluation.benchmarks.definitions import SCORE, Scores, measured
 from rlhf.evaluation.benchmarks.items import Item
-from rlhf.evaluation.benchmarks.released import TABLE
+from rlhf.evaluation.benchmarks.released import TABLE, at_commit
 from rlhf.evaluation.reward_card import style
 from rlhf.evaluation.reward_card.pairs import Part, decided, groups
 from rlhf.evaluation.reward_card.style import Compared, StyleControl
@@ -97,8 +97,8 @@ def write(
     record = {
         "reward": name,
         "benchmark": stage.benchmark,
-        "path": stage.benchmark_path,
-        "prior_sets": stage.prior_sets,
+        "path": at_commit(stage.benchmark_path),
+        "prior_sets": at_commit(stage.prior_sets),
         "items": len(items),
         "interval": f"95 %: bootstrap over rows, {found.draws} draws",
         "numbers": {key: value._asdict() | {"rows": found.rows.get(key)} for key, value in found.numbers.items()},
@@ -118,7 +118,8 @@ def write(
 def markdown(name: str, stage: EvaluateRewardStage, found: Numbers) -> Iterator[str]:
     """Yield the lines of the report; names are escaped."""
     yield f"# {title(stage)}: {cell(name)}\n"
-    yield f"From {cell(str(stage.benchmark_path))}. Intervals are 95 %: a bootstrap over rows ({found.draws} draws).\n"
+    places = [str(at_commit(path)) for path in (stage.benchmark_path, stage.prior_sets) if path is not None]
+    yield f"From {cell(' and '.join(places))}. Intervals are 95 %: a bootstrap over rows ({found.draws} draws).\n"
     if SCORE not in found.numbers:
         yield "Parts of the benchmark are missing, so it has no score.\n"
     for heading, headings, some in tables(found):

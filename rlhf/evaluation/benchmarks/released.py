@@ -13,6 +13,7 @@ from rlhf.errors import DataError
 from rlhf.evaluation.benchmarks import definitions, items
 from rlhf.evaluation.benchmarks.definitions import Definition, Scores
 from rlhf.evaluation.benchmarks.items import Item
+from rlhf.hub.pinned import pin
 from rlhf.modeling.seeding import derive
 
 
@@ -64,7 +65,7 @@ def _read(released: Released, path: str, key: str) -> list[Item]:
     if local.exists():
         local = local.resolve()
         parts = ((str(file.relative_to(local.parent)), read_rows(file)) for file in files(local, released.files))
-    elif HUB_ID.fullmatch(path) and reader_of(local) is None:
+    elif on_hub(path):
         parts = ((f"{path}/{split}", hub_rows(path, split, key)[1]) for split in released.splits)
     else:
         raise DataError(f"{key}={path}: there is no such file or folder: correct the name, or use a Hub id")
@@ -72,6 +73,21 @@ def _read(released: Released, path: str, key: str) -> list[Item]:
     if not found:
         raise DataError(f"{key}={path} has no rows: set another file, folder or Hub id")
     return found
+
+
+def on_hub(path: str) -> bool:
+    """Return whether the path is read as an id of the Hub."""
+    local = Path(path).expanduser()
+    return not local.exists() and HUB_ID.fullmatch(path) is not None and reader_of(local) is None
+
+
+def at_commit(path: str | None) -> str | None:
+    """Return a path, with the commit in the place of the revision if it is an id of the Hub that can be reached."""
+    if path is None or not on_hub(path):
+        return path
+    id, _, revision = path.partition("@")
+    pinned = pin(id, revision or None, "dataset")
+    return path if pinned is None else f"{id}@{pinned.commit}"
 
 
 def _items(read: Callable[[Row, str], Item | None], rows: Iterator[Unparsed], place: str) -> Iterator[Item]:

@@ -54,7 +54,8 @@ class Room(DynamicLayer):
 
 def make_room(cache: DynamicCache, length: int) -> None:
     """Move the keys and values of each layer into memory for ``length`` tokens, which is touched when it is used."""
-    for number, layer in enumerate(cache.layers):
+    layers: list[Any] = list(cache.layers)
+    for number, layer in enumerate(layers):
         if not layer.is_initialized:  # it shares another layer's
             continue
         own: list[Tensor] = [getattr(layer, name) for name in ("keys", "values")]

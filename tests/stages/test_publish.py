@@ -139,8 +139,8 @@ def test_the_certificate_of_an_export_is_on_the_card(
     assert publish(run=run) == []
     folder = tmp_path / "publish" / "bundles" / "almanac-ppo"
     card = (folder / "README.md").read_text()
-    assert "The export as merged, as trained was read back" in card
-    assert "| transformers | 12 | 0 | 0 | 100.0% | 100.0% |" in card
+    assert "The export (merged, as trained) was read back" in card
+    assert "| transformers | 12 | 0 | 0 | 100.0% | 100.0% |\n\nKL(model ‖ export) is" in card
     found = json.loads((folder / "evaluation" / "certificate.json").read_text())
     assert found["readers"]["transformers"]["kl_mean"] == 0
     assert str(tmp_path) not in json.dumps(found)

@@ -61,19 +61,23 @@ def serve(make: Callable[[dict[str, Any]], Step]) -> None:
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     gc.collect()
-    before = _resident()
-    _forget_peak()
+    before = resident()
+    forget_peak()
     step = make(json.loads(sys.stdin.readline()))
     print(json.dumps({"before": before}), file=answers, flush=True)
     for line in sys.stdin:
         request = json.loads(line)
         if request["forget"]:
-            _forget_peak()
+            forget_peak()
         _wait()
         started, cpu = time.perf_counter(), time.process_time()
         done = step(request["number"])
         _wait()
-        measured = {"seconds": time.perf_counter() - started, "cpu": time.process_time() - cpu, "peak": _peak(before)}
+        measured = {
+            "seconds": time.perf_counter() - started,
+            "cpu": time.process_time() - cpu,
+            "peak": peak_above(before),
+        }
         print(json.dumps(done | measured), file=answers, flush=True)
 
 
@@ -173,7 +177,8 @@ def _wait() -> None:
         torch.cuda.synchronize()
 
 
-def _forget_peak() -> None:
+def forget_peak() -> None:
+    """Let the peak begin at the memory that is in use now."""
     if (torch := _torch()) is not None:
         torch.cuda.reset_peak_memory_stats()
     with contextlib.suppress(OSError):  # proc(5), clear_refs; on other systems the peak is since the start
@@ -185,11 +190,12 @@ def _status(field: str) -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
 
 
-def _resident() -> int:
+def resident() -> int:
+    """Return the resident memory of this process in bytes."""
     return _status("VmRSS") if Path("/proc/self/status").exists() else 0
 
 
-def _peak(before: int) -> int:
+def peak_above(before: int) -> int:
     """Return the peak in bytes: allocated by PyTorch on a GPU, else resident memory above ``before``."""
     if (torch := _torch()) is not None:
         return torch.cuda.max_memory_allocated()

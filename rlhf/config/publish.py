@@ -39,6 +39,7 @@ class PublishStage(Stage):
 
     run: str
     compare: str | None
+    export: str | None
     repo: str | None
     dry_run: bool | None
     publish: Publish
@@ -66,11 +67,11 @@ class PublishStage(Stage):
         return self.repo is None if self.dry_run is None else self.dry_run
 
     def inputs(self) -> dict[str, Input]:
-        """Return the run to upload, and the comparison whose table its card shows."""
-        beside = self.compare or str(Path(self.run).parent / "compare")
-        return {
-            "run": Input(self.run, PUBLISHED),
-            "compare": Input(beside, ("compare",), required=self.compare is not None),
+        """Return the run to upload, and the comparison and the export that its card shows."""
+        beside = {name: getattr(self, name) for name in ("compare", "export")}
+        return {"run": Input(self.run, PUBLISHED)} | {
+            name: Input(given or str(Path(self.run).parent / name), (name,), required=given is not None)
+            for name, given in beside.items()
         }
 
     def __post_init__(self) -> None:

@@ -52,6 +52,18 @@ class Room(DynamicLayer):
         self._show()
 
 
+def make_room(cache: DynamicCache, length: int) -> None:
+    """Move the keys and values of each layer into memory for ``length`` tokens, which is touched when it is used."""
+    layers: list[Any] = list(cache.layers)
+    for number, layer in enumerate(layers):
+        if not layer.is_initialized:  # it shares another layer's
+            continue
+        own: list[Tensor] = [getattr(layer, name) for name in ("keys", "values")]
+        rooms = [one.new_empty(*one.shape[:2], length, one.shape[-1]) for one in own]
+        cache.layers[number] = room = Room(*rooms, 0)
+        room.update(*own)
+
+
 class SharedPrompts:
     """Keys and values of G prompts, each of which is attended to by up to K rows with one matrix product.
 

@@ -12,9 +12,10 @@ from transformers.cache_utils import CacheLayerMixin, DynamicLayer, LinearAttent
 from rlhf.config.library_errors import first_sentence
 from rlhf.errors import ModelError
 from rlhf.modeling.architectures import refusal
-from rlhf.modeling.caches import SHARING, Room, SharedPrompts, shared
+from rlhf.modeling.caches import SHARING, Room, SharedPrompts, make_room, shared
 
 READ_AT_ONCE = 2048  # prompt tokens per forward pass; larger passes need more memory and are not faster
+PIECE = 256  # prompt tokens per pass of an answer that is followed, which bounds the memory beside its cache
 LOOK_EVERY = 16  # tokens between two looks at the rows that have ended, each of which makes the host wait for a GPU
 FULL = 0.75  # below this share of unfinished rows the finished ones are dropped, which copies the cache
 
@@ -145,6 +146,8 @@ class Decoding:
 
     def _read(self) -> tuple[Tensor, Any, Tensor]:
         """Encode each distinct prompt once; return the logits (B, V) after them, their cache, and its mask (B, P)."""
+        if self.follow is not None and len(self.rows) == 1 and self.plain:
+            return self._read_pieces(self.rows[0])
         first: dict[tuple[int, ...], int] = {}
         index = [first.setdefault(tuple(row), len(first)) for row in self.rows]
         prompts = list(first)
@@ -174,6 +177,19 @@ class Decoding:
         self.padded, self.values = not mask.all(), values
         return logits, cache, mask
 
+    def _read_pieces(self, row: Sequence[int]) -> tuple[Tensor, Any, Tensor]:
+        """Encode one prompt in pieces, into a cache with room for the response."""
+        cache: Any = DynamicCache(config=self.config)
+        ids = torch.tensor([list(row)], device=self.model.device)
+        mask = torch.ones_like(ids)
+        for start in range(0, len(row), PIECE):
+            piece = ids[:, start : start + PIECE]
+            positions = torch.arange(start, start + piece.shape[1], device=ids.device)[None]
+            logits = self._forward(piece, mask, positions, cache)
+            if start == 0:
+                make_room(cache, len(row) + self.length)
+        return logits, cache, mask
+
     def _read_group(self, prompts: Sequence[Sequence[int]]) -> tuple[Tensor, Any, Tensor]:
         """Encode prompts padded on the left, so that all of them end in the same column."""
         width, device = max(map(len, prompts)), self.model.device
@@ -193,10 +209,11 @@ class Decoding:
             rooms = []
             for name in ("keys", "values"):
                 one = getattr(layer, name)
-                room = one.new_zeros(rows, one.shape[1], self.width + more, one.shape[-1])
+                room = one.new_empty(rows, one.shape[1], self.width + more, one.shape[-1])  # touched when it is used
                 for part, other in found:
                     own = getattr(other.layers[number], name)
                     room[part, :, self.width - own.shape[-2] : self.width] = own
+                    room[part, :, : self.width - own.shape[-2]] = 0
                 rooms.append(room)
             cache.layers[number] = Room(*rooms, self.width)
             for _, other in found[1:]:

@@ -5,7 +5,7 @@
     tokenizer.json, chat_template.jinja, generation_config.json, ...
     run.json                          the stage contract without secrets and local paths; ancestors under "lineage"
     settings.yaml, reproduce.sh       the composed configuration and the commands of the chain
-    evaluation/                       the report of stage=compare
+    evaluation/                       the report of stage=compare, the certificate of stage=export
     figures/reward_kl.png             for a PPO run
 
 The same run and settings produce the same bytes, so that uploaded files are not sent again.
@@ -34,7 +34,8 @@ from rlhf.storage.manifest import MANIFEST
 
 ALLOWED = (
     "README.md", MANIFEST, "settings.yaml", "reproduce.sh", "figures/*.png", "evaluation/report.md",
-    "evaluation/metrics.json", "evaluation/figures/*.png", "evaluation/figures/*.svg", "*.safetensors",
+    "evaluation/metrics.json", "evaluation/certificate.json", "evaluation/figures/*.png", "evaluation/figures/*.svg",
+    "*.safetensors",
     "model.safetensors.index.json", "config.json", "generation_config.json", "adapter_config.json", "tokenizer.json",
     "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json", "added_tokens.json", "vocab.json",
     "vocab.txt", "merges.txt", "spiece.model", "chat_template.jinja", "preprocessor_config.json",
@@ -71,6 +72,7 @@ class Plan:
     above: Sequence[Link]
     scrubber: Scrubber
     comparison: Path | None
+    export: Path | None = None
 
 
 def build(link: Link, repo: str | None, name: str, folder: Path, plan: Plan) -> Bundle:
@@ -96,10 +98,11 @@ def build(link: Link, repo: str | None, name: str, folder: Path, plan: Plan) -> 
     (folder / "reproduce.sh").write_text(f"#!/bin/sh -e\n{card.script(chain, plan.scrubber)}\n", encoding="utf-8")
     drawn = link.stage == "ppo" and write_figure(link, folder)
     copy_evaluation(link, folder, plan)
+    copy_certificate(link, folder, plan)
     tag = f"run-{digest[:8]}"
     subject = card.Subject(
         name=name, repo=repo, tag=tag, chain=chain, source=link, stage=plan.stage, parameters=parameters,
-        has_template=template, figure=drawn, comparison=plan.comparison,
+        has_template=template, figure=drawn, comparison=plan.comparison, export=plan.export,
     )  # fmt: skip
     card.write(subject, plan.scrubber, folder / "README.md")
     bundle = Bundle(folder, on_hub, tag)
@@ -240,6 +243,14 @@ def copy_evaluation(link: Link, folder: Path, plan: Plan) -> None:
         if path.suffix in (".png", ".svg"):
             (target / "figures").mkdir(exist_ok=True)
             (target / "figures" / path.name).write_bytes(path.read_bytes())
+
+
+def copy_certificate(link: Link, folder: Path, plan: Plan) -> None:
+    """Copy the certificate of an export of this run."""
+    if plan.export is not None and sections.certificate(plan.export, link.digest, str) is not None:
+        (folder / "evaluation").mkdir(exist_ok=True)
+        found = json.loads((plan.export / "certificate.json").read_text(encoding="utf-8"))
+        write_json(folder / "evaluation" / "certificate.json", plan.scrubber.tree(found))
 
 
 def check(bundle: Bundle, scrubber: Scrubber) -> None:

@@ -90,6 +90,7 @@ class Subject:
     has_template: bool
     figure: bool
     comparison: Path | None
+    export: Path | None = None
 
     @property
     def link(self) -> Link:
@@ -136,6 +137,7 @@ def body(subject: Subject, scrubber: Scrubber, license: str, stated: dict[str, s
         statistics=[f"{link.metrics.get(key, 0.0):.4g}" for key in ("scores/mean", "scores/std")],
         data=list(sections.data(chain, safe)),
         evaluation=sections.evaluation(subject.comparison, subject.source.digest, safe),
+        certificate=sections.certificate(subject.export, subject.source.digest, safe),
         figure=subject.figure,
         samples=sections.samples(subject.source.directory, subject.stage.samples, safe),
         rungs=[sections.rung(part, safe) for part in chain if part.stage is not None],

@@ -15,6 +15,7 @@ from rlhf.config import Quantization
 from rlhf.errors import ConfigError, ModelError
 from rlhf.modeling.bases import adapter_folder
 from rlhf.publishing import gguf_weights
+from rlhf.publishing.gguf_layout import ARCHITECTURES, Names, library
 from rlhf.runs.parents import Parent
 
 
@@ -41,21 +42,21 @@ def write(file: Path, base: Any, folder: Path, title: str, quantization: Quantiz
     Raises:
         ModelError: an adapted weight has no name in GGUF.
     """
-    gguf, config = gguf_weights.library(), base.config
+    gguf, config = library(), base.config
     adapted: Any = PeftModel.from_pretrained(base, str(folder))
     alpha = float(adapted.peft_config["default"].lora_alpha)
-    writer = gguf.GGUFWriter(file, gguf_weights.ARCHITECTURES[config.model_type])
+    writer = gguf.GGUFWriter(file, ARCHITECTURES[config.model_type])
     writer.add_type(gguf.GGUFType.ADAPTER)
     writer.add_name(title)
     writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
     writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, alpha)
-    names, other = gguf_weights.Names(config), []
+    names, other = Names(config), []
     for module, layer in adapted.get_base_model().named_modules():
         if not isinstance(layer, LoraLayer):
             continue
         name, a, b = names(f"{module}.weight"), *(getattr(layer, f"lora_{side}")["default"].weight for side in "AB")
         b = b.detach() * (layer.scaling["default"] * len(a) / alpha)
-        for end, matrix in (("lora_a", a), ("lora_b", names.in_pairs(name, b))):
+        for end, matrix in (("lora_a", a), ("lora_b", names.rows_to_ggml(name, b))):
             other += gguf_weights.add(writer, f"{name}.{end}", matrix.detach().cpu().float(), quantization)
     adapted.unload()
     gguf_weights.finish(writer)
@@ -65,18 +66,18 @@ def write(file: Path, base: Any, folder: Path, title: str, quantization: Quantiz
 @torch.no_grad()
 def apply(file: Path, base: Any) -> Any:
     """Return ``base`` with the adapter in a GGUF file merged, as its matrices and its α say."""
-    gguf = gguf_weights.library()
+    gguf = library()
     reader = gguf.GGUFReader(file)
     alpha = float(reader.fields[gguf.Keys.Adapter.LORA_ALPHA].contents())
     found = {
         tensor.name: torch.tensor(gguf.quants.dequantize(tensor.data, tensor.tensor_type)) for tensor in reader.tensors
     }
-    names = gguf_weights.Names(base.config)
+    names = Names(base.config)
     for own, weight in base.named_parameters():
         name = names(own) if f"{names(own)}.lora_a" in found else None
         if name is not None:
             a, b = found.pop(f"{name}.lora_a"), found.pop(f"{name}.lora_b")
-            weight += (alpha / len(a) * names.in_halves(name, b @ a)).to(weight)
+            weight += (alpha / len(a) * names.from_ggml(name, b @ a)).to(weight)
     if found:
         raise ModelError(f"{file.name} adapts {min(found)}, which the base does not have: run the command again")
     return base

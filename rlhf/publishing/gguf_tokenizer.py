@@ -1,4 +1,4 @@
-"""Byte-level BPE tokenizers in a GGUF file: tokens, merges, how text is split before merging, and the chat template."""
+"""Tokenizers in a GGUF file: tokens, merges or scores, how text is split before merging, and the chat template."""
 
 import json
 import re
@@ -9,7 +9,8 @@ from rlhf.data import templates
 from rlhf.data.render import Message, Prompt
 from rlhf.data.templates import templated
 from rlhf.errors import ModelError
-from rlhf.publishing.gguf_weights import library
+from rlhf.publishing import gguf_sentencepiece
+from rlhf.publishing.gguf_layout import library
 
 LLAMA3 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|"
@@ -35,18 +36,19 @@ SPACED = """\
 
 
 def check(named: str, tokenizer: Any) -> str:
-    """Return llama.cpp's name of the way in which a tokenizer splits text.
+    """Return llama.cpp's name of the way in which a tokenizer splits text, or that it is SentencePiece's.
 
     Raises:
-        ModelError: the tokenizer is not a byte-level BPE, or splits text in a way that llama.cpp has no name for.
+        ModelError: the tokenizer is of another kind, or splits text in a way that llama.cpp has no name for.
     """
     instead = "use stage.format=merged, and llama.cpp's own converter"
     backend = getattr(tokenizer, "backend_tokenizer", None)
     parts = {} if backend is None else json.loads(backend.to_str())
+    if parts and gguf_sentencepiece.is_one(parts):
+        gguf_sentencepiece.check(named, parts)
+        return gguf_sentencepiece.NAME
     if not parts or parts["model"]["type"] != "BPE" or parts["model"].get("byte_fallback"):
-        raise ModelError(
-            f"{named} has a tokenizer that is not a byte-level BPE, the only kind that is written: {instead}"
-        )
+        raise ModelError(f"{named} has a tokenizer that is neither a byte-level BPE nor SentencePiece's: {instead}")
     split = _split(parts["pre_tokenizer"])
     normalizer = (parts["normalizer"] or {}).get("type", "NFC")
     if split not in SPLITS or normalizer != "NFC":
@@ -72,14 +74,23 @@ def _split(pre: dict[str, Any] | None) -> tuple[str, ...]:
 
 def add_tokenizer(writer: Any, tokenizer: Any, rows: int, split: str) -> None:
     """Add a tokenizer for a model of ``rows`` embeddings."""
-    gguf = library()
+    gguf, parts = library(), json.loads(tokenizer.backend_tokenizer.to_str())
     texts, kinds = tokens(tokenizer, rows)
-    merges = json.loads(tokenizer.backend_tokenizer.to_str())["model"]["merges"]
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre(split)
+    if split == gguf_sentencepiece.NAME:
+        kinds = gguf_sentencepiece.kinds(parts, texts, kinds)
+        writer.add_tokenizer_model("llama")
+        writer.add_tokenizer_pre("default")
+        writer.add_token_scores(gguf_sentencepiece.scores(parts, texts))
+        writer.add_add_space_prefix(gguf_sentencepiece.puts_space(parts))
+        if "UNKNOWN" in kinds:
+            writer.add_unk_token_id(kinds.index("UNKNOWN"))
+    else:
+        writer.add_tokenizer_model("gpt2")
+        writer.add_tokenizer_pre(split)
+        merges = parts["model"]["merges"]
+        writer.add_token_merges([one if isinstance(one, str) else " ".join(one) for one in merges])
     writer.add_token_list(texts)
     writer.add_token_types([gguf.TokenType[kind] for kind in kinds])
-    writer.add_token_merges([one if isinstance(one, str) else " ".join(one) for one in merges])
     ends = templates.end_ids(None, tokenizer)
     writer.add_eos_token_id(ends[0])
     for end in ends[1:2]:
@@ -121,13 +132,17 @@ def portable(tokenizer: Any) -> Any:
     from tokenizers import Tokenizer
 
     found, parts = deepcopy(tokenizer), json.loads(tokenizer.backend_tokenizer.to_str())
-    pre = parts["pre_tokenizer"]
     spaced = False
-    for step in pre["pretokenizers"] if pre["type"] == "Sequence" else [pre]:
-        spaced = spaced or bool(step.get("add_prefix_space"))
-        if "add_prefix_space" in step:
-            step["add_prefix_space"] = False
+    if gguf_sentencepiece.is_one(parts):
+        parts = gguf_sentencepiece.as_in_llama_cpp(parts)
+    else:
+        pre = parts["pre_tokenizer"]
+        for step in pre["pretokenizers"] if pre["type"] == "Sequence" else [pre]:
+            spaced = spaced or bool(step.get("add_prefix_space"))
+            if "add_prefix_space" in step:
+                step["add_prefix_space"] = False
     other: Any = Tokenizer.from_str(json.dumps(parts))
+    found.backend_tokenizer.normalizer = other.normalizer
     found.backend_tokenizer.pre_tokenizer = other.pre_tokenizer
     if found.chat_template is not None:
         found.chat_template = (SPACED if spaced else "") + GENERATION.sub("", found.chat_template)
@@ -138,7 +153,10 @@ def written(tokenizer: Any, prompt: Prompt) -> str:
     """Return the text for which the tokenizer in the file has the tokens that ``tokenizer`` has for ``prompt``."""
     if not isinstance(prompt, str):
         return templated(portable(tokenizer), prompt, tokenize=False, add_generation_prompt=True)
-    spaced = '"add_prefix_space":true' in tokenizer.backend_tokenizer.to_str()
+    text = tokenizer.backend_tokenizer.to_str()
+    if gguf_sentencepiece.is_one(parts := json.loads(text)):
+        return gguf_sentencepiece.written(parts, prompt)
+    spaced = '"add_prefix_space":true' in text
     return f" {prompt}" if spaced and not prompt.startswith(" ") else prompt
 
 

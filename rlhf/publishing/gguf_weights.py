@@ -1,13 +1,11 @@
 """Weights and hyperparameters of a language model as a GGUF file, the format of llama.cpp, Ollama and LM Studio.
 
-The names of the tensors are those of the gguf package's map. Rotary embeddings turn pairs of dimensions: transformers
-pairs i with i + d/2, ggml's "llama" pairs 2i with 2i + 1, so the rows of its queries and keys are permuted.
+Names and orders of rows are in gguf_layout.py; keys and types are those of llama.cpp's converter (conversion/).
 """
 
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -15,27 +13,17 @@ from torch import Tensor
 from transformers import PretrainedConfig
 
 from rlhf.config import Quantization
-from rlhf.errors import ConfigError, ModelError
+from rlhf.errors import ModelError
+from rlhf.publishing.gguf_layout import ARCHITECTURES, Names, library
 
-ARCHITECTURES = {"llama": "llama", "mistral": "llama", "qwen2": "qwen2", "qwen3": "qwen3"}  # transformers' -> ggml's
 FLOATS = (Quantization.f32, Quantization.f16, Quantization.bf16)
 BLOCK = 32  # weights of a row that share a scale in the other types
 WHOLE = ("token_embd.weight", "output.weight")  # 8 bits in the types with fewer, since each token depends on one row
 ROTARY = ("default", "llama3")
 QWEN3_HEAD = 128  # the only size of a Qwen 3 head that transformers' reader knows
-
-
-def library() -> ModuleType:
-    """Return the gguf package.
-
-    Raises:
-        ConfigError: it is not installed.
-    """
-    try:
-        import gguf  # an extra
-    except ImportError:
-        raise ConfigError("stage.format=gguf and ollama need the gguf package: pip install 'rlhf[gguf]'") from None
-    return gguf
+GPT2_POSITIONS = 1024  # the only number of GPT-2's positions that transformers' reader knows
+POSITIONS = "position_embd.weight"  # always f32, as in llama.cpp's converter
+ACTIVATIONS = {"gpt2": ("gelu_new", "gelu_pytorch_tanh"), "gpt_neox": ("gelu", "gelu_new", "gelu_pytorch_tanh")}
 
 
 def check(named: str, config: PretrainedConfig) -> None:
@@ -48,13 +36,34 @@ def check(named: str, config: PretrainedConfig) -> None:
     if config.model_type not in ARCHITECTURES:
         known = ", ".join(ARCHITECTURES)
         raise ModelError(f"{named} is of the architecture {config.model_type}, and {known} can be written: {instead}")
-    if (act := config.hidden_act) != "silu":
-        raise ModelError(f"{named} has the activation {act}, and ggml's {config.model_type} computes silu: {instead}")
-    biased = any(getattr(config, name, False) for name in ("attention_bias", "mlp_bias"))
-    if biased or (config.model_type == "qwen3" and head_size(config) != QWEN3_HEAD):
-        raise ModelError(f"{named} has biases or a head size that transformers does not read from GGUF: {instead}")
-    if (kind := rotary(config).get("rope_type", "default")) not in ROTARY:
+    act = config.activation_function if config.model_type == "gpt2" else config.hidden_act
+    known = ACTIVATIONS.get(config.model_type, ("silu",))
+    if act not in known:
+        raise ModelError(
+            f"{named} has the activation {act}, and ggml's {config.model_type} computes {known[0]}: {instead}"
+        )
+    if odd := oddity(config):
+        raise ModelError(f"{named} has {odd} that transformers does not read from GGUF: {instead}")
+    if (kind := rotary(config).get("rope_type", "default")) not in rotary_kinds(config):
         raise ModelError(f"{named} has rotary embeddings of the type {kind}, which are not written: {instead}")
+
+
+def oddity(config: PretrainedConfig) -> str | None:
+    """Return the part of an architecture that a GGUF file has no place for, or that transformers does not read."""
+    if config.model_type == "gpt2":
+        usual = config.n_inner in (None, 4 * config.n_embd) and config.scale_attn_weights
+        usual = usual and not (config.scale_attn_by_inverse_layer_idx or config.add_cross_attention)
+        return None if usual and config.n_positions == GPT2_POSITIONS else "attention, layers or positions"
+    if config.model_type == "gpt_neox":
+        return None if config.attention_bias else "attention without biases"
+    biased = any(getattr(config, name, False) for name in ("attention_bias", "mlp_bias"))
+    size = config.model_type == "qwen3" and head_size(config) != QWEN3_HEAD
+    return "biases or a head size" if biased or size else None
+
+
+def rotary_kinds(config: PretrainedConfig) -> tuple[str, ...]:
+    """Return the types of rotary embeddings that are written."""
+    return ROTARY[:1] if config.model_type == "gpt_neox" else ROTARY
 
 
 def rotary(config: PretrainedConfig) -> dict[str, Any]:
@@ -75,26 +84,39 @@ def context_length(config: PretrainedConfig) -> int:
 
 def new_writer(path: Path, config: PretrainedConfig, name: str, quantization: Quantization) -> Any:
     """Return a writer of the file ``path`` with the hyperparameters of a model."""
-    gguf, size = library(), head_size(config)
+    gguf = library()
     writer = gguf.GGUFWriter(path, ARCHITECTURES[config.model_type])
     writer.add_name(name)
     writer.add_context_length(context_length(config))
     writer.add_embedding_length(config.hidden_size)
     writer.add_block_count(config.num_hidden_layers)
-    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_feed_forward_length(getattr(config, "intermediate_size", 4 * config.hidden_size))
     writer.add_head_count(config.num_attention_heads)
-    writer.add_head_count_kv(config.num_key_value_heads)
-    writer.add_key_length(size)
-    writer.add_value_length(size)
-    writer.add_rope_dimension_count(size)
-    writer.add_rope_freq_base(float(rotary(config).get("rope_theta", 10000.0)))
-    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     writer.add_vocab_size(config.vocab_size)
+    if config.model_type == "gpt2":
+        writer.add_layer_norm_eps(config.layer_norm_epsilon)
+    else:
+        add_rotary(writer, config)
     most = "ALL" if quantization is Quantization.f32 else "MOSTLY"
     writer.add_file_type(gguf.LlamaFileType[f"{most}_{quantization.value.upper()}"])
     if quantization not in FLOATS:
         writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     return writer
+
+
+def add_rotary(writer: Any, config: PretrainedConfig) -> None:
+    """Add the hyperparameters of architectures with rotary embeddings."""
+    size = head_size(config)
+    writer.add_rope_dimension_count(int(rotary(config).get("partial_rotary_factor", 1) * size))
+    writer.add_rope_freq_base(float(rotary(config).get("rope_theta", 10000.0)))
+    if config.model_type == "gpt_neox":
+        writer.add_parallel_residual(config.use_parallel_residual)
+        writer.add_layer_norm_eps(config.layer_norm_eps)
+        return
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_key_length(size)
+    writer.add_value_length(size)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
 
 
 def add_weights(writer: Any, model: Any, quantization: Quantization) -> list[str]:
@@ -116,7 +138,7 @@ def add(writer: Any, name: str, tensor: Tensor, quantization: Quantization) -> l
     """
     gguf = library()
     kind, blocks = gguf.GGMLQuantizationType[quantization.value.upper()], quantization not in FLOATS
-    if tensor.ndim == 1:
+    if tensor.ndim == 1 or name == POSITIONS:
         kind = gguf.GGMLQuantizationType.F32
     elif blocks and tensor.shape[-1] % BLOCK:
         kind = gguf.GGMLQuantizationType.F16
@@ -136,46 +158,8 @@ def finish(writer: Any) -> None:
     writer.close()
 
 
-class Names:
-    """The GGUF names of a model's weights, and the order of their rows."""
-
-    def __init__(self, config: PretrainedConfig):
-        gguf, self.config = library(), config
-        self.architecture = ARCHITECTURES[config.model_type]
-        kind = next(key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == self.architecture)
-        self._names = gguf.get_tensor_name_map(kind, config.num_hidden_layers)
-
-    def __call__(self, name: str) -> str:
-        """Return the GGUF name of a weight.
-
-        Raises:
-            ModelError: it has no name in GGUF.
-        """
-        found = self._names.get_name(name, try_suffixes=(".weight", ".bias"))
-        if found is None:
-            kind = self.config.model_type
-            raise ModelError(f"the weights {name} of a {kind} have no name in GGUF: use stage.format=merged")
-        return found
-
-    def in_pairs(self, name: str, tensor: Tensor) -> Tensor:
-        """Return the rows of the weight ``name`` in ggml's order."""
-        heads = self._heads(name)
-        return tensor if heads is None else paired(tensor, heads)
-
-    def in_halves(self, name: str, tensor: Tensor) -> Tensor:
-        """Return the rows of the weight ``name`` in transformers' order."""
-        heads = self._heads(name)
-        if heads is None:
-            return tensor
-        return tensor.reshape(heads, -1, 2, *tensor.shape[1:]).swapaxes(1, 2).reshape(tensor.shape)
-
-    def _heads(self, name: str) -> int | None:
-        counts = {"attn_q": self.config.num_attention_heads, "attn_k": self.config.num_key_value_heads}
-        return counts.get(name.split(".")[-2]) if self.architecture == "llama" else None
-
-
 def named_weights(model: Any) -> Iterator[tuple[str, Tensor]]:
-    """Yield the GGUF name of each weight and its values in float32; a tied output head is left out.
+    """Yield the GGUF name of each weight and its values in float32; a tied output head is left out where it can be.
 
     Raises:
         ModelError: a weight has no name in GGUF.
@@ -183,16 +167,10 @@ def named_weights(model: Any) -> Iterator[tuple[str, Tensor]]:
     config, names = model.config, Names(model.config)
     tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
     for name, value in model.state_dict().items():
-        if not (tied and name == "lm_head.weight"):
-            yield names(name), names.in_pairs(names(name), value.detach().cpu().float())
+        if not (tied and name == "lm_head.weight" and config.model_type != "gpt_neox"):  # llama.cpp reads it there
+            yield names(name), names.to_ggml(names(name), value.detach().cpu().float())
     if rotary(config).get("rope_type") == "llama3":
         yield "rope_freqs.weight", llama3_factors(rotary(config), head_size(config))
-
-
-def paired(tensor: Tensor, heads: int) -> Tensor:
-    """Return rows (heads d, ...) with dimensions i and i + d/2 of each head beside each other."""
-    shape = tensor.shape
-    return tensor.reshape(heads, 2, shape[0] // heads // 2, *shape[1:]).swapaxes(1, 2).reshape(shape).contiguous()
 
 
 def llama3_factors(rotary: dict[str, Any], size: int) -> Tensor:

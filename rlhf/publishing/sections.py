@@ -195,6 +195,26 @@ def evaluation(comparison: Path | None, digest: str | None, safe: Safe) -> dict[
     }
 
 
+def certificate(export: Path | None, digest: str | None, safe: Safe) -> dict[str, Any] | None:
+    """Return the certificate of an export for the card, or None if it exports other weights or a reward model."""
+    path = None if export is None else export / "certificate.json"
+    found = json.loads(path.read_text(encoding="utf-8")) if path is not None and path.is_file() else {}
+    if digest is None or found.get("weights") != digest or "readers" not in found:
+        return None
+    rows = [
+        [safe(reader), one["tokens"], f"{one['kl_mean']:.2g}", f"{one['kl_max']:.2g}"]
+        + [f"{one[key]:.1%}" for key in ("same_token", "same_answer")]
+        for reader, one in found["readers"].items()
+    ]
+    return {
+        "form": safe(f"{found['format']}, {found['precision']}"),
+        "prompts": int(found["prompts"]),
+        "limit": f"{found['limit']:g}",
+        "headings": ["read by", "answer tokens", "KL per token", "largest KL", "equal tokens", "equal answers"],
+        "rows": rows,
+    }
+
+
 def number(value: Any) -> str:
     """Return a metric as text, with its interval if it has one."""
     if value is None:

@@ -31,7 +31,7 @@ from rlhf.labeling.chat import Answer, Chat, remarks
 from rlhf.runs.parents import find_parents
 
 HELP = """\
-/model NAME        answer with another model: a stage of the chain, a run, a folder, a GGUF file or a Hub id
+/model NAME        answer with another stage, run, folder, GGUF file or Hub id
 /side NAME NAME    answer with several models, side by side
 /retry             answer the last message again
 /system TEXT       set the system message; without a text: remove it

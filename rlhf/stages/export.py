@@ -20,7 +20,16 @@ from rlhf.errors import ConfigError
 from rlhf.modeling import loading
 from rlhf.modeling.bases import ancestry, base_of
 from rlhf.modeling.generation import sampling_mode
-from rlhf.publishing import certificate, gguf_adapter, gguf_tokenizer, gguf_weights, modelfile
+from rlhf.publishing import (
+    certificate,
+    gguf_adapter,
+    gguf_layout,
+    gguf_reader,
+    gguf_sentencepiece,
+    gguf_tokenizer,
+    gguf_weights,
+    modelfile,
+)
 from rlhf.publishing.bundle import save_tokenizer
 from rlhf.publishing.certificate import Agreement
 from rlhf.rewards import RewardModel
@@ -86,10 +95,11 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
         run.record_output(file)
     theirs = read_back(policy, tokenizer, file, model, base)
     found = compare(policy, theirs, tokenizer, parent, prompts["prompt"], file, whole, stage)
-    certificate.require_same(named(parent), found, precision)
+    limit = certificate.limit(precision, policy.config.model_type)
+    certificate.require_same(named(parent), found, precision, limit)
     for line in certificate.table(found):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
-    record(run, parent, file, precision, found, stage)
+    record(run, parent, file, precision, found, limit, stage)
     first = next(iter(found.values()))
     return {"kl_per_token": max(one.kl_mean for one in found.values()), "same_answer": first.same_answer}
 
@@ -112,9 +122,12 @@ def check(settings: Settings, parent: Parent, model: Model, tokenizer: Any, prom
         ConfigError: the gguf package is not installed.
         ModelError: the architecture, the tokenizer or the chat template is not supported.
     """
-    gguf_weights.library()
+    gguf_layout.library()
     gguf_weights.check(named(parent), loading.config(ancestry(parent)[0], model))
     split = gguf_tokenizer.check(named(parent), tokenizer)
+    if split == gguf_sentencepiece.NAME:
+        texts = [turn["content"] for prompt in prompts for turn in as_turns(prompt)]
+        gguf_sentencepiece.check_texts(named(parent), gguf_tokenizer.portable(tokenizer), texts)
     if tokenizer.chat_template is not None:
         gguf_tokenizer.check_talks(named(parent), tokenizer, [as_turns(prompt) for prompt in prompts])
         if settings.stage_as(ExportStage).format is ExportFormat.ollama:
@@ -159,7 +172,7 @@ def tell_other(names: list[str]) -> None:
 
 def compare(
     policy: Any,
-    theirs: Any,
+    theirs: tuple[str, Any],
     tokenizer: Any,
     parent: Parent,
     prompts: list,
@@ -167,21 +180,22 @@ def compare(
     whole: Path | None,
     stage: ExportStage,
 ) -> dict[str, Agreement]:
-    """Return program -> agreement of the export with the run, for transformers and, if installed, llama.cpp.
+    """Return program -> agreement of the export with the run, for that of ``theirs`` and, if installed, llama.cpp.
 
-    ``theirs`` is the export as transformers reads it; ``whole`` the GGUF file of the base, if ``file`` is an adapter.
+    ``whole`` is the GGUF file of the base, if ``file`` is an adapter.
     """
     talks = tokenizer.chat_template is not None and parent.stage != "base"
     tokenizer.strings_are_turns = talks
+    prompts = [as_turns(prompt) if talks else question(prompt) for prompt in prompts]
     rows, _ = fitting_ids(tokenizer, prompts, stage.max_prompt_length)
     ends, pad, length = set(templates.end_ids(policy, tokenizer)), tokenizer.pad_token_id, stage.max_response_length
     with sampling_mode(policy):
         answered = certificate.answered(policy, rows, ends, pad, length)
-        found = {"transformers": certificate.by_transformers(policy, theirs, answered, ends, pad, length)}
+        name, model = theirs
+        found = {name: certificate.by_transformers(policy, model, answered, ends, pad, length)}
         if file.suffix == ".gguf":
-            asked = [as_turns(prompt) if talks else prompt for prompt in prompts]
-            texts = [gguf_tokenizer.written(tokenizer, prompt) for prompt in asked]
-            tokens = list(zip(texts, encode(tokenizer, asked), strict=True))
+            texts = [gguf_tokenizer.written(tokenizer, prompt) for prompt in prompts]
+            tokens = list(zip(texts, encode(tokenizer, prompts), strict=True))
             files = (file, None) if whole is None else (whole, file)
             if (other := certificate.by_llama_cpp(policy, files, answered, tokens, talks, ends, length)) is not None:
                 found["llama.cpp"] = other
@@ -191,14 +205,16 @@ def compare(
     return found
 
 
-def read_back(policy: Any, tokenizer: Any, file: Path, model: Model, base: Parent | None) -> Any:
-    """Return the exported model as transformers reads it; an adapter is added to its base here."""
+def read_back(policy: Any, tokenizer: Any, file: Path, model: Model, base: Parent | None) -> tuple[str, Any]:
+    """Return the program that reads the export, and the model that it reads; an adapter is added to its base here."""
     if base is not None:
-        return gguf_adapter.apply(file, loading.load_policy(base, model, tokenizer).eval())
+        return "transformers", gguf_adapter.apply(file, loading.load_policy(base, model, tokenizer).eval())
+    if file.suffix == ".gguf" and gguf_reader.needed(policy.config.model_type):
+        return "gguf", gguf_reader.gpt_neox(file).to(policy.dtype).eval()
     theirs = loading.load_policy(Parent("export", str(file), None), model, tokenizer).eval()
     if gguf_weights.rotary(policy.config).get("rope_type") == "llama3" and file.suffix == ".gguf":
         theirs.model.rotary_emb = policy.model.rotary_emb  # transformers reads no rope_freqs.weight; llama.cpp does
-    return theirs
+    return "transformers", theirs
 
 
 def reward_model(settings: Settings, run: Run, model: Model, tokenizer: Any, prompts: list) -> dict[str, float]:
@@ -232,10 +248,16 @@ def origin(parent: Parent) -> dict[str, Any]:
 
 
 def record(
-    run: Run, parent: Parent, file: Path, precision: str, found: dict[str, Agreement], stage: ExportStage
+    run: Run,
+    parent: Parent,
+    file: Path,
+    precision: str,
+    found: dict[str, Agreement],
+    limit: float,
+    stage: ExportStage,
 ) -> None:
     """Write certificate.json and README.md."""
-    title, limit = titled(parent), certificate.LIMITS[precision]
+    title = titled(parent)
     numbers = {reader: one._asdict() for reader, one in found.items()}
     exported = {"file": file.name, "sha256": file_digest(file) if file.is_file() else weights_digest(file)}
     form = {"format": stage.format, "precision": precision, "prompts": stage.prompts, "limit": limit}

@@ -17,7 +17,8 @@ from rich.text import Text
 
 from rlhf.config import Publish, PublishStage, Settings, Weights
 from rlhf.console import console
-from rlhf.publishing import bundle, lineage, upload
+from rlhf.errors import LineageError
+from rlhf.publishing import bundle, lineage, sections, upload
 from rlhf.publishing.bundle import Bundle, Plan
 from rlhf.publishing.lineage import Link
 from rlhf.publishing.scrub import Scrubber
@@ -44,11 +45,14 @@ def run(settings: Settings, run: Run) -> dict[str, float]:
         upload.preflight([destination(names[link.key], link is subject, stage) for link in rising])
     scrubber = Scrubber.of([one.manifest["settings"].get("checkpoints", "") for one in chain if one.manifest])
     comparison = Path(run["compare"].path) if "compare" in run.parents else None
+    export = Path(run["export"].path) if "export" in run.parents else None
+    if stage.export is not None and sections.certificate(export, subject.digest, str) is None:
+        raise LineageError(f"stage.export={stage.export} is not an export of {stage.run}: set an export of it, or null")
     above: list[Link] = []
     sent, files, size = [], 0, 0
     for link in chain:
         own = stage if link is subject else replace(stage, weights=Weights.merged)
-        plan = Plan(own, settings.model, tuple(above), scrubber, comparison)
+        plan = Plan(own, settings.model, tuple(above), scrubber, comparison, export)
         if link not in rising:
             above.append(bundle.kept(link, plan))
             continue

@@ -27,6 +27,13 @@ def test_the_state_needs_the_token_and_lists_the_runs(tmp_path: Path) -> None:
     assert "{{" not in page.text
 
 
+# Texts of the axes of each chart; elements would be replaced while they are read.
+TICKS = """
+const texts = (chart, anchor) => [...chart.querySelectorAll(`text[text-anchor=${anchor}]`)].map(one => one.textContent);
+return [...document.querySelectorAll("svg")].map(chart => [texts(chart, "middle"), texts(chart, "end")]);
+"""
+
+
 def test_the_page_follows_runs_as_a_file_and_from_a_server(tmp_path: Path) -> None:
     root = tmp_path / "runs"
     fall = {"name": "objective/scores", "best": 2.0, "peak": 4, "update": 9, "last": 1.5}
@@ -65,6 +72,11 @@ def test_the_page_follows_runs_as_a_file_and_from_a_server(tmp_path: Path) -> No
                 ):
                     wait_for(lambda text=text: text in browser.find_element("id", "main").text)
                 assert len(browser.find_elements("css selector", "line.fell")) == 1
+                ticks = browser.execute_script(TICKS)
+                assert ticks
+                for steps, values in ticks:
+                    assert all(float(step).is_integer() for step in steps)
+                    assert len(values) > 1
                 assert browser.execute_script("return document.documentElement.scrollWidth") <= width
 
         def open_samples() -> bool:
@@ -107,6 +119,8 @@ def test_the_token_ledger_opens_scrubs_and_colors_its_tokens(tmp_path: Path) -> 
 
         wait_for(opened)
         ledger = browser.find_element("id", "ledger")
+        options = browser.execute_script("return [...document.querySelectorAll('#ledger option')].map(one => one.text)")
+        assert options[0] == "2 updates: Which tree?"
         first, second = ledger.find_elements("css selector", ".token")
         assert (first.text, second.text) == ("An ", "<b>oak")
         assert "clipped" in second.get_attribute("class").split()

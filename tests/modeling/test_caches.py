@@ -4,10 +4,11 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import DynamicCache
 
 from rlhf.modeling import decoding
 from rlhf.modeling.architectures import KNOWN
-from rlhf.modeling.caches import SharedPrompts
+from rlhf.modeling.caches import SharedPrompts, make_room
 from rlhf.modeling.generation import sample, seeded
 from rlhf.modeling.segment_attention import attending
 from tests.preference import alike
@@ -66,3 +67,18 @@ def test_attention_is_that_over_prompt_and_response_together(heads: int) -> None
     query, own, own_values = (part[[0, 2, 3]] for part in (query, own, own_values))
     assert len(prompts.mask) == 1
     check()
+
+
+def test_a_room_keeps_what_was_read_and_takes_more() -> None:
+    torch.manual_seed(0)
+    cache, plain = DynamicCache(), DynamicCache()
+    given = [(torch.randn(1, 2, 3, 4), torch.randn(1, 2, 3, 4)) for _ in range(2)]
+    for number, (keys, values) in enumerate(given):
+        cache.update(keys, values, number)
+        plain.update(keys, values, number)
+    make_room(cache, 8)
+    more = torch.randn(1, 2, 2, 4), torch.randn(1, 2, 2, 4)
+    for number in range(2):
+        for found, expected in zip(cache.update(*more, number), plain.update(*more, number), strict=True):
+            assert torch.equal(found, expected)
+    assert cache.get_seq_length() == plain.get_seq_length() == 5

@@ -104,6 +104,27 @@ def test_what_else_is_in_the_batch_changes_no_response(
         assert one.logprobs == pytest.approx(other.logprobs, abs=1e-5)
 
 
+@pytest.mark.parametrize("piece", [1, 3, 4, 64])
+def test_a_followed_prompt_is_read_in_pieces(model: Any, piece: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the same tokens and log-probabilities as in one pass; models with other caches read it in one."""
+    row, seen, widths = list(range(5, 17)), [], []
+    [expected] = sample(model, [row], {END}, PAD, 8, 0.0)
+    monkeypatch.setattr(decoding, "PIECE", piece)
+    forward = decoding.Decoding._forward
+
+    def noted(self: Any, ids: torch.Tensor, *rest: Any) -> torch.Tensor:
+        widths.append(ids.shape[1])
+        return forward(self, ids, *rest)
+
+    monkeypatch.setattr(decoding.Decoding, "_forward", noted)
+    [found] = sample(model, [row], {END}, PAD, 8, 0.0, follow=lambda number, token: seen.append(token))
+    assert found.ids == expected.ids == seen
+    torch.testing.assert_close(torch.tensor(found.logprobs), torch.tensor(expected.logprobs), atol=1e-5, rtol=0)
+    assert sum(widths) == len(row) + len(seen) - 1
+    whole = hasattr(model.config, "sliding_window") and model.config.sliding_window == 4
+    assert max(widths) == (len(row) if whole else min(piece, len(row)))
+
+
 def test_equal_prompts_are_read_once_and_answered_differently(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(2)
     model, read = KINDS["llama"]().eval(), []

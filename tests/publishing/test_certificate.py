@@ -12,6 +12,7 @@ from rlhf.publishing.certificate import (
     Rows,
     by_llama_cpp,
     compare,
+    limit,
     require_same,
     scores_agree,
     table,
@@ -32,7 +33,7 @@ def answer(prompt: list[int]) -> list[int]:
 def test_the_same_model_agrees() -> None:
     found = compare(logits, logits, answer, ROWS)
     assert (found.tokens, found.kl_mean, found.kl_max, found.same_answer) == (5, 0.0, 0.0, 1.0)
-    require_same("stage.run=x", {"transformers": found}, "as trained")
+    require_same("stage.run=x", {"transformers": found}, "as trained", limit("as trained", "llama"))
 
 
 def test_the_divergence_is_over_the_tokens_of_the_answers() -> None:
@@ -47,11 +48,17 @@ def test_the_divergence_is_over_the_tokens_of_the_answers() -> None:
 
 @pytest.mark.parametrize("times", [1.01, math.nan])
 def test_another_model_is_refused(times: float) -> None:
-    for precision, limit in LIMITS.items():
-        kl = times * limit
+    for precision, most in LIMITS.items():
+        kl = times * most
         found = {"transformers": Agreement(5, 0.0, 0.0, 1.0, 1.0), "llama.cpp": Agreement(5, kl, kl, 1.0, 1.0)}
         with pytest.raises(ModelError, match=f"stage.run=x, exported as {precision} and read by llama.cpp, is another"):
-            require_same("stage.run=x", found, precision)
+            require_same("stage.run=x", found, precision, most)
+
+
+def test_the_activation_of_gpt2_and_gpt_neox_is_rounded_in_ggml() -> None:
+    assert [limit("f32", kind) for kind in ("llama", "gpt2", "gpt_neox")] == [1e-6, 1e-4, 1e-4]
+    assert limit("as trained", "gpt2") == 1e-6
+    assert limit("q8_0", "gpt_neox") == LIMITS["q8_0"]
 
 
 def test_the_table_has_a_row_per_reader() -> None:

@@ -4,7 +4,16 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
 
 pytest.importorskip("gguf", reason="an extra: pip install 'rlhf[gguf]'")
 
@@ -17,13 +26,18 @@ from rlhf.runs.parents import Parent
 
 SIZES = {
     "vocab_size": 40, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
-    "num_key_value_heads": 2, "pad_token_id": 0,
+    "num_key_value_heads": 2, "pad_token_id": 0, "bos_token_id": 0, "eos_token_id": 0,
+}  # fmt: skip
+
+KINDS: dict[str, Any] = {
+    "llama": (LlamaForCausalLM, LlamaConfig), "qwen2": (Qwen2ForCausalLM, Qwen2Config),
+    "gpt2": (GPT2LMHeadModel, GPT2Config), "gpt_neox": (GPTNeoXForCausalLM, GPTNeoXConfig),
 }  # fmt: skip
 
 
 def new_base(kind: str = "llama") -> Any:
     torch.manual_seed(0)
-    model, config = {"llama": (LlamaForCausalLM, LlamaConfig), "qwen2": (Qwen2ForCausalLM, Qwen2Config)}[kind]
+    model, config = KINDS[kind]
     return model(config(**SIZES)).eval()
 
 
@@ -39,9 +53,16 @@ def new_adapter(folder: Path, base: Any, **more: Any) -> Any:
     return adapted.merge_and_unload().eval()
 
 
-@pytest.mark.parametrize("kind", ["llama", "qwen2"])
+PATTERNS = {"rank_pattern": {"q_proj": 8}, "alpha_pattern": {"up_proj": 3}}
+
+
 @pytest.mark.parametrize(
-    "more", [{}, {"use_rslora": True}, {"rank_pattern": {"q_proj": 8}, "alpha_pattern": {"up_proj": 3}}]
+    ("kind", "more"),
+    [
+        *((kind, more) for kind in ("llama", "qwen2") for more in ({}, {"use_rslora": True}, PATTERNS)),
+        ("gpt2", {"fan_in_fan_out": True}),
+        ("gpt_neox", {}),
+    ],
 )
 def test_the_file_and_the_base_are_the_adapted_model(tmp_path: Path, kind: str, more: dict[str, Any]) -> None:
     ours = new_adapter(tmp_path / "adapter", new_base(kind), **more)

@@ -65,7 +65,7 @@ def test_other_tokenizers_are_refused() -> None:
         with pytest.raises(ModelError, match="stage.run=x has a tokenizer that splits text in a way without a name"):
             check("stage.run=x", other)
     for other in (of(BYTES, byte_fallback=True), object()):
-        with pytest.raises(ModelError, match="stage.run=x has a tokenizer that is not a byte-level BPE"):
+        with pytest.raises(ModelError, match="stage.run=x has a tokenizer that is neither a byte-level BPE nor"):
             check("stage.run=x", other)
 
 

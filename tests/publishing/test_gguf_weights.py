@@ -9,10 +9,13 @@ import torch
 from transformers import (
     AutoModelForCausalLM,
     GPT2Config,
+    GPT2LMHeadModel,
+    GPTNeoXConfig,
     LlamaConfig,
     LlamaForCausalLM,
     MistralConfig,
     MistralForCausalLM,
+    OPTConfig,
     Qwen2Config,
     Qwen2ForCausalLM,
     Qwen3Config,
@@ -30,6 +33,10 @@ SIZES = {
     "vocab_size": 64, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
     "num_key_value_heads": 2, "initializer_range": 0.3, "max_position_embeddings": 64, "rms_norm_eps": 3e-5,
 }  # fmt: skip
+GPT2 = {
+    "vocab_size": 64, "n_embd": 64, "n_layer": 2, "n_head": 4, "initializer_range": 0.3, "layer_norm_epsilon": 3e-5,
+    "bos_token_id": 0, "eos_token_id": 0,
+}  # fmt: skip
 KINDS: dict[str, Any] = {
     "llama": lambda: LlamaForCausalLM(LlamaConfig(**SIZES, tie_word_embeddings=True)),
     "untied llama": lambda: LlamaForCausalLM(
@@ -38,11 +45,15 @@ KINDS: dict[str, Any] = {
     "mistral": lambda: MistralForCausalLM(MistralConfig(**SIZES, sliding_window=32)),
     "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**SIZES)),
     "qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(**SIZES, head_dim=128)),
+    "gpt2": lambda: GPT2LMHeadModel(GPT2Config(**GPT2)),
+    "untied gpt2": lambda: GPT2LMHeadModel(GPT2Config(**GPT2, tie_word_embeddings=False)),
 }
 
 
 def write(model: Any, path: Path, quantization: Quantization = Quantization.f32) -> list[str]:
     writer = new_writer(path, model.config, "tiny", quantization)
+    if model.config.model_type == "gpt2":  # transformers counts its tokens
+        writer.add_token_list([str(id) for id in range(64)])
     other = add_weights(writer, model, quantization)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -100,6 +111,13 @@ def test_few_bits_keep_embeddings_and_output_at_eight(tmp_path: Path, bits: int,
     assert 0 < ((ours - theirs).abs() / ours.abs().amax(1, keepdim=True)).max() <= 1 / 2 ** (bits - 1) * 1.01
 
 
+def test_positions_of_gpt2_are_never_rounded(tmp_path: Path) -> None:
+    write(KINDS["gpt2"](), tmp_path / "model.gguf", Quantization.q8_0)
+    kinds = {tensor.name: tensor.tensor_type.name for tensor in gguf.GGUFReader(tmp_path / "model.gguf").tensors}
+    assert kinds["position_embd.weight"] == kinds["blk.0.attn_qkv.bias"] == "F32"
+    assert kinds["token_embd.weight"] == kinds["blk.0.attn_qkv.weight"] == "Q8_0"
+
+
 def test_weights_beyond_f16_are_refused(tmp_path: Path) -> None:
     model = LlamaForCausalLM(LlamaConfig(**SIZES))
     with torch.no_grad():
@@ -127,7 +145,11 @@ def test_llama3_divides_frequencies_as_transformers_does(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        (GPT2Config(), "stage.run=x is of the architecture gpt2, and llama, mistral, qwen2, qwen3 can be written"),
+        (OPTConfig(), "stage.run=x is of the architecture opt, and llama, mistral, qwen2, qwen3, gpt2, gpt_neox can"),
+        (GPT2Config(n_positions=128), "stage.run=x has attention, layers or positions that transformers does not read"),
+        (GPT2Config(scale_attn_by_inverse_layer_idx=True), "stage.run=x has attention, layers or positions"),
+        (GPT2Config(activation_function="relu"), "has the activation relu, and ggml's gpt2 computes gelu_new"),
+        (GPTNeoXConfig(attention_bias=False), "stage.run=x has attention without biases that transformers does not"),
         (LlamaConfig(hidden_act="gelu"), "stage.run=x has the activation gelu"),
         (LlamaConfig(attention_bias=True), "stage.run=x has biases or a head size that transformers does not read"),
         (Qwen3Config(head_dim=32), "stage.run=x has biases or a head size that transformers does not read"),

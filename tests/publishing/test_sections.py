@@ -85,6 +85,20 @@ def test_samples_are_those_of_the_last_step(tmp_path: Path) -> None:
     assert sections.samples(tmp_path / "none", 2, str) == sections.samples(None, 2, str) == []
 
 
+def test_a_certificate_counts_only_if_it_has_these_weights(tmp_path: Path) -> None:
+    reader = {"tokens": 12, "kl_mean": 1.2e-5, "kl_max": 2e-4, "same_token": 1.0, "same_answer": 0.5}
+    found = {"weights": "a" * 64, "format": "gguf", "precision": "q8_0", "prompts": 4, "limit": 0.01}
+    (tmp_path / "certificate.json").write_text(json.dumps(found | {"readers": {"llama.cpp": reader}}))
+    certificate = sections.certificate(tmp_path, "a" * 64, str)
+    assert certificate is not None
+    assert (certificate["form"], certificate["limit"]) == ("gguf, q8_0", "0.01")
+    assert certificate["rows"] == [["llama.cpp", 12, "1.2e-05", "0.0002", "100.0%", "50.0%"]]
+    for place, digest in ((tmp_path, "b" * 64), (tmp_path, None), (None, "a" * 64), (tmp_path / "none", "a" * 64)):
+        assert sections.certificate(place, digest, str) is None
+    (tmp_path / "certificate.json").write_text(json.dumps(found | {"scores": {}}))  # of a reward model
+    assert sections.certificate(tmp_path, "a" * 64, str) is None
+
+
 def test_a_comparison_counts_only_if_it_has_these_weights(tmp_path: Path) -> None:
     parents = {
         stage: {"path": stage, "stage": stage, "digest": stage[0], "revision": None} for stage in ("sft", "reward")

@@ -12,7 +12,7 @@ from rlhf.config import Settings
 from rlhf.errors import ConfigError, LineageError
 from rlhf.labeling.chat import Answer
 from rlhf.stages import execute
-from rlhf.stages.chat import Terminal, converse, side_by_side
+from rlhf.stages.chat import HELP, Terminal, converse, side_by_side
 from tests.conftest import composed, tiny_overrides
 
 
@@ -119,6 +119,10 @@ def test_models_continue_from_their_own_answers(terminal: Terminal, echo: Echo) 
         ("ppo", ["four"]), ("sft", ["four"]),
     ]  # fmt: skip
     assert not terminal.read("/quit")
+
+
+def test_the_list_of_commands_fits_a_terminal_of_80_columns() -> None:
+    assert max(map(len, HELP.splitlines())) < 80
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from rlhf.publishing import gguf_weights
 from rlhf.runs.run import Run
 from rlhf.stages import execute
 from tests.conftest import composed, tiny_overrides
+from tests.test_families import FAMILIES, made
 
 GGUF = "an extra: pip install 'rlhf[gguf]'"
 
@@ -79,6 +80,18 @@ def test_a_gguf_file_for_ollama_is_read_back(export: Callable[..., Path], capsys
     assert (found["precision"], found["limit"], found["file"]) == ("f32", 1e-6, "almanac-sft-f32.gguf")
     assert Run.open(place).manifest["output"] == found["sha256"]
     assert "KL per token" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("family", ["gpt2", "pythia"])
+def test_gpt2_and_pythia_are_read_back(export: Callable[..., Path], tmp_path: Path, family: str) -> None:
+    pytest.importorskip("gguf", reason=GGUF)
+    found = FAMILIES[family]
+    sizes = found.config | ({"n_positions": 1024} if family == "gpt2" else {})
+    model = made(found._replace(config=sizes), tmp_path / "foreign")
+    place = export("sft", f"stage.run={model}", "stage.format=gguf", "stage.quantization=f16")
+    readers = certificate(place)["readers"]
+    assert readers["transformers" if family == "gpt2" else "gguf"]["kl_mean"] < 1e-4
+    assert [path.name for path in place.glob("*.gguf")] == ["foreign-f16.gguf"]
 
 
 def test_another_model_is_refused_and_nothing_is_written(

@@ -129,6 +129,25 @@ def test_a_stranger_who_knows_transformers_alone_loads_it(
     assert found.stdout == f"{text}\n{score} {normalized}\n"
 
 
+def test_the_certificate_of_an_export_is_on_the_card(
+    publish: Publish, hub: Hub, aligned: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    run = tmp_path / "almanac" / "ppo"
+    shutil.copytree(aligned / "almanac" / "ppo", run)
+    shutil.copytree(aligned / "almanac" / "sft", tmp_path / "almanac" / "sft")
+    execute(composed(*tiny_overrides("export", tmp_path), f"stage.run={run}"), tmp_path / "almanac" / "export")
+    assert publish(run=run) == []
+    folder = tmp_path / "publish" / "bundles" / "almanac-ppo"
+    card = (folder / "README.md").read_text()
+    assert "The export (merged, as trained) was read back" in card
+    assert "| transformers | 12 | 0 | 0 | 100.0% | 100.0% |\n\nKL(model ‖ export) is" in card
+    found = json.loads((folder / "evaluation" / "certificate.json").read_text())
+    assert found["readers"]["transformers"]["kl_mean"] == 0
+    assert str(tmp_path) not in json.dumps(found)
+    with pytest.raises(LineageError, match="export is not an export of .*/sft: set an export of it, or null"):
+        publish(f"stage.export={tmp_path}/almanac/export", "overwrite=true", run=tmp_path / "almanac" / "sft")
+
+
 def test_without_a_repository_nothing_is_sent(
     publish: Publish, hub: Hub, aligned: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:

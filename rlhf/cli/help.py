@@ -6,8 +6,6 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from rlhf.runs.commands import quoted
 from rlhf.storage.paths import bundled
 
@@ -77,6 +75,8 @@ def composed_values(conf: Path, overrides: Sequence[str]) -> Values:
 
 def plain_values(conf: Path) -> Values:
     """Return a function that looks up a key of conf/config.yaml without overrides: Hydra's import takes longer."""
+    import yaml
+
     load = yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader
     root = yaml.load((conf / "config.yaml").read_text(encoding="utf-8"), load)
     [experiment] = [one["experiment"] for one in root["defaults"] if isinstance(one, dict) and "experiment" in one]

@@ -1,14 +1,19 @@
-"""The entry of the command line. The version, the help and most completions need no Hydra, which takes longer."""
+"""The entry of the command line. Version, help, most completions and an unknown stage need no Hydra, which is slow."""
 
 import os
 import sys
 from collections.abc import Sequence
 
 import rlhf
+from rlhf.cli.completion import offers, options_of
+from rlhf.storage.paths import bundled
 
 
 def main() -> None:
     """Run the command line."""
+    if sentence := unknown_stage(sys.argv[1:]):
+        print(f"rlhf: {sentence}", file=sys.stderr)
+        sys.exit(1)
     told = quick(sys.argv[1:])
     if told is None:
         from rlhf.cli.main import main as whole
@@ -32,8 +37,22 @@ def quick(given: Sequence[str]) -> str | None:
 
             return help_text([])
         case ["-sc", "query=bash"]:  # as the script of -sc install=bash asks
-            from rlhf.cli.completion import offers
-
             words = offers(os.environ.get("COMP_LINE", ""))
             return None if words is None else " ".join(words)
     return None
+
+
+def unknown_stage(given: Sequence[str]) -> str | None:
+    """Return the message about a stage that does not exist, which is Hydra's; None for any other command.
+
+    A command with options, a process of torchrun, and a user who asks for tracebacks are left to Hydra.
+    """
+    named = [word.removeprefix("stage=") for word in given if word.startswith("stage=")]
+    if not named or not named[-1].isidentifier() or any(word.startswith("-") for word in given):
+        return None
+    known = options_of(bundled("conf"), "stage")
+    if named[-1] in known or {"RANK", "HYDRA_FULL_ERROR"} & set(os.environ):
+        return None
+    from rlhf.config.rules import closest
+
+    return f"unknown stage {named[-1]!r}; choose from {', '.join(known)}{closest(named[-1], known)}"

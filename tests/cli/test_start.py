@@ -58,6 +58,25 @@ def test_other_commands_are_left_to_hydra(monkeypatch: pytest.MonkeyPatch, words
     assert start.quick(words) is None
 
 
+@pytest.mark.parametrize("name", ["dop", "dpoo", "nothing"])
+def test_an_unknown_stage_is_refused_as_by_hydra(tmp_path: Path, name: str) -> None:
+    result = command(tmp_path, f"stage={name}", "seed=1")
+    sentence, imported = result.stderr.splitlines()
+    assert (result.stdout, result.returncode, imported) == ("", 1, "rlhf.config")
+    whole = [sys.executable, "-c", PROBE.replace("start", "main"), f"stage={name}", "seed=1"]
+    assert subprocess.run(whole, cwd=tmp_path, capture_output=True, text=True).stderr.splitlines()[0] == sentence
+    assert sentence.startswith(f"rlhf: unknown stage '{name}'; choose from base, chat, ")
+
+
+def test_an_unknown_stage_is_left_to_hydra_in_other_commands(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RANK", raising=False)
+    assert start.unknown_stage(["stage=nothing"])
+    left = (["stage=dpo"], ["-m", "stage=nothing"], ["stage=dpo,nothing"], ["stage='nothing'"], ["stage="], [])
+    assert [start.unknown_stage(words) for words in left] == [None] * len(left)
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    assert start.unknown_stage(["stage=nothing"]) is None
+
+
 def test_hydra_completes_the_rest(tmp_path: Path) -> None:
     result = command(tmp_path, "-sc", "query=bash", line="rlhf stage=dpo stage.sample_length=")
     assert result.stdout == "stage.sample_length=40\n"

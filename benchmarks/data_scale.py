@@ -6,7 +6,11 @@ Makes files of distinct pairs from HH-harmless and AlpacaEval (rows of at most 9
 random model of a few thousand parameters with SmolLM2's tokenizer, and runs `stage=dpo` for one step on each file,
 twice, in a new cache. Memory is that of the process and its workers that no file backs, sampled every 0.1 s. Beside it,
 TRL's own preparation (datasets' JSON reader and DPOTrainer, in one process, as by default, and in as many as ours) of
-the first ``--trl-rows`` rows. Writes benchmarks/data_scale.json.
+the first ``--trl-rows`` rows. Each part of the work (reading, dividing, surveying, tokenizing) is printed when it ends,
+and each size is written to benchmarks/data_scale.json, which keeps the other sizes. Ten million rows need 20 GB in the
+folder of temporary files (TMPDIR) and about 75 minutes of one core:
+
+    python -m benchmarks.data_scale --rows 10000000 --trl-rows 0    # 0: without TRL
 """
 
 import argparse
@@ -34,6 +38,7 @@ FILES = ("hh_rlhf_harmless", "alpaca_eval_gpt4")
 LONGEST = 900  # bytes of a row
 MODEL = "SmolLM2-135M-Instruct"
 MAX_LENGTH = 512
+FEW = 20_000  # rows of the file that shows the time without rows
 
 
 def pairs() -> Iterator[dict[str, Any]]:
@@ -81,9 +86,23 @@ def memory(process: psutil.Process) -> float:
     return total / 1024
 
 
-def measured(command: list[str], environment: dict[str, str]) -> dict[str, float]:
-    """Run a command; return its seconds and its largest memory."""
-    started, peak = time.perf_counter(), 0.0
+def part_of(meta: Path) -> str | None:
+    """Return the part of the work whose table in the cache is complete; None for a part that takes no time."""
+    told = json.loads(meta.read_text(encoding="utf-8"))["told"]
+    if "read" in told:
+        return "reading"
+    if "cut" in told:
+        return "tokenizing"
+    if not told:
+        return "dividing"
+    return "surveying" if isinstance(told["value"], dict) else None
+
+
+def measured(command: list[str], environment: dict[str, str]) -> dict[str, Any]:
+    """Run a command; return its seconds, its largest memory, and the seconds at which each part of its work ended."""
+    started, peak, known, parts = time.perf_counter(), 0.0, set(), {}
+    cache = Path(environment.get("RLHF_CACHE", os.devnull))
+    known |= set(cache.glob("[!.]*/meta.json"))
     with tempfile.TemporaryFile("w+") as output:
         with subprocess.Popen(command, stdout=output, stderr=output, env=environment) as running:
             process = psutil.Process(running.pid)
@@ -92,14 +111,19 @@ def measured(command: list[str], environment: dict[str, str]) -> dict[str, float
                     peak = max(peak, memory(process))
                 except psutil.NoSuchProcess:
                     break
+                for meta in set(cache.glob("[!.]*/meta.json")) - known:
+                    known.add(meta)
+                    if name := part_of(meta):
+                        seconds = parts[name] = round(time.perf_counter() - started, 1)
+                        print(f"{name}: ended after {seconds} s, at most {peak:.0f} MiB", flush=True)
                 time.sleep(0.1)
         output.seek(0)
         if running.returncode:
             raise SystemExit(f"{' '.join(command)}\n{output.read()[-3000:]}")
-    return {"seconds": round(time.perf_counter() - started, 1), "mib": round(peak)}
+    return {"seconds": round(time.perf_counter() - started, 1), "mib": round(peak), "ended": parts}
 
 
-def first_step(path: Path, folder: Path, processes: int) -> dict[str, float]:
+def first_step(path: Path, folder: Path, processes: int) -> dict[str, Any]:
     """Run stage=dpo for one step."""
     command = [sys.executable, "-m", "rlhf", "stage=dpo", "experiment=none", f"data.path={path}", "model=local"]
     command += [f"model.path={folder / 'model'}", f"stage.policy={folder / 'model'}", f"checkpoints={folder / 'out'}"]
@@ -137,39 +161,49 @@ def main() -> None:
     """Measure every size and write the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, nargs="+", default=[100_000, 1_000_000])
-    parser.add_argument("--trl-rows", type=int, default=20_000)
+    parser.add_argument("--trl-rows", type=int, default=FEW, help="0: without TRL")
     parser.add_argument("--processes", type=int, default=os.cpu_count())
     parser.add_argument("--trl", nargs=3, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.trl:
         trl_side(given.trl[0], given.trl[1], int(given.trl[2]))
         return
-    result: dict[str, Any] = {"date": date.today().isoformat(), "processes": given.processes, "sizes": []}
-    result["machine"] = f"{platform.machine()}, {platform.system()}, {os.cpu_count()} cores"
+    known = json.loads(RESULT.read_text(encoding="utf-8")) if RESULT.exists() else {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         tiny_model(folder / "model")
         few = folder / "few.jsonl"
-        write_pairs(few, given.trl_rows)
-        result["trl"] = {"rows": given.trl_rows} | {n: trl_rate(few, folder, n) for n in {1, given.processes}}
-        result["start"] = first_step(few, folder, given.processes)  # of a small file, again: the time without rows
-        result["start"] = first_step(few, folder, given.processes)
+        write_pairs(few, given.trl_rows or FEW)
+        counts = {1, given.processes} if given.trl_rows else ()
+        trl = {"rows": given.trl_rows} | {str(n): trl_rate(few, folder, n) for n in counts}
+        for _ in range(2):  # the second start of a small file is the time without rows
+            start = first_step(few, folder, given.processes)
         for rows in given.rows:
             path = folder / "rows.jsonl"
             write_pairs(path, rows)
-            one = {"rows": rows, "mib of the file": round(path.stat().st_size / 2**20)}
-            one |= {start: first_step(path, folder, given.processes) for start in ("first start", "second start")}
-            result["sizes"].append(one)
-            RESULT.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-            print("\n".join(table(result)), flush=True)
+            one = {"rows": rows, "date": date.today().isoformat(), "processes": given.processes}
+            one |= {"mib of the file": round(path.stat().st_size / 2**20), "start": start["seconds"]}
+            for begun in ("first start", "second start"):
+                one |= {begun: first_step(path, folder, given.processes)}
+                known = merged(known, one, trl)
+                RESULT.write_text(json.dumps(known, indent=2) + "\n", encoding="utf-8")
+                print("\n".join(table(known)), flush=True)
+
+
+def merged(known: dict[str, Any], one: dict[str, Any], trl: dict[str, Any]) -> dict[str, Any]:
+    """Return the result with one more size, and TRL's rates if they were measured."""
+    sizes = [other for other in known.get("sizes", []) if other["rows"] != one["rows"]]
+    machine = f"{platform.machine()}, {platform.system()}, {os.cpu_count()} cores"
+    found = {"machine": machine, "sizes": sorted([*sizes, one], key=lambda size: size["rows"])}
+    return found | {"trl": trl if trl["rows"] else known.get("trl")}
 
 
 def table(result: dict[str, Any]) -> list[str]:
     """Return the result as a table."""
-    base, rows = result["start"]["seconds"], []
+    rows = []
     for one in result["sizes"]:
-        first, second = one["first start"], one["second start"]
-        rate = one["rows"] / (first["seconds"] - base)
+        first, second = one["first start"], one.get("second start", {"seconds": None})
+        rate = one["rows"] / (first["seconds"] - one["start"])
         rows.append((f"{one['rows']:,}", first["seconds"], f"{rate:,.0f}", first["mib"], second["seconds"]))
     heading = ["rows", "first start, s", "rows per second", "memory, MiB", "second start, s"]
     return [*markdown.table(heading, rows, str), "", f"TRL: {result['trl']}"]

@@ -55,7 +55,7 @@ def policy(spec: dict[str, Any]) -> Any:
     else:
         torch.manual_seed(0)
         with torch.device(spec.get("device", "cpu")):
-            found = LlamaForCausalLM(config(spec))
+            found = LlamaForCausalLM(config(spec, attn_implementation=spec.get("attention", "sdpa")))
         ending(found, spec)
     found.generation_config.eos_token_id = found.config.eos_token_id
     return found

@@ -2,7 +2,8 @@
 
 Does not import rlhf. A specification holds the shape or the ``weights`` of a model, the lengths of ``prompt`` and
 ``response`` in tokens (drawn within 10 % of them), the number of ``prompts`` per batch and of ``responses`` per prompt,
-which are compared in all pairs; for KTO, the first is desirable.
+which are compared in all pairs; for KTO, the first is desirable. ``attention`` is transformers' implementation, sdpa by
+default; ``liger`` replaces norms, rotary embeddings and MLPs by Liger's kernels.
 """
 
 import itertools
@@ -53,7 +54,12 @@ def model(spec: Spec, auto: Any) -> Any:
     shape = {name: spec[name] for name in SHAPE} | {"vocab_size": spec["vocabulary"], "tie_word_embeddings": True}
     config = LlamaConfig(**shape | special, num_labels=1, max_position_embeddings=LONGEST)
     with torch.device(spec.get("device", "cpu")):
-        return auto.from_config(config, attn_implementation="sdpa")
+        made = auto.from_config(config, attn_implementation=spec.get("attention", "sdpa"))
+    if spec.get("liger"):
+        from transformers.integrations.liger import apply_liger_kernel
+
+        apply_liger_kernel(made, {"fused_linear_cross_entropy": False})  # TRL has a fused head
+    return made
 
 
 def tokenizer(size: int) -> PreTrainedTokenizerFast:

@@ -2,6 +2,7 @@
 
 import tempfile
 import threading
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -16,13 +17,15 @@ KINDS = {"grpo": (GRPOTrainer, GRPOConfig), "rloo": (RLOOTrainer, RLOOConfig)}
 
 def make(spec: dict[str, Any]) -> Callable[[int], dict[str, Any]]:
     tokenizer, prompts, samples = ppo_models.tokenizer(spec), ppo_models.prompts(spec), spec["samples"]
-    folder = tempfile.mkdtemp()
+    folder, on_cpu = tempfile.mkdtemp(), spec.get("device", "cpu") == "cpu"
     ppo_models.policy(spec).save_pretrained(folder)  # TRL loads the reference from there
     trainer_of, settings_of = KINDS[spec["advantage"]]
+    warnings.filterwarnings("ignore", ".*use_liger_kernel", FutureWarning)
     settings = settings_of(
         output_dir=tempfile.mkdtemp(), per_device_train_batch_size=len(prompts) * samples, num_generations=samples,
         max_steps=1000, num_iterations=1, beta=0.05, max_completion_length=spec["length"], report_to="none",
-        temperature=spec["temperature"], learning_rate=spec["learning_rate"], use_cpu=True, bf16=False,
+        temperature=spec["temperature"], learning_rate=spec["learning_rate"], use_cpu=on_cpu,
+        bf16=spec.get("autocast", False), use_liger_kernel=spec.get("liger", False),
         activation_checkpointing=False, disable_tqdm=True, save_strategy="no", logging_strategy="no",
     )  # fmt: skip
     policy = ppo_models.policy(spec)

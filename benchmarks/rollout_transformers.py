@@ -14,10 +14,12 @@ def make(spec: dict[str, Any]) -> Callable[[int], dict[str, Any]]:
     critic = ppo_models.classifier(spec).eval()
     tokenizer.padding_side = "left"
     batch = tokenizer(ppo_models.prompts(spec), return_tensors="pt", padding=True)
-    ids, mask, end = batch["input_ids"], batch["attention_mask"], tokenizer.eos_token_id
+    ids, mask = (batch[name].to(policy.device) for name in ("input_ids", "attention_mask"))
+    end = tokenizer.eos_token_id
     settings = GenerationConfig(
         max_new_tokens=spec["length"], do_sample=True, temperature=spec["temperature"], top_k=0, top_p=1.0,
         eos_token_id=end, pad_token_id=tokenizer.pad_token_id, return_dict_in_generate=True, output_scores=True,
+        cache_implementation=spec.get("cache"),
     )  # fmt: skip
     policy.generation_config = settings
 

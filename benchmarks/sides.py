@@ -83,22 +83,25 @@ def serve(make: Callable[[dict[str, Any]], Step]) -> None:
 
 def interleave(
     sides: Mapping[str, Side], spec: Mapping[str, Any], rounds: int = 5, warmup: int = 1, threads: int = 1,
-    limit: float | None = None,
+    limit: float | None = None, enough: float | None = None,
 ) -> Results:  # fmt: skip
     """Let ``sides`` take turns; return {name: {"rounds": [result of step with seconds, cpu and peak]}}.
 
     The order within a round alternates. Peak memory excludes the resident memory before models and data were made. A
-    side that needs more than ``limit`` seconds in all is stopped.
+    side that needs more than ``limit`` seconds in all is stopped; after ``enough`` seconds no further round begins.
 
     Raises:
         SideError: a side did not answer.
     """
+    started = time.perf_counter()
     with contextlib.ExitStack() as stack:
         running = {
             name: stack.enter_context(_Process(name, side, spec, threads, limit)) for name, side in sides.items()
         }
         found: Results = {name: {"rounds": []} for name in sides}
         for number in range(warmup + rounds):
+            if enough is not None and number > warmup and time.perf_counter() - started > enough:
+                break
             order = list(running) if number % 2 == 0 else list(running)[::-1]
             for name in order:
                 measured = running[name].ask({"number": number, "forget": number == warmup})

@@ -1,4 +1,4 @@
-from rlhf.cli.main import main
+from rlhf.cli.start import main
 
 if __name__ == "__main__":
     main()

@@ -16,6 +16,7 @@ from hydra.core.config_store import ConfigNode, ConfigStore
 from omegaconf import DictConfig, ListConfig, OmegaConf, _utils
 
 from rlhf import config
+from rlhf.cli.completion import TYPED
 from rlhf.cli.overrides import parsed
 from rlhf.config import STAGES, Settings
 from rlhf.config import objective as objectives
@@ -26,7 +27,6 @@ from rlhf.storage.paths import bundled
 from rlhf.storage.renamed import old_name
 
 SWEPT = "RLHF_SWEPT"  # environment variable: the keys that the sweep varies, for workers of its launcher too
-TYPED = ("model", "data", "adapter", "hardware", "tracker", "judge")  # groups with a type
 IN_PATH = ("stage", "name", "checkpoints")
 LONGEST_NAME = 120  # most file systems allow 255 bytes
 

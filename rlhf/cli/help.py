@@ -2,16 +2,14 @@
 
 import re
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
-
-import hydra
-from omegaconf import OmegaConf
 
 from rlhf.runs.commands import quoted
 from rlhf.storage.paths import bundled
 
+Values = Callable[[str], Any]  # dotted key -> value, None if it is null or missing
 WIDTH = 80
 ENTRY = re.compile(r"(?P<indent> *)(?P<key>[\w./-]+):(?P<value>(?:[ ](?!#).*?)?)(?:\s+#\s(?P<comment>.*))?")
 
@@ -55,11 +53,50 @@ SETTINGS = {
 def help_text(overrides: Sequence[str]) -> str:
     """Return the help of the command, or, if the overrides name a stage, that stage's settings."""
     conf = bundled("conf")
+    value_of = composed_values(conf, overrides) if overrides else plain_values(conf)
+    stages = [item.partition("=")[2] for item in overrides if item.startswith("stage=")]
+    return stage_help(conf / "stage" / f"{stages[-1]}.yaml", value_of) if stages else command_help(conf, value_of)
+
+
+def composed_values(conf: Path, overrides: Sequence[str]) -> Values:
+    """Return a function that looks a dotted key up in the composed settings."""
+    import hydra
+    from omegaconf import OmegaConf
+
     with hydra.initialize_config_dir(config_dir=str(conf), version_base="1.3"):
         composed = hydra.compose(config_name="config", overrides=list(overrides))
-    stages = [item.partition("=")[2] for item in overrides if item.startswith("stage=")]
-    if stages:
-        return stage_help(conf / "stage" / f"{stages[-1]}.yaml", composed)
+
+    def value_of(key: str) -> Any:
+        value = OmegaConf.select(composed, key)
+        return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+
+    return value_of
+
+
+def plain_values(conf: Path) -> Values:
+    """Return a function that looks up a key of conf/config.yaml without overrides: Hydra's import takes longer."""
+    import yaml
+
+    load = yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader
+    root = yaml.load((conf / "config.yaml").read_text(encoding="utf-8"), load)
+    [experiment] = [one["experiment"] for one in root["defaults"] if isinstance(one, dict) and "experiment" in one]
+    shared = yaml.load((conf / "experiment" / f"{experiment}.yaml").read_text(encoding="utf-8"), load)
+
+    def value_of(key: str) -> Any:
+        found = [_at(values, key.split(".")) for values in (shared, root)]
+        return next((value for value in found if value is not None), None)
+
+    return value_of
+
+
+def _at(values: Any, keys: list[str]) -> Any:
+    for key in keys:
+        values = values.get(key) if isinstance(values, dict) else None
+    return values
+
+
+def command_help(conf: Path, value_of: Values) -> str:
+    """Return the help of the command: its forms, the config groups, and the settings that all stages share."""
     parts = [USAGE]
     for use, groups in GROUPS.items():
         parts.append(f"\n{use}: group=option\n")
@@ -69,17 +106,17 @@ def help_text(overrides: Sequence[str]) -> str:
     for use, names in SETTINGS.items():
         parts.append(f"\n{use}: key=value\n")
         chosen = {key: one for key, one in entries.items() if key.split(".")[0] in names}
-        parts += [_setting(key, comment, composed) for key, comment in chosen.items()]
+        parts += [_setting(key, comment, value_of(key)) for key, comment in chosen.items()]
     return "".join(parts).rstrip()
 
 
-def stage_help(path: Path, composed: Any) -> str:
+def stage_help(path: Path, value_of: Values) -> str:
     """Return the settings of one stage with their resolved values and their comments in conf/stage/."""
     head = [line.removeprefix("# ") for line in path.read_text(encoding="utf-8").splitlines()]
     lines = [line for line in head[: head.index("defaults:")] if line]
     summary = textwrap.fill(f"stage={path.stem}: {' '.join(lines)}", WIDTH)
     entries = [(f"stage.{key}", comment) for key, comment in comments(path) if key not in ("name",)]
-    return "".join([summary, "\n\n", *(_setting(key, comment, composed) for key, comment in entries)]).rstrip()
+    return "".join([summary, "\n\n", *(_setting(key, comment, value_of(key)) for key, comment in entries)]).rstrip()
 
 
 def comments(path: Path) -> Iterator[tuple[str, str]]:
@@ -96,21 +133,16 @@ def comments(path: Path) -> Iterator[tuple[str, str]]:
             yield ".".join(key for _, key in above), entry["comment"] or ""
 
 
-def _setting(key: str, comment: str, composed: Any) -> str:
-    value = OmegaConf.select(composed, key)
+def _setting(key: str, comment: str, value: Any) -> str:
     help_lines = (
         textwrap.fill(comment, WIDTH, initial_indent=" " * 6, subsequent_indent=" " * 6) + "\n" if comment else ""
     )
-    return (
-        f"  {key}:\n{help_lines}"
-        if OmegaConf.is_dict(value) and len(value)
-        else f"  {key}={_shown(value)}\n{help_lines}"
-    )
+    return f"  {key}:\n{help_lines}" if isinstance(value, dict) and value else f"  {key}={_shown(value)}\n{help_lines}"
 
 
 def _shown(value: Any) -> str:
     """Return a value as the user types it."""
-    if OmegaConf.is_list(value):
+    if isinstance(value, list):
         return f"[{','.join(map(_shown, value))}]"
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]

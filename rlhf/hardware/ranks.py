@@ -107,10 +107,18 @@ def join(hardware: Hardware) -> None:
         )
     cpu = not torch.cuda.is_available() if hardware.device == "auto" else hardware.device == "cpu"
     if not torch.distributed.is_initialized():
-        # gloo beside nccl: the values exchanged here are not tensors on a GPU.
-        torch.distributed.init_process_group("gloo" if cpu else "cuda:nccl,cpu:gloo")
+        torch.distributed.init_process_group("gloo" if cpu else backend(torch.cuda.device_count()))
     # Without ``cpu``, accelerate treats every process on a machine without a GPU as the only one.
     _compare(PartialState(cpu=cpu).num_processes)
+
+
+def backend(gpus: int) -> str:
+    """Return the backend of processes on GPUs: NCCL refuses two processes on one GPU, where gloo copies to the host.
+
+    The values that are exchanged beside the training are not tensors on a GPU, so gloo is there in any case.
+    """
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return "gloo" if here > gpus else "cuda:nccl,cpu:gloo"
 
 
 def check(accelerator: Any, strategy: Strategy) -> None:

@@ -45,7 +45,37 @@ def test_a_command_that_fails_is_shown_with_its_output() -> None:
         data_scale.measured([sys.executable, "-c", "raise SystemExit('no such thing')"], dict(os.environ))
 
 
+def test_parts_of_the_work_are_recorded_when_their_tables_are_complete(tmp_path: Path) -> None:
+    told = {"old": {"read": 1}, "a": {"read": 3, "rows": 3}, "b": {"cut": 0}, "c": {}, "d": {"value": {"rows": 3}}}
+    told |= {"e": {"value": "digest"}, ".partial": {"read": 9}}
+    code = "import pathlib, time; time.sleep(0.5)"
+    for name, counts in told.items():
+        (tmp_path / name).mkdir()
+        meta = tmp_path / name / "meta.json"
+        code += f"\npathlib.Path({str(meta)!r}).write_text({json.dumps({'told': counts})!r}); time.sleep(0.3)"
+        if name == "old":
+            meta.write_text(json.dumps({"told": counts}))
+    environment = dict(os.environ) | {"RLHF_CACHE": str(tmp_path)}
+    found = data_scale.measured([sys.executable, "-c", code], environment)["ended"]
+    assert list(found) == ["reading", "tokenizing", "dividing", "surveying"]
+    assert list(found.values()) == sorted(found.values())
+    assert 0.5 < found["reading"] <= found["surveying"]
+
+
+def test_a_new_size_replaces_itself_and_keeps_the_others() -> None:
+    known = {"sizes": [{"rows": 10, "start": 1}, {"rows": 30, "start": 1}], "trl": {"rows": 5, "1": 2.0}}
+    found = data_scale.merged(known, {"rows": 20}, {"rows": 0})
+    assert [one["rows"] for one in found["sizes"]] == [10, 20, 30]
+    assert found["trl"] == {"rows": 5, "1": 2.0}
+    found = data_scale.merged(found, {"rows": 30, "start": 2}, {"rows": 7, "1": 3.0})
+    assert found["sizes"][2] == {"rows": 30, "start": 2}
+    assert len(found["sizes"]) == 3
+    assert found["trl"] == {"rows": 7, "1": 3.0}
+
+
 def test_the_rate_leaves_out_the_start() -> None:
-    one = {"rows": 1000, "first start": {"seconds": 15.0, "mib": 700}, "second start": {"seconds": 6.0, "mib": 500}}
-    lines = data_scale.table({"start": {"seconds": 5.0, "mib": 500}, "sizes": [one], "trl": {"rows": 10, "1": 99.5}})
-    assert "| 1,000 | 15.0 | 100 | 700 | 6.0 |" in lines
+    one = {"rows": 1000, "start": 5.0, "first start": {"seconds": 15.0, "mib": 700}}
+    result = {"sizes": [one], "trl": {"rows": 10, "1": 99.5}}
+    assert "| 1,000 | 15.0 | 100 | 700 | None |" in data_scale.table(result)
+    one["second start"] = {"seconds": 6.0, "mib": 500}
+    assert "| 1,000 | 15.0 | 100 | 700 | 6.0 |" in data_scale.table(result)

@@ -48,6 +48,11 @@ def test_twice_the_work_takes_twice_the_seconds_of_the_processor(side: str) -> N
     assert sides.per_sample(found, "peer")[0] == pytest.approx(0.1, rel=0.2)
 
 
+def test_no_round_begins_after_enough_seconds(side: str) -> None:
+    found = sides.interleave({"ours": sides.Side(side)}, {"cpu": 0.05, "held": 0}, rounds=50, warmup=1, enough=0.01)
+    assert [r["number"] for r in found["ours"]["rounds"]] == [1]
+
+
 def test_memory_is_what_a_side_makes_and_not_what_it_imports(side: str) -> None:
     both = {"ours": sides.Side(side), "peer": sides.Side(side, spec={"held": 80})}
     found = sides.interleave(both, {"cpu": 0.0, "held": 20}, rounds=1)

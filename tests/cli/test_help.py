@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from rlhf.cli import main
-from rlhf.cli.help import comments, help_text
+from rlhf.cli.help import command_help, comments, composed_values, help_text
 from rlhf.config import STAGES
 from rlhf.storage.paths import bundled
 from tests.cli.test_main import command
@@ -19,6 +19,13 @@ def test_help_fits_80_columns_and_names_every_group(tmp_path: Path) -> None:
     assert set(STAGES) <= set(result.stdout.replace(",", " ").split())
     assert "\n  resume=false\n      true: continue an interrupted run\n" in result.stdout
     assert result.stderr.strip() == "False"
+
+
+def test_the_help_without_hydra_shows_the_composed_values() -> None:
+    main.register()
+    conf = bundled("conf")
+    assert help_text([]) == command_help(conf, composed_values(conf, []))
+    assert "\n  name=hh\n" in help_text(["experiment=hh"])
 
 
 @pytest.mark.parametrize("stage", sorted(STAGES))

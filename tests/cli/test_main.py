@@ -131,13 +131,6 @@ def test_the_version_is_ours(tmp_path: Path) -> None:
     assert (result.stdout, result.returncode) == (f"rlhf {rlhf.__version__}\n", 0)
 
 
-def test_whoever_reads_may_stop_reading(tmp_path: Path) -> None:
-    line = f"{sys.executable} -m rlhf --help | head -n 1"
-    result = subprocess.run(line, shell=True, cwd=tmp_path, capture_output=True, text=True, timeout=120)
-    assert result.stdout.startswith("Take a language model")
-    assert result.stderr == ""
-
-
 def test_a_bare_command_says_what_comes_next(tmp_path: Path) -> None:
     result = command(cwd=tmp_path)
     assert result.returncode == 0

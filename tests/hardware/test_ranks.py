@@ -43,6 +43,14 @@ def test_one_of_several_processes(monkeypatch: pytest.MonkeyPatch, capsys: pytes
         ranks.join(hardware("hardware=ddp", "hardware.processes=2"))
 
 
+@pytest.mark.parametrize(("processes", "gpus", "backend"), [(2, 1, "gloo"), (2, 2, "cuda:nccl,cpu:gloo")])
+def test_processes_that_share_a_gpu_use_gloo(
+    processes: int, gpus: int, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
+    assert ranks.backend(gpus) == backend
+
+
 def test_the_number_of_processes_in_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     assert ranks.asked(hardware("hardware=cpu")) == 1
     assert ranks.asked(hardware("hardware=ddp", "hardware.processes=3")) == 3

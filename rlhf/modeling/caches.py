@@ -64,6 +64,30 @@ def make_room(cache: DynamicCache, length: int) -> None:
         room.update(*own)
 
 
+def joined(found: Sequence[tuple[list[int], Any]], rows: int, width: int, more: int) -> DynamicCache:
+    """Return one cache of groups of ``rows`` rows, padded on the left to ``width``, with room for ``more`` tokens.
+
+    ``found``: the rows of each group and their cache, which is emptied.
+    """
+    cache: Any = found[0][1]
+    for number, layer in enumerate(cache.layers):
+        if not layer.is_initialized:  # it shares another layer's
+            continue
+        rooms = []
+        for name in ("keys", "values"):
+            one = getattr(layer, name)
+            room = one.new_empty(rows, one.shape[1], width + more, one.shape[-1])  # touched when it is used
+            for part, other in found:
+                own = getattr(other.layers[number], name)
+                room[part, :, width - own.shape[-2] : width] = own
+                room[part, :, : width - own.shape[-2]] = 0
+            rooms.append(room)
+        cache.layers[number] = Room(*rooms, width)
+        for _, other in found[1:]:
+            other.layers[number] = None
+    return cache
+
+
 class SharedPrompts:
     """Keys and values of G prompts, each of which is attended to by up to K rows with one matrix product.
 

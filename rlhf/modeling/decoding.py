@@ -12,7 +12,7 @@ from transformers.cache_utils import CacheLayerMixin, DynamicLayer, LinearAttent
 from rlhf.config.library_errors import first_sentence
 from rlhf.errors import ModelError
 from rlhf.modeling.architectures import refusal
-from rlhf.modeling.caches import SHARING, Room, SharedPrompts, make_room, shared
+from rlhf.modeling.caches import SHARING, SharedPrompts, joined, make_room, shared
 
 READ_AT_ONCE = 2048  # prompt tokens per forward pass; larger passes need more memory and are not faster
 PIECE = 256  # prompt tokens per pass of an answer that is followed, which bounds the memory beside its cache
@@ -164,7 +164,9 @@ class Decoding:
         shares = self.plain and len(prompts) < len(self.rows) and self.config._attn_implementation == SHARING
         room = 0 if shares else self.length
         cache = (
-            self._joined([(part, own) for part, _, own, _ in found], len(prompts), room) if self.plain else found[0][2]
+            joined([(part, own) for part, _, own, _ in found], len(prompts), self.width, room)
+            if self.plain
+            else found[0][2]
         )
         if len(prompts) < len(self.rows):
             copies: Any = torch.tensor(index, device=logits.device)
@@ -199,26 +201,6 @@ class Decoding:
         logits = self._forward(ids, mask, (mask.cumsum(-1) - 1).clamp(min=0), cache)
         check_states(self.model, cache)
         return logits, cache, mask
-
-    def _joined(self, found: list[tuple[list[int], Any]], rows: int, more: int) -> DynamicCache:
-        """Return one cache of all groups, with room for ``more`` tokens."""
-        cache: Any = found[0][1]
-        for number, layer in enumerate(cache.layers):
-            if not layer.is_initialized:  # it shares another layer's
-                continue
-            rooms = []
-            for name in ("keys", "values"):
-                one = getattr(layer, name)
-                room = one.new_empty(rows, one.shape[1], self.width + more, one.shape[-1])  # touched when it is used
-                for part, other in found:
-                    own = getattr(other.layers[number], name)
-                    room[part, :, self.width - own.shape[-2] : self.width] = own
-                    room[part, :, : self.width - own.shape[-2]] = 0
-                rooms.append(room)
-            cache.layers[number] = Room(*rooms, self.width)
-            for _, other in found[1:]:
-                other.layers[number] = None
-        return cache
 
 
 def cache_argument(model: Any) -> str:

@@ -35,7 +35,7 @@ def byte(number: int) -> str:
 
 
 def spaces(parts: dict[str, Any]) -> str | None:
-    """Return where a space is put: ``always`` before a text between special tokens, ``first``, ``never``; None: other.
+    """Return the texts before which a space is put: ``always``, ``first``, ``never``; None: other.
 
     ``exactly`` is ``always``, also before a text that begins with a space, as llama.cpp does.
     """

@@ -159,7 +159,7 @@ def finish(writer: Any) -> None:
 
 
 def named_weights(model: Any) -> Iterator[tuple[str, Tensor]]:
-    """Yield the GGUF name of each weight and its values in float32; a tied output head is left out where it can be.
+    """Yield the GGUF name of each weight and its values in float32; a tied output head is left out except for GPT-NeoX.
 
     Raises:
         ModelError: a weight has no name in GGUF.

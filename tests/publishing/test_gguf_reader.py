@@ -3,13 +3,15 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
+from transformers import GPT2Config, GPT2LMHeadModel, GPTNeoXConfig, GPTNeoXForCausalLM
 
 from rlhf.config import Quantization
+from rlhf.data.templates import chat_template
 from rlhf.errors import ModelError
-from rlhf.publishing import gguf_weights
+from rlhf.modeling.from_scratch import new_tokenizer
+from rlhf.publishing import certificate, gguf_tokenizer, gguf_weights
 from rlhf.publishing.gguf_reader import gpt_neox, needed
-from tests.publishing.test_gguf_weights import write
+from tests.publishing.test_gguf_weights import GPT2, write
 
 gguf = pytest.importorskip("gguf", reason="an extra: pip install 'rlhf[gguf]'")
 
@@ -62,6 +64,24 @@ def test_a_file_without_a_weight_is_refused(tmp_path: Path, monkeypatch: pytest.
     write(new(), tmp_path / "model.gguf", Quantization.f16)
     with pytest.raises(ModelError, match="model.gguf lacks token_embd.weight: run the command again"):
         gpt_neox(tmp_path / "model.gguf")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["gpt2", "pythia"])
+def test_llama_cpp_computes_the_same(kind: str, tmp_path: Path) -> None:
+    pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed")
+    tokenizer = new_tokenizer(["Which tree is the tallest?"] * 9, 300, chat_template("almanac"))
+    more = {"vocab_size": len(tokenizer)}
+    model = new(**more) if kind == "pythia" else GPT2LMHeadModel(GPT2Config(**GPT2 | more)).eval()
+    writer = gguf_weights.new_writer(tmp_path / "model.gguf", model.config, "tiny", Quantization.f32)
+    gguf_tokenizer.add_tokenizer(writer, tokenizer, len(tokenizer), gguf_tokenizer.check("stage.run=x", tokenizer))
+    gguf_weights.add_weights(writer, model, Quantization.f32)
+    gguf_weights.finish(writer)
+    rows = certificate.answered(model, [[5, 6, 7, 8], [20, 30]], set(), 0, 12)
+    found = certificate.by_llama_cpp(model, (tmp_path / "model.gguf", None), rows, [], False, set(), 12)
+    assert found is not None
+    assert found.kl_mean < 1e-5
+    assert found.same_answer == 1
 
 
 def test_transformers_reads_the_other_architectures() -> None:

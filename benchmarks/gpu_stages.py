@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks import sides
+from rlhf.runs.directory import partial, saved
 
 RESULT = Path(__file__).with_suffix(".json")
 RLHF = [sys.executable, "-m", "rlhf"]
@@ -122,13 +123,13 @@ def out_of_memory(place: Place) -> Outcome:
 def resumed(place: Place) -> Outcome:
     """Kill a run after a checkpoint, continue it, and compare its weights with those of a run that was not killed."""
     words = [*LONG, *BRANCH]
-    work = place.root / "killed" / ".dpo.partial"
+    work = partial(place.root / "killed" / "dpo")
     with subprocess.Popen(
         [*RLHF, *place.words(words, "killed")], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=Path.cwd(),
         start_new_session=True,
     ) as running:  # fmt: skip
         ends = time.monotonic() + place.limit
-        while running.poll() is None and time.monotonic() < ends and not list(work.glob("checkpoint-*/trainer_state*")):
+        while running.poll() is None and time.monotonic() < ends and saved(work) is None:
             time.sleep(0.01)
         if running.poll() is not None:
             return Outcome(False, "ended before it was killed")

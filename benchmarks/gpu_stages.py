@@ -1,4 +1,4 @@
-"""The test suite and every stage in small on this machine's GPU, without a network: a table of what works.
+"""The test suite and every stage in small on this machine's GPU, without a network: a table of the results.
 
     python -m benchmarks.gpu_stages                     # some 40 commands; a minute or two each without a GPU
     python -m benchmarks.gpu_stages --only ppo resume   # the checks whose names contain one of these words

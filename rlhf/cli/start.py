@@ -1,4 +1,4 @@
-"""The entry of the command line. Version, help, most completions and an unknown stage need no Hydra, which is slow."""
+"""The entry of the command line. Version, help, most completions and unknown stages do not import Hydra."""
 
 import os
 import sys
@@ -28,7 +28,7 @@ def main() -> None:
 
 
 def quick(given: Sequence[str]) -> str | None:
-    """Return the output of a command that needs no settings; None for any other command."""
+    """Return the output of a command that reads only conf/; None for any other command."""
     match given:
         case ["--version"]:
             return f"rlhf {rlhf.__version__}"

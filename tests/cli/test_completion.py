@@ -1,4 +1,4 @@
-"""Completion without Hydra: its words are those of Hydra, except for types, files that are no options, and lists."""
+"""Completion without Hydra: its words are those of Hydra, except for types, lists and files of other kinds."""
 
 from dataclasses import fields
 

@@ -31,7 +31,7 @@ def ours(model: Any, tokenizer: Any, text: str, tokens: int, first: list[float])
 
     return stream(
         model, tokenizer, prompt, show, max_prompt_length=None, max_response_length=tokens, temperature=0.0, seed=0
-    ).text
+    ).text.strip()
 
 
 class Noting(TextIteratorStreamer):

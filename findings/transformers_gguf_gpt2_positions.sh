@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Versions: transformers 5.23.0, gguf 0.19.0, torch 2.13.0.
 # Behavior: the reader of GGUF files stores gpt2.context_length as n_ctx, a field that GPT-2's code does not read, and
-#   leaves n_positions at its default of 1,024. A GPT-2 with another number of positions, such as distilled or
-#   code models with 512 or 2,048, does not load, although the file is complete: a size mismatch of wpe.weight. Llama's
-#   context_length becomes max_position_embeddings, as it should.
+#   leaves n_positions at its default of 1,024. A GPT-2 with another number of positions does not load,
+#   although the file is complete: a size mismatch of wpe.weight. Llama's context_length becomes
+#   max_position_embeddings.
 # Likely guess: the context length of the file is the model's number of positions, in every architecture.
 # Seen:
 #   gpt2: 256 positions in the file, 1024 in the configuration

@@ -37,7 +37,7 @@ def offers(line: str) -> list[str] | None:
 
 
 def options_of(conf: Path, group: str) -> list[str]:
-    """Return the sorted options of a group, none if there is no such group."""
+    """Return the sorted options of a group; an unknown group has none."""
     return sorted(path.stem for path in (conf / group).glob("*.yaml"))
 
 

@@ -39,6 +39,7 @@ class Set:
     says: str
     source: str | None  # the column by which accuracy is split
     training: tuple[str, ...]
+    cut: tuple[int, str] | None = None  # characters kept of each prompt, and the end of a prompt that is cut
 
 
 SETS = (
@@ -72,6 +73,8 @@ def split(one: Set, data: Path, folder: Path) -> dict[str, int]:
     for row in read(data / "preference" / one.file):
         place = unit_hash(0, prompt_key(row))
         kept = {name: row[name] for name in ("prompt", "chosen", "rejected")}
+        if one.cut and len(row["prompt"]) > one.cut[0]:
+            kept["prompt"] = row["prompt"][: one.cut[0]] + one.cut[1]
         kept |= {"source": row[one.source]} if one.source else {}
         kept |= {"confidence": row["confidence"]} if "confidence" in row else {}
         name = "test" if place < HELD_OUT else "validation" if place < 2 * HELD_OUT else "train"

@@ -33,7 +33,15 @@ OPTIONS = {
 LIKE = next(one for one in SETS if one.name == "harmless").training
 MEASURED = {one.name: one for one in SETS if one.name != "persona"} | {
     "alpaca": Set("alpaca", "alpaca_eval_gpt4.jsonl.gz", "GPT-4's choices between two answers", None, LIKE),
-    "tldr": Set("tldr", "tldr_policy_vs_human.jsonl.gz", "people's choices between two summaries", None, LIKE),
+    # Posts have 383 tokens in the median; the model reads 256.
+    "tldr": Set(
+        "tldr",
+        "tldr_policy_vs_human.jsonl.gz",
+        "GPT-3.5's choices between two summaries",
+        None,
+        LIKE,
+        (550, " ...\n\nTL;DR:"),
+    ),
 }
 LIMIT = 1500  # training rows of each set
 MORE = ["stage.probe_rows=0", "stage.sample_prompts=0", f"data.preferences.limit={LIMIT}"]

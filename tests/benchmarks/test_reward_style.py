@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from benchmarks import reward_style
-from benchmarks.reward_card import Set
+from benchmarks.reward_card import Set, split
 from rlhf.cli import main
 from tests.conftest import FAST
 
@@ -56,3 +56,15 @@ def test_means_and_intervals_over_seeds() -> None:
     assert default.startswith("| a | default | 2 | 9 | 0.600 ±1.27")  # t(.975, 1) · .1414 / √2
     assert default.split(" | ")[6].startswith("-0.100 ±")
     assert residual.startswith("| a | residual head | 2 |")
+
+
+def test_a_long_prompt_is_cut(tmp_path: Path) -> None:
+    (tmp_path / "preference").mkdir()
+    rows = [{"prompt": prompt, "chosen": " a", "rejected": " b"} for prompt in ("short: ", "much too long: ")]
+    with gzip.open(tmp_path / "preference" / "posts.jsonl.gz", "wt") as file:
+        file.writelines(f"{json.dumps(row)}\n" for row in rows)
+    posts = Set("posts", "posts.jsonl.gz", "", None, (), (7, " ...: "))
+    sizes = split(posts, tmp_path, tmp_path / "data")
+    written = "".join((tmp_path / "data" / f"{name}.jsonl").read_text() for name in sizes)
+    prompts = {json.loads(line)["prompt"] for line in written.splitlines()}
+    assert prompts == {"short: ", "much to ...: "}

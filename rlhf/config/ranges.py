@@ -33,7 +33,7 @@ class Range(NamedTuple):
         return "not be negative" if self.low == 0 > value and math.isfinite(value) else f"lie in {self}"
 
     def __str__(self) -> str:
-        return f"{'(' if self.open_low else '['}{self.low:g}, {self.high:g}{')' if self.open_high else ']'}"
+        return f"{'(' if self.open_low else '['}{self.low:.10g}, {self.high:.10g}{')' if self.open_high else ']'}"
 
 
 def above(low: float, high: float) -> Range:

@@ -9,7 +9,7 @@ from tests.conftest import composed
     [
         (["data.holdout=0"], "data.holdout must be positive, got 0.0"),
         (["data.holdout=1.5"], r"data.holdout must lie in \(0, 1\], got 1.5"),
-        (["data.pairing.score_ratio=0.5"], r"data.pairing.score_ratio must lie in \[1, 1e\+06\], got 0.5"),
+        (["data.pairing.score_ratio=0.5"], r"data.pairing.score_ratio must lie in \[1, 1000000\], got 0.5"),
         (["data.preferences.mix={a.jsonl: 0}"], r"data.<source>.mix\[a.jsonl\] must be positive and finite, got 0"),
         (
             ["data.preferences.mix={a.jsonl: much}"],

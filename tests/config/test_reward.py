@@ -49,7 +49,7 @@ from tests.conftest import composed
         (["stage=evaluate_reward", "stage.max_length=0"], "stage.max_length must be positive, got 0"),
         (
             ["stage=evaluate_reward", "stage.statistics_prompts=1"],
-            r"statistics_prompts must lie in \[2, 1e\+09\]",
+            r"statistics_prompts must lie in \[2, 1000000000\]",
         ),
     ],
 )

@@ -15,7 +15,7 @@ from tests.conftest import composed
         (["stage=ppo", "stage.sentinel.eos_rate_min=1.5"], "stage.sentinel.eos_rate_min must lie in .0, 1., got 1.5"),
         (
             ["stage=ppo", "stage.sentinel.explained_variance=1"],
-            r"stage.sentinel.explained_variance must lie in \[-1e\+06, 1\), got 1",
+            r"stage.sentinel.explained_variance must lie in \[-1000000, 1\), got 1",
         ),
         (["stage=ppo", "stage.sentinel.kl_min=0"], "stage.sentinel.kl_min must be negative, got 0"),
     ],

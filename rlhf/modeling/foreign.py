@@ -12,6 +12,7 @@ from accelerate import init_empty_weights
 from safetensors import safe_open
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PretrainedConfig, PreTrainedModel
+from transformers.initialization import no_init_weights
 from transformers.quantizers import AutoHfQuantizer
 
 from rlhf.config import Settings, TrainedStage
@@ -111,8 +112,15 @@ def outline(config: PretrainedConfig) -> PreTrainedModel:
     """Return a model of this configuration without weights: a language model if possible, else a classifier."""
     causal = type(config) in AutoModelForCausalLM._model_mapping
     kind = AutoModelForCausalLM if causal else AutoModelForSequenceClassification
-    with init_empty_weights():
+    with without_storage():
         return kind.from_config(config, attn_implementation=None)
+
+
+@contextmanager
+def without_storage() -> Generator[None]:
+    """Within the context, models are created without memory and initial values; tied weights stay separate."""
+    with init_empty_weights(), no_init_weights():
+        yield
 
 
 def can_score(config: PretrainedConfig) -> None:

@@ -14,6 +14,7 @@ from rlhf.config.library_errors import blame
 from rlhf.errors import LineageError, ModelError
 from rlhf.hardware.memory import NF4, Shape
 from rlhf.modeling import adapters, loading
+from rlhf.modeling.foreign import without_storage
 from rlhf.modeling.generation import seeded
 from rlhf.planning.activations import Family, Pass, family_of
 from rlhf.ppo.shared_base import shell_of
@@ -36,7 +37,7 @@ class Size(NamedTuple):
 def measure(config: PretrainedConfig, adapter: Adapter, dtype: Dtype) -> Size:
     """Measure a model on the meta device, without storage for its tensors."""
     width = WIDTHS[dtype]
-    with init_empty_weights():
+    with without_storage():
         model = AutoModelForCausalLM.from_config(config)
     model.tie_weights()
     sizes = [parameter.numel() for parameter in model.parameters()]
@@ -124,7 +125,7 @@ def drawn_up(drawing: Drawing) -> Architecture:
     """Measure an architecture on the meta device, without storage for its tensors."""
     config = drawing.config
     size = measure(config, drawing.adapter, drawing.dtype)
-    with init_empty_weights():
+    with without_storage():
         model = AutoModelForCausalLM.from_config(config)
     stacks = [part for part in model.modules() if isinstance(part, nn.ModuleList) and len(part) == size.shape.layers]
     layer = sum(value.numel() for value in stacks[0][0].parameters()) if stacks else 0

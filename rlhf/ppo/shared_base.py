@@ -13,7 +13,6 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from accelerate import init_empty_weights
 from peft import LoraConfig, PeftConfig, PeftModel, load_peft_weights, set_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
 from safetensors import safe_open
@@ -26,7 +25,7 @@ from transformers import (
 )
 
 from rlhf.errors import ModelError
-from rlhf.modeling.foreign import can_score
+from rlhf.modeling.foreign import can_score, without_storage
 from rlhf.modeling.fused_lora import fuse
 from rlhf.modeling.loading import adapter_folder
 from rlhf.ppo.critic import Critic
@@ -212,7 +211,7 @@ def shell_of(config: PretrainedConfig) -> PreTrainedModel:
     can_score(config)
     config = copy.deepcopy(config)
     config.num_labels = 1
-    with init_empty_weights():
+    with without_storage():
         return AutoModelForSequenceClassification.from_config(config)
 
 
@@ -248,7 +247,7 @@ def has_head(parent: Parent) -> bool:
 
 def shares(config: PretrainedConfig) -> bool:
     """Return whether transformers' classifier of this architecture is the language model's backbone with ``score``."""
-    with init_empty_weights():
+    with without_storage():
         causal = AutoModelForCausalLM.from_config(copy.deepcopy(config))
     try:
         shell = shell_of(config)

@@ -7,6 +7,7 @@ quotes it.
 """
 
 import re
+from functools import lru_cache
 from typing import Any
 
 HIDDEN = "***"
@@ -46,7 +47,7 @@ def redact(value: Any, key: str = "") -> Any:
         equals and re.fullmatch(r"[\w.+~/@-]+", name) and _secret(name)
     ):  # an override: its whole value, including spaces
         return f"{name}={HIDDEN}"
-    return text(value)
+    return _known(value)
 
 
 def text(found: str) -> str:
@@ -62,11 +63,15 @@ def text(found: str) -> str:
     return "".join([*parts, found[end:]])
 
 
+_known = lru_cache(maxsize=4096)(text)  # run.json is written often, with the same settings
+
+
 def _without_credentials(url: re.Match[str]) -> str:
     user, at, host = url["authority"].rpartition("@")
     return url["scheme"] + (HIDDEN + at if user else "") + host + url["path"] + (f"?{HIDDEN}" if url[4] else "")
 
 
+@lru_cache(maxsize=4096)
 def _secret(key: str) -> bool:
     return bool(NAME.search(key)) and not SPECIAL_TOKEN.search(key)
 

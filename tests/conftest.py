@@ -10,6 +10,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # no test may reach out
 os.environ["RLHF_CACHE"] = tempfile.mkdtemp(prefix="rlhf-cache-")  # not the user's own; removed below
 
 import atexit
+import gc
 import json
 from collections.abc import Callable, Iterator
 from copy import deepcopy
@@ -111,6 +112,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path.parent != here)
 
 
+def pytest_collection_finish() -> None:
+    """Leave what was imported out of later collections of garbage: transformers collects several times per run."""
+    gc.collect()
+    gc.freeze()
+
+
 DRAWN = ("evaluation", "publishing", "benchmarks", "test_benchmarks.py")  # tests of figures
 
 
@@ -182,6 +189,7 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("chain")
     for stage in ("base", "sft", "reward"):
         execute(composed(*tiny_overrides(stage, root)), root / "almanac" / stage)
+    gc.freeze()  # more was imported
     return root
 
 

@@ -27,7 +27,10 @@ from tests.conftest import composed
         (["stage=ppo", "stage.batch_size=10", "stage.minibatches=3"], "stage.batch_size=10 is not divisible"),
         (["stage=ppo", "stage.gae_lambda=1.5"], "stage.gae_lambda must lie in"),
         (["stage=base", "stage.block_length=4"], r"stage.block_length must lie in \[8, 1000000\], got 4"),
-        (["stage=reward", "stage.statistics_prompts=1"], r"stage.statistics_prompts must lie in \[2, 1000000000\], got 1"),
+        (
+            ["stage=reward", "stage.statistics_prompts=1"],
+            r"stage.statistics_prompts must lie in \[2, 1000000000\], got 1",
+        ),
         (
             ["stage=compare", "stage.reference=nobody"],
             "stage.reference=nobody is not .* merge.: set stage.reference=base",

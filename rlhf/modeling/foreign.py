@@ -118,7 +118,7 @@ def outline(config: PretrainedConfig) -> PreTrainedModel:
 
 @contextmanager
 def without_storage() -> Generator[None]:
-    """Within the context, models are created without memory and initial values; tied weights stay separate."""
+    """Create models without memory and initial values within the context; tied weights stay separate."""
     with init_empty_weights(), no_init_weights():
         yield
 

@@ -22,7 +22,7 @@ def test_it_is_short() -> None:
 
 
 def test_every_command_runs(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = commands(TEXT)
+    found = [one for one in commands(TEXT) if "stage=ladder" not in one]  # an hour; tests/cli/test_ladder.py
     assert len(found) >= 12
     for arguments in found:
         if any(item.startswith("name=mine") for item in arguments) and "stage=dpo" in arguments:
@@ -30,8 +30,8 @@ def test_every_command_runs(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) ->
         if runnable(arguments) and not (repeats(arguments) and "resume=true" not in arguments):
             monkeypatch.setattr("sys.argv", ["rlhf", *small(arguments)])
             main.main()
-    for name in ("almanac/compare", "mine/dpo", "almanac/dpo/stage.beta-0.1"):
-        assert list(Path("checkpoints").glob(f"{name}*/run.json")), name
+    for name in ("almanac/compare", "mine/dpo"):
+        assert (Path("checkpoints") / name / "run.json").exists()
 
 
 def test_the_quick_start_runs_as_printed(chain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ https://arxiv.org/abs/2306.05685, section 3.3); a preference that changes with t
 """
 
 import hashlib
+import inspect
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -248,12 +249,19 @@ class LocalJudge:
             batch = self.tokenizer.pad(
                 {"input_ids": [rows[i] for i in chosen]}, padding_side="right", return_tensors="pt"
             ).to(self.model.device)
-            logits = self.model(**batch, use_cache=False).logits
-            last = batch["attention_mask"].sum(-1) - 1
-            likely = logits[torch.arange(len(chosen), device=last.device), last][:, ends].float().softmax(-1)
+            likely = self._behind(batch)[:, ends].float().softmax(-1)
             for i, value in zip(chosen, (likely.cpu() * worth).sum(-1).tolist(), strict=True):
                 found[i] = value
         return found
+
+    def _behind(self, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Return the logits (B, V) after the last token of each row; the head reads only these positions if it can."""
+        last = batch["attention_mask"].sum(-1) - 1
+        rows = torch.arange(len(last), device=last.device)
+        if "logits_to_keep" not in inspect.signature(self.model.forward).parameters:
+            return self.model(**batch, use_cache=False).logits[rows, last]
+        kept, place = last.unique(return_inverse=True)
+        return self.model(**batch, use_cache=False, logits_to_keep=kept).logits[rows, place]
 
     def report(self) -> dict[str, float]:
         """Return the number of pairs that were too long, and the consistency."""

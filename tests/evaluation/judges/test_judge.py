@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from rlhf.errors import ConfigError, ModelError, TrainingError
 from rlhf.evaluation.judges.judge import (
@@ -156,3 +157,22 @@ def test_a_local_model_is_asked_in_both_orders() -> None:
     assert found[1] == pytest.approx((two + 1 - forth) / 2)
     assert found[2] is None
     assert judge.report() == {"judge/too_long": 1.0, "judge/consistent": 0.5}
+
+
+def test_only_the_logits_behind_a_question_are_computed() -> None:
+    config = LlamaConfig(
+        vocab_size=128, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1,
+        initializer_range=1.0,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(config).eval()
+    questions = ["one", "three", "eight and more", "two"]
+    judge = LocalJudge(model, Letters(), Template("$prompt|$first|$second"), max_length=20, batch_size=4)
+    seen = []
+    model.lm_head.register_forward_pre_hook(lambda module, arguments: seen.append(arguments[0].shape[1]))
+    found = judge.ask(questions, score_of(2))
+    assert seen == [3]  # the questions have three lengths
+    for text, value in zip(questions, found, strict=True):
+        with torch.no_grad():
+            logits = model(torch.tensor([list(map(ord, text))])).logits[0, -1]
+        assert value == pytest.approx(logits[[ord("1"), ord("2")]].softmax(-1)[1].item(), abs=1e-6)

@@ -8,9 +8,7 @@ A stage is stale if its settings, its data or the weights of its parents differ 
 of each stage are composed as its own command would compose them.
 """
 
-import gc
 import os
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -104,22 +102,9 @@ def advance(job: Settings, overrides: Sequence[str], settings: Settings, place: 
     console.print(
         f"[bold]{name}[/bold]: {text(reason or 'overwrite=true')}; " + ("continuing" if resumes else "running")
     )
-    _release()
     # A stale run is replaced; an interrupted run with other settings is not.
     overwrite = not resumes and (settings.overwrite or saved(partial(place)) is None)
     return execute(replace(job, overwrite=overwrite, resume=resumes), place, overrides, origin)
-
-
-def _release() -> None:
-    """Return to the kernel the memory that an earlier stage of this process has freed: it would add to the next one's.
-
-    Training keeps freed memory for its next step (`rlhf.hardware.memory.keep_freed`).
-    """
-    if "torch" in sys.modules:
-        from rlhf.hardware.memory import give_back
-
-        gc.collect()
-        give_back()
 
 
 def stale(place: Path, job: Settings) -> tuple[Origin | None, str | None]:

@@ -83,8 +83,7 @@ class Meter:
             torch.cuda.reset_peak_memory_stats(device)
             self.before = torch.cuda.memory_allocated(device)
             return
-        gc.collect()
-        give_back()
+        release()
         try:
             Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
         except OSError:
@@ -147,6 +146,12 @@ def give_back() -> None:
     """Return free pages to the kernel, so that later work does not find them fragmented; malloc_trim(3)."""
     with suppress(OSError, AttributeError):  # only glibc has it
         ctypes.CDLL("libc.so.6").malloc_trim(0)
+
+
+def release() -> None:
+    """Collect garbage and return free memory to the kernel, also the memory that ``keep_freed`` keeps."""
+    gc.collect()
+    give_back()
 
 
 def size(number: float) -> str:

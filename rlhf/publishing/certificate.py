@@ -110,7 +110,7 @@ def by_llama_cpp(
     try:
         threads = torch.get_num_threads()
         options: dict[str, Any] = {"n_ctx": room, "n_batch": room, "n_threads": threads, "n_threads_batch": threads}
-        llama = Llama(str(path), logits_all=True, lora_path=adapter and str(adapter), verbose=False, **options)
+        llama = Llama(str(path), logits_all=True, lora_path=str(adapter) if adapter else None, verbose=False, **options)
     except ValueError as error:
         raise ModelError(f"llama.cpp cannot read {path.name} ({error}): set stage.format=merged") from error
 

@@ -200,17 +200,18 @@ def _check_tracker(settings: Settings) -> None:
 
 
 def _prepare(settings: Settings, run: Run) -> None:
-    """Join the other processes, seed all generators, set the threads, open the tracker, silence library bars."""
+    """Free memory, join the other processes, seed all generators, set the threads, open the tracker, silence bars."""
     import datasets
     import torch
     import transformers
     from accelerate.state import AcceleratorState
     from transformers.utils.logging import disable_progress_bar
 
-    from rlhf.hardware import precision
+    from rlhf.hardware import memory, precision
     from rlhf.runs.trackers import open_tracker
 
-    # Otherwise a stage keeps the device and the precision of an earlier stage in the same process.
+    # Otherwise a stage keeps the memory, the device and the precision of an earlier stage in the same process.
+    memory.release()
     AcceleratorState._reset_state(reset_partial_state=True)
     datasets.disable_progress_bars()
     datasets.disable_caching()  # of trainers; rlhf.data.cache caches the token ids

@@ -1,13 +1,11 @@
 """The whole chain in miniature: base -> sft -> reward -> dpo, ppo -> compare, on the embedded data."""
 
 import json
-import weakref
 from pathlib import Path
 
 import pytest
 
 from rlhf.cli import main
-from rlhf.cli.progression import _release as release
 from rlhf.runs.run import Run
 from tests.conftest import FAST, TINY
 
@@ -50,7 +48,7 @@ def test_everything_once_then_nothing_then_what_is_stale(
     assert following.startswith("Next: python -m rlhf stage=publish ")
 
     released = []
-    monkeypatch.setattr("rlhf.cli.progression._release", lambda: released.append(True))
+    monkeypatch.setattr("rlhf.hardware.memory.release", lambda: released.append(True))
     run(monkeypatch, *progression(tmp_path, dpo=["stage.beta=0.5"]))
     assert len(released) == 2  # before each stage that runs
     told = " ".join(capsys.readouterr().out.split())
@@ -58,20 +56,6 @@ def test_everything_once_then_nothing_then_what_is_stale(
     assert "compare: its parent dpo has changed; running" in told
     assert told.count("up to date, skipped") == 4
     assert Run.open(tmp_path / "almanac" / "ppo").manifest == first["ppo"]
-
-
-def test_garbage_of_an_earlier_stage_is_freed_before_the_next_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Left:
-        pass
-
-    returned = []
-    monkeypatch.setattr("rlhf.hardware.memory.give_back", lambda: returned.append(gone() is None))
-    left = Left()
-    left.itself = left
-    gone = weakref.ref(left)
-    del left
-    release()
-    assert returned == [True]
 
 
 def test_a_stale_stage_that_was_interrupted_is_continued(

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -133,6 +134,20 @@ def test_freed_memory_is_kept_for_the_next_step() -> None:
 
     assert faults("kept") < 100
     assert faults("given back") > 100
+
+
+def test_garbage_is_freed_before_memory_is_returned(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Left:
+        pass
+
+    returned = []
+    monkeypatch.setattr(memory, "give_back", lambda: returned.append(gone() is None))
+    left = Left()
+    left.itself = left
+    gone = weakref.ref(left)
+    del left
+    memory.release()
+    assert returned == [True]
 
 
 def test_malloc_variables_of_the_user_take_precedence(monkeypatch: pytest.MonkeyPatch) -> None:
